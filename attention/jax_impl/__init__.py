@@ -1,0 +1,19 @@
+"""Every contract in JAX and Flax NNX.
+
+>>> import jax.numpy as jnp
+>>> from attention import jax_impl, spec
+>>> layer = jax_impl.MultiHeadAttention(spec.MultiHeadAttention(embed_dim=8, num_heads=2, mask=spec.Causal()))
+>>> layer(jnp.zeros((3, 5, 8))).shape
+(3, 5, 8)
+"""
+
+from attention._extras import require
+
+require("jax", extra="jax", wanted_by="jax_impl")
+require("flax", extra="jax", wanted_by="jax_impl")
+
+from attention.jax_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
+from attention.jax_impl.kernels import KERNELS  # noqa: E402
+from attention.jax_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
+
+__all__ = ["KERNELS", "MultiHeadAttention", "dot_product_attention", "explain"]

@@ -1,0 +1,1 @@
+"""Layers in Flax NNX: an `nnx.Module` for each contract."""

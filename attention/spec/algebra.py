@@ -1,0 +1,190 @@
+"""Mask algebra: what every mask is, and how masks combine.
+
+    (a & b)[t, s] = a[t, s] and b[t, s]        (a | b)[t, s] = a[t, s] or b[t, s]        (~a)[t, s] = not a[t, s]
+
+A mask is a frozen dataclass with a predicate over (t, s). Its fields are structure (hashable, never traced) or data
+(arrays, traced), and `map` and `parts` tell them apart, which is all that a framework needs to carry a mask through its
+compiler. The kinds of mask stand in `masks.py`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+import numpy as np
+
+from attention.spec.axes import Array, Sizes
+from attention.spec.errors import MaskError
+
+Read = Callable[[Array], "np.ndarray | None"]
+"""How a room reads a mask's data on the host: None where the values are not known yet (a traced array)."""
+
+
+def data(**options: Any) -> Any:
+    """Declare a field that holds data: traced, not hashed. An int or None in it counts as structure."""
+    return field(metadata={"data": True}, **options)
+
+
+def is_data(value: Any) -> bool:
+    """Return whether a data field holds an array, rather than a Python int or nothing."""
+    return value is not None and not isinstance(value, int)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a predicate is asked: every (t, s) at once. A kernel may pass its own object with the same names."""
+
+    t: Array  # (T, 1)
+    s: Array  # (S,)
+    T: int
+    S: int
+
+    def per_row(self, x: Array) -> Array:
+        """Read data of axes `(*batch,)` at the grid's batch rows."""
+        return x[..., None, None, None]
+
+    def per_query(self, x: Array) -> Array:
+        """Read data of axes `(*batch, T)` at the grid's queries."""
+        return x[..., None, :, None]
+
+    def per_key(self, x: Array) -> Array:
+        """Read data of axes `(*batch, S)` at the grid's keys."""
+        return x[..., None, None, :]
+
+    def per_score(self, x: Array) -> Array:
+        """Read data that broadcasts to `(*batch, H, T, S)`."""
+        return x
+
+
+class Mask:
+    """A description of which keys a query may attend to. Abstract; the classes below are final."""
+
+    @abstractmethod
+    def allowed(self, at: Grid) -> Array:
+        """Return a bool array that broadcasts to `(*batch, H, T, S)`; True where query t may attend to key s."""
+
+    def check(self, sizes: Sizes, read: Read) -> None:
+        """Raise MaskError if the mask does not fit a call of these sizes."""
+
+    @property
+    def keeps_self(self) -> bool:
+        """Whether, with T = S, structure alone says that every position may attend to itself."""
+        return False
+
+    def __and__(self, other: Mask) -> And:
+        return And(self, _mask(other))
+
+    def __or__(self, other: Mask) -> Or:
+        return Or(self, _mask(other))
+
+    def __invert__(self) -> Not:
+        return Not(self)
+
+    def parts(self) -> Iterator[tuple[str, Any, bool]]:
+        """Yield (name, value, whether it is traced data) of each field. Masks inside count as data."""
+        for f in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, f.name)
+            yield f.name, value, isinstance(value, Mask) or (f.metadata.get("data", False) and is_data(value))
+
+    def leaves(self) -> dict[str, Any]:
+        """Return the fields that are traced: what a framework's tree holds as children."""
+        return {name: value for name, value, traced in self.parts() if traced}
+
+    def structure(self) -> tuple[tuple[str, Any, bool], ...]:
+        """Return every field as (name, value or None, whether traced): hashable, what a tree holds beside its children."""
+        return tuple((name, None if traced else value, traced) for name, value, traced in self.parts())
+
+    @classmethod
+    def rebuild(cls, structure: Iterable[tuple[str, Any, bool]], leaves: Iterable[Any]) -> Self:
+        """Return the mask of a structure and its leaves, validating nothing: leaves may be tracers or placeholders."""
+        new, values = object.__new__(cls), iter(leaves)
+        for name, value, traced in structure:
+            object.__setattr__(new, name, next(values) if traced else value)
+        return new
+
+    def map(self, convert: Callable[[Array], Array]) -> Self:
+        """Return the mask with `convert` applied to every array it holds, at any depth."""
+        leaves = self.leaves().values()
+        converted = [value.map(convert) if isinstance(value, Mask) else convert(value) for value in leaves]
+        return self.rebuild(self.structure(), converted)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the mask holds no array, so that it is hashable and may be part of a contract."""
+        return all(isinstance(value, Mask) and value.is_static for value in self.leaves().values())
+
+
+def _mask(other: object) -> Mask:
+    if not isinstance(other, Mask):
+        raise MaskError(f"mask {type(other).__name__} must be a Mask: wrap a boolean array as Dense(array)")
+    return other
+
+
+@dataclass(frozen=True)
+class Pair(Mask):
+    """Two masks under one operator. Abstract."""
+
+    left: Mask
+    right: Mask
+
+    def check(self, sizes: Sizes, read: Read) -> None:
+        self.left.check(sizes, read)
+        self.right.check(sizes, read)
+
+
+@dataclass(frozen=True)
+class And(Pair):
+    """Allowed where both masks allow; written `left & right`."""
+
+    def allowed(self, at: Grid) -> Array:
+        return self.left.allowed(at) & self.right.allowed(at)
+
+    @property
+    def keeps_self(self) -> bool:
+        return self.left.keeps_self and self.right.keeps_self
+
+
+@dataclass(frozen=True)
+class Or(Pair):
+    """Allowed where either mask allows; written `left | right`."""
+
+    def allowed(self, at: Grid) -> Array:
+        return self.left.allowed(at) | self.right.allowed(at)
+
+    @property
+    def keeps_self(self) -> bool:
+        return self.left.keeps_self or self.right.keeps_self
+
+
+@dataclass(frozen=True)
+class Not(Mask):
+    """Allowed where the mask does not allow; written `~mask`."""
+
+    mask: Mask
+
+    def allowed(self, at: Grid) -> Array:
+        return ~self.mask.allowed(at)
+
+    def check(self, sizes: Sizes, read: Read) -> None:
+        self.mask.check(sizes, read)
+
+
+def both(first: Mask | None, second: Mask | None) -> Mask | None:
+    """Return `first & second`, where None allows everything."""
+    return second if first is None else first if second is None else And(first, second)
+
+
+def evaluate(mask: Mask | None, sizes: Sizes) -> np.ndarray | None:
+    """Return `allowed` as a NumPy array that broadcasts to `(*batch, H, T, S)`, or None where all is allowed.
+
+    Raises:
+        MaskError: the mask does not fit the sizes.
+    """
+    if mask is None:
+        return None
+    mask.check(sizes, np.asarray)
+    grid = Grid(np.arange(sizes.T)[:, None], np.arange(sizes.S), sizes.T, sizes.S)
+    return mask.map(np.asarray).allowed(grid)

@@ -1,0 +1,150 @@
+"""Attention: the one formula, stage by stage.
+
+    scores    = q k^T * scale                                   (*batch, H, T, S)
+    scores    = c tanh(scores / c)                              soft cap
+    scores    = scores + bias
+    masked    = scores where allowed, else -inf
+    logsumexp = log(sum_s exp masked + exp sink)                -inf where nothing is allowed
+    weights   = exp(masked - logsumexp)                         rows sum to 1, or are 0 where nothing is allowed
+    context   = (weights * keep / (1 - rate)) v                 (*batch, T, H, E)
+
+Written over the array API, so that the same text is the float64 oracle (NumPy), its gradient (JAX in float64) and each
+room's reference kernel.
+
+References:
+    Vaswani et al., arXiv:1706.03762, equation 1; Milakov and Gimelshein, arXiv:1805.02867 (stable softmax); Xiao et al.,
+    arXiv:2309.17453 (sinks). What an empty row and a padded key do is this project's choice: DESIGN.md section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attention.spec.axes import Array
+from attention.spec.scores import mix, products, soft_cap
+
+STAGES = ("scores", "weights", "logsumexp", "context")
+"""The stages a caller may ask for. Scores are after soft cap and bias and before the mask."""
+
+Mark = Callable[[str, Array], Array]
+"""Told of each stage as it is made, and returns what the next stage shall see: how probes look in and budgets add noise."""
+
+
+def unmarked(stage: str, value: Array) -> Array:
+    """Leave every stage as it is."""
+    del stage
+    return value
+
+
+def unchanged(value: Array) -> Array:
+    """Return the value: what "treat as a constant" means where nothing is differentiated."""
+    return value
+
+
+def attend(
+    xp: Any,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    allowed: Array = None,
+    bias: Array = None,
+    softcap: float | None = None,
+    sinks: Array = None,
+    keep: Array = None,
+    dropout_rate: float = 0.0,
+    constant: Callable[[Array], Array] = unchanged,
+    mark: Mark = unmarked,
+) -> dict[str, Array]:
+    """Return every stage by name.
+
+    Args:
+        xp: the array namespace of the arrays.
+        q: `(*batch, T, H, D)`, already in the compute dtype; so are all floating arrays here.
+        k: `(*batch, S, K, D)`.
+        v: `(*batch, S, K, E)`.
+        scale: what `q . k` is multiplied by.
+        allowed: bool, broadcastable to `(*batch, H, T, S)`; None allows everything.
+        bias: added to the scores, broadcastable to them.
+        softcap: bound of the scores before the bias, or None.
+        sinks: `(H,)`, one logit per head that takes weight and gives no value, or None.
+        keep: bool `(*batch, H, T, S)`, the weights that dropout keeps, or None.
+        dropout_rate: the probability of dropping that made `keep`.
+        constant: the framework's stop-gradient, for what cancels in exact arithmetic.
+        mark: see `Mark`.
+    """
+    q, k, v = shield(xp, q, k, v, allowed)
+    scores = soft_cap(xp, products(xp, q, k) * scale, softcap)
+    scores = mark("scores", scores if bias is None else scores + bias)
+    weights, logsumexp = softmax(xp, scores, allowed, sinks, constant)
+    weights = mark("weights", weights)
+    dropped = weights if keep is None else xp.where(keep, weights / (1.0 - dropout_rate), xp.zeros_like(weights))
+    context = mark("context", mix(xp, dropped, v))
+    return {"scores": scores, "weights": weights, "logsumexp": mark("logsumexp", logsumexp), "context": context}
+
+
+def softmax(
+    xp: Any, scores: Array, allowed: Array = None, sinks: Array = None, constant: Callable[[Array], Array] = unchanged
+) -> tuple[Array, Array]:
+    """Return weights and logsumexp over the keys.
+
+    Args:
+        xp: the array namespace.
+        scores: `(*batch, H, T, S)`, unitless logits.
+        allowed: bool, broadcastable to `scores`, or None.
+        sinks: `(H,)` logits that join the denominator, or None.
+        constant: the framework's stop-gradient.
+
+    Returns:
+        weights `(*batch, H, T, S)`: a row sums to 1 (less with sinks), or is exactly 0 where no key is allowed.
+        logsumexp `(*batch, H, T)`: natural log of the denominator, sinks included; -inf for an empty row.
+    """
+    masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)
+    top = xp.max(masked, axis=-1, keepdims=True)
+    if sinks is not None:
+        sinks = sinks[:, None, None]
+        top = xp.maximum(top, sinks)
+    # -inf - -inf is NaN, so an empty row is shifted by 0 instead of by its maximum. The shift cancels: no gradient.
+    top = constant(xp.where(top == -xp.inf, xp.zeros_like(top), top))
+    raised = xp.exp(masked - top)
+    total = xp.sum(raised, axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + xp.exp(sinks - top)
+    # The gradient of log 0 and of x / 0 must not be asked for, even where the result is not used.
+    empty = total == 0
+    safe = xp.where(empty, xp.ones_like(total), total)
+    logsumexp = xp.where(empty, -xp.inf, top + xp.log(safe))
+    return raised / safe, xp.squeeze(logsumexp, axis=-1)
+
+
+def shield(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tuple[Array, Array, Array]:
+    """Return q, k and v with zeros where nothing may be read, so that a NaN there leaks into no value and no gradient.
+
+    A key of a head that no query of its batch row may attend to is zeroed, and a query that may attend to no key:
+    a weight of 0 alone would not do, for 0 * NaN is NaN.
+    """
+    if allowed is None:
+        return q, k, v
+    rows, keys = reachable(xp, allowed, q.shape[-2] // k.shape[-2])
+    return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, q), (keys, k), (keys, v)))  # type: ignore
+
+
+def reachable(xp: Any, allowed: Array, group: int) -> tuple[Array, Array]:
+    """Return which queries may attend to anything and which keys are attended to by anyone.
+
+    Args:
+        xp: the array namespace.
+        allowed: bool, broadcastable to `(*batch, H, T, S)`.
+        group: query heads per key/value head.
+
+    Returns:
+        bool `(*batch, T, H, 1)` and `(*batch, S, K, 1)`; any axis may be 1 or, before the last three, absent.
+    """
+    while allowed.ndim < 3:
+        allowed = allowed[None]
+    rows, keys = xp.any(allowed, axis=-1), xp.any(allowed, axis=-2)  # (*, H, T), (*, H, S)
+    if keys.shape[-2] > 1 and group > 1:
+        keys = xp.any(xp.reshape(keys, (*keys.shape[:-2], -1, group, keys.shape[-1])), axis=-2)
+    return xp.matrix_transpose(rows)[..., None], xp.matrix_transpose(keys)[..., None]

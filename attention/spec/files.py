@@ -1,0 +1,134 @@
+"""Files: one safetensors file holds the canonical weights, and the contract in its header.
+
+    header["__metadata__"] = {"format": "attention", "version": "1", "contract": <JSON of the dataclass tree>}
+
+A file is written beside its target and then moved onto it, so that a crash loses nothing; it is read whole and checked
+whole before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from attention.spec.algebra import Mask
+from attention.spec.axes import Array
+from attention.spec.errors import AttentionError, FileError, MaskError
+from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.masks import KINDS
+from attention.spec.params import Weights, check_weights
+from attention.spec.positions import Rotary
+from attention.spec.scores import Dot, ScaledDot
+
+FORMAT = {"format": "attention", "version": "1"}
+TYPES = {kind.__name__: kind for kind in (MultiHeadAttention, Rotary, Dot, ScaledDot, *KINDS)}
+
+
+def encode(part: Any) -> Any:
+    """Return a contract, or a part of one, as JSON-ready data.
+
+    Raises:
+        MaskError: a mask in it holds an array.
+
+    >>> encode(ScaledDot(0.5))
+    {'type': 'ScaledDot', 'scale': 0.5}
+    """
+    if isinstance(part, Mask) and not part.is_static:
+        raise MaskError(f"mask {part!r} must be structure without arrays to be saved")
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = {f.name: encode(getattr(part, f.name)) for f in dataclasses.fields(part)}
+        return {"type": type(part).__name__, **fields}
+    return part
+
+
+def decode(part: Any) -> Any:
+    """Return what `encode` was given.
+
+    Raises:
+        FileError: a type or a field that this version does not know.
+    """
+    if not isinstance(part, dict):
+        return part
+    fields = {name: decode(value) for name, value in part.items() if name != "type"}
+    kind = TYPES.get(part.get("type", ""))
+    if kind is None:
+        raise FileError(f"contract type {part.get('type')!r} must be one of {', '.join(TYPES)}")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise FileError(f"contract {part['type']} has fields this version does not know: {error}") from error
+
+
+def save(path: str | os.PathLike[str], contract: MultiHeadAttention, weights: Mapping[str, Array]) -> None:
+    """Write weights with their contract.
+
+    Raises:
+        ParamError: the weights do not fit the contract.
+        FileError: the path cannot be written.
+    """
+    target = Path(path)
+    arrays = {name: np.ascontiguousarray(value) for name, value in weights.items()}
+    check_weights(contract.params, arrays, "float64")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        save_file(arrays, partial, {**FORMAT, "contract": json.dumps(encode(contract))})
+        partial.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"path {str(target)!r} must be writable: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[MultiHeadAttention, Weights]:
+    """Return the contract and the weights of a file, both checked.
+
+    Raises:
+        FileError: the file is missing, cut short, corrupt, or not one of ours.
+        ParamError: its weights do not fit its contract.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            weights = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"path {str(path)!r} must be a whole safetensors file: {error}") from error
+    if {name: header.get(name) for name in FORMAT} != FORMAT:
+        raise FileError(f"path {str(path)!r} has header {header} but must have {FORMAT} as `attention.save` writes it")
+    try:
+        contract = decode(json.loads(header["contract"]))
+    except (KeyError, json.JSONDecodeError) as error:
+        raise FileError(f"path {str(path)!r} must hold its contract as JSON: {error!r}") from error
+    except AttentionError as error:
+        raise FileError(f"path {str(path)!r} holds a contract that does not stand: {error}") from error
+    if not isinstance(contract, MultiHeadAttention):
+        raise FileError(f"path {str(path)!r} holds a {type(contract).__name__} but must hold a layer's contract")
+    check_weights(contract.params, weights, "float64")
+    return contract, {name: weights[name] for name in contract.params}
+
+
+def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
+    """Return the layer that a file holds, built in a framework; without one, `(contract, weights)`.
+
+    Args:
+        path: a file that `save` wrote.
+        backend: "torch", "jax" or None.
+
+    Raises:
+        FileError: the file is missing, cut short, corrupt, or not one of ours.
+        UnknownName: no such backend.
+        MissingExtra: the framework is not installed.
+    """
+    contract, weights = read(path)
+    if backend is None:
+        return contract, weights
+    layer = contract.build(backend, dtype=str(next(iter(weights.values())).dtype))
+    layer.load_weights(weights)
+    return layer

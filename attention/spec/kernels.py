@@ -1,0 +1,162 @@
+"""Kernels: what a call asks for, who can answer it, and why the others cannot.
+
+    choose(kernels, request) = the first kernel that does not refuse, with every refusal and its reason
+
+A refusal is data, not an exception: "auto" and `attention kernels` read the same one. Nothing falls back silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from attention.spec.attend import STAGES
+from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast
+from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
+from attention.spec.masks import Mask
+from attention.spec.random import keep_threshold
+from attention.spec.scores import check_cap
+
+PRECISIONS = (None, "default", "high", "highest")
+"""Least precision of a float32 product, rising. None: whatever the framework is set to. "highest": no TF32, no bf16 passes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One attention call, checked. Arrays are the framework's own; the rest is structure.
+
+    Attributes:
+        q: `(*batch, T, H, D)`.
+        k: `(*batch, S, K, D)`.
+        v: `(*batch, S, K, E)`.
+        sizes: the sizes by axis letter.
+        dtype: the dtype of q, k and v.
+        scale: what `q . k` is multiplied by.
+        mask: holds the framework's own arrays, or None.
+        bias: broadcasts to `(*batch, H, T, S)`, or None.
+        softcap: bound of the scores, or None.
+        sinks: `(H,)`, or None.
+        dropout_rate: in [0, 1).
+        dropout_seed: an int or an integer scalar; None only at rate 0.
+        precision: one of `PRECISIONS`.
+        stages: names of the stages to return.
+        device: "cpu", "cuda", "tpu" and so on.
+    """
+
+    q: Array
+    k: Array
+    v: Array
+    sizes: Sizes
+    dtype: str
+    scale: float
+    mask: Mask | None = None
+    bias: Array = None
+    softcap: float | None = None
+    sinks: Array = None
+    dropout_rate: float = 0.0
+    dropout_seed: Array = None
+    precision: str | None = None
+    stages: tuple[str, ...] = ()
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_cap(self.softcap)
+        _ = keep_threshold(self.dropout_rate)
+        check_precision(self.precision)
+        for stage in self.stages:
+            if stage not in STAGES:
+                raise OptionError(f"return_stages {stage!r} must be among {', '.join(STAGES)}")
+        if self.dropout_rate and self.dropout_seed is None:
+            raise OptionError(f"dropout_seed None must be an integer when dropout_rate is {self.dropout_rate}")
+        if self.bias is not None:
+            check_broadcast("bias", self.bias, self.sizes.scores, "(*batch, H, T, S)")
+        if self.sinks is not None and tuple(self.sinks.shape) != (self.sizes.H,):
+            raise ShapeError(f"sinks {tuple(self.sinks.shape)} must be (H,) = ({self.sizes.H},)")
+
+    @property
+    def compute(self) -> str:
+        """The dtype in which softmax and sums run."""
+        return COMPUTE[self.dtype]
+
+    @property
+    def needs_shield(self) -> bool:
+        """Whether a row may be empty or a key unseen, so that NaN there must be kept out."""
+        return self.mask is not None and not (self.sizes.T == self.sizes.S and self.mask.keeps_self)
+
+    def lacks(self, *features: str) -> str | None:
+        """Return why a kernel that has only `features` must refuse, or None.
+
+        Features: "softcap", "sinks", "dropout", "bias", "E != D", a dtype's name, a stage's name.
+        """
+        asked = {
+            "softcap": self.softcap is not None,
+            "sinks": self.sinks is not None,
+            "dropout": self.dropout_rate > 0,
+            "bias": self.bias is not None,
+            "E != D": self.sizes.E != self.sizes.D,
+            self.dtype: True,
+            **dict.fromkeys(self.stages, True),
+        }
+        missing = [name for name, wanted in asked.items() if wanted and name not in features]
+        return f"has no {', no '.join(missing)}" if missing else None
+
+
+def check_precision(precision: str | None) -> None:
+    """Raise OptionError unless `precision` is one of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision {precision!r} must be one of {', '.join(map(repr, PRECISIONS))}")
+
+
+class Kernel(Protocol):
+    """One way to compute attention."""
+
+    @property
+    def name(self) -> str:
+        """The name that `implementation=` takes."""
+        ...
+
+    @property
+    def rounds(self) -> tuple[str, ...]:
+        """Stages that the kernel writes down in the dtype of its inputs; a budget takes them into account."""
+        ...
+
+    def refuses(self, request: Request) -> str | None:
+        """Return why this kernel cannot answer the request, or None if it can."""
+        ...
+
+    def run(self, request: Request) -> dict[str, Array]:
+        """Return "context" `(*batch, T, H, E)` and every stage that the request names."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel that answers a request, and why those before it do not."""
+
+    kernel: Kernel | None
+    refusals: tuple[tuple[str, str], ...]
+
+
+def choose(kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto") -> Choice:
+    """Return the first kernel that takes the request, or the one asked for by name.
+
+    Args:
+        kernels: a room's table, in order of preference.
+        request: the call.
+        implementation: "auto" or a kernel's name.
+
+    Raises:
+        UnknownName: no kernel has that name.
+        KernelRefused: the kernel asked for by name refuses, or all do.
+    """
+    if implementation != "auto" and implementation not in kernels:
+        raise UnknownName(f"implementation {implementation!r} must be 'auto' or one of {', '.join(kernels)}")
+    asked = kernels if implementation == "auto" else {implementation: kernels[implementation]}
+    refusals: list[tuple[str, str]] = []
+    for name, kernel in asked.items():
+        reason = kernel.refuses(request)
+        if reason is None:
+            return Choice(kernel, tuple(refusals))
+        refusals.append((name, reason))
+    raise KernelRefused("; ".join(f"kernel {name!r} refuses: {reason}" for name, reason in refusals))

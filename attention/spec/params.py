@@ -1,0 +1,99 @@
+"""Parameters: names, shapes, first values, and the one canonical layout that both rooms read and write.
+
+    weights = {"q_proj.kernel": (M, H, D), "q_proj.bias": (H, D), ..., "out_proj.kernel": (H, E, M)}
+    kernel ~ U[-a, a), a = sqrt(6 / (fan_in + fan_out))        Glorot and Bengio 2010, the fans of this one matrix
+    bias = 0
+
+The uniform numbers are exact in float32 and scaled by one rounded product, so that NumPy, torch and JAX draw the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from attention.spec import random
+from attention.spec.axes import COMPUTE, Array, dtype_name
+from attention.spec.errors import DTypeError, ParamError, UnknownName
+
+Weights = dict[str, np.ndarray]
+"""Canonical weights: a name and a NumPy array each."""
+
+
+@dataclass(frozen=True)
+class Param:
+    """One learned array: its shape, a letter for each axis, and how many of them are inputs.
+
+    Args:
+        shape: sizes of the axes.
+        axes: a letter of `axes.AXES` for each.
+        inputs: leading axes that are summed over; 0 for a bias.
+    """
+
+    shape: tuple[int, ...]
+    axes: str
+    inputs: int = 0
+
+    @property
+    def limit(self) -> float:
+        """The bound `a` of the uniform first values, rounded to float32; 0 for a bias."""
+        if not self.inputs:
+            return 0.0
+        fans = math.prod(self.shape[: self.inputs]) + math.prod(self.shape[self.inputs :])
+        return float(np.float32(math.sqrt(6.0 / fans)))
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """Return the NumPy dtype called `name`, bfloat16 included.
+
+    Raises:
+        UnknownName: not a floating dtype of ours.
+    """
+    if name not in COMPUTE:
+        raise UnknownName(f"dtype {name!r} must be one of {', '.join(COMPUTE)}")
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def init(params: Mapping[str, Param], seed: int, dtype: str = "float32") -> Weights:
+    """Return first weights, drawn in float32 and rounded to `dtype`."""
+    root, kind = random.key(seed), numpy_dtype(dtype)
+    return {
+        name: (random.uniform(random.fold_in(root, random.label(name)), param.shape) * np.float32(param.limit)).astype(kind)
+        for name, param in params.items()
+    }
+
+
+def cast(weights: Mapping[str, Array], dtype: str) -> Weights:
+    """Return the weights rounded to `dtype`: the explicit way to lose digits."""
+    return {name: np.asarray(value).astype(numpy_dtype(dtype)) for name, value in weights.items()}
+
+
+def check_weights(params: Mapping[str, Param], weights: Mapping[str, Array], dtype: str) -> None:
+    """Check weights against a parameter tree before any of them is loaded.
+
+    Raises:
+        ParamError: some are missing, unexpected or misshapen; all are named.
+        DTypeError: some would lose digits in `dtype`; all are named.
+    """
+    faults = [f"missing {name} {param.shape}" for name, param in params.items() if name not in weights]
+    faults += [f"unexpected {name}" for name in weights if name not in params]
+    both = [name for name in params if name in weights]
+    for name in both:
+        if not hasattr(weights[name], "shape"):
+            faults.append(f"{name} {type(weights[name]).__name__} must be an array")
+        elif tuple(weights[name].shape) != params[name].shape:
+            faults.append(f"{name} {tuple(weights[name].shape)} must be {params[name].shape}")
+    if faults:
+        raise ParamError("weights do not fit: " + "; ".join(faults))
+    lossy = [f"{name} {dtype_name(weights[name])}" for name in both if not _widens(dtype_name(weights[name]), dtype)]
+    if lossy:
+        raise DTypeError(f"weights would lose digits: {'; '.join(lossy)} must be {dtype}: round them with spec.cast")
+
+
+def _widens(got: str, wanted: str) -> bool:
+    """Return whether every number of dtype `got` is a number of dtype `wanted`."""
+    return got in COMPUTE and bool(np.can_cast(numpy_dtype(got), numpy_dtype(wanted), "safe"))

@@ -1,0 +1,135 @@
+"""Random bits: a counter-based generator, so a number depends on (key, index) and on nothing else.
+
+    bits[i] = b1 ^ b2,  (b1, b2) = threefry2x32(key, hi32(i), lo32(i))        i the row-major index
+    keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)                 integers only
+    unit[i] = (bits[i] >> 9) * 2^-23                                          exact in float32, in [0, 1)
+
+Every line is operators on integers, so the same text serves NumPy, torch (int64) and JAX (uint32). The bits are those of
+`jax.random.bits(jax.random.key(seed), shape)` with JAX's default generator.
+
+References:
+    Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (threefry).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+
+from attention.spec.axes import Array
+from attention.spec.errors import OptionError, ShapeError
+
+WORD = 0xFFFFFFFF
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+
+Key = tuple[Array, Array]
+
+
+def key(seed: Array) -> Key:
+    """Return the generator key of a seed: its high and low 32-bit words.
+
+    Args:
+        seed: an int in [0, 2^64), or a framework's integer scalar, which is taken as the low word.
+
+    Raises:
+        OptionError: an int outside the range.
+
+    >>> key(7), key(2**32 + 5)
+    ((0, 7), (1, 5))
+    """
+    if isinstance(seed, (int, np.integer)):
+        if not 0 <= int(seed) < 2**64:
+            raise OptionError(f"seed {seed} must be in [0, 2**64)")
+        return int(seed) >> 32, int(seed) & WORD
+    return seed * 0, seed
+
+
+def threefry2x32(of: Key, x0: Array, x1: Array) -> tuple[Array, Array]:
+    """Return the two 32-bit words that `of` maps the counter `(x0, x1)` to.
+
+    Args:
+        of: two words. Python ints, or arrays that broadcast against the counter.
+        x0: high words, any integer type that holds 32 bits unsigned: uint32, or a 64-bit type.
+        x1: low words.
+    """
+    words = (of[0], of[1], of[0] ^ of[1] ^ PARITY)
+    x0, x1 = _wrap(x0 + words[0]), _wrap(x1 + words[1])
+    for i in range(5):
+        for r in ROTATIONS[i % 2]:
+            x0 = _wrap(x0 + x1)
+            x1 = (_wrap(x1 << r) | (x1 >> (32 - r))) ^ x0
+        x0, x1 = _wrap(x0 + words[(i + 1) % 3]), _wrap(x1 + words[(i + 2) % 3] + (i + 1))
+    return x0, x1
+
+
+def _wrap(x: Array) -> Array:
+    """Keep the low 32 bits. uint32 does so by itself, and JAX without 64-bit types could not hold the mask."""
+    return x if getattr(x, "dtype", None) == "uint32" else x & WORD
+
+
+def label(name: str) -> int:
+    """Return the number of a name, its CRC-32: naming the children of a key means that adding one never moves another."""
+    return zlib.crc32(name.encode())
+
+
+def fold_in(of: Key, number: Array) -> Key:
+    """Return the child key with this number, a 32-bit word."""
+    return threefry2x32(of, number * 0, number)
+
+
+def count(shape: tuple[int, ...]) -> int:
+    """Return how many numbers `shape` holds.
+
+    Raises:
+        ShapeError: 2^32 or more, which the 32-bit low word of the counter cannot index.
+    """
+    n = math.prod(shape)
+    if n >= 2**32:
+        raise ShapeError(f"shape {shape} must hold fewer than 2**32 random numbers, not {n}")
+    return n
+
+
+def bits(of: Key, index: Array) -> Array:
+    """Return 32 random bits for each row-major `index`, in the index's own integer type."""
+    b1, b2 = threefry2x32(of, index * 0, index)
+    return b1 ^ b2
+
+
+def mantissa(of: Key, index: Array) -> Array:
+    """Return 23 random bits for each row-major `index`: what a float32 in [0, 1) is made of."""
+    return bits(of, index) >> 9
+
+
+def keep_threshold(rate: float) -> int:
+    """Return the integer below which 23 random bits mean "keep", for a dropout `rate` in [0, 1).
+
+    Raises:
+        OptionError: `rate` lies outside [0, 1).
+    """
+    if not 0.0 <= rate < 1.0:
+        raise OptionError(f"dropout_rate {rate} must be in [0, 1)")
+    return math.ceil(float(np.float32(1.0 - rate)) * 2**23)
+
+
+def keep(seed: Array, rate: float, shape: tuple[int, ...]) -> Array:
+    """Return the dropout mask: True where a weight is kept.
+
+    Args:
+        seed: an int in [0, 2^64).
+        rate: probability of dropping, in [0, 1).
+        shape: `(*batch, H, T, S)`; the bit of a weight depends on its index here, not on the kernel or its tiles.
+
+    >>> keep(0, 0.5, (2, 3)).tolist()
+    [[True, False, False], [True, True, False]]
+    """
+    index = np.arange(count(shape), dtype=np.int64).reshape(shape)
+    return mantissa(key(seed), index) < keep_threshold(rate)
+
+
+def uniform(of: Key, shape: tuple[int, ...]) -> Array:
+    """Return float32 numbers in [-1, 1), multiples of 2^-22: exact, hence equal in every framework."""
+    index = np.arange(count(shape), dtype=np.int64).reshape(shape)
+    return mantissa(of, index).astype(np.float32) * np.float32(2.0**-22) - np.float32(1.0)

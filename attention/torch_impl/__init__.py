@@ -1,0 +1,18 @@
+"""Every contract in PyTorch.
+
+>>> import torch
+>>> from attention import spec, torch_impl
+>>> layer = torch_impl.MultiHeadAttention(spec.MultiHeadAttention(embed_dim=8, num_heads=2, mask=spec.Causal()))
+>>> layer(torch.zeros(3, 5, 8)).shape
+torch.Size([3, 5, 8])
+"""
+
+from attention._extras import require
+
+require("torch", extra="torch", wanted_by="torch_impl")
+
+from attention.torch_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
+from attention.torch_impl.kernels import KERNELS  # noqa: E402
+from attention.torch_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
+
+__all__ = ["KERNELS", "MultiHeadAttention", "dot_product_attention", "explain"]

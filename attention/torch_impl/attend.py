@@ -1,0 +1,113 @@
+"""Attention in torch: check the call, choose a kernel, run it.
+
+context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from attention.spec.algebra import Mask
+from attention.spec.axes import check_float, sizes
+from attention.spec.errors import DTypeError, MaskError
+from attention.spec.kernels import Choice, Request, choose
+from attention.spec.scores import ScaledDot
+from attention.torch_impl.kernels import KERNELS
+from attention.torch_impl.masks import native, read
+
+
+def dot_product_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout_rate: float = 0.0,
+    dropout_seed: Any = None,
+    precision: str | None = None,
+    return_stages: tuple[str, ...] = (),
+    implementation: str = "auto",
+) -> Any:
+    """Return the attention of queries to keys and values.
+
+    Args:
+        q: `(*batch, T, H, D)`.
+        k: `(*batch, S, K, D)`; query head h reads key/value head `h // (H // K)`.
+        v: `(*batch, S, K, E)`.
+        mask: which keys a query may attend to, such as `spec.Causal() & spec.Lengths(kv=[7, 5])`; None allows all.
+        bias: added to the scores, broadcastable to `(*batch, H, T, S)`.
+        scale: what `q . k` is multiplied by; None means 1 / sqrt(D).
+        softcap: bounds scores to (-softcap, softcap) before the bias.
+        sinks: `(H,)` logits that take weight and give no value.
+        dropout_rate: probability of dropping a weight, in [0, 1).
+        dropout_seed: an int or an integer scalar: the same seed drops the same weights in every framework and kernel.
+        precision: least precision of float32 products: None (as the framework is set), "default", "high", "highest".
+        return_stages: names among "scores", "weights", "logsumexp", "context", to be returned as well.
+        implementation: "auto", or the name of a kernel.
+
+    Returns:
+        `(*batch, T, H, E)` in the dtype of `q`; with `return_stages`, that and a dict of stages.
+
+    Raises:
+        ShapeError: a rank or a size does not fit.
+        DTypeError: not a tensor, not floating, or two dtypes.
+        MaskError: the mask does not fit, or leaves its alignment unsaid.
+        OptionError: an option outside its range.
+        UnknownName: no such kernel.
+        KernelRefused: the kernel asked for by name cannot do this.
+    """
+    request = make_request(
+        q, k, v, mask, bias, scale, softcap, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages)
+    )
+    kernel = choose(KERNELS, request, implementation).kernel
+    assert kernel is not None
+    stages = kernel.run(request)
+    return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
+
+
+def explain(q: Tensor, k: Tensor, v: Tensor, *, implementation: str = "auto", **options: Any) -> Choice:
+    """Return the choice that `dot_product_attention` would make for the same arguments: the kernel and every refusal."""
+    named = {"return_stages": "stages"}
+    return choose(KERNELS, make_request(q, k, v, **{named.get(n, n): x for n, x in options.items()}), implementation)
+
+
+def make_request(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout_rate: float = 0.0,
+    dropout_seed: Any = None,
+    precision: str | None = None,
+    stages: tuple[str, ...] = (),
+) -> Request:
+    """Return the checked request of a call; arguments as in `dot_product_attention`."""
+    check_tensors(query=q, key=k, value=v, bias=bias, sinks=sinks)
+    dtype = check_float(query=q, key=k, value=v)
+    of = sizes(q, k, v)
+    if mask is not None:
+        if not isinstance(mask, Mask):
+            raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
+        mask = native(mask, q.device)
+        mask.check(of, read)
+    factor = ScaledDot(scale).factor(of.D)
+    return Request(
+        q, k, v, of, dtype, factor, mask, bias, softcap, sinks, dropout_rate, dropout_seed, precision, stages, q.device.type
+    )
+
+
+def check_tensors(**arrays: Any) -> None:
+    """Raise DTypeError unless each argument that is given is a tensor."""
+    for name, array in arrays.items():
+        if array is not None and not isinstance(array, Tensor):
+            raise DTypeError(f"{name} {type(array).__module__}.{type(array).__name__} must be a torch.Tensor")

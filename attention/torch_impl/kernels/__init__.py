@@ -1,0 +1,7 @@
+"""Torch's kernels, in the order in which "auto" prefers them."""
+
+from attention.spec.kernels import Kernel
+from attention.torch_impl.kernels.reference import Reference
+from attention.torch_impl.kernels.sdpa import Sdpa
+
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Sdpa(), Reference())}

@@ -1,0 +1,24 @@
+"""Matmul precision in torch is a global switch, so a kernel can only honour it or refuse."""
+
+from __future__ import annotations
+
+import torch
+
+from attention.spec.kernels import PRECISIONS, Request
+
+SETTINGS = {"medium": "default", "high": "high", "highest": "highest"}
+
+
+def refuses(request: Request) -> str | None:
+    """Return why torch's present setting is below the precision that a float32 request asks for, or None."""
+    if request.dtype != "float32" or request.precision is None:
+        return None
+    setting = _setting()
+    if PRECISIONS.index(SETTINGS[setting]) >= PRECISIONS.index(request.precision):
+        return None
+    return f"precision {request.precision!r} is above torch.get_float32_matmul_precision() = {setting!r}"
+
+
+@torch.compiler.assume_constant_result
+def _setting() -> str:
+    return torch.get_float32_matmul_precision()

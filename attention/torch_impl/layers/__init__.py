@@ -1,0 +1,1 @@
+"""Layers in torch: an `nn.Module` for each contract."""

@@ -1,0 +1,68 @@
+"""Masks in torch: the spec's predicates on tensors, and masks as arguments of `torch.export`.
+
+allowed = mask.allowed(grid), a bool tensor that broadcasts to (*batch, H, T, S)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree  # torch.export names this module as the way to pass one's own containers
+
+from attention.spec.algebra import Grid, Mask
+from attention.spec.axes import Array, Sizes
+from attention.spec.masks import KINDS
+
+
+def native(mask: Mask | None, device: torch.device) -> Mask | None:
+    """Return the mask with every array it holds as a tensor on `device`."""
+    return None if mask is None else mask.map(lambda x: torch.as_tensor(x, device=device))
+
+
+def read(x: Array) -> np.ndarray | None:
+    """Return the values on the host, or None where they are not known, or where looking would wait for an accelerator."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
+        return None
+    return None if torch._C._functorch.is_functorch_wrapped_tensor(x) else x.numpy()
+
+
+def allowed(mask: Mask | None, sizes: Sizes, device: torch.device) -> Tensor | None:
+    """Return a bool tensor that broadcasts to `(*batch, H, T, S)`, or None where all is allowed.
+
+    Args:
+        mask: a checked mask whose arrays are tensors on `device`.
+        sizes: of the call.
+        device: where the tensor shall be.
+    """
+    if mask is None:
+        return None
+    t, s = torch.arange(sizes.T, device=device)[:, None], torch.arange(sizes.S, device=device)
+    return mask.allowed(Grid(t, s, sizes.T, sizes.S))
+
+
+def _register(kind: type[Mask]) -> None:
+    def flatten(mask: Mask) -> tuple[list[Any], Any]:
+        return list(mask.leaves().values()), mask.structure()
+
+    def flatten_with_keys(mask: Mask) -> tuple[list[tuple[Any, Any]], Any]:
+        return [(pytree.GetAttrKey(name), value) for name, value in mask.leaves().items()], mask.structure()
+
+    def unflatten(leaves: Any, structure: Any) -> Mask:
+        return kind.rebuild(structure, leaves)
+
+    pytree.register_pytree_node(
+        kind,
+        flatten,
+        unflatten,
+        flatten_with_keys_fn=flatten_with_keys,
+        serialized_type_name=f"attention.spec.{kind.__name__}",
+        to_dumpable_context=list,
+        from_dumpable_context=lambda pairs: tuple((name, value, traced) for name, value, traced in pairs),
+    )
+
+
+for _kind in KINDS:
+    _register(_kind)

@@ -1,0 +1,147 @@
+"""Imports: who may load what.
+
+    import attention          loads nothing but the standard library
+    spec, exchange            load no framework
+    torch_impl                never loads JAX, and works where JAX is not installed
+    jax_impl                  never loads PyTorch, and works where PyTorch is not installed
+
+Each guard has a twin that plants the forbidden import and shows that the guard says no.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+JAX = frozenset({"jax", "jaxlib", "flax", "optax"})
+FRAMEWORKS = JAX | {"torch", "transformers"}
+
+# What a room may not load. Every module of a room is imported, not its face alone.
+FORBIDDEN = {"spec": FRAMEWORKS, "exchange": FRAMEWORKS, "torch_impl": JAX, "jax_impl": frozenset({"torch"})}
+
+HOUSE = "Knowledge flows down the house, never up or across"
+ROOMS = "The two rooms hold the same files, in the same order of knowledge"
+PLAIN = "spec and exchange know no framework"
+
+WALK = """
+import importlib, pkgutil
+room = importlib.import_module("attention.{room}")
+for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
+    importlib.import_module(module.name)
+"""
+
+# The import system is made to answer as it does on a machine where the package was never installed.
+ABSENT = """
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_all_but(name, path=None, target=None):
+    return None if name.partition(".")[0] in {absent!r} else find(name, path, target)
+PathFinder.find_spec = find_all_but
+"""
+
+
+def python(program: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `program` in a fresh interpreter that finds the package `attention` of `folder` first."""
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def loaded_by(program: str, folder: Path = ROOT) -> set[str]:
+    """The top-level packages beyond the standard library that a fresh interpreter loads for `program`."""
+    result = python(f"import sys\nbefore = set(sys.modules)\n{program}\nprint(*(set(sys.modules) - before))", folder)
+    assert result.returncode == 0, result.stderr
+    return {name.partition(".")[0] for name in result.stdout.split()} - sys.stdlib_module_names
+
+
+def plant(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _ = path.write_text(text)
+
+
+class TestLoaded:
+    def test_attention_loads_the_standard_library_alone(self) -> None:
+        assert loaded_by("import attention, attention as a; dir(a); a.__version__") == {"attention"}
+
+    def test_a_third_package_is_noticed(self, tmp_path: Path) -> None:
+        plant(tmp_path, {"attention/__init__.py": "import third", "third.py": ""})
+        assert loaded_by("import attention", tmp_path) == {"attention", "third"}
+
+    @pytest.mark.parametrize("room", FORBIDDEN)
+    def test_room_loads_no_foreign_framework(self, room: str) -> None:
+        assert loaded_by(WALK.format(room=room)) & FORBIDDEN[room] == set()
+
+    @pytest.mark.parametrize("room", FORBIDDEN)
+    def test_a_foreign_framework_in_a_deep_module_is_noticed(self, room: str, tmp_path: Path) -> None:
+        foreign = min(FORBIDDEN[room])
+        deep = f"attention/{room}/layers/deep.py"
+        plant(tmp_path, {f"attention/{room}/__init__.py": "", f"attention/{room}/layers/__init__.py": ""})
+        plant(tmp_path, {"attention/__init__.py": "", deep: f"import {foreign}", f"{foreign}.py": ""})
+        assert loaded_by(WALK.format(room=room), tmp_path) & FORBIDDEN[room] == {foreign}
+
+    def test_every_public_name_is_there(self) -> None:
+        result = python("import attention\nfor name in attention.__all__: getattr(attention, name)")
+        assert result.returncode == 0, result.stderr
+
+    def test_an_unknown_name_is_an_attribute_error(self) -> None:
+        result = python("import attention\nattention.nowhere")
+        assert result.stderr.endswith("AttributeError: module 'attention' has no attribute 'nowhere'\n")
+
+
+class TestMissingExtra:
+    @pytest.mark.parametrize(
+        "program",
+        ["import attention; attention.{room}", "from attention import {room}", "import attention.{room}.attend"],
+    )
+    @pytest.mark.parametrize(("room", "package"), [("torch_impl", "torch"), ("jax_impl", "jax"), ("jax_impl", "flax")])
+    def test_one_line_names_the_extra(self, program: str, room: str, package: str) -> None:
+        result = python(ABSENT.format(absent={package}) + program.format(room=room))
+        extra = room.removesuffix("_impl")
+        wanted = f"{room} needs {package}, which is not installed: pip install 'attention[{extra}]'"
+        assert result.stderr.splitlines()[-1] == f"attention.spec.errors.MissingExtra: {wanted}"
+        assert "During handling of the above exception" not in result.stderr
+
+    @pytest.mark.parametrize(("backend", "ones"), [("torch", "torch.ones"), ("jax", "jax.numpy.ones")])
+    def test_the_other_backend_works_alone(self, backend: str, ones: str) -> None:
+        absent = set(FORBIDDEN[f"{backend}_impl"])
+        contract = "attention.spec.MultiHeadAttention(embed_dim=8, num_heads=2)"
+        call = f"import attention, {backend}\nprint(*{contract}.build('{backend}')({ones}((2, 3, 8))).shape)"
+        result = python(ABSENT.format(absent=absent) + call)
+        assert result.stdout.split() == ["2", "3", "8"], result.stderr
+
+
+class TestLinter:
+    """The rules of the rooms as import-linter reads them in pyproject.toml."""
+
+    def lint(self, folder: Path, planted: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        _ = shutil.copytree(ROOT / "attention", folder / "attention", ignore=shutil.ignore_patterns("__pycache__"))
+        _ = shutil.copy(ROOT / "pyproject.toml", folder)
+        for name, line in planted.items():
+            with (folder / "attention" / name).open("a") as file:
+                _ = file.write(f"\n{line}\n")
+        return python("from importlinter.cli import lint_imports_command\nlint_imports_command(['--no-cache'])", folder)
+
+    def test_the_house_keeps_its_rules(self, tmp_path: Path) -> None:
+        result = self.lint(tmp_path, {})
+        assert result.returncode == 0, result.stdout
+
+    @pytest.mark.parametrize(
+        ("file", "line", "rule"),
+        [
+            ("torch_impl/masks.py", "import jax", "torch_impl never sees JAX"),
+            ("jax_impl/masks.py", "import torch", "jax_impl never sees PyTorch"),
+            ("torch_impl/masks.py", "import attention.jax_impl", HOUSE),
+            ("spec/masks.py", "import attention.parity", HOUSE),
+            ("utils.py", "", HOUSE),
+            ("spec/masks.py", "import torch", PLAIN),
+            ("exchange/__init__.py", "import transformers", PLAIN),
+            ("jax_impl/only_here.py", "", ROOMS),
+        ],
+    )
+    def test_a_planted_import_breaks_its_rule(self, file: str, line: str, rule: str, tmp_path: Path) -> None:
+        result = self.lint(tmp_path, {file: line})
+        assert result.returncode == 1, result.stdout
+        assert f"{rule} BROKEN" in result.stdout
