@@ -15,7 +15,7 @@ from attention.jax_impl.kernels import KERNELS
 from attention.jax_impl.masks import native, read
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_float, sizes
-from attention.spec.errors import DTypeError, MaskError
+from attention.spec.errors import DTypeError
 from attention.spec.kernels import Choice, Request, choose
 from attention.spec.scores import ScaledDot
 
@@ -96,11 +96,11 @@ def make_request(
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     q, k, v, bias, sinks = check_arrays(query=q, key=k, value=v, bias=bias, sinks=sinks)
     dtype = check_float(query=q, key=k, value=v)
+    # Their dtypes are their own, but a mask of booleans or integers given as a bias is a mistake.
+    _ = check_float(bias=bias), check_float(sinks=sinks)
     of = sizes(q, k, v)
+    mask = native(mask)
     if mask is not None:
-        if not isinstance(mask, Mask):
-            raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
-        mask = native(mask)
         mask.check(of, read)
     factor = ScaledDot(scale).factor(of.D)
     return Request(

@@ -13,12 +13,21 @@ import numpy as np
 
 from attention.spec.algebra import Grid, Mask
 from attention.spec.axes import Array, Sizes
+from attention.spec.errors import MaskError
 from attention.spec.masks import KINDS
 
 
 def native(mask: Mask | None) -> Mask | None:
-    """Return the mask with every array it holds as a JAX array."""
-    return None if mask is None else mask.map(jnp.asarray)
+    """Return the mask with every array it holds as a JAX array.
+
+    Raises:
+        MaskError: not a Mask.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Mask):
+        raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
+    return mask.map(jnp.asarray)
 
 
 def read(x: Array) -> np.ndarray | None:

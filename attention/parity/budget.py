@@ -10,7 +10,8 @@
 
 A program is traced once in float64 and its jaxpr interpreted: every result is perturbed as if it had been rounded. u is the
 unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`; below floor a result may
-underflow. They are arguments of the compiled code, so a program is compiled once per shape, not once per dtype.
+underflow. Both are arguments of the compiled code, so a program is compiled once per shape, whatever the dtype; with both 0
+the same code is the float64 oracle.
 
 References:
     Parker, Monte Carlo Arithmetic, 1997; Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (the sqrt(log2 n) of a tree sum).
@@ -145,8 +146,8 @@ class Budget:
 
     Args:
         value: the float64 results, a pytree of NumPy arrays.
-        sigma: one standard deviation of rounding error per element, the same pytree, in the units of `value`. It is 0
-            where nothing is rounded or `value` is not finite, and NaN where a perturbed run broke down: no budget exists.
+        sigma: one standard deviation of the rounding error of each element, shaped and in units as `value`. 0 where nothing
+            is rounded or `value` is not finite; NaN where a perturbed run broke down, for which there is no budget.
     """
 
     value: Tree
@@ -158,13 +159,17 @@ def budget(
 ) -> Budget:
     """Return the float64 results of a program and how far correct rounding may move each of them.
 
+        >>> budget(lambda x: x + 1, (np.zeros(3, np.float32),), dtype="float32").value
+        array([1., 1., 1.])
+
     Args:
-        program: hashable; `program(*arguments)` is traceable by JAX and returns a pytree of float arrays. A second call
-            with an equal program and the same shapes compiles nothing, whatever the dtype.
+        program: hashable; `program(*arguments)` is traceable by JAX and returns a pytree of float arrays. A second call with
+            an equal program and the same shapes compiles nothing, whatever the dtype. Floats that it narrows on its way stay
+            float64: say `stored` where it writes them down. A kernel that JAX cannot see into counts as one rounding.
         arguments: a tuple of pytrees. Floats are given bits and upcast exactly; integers and bools stay as they are. All
             are traced: what must be static belongs in the program.
         dtype: the name of the dtype that the program computes in, a key of `ROUNDINGS`.
-        storage: the dtype at `stored` and `stored_gradient`; `dtype` if None.
+        storage: the name of the dtype at `stored` and `stored_gradient`; `dtype` if None.
         runs: number of perturbed runs, at least 1. The relative error of sigma is about 1 / sqrt(2 runs).
         seed: a non-negative int. The same seed gives the same budget.
 
@@ -173,18 +178,19 @@ def budget(
         OptionError: `arguments` is no tuple, `runs` < 1 or `seed` < 0.
     """
     _check(arguments, runs, seed)
-    units = np.asarray([(r.unit, r.floor) for r in (rounding(dtype), rounding(storage or dtype))])
+    units = np.asarray([(r.unit, r.floor) for r in (rounding(dtype), rounding(storage or dtype))]) / math.sqrt(3)
     arguments = jax.tree.map(_upcast, arguments)
+    small = sum(leaf.size for leaf in jax.tree.leaves(arguments)) <= SMALL
 
-    def run(number: int, amplitude: float) -> Tree:
+    def run(number: int, units: Array) -> Tree:
         key = np.random.SeedSequence((seed, number)).generate_state(4)
-        return jax.tree.map(np.asarray, _run(program, key, amplitude, units, arguments))
+        outputs = (_run_hastily if small else _run)(program, key, units, arguments)
+        return jax.tree.map(lambda x: np.asarray(x, np.float64), outputs)
 
-    # One device and one generator, so that a seed means the same budget whatever accelerator is there.
+    # Always the CPU, so that a seed means the same budget whatever accelerator is there.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        # Without amplitude the same compiled code is the oracle.
-        value = run(0, 0.0)
-        perturbed = [run(number, 1 / math.sqrt(3)) for number in range(runs)]
+        value = run(0, np.zeros_like(units))
+        perturbed = [run(number, units) for number in range(runs)]
     return Budget(value, jax.tree.map(_sigma, value, *perturbed))
 
 
@@ -203,18 +209,20 @@ def _is_float(x: Any) -> bool:
 
 def _upcast(leaf: Any) -> Array:
     array = np.asarray(leaf)
-    if _is_float(array):
-        return array.astype(np.float64)
-    if array.dtype.kind not in "biu":
+    if array.dtype.kind not in "biu" and not _is_float(array):
         raise DTypeError(f"arguments {array.dtype} must be floats, integers or bools")
-    return array
+    return _widened(array)
+
+
+def _widened(x: Array) -> Array:
+    return x.astype(np.float64) if _is_float(x) and x.dtype != np.float64 else x
 
 
 def _sigma(value: Array, *perturbed: Array) -> Array:
-    """Return the spread of the perturbed values, shaped as `value`; hypot, because the square of 1e-200 is 0."""
+    """Return the spread of the perturbed values, shaped as `value`; by hypot, because the square of 1e-200 is 0."""
     with np.errstate(invalid="ignore"):
         moved = np.stack(perturbed) - value
-    # -inf - -inf is NaN, yet a masked score that is -inf in both runs has not moved.
+    # -inf - -inf is NaN, yet a score that is masked in every run has not moved.
     moved = np.where(np.isfinite(value), np.where(np.isfinite(moved), moved, np.nan), 0.0)
     sigma = np.hypot.reduce(moved, axis=0) / math.sqrt(len(perturbed))
     if not sigma.size or not sigma.ndim:
@@ -223,145 +231,177 @@ def _sigma(value: Array, *perturbed: Array) -> Array:
     return np.maximum(sigma, 0.3 * np.hypot.reduce(sigma, axis=-1, keepdims=True) / math.sqrt(sigma.shape[-1]))
 
 
-@partial(jax.jit, static_argnums=0)
-def _run(program: Program, key: Array, amplitude: Array, units: Array, arguments: tuple[Tree, ...]) -> Tree:
-    traced, outputs = jax.make_jaxpr(program, return_shape=True)(*arguments)
-    _, results = _evaluate(traced, key, amplitude, units, jax.tree.leaves(arguments))
-    return jax.tree.unflatten(jax.tree.structure(outputs), results)
-
-
-# Primitives whose float results are moved or chosen, never rounded. A primitive in none of these tables is rounded once.
+# Float results of these are moved or chosen, never rounded. A primitive that no table names is rounded once.
 EXACT = frozenset(
-    """abs approx_top_k bitcast_convert_type broadcast broadcast_in_dim ceil clamp concatenate convert_element_type copy copy_p
+    """abs approx_top_k bitcast_convert_type broadcast_in_dim broadcast_to ceil clamp concatenate convert_element_type copy
     cummax cummin device_put dynamic_slice dynamic_update_slice empty empty2 floor gather imag iota max min name neg
-    optimization_barrier pad pvary real reduce_max reduce_min reduce_precision reduce_window_max reduce_window_min rem
-    reshape reshard rev rng_uniform round scatter scatter_max scatter_min select_n sharding_constraint sign slice sort
-    split squeeze stop_gradient tile top_k transpose while""".split()
+    nextafter optimization_barrier pad pmax pmin pvary real reduce_max reduce_min reduce_precision reduce_window_max
+    reduce_window_min rem reshape reshard rev rng_uniform round scatter scatter-max scatter-min select_n
+    sharding_constraint sign slice sort split squeeze stack stop_gradient tile top_k transpose unstack""".split()
 )
-INLINE = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call", "eval_jaxpr"}
-ULPS = {"exp": 1.5, "exp2": 1.5, "expm1": 1.5, "log": 1.5, "log1p": 1.5}
 
+# Errors of the usual implementations, in units of one rounding.
+FACTORS = {"exp": 1.5, "exp2": 1.5, "expm1": 1.5, "log": 1.5, "log1p": 1.5, "log2": 1.5}
 
-def _contracted(lhs, rhs, *, dimension_numbers, **_):
-    (axes, _), _ = dimension_numbers
-    return math.prod(lhs.shape[axis] for axis in axes)
-
-# number of terms; linear or bilinear, so applied to squares they give sum of squares
-TERMS = {
-    "dot_general": lambda p, lhs, rhs: math.prod(lhs.shape[axis] for axis in p["dimension_numbers"][0][0]),
-    "conv_general_dilated": lambda p, lhs, rhs: rhs.size // rhs.shape[p["dimension_numbers"].rhs_spec[0]],
-    "reduce_sum": lambda p, x: math.prod(x.shape[axis] for axis in p["axes"]),
+# n, from the parameters and operands of a sum. All are linear in each operand: applied to squares they give sum (a b)^2.
+TERMS: dict[str, Callable[..., int]] = {
+    "conv_general_dilated": lambda p, _, rhs: rhs.size // rhs.shape[p["dimension_numbers"].rhs_spec[0]],
     "cumsum": lambda p, x: x.shape[p["axis"]],
-    "reduce_window_sum": lambda p, x: math.prod(p["window_dimensions"]),
+    "dot_general": lambda p, lhs, _: math.prod(lhs.shape[axis] for axis in p["dimension_numbers"][0][0]),
+    "reduce_sum": lambda p, x: math.prod(x.shape[axis] for axis in p["axes"]),
+    "reduce_window_sum": lambda p, _: math.prod(p["window_dimensions"]),
 }
 
-
-def _normal(key, count):
-    key, bits = lax.rng_bit_generator(key, (count,), dtype=np.uint32)
-    uniform = ((bits >> 9).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-22) - np.float32(1)
-    return key, lax.erf_inv(uniform) * np.float32(math.sqrt(2))
-
-
-def _sub(eqn):
-    return eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
+# A call is no operation: its body is read as if it stood in its place.
+CALLS = frozenset(
+    """call closed_call composite core_call custom_jvp_call custom_vjp_call custom_vmap_call eval_jaxpr jit program_order
+    remat2""".split()
+)
 
 
-def _draws(jaxpr):
+def _body(eqn: Any) -> Any:
+    return next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "call") if name in eqn.params)
+
+
+def _rounds(eqn: Any) -> bool:
+    name = eqn.primitive.name
+    return name not in EXACT and name not in LOOPS and (name != "stored" or eqn.params["forward"])
+
+
+def _draws(jaxpr: Any) -> int:
+    """Return how many floats a jaxpr rounds, less those inside its loops."""
     total = 0
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        name = eqn.primitive.name
-        if name in INLINE:
-            total += _draws(_sub(eqn))
-        elif name in LOOPS or name in EXACT:
-            continue
-        else:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in CALLS:
+            total += _draws(_body(eqn))
+        elif _rounds(eqn):
             total += sum(math.prod(v.aval.shape) for v in eqn.outvars if _is_float(v.aval))
     return total
 
 
-class _Frame:
-    def __init__(self, jaxpr, key, amplitude, units):
-        self.key, xi = _normal(key, _draws(jaxpr))
-        self.xi = xi * amplitude
-        self.amplitude, self.units, self.used = amplitude, units, 0
+class _Noise:
+    """Interprets a jaxpr, perturbing as it goes.
 
-    def perturb(self, o, spread, floor):
+    All xi of one jaxpr are drawn at once, because one generator compiles far faster than hundreds. The body of a loop is
+    a jaxpr with a `_Noise` of its own, and the generator's `key` is part of the loop's state.
+    """
+
+    def __init__(self, jaxpr: Any, key: Array, units: Array) -> None:
+        count = _draws(jaxpr)
+        self.key, bits = lax.rng_bit_generator(key, (count,), dtype=jnp.uint32)
+        # 23 bits, centred: exact in float32 and never 1, whose erf_inv is infinite.
+        uniform = ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-22 - 1
+        self.xi = lax.erf_inv(uniform) * math.sqrt(2)
+        self.units, self.used = units, 0
+
+    def read(self, jaxpr: Any, arguments: Sequence[Array]) -> list[Array]:
+        """Return the perturbed outputs of a jaxpr, open or closed."""
+        constants = [_widened(c) for c in getattr(jaxpr, "consts", ())]
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+
+        def value(atom: Any) -> Array:
+            return _widened(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else values[atom]
+
+        for eqn in jaxpr.eqns:
+            operands = [value(atom) for atom in eqn.invars]
+            if eqn.primitive.name in CALLS:
+                results = self.read(_body(eqn), operands)
+            else:
+                results = LOOPS.get(eqn.primitive.name, _Noise.round)(self, eqn, operands)
+            values.update(zip(eqn.outvars, results, strict=True))
+        return [value(atom) for atom in jaxpr.outvars]
+
+    def inside(self, jaxpr: Any, key: Array, arguments: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """Return the next key and the outputs of the body of a loop."""
+        noise = _Noise(jaxpr, key, self.units)
+        results = noise.read(jaxpr, arguments)
+        return noise.key, results
+
+    def round(self, eqn: Any, operands: list[Array]) -> list[Array]:
+        """Return the results of one primitive as the table rounds them."""
+        results = _bind(eqn, operands)
+        if not _rounds(eqn):
+            return results
+        name = eqn.primitive.name
+        unit, floor = self.units[1 if name == "stored" else 0]
+        if name in TERMS:
+            depth = math.log2(max(1, TERMS[name](eqn.params, *operands)))
+            squares = _bind(eqn, [x * x for x in operands])
+            spreads = [unit * jnp.sqrt(depth * s + o * o) for s, o in zip(squares, results, strict=True)]
+        else:
+            spreads = [unit * FACTORS.get(name, 1.0) * abs(o) for o in results]
+        return [self.perturb(o, s, floor) for o, s in zip(results, spreads, strict=True)]
+
+    def perturb(self, o: Array, spread: Array, floor: Array) -> Array:
+        """Return `o` as a rounding error of standard deviation `spread` may leave it."""
+        if not _is_float(o):
+            return o
         xi = lax.slice(self.xi, (self.used,), (self.used + o.size,)).reshape(o.shape)
         self.used += o.size
         spread = jnp.maximum(spread, jnp.minimum(abs(o), floor))
+        # inf + inf * xi may be NaN: a score that is masked with -inf stays what it is.
         return jnp.where(jnp.isfinite(spread), o + spread * xi, o)
 
-    def inside(self, jaxpr, key, args):
-        return _evaluate(jaxpr, key, self.amplitude, self.units, args)
 
-    def run(self, jaxpr, args):
-        consts = getattr(jaxpr, "consts", ())
-        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-        env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-        def read(v): 
-            return np.asarray(v.val, v.aval.dtype) if isinstance(v, Literal) else env[v]
-        for eqn in jaxpr.eqns:
-            inputs = [read(v) for v in eqn.invars]
-            name = eqn.primitive.name
-            if name in INLINE:
-                outs = self.run(_sub(eqn), inputs)
-            elif name in LOOPS:
-                outs = LOOPS[name](self, eqn, inputs)
-            else:
-                outs = self.one(eqn, inputs)
-            env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
-
-    def one(self, eqn, inputs):
-        bind = lambda *x: eqn.primitive.bind(*x, **eqn.primitive.get_bind_params(eqn.params))
-        outs = bind(*inputs)
-        if not eqn.primitive.multiple_results:
-            outs = [outs]
-        name = eqn.primitive.name
-        if name in EXACT: return outs
-        (unit, floor), (unit_s, floor_s) = self.units
-        if name == "stored":
-            if not eqn.params["forward"]: return outs
-            unit, floor = unit_s, floor_s
-        if name in TERMS:
-            n = TERMS[name](eqn.params, *inputs)
-            squares = bind(*(x * x for x in inputs))
-            return [self.perturb(outs[0], unit * jnp.sqrt(math.log2(max(n, 1)) * squares + outs[0]**2), floor)]
-        return [self.perturb(o, unit * ULPS.get(name, 1.0) * abs(o), floor) if _is_float(o) else o for o in outs]
+def _bind(eqn: Any, operands: Sequence[Array]) -> list[Array]:
+    """Return the exact results of one primitive, in float64 even where the program asks for fewer digits."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    if eqn.primitive.name != "bitcast_convert_type":
+        narrow = [k for k, v in params.items() if isinstance(v, np.dtype) and jnp.issubdtype(v, jnp.floating)]
+        params |= dict.fromkeys(narrow, np.dtype(np.float64))
+    results = eqn.primitive.bind(*operands, **params)
+    return [_widened(o) for o in (results if eqn.primitive.multiple_results else [results])]
 
 
-def _evaluate(jaxpr, key, amplitude, units, args):
-    frame = _Frame(jaxpr, key, amplitude, units)
-    outs = frame.run(jaxpr, args)
-    return frame.key, outs
-
-
-def _scan(frame, eqn, inputs):
+def _scan(noise: _Noise, eqn: Any, operands: list[Array]) -> list[Array]:
     p = eqn.params
-    if "ft_in" in p:
-        c, k, _ = map(len, p["ft_in"].unpack())
-    else:
-        c, k = p["num_consts"], p["num_carry"]
-    consts, carry, xs = inputs[:c], inputs[c:c+k], inputs[c+k:]
-    def step(state, x):
-        key, carry = state
-        key, outs = frame.inside(p["jaxpr"], key, [*consts, *carry, *x])
-        return (key, outs[:k]), outs[k:]
-    (frame.key, carry), ys = lax.scan(step, (frame.key, carry), xs, length=p["length"], reverse=p["reverse"])
+    # JAX 0.11 groups the operands where 0.10 counts them.
+    n, m = [len(group) for group in p["ft_in"].unpack()][:2] if "ft_in" in p else (p["num_consts"], p["num_carry"])
+
+    def step(state: Any, x: Any) -> Any:
+        key, results = noise.inside(p["jaxpr"], state[0], [*operands[:n], *state[1], *x])
+        return (key, results[:m]), results[m:]
+
+    start = noise.key, operands[n : n + m]
+    (noise.key, carry), ys = lax.scan(step, start, operands[n + m :], length=p["length"], reverse=p["reverse"])
     return [*carry, *ys]
 
 
-def _while(frame, eqn, inputs):
+def _while(noise: _Noise, eqn: Any, operands: list[Array]) -> list[Array]:
     p = eqn.params
-    a, b = p["cond_nconsts"], p["body_nconsts"]
-    cc, bc, init = inputs[:a], inputs[a:a+b], inputs[a+b:]
-    frame.key, outs = lax.while_loop(
-        lambda s: frame.inside(p["cond_jaxpr"], s[0], [*cc, *s[1]])[1][0],
-        lambda s: frame.inside(p["body_jaxpr"], s[0], [*bc, *s[1]]), (frame.key, init))
-    return outs
+    n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
 
-def _cond(frame, eqn, inputs):
-    frame.key, outs = lax.switch(inputs[0], [partial(frame.inside, b) for b in eqn.params["branches"]], frame.key, inputs[1:])
-    return outs
+    def goes_on(state: Any) -> Array:
+        return noise.inside(p["cond_jaxpr"], state[0], [*operands[:n], *state[1]])[1][0]
 
-LOOPS = {"scan": _scan, "while": _while, "cond": _cond}
+    def step(state: Any) -> Any:
+        return noise.inside(p["body_jaxpr"], state[0], [*operands[n:m], *state[1]])
+
+    noise.key, results = lax.while_loop(goes_on, step, (noise.key, operands[m:]))
+    return results
+
+
+def _cond(noise: _Noise, eqn: Any, operands: list[Array]) -> list[Array]:
+    branches = [partial(noise.inside, branch) for branch in eqn.params["branches"]]
+    noise.key, results = lax.switch(operands[0], branches, noise.key, operands[1:])
+    return results
+
+
+LOOPS: dict[str, Callable[[_Noise, Any, list[Array]], list[Array]]] = {"scan": _scan, "while": _while, "cond": _cond}
+
+
+def _perturbed(program: Program, key: Array, units: Array, arguments: tuple[Tree, ...]) -> Tree:
+    jaxpr, outputs = jax.make_jaxpr(program, return_shape=True)(*arguments)
+    results = _Noise(jaxpr, key, units).read(jaxpr, jax.tree.leaves(arguments))
+    return jax.tree.structure(outputs).unflatten(results)
+
+
+# Compiling a probe takes hundreds of times as long as running it, so XLA shall not optimise it: elements of its arguments.
+SMALL = 2**14
+HASTE = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    HASTE["xla_cpu_use_fusion_emitters"] = False
+
+_run = jax.jit(_perturbed, static_argnums=0)
+_run_hastily = jax.jit(_perturbed, static_argnums=0, compiler_options=HASTE)

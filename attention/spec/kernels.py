@@ -118,7 +118,11 @@ class Kernel(Protocol):
 
     @property
     def rounds(self) -> tuple[str, ...]:
-        """Stages that the kernel writes down in the dtype of its inputs; a budget takes them into account."""
+        """What the kernel rounds on purpose; a budget takes it into account, and nothing else.
+
+        A stage's name: written down in the dtype of the inputs. "d " and a stage: its gradient is. "logsumexp": the
+        backward pass makes the weights anew from it.
+        """
         ...
 
     def refuses(self, request: Request) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_float, sizes
-from attention.spec.errors import DTypeError, MaskError
+from attention.spec.errors import DTypeError
 from attention.spec.kernels import Choice, Request, choose
 from attention.spec.scores import ScaledDot
 from attention.torch_impl.kernels import KERNELS
@@ -94,11 +94,11 @@ def make_request(
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     check_tensors(query=q, key=k, value=v, bias=bias, sinks=sinks)
     dtype = check_float(query=q, key=k, value=v)
+    # Their dtypes are their own, but a mask of booleans or integers given as a bias is a mistake.
+    _ = check_float(bias=bias), check_float(sinks=sinks)
     of = sizes(q, k, v)
+    mask = native(mask, q.device)
     if mask is not None:
-        if not isinstance(mask, Mask):
-            raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
-        mask = native(mask, q.device)
         mask.check(of, read)
     factor = ScaledDot(scale).factor(of.D)
     return Request(

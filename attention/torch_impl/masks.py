@@ -14,12 +14,21 @@ from torch.utils import _pytree as pytree  # torch.export names this module as t
 
 from attention.spec.algebra import Grid, Mask
 from attention.spec.axes import Array, Sizes
+from attention.spec.errors import MaskError
 from attention.spec.masks import KINDS
 
 
 def native(mask: Mask | None, device: torch.device) -> Mask | None:
-    """Return the mask with every array it holds as a tensor on `device`."""
-    return None if mask is None else mask.map(lambda x: torch.as_tensor(x, device=device))
+    """Return the mask with every array it holds as a tensor on `device`.
+
+    Raises:
+        MaskError: not a Mask.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Mask):
+        raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
+    return mask.map(lambda x: torch.as_tensor(x, device=device))
 
 
 def read(x: Array) -> np.ndarray | None:

@@ -29,14 +29,21 @@ class Xla:
 
     def refuses(self, request: Request) -> str | None:
         """Refuse what jax.nn has no argument for, or would compute in too few digits."""
+        if 0 in (*request.q.shape, *request.k.shape):
+            return "has no axis of size 0"
         return request.lacks(*FEATURES)
 
     def run(self, request: Request) -> dict[str, jax.Array]:
         """Return the context."""
         q, k, v = request.q, request.k, request.v
         mask, rows = allowed(request.mask, request.sizes), None
-        if mask is not None and request.needs_shield:
+        if request.needs_shield:
             q, k, v = shield(jnp, q, k, v, mask)
+        if request.bias is not None:
+            # A bias of -inf forbids as a mask does; of a row of nothing else jax.nn would make NaN.
+            finite = request.bias != -jnp.inf
+            mask = finite if mask is None else mask & finite
+        if mask is not None and (request.needs_shield or request.bias is not None):
             rows, _ = reachable(jnp, mask, request.sizes.group)
         with precision.scope(request.precision):
             out = jax.nn.dot_product_attention(

@@ -100,7 +100,7 @@ class MultiHeadAttention(nnx.Module):
         key = query if key is None else key
         value = key if value is None else value
         query, key, value = check_arrays(query=query, key=key, value=value)
-        mask, sizes = self._check(query, key, value, both(c.mask, mask), query_positions, key_positions)
+        mask, sizes = self._check(query, key, value, mask, query_positions, key_positions)
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
             query, key, value = shield_inputs(jnp, allowed(mask, sizes), query, key, value)
         q = rotate(c.positions, self.q_proj(query), query_positions)
@@ -144,7 +144,7 @@ class MultiHeadAttention(nnx.Module):
         sizes = self.contract.sizes(query, key, value)
         if self.contract.positions is not None:
             check_positions(query_positions, key_positions, sizes)
-        mask = native(mask)
+        mask = both(self.contract.mask, native(mask))
         if mask is not None:
             mask.check(sizes, read)
         return mask, sizes

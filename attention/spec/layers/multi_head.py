@@ -11,20 +11,17 @@ References:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from attention.spec.algebra import Mask, both, evaluate
-from attention.spec.attend import Mark, attend, reachable, unmarked
+from attention.spec.algebra import Mask
+from attention.spec.attend import reachable
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import MaskError, OptionError, ShapeError, UnknownName
 from attention.spec.kernels import check_precision
 from attention.spec.params import Param, Weights, init
-from attention.spec.positions import Rotary, check_positions
-from attention.spec.random import keep, keep_threshold
+from attention.spec.positions import Rotary
+from attention.spec.random import keep_threshold
 from attention.spec.scores import Dot, ScaledDot, check_cap
 
 ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
@@ -184,81 +181,3 @@ def shield_inputs(xp: Any, allowed: Array, query: Array, key: Array, value: Arra
         return query, key, value
     rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))  # (*batch, T, 1), (*batch, S, 1)
     return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore
-
-
-def oracle(
-    contract: MultiHeadAttention,
-    xp: Any,
-    weights: Mapping[str, Array],
-    query: Array,
-    key: Array = None,
-    value: Array = None,
-    *,
-    mask: Mask | None = None,
-    bias: Array = None,
-    query_positions: Any = None,
-    key_positions: Any = None,
-    dropout_seed: int | None = None,
-    mark: Mark = unmarked,
-) -> dict[str, Array]:
-    """Return the layer's stages and its "output" by the formula alone: the judge of both rooms.
-
-    Args:
-        contract: the layer.
-        xp: the array namespace: NumPy for values, `jax.numpy` in float64 for gradients.
-        weights: canonical, float64.
-        query: `(*batch, T, M)`; `key` defaults to it and `value` to `key`.
-        key: `(*batch, S, kdim)`.
-        value: `(*batch, S, vdim)`.
-        mask: further mask, combined with the contract's by `&`; NumPy data.
-        bias: broadcastable to `(*batch, H, T, S)`.
-        query_positions: NumPy integers for rotary, or None.
-        key_positions: the same for the keys.
-        dropout_seed: an int to drop weights at the contract's rate, or None.
-        mark: told of every value that a real program writes down, by name.
-    """
-    key = query if key is None else key
-    value = key if value is None else value
-    sizes = contract.sizes(query, key, value)
-    allowed = evaluate(both(contract.mask, mask), sizes)
-    inputs = shield_inputs(xp, allowed, mark("query_in", query), mark("key_in", key), mark("value_in", value))
-    q, k, v = (
-        _project(xp, weights, name, x, mark) for name, x in zip(("q_proj", "k_proj", "v_proj"), inputs, strict=True)
-    )
-    if contract.positions is not None:
-        check_positions(query_positions, key_positions, sizes)
-        q = mark("rotated", _rotate(xp, contract, q, query_positions))
-        k = mark("rotated", _rotate(xp, contract, k, key_positions))
-    rate = contract.dropout_rate
-    stages = attend(
-        xp,
-        q,
-        k,
-        v,
-        scale=contract.score.factor(contract.width),
-        allowed=allowed,
-        bias=bias,
-        softcap=contract.softcap,
-        keep=keep(dropout_seed, rate, sizes.scores) if rate and dropout_seed is not None else None,
-        dropout_rate=rate,
-        mark=mark,
-    )
-    return {**stages, "output": _project(xp, weights, "out_proj", stages["context"], mark)}
-
-
-def _project(xp: Any, weights: Mapping[str, Array], name: str, x: Array, mark: Mark) -> Array:
-    """Return `x W + b`: heads split from the model width on the way in, merged into it on the way out."""
-    kernel, bias = weights[f"{name}.kernel"], weights.get(f"{name}.bias")
-    summed = 2 if name == "out_proj" else 1
-    rows, columns = kernel.shape[:summed], kernel.shape[summed:]
-    flat = xp.reshape(x, (*x.shape[: x.ndim - summed], int(np.prod(rows))))
-    matrix = xp.reshape(kernel, (flat.shape[-1], -1))
-    y = mark(name, xp.reshape(xp.matmul(flat, matrix), (*flat.shape[:-1], *columns)))
-    return y if bias is None else mark(name, y + bias)
-
-
-def _rotate(xp: Any, contract: MultiHeadAttention, x: Array, positions: Any) -> Array:
-    assert contract.positions is not None
-    where = np.arange(x.shape[-3]) if positions is None else np.asarray(positions)
-    cos, sin = contract.positions.tables(where, contract.width)
-    return contract.positions.rotate(xp, x, xp.asarray(cos), xp.asarray(sin))

@@ -27,7 +27,7 @@ class Sdpa:
     """Torch's own fused attention."""
 
     name: str = "sdpa"
-    rounds: tuple[str, ...] = ("weights",)
+    rounds: tuple[str, ...] = ("weights", "d scores", "logsumexp")
 
     def refuses(self, request: Request) -> str | None:
         """Refuse what SDPA has no argument for, and forward-mode derivatives, which its fused kernels lack."""

@@ -88,7 +88,7 @@ class MultiHeadAttention(nn.Module):
         c = self.contract
         key = query if key is None else key
         value = key if value is None else value
-        mask, sizes = self._check(query, key, value, both(c.mask, mask), query_positions, key_positions)
+        mask, sizes = self._check(query, key, value, mask, query_positions, key_positions)
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
             query, key, value = shield_inputs(xp, allowed(mask, sizes, query.device), query, key, value)
         q = rotate(c.positions, self.q_proj(query).unflatten(-1, (sizes.H, sizes.D)), query_positions)
@@ -134,7 +134,7 @@ class MultiHeadAttention(nn.Module):
         sizes = self.contract.sizes(query, key, value)
         if self.contract.positions is not None:
             check_positions(query_positions, key_positions, sizes)
-        mask = native(mask, query.device)
+        mask = both(self.contract.mask, native(mask, query.device))
         if mask is not None:
             mask.check(sizes, read)
         return mask, sizes

@@ -1,0 +1,191 @@
+"""Sides: the programs that are compared, behind one protocol.
+
+    side.run(probe) = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}        NumPy arrays, canonical layout
+
+"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from attention._extras import require
+from attention.parity.probes import Probe
+from attention.spec.errors import UnknownName
+from attention.spec.layers.oracle import oracle, settle
+
+Results = dict[str, np.ndarray]
+
+
+class Side(Protocol):
+    """A program that can be probed."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
+        """Return the kernel that would run, and the stages that it rounds to the dtype of its inputs.
+
+        Raises:
+            KernelRefused: none would.
+        """
+        ...
+
+    def run(self, probe: Probe, implementation: str) -> Results:
+        """Return the output, the stages asked for, and the gradient of every input and parameter."""
+        ...
+
+
+class NumpySide:
+    """The formula in NumPy float64. It has no gradients: the oracle's come from JAX, and are checked by differences."""
+
+    name = "numpy"
+
+    def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
+        del probe, implementation
+        return "formula", ()
+
+    def run(self, probe: Probe, implementation: str) -> Results:
+        del implementation
+        weights, arrays = (
+            {name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays)
+        )
+        setting = settle(probe.contract, probe.sizes, **probe.call())
+        # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
+        with np.errstate(invalid="ignore", over="ignore"):
+            stages = oracle(probe.contract, np, weights, arrays, setting)
+        return {name: stages[name] for name in ("output", *probe.stages)}
+
+
+class TorchSide:
+    """The layer of `torch_impl`."""
+
+    name = "torch"
+
+    def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
+        torch = importlib.import_module("torch")
+        return _chosen("attention.torch_impl", probe, implementation, lambda x: torch.zeros(x, dtype=_kind(torch, probe)))
+
+    def run(self, probe: Probe, implementation: str) -> Results:
+        torch, room = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
+        params = room.params
+        layer = room.MultiHeadAttention(probe.contract, dtype=probe.dtype)
+        layer.load_weights(probe.weights)
+        layer.train(probe.dropout_seed is not None)
+        inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
+        output, stages = _split(
+            layer(**inputs, **probe.call(), return_stages=probe.stages, implementation=implementation), probe
+        )
+        results = {"output": output, **stages}
+        learned = {name: params.parameter(layer, name) for name in probe.contract.params}
+        gradients = torch.autograd.grad(
+            [results[name] for name in probe.cotangents],
+            [*inputs.values(), *learned.values()],
+            [params.to_tensor(x) for x in probe.cotangents.values()],
+        )
+        for (name, _), gradient in zip([*inputs.items(), *learned.items()], gradients, strict=True):
+            param = probe.contract.params.get(name)
+            results[f"d {name}"] = gradient if param is None else params.to_canonical(param, gradient)
+        return {name: params.to_numpy(x) for name, x in results.items()}
+
+
+class JaxSide:
+    """The layer of `jax_impl`, under `jax.jit`."""
+
+    name = "jax"
+
+    def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
+        import jax  # noqa: PLC0415 - only this side needs it
+
+        with jax.enable_x64(probe.dtype == "float64"):
+            zeros = jax.numpy.zeros
+            return _chosen("attention.jax_impl", probe, implementation, lambda x: zeros(x, probe.dtype))
+
+    def run(self, probe: Probe, implementation: str) -> Results:
+        import jax  # noqa: PLC0415
+        from flax import nnx  # noqa: PLC0415
+
+        room = importlib.import_module("attention.jax_impl")
+        with jax.enable_x64(probe.dtype == "float64"):
+            layer = room.MultiHeadAttention(probe.contract, dtype=probe.dtype)
+            layer.load_weights(probe.weights)
+            layer.set_attributes(deterministic=probe.dropout_seed is None)
+            graph, learned, rest = nnx.split(layer, nnx.Param, ...)
+            program = _jax_program(graph, implementation, probe.stages)
+            call = jax.tree.map(jax.numpy.asarray, probe.call())
+            arrays, cotangents = (jax.tree.map(jax.numpy.asarray, x) for x in (probe.arrays, probe.cotangents))
+            results, (d_learned, d_arrays) = program(learned, arrays, rest, call, cotangents)
+            nnx.update(layer, d_learned)
+            gradients = {f"d {name}": x for name, x in [*d_arrays.items(), *layer.weights().items()]}
+            return {name: np.asarray(x) for name, x in {**results, **gradients}.items()}
+
+
+@lru_cache(maxsize=None)
+def _jax_program(graph: Any, implementation: str, stages: tuple[str, ...]) -> Callable[..., Any]:
+    """Return the compiled layer with its gradients; probes that differ in data alone share it."""
+    import jax  # noqa: PLC0415
+    from flax import nnx  # noqa: PLC0415
+
+    def program(learned: Any, arrays: Any, rest: Any, call: Any, cotangents: Any) -> Any:
+        def forward(learned: Any, arrays: Any) -> tuple[Any, Any]:
+            layer = nnx.merge(graph, learned, rest)
+            made = layer(**arrays, **call, return_stages=stages, implementation=implementation)
+            output, staged = made if stages else (made, {})
+            results = {"output": output, **staged}
+            return {name: results[name] for name in cotangents}, results
+
+        _, pull_back, results = jax.vjp(forward, learned, arrays, has_aux=True)
+        return results, pull_back(cotangents)
+
+    return jax.jit(program)
+
+
+def _split(made: Any, probe: Probe) -> tuple[Any, dict[str, Any]]:
+    return made if probe.stages else (made, {})
+
+
+def _kind(torch: Any, probe: Probe) -> Any:
+    return getattr(torch, probe.dtype)
+
+
+def _chosen(room: str, probe: Probe, implementation: str, zeros: Callable[[Any], Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the kernel that a room's `explain` names for a call of the probe's form."""
+    n = probe.sizes
+    q, k, v = ((*n.batch, n.T, n.H, n.D), (*n.batch, n.S, n.K, n.D), (*n.batch, n.S, n.K, n.E))
+    training = probe.dropout_seed is not None
+    choice = importlib.import_module(room).explain(
+        *map(zeros, (q, k, v)),
+        implementation=implementation,
+        softcap=probe.contract.softcap,
+        bias=zeros(n.scores) if "bias" in probe.arrays else None,
+        dropout_rate=probe.contract.dropout_rate if training else 0.0,
+        dropout_seed=probe.dropout_seed,
+        precision=probe.contract.precision,
+        return_stages=probe.stages,
+    )
+    return choice.kernel.name, choice.kernel.rounds
+
+
+SIDES: dict[str, type[Side]] = {"numpy": NumpySide, "torch": TorchSide, "jax": JaxSide}
+BACKENDS = ("torch", "jax")
+
+
+def find(name: str) -> Side:
+    """Return the side called `name`.
+
+    Raises:
+        UnknownName: there is none.
+        MissingExtra: its framework is not installed.
+    """
+    if name not in SIDES:
+        raise UnknownName(f"backend {name!r} must be one of {', '.join(SIDES)}")
+    if name in BACKENDS:
+        require(name, extra=name, wanted_by=f"backend {name!r}")
+    return SIDES[name]()

@@ -1,0 +1,3 @@
+from parity_tests.rooms import KERNELS
+def test_x():
+    assert len(KERNELS)==4
