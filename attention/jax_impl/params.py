@@ -6,6 +6,7 @@ kernel (in..., out...) = kernel        bias (out...) = bias
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,12 +22,16 @@ from attention.spec.params import Param, Weights, check_weights
 
 def init(params: Mapping[str, Param], seed: Array) -> dict[str, jax.Array]:
     """Return first weights in float32: the bits of the contract's own `init`, drawn in JAX; the seed may be traced."""
-    root = random.key(seed)
-    return {
-        name: random.uniform(spec_random.fold_in(root, jnp.uint32(spec_random.label(name))), param.shape)
-        * jnp.float32(param.limit)
-        for name, param in params.items()
-    }
+    return dict(zip(params, _draw(tuple(params.items()), random.key(seed)), strict=True))
+
+
+@partial(jax.jit, static_argnums=0)
+def _draw(params: tuple[tuple[str, Param], ...], root: spec_random.Key) -> list[jax.Array]:
+    # One compilation for all of them: op by op, the generator costs seconds.
+    return [
+        random.uniform(spec_random.fold_in(root, jnp.uint32(spec_random.label(name))), param.shape) * jnp.float32(param.limit)
+        for name, param in params
+    ]
 
 
 def parameter(module: nnx.Module, name: str) -> Any:

@@ -11,7 +11,7 @@ from attention._extras import require
 require("jax", extra="all", wanted_by="parity (its error budgets are traced by JAX)")
 
 from attention.parity.budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
-from attention.parity.check import check, check_probe, expect  # noqa: E402
+from attention.parity.checks import check, check_probe, expect  # noqa: E402
 from attention.parity.compare import Verdict, judge  # noqa: E402
 from attention.parity.probes import Probe, probes  # noqa: E402
 from attention.parity.report import Report, Row  # noqa: E402

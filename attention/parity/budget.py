@@ -8,14 +8,16 @@
     spread = 1.5 u |o|                                exp, log
     spread = u sqrt(log2(n) sum (a_k b_k)^2 + o^2)    a sum of n terms or products
 
-A program is traced once in float64 and its jaxpr interpreted: every result is perturbed as if it had been rounded. u is the
-unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`; below floor a result may
-underflow. Both are arguments of the compiled code, so a program is compiled once per shape, whatever the dtype; with both 0
-the same code is the float64 oracle.
+A program is traced once in float64 and its jaxpr interpreted: every result is perturbed as if it had been rounded.
+u is the unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`; below floor a
+result may underflow. Both are arguments of the compiled code, so it serves every dtype; with both 0 it is the oracle.
 
 References:
-    Parker, Monte Carlo Arithmetic, 1997; Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (the sqrt(log2 n) of a tree sum).
+    Parker, Monte Carlo Arithmetic, 1997. Higham and Mary, SIAM J. Sci. Comput. 41, 2019: why sums grow so slowly.
 """
+
+# JAX leaves the types of its arrays and equations unknown, which strict mode reports at every use.
+# pyright: standard
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Literal, Primitive
+from jax.extend.core import Primitive, Var
 from jax.interpreters import ad, batching, mlir
 
 from attention.spec.errors import DTypeError, OptionError
@@ -46,7 +48,7 @@ class Rounding:
     Args:
         unit: unit roundoff, half the distance from 1 to the next number.
         tiny: smallest normal number.
-        gradual: whether results below `tiny` are kept as subnormals; if not, a machine may flush them to zero.
+        gradual: whether every machine keeps results below `tiny` as subnormals; if not, some flush them to zero.
     """
 
     unit: float
@@ -59,7 +61,7 @@ class Rounding:
         return self.unit * self.tiny if self.gradual else self.tiny
 
 
-# XLA on CPU and TPU flushes float32 and bfloat16 subnormals; float16 subnormals begin where attention weights live.
+# XLA flushes float32 and bfloat16 subnormals on CPU and TPU; those of float16 begin where attention weights live.
 ROUNDINGS = {
     "float64": Rounding(2.0**-53, 2.0**-1022),
     "float32": Rounding(2.0**-24, 2.0**-126),
@@ -97,12 +99,12 @@ ad.deflinear2(_stored, _stored_transpose)
 
 
 def stored(x: Array) -> Array:
-    """Return float array `x`, which the program writes down in its storage dtype, as it does the cotangent of `x`."""
+    """Return float array `x`, which a program writes down in its storage dtype, and so the cotangent of `x`."""
     return _stored.bind(x, forward=True, backward=True)
 
 
 def stored_gradient(x: Array) -> Array:
-    """Return float array `x`, whose bits are given and exact but whose cotangent is written down in the storage dtype."""
+    """Return float array `x`, whose bits are given, but whose cotangent is written down in the storage dtype."""
     return _stored.bind(x, forward=False, backward=True)
 
 
@@ -126,7 +128,7 @@ class _Differentiated:
 
 
 def differentiated(program: Program) -> Program:
-    """Return the program `(arguments, cotangents) -> (outputs, gradients)`, whose budget covers the backward pass too.
+    """Return the program `(arguments, cotangents) -> (outputs, gradients)`, whose budget covers the backward pass.
 
         budget(differentiated(program), (arguments, cotangents), dtype="float32")
 
@@ -134,8 +136,8 @@ def differentiated(program: Program) -> Program:
         program: `program(*arguments)` returns a pytree of float arrays.
 
     Returns:
-        A program of two arguments: the tuple `arguments`, and `cotangents` shaped as its outputs. `gradients` is shaped
-        as `arguments`, with None in place of every integer or bool, which are constants.
+        A program of two arguments: the tuple `arguments`, and `cotangents` shaped as its outputs. `gradients` is
+        shaped as `arguments`, with None in place of every integer or bool, which are constants.
     """
     return _Differentiated(program)
 
@@ -146,7 +148,7 @@ class Budget:
 
     Args:
         value: the float64 results, a pytree of NumPy arrays.
-        sigma: one standard deviation of the rounding error of each element, shaped and in units as `value`. 0 where nothing
+        sigma: one standard deviation of each element's rounding error, shaped and in units as `value`. 0 where nothing
             is rounded or `value` is not finite; NaN where a perturbed run broke down, for which there is no budget.
     """
 
@@ -155,7 +157,13 @@ class Budget:
 
 
 def budget(
-    program: Program, arguments: tuple[Tree, ...], *, dtype: str, storage: str | None = None, runs: int = 8, seed: int = 0
+    program: Program,
+    arguments: tuple[Tree, ...],
+    *,
+    dtype: str,
+    storage: str | None = None,
+    runs: int = 8,
+    seed: int = 0,
 ) -> Budget:
     """Return the float64 results of a program and how far correct rounding may move each of them.
 
@@ -163,10 +171,10 @@ def budget(
         array([1., 1., 1.])
 
     Args:
-        program: hashable; `program(*arguments)` is traceable by JAX and returns a pytree of float arrays. A second call with
-            an equal program and the same shapes compiles nothing, whatever the dtype. Floats that it narrows on its way stay
-            float64: say `stored` where it writes them down. A kernel that JAX cannot see into counts as one rounding.
-        arguments: a tuple of pytrees. Floats are given bits and upcast exactly; integers and bools stay as they are. All
+        program: hashable; `program(*arguments)` is traceable by JAX and returns a pytree of float arrays. An equal
+            program with the same shapes is compiled once, whatever the dtype. Where it narrows floats they stay
+            float64: say `stored` there. A kernel that JAX cannot see into counts as one rounding.
+        arguments: a tuple of pytrees. Floats are given bits, upcast exactly; integers and bools stay as they are. All
             are traced: what must be static belongs in the program.
         dtype: the name of the dtype that the program computes in, a key of `ROUNDINGS`.
         storage: the name of the dtype at `stored` and `stored_gradient`; `dtype` if None.
@@ -184,7 +192,7 @@ def budget(
 
     def run(number: int, units: Array) -> Tree:
         key = np.random.SeedSequence((seed, number)).generate_state(4)
-        outputs = (_run_hastily if small else _run)(program, key, units, arguments)
+        outputs = (_run_unoptimised if small else _run)(program, key, units, arguments)
         return jax.tree.map(lambda x: np.asarray(x, np.float64), outputs)
 
     # Always the CPU, so that a seed means the same budget whatever accelerator is there.
@@ -207,15 +215,15 @@ def _is_float(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
+def _widened(x: Array) -> Array:
+    return x.astype(np.float64) if _is_float(x) and x.dtype != np.float64 else x
+
+
 def _upcast(leaf: Any) -> Array:
     array = np.asarray(leaf)
     if array.dtype.kind not in "biu" and not _is_float(array):
         raise DTypeError(f"arguments {array.dtype} must be floats, integers or bools")
     return _widened(array)
-
-
-def _widened(x: Array) -> Array:
-    return x.astype(np.float64) if _is_float(x) and x.dtype != np.float64 else x
 
 
 def _sigma(value: Array, *perturbed: Array) -> Array:
@@ -233,17 +241,27 @@ def _sigma(value: Array, *perturbed: Array) -> Array:
 
 # Float results of these are moved or chosen, never rounded. A primitive that no table names is rounded once.
 EXACT = frozenset(
-    """abs approx_top_k bitcast_convert_type broadcast_in_dim broadcast_to ceil clamp concatenate convert_element_type copy
-    cummax cummin device_put dynamic_slice dynamic_update_slice empty empty2 floor gather imag iota max min name neg
-    nextafter optimization_barrier pad pmax pmin pvary real reduce_max reduce_min reduce_precision reduce_window_max
-    reduce_window_min rem reshape reshard rev rng_uniform round scatter scatter-max scatter-min select_n
-    sharding_constraint sign slice sort split squeeze stack stop_gradient tile top_k transpose unstack""".split()
+    """
+    abs approx_top_k bitcast_convert_type broadcast_in_dim broadcast_to ceil clamp concatenate convert_element_type
+    copy cummax cummin device_put dynamic_slice dynamic_update_slice empty empty2 floor gather imag iota max min name
+    neg nextafter optimization_barrier pad pmax pmin pvary real reduce_max reduce_min reduce_precision
+    reduce_window_max reduce_window_min rem reshape reshard rev rng_uniform round scatter scatter-max scatter-min
+    select_n sharding_constraint sign slice sort split squeeze stack stop_gradient tile top_k transpose unstack
+    """.split()  # noqa: SIM905 a table of names is read at a glance, a column of sixty quoted lines is not
 )
 
-# Errors of the usual implementations, in units of one rounding.
+# A call is no operation: its body is read as if it stood in its place.
+CALLS = frozenset(
+    """
+    call closed_call composite core_call custom_jvp_call custom_vjp_call custom_vmap_call eval_jaxpr jit program_order
+    remat2
+    """.split()  # noqa: SIM905 as above
+)
+
+# The error of the usual implementations, in roundings.
 FACTORS = {"exp": 1.5, "exp2": 1.5, "expm1": 1.5, "log": 1.5, "log1p": 1.5, "log2": 1.5}
 
-# n, from the parameters and operands of a sum. All are linear in each operand: applied to squares they give sum (a b)^2.
+# n of a sum, from its parameters and operands. Linear in each operand: of squares, these make sum (a b)^2.
 TERMS: dict[str, Callable[..., int]] = {
     "conv_general_dilated": lambda p, _, rhs: rhs.size // rhs.shape[p["dimension_numbers"].rhs_spec[0]],
     "cumsum": lambda p, x: x.shape[p["axis"]],
@@ -252,12 +270,6 @@ TERMS: dict[str, Callable[..., int]] = {
     "reduce_window_sum": lambda p, _: math.prod(p["window_dimensions"]),
 }
 
-# A call is no operation: its body is read as if it stood in its place.
-CALLS = frozenset(
-    """call closed_call composite core_call custom_jvp_call custom_vjp_call custom_vmap_call eval_jaxpr jit program_order
-    remat2""".split()
-)
-
 
 def _body(eqn: Any) -> Any:
     return next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "call") if name in eqn.params)
@@ -265,7 +277,9 @@ def _body(eqn: Any) -> Any:
 
 def _rounds(eqn: Any) -> bool:
     name = eqn.primitive.name
-    return name not in EXACT and name not in LOOPS and (name != "stored" or eqn.params["forward"])
+    if name in EXACT or name in LOOPS or not any(_is_float(v.aval) for v in eqn.outvars):
+        return False
+    return name != "stored" or eqn.params["forward"]
 
 
 def _draws(jaxpr: Any) -> int:
@@ -282,13 +296,12 @@ def _draws(jaxpr: Any) -> int:
 class _Noise:
     """Interprets a jaxpr, perturbing as it goes.
 
-    All xi of one jaxpr are drawn at once, because one generator compiles far faster than hundreds. The body of a loop is
-    a jaxpr with a `_Noise` of its own, and the generator's `key` is part of the loop's state.
+    All xi of a jaxpr are drawn at once, because one generator compiles far faster than hundreds. The body of a loop is
+    a jaxpr with a `_Noise` of its own; the generator's `key` is part of the loop's state, so no two draws are alike.
     """
 
     def __init__(self, jaxpr: Any, key: Array, units: Array) -> None:
-        count = _draws(jaxpr)
-        self.key, bits = lax.rng_bit_generator(key, (count,), dtype=jnp.uint32)
+        self.key, bits = lax.rng_bit_generator(key, (_draws(jaxpr),), dtype=np.uint32)
         # 23 bits, centred: exact in float32 and never 1, whose erf_inv is infinite.
         uniform = ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-22 - 1
         self.xi = lax.erf_inv(uniform) * math.sqrt(2)
@@ -301,7 +314,7 @@ class _Noise:
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
         def value(atom: Any) -> Array:
-            return _widened(np.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else values[atom]
+            return values[atom] if isinstance(atom, Var) else _widened(np.asarray(atom.val, atom.aval.dtype))
 
         for eqn in jaxpr.eqns:
             operands = [value(atom) for atom in eqn.invars]
@@ -319,7 +332,7 @@ class _Noise:
         return noise.key, results
 
     def round(self, eqn: Any, operands: list[Array]) -> list[Array]:
-        """Return the results of one primitive as the table rounds them."""
+        """Return the results of one primitive, rounded as the tables say."""
         results = _bind(eqn, operands)
         if not _rounds(eqn):
             return results
@@ -331,12 +344,10 @@ class _Noise:
             spreads = [unit * jnp.sqrt(depth * s + o * o) for s, o in zip(squares, results, strict=True)]
         else:
             spreads = [unit * FACTORS.get(name, 1.0) * abs(o) for o in results]
-        return [self.perturb(o, s, floor) for o, s in zip(results, spreads, strict=True)]
+        return [self.perturb(o, s, floor) if _is_float(o) else o for o, s in zip(results, spreads, strict=True)]
 
     def perturb(self, o: Array, spread: Array, floor: Array) -> Array:
         """Return `o` as a rounding error of standard deviation `spread` may leave it."""
-        if not _is_float(o):
-            return o
         xi = lax.slice(self.xi, (self.used,), (self.used + o.size,)).reshape(o.shape)
         self.used += o.size
         spread = jnp.maximum(spread, jnp.minimum(abs(o), floor))
@@ -349,7 +360,7 @@ def _bind(eqn: Any, operands: Sequence[Array]) -> list[Array]:
     params = eqn.primitive.get_bind_params(eqn.params)
     if eqn.primitive.name != "bitcast_convert_type":
         narrow = [k for k, v in params.items() if isinstance(v, np.dtype) and jnp.issubdtype(v, jnp.floating)]
-        params |= dict.fromkeys(narrow, np.dtype(np.float64))
+        params = params | dict.fromkeys(narrow, np.dtype(np.float64))
     results = eqn.primitive.bind(*operands, **params)
     return [_widened(o) for o in (results if eqn.primitive.multiple_results else [results])]
 
@@ -357,7 +368,7 @@ def _bind(eqn: Any, operands: Sequence[Array]) -> list[Array]:
 def _scan(noise: _Noise, eqn: Any, operands: list[Array]) -> list[Array]:
     p = eqn.params
     # JAX 0.11 groups the operands where 0.10 counts them.
-    n, m = [len(group) for group in p["ft_in"].unpack()][:2] if "ft_in" in p else (p["num_consts"], p["num_carry"])
+    n, m = map(len, p["ft_in"].unpack()[:2]) if "ft_in" in p else (p["num_consts"], p["num_carry"])
 
     def step(state: Any, x: Any) -> Any:
         key, results = noise.inside(p["jaxpr"], state[0], [*operands[:n], *state[1], *x])
@@ -397,11 +408,12 @@ def _perturbed(program: Program, key: Array, units: Array, arguments: tuple[Tree
     return jax.tree.structure(outputs).unflatten(results)
 
 
-# Compiling a probe takes hundreds of times as long as running it, so XLA shall not optimise it: elements of its arguments.
+# A probe of few elements takes far longer to compile than to run, so XLA shall not optimise it.
 SMALL = 2**14
-HASTE = {"xla_backend_optimization_level": 0}
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):
-    HASTE["xla_cpu_use_fusion_emitters"] = False
+    # The emitters without which XLA compiles twice as fast are the only ones from 0.11 on.
+    UNOPTIMISED["xla_cpu_use_fusion_emitters"] = False
 
 _run = jax.jit(_perturbed, static_argnums=0)
-_run_hastily = jax.jit(_perturbed, static_argnums=0, compiler_options=HASTE)
+_run_unoptimised = jax.jit(_perturbed, static_argnums=0, compiler_options=UNOPTIMISED)

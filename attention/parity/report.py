@@ -90,6 +90,8 @@ class Report:
         console.print(self.table())
         for row, verdict in self.failures():
             console.print(f"{row.subject}, {row.dtype}, {row.side} ({row.kernel}), probe {row.probe!r}: {verdict}")
+        for line in self.models():
+            console.print(line)
         compared = sum(len(row.verdicts) for row in self.rows)
         failed = sum(1 for _ in self.failures())
         console.print(f"{compared} arrays compared with the float64 oracle, {failed} outside their budget.")
@@ -103,6 +105,18 @@ class Report:
         for group in self.groups():
             table.add_row(*_cells(group))
         return table
+
+    def models(self) -> list[str]:
+        """Return a line for each trained model: layers, heads, tokens and padding."""
+        layers: dict[tuple[Any, ...], set[int]] = {}
+        for row in self.rows:
+            if "layer" in row.facts:
+                place = tuple(row.facts[name] for name in ("model", "heads", "tokens", "padding"))
+                layers.setdefault(place, set()).add(row.facts["layer"])
+        return [
+            f"{model}: {len(found)} layers, {heads} heads, {tokens} tokens of real text and {padding} of padding"
+            for (model, heads, tokens, padding), found in layers.items()
+        ]
 
     def groups(self) -> Iterator[list[Row]]:
         """Yield the rows of each subject, dtype, side and kernel together, in the order in which they first stood."""

@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -70,8 +71,7 @@ class TorchSide:
     name = "torch"
 
     def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
-        torch = importlib.import_module("torch")
-        return _chosen("attention.torch_impl", probe, implementation, lambda x: torch.zeros(x, dtype=_kind(torch, probe)))
+        return _chosen("torch", probe, implementation)
 
     def run(self, probe: Probe, implementation: str) -> Results:
         torch, room = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
@@ -102,14 +102,10 @@ class JaxSide:
     name = "jax"
 
     def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
-        import jax  # noqa: PLC0415 - only this side needs it
-
-        with jax.enable_x64(probe.dtype == "float64"):
-            zeros = jax.numpy.zeros
-            return _chosen("attention.jax_impl", probe, implementation, lambda x: zeros(x, probe.dtype))
+        return _chosen("jax", probe, implementation)
 
     def run(self, probe: Probe, implementation: str) -> Results:
-        import jax  # noqa: PLC0415
+        import jax  # noqa: PLC0415 - only this side needs it
         from flax import nnx  # noqa: PLC0415
 
         room = importlib.import_module("attention.jax_impl")
@@ -151,25 +147,35 @@ def _split(made: Any, probe: Probe) -> tuple[Any, dict[str, Any]]:
     return made if probe.stages else (made, {})
 
 
-def _kind(torch: Any, probe: Probe) -> Any:
-    return getattr(torch, probe.dtype)
+@contextmanager
+def zeros(backend: str, dtype: str) -> Iterator[Callable[[tuple[int, ...]], Any]]:
+    """Give a function that makes arrays of zeros in a framework, float64 included: what `explain` is asked about."""
+    if backend == "torch":
+        torch = importlib.import_module("torch")
+        yield lambda shape: torch.zeros(shape, dtype=getattr(torch, dtype))
+    else:
+        import jax  # noqa: PLC0415
+
+        with jax.enable_x64(dtype == "float64"):
+            yield lambda shape: jax.numpy.zeros(shape, dtype)
 
 
-def _chosen(room: str, probe: Probe, implementation: str, zeros: Callable[[Any], Any]) -> tuple[str, tuple[str, ...]]:
+def _chosen(backend: str, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
     """Return the kernel that a room's `explain` names for a call of the probe's form."""
     n = probe.sizes
-    q, k, v = ((*n.batch, n.T, n.H, n.D), (*n.batch, n.S, n.K, n.D), (*n.batch, n.S, n.K, n.E))
-    training = probe.dropout_seed is not None
-    choice = importlib.import_module(room).explain(
-        *map(zeros, (q, k, v)),
-        implementation=implementation,
-        softcap=probe.contract.softcap,
-        bias=zeros(n.scores) if "bias" in probe.arrays else None,
-        dropout_rate=probe.contract.dropout_rate if training else 0.0,
-        dropout_seed=probe.dropout_seed,
-        precision=probe.contract.precision,
-        return_stages=probe.stages,
-    )
+    shapes = ((*n.batch, n.T, n.H, n.D), (*n.batch, n.S, n.K, n.D), (*n.batch, n.S, n.K, n.E))
+    room = importlib.import_module(f"attention.{backend}_impl")
+    with zeros(backend, probe.dtype) as make:
+        choice = room.explain(
+            *map(make, shapes),
+            implementation=implementation,
+            softcap=probe.contract.softcap,
+            bias=make(n.scores) if "bias" in probe.arrays else None,
+            dropout_rate=0.0 if probe.dropout_seed is None else probe.contract.dropout_rate,
+            dropout_seed=probe.dropout_seed,
+            precision=probe.contract.precision,
+            return_stages=probe.stages,
+        )
     return choice.kernel.name, choice.kernel.rounds
 
 

@@ -30,31 +30,38 @@ STORED = {"q_proj", "k_proj", "v_proj", "out_proj", "rotated", "context"}
 STAGES = ("output", "weights", "logsumexp")
 
 
+ROUNDS = ("weights", "d scores", "logsumexp")
+"""What a kernel may round on purpose: see `Kernel.rounds`."""
+
+
 @dataclass(frozen=True)
 class LayerProgram:
     """The oracle as a JAX program, with marks where a real one rounds. Layers that differ in mask alone are equal."""
 
     contract: MultiHeadAttention
-    rounds: tuple[str, ...] = ()
 
-    def __call__(self, weights: Any, inputs: Any, constants: tuple[Any, ...]) -> dict[str, Any]:
-        """Return the output, weights and logsumexp of the layer."""
+    def __call__(self, weights: Any, inputs: Any, constants: tuple[Any, ...], rounds: Any) -> dict[str, Any]:
+        """Return the output, weights and logsumexp of the layer; `rounds` says of each of `ROUNDS` whether it applies."""
         setting = Setting(*jax.tree.map(jax.lax.stop_gradient, constants))
         weights, inputs = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, inputs))
-        formula = partial(
-            oracle, self.contract, jnp, weights, inputs, setting, constant=jax.lax.stop_gradient, mark=self.mark
-        )
-        stages = formula()
-        if "logsumexp" in self.rounds:
-            again = formula(recompute=True)
-            stages.update({name: _value_of(stages[name], again[name]) for name in ("output", "weights")})
+        mark = partial(_mark, rounds)
+        formula = partial(oracle, self.contract, jnp, weights, inputs, setting, constant=jax.lax.stop_gradient, mark=mark)
+        stages, again = formula(), formula(recompute=True)
+        for name in ("output", "weights"):
+            backward = jnp.where(rounds["logsumexp"], again[name], stages[name])
+            stages[name] = _value_of(stages[name], backward)
         return {name: stages[name] for name in STAGES}
 
-    def mark(self, stage: str, x: Any) -> Any:
-        """Round a stage where a program in low precision does."""
-        if stage in STORED or stage in self.rounds:
-            return stored(x)
-        return stored_gradient(x) if stage == "input" or f"d {stage}" in self.rounds else x
+
+def _mark(rounds: Any, stage: str, x: Any) -> Any:
+    """Round a stage where a program in low precision does. The choice is exact, so one program serves all kernels."""
+    if stage in STORED:
+        return stored(x)
+    if stage == "input":
+        return stored_gradient(x)
+    if stage in rounds and stage != "logsumexp":
+        return jnp.where(rounds[stage], stored(x), x)
+    return jnp.where(rounds[f"d {stage}"], stored_gradient(x), x) if f"d {stage}" in rounds else x
 
 
 def _value_of(forward: Any, backward: Any) -> Any:
@@ -78,13 +85,12 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
     constants = (allowed, setting.query_table, setting.key_table, setting.keep)
     shapes = {"output": (*sizes.batch, sizes.T, contract.embed_dim), "weights": sizes.scores, "logsumexp": sizes.scores[:-1]}
     cotangents = {name: probe.cotangents.get(name, np.zeros(shape)).astype(np.float64) for name, shape in shapes.items()}
-    if COMPUTE[probe.dtype] == probe.dtype:
-        # Where storage is no coarser than arithmetic, writing a stage down changes nothing.
-        rounds = tuple(name for name in rounds if name == "logsumexp")
-    program = LayerProgram(replace(contract, mask=None, precision=None), rounds)
+    # Where storage is no coarser than arithmetic, writing a stage down changes nothing, and is not counted twice.
+    coarse = COMPUTE[probe.dtype] != probe.dtype
+    flags = {name: np.bool_(name in rounds and (coarse or name == "logsumexp")) for name in ROUNDS}
     made = budget(
-        differentiated(program),
-        ((probe.weights, inputs, constants), cotangents),
+        differentiated(LayerProgram(replace(contract, mask=None, precision=None))),
+        ((probe.weights, inputs, constants, flags), cotangents),
         dtype=COMPUTE[probe.dtype],
         storage=probe.dtype,
         runs=runs,
@@ -94,7 +100,7 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
 
 def _named(tree: Any, probe: Probe) -> dict[str, np.ndarray]:
     """Return the results that the probe has, by the names that sides use."""
-    outputs, (d_weights, d_inputs, _) = tree
+    outputs, (d_weights, d_inputs, *_) = tree
     gradients = {**{name: d_inputs[name] for name in probe.arrays}, **d_weights}
     return {
         **{name: outputs[name] for name in ("output", *probe.stages)},
