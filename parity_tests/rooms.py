@@ -1,6 +1,6 @@
 """Both rooms behind one face, so that a law is written once and asked of every kernel of each.
 
-    kernel.attend(q, k, v, ...) = what the kernel answers, or, where it refuses and says why, what "auto" answers instead
+kernel.attend(q, k, v, ...) = what the kernel answers, or, where it refuses and says why, what "auto" answers
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from attention import jax_impl, torch_impl
-from attention.spec.attend import STAGES
+from attention.spec import STAGES, MultiHeadAttention
 from attention.spec.errors import KernelRefused
 from attention.torch_impl.params import to_numpy, to_tensor
 
@@ -37,13 +37,16 @@ class Room:
         """Return `x` in the room's own type if it is an array, and as it is if not."""
         return self.array(x) if isinstance(x, np.ndarray) else x
 
+    def layer(self, contract: MultiHeadAttention, **options: Any) -> Any:
+        return self.module.MultiHeadAttention(contract, **options)
+
     def __str__(self) -> str:
         return self.name
 
 
 def torch_grad(scalar: Callable[..., Any], arrays: list[torch.Tensor]) -> Any:
     leaves = [x.requires_grad_() for x in arrays]
-    return torch.autograd.grad(scalar(*leaves), leaves)
+    return torch.autograd.grad(scalar(*leaves), leaves, materialize_grads=True)
 
 
 def jax_grad(scalar: Callable[..., Any], arrays: list[jax.Array]) -> Any:
@@ -106,11 +109,13 @@ class Kernel:
             np.testing.assert_array_equal(self.room.numpy(context), self.room.numpy(stages["context"]))
             return {name: self.room.numpy(x) for name, x in stages.items()}
 
-    def grads(self, *arrays: np.ndarray, along: np.ndarray, stage: str = "context", **options: Any) -> list[np.ndarray]:
+    def grads(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, along: np.ndarray, *, stage: str = "context", **options: Any
+    ) -> list[np.ndarray]:
         """Return the gradients of `sum(stage * along)` with respect to q, k, v and each array among the options."""
         names = [name for name, x in options.items() if isinstance(x, np.ndarray)]
-        with wide(*arrays):
-            inputs = [self.room.array(x) for x in (*arrays, *(options[name] for name in names))]
+        with wide(q):
+            inputs = [self.room.array(x) for x in (q, k, v, *(options[name] for name in names))]
             direction = self.room.array(along)
 
             def scalar(q: Any, k: Any, v: Any, *rest: Any) -> Any:

@@ -1,3 +1,110 @@
-from parity_tests.rooms import KERNELS
-def test_x():
-    assert len(KERNELS)==4
+"""The rooms mirror each other: the same files, the same signatures. Each check has a twin that shows it can say no.
+
+ls(torch_impl) - kernels/* = ls(jax_impl) - kernels/*        signature(torch_impl.f) = signature(jax_impl.f)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from attention import jax_impl, spec, torch_impl
+
+# A public name of a room, and what `forward` is called where a framework wants another name.
+SHARED = {
+    "dot_product_attention": "dot_product_attention",
+    "explain": "explain",
+    "MultiHeadAttention.__init__": "MultiHeadAttention.__init__",
+    "MultiHeadAttention.forward": "MultiHeadAttention.__call__",
+    "MultiHeadAttention.load_weights": "MultiHeadAttention.load_weights",
+    "MultiHeadAttention.weights": "MultiHeadAttention.weights",
+}
+
+
+def listing(room: Path) -> set[str]:
+    """The modules of a room; of its kernels, the folder alone."""
+    files = {path.relative_to(room).as_posix() for path in room.rglob("*.py")}
+    return {name for name in files if not name.startswith("kernels/")} | {"kernels/__init__.py"} & files
+
+
+def folder(module: ModuleType) -> Path:
+    assert module.__file__ is not None
+    return Path(module.__file__).parent
+
+
+def signature(room: Any, name: str) -> list[tuple[str, str, object]]:
+    """The parameters as (name, kind, default); what a framework calls its arrays is its own affair."""
+    for part in name.split("."):
+        room = getattr(room, part)
+    return [(p.name, p.kind.name, p.default) for p in inspect.signature(room).parameters.values()]
+
+
+def public(cls: type) -> set[str]:
+    """The public methods and properties that a class itself defines."""
+    return {name for name in vars(cls) if not name.startswith("_")}
+
+
+class TestFiles:
+    def test_both_rooms_have_the_same_files(self) -> None:
+        assert listing(folder(torch_impl)) == listing(folder(jax_impl))
+        assert {"attend.py", "kernels/__init__.py", "layers/multi_head.py"} <= listing(folder(jax_impl))
+
+    @pytest.mark.parametrize("extra", ["fused.py", "layers/latent.py"])
+    def test_a_file_in_one_room_alone_is_noticed(self, extra: str, tmp_path: Path) -> None:
+        for name in (*listing(folder(jax_impl)), extra):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        assert listing(tmp_path) - listing(folder(jax_impl)) == {extra}
+
+    def test_a_kernel_in_one_room_alone_is_welcome(self, tmp_path: Path) -> None:
+        (tmp_path / "kernels").mkdir()
+        (tmp_path / "kernels" / "__init__.py").touch()
+        (tmp_path / "kernels" / "flex.py").touch()
+        assert listing(tmp_path) == {"kernels/__init__.py"}
+
+
+class TestSignatures:
+    @pytest.mark.parametrize("name", SHARED)
+    def test_both_rooms_have_the_same_signature(self, name: str) -> None:
+        assert signature(torch_impl, name) == signature(jax_impl, SHARED[name])
+
+    def test_both_rooms_have_the_same_public_names(self) -> None:
+        assert torch_impl.__all__ == jax_impl.__all__
+        methods = public(torch_impl.MultiHeadAttention) - {"forward"}
+        assert methods == public(jax_impl.MultiHeadAttention)
+        shared = {name.partition(".")[2] for name in SHARED}
+        assert methods <= shared
+
+    def test_the_public_face_is_that_of_the_design(self) -> None:
+        names = [name for name, _, _ in signature(jax_impl, "dot_product_attention")]
+        # DESIGN.md section 4, in its order.
+        assert names == [
+            *("q", "k", "v", "mask", "bias", "scale", "softcap", "sinks", "dropout_rate", "dropout_seed", "precision"),
+            *("return_stages", "implementation"),
+        ]
+
+    def test_a_contract_builds_the_layer_of_either_room(self) -> None:
+        contract = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
+        assert type(contract.build("torch")) is torch_impl.MultiHeadAttention
+        assert type(contract.build("jax", seed=3)) is jax_impl.MultiHeadAttention
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (lambda q, *, scale=None: (q, scale), lambda q, *, scale=1.0: (q, scale)),
+            (lambda q, *, scale=None: (q, scale), lambda q, scale=None: (q, scale)),
+            (lambda q, k: (q, k), lambda k, q: (q, k)),
+            (lambda q, k=None: (q, k), lambda q, key=None: (q, key)),
+            (lambda q: q, partial(lambda q, scale: (q, scale), scale=1)),
+        ],
+        ids=["default", "kind", "order", "name", "one more"],
+    )
+    def test_a_signature_that_differs_is_noticed(self, one: Callable[..., Any], other: Callable[..., Any]) -> None:
+        holders = [type("Room", (), {"f": staticmethod(f)}) for f in (one, other)]
+        assert signature(holders[0], "f") != signature(holders[1], "f")

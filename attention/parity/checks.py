@@ -6,67 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from attention.parity import sides
-from attention.parity.budget import Budget, budget, differentiated, stored, stored_gradient
+from attention.parity.budget import Budget, budget, differentiated, rounding
 from attention.parity.compare import Verdict, judge
 from attention.parity.probes import Probe, probes
 from attention.parity.report import Report, Row
+from attention.parity.rounding import ROUNDS, LayerProgram
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import KernelRefused
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import Setting, oracle, settle
-
-STORED = {"q_proj", "k_proj", "v_proj", "out_proj", "rotated", "context"}
-"""What a layer writes down in the dtype of its weights, whatever the kernel."""
-
-STAGES = ("output", "weights", "logsumexp")
-
-
-ROUNDS = ("weights", "d scores", "logsumexp")
-"""What a kernel may round on purpose: see `Kernel.rounds`."""
-
-
-@dataclass(frozen=True)
-class LayerProgram:
-    """The oracle as a JAX program, with marks where a real one rounds. Layers that differ in mask alone are equal."""
-
-    contract: MultiHeadAttention
-
-    def __call__(self, weights: Any, inputs: Any, constants: tuple[Any, ...], rounds: Any) -> dict[str, Any]:
-        """Return the output, weights and logsumexp of the layer; `rounds` says of each of `ROUNDS` whether it applies."""
-        setting = Setting(*jax.tree.map(jax.lax.stop_gradient, constants))
-        weights, inputs = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, inputs))
-        mark = partial(_mark, rounds)
-        formula = partial(oracle, self.contract, jnp, weights, inputs, setting, constant=jax.lax.stop_gradient, mark=mark)
-        stages, again = formula(), formula(recompute=True)
-        for name in ("output", "weights"):
-            backward = jnp.where(rounds["logsumexp"], again[name], stages[name])
-            stages[name] = _value_of(stages[name], backward)
-        return {name: stages[name] for name in STAGES}
-
-
-def _mark(rounds: Any, stage: str, x: Any) -> Any:
-    """Round a stage where a program in low precision does. The choice is exact, so one program serves all kernels."""
-    if stage in STORED:
-        return stored(x)
-    if stage == "input":
-        return stored_gradient(x)
-    if stage in rounds and stage != "logsumexp":
-        return jnp.where(rounds[stage], stored(x), x)
-    return jnp.where(rounds[f"d {stage}"], stored_gradient(x), x) if f"d {stage}" in rounds else x
-
-
-def _value_of(forward: Any, backward: Any) -> Any:
-    """Return the value and the rounding errors of `forward`, with the gradient of `backward`."""
-    return jax.lax.stop_gradient(forward) + (backward - jax.lax.stop_gradient(backward))
+from attention.spec.layers.oracle import settle
 
 
 def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
@@ -88,14 +42,18 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
     # Where storage is no coarser than arithmetic, writing a stage down changes nothing, and is not counted twice.
     coarse = COMPUTE[probe.dtype] != probe.dtype
     flags = {name: np.bool_(name in rounds and (coarse or name == "logsumexp")) for name in ROUNDS}
+    # Rounding is linear in the unit, so float64 takes float32's budget: its own would drown in the oracle's rounding.
+    double = probe.dtype == "float64"
     made = budget(
         differentiated(LayerProgram(replace(contract, mask=None, precision=None))),
         ((probe.weights, inputs, constants, flags), cotangents),
-        dtype=COMPUTE[probe.dtype],
-        storage=probe.dtype,
+        dtype="float32" if double else COMPUTE[probe.dtype],
+        storage="float32" if double else probe.dtype,
         runs=runs,
     )
-    return Budget(_named(made.value, probe), _named(made.sigma, probe))
+    finer = rounding("float64").unit / rounding("float32").unit if double else 1.0
+    sigma = {name: x * finer for name, x in _named(made.sigma, probe).items()}
+    return Budget(_named(made.value, probe), sigma)
 
 
 def _named(tree: Any, probe: Probe) -> dict[str, np.ndarray]:

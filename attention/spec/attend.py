@@ -57,7 +57,6 @@ def attend(
     dropout_rate: float = 0.0,
     constant: Callable[[Array], Array] = unchanged,
     mark: Mark = unmarked,
-    recompute: bool = False,
 ) -> dict[str, Array]:
     """Return every stage by name.
 
@@ -75,17 +74,17 @@ def attend(
         dropout_rate: the probability of dropping that made `keep`.
         constant: the framework's stop-gradient, for what cancels in exact arithmetic.
         mark: see `Mark`.
-        recompute: make the weights from the logsumexp, as fused kernels do in their backward pass: the same numbers, but
-            rounded at the size of the logsumexp.
     """
     q, k, v = shield(xp, q, k, v, allowed)
+    v = mark("value", v)
     scores = soft_cap(xp, products(xp, q, k) * scale, softcap)
     scores = mark("scores", scores if bias is None else scores + bias)
     weights, logsumexp = softmax(xp, scores, allowed, sinks, constant)
-    weights = mark("weights", recomputed(xp, scores, allowed, logsumexp) if recompute else weights)
+    logsumexp = mark("logsumexp", logsumexp)
+    weights = mark("weights", weights)
     dropped = weights if keep is None else xp.where(keep, weights / (1.0 - dropout_rate), xp.zeros_like(weights))
     context = mark("context", mix(xp, dropped, v))
-    return {"scores": scores, "weights": weights, "logsumexp": mark("logsumexp", logsumexp), "context": context}
+    return {"scores": scores, "weights": weights, "logsumexp": logsumexp, "context": context}
 
 
 def softmax(
@@ -120,14 +119,6 @@ def softmax(
     safe = xp.where(empty, xp.ones_like(total), total)
     logsumexp = xp.where(empty, -xp.inf, top + xp.log(safe))
     return raised / safe, xp.squeeze(logsumexp, axis=-1)
-
-
-def recomputed(xp: Any, scores: Array, allowed: Array, logsumexp: Array) -> Array:
-    """Return `exp(scores - logsumexp)` where allowed, else 0: the weights, from what a fused kernel keeps of them."""
-    # An empty row has no weight to make, and -inf - -inf is NaN.
-    finite = xp.where(logsumexp == -xp.inf, xp.zeros_like(logsumexp), logsumexp)
-    weights = xp.exp(scores - finite[..., None])
-    return weights if allowed is None else xp.where(allowed, weights, xp.zeros_like(weights))
 
 
 def shield(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tuple[Array, Array, Array]:

@@ -88,7 +88,6 @@ def oracle(
     *,
     constant: Callable[[Array], Array] = unchanged,
     mark: Mark = unmarked,
-    recompute: bool = False,
 ) -> dict[str, Array]:
     """Return the layer's stages and its "output".
 
@@ -101,7 +100,6 @@ def oracle(
         setting: what `settle` returned.
         constant: the framework's stop-gradient.
         mark: told of every value that a real program writes down, by name.
-        recompute: see `attend`.
     """
     query = inputs["query"]
     key = inputs.get("key", query)
@@ -122,7 +120,6 @@ def oracle(
         dropout_rate=contract.dropout_rate,
         constant=constant,
         mark=mark,
-        recompute=recompute,
     )
     return {**stages, "output": _project(xp, weights, "out_proj", stages["context"], mark)}
 

@@ -63,7 +63,8 @@ def _additive(request: Request, mask: Tensor | None) -> Tensor | None:
     """Return what SDPA takes as `attn_mask`: a bool mask, or the bias with -inf where the mask does not allow."""
     if request.bias is None:
         return mask
-    bias = request.bias.to(request.q.dtype)
+    # SDPA asks for two axes at least.
+    bias = torch.atleast_2d(request.bias).to(request.q.dtype)
     return bias if mask is None else torch.where(mask, bias, -torch.inf)
 
 

@@ -1,0 +1,355 @@
+"""Attention: the one formula is what explicit loops compute, forwards and backwards; what may not be read is not read.
+
+x[h, t, s] = cap(q[t, h] . k[s, h // (H // K)] scale) + bias[h, t, s]
+weights[h, t, s] = exp(x[h, t, s] - logsumexp[h, t]) where allowed
+context[t, h] = sum_s weights[h, t, s] keep[h, t, s] / (1 - rate) v[s, h // (H // K)]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat.torch
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attention.spec.attend import STAGES, attend, softmax
+from attention.spec.scores import mix
+
+Call = dict[str, Any]
+"""The arguments of `attend`, by name."""
+Stages = dict[str, np.ndarray]
+
+DIGITS = 1e-14
+"""What is promised of float64: the error of numbers near 1."""
+STEP = 1e-200
+"""The step of a complex-step derivative, Im f(x + ih) / h: no difference is taken, so no digit is lost."""
+sides = st.integers(1, 4)
+
+
+def call(
+    seed: int, batch: tuple[int, ...], t: int, s: int, kv: int, group: int, d: int, e: int, *features: str
+) -> Call:
+    """A call of normal numbers; features among "allowed", "bias", "softcap", "sinks", "keep"."""
+    random = np.random.default_rng(seed)
+    h = kv * group
+    shapes = {"q": (t, h, d), "k": (s, kv, d), "v": (s, kv, e)}
+    arrays = {name: random.standard_normal((*batch, *shape)) for name, shape in shapes.items()}
+    every: Call = {
+        # A query or a key in four sees nothing, whatever else is drawn.
+        "allowed": (random.random((*batch, h, t, s)) < 0.6)
+        & (random.random((*batch, 1, t, 1)) < 0.75)
+        & (random.random((*batch, 1, 1, s)) < 0.75),
+        "bias": random.standard_normal((h, 1, s)),
+        "softcap": 1.5,
+        "sinks": random.standard_normal(h),
+        "keep": random.random((*batch, h, t, s)) < 0.7,
+    }
+    given = {name: every[name] for name in features}
+    return {**arrays, "scale": 0.7, **given, **({"dropout_rate": 0.3} if "keep" in given else {})}
+
+
+features = st.sets(st.sampled_from(["allowed", "bias", "softcap", "sinks", "keep"]))
+calls = st.builds(
+    lambda *numbers, on: call(*numbers, *sorted(on)),
+    st.integers(0, 999),
+    st.lists(sides, max_size=2).map(tuple),
+    *(sides for _ in range(6)),
+    on=features,
+)
+masked = st.builds(
+    lambda seed, *sizes: call(seed, (2,), *sizes, "allowed"), st.integers(0, 999), *(sides for _ in range(6))
+)
+# Groups of two, every size its own, every feature at once, and some rows and keys that nothing may read.
+FULL = call(1, (2,), 3, 5, 2, 2, 7, 4, *["allowed", "bias", "softcap", "sinks", "keep"])
+
+
+def loops(*, q: Any, k: Any, v: Any, scale: float, **given: Any) -> Stages:
+    """The formula one number at a time, in Python's own arithmetic."""
+    *batch, t, h, _ = q.shape
+    s, kv = k.shape[-3:-1]
+    shape = (*batch, h, t, s)
+    allowed, bias = (np.broadcast_to(given.get(n, other), shape) for n, other in (("allowed", True), ("bias", 0.0)))
+    out = {"scores": np.zeros(shape), "weights": np.zeros(shape), "logsumexp": np.zeros(shape[:-1])}
+    out["context"] = np.zeros((*batch, t, h, v.shape[-1]))
+    for *row, i, j in np.ndindex(*batch, h, t):
+        b, head = tuple(row), i // (h // kv)
+        seen = [n for n in range(s) if allowed[(*b, i, j, n)]]
+        for n in range(s):
+            x = math.fsum(q[(*b, j, i)] * k[(*b, n, head)]) * scale
+            cap = given.get("softcap")
+            out["scores"][(*b, i, j, n)] = (x if cap is None else cap * math.tanh(x / cap)) + bias[(*b, i, j, n)]
+        x = out["scores"][(*b, i, j)]
+        parts = [math.exp(x[n]) for n in seen] + ([math.exp(given["sinks"][i])] if "sinks" in given else [])
+        out["logsumexp"][(*b, i, j)] = math.log(math.fsum(parts)) if parts else -math.inf
+        for n in seen:
+            weight = math.exp(x[n]) / math.fsum(parts)
+            out["weights"][(*b, i, j, n)] = weight
+            if given.get("keep", allowed)[(*b, i, j, n)]:
+                out["context"][(*b, j, i)] += weight / (1 - given.get("dropout_rate", 0.0)) * v[(*b, n, head)]
+    return out
+
+
+def close(got: Any, wanted: Any) -> None:
+    """Raise unless two float64 arrays agree to the promised digits of their largest finite number, or of 1."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert (got.dtype, got.shape) == (np.float64, wanted.shape)
+    largest = np.max(np.abs(wanted), where=np.isfinite(wanted), initial=1.0)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=DIGITS * largest)
+
+
+def unseen(allowed: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a query `(*batch, T, H)` sees no key, and where a key `(*batch, S, K)` is seen by no query."""
+    rows = np.moveaxis(~allowed.any(-1), -2, -1)
+    heads = [allowed[..., i : i + group, :, :].any((-3, -2)) for i in range(0, allowed.shape[-3], group)]
+    return rows, ~np.stack(heads, axis=-1)
+
+
+def poisoned(of: Call) -> Call:
+    """The call with NaN and infinities wherever nothing may be read."""
+    q, k, v = (of[name].copy() for name in "qkv")
+    rows, keys = unseen(of["allowed"], q.shape[-2] // k.shape[-2])
+    q[rows], k[keys], v[keys] = np.nan, np.inf, np.nan
+    return of | {"q": q, "k": k, "v": v}
+
+
+few = settings(max_examples=40)
+
+
+def formula(of: Call, **changes: Any) -> Stages:
+    """The stages in NumPy, of a call with some of its arguments changed."""
+    return attend(np, **{**of, **changes})
+
+
+class TestLaws:
+    @given(calls)
+    def test_every_stage_is_what_loops_compute(self, of: Call) -> None:
+        stages, wanted = formula(of), loops(**of)
+        assert tuple(stages) == STAGES
+        if "allowed" in of:
+            # Scores of what may not be read are anything finite; they are only promised where they are used.
+            used = np.broadcast_to(of["allowed"], wanted["scores"].shape)
+            stages["scores"], wanted["scores"] = (np.where(used, x["scores"], 0) for x in (stages, wanted))
+        for name in STAGES:
+            close(stages[name], wanted[name])
+
+    @few
+    @given(calls)
+    def test_weights_and_the_sink_share_one_and_an_empty_row_is_zero(self, of: Call) -> None:
+        stages = formula(of)
+        total = stages["weights"].sum(-1)
+        if "sinks" in of:
+            total = total + np.exp(of["sinks"][:, None] - stages["logsumexp"])
+        empty = stages["logsumexp"] == -np.inf
+        close(total, np.where(empty, 0.0, 1.0))
+        assert not stages["weights"][empty].any()
+        assert not np.moveaxis(stages["context"], -2, -3)[empty].any()
+
+    @few
+    @given(calls)
+    def test_adding_to_a_whole_row_moves_its_logsumexp_alone(self, of: Call) -> None:
+        of = {name: x for name, x in of.items() if name != "sinks"}
+        shift = np.arange(of["q"].shape[-3], dtype=np.float64)[:, None]
+        before, after = formula(of), formula(of, bias=of.get("bias", 0.0) + shift)
+        close(after["weights"], before["weights"])
+        close(after["logsumexp"], before["logsumexp"] + shift[:, 0])
+
+    @few
+    @given(calls, st.randoms(use_true_random=False))
+    def test_the_order_of_keys_does_not_matter(self, of: Call, random: Any) -> None:
+        order = list(range(of["k"].shape[-3]))
+        random.shuffle(order)
+        axes = {"k": -3, "v": -3, "allowed": -1, "bias": -1, "keep": -1}
+        moved = of | {name: np.take(of[name], order, axis) for name, axis in axes.items() if name in of}
+        close(formula(moved)["context"], formula(of)["context"])
+        close(formula(moved)["weights"], np.take(formula(of)["weights"], order, -1))
+
+    @few
+    @given(masked, st.integers(1, 3))
+    def test_two_halves_of_the_keys_merge_by_their_logsumexp(self, of: Call, cut: int) -> None:
+        # What every blockwise kernel rests on: Milakov and Gimelshein, arXiv:1805.02867, section 3.
+        whole = formula(of)
+        total, merged = whole["logsumexp"], np.zeros_like(whole["context"])
+        for part in (slice(cut), slice(cut, None)):
+            half = of | {"k": of["k"][:, part], "v": of["v"][:, part], "allowed": of["allowed"][..., part]}
+            if half["k"].shape[1]:
+                stages = formula(half)
+                share = np.exp(stages["logsumexp"] - np.where(np.isfinite(total), total, 0))
+                merged += np.moveaxis(share, -2, -1)[..., None] * stages["context"]
+        close(merged, whole["context"])
+
+    @few
+    @given(masked)
+    def test_what_may_not_be_read_reaches_nothing(self, of: Call) -> None:
+        clean, dirty = formula(of), formula(poisoned(of))
+        for name in STAGES:
+            np.testing.assert_array_equal(dirty[name], clean[name])
+
+    @few
+    @given(masked)
+    def test_a_bias_of_minus_infinity_is_a_mask(self, of: Call) -> None:
+        biased = formula(of, allowed=None, bias=np.where(of["allowed"], 0.0, -np.inf))
+        for name in ("weights", "logsumexp", "context"):
+            close(biased[name], formula(of)[name])
+
+    @few
+    @given(masked, st.sets(st.integers(0, 3)))
+    def test_a_mask_broadcasts(self, of: Call, axes: set[int]) -> None:
+        small = of["allowed"].any(axis=tuple(axes), keepdims=True)
+        full = formula(of, allowed=np.broadcast_to(small, of["allowed"].shape))
+        while small.ndim > 1 and small.shape[0] == 1:
+            small = small[0]
+        for name, wanted in full.items():
+            np.testing.assert_array_equal(formula(of, allowed=small)[name], wanted)
+
+    @few
+    @given(calls)
+    def test_dropout_scales_what_it_keeps_and_leaves_the_weights(self, of: Call) -> None:
+        random = np.random.default_rng(0)
+        without = {name: x for name, x in of.items() if name not in ("keep", "dropout_rate")}
+        plain = formula(without)
+        keep = random.random(plain["weights"].shape) < 0.5
+        dropped = formula(without, keep=keep, dropout_rate=0.75)
+        np.testing.assert_array_equal(dropped["weights"], plain["weights"])
+        close(dropped["context"], mix(np, plain["weights"] * keep * 4, of["v"]))
+
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_the_next_stage_sees_what_was_marked(self, stage: str) -> None:
+        told = []
+
+        def mark(name: str, value: np.ndarray) -> np.ndarray:
+            told.append(name)
+            return value * 0 if name == stage else value
+
+        stages = formula(FULL, allowed=None, mark=mark)
+        assert set(STAGES) <= set(told)
+        assert not stages[stage].any()
+        if stage == "scores":
+            weights, logsumexp = softmax(np, stages["scores"], None, FULL["sinks"])
+            np.testing.assert_array_equal(stages["weights"], weights)
+            np.testing.assert_array_equal(stages["logsumexp"], logsumexp)
+        assert stages["context"].any() == (stage not in ("weights", "context"))
+
+    @pytest.mark.xfail(reason="zero-size array to reduction operation max which has no identity")
+    def test_no_keys_at_all_are_empty_rows(self) -> None:
+        stages = attend(np, np.ones((3, 2, 4)), np.ones((0, 2, 4)), np.ones((0, 2, 5)), scale=1.0)
+        np.testing.assert_array_equal(stages["context"], np.zeros((3, 2, 5)))
+        np.testing.assert_array_equal(stages["logsumexp"], np.full((2, 3), -np.inf))
+
+
+class TestValues:
+    def test_weights_by_hand(self) -> None:
+        # exp of the scores is 1 and 3: weights 1/4 and 3/4.
+        q, k, v = np.ones((1, 1, 1)), np.log([1.0, 3.0])[:, None, None], np.array([4.0, 8.0])[:, None, None]
+        stages = attend(np, q, k, v, scale=1.0)
+        close(stages["weights"], [[[0.25, 0.75]]])
+        close(stages["logsumexp"], [[math.log(4)]])
+        close(stages["context"], [[[7.0]]])
+        # A sink of log 4 takes half of it and gives nothing.
+        stages = attend(np, q, k, v, scale=1.0, sinks=np.log([4.0]))
+        close(stages["weights"], [[[0.125, 0.375]]])
+        close(stages["logsumexp"], [[math.log(8)]])
+        close(stages["context"], [[[3.5]]])
+
+    def test_the_order_is_scale_cap_bias_mask(self) -> None:
+        one = np.ones((1, 1, 1))
+        capped = attend(np, 50 * one, 2 * one, one, scale=0.5, softcap=50.0, bias=10 * one)["scores"]
+        # 50 tanh(1) + 10, and not 50 tanh(60 / 50), as it would be with the bias inside (tokamax).
+        close(capped, [[[48.07970779778824]]])
+        hidden = attend(np, one, one, one, scale=1.0, bias=1e300 * one, allowed=np.array([[False]]))
+        assert (hidden["weights"].item(), hidden["context"].item(), hidden["logsumexp"].item()) == (0, 0, -np.inf)
+
+    def test_scores_of_ten_thousand_overflow_nothing(self) -> None:
+        far = np.array([-1e4, 1e4, 1e4])[:, None, None]
+        stages = attend(np, np.ones((1, 1, 1)), far, far, scale=1.0)
+        close(stages["weights"], [[[0.0, 0.5, 0.5]]])
+        close(stages["logsumexp"], [[1e4 + math.log(2)]])
+
+
+def split(of: Call) -> tuple[Call, Call]:
+    """The arrays of a call that are differentiated, and the rest."""
+    floats = ("q", "k", "v", "bias", "sinks")
+    return {n: x for n, x in of.items() if n in floats}, {n: x for n, x in of.items() if n not in floats}
+
+
+def jax_pull(of: Call, cotangents: Stages) -> tuple[Stages, Stages]:
+    """The stages, and the gradient of sum(stage * cotangent) over all of them, by JAX in float64."""
+    arrays, rest = split(of)
+
+    def both(arrays: Call, along: Stages) -> tuple[Stages, Stages]:
+        stages, pull = jax.vjp(lambda x: attend(jnp, **rest, **x, constant=jax.lax.stop_gradient), arrays)
+        return stages, pull(along)[0]
+
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, jax.jit(both)(arrays, cotangents))
+
+
+def torch_pull(of: Call, cotangents: Stages) -> tuple[Stages, Stages]:
+    """The same by torch and its autograd."""
+    native: Call = {n: torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x for n, x in of.items()}
+    leaves = {name: native[name].requires_grad_() for name in split(of)[0]}
+    stages = attend(array_api_compat.torch, **native, constant=torch.Tensor.detach)
+    along = [torch.from_numpy(cotangents[name]) for name in stages]
+    slopes = torch.autograd.grad(list(stages.values()), list(leaves.values()), along)
+    values = {name: x.detach().numpy() for name, x in stages.items()}
+    return values, {name: slope.numpy() for name, slope in zip(leaves, slopes, strict=True)}
+
+
+def complex_step(of: Call, cotangents: Stages) -> Stages:
+    """The gradient by finite differences of the NumPy formula, one number at a time, with an imaginary step."""
+    slopes: Stages = {}
+    for name, array in split(of)[0].items():
+        slopes[name] = np.zeros_like(array)
+        for index in np.ndindex(array.shape):
+            moved = array.astype(np.complex128)
+            moved[index] += 1j * STEP
+            stages = formula(of, **{name: moved})
+            slopes[name][index] = sum((stages[n].imag * c).sum() for n, c in cotangents.items()) / STEP
+    return slopes
+
+
+CALLS = {
+    "full": FULL,
+    "masked": call(2, (2,), 3, 5, 2, 2, 7, 4, "allowed"),
+    "open": call(3, (2,), 3, 5, 2, 2, 7, 4, "bias", "softcap"),
+}
+MASKED = CALLS["masked"]
+
+
+def cotangents(of: Call) -> Stages:
+    random = np.random.default_rng(5)
+    return {name: random.standard_normal(x.shape) for name, x in formula(of).items()}
+
+
+@pytest.mark.parametrize("pull", [jax_pull, torch_pull])
+class TestGradients:
+    @pytest.mark.parametrize("of", CALLS.values(), ids=CALLS)
+    def test_the_same_text_elsewhere_gives_the_values_and_the_finite_differences(self, pull: Any, of: Call) -> None:
+        along = cotangents(of)
+        stages, slopes = pull(of, along)
+        for name, value in formula(of).items():
+            close(stages[name], value)
+        wanted = complex_step(of, along)
+        assert slopes.keys() == wanted.keys()
+        for name, slope in wanted.items():
+            assert slope.any()
+            close(slopes[name], slope)
+
+    def test_what_may_not_be_read_has_no_gradient_and_spoils_none(self, pull: Any) -> None:
+        along, (rows, keys) = cotangents(MASKED), unseen(MASKED["allowed"], 2)
+        (_, clean), (_, dirty) = pull(MASKED, along), pull(poisoned(MASKED), along)
+        for name, where in (("q", rows), ("k", keys), ("v", keys)):
+            assert where.any()
+            assert not clean[name][where].any()
+            np.testing.assert_array_equal(dirty[name], clean[name])
+
+    def test_the_gradient_of_logsumexp_is_the_weights(self, pull: Any) -> None:
+        of: Call = MASKED | {"bias": np.zeros(MASKED["allowed"].shape)}
+        along = {name: np.full_like(x, name == "logsumexp") for name, x in formula(of).items()}
+        close(pull(of, along)[1]["bias"], formula(of)["weights"])
