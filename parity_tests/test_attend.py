@@ -106,7 +106,7 @@ def close(got: Any, wanted: Any) -> None:
 
 def unseen(allowed: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
     """Where a query `(*batch, T, H)` sees no key, and where a key `(*batch, S, K)` is seen by no query."""
-    rows = np.moveaxis(~allowed.any(-1), -2, -1)
+    rows = ~np.asarray(np.swapaxes(allowed, -3, -2).any(-1))
     heads = [allowed[..., i : i + group, :, :].any((-3, -2)) for i in range(0, allowed.shape[-3], group)]
     return rows, ~np.stack(heads, axis=-1)
 
@@ -270,6 +270,9 @@ class TestValues:
         stages = attend(np, np.ones((1, 1, 1)), far, far, scale=1.0)
         close(stages["weights"], [[[0.0, 0.5, 0.5]]])
         close(stages["logsumexp"], [[1e4 + math.log(2)]])
+        stages = attend(np, np.ones((1, 1, 1)), far, far, scale=1.0, sinks=np.array([2e4]))
+        close(stages["weights"], [[[0.0, 0.0, 0.0]]])
+        close(stages["logsumexp"], [[2e4]])
 
 
 def split(of: Call) -> tuple[Call, Call]:
@@ -310,7 +313,7 @@ def complex_step(of: Call, cotangents: Stages) -> Stages:
             moved = array.astype(np.complex128)
             moved[index] += 1j * STEP
             stages = formula(of, **{name: moved})
-            slopes[name][index] = sum((stages[n].imag * c).sum() for n, c in cotangents.items()) / STEP
+            slopes[name][index] = sum((np.imag(stages[n]) * c).sum() for n, c in cotangents.items()) / STEP
     return slopes
 
 

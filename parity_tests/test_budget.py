@@ -90,6 +90,10 @@ def times(x: Any, one: Any) -> Any:
     return x * one
 
 
+def narrow(x: Any) -> tuple[Any, Any]:
+    return x.astype(jnp.bfloat16), x.astype(jnp.bfloat16)
+
+
 def twice(x: Any, one: Any) -> Any:
     return x * one * one
 
@@ -252,9 +256,12 @@ class TestValues:
         assert spread(budget(stored, (ONES,), dtype="float32").sigma) == near(1)
 
     def test_narrowing_inside_the_program_costs_the_oracle_nothing(self) -> None:
-        third = np.array([1 / 3])
-        made = budget(lambda x: jnp.dot(x.astype(jnp.bfloat16), x.astype(jnp.bfloat16)), (third,), dtype="float32")
-        assert made.value == third[0] * third[0]
+        third = np.full((1, 1, 1), 1 / 3)
+        for product in (jnp.matmul, lambda x, y, **options: lax.conv_general_dilated(x, y, (1,), "VALID", **options)):
+            made = budget(
+                lambda x, f=product: f(*narrow(x), preferred_element_type=jnp.float32), (third,), dtype="float32"
+            )
+            np.testing.assert_array_equal(made.value, third * third)
 
 
 class TestLaws:

@@ -29,17 +29,18 @@ Call = tuple[spec.MultiHeadAttention, dict[str, Any]]
 
 
 def contract(**options: Any) -> spec.MultiHeadAttention:
-    return spec.MultiHeadAttention(**({"embed_dim": M, "num_heads": H, "head_dim": D} | options))
+    given: dict[str, Any] = {"embed_dim": M, "num_heads": H, "num_kv_heads": K, "head_dim": D, **options}
+    return spec.MultiHeadAttention(**given)
 
 
-CROSS = contract(num_kv_heads=K, value_dim=E, kdim=13, vdim=17)
-ROTARY = contract(num_kv_heads=K, mask=spec.Causal(), positions=spec.Rotary(base=500.0))
+CROSS = contract(value_dim=E, kdim=13, vdim=17)
+ROTARY = contract(mask=spec.Causal(), positions=spec.Rotary(base=500.0))
 
 # name: (contract, options of the call; S where it is not T)
 CALLS: dict[str, Call] = {
-    "self": (contract(), {}),
+    "self": (contract(num_kv_heads=None), {}),
     "cross": (CROSS, {"S": S}),
-    "value is key": (contract(kdim=13, num_kv_heads=1), {"S": S, "value": None}),
+    "value is key": (contract(kdim=13), {"S": S, "value": None}),
     "no biases in": (contract(qkv_bias=False), {}),
     "no bias out": (contract(out_bias=False), {}),
     "dot": (contract(score=spec.Dot()), {}),
@@ -116,10 +117,15 @@ def run(room: Room, c: spec.MultiHeadAttention, inputs: dict[str, np.ndarray], *
         return {name: room.numpy(x) for name, x in {**stages, "output": output}.items()}
 
 
+def gradient(tensor: torch.Tensor) -> torch.Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
+
+
 def grads(
     room: Room, c: spec.MultiHeadAttention, weights: spec.Weights, inputs: dict[str, np.ndarray], **options: Any
 ) -> dict[str, np.ndarray]:
-    """Return the gradients of `sum(cos(output))` with respect to every parameter, by canonical name, and every input."""
+    """Return the gradients of `sum(cos(output))` by name: of every parameter and every input."""
     with wide(inputs["query"]):
         layer = loaded(room, c, weights)
         native = {name: room.array(x) for name, x in inputs.items()}
@@ -127,7 +133,7 @@ def grads(
             for x in native.values():
                 _ = x.requires_grad_()
             call(room, layer, {}, native | options).cos().sum().backward()
-            found = {name: to_canonical(p, parameter(layer, name).grad) for name, p in c.params.items()}
+            found: dict[str, Any] = {n: to_canonical(p, gradient(parameter(layer, n))) for n, p in c.params.items()}
             found |= {name: x.grad for name, x in native.items()}
         else:
 

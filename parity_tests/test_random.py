@@ -79,6 +79,13 @@ class TestLaws:
         chance = random.keep_threshold(rate) * 2.0**-23
         assert 0 <= chance - float(np.float32(1 - rate)) < 2.0**-23
 
+    @given(seeds)
+    def test_a_draw_that_meets_the_threshold_is_dropped(self, seed: int) -> None:
+        drawn = int(random.mantissa(random.key(seed), 0))
+        if drawn:
+            assert not random.keep(seed, 1 - drawn * 2.0**-23, ()).item()
+            assert random.keep(seed, 1 - (drawn + 1) * 2.0**-23, ()).item()
+
     @given(seeds, rates, rates)
     def test_a_higher_rate_drops_more_of_the_same_weights(self, seed: int, low: float, high: float) -> None:
         low, high = sorted((low, high))
@@ -106,6 +113,12 @@ class TestRooms:
         for room, kept in drawn.items():
             assert kept.dtype == bool
             np.testing.assert_array_equal(kept, bernoulli, err_msg=room)
+
+    def test_every_room_drops_a_draw_that_meets_the_threshold(self) -> None:
+        drawn = int(random.mantissa(random.key(7), 0))
+        for above in (0, 1):
+            kept = keeps(7, 1 - (drawn + above) * 2.0**-23, (1,))
+            assert {room: mask.item() for room, mask in kept.items()} == dict.fromkeys(kept, bool(above))
 
     @pytest.mark.parametrize("seed", SEEDS)
     def test_bits_are_those_of_jax(self, seed: int) -> None:

@@ -76,7 +76,7 @@ def attend(
         mark: see `Mark`.
     """
     q, k, v = shield(xp, q, k, v, allowed)
-    v = mark("value", v)
+    q, k, v = mark("query", q), mark("key", k), mark("value", v)
     scores = soft_cap(xp, products(xp, q, k) * scale, softcap)
     scores = mark("scores", scores if bias is None else scores + bias)
     weights, logsumexp = softmax(xp, scores, allowed, sinks, constant)
