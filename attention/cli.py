@@ -38,7 +38,8 @@ def parity(
         list[str] | None, typer.Option(help="float32 (default), float64, bfloat16 or float16; repeat for more.")
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(help="torch, jax, or numpy (the oracle itself, outputs only); default torch and jax.")
+        list[str] | None,
+        typer.Option(help="torch, jax, or numpy (the oracle itself, outputs only); default torch and jax."),
     ] = None,
     implementation: Annotated[str, typer.Option(help="A kernel's name, see 'attention kernels'; 'auto' picks.")] = "auto",
     real: Annotated[

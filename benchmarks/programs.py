@@ -53,6 +53,13 @@ def torch_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def torch_threads() -> int:
+    """Return how many threads torch shares an operation among on the CPU."""
+    import torch  # noqa: PLC0415
+
+    return torch.get_num_threads()
+
+
 def device_name(side: str) -> str:
     """Return the device that a room runs on, as its maker calls it."""
     if side == "jax":

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from attention.parity.report import environment
 from attention.spec.errors import FileError
-from benchmarks.programs import BACKWARD, FORWARD, cores, device_name
+from benchmarks.programs import BACKWARD, FORWARD, cores, device_name, torch_threads
 
 TIMED, REFUSED, WRONG = "timed", "refused", "wrong"
 BASELINE = ("torch", "reference")
@@ -85,13 +85,14 @@ class Results:
         for heading in ("case", "room", "kernel"):
             table.add_column(heading, no_wrap=True)
         for program in (FORWARD, BACKWARD):
-            table.add_column(program, justify="right")
-            table.add_column("x", justify="right")
-        table.add_column("")
+            table.add_column(program.replace(" + ", "\n+ "), justify="right", no_wrap=True)
+            table.add_column("x", justify="right", no_wrap=True)
+        table.add_column("", min_width=10)
         for row in self.rows:
             cells = [cell for program in (FORWARD, BACKWARD) for cell in self._cells(row, program)]
-            note = f"WRONG {row.note}" if row.status == WRONG else row.note
-            table.add_row(row.case, row.side, row.kernel, *cells, note)
+            why = row.note.removeprefix(f"kernel {row.kernel!r} refuses: ")
+            status = "" if row.status == TIMED else f"{row.status.upper()}: {why}"
+            table.add_row(row.case, row.side, row.kernel, *cells, status)
         return table
 
     def conditions(self) -> str:
@@ -134,12 +135,10 @@ class Results:
 
 def machine(backends: Sequence[str]) -> dict[str, Any]:
     """Return what the times depend on: devices by room, cores, threads and versions."""
-    import torch  # noqa: PLC0415 - needed only where something was measured
-
     return {
         "devices": {side: device_name(side) for side in backends},
         "cores": cores(),
-        "torch threads": torch.get_num_threads(),
+        "torch threads": torch_threads() if "torch" in backends else None,
         "environment": environment(),
     }
 

@@ -62,9 +62,7 @@ def small(case: Case, dtype: str) -> Probe:
 
 def large(case: Case, dtype: str, size: int) -> Probe:
     """Return the call that is timed: B = 1, T = S = `size`."""
-    drawn = Drawer(grown(case.contract), dtype).draw(
-        "benchmark", size, size, dropout_seed=small(case, dtype).dropout_seed
-    )
+    drawn = Drawer(grown(case.contract), dtype).draw("benchmark", size, size, dropout_seed=small(case, dtype).dropout_seed)
     arrays, cotangents = ({name: x[:1] for name, x in group.items()} for group in (drawn.arrays, drawn.cotangents))
     return replace(drawn, arrays=arrays, cotangents=cotangents)
 

@@ -89,9 +89,7 @@ class Kernel:
         return self.name
 
     def _native(self, *arrays: Any, **options: Any) -> Any:
-        return self.room.module.dot_product_attention(
-            *arrays, implementation=self.chosen(*arrays, **options), **options
-        )
+        return self.room.module.dot_product_attention(*arrays, implementation=self.chosen(*arrays, **options), **options)
 
     def attend(self, *arrays: np.ndarray, **options: Any) -> np.ndarray:
         """Return the context."""

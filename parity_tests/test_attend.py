@@ -33,9 +33,7 @@ STEP = 1e-200
 sides = st.integers(1, 4)
 
 
-def call(
-    seed: int, batch: tuple[int, ...], t: int, s: int, kv: int, group: int, d: int, e: int, *features: str
-) -> Call:
+def call(seed: int, batch: tuple[int, ...], t: int, s: int, kv: int, group: int, d: int, e: int, *features: str) -> Call:
     """A call of normal numbers; features among "allowed", "bias", "softcap", "sinks", "keep"."""
     random = np.random.default_rng(seed)
     h = kv * group
@@ -63,9 +61,7 @@ calls = st.builds(
     *(sides for _ in range(6)),
     on=features,
 )
-masked = st.builds(
-    lambda seed, *sizes: call(seed, (2,), *sizes, "allowed"), st.integers(0, 999), *(sides for _ in range(6))
-)
+masked = st.builds(lambda seed, *sizes: call(seed, (2,), *sizes, "allowed"), st.integers(0, 999), *(sides for _ in range(6)))
 # Groups of two, every size its own, every feature at once, and some rows and keys that nothing may read.
 FULL = call(1, (2,), 3, 5, 2, 2, 7, 4, *["allowed", "bias", "softcap", "sinks", "keep"])
 

@@ -152,9 +152,7 @@ class TestFiles:
         assert ran.exit_code == 0, ran.output
         assert "sdpa" in ran.output
         assert (tmp_path / "b.png").stat().st_size
-        assert {row["case"] for row in json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["rows"]} == {
-            "self"
-        }
+        assert {row["case"] for row in json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["rows"]} == {"self"}
 
 
 class TestRefusals:

@@ -258,9 +258,7 @@ class TestValues:
     def test_narrowing_inside_the_program_costs_the_oracle_nothing(self) -> None:
         third = np.full((1, 1, 1), 1 / 3)
         for product in (jnp.matmul, lambda x, y, **options: lax.conv_general_dilated(x, y, (1,), "VALID", **options)):
-            made = budget(
-                lambda x, f=product: f(*narrow(x), preferred_element_type=jnp.float32), (third,), dtype="float32"
-            )
+            made = budget(lambda x, f=product: f(*narrow(x), preferred_element_type=jnp.float32), (third,), dtype="float32")
             np.testing.assert_array_equal(made.value, third * third)
 
 
@@ -298,9 +296,7 @@ class TestLaws:
             return jnp.sin(x)
 
         for dtype, seed in (("float32", 0), ("bfloat16", 0), ("float16", 1)):
-            _ = budget(
-                differentiated(program), ((ONES[:5],), ONES[:5]), dtype=dtype, storage="float16", seed=seed, runs=3
-            )
+            _ = budget(differentiated(program), ((ONES[:5],), ONES[:5]), dtype=dtype, storage="float16", seed=seed, runs=3)
         assert traces == [5]
         _ = budget(differentiated(program), ((ONES[:6],), ONES[:6]), dtype="float32")
         assert traces == [5, 6]

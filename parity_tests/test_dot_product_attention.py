@@ -179,9 +179,7 @@ class TestValues:
         seen = np.broadcast_to(allowed, (B, H, T, S)).astype(np.float32)
         even = seen / seen.sum(-1, keepdims=True)
         np.testing.assert_array_equal(pattern(kernel, spec.Dense(allowed), T, S, H), even)
-        np.testing.assert_array_equal(
-            pattern(kernel, None, T, S, H, bias=np.where(allowed, np.float32(0), -1000)), even
-        )
+        np.testing.assert_array_equal(pattern(kernel, None, T, S, H, bias=np.where(allowed, np.float32(0), -1000)), even)
 
     @each_kernel
     def test_no_queries_give_no_rows(self, kernel: Kernel) -> None:
@@ -276,9 +274,7 @@ class TestDropout:
         holders = [np.int64(seed), np.int32(seed), np.array(seed), np.array(seed, np.int32)]
         for held in holders:
             np.testing.assert_array_equal(kernel.attend(*given, dropout_rate=0.5, dropout_seed=held), wanted)
-        high, held = (
-            kernel.attend(*given, dropout_rate=0.5, dropout_seed=kind(2**32 + seed)) for kind in (int, np.int64)
-        )
+        high, held = (kernel.attend(*given, dropout_rate=0.5, dropout_seed=kind(2**32 + seed)) for kind in (int, np.int64))
         np.testing.assert_array_equal(held, high)
         assert not np.array_equal(high, wanted)
 
@@ -396,10 +392,7 @@ class TestKernels:
             traced = str(jax.make_jaxpr(jax.grad(scalar, (0, 1, 2)))(*qkv(dtype="float32")))
         # Two products ahead, and two back for each.
         assert re.findall(r"dot_general\[", traced) == ["dot_general["] * 6
-        assert (
-            re.findall(r" precision=(.*)", traced)
-            == [f"(Precision.{precision.upper()}, Precision.{precision.upper()})"] * 6
-        )
+        assert re.findall(r" precision=(.*)", traced) == [f"(Precision.{precision.upper()}, Precision.{precision.upper()})"] * 6
 
 
 class TestRefusals:
@@ -422,9 +415,7 @@ class TestRefusals:
             torch.set_float32_matmul_precision(setting)
             for name in (kernel.name, "auto"):
                 with pytest.raises(KernelRefused, match=f"precision '{least}' is above .* = '{setting}'"):
-                    _ = TORCH.module.dot_product_attention(
-                        *map(TORCH.array, given), precision=least, implementation=name
-                    )
+                    _ = TORCH.module.dot_product_attention(*map(TORCH.array, given), precision=least, implementation=name)
             assert kernel.attend(*given).shape == given[0].shape
             assert kernel.attend(*(x.astype(np.float64) for x in given), precision=least).shape == given[0].shape
         finally:

@@ -72,9 +72,7 @@ def positional(draw: st.DrawFn, t: int, s: int) -> tuple[Mask, Says]:
         return spec.Chunked(size=size, **options), lambda b, i, j: j // size == p(b, i) // size
     before, after = (draw(st.none() | st.integers(0, 4)) for _ in range(2))
     lowest, highest = (10**6 if bound is None else bound for bound in (before, after))
-    return spec.Window(
-        before=before, after=after, **options
-    ), lambda b, i, j: p(b, i) - lowest <= j <= p(b, i) + highest
+    return spec.Window(before=before, after=after, **options), lambda b, i, j: p(b, i) - lowest <= j <= p(b, i) + highest
 
 
 @st.composite

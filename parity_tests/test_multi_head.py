@@ -161,9 +161,7 @@ class TestValues:
     def test_every_call_says_something_of_its_own(self, name: str) -> None:
         # What a call adds to plain attention changes the answer, so that no case passes by doing nothing.
         c, inputs, options = prepared(name)
-        plain = spec.MultiHeadAttention(
-            M, H, c.num_kv_heads, D, c.value_dim, c.kdim, c.vdim, qkv_bias=True, out_bias=True
-        )
+        plain = spec.MultiHeadAttention(M, H, c.num_kv_heads, D, c.value_dim, c.kdim, c.vdim, qkv_bias=True, out_bias=True)
         weights = weights_of(plain)
         mine = judged(c, np, {n: weights[n] for n in c.params}, inputs, options)["output"]
         if name not in ("self", "cross", "value is key"):
@@ -337,9 +335,7 @@ class TestPeers:
         seen = (np.arange(S) < self.LENGTHS[:, None])[:, None, None, :] & np.tri(S, dtype=bool)
         names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
         with wide(query):
-            peer = nnx.MultiHeadAttention(
-                H, M, decode=False, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
-            )
+            peer = nnx.MultiHeadAttention(H, M, decode=False, dtype=jnp.float64, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
             for ours, theirs in names.items():
                 for leaf in ("kernel", "bias"):
                     getattr(getattr(peer, theirs), leaf).set_value(jnp.asarray(weights[f"{ours}.{leaf}"]))

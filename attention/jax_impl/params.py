@@ -49,9 +49,10 @@ def load(module: nnx.Module, params: Mapping[str, Param], weights: Mapping[str, 
         DTypeError: weights would lose digits in the module's dtype.
     """
     dtype = dtype_name(parameter(module, next(iter(params))))
-    check_weights(params, weights, dtype)
-    for name in params:
-        parameter(module, name).set_value(jnp.asarray(weights[name], dtype))
+    check_weights(params, weights, dtype, (np.ndarray, jax.Array))
+    native = {name: jnp.asarray(weights[name], dtype) for name in params}
+    for name, array in native.items():
+        parameter(module, name).set_value(array)
 
 
 def canonical(module: nnx.Module, params: Mapping[str, Param]) -> Weights:

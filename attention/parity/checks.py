@@ -1,13 +1,13 @@
 """The check: every probe of a contract, on every side, against the oracle's budget.
 
-    for each probe:  (values, sigma) = budget(oracle and its gradients)        judge(side.run(probe), values, sigma)
+for each probe:  (values, sigma) = budget(oracle and its gradients)        judge(side.run(probe), values, sigma)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,11 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
     # Every probe of one shape is given the same arguments, so that all masks, biases and positions share one compilation.
     inputs = {**probe.arrays, "bias": probe.arrays.get("bias", np.zeros(sizes.scores))}
     constants = (allowed, setting.query_table, setting.key_table, setting.keep)
-    shapes = {"output": (*sizes.batch, sizes.T, contract.embed_dim), "weights": sizes.scores, "logsumexp": sizes.scores[:-1]}
+    shapes = {
+        "output": (*sizes.batch, sizes.T, contract.embed_dim),
+        "weights": sizes.scores,
+        "logsumexp": sizes.scores[:-1],
+    }
     cotangents = {name: probe.cotangents.get(name, np.zeros(shape)).astype(np.float64) for name, shape in shapes.items()}
     # Where storage is no coarser than arithmetic, writing a stage down changes nothing, and is not counted twice.
     coarse = COMPUTE[probe.dtype] != probe.dtype
@@ -96,7 +100,7 @@ def check_probe(
         expected: gives the budget of a probe and a kernel's roundings; `expect` if None.
     """
     rows: list[Row] = []
-    budgets = lru_cache(maxsize=None)(expected or expect)
+    budgets = cache(expected or expect)
     for backend in backends:
         side = sides.find(backend)
         row = Row(subject, probe.name, backend, "", probe.dtype, facts=dict(facts or {}))

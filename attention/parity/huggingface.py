@@ -62,7 +62,7 @@ class ForeignLayer:
         number = getattr(torch, dtype)
         # One deepcopy of both keeps them tied, and leaves the model as loaded for the next call.
         module, config = copy.deepcopy((self.module, self.config))
-        module.to(number)
+        _ = module.to(number)
         # The one switch that transformers' modules and masks both read.
         config._attn_implementation = implementation  # noqa: SLF001
         hidden = torch.tensor(self.hidden, dtype=number, requires_grad=True)
@@ -87,9 +87,7 @@ def _projected(module: nn.Module, output: str, hidden: Tensor, mask: Tensor | No
     return caught[0]
 
 
-def forward(
-    folder: Path, architecture: str, scopes: Sequence[str], ids: np.ndarray, lengths: np.ndarray
-) -> list[ForeignLayer]:
+def forward(folder: Path, architecture: str, scopes: Sequence[str], ids: np.ndarray, lengths: np.ndarray) -> list[ForeignLayer]:
     """Return the attention layers with what each received, in one forward pass of the whole model on `ids`.
 
     Args:
@@ -108,7 +106,7 @@ def forward(
     with contextlib.ExitStack() as stack, torch.no_grad():
         for module in dict.fromkeys(modules):
             hook = module.register_forward_pre_hook(lambda _module, args: caught.append(args[0].numpy().copy()))
-            stack.callback(hook.remove)
+            _ = stack.callback(hook.remove)
         _ = model(input_ids=torch.tensor(ids), attention_mask=_real(lengths, ids.shape[1]))
     return [ForeignLayer(m, model.config, hidden, lengths) for m, hidden in zip(modules, caught, strict=True)]
 

@@ -69,7 +69,8 @@ def heads_tiled(probe: Probe) -> Probe:
 def rotary_style_swapped(probe: Probe) -> Probe:
     """Pair neighbouring features instead of halves, or the other way round (9)."""
     rotary = probe.contract.positions
-    assert rotary is not None
+    if rotary is None:
+        return probe
     other = {"half": "interleaved", "interleaved": "half"}[rotary.style]
     return _with(probe, positions=Rotary(rotary.base, other, rotary.rotary_dim))
 

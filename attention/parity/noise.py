@@ -105,7 +105,8 @@ class Noise:
     def round(self, eqn: Any, operands: list[Array]) -> list[Array]:
         """Return the results of one primitive, rounded as the tables say."""
         results = apply(eqn, operands)
-        if self.draws is None or not _rounds(eqn):
+        draws = self.draws
+        if draws is None or not _rounds(eqn):
             return results
         name = eqn.primitive.name
         unit, floor = self.units[1 if name == "stored" else 0]
@@ -115,15 +116,15 @@ class Noise:
             spreads = [unit * np.sqrt(depth * s + o * o) for s, o in zip(squares, results, strict=True)]
         else:
             spreads = [unit * FACTORS.get(name, 1.0) * abs(o) for o in results]
-        return [self.perturb(o, s, floor) if is_float(o) else o for o, s in zip(results, spreads, strict=True)]
+        return [_perturb(draws, o, s, floor) if is_float(o) else o for o, s in zip(results, spreads, strict=True)]
 
-    def perturb(self, o: Array, spread: Array, floor: Array) -> Array:
-        """Return `o` as a rounding error of standard deviation `spread / sqrt(3)` may leave it."""
-        assert self.draws is not None
-        xi = self.draws.standard_normal(o.shape) / math.sqrt(3)
-        spread = np.maximum(spread, np.minimum(abs(o), floor))
-        # inf + inf * xi may be NaN: a score that is masked with -inf stays what it is.
-        return np.where(np.isfinite(spread), o + spread * xi, o)
+
+def _perturb(draws: np.random.Generator, o: Array, spread: Array, floor: Array) -> Array:
+    """Return `o` as a rounding error of standard deviation `spread / sqrt(3)` may leave it."""
+    xi = draws.standard_normal(o.shape) / math.sqrt(3)
+    spread = np.maximum(spread, np.minimum(abs(o), floor))
+    # inf + inf * xi may be NaN: a score that is masked with -inf stays what it is.
+    return np.where(np.isfinite(spread), o + spread * xi, o)
 
 
 def _scan(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:

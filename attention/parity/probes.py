@@ -149,7 +149,7 @@ def _square(drawer: Drawer) -> Iterator[Probe]:
     yield drawer.draw("plain")
     yield drawer.draw("saturated scores", scale=6.0)
     yield drawer.draw("bias", biased=True)
-    yield _poisoned(drawer.draw("padding", mask=Lengths(kv=[N, 8, 0], q=[N, 8, 0])))
+    yield _poisoned(drawer, "padding", Lengths(kv=[N, 8, 0], q=[N, 8, 0]))
     yield drawer.draw("packed", mask=Segments(kv=_documents()))
     yield drawer.draw("mask per head", mask=Dense(_holes(drawer.contract.num_heads)))
     yield drawer.draw("stages", mask=Lengths(kv=[N, 8, 0]), stages=("weights", "logsumexp"))
@@ -159,7 +159,7 @@ def _rectangular(drawer: Drawer) -> Iterator[Probe]:
     rotary = drawer.contract.positions is not None
     for name, t, s in (("few queries", FEW, N), ("few keys", N, FEW)):
         if drawer.allows(t, s):
-            where = {"query_positions": np.arange(t) + 2, "key_positions": np.arange(s)} if rotary else {}
+            where: dict[str, Any] = {"query_positions": np.arange(t) + 2, "key_positions": np.arange(s)} if rotary else {}
             yield drawer.draw(name, t, s, **where)
 
 
@@ -171,7 +171,7 @@ def _rotary(drawer: Drawer) -> Iterator[Probe]:
     lengths = np.asarray([N, 8, 4])
     left = np.maximum(np.arange(N) - (N - lengths)[:, None], 0)
     mask = Lengths(kv=lengths, q=lengths, padding="left")
-    yield _poisoned(drawer.draw("left padding", mask=mask, query_positions=left, key_positions=left))
+    yield _poisoned(drawer, "left padding", mask, query_positions=left, key_positions=left)
 
 
 def _dropped(drawer: Drawer) -> Iterator[Probe]:
@@ -192,10 +192,9 @@ def _holes(heads: int) -> np.ndarray:
     return allowed
 
 
-def _poisoned(probe: Probe) -> Probe:
-    """Return the probe with NaN and inf in every padded token."""
-    mask = probe.mask
-    assert isinstance(mask, Lengths)
+def _poisoned(drawer: Drawer, name: str, mask: Lengths, **call: Any) -> Probe:
+    """Return a probe with NaN and inf in every padded token."""
+    probe = drawer.draw(name, mask=mask, **call)
     arrays = {name: x.copy() for name, x in probe.arrays.items()}
     for row, length in enumerate(mask.kv):
         gone = slice(None, N - int(length)) if mask.padding == "left" else slice(int(length), None)

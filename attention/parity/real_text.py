@@ -64,9 +64,7 @@ def reactions(folder: Path, texts: Sequence[str] = REACTIONS) -> Batch:
     for text, row in zip(texts, rows, strict=True):
         # findall skips what fits no token, so the pieces must add up to the text again.
         if "".join(row[1:-1]) != text or not vocabulary.keys() >= set(row):
-            raise OptionError(
-                f"text {text!r} must be made of tokens of {folder / 'vocab.txt'}, but gave {' '.join(row)}"
-            )
+            raise OptionError(f"text {text!r} must be made of tokens of {folder / 'vocab.txt'}, but gave {' '.join(row)}")
     return _pad(rows, [[vocabulary[token] for token in row] for row in rows])
 
 

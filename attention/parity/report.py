@@ -99,7 +99,17 @@ class Report:
     def table(self) -> Table:
         """Return the table: for each subject, dtype, side and kernel, the worst output and the worst gradient."""
         table = Table(caption=f"z = error / rounding budget; agrees if RMS <= {MOST_RMS:g} and max <= {MOST_MAX:g}")
-        for heading in ("contract", "dtype", "side", "kernel", "probes", "output z", "worst gradient", "z", "worst element"):
+        for heading in (
+            "contract",
+            "dtype",
+            "side",
+            "kernel",
+            "probes",
+            "output z",
+            "worst gradient",
+            "z",
+            "worst element",
+        ):
             table.add_column(heading, no_wrap=heading != "worst element")
         table.add_column("")
         for group in self.groups():

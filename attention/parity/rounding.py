@@ -1,10 +1,10 @@
 """Where a real attention layer rounds: the oracle as a program whose budget can be taken.
 
-    stored          projections, rotated heads and context: written down in the dtype of the weights, whatever the kernel
-    "weights"       a kernel that writes the weights down in the dtype of its inputs
-    "d scores"      one that writes down the gradient of the scores
-    "logsumexp"     one that keeps only the logsumexp, and in its backward pass makes the scores and weights anew:
-                    exp(q k^T * scale - logsumexp), the same numbers, rounded independently and at that size
+stored          projections, rotated heads and context: written down in the dtype of the weights, whatever the kernel
+"weights"       a kernel that writes the weights down in the dtype of its inputs
+"d scores"      one that writes down the gradient of the scores
+"logsumexp"     one that keeps only the logsumexp, and in its backward pass makes the scores and weights anew:
+                exp(q k^T * scale - logsumexp), the same numbers, rounded independently and at that size
 """
 
 from __future__ import annotations

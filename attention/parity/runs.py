@@ -1,14 +1,14 @@
 """Runs: what `attention parity` was asked for, as a list of steps, each of which makes a part of the report.
 
-    contracts x dtypes x probes        every named contract of `spec.cases`
-    models x layers x dtypes           every attention layer of a trained model, on what it really saw
+contracts x dtypes x probes        every named contract of `spec.cases`
+models x layers x dtypes           every attention layer of a trained model, on what it really saw
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def check_layer(layer: real.RealLayer, backends: Sequence[str] = sides.BACKENDS,
     subject = f"{layer.model}[{layer.layer}]"
     single = real_probe(layer, "float32")
 
-    @lru_cache(maxsize=None)
+    @cache
     def once(rounds: tuple[str, ...]) -> Budget:
         return expect(single, rounds)
 

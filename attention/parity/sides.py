@@ -5,12 +5,15 @@
 "numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms.
 """
 
+# The frameworks leave many of their types unknown, which strict mode reports at every use.
+# pyright: standard
+
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,9 +58,7 @@ class NumpySide:
 
     def run(self, probe: Probe, implementation: str) -> Results:
         del implementation
-        weights, arrays = (
-            {name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays)
-        )
+        weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
         setting = settle(probe.contract, probe.sizes, **probe.call())
         # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
         with np.errstate(invalid="ignore", over="ignore"):
@@ -123,7 +124,7 @@ class JaxSide:
             return {name: np.asarray(x) for name, x in {**results, **gradients}.items()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _jax_program(graph: Any, implementation: str, stages: tuple[str, ...]) -> Callable[..., Any]:
     """Return the compiled layer with its gradients; probes that differ in data alone share it."""
     import jax  # noqa: PLC0415

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -23,9 +23,8 @@ Read = Callable[[Array], "np.ndarray | None"]
 """How a room reads a mask's data on the host: None where the values are not known yet (a traced array)."""
 
 
-def data(**options: Any) -> Any:
-    """Declare a field that holds data: traced, not hashed. An int or None in it counts as structure."""
-    return field(metadata={"data": True}, **options)
+DATA = {"data": True}
+"""The metadata of a field that holds data: traced, not hashed. An int or None in it counts as structure."""
 
 
 def is_data(value: Any) -> bool:
@@ -73,6 +72,18 @@ class Mask:
     def keeps_self(self) -> bool:
         """Whether, with T = S, structure alone says that every position may attend to itself."""
         return False
+
+    def __eq__(self, other: object) -> bool:
+        """Masks of structure alone are equal by what they say; one that holds an array equals only itself."""
+        if self is other or type(self) is not type(other) or not isinstance(other, Mask):
+            return self is other
+        return self.is_static and other.is_static and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity()) if self.is_static else id(self)
+
+    def _identity(self) -> tuple[Any, ...]:
+        return type(self), self.structure(), tuple(self.leaves().values())
 
     def __and__(self, other: Mask) -> And:
         return And(self, _mask(other))
@@ -123,19 +134,22 @@ def _mask(other: object) -> Mask:
     return other
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair(Mask):
     """Two masks under one operator. Abstract."""
 
     left: Mask
     right: Mask
 
+    def __post_init__(self) -> None:
+        _ = _mask(self.left), _mask(self.right)
+
     def check(self, sizes: Sizes, read: Read) -> None:
         self.left.check(sizes, read)
         self.right.check(sizes, read)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class And(Pair):
     """Allowed where both masks allow; written `left & right`."""
 
@@ -147,7 +161,7 @@ class And(Pair):
         return self.left.keeps_self and self.right.keeps_self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Or(Pair):
     """Allowed where either mask allows; written `left | right`."""
 
@@ -159,11 +173,14 @@ class Or(Pair):
         return self.left.keeps_self or self.right.keeps_self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Not(Mask):
     """Allowed where the mask does not allow; written `~mask`."""
 
     mask: Mask
+
+    def __post_init__(self) -> None:
+        _ = _mask(self.mask)
 
     def allowed(self, at: Grid) -> Array:
         return ~self.mask.allowed(at)
@@ -187,4 +204,6 @@ def evaluate(mask: Mask | None, sizes: Sizes) -> np.ndarray | None:
         return None
     mask.check(sizes, np.asarray)
     grid = Grid(np.arange(sizes.T)[:, None], np.arange(sizes.S), sizes.T, sizes.S)
-    return mask.map(np.asarray).allowed(grid)
+    # A narrow type of lengths or ids would overflow in the predicates' sums.
+    wide = mask.map(lambda x: np.asarray(x, bool if np.asarray(x).dtype == bool else np.int64))
+    return wide.allowed(grid)

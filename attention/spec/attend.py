@@ -130,7 +130,7 @@ def shield(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tupl
     if allowed is None:
         return q, k, v
     rows, keys = reachable(xp, allowed, q.shape[-2] // k.shape[-2])
-    return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, q), (keys, k), (keys, v)))  # type: ignore
+    return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, q), (keys, k), (keys, v)))  # type: ignore[return-value]
 
 
 def reachable(xp: Any, allowed: Array, group: int) -> tuple[Array, Array]:

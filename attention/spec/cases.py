@@ -62,7 +62,12 @@ CASES = {
         ),
         Case("local", _layer(mask=Window(before=2, after=3)), "a window on both sides", "Longformer, arXiv:2004.05150"),
         Case("chunked", _layer(mask=Causal() & Chunked(5)), "causal inside chunks of five", "Llama 4"),
-        Case("prefix", _layer(mask=Causal() | Prefix(3)), "all see the first three keys", "T5, arXiv:1910.10683, section 3.2"),
+        Case(
+            "prefix",
+            _layer(mask=Causal() | Prefix(3)),
+            "all see the first three keys",
+            "T5, arXiv:1910.10683, section 3.2",
+        ),
         Case(
             "rotary",
             _layer(mask=Causal(), positions=Rotary(style="half"), num_kv_heads=_K, qkv_bias=False, out_bias=False),
@@ -77,7 +82,12 @@ CASES = {
         ),
         Case("softcap", _layer(mask=Causal(), softcap=50.0), "scores bounded by 50", "Gemma 2, arXiv:2408.00118"),
         Case("dot", _layer(score=Dot(), qkv_bias=False), "unscaled scores", "Luong et al., arXiv:1508.04025"),
-        Case("dropout", _layer(dropout_rate=0.3), "the same weights dropped everywhere", "Srivastava et al., JMLR 15, 2014"),
+        Case(
+            "dropout",
+            _layer(dropout_rate=0.3),
+            "the same weights dropped everywhere",
+            "Srivastava et al., JMLR 15, 2014",
+        ),
     )
 }
 

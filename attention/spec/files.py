@@ -6,12 +6,17 @@ A file is written beside its target and then moved onto it, so that a crash lose
 whole before anything is loaded.
 """
 
+# safetensors says nothing of its types; bad input comes from code that nobody type-checked.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ from safetensors.numpy import save_file
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array
-from attention.spec.errors import AttentionError, FileError, MaskError
+from attention.spec.errors import AttentionError, FileError, MaskError, OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import KINDS
 from attention.spec.params import Weights, check_weights
@@ -74,17 +79,21 @@ def save(path: str | os.PathLike[str], contract: MultiHeadAttention, weights: Ma
         ParamError: the weights do not fit the contract.
         FileError: the path cannot be written.
     """
-    target = Path(path)
+    if not isinstance(contract, MultiHeadAttention):
+        raise OptionError(f"contract {contract!r} must be a layer's contract")
+    check_weights(contract.params, weights, "float64")
     arrays = {name: np.ascontiguousarray(value) for name, value in weights.items()}
-    check_weights(contract.params, arrays, "float64")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    target = Path(path)
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
         save_file(arrays, partial, {**FORMAT, "contract": json.dumps(encode(contract))})
-        partial.replace(target)
-    except (OSError, SafetensorError) as error:
+        _ = partial.replace(target)
+    except (OSError, ValueError, SafetensorError) as error:
         raise FileError(f"path {str(target)!r} must be writable: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        # What could not be written cannot be removed either, and that is no news.
+        with suppress(OSError, ValueError):
+            partial.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[MultiHeadAttention, Weights]:
@@ -98,7 +107,7 @@ def read(path: str | os.PathLike[str]) -> tuple[MultiHeadAttention, Weights]:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             weights = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise FileError(f"path {str(path)!r} must be a whole safetensors file: {error}") from error
     if {name: header.get(name) for name in FORMAT} != FORMAT:
         raise FileError(f"path {str(path)!r} has header {header} but must have {FORMAT} as `attention.save` writes it")

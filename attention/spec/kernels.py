@@ -138,7 +138,7 @@ class Kernel(Protocol):
 class Choice:
     """The kernel that answers a request, and why those before it do not."""
 
-    kernel: Kernel | None
+    kernel: Kernel
     refusals: tuple[tuple[str, str], ...]
 
 

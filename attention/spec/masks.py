@@ -8,10 +8,13 @@
     allowed[t, s] = s < kv, t < q                               Lengths(kv, q)
     p(t) = t  or  t + S - T  or  query_positions[t]             align="start", align="end", explicit
 
-Masks compose with `&`, `|` and `~`. What is structure (an alignment, a window) is hashable and never traced; what is data
-(lengths, ids, an array) is, so a mask passes through `jax.jit` and `torch.compile` as an argument. Predicates use
+Masks compose with `&`, `|` and `~`. What is structure (an alignment, a window) is hashable and never traced; what is
+data (lengths, ids, an array) is, so a mask passes through `jax.jit` and `torch.compile` as an argument. Predicates use
 operators only: one text serves NumPy, torch, JAX and a kernel that asks for one element at a time.
 """
+
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -20,20 +23,29 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import And, Grid, Mask, Not, Or, Read, data, is_data
+from attention.spec.algebra import DATA, And, Grid, Mask, Not, Or, Read, is_data
 from attention.spec.axes import Array, Sizes, broadcasts, dtype_name
 from attention.spec.errors import MaskError, OptionError
 
+
 def _integers(owner: Mask, name: str, value: Any) -> None:
     """Store `value` as an integer array on a frozen `owner`, or raise MaskError."""
-    if isinstance(value, (list, tuple)):
-        value = np.asarray(value, dtype=np.int32 if value else None)
     label = f"{type(owner).__name__} {name}"
+    if isinstance(value, (list, tuple)):
+        try:
+            value = np.asarray(value, None if value else np.int64)
+        except ValueError:
+            raise MaskError(f"{label} {value!r} must have rows of one length") from None
     if not hasattr(value, "dtype"):
         raise MaskError(f"{label} {value!r} must be integers: a list or an array")
     if "int" not in dtype_name(value):
         raise MaskError(f"{label} {dtype_name(value)} must be integers")
     object.__setattr__(owner, name, value)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    """Return whether `value` is an int, and no bool, of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _fits(owner: Mask, name: str, value: Array, wanted: tuple[int, ...], letters: str) -> None:
@@ -42,16 +54,16 @@ def _fits(owner: Mask, name: str, value: Array, wanted: tuple[int, ...], letters
         raise MaskError(f"{label} {tuple(value.shape)} must broadcast to {letters} = {wanted}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Aligned(Mask):
     """A mask that needs to know where a query stands among the keys: p(t) in the formulas.
 
-    With T = S that is t. With T != S it must be said: `align="start"` (first query at the first key), `align="end"` (last
-    query at the last key), or `query_positions`, integers `(*batch, T)`: key indices, not angles.
+    With T = S that is t. With T != S it must be said: `align="start"` (first query at the first key), `align="end"`
+    (last query at the last key), or `query_positions`, integers `(*batch, T)`: key indices, not angles.
     """
 
     align: str | None = field(default=None, kw_only=True)
-    query_positions: Array = data(default=None, kw_only=True)
+    query_positions: Array = field(default=None, kw_only=True, metadata=DATA)
 
     def __post_init__(self) -> None:
         if self.align not in (None, "start", "end"):
@@ -81,7 +93,7 @@ class Aligned(Mask):
         return self.query_positions is None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Causal(Aligned):
     """A query attends to its own position and to those before it.
 
@@ -94,7 +106,7 @@ class Causal(Aligned):
         return at.s <= self.position(at)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window(Aligned):
     """A query attends to `before` keys before its own position and `after` keys after it, *besides* its own.
 
@@ -108,26 +120,25 @@ class Window(Aligned):
         super().__post_init__()
         for name in ("before", "after"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            if value is not None and not _is_count(value, 0):
                 raise OptionError(f"Window {name} {value!r} must be an int >= 0, in keys besides the query's own, or None")
 
     def allowed(self, at: Grid) -> Array:
         offset = at.s - self.position(at)
-        inside = offset == offset
-        if self.before is not None:
-            inside = inside & (offset >= -self.before)
-        return inside if self.after is None else inside & (offset <= self.after)
+        if self.before is None:
+            return offset == offset if self.after is None else offset <= self.after  # noqa: PLR0124 - all True, in shape
+        return offset >= -self.before if self.after is None else (offset >= -self.before) & (offset <= self.after)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunked(Aligned):
-    """A query attends to the keys of its own chunk of `size` positions, in both directions; `&` it with Causal if wanted."""
+    """A query attends to the keys of its own chunk of `size` positions, before and after it; see also `Causal() &`."""
 
     size: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.size, int) or self.size < 1:
+        if not _is_count(self.size, 1):
             raise OptionError(f"Chunked size {self.size!r} must be an int >= 1")
 
     def allowed(self, at: Grid) -> Array:
@@ -141,19 +152,13 @@ class Prefix(Mask):
     `length` is an int, or integers `(*batch,)`.
     """
 
-    length: Any = data()
+    length: Any = field(metadata=DATA)
 
     def __post_init__(self) -> None:
         if is_data(self.length):
             _integers(self, "length", self.length)
-        elif self.length is None or self.length < 0:
+        elif not _is_count(self.length, 0):
             raise OptionError(f"Prefix length {self.length!r} must be an int >= 0 or integers (*batch,)")
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (type(other) is Prefix and self.is_static and other.is_static and self.length == other.length)
-
-    def __hash__(self) -> int:
-        return hash((Prefix, self.length if self.is_static else id(self)))
 
     def allowed(self, at: Grid) -> Array:
         return at.s < (at.per_row(self.length) if is_data(self.length) else self.length)
@@ -181,8 +186,8 @@ class Segments(Mask):
         q: integers `(*batch, T)`, the id of each query; None takes the keys' ids, which needs T = S.
     """
 
-    kv: Array = data()
-    q: Array = data(default=None)
+    kv: Array = field(metadata=DATA)
+    q: Array = field(default=None, metadata=DATA)
 
     def __post_init__(self) -> None:
         _integers(self, "kv", self.kv)
@@ -211,8 +216,8 @@ class Lengths(Mask):
         padding: the side that is padded, "right" or "left".
     """
 
-    kv: Array = data()
-    q: Array = data(default=None)
+    kv: Array = field(metadata=DATA)
+    q: Array = field(default=None, metadata=DATA)
     padding: str = field(default="right", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -242,7 +247,7 @@ class Lengths(Mask):
 class Dense(Mask):
     """The mask as an array: bool, broadcastable to `(*batch, H, T, S)`; True = may attend."""
 
-    array: Array = data()
+    array: Array = field(metadata=DATA)
 
     def __post_init__(self) -> None:
         if isinstance(self.array, (list, tuple)):

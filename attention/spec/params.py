@@ -4,7 +4,8 @@
     kernel ~ U[-a, a), a = sqrt(6 / (fan_in + fan_out))        Glorot and Bengio 2010, the fans of this one matrix
     bias = 0
 
-The uniform numbers are exact in float32 and scaled by one rounded product, so that NumPy, torch and JAX draw the same bits.
+The uniform numbers are exact in float32 and scaled by one rounded product, so that NumPy, torch and JAX draw the same
+bits.
 """
 
 from __future__ import annotations
@@ -72,8 +73,16 @@ def cast(weights: Mapping[str, Array], dtype: str) -> Weights:
     return {name: np.asarray(value).astype(numpy_dtype(dtype)) for name, value in weights.items()}
 
 
-def check_weights(params: Mapping[str, Param], weights: Mapping[str, Array], dtype: str) -> None:
+def check_weights(
+    params: Mapping[str, Param], weights: Mapping[str, Array], dtype: str, kinds: tuple[type, ...] = (np.ndarray,)
+) -> None:
     """Check weights against a parameter tree before any of them is loaded.
+
+    Args:
+        params: the tree.
+        weights: by canonical name.
+        dtype: what they are to be loaded into.
+        kinds: the types of array that the caller can load.
 
     Raises:
         ParamError: some are missing, unexpected or misshapen; all are named.
@@ -83,8 +92,9 @@ def check_weights(params: Mapping[str, Param], weights: Mapping[str, Array], dty
     faults += [f"unexpected {name}" for name in weights if name not in params]
     both = [name for name in params if name in weights]
     for name in both:
-        if not hasattr(weights[name], "shape"):
-            faults.append(f"{name} {type(weights[name]).__name__} must be an array")
+        if not isinstance(weights[name], kinds):
+            got = f"{type(weights[name]).__module__}.{type(weights[name]).__name__}"
+            faults.append(f"{name} {got} must be {' or '.join(kind.__name__ for kind in kinds)}")
         elif tuple(weights[name].shape) != params[name].shape:
             faults.append(f"{name} {tuple(weights[name].shape)} must be {params[name].shape}")
     if faults:

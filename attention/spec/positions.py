@@ -11,6 +11,9 @@ References:
     Su et al., "RoFormer", arXiv:2104.09864, equation 34.
 """
 
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ import numpy as np
 
 from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import OptionError, PositionError
+from attention.spec.scores import is_finite
 
 STYLES = ("half", "interleaved")
 
@@ -41,9 +45,10 @@ class Rotary:
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise OptionError(f"Rotary style {self.style!r} must be one of {', '.join(map(repr, STYLES))}")
-        if not self.base > 1:
-            raise OptionError(f"Rotary base {self.base!r} must be above 1")
-        if self.rotary_dim is not None and (self.rotary_dim < 2 or self.rotary_dim % 2):
+        if not (is_finite(self.base) and self.base > 1):
+            raise OptionError(f"Rotary base {self.base!r} must be a finite number above 1")
+        width = self.rotary_dim
+        if width is not None and not (isinstance(width, int) and width >= 2 and width % 2 == 0):
             raise OptionError(f"Rotary rotary_dim {self.rotary_dim} must be an even number >= 2, or None")
 
     def width(self, head_dim: int) -> int:
@@ -97,6 +102,7 @@ def check_positions(query_positions: Array, key_positions: Array, sizes: Sizes) 
     Args:
         query_positions: integers that broadcast to `(*batch, T)`, or None: 0 .. T-1.
         key_positions: integers that broadcast to `(*batch, S)`, or None: 0 .. S-1.
+        sizes: of the call.
 
     Raises:
         PositionError: not integers, or absent while T != S, where counting both from 0 would be a guess.
@@ -110,6 +116,7 @@ def check_positions(query_positions: Array, key_positions: Array, sizes: Sizes) 
             if sizes.T != sizes.S:
                 raise PositionError(f"{name} None must be given: T = {sizes.T} queries and S = {sizes.S} keys differ")
             continue
-        if "int" not in dtype_name(given):
-            raise PositionError(f"{name} {dtype_name(given)} must be integers")
+        if not hasattr(given, "dtype") or "int" not in dtype_name(given):
+            got = dtype_name(given) if hasattr(given, "dtype") else type(given).__name__
+            raise PositionError(f"{name} {got} must be an array of integers")
         check_broadcast(name, given, (*sizes.batch, size), f"(*batch, {letter})")

@@ -4,12 +4,15 @@
     keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)                 integers only
     unit[i] = (bits[i] >> 9) * 2^-23                                          exact in float32, in [0, 1)
 
-Every line is operators on integers, so the same text serves NumPy, torch (int64) and JAX (uint32). The bits are those of
-`jax.random.bits(jax.random.key(seed), shape)` with JAX's default generator.
+Every line is operators on integers, so the same text serves NumPy, torch (int64) and JAX (uint32). The bits are those
+of `jax.random.bits(jax.random.key(seed), shape)` with JAX's default generator.
 
 References:
     Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (threefry).
 """
+
+# NumPy leaves the type of its integers open.
+# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ import zlib
 
 import numpy as np
 
-from attention.spec.axes import Array
+from attention.spec.axes import Array, dtype_name
 from attention.spec.errors import OptionError, ShapeError
+from attention.spec.scores import is_finite
 
 WORD = 0xFFFFFFFF
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -35,7 +39,7 @@ def key(seed: Array) -> Key:
         seed: an int in [0, 2^64), or a framework's integer scalar, which is taken as the low word.
 
     Raises:
-        OptionError: an int outside the range.
+        OptionError: an int outside the range, or no integer.
 
     >>> key(7), key(2**32 + 5)
     ((0, 7), (1, 5))
@@ -44,6 +48,9 @@ def key(seed: Array) -> Key:
         if not 0 <= int(seed) < 2**64:
             raise OptionError(f"seed {seed} must be in [0, 2**64)")
         return int(seed) >> 32, int(seed) & WORD
+    if not hasattr(seed, "dtype") or "int" not in dtype_name(seed) or seed.shape:
+        got = f"{dtype_name(seed)} {tuple(seed.shape)}" if hasattr(seed, "dtype") else repr(seed)
+        raise OptionError(f"seed {got} must be an int in [0, 2**64), or an integer scalar")
     return seed * 0, seed
 
 
@@ -71,7 +78,7 @@ def _wrap(x: Array) -> Array:
 
 
 def label(name: str) -> int:
-    """Return the number of a name, its CRC-32: naming the children of a key means that adding one never moves another."""
+    """Return the number of a name, its CRC-32: children of a key that are named do not move when one is added."""
     return zlib.crc32(name.encode())
 
 
@@ -109,7 +116,7 @@ def keep_threshold(rate: float) -> int:
     Raises:
         OptionError: `rate` lies outside [0, 1).
     """
-    if not 0.0 <= rate < 1.0:
+    if not (is_finite(rate) and 0.0 <= rate < 1.0):
         raise OptionError(f"dropout_rate {rate} must be in [0, 1)")
     return math.ceil(float(np.float32(1.0 - rate)) * 2**23)
 

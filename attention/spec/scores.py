@@ -19,6 +19,11 @@ from attention.spec.axes import Array
 from attention.spec.errors import OptionError
 
 
+def is_finite(value: Any) -> bool:
+    """Return whether `value` is a finite number, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclass(frozen=True)
 class Dot:
     """The plain dot product, unscaled."""
@@ -40,7 +45,7 @@ class ScaledDot:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not math.isfinite(self.scale):
+        if self.scale is not None and not is_finite(self.scale):
             raise OptionError(f"scale {self.scale!r} must be a finite number, or None for 1 / sqrt(D)")
 
     def factor(self, head_dim: int) -> float:
@@ -100,5 +105,5 @@ def soft_cap(xp: Any, scores: Array, cap: float | None) -> Array:
 
 def check_cap(cap: float | None) -> None:
     """Raise OptionError unless `cap` is None or a positive finite number."""
-    if cap is not None and not (math.isfinite(cap) and cap > 0):
+    if cap is not None and not (is_finite(cap) and cap > 0):
         raise OptionError(f"softcap {cap!r} must be a positive finite number, or None")

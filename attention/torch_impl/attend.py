@@ -65,9 +65,7 @@ def dot_product_attention(
     request = make_request(
         q, k, v, mask, bias, scale, softcap, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages)
     )
-    kernel = choose(KERNELS, request, implementation).kernel
-    assert kernel is not None
-    stages = kernel.run(request)
+    stages = choose(KERNELS, request, implementation).kernel.run(request)
     return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
 
 
@@ -102,7 +100,21 @@ def make_request(
         mask.check(of, read)
     factor = ScaledDot(scale).factor(of.D)
     return Request(
-        q, k, v, of, dtype, factor, mask, bias, softcap, sinks, dropout_rate, dropout_seed, precision, stages, q.device.type
+        q,
+        k,
+        v,
+        of,
+        dtype,
+        factor,
+        mask,
+        bias,
+        softcap,
+        sinks,
+        dropout_rate,
+        dropout_seed,
+        precision,
+        stages,
+        q.device.type,
     )
 
 

@@ -28,14 +28,21 @@ def native(mask: Mask | None, device: torch.device) -> Mask | None:
         return None
     if not isinstance(mask, Mask):
         raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
-    return mask.map(lambda x: torch.as_tensor(x, device=device))
+    return mask.map(lambda x: _wide(torch.as_tensor(x, device=device)))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return integers in 64 bits, for a narrow type of lengths or ids would overflow in the predicates' sums."""
+    return x if x.dtype == torch.bool else x.to(torch.int64)
 
 
 def read(x: Array) -> np.ndarray | None:
-    """Return the values on the host, or None where they are not known, or where looking would wait for an accelerator."""
+    """Return the values on the host, or None where they are unknown or looking would wait for an accelerator."""
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
         return None
-    return None if torch._C._functorch.is_functorch_wrapped_tensor(x) else x.numpy()
+    # Torch has no public way to ask whether vmap hides the values.
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
+    return None if wrapped else x.numpy()
 
 
 def allowed(mask: Mask | None, sizes: Sizes, device: torch.device) -> Tensor | None:
@@ -75,3 +82,6 @@ def _register(kind: type[Mask]) -> None:
 
 for _kind in KINDS:
     _register(_kind)
+
+# An exported program is saved with the inputs it was traced on, and its loader makes only what it was told is harmless.
+torch.serialization.add_safe_globals(list(KINDS))

@@ -69,9 +69,10 @@ def load(module: nn.Module, params: Mapping[str, Param], weights: Mapping[str, A
         ParamError: weights are missing, unexpected or misshapen; all are named.
         DTypeError: weights would lose digits in the module's dtype.
     """
-    check_weights(params, weights, dtype_name(parameter(module, next(iter(params)))))
-    for name, param in params.items():
-        _ = parameter(module, name).copy_(to_native(param, to_tensor(weights[name])))
+    check_weights(params, weights, dtype_name(parameter(module, next(iter(params)))), (np.ndarray, Tensor))
+    native = {name: to_native(param, to_tensor(weights[name])) for name, param in params.items()}
+    for name, tensor in native.items():
+        _ = parameter(module, name).copy_(tensor)
 
 
 def canonical(module: nn.Module, params: Mapping[str, Param]) -> Weights:

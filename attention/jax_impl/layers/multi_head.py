@@ -37,6 +37,11 @@ class MultiHeadAttention(nnx.Module):
         DTypeError: float64 while JAX's 64-bit mode is off.
     """
 
+    q_proj: nnx.LinearGeneral
+    k_proj: nnx.LinearGeneral
+    v_proj: nnx.LinearGeneral
+    out_proj: nnx.LinearGeneral
+
     def __init__(self, contract: Contract, *, seed: int = 0, dtype: str = "float32") -> None:
         self.contract = contract
         kind = numpy_dtype(dtype)
@@ -98,14 +103,13 @@ class MultiHeadAttention(nnx.Module):
         """
         c = self.contract
         key = query if key is None else key
-        value = key if value is None else value
-        query, key, value = check_arrays(query=query, key=key, value=value)
-        mask, sizes = self._check(query, key, value, mask, query_positions, key_positions)
+        x_q, x_k, x_v = check_arrays(query=query, key=key, value=key if value is None else value)
+        mask, sizes = self._check(x_q, x_k, x_v, mask, query_positions, key_positions)
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            query, key, value = shield_inputs(jnp, allowed(mask, sizes), query, key, value)
-        q = rotate(c.positions, self.q_proj(query), query_positions)
-        k = rotate(c.positions, self.k_proj(key), key_positions)
-        v = self.v_proj(value)
+            x_q, x_k, x_v = shield_inputs(jnp, allowed(mask, sizes), x_q, x_k, x_v)
+        q = rotate(c.positions, self.q_proj(x_q), query_positions)
+        k = rotate(c.positions, self.k_proj(x_k), key_positions)
+        v = self.v_proj(x_v)
         out = dot_product_attention(
             q,
             k,
@@ -138,7 +142,13 @@ class MultiHeadAttention(nnx.Module):
         return params.canonical(self, self.contract.params)
 
     def _check(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask | None, query_positions: Array, key_positions: Array
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: Mask | None,
+        query_positions: Array,
+        key_positions: Array,
     ) -> tuple[Mask | None, Sizes]:
         _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.kernel)
         sizes = self.contract.sizes(query, key, value)

@@ -8,6 +8,9 @@ References:
     Vaswani et al., arXiv:1706.03762, section 3.2.2; Ainslie et al., arXiv:2305.13245 (grouped heads, K < H).
 """
 
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import importlib
@@ -73,7 +76,7 @@ class MultiHeadAttention:
         for name in ("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_dim", "kdim", "vdim"):
             value = getattr(self, name)
             required = name in ("embed_dim", "num_heads")
-            if (value is None and required) or (value is not None and not (isinstance(value, int) and value > 0)):
+            if required if value is None else not (isinstance(value, int) and value > 0 and value is not True):
                 raise OptionError(f"{name} {value!r} must be a positive int")
         if self.num_heads % self.kv_heads:
             raise OptionError(f"num_kv_heads {self.kv_heads} must divide num_heads = {self.num_heads}")
@@ -81,7 +84,11 @@ class MultiHeadAttention:
             raise OptionError(f"num_heads {self.num_heads} must divide embed_dim = {self.embed_dim}, or head_dim be given")
         if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
             raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
+        if not isinstance(self.score, (Dot, ScaledDot)):
+            raise OptionError(f"score {self.score!r} must be Dot() or ScaledDot()")
         if self.positions is not None:
+            if not isinstance(self.positions, Rotary):
+                raise OptionError(f"positions {self.positions!r} must be Rotary(...) or None")
             _ = self.positions.width(self.width)
         check_cap(self.softcap)
         check_precision(self.precision)
@@ -180,4 +187,4 @@ def shield_inputs(xp: Any, allowed: Array, query: Array, key: Array, value: Arra
     if allowed is None:
         return query, key, value
     rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))  # (*batch, T, 1), (*batch, S, 1)
-    return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore
+    return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore[return-value]

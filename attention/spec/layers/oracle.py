@@ -66,15 +66,16 @@ def settle(
         PositionError: positions are missing or do not fit.
     """
     allowed = evaluate(both(contract.mask, mask), sizes)
-    tables: list[Table | None] = [None, None]
+    query_table = key_table = None
     if contract.positions is not None:
         check_positions(query_positions, key_positions, sizes)
-        where = (np.arange(n) if p is None else p for p, n in ((query_positions, sizes.T), (key_positions, sizes.S)))
-        tables = [contract.positions.tables(np.asarray(p), sizes.D) for p in where]
+        query_table = contract.positions.tables(np.arange(sizes.T) if query_positions is None else query_positions, sizes.D)
+        key_table = contract.positions.tables(np.arange(sizes.S) if key_positions is None else key_positions, sizes.D)
     drops = contract.dropout_rate and dropout_seed is not None
     return Setting(
         None if allowed is None else np.broadcast_to(allowed, sizes.scores),
-        *tables,
+        query_table,
+        key_table,
         keep(dropout_seed, contract.dropout_rate, sizes.scores) if drops else None,
     )
 

@@ -37,6 +37,11 @@ class MultiHeadAttention(nn.Module):
         UnknownName: no such dtype.
     """
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    out_proj: nn.Linear
+
     def __init__(self, contract: Contract, *, seed: int = 0, dtype: str = "float32") -> None:
         super().__init__()
         self.contract = contract

@@ -1,0 +1,160 @@
+"""The proof itself: every contract, in every dtype, on every kernel of both rooms, within its budget of rounding errors."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attention import parity, spec
+from attention.parity import sides
+from attention.parity.checks import check_probe, expect, verdicts
+from attention.parity.compare import judge
+from attention.parity.probes import Probe, probes
+from attention.spec.cases import CASES
+from attention.spec.errors import FileError, OptionError, ParityError, ShapeError, UnknownName
+
+TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
+
+
+def plain(dtype: str = "float32") -> Probe:
+    return probes(TINY, dtype)[0]
+
+
+class TestLaws:
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+    @pytest.mark.parametrize("name", CASES)
+    def test_both_backends_agree_with_the_oracle(self, name: str, dtype: str) -> None:
+        backends = ("numpy", *sides.BACKENDS) if dtype == "float64" else sides.BACKENDS
+        parity.check(CASES[name].contract, name=name, dtypes=[dtype], backends=backends).assert_ok()
+
+    @pytest.mark.parametrize("name", ["cross", "grouped", "rotary", "dropout"])
+    def test_the_reference_kernels_agree_where_a_fused_one_is_preferred(self, name: str) -> None:
+        for dtype in ("float32", "bfloat16"):
+            parity.check(CASES[name].contract, name=name, dtypes=[dtype], implementation="reference").assert_ok()
+
+    def test_the_two_rooms_agree_in_float64_to_1e_14(self) -> None:
+        for probe in probes(CASES["grouped"].contract, "float64"):
+            torch, jax = (sides.find(name).run(probe, "reference") for name in sides.BACKENDS)
+            expected = expect(probe)
+            for name in torch:
+                scale = np.abs(expected.value[name][np.isfinite(expected.value[name])]).max(initial=1.0)
+                finite = np.isfinite(torch[name])
+                assert np.array_equal(finite, np.isfinite(jax[name]))
+                assert np.abs(torch[name] - jax[name])[finite].max(initial=0.0) <= 1e-14 * scale * probe.sizes.S, (
+                    probe.name,
+                    name,
+                )
+
+    def test_every_contract_is_probed_in_its_corners(self) -> None:
+        names = {case: {probe.name for probe in probes(CASES[case].contract)} for case in CASES}
+        assert {"few queries", "few keys"} <= names["causal_end"]
+        assert "few queries" not in names["causal"], "plain Causal() has no meaning there"
+        assert {"far positions", "left padding"} <= names["rotary"]
+        assert all({"plain", "padding", "mask per head"} <= found for found in names.values())
+
+    def test_no_axis_of_a_probe_can_stand_in_for_another(self) -> None:
+        n = next(probe for probe in probes(CASES["cross"].contract) if probe.name == "few queries").sizes
+        assert len({n.batch[0], n.T, n.S, n.H, n.D, n.E}) == 6
+
+    def test_probes_hide_nothing_behind_a_zero(self) -> None:
+        assert all(np.all(x != 0) for x in probes(CASES["self"].contract)[0].weights.values())
+
+
+class TestValues:
+    def test_an_empty_row_must_be_exactly_the_bias(self) -> None:
+        probe = next(p for p in probes(CASES["causal"].contract) if p.name == "padding")
+        got = sides.find("torch").run(probe, "auto")["output"]
+        assert np.array_equal(got[2], np.broadcast_to(probe.weights["out_proj.bias"], got[2].shape))
+
+    def test_a_difference_in_an_exact_place_is_infinitely_wrong(self) -> None:
+        verdict = judge("output", np.asarray([0.0, 1e-30]), np.zeros(2), np.zeros(2))
+        assert verdict.worst == np.inf
+        assert verdict.index == (1,)
+        assert not verdict.agrees
+
+    @pytest.mark.parametrize("got", [np.nan, np.inf, -np.inf])
+    def test_what_is_not_finite_never_agrees_with_a_number(self, got: float) -> None:
+        assert not judge("output", np.asarray([got]), np.ones(1), np.ones(1)).agrees
+
+    def test_minus_infinity_agrees_with_itself(self) -> None:
+        assert judge("logsumexp", np.asarray([-np.inf]), np.asarray([-np.inf]), np.zeros(1)).agrees
+
+    def test_no_budget_is_no_agreement(self) -> None:
+        assert not judge("output", np.asarray([1.5]), np.ones(1), np.asarray([np.nan])).agrees
+
+    def test_the_worst_element_is_named(self) -> None:
+        got = np.ones((2, 3))
+        got[1, 2] += 0.5
+        verdict = judge("output", got, np.ones((2, 3)), np.full((2, 3), 0.01))
+        assert (verdict.index, verdict.got, verdict.wanted, round(verdict.worst)) == ((1, 2), 1.5, 1.0, 50)
+
+    def test_float64_budget_is_that_of_float32_scaled(self) -> None:
+        single, double = expect(plain("float32")), expect(replace(plain("float32"), dtype="float64"))
+        ratio = double.sigma["output"] / single.sigma["output"]
+        assert np.array_equal(ratio, np.full(ratio.shape, 2.0**-29))
+
+    def test_coarser_storage_has_a_larger_budget(self) -> None:
+        single, half = (np.median(expect(plain(dtype)).sigma["output"]) for dtype in ("float32", "bfloat16"))
+        assert half > 2**14 * single
+
+
+class TestReports:
+    def test_a_wrong_program_fails_and_is_named(self) -> None:
+        right = plain()
+        wrong = replace(right, weights={**right.weights, "v_proj.bias": right.weights["v_proj.bias"] + np.float32(1e-3)})
+        row = parity.Row(
+            "tiny", "plain", "torch", "sdpa", "float32", verdicts(sides.find("torch").run(wrong, "auto"), expect(right))
+        )
+        report = parity.Report((row,))
+        assert not report.ok
+        with pytest.raises(ParityError, match=r"output: z rms .* at \["):
+            report.assert_ok()
+
+    def test_an_empty_report_is_no_proof(self) -> None:
+        assert not parity.Report().ok
+
+    def test_a_refusal_is_shown_and_condemns_nothing(self) -> None:
+        probe = replace(plain(), stages=("weights",))
+        refused = check_probe("tiny", probe, ["torch"], "sdpa")
+        assert "has no weights" in refused[0].refusal
+        assert "refused" in str(parity.Report(tuple(refused)))
+        assert not parity.Report(tuple(refused)).ok, "nothing was compared"
+
+    def test_json_says_all_that_was_judged(self, tmp_path: Path) -> None:
+        report = parity.Report(tuple(check_probe("tiny", plain(), facts={"tokens": 7})))
+        report.to_json(tmp_path / "deep" / "report.json")
+        read = json.loads((tmp_path / "deep" / "report.json").read_text())
+        assert read["ok"] is True
+        assert {row["side"] for row in read["rows"]} == {"torch", "jax"}
+        assert {v["name"] for v in read["rows"][0]["verdicts"]} == {"output", "d query", *(f"d {n}" for n in TINY.params)}
+        assert read["rows"][0]["facts"] == {"tokens": 7}
+        assert read["environment"]["matmul precision"] == "highest"
+
+    def test_the_table_names_every_subject(self) -> None:
+        text = str(parity.Report(tuple(check_probe("tiny", plain()))))
+        assert "tiny" in text
+        assert "12 arrays compared" not in text
+        assert "20 arrays compared with the float64 oracle, 0 outside their budget" in text
+
+
+class TestRefusals:
+    def test_unknown_names(self) -> None:
+        with pytest.raises(UnknownName, match=r"^backend 'tensorflow' must be one of numpy, torch, jax$"):
+            sides.find("tensorflow")
+        with pytest.raises(UnknownName, match=r"^implementation 'magic' must be 'auto' or one of sdpa, reference$"):
+            check_probe("tiny", plain(), ["torch"], "magic")
+
+    def test_shapes_that_differ(self) -> None:
+        with pytest.raises(ShapeError, match=r"^output \(2,\) must be \(3,\) as the oracle's is$"):
+            judge("output", np.zeros(2), np.zeros(3), np.zeros(3))
+
+    def test_a_report_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(FileError, match="must be writable"):
+            parity.Report().to_json(tmp_path / "file" / "report.json")
+
+    def test_bad_runs(self) -> None:
+        with pytest.raises(OptionError, match="runs 0 must be an int >= 1"):
+            expect(plain(), runs=0)
