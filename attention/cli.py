@@ -39,7 +39,7 @@ def parity(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="torch, jax, or numpy (the oracle itself, outputs only); default torch and jax."),
+        typer.Option(help="torch, jax, jax_eager or numpy (the oracle itself, outputs only); default torch and jax."),
     ] = None,
     implementation: Annotated[str, typer.Option(help="A kernel's name, see 'attention kernels'; 'auto' picks.")] = "auto",
     real: Annotated[
@@ -120,7 +120,7 @@ def _run(contracts: Sequence[str], real: Sequence[str], dtypes: Sequence[str], b
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    from attention.parity.report import Report  # noqa: PLC0415
+    from attention.parity.report import WIDTH, Report  # noqa: PLC0415
     from attention.parity.runs import plan  # noqa: PLC0415
 
     steps, report = plan(contracts, real, dtypes, backends, kernel), Report()
@@ -131,7 +131,8 @@ def _run(contracts: Sequence[str], real: Sequence[str], dtypes: Sequence[str], b
             progress.update(task, description=step.name)
             report += step.run()
             progress.advance(task)
-    report.show(Console())
+    # A table cut to fit a pipe or a narrow window would hide what it is there to show.
+    report.show(Console(width=max(Console().width, WIDTH)))
     return report
 
 

@@ -186,6 +186,11 @@ MASKS: Refusals = {
         MaskError,
         "Lengths kv float32 must be integers",
     ),
+    "lengths that would be cut": (
+        lambda _room: spec.Lengths(kv=[2.5]),
+        MaskError,
+        "Lengths kv float64 must be integers",
+    ),
     "a length that is a number": (
         lambda _room: spec.Lengths(kv=5),
         MaskError,
@@ -232,12 +237,37 @@ OPTIONS: Refusals = {
     ),
     "rate of 1": (core(dropout_rate=1.0, dropout_seed=0), OptionError, "dropout_rate 1.0 must be in [0, 1)"),
     "negative seed": (core(dropout_rate=0.5, dropout_seed=-1), OptionError, "seed -1 must be in [0, 2**64)"),
+    "seed that is no integer": (
+        core(dropout_rate=0.5, dropout_seed=0.5),
+        OptionError,
+        "seed 0.5 must be an int in [0, 2**64), or an integer scalar",
+    ),
+    "seed in a floating array": (
+        core(dropout_rate=0.5, dropout_seed=zeros()),
+        OptionError,
+        "seed float32 () must be an int in [0, 2**64), or an integer scalar",
+    ),
+    "many seeds": (
+        core(dropout_rate=0.5, dropout_seed=zeros(2, dtype="int32")),
+        OptionError,
+        "seed int32 (2,) must be an int in [0, 2**64), or an integer scalar",
+    ),
+    "rate that is no number": (
+        core(dropout_rate="half", dropout_seed=0),
+        OptionError,
+        "dropout_rate half must be in [0, 1)",
+    ),
     "unknown stage": (
         core(return_stages=("probs",)),
         OptionError,
         "return_stages 'probs' must be among scores, weights, logsumexp, context",
     ),
     "soft cap of 0": (core(softcap=0.0), OptionError, "softcap 0.0 must be a positive finite number, or None"),
+    "scale that is no number": (
+        core(scale="small"),
+        OptionError,
+        "scale 'small' must be a finite number, or None for 1 / sqrt(D)",
+    ),
     "infinite scale": (
         core(scale=float("inf")),
         OptionError,
@@ -279,7 +309,12 @@ POSITIONS: Refusals = {
     "floats": (
         layer(X, Y, rotary=True, query_positions=zeros(T), key_positions=np.arange(S)),
         PositionError,
-        "query_positions float32 must be integers",
+        "query_positions float32 must be an array of integers",
+    ),
+    "a list": (
+        layer(X, Y, rotary=True, query_positions=list(range(T)), key_positions=np.arange(S)),
+        PositionError,
+        "query_positions list must be an array of integers",
     ),
     "shape": (
         layer(X, Y, rotary=True, query_positions=np.arange(T), key_positions=np.arange(T)),

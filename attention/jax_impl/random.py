@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from attention.spec import random as spec
 from attention.spec.axes import Array
@@ -15,7 +14,7 @@ from attention.spec.axes import Array
 
 def key(seed: Array) -> spec.Key:
     """Return the generator key of a seed, an int in [0, 2^64) or an integer scalar, traced or not."""
-    words = spec.key(seed if isinstance(seed, (int, np.integer)) else jnp.asarray(seed))
+    words = spec.key(seed)
     return jnp.asarray(words[0], jnp.uint32), jnp.asarray(words[1], jnp.uint32)
 
 

@@ -22,6 +22,9 @@ from rich.table import Table
 from attention.parity.compare import MOST_MAX, MOST_RMS, Verdict
 from attention.spec.errors import FileError, ParityError
 
+WIDTH = 128
+"""Columns that the table needs."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -80,7 +83,7 @@ class Report:
             raise ParityError(str(self))
 
     def __str__(self) -> str:
-        console = Console(width=150, no_color=True, highlight=False)
+        console = Console(width=WIDTH, no_color=True, highlight=False)
         with console.capture() as captured:
             self.show(console)
         return captured.get()

@@ -2,7 +2,8 @@
 
     side.run(probe) = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}        NumPy arrays, canonical layout
 
-"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms.
+"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms; "jax_eager" is JAX
+one operation at a time, which tells a mistake of the program from one of its compilation.
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -97,10 +99,17 @@ class TorchSide:
         return {name: params.to_numpy(x) for name, x in results.items()}
 
 
+@dataclass(frozen=True)
 class JaxSide:
-    """The layer of `jax_impl`, under `jax.jit`."""
+    """The layer of `jax_impl`, under `jax.jit` or one operation at a time.
 
-    name = "jax"
+    Args:
+        name: what reports call it.
+        compiled: whether XLA sees the whole layer, and may fuse and reorder it.
+    """
+
+    name: str = "jax"
+    compiled: bool = True
 
     def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
         return _chosen("jax", probe, implementation)
@@ -115,7 +124,7 @@ class JaxSide:
             layer.load_weights(probe.weights)
             layer.set_attributes(deterministic=probe.dropout_seed is None)
             graph, learned, rest = nnx.split(layer, nnx.Param, ...)
-            program = _jax_program(graph, implementation, probe.stages)
+            program = _jax_program(graph, implementation, probe.stages, compiled=self.compiled)
             call = jax.tree.map(jax.numpy.asarray, probe.call())
             arrays, cotangents = (jax.tree.map(jax.numpy.asarray, x) for x in (probe.arrays, probe.cotangents))
             results, (d_learned, d_arrays) = program(learned, arrays, rest, call, cotangents)
@@ -125,8 +134,8 @@ class JaxSide:
 
 
 @cache
-def _jax_program(graph: Any, implementation: str, stages: tuple[str, ...]) -> Callable[..., Any]:
-    """Return the compiled layer with its gradients; probes that differ in data alone share it."""
+def _jax_program(graph: Any, implementation: str, stages: tuple[str, ...], *, compiled: bool) -> Callable[..., Any]:
+    """Return the layer with its gradients; probes that differ in data alone share one compilation."""
     import jax  # noqa: PLC0415
     from flax import nnx  # noqa: PLC0415
 
@@ -141,7 +150,7 @@ def _jax_program(graph: Any, implementation: str, stages: tuple[str, ...]) -> Ca
         _, pull_back, results = jax.vjp(forward, learned, arrays, has_aux=True)
         return results, pull_back(cotangents)
 
-    return jax.jit(program)
+    return jax.jit(program) if compiled else program
 
 
 def _split(made: Any, probe: Probe) -> tuple[Any, dict[str, Any]]:
@@ -180,8 +189,11 @@ def _chosen(backend: str, probe: Probe, implementation: str) -> tuple[str, tuple
     return choice.kernel.name, choice.kernel.rounds
 
 
-SIDES: dict[str, type[Side]] = {"numpy": NumpySide, "torch": TorchSide, "jax": JaxSide}
+SIDES: dict[str, Side] = {
+    side.name: side for side in (NumpySide(), TorchSide(), JaxSide(), JaxSide("jax_eager", compiled=False))
+}
 BACKENDS = ("torch", "jax")
+"""The rooms' sides: what is compared unless something else is asked for."""
 
 
 def find(name: str) -> Side:
@@ -193,6 +205,7 @@ def find(name: str) -> Side:
     """
     if name not in SIDES:
         raise UnknownName(f"backend {name!r} must be one of {', '.join(SIDES)}")
-    if name in BACKENDS:
-        require(name, extra=name, wanted_by=f"backend {name!r}")
-    return SIDES[name]()
+    framework = name.removesuffix("_eager")
+    if framework in BACKENDS:
+        require(framework, extra=framework, wanted_by=f"backend {name!r}")
+    return SIDES[name]

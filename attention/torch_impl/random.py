@@ -26,9 +26,11 @@ def keep(seed: Array, rate: float, shape: tuple[int, ...], device: torch.device 
         shape: `(*batch, H, T, S)`.
         device: where the tensor shall be.
     """
+    high, low = spec.key(seed)
     if isinstance(seed, Tensor):
-        seed = seed.to(device=device, dtype=torch.int64) & spec.WORD
-    return spec.mantissa(spec.key(seed), index(shape, device)) < spec.keep_threshold(rate)
+        low = seed.to(device=device, dtype=torch.int64) & spec.WORD
+        high = low * 0
+    return spec.mantissa((high, low), index(shape, device)) < spec.keep_threshold(rate)
 
 
 def uniform(of: spec.Key, shape: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from attention.jax_impl import params
+from attention.jax_impl import params, random
 from attention.jax_impl.attend import check_arrays, check_x64, dot_product_attention
 from attention.jax_impl.masks import allowed, native, read
 from attention.jax_impl.positions import rotate
@@ -65,7 +65,9 @@ class MultiHeadAttention(nnx.Module):
         first = params.init(contract.params, seed)
         self.load_weights({name: value.astype(kind) for name, value in first.items()})
         self.deterministic = False
-        self.rngs = nnx.Rngs(dropout=seed) if contract.dropout_rate else None
+        # A key of our own making: nnx would take neither a traced seed nor one of 64 bits.
+        stream = jax.random.wrap_key_data(jnp.stack(random.key(seed)), impl="threefry2x32")
+        self.rngs = nnx.Rngs(dropout=stream) if contract.dropout_rate else None
 
     def __call__(
         self,
@@ -127,6 +129,11 @@ class MultiHeadAttention(nnx.Module):
         context, stages = out if return_stages else (out, None)
         output = self.out_proj(context)
         return (output, stages) if return_stages else output
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Switch dropout off or on, as `nnx.view(layer, deterministic=True)` asks of every module it finds."""
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     def load_weights(self, weights: Mapping[str, Array]) -> None:
         """Load canonical weights, all or none.

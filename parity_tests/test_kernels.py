@@ -1,0 +1,238 @@
+"""Kernels: a request is checked once, the first that does not refuse it answers, and every refusal is kept.
+
+choose(kernels, request) = (first that does not refuse, reasons of those before it)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attention import spec
+from attention.spec import Request, choose
+from attention.spec.attend import STAGES
+from attention.spec.axes import COMPUTE, Sizes
+from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
+from attention.spec.kernels import PRECISIONS, check_precision
+from parity_tests.rooms import Room, each_room, numbers
+
+B, T, S, H, K, D, E = 2, 3, 5, 4, 2, 6, 7
+SIZES = Sizes((B,), T, S, H, K, D, E)
+SQUARE = Sizes((B,), T, T, H, K, D, D)
+
+
+def request(**options: Any) -> Request:
+    q, k, v = np.zeros((B, T, H, D)), np.zeros((B, S, K, D)), np.zeros((B, S, K, E))
+    return Request(**{"q": q, "k": k, "v": v, "sizes": SIZES, "dtype": "float64", "scale": 1.0, **options})
+
+
+@dataclass
+class Fake:
+    """A kernel that refuses for a given reason, and remembers what it was asked."""
+
+    name: str
+    reason: str | None = None
+    rounds: tuple[str, ...] = ()
+    asked: list[Request] = field(default_factory=list)
+    ran: int = 0
+
+    def refuses(self, request: Request) -> str | None:
+        self.asked.append(request)
+        return self.reason
+
+    def run(self, request: Request) -> dict[str, Any]:
+        del request
+        self.ran += 1
+        return {}
+
+
+reasons = st.lists(st.none() | st.sampled_from(["has no sinks", "is asleep"]), min_size=1, max_size=5)
+
+
+class TestChoose:
+    @given(reasons)
+    def test_the_first_that_does_not_refuse_answers_and_every_reason_is_kept_in_order(self, given_: list[str | None]) -> None:
+        fakes = {f"k{i}": Fake(f"k{i}", reason) for i, reason in enumerate(given_)}
+        refusals = [(fake.name, fake.reason) for fake in fakes.values() if fake.reason]
+        willing = [fake for fake in fakes.values() if fake.reason is None]
+        if not willing:
+            text = "; ".join(f"kernel {name!r} refuses: {reason}" for name, reason in refusals)
+            with pytest.raises(KernelRefused, match=f"^{text}$", check=lambda caught: type(caught) is KernelRefused):
+                _ = choose(fakes, request())
+            return
+        choice = choose(fakes, request())
+        assert choice.kernel is willing[0]
+        before = list(fakes).index(choice.kernel.name)
+        assert list(choice.refusals) == refusals[:before]
+
+    @given(reasons)
+    def test_choosing_is_pure(self, given_: list[str | None]) -> None:
+        fakes = {f"k{i}": Fake(f"k{i}", reason) for i, reason in enumerate([*given_, None])}
+        asked = request()
+        first, second = choose(fakes, asked), choose(fakes, asked)
+        assert (first.kernel, first.refusals) == (second.kernel, second.refusals)
+        assert not any(fake.ran for fake in fakes.values())
+        # The request that is judged is the request that was made.
+        assert all(seen is asked for fake in fakes.values() for seen in fake.asked)
+
+    def test_a_kernel_asked_for_by_name_is_asked_alone(self) -> None:
+        fakes = {"fast": Fake("fast"), "slow": Fake("slow")}
+        choice = choose(fakes, request(), "slow")
+        assert (choice.kernel, choice.refusals) == (fakes["slow"], ())
+        assert not fakes["fast"].asked
+
+    def test_a_refusal_by_name_is_an_error_and_nothing_falls_back(self) -> None:
+        fakes = {"fast": Fake("fast", "has no sinks"), "slow": Fake("slow")}
+        text = "^kernel 'fast' refuses: has no sinks$"
+        with pytest.raises(KernelRefused, match=text, check=lambda caught: type(caught) is KernelRefused):
+            _ = choose(fakes, request(), "fast")
+
+    def test_an_unknown_name_lists_the_known(self) -> None:
+        text = "^implementation 'flash' must be 'auto' or one of fast, slow$"
+        with pytest.raises(UnknownName, match=text, check=lambda caught: type(caught) is UnknownName):
+            _ = choose({"fast": Fake("fast"), "slow": Fake("slow")}, request(), "flash")
+
+
+class TestRequest:
+    @pytest.mark.parametrize(
+        ("options", "error", "text"),
+        [
+            ({"softcap": 0.0}, OptionError, r"softcap 0\.0 must be a positive finite number, or None"),
+            ({"dropout_rate": 1.0, "dropout_seed": 0}, OptionError, r"dropout_rate 1\.0 must be in \[0, 1\)"),
+            ({"dropout_rate": 0.1}, OptionError, r"dropout_seed None must be an integer when dropout_rate is 0\.1"),
+            ({"precision": "tf32"}, OptionError, "precision 'tf32' must be one of None, 'default', 'high', 'highest'"),
+            ({"stages": ("weights", "probs")}, OptionError, "return_stages 'probs' must be among scores, weights, log"),
+            (
+                {"bias": np.zeros((S, T))},
+                ShapeError,
+                r"bias \(5, 3\) must broadcast to \(\*batch, H, T, S\) = \(2, 4, 3, 5\)",
+            ),
+            ({"bias": np.zeros((1, B, H, T, S))}, ShapeError, r"bias \(1, 2, 4, 3, 5\) must broadcast to"),
+            ({"sinks": np.zeros(K)}, ShapeError, r"sinks \(2,\) must be \(H,\) = \(4,\)"),
+            ({"sinks": np.zeros((1, H))}, ShapeError, r"sinks \(1, 4\) must be \(H,\) = \(4,\)"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_asked(self, options: dict[str, Any], error: type[Exception], text: str) -> None:
+        with pytest.raises(error, match=text, check=lambda caught: type(caught) is error):
+            _ = request(**options)
+
+    def test_what_can_be_asked(self) -> None:
+        asked = request(
+            softcap=2.0, dropout_rate=0.1, dropout_seed=0, precision="high", stages=STAGES, bias=np.zeros((H, 1, S))
+        )
+        assert asked.compute == "float64"
+        assert [request(dtype=dtype).compute for dtype in COMPUTE] == ["float64", "float32", "float32", "float32"]
+        for precision in PRECISIONS:
+            check_precision(precision)
+
+    @pytest.mark.parametrize(
+        ("options", "lacks"),
+        [
+            ({"softcap": 2.0}, "softcap"),
+            ({"sinks": np.zeros(H)}, "sinks"),
+            ({"dropout_rate": 0.1, "dropout_seed": 0}, "dropout"),
+            ({"bias": np.zeros(S)}, "bias"),
+            ({}, "E != D"),
+            ({}, "float64"),
+            ({"dtype": "float16"}, "float16"),
+            ({"stages": ("logsumexp",)}, "logsumexp"),
+        ],
+        ids=["softcap", "sinks", "dropout", "bias", "E != D", "float64", "float16", "logsumexp"],
+    )
+    def test_what_a_kernel_lacks_is_what_it_was_asked_for_and_has_not(self, options: dict[str, Any], lacks: str) -> None:
+        features = {"softcap", "sinks", "dropout", "bias", "E != D", *COMPUTE, *STAGES}
+        assert request(**options).lacks(*features) is None
+        assert request(**options).lacks(*(features - {lacks})) == f"has no {lacks}"
+        # What nobody asked for is not missed.
+        plain = replace(request(**options), sizes=SQUARE, dtype="float32", stages=(), softcap=None, sinks=None, bias=None)
+        assert replace(plain, dropout_rate=0.0).lacks("float32") is None
+
+    def test_all_that_is_missing_is_named(self) -> None:
+        assert request(softcap=2.0, sinks=np.zeros(H)).lacks("float64") == "has no softcap, no sinks, no E != D"
+
+    @pytest.mark.parametrize(
+        ("mask", "sizes", "needed"),
+        [
+            (None, SIZES, False),
+            (spec.Causal(), SQUARE, False),
+            (spec.Causal(align="end"), SIZES, True),
+            (spec.Causal() & spec.Window(before=2, after=0), SQUARE, False),
+            (spec.Prefix(1), SQUARE, True),
+            (~spec.Causal(), SQUARE, True),
+            (spec.Causal() & spec.Lengths([2, 3]), SQUARE, True),
+        ],
+        ids=str,
+    )
+    def test_a_shield_is_needed_where_a_row_may_be_empty(self, mask: Any, sizes: Sizes, needed: bool) -> None:
+        assert request(mask=mask, sizes=sizes).needs_shield == needed
+
+
+SHAPES = ((B, T, H, D), (B, S, K, D), (B, S, K, D))
+
+# Calls that differ in which kernel can take them, and one that all can.
+CALLS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "causal": {"mask": spec.Causal(align="end")},
+    "softcap": {"softcap": 2.0},
+    "sinks": {"sinks": numbers(5, H, dtype="float32")},
+    "dropout": {"dropout_rate": 0.2, "dropout_seed": 3},
+    "stages": {"return_stages": ["weights", "logsumexp"]},
+    "by name": {"implementation": "reference"},
+}
+
+
+@dataclass(frozen=True)
+class Spy:
+    """A kernel of the room that notes its name when it runs."""
+
+    inner: Any
+    ran: list[str]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def run(self, request: Request) -> Any:
+        self.ran.append(self.inner.name)
+        return self.inner.run(request)
+
+
+class TestRooms:
+    @pytest.mark.parametrize("call", CALLS)
+    @each_room
+    def test_what_explain_says_is_what_runs(self, room: Room, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        ran: list[str] = []
+        spies = {name: Spy(kernel, ran) for name, kernel in room.module.KERNELS.items()}
+        monkeypatch.setattr(f"{room.module.__name__}.attend.KERNELS", spies)
+        arrays = [room.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(SHAPES)]
+        options = {name: room.native(x) for name, x in CALLS[call].items()}
+        choice = room.module.explain(*arrays, **options)
+        assert not ran
+        _ = room.module.dot_product_attention(*arrays, **options)
+        assert ran == [choice.kernel.name]
+        if "implementation" not in options:
+            names = list(spies)
+            assert [name for name, _ in choice.refusals] == names[: names.index(choice.kernel.name)]
+
+    @each_room
+    def test_a_table_is_named_by_its_kernels_and_ends_with_the_one_that_can_all(self, room: Room) -> None:
+        assert {name: kernel.name for name, kernel in room.module.KERNELS.items()} == {n: n for n in room.module.KERNELS}
+        *fused, last = room.module.KERNELS
+        assert fused
+        assert last == "reference"
+
+    @each_room
+    def test_explain_refuses_what_the_call_refuses(self, room: Room) -> None:
+        arrays = [room.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(SHAPES)]
+        for ask in (room.module.explain, room.module.dot_product_attention):
+            with pytest.raises(UnknownName, match=f"'flash' must be 'auto' or one of {', '.join(room.module.KERNELS)}"):
+                _ = ask(*arrays, implementation="flash")
+            with pytest.raises(KernelRefused, match="refuses: has no softcap"):
+                _ = ask(*arrays, implementation=next(iter(room.module.KERNELS)), softcap=2.0)
+            with pytest.raises(OptionError, match="softcap -1 must be"):
+                _ = ask(*arrays, softcap=-1)
