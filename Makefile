@@ -38,7 +38,7 @@ check: $(READY) ## formatting, lint, types, rules of the rooms, doctests
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --doctest-modules attention
+	$(BIN)/python -m pytest --doctest-modules --doctest-glob="*.md" attention README.md
 
 bench: $(READY) ## time every kernel that passes parity
 	$(BIN)/python -m benchmarks

@@ -148,19 +148,19 @@ class TestReports:
 class TestRefusals:
     def test_unknown_names(self) -> None:
         with pytest.raises(UnknownName, match=r"^backend 'tensorflow' must be one of numpy, torch, jax, jax_eager$"):
-            sides.find("tensorflow")
+            _ = sides.find("tensorflow")
         with pytest.raises(UnknownName, match=r"^implementation 'magic' must be 'auto' or one of sdpa, reference$"):
-            check_probe("tiny", plain(), ["torch"], "magic")
+            _ = check_probe("tiny", plain(), ["torch"], "magic")
 
     def test_shapes_that_differ(self) -> None:
         with pytest.raises(ShapeError, match=r"^output \(2,\) must be \(3,\) as the oracle's is$"):
-            judge("output", np.zeros(2), np.zeros(3), np.zeros(3))
+            _ = judge("output", np.zeros(2), np.zeros(3), np.zeros(3))
 
     def test_a_report_that_cannot_be_written(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("")
+        _ = (tmp_path / "file").write_text("")
         with pytest.raises(FileError, match="must be writable"):
             parity.Report().to_json(tmp_path / "file" / "report.json")
 
     def test_bad_runs(self) -> None:
         with pytest.raises(OptionError, match="runs 0 must be an int >= 1"):
-            expect(plain(), runs=0)
+            _ = expect(plain(), runs=0)
