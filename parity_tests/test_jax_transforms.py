@@ -94,7 +94,6 @@ class TestMasks:
         assert all(one is other for one, other in zip(leaves, again, strict=True))
 
     @pytest.mark.parametrize("name", [name for name, mask in KINDS.items() if jax.tree.leaves(mask)])
-    @pytest.mark.xfail(reason="an int in the place of a mask's leaf is taken for structure: spec.algebra.Mask.parts")
     def test_a_leaf_stays_a_leaf_whatever_stands_in_its_place(self, name: str) -> None:
         # vmap puts ints there, and tree_map anything.
         structure = jax.tree.structure(KINDS[name])

@@ -18,6 +18,7 @@ from attention.spec.algebra import evaluate
 from attention.spec.axes import Sizes
 from attention.spec.cases import CASES
 from attention.spec.errors import AttentionError, MaskError, OptionError, PositionError, ShapeError, UnknownName
+from attention.spec.layers.multi_head import shield_inputs
 from attention.spec.layers.oracle import oracle, settle
 from attention.spec.random import keep
 
@@ -183,6 +184,24 @@ class TestOracle:
         np.testing.assert_array_equal(clean[0, 2], w["out_proj.bias"])
         x[0, 2] = np.nan
         np.testing.assert_array_equal(oracle(contract, np, w, {"query": x}, setting)["output"], clean)
+
+    def test_value_is_key_and_key_is_query_where_they_are_not_given(self) -> None:
+        contract = spec.MultiHeadAttention(8, 2)
+        query, key, w = numbers(0, T, 8), numbers(1, S, 8), weights(contract)
+        for inputs in ({"query": query}, {"query": query, "key": key}):
+            last = inputs.get("key", query)
+            setting = settle(contract, contract.sizes(query, last, last))
+            wanted = oracle(contract, np, w, {"query": query, "key": last, "value": last}, setting)["output"]
+            np.testing.assert_array_equal(oracle(contract, np, w, inputs, setting)["output"], wanted)
+
+    def test_inputs_that_nothing_reads_are_zeros(self) -> None:
+        # Of two heads, one reads key 0 and the other key 1; query 2 sees no key in either.
+        allowed = np.zeros((2, 3, 4), bool)
+        allowed[0, 0, 0] = allowed[1, 1, 1] = True
+        inputs = [np.full((n, 5), np.nan) for n in (3, 4, 4)]
+        zeros = [(x == 0).all(-1).tolist() for x in shield_inputs(np, allowed, *inputs)]
+        assert zeros == [[False, False, True], [False, False, True, True], [False, False, True, True]]
+        assert shield_inputs(np, None, *inputs)[0] is inputs[0]
 
     def test_no_seed_drops_nothing(self) -> None:
         contract = spec.MultiHeadAttention(8, 2, dropout_rate=0.5)

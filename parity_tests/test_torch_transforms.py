@@ -29,8 +29,6 @@ PLAIN = spec.MultiHeadAttention(M, H, K, head_dim=D, mask=spec.Causal())
 # torch.func's forward mode loads decompositions that torch itself still writes as TorchScript.
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 each_kernel = pytest.mark.parametrize("kernel", torch_impl.KERNELS)
-MOVEAXIS = pytest.mark.xfail(reason="torch.func.vmap has no rule for moveaxis: spec.scores.heads_first", raises=RuntimeError)
-PLACES = pytest.mark.xfail(reason="an int in the place of a mask's leaf is taken for structure: spec.algebra.Mask.parts")
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
@@ -137,13 +135,12 @@ class TestCompile:
 
 
 class TestFunc:
-    @PLACES
     def test_vmap_over_rows_and_their_lengths_is_the_batch(self) -> None:
         module, x, mask = layer(), numbers(0, B, T, M), lengths(5, 2, 0)
         got = vmap(lambda row, m: module(row, mask=m))(x, mask)
         same(got, module(x, mask=mask))
 
-    @pytest.mark.parametrize("kernel", ["sdpa", pytest.param("reference", marks=MOVEAXIS)])
+    @pytest.mark.parametrize("kernel", ["sdpa", "reference"])
     def test_vmap_over_the_batch_is_the_batch(self, kernel: str) -> None:
         q, k, v = qkv()
         one = vmap(lambda a, b, c: dot_product_attention(a, b, c, mask=spec.Causal(), implementation=kernel))
@@ -186,7 +183,6 @@ class TestFunc:
         _ = jvp(call, qkv(), qkv())
         assert refusals == [(("sdpa", "has no forward-mode derivative"),)]
 
-    @MOVEAXIS
     def test_stacked_weights_are_the_layers_in_turn(self) -> None:
         layers = [layer(seed=seed) for seed in range(3)]
         stacked, buffers = stack_module_state(layers)  # pyright: ignore[reportArgumentType]  # it wants a list of Module
@@ -194,7 +190,6 @@ class TestFunc:
         got = vmap(lambda p, b: functional_call(bare, (p, b), (x,)))(stacked, buffers)
         same(got, torch.stack([one(x) for one in layers]))
 
-    @PLACES
     def test_per_example_gradients_are_those_of_each_example(self) -> None:
         module, x = layer(), numbers(0, B, T, M)
         parameters = {name: p.detach() for name, p in module.named_parameters()}

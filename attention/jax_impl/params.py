@@ -50,7 +50,8 @@ def load(module: nnx.Module, params: Mapping[str, Param], weights: Mapping[str, 
     """
     dtype = dtype_name(parameter(module, next(iter(params))))
     check_weights(params, weights, dtype, (np.ndarray, jax.Array))
-    native = {name: jnp.asarray(weights[name], dtype) for name in params}
+    # A copy: jnp.asarray may share the caller's memory, and change with it.
+    native = {name: jnp.array(weights[name], dtype) for name in params}
     for name, array in native.items():
         parameter(module, name).set_value(array)
 

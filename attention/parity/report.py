@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from attention.parity.compare import MOST_MAX, MOST_RMS, Verdict
 from attention.spec.errors import FileError, ParityError
 
-WIDTH = 128
+WIDTH = 136
 """Columns that the table needs."""
 
 
@@ -100,8 +101,10 @@ class Report:
         console.print(f"{compared} arrays compared with the float64 oracle, {failed} outside their budget.")
 
     def table(self) -> Table:
-        """Return the table: for each subject, dtype, side and kernel, the worst output and the worst gradient."""
-        table = Table(caption=f"z = error / rounding budget; agrees if RMS <= {MOST_RMS:g} and max <= {MOST_MAX:g}")
+        """Return the table: for each subject, dtype and side, the worst output and the worst gradient."""
+        table = Table(
+            box=SIMPLE_HEAD, caption=f"z = error / rounding budget; agrees if RMS <= {MOST_RMS:g} and max <= {MOST_MAX:g}"
+        )
         for heading in (
             "contract",
             "dtype",
@@ -132,7 +135,7 @@ class Report:
         ]
 
     def groups(self) -> Iterator[list[Row]]:
-        """Yield the rows of each subject, dtype, side and kernel together, in the order in which they first stood."""
+        """Yield the rows of each subject, dtype and side together, in the order in which they first stood."""
         order: dict[tuple[str, ...], int] = {}
         for row in self.rows:
             _ = order.setdefault(_place(row), len(order))
@@ -159,13 +162,14 @@ class Report:
 
 
 def _place(row: Row) -> tuple[str, ...]:
-    return row.subject, row.dtype, row.side, row.kernel
+    return row.subject, row.dtype, row.side
 
 
 def _cells(rows: list[Row]) -> tuple[str, ...]:
     first = rows[0]
     every = [verdict for row in rows for verdict in row.verdicts]
-    head = (first.subject, first.dtype, first.side, first.kernel, str(len(rows)))
+    kernels = ", ".join(dict.fromkeys(row.kernel for row in rows))
+    head = (first.subject, first.dtype, first.side, kernels, str(len(rows)))
     if not every:
         return (*head, "-", "-", "-", first.refusal, "refused")
     values = [verdict for verdict in every if not verdict.name.startswith("d ")]

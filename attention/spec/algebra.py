@@ -24,12 +24,7 @@ Read = Callable[[Array], "np.ndarray | None"]
 
 
 DATA = {"data": True}
-"""The metadata of a field that holds data: traced, not hashed. An int or None in it counts as structure."""
-
-
-def is_data(value: Any) -> bool:
-    """Return whether a data field holds an array, rather than a Python int or nothing."""
-    return value is not None and not isinstance(value, int)
+"""The metadata of a field that holds data: traced, not hashed. None in it counts as structure."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,11 @@ class Mask:
         """Raise MaskError if the mask does not fit a call of these sizes."""
 
     @property
+    def holds_arrays(self) -> bool:
+        """Whether data fields hold arrays, or what stands in an array's place; else they are structure."""
+        return True
+
+    @property
     def keeps_self(self) -> bool:
         """Whether, with T = S, structure alone says that every position may attend to itself."""
         return False
@@ -98,7 +98,8 @@ class Mask:
         """Yield (name, value, whether it is traced data) of each field. Masks inside count as data."""
         for f in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             value = getattr(self, f.name)
-            yield f.name, value, isinstance(value, Mask) or (f.metadata.get("data", False) and is_data(value))
+            traced = bool(f.metadata.get("data")) and value is not None and self.holds_arrays
+            yield f.name, value, traced or isinstance(value, Mask)
 
     def leaves(self) -> dict[str, Any]:
         """Return the fields that are traced: what a framework's tree holds as children."""

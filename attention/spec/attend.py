@@ -103,6 +103,10 @@ def softmax(
         weights `(*batch, H, T, S)`: a row sums to 1 (less with sinks), or is exactly 0 where no key is allowed.
         logsumexp `(*batch, H, T)`: natural log of the denominator, sinks included; -inf for an empty row.
     """
+    if scores.shape[-1] == 0:
+        # Without a key every row is empty, and there is no maximum to take.
+        nothing = xp.sum(scores, axis=-1)
+        return scores, nothing - xp.inf if sinks is None else nothing + sinks[:, None]
     masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)
     top = xp.max(masked, axis=-1, keepdims=True)
     if sinks is not None:

@@ -49,7 +49,7 @@ def encode(part: Any) -> Any:
     if isinstance(part, Mask) and not part.is_static:
         raise MaskError(f"mask {part!r} must be structure without arrays to be saved")
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields = {f.name: encode(getattr(part, f.name)) for f in dataclasses.fields(part)}
+        fields = {f.name: encode(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}
         return {"type": type(part).__name__, **fields}
     return part
 
@@ -63,7 +63,7 @@ def decode(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     fields = {name: decode(value) for name, value in part.items() if name != "type"}
-    kind = TYPES.get(part.get("type", ""))
+    kind = TYPES.get(str(part.get("type")))
     if kind is None:
         raise FileError(f"contract type {part.get('type')!r} must be one of {', '.join(TYPES)}")
     try:
@@ -113,7 +113,7 @@ def read(path: str | os.PathLike[str]) -> tuple[MultiHeadAttention, Weights]:
         raise FileError(f"path {str(path)!r} has header {header} but must have {FORMAT} as `attention.save` writes it")
     try:
         contract = decode(json.loads(header["contract"]))
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, json.JSONDecodeError, RecursionError) as error:
         raise FileError(f"path {str(path)!r} must hold its contract as JSON: {error!r}") from error
     except AttentionError as error:
         raise FileError(f"path {str(path)!r} holds a contract that does not stand: {error}") from error

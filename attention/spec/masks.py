@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import DATA, And, Grid, Mask, Not, Or, Read, is_data
+from attention.spec.algebra import DATA, And, Grid, Mask, Not, Or, Read
 from attention.spec.axes import Array, Sizes, broadcasts, dtype_name
 from attention.spec.errors import MaskError, OptionError
 
@@ -35,11 +35,13 @@ def _integers(owner: Mask, name: str, value: Any) -> None:
         try:
             value = np.asarray(value, None if value else np.int64)
         except ValueError:
-            raise MaskError(f"{label} {value!r} must have rows of one length") from None
+            raise MaskError(f"{label} {value!r} must be integers in rows of one length") from None
     if not hasattr(value, "dtype"):
         raise MaskError(f"{label} {value!r} must be integers: a list or an array")
     if "int" not in dtype_name(value):
         raise MaskError(f"{label} {dtype_name(value)} must be integers")
+    if isinstance(value, np.ndarray) and value.size and int(np.abs(value).max()) >= 2**31:
+        raise MaskError(f"{label} {int(np.abs(value).max())} must be below 2**31, which JAX counts to")
     object.__setattr__(owner, name, value)
 
 
@@ -153,18 +155,24 @@ class Prefix(Mask):
     """
 
     length: Any = field(metadata=DATA)
+    by_row: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if is_data(self.length):
+        object.__setattr__(self, "by_row", not isinstance(self.length, int))
+        if self.by_row:
             _integers(self, "length", self.length)
         elif not _is_count(self.length, 0):
             raise OptionError(f"Prefix length {self.length!r} must be an int >= 0 or integers (*batch,)")
 
+    @property
+    def holds_arrays(self) -> bool:
+        return self.by_row
+
     def allowed(self, at: Grid) -> Array:
-        return at.s < (at.per_row(self.length) if is_data(self.length) else self.length)
+        return at.s < (at.per_row(self.length) if self.by_row else self.length)
 
     def check(self, sizes: Sizes, read: Read) -> None:
-        if is_data(self.length):
+        if self.by_row:
             _fits(self, "length", self.length, sizes.batch, "(*batch,)")
             _within(self, "length", read(self.length), sizes.S, "S")
         elif self.length > sizes.S:

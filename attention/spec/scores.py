@@ -95,7 +95,9 @@ def mix(xp: Any, weights: Array, v: Array) -> Array:
 
 def heads_first(xp: Any, x: Array) -> Array:
     """Exchange the sequence and head axes: `(*batch, N, H, D)` to `(*batch, H, N, D)`, and back."""
-    return xp.moveaxis(x, -3, -2)
+    n = x.ndim
+    # Not moveaxis, for which torch.func.vmap has no rule.
+    return xp.permute_dims(x, (*range(n - 3), n - 2, n - 3, n - 1))
 
 
 def soft_cap(xp: Any, scores: Array, cap: float | None) -> Array:
