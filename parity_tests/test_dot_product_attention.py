@@ -187,6 +187,16 @@ class TestValues:
         assert kernel.attend(q[:, :0], k, v).shape == (B, 0, H, D)
         assert kernel.attend(q[:0], k[:0], v[:0]).shape == (0, T, H, D)
 
+    @each_kernel
+    def test_no_keys_give_empty_rows(self, kernel: Kernel) -> None:
+        q, k, v = qkv(dtype="float32")
+        stages = kernel.stages(q, k[:, :0], v[:, :0])
+        np.testing.assert_array_equal(kernel.attend(q, k[:, :0], v[:, :0]), np.zeros_like(q))
+        np.testing.assert_array_equal(stages["context"], 0)
+        np.testing.assert_array_equal(stages["logsumexp"], -np.inf)
+        for gradient in kernel.grads(q, k[:, :0], v[:, :0], np.ones_like(q)):
+            np.testing.assert_array_equal(gradient, 0)
+
 
 class TestLaws:
     @each_kernel

@@ -140,11 +140,6 @@ INSIDE: dict[str, Callable[[Mask], Mask]] = {
 }
 
 
-def bug(what: str, *values: Any) -> Any:
-    """Values that showed a bug once, under its name."""
-    return pytest.param(*values, id=what)
-
-
 class TestLaws:
     @given(sized)
     def test_every_mask_is_its_formula(self, drawn: Drawn) -> None:
@@ -177,6 +172,16 @@ class TestLaws:
         assert mask.is_static == (not seen)
         if mask.is_static:
             assert hash(mask) == hash(type(mask).rebuild(mask.structure(), mask.leaves().values()))
+
+    def test_structure_is_equal_by_what_it_says_and_data_only_to_itself(self) -> None:
+        assert spec.Causal() & ~spec.Prefix(2) == spec.Causal() & ~spec.Prefix(2)
+        assert spec.Causal() & ~spec.Prefix(2) != spec.Causal() & ~spec.Prefix(3)
+        assert spec.Prefix(2) | spec.Causal() != spec.Prefix(2) & spec.Causal()
+        for make in (lambda: spec.Lengths([1, 2]), lambda: spec.Causal(query_positions=[0, 1])):
+            mask = make()
+            assert {mask: 1}[mask] == 1
+            assert mask != make()
+            assert mask & spec.Causal() != make() & spec.Causal()
 
     def test_no_mask_allows_everything(self) -> None:
         assert evaluate(None, of(T, S)) is None
@@ -214,16 +219,13 @@ class TestRooms:
             for got, was in zip(jax.tree.leaves(turned), jax.tree.leaves(mask), strict=True):
                 np.testing.assert_array_equal(got, np.flip(was))
 
-    @pytest.mark.parametrize("dtype", ["int64", "int32", bug("torch and JAX see 261 keys, NumPy overflows", "int8")])
-    def test_small_integers_measure_long_rows(self, dtype: str) -> None:
+    @pytest.mark.parametrize("dtype", ["int64", "int32", "int8", "uint8", "uint16", "uint64"])
+    def test_any_integers_measure_long_rows(self, dtype: str) -> None:
+        # In their own dtype, 300 - 5 would be 39 or would not be.
         sizes, mask = of(3, 300, (1,)), spec.Lengths(np.array([5], dtype), padding="left")
-        for native, module, where in ((mask.map(torch.as_tensor), torch_masks, [CPU]), (mask, jax_masks, [])):
-            assert int(module.allowed(native, sizes, *where).sum()) == 5
         assert table(mask, sizes).sum() == 3 * 5
-
-    def test_masks_with_positions_can_be_compared(self) -> None:
-        mask = spec.Causal(query_positions=[0, 1])
-        assert mask == mask & mask or mask != spec.Causal(query_positions=[0, 1])
+        assert int(np.sum(np.asarray(torch_masks.allowed(torch_masks.native(mask, CPU), sizes, CPU)))) == 5
+        assert int(np.sum(np.asarray(jax_masks.allowed(jax_masks.native(mask), sizes)))) == 5
 
     def test_new_lengths_compile_nothing_and_a_new_window_does(self) -> None:
         traced = []
@@ -290,15 +292,14 @@ class TestRefusals:
             (lambda: spec.Segments(np.ones(3)), MaskError, "Segments kv float64 must be integers"),
             (lambda: spec.Segments([0], q=3), MaskError, "Segments q 3 must be integers: a list or an array"),
             (lambda: spec.Lengths(5), MaskError, "Lengths kv 5 must be integers: a list or an array"),
-            (lambda: spec.Lengths(np.array([True])), MaskError, "Lengths kv bool must be integers"),
+            (lambda: spec.Segments([0], np.array([True])), MaskError, "Segments q bool must be integers"),
             (lambda: spec.Lengths([5], padding="up"), OptionError, "Lengths padding 'up' must be 'right' or 'left'"),
-            bug("floats are cut", lambda: spec.Lengths([1.5]), MaskError, "Lengths kv float64 must be integers"),
-            bug("bools are taken", lambda: spec.Lengths([True]), MaskError, "Lengths kv bool must be integers"),
-            bug("words: ValueError", lambda: spec.Lengths(["one"]), MaskError, "Lengths kv .* must be integers"),
-            bug("ragged: ValueError", lambda: spec.Lengths([[1], [1, 2]]), MaskError, "Lengths kv .* must be integers"),
-            bug("large: OverflowError", lambda: spec.Lengths([2**40]), MaskError, "Lengths kv .* must be"),
-            bug("size True is taken", lambda: spec.Chunked(size=True), OptionError, "Chunked size True must be an int"),
-            bug("length True is taken", lambda: spec.Prefix(True), OptionError, "Prefix length True must be an int"),
+            (lambda: spec.Lengths([1.5]), MaskError, "Lengths kv float64 must be integers"),
+            (lambda: spec.Lengths([True]), MaskError, "Lengths kv bool must be integers"),
+            (lambda: spec.Lengths(["one"]), MaskError, "Lengths kv <U3 must be integers"),
+            (lambda: spec.Lengths([[1], [1, 2]]), MaskError, r"kv \[\[1\], \[1, 2\]\] must be integers in rows of one"),
+            (lambda: spec.Chunked(size=True), OptionError, "Chunked size True must be an int"),
+            (lambda: spec.Prefix(True), OptionError, "Prefix length True must be an int"),
             (lambda: spec.Dense(np.ones((3, 5))), MaskError, "Dense array float64 must be bool, True = may attend"),
             (lambda: spec.Dense(torch.ones(3, 5)), MaskError, "Dense array float32 must be bool"),
             (lambda: spec.Dense(jnp.ones((3, 5), int)), MaskError, "Dense array int32 must be bool"),
@@ -342,3 +343,17 @@ class TestRefusals:
         for native, read in zip(natives, [torch_masks.read, jax_masks.read, np.asarray], strict=True):
             with pytest.raises(MaskError, match=text, check=lambda caught: type(caught) is MaskError):
                 native.check(of(T, S), read)
+
+    @pytest.mark.parametrize(
+        "number", [2**31, 2**40, -(2**31) - 1, pytest.param(-(2**63), marks=pytest.mark.xfail(reason="its abs is itself"))]
+    )
+    def test_a_number_that_jax_would_cut(self, number: int) -> None:
+        for ids in ([number], np.array([number])):
+            with pytest.raises(MaskError, match=rf"Segments kv {abs(number)} must be below 2\*\*31, which JAX counts to"):
+                _ = spec.Segments(ids)
+
+    @pytest.mark.parametrize("mask", [spec.Window(before=2**63 - 1, after=0), spec.Chunked(size=2**63 - 1)], ids=str)
+    @pytest.mark.xfail(reason="OverflowError in JAX, whose integers have 32 bits", raises=OverflowError)
+    def test_a_bound_of_sys_maxsize_is_no_bound_or_refused_by_us(self, mask: Mask) -> None:
+        got = jax_masks.allowed(jax_masks.native(mask), of(S, S))
+        np.testing.assert_array_equal(np.broadcast_to(np.asarray(got), (B, 1, S, S)), table(mask, of(S, S)))

@@ -175,8 +175,9 @@ class TestRefusals:
         ("make", "text"),
         [
             (lambda: Rotary(style="gptj"), "Rotary style 'gptj' must be one of 'half', 'interleaved'"),
-            (lambda: Rotary(base=1.0), r"Rotary base 1\.0 must be above 1"),
-            (lambda: Rotary(base=math.nan), "Rotary base nan must be above 1"),
+            (lambda: Rotary(base=1.0), r"Rotary base 1\.0 must be a finite number above 1"),
+            (lambda: Rotary(base=math.nan), "Rotary base nan must be a finite number above 1"),
+            (lambda: Rotary(base=math.inf), "Rotary base inf must be a finite number above 1"),
             (lambda: Rotary(rotary_dim=3), "Rotary rotary_dim 3 must be an even number >= 2, or None"),
             (lambda: Rotary(rotary_dim=0), "Rotary rotary_dim 0 must be an even number >= 2"),
             (lambda: Rotary().width(7), "Rotary rotary_dim 7 must be even and at most head_dim = 7"),
@@ -202,8 +203,8 @@ class TestRefusals:
                 PositionError,
                 "key_positions None must be given: T = 3 queries and S = 5 keys differ",
             ),
-            (np.arange(3.0), np.arange(5), PositionError, "query_positions float64 must be integers"),
-            (np.arange(3), np.arange(5) > 2, PositionError, "key_positions bool must be integers"),
+            (np.arange(3.0), np.arange(5), PositionError, "query_positions float64 must be an array of integers"),
+            (np.arange(3), np.arange(5) > 2, PositionError, "key_positions bool must be an array of integers"),
             (
                 np.arange(5),
                 np.arange(5),
@@ -233,5 +234,5 @@ class TestRefusals:
 
     @pytest.mark.parametrize("options", [{"base": "large"}, {"rotary_dim": "all"}, {"rotary_dim": 2.0}], ids=repr)
     def test_an_option_of_another_type(self, options: dict[str, Any]) -> None:
-        with pytest.raises(OptionError):
+        with pytest.raises(OptionError, match=r"Rotary (base|rotary_dim) .* must be"):
             _ = Rotary(**options)
