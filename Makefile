@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 export HF_HUB_OFFLINE := 1
 # What JAX compiled once is loaded by the next run.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 # The pinned pyright, without a look for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 

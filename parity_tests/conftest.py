@@ -12,7 +12,7 @@ DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for every core, and threads of several workers on one core only wait for each other.

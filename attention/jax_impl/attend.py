@@ -14,7 +14,7 @@ import numpy as np
 from attention.jax_impl.kernels import KERNELS
 from attention.jax_impl.masks import native, read
 from attention.spec.algebra import Mask
-from attention.spec.axes import check_float, sizes
+from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
 from attention.spec.kernels import Choice, Request, choose
 from attention.spec.scores import ScaledDot
@@ -94,8 +94,7 @@ def make_request(
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     q, k, v, bias, sinks = check_arrays(query=q, key=k, value=v, bias=bias, sinks=sinks)
     dtype = check_float(query=q, key=k, value=v)
-    # Their dtypes are their own, but a mask of booleans or integers given as a bias is a mistake.
-    _ = check_float(bias=bias), check_float(sinks=sinks)
+    check_beside(dtype, bias=bias, sinks=sinks)
     of = sizes(q, k, v)
     mask = native(mask)
     if mask is not None:

@@ -81,6 +81,14 @@ def check_float(**arrays: Array) -> str:
     return wanted
 
 
+def check_beside(dtype: str, **arrays: Array) -> None:
+    """Raise DTypeError unless each array that is given has `dtype`, that of the inputs, or the one they compute in."""
+    for name, array in arrays.items():
+        if array is not None and dtype_name(array) not in (dtype, COMPUTE[dtype]):
+            wanted = " or ".join(dict.fromkeys((dtype, COMPUTE[dtype])))
+            raise DTypeError(f"{name} {dtype_name(array)} must be {wanted} as query is, or computes in")
+
+
 def sizes(query: Array, key: Array, value: Array) -> Sizes:
     """Return the sizes of a call, having checked that the three arrays fit.
 

@@ -102,6 +102,7 @@ def read(path: str | os.PathLike[str]) -> tuple[MultiHeadAttention, Weights]:
     Raises:
         FileError: the file is missing, cut short, corrupt, or not one of ours.
         ParamError: its weights do not fit its contract.
+        DTypeError: its weights are not floating.
     """
     try:
         with safe_open(path, framework="numpy") as file:

@@ -28,6 +28,10 @@ from attention.spec.axes import Array, Sizes, broadcasts, dtype_name
 from attention.spec.errors import MaskError, OptionError
 
 
+MOST = 2**31 - 1
+"""The largest number that JAX counts to while its 64-bit mode is off."""
+
+
 def _integers(owner: Mask, name: str, value: Any) -> None:
     """Store `value` as an integer array on a frozen `owner`, or raise MaskError."""
     label = f"{type(owner).__name__} {name}"
@@ -40,8 +44,10 @@ def _integers(owner: Mask, name: str, value: Any) -> None:
         raise MaskError(f"{label} {value!r} must be integers: a list or an array")
     if "int" not in dtype_name(value):
         raise MaskError(f"{label} {dtype_name(value)} must be integers")
-    if isinstance(value, np.ndarray) and value.size and int(np.abs(value).max()) >= 2**31:
-        raise MaskError(f"{label} {int(np.abs(value).max())} must be below 2**31, which JAX counts to")
+    if isinstance(value, np.ndarray) and value.size:
+        far = max(int(value.max()), -int(value.min()))
+        if far > MOST:
+            raise MaskError(f"{label} {far} must be below 2**31, which JAX counts to")
     object.__setattr__(owner, name, value)
 
 
@@ -127,9 +133,11 @@ class Window(Aligned):
 
     def allowed(self, at: Grid) -> Array:
         offset = at.s - self.position(at)
-        if self.before is None:
-            return offset == offset if self.after is None else offset <= self.after  # noqa: PLR0124 - all True, in shape
-        return offset >= -self.before if self.after is None else (offset >= -self.before) & (offset <= self.after)
+        # No two positions are further apart, and JAX could not hold a larger bound.
+        before, after = (None if bound is None or bound >= MOST else bound for bound in (self.before, self.after))
+        if before is None:
+            return offset == offset if after is None else offset <= after  # noqa: PLR0124 - all True, in shape
+        return offset >= -before if after is None else (offset >= -before) & (offset <= after)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +152,8 @@ class Chunked(Aligned):
             raise OptionError(f"Chunked size {self.size!r} must be an int >= 1")
 
     def allowed(self, at: Grid) -> Array:
-        return at.s // self.size == self.position(at) // self.size
+        size = min(self.size, MOST)
+        return at.s // size == self.position(at) // size
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from attention.spec.algebra import Mask
-from attention.spec.axes import check_float, sizes
+from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
 from attention.spec.kernels import Choice, Request, choose
 from attention.spec.scores import ScaledDot
@@ -92,8 +92,7 @@ def make_request(
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     check_tensors(query=q, key=k, value=v, bias=bias, sinks=sinks)
     dtype = check_float(query=q, key=k, value=v)
-    # Their dtypes are their own, but a mask of booleans or integers given as a bias is a mistake.
-    _ = check_float(bias=bias), check_float(sinks=sinks)
+    check_beside(dtype, bias=bias, sinks=sinks)
     of = sizes(q, k, v)
     mask = native(mask, q.device)
     if mask is not None:

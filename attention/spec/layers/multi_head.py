@@ -78,6 +78,9 @@ class MultiHeadAttention:
             required = name in ("embed_dim", "num_heads")
             if required if value is None else not (isinstance(value, int) and value > 0 and value is not True):
                 raise OptionError(f"{name} {value!r} must be a positive int")
+        for name in ("qkv_bias", "out_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} {getattr(self, name)!r} must be True or False")
         if self.num_heads % self.kv_heads:
             raise OptionError(f"num_kv_heads {self.kv_heads} must divide num_heads = {self.num_heads}")
         if self.head_dim is None and self.embed_dim % self.num_heads:
