@@ -309,10 +309,13 @@ class TestModules:
         dropped = module(x, dropout_seed=3)
         module.eval()
         assert module.deterministic
-        same(module(x, dropout_seed=3), module(x))
+        whole = module(x)
+        same(module(x, dropout_seed=3), whole)
         module.train()
         same(module(x, dropout_seed=3), dropped)
-        assert np.abs(dropped - nnx.view(module, deterministic=True)(x)).max() > 1e-3
+        assert np.abs(dropped - whole).max() > 1e-3
+        same(nnx.view(module, deterministic=True)(x), whole)
+        assert not module.deterministic
 
     @pytest.mark.parametrize("precision", ["default", "highest"])
     def test_every_product_of_a_layer_has_the_contracts_precision(self, precision: str) -> None:

@@ -27,7 +27,6 @@ from attention.spec.algebra import DATA, And, Grid, Mask, Not, Or, Read
 from attention.spec.axes import Array, Sizes, broadcasts, dtype_name
 from attention.spec.errors import MaskError, OptionError
 
-
 MOST = 2**31 - 1
 """The largest number that JAX counts to while its 64-bit mode is off."""
 

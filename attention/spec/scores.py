@@ -9,6 +9,9 @@ References:
     Gemma 2, arXiv:2408.00118, section 2 (soft cap).
 """
 
+# To a type checker a bool is no Real; to Python it is.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import math

@@ -73,6 +73,20 @@ class MultiHeadAttention:
     precision: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_sizes()
+        if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
+            raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
+        if not isinstance(self.score, (Dot, ScaledDot)):
+            raise OptionError(f"score {self.score!r} must be Dot() or ScaledDot()")
+        if self.positions is not None:
+            if not isinstance(self.positions, Rotary):
+                raise OptionError(f"positions {self.positions!r} must be Rotary(...) or None")
+            _ = self.positions.width(self.width)
+        check_cap(self.softcap)
+        check_precision(self.precision)
+        _ = keep_threshold(self.dropout_rate)
+
+    def _check_sizes(self) -> None:
         for name in ("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_dim", "kdim", "vdim"):
             value = getattr(self, name)
             required = name in ("embed_dim", "num_heads")
@@ -85,17 +99,6 @@ class MultiHeadAttention:
             raise OptionError(f"num_kv_heads {self.kv_heads} must divide num_heads = {self.num_heads}")
         if self.head_dim is None and self.embed_dim % self.num_heads:
             raise OptionError(f"num_heads {self.num_heads} must divide embed_dim = {self.embed_dim}, or head_dim be given")
-        if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
-            raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
-        if not isinstance(self.score, (Dot, ScaledDot)):
-            raise OptionError(f"score {self.score!r} must be Dot() or ScaledDot()")
-        if self.positions is not None:
-            if not isinstance(self.positions, Rotary):
-                raise OptionError(f"positions {self.positions!r} must be Rotary(...) or None")
-            _ = self.positions.width(self.width)
-        check_cap(self.softcap)
-        check_precision(self.precision)
-        _ = keep_threshold(self.dropout_rate)
 
     @property
     def kv_heads(self) -> int:
