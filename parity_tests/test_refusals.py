@@ -133,8 +133,17 @@ NUMBERS: Refusals = {
     "boolean value": (core(v=zeros(*KV, dtype="bool")), DTypeError, f"value bool must be one of {DTYPES}"),
     "complex key": (core(k=zeros(*KV, dtype="complex64")), DTypeError, f"key complex64 must be one of {DTYPES}"),
     "mixed": (core(k=zeros(*KV, dtype="float16")), DTypeError, "key float16 must be float32 as query is"),
-    "boolean bias": (core(bias=zeros(T, S, dtype="bool")), DTypeError, f"bias bool must be one of {DTYPES}"),
-    "integer sinks": (core(sinks=zeros(H, dtype="int32")), DTypeError, f"sinks int32 must be one of {DTYPES}"),
+    "boolean bias": (core(bias=zeros(T, S, dtype="bool")), DTypeError, "bias bool must be float32 as query is, or computes in"),
+    "bias of another dtype": (
+        core(bias=zeros(T, S, dtype="float16")),
+        DTypeError,
+        "bias float16 must be float32 as query is, or computes in",
+    ),
+    "integer sinks": (
+        core(sinks=zeros(H, dtype="int32")),
+        DTypeError,
+        "sinks int32 must be float32 as query is, or computes in",
+    ),
     "mixed in a layer": (layer(X, Y.astype("float16")), DTypeError, "key float16 must be float32 as query is"),
     "unlike the parameters": (
         layer(X.astype("float16"), Y.astype("float16")),
