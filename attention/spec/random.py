@@ -130,7 +130,7 @@ def keep(seed: Array, rate: float, shape: tuple[int, ...]) -> Array:
         shape: `(*batch, H, T, S)`; the bit of a weight depends on its index here, not on the kernel or its tiles.
 
     >>> keep(0, 0.5, (2, 3)).tolist()
-    [[True, False, False], [True, True, False]]
+    [[False, False, True], [True, False, True]]
     """
     index = np.arange(count(shape), dtype=np.int64).reshape(shape)
     return mantissa(key(seed), index) < keep_threshold(rate)
