@@ -42,16 +42,12 @@ class TestLaws:
 
     def test_the_two_rooms_agree_in_float64_to_1e_14(self) -> None:
         for probe in probes(CASES["grouped"].contract, "float64"):
-            torch, jax = (sides.find(name).run(probe, "reference") for name in sides.BACKENDS)
-            expected = expect(probe)
-            for name in torch:
-                scale = np.abs(expected.value[name][np.isfinite(expected.value[name])]).max(initial=1.0)
+            torch, jax = (sides.find(name).run(probe, "reference") for name in ("torch", "jax_eager"))
+            for name in ("output", *probe.stages):
                 finite = np.isfinite(torch[name])
                 assert np.array_equal(finite, np.isfinite(jax[name]))
-                assert np.abs(torch[name] - jax[name])[finite].max(initial=0.0) <= 1e-14 * scale * probe.sizes.S, (
-                    probe.name,
-                    name,
-                )
+                apart = np.abs(torch[name][finite] - jax[name][finite]).max()
+                assert apart <= 1e-14 * max(1.0, np.abs(jax[name][finite]).max()), (probe.name, name)
 
     def test_every_contract_is_probed_in_its_corners(self) -> None:
         names = {case: {probe.name for probe in probes(CASES[case].contract)} for case in CASES}

@@ -20,7 +20,6 @@ from attention.parity.report import Report, Row
 from attention.spec import cases
 from attention.spec.params import cast, numpy_dtype
 
-
 RUNS = 16
 """Of a trained layer's budget: the least of 100,000 estimates from the usual 8 runs is far below the truth."""
 
