@@ -113,12 +113,12 @@ def _gated(case: Case, probe: Probe, backends: Sequence[str]) -> Iterator[Timing
     budgets = lru_cache(maxsize=None)(expect)
     for side in backends:
         _ = find(side)
-        for kernel in importlib.import_module(f"attention.{side}_impl").KERNELS:
+        for kernel, ours in importlib.import_module(f"attention.{side}_impl").KERNELS.items():
             (judged,) = check_probe(case.name, probe, (side,), kernel, expected=budgets)
             found = judged.verdicts
             if not judged.refusal and side == "torch" and torch_device() != "cpu":
                 # `attention.parity` runs torch on the CPU; what is timed elsewhere must be right there too.
-                found += _on_device(probe, kernel, budgets(probe, find(side).kernel(probe, kernel)[1]))
+                found += _on_device(probe, kernel, budgets(probe, ours.rounds))
             wrong = [verdict for verdict in found if not verdict.agrees]
             status = REFUSED if judged.refusal else WRONG if wrong or not found else TIMED
             yield Timing(case.name, side, kernel, status, str(wrong[0]) if wrong else judged.refusal)

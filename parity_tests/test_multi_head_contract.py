@@ -206,9 +206,9 @@ class TestOracle:
     def test_no_seed_drops_nothing(self) -> None:
         contract = spec.MultiHeadAttention(8, 2, dropout_rate=0.5)
         sizes = Sizes((2,), T, T, 2, 2, 4, 4)
-        assert settle(contract, sizes).keep is None
-        np.testing.assert_array_equal(settle(contract, sizes, dropout_seed=4).keep, keep(4, 0.5, sizes.scores))
-        assert settle(replace(contract, dropout_rate=0.0), sizes, dropout_seed=4).keep is None
+        assert settle(contract, sizes)["keep"] is None
+        np.testing.assert_array_equal(settle(contract, sizes, dropout_seed=4)["keep"], keep(4, 0.5, sizes.scores))
+        assert settle(replace(contract, dropout_rate=0.0), sizes, dropout_seed=4)["keep"] is None
 
     def test_what_does_not_fit_is_refused(self) -> None:
         rotary, sizes = spec.MultiHeadAttention(8, 2, positions=spec.Rotary()), Sizes((2,), T, S, 2, 2, 4, 4)

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from attention.spec.algebra import Grid, Mask
+from attention.spec.algebra import Grid, Mask, check_mask
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError
 from attention.spec.masks import KINDS
 
 
@@ -24,11 +23,7 @@ def native(mask: Mask | None) -> Mask | None:
     Raises:
         MaskError: not a Mask.
     """
-    if mask is None:
-        return None
-    if not isinstance(mask, Mask):
-        raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
-    return mask.map(lambda x: _wide(jnp.asarray(x)))
+    return None if mask is None else check_mask(mask).map(lambda x: _wide(jnp.asarray(x)))
 
 
 def _wide(x: jax.Array) -> jax.Array:
@@ -52,7 +47,7 @@ def allowed(mask: Mask | None, sizes: Sizes) -> jax.Array | None:
     """
     if mask is None:
         return None
-    return mask.allowed(Grid(jnp.arange(sizes.T)[:, None], jnp.arange(sizes.S), sizes.T, sizes.S))
+    return mask.allowed(Grid(jnp.arange(sizes.T)[:, None], jnp.arange(sizes.S), sizes.T, sizes.S, xp=jnp))
 
 
 def _register(kind: type[Mask]) -> None:

@@ -1,6 +1,6 @@
 """Parameters in JAX: canonical weights to `nnx.LinearGeneral` and back, which store the same layout.
 
-kernel (in..., out...) = kernel        bias (out...) = bias
+kernel (in..., out...) = kernel        bias (out...) = bias        any other = itself
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attention.jax_impl import norms as modules
 from attention.jax_impl import random
 from attention.spec import random as spec_random
 from attention.spec.axes import Array, dtype_name
-from attention.spec.params import Param, Weights, check_weights
+from attention.spec.norms import Norm
+from attention.spec.params import Param, Weights, check_weights, numpy_dtype
 
 
 def init(params: Mapping[str, Param], seed: Array) -> dict[str, jax.Array]:
@@ -28,17 +30,73 @@ def init(params: Mapping[str, Param], seed: Array) -> dict[str, jax.Array]:
 @partial(jax.jit, static_argnums=0)
 def _draw(params: tuple[tuple[str, Param], ...], root: spec_random.Key) -> list[jax.Array]:
     # One compilation for all of them: op by op, the generator costs seconds.
-    return [
-        random.uniform(spec_random.fold_in(root, jnp.uint32(spec_random.label(name))), param.shape) * jnp.float32(param.limit)
-        for name, param in params
-    ]
+    return [_first(name, param, root) for name, param in params]
+
+
+def _first(name: str, param: Param, root: spec_random.Key) -> jax.Array:
+    if not param.limit:
+        return jnp.full(param.shape, param.fill, jnp.float32)
+    child = spec_random.fold_in(root, jnp.uint32(spec_random.label(name)))
+    return random.uniform(child, param.shape) * jnp.float32(param.limit)
+
+
+def build(
+    module: nnx.Module, params: Mapping[str, Param], norms: Mapping[str, Norm], dtype: str, precision: str | None = None
+) -> None:
+    """Give a module what a parameter tree names: an `nnx.LinearGeneral` for a kernel and its bias, a `Norm`, an `nnx.Param`.
+
+    Args:
+        module: has none of them yet.
+        params: the tree, without the parts that are layers of their own.
+        norms: the norms among the names of the tree.
+        dtype: of the parameters.
+        precision: of the products.
+    """
+    kind = numpy_dtype(dtype)
+    for name, norm in norms.items():
+        widths = [param.shape[0] for inner, param in params.items() if inner.startswith(f"{name}.")]
+        setattr(module, name, modules.Norm(norm, widths[0] if widths else 0, dtype=dtype))
+    for name, param in params.items():
+        part, _, leaf = name.rpartition(".")
+        if param.inputs:
+            setattr(module, part, _linear(param, kind, precision, use_bias=f"{part}.bias" in params))
+        elif not part:
+            setattr(module, leaf, nnx.Param(jnp.full(param.shape, param.fill, kind), **_sharding(param.axes)))
+
+
+def _linear(param: Param, kind: np.dtype, precision: str | None, *, use_bias: bool) -> nnx.LinearGeneral:
+    return nnx.LinearGeneral(
+        param.shape[: param.inputs],
+        param.shape[param.inputs :],
+        axis=tuple(range(-param.inputs, 0)),
+        use_bias=use_bias,
+        dtype=kind,
+        param_dtype=kind,
+        kernel_init=nnx.initializers.zeros,
+        precision=precision,
+        rngs=nnx.Rngs(0),
+        kernel_metadata=_sharding(param.axes),
+        bias_metadata=_sharding(param.axes[param.inputs :]),
+    )
+
+
+def _sharding(axes: str) -> dict[str, Any]:
+    """Return the metadata that names a parameter's axes for `nnx.get_partition_spec`, by their letters in `spec.axes`."""
+    # Eager sharding would ask for a mesh before the first parameter is made.
+    return {"out_sharding": tuple(axes), "eager_sharding": False}
+
+
+def loose(module: nnx.Module, params: Mapping[str, Param], dtype: Any) -> dict[str, jax.Array]:
+    """Return the parameters that belong to no part of a module, in `dtype`."""
+    return {name: getattr(module, name).get_value().astype(dtype) for name in params if "." not in name}
 
 
 def parameter(module: nnx.Module, name: str) -> Any:
     """Return the module's `nnx.Param` with a canonical name."""
+    found: Any = module
     for part in name.split("."):
-        module = getattr(module, part)
-    return module
+        found = found[int(part)] if part.isdigit() else getattr(found, part)
+    return found
 
 
 def load(module: nnx.Module, params: Mapping[str, Param], weights: Mapping[str, Array]) -> None:

@@ -1,34 +1,109 @@
 """Positions in JAX: angles in float64 whatever the 64-bit switch says, rotation in the compute dtype.
 
-angle[p, i] = p * base^(-2i / R)        radians
+rotate(x, p)      x turned by p                             Rotary, AxialRotary
+bias(q, p, r)     what the scores of q are added            Alibi, RelativeBias, RelativeKeys
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from attention.spec.axes import COMPUTE, Array, dtype_name
-from attention.spec.positions import Rotary
+from attention.spec import positions as spec
+from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
+from attention.spec.errors import PositionError
+from attention.spec.positions import AxialRotary, Positions, Rotation, ScoreBias, check_positions
 
 
-def rotate(rotary: Rotary | None, x: jax.Array, positions: Array = None) -> jax.Array:
+def rotate(rotary: Rotation | None, x: jax.Array, positions: Array = None, *, length: Array = None) -> jax.Array:
     """Rotate heads to their positions.
 
     Args:
-        rotary: the contract's positions; None returns `x`.
+        rotary: the contract's rotation; None returns `x`.
         x: `(*batch, N, heads, D)`.
-        positions: integers that broadcast to `(*batch, N)`; None counts from 0.
+        positions: integers that broadcast to `(*batch, N)`, for `AxialRotary` to `(*batch, N, 2)`; None counts from 0.
+        length: of the call, for a scaling that depends on it: an int or an integer without axes; None: the largest
+            position + 1. Queries and keys of one call share one, see `shared_length`; so do the steps of a decode whose
+            cache keeps rotated keys.
 
     Returns:
         The shape and dtype of `x`.
+
+    Raises:
+        PositionError: no positions for `AxialRotary`.
     """
     if rotary is None:
         return x
+    if positions is None and isinstance(rotary, AxialRotary):
+        raise PositionError("positions None must be given for AxialRotary: (*batch, N, 2) rows and columns")
     compute = COMPUTE[dtype_name(x)]
     where = jnp.arange(x.shape[-3]) if positions is None else jnp.asarray(positions)
     # In float32 the angle of position 8190 is off by 2e-4 radians; this scope reaches no other computation.
     with jax.enable_x64(True):
-        angles = where.astype(jnp.float64)[..., None] * rotary.frequencies(x.shape[-1])
-        cos, sin = jnp.cos(angles).astype(compute), jnp.sin(angles).astype(compute)
+        constants = tuple(jnp.asarray(c) for c in rotary.constants(x.shape[-1]))
+        span = None if length is None else jnp.asarray(length).astype(jnp.float64)
+        cos, sin = (t.astype(compute) for t in rotary.turns(jnp, where.astype(jnp.float64), constants, span))
     return rotary.rotate(jnp, x.astype(compute), cos, sin).astype(x.dtype)
+
+
+def shared_length(
+    positions: Positions | None, query_positions: Array, key_positions: Array, device: Any = None
+) -> jax.Array | None:
+    """Return the length that both rotations of a call are given, or None: the spec's `shared_length`."""
+    if query_positions is None or key_positions is None:
+        return None
+    where = (_native(x, device) for x in (query_positions, key_positions))
+    return spec.shared_length(jnp, positions, *where)
+
+
+def score_positions(
+    query_positions: Array, key_positions: Array, sizes: Sizes, device: Any = None
+) -> tuple[jax.Array, jax.Array]:
+    """Return the positions of queries and keys, those that are None counting from 0; checked by `check_positions`."""
+    given = ((query_positions, sizes.T), (key_positions, sizes.S))
+    counted = ((jnp.arange(n, device=device) if p is None else _native(p, device)) for p, n in given)
+    return next(counted), next(counted)
+
+
+def bias(
+    positions: ScoreBias | None,
+    weights: Mapping[str, jax.Array],
+    q: jax.Array,
+    query_positions: Array = None,
+    key_positions: Array = None,
+    *,
+    scale: float,
+    sizes: Sizes,
+) -> jax.Array | None:
+    """Return what the scores are added.
+
+    Args:
+        positions: the contract's score bias; None returns None.
+        weights: its learned arrays, by the names of its `params`.
+        q: `(*batch, T, H, D)`, as the scores read it, not scaled.
+        query_positions: integers that broadcast to `(*batch, T)`; None, for both where T = S, counts from 0.
+        key_positions: integers that broadcast to `(*batch, S)`.
+        scale: of the scores.
+        sizes: of the call.
+
+    Returns:
+        Broadcasts to `(*batch, H, T, S)`, in the compute dtype.
+
+    Raises:
+        PositionError: positions are missing or do not fit.
+        ShapeError: the wrong shape.
+    """
+    if positions is None:
+        return None
+    check_positions(query_positions, key_positions, sizes, positions)
+    compute = COMPUTE[dtype_name(q)]
+    where = score_positions(query_positions, key_positions, sizes)
+    learned = {name: value.astype(compute) for name, value in weights.items()}
+    return positions.bias(jnp, learned, q.astype(compute), *where, scale)
+
+
+def _native(x: Array, device: Any) -> jax.Array:
+    return jnp.asarray(x, device=device)

@@ -20,8 +20,7 @@ from attention.parity.report import Report, Row
 from attention.parity.rounding import ROUNDS, LayerProgram
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import KernelRefused
-from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import settle
+from attention.spec.layers.contract import Contract
 
 
 def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
@@ -32,27 +31,20 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
         rounds: stages that the kernel rounds to the dtype of its inputs.
         runs: of the Monte Carlo arithmetic.
     """
-    contract, sizes = probe.contract, probe.sizes
-    setting = settle(contract, sizes, **probe.call())
-    allowed = np.ones(sizes.scores, bool) if setting.allowed is None else setting.allowed
+    # Rounding is linear in the unit, so float64 takes float32's budget: its own would drown in the oracle's rounding.
+    if probe.dtype == "float64":
+        return as_float64(expect(replace(probe, dtype="float32"), rounds, runs))
+    contract = probe.contract
     # Every probe of one shape is given the same arguments, so that all masks, biases and positions share one compilation.
-    inputs = {**probe.arrays, "bias": probe.arrays.get("bias", np.zeros(sizes.scores))}
-    constants = (allowed, setting.query_table, setting.key_table, setting.keep)
-    shapes = {
-        "output": (*sizes.batch, sizes.T, contract.embed_dim),
-        "weights": sizes.scores,
-        "logsumexp": sizes.scores[:-1],
-    }
+    arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
+    shapes = contract.results(probe.arrays)
     cotangents = {name: probe.cotangents.get(name, np.zeros(shape)).astype(np.float64) for name, shape in shapes.items()}
     # Where storage is no coarser than arithmetic, writing a stage down changes nothing, and is not counted twice.
     coarse = COMPUTE[probe.dtype] != probe.dtype
     flags = {name: np.bool_(name in rounds and (coarse or name == "logsumexp")) for name in ROUNDS}
-    # Rounding is linear in the unit, so float64 takes float32's budget: its own would drown in the oracle's rounding.
-    if probe.dtype == "float64":
-        return as_float64(expect(replace(probe, dtype="float32"), rounds, runs))
     made = budget(
-        differentiated(LayerProgram(replace(contract, mask=None, precision=None))),
-        ((probe.weights, inputs, constants, flags), cotangents),
+        differentiated(LayerProgram(contract.unsettled(), tuple(shapes))),
+        ((probe.weights, arrays, contract.settle(probe.arrays, **probe.call()), flags), cotangents),
         dtype=COMPUTE[probe.dtype],
         storage=probe.dtype,
         runs=runs,
@@ -71,7 +63,7 @@ def _named(tree: Any, probe: Probe) -> dict[str, np.ndarray]:
     outputs, (d_weights, d_inputs, *_) = tree
     gradients = {**{name: d_inputs[name] for name in probe.arrays}, **d_weights}
     return {
-        **{name: outputs[name] for name in ("output", *probe.stages)},
+        **{name: outputs[name] for name in (*probe.contract.outputs, *probe.stages)},
         **{f"d {name}": gradient for name, gradient in gradients.items()},
     }
 
@@ -105,17 +97,17 @@ def check_probe(
         side = sides.find(backend)
         row = Row(subject, probe.name, backend, "", probe.dtype, facts=dict(facts or {}))
         try:
-            kernel, rounds = side.kernel(probe, implementation)
+            ran = side.run(probe, implementation)
         except KernelRefused as refusal:
             rows.append(replace(row, kernel=implementation, refusal=str(refusal)))
             continue
-        found = verdicts(side.run(probe, implementation), budgets(probe, rounds))
-        rows.append(replace(row, kernel=kernel, verdicts=found))
+        found = verdicts(ran.results, budgets(probe, ran.rounds))
+        rows.append(replace(row, kernel=ran.kernel, verdicts=found))
     return rows
 
 
 def check(
-    contract: MultiHeadAttention,
+    contract: Contract,
     *,
     name: str = "contract",
     dtypes: Iterable[str] = ("float32",),

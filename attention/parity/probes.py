@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import Mask, both
+from attention.spec.algebra import Mask
+from attention.spec.attend import STAGES
 from attention.spec.axes import Sizes
 from attention.spec.errors import MaskError
-from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.contract import Contract
 from attention.spec.masks import Dense, Lengths, Segments
 from attention.spec.params import Weights, cast, numpy_dtype
+from attention.spec.positions import AxialRotary
 
 B, N, FEW = 3, 13, 5
 FAR = 8190
+CALL = ("mask", "memory_mask", "query_positions", "key_positions", "dropout_seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,7 @@ class Probe:
         arrays: "query", and "key", "value", "bias" where the call has them.
         cotangents: what the gradients are pulled back from: "output" and perhaps "logsumexp".
         mask: the call's own mask, or None.
+        memory_mask: the same for the memory of a decoder.
         query_positions: integers for rotary, or None.
         key_positions: the same for the keys.
         dropout_seed: an int while training, or None.
@@ -43,12 +47,13 @@ class Probe:
     """
 
     name: str
-    contract: MultiHeadAttention
+    contract: Contract
     dtype: str
     weights: Weights = field(repr=False)
     arrays: dict[str, np.ndarray] = field(repr=False)
     cotangents: dict[str, np.ndarray] = field(repr=False)
     mask: Mask | None = None
+    memory_mask: Mask | None = None
     query_positions: np.ndarray | None = None
     key_positions: np.ndarray | None = None
     dropout_seed: int | None = None
@@ -56,36 +61,28 @@ class Probe:
 
     @property
     def sizes(self) -> Sizes:
-        """The sizes of the call."""
-        query = self.arrays["query"]
-        key = self.arrays.get("key", query)
-        return self.contract.sizes(query, key, self.arrays.get("value", key))
+        """The sizes of the call of a multi-head layer."""
+        return self.contract.sizes_of(self.arrays)  # type: ignore[attr-defined]  # other layers hold several attentions
 
     def call(self) -> dict[str, Any]:
         """Return the keyword arguments that a layer takes beside the arrays."""
-        names = ("mask", "query_positions", "key_positions", "dropout_seed")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in CALL if name in self.contract.takes}
 
 
 @dataclass(frozen=True)
 class Drawer:
     """Draws probes of one contract in one dtype; the same seed draws the same numbers."""
 
-    contract: MultiHeadAttention
+    contract: Contract
     dtype: str
     seed: int = 0
 
-    @property
-    def selfish(self) -> bool:
-        """Whether queries, keys and values may be one array."""
-        return len(set(self.contract.inputs.values())) == 1
-
     def weights(self) -> Weights:
-        """Return first weights, with biases that are not 0."""
+        """Return first weights, with noise on all that would begin at a convenient value: biases, scales, tables."""
         rng = np.random.default_rng(self.seed)
         drawn = self.contract.init(self.seed)
-        biases = {name: rng.normal(0, 0.5, p.shape) for name, p in self.contract.params.items() if not p.inputs}
-        return cast({**drawn, **biases}, self.dtype)
+        others = {n: p.fill + rng.normal(0, 0.5, p.shape) for n, p in self.contract.params.items() if not p.inputs}
+        return cast({**drawn, **others}, self.dtype)
 
     def draw(self, name: str, t: int = N, s: int = N, *, scale: float = 1.0, biased: bool = False, **call: Any) -> Probe:
         """Return a probe of `t` queries and `s` keys.
@@ -93,45 +90,60 @@ class Drawer:
         Args:
             name: what it is there to catch.
             t: T.
-            s: S; other than `t`, keys and values are arrays of their own.
+            s: S; other than `t`, every input is an array of its own.
             scale: standard deviation of the inputs.
             biased: whether the call has a bias.
             call: further fields of the probe.
         """
         rng = np.random.default_rng((self.seed, t, s))
-        widths = self.contract.inputs
-        names = ("query",) if self.selfish and t == s else ("query", "key", "value")
-        arrays = {n: rng.normal(0, scale, (B, t if n == "query" else s, widths[n])) for n in names}
-        sizes = (B, self.contract.num_heads, t, s)
+        first, *others = self.contract.inputs.items()
+        alone = self.contract.attends_self and t == s
+        rows = {first: t} if alone else {first: t, **dict.fromkeys(others, s)}
+        arrays = {n: rng.normal(0, scale, (B, count, width)) for (n, width), count in rows.items()}
         if biased:
-            arrays["bias"] = rng.normal(size=sizes)
-        cotangents = {"output": rng.normal(size=(B, t, self.contract.embed_dim))}
-        if "logsumexp" in call.get("stages", ()):
-            cotangents["logsumexp"] = rng.normal(size=sizes[:-1])
+            arrays["bias"] = rng.normal(size=self.contract.optional(arrays)["bias"])
+        wanted = (*self.contract.outputs, *({"logsumexp"} & set(call.get("stages", ()))))
+        cotangents = {n: rng.normal(size=shape) for n, shape in self.contract.results(arrays).items() if n in wanted}
+        if self.axial:
+            call = {"query_positions": self.places(t), "key_positions": self.places(s), **call}
         kind = numpy_dtype(self.dtype)
+        # What a kernel keeps to itself is in the compute dtype.
+        inner = np.promote_types(kind, np.float32)
         return Probe(
             name,
-            replace(self.contract, precision="highest"),
+            self.contract.pinned(),
             self.dtype,
             self.weights(),
             {n: x.astype(kind) for n, x in arrays.items()},
-            {n: x.astype(kind if n == "output" else np.promote_types(kind, np.float32)) for n, x in cotangents.items()},
+            {n: x.astype(inner if n in STAGES and n != "context" else kind) for n, x in cotangents.items()},
             **call,
         )
 
-    def allows(self, t: int, s: int) -> bool:
+    @property
+    def axial(self) -> bool:
+        """Whether positions are rows and columns of an image."""
+        return isinstance(getattr(self.contract, "positions", None), AxialRotary)
+
+    def places(self, count: int, first: int = 0) -> np.ndarray:
+        """Return `count` positions from `first` on: integers, or rows and columns of an image five wide."""
+        where = np.arange(count) + first
+        return np.stack([where // 5, where % 5], axis=-1) if self.axial else where
+
+    def takes(self, *names: str) -> bool:
+        """Return whether a call of the contract takes all these keywords."""
+        return self.contract.takes.issuperset(names)
+
+    def allows(self, t: int, s: int, **call: Any) -> bool:
         """Return whether the contract's mask has a meaning for T queries and S keys."""
-        c = self.contract
         try:
-            mask = both(c.mask, None)
-            if mask is not None:
-                mask.check(Sizes((B,), t, s, c.num_heads, c.kv_heads, c.width, c.value_width), np.asarray)
+            probe = self.draw("", t, s, **call)
+            _ = self.contract.settle(probe.arrays, **probe.call())
         except MaskError:
             return False
         return True
 
 
-def probes(contract: MultiHeadAttention, dtype: str = "float32", seed: int = 0) -> list[Probe]:
+def probes(contract: Contract, dtype: str = "float32", seed: int = 0) -> list[Probe]:
     """Return every probe that the contract has a meaning for.
 
     Args:
@@ -140,7 +152,7 @@ def probes(contract: MultiHeadAttention, dtype: str = "float32", seed: int = 0) 
         seed: of all numbers.
     """
     drawer = Drawer(contract, dtype, seed)
-    return [*_square(drawer), *_rectangular(drawer), *_rotary(drawer), *_dropped(drawer)]
+    return [*_square(drawer), *_rectangular(drawer), *_placed(drawer), *_dropped(drawer)]
 
 
 def _square(drawer: Drawer) -> Iterator[Probe]:
@@ -148,34 +160,48 @@ def _square(drawer: Drawer) -> Iterator[Probe]:
         return
     yield drawer.draw("plain")
     yield drawer.draw("saturated scores", scale=6.0)
-    yield drawer.draw("bias", biased=True)
+    if drawer.takes("bias"):
+        yield drawer.draw("bias", biased=True)
+    if not drawer.takes("mask"):
+        return
     yield _poisoned(drawer, "padding", Lengths(kv=[N, 8, 0], q=[N, 8, 0]))
-    yield drawer.draw("packed", mask=Segments(kv=_documents()))
-    yield drawer.draw("mask per head", mask=Dense(_holes(drawer.contract.num_heads)))
-    yield drawer.draw("stages", mask=Lengths(kv=[N, 8, 0]), stages=("weights", "logsumexp"))
+    yield drawer.draw("packed", **_masked(drawer, Segments(kv=_documents())))
+    if drawer.takes("stages"):
+        heads = drawer.contract.results(drawer.draw("").arrays)["weights"][-3]
+        yield drawer.draw("mask per head", mask=Dense(_holes(heads)))
+        yield drawer.draw("stages", mask=Lengths(kv=[N, 8, 0]), stages=("weights", "logsumexp"))
+
+
+def _masked(drawer: Drawer, mask: Mask) -> dict[str, Mask]:
+    """Return the keywords that give every attention of a call this mask."""
+    return {name: mask for name in ("mask", "memory_mask") if drawer.takes(name)}
 
 
 def _rectangular(drawer: Drawer) -> Iterator[Probe]:
-    rotary = drawer.contract.positions is not None
+    if len(drawer.contract.inputs) == 1:
+        return
+    placed = getattr(drawer.contract, "positions", None) is not None
     for name, t, s in (("few queries", FEW, N), ("few keys", N, FEW)):
-        if drawer.allows(t, s):
-            where: dict[str, Any] = {"query_positions": np.arange(t) + 2, "key_positions": np.arange(s)} if rotary else {}
+        where: dict[str, Any] = {"query_positions": drawer.places(t, 2), "key_positions": drawer.places(s)} if placed else {}
+        if drawer.allows(t, s, **where):
             yield drawer.draw(name, t, s, **where)
 
 
-def _rotary(drawer: Drawer) -> Iterator[Probe]:
-    if drawer.contract.positions is None:
+def _placed(drawer: Drawer) -> Iterator[Probe]:
+    if getattr(drawer.contract, "positions", None) is None or not drawer.takes("query_positions", "key_positions"):
         return
-    far = np.arange(N) + FAR
+    far = drawer.places(N, FAR)
     yield drawer.draw("far positions", query_positions=far, key_positions=far)
     lengths = np.asarray([N, 8, 4])
     left = np.maximum(np.arange(N) - (N - lengths)[:, None], 0)
+    if drawer.axial:
+        left = np.stack([left, left[:, ::-1]], axis=-1)
     mask = Lengths(kv=lengths, q=lengths, padding="left")
     yield _poisoned(drawer, "left padding", mask, query_positions=left, key_positions=left)
 
 
 def _dropped(drawer: Drawer) -> Iterator[Probe]:
-    if drawer.contract.dropout_rate:
+    if drawer.takes("dropout_seed") and getattr(drawer.contract, "dropout_rate", 0.0):
         yield drawer.draw("dropout", dropout_seed=7)
 
 
@@ -194,7 +220,7 @@ def _holes(heads: int) -> np.ndarray:
 
 def _poisoned(drawer: Drawer, name: str, mask: Lengths, **call: Any) -> Probe:
     """Return a probe with NaN and inf in every padded token."""
-    probe = drawer.draw(name, mask=mask, **call)
+    probe = drawer.draw(name, **_masked(drawer, mask), **call)
     arrays = {name: x.copy() for name, x in probe.arrays.items()}
     for row, length in enumerate(mask.kv):
         gone = slice(None, N - int(length)) if mask.padding == "left" else slice(int(length), None)

@@ -1,6 +1,7 @@
 """Where a real attention layer rounds: the oracle as a program whose budget can be taken.
 
-stored          projections, rotated heads and context: written down in the dtype of the weights, whatever the kernel
+stored          projections, rotated heads, contexts and whatever else a layer's formula marks between its attentions:
+                written down in the dtype of the weights, whatever the kernel
 "weights"       a kernel that writes the weights down in the dtype of its inputs
 "d scores"      one that writes down the gradient of the scores
 "logsumexp"     one that keeps only the logsumexp, and in its backward pass makes the scores and weights anew:
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,55 +19,54 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from attention.parity.budget import stored, stored_gradient
+from attention.spec.attend import STAGES, Mark
 from attention.spec.axes import Array
-from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import Setting, oracle
-from attention.spec.scores import mix, products, soft_cap
+from attention.spec.layers.contract import Contract
+from attention.spec.scores import mix
 
-STORED = {"q_proj", "k_proj", "v_proj", "out_proj", "rotated", "context"}
+INNER = {"query", "key", "value", *STAGES} - {"context"}
+"""What a kernel keeps to itself, in the compute dtype, unless it says otherwise."""
 ROUNDS = ("weights", "d scores", "logsumexp")
 """What a kernel may round on purpose: see `Kernel.rounds`."""
-
-RESULTS = ("output", "weights", "logsumexp")
 
 
 @dataclass(frozen=True)
 class LayerProgram:
-    """The oracle as a JAX program. Layers that differ in mask alone are equal, and share a compilation."""
+    """A contract's formula as a JAX program. Layers that differ in mask alone are equal, and share a compilation."""
 
-    contract: MultiHeadAttention
+    contract: Contract
+    names: tuple[str, ...]
 
-    def __call__(self, weights: Any, inputs: Any, constants: tuple[Any, ...], rounds: dict[str, Any]) -> dict[str, Any]:
-        """Return the `RESULTS` of the layer.
+    def __call__(self, weights: Any, arrays: Any, setting: Any, rounds: dict[str, Any]) -> dict[str, Any]:
+        """Return the results called `names`.
 
         Args:
             weights: canonical.
-            inputs: as `oracle` takes them.
-            constants: the fields of a `Setting`.
+            arrays: of the call.
+            setting: what the contract's `settle` returned.
             rounds: a bool for each of `ROUNDS`: traced, so that one compilation serves every kernel.
         """
-        setting = Setting(*jax.tree.map(stop_gradient, constants))
-        weights, inputs = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, inputs))
-        marker = Marker(rounds, setting.allowed, partial(self.rescore, inputs["bias"]))
-        stages = oracle(self.contract, jnp, weights, inputs, setting, constant=stop_gradient, mark=marker)
-        return {name: stages[name] for name in RESULTS}
-
-    def rescore(self, bias: Array, q: Array, k: Array) -> Array:
-        """Return the scores, computed a second time."""
-        scores = products(jnp, q, k) * self.contract.score.factor(self.contract.width)
-        return soft_cap(jnp, scores, self.contract.softcap) + bias
+        setting = jax.tree.map(stop_gradient, setting)
+        weights, arrays = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, arrays))
+        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, mark=Marker(rounds))
+        return {name: made[name] for name in self.names}
 
 
-class Marker:
-    """The `mark` of one call: rounds each stage as its kernel does."""
+class Marker(Mark):
+    """The `mark` of one call: rounds each stage as its kernel does, one attention after another."""
 
-    def __init__(self, rounds: dict[str, Any], allowed: Array, rescore: Callable[[Array, Array], Array]) -> None:
-        self.rounds, self.allowed, self.rescore = rounds, allowed, rescore
+    def __init__(self, rounds: dict[str, Any]) -> None:
+        self.rounds = rounds
         self.seen: dict[str, Array] = {}
+        self.allowed: Array = True
+        self.scores: Callable[[], Array]
 
-    def __call__(self, stage: str, x: Array) -> Array:
+    def attending(self, allowed: Array, scores: Callable[[], Array]) -> None:
+        self.allowed, self.scores = True if allowed is None else allowed, scores
+
+    def __call__(self, stage: str, value: Array) -> Array:
         """Return the stage as the next one shall see it."""
-        x = self.store(stage, x)
+        x = self.store(stage, value)
         if stage == "weights":
             x = self.remake(x)
         elif stage == "context":
@@ -79,13 +78,13 @@ class Marker:
 
     def store(self, stage: str, x: Array) -> Array:
         """Return the stage, written down if it is. The choice is exact."""
-        if stage in STORED:
-            return stored(x)
         if stage == "input":
             return stored_gradient(x)
         if stage == "weights":
             return jnp.where(self.rounds["weights"], stored(x), x)
-        return jnp.where(self.rounds["d scores"], stored_gradient(x), x) if stage == "scores" else x
+        if stage == "scores":
+            return jnp.where(self.rounds["d scores"], stored_gradient(x), x)
+        return x if stage in INNER else stored(x)
 
     def remake(self, weights: Array) -> Array:
         """Return the weights, with the gradient of a kernel that made them anew where this one does.
@@ -96,7 +95,7 @@ class Marker:
         scores, logsumexp = self.seen["scores"], self.seen["logsumexp"]
         # An empty row has no weight to make, and -inf - -inf is NaN.
         finite = jnp.where(jnp.isneginf(logsumexp), 0.0, logsumexp)
-        second = jnp.where(self.allowed, self.rescore(self.seen["query"], self.seen["key"]), 0.0)
+        second = jnp.where(self.allowed, self.scores(), 0.0)
         again = self.store("weights", jnp.where(self.allowed, jnp.exp(second - finite[..., None]), 0.0))
         self.seen["again"] = jnp.where(self.rounds["logsumexp"], again, weights)
         once, again = stop_gradient(weights), stop_gradient(again)

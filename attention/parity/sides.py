@@ -1,6 +1,6 @@
 """Sides: the programs that are compared, behind one protocol.
 
-    side.run(probe) = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}        NumPy arrays, canonical layout
+    side.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
 
 "numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms; "jax_eager" is JAX
 one operation at a time, which tells a mistake of the program from one of its compilation.
@@ -23,9 +23,32 @@ import numpy as np
 from attention._extras import require
 from attention.parity.probes import Probe
 from attention.spec.errors import UnknownName
-from attention.spec.layers.oracle import oracle, settle
+from attention.spec.kernels import Kernel, recorded
 
 Results = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a side made of a probe, and on what.
+
+    Attributes:
+        results: the outputs, the stages asked for, and the gradient of every input and parameter.
+        kernels: those that were chosen, one for each attention.
+    """
+
+    results: Results
+    kernels: tuple[Kernel, ...] = ()
+
+    @property
+    def kernel(self) -> str:
+        """The names of the kernels, each once."""
+        return ", ".join(dict.fromkeys(kernel.name for kernel in self.kernels)) or "formula"
+
+    @property
+    def rounds(self) -> tuple[str, ...]:
+        """The stages that the kernels round to the dtype of their inputs."""
+        return tuple(dict.fromkeys(stage for kernel in self.kernels for stage in kernel.rounds))
 
 
 class Side(Protocol):
@@ -36,16 +59,12 @@ class Side(Protocol):
         """What reports call it."""
         ...
 
-    def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
-        """Return the kernel that would run, and the stages that it rounds to the dtype of its inputs.
+    def run(self, probe: Probe, implementation: str) -> Ran:
+        """Return what the program makes of the probe.
 
         Raises:
-            KernelRefused: none would.
+            KernelRefused: the kernel asked for cannot do it.
         """
-        ...
-
-    def run(self, probe: Probe, implementation: str) -> Results:
-        """Return the output, the stages asked for, and the gradient of every input and parameter."""
         ...
 
 
@@ -54,18 +73,14 @@ class NumpySide:
 
     name = "numpy"
 
-    def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
-        del probe, implementation
-        return "formula", ()
-
-    def run(self, probe: Probe, implementation: str) -> Results:
+    def run(self, probe: Probe, implementation: str) -> Ran:
         del implementation
         weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
-        setting = settle(probe.contract, probe.sizes, **probe.call())
+        setting = probe.contract.settle(probe.arrays, **probe.call())
         # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
         with np.errstate(invalid="ignore", over="ignore"):
-            stages = oracle(probe.contract, np, weights, arrays, setting)
-        return {name: stages[name] for name in ("output", *probe.stages)}
+            made = probe.contract.formula(np, weights, arrays, setting)
+        return Ran({name: made[name] for name in (*probe.contract.outputs, *probe.stages)})
 
 
 class TorchSide:
@@ -73,20 +88,15 @@ class TorchSide:
 
     name = "torch"
 
-    def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
-        return _chosen("torch", probe, implementation)
-
-    def run(self, probe: Probe, implementation: str) -> Results:
+    def run(self, probe: Probe, implementation: str) -> Ran:
         torch, room = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
         params = room.params
-        layer = room.MultiHeadAttention(probe.contract, dtype=probe.dtype)
+        layer = probe.contract.build("torch", dtype=probe.dtype)
         layer.load_weights(probe.weights)
         layer.train(probe.dropout_seed is not None)
         inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
-        output, stages = _split(
-            layer(**inputs, **probe.call(), return_stages=probe.stages, implementation=implementation), probe
-        )
-        results = {"output": output, **stages}
+        with recorded() as kernels:
+            results = named(probe, layer(**inputs, **probe.call(), **_options(probe.stages, implementation)))
         learned = {name: params.parameter(layer, name) for name in probe.contract.params}
         gradients = torch.autograd.grad(
             [results[name] for name in probe.cotangents],
@@ -96,7 +106,7 @@ class TorchSide:
         for (name, _), gradient in zip([*inputs.items(), *learned.items()], gradients, strict=True):
             param = probe.contract.params.get(name)
             results[f"d {name}"] = gradient if param is None else params.to_canonical(param, gradient)
-        return {name: params.to_numpy(x) for name, x in results.items()}
+        return Ran({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
 
 
 @dataclass(frozen=True)
@@ -111,50 +121,73 @@ class JaxSide:
     name: str = "jax"
     compiled: bool = True
 
-    def kernel(self, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
-        return _chosen("jax", probe, implementation)
-
-    def run(self, probe: Probe, implementation: str) -> Results:
+    def run(self, probe: Probe, implementation: str) -> Ran:
         import jax  # noqa: PLC0415 - only this side needs it
         from flax import nnx  # noqa: PLC0415
 
-        room = importlib.import_module("attention.jax_impl")
         with jax.enable_x64(probe.dtype == "float64"):
-            layer = room.MultiHeadAttention(probe.contract, dtype=probe.dtype)
+            layer = probe.contract.build("jax", dtype=probe.dtype)
             layer.load_weights(probe.weights)
-            layer.set_attributes(deterministic=probe.dropout_seed is None)
+            layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
             graph, learned, rest = nnx.split(layer, nnx.Param, ...)
-            program = _jax_program(graph, implementation, probe.stages, compiled=self.compiled)
-            call = jax.tree.map(jax.numpy.asarray, probe.call())
-            arrays, cotangents = (jax.tree.map(jax.numpy.asarray, x) for x in (probe.arrays, probe.cotangents))
-            results, (d_learned, d_arrays) = program(learned, arrays, rest, call, cotangents)
+            program, chosen = _jax_program(probe.contract.outputs, graph, implementation, probe.stages, compiled=self.compiled)
+            given = jax.tree.map(jax.numpy.asarray, (probe.arrays, probe.call(), probe.cotangents))
+            results, (d_learned, d_arrays) = program(learned, rest, *given)
             nnx.update(layer, d_learned)
             gradients = {f"d {name}": x for name, x in [*d_arrays.items(), *layer.weights().items()]}
-            return {name: np.asarray(x) for name, x in {**results, **gradients}.items()}
+            kernels = chosen[_signature((learned, *given))]
+            return Ran({name: np.asarray(x) for name, x in {**results, **gradients}.items()}, kernels)
 
 
 @cache
-def _jax_program(graph: Any, implementation: str, stages: tuple[str, ...], *, compiled: bool) -> Callable[..., Any]:
-    """Return the layer with its gradients; probes that differ in data alone share one compilation."""
+def _jax_program(
+    outputs: tuple[str, ...], graph: Any, implementation: str, stages: tuple[str, ...], *, compiled: bool
+) -> tuple[Callable[..., Any], dict[Any, tuple[Kernel, ...]]]:
+    """Return the layer with its gradients, and where it writes down its kernels while it is traced.
+
+    Probes that differ in data alone share one compilation.
+    """
     import jax  # noqa: PLC0415
     from flax import nnx  # noqa: PLC0415
 
-    def program(learned: Any, arrays: Any, rest: Any, call: Any, cotangents: Any) -> Any:
+    chosen: dict[Any, tuple[Kernel, ...]] = {}
+
+    def program(learned: Any, rest: Any, arrays: Any, call: Any, cotangents: Any) -> Any:
         def forward(learned: Any, arrays: Any) -> tuple[Any, Any]:
-            layer = nnx.merge(graph, learned, rest)
-            made = layer(**arrays, **call, return_stages=stages, implementation=implementation)
-            output, staged = made if stages else (made, {})
-            results = {"output": output, **staged}
+            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_options(stages, implementation))
+            results = _by_name(outputs, stages, made)
             return {name: results[name] for name in cotangents}, results
 
-        _, pull_back, results = jax.vjp(forward, learned, arrays, has_aux=True)
+        with recorded() as kernels:
+            _, pull_back, results = jax.vjp(forward, learned, arrays, has_aux=True)
+        chosen[_signature((learned, arrays, call, cotangents))] = tuple(kernels)
         return results, pull_back(cotangents)
 
-    return jax.jit(program) if compiled else program
+    return (jax.jit(program) if compiled else program), chosen
 
 
-def _split(made: Any, probe: Probe) -> tuple[Any, dict[str, Any]]:
-    return made if probe.stages else (made, {})
+def _signature(tree: Any) -> Any:
+    """Return what a compilation depends on: structure, shapes and dtypes."""
+    import jax  # noqa: PLC0415
+
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def named(probe: Probe, made: Any) -> dict[str, Any]:
+    """Return what a layer made by the names of its contract's outputs and of the stages asked for."""
+    return _by_name(probe.contract.outputs, probe.stages, made)
+
+
+def _by_name(outputs: tuple[str, ...], stages: tuple[str, ...], made: Any) -> dict[str, Any]:
+    *values, staged = made if stages else (*(made if isinstance(made, tuple) else (made,)), {})
+    return {**dict(zip(outputs, values, strict=True)), **staged}
+
+
+def _options(stages: tuple[str, ...], implementation: str) -> dict[str, Any]:
+    """Return the options of a call that a layer may lack, where they are asked for."""
+    asked = {"return_stages": stages, "implementation": "" if implementation == "auto" else implementation}
+    return {name: value for name, value in asked.items() if value}
 
 
 @contextmanager
@@ -168,25 +201,6 @@ def zeros(backend: str, dtype: str) -> Iterator[Callable[[tuple[int, ...]], Any]
 
         with jax.enable_x64(dtype == "float64"):
             yield lambda shape: jax.numpy.zeros(shape, dtype)
-
-
-def _chosen(backend: str, probe: Probe, implementation: str) -> tuple[str, tuple[str, ...]]:
-    """Return the kernel that a room's `explain` names for a call of the probe's form."""
-    n = probe.sizes
-    shapes = ((*n.batch, n.T, n.H, n.D), (*n.batch, n.S, n.K, n.D), (*n.batch, n.S, n.K, n.E))
-    room = importlib.import_module(f"attention.{backend}_impl")
-    with zeros(backend, probe.dtype) as make:
-        choice = room.explain(
-            *map(make, shapes),
-            implementation=implementation,
-            softcap=probe.contract.softcap,
-            bias=make(n.scores) if "bias" in probe.arrays else None,
-            dropout_rate=0.0 if probe.dropout_seed is None else probe.contract.dropout_rate,
-            dropout_seed=probe.dropout_seed,
-            precision=probe.contract.precision,
-            return_stages=probe.stages,
-        )
-    return choice.kernel.name, choice.kernel.rounds
 
 
 SIDES: dict[str, Side] = {

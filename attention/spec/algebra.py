@@ -10,51 +10,33 @@ compiler. The kinds of mask stand in `masks.py`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from attention.spec.axes import Array, Sizes
+from attention.spec.drawing import FINEST, MOST, figure, picture, view
 from attention.spec.errors import MaskError
+from attention.spec.fields import check_counts, check_fits
+from attention.spec.grid import Grid
+from attention.spec.tree import DATA, Tree
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["DATA", "And", "Grid", "Mask", "Not", "Or", "Pair", "Read", "both", "check_mask", "evaluate", "farthest"]
 
 Read = Callable[[Array], "np.ndarray | None"]
 """How a room reads a mask's data on the host: None where the values are not known yet (a traced array)."""
 
 
-DATA = {"data": True}
-"""The metadata of a field that holds data: traced, not hashed. None in it counts as structure."""
+class Mask(Tree):
+    """A description of which keys a query may attend to. Abstract; the classes of `masks.py` are final.
 
-
-@dataclass(frozen=True)
-class Grid:
-    """Where a predicate is asked: every (t, s) at once. A kernel may pass its own object with the same names."""
-
-    t: Array  # (T, 1)
-    s: Array  # (S,)
-    T: int
-    S: int
-
-    def per_row(self, x: Array) -> Array:
-        """Read data of axes `(*batch,)` at the grid's batch rows."""
-        return x[..., None, None, None]
-
-    def per_query(self, x: Array) -> Array:
-        """Read data of axes `(*batch, T)` at the grid's queries."""
-        return x[..., None, :, None]
-
-    def per_key(self, x: Array) -> Array:
-        """Read data of axes `(*batch, S)` at the grid's keys."""
-        return x[..., None, None, :]
-
-    def per_score(self, x: Array) -> Array:
-        """Read data that broadcasts to `(*batch, H, T, S)`."""
-        return x
-
-
-class Mask:
-    """A description of which keys a query may attend to. Abstract; the classes below are final."""
+    `print(mask)` draws a small one; `repr(mask)` is one line.
+    """
 
     @abstractmethod
     def allowed(self, at: Grid) -> Array:
@@ -62,80 +44,93 @@ class Mask:
 
     def check(self, sizes: Sizes, read: Read) -> None:
         """Raise MaskError if the mask does not fit a call of these sizes."""
+        for part in self.inside:
+            part.check(sizes, read)
+        self.check_arrays(sizes, read)
 
-    @property
-    def holds_arrays(self) -> bool:
-        """Whether data fields hold arrays, or what stands in an array's place; else they are structure."""
-        return True
+    def check_arrays(self, sizes: Sizes, read: Read) -> None:
+        """Raise MaskError if an array of this mask, itself, does not fit a call of these sizes."""
+        for name, value, axes, counts in self.arrays():
+            label = f"{type(self).__name__} {name}"
+            check_fits(label, value, axes, sizes)
+            if counts:
+                check_counts(label, read(value), counts, sizes)
 
     @property
     def keeps_self(self) -> bool:
         """Whether, with T = S, structure alone says that every position may attend to itself."""
         return False
 
-    def __eq__(self, other: object) -> bool:
-        """Masks of structure alone are equal by what they say; one that holds an array equals only itself."""
-        if self is other or type(self) is not type(other) or not isinstance(other, Mask):
-            return self is other
-        return self.is_static and other.is_static and self._identity() == other._identity()
+    @property
+    def reach(self) -> int | None:
+        """The most keys before its own position that structure lets any query see; None: no bound."""
+        return None
 
-    def __hash__(self) -> int:
-        return hash(self._identity()) if self.is_static else id(self)
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether structure lets a query see keys after its own position."""
+        return True
 
-    def _identity(self) -> tuple[Any, ...]:
-        return type(self), self.structure(), tuple(self.leaves().values())
+    @property
+    def several(self) -> tuple[tuple[str, Any], ...]:
+        """The axes, as (letter or "batch", size), along which the mask holds one mask each."""
+        return ()
 
     def __and__(self, other: Mask) -> And:
-        return And(self, _mask(other))
+        return And(self, check_mask(other))
 
     def __or__(self, other: Mask) -> Or:
-        return Or(self, _mask(other))
+        return Or(self, check_mask(other))
 
     def __invert__(self) -> Not:
         return Not(self)
 
-    def parts(self) -> Iterator[tuple[str, Any, bool]]:
-        """Yield (name, value, whether it is traced data) of each field. Masks inside count as data."""
-        for f in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value = getattr(self, f.name)
-            traced = bool(f.metadata.get("data")) and value is not None and self.holds_arrays
-            yield f.name, value, traced or isinstance(value, Mask)
+    def __str__(self) -> str:
+        """Return a picture, or the description alone where the mask's sizes or values are not known."""
+        try:
+            return self.draw()
+        # A print in the middle of a traced program must not end it: frameworks raise either if asked for values.
+        except (MaskError, TypeError, RuntimeError):
+            return repr(self)
 
-    def leaves(self) -> dict[str, Any]:
-        """Return the fields that are traced: what a framework's tree holds as children."""
-        return {name: value for name, value, traced in self.parts() if traced}
+    def draw(self, T: int | None = None, S: int | None = None, *, row: int = 0, head: int = 0) -> str:
+        """Return a picture of text, at most 16 by 16.
 
-    def structure(self) -> tuple[tuple[str, Any, bool], ...]:
-        """Return every field as (name, value or None, whether traced): hashable, what a tree holds beside its children."""
-        return tuple((name, None if traced else value, traced) for name, value, traced in self.parts())
+        Args:
+            T: queries; None takes what the mask's own arrays say, or 8.
+            S: keys, likewise.
+            row: batch row, counted through all batch axes.
+            head: query head.
 
-    @classmethod
-    def rebuild(cls, structure: Iterable[tuple[str, Any, bool]], leaves: Iterable[Any]) -> Self:
-        """Return the mask of a structure and its leaves, validating nothing: leaves may be tracers or placeholders."""
-        new, values = object.__new__(cls), iter(leaves)
-        for name, value, traced in structure:
-            object.__setattr__(new, name, next(values) if traced else value)
-        return new
+        Raises:
+            MaskError: the mask does not fit T and S, or has no such row or head.
+        """
+        return picture(repr(self), *view(self, T, S, row, head, MOST))
 
-    def map(self, convert: Callable[[Array], Array]) -> Self:
-        """Return the mask with `convert` applied to every array it holds, at any depth."""
-        leaves = self.leaves().values()
-        converted = [value.map(convert) if isinstance(value, Mask) else convert(value) for value in leaves]
-        return self.rebuild(self.structure(), converted)
+    def plot(self, T: int | None = None, S: int | None = None, *, row: int = 0, head: int = 0) -> Figure:
+        """Return a matplotlib figure; arguments as in `draw`.
 
-    @property
-    def is_static(self) -> bool:
-        """Whether the mask holds no array, so that it is hashable and may be part of a contract."""
-        return all(isinstance(value, Mask) and value.is_static for value in self.leaves().values())
+        Raises:
+            MaskError: the mask does not fit T and S, or has no such row or head.
+            MissingExtra: matplotlib is not installed.
+        """
+        return figure(repr(self), *view(self, T, S, row, head, FINEST))
 
 
-def _mask(other: object) -> Mask:
-    if not isinstance(other, Mask):
-        raise MaskError(f"mask {type(other).__name__} must be a Mask: wrap a boolean array as Dense(array)")
-    return other
+def check_mask(mask: object) -> Mask:
+    """Return `mask`, or raise MaskError if it is none."""
+    if not isinstance(mask, Mask):
+        raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
+    return mask
 
 
-@dataclass(frozen=True, eq=False)
+def farthest(*masks: Mask) -> int | None:
+    """Return the largest reach of any of the masks, None where one has no bound."""
+    known = [mask.reach for mask in masks if mask.reach is not None]
+    return max(known) if len(known) == len(masks) else None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Pair(Mask):
     """Two masks under one operator. Abstract."""
 
@@ -143,14 +138,10 @@ class Pair(Mask):
     right: Mask
 
     def __post_init__(self) -> None:
-        _ = _mask(self.left), _mask(self.right)
-
-    def check(self, sizes: Sizes, read: Read) -> None:
-        self.left.check(sizes, read)
-        self.right.check(sizes, read)
+        _ = check_mask(self.left), check_mask(self.right)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class And(Pair):
     """Allowed where both masks allow; written `left & right`."""
 
@@ -161,8 +152,16 @@ class And(Pair):
     def keeps_self(self) -> bool:
         return self.left.keeps_self and self.right.keeps_self
 
+    @property
+    def reach(self) -> int | None:
+        return min((mask.reach for mask in (self.left, self.right) if mask.reach is not None), default=None)
 
-@dataclass(frozen=True, eq=False)
+    @property
+    def looks_ahead(self) -> bool:
+        return self.left.looks_ahead and self.right.looks_ahead
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Or(Pair):
     """Allowed where either mask allows; written `left | right`."""
 
@@ -173,21 +172,26 @@ class Or(Pair):
     def keeps_self(self) -> bool:
         return self.left.keeps_self or self.right.keeps_self
 
+    @property
+    def reach(self) -> int | None:
+        return farthest(self.left, self.right)
 
-@dataclass(frozen=True, eq=False)
+    @property
+    def looks_ahead(self) -> bool:
+        return self.left.looks_ahead or self.right.looks_ahead
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Not(Mask):
     """Allowed where the mask does not allow; written `~mask`."""
 
     mask: Mask
 
     def __post_init__(self) -> None:
-        _ = _mask(self.mask)
+        _ = check_mask(self.mask)
 
     def allowed(self, at: Grid) -> Array:
         return ~self.mask.allowed(at)
-
-    def check(self, sizes: Sizes, read: Read) -> None:
-        self.mask.check(sizes, read)
 
 
 def both(first: Mask | None, second: Mask | None) -> Mask | None:

@@ -1,8 +1,8 @@
 """Attention: the one formula, stage by stage.
 
-    scores    = q k^T * scale                                   (*batch, H, T, S)
-    scores    = c tanh(scores / c)                              soft cap
-    scores    = scores + bias
+    scaled    = q k^T * scale                                   (*batch, H, T, S)
+    capped    = c tanh(scaled / c)                              soft cap
+    scores    = score_mod(capped + bias, b, h, t, s)
     masked    = scores where allowed, else -inf
     logsumexp = log(sum_s exp masked + exp sink)                -inf where nothing is allowed
     weights   = exp(masked - logsumexp)                         rows sum to 1, or are 0 where nothing is allowed
@@ -24,17 +24,23 @@ from typing import Any
 from attention.spec.axes import Array
 from attention.spec.scores import mix, products, soft_cap
 
-STAGES = ("scores", "weights", "logsumexp", "context")
-"""The stages a caller may ask for. Scores are after soft cap and bias and before the mask."""
-
-Mark = Callable[[str, Array], Array]
-"""Told of each stage as it is made, and returns what the next stage shall see: how probes look in and budgets add noise."""
+STAGES = ("scaled", "capped", "scores", "masked", "weights", "mean_weights", "logsumexp", "context")
+"""The stages a caller may ask for, in the order in which they are made. "mean_weights" is the mean over the heads."""
 
 
-def unmarked(stage: str, value: Array) -> Array:
-    """Leave every stage as it is."""
-    del stage
-    return value
+class Mark:
+    """Told of each value as it is made: how probes look in and budgets add noise. This one leaves all as it is."""
+
+    def __call__(self, stage: str, value: Array) -> Array:
+        """Return what the next stage shall see in the place of `value`."""
+        del stage
+        return value
+
+    def attending(self, allowed: Array, scores: Callable[[], Array]) -> None:
+        """Hear that one attention begins: its mask, and how its scores are computed, should they be needed twice."""
+
+
+UNMARKED = Mark()
 
 
 def unchanged(value: Array) -> Array:
@@ -52,11 +58,12 @@ def attend(
     allowed: Array = None,
     bias: Array = None,
     softcap: float | None = None,
+    score_mod: Callable[[Array], Array] | None = None,
     sinks: Array = None,
     keep: Array = None,
     dropout_rate: float = 0.0,
     constant: Callable[[Array], Array] = unchanged,
-    mark: Mark = unmarked,
+    mark: Mark = UNMARKED,
 ) -> dict[str, Array]:
     """Return every stage by name.
 
@@ -69,6 +76,7 @@ def attend(
         allowed: bool, broadcastable to `(*batch, H, T, S)`; None allows everything.
         bias: added to the scores, broadcastable to them.
         softcap: bound of the scores before the bias, or None.
+        score_mod: what `scores.bind` made of a user's function, or None.
         sinks: `(H,)`, one logit per head that takes weight and gives no value, or None.
         keep: bool `(*batch, H, T, S)`, the weights that dropout keeps, or None.
         dropout_rate: the probability of dropping that made `keep`.
@@ -77,14 +85,24 @@ def attend(
     """
     q, k, v = shield(xp, q, k, v, allowed)
     q, k, v = mark("query", q), mark("key", k), mark("value", v)
-    scores = soft_cap(xp, products(xp, q, k) * scale, softcap)
-    scores = mark("scores", scores if bias is None else scores + bias)
-    weights, logsumexp = softmax(xp, scores, allowed, sinks, constant)
+
+    def scored() -> tuple[Array, Array, Array]:
+        scaled = products(xp, q, k) * scale
+        capped = soft_cap(xp, scaled, softcap)
+        scores = capped if bias is None else capped + bias
+        return scaled, capped, scores if score_mod is None else score_mod(scores)
+
+    mark.attending(allowed, lambda: scored()[2])
+    scaled, capped, scores = scored()
+    scores = mark("scores", scores)
+    masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)
+    weights, logsumexp = softmax(xp, masked, None, sinks, constant)
     logsumexp = mark("logsumexp", logsumexp)
     weights = mark("weights", weights)
     dropped = weights if keep is None else xp.where(keep, weights / (1.0 - dropout_rate), xp.zeros_like(weights))
     context = mark("context", mix(xp, dropped, v))
-    return {"scores": scores, "weights": weights, "logsumexp": logsumexp, "context": context}
+    made = (scaled, capped, scores, masked, weights, xp.mean(weights, axis=-3), logsumexp, context)
+    return dict(zip(STAGES, made, strict=True))
 
 
 def softmax(

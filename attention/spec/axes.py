@@ -23,6 +23,9 @@ AXES = {
     "D": "width of a query or key head",
     "E": "width of a value head",
     "M": "model width",
+    "A": "width of an alignment model, or of a feed-forward layer",
+    "R": "rank of a latent",
+    "P": "relative positions",
 }
 
 COMPUTE = {"float64": "float64", "float32": "float32", "bfloat16": "float32", "float16": "float32"}

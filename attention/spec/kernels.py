@@ -7,16 +7,17 @@ A refusal is data, not an exception: "auto" and `attention kernels` read the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from attention.spec.attend import STAGES
-from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast
+from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
 from attention.spec.masks import Mask
 from attention.spec.random import keep_threshold
-from attention.spec.scores import check_cap
+from attention.spec.scores import ScoreMod, check_cap
 
 PRECISIONS = (None, "default", "high", "highest")
 """Least precision of a float32 product, rising. None: whatever the framework is set to. "highest": no TF32, no bf16 passes."""
@@ -36,6 +37,7 @@ class Request:
         mask: holds the framework's own arrays, or None.
         bias: broadcasts to `(*batch, H, T, S)`, or None.
         softcap: bound of the scores, or None.
+        score_mod: `(score, b, h, t, s) -> score`, or None.
         sinks: `(H,)`, or None.
         dropout_rate: in [0, 1).
         dropout_seed: an int or an integer scalar; None only at rate 0.
@@ -53,6 +55,7 @@ class Request:
     mask: Mask | None = None
     bias: Array = None
     softcap: float | None = None
+    score_mod: ScoreMod | None = None
     sinks: Array = None
     dropout_rate: float = 0.0
     dropout_seed: Array = None
@@ -62,6 +65,8 @@ class Request:
 
     def __post_init__(self) -> None:
         check_cap(self.softcap)
+        if self.score_mod is not None and not callable(self.score_mod):
+            raise OptionError(f"score_mod {self.score_mod!r} must be a function (score, b, h, t, s) -> score, or None")
         _ = keep_threshold(self.dropout_rate)
         check_precision(self.precision)
         for stage in self.stages:
@@ -87,16 +92,17 @@ class Request:
     def lacks(self, *features: str) -> str | None:
         """Return why a kernel that has only `features` must refuse, or None.
 
-        Features: "softcap", "sinks", "dropout", "bias", "E != D", a dtype's name, a stage's name.
+        Features: "softcap", "score_mod", "sinks", "dropout", "bias", "wide bias", "E != D", a dtype's name.
         """
         asked = {
             "softcap": self.softcap is not None,
+            "score_mod": self.score_mod is not None,
             "sinks": self.sinks is not None,
             "dropout": self.dropout_rate > 0,
             "bias": self.bias is not None,
+            "wide bias": self.bias is not None and dtype_name(self.bias) != self.dtype,
             "E != D": self.sizes.E != self.sizes.D,
             self.dtype: True,
-            **dict.fromkeys(self.stages, True),
         }
         missing = [name for name, wanted in asked.items() if wanted and name not in features]
         return f"has no {', no '.join(missing)}" if missing else None
@@ -130,7 +136,7 @@ class Kernel(Protocol):
         ...
 
     def run(self, request: Request) -> dict[str, Array]:
-        """Return "context" `(*batch, T, H, E)` and every stage that the request names."""
+        """Return "context" `(*batch, T, H, E)`, and those of the stages that the request names which it can give."""
         ...
 
 
@@ -161,6 +167,46 @@ def choose(kernels: Mapping[str, Kernel], request: Request, implementation: str 
     for name, kernel in asked.items():
         reason = kernel.refuses(request)
         if reason is None:
+            for record in _RECORDS:
+                record.append(kernel)
             return Choice(kernel, tuple(refusals))
         refusals.append((name, reason))
     raise KernelRefused("; ".join(f"kernel {name!r} refuses: {reason}" for name, reason in refusals))
+
+
+def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto") -> dict[str, Array]:
+    """Return the context by the chosen kernel, and the stages asked for.
+
+    A stage that the kernel does not write down is computed beside it by the formula, so that to look at the weights
+    never changes the context.
+
+    Args:
+        kernels: a room's table, which holds a kernel "reference".
+        request: the call.
+        implementation: "auto" or a kernel's name.
+
+    Raises:
+        UnknownName: no kernel has that name.
+        KernelRefused: the kernel asked for by name refuses, or all do.
+    """
+    made = choose(kernels, request, implementation).kernel.run(request)
+    if all(stage in made for stage in request.stages):
+        return made
+    return {**kernels["reference"].run(request), **made}
+
+
+_RECORDS: list[list[Kernel]] = []
+
+
+@contextmanager
+def recorded() -> Iterator[list[Kernel]]:
+    """Give a list to which every kernel that is chosen inside is appended: what a whole model really ran on.
+
+    A compiled program chooses while it is traced, not when it runs.
+    """
+    record: list[Kernel] = []
+    _RECORDS.append(record)
+    try:
+        yield record
+    finally:
+        _RECORDS.remove(record)

@@ -2,7 +2,7 @@
 
     weights = {"q_proj.kernel": (M, H, D), "q_proj.bias": (H, D), ..., "out_proj.kernel": (H, E, M)}
     kernel ~ U[-a, a), a = sqrt(6 / (fan_in + fan_out))        Glorot and Bengio 2010, the fans of this one matrix
-    bias = 0
+    bias = 0    scale = 1
 
 The uniform numbers are exact in float32 and scaled by one rounded product, so that NumPy, torch and JAX draw the same
 bits.
@@ -32,16 +32,22 @@ class Param:
     Args:
         shape: sizes of the axes.
         axes: a letter of `axes.AXES` for each.
-        inputs: leading axes that are summed over; 0 for a bias.
+        inputs: leading axes that are summed over; 0 for what is not multiplied as a matrix.
+        fill: the first value where nothing is drawn: 0 for a bias, 1 for a norm's scale.
+        spread: the bound of the uniform first values; None: Glorot's for a kernel, nothing drawn for the rest.
     """
 
     shape: tuple[int, ...]
     axes: str
     inputs: int = 0
+    fill: float = 0.0
+    spread: float | None = None
 
     @property
     def limit(self) -> float:
-        """The bound `a` of the uniform first values, rounded to float32; 0 for a bias."""
+        """The bound `a` of the uniform first values, rounded to float32; 0 where nothing is drawn."""
+        if self.spread is not None:
+            return float(np.float32(self.spread))
         if not self.inputs:
             return 0.0
         fans = math.prod(self.shape[: self.inputs]) + math.prod(self.shape[self.inputs :])
@@ -62,10 +68,28 @@ def numpy_dtype(name: str) -> np.dtype:
 def init(params: Mapping[str, Param], seed: int, dtype: str = "float32") -> Weights:
     """Return first weights, drawn in float32 and rounded to `dtype`."""
     root, kind = random.key(seed), numpy_dtype(dtype)
-    return {
-        name: (random.uniform(random.fold_in(root, random.label(name)), param.shape) * np.float32(param.limit)).astype(kind)
-        for name, param in params.items()
-    }
+    return {name: _first(name, param, root).astype(kind) for name, param in params.items()}
+
+
+def _first(name: str, param: Param, root: random.Key) -> np.ndarray:
+    if not param.limit:
+        return np.full(param.shape, param.fill, np.float32)
+    return random.uniform(random.fold_in(root, random.label(name)), param.shape) * np.float32(param.limit)
+
+
+def nest(prefix: str, params: Mapping[str, Param]) -> dict[str, Param]:
+    """Return a parameter tree as a part of a larger one.
+
+    >>> list(nest("norm", {"scale": Param((3,), "M")}))
+    ['norm.scale']
+    """
+    return {f"{prefix}.{name}": param for name, param in params.items()}
+
+
+def inner(prefix: str, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the part of a tree that `nest` put under `prefix`, by its own names."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
 
 
 def cast(weights: Mapping[str, Array], dtype: str) -> Weights:

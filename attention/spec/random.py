@@ -23,7 +23,7 @@ import numpy as np
 
 from attention.spec.axes import Array, dtype_name
 from attention.spec.errors import OptionError, ShapeError
-from attention.spec.scores import is_finite
+from attention.spec.numbers import is_finite
 
 WORD = 0xFFFFFFFF
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

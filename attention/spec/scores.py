@@ -2,30 +2,26 @@
 
     Dot          x[t, s] = q[t] . k[s]
     ScaledDot    x[t, s] = q[t] . k[s] * scale            scale = 1 / sqrt(D) unless given
+    Cosine       x[t, s] = exp(log_scale) (q[t] / |q[t]|) . (k[s] / |k[s]|)        log_scale learned, one for each head
     soft cap     c * tanh(x / c)                          bounds scores to (-c, c)
 
 References:
     Luong et al., arXiv:1508.04025 (dot); Vaswani et al., arXiv:1706.03762, equation 1 (scaled);
-    Gemma 2, arXiv:2408.00118, section 2 (soft cap).
+    Gemma 2, arXiv:2408.00118, section 2 (soft cap); Liu et al., arXiv:2111.09883, section 3.2 (cosine).
 """
-
-# To a type checker a bool is no Real; to Python it is.
-# pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
-from attention.spec.axes import Array
-from attention.spec.errors import OptionError
-
-
-def is_finite(value: Any) -> bool:
-    """Return whether `value` is a finite number, and no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+from attention.spec.axes import Array, Sizes, dtype_name
+from attention.spec.errors import DTypeError, OptionError, ShapeError
+from attention.spec.norms import L2Norm
+from attention.spec.numbers import is_finite
+from attention.spec.params import Param
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,45 @@ class ScaledDot:
         return 1.0 / math.sqrt(head_dim) if self.scale is None else self.scale
 
 
-Score = Dot | ScaledDot
+@dataclass(frozen=True)
+class Cosine:
+    """The cosine of query and key, divided by a learned temperature for each head.
+
+    Args:
+        initial: the first inverse temperature; > 0. What is learned is its logarithm.
+        most: the bound of the inverse temperature, or None.
+        eps: the least length that a query or a key is divided by.
+    """
+
+    initial: float = 10.0
+    most: float | None = 100.0
+    eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "most", "eps"):
+            value = getattr(self, name)
+            if not ((is_finite(value) and value > 0) or (name == "most" and value is None)):
+                raise OptionError(f"Cosine {name} {value!r} must be a positive finite number")
+
+    def factor(self, head_dim: int) -> float:
+        """Return what the product of the prepared queries and keys is multiplied by: 1."""
+        del head_dim
+        return 1.0
+
+    def params(self, heads: int) -> dict[str, Param]:
+        """Return the learned array: "log_scale" `(H,)`, the logarithm of the inverse temperature."""
+        return {"log_scale": Param((heads,), "H", fill=math.log(self.initial))}
+
+    def prepare(self, xp: Any, weights: Mapping[str, Array], q: Array, k: Array) -> tuple[Array, Array]:
+        """Return q `(*batch, T, H, D)` and k `(*batch, S, K, D)`, whose dot products are the scores."""
+        log_scale = weights["log_scale"]
+        if self.most is not None:
+            log_scale = xp.minimum(log_scale, xp.full_like(log_scale, math.log(self.most)))
+        unit = L2Norm(self.eps)
+        return unit.normalise(xp, {}, q) * xp.exp(log_scale)[:, None], unit.normalise(xp, {}, k)
+
+
+Score = Dot | ScaledDot | Cosine
 
 
 def products(xp: Any, q: Array, k: Array) -> Array:
@@ -107,6 +141,38 @@ def heads_first(xp: Any, x: Array) -> Array:
 def soft_cap(xp: Any, scores: Array, cap: float | None) -> Array:
     """Return `cap * tanh(scores / cap)`, or the scores as they are where `cap` is None."""
     return scores if cap is None else cap * xp.tanh(scores / cap)
+
+
+ScoreMod = Callable[[Array, Array, Array, Array, Array], Array]
+"""`(score, b, h, t, s) -> score`, written with operators: batch row (row-major over all batch axes), head, query, key."""
+
+
+def bind(score_mod: ScoreMod | None, sizes: Sizes, arange: Callable[[int], Array]) -> Callable[[Array], Array] | None:
+    """Return a user's function as one of the scores alone.
+
+    Args:
+        score_mod: the function, or None.
+        sizes: of the call.
+        arange: the framework's, on the device of the scores.
+
+    Raises:
+        ShapeError: when called, if the function changes the shape of the scores.
+        DTypeError: likewise, if it changes their dtype.
+    """
+    if score_mod is None:
+        return None
+    batch = arange(math.prod(sizes.batch)).reshape((*sizes.batch, 1, 1, 1))
+    h, t, s = arange(sizes.H).reshape((sizes.H, 1, 1)), arange(sizes.T).reshape((sizes.T, 1)), arange(sizes.S)
+
+    def modified(scores: Array) -> Array:
+        made = score_mod(scores, batch, h, t, s)
+        if tuple(getattr(made, "shape", ())) != sizes.scores:
+            raise ShapeError(f"score_mod result {tuple(getattr(made, 'shape', ()))} must be (*batch, H, T, S) = {sizes.scores}")
+        if dtype_name(made) != dtype_name(scores):
+            raise DTypeError(f"score_mod result {dtype_name(made)} must be {dtype_name(scores)} as the scores are")
+        return made
+
+    return modified
 
 
 def check_cap(cap: float | None) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
-from attention.spec.kernels import Choice, Request, choose
-from attention.spec.scores import ScaledDot
+from attention.spec.kernels import Choice, Request, answer, choose
+from attention.spec.scores import ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
 from attention.torch_impl.masks import native, read
 
@@ -27,6 +27,7 @@ def dot_product_attention(
     bias: Tensor | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score_mod: ScoreMod | None = None,
     sinks: Tensor | None = None,
     dropout_rate: float = 0.0,
     dropout_seed: Any = None,
@@ -44,11 +45,12 @@ def dot_product_attention(
         bias: added to the scores, broadcastable to `(*batch, H, T, S)`.
         scale: what `q . k` is multiplied by; None means 1 / sqrt(D).
         softcap: bounds scores to (-softcap, softcap) before the bias.
+        score_mod: `(score, b, h, t, s) -> score`, written with operators, applied after the bias and before the mask.
         sinks: `(H,)` logits that take weight and give no value.
         dropout_rate: probability of dropping a weight, in [0, 1).
         dropout_seed: an int or an integer scalar: the same seed drops the same weights in every framework and kernel.
         precision: least precision of float32 products: None (as the framework is set), "default", "high", "highest".
-        return_stages: names among "scores", "weights", "logsumexp", "context", to be returned as well.
+        return_stages: names among `spec.STAGES`, to be returned as well. They never change which kernel makes the context.
         implementation: "auto", or the name of a kernel.
 
     Returns:
@@ -63,9 +65,9 @@ def dot_product_attention(
         KernelRefused: the kernel asked for by name cannot do this.
     """
     request = make_request(
-        q, k, v, mask, bias, scale, softcap, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages)
+        q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages)
     )
-    stages = choose(KERNELS, request, implementation).kernel.run(request)
+    stages = answer(KERNELS, request, implementation)
     return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
 
 
@@ -83,6 +85,7 @@ def make_request(
     bias: Tensor | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score_mod: ScoreMod | None = None,
     sinks: Tensor | None = None,
     dropout_rate: float = 0.0,
     dropout_seed: Any = None,
@@ -108,6 +111,7 @@ def make_request(
         mask,
         bias,
         softcap,
+        score_mod,
         sinks,
         dropout_rate,
         dropout_seed,

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import array_api_compat.torch as xp
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree  # torch.export names this module as the way to pass one's own containers
 
-from attention.spec.algebra import Grid, Mask
+from attention.spec.algebra import Grid, Mask, check_mask
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError
 from attention.spec.masks import KINDS
 
 
@@ -24,11 +24,7 @@ def native(mask: Mask | None, device: torch.device) -> Mask | None:
     Raises:
         MaskError: not a Mask.
     """
-    if mask is None:
-        return None
-    if not isinstance(mask, Mask):
-        raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
-    return mask.map(lambda x: _wide(torch.as_tensor(x, device=device)))
+    return None if mask is None else check_mask(mask).map(lambda x: _wide(torch.as_tensor(x, device=device)))
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -56,7 +52,7 @@ def allowed(mask: Mask | None, sizes: Sizes, device: torch.device) -> Tensor | N
     if mask is None:
         return None
     t, s = torch.arange(sizes.T, device=device)[:, None], torch.arange(sizes.S, device=device)
-    return mask.allowed(Grid(t, s, sizes.T, sizes.S))
+    return mask.allowed(Grid(t, s, sizes.T, sizes.S, xp=xp))
 
 
 def _register(kind: type[Mask]) -> None:

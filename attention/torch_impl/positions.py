@@ -1,33 +1,110 @@
 """Positions in torch: angles in float64 on the tensor's device, rotation in the compute dtype.
 
-angle[p, i] = p * base^(-2i / R)        radians
+rotate(x, p)      x turned by p                             Rotary, AxialRotary
+bias(q, p, r)     what the scores of q are added            Alibi, RelativeBias, RelativeKeys
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import array_api_compat.torch as xp
+import numpy as np
 import torch
 from torch import Tensor
 
-from attention.spec.axes import COMPUTE, Array, dtype_name
-from attention.spec.positions import Rotary
+from attention.spec import positions as spec
+from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
+from attention.spec.errors import PositionError
+from attention.spec.positions import AxialRotary, Positions, Rotation, ScoreBias, check_positions
 
 
-def rotate(rotary: Rotary | None, x: Tensor, positions: Array = None) -> Tensor:
+def rotate(rotary: Rotation | None, x: Tensor, positions: Array = None, *, length: Array = None) -> Tensor:
     """Rotate heads to their positions.
 
     Args:
-        rotary: the contract's positions; None returns `x`.
+        rotary: the contract's rotation; None returns `x`.
         x: `(*batch, N, heads, D)`.
-        positions: integers that broadcast to `(*batch, N)`; None counts from 0.
+        positions: integers that broadcast to `(*batch, N)`, for `AxialRotary` to `(*batch, N, 2)`; None counts from 0.
+        length: of the call, for a scaling that depends on it: an int or an integer without axes; None: the largest
+            position + 1. Queries and keys of one call share one, see `shared_length`; so do the steps of a decode whose
+            cache keeps rotated keys.
 
     Returns:
         The shape and dtype of `x`.
+
+    Raises:
+        PositionError: no positions for `AxialRotary`.
     """
     if rotary is None:
         return x
-    compute = getattr(torch, COMPUTE[dtype_name(x)])
-    where = torch.arange(x.shape[-3], device=x.device) if positions is None else torch.as_tensor(positions, device=x.device)
-    frequencies = torch.as_tensor(rotary.frequencies(x.shape[-1]), device=x.device)
-    angles = where.to(torch.float64)[..., None] * frequencies
-    return rotary.rotate(xp, x.to(compute), angles.cos().to(compute), angles.sin().to(compute)).to(x.dtype)
+    if positions is None and isinstance(rotary, AxialRotary):
+        raise PositionError("positions None must be given for AxialRotary: (*batch, N, 2) rows and columns")
+    compute, device = getattr(torch, COMPUTE[dtype_name(x)]), x.device
+    where = torch.arange(x.shape[-3], device=device) if positions is None else _native(positions, device)
+    constants = tuple(torch.as_tensor(c, device=device) for c in rotary.constants(x.shape[-1]))
+    span = None if length is None else _native(length, device).to(torch.float64)
+    cos, sin = rotary.turns(xp, where.to(torch.float64), constants, span)
+    return rotary.rotate(xp, x.to(compute), cos.to(compute), sin.to(compute)).to(x.dtype)
+
+
+def shared_length(
+    positions: Positions | None, query_positions: Array, key_positions: Array, device: Any = None
+) -> Tensor | None:
+    """Return the length that both rotations of a call are given, or None: the spec's `shared_length`."""
+    if query_positions is None or key_positions is None:
+        return None
+    where = (_native(x, device) for x in (query_positions, key_positions))
+    return spec.shared_length(xp, positions, *where)
+
+
+def score_positions(query_positions: Array, key_positions: Array, sizes: Sizes, device: Any = None) -> tuple[Tensor, Tensor]:
+    """Return the positions of queries and keys, those that are None counting from 0; checked by `check_positions`."""
+    given = ((query_positions, sizes.T), (key_positions, sizes.S))
+    counted = ((xp.arange(n, device=device) if p is None else _native(p, device)) for p, n in given)
+    return next(counted), next(counted)
+
+
+def bias(
+    positions: ScoreBias | None,
+    weights: Mapping[str, Tensor],
+    q: Tensor,
+    query_positions: Array = None,
+    key_positions: Array = None,
+    *,
+    scale: float,
+    sizes: Sizes,
+) -> Tensor | None:
+    """Return what the scores are added.
+
+    Args:
+        positions: the contract's score bias; None returns None.
+        weights: its learned arrays, by the names of its `params`.
+        q: `(*batch, T, H, D)`, as the scores read it, not scaled.
+        query_positions: integers that broadcast to `(*batch, T)`; None, for both where T = S, counts from 0.
+        key_positions: integers that broadcast to `(*batch, S)`.
+        scale: of the scores.
+        sizes: of the call.
+
+    Returns:
+        Broadcasts to `(*batch, H, T, S)`, in the compute dtype.
+
+    Raises:
+        PositionError: positions are missing or do not fit.
+        ShapeError: the wrong shape.
+    """
+    if positions is None:
+        return None
+    check_positions(query_positions, key_positions, sizes, positions)
+    compute = getattr(torch, COMPUTE[dtype_name(q)])
+    where = score_positions(query_positions, key_positions, sizes, q.device)
+    learned = {name: value.to(compute) for name, value in weights.items()}
+    return positions.bias(xp, learned, q.to(compute), *where, scale)
+
+
+def _native(x: Array, device: Any) -> Tensor:
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        # What NumPy broadcast or JAX made: torch would warn of a tensor that must not be written to.
+        x = x.copy()
+    return torch.as_tensor(x, device=device)

@@ -15,6 +15,7 @@ from attention.jax_impl.masks import allowed
 from attention.jax_impl.random import keep
 from attention.spec.attend import attend
 from attention.spec.kernels import Request
+from attention.spec.scores import bind
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Reference:
                 allowed=allowed(request.mask, request.sizes),
                 bias=bias,
                 softcap=request.softcap,
+                score_mod=bind(request.score_mod, request.sizes, jnp.arange),
                 sinks=sinks,
                 keep=_keep(request),
                 dropout_rate=request.dropout_rate,

@@ -17,7 +17,7 @@ from attention.spec.axes import Array
 from attention.spec.kernels import Request
 
 # No float64: jax.nn computes its softmax in float32 whatever the inputs. No E != D: it asks keys and values for one shape.
-FEATURES = ("bias", "context", "float32", "bfloat16", "float16")
+FEATURES = ("bias", "wide bias", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)

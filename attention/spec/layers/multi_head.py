@@ -1,11 +1,12 @@
 """Multi-head attention: project, attend per head, project back.
 
     q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v         W_q (M, H, D), W_k (M', K, D), W_v (M'', K, E)
-    q, k = rotate(q), rotate(k)
+    q, k = rotate(norm(q)), rotate(norm(k))
     output = sum_h context[h] W_o[h] + b_o                                  W_o (H, E, M)
 
 References:
-    Vaswani et al., arXiv:1706.03762, section 3.2.2; Ainslie et al., arXiv:2305.13245 (grouped heads, K < H).
+    Vaswani et al., arXiv:1706.03762, section 3.2.2; Ainslie et al., arXiv:2305.13245 (grouped heads, K < H); Miller,
+    "Attention is off by one", 2023 (a 1 more in the denominator). Those of the other options stand in `heads.py`.
 """
 
 # Bad input comes from code that nobody type-checked, so it is looked at again here.
@@ -13,25 +14,36 @@ References:
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from attention.spec.algebra import Mask
-from attention.spec.attend import reachable
+from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError, OptionError, ShapeError, UnknownName
+from attention.spec.errors import MaskError, OptionError, ShapeError
 from attention.spec.kernels import check_precision
-from attention.spec.params import Param, Weights, init
-from attention.spec.positions import Rotary
+from attention.spec.layers import oracle
+from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.heads import BIASES, shield_inputs
+from attention.spec.norms import L2Norm, LayerNorm, Norm, RMSNorm
+from attention.spec.numbers import is_count
+from attention.spec.params import Param, nest
+from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary
 from attention.spec.random import keep_threshold
-from attention.spec.scores import Dot, ScaledDot, check_cap
+from attention.spec.scores import Cosine, Dot, ScaledDot, check_cap
 
-ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
+__all__ = ["MultiHeadAttention", "shield_inputs"]
+
+Positions = Rotary | AxialRotary | Alibi | RelativeBias | RelativeKeys
+WIDTHS = ("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_dim", "kdim", "vdim", "out_dim")
+SWITCHES = ("out_bias", "sinks", "add_bias_kv", "add_zero_attn")
+SOFTMAX = ("standard", "off_by_one")
+GATES = (None, "headwise", "elementwise")
 
 
 @dataclass(frozen=True)
-class MultiHeadAttention:
+class MultiHeadAttention(Contract):
     """The contract of a multi-head attention layer. Hashable; holds no array.
 
     Args:
@@ -42,17 +54,24 @@ class MultiHeadAttention:
         value_dim: E, the width of a value head; None means D.
         kdim: the width of keys; None means M.
         vdim: the width of values; None means that of keys.
-        qkv_bias: whether the three input projections have biases.
+        qkv_bias: whether the three input projections have biases: one bool, or one each for queries, keys and values.
         out_bias: whether the output projection has one.
         mask: structure that always holds, such as `Causal()`; lengths and arrays come with the call.
-        positions: `Rotary(...)` or None.
-        score: `ScaledDot()` or `Dot()`.
+        positions: `Rotary(...)`, `AxialRotary(...)`, `Alibi()`, `RelativeBias(...)`, `RelativeKeys(...)` or None.
+        score: `ScaledDot()`, `Dot()` or `Cosine()`.
         softcap: bound of the scores, or None.
         dropout_rate: probability of dropping a weight while training.
         precision: least precision of float32 products, one of `kernels.PRECISIONS`.
+        out_dim: the width of the output; None means M.
+        qk_norm: a norm of each query and key head, before rotation: `RMSNorm()`, `LayerNorm()`, `L2Norm()` or None.
+        sinks: whether each head learns a logit that takes weight and gives no value.
+        softmax: "standard", or "off_by_one": a 1 more in the denominator, which is a sink of 0.
+        gate: None, "headwise" or "elementwise": a sigmoid gate on the context, computed from the query.
+        add_bias_kv: whether a learned key and value are appended, which every query may attend to.
+        add_zero_attn: whether a key and value of zeros are appended after that.
 
     Raises:
-        OptionError: an option outside its range.
+        OptionError: an option outside its range, or two that exclude each other.
         MaskError: `mask` holds an array.
     """
 
@@ -63,42 +82,64 @@ class MultiHeadAttention:
     value_dim: int | None = None
     kdim: int | None = None
     vdim: int | None = None
-    qkv_bias: bool = True
+    qkv_bias: bool | tuple[bool, bool, bool] = True
     out_bias: bool = True
     mask: Mask | None = None
-    positions: Rotary | None = None
-    score: Dot | ScaledDot = ScaledDot()
+    positions: Positions | None = None
+    score: Dot | ScaledDot | Cosine = ScaledDot()
     softcap: float | None = None
     dropout_rate: float = 0.0
     precision: str | None = None
+    out_dim: int | None = None
+    qk_norm: Norm | None = None
+    sinks: bool = False
+    softmax: str = "standard"
+    gate: str | None = None
+    add_bias_kv: bool = False
+    add_zero_attn: bool = False
+
+    takes: ClassVar[frozenset[str]] = frozenset({"mask", "query_positions", "key_positions", "dropout_seed", "bias", "stages"})
 
     def __post_init__(self) -> None:
         self._check_sizes()
+        self._check_kinds()
         if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
             raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
-        if not isinstance(self.score, (Dot, ScaledDot)):
-            raise OptionError(f"score {self.score!r} must be Dot() or ScaledDot()")
-        if self.positions is not None:
-            if not isinstance(self.positions, Rotary):
-                raise OptionError(f"positions {self.positions!r} must be Rotary(...) or None")
+        if isinstance(self.positions, (Rotary, AxialRotary)):
             _ = self.positions.width(self.width)
         check_cap(self.softcap)
         check_precision(self.precision)
         _ = keep_threshold(self.dropout_rate)
+        if self.sinks and self.softmax == "off_by_one":
+            raise OptionError("softmax 'off_by_one' must be 'standard' when sinks is True: it is a sink whose logit is 0")
+        if self.softcap is not None and isinstance(self.positions, RelativeKeys):
+            raise OptionError(f"softcap {self.softcap} must be None with RelativeKeys, whose share of a score it would bound")
 
     def _check_sizes(self) -> None:
-        for name in ("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_dim", "kdim", "vdim"):
+        for name in WIDTHS:
             value = getattr(self, name)
-            required = name in ("embed_dim", "num_heads")
-            if required if value is None else not (isinstance(value, int) and value > 0 and value is not True):
+            if not (is_count(value) or (value is None and name not in ("embed_dim", "num_heads"))):
                 raise OptionError(f"{name} {value!r} must be a positive int")
-        for name in ("qkv_bias", "out_bias"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be True or False")
         if self.num_heads % self.kv_heads:
             raise OptionError(f"num_kv_heads {self.kv_heads} must divide num_heads = {self.num_heads}")
         if self.head_dim is None and self.embed_dim % self.num_heads:
             raise OptionError(f"num_heads {self.num_heads} must divide embed_dim = {self.embed_dim}, or head_dim be given")
+
+    def _check_kinds(self) -> None:
+        biases = self.qkv_bias if isinstance(self.qkv_bias, tuple) else (self.qkv_bias,) * 3
+        if len(biases) != 3 or not all(isinstance(x, bool) for x in biases):
+            raise OptionError(f"qkv_bias {self.qkv_bias!r} must be True or False, or one of them each for q, k and v")
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} {getattr(self, name)!r} must be True or False")
+        for name, kinds in (("score", (Dot, ScaledDot, Cosine)), ("positions", (Rotary, AxialRotary, *BIASES, type(None)))):
+            if not isinstance(getattr(self, name), kinds):
+                raise OptionError(f"{name} {getattr(self, name)!r} must be {_choices(kinds)}")
+        if not isinstance(self.qk_norm, (RMSNorm, LayerNorm, L2Norm, type(None))):
+            raise OptionError(f"qk_norm {self.qk_norm!r} must be {_choices((RMSNorm, LayerNorm, L2Norm, type(None)))}")
+        for name, values in (("softmax", SOFTMAX), ("gate", GATES)):
+            if getattr(self, name) not in values:
+                raise OptionError(f"{name} {getattr(self, name)!r} must be one of {', '.join(map(repr, values))}")
 
     @property
     def kv_heads(self) -> int:
@@ -116,35 +157,55 @@ class MultiHeadAttention:
         return self.value_dim or self.width
 
     @property
+    def out_width(self) -> int:
+        """The width of the output."""
+        return self.out_dim or self.embed_dim
+
+    @property
+    def extra_keys(self) -> int:
+        """How many keys are appended to those of a call."""
+        return self.add_bias_kv + self.add_zero_attn
+
+    @property
     def inputs(self) -> dict[str, int]:
         """The model width of each input."""
         key = self.kdim or self.embed_dim
         return {"query": self.embed_dim, "key": key, "value": self.vdim or key}
 
     @property
+    def attends_self(self) -> bool:
+        return len(set(self.inputs.values())) == 1
+
+    @property
+    def norms(self) -> dict[str, Norm]:
+        return {} if self.qk_norm is None else {"q_norm": self.qk_norm, "k_norm": self.qk_norm}
+
+    @property
     def params(self) -> dict[str, Param]:
         """The parameter tree."""
-        h, k, d, e = self.num_heads, self.kv_heads, self.width, self.value_width
+        h, k, d, e, out = self.num_heads, self.kv_heads, self.width, self.value_width, self.out_width
         widths = self.inputs
+        biases = self.qkv_bias if isinstance(self.qkv_bias, tuple) else (self.qkv_bias,) * 3
+        gate = {None: None, "headwise": Param((self.embed_dim, h), "MH", inputs=1)}
         tree = {
             "q_proj.kernel": Param((widths["query"], h, d), "MHD", inputs=1),
-            "q_proj.bias": Param((h, d), "HD"),
+            "q_proj.bias": Param((h, d), "HD") if biases[0] else None,
             "k_proj.kernel": Param((widths["key"], k, d), "MKD", inputs=1),
-            "k_proj.bias": Param((k, d), "KD"),
+            "k_proj.bias": Param((k, d), "KD") if biases[1] else None,
             "v_proj.kernel": Param((widths["value"], k, e), "MKE", inputs=1),
-            "v_proj.bias": Param((k, e), "KE"),
-            "out_proj.kernel": Param((h, e, self.embed_dim), "HEM", inputs=2),
-            "out_proj.bias": Param((self.embed_dim,), "M"),
+            "v_proj.bias": Param((k, e), "KE") if biases[2] else None,
+            "out_proj.kernel": Param((h, e, out), "HEM", inputs=2),
+            "out_proj.bias": Param((out,), "M") if self.out_bias else None,
+            "gate_proj.kernel": gate.get(self.gate, Param((self.embed_dim, h, e), "MHE", inputs=1)),
+            "sinks": Param((h,), "H") if self.sinks else None,
+            "bias_k": Param((k, d), "KD", spread=(6.0 / (1 + k * d)) ** 0.5) if self.add_bias_kv else None,
+            "bias_v": Param((k, e), "KE", spread=(6.0 / (1 + k * e)) ** 0.5) if self.add_bias_kv else None,
         }
-        return {name: param for name, param in tree.items() if param.inputs or self.has_bias(name)}
-
-    def has_bias(self, name: str) -> bool:
-        """Return whether the projection that `name` begins with has a bias."""
-        return self.out_bias if name.startswith("out_proj") else self.qkv_bias
-
-    def init(self, seed: int, dtype: str = "float32") -> Weights:
-        """Return first weights: the same bits here, in torch and in JAX."""
-        return init(self.params, seed, dtype)
+        for name, norm in self.norms.items():
+            tree |= nest(name, norm.params(d, "D"))
+        tree |= self.score.params(h) if isinstance(self.score, Cosine) else {}
+        tree |= self.positions.params(h, d) if isinstance(self.positions, BIASES) else {}
+        return {name: param for name, param in tree.items() if param is not None}
 
     def sizes(self, query: Array, key: Array, value: Array) -> Sizes:
         """Return the sizes of a call.
@@ -168,29 +229,38 @@ class MultiHeadAttention:
                 raise ShapeError(f"{name} {tuple(array.shape)} must be (*batch, S, M) with batch = {tuple(batch)}, S = {s}")
         return Sizes(tuple(batch), t, s, self.num_heads, self.kv_heads, self.width, self.value_width)
 
-    def build(self, backend: str, **options: Any) -> Any:
-        """Return the layer in a framework: "torch" (an `nn.Module`) or "jax" (an `nnx.Module`).
+    def sizes_of(self, arrays: Mapping[str, Array]) -> Sizes:
+        """Return the sizes of a call from its arrays by name, those that are absent being what they default to."""
+        query = arrays["query"]
+        key = arrays.get("key", query)
+        return self.sizes(query, key, arrays.get("value", key))
 
-        Raises:
-            UnknownName: no such backend.
-            MissingExtra: the framework is not installed.
-        """
-        if backend not in ROOMS:
-            raise UnknownName(f"backend {backend!r} must be one of {', '.join(ROOMS)}")
-        return getattr(importlib.import_module(ROOMS[backend]), type(self).__name__)(self, **options)
+    def results(self, arrays: Mapping[str, Array]) -> Shapes:
+        n = self.sizes_of(arrays)
+        weights = (*n.scores[:-1], n.S + self.extra_keys)
+        return {"output": (*n.batch, n.T, self.out_width), "weights": weights, "logsumexp": weights[:-1]}
+
+    def optional(self, arrays: Mapping[str, Array]) -> Shapes:
+        return {"bias": self.sizes_of(arrays).scores}
+
+    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+        return oracle.settle(self, self.sizes_of(arrays), **call)
+
+    def formula(
+        self,
+        xp: Any,
+        weights: Mapping[str, Array],
+        arrays: Mapping[str, Array],
+        setting: Setting,
+        *,
+        constant: Callable[[Array], Array] = unchanged,
+        mark: Mark = UNMARKED,
+    ) -> dict[str, Array]:
+        return oracle.oracle(self, xp, weights, arrays, setting, constant=constant, mark=mark)
+
+    def unsettled(self) -> MultiHeadAttention:
+        return replace(self, mask=None, precision=None)
 
 
-def shield_inputs(xp: Any, allowed: Array, query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
-    """Return the inputs with zeros in rows that nothing reads, so that a NaN there reaches no projection's gradient.
-
-    Args:
-        xp: the array namespace.
-        allowed: bool, broadcastable to `(*batch, H, T, S)`, or None.
-        query: `(*batch, T, M)`.
-        key: `(*batch, S, M)`.
-        value: `(*batch, S, M)`.
-    """
-    if allowed is None:
-        return query, key, value
-    rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))  # (*batch, T, 1), (*batch, S, 1)
-    return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore[return-value]
+def _choices(kinds: tuple[type, ...]) -> str:
+    return ", ".join("None" if kind is type(None) else f"{kind.__name__}(...)" for kind in kinds)

@@ -10,37 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from attention.spec.algebra import Mask, both, evaluate
-from attention.spec.attend import Mark, attend, unchanged, unmarked
+from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes
-from attention.spec.layers.multi_head import MultiHeadAttention, shield_inputs
-from attention.spec.positions import Rotary, check_positions
+from attention.spec.layers import heads
+from attention.spec.layers.contract import Setting
+from attention.spec.layers.heads import BIASES, append_columns, shield_inputs
+from attention.spec.norms import Norm
+from attention.spec.params import inner
+from attention.spec.positions import check_positions, shared_length
 from attention.spec.random import keep
+from attention.spec.scores import Cosine
 
-Table = tuple[np.ndarray, np.ndarray]
-"""Cosines and sines."""
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """What a call fixes beside its numbers, as NumPy arrays.
-
-    Attributes:
-        allowed: bool `(*batch, H, T, S)`, or None where all is allowed.
-        query_table: cosines and sines `(*batch, T, R / 2)` float64, or None without rotary.
-        key_table: the same for the keys.
-        keep: bool `(*batch, H, T, S)`, or None without dropout.
-    """
-
-    allowed: np.ndarray | None = None
-    query_table: Table | None = None
-    key_table: Table | None = None
-    keep: np.ndarray | None = None
+if TYPE_CHECKING:
+    from attention.spec.layers.multi_head import MultiHeadAttention
 
 
 def settle(
@@ -57,27 +44,35 @@ def settle(
         contract: the layer.
         sizes: of the call.
         mask: further mask, combined with the contract's by `&`; NumPy data.
-        query_positions: integers for rotary, or None.
+        query_positions: integers, or None.
         key_positions: the same for the keys.
         dropout_seed: an int to drop weights at the contract's rate, or None.
+
+    Returns:
+        "allowed": bool `(*batch, H, T, S)`. "query_table", "key_table": cosines and sines `(*batch, T, R / 2)` float64, or
+        None without rotary. "query_positions", "key_positions": integers, or None where the scores have no bias of them.
+        "keep": bool like `allowed`, of the appended keys too, or None without dropout.
 
     Raises:
         MaskError: the mask does not fit the sizes.
         PositionError: positions are missing or do not fit.
     """
     allowed = evaluate(both(contract.mask, mask), sizes)
-    query_table = key_table = None
+    made: Setting = dict.fromkeys(("query_table", "key_table", "query_positions", "key_positions", "keep"))
+    made["allowed"] = np.ones(sizes.scores, bool) if allowed is None else np.broadcast_to(allowed, sizes.scores)
     if contract.positions is not None:
-        check_positions(query_positions, key_positions, sizes)
-        query_table = contract.positions.tables(np.arange(sizes.T) if query_positions is None else query_positions, sizes.D)
-        key_table = contract.positions.tables(np.arange(sizes.S) if key_positions is None else key_positions, sizes.D)
-    drops = contract.dropout_rate and dropout_seed is not None
-    return Setting(
-        None if allowed is None else np.broadcast_to(allowed, sizes.scores),
-        query_table,
-        key_table,
-        keep(dropout_seed, contract.dropout_rate, sizes.scores) if drops else None,
-    )
+        check_positions(query_positions, key_positions, sizes, contract.positions)
+        for name, given, count in (("query", query_positions, sizes.T), ("key", key_positions, sizes.S)):
+            where = np.arange(count) if given is None else np.asarray(given)
+            if isinstance(contract.positions, BIASES):
+                made[f"{name}_positions"] = where
+            else:
+                length = shared_length(np, contract.positions, query_positions, key_positions)
+                made[f"{name}_table"] = contract.positions.tables(where, sizes.D, length)
+    if contract.dropout_rate and dropout_seed is not None:
+        shape = (*sizes.scores[:-1], sizes.S + contract.extra_keys)
+        made["keep"] = keep(dropout_seed, contract.dropout_rate, shape)
+    return made
 
 
 def oracle(
@@ -88,7 +83,7 @@ def oracle(
     setting: Setting,
     *,
     constant: Callable[[Array], Array] = unchanged,
-    mark: Mark = unmarked,
+    mark: Mark = UNMARKED,
 ) -> dict[str, Array]:
     """Return the layer's stages and its "output".
 
@@ -105,30 +100,44 @@ def oracle(
     query = inputs["query"]
     key = inputs.get("key", query)
     value = inputs.get("value", key)
-    given = shield_inputs(xp, setting.allowed, mark("input", query), mark("input", key), mark("input", value))
+    given = shield_inputs(xp, setting["allowed"], mark("input", query), mark("input", key), mark("input", value))
     names = ("q_proj", "k_proj", "v_proj")
-    q, k, v = (_project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
+    q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
+    q = rotate(contract, xp, normed(xp, contract.norms, weights, "q_norm", q, mark), setting["query_table"], mark)
+    k = rotate(contract, xp, normed(xp, contract.norms, weights, "k_norm", k, mark), setting["key_table"], mark)
+    if isinstance(contract.score, Cosine):
+        q, k = (mark("prepared", x) for x in contract.score.prepare(xp, weights, q, k))
+    bias = inputs.get("bias")
+    if isinstance(contract.positions, BIASES):
+        places = (xp.asarray(setting[f"{name}_positions"]) for name in ("query", "key"))
+        own = contract.positions.bias(xp, weights, q, *places, contract.score.factor(contract.width))
+        bias = own if bias is None else own + bias
+    keys, extra = k.shape[-3], contract.extra_keys
+    k, v = heads.append(contract, xp, weights, k, v)
     stages = attend(
         xp,
-        _rotate(xp, contract.positions, q, setting.query_table, mark),
-        _rotate(xp, contract.positions, k, setting.key_table, mark),
+        q,
+        k,
         v,
         scale=contract.score.factor(contract.width),
-        allowed=setting.allowed,
-        bias=inputs.get("bias"),
+        allowed=append_columns(xp, setting["allowed"], keys, extra, True),
+        bias=append_columns(xp, bias, keys, extra, 0.0),
         softcap=contract.softcap,
-        keep=setting.keep,
+        sinks=xp.zeros(contract.num_heads) if contract.softmax == "off_by_one" else weights.get("sinks"),
+        keep=setting["keep"],
         dropout_rate=contract.dropout_rate,
         constant=constant,
         mark=mark,
     )
-    return {**stages, "output": _project(xp, weights, "out_proj", stages["context"], mark)}
+    context = stages["context"]
+    if contract.gate is not None:
+        context = mark("gated", heads.gated(xp, project(xp, weights, "gate_proj", given[0], mark), context))
+    return {**stages, "output": project(xp, weights, "out_proj", context, mark, summed=2)}
 
 
-def _project(xp: Any, weights: Mapping[str, Array], name: str, x: Array, mark: Mark) -> Array:
-    """Return `x W + b`: heads split from the model width on the way in, merged into it on the way out."""
+def project(xp: Any, weights: Mapping[str, Array], name: str, x: Array, mark: Mark, summed: int = 1) -> Array:
+    """Return `x W + b`, the last `summed` axes of `x` being those that are summed over."""
     kernel, bias = weights[f"{name}.kernel"], weights.get(f"{name}.bias")
-    summed = 2 if name == "out_proj" else 1
     rows, columns = kernel.shape[:summed], kernel.shape[summed:]
     flat = xp.reshape(x, (*x.shape[: x.ndim - summed], math.prod(rows)))
     matrix = xp.reshape(kernel, (flat.shape[-1], -1))
@@ -136,7 +145,13 @@ def _project(xp: Any, weights: Mapping[str, Array], name: str, x: Array, mark: M
     return y if bias is None else mark(name, y + bias)
 
 
-def _rotate(xp: Any, rotary: Rotary | None, x: Array, table: Table | None, mark: Mark) -> Array:
-    if rotary is None or table is None:
+def normed(xp: Any, norms: Mapping[str, Norm], weights: Mapping[str, Array], name: str, x: Array, mark: Mark) -> Array:
+    """Return `x` normalised by the norm called `name`, or as it is where there is none."""
+    return mark(name, norms[name].normalise(xp, inner(name, weights), x)) if name in norms else x
+
+
+def rotate(contract: MultiHeadAttention, xp: Any, x: Array, table: tuple[Array, Array] | None, mark: Mark) -> Array:
+    """Return the heads turned to the angles of the table."""
+    if table is None or contract.positions is None or isinstance(contract.positions, BIASES):
         return x
-    return mark("rotated", rotary.rotate(xp, x, xp.asarray(table[0]), xp.asarray(table[1])))
+    return mark("rotated", contract.positions.rotate(xp, x, xp.asarray(table[0]), xp.asarray(table[1])))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attention.spec.attend import attend
 from attention.spec.kernels import Request
+from attention.spec.scores import bind
 from attention.torch_impl.kernels import precision
 from attention.torch_impl.masks import allowed
 from attention.torch_impl.random import keep
@@ -46,6 +47,7 @@ class Reference:
                 allowed=allowed(request.mask, request.sizes, device),
                 bias=bias,
                 softcap=request.softcap,
+                score_mod=bind(request.score_mod, request.sizes, lambda n: torch.arange(n, device=device)),
                 sinks=sinks,
                 keep=_keep(request),
                 dropout_rate=request.dropout_rate,

@@ -19,7 +19,7 @@ from attention.spec.masks import Causal
 from attention.torch_impl.kernels import precision
 from attention.torch_impl.masks import allowed
 
-FEATURES = ("bias", "E != D", "context", "float64", "float32", "bfloat16", "float16")
+FEATURES = ("bias", "E != D", "float64", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)

@@ -5,56 +5,35 @@ output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.algebra import Mask, both
-from attention.spec.axes import Array, Sizes, check_float
-from attention.spec.layers.multi_head import shield_inputs
-from attention.spec.params import Weights, numpy_dtype
+from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
+from attention.spec.layers import heads
+from attention.spec.masks import Dense
 from attention.spec.positions import check_positions
+from attention.spec.scores import Cosine
 from attention.torch_impl import params
 from attention.torch_impl.attend import check_tensors, dot_product_attention
+from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import allowed, native, read
-from attention.torch_impl.positions import rotate
+from attention.torch_impl.positions import bias as score_bias
+from attention.torch_impl.positions import rotate, shared_length
 
 
-class MultiHeadAttention(nn.Module):
-    """The layer of a contract.
+class MultiHeadAttention(Layer):
+    """The layer of a contract; arguments as `Layer`."""
 
-    Args:
-        contract: what the layer is.
-        seed: of the first weights: the same bits in every framework.
-        dtype: of the parameters.
-
-    Raises:
-        UnknownName: no such dtype.
-    """
-
+    contract: Contract
     q_proj: nn.Linear
     k_proj: nn.Linear
     v_proj: nn.Linear
     out_proj: nn.Linear
-
-    def __init__(self, contract: Contract, *, seed: int = 0, dtype: str = "float32") -> None:
-        super().__init__()
-        self.contract = contract
-        _ = numpy_dtype(dtype)
-        for name, param in contract.params.items():
-            if param.inputs:
-                width, out = (torch.Size(axes).numel() for axes in (param.shape[: param.inputs], param.shape[param.inputs :]))
-                bias = contract.has_bias(name)
-                # torch's own first values would move its global generator for nothing.
-                linear = skip_init(nn.Linear, width, out, bias=bias, dtype=getattr(torch, dtype))
-                self.add_module(name.removesuffix(".kernel"), linear)
-        first = {name: value.to(getattr(torch, dtype)) for name, value in params.init(contract.params, seed).items()}
-        self.load_weights(first)
 
     def forward(
         self,
@@ -78,27 +57,31 @@ class MultiHeadAttention(nn.Module):
             value: `(*batch, S, vdim)`; None means `key`.
             mask: further mask, which the contract's own is combined with by `&`.
             bias: added to the scores, broadcastable to `(*batch, H, T, S)`.
-            query_positions: integers `(*batch, T)` for rotary; needed where T != S.
+            query_positions: integers `(*batch, T)` for the contract's positions; needed where T != S.
             key_positions: integers `(*batch, S)`, likewise.
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
-            return_stages: names among "scores", "weights", "logsumexp", "context".
+            return_stages: names among `spec.STAGES`.
             implementation: "auto", or the name of a kernel.
 
         Returns:
             `(*batch, T, M)`; with `return_stages`, that and a dict of stages.
 
         Raises:
-            AttentionError: as `dot_product_attention`; PositionError where rotary positions are missing.
+            AttentionError: as `dot_product_attention`; PositionError where positions are missing.
         """
         c = self.contract
         key = query if key is None else key
         value = key if value is None else value
         mask, sizes = self._check(query, key, value, mask, query_positions, key_positions)
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            query, key, value = shield_inputs(xp, allowed(mask, sizes, query.device), query, key, value)
-        q = rotate(c.positions, self.q_proj(query).unflatten(-1, (sizes.H, sizes.D)), query_positions)
-        k = rotate(c.positions, self.k_proj(key).unflatten(-1, (sizes.K, sizes.D)), key_positions)
-        v = self.v_proj(value).unflatten(-1, (sizes.K, sizes.E))
+            query, key, value = heads.shield_inputs(xp, allowed(mask, sizes, query.device), query, key, value)
+        q, k, v = self._heads(query, key, value, query_positions, key_positions, sizes)
+        bias = self._bias(q, bias, query_positions, key_positions, sizes)
+        if c.extra_keys:
+            k, v = heads.append(c, xp, params.loose(self, c.own_params, k.dtype), k, v)
+            bias = heads.append_columns(xp, bias, sizes.S, c.extra_keys, 0.0)
+            if mask is not None:
+                mask = Dense(heads.append_columns(xp, allowed(mask, sizes, query.device), sizes.S, c.extra_keys, True))
         out = dot_product_attention(
             q,
             k,
@@ -107,6 +90,7 @@ class MultiHeadAttention(nn.Module):
             bias=bias,
             scale=c.score.factor(sizes.D),
             softcap=c.softcap,
+            sinks=self._sinks(q.dtype),
             dropout_rate=c.dropout_rate if self.training else 0.0,
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
@@ -114,21 +98,8 @@ class MultiHeadAttention(nn.Module):
             implementation=implementation,
         )
         context, stages = out if return_stages else (out, None)
-        output = self.out_proj(context.flatten(-2))
+        output = self._merge(query, context)
         return (output, stages) if return_stages else output
-
-    def load_weights(self, weights: Mapping[str, Array]) -> None:
-        """Load canonical weights, all or none.
-
-        Raises:
-            ParamError: weights are missing, unexpected or misshapen; all are named.
-            DTypeError: weights would lose digits in the layer's dtype.
-        """
-        params.load(self, self.contract.params, weights)
-
-    def weights(self) -> Weights:
-        """Return the canonical weights, bit for bit."""
-        return params.canonical(self, self.contract.params)
 
     def _check(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, query_positions: Array, key_positions: Array
@@ -138,11 +109,58 @@ class MultiHeadAttention(nn.Module):
             _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.weight)
         sizes = self.contract.sizes(query, key, value)
         if self.contract.positions is not None:
-            check_positions(query_positions, key_positions, sizes)
+            check_positions(query_positions, key_positions, sizes, self.contract.positions)
         mask = both(self.contract.mask, native(mask, query.device))
         if mask is not None:
             mask.check(sizes, read)
         return mask, sizes
+
+    def _heads(
+        self, query: Tensor, key: Tensor, value: Tensor, query_positions: Array, key_positions: Array, n: Sizes
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the heads as the kernel takes them: projected, normed, rotated, prepared for the score."""
+        c = self.contract
+        q = self.q_proj(query).unflatten(-1, (n.H, n.D))
+        k = self.k_proj(key).unflatten(-1, (n.K, n.D))
+        v = self.v_proj(value).unflatten(-1, (n.K, n.E))
+        if c.qk_norm is not None:
+            q, k = self.get_submodule("q_norm")(q), self.get_submodule("k_norm")(k)
+        if not isinstance(c.positions, heads.BIASES):
+            length = shared_length(c.positions, query_positions, key_positions)
+            q = rotate(c.positions, q, query_positions, length=length)
+            k = rotate(c.positions, k, key_positions, length=length)
+        if isinstance(c.score, Cosine):
+            compute = getattr(torch, COMPUTE[dtype_name(q)])
+            weights = params.loose(self, c.own_params, compute)
+            prepared = c.score.prepare(xp, weights, q.to(compute), k.to(compute))
+            q, k = (x.to(q.dtype) for x in prepared)
+        return q, k, v
+
+    def _bias(
+        self, q: Tensor, bias: Tensor | None, query_positions: Array, key_positions: Array, sizes: Sizes
+    ) -> Tensor | None:
+        """Return what is added to the scores, in the compute dtype where the contract's positions add to it."""
+        c = self.contract
+        if not isinstance(c.positions, heads.BIASES):
+            return bias
+        learned = params.loose(self, c.positions.params(c.num_heads, c.width), q.dtype)
+        own = score_bias(c.positions, learned, q, query_positions, key_positions, scale=c.score.factor(c.width), sizes=sizes)
+        return own if bias is None else own + bias
+
+    def _sinks(self, dtype: Any) -> Tensor | None:
+        c = self.contract
+        if c.softmax == "off_by_one":
+            return self.q_proj.weight.new_zeros(c.num_heads, dtype=dtype)
+        return params.loose(self, {"sinks": c.own_params["sinks"]}, dtype)["sinks"] if c.sinks else None
+
+    def _merge(self, query: Tensor, context: Tensor) -> Tensor:
+        """Return the output of the heads' contexts, through the gate if there is one."""
+        if self.contract.gate is not None:
+            compute = getattr(torch, COMPUTE[dtype_name(context)])
+            gate = self.get_submodule("gate_proj")(query)
+            gate = gate.unflatten(-1, context.shape[-2:]) if self.contract.gate == "elementwise" else gate
+            context = heads.gated(xp, gate.to(compute), context.to(compute)).to(context.dtype)
+        return self.out_proj(context.flatten(-2))
 
     def _seed(self, given: Any) -> Any:
         """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""

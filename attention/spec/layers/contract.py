@@ -1,0 +1,141 @@
+"""Contract: what every layer's description can do, so that rooms, files and the proof need not know which layer it is.
+
+    weights = contract.init(seed)
+    results = contract.formula(xp, weights, arrays, contract.settle(arrays, **call))
+
+The formula is the layer's mathematics over the array API: the oracle on NumPy float64, its gradients on `jax.numpy`. What a
+call fixes beside its numbers (which key is allowed, which angle, which weight is dropped) is settled first, in NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.axes import Array
+from attention.spec.errors import UnknownName
+from attention.spec.norms import Norm
+from attention.spec.params import Param, Weights, init
+
+ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
+
+Setting = dict[str, Any]
+"""What a call fixes beside its numbers: NumPy arrays by name, None where there is nothing to fix."""
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Contract:
+    """The description of a layer. Abstract; a layer is a frozen dataclass, hashable, that holds no array."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("output",)
+    """What the built layer returns, in order; stages are returned beside it."""
+
+    takes: ClassVar[frozenset[str]] = frozenset({"mask"})
+    """The keywords of a call beside its arrays that change its numbers."""
+
+    @property
+    @abstractmethod
+    def params(self) -> dict[str, Param]:
+        """The parameter tree, by canonical name."""
+
+    @property
+    def parts(self) -> dict[str, Contract]:
+        """The layers of which this one consists, by the name that their parameters begin with."""
+        return {}
+
+    @property
+    def own_params(self) -> dict[str, Param]:
+        """The parameters that belong to no part."""
+        begins = tuple(f"{name}." for name in self.parts)
+        return {name: param for name, param in self.params.items() if not name.startswith(begins)}
+
+    @property
+    @abstractmethod
+    def inputs(self) -> dict[str, int]:
+        """The width of each array that a call takes, by keyword, the one with T rows first."""
+
+    @property
+    def norms(self) -> dict[str, Norm]:
+        """The norms among the parts, by the name that their parameters begin with."""
+        return {}
+
+    @property
+    def attends_self(self) -> bool:
+        """Whether a call may give its first input alone."""
+        return True
+
+    @abstractmethod
+    def results(self, arrays: Mapping[str, Array]) -> Shapes:
+        """Return the shape of everything that the formula returns and that has a gradient, `outputs` first.
+
+        Raises:
+            ShapeError: the arrays do not fit the contract or each other.
+        """
+
+    @abstractmethod
+    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+        """Return the setting of a call, in NumPy.
+
+        Args:
+            arrays: of the call; only their shapes are read.
+            call: the keywords that a built layer takes beside arrays, such as `mask`.
+
+        Raises:
+            MaskError: a mask does not fit.
+            PositionError: positions are missing or do not fit.
+        """
+
+    @abstractmethod
+    def formula(
+        self,
+        xp: Any,
+        weights: Mapping[str, Array],
+        arrays: Mapping[str, Array],
+        setting: Setting,
+        *,
+        constant: Callable[[Array], Array] = unchanged,
+        mark: Mark = UNMARKED,
+    ) -> dict[str, Array]:
+        """Return the layer's outputs and stages by name.
+
+        Args:
+            xp: the array namespace.
+            weights: canonical, float64.
+            arrays: of the call, float64.
+            setting: what `settle` returned.
+            constant: the framework's stop-gradient.
+            mark: told of every value that a real program writes down, by name.
+        """
+
+    def optional(self, arrays: Mapping[str, Array]) -> Shapes:
+        """Return the shapes of arrays that a call may leave out, for which zeros stand: calls then share a compilation."""
+        del arrays
+        return {}
+
+    def pinned(self) -> Self:
+        """Return the contract with products at full precision: no TF32, no bfloat16 passes."""
+        return replace(self, precision="highest")  # type: ignore[type-var]  # every subclass is a dataclass
+
+    def unsettled(self) -> Self:
+        """Return the contract without what `settle` settles, so that calls that differ in it share a compilation."""
+        return self
+
+    def init(self, seed: int, dtype: str = "float32") -> Weights:
+        """Return first weights: the same bits here, in torch and in JAX."""
+        return init(self.params, seed, dtype)
+
+    def build(self, backend: str, **options: Any) -> Any:
+        """Return the layer in a framework: "torch" (an `nn.Module`) or "jax" (an `nnx.Module`).
+
+        Raises:
+            UnknownName: no such backend.
+            MissingExtra: the framework is not installed.
+        """
+        if backend not in ROOMS:
+            raise UnknownName(f"backend {backend!r} must be one of {', '.join(ROOMS)}")
+        return getattr(importlib.import_module(ROOMS[backend]), type(self).__name__)(self, **options)

@@ -1,0 +1,113 @@
+"""Rotary scalings that look at the length of a call, the largest position + 1: L.
+
+    DynamicNTK   f_i g^(-2i / (R - 2)),  g = 1 + factor (max(L, max) / max - 1)        the base grows with the length
+    LongRope     f_i / long_i where L > original,  f_i / short_i up to there
+
+The frequencies are a function of the length of this call alone, not of longer calls before it, and the length may be traced.
+LongRope also multiplies cosines and sines by an attention factor. The numbers are those of
+`transformers.modeling_rope_utils`, here in float64.
+
+References:
+    Peng et al., arXiv:2309.00071, section 3.3 (dynamic NTK); Ding et al., arXiv:2402.13753 (LongRoPE).
+"""
+
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from attention.spec.axes import Array
+from attention.spec.errors import OptionError
+from attention.spec.rotary_scaling import Constants, Plain, check_count, check_positive, is_positive, unscaled
+
+
+@dataclass(frozen=True)
+class DynamicNTK(Plain):
+    """A base that grows once the length of a call exceeds `max_positions`."""
+
+    grows: ClassVar[bool] = True
+    factor: float
+    max_positions: int
+
+    def __post_init__(self) -> None:
+        check_positive(self, "factor")
+        check_count(self, "max_positions")
+
+    def constants(self, base: float, width: int) -> Constants:
+        """Return the unscaled frequencies, and the power of the growth that multiplies each."""
+        # The first pair has power 0 whatever the width; R = 2 has no other.
+        return unscaled(base, width), -np.arange(0, width, 2, dtype=np.float64) / max(width - 2, 1)
+
+    def at(self, xp: Any, constants: tuple[Array, ...], length: Array) -> Array:
+        """Return the frequencies of a call of `length` positions, which may be traced."""
+        frequencies, powers = constants
+        excess = xp.where(length > self.max_positions, length / self.max_positions - 1.0, xp.zeros_like(length))
+        return frequencies * (1.0 + self.factor * excess) ** powers
+
+
+@dataclass(frozen=True)
+class LongRope(Plain):
+    """Searched factors of each pair: one set up to the original length, another beyond it.
+
+    Args:
+        short_factor: R/2 divisors of the frequencies.
+        long_factor: the same for calls longer than `original_max_positions`.
+        original_max_positions: of the training.
+        factor: how many times further; or `max_positions`, the length itself; neither where `attention_factor` is given.
+        max_positions: factor times `original_max_positions`.
+        attention_factor: what cosines and sines are multiplied by; None: sqrt(1 + ln factor / ln original_max_positions).
+    """
+
+    grows: ClassVar[bool] = True
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
+    original_max_positions: int
+    factor: float | None = None
+    max_positions: int | None = None
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("short_factor", "long_factor"):
+            self._store_divisors(name)
+        check_count(self, "original_max_positions", 2)
+        check_positive(self, *(n for n in ("factor", "max_positions", "attention_factor") if getattr(self, n) is not None))
+        given = (self.factor is not None) + (self.max_positions is not None)
+        if given > 1 or not (given or self.attention_factor is not None):
+            raise OptionError("LongRope must have factor or max_positions, one of them, or an attention_factor")
+
+    def _store_divisors(self, name: str) -> None:
+        value: Any = getattr(self, name)
+        if not isinstance(value, (list, tuple)) or not all(is_positive(x) for x in cast("tuple[Any, ...]", value)):
+            raise OptionError(f"LongRope {name} {value!r} must be a tuple of positive finite numbers")
+        # A file holds lists; a contract must be hashable.
+        object.__setattr__(self, name, tuple(float(x) for x in cast("tuple[float, ...]", value)))
+
+    @property
+    def amplitude(self) -> float:
+        """What cosines and sines are multiplied by."""
+        if self.attention_factor is not None:
+            return float(self.attention_factor)
+        factor = self.factor or (self.max_positions or 0) / self.original_max_positions
+        return 1.0 if factor <= 1 else math.sqrt(1.0 + math.log(factor) / math.log(self.original_max_positions))
+
+    def check(self, width: int) -> None:
+        """Raise OptionError unless there is a divisor for each pair."""
+        for name in ("short_factor", "long_factor"):
+            if len(getattr(self, name)) != width // 2:
+                raise OptionError(f"LongRope {name} has {len(getattr(self, name))} numbers but must have R / 2 = {width // 2}")
+
+    def constants(self, base: float, width: int) -> Constants:
+        """Return the frequencies of short calls and those of long ones."""
+        frequencies = unscaled(base, width)
+        return frequencies / np.asarray(self.short_factor), frequencies / np.asarray(self.long_factor)
+
+    def at(self, xp: Any, constants: tuple[Array, ...], length: Array) -> Array:
+        """Return the frequencies of a call of `length` positions, which may be traced."""
+        short, long = constants
+        return xp.where(length > self.original_max_positions, long, short)

@@ -1,0 +1,74 @@
+"""Caches in torch: values that are never written in place, eager, under `torch.compile` and in `torch.export`.
+
+decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache.py
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+import array_api_compat.torch as xp
+import numpy as np
+import torch
+from torch import Tensor
+
+from attention.spec import cache as spec
+from attention.spec import pages
+from attention.spec.axes import Array
+from attention.spec.params import numpy_dtype
+
+
+class TorchMemory:
+    """torch's tensors: integers of 64 bits, which index; a write makes a new tensor, so that gradients pass."""
+
+    xp: Any = xp
+
+    def known(self, x: Array) -> np.ndarray | None:
+        if torch.compiler.is_compiling() or type(x) is not Tensor:
+            return None
+        # Torch has no public way to ask whether vmap hides the values.
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
+        return None if wrapped else x.cpu().numpy()
+
+    def is_native(self, x: object) -> bool:
+        return isinstance(x, Tensor)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, device: Any) -> Tensor:
+        return torch.zeros(shape, dtype=getattr(torch, numpy_dtype(dtype).name), device=device)
+
+    def integers(self, values: Any, *, like: Array = None, device: Any = None) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.int64, device=device if like is None else like.device)
+
+    def count(self, n: int, like: Array) -> Tensor:
+        return torch.arange(n, device=like.device)
+
+    def write(self, storage: Array, start: Array, new: Array, axis: int) -> Tensor:
+        return storage.index_copy(axis, start + self.count(new.shape[axis], new), new)
+
+    def write_pages(self, pool: Array, block: Array, offset: Array, new: Array) -> Tensor:
+        return pool.index_put((block, offset), new)
+
+
+@final
+class StaticCache(spec.StaticCache):
+    """All of at most `capacity` tokens; see `attention.spec.cache.StaticCache`."""
+
+    memory: ClassVar[spec.Memory] = TorchMemory()
+
+
+@final
+class RollingCache(spec.RollingCache):
+    """The last `window` tokens of each row; see `attention.spec.cache.RollingCache`."""
+
+    memory: ClassVar[spec.Memory] = TorchMemory()
+
+
+@final
+class PagedCache(pages.PagedCache):
+    """Rows of different lengths in blocks of one pool; see `attention.spec.pages.PagedCache`."""
+
+    memory: ClassVar[spec.Memory] = TorchMemory()
+
+
+for _kind in (StaticCache, RollingCache, PagedCache, spec.Appended):
+    torch.export.register_dataclass(_kind, serialized_type_name=f"attention.{_kind.__name__}")
