@@ -18,8 +18,9 @@ from attention.parity.compare import Verdict
 from attention.parity.probes import Drawer, Probe, probes
 from attention.parity.sides import BACKENDS, find
 from attention.spec.cases import Case
-from attention.spec.errors import KernelRefused
+from attention.spec.errors import KernelRefused, OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.positions import AxialRotary, Rotary
 from benchmarks.programs import Programs, build, torch_device
 from benchmarks.results import REFUSED, TIMED, WRONG, Timing
 from benchmarks.timing import interleave
@@ -39,7 +40,7 @@ def grown(contract: MultiHeadAttention) -> MultiHeadAttention:
         return None if width is None else max(8, round(width * new / old / 8) * 8)
 
     positions = contract.positions
-    if positions is not None:
+    if isinstance(positions, (Rotary, AxialRotary)):
         positions = replace(positions, rotary_dim=scaled(positions.rotary_dim, contract.width, D))
     return replace(
         contract,
@@ -48,21 +49,33 @@ def grown(contract: MultiHeadAttention) -> MultiHeadAttention:
         num_kv_heads=max(1, H // (contract.num_heads // contract.kv_heads)),
         head_dim=D,
         value_dim=scaled(contract.value_dim, contract.width, D),
+        out_dim=scaled(contract.out_dim, contract.embed_dim, M),
         kdim=scaled(contract.kdim, contract.embed_dim, M),
         vdim=scaled(contract.vdim, contract.embed_dim, M),
         positions=positions,
     )
 
 
+def heads(case: Case) -> MultiHeadAttention:
+    """Return the contract of a case of multi-head attention.
+
+    Raises:
+        OptionError: another layer, which nobody has said how to grow.
+    """
+    if not isinstance(case.contract, MultiHeadAttention):
+        raise OptionError(f"contract {case.name!r} must be of MultiHeadAttention to be timed, not {type(case.contract).__name__}")
+    return case.contract
+
+
 def small(case: Case, dtype: str) -> Probe:
     """Return the probe that a kernel must pass before it is timed: "plain", or with dropout where the case has it."""
-    wanted = "dropout" if case.contract.dropout_rate else "plain"
+    wanted = "dropout" if heads(case).dropout_rate else "plain"
     return next(probe for probe in probes(case.contract, dtype) if probe.name == wanted)
 
 
 def large(case: Case, dtype: str, size: int) -> Probe:
     """Return the call that is timed: B = 1, T = S = `size`."""
-    drawn = Drawer(grown(case.contract), dtype).draw("benchmark", size, size, dropout_seed=small(case, dtype).dropout_seed)
+    drawn = Drawer(grown(heads(case)), dtype).draw("benchmark", size, size, dropout_seed=small(case, dtype).dropout_seed)
     arrays, cotangents = ({name: x[:1] for name, x in group.items()} for group in (drawn.arrays, drawn.cotangents))
     return replace(drawn, arrays=arrays, cotangents=cotangents)
 

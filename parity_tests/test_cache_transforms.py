@@ -5,7 +5,7 @@ compiled(step)(cache, x) = step(cache, x)        lengths are data, so the next s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,13 +19,28 @@ from attention.jax_impl import cache as jax_cache
 from attention.spec.algebra import Mask
 from attention.spec.cache import Appended
 from attention.spec.errors import ShapeError
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room
-from parity_tests.test_cache import CACHES, CAUSAL, KINDS, decode, each_kind, full, make, qkv, step, wide
+from attention.spec.masks import Placed
+from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers
+from parity_tests.test_cache import CACHES, CAUSAL, KINDS, each_kind, full, make, qkv
 
 TWO = CAUSAL & spec.Chunked(2)
 
 
-class Counted:
+@pytest.fixture(autouse=True)
+def x64() -> Iterator[None]:
+    """float64 everywhere, so that agreement is to 1e-13."""
+    with jax.enable_x64(True):
+        yield
+
+
+def step(room: Room, cache: Any, q: Any, k: Any, v: Any, mask: Mask, positions: Any = None) -> tuple[Any, Any]:
+    """Append a chunk and attend in the room's own arrays: the context, and the cache with the chunk in it."""
+    new = cache.append(k, v, positions)
+    placed = Placed(mask, new.query_positions, new.key_positions)
+    return room.module.dot_product_attention(q, new.key, new.value, mask=placed), new.cache
+
+
+class Compiled:
     """A step that is compiled, and how often it was."""
 
     def __init__(self, room: Room, mask: Mask = CAUSAL) -> None:
@@ -53,21 +68,47 @@ class Counted:
 class TestCompile:
     @each_room
     @each_kind
-    def test_a_compiled_step_is_the_step_and_compiles_once(self, room: Room, kind: str) -> None:
+    def test_compiled_steps_are_the_sequence_and_compile_once(self, room: Room, kind: str) -> None:
         arrays = qkv()
-        with wide(*arrays):
-            native, fast = [room.array(x) for x in arrays], Counted(room)
-            _, cache = step(room, make(room, kind), *(x[:, :3] for x in native), CAUSAL)
-            wanted = room.numpy(decode(room, cache, [x[:, 3:6] for x in native], CAUSAL, [1, 1, 1]))
-            got = []
-            for i in range(3, 6):
-                out, cache = fast(cache, *(x[:, i : i + 1] for x in native))
-                got.append(room.numpy(out))
-            assert fast.count == 1
-            # What a compiled step returned is a cache as any other.
-            last = room.numpy(step(room, cache, *(x[:, 6:] for x in native), CAUSAL)[0])
-        close(np.concatenate(got, axis=1), wanted, 1e-14)
-        close(last, full(room, arrays, CAUSAL)[:, 6:], 1e-13)
+        native, fast, cache, got = [room.array(x) for x in arrays], Compiled(room), make(room, kind), []
+        # The first tokens come eagerly: what a compiled step returns, and takes, is a cache as any other.
+        cache = cache.append(*(x[:, :2] for x in native[1:])).cache
+        for i in range(2, 6):
+            out, cache = fast(cache, *(x[:, i : i + 1] for x in native))
+            got.append(room.numpy(out))
+        assert fast.count == 1
+        last = cache.append(*(x[:, 6:] for x in native[1:]))
+        close(np.concatenate(got, axis=1), full(arrays, CAUSAL)[:, 2:6], 1e-13)
+        assert room.numpy(last.query_positions).tolist() == [[6], [6]]
+
+
+class TestGradients:
+    @each_room
+    @each_kind
+    def test_of_chunks_are_those_of_the_sequence(self, room: Room, kind: str) -> None:
+        # Two of row 1 are absent, and nothing reaches them.
+        positions = np.array([range(6), [-1, -1, 0, 1, 2, 3]])
+        arrays, along, mask = qkv(n=6), numbers(3, 2, 6, 4, 5), CAUSAL & spec.Window(4, 0)
+
+        def scalar(*xs: Any) -> Any:
+            cache, total = make(room, kind), 0.0
+            for some in (slice(0, 4), slice(4, 6)):
+                out, cache = step(room, cache, *(x[:, some] for x in xs), mask, positions[:, some])
+                total = total + (out * room.array(along[:, some])).sum()
+            return total
+
+        def whole(*xs: Any) -> Any:
+            placed = Placed(mask, torch.as_tensor(positions), torch.as_tensor(positions))
+            return (TORCH.module.dot_product_attention(*xs, mask=placed) * torch.as_tensor(along)).sum()
+
+        got = room.grad(jax.jit(scalar) if room is JAX else scalar, [room.array(x) for x in arrays])
+        got = [room.numpy(g) for g in got]
+        wanted = [g.numpy() for g in TORCH.grad(whole, [torch.tensor(x) for x in arrays])]
+        for one, other in zip(got, wanted, strict=True):
+            close(one, other, 1e-13)
+            np.testing.assert_array_equal(one[1, :2], 0)
+            # A query that sees one key has no gradient of its own.
+            assert np.abs(one[1, 3:]).min() > 0
 
 
 class TestHiddenOverflow:
@@ -76,7 +117,7 @@ class TestHiddenOverflow:
     @each_room
     def test_of_slots_is_nan_from_then_on(self, room: Room) -> None:
         arrays = [room.array(x[:, :3].astype("float32")) for x in qkv()]
-        fast = Counted(room, TWO)
+        fast = Compiled(room, TWO)
         cache = CACHES[room.name].StaticCache.make(2, 8, 2, 3, 5)
         for wanted in (False, False, True, True):
             out, cache = fast(cache, *arrays)
@@ -86,44 +127,32 @@ class TestHiddenOverflow:
             _ = step(room, cache, *arrays, TWO)
 
     @each_room
-    @pytest.mark.parametrize("fault", ["full", "outside", "shared", "gaps"])
-    def test_of_a_row_is_nan_from_then_on_and_spoils_no_other(self, room: Room, fault: str) -> None:
-        # Row 0 meets the fault in its second chunk of two tokens; row 1 has room for all.
-        table, held, size = {
-            "full": ([[5, -1], [2, 3]], 1, 3),
-            "outside": ([[5, 6], [2, 3]], 0, 2),
-            "shared": ([[5, 2], [2, 3]], 0, 2),
-            "gaps": ([[5, 4], [2, 3]], 0, 2),
-        }[fault]
-        size = 2
-        if fault == "full":
-            table, held = [[5, 4], [2, 3]], 1
-        arrays = [room.array(x[:, :2].astype("float32")) for x in qkv()]
-        cache = CACHES[room.name].PagedCache.make(table, 6, size, 2, 3, 5).assign(table, [held, 0])
-        fast, rows = Counted(room, TWO), [[0, 1], [0, 1]]
-        outs = []
-        for i in range(2):
-            positions = np.array(rows) + 2 * i + np.array([[held], [0]]) + np.array([[i * (fault == "gaps")], [0]])
-            out, cache = fast(cache, *arrays, room.array(positions))
+    def test_of_rows_is_nan_from_then_on_and_spoils_no_other(self, room: Room) -> None:
+        # With the second chunk of two: row 0 is full, row 1 has no block, row 2 has one of row 4, row 3 skips a position.
+        table = [[0, 1, 2], [3, -1, -1], [4, 6, -1], [5, 8, 14], [6, 7, 9]]
+        mended = [[0, 1, 9], [3, 10, 12], [4, 11, 13], [5, 8, 14], [6, 7, 9]]
+        starts = [[3, 0, 0, 0, 0], [5, 2, 2, 3, 2], [7, 4, 4, 5, 4]]
+        arrays = [x.astype("float32") for x in qkv(n=6, batch=5)]
+        cache = CACHES[room.name].PagedCache.make(table, 15, 2, 2, 3, 5).assign(table, starts[0])
+        fast, outs = Compiled(room, TWO), []
+        for i, start in enumerate(starts):
+            # A mended table gives what was missing, but not the tokens that are gone; a lost row takes no block of others.
+            cache = cache.assign(mended) if i == 2 else cache
+            positions = np.array(start)[:, None] + np.arange(2)
+            out, cache = fast(cache, *(room.array(x[:, 2 * i : 2 * i + 2]) for x in arrays), room.array(positions))
             outs.append(room.numpy(out))
+        assert fast.count == 1
         assert np.isfinite(outs[0]).all()
-        assert np.isnan(outs[1][0]).all()
-        if fault == "shared":
-            # Both rows would write into block 2 were row 1 not past it; it is row 0 that must not.
-            assert np.isfinite(outs[1][1]).all()
-        alone = CACHES[room.name].PagedCache.make(table[1:], 6, size, 2, 3, 5)
-        wanted = room.numpy(decode(room, alone, [room.array(np.concatenate([x, x], 1))[1:] for x in map(room.numpy, arrays)], TWO, [2, 2]))
-        close(np.concatenate([outs[0][1], outs[1][1]]), wanted[0], 1e-6)
-        # Another table repairs the next step's writes but not the tokens that are gone.
-        out, cache = fast(cache.assign([[5, 4, 0], [2, 3, 1]]), *arrays, room.array(np.array([[-1, 8], [4, 5]])))
-        assert np.isnan(room.numpy(out)[0, 1]).all()
-        assert np.isfinite(room.numpy(out)[1]).all()
+        assert all(np.isnan(out[:4]).all() for out in outs[1:])
+        close(np.concatenate(outs, axis=1)[4], full([x[4] for x in arrays], TWO), 1e-6)
+        with pytest.raises(ShapeError, match=r"^row 0 of the cache holds 6 of 6 tokens and cannot take 2 more$"):
+            _ = cache.append(*(room.array(x[:, :2]) for x in arrays[1:]))
 
 
 class TestTrees:
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_cache_goes_through_jax_trees(self, kind: str) -> None:
-        cache = make(JAX, kind, dtype="float32")
+        cache = make(JAX, kind)
         leaves, structure = jax.tree.flatten(cache)
         again = jax.tree.unflatten(structure, leaves)
         assert type(again) is type(cache)
@@ -133,7 +162,8 @@ class TestTrees:
         assert names[:2] == [".key", ".value"]
         shapes = jax.eval_shape(lambda c, x: c.append(x, jnp.zeros((2, 2, 2, 5))), cache, jnp.zeros((2, 2, 2, 3)))
         assert type(shapes) is Appended
-        assert jax.tree.map(lambda x: x.dtype, shapes.cache) == jax.tree.map(lambda x: x.dtype, cache)
+        # The same types, so that a loop can carry it.
+        assert [(x.shape, x.dtype) for x in jax.tree.leaves(shapes.cache)] == [(x.shape, x.dtype) for x in leaves]
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_cache_goes_through_torch_trees(self, kind: str) -> None:
@@ -150,36 +180,36 @@ class TestLoops:
     @pytest.mark.parametrize("kind", KINDS)
     def test_scan_decodes_token_by_token(self, kind: str) -> None:
         arrays = qkv()
-        with jax.enable_x64(True):
-            native = [jnp.asarray(x) for x in arrays]
-            first, cache = step(JAX, make(JAX, kind), *(x[:, :2] for x in native), CAUSAL)
+        native = [jnp.asarray(x) for x in arrays]
+        cache = make(JAX, kind).append(*(x[:, :2] for x in native[1:])).cache
 
-            def body(carry: Any, token: Any) -> tuple[Any, Any]:
-                out, carry = step(JAX, carry, *(x[:, None] for x in token), CAUSAL)
-                return carry, out[:, 0]
+        def body(carry: Any, token: Any) -> tuple[Any, Any]:
+            out, carry = step(JAX, carry, *(x[:, None] for x in token), CAUSAL)
+            return carry, out[:, 0]
 
-            cache, rest = jax.lax.scan(body, cache, [jnp.moveaxis(x[:, 2:], 1, 0) for x in native])
-            got = np.concatenate([first, np.moveaxis(np.asarray(rest), 0, 1)], axis=1)
-        close(got, full(JAX, arrays, CAUSAL), 1e-13)
+        _, rest = jax.lax.scan(body, cache, [jnp.asarray(np.moveaxis(x[:, 2:], 1, 0)) for x in arrays])
+        close(np.moveaxis(np.asarray(rest), 0, 1), full(arrays, CAUSAL)[:, 2:], 1e-13)
 
     @pytest.mark.parametrize("kind", ["StaticCache", "RollingCache"])
     def test_vmap_over_rows_of_their_own_length_is_each_row(self, kind: str) -> None:
-        arrays, held = qkv(), np.array([2, 4])
-        with jax.enable_x64(True):
-            native = [jnp.asarray(x) for x in arrays]
-            cut = [getattr(jax_cache, kind).make((), 7, 2, 3, 5, dtype="float64") for _ in held]
-            filled = [c.append(native[1][b, :n], native[2][b, :n]).cache for b, (c, n) in enumerate(zip(cut, held, strict=True))]
-            stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *filled)
-            token = [jnp.stack([x[b, n] for b, n in enumerate(held)])[:, None] for x in native]
-            got, _ = jax.vmap(lambda c, *xs: step(JAX, c, *xs, CAUSAL))(stacked, *token)
-            got = np.asarray(got)
-        wanted = full(JAX, arrays, CAUSAL)
-        close(got[:, 0], np.stack([wanted[b, n] for b, n in enumerate(held)]), 1e-13)
+        arrays, held = qkv(), (2, 4)
+        empty = getattr(jax_cache, kind).make((), 7, 2, 3, 5, dtype="float64")
+        filled = [empty.append(*(jnp.asarray(x[b, :n]) for x in arrays[1:])).cache for b, n in enumerate(held)]
+        stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *filled)
+        token = [jnp.asarray(np.stack([x[b, n : n + 1] for b, n in enumerate(held)])) for x in arrays]
+        got, _ = jax.jit(jax.vmap(lambda c, *xs: step(JAX, c, *xs, CAUSAL)))(stacked, *token)
+        wanted = full(arrays, CAUSAL)
+        close(np.asarray(got)[:, 0], np.stack([wanted[b, n] for b, n in enumerate(held)]), 1e-13)
 
-    def test_torch_vmap_over_rows_is_the_batch(self) -> None:
-        native = [torch.as_tensor(x) for x in qkv()]
-        cache = torch_rows = CACHES["torch"].StaticCache.make((), 7, 2, 3, 5, dtype="float64")
-        got = torch.func.vmap(lambda k, v: (lambda new: (new.key, new.value))(torch_rows.append(k, v)))(*native[1:])
-        wanted = make(TORCH, "StaticCache").append(*native[1:])
-        torch.testing.assert_close(got, (wanted.key, wanted.value), rtol=0, atol=0)
-        assert int(cache.length) == 0
+    @pytest.mark.parametrize("kind", ["StaticCache", "RollingCache"])
+    def test_torch_vmap_over_rows_is_the_batch(self, kind: str) -> None:
+        _, k, v = (torch.as_tensor(x) for x in qkv())
+        empty = getattr(CACHES["torch"], kind).make((), 7, 2, 3, 5, dtype="float64")
+
+        def call(k: Any, v: Any) -> Any:
+            new = empty.append(k, v)
+            return new.key, new.value, new.key_positions
+
+        batch = getattr(CACHES["torch"], kind).make(2, 7, 2, 3, 5, dtype="float64").append(k, v)
+        for one, other in zip(torch.func.vmap(call)(k, v), (batch.key, batch.value, batch.key_positions), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -408,7 +408,7 @@ class TestKernels:
 class TestRefusals:
     MASKS = (spec.Causal(), spec.Window(before=3, after=0), spec.Chunked(size=2), spec.Causal() & spec.Prefix(1))
 
-    @pytest.mark.parametrize("mask", MASKS, ids=str)
+    @pytest.mark.parametrize("mask", MASKS, ids=repr)
     @each_kernel
     def test_a_diagonal_with_t_unlike_s_must_be_aligned(self, kernel: Kernel, mask: Mask) -> None:
         given = [kernel.room.array(x) for x in qkv(dtype="float32")]

@@ -223,6 +223,13 @@ class TestRefusals:
         with pytest.raises(error, match=text, check=lambda caught: type(caught) is error):
             check_positions(query, key, CALL)
 
+    @pytest.mark.parametrize(("query", "key"), [(np.arange(3) + 2, None), (None, np.arange(3))], ids=["key", "query"])
+    def test_one_of_both_is_a_trap(self, query: Any, key: Any) -> None:
+        # Left padding given for the queries alone would turn the keys as if there were none.
+        absent, given = ("key", "query") if key is None else ("query", "key")
+        with pytest.raises(PositionError, match=f"{absent}_positions None must be given as {given}_positions are"):
+            check_positions(query, key, Sizes((2,), 3, 3, 4, 2, 6, 6))
+
     def test_positions_that_fit(self) -> None:
         check_positions(np.arange(3), np.zeros((2, 5), np.int32), CALL)
         check_positions(None, None, Sizes((2,), 3, 3, 4, 2, 6, 6))

@@ -14,6 +14,22 @@ require("flax", extra="jax", wanted_by="jax_impl")
 
 from attention.jax_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
 from attention.jax_impl.kernels import KERNELS  # noqa: E402
+from attention.jax_impl.layers.alignment import AlignmentAttention  # noqa: E402
+from attention.jax_impl.layers.feed_forward import FeedForward  # noqa: E402
+from attention.jax_impl.layers.latent import LatentAttention  # noqa: E402
 from attention.jax_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
+from attention.jax_impl.layers.transformer import Decoder, DecoderBlock, Encoder, EncoderBlock  # noqa: E402
 
-__all__ = ["KERNELS", "MultiHeadAttention", "dot_product_attention", "explain"]
+__all__ = [
+    "KERNELS",
+    "AlignmentAttention",
+    "Decoder",
+    "DecoderBlock",
+    "Encoder",
+    "EncoderBlock",
+    "FeedForward",
+    "LatentAttention",
+    "MultiHeadAttention",
+    "dot_product_attention",
+    "explain",
+]

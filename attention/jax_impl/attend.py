@@ -5,6 +5,7 @@ context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention.jax_impl.kernels import KERNELS
-from attention.jax_impl.masks import native, read
+from attention.jax_impl.masks import allowed, native, read
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
+from attention.spec.isolation import isolated
 from attention.spec.kernels import Choice, Request, answer, choose
 from attention.spec.scores import ScaledDot, ScoreMod
 
@@ -69,8 +71,15 @@ def dot_product_attention(
     request = make_request(
         q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages)
     )
-    stages = answer(KERNELS, request, implementation)
+    stages = _run(request, implementation)
     return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
+
+
+def _run(request: Request, implementation: str) -> dict[str, jax.Array]:
+    run = partial(answer, KERNELS, implementation=implementation)
+    if request.mask is None or not request.mask.isolates:
+        return run(request)
+    return isolated(jnp, request, allowed(request.mask, request.sizes), run)
 
 
 def explain(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str = "auto", **options: Any) -> Choice:

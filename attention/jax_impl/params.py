@@ -17,7 +17,7 @@ from flax import nnx
 from attention.jax_impl import norms as modules
 from attention.jax_impl import random
 from attention.spec import random as spec_random
-from attention.spec.axes import Array, dtype_name
+from attention.spec.axes import COMPUTE, Array, dtype_name
 from attention.spec.norms import Norm
 from attention.spec.params import Param, Weights, check_weights, numpy_dtype
 
@@ -64,12 +64,26 @@ def build(
             setattr(module, leaf, nnx.Param(jnp.full(param.shape, param.fill, kind), **_sharding(param.axes)))
 
 
-def _linear(param: Param, kind: np.dtype, precision: str | None, *, use_bias: bool) -> nnx.LinearGeneral:
-    return nnx.LinearGeneral(
+class Linear(nnx.LinearGeneral):
+    """A linear map whose bias is added in the compute dtype: its gradient would else be summed in float16 or bfloat16."""
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """Return `inputs W + b`, in the layer's dtype."""
+        return super().__call__(inputs, out_sharding).astype(self.dtype)
+
+
+def _promote(arrays: tuple[Any, Any, Any], *, dtype: Any) -> tuple[Any, Any, Any]:
+    inputs, kernel, bias = arrays
+    return inputs.astype(dtype), kernel.astype(dtype), bias if bias is None else bias.astype(COMPUTE[str(np.dtype(dtype))])
+
+
+def _linear(param: Param, kind: np.dtype, precision: str | None, *, use_bias: bool) -> Linear:
+    return Linear(
         param.shape[: param.inputs],
         param.shape[param.inputs :],
         axis=tuple(range(-param.inputs, 0)),
         use_bias=use_bias,
+        promote_dtype=_promote,
         dtype=kind,
         param_dtype=kind,
         kernel_init=nnx.initializers.zeros,
@@ -106,7 +120,8 @@ def load(module: nnx.Module, params: Mapping[str, Param], weights: Mapping[str, 
         ParamError: weights are missing, unexpected or misshapen; all are named.
         DTypeError: weights would lose digits in the module's dtype.
     """
-    dtype = dtype_name(parameter(module, next(iter(params))))
+    # A layer that learns nothing has no dtype, and takes no weights.
+    dtype = dtype_name(parameter(module, next(iter(params)))) if params else ""
     check_weights(params, weights, dtype, (np.ndarray, jax.Array))
     # A copy: jnp.asarray may share the caller's memory, and change with it.
     native = {name: jnp.array(weights[name], dtype) for name in params}

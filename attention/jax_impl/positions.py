@@ -7,7 +7,6 @@ bias(q, p, r)     what the scores of q are added            Alibi, RelativeBias,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +39,7 @@ def rotate(rotary: Rotation | None, x: jax.Array, positions: Array = None, *, le
     if positions is None and isinstance(rotary, AxialRotary):
         raise PositionError("positions None must be given for AxialRotary: (*batch, N, 2) rows and columns")
     compute = COMPUTE[dtype_name(x)]
-    where = jnp.arange(x.shape[-3]) if positions is None else jnp.asarray(positions)
+    where = _counted(positions, x.shape[-3])
     # In float32 the angle of position 8190 is off by 2e-4 radians; this scope reaches no other computation.
     with jax.enable_x64(True):
         constants = tuple(jnp.asarray(c) for c in rotary.constants(x.shape[-1]))
@@ -49,23 +48,12 @@ def rotate(rotary: Rotation | None, x: jax.Array, positions: Array = None, *, le
     return rotary.rotate(jnp, x.astype(compute), cos, sin).astype(x.dtype)
 
 
-def shared_length(
-    positions: Positions | None, query_positions: Array, key_positions: Array, device: Any = None
-) -> jax.Array | None:
+def shared_length(positions: Positions | None, query_positions: Array, key_positions: Array) -> jax.Array | None:
     """Return the length that both rotations of a call are given, or None: the spec's `shared_length`."""
     if query_positions is None or key_positions is None:
         return None
-    where = (_native(x, device) for x in (query_positions, key_positions))
+    where = (jnp.asarray(x) for x in (query_positions, key_positions))
     return spec.shared_length(jnp, positions, *where)
-
-
-def score_positions(
-    query_positions: Array, key_positions: Array, sizes: Sizes, device: Any = None
-) -> tuple[jax.Array, jax.Array]:
-    """Return the positions of queries and keys, those that are None counting from 0; checked by `check_positions`."""
-    given = ((query_positions, sizes.T), (key_positions, sizes.S))
-    counted = ((jnp.arange(n, device=device) if p is None else _native(p, device)) for p, n in given)
-    return next(counted), next(counted)
 
 
 def bias(
@@ -100,10 +88,11 @@ def bias(
         return None
     check_positions(query_positions, key_positions, sizes, positions)
     compute = COMPUTE[dtype_name(q)]
-    where = score_positions(query_positions, key_positions, sizes)
+    where = _counted(query_positions, sizes.T), _counted(key_positions, sizes.S)
     learned = {name: value.astype(compute) for name, value in weights.items()}
     return positions.bias(jnp, learned, q.astype(compute), *where, scale)
 
 
-def _native(x: Array, device: Any) -> jax.Array:
-    return jnp.asarray(x, device=device)
+def _counted(positions: Array, count: int) -> jax.Array:
+    """Return the positions as an array of JAX, those that are None counting from 0."""
+    return jnp.arange(count) if positions is None else jnp.asarray(positions)

@@ -24,7 +24,7 @@ from attention.spec.positions import AxialRotary
 
 B, N, FEW = 3, 13, 5
 FAR = 8190
-CALL = ("mask", "memory_mask", "query_positions", "key_positions", "dropout_seed")
+CALL = ("mask", "memory_mask", "query_positions", "key_positions", "positions", "dropout_seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,7 @@ class Probe:
         memory_mask: the same for the memory of a decoder.
         query_positions: integers for rotary, or None.
         key_positions: the same for the keys.
+        positions: the same for a layer whose queries and keys are the same tokens.
         dropout_seed: an int while training, or None.
         stages: names of stages that the call returns as well.
     """
@@ -56,6 +57,7 @@ class Probe:
     memory_mask: Mask | None = None
     query_positions: np.ndarray | None = None
     key_positions: np.ndarray | None = None
+    positions: np.ndarray | None = None
     dropout_seed: int | None = None
     stages: tuple[str, ...] = ()
 
@@ -188,20 +190,21 @@ def _rectangular(drawer: Drawer) -> Iterator[Probe]:
 
 
 def _placed(drawer: Drawer) -> Iterator[Probe]:
-    if getattr(drawer.contract, "positions", None) is None or not drawer.takes("query_positions", "key_positions"):
+    names = ("query_positions", "key_positions") if drawer.takes("query_positions", "key_positions") else ("positions",)
+    if getattr(drawer.contract, "positions", None) is None or not drawer.takes(*names):
         return
     far = drawer.places(N, FAR)
-    yield drawer.draw("far positions", query_positions=far, key_positions=far)
+    yield drawer.draw("far positions", **dict.fromkeys(names, far))
     lengths = np.asarray([N, 8, 4])
     left = np.maximum(np.arange(N) - (N - lengths)[:, None], 0)
     if drawer.axial:
         left = np.stack([left, left[:, ::-1]], axis=-1)
     mask = Lengths(kv=lengths, q=lengths, padding="left")
-    yield _poisoned(drawer, "left padding", mask, query_positions=left, key_positions=left)
+    yield _poisoned(drawer, "left padding", mask, **dict.fromkeys(names, left))
 
 
 def _dropped(drawer: Drawer) -> Iterator[Probe]:
-    if drawer.takes("dropout_seed") and getattr(drawer.contract, "dropout_rate", 0.0):
+    if drawer.takes("dropout_seed") and drawer.contract.drops:
         yield drawer.draw("dropout", dropout_seed=7)
 
 

@@ -7,37 +7,81 @@
 """
 
 from attention.spec.algebra import And, Mask, Not, Or
+from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.attend import STAGES, attend
 from attention.spec.files import load, save
 from attention.spec.kernels import Choice, Kernel, Request, choose
+from attention.spec.layers.alignment import AlignmentAttention
+from attention.spec.layers.feed_forward import FeedForward
+from attention.spec.layers.latent import LatentAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.masks import Causal, Chunked, Dense, Lengths, Prefix, Segments, Window
+from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
+from attention.spec.masks import Causal, Chunked, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
+from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.params import Param, Weights, cast
-from attention.spec.positions import Rotary
-from attention.spec.scores import Dot, ScaledDot
+from attention.spec.positions import (
+    Alibi,
+    AxialRotary,
+    DynamicNTK,
+    Linear,
+    Llama3,
+    LongRope,
+    RelativeBias,
+    RelativeKeys,
+    Rotary,
+    Yarn,
+)
+from attention.spec.scores import Cosine, Dot, ScaledDot
 
 __all__ = [
     "STAGES",
+    "Additive",
+    "Alibi",
+    "AlignmentAttention",
     "And",
+    "AxialRotary",
     "Causal",
     "Choice",
     "Chunked",
+    "Concat",
+    "Cosine",
+    "Decoder",
+    "DecoderBlock",
     "Dense",
     "Dot",
+    "DynamicNTK",
+    "Encoder",
+    "EncoderBlock",
+    "FeedForward",
+    "General",
     "Kernel",
+    "L2Norm",
+    "LatentAttention",
+    "LayerNorm",
     "Lengths",
+    "Linear",
+    "Llama3",
+    "LongRope",
     "Mask",
     "MultiHeadAttention",
     "Not",
     "Or",
     "Param",
+    "PerHead",
+    "PerRow",
+    "Placed",
     "Prefix",
+    "RMSNorm",
+    "RelativeBias",
+    "RelativeKeys",
     "Request",
     "Rotary",
     "ScaledDot",
     "Segments",
     "Weights",
     "Window",
+    "Yarn",
     "attend",
     "cast",
     "choose",

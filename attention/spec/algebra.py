@@ -72,6 +72,11 @@ class Mask(Tree):
         return True
 
     @property
+    def isolates(self) -> bool:
+        """Whether documents stand side by side of which one must not learn of another, not even of its NaN."""
+        return any(part.isolates for part in self.inside)
+
+    @property
     def several(self) -> tuple[tuple[str, Any], ...]:
         """The axes, as (letter or "batch", size), along which the mask holds one mask each."""
         return ()

@@ -291,7 +291,7 @@ class RollingCache(Slotted):
         if reach is None or reach > self.window:
             seen = "any number of keys" if reach is None else f"{reach} keys"
             raise OptionError(
-                f"mask {mask} lets a query see {seen} before its own; a cache of window {self.window} keeps fewer"
+                f"mask {mask!r} lets a query see {seen} before its own; a cache of window {self.window} keeps fewer"
             )
 
     def append(self, k: Array, v: Array, positions: Array = None) -> Appended:

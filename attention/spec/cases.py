@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attention.spec.errors import UnknownName
+from attention.spec.layers.contract import Contract
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal, Chunked, Prefix, Window
-from attention.spec.positions import Rotary
-from attention.spec.scores import Dot
+from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
+from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary, Yarn
+from attention.spec.scores import Cosine, Dot
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Case:
     """
 
     name: str
-    contract: MultiHeadAttention
+    contract: Contract
     about: str
     source: str
 
@@ -88,6 +90,46 @@ CASES = {
             "the same weights dropped everywhere",
             "Srivastava et al., JMLR 15, 2014",
         ),
+        Case(
+            "qk_norm",
+            _layer(mask=Causal(), positions=Rotary(), qk_norm=RMSNorm(eps=1e-6), num_kv_heads=_K, qkv_bias=False),
+            "query and key heads normed, then rotated",
+            "Qwen3, arXiv:2505.09388",
+        ),
+        Case("qk_layer_norm", _layer(qk_norm=LayerNorm(eps=1e-6)), "LayerNorm of heads", "ViT-22B, arXiv:2302.05442"),
+        Case("qk_l2_norm", _layer(qk_norm=L2Norm(), mask=Causal()), "heads on the sphere", "Henry et al., arXiv:2010.04245"),
+        Case("cosine", _layer(score=Cosine(initial=10.0, most=12.0)), "a learned temperature for each head", "Swin V2, arXiv:2111.09883"),
+        Case(
+            "sinks",
+            _layer(sinks=True, mask=Causal() & Window(before=4, after=0), num_kv_heads=_K),
+            "each head learns a logit that takes weight",
+            "GPT-OSS; Xiao et al., arXiv:2309.17453",
+        ),
+        Case("off_by_one", _layer(softmax="off_by_one"), "a head may attend to nothing", "Miller, Attention is off by one, 2023"),
+        Case("gate", _layer(gate="elementwise", num_kv_heads=_K), "a sigmoid gate on each feature", "arXiv:2505.06708"),
+        Case("gate_per_head", _layer(gate="headwise", out_dim=9), "a sigmoid gate on each head", "arXiv:2505.06708"),
+        Case(
+            "appended",
+            _layer(add_bias_kv=True, add_zero_attn=True, value_dim=7, mask=Causal()),
+            "a learned key and one of zeros for every query",
+            "torch.nn.MultiheadAttention's add_bias_kv and add_zero_attn",
+        ),
+        Case(
+            "partial_bias",
+            _layer(qkv_bias=(True, False, True), mask=Causal()),
+            "keys without a bias",
+            "Whisper, arXiv:2212.04356",
+        ),
+        Case("yarn", _layer(mask=Causal(), positions=Rotary(scaling=Yarn(4.0, 32))), "scaled rotary", "arXiv:2309.00071"),
+        Case("axial", _layer(positions=AxialRotary(rotary_dim=8)), "rows and columns of an image", "arXiv:2403.13298"),
+        Case("alibi", _layer(mask=Causal(), positions=Alibi()), "scores fall with distance", "arXiv:2108.12409"),
+        Case(
+            "relative_bias",
+            _layer(positions=RelativeBias(8, 20), score=Dot(), qkv_bias=False, out_bias=False),
+            "a learned bias for each bucket of distances",
+            "T5, arXiv:1910.10683",
+        ),
+        Case("relative_keys", _layer(positions=RelativeKeys(4)), "a learned key for each distance", "arXiv:1803.02155"),
     )
 }
 

@@ -27,14 +27,19 @@ from safetensors.numpy import save_file
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array
 from attention.spec.errors import AttentionError, FileError, MaskError, OptionError
+from attention.spec.layers.contract import Contract
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import KINDS
+from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.params import Weights, check_weights
-from attention.spec.positions import Rotary
-from attention.spec.scores import Dot, ScaledDot
+from attention.spec.positions import Alibi, AxialRotary, DynamicNTK, Linear, Llama3, LongRope, RelativeBias, RelativeKeys, Rotary, Yarn
+from attention.spec.scores import Cosine, Dot, ScaledDot
 
 FORMAT = {"format": "attention", "version": "1"}
-TYPES = {kind.__name__: kind for kind in (MultiHeadAttention, Rotary, Dot, ScaledDot, *KINDS)}
+LAYERS = (MultiHeadAttention,)
+POSITIONS = (Rotary, AxialRotary, Alibi, RelativeBias, RelativeKeys, Linear, DynamicNTK, Yarn, Llama3, LongRope)
+PARTS = (*POSITIONS, Dot, ScaledDot, Cosine, RMSNorm, LayerNorm, L2Norm, *KINDS)
+TYPES = {kind.__name__: kind for kind in (*LAYERS, *PARTS)}
 
 
 def encode(part: Any) -> Any:
@@ -51,7 +56,7 @@ def encode(part: Any) -> Any:
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         fields = {f.name: encode(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}
         return {"type": type(part).__name__, **fields}
-    return part
+    return [encode(x) for x in part] if isinstance(part, tuple) else part
 
 
 def decode(part: Any) -> Any:
@@ -60,6 +65,8 @@ def decode(part: Any) -> Any:
     Raises:
         FileError: a type or a field that this version does not know.
     """
+    if isinstance(part, list):
+        return tuple(decode(x) for x in part)
     if not isinstance(part, dict):
         return part
     fields = {name: decode(value) for name, value in part.items() if name != "type"}
@@ -72,14 +79,14 @@ def decode(part: Any) -> Any:
         raise FileError(f"contract {part['type']} has fields this version does not know: {error}") from error
 
 
-def save(path: str | os.PathLike[str], contract: MultiHeadAttention, weights: Mapping[str, Array]) -> None:
+def save(path: str | os.PathLike[str], contract: Contract, weights: Mapping[str, Array]) -> None:
     """Write weights with their contract.
 
     Raises:
         ParamError: the weights do not fit the contract.
         FileError: the path cannot be written.
     """
-    if not isinstance(contract, MultiHeadAttention):
+    if not isinstance(contract, Contract):
         raise OptionError(f"contract {contract!r} must be a layer's contract")
     check_weights(contract.params, weights, "float64")
     arrays = {name: np.ascontiguousarray(value) for name, value in weights.items()}
@@ -96,7 +103,7 @@ def save(path: str | os.PathLike[str], contract: MultiHeadAttention, weights: Ma
             partial.unlink(missing_ok=True)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[MultiHeadAttention, Weights]:
+def read(path: str | os.PathLike[str]) -> tuple[Contract, Weights]:
     """Return the contract and the weights of a file, both checked.
 
     Raises:
@@ -118,7 +125,7 @@ def read(path: str | os.PathLike[str]) -> tuple[MultiHeadAttention, Weights]:
         raise FileError(f"path {str(path)!r} must hold its contract as JSON: {error!r}") from error
     except AttentionError as error:
         raise FileError(f"path {str(path)!r} holds a contract that does not stand: {error}") from error
-    if not isinstance(contract, MultiHeadAttention):
+    if not isinstance(contract, Contract):
         raise FileError(f"path {str(path)!r} holds a {type(contract).__name__} but must hold a layer's contract")
     check_weights(contract.params, weights, "float64")
     return contract, {name: weights[name] for name in contract.params}

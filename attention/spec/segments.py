@@ -40,6 +40,10 @@ class Segments(Mask):
         if self.q is not None:
             set_integers(self, "q", self.q)
 
+    @property
+    def isolates(self) -> bool:
+        return True
+
     def allowed(self, at: Grid) -> Array:
         kv = at.per_key(self.kv)
         return (kv == at.per_query(self.kv if self.q is None else self.q)) & (kv >= 0)
@@ -102,7 +106,7 @@ def _ids(name: str, offsets: Any, size_name: str, size: int | None) -> Array:
     offsets = integers(label, offsets)
     check_rank(label, offsets, "(documents + 1,)", least=1, most=1)
     if offsets.shape[0] == 0 or known((offsets[:1] == 0) & (offsets[1:] >= offsets[:-1]).all()) is False:
-        raise MaskError(f"{label} {list(offsets)} must begin at 0 and never fall")
+        raise MaskError(f"{label} {[int(x) for x in offsets]} must begin at 0 and never fall")
     if size is None:
         if known(offsets >= 0) is None:
             raise MaskError(f"{label} must be known numbers, or come with {size_name}: what is traced has no size yet")

@@ -13,6 +13,22 @@ require("torch", extra="torch", wanted_by="torch_impl")
 
 from attention.torch_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
 from attention.torch_impl.kernels import KERNELS  # noqa: E402
+from attention.torch_impl.layers.alignment import AlignmentAttention  # noqa: E402
+from attention.torch_impl.layers.feed_forward import FeedForward  # noqa: E402
+from attention.torch_impl.layers.latent import LatentAttention  # noqa: E402
 from attention.torch_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
+from attention.torch_impl.layers.transformer import Decoder, DecoderBlock, Encoder, EncoderBlock  # noqa: E402
 
-__all__ = ["KERNELS", "MultiHeadAttention", "dot_product_attention", "explain"]
+__all__ = [
+    "KERNELS",
+    "AlignmentAttention",
+    "Decoder",
+    "DecoderBlock",
+    "Encoder",
+    "EncoderBlock",
+    "FeedForward",
+    "LatentAttention",
+    "MultiHeadAttention",
+    "dot_product_attention",
+    "explain",
+]

@@ -5,17 +5,20 @@ context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import array_api_compat.torch as xp
 from torch import Tensor
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
+from attention.spec.isolation import isolated
 from attention.spec.kernels import Choice, Request, answer, choose
 from attention.spec.scores import ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
-from attention.torch_impl.masks import native, read
+from attention.torch_impl.masks import allowed, native, read
 
 
 def dot_product_attention(
@@ -67,8 +70,15 @@ def dot_product_attention(
     request = make_request(
         q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages)
     )
-    stages = answer(KERNELS, request, implementation)
+    stages = _run(request, implementation)
     return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
+
+
+def _run(request: Request, implementation: str) -> dict[str, Tensor]:
+    run = partial(answer, KERNELS, implementation=implementation)
+    if request.mask is None or not request.mask.isolates:
+        return run(request)
+    return isolated(xp, request, allowed(request.mask, request.sizes, request.q.device), run)
 
 
 def explain(q: Tensor, k: Tensor, v: Tensor, *, implementation: str = "auto", **options: Any) -> Choice:

@@ -106,7 +106,9 @@ def load(module: nn.Module, params: Mapping[str, Param], weights: Mapping[str, A
         ParamError: weights are missing, unexpected or misshapen; all are named.
         DTypeError: weights would lose digits in the module's dtype.
     """
-    check_weights(params, weights, dtype_name(parameter(module, next(iter(params)))), (np.ndarray, Tensor))
+    # A layer that learns nothing has no dtype, and takes no weights.
+    dtype = dtype_name(parameter(module, next(iter(params)))) if params else ""
+    check_weights(params, weights, dtype, (np.ndarray, Tensor))
     native = {name: to_native(param, to_tensor(weights[name])) for name, param in params.items()}
     for name, tensor in native.items():
         target = parameter(module, name)

@@ -7,7 +7,6 @@ bias(q, p, r)     what the scores of q are added            Alibi, RelativeBias,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import array_api_compat.torch as xp
 import numpy as np
@@ -42,28 +41,19 @@ def rotate(rotary: Rotation | None, x: Tensor, positions: Array = None, *, lengt
     if positions is None and isinstance(rotary, AxialRotary):
         raise PositionError("positions None must be given for AxialRotary: (*batch, N, 2) rows and columns")
     compute, device = getattr(torch, COMPUTE[dtype_name(x)]), x.device
-    where = torch.arange(x.shape[-3], device=device) if positions is None else _native(positions, device)
+    where = _counted(positions, x.shape[-3], device)
     constants = tuple(torch.as_tensor(c, device=device) for c in rotary.constants(x.shape[-1]))
     span = None if length is None else _native(length, device).to(torch.float64)
     cos, sin = rotary.turns(xp, where.to(torch.float64), constants, span)
     return rotary.rotate(xp, x.to(compute), cos.to(compute), sin.to(compute)).to(x.dtype)
 
 
-def shared_length(
-    positions: Positions | None, query_positions: Array, key_positions: Array, device: Any = None
-) -> Tensor | None:
+def shared_length(positions: Positions | None, query_positions: Array, key_positions: Array) -> Tensor | None:
     """Return the length that both rotations of a call are given, or None: the spec's `shared_length`."""
     if query_positions is None or key_positions is None:
         return None
-    where = (_native(x, device) for x in (query_positions, key_positions))
+    where = (_native(x, None) for x in (query_positions, key_positions))
     return spec.shared_length(xp, positions, *where)
-
-
-def score_positions(query_positions: Array, key_positions: Array, sizes: Sizes, device: Any = None) -> tuple[Tensor, Tensor]:
-    """Return the positions of queries and keys, those that are None counting from 0; checked by `check_positions`."""
-    given = ((query_positions, sizes.T), (key_positions, sizes.S))
-    counted = ((xp.arange(n, device=device) if p is None else _native(p, device)) for p, n in given)
-    return next(counted), next(counted)
 
 
 def bias(
@@ -98,12 +88,17 @@ def bias(
         return None
     check_positions(query_positions, key_positions, sizes, positions)
     compute = getattr(torch, COMPUTE[dtype_name(q)])
-    where = score_positions(query_positions, key_positions, sizes, q.device)
+    where = _counted(query_positions, sizes.T, q.device), _counted(key_positions, sizes.S, q.device)
     learned = {name: value.to(compute) for name, value in weights.items()}
     return positions.bias(xp, learned, q.to(compute), *where, scale)
 
 
-def _native(x: Array, device: Any) -> Tensor:
+def _counted(positions: Array, count: int, device: torch.device) -> Tensor:
+    """Return the positions as a tensor, those that are None counting from 0."""
+    return torch.arange(count, device=device) if positions is None else _native(positions, device)
+
+
+def _native(x: Array, device: torch.device | None) -> Tensor:
     if isinstance(x, np.ndarray) and not x.flags.writeable:
         # What NumPy broadcast or JAX made: torch would warn of a tensor that must not be written to.
         x = x.copy()

@@ -43,7 +43,7 @@ class Layer(nnx.Module):
         self.deterministic = False
         # A key of our own making: nnx would take neither a traced seed nor one of 64 bits.
         stream = jax.random.wrap_key_data(jnp.stack(random.key(0 if seed is None else seed)), impl="threefry2x32")
-        self.rngs = nnx.Rngs(dropout=stream) if getattr(contract, "dropout_rate", 0.0) else None
+        self.rngs = nnx.Rngs(dropout=stream) if contract.drops else None
         if seed is not None:
             first = params.init(contract.params, seed)
             self.load_weights({name: value.astype(kind) for name, value in first.items()})

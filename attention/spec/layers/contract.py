@@ -65,6 +65,11 @@ class Contract:
         return {}
 
     @property
+    def drops(self) -> bool:
+        """Whether training drops anything, in this layer or in a part of it."""
+        return bool(getattr(self, "dropout_rate", 0.0)) or any(part.drops for part in self.parts.values())
+
+    @property
     def attends_self(self) -> bool:
         """Whether a call may give its first input alone."""
         return True

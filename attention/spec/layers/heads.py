@@ -16,9 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from attention.spec.algebra import Mask, Or
 from attention.spec.attend import reachable
 from attention.spec.axes import Array
-from attention.spec.positions import Alibi, RelativeBias, RelativeKeys
+from attention.spec.cache import Cache
+from attention.spec.errors import DTypeError, OptionError, PositionError
+from attention.spec.masks import Prefix
+from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys
 
 BIASES = (Alibi, RelativeBias, RelativeKeys)
 """Positions that add to the scores; the others turn queries and keys."""
@@ -67,3 +71,30 @@ def shield_inputs(xp: Any, allowed: Array, query: Array, key: Array, value: Arra
         return query, key, value
     rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))  # (*batch, T, 1), (*batch, S, 1)
     return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore[return-value]
+
+
+def check_continues(contract: MultiHeadAttention, cache: Any, key_positions: Array) -> None:
+    """Check that a call may go on from a cache: that decoding chunk by chunk is the layer on the whole sequence.
+
+    Raises:
+        DTypeError: no cache.
+        PositionError: key positions beside a cache, whose keys have positions of their own.
+        OptionError: queries see keys that have not come yet, or that the cache forgets; or a turned key would have to be
+            turned anew as the sequence grows.
+    """
+    if not isinstance(cache, Cache):
+        raise DTypeError(f"cache {type(cache).__name__} must be a StaticCache, RollingCache or PagedCache")
+    if key_positions is not None:
+        raise PositionError("key_positions must be None with a cache: its keys have the positions at which they were appended")
+    if contract.mask is None or looks_ahead(contract.mask):
+        raise OptionError(f"mask {contract.mask!r} must hide later keys to be used with a cache, as Causal() does")
+    if isinstance(contract.positions, AxialRotary) or getattr(contract.positions, "grows", False):
+        raise OptionError(f"positions {contract.positions!r} must not depend on the length, or on rows and columns, with a cache")
+    cache.check(contract.mask)
+
+
+def looks_ahead(mask: Mask) -> bool:
+    """Return whether queries see later keys, other than those of a prefix, which the first chunk has to cover."""
+    if isinstance(mask, Or):
+        return any(looks_ahead(part) for part in (mask.left, mask.right) if not isinstance(part, Prefix))
+    return mask.looks_ahead

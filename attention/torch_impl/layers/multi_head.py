@@ -5,6 +5,7 @@ output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/lay
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
+from attention.spec.cache import Cache
 from attention.spec.layers import heads
-from attention.spec.masks import Dense
+from attention.spec.masks import Dense, Placed
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
 from attention.torch_impl import params
@@ -46,6 +48,7 @@ class MultiHeadAttention(Layer):
         query_positions: Array = None,
         key_positions: Array = None,
         dropout_seed: Any = None,
+        cache: Cache | None = None,
         return_stages: tuple[str, ...] = (),
         implementation: str = "auto",
     ) -> Any:
@@ -60,22 +63,36 @@ class MultiHeadAttention(Layer):
             query_positions: integers `(*batch, T)` for the contract's positions; needed where T != S.
             key_positions: integers `(*batch, S)`, likewise.
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
+            cache: keys and values of earlier tokens; those of this call are appended, at `query_positions` if given. S is
+                then what `cache.append` returns, for `mask` and `bias` too.
             return_stages: names among `spec.STAGES`.
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with `return_stages`, that and a dict of stages.
+            `(*batch, T, M)`; with `return_stages`, that and a dict of stages; with `cache`, that and the new cache.
 
         Raises:
-            AttentionError: as `dot_product_attention`; PositionError where positions are missing.
+            AttentionError: as `dot_product_attention`; PositionError where positions are missing; OptionError where the
+                cache forgets keys that the mask shows.
         """
         c = self.contract
         key = query if key is None else key
         value = key if value is None else value
-        mask, sizes = self._check(query, key, value, mask, query_positions, key_positions)
-        if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            query, key, value = heads.shield_inputs(xp, allowed(mask, sizes, query.device), query, key, value)
-        q, k, v = self._heads(query, key, value, query_positions, key_positions, sizes)
+        sizes = self._check(query, key, value)
+        if cache is None:
+            mask = self._mask(mask, sizes, query_positions, key_positions, query.device)
+            if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
+                query, key, value = heads.shield_inputs(xp, allowed(mask, sizes, query.device), query, key, value)
+            q, k, v = self._heads(query, key, value, query_positions, key_positions, sizes)
+        else:
+            heads.check_continues(c, cache, key_positions)
+            query_positions = cache.upcoming(sizes.T, query_positions)
+            q, k, v = self._heads(query, key, value, query_positions, query_positions, sizes)
+            new = cache.append(k, v, query_positions)
+            cache, k, v, key_positions = new.cache, new.key, new.value, new.key_positions
+            sizes = replace(sizes, S=k.shape[-3])
+            mask = both(Placed(c.mask, query_positions, key_positions), native(mask, query.device))
+            mask.check(sizes, read)
         bias = self._bias(q, bias, query_positions, key_positions, sizes)
         if c.extra_keys:
             k, v = heads.append(c, xp, params.loose(self, c.own_params, k.dtype), k, v)
@@ -98,22 +115,25 @@ class MultiHeadAttention(Layer):
             implementation=implementation,
         )
         context, stages = out if return_stages else (out, None)
-        output = self._merge(query, context)
-        return (output, stages) if return_stages else output
+        made = tuple(x for x in (self._merge(query, context), stages, cache) if x is not None)
+        return made if len(made) > 1 else made[0]
 
-    def _check(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, query_positions: Array, key_positions: Array
-    ) -> tuple[Mask | None, Sizes]:
+    def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:
         check_tensors(query=query, key=key, value=value)
         if not torch.is_autocast_enabled(query.device.type):
             _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.weight)
-        sizes = self.contract.sizes(query, key, value)
+        return self.contract.sizes(query, key, value)
+
+    def _mask(
+        self, mask: Mask | None, sizes: Sizes, query_positions: Array, key_positions: Array, device: torch.device
+    ) -> Mask | None:
+        """Return the contract's mask and the call's as one, checked, the positions beside them."""
         if self.contract.positions is not None:
             check_positions(query_positions, key_positions, sizes, self.contract.positions)
-        mask = both(self.contract.mask, native(mask, query.device))
+        mask = both(self.contract.mask, native(mask, device))
         if mask is not None:
             mask.check(sizes, read)
-        return mask, sizes
+        return mask
 
     def _heads(
         self, query: Tensor, key: Tensor, value: Tensor, query_positions: Array, key_positions: Array, n: Sizes

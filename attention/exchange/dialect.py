@@ -1,0 +1,191 @@
+"""Dialect: which stored tensor is which canonical parameter, and how its axes are split, reordered and cut.
+
+    stored (HD, M)   --split-->   (H, D, M)   --transpose-->   canonical (M, H, D)           Row(..., ("HD", "M"))
+    stored (N, M)    --cut-->     (HD, M), (KD, M), (KE, M)    q, k and v one after another  Row(..., ("|HD", "M")) and two more
+    stored (N, R)    --split-->   (H, N', R)  --cut-->  (H, D, R), (H, E, R)                 Row(..., ("H|D", "R")) and one more
+
+A bar stands where the rows that name one tensor lie side by side, in the order of the table. Reshape, transpose and
+concatenation alone, so both directions are exact to the bit, for weights and for their gradients alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from attention.spec.errors import ParamError
+from attention.spec.layers.contract import Contract
+from attention.spec.params import Param, Weights
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a dialect's table."""
+
+    canonical: str
+    stored: str
+    axes: tuple[str, ...]
+    """The stored axes, each named by the letters that it merges: `("HD", "M")`; "" is an axis of size 1."""
+
+    @property
+    def cut(self) -> int | None:
+        """The axis of `laid` along which further rows of the same tensor follow; None where the tensor is this row's."""
+        return next((at + 1 for at, merged in enumerate(self.axes) if "|" in merged), None)
+
+    def laid(self, param: Param) -> tuple[int, ...]:
+        """Return the shape of this row's share of the stored tensor, an axis with a bar counting as two."""
+        sizes = dict(zip(param.axes, param.shape, strict=True))
+        return tuple(math.prod(sizes[letter] for letter in part) for merged in self.axes for part in merged.split("|"))
+
+    def shape(self, param: Param) -> tuple[int, ...]:
+        """Return the shape of the stored tensor, where no other row shares it."""
+        return _merged(self, self.laid(param))
+
+    def read(self, stored: np.ndarray, param: Param) -> np.ndarray:
+        """Return the canonical parameter that `stored`, which no other row shares, holds, as a copy."""
+        letters, sizes = "".join(self.axes).replace("|", ""), dict(zip(param.axes, param.shape, strict=True))
+        split = stored.reshape([sizes[letter] for letter in letters])
+        return split.transpose([letters.index(letter) for letter in param.axes]).copy()
+
+    def write(self, canonical: np.ndarray, param: Param) -> np.ndarray:
+        """Return the stored tensor of a `canonical` parameter, as a copy: the inverse of `read`."""
+        letters = "".join(self.axes).replace("|", "")
+        split = canonical.transpose([param.axes.index(letter) for letter in letters])
+        return split.reshape(self.shape(param)).copy()
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one family of checkpoints names and stores an attention layer."""
+
+    name: str
+    rows: tuple[Row, ...]
+    beside: frozenset[str] = frozenset()
+    """Tensors stored among the rows that are no part of the attention: the norm after the residual sum."""
+
+    @property
+    def output(self) -> str:
+        """Where in the family's own module its output projection is: `"output.dense"`."""
+        return next(row.stored for row in self.rows if row.canonical == "out_proj.kernel").rpartition(".")[0]
+
+    def tensors(self, params: Mapping[str, Param]) -> dict[str, list[Row]]:
+        """Return the rows of every tensor that a layer with these parameters stores, by the tensor's name."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.canonical in params:
+                found.setdefault(row.stored, []).append(row)
+        return found
+
+
+def linear(canonical: str, stored: str, axes: tuple[str, str], bias: str = "bias") -> tuple[Row, Row]:
+    """Return the rows of a projection that is stored as `torch.nn.Linear` stores it: outputs first, then inputs."""
+    # What the kernel's outputs merge is what the bias consists of.
+    return Row(f"{canonical}.kernel", f"{stored}.weight", axes), Row(f"{canonical}.bias", f"{stored}.{bias}", (axes[0],))
+
+
+def projections(query: str, key: str, value: str, output: str) -> tuple[Row, ...]:
+    """Return the rows of four `torch.nn.Linear`."""
+    return (
+        *linear("q_proj", query, ("HD", "M")),
+        *linear("k_proj", key, ("KD", "M")),
+        *linear("v_proj", value, ("KE", "M")),
+        *linear("out_proj", output, ("M", "HE")),
+    )
+
+
+def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Contract, at: str = "") -> Weights:
+    """Return the canonical weights of the attention layer stored under the name prefix `at`.
+
+    Args:
+        tensors: a whole checkpoint; only the names that start with `at` are looked at.
+        dialect: the family's table.
+        contract: gives the canonical shapes.
+        at: name prefix, with its dot: `"encoder.layer.0.attention."`.
+
+    Raises:
+        ParamError: tensors under `at` are missing, misshapen, or unknown to the table, or the table lacks a parameter
+            of the contract; all are named.
+    """
+    params = contract.params
+    found = {name.removeprefix(at): tensor for name, tensor in tensors.items() if name.startswith(at)}
+    table = _table(dialect, params)
+    # A tensor that the table does not know may be mathematics, such as relative positions: to drop it would be a lie.
+    got = {name: tensor.shape for name, tensor in found.items() if name not in dialect.beside}
+    _check(f"{dialect.name} tensors under {at!r}", got, {name: _shape(rows, params) for name, rows in table.items()})
+    pieces = {
+        row: piece for name, rows in table.items() for row, piece in zip(rows, _cut(found[name], rows, params), strict=True)
+    }
+    by_name = {row.canonical: row.read(piece, params[row.canonical]) for row, piece in pieces.items()}
+    return {name: by_name[name] for name in params}
+
+
+def write(weights: Weights, dialect: Dialect, contract: Contract, at: str = "") -> dict[str, np.ndarray]:
+    """Return the stored tensors, named under the prefix `at`, of canonical `weights`: the inverse of `read`.
+
+    Raises:
+        ParamError: parameters are missing, misshapen or unknown, to the contract or to the table; all are named.
+    """
+    params = contract.params
+    got = {name: value.shape for name, value in weights.items()}
+    _check("canonical weights", got, {name: param.shape for name, param in params.items()})
+    return {at + name: _joined(weights, rows, params) for name, rows in _table(dialect, params).items()}
+
+
+def _table(dialect: Dialect, params: Mapping[str, Param]) -> dict[str, list[Row]]:
+    table = dialect.tensors(params)
+    lost = params.keys() - {row.canonical for rows in table.values() for row in rows}
+    if lost:
+        raise ParamError(f"{dialect.name} has no tensor for {', '.join(sorted(lost))}")
+    return table
+
+
+def _merged(row: Row, laid: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the stored shape of one that has an axis with a bar as two."""
+    if row.cut is None:
+        return laid
+    return (*laid[: row.cut - 1], laid[row.cut - 1] * laid[row.cut], *laid[row.cut + 1 :])
+
+
+def _whole(rows: list[Row], params: Mapping[str, Param]) -> tuple[int, ...]:
+    """Return the shape of a stored tensor, an axis with a bar counting as two."""
+    first, *others = (row.laid(params[row.canonical]) for row in rows)
+    cut = rows[0].cut
+    if cut is None:
+        return first
+    return (*first[:cut], first[cut] + sum(laid[cut] for laid in others), *first[cut + 1 :])
+
+
+def _shape(rows: list[Row], params: Mapping[str, Param]) -> tuple[int, ...]:
+    return _merged(rows[0], _whole(rows, params))
+
+
+def _cut(stored: np.ndarray, rows: list[Row], params: Mapping[str, Param]) -> list[np.ndarray]:
+    """Return each row's share of a stored tensor."""
+    cut = rows[0].cut
+    if cut is None:
+        return [stored]
+    ends = np.cumsum([row.laid(params[row.canonical])[cut] for row in rows])
+    return np.split(stored.reshape(_whole(rows, params)), ends[:-1], axis=cut)
+
+
+def _joined(weights: Weights, rows: list[Row], params: Mapping[str, Param]) -> np.ndarray:
+    """Return the stored tensor of its rows: the inverse of `_cut`."""
+    cut = rows[0].cut
+    pieces = [row.write(weights[row.canonical], params[row.canonical]) for row in rows]
+    if cut is None:
+        return pieces[0]
+    laid = [piece.reshape(row.laid(params[row.canonical])) for piece, row in zip(pieces, rows, strict=True)]
+    return np.concatenate(laid, axis=cut).reshape(_shape(rows, params))
+
+
+def _check(name: str, got: Shapes, wanted: Shapes) -> None:
+    faults = [f"missing {n} {shape}" for n, shape in wanted.items() if n not in got]
+    faults += [f"unexpected {n} {shape}" for n, shape in got.items() if n not in wanted]
+    faults += [f"{n} {got[n]} must be {shape}" for n, shape in wanted.items() if n in got and got[n] != shape]
+    if faults:
+        raise ParamError(f"{name} do not fit: {'; '.join(faults)}")

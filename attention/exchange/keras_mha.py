@@ -1,0 +1,64 @@
+"""`keras.layers.MultiHeadAttention`: our layout, under names that a saved model gives its four `EinsumDense`.
+
+    query.kernel (M, H, D)    key.kernel (M', H, D)    value.kernel (M'', H, E)    attention_output.kernel (H, E, M)
+
+A call is (query, value, key), in this order.
+
+References:
+    keras.layers.MultiHeadAttention, version 3.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attention.exchange.dialect import Dialect, Row
+from attention.exchange.rope import need
+from attention.spec.errors import OptionError
+from attention.spec.layers.multi_head import MultiHeadAttention
+
+KERAS = Dialect(
+    "keras.layers.MultiHeadAttention",
+    (
+        Row("q_proj.kernel", "query.kernel", ("M", "H", "D")),
+        Row("q_proj.bias", "query.bias", ("H", "D")),
+        Row("k_proj.kernel", "key.kernel", ("M", "K", "D")),
+        Row("k_proj.bias", "key.bias", ("K", "D")),
+        Row("v_proj.kernel", "value.kernel", ("M", "K", "E")),
+        Row("v_proj.bias", "value.bias", ("K", "E")),
+        Row("out_proj.kernel", "attention_output.kernel", ("H", "E", "M")),
+        Row("out_proj.bias", "attention_output.bias", ("M",)),
+    ),
+)
+
+
+def contract(config: Mapping[str, Any], width: int, kdim: int | None = None, vdim: int | None = None) -> MultiHeadAttention:
+    """Return the contract of `keras.layers.MultiHeadAttention(**config)` on inputs of these widths.
+
+    Args:
+        config: its arguments. Dropout belongs to training and is not read.
+        width: M, of the queries; a Keras layer learns it from its first call.
+        kdim: of the keys; None means `width`.
+        vdim: of the values; None means `kdim`.
+
+    Raises:
+        OptionError: a number is missing, or it attends over several axes, or gives another shape than the query's.
+    """
+    if config.get("attention_axes") not in (None, 1, (1,), [1]):
+        raise OptionError(f"attention_axes {config['attention_axes']!r} must be None: one axis is attended over")
+    out = config.get("output_shape")
+    if not isinstance(out, (int, type(None))):
+        raise OptionError(f"output_shape {out!r} must be an int or None: outputs have one axis of features")
+    bias = bool(config.get("use_bias", True))
+    return MultiHeadAttention(
+        embed_dim=width,
+        num_heads=need(config, "num_heads"),
+        head_dim=need(config, "key_dim"),
+        value_dim=config.get("value_dim"),
+        kdim=kdim,
+        vdim=vdim,
+        out_dim=out,
+        qkv_bias=bias,
+        out_bias=bias,
+    )

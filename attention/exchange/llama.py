@@ -1,0 +1,134 @@
+"""Llama and those who build as it does: Mistral, Gemma 2, Qwen3, GPT-OSS.
+
+    self_attn.q_proj.weight (HD, M)    k_proj (KD, M)    v_proj (KE, M)    o_proj (M, HE)        grouped heads, rotary halves
+    self_attn.q_norm.weight (D,)       Qwen3             self_attn.sinks (H,)        GPT-OSS
+
+Where they differ is mathematics, so it is in the contract: biases, the window, the soft cap, the scale, the norm, the sinks.
+Their `sliding_window` counts the query's own key: 4096 is `Window(before=4095, after=0)`.
+
+References:
+    Touvron et al., arXiv:2302.13971; Jiang et al., arXiv:2310.06825; Gemma 2, arXiv:2408.00118; Qwen3, arXiv:2505.09388;
+    GPT-OSS, arXiv:2508.10925; names and defaults as in transformers 5.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attention.exchange.dialect import Dialect, Row, projections
+from attention.exchange.rope import need, rotary
+from attention.spec.algebra import Mask
+from attention.spec.errors import OptionError
+from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.masks import Causal, Window
+from attention.spec.norms import RMSNorm
+from attention.spec.scores import ScaledDot
+
+Config = Mapping[str, Any]
+
+_PROJECTIONS = projections("q_proj", "k_proj", "v_proj", "o_proj")
+
+LLAMA = Dialect("Llama", _PROJECTIONS)
+MISTRAL = Dialect("Mistral", _PROJECTIONS)
+GEMMA2 = Dialect("Gemma2", _PROJECTIONS)
+QWEN3 = Dialect(
+    "Qwen3", (*_PROJECTIONS, Row("q_norm.scale", "q_norm.weight", ("D",)), Row("k_norm.scale", "k_norm.weight", ("D",)))
+)
+GPT_OSS = Dialect("GPT-OSS", (*_PROJECTIONS, Row("sinks", "sinks", ("H",))))
+
+
+def contract(config: Config, layer: int = 0) -> MultiHeadAttention:
+    """Return the contract of the attention that a `config.json` describes.
+
+    Args:
+        config: the parsed file, whose "model_type" is one of `FAMILIES`. Dropout belongs to training and is not read.
+        layer: of the model, from 0; in some families only some layers have a window.
+
+    Raises:
+        OptionError: another family, a number that is missing, or attention that is not causal.
+    """
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise OptionError(f"model_type {kind!r} must be one of {', '.join(FAMILIES)}")
+    if config.get("use_bidirectional_attention"):
+        raise OptionError("use_bidirectional_attention True must be False: the family's attention is causal")
+    return FAMILIES[kind][1](config, layer)
+
+
+def _llama(config: Config, layer: int) -> MultiHeadAttention:
+    del layer
+    return _common(config, bias=bool(config.get("attention_bias", False)))
+
+
+def _mistral(config: Config, layer: int) -> MultiHeadAttention:
+    del layer
+    return _common(config, bias=False, window=config.get("sliding_window", 4096))
+
+
+def _gemma2(config: Config, layer: int) -> MultiHeadAttention:
+    return _common(
+        config,
+        bias=bool(config.get("attention_bias", False)),
+        window=config.get("sliding_window", 4096) if _slides(config, layer, default=layer % 2 == 0) else None,
+        score=ScaledDot(float(config.get("query_pre_attn_scalar", 256)) ** -0.5),
+        softcap=config.get("attn_logit_softcapping", 50.0),
+    )
+
+
+def _qwen3(config: Config, layer: int) -> MultiHeadAttention:
+    width = config.get("sliding_window", 4096) if config.get("use_sliding_window", False) else None
+    slides = _slides(config, layer, default=layer >= config.get("max_window_layers", 28))
+    return _common(
+        config,
+        bias=bool(config.get("attention_bias", False)),
+        window=width if slides else None,
+        qk_norm=RMSNorm(eps=config.get("rms_norm_eps", 1e-6)),
+    )
+
+
+def _gpt_oss(config: Config, layer: int) -> MultiHeadAttention:
+    return _common(
+        config,
+        bias=bool(config.get("attention_bias", True)),
+        window=config.get("sliding_window", 128) if _slides(config, layer, default=layer % 2 == 0) else None,
+        base=150_000.0,
+        sinks=True,
+    )
+
+
+FAMILIES: dict[str, tuple[Dialect, Callable[[Config, int], MultiHeadAttention]]] = {
+    "llama": (LLAMA, _llama),
+    "mistral": (MISTRAL, _mistral),
+    "gemma2": (GEMMA2, _gemma2),
+    "qwen3": (QWEN3, _qwen3),
+    "gpt_oss": (GPT_OSS, _gpt_oss),
+}
+"""The table and the contract of each "model_type"."""
+
+
+def _slides(config: Config, layer: int, *, default: bool) -> bool:
+    """Return whether a layer has a window, which older configs leave to the family's rule."""
+    kinds = config.get("layer_types")
+    return default if kinds is None else kinds[layer] == "sliding_attention"
+
+
+def _common(
+    config: Config, *, bias: bool, window: int | None = None, base: float = 10_000.0, **options: Any
+) -> MultiHeadAttention:
+    width, heads = need(config, "hidden_size"), need(config, "num_attention_heads")
+    head_dim = config.get("head_dim") or width // heads
+    mask: Mask = Causal()
+    if window is not None:
+        mask = mask & Window(before=window - 1, after=0)
+    return MultiHeadAttention(
+        embed_dim=width,
+        num_heads=heads,
+        num_kv_heads=config.get("num_key_value_heads"),
+        head_dim=head_dim,
+        qkv_bias=bias,
+        out_bias=bias,
+        mask=mask,
+        positions=rotary(config, head_dim, base=base),
+        **options,
+    )

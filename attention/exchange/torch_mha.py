@@ -1,0 +1,76 @@
+"""`torch.nn.MultiheadAttention`: one packed matrix for three projections, or three where the widths differ.
+
+    in_proj_weight (3 HD, M)                                             packed: kdim = vdim = embed_dim
+    q_proj_weight (HD, M)    k_proj_weight (KD, M')    v_proj_weight (KE, M'')        separate
+    in_proj_bias (3 HD,)    bias_k (1, 1, KD)    bias_v (1, 1, KE)    out_proj.weight (M, HE)    out_proj.bias (M,)
+
+Its masks forbid where ours allow, and `batch_first=False`, its default, puts the batch second: both are matters of a call.
+
+References:
+    torch.nn.MultiheadAttention, version 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attention.exchange.dialect import Dialect, Row, linear
+from attention.exchange.rope import need
+from attention.spec.layers.multi_head import MultiHeadAttention
+
+_REST = (
+    Row("q_proj.bias", "in_proj_bias", ("|HD",)),
+    Row("k_proj.bias", "in_proj_bias", ("|KD",)),
+    Row("v_proj.bias", "in_proj_bias", ("|KE",)),
+    Row("bias_k", "bias_k", ("", "", "KD")),
+    Row("bias_v", "bias_v", ("", "", "KE")),
+    *linear("out_proj", "out_proj", ("M", "HE")),
+)
+PACKED = Dialect(
+    "torch.nn.MultiheadAttention",
+    (
+        Row("q_proj.kernel", "in_proj_weight", ("|HD", "M")),
+        Row("k_proj.kernel", "in_proj_weight", ("|KD", "M")),
+        Row("v_proj.kernel", "in_proj_weight", ("|KE", "M")),
+        *_REST,
+    ),
+)
+SEPARATE = Dialect(
+    "torch.nn.MultiheadAttention with kdim or vdim",
+    (
+        Row("q_proj.kernel", "q_proj_weight", ("HD", "M")),
+        Row("k_proj.kernel", "k_proj_weight", ("KD", "M")),
+        Row("v_proj.kernel", "v_proj_weight", ("KE", "M")),
+        *_REST,
+    ),
+)
+
+
+def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
+    """Return the contract of `torch.nn.MultiheadAttention(**config)`.
+
+    Args:
+        config: its arguments. Dropout belongs to training and is not read, `batch_first` and `device` to the call.
+
+    Raises:
+        OptionError: a number is missing.
+    """
+    width, bias = need(config, "embed_dim"), bool(config.get("bias", True))
+    return MultiHeadAttention(
+        embed_dim=width,
+        num_heads=need(config, "num_heads"),
+        kdim=config.get("kdim"),
+        # Theirs defaults to embed_dim, ours to kdim.
+        vdim=config.get("vdim") or width,
+        qkv_bias=bias,
+        out_bias=bias,
+        add_bias_kv=bool(config.get("add_bias_kv", False)),
+        add_zero_attn=bool(config.get("add_zero_attn", False)),
+    )
+
+
+def dialect(config: Mapping[str, Any]) -> Dialect:
+    """Return the table of `torch.nn.MultiheadAttention(**config)`."""
+    width = need(config, "embed_dim")
+    return PACKED if (config.get("kdim") or width) == width == (config.get("vdim") or width) else SEPARATE

@@ -1,0 +1,37 @@
+"""ViT: four projections; the attention of patches to patches, without mask or positions of its own.
+
+    attention.q_proj.weight (HD, M)             ...    attention.o_proj.weight (M, HE)                 modules of transformers 5
+    attention.attention.query.weight (HD, M)    ...    attention.output.dense.weight (M, HE)           files on the Hub
+
+References:
+    Dosovitskiy et al., arXiv:2010.11929; names as in transformers 5.23 and in Hugging Face checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attention.exchange.dialect import Dialect, projections
+from attention.exchange.rope import need
+from attention.spec.layers.multi_head import MultiHeadAttention
+
+VIT = Dialect("ViT", projections("q_proj", "k_proj", "v_proj", "o_proj"))
+VIT_FILE = Dialect("ViT file", projections("attention.query", "attention.key", "attention.value", "output.dense"))
+
+
+def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
+    """Return the contract of the attention that a ViT `config.json` describes.
+
+    Args:
+        config: the parsed file. Dropout belongs to training and is not read.
+
+    Raises:
+        OptionError: a number is missing.
+    """
+    return MultiHeadAttention(
+        embed_dim=need(config, "hidden_size"),
+        num_heads=need(config, "num_attention_heads"),
+        head_dim=config.get("head_dim"),
+        qkv_bias=bool(config.get("qkv_bias", True)),
+    )

@@ -1,0 +1,141 @@
+"""Alignment as an `nnx.Module`: a decoder state looks back at the encoder's states.
+
+context, weights = softmax(score(query, key)) value        see attention/spec/layers/alignment.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attention.jax_impl import params, scores
+from attention.jax_impl.attend import check_arrays, dot_product_attention
+from attention.jax_impl.kernels import precision
+from attention.jax_impl.layers.layer import Layer
+from attention.jax_impl.masks import allowed, native, read
+from attention.spec.algebra import Mask, both
+from attention.spec.alignment_scores import Concat, General, TanhScore
+from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.layers.alignment import AlignmentAttention as Contract
+from attention.spec.layers.alignment import bare, is_state
+from attention.spec.layers.heads import shield_inputs
+from attention.spec.scores import Cosine, soft_cap
+
+
+class AlignmentAttention(Layer):
+    """The layer of a contract; arguments as `Layer`."""
+
+    contract: Contract
+    q_proj: nnx.LinearGeneral
+    k_proj: nnx.LinearGeneral
+    v_proj: nnx.LinearGeneral
+    score_proj: nnx.LinearGeneral
+    score_q_proj: nnx.LinearGeneral
+    score_k_proj: nnx.LinearGeneral
+
+    def __call__(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array | None = None,
+        *,
+        mask: Mask | None = None,
+        dropout_seed: Any = None,
+        return_stages: tuple[str, ...] = (),
+        implementation: str = "auto",
+    ) -> Any:
+        """Return the context and the weights.
+
+        Args:
+            query: decoder states `(*batch, T, M)`, or a single one `(*batch, M)`.
+            key: encoder states `(*batch, S, key_dim)`.
+            value: `(*batch, S, value_dim)`; None means `key`.
+            mask: further mask, which the contract's own is combined with by `&`; a single state is T = 1.
+            dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
+            return_stages: names among `spec.STAGES`; they have no axis H, and those of a single state no axis T.
+            implementation: the name of a kernel. "auto" is "reference", which makes context and weights in one pass.
+
+        Returns:
+            Context `(*batch, T, E)` in the dtype of `query` and weights `(*batch, T, S)` in the compute dtype, before dropout,
+            each row summing to 1, or to 0 where no key is allowed; both without T for a single state. With
+            `return_stages`, these two and a dict of stages.
+
+        Raises:
+            AttentionError: as `dot_product_attention`.
+        """
+        c = self.contract
+        query, key, value = check_arrays(query=query, key=key, value=key if value is None else value)
+        mask, sizes = self._check(query, key, value, mask)
+        state = is_state(query, key)
+        query = query[..., None, :] if state else query
+        if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
+            query, key, value = shield_inputs(jnp, allowed(mask, sizes), query, key, value)
+        if c.attn_dim is not None:
+            query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        q, k, found = self._scored(query, key)
+        context, stages = dot_product_attention(
+            q,
+            k,
+            value[..., None, :],
+            mask=mask,
+            bias=None if found is None else soft_cap(jnp, found, c.softcap)[..., None, :, :],
+            scale=c.score.factor(c.score_widths[1]),
+            softcap=c.softcap,
+            dropout_rate=0.0 if self.deterministic else c.dropout_rate,
+            dropout_seed=self._seed(dropout_seed),
+            precision=c.precision,
+            return_stages=("weights", *return_stages),
+            implementation="reference" if implementation == "auto" else implementation,
+        )
+        made = bare({**stages, "context": context}, found, c.softcap, state=state, xp=jnp)
+        output = (made["context"], made["weights"])
+        return (*output, {name: made[name] for name in return_stages}) if return_stages else output
+
+    def _check(self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask | None) -> tuple[Mask | None, Sizes]:
+        first = next(iter(self.contract.params), None)
+        learned = None if first is None else params.parameter(self, first)
+        _ = check_float(query=query, key=key, value=value, parameters=learned)
+        sizes = self.contract.sizes(query, key, value)
+        mask = both(self.contract.mask, native(mask))
+        if mask is not None:
+            mask.check(sizes, read)
+        return mask, sizes
+
+    def _scored(self, query: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Return queries and keys, one head each, whose products are the scores; or nothing to multiply, and the scores."""
+        score = self.contract.score
+        if isinstance(score, TanhScore):
+            nothing = (jnp.zeros((*x.shape[:-1], 1, 1), x.dtype) for x in (query, key))
+            return next(nothing), next(nothing), self._added(query, key, score)
+        if isinstance(score, General):
+            query = self.score_proj(query)
+        q, k = query[..., None, :], key[..., None, :]
+        if isinstance(score, Cosine):
+            compute = COMPUTE[dtype_name(q)]
+            weights = params.loose(self, self.contract.own_params, compute)
+            prepared = score.prepare(jnp, weights, q.astype(compute), k.astype(compute))
+            q, k = (x.astype(q.dtype) for x in prepared)
+        return q, k, None
+
+    def _added(self, query: jax.Array, key: jax.Array, score: TanhScore) -> jax.Array:
+        """Return the scores `(*batch, T, S)` of a hidden layer, in the compute dtype."""
+        compute = COMPUTE[dtype_name(query)]
+        v = params.loose(self, self.contract.own_params, compute)["score_v"]
+        with precision.scope(self.contract.precision):
+            if isinstance(score, Concat):
+                # One kernel, whose rows are shared out, so that no query is laid beside every key.
+                rows, kernel = self.contract.score_widths[0], self.score_proj.kernel.get_value()
+                q, k = query @ kernel[:rows], key @ kernel[rows:]
+                q = q + self.score_proj.bias.get_value() if score.bias else q
+            else:
+                q, k = self.score_q_proj(query), self.score_k_proj(key)
+            return scores.additive(q.astype(compute), k.astype(compute), v, lean=score.lean)
+
+    def _seed(self, given: Any) -> Any:
+        """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
+        if given is not None or self.deterministic or self.rngs is None:
+            return given
+        return jax.random.bits(self.rngs.dropout())

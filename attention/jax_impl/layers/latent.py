@@ -1,0 +1,147 @@
+"""Multi-head latent attention as an `nnx.Module`: `nnx.LinearGeneral` down to the latents and up from them.
+
+expanded(x) = absorbed(x)        see attention/spec/layers/latent.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attention.jax_impl.attend import check_arrays, dot_product_attention
+from attention.jax_impl.layers.layer import Layer
+from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.norms import Norm
+from attention.jax_impl.positions import rotate
+from attention.spec.algebra import Mask, both
+from attention.spec.axes import Array, Sizes, check_float
+from attention.spec.layers import latent as spec
+from attention.spec.layers.heads import shield_inputs
+from attention.spec.masks import Placed
+
+
+class LatentAttention(Layer):
+    """The layer of a contract; arguments as `Layer`."""
+
+    contract: spec.LatentAttention
+    q_proj: nnx.LinearGeneral
+    q_down: nnx.LinearGeneral
+    q_norm: Norm
+    q_up: nnx.LinearGeneral
+    kv_down: nnx.LinearGeneral
+    kv_norm: Norm
+    kv_up: nnx.LinearGeneral
+    out_proj: nnx.LinearGeneral
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        cache: Any = None,
+        form: str = "auto",
+        return_stages: tuple[str, ...] = (),
+        implementation: str = "auto",
+    ) -> Any:
+        """Return the layer's output.
+
+        Args:
+            x: `(*batch, T, M)`.
+            mask: further mask, which the contract's own is combined with by `&`; with a cache, structure alone.
+            positions: integers `(*batch, T)`; None counts from 0, or goes on where the cache ends. -1, with a cache: an absent
+                token.
+            dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
+            cache: made with the contract's `cache_sizes`: the tokens so far, to which those of `x` are appended.
+            form: "expanded", "absorbed", or "auto": absorbed with a cache, expanded without.
+            return_stages: names among `spec.STAGES`; "context" is that of the value heads in both forms.
+            implementation: "auto", or the name of a kernel.
+
+        Returns:
+            `(*batch, T, M)`; with a cache, that and the new cache; with `return_stages`, a dict of stages as the last.
+
+        Raises:
+            AttentionError: as `dot_product_attention`; PositionError where positions do not fit.
+        """
+        c = self.contract
+        (x,) = check_arrays(x=x)
+        form, sizes = self._check(x, positions, cache, form)
+        mask = both(c.mask, native(mask))
+        where = positions if cache is None else spec.next_positions(cache, positions, sizes.T)
+        asking, asked = self._shielded(x, mask, where, sizes, cache)
+        queries, (latent, key) = self._queries(asking, where), self._latents(asked, where)
+        if cache is not None:
+            cache.check(mask)
+            new = cache.append(key, latent, positions)
+            cache, key, latent, mask = new.cache, new.key, new.value, Placed(mask, new.query_positions, new.key_positions)
+        q, k, v = self._absorbed(*queries, latent, key) if form == "absorbed" else self._expanded(*queries, latent, key)
+        out = dot_product_attention(
+            q,
+            k,
+            v,
+            mask=mask,
+            scale=c.score.factor(c.width),
+            dropout_rate=0.0 if self.deterministic else c.dropout_rate,
+            dropout_seed=self._seed(dropout_seed),
+            precision=c.precision,
+            return_stages=return_stages,
+            implementation=implementation,
+        )
+        context, stages = out if return_stages else (out, {})
+        if form == "absorbed":
+            with jax.default_matmul_precision(c.precision):
+                context = spec.expand(jnp, self.kv_up.kernel.get_value(), context, c.nope_dim)
+            stages = {name: context if name == "context" else stage for name, stage in stages.items()}
+        made = [self.out_proj(context), *([] if cache is None else [cache]), *([stages] if return_stages else [])]
+        return tuple(made) if len(made) > 1 else made[0]
+
+    def _check(self, x: jax.Array, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
+        _ = check_float(x=x, parameters=self.kv_down.kernel)
+        sizes = self.contract.sizes(x)
+        spec.check_places(positions, sizes)
+        return self.contract.chosen(form, cache, x), sizes
+
+    def _shielded(self, x: jax.Array, mask: Mask | None, where: Array, sizes: Sizes, cache: Any) -> tuple[jax.Array, jax.Array]:
+        """Return the tokens as queries and as keys, with zeros in those that are absent or that nothing reads."""
+        if cache is not None:
+            present = jnp.where((where >= 0)[..., None], x, jnp.zeros_like(x))
+            return present, present
+        if mask is not None:
+            mask.check(sizes, read)
+            if not mask.keeps_self:
+                return shield_inputs(jnp, allowed(mask, sizes), x, x, x)[:2]
+        return x, x
+
+    def _queries(self, x: jax.Array, where: Array) -> tuple[jax.Array, jax.Array]:
+        """Return the two parts of the query heads: as they are, and rotated."""
+        c = self.contract
+        q = self.q_proj(x) if c.q_rank is None else self.q_up(self.q_norm(self.q_down(x)))
+        return q[..., : c.nope_dim], rotate(c.positions, q[..., c.nope_dim :], where)
+
+    def _latents(self, x: jax.Array, where: Array) -> tuple[jax.Array, jax.Array]:
+        """Return the latent `(*batch, T, 1, R)` and the rotated key `(*batch, T, 1, P)`."""
+        c = self.contract
+        made = self.kv_down(x)[..., None, :]
+        return self.kv_norm(made[..., : c.kv_rank]), rotate(c.positions, made[..., c.kv_rank :], where)
+
+    def _expanded(
+        self, nope: jax.Array, rotated: jax.Array, latent: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return spec.many_heads(jnp, nope, rotated, self.kv_up(latent[..., 0, :]), key)
+
+    def _absorbed(
+        self, nope: jax.Array, rotated: jax.Array, latent: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        with jax.default_matmul_precision(self.contract.precision):
+            moved = spec.absorb(jnp, self.kv_up.kernel.get_value(), nope)
+        return spec.one_head(jnp, moved, rotated, latent, key)
+
+    def _seed(self, given: Any) -> Any:
+        """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
+        if given is not None or self.deterministic or self.rngs is None:
+            return given
+        return jax.random.bits(self.rngs.dropout())

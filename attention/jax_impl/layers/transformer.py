@@ -1,0 +1,253 @@
+"""Transformer blocks and stacks as `nnx.Module`s.
+
+x = norm(x + drop(branch(x)))    or    x = x + drop(branch(norm(x)))        see attention/spec/layers/transformer.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attention.jax_impl.layers.feed_forward import Dropping, FeedForward, check_input, child
+from attention.jax_impl.layers.multi_head import MultiHeadAttention
+from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.norms import Norm
+from attention.spec.algebra import Mask, both
+from attention.spec.axes import Array
+from attention.spec.layers import stack, tokens, transformer
+
+
+class Block(Dropping):
+    """What encoder and decoder blocks share. Abstract."""
+
+    ffn: FeedForward
+
+    def _walk(
+        self, x: jax.Array, there: jax.Array | None, seed: Any, branches: dict[str, Callable[[jax.Array], jax.Array]]
+    ) -> jax.Array:
+        """Return the tokens after all branches."""
+        x = tokens.only(jnp, x, there)
+        for i, branch in enumerate(branches.values(), 1):
+            norm = getattr(self, f"norm{i}")
+            y = branch(norm(x)) if self.contract.order == "pre" else branch(x)
+            x = x + self._drop(y, self.contract.dropout_rate, child(seed, f"dropout{i}"))
+            x = norm(x) if self.contract.order == "post" else x
+        return tokens.only(jnp, x, there)
+
+
+class EncoderBlock(Block):
+    """The block of a contract; arguments as `Layer`."""
+
+    contract: transformer.EncoderBlock
+    self_attn: MultiHeadAttention
+
+    def _build_parts(self, dtype: str) -> None:
+        self.self_attn = MultiHeadAttention(self.contract.attention, seed=None, dtype=dtype)
+        self.ffn = FeedForward(self.contract.feed_forward, seed=None, dtype=dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        implementation: str = "auto",
+    ) -> jax.Array:
+        """Return the block's output.
+
+        Args:
+            x: `(*batch, T, M)`.
+            mask: further mask, which the attention's own is combined with by `&`.
+            positions: integers `(*batch, T)` for the attention's positions; None means 0, 1, 2 and so on.
+            dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
+            implementation: "auto", or the name of a kernel.
+
+        Returns:
+            `(*batch, T, M)`; 0 for a token that neither attends nor is attended to.
+
+        Raises:
+            AttentionError: as `MultiHeadAttention`.
+        """
+        (x,) = check_input(x, self.ffn.up.kernel)
+        self.contract.check({"x": x})
+        seed = self._seed(dropout_seed)
+
+        def attend(x: jax.Array) -> jax.Array:
+            return self.self_attn(
+                x,
+                mask=mask,
+                query_positions=positions,
+                key_positions=positions,
+                dropout_seed=child(seed, "self_attn"),
+                implementation=implementation,
+            )
+
+        def feed(x: jax.Array) -> jax.Array:
+            return self.ffn(x, dropout_seed=child(seed, "ffn"))
+
+        return self._walk(x, present(self.contract, x, mask), seed, {"self_attn": attend, "ffn": feed})
+
+
+class DecoderBlock(Block):
+    """The block of a contract; arguments as `Layer`."""
+
+    contract: transformer.DecoderBlock
+    self_attn: MultiHeadAttention
+    cross_attn: MultiHeadAttention
+
+    def _build_parts(self, dtype: str) -> None:
+        self.self_attn = MultiHeadAttention(self.contract.self_attention, seed=None, dtype=dtype)
+        self.cross_attn = MultiHeadAttention(self.contract.cross_attention, seed=None, dtype=dtype)
+        self.ffn = FeedForward(self.contract.feed_forward, seed=None, dtype=dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        memory: jax.Array,
+        *,
+        mask: Mask | None = None,
+        memory_mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        implementation: str = "auto",
+    ) -> jax.Array:
+        """Return the block's output.
+
+        Args:
+            x: `(*batch, T, M)`.
+            memory: `(*batch, S, M')`.
+            mask: further mask of the self-attention, which its own is combined with by `&`.
+            memory_mask: the same for the attention to the memory.
+            positions: integers `(*batch, T)` for the self-attention's positions; None means 0, 1, 2 and so on.
+            dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
+            implementation: "auto", or the name of a kernel.
+
+        Returns:
+            `(*batch, T, M)`; 0 for a token that in self-attention neither attends nor is attended to.
+
+        Raises:
+            AttentionError: as `MultiHeadAttention`.
+        """
+        x, memory = check_input(x, self.ffn.up.kernel, memory=memory)
+        self.contract.check({"x": x, "memory": memory})
+        seed = self._seed(dropout_seed)
+
+        def attend(x: jax.Array) -> jax.Array:
+            return self.self_attn(
+                x,
+                mask=mask,
+                query_positions=positions,
+                key_positions=positions,
+                dropout_seed=child(seed, "self_attn"),
+                implementation=implementation,
+            )
+
+        def look(x: jax.Array) -> jax.Array:
+            return self.cross_attn(
+                x, memory, mask=memory_mask, dropout_seed=child(seed, "cross_attn"), implementation=implementation
+            )
+
+        def feed(x: jax.Array) -> jax.Array:
+            return self.ffn(x, dropout_seed=child(seed, "ffn"))
+
+        branches = {"self_attn": attend, "cross_attn": look, "ffn": feed}
+        return self._walk(x, present(self.contract, x, mask), seed, branches)
+
+
+class Stack(Dropping):
+    """Blocks of one kind, one after another. Abstract."""
+
+    layers: nnx.List
+    final_norm: Norm
+
+    def _walk(
+        self, x: jax.Array, mask: Mask | None, seed: Any, call: Callable[[nnx.Module, jax.Array, Any], jax.Array]
+    ) -> jax.Array:
+        """Return the tokens after all blocks and the last norm."""
+        seed = self._seed(seed)
+        for i, layer in enumerate(self.layers):
+            x = call(layer, x, child(seed, f"layers.{i}"))
+        if self.contract.final_norm is None:
+            return x
+        return tokens.only(jnp, self.final_norm(x), present(self.contract.block, x, mask))
+
+
+class Encoder(Stack):
+    """The stack of a contract; arguments as `Layer`."""
+
+    contract: stack.Encoder
+
+    def _build_parts(self, dtype: str) -> None:
+        blocks = (EncoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
+        self.layers = nnx.List(blocks)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        implementation: str = "auto",
+    ) -> jax.Array:
+        """Return the output of all blocks; arguments as `EncoderBlock`."""
+
+        def call(layer: nnx.Module, x: jax.Array, seed: Any) -> jax.Array:
+            return layer(x, mask=mask, positions=positions, dropout_seed=seed, implementation=implementation)
+
+        return self._walk(x, mask, dropout_seed, call)
+
+
+class Decoder(Stack):
+    """The stack of a contract; arguments as `Layer`."""
+
+    contract: stack.Decoder
+
+    def _build_parts(self, dtype: str) -> None:
+        blocks = (DecoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
+        self.layers = nnx.List(blocks)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        memory: jax.Array,
+        *,
+        mask: Mask | None = None,
+        memory_mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        implementation: str = "auto",
+    ) -> jax.Array:
+        """Return the output of all blocks; arguments as `DecoderBlock`."""
+
+        def call(layer: nnx.Module, x: jax.Array, seed: Any) -> jax.Array:
+            return layer(
+                x,
+                memory,
+                mask=mask,
+                memory_mask=memory_mask,
+                positions=positions,
+                dropout_seed=seed,
+                implementation=implementation,
+            )
+
+        return self._walk(x, mask, dropout_seed, call)
+
+
+def present(contract: transformer.Block, x: jax.Array, mask: Mask | None) -> jax.Array | None:
+    """Return which tokens attend or are attended to, bool `(*batch, T, 1)`; None where structure says that all do.
+
+    Raises:
+        MaskError: the mask does not fit.
+    """
+    mask = both(contract.own_attention.mask, native(mask))
+    if mask is None or mask.keeps_self:
+        return None
+    sizes = contract.own_attention.sizes(x, x, x)
+    mask.check(sizes, read)
+    return tokens.present(jnp, allowed(mask, sizes))

@@ -1,0 +1,188 @@
+"""Plants: what each mutant does to a call. A knob of the contract, a weight, a position or a number is turned wrongly.
+
+    plant(right probe) = wrong probe        the program that runs it is honest
+
+The numbers are those of the list of porting mistakes in `mutants.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from attention.parity.probes import Probe
+from attention.spec.algebra import And, Mask, Not, Or, both, evaluate
+from attention.spec.layers.contract import Contract
+from attention.spec.masks import Causal, Window
+from attention.spec.positions import Rotary
+from attention.spec.scores import ScaledDot
+
+Plant = Callable[[Probe], Probe]
+
+OFF_BY = 3e-5
+"""A scale wrong by 0.003 %: what a tolerance of 1e-3 lets pass."""
+
+
+def option(**options: object) -> Plant:
+    """Plant other options of the contract; weights that it then lacks are forgotten."""
+
+    def plant(probe: Probe) -> Probe:
+        return _with(probe, **options)
+
+    return plant
+
+
+def part(path: str, **options: object) -> Plant:
+    """Plant other options of a part of the contract, such as its norm: `path` is the field's name."""
+
+    def plant(probe: Probe) -> Probe:
+        return _with(probe, **{path: replace(getattr(probe.contract, path), **options)})
+
+    return plant
+
+
+def weight(name: str, turn: Callable[[np.ndarray], Any]) -> Plant:
+    """Plant another parameter."""
+
+    def plant(probe: Probe) -> Probe:
+        old = probe.weights[name]
+        return replace(probe, weights={**probe.weights, name: np.asarray(turn(old), old.dtype)})
+
+    return plant
+
+
+def place(turn: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...] = ("query_positions", "key_positions")) -> Plant:
+    """Plant other positions; those that count from 0 are written out first."""
+
+    def plant(probe: Probe) -> Probe:
+        n = probe.sizes
+        given = {"query_positions": np.arange(n.T), "key_positions": np.arange(n.S)}
+        given = {name: x if getattr(probe, name) is None else getattr(probe, name) for name, x in given.items()}
+        return replace(probe, **{name: turn(x) if name in names else x for name, x in given.items()})  # type: ignore[arg-type]
+
+    return plant
+
+
+def in_bfloat16(positions: np.ndarray) -> np.ndarray:
+    """Return the positions as bfloat16 holds them: 8190 becomes 8192 (11)."""
+    return positions.astype(ml_dtypes.bfloat16).astype(np.int64)
+
+
+def swap_weights(first: str, second: str) -> Plant:
+    """Plant two parameters in each other's place (3)."""
+
+    def plant(probe: Probe) -> Probe:
+        w = probe.weights
+        return replace(probe, weights={**w, first: w[second], second: w[first]})
+
+    return plant
+
+
+def head_first(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel (M, H, D) whose columns were split as (D, H) (2)."""
+    m, h, d = kernel.shape
+    return kernel.reshape(m, d, h).transpose(0, 2, 1)
+
+
+def bias_ignored(probe: Probe) -> Probe:
+    """Forget the bias that comes with a call."""
+    arrays = {name: np.zeros_like(x) if name == "bias" else x for name, x in probe.arrays.items()}
+    return replace(probe, arrays=arrays)
+
+
+def other_dropout(probe: Probe) -> Probe:
+    """Drop other weights (21)."""
+    return replace(probe, dropout_seed=None if probe.dropout_seed is None else probe.dropout_seed + 1)
+
+
+def scale_off(probe: Probe) -> Probe:
+    """Multiply the scale by 1.00003 (5)."""
+    factor = probe.contract.score.factor(probe.contract.width)  # type: ignore[attr-defined]
+    return _with(probe, score=ScaledDot(factor * (1 + OFF_BY)))
+
+
+def window_off_by_one(probe: Probe) -> Probe:
+    """Count the query's own key among those before it (8)."""
+    return _with(probe, mask=_swap(probe.contract.mask, lambda m: replace(m, before=m.before - 1), Window))
+
+
+def causal_corner_swapped(probe: Probe) -> Probe:
+    """Align the diagonal at the other corner (7)."""
+    other = {"start": "end", "end": "start"}
+    return _with(probe, mask=_swap(probe.contract.mask, lambda m: replace(m, align=other[m.align]), Causal))
+
+
+def heads_tiled(probe: Probe) -> Probe:
+    """Let query head h read key head h mod K instead of h // (H / K) (14)."""
+    h, k = probe.contract.num_heads, probe.contract.kv_heads
+    order = np.arange(h).reshape(h // k, k).T.reshape(-1)
+    # Tiling is grouping with the query heads in another order.
+    weights = dict(probe.weights)
+    for name in ("q_proj.kernel", "q_proj.bias", "out_proj.kernel"):
+        if name in weights:
+            weights[name] = np.take(weights[name], order, axis=1 if name == "q_proj.kernel" else 0)
+    return replace(probe, weights=weights)
+
+
+def rotary_style_swapped(probe: Probe) -> Probe:
+    """Pair neighbouring features instead of halves, or the other way round (9)."""
+    rotary = probe.contract.positions
+    if rotary is None:
+        return probe
+    other = {"half": "interleaved", "interleaved": "half"}[rotary.style]
+    return _with(probe, positions=Rotary(rotary.base, other, rotary.rotary_dim))
+
+
+def polarity_inverted(probe: Probe) -> Probe:
+    """Read True as "may not attend" (6)."""
+    mask = both(probe.contract.mask, probe.mask)
+    return replace(_with(probe, mask=None), mask=None if mask is None else Not(mask))
+
+
+def soft_cap_forgotten(probe: Probe) -> Probe:
+    """Leave scores unbounded (4)."""
+    return _with(probe, softcap=None)
+
+
+def bias_dropped(probe: Probe) -> Probe:
+    """Forget the bias of the value projection (22)."""
+    name = "v_proj.bias"
+    return replace(probe, weights={**probe.weights, name: np.zeros_like(probe.weights[name])})
+
+
+def empty_row_mean(probe: Probe) -> Probe:
+    """Mask by adding a large finite number, so that a row without a key becomes mean(v) (13)."""
+    mask = both(probe.contract.mask, probe.mask)
+    allowed = evaluate(mask, probe.sizes)
+    added = np.where(np.ones(probe.sizes.scores, bool) if allowed is None else allowed, 0.0, -1e30)
+    bias = probe.arrays.get("bias", np.zeros(probe.sizes.scores))
+    arrays = {**probe.arrays, "bias": (bias + added).astype(probe.arrays["query"].dtype)}
+    return replace(_with(probe, mask=None), mask=None, arrays=arrays)
+
+
+def queries_in_tf32(probe: Probe) -> Probe:
+    """Round the queries to TensorFloat-32: ten bits behind the point (20)."""
+    query = probe.arrays["query"]
+    key = probe.arrays.get("key", query)
+    rounded = ((query.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    rest = {"key": key, "value": probe.arrays.get("value", key)}
+    return replace(probe, arrays={**probe.arrays, **rest, "query": np.where(np.isfinite(query), rounded, query)})
+
+
+def _with(probe: Probe, **options: object) -> Probe:
+    contract: Contract = replace(probe.contract, **options)  # type: ignore[type-var]  # every contract is a dataclass
+    weights: Mapping[str, np.ndarray] = probe.weights
+    return replace(probe, contract=contract, weights={name: weights[name] for name in contract.params})
+
+
+def _swap(mask: Any, turn: Callable[[Any], Mask], kind: type[Mask]) -> Any:
+    """Return the mask with `turn` applied to its parts of one kind."""
+    if isinstance(mask, kind):
+        return turn(mask)
+    if isinstance(mask, (And, Or)):
+        return replace(mask, left=_swap(mask.left, turn, kind), right=_swap(mask.right, turn, kind))
+    return mask

@@ -1,0 +1,129 @@
+"""Alignment scores: how well an encoder state answers a decoder state, by learned arrays of the score's own.
+
+    General      x[t, s] = (q[t] W) . k[s]                                W (M, M')
+    Additive     x[t, s] = v . tanh(q[t] W1 + k[s] W2 + b)                W1 (M, A), W2 (M', A), v (A,)
+    Concat       x[t, s] = v . tanh([q[t]; k[s]] W + b)                   W (M + M', A), v (A,)
+
+`[q; k] W` is `q` times the first M rows of W plus `k` times the others, so no pair is ever laid side by side.
+
+References:
+    Luong et al., arXiv:1508.04025, equation 8 (general, concat); Bahdanau et al., arXiv:1409.0473, section A.1.2 (additive).
+"""
+
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from attention.spec.axes import Array
+from attention.spec.errors import OptionError
+from attention.spec.numbers import is_count
+from attention.spec.params import Param
+from attention.spec.scores import Cosine, Dot, ScaledDot
+
+
+@dataclass(frozen=True)
+class General:
+    """Luong's general score: the query, mapped to the width of a key, times the key."""
+
+    def factor(self, head_dim: int) -> float:
+        """Return what the product of the mapped query and the key is multiplied by: 1."""
+        del head_dim
+        return 1.0
+
+    def params(self, query_width: int, key_width: int) -> dict[str, Param]:
+        """Return the learned array: "score_proj.kernel" `(M, M')`."""
+        return {"score_proj.kernel": Param((query_width, key_width), "MD", inputs=1)}
+
+
+@dataclass(frozen=True)
+class TanhScore:
+    """A score by a hidden layer of tanh over every pair of a query and a key. Abstract.
+
+    Args:
+        hidden: A, the number of hidden features; None means the width of the query.
+        bias: whether each feature has a learned bias inside its tanh; the papers have none, many a tutorial has.
+        lean: how many of the A features are computed at a time; None means all. All at once make an array
+            `(*batch, T, S, A)`, and training keeps it. With `lean` no array is larger than `(*batch, T, S, lean)`, in
+            neither pass; in exchange the backward pass computes every tanh a second time, and the sums over A run in
+            ceil(A / lean) steps, one after another. The numbers are the same to rounding. Second derivatives keep all.
+
+    Raises:
+        OptionError: an option outside its range.
+    """
+
+    hidden: int | None = None
+    bias: bool = False
+    lean: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "lean"):
+            value = getattr(self, name)
+            if not (value is None or is_count(value)):
+                raise OptionError(f"{type(self).__name__} {name} {value!r} must be a positive int, or None")
+        if not isinstance(self.bias, bool):
+            raise OptionError(f"{type(self).__name__} bias {self.bias!r} must be True or False")
+
+    def factor(self, head_dim: int) -> float:
+        """Return what a product of query and key is multiplied by: 1, for there is none."""
+        del head_dim
+        return 1.0
+
+    def _outer(self, width: int, name: str) -> dict[str, Param]:
+        """Return the arrays beside the kernels: the bias, which belongs to the part `name`, and `v`."""
+        bias = {f"{name}.bias": Param((width,), "A")} if self.bias else {}
+        return {**bias, "score_v": Param((width,), "A", spread=(6.0 / (width + 1)) ** 0.5)}
+
+
+@dataclass(frozen=True)
+class Additive(TanhScore):
+    """Bahdanau's additive score, a kernel each for query and key; arguments as `TanhScore`."""
+
+    def params(self, query_width: int, key_width: int) -> dict[str, Param]:
+        """Return "score_q_proj.kernel" `(M, A)`, perhaps its ".bias", "score_k_proj.kernel" `(M', A)`, "score_v" `(A,)`."""
+        width = self.hidden or query_width
+        kernels = {f"score_{n}_proj.kernel": Param((m, width), "MA", inputs=1) for n, m in (("q", query_width), ("k", key_width))}
+        return {**kernels, **self._outer(width, "score_q_proj")}
+
+
+@dataclass(frozen=True)
+class Concat(TanhScore):
+    """Luong's concat score, one kernel for both, the query's rows first; arguments as `TanhScore`."""
+
+    def params(self, query_width: int, key_width: int) -> dict[str, Param]:
+        """Return "score_proj.kernel" `(M + M', A)`, perhaps its ".bias", and "score_v" `(A,)`."""
+        width = self.hidden or query_width
+        kernel = Param((query_width + key_width, width), "MA", inputs=1)
+        return {"score_proj.kernel": kernel, **self._outer(width, "score_proj")}
+
+
+AlignmentScore = Dot | ScaledDot | Cosine | General | Additive | Concat
+
+
+def learned(score: AlignmentScore, query_width: int, key_width: int) -> dict[str, Param]:
+    """Return the parameter tree of any score, for one head."""
+    if isinstance(score, (Dot, ScaledDot)):
+        return {}
+    return score.params(1) if isinstance(score, Cosine) else score.params(query_width, key_width)
+
+
+def additive(xp: Any, q: Array, k: Array, v: Array) -> Array:
+    """Return `v . tanh(q + k)` of every pair.
+
+    Args:
+        xp: the array namespace.
+        q: `(*batch, T, A)`, the mapped queries.
+        k: `(*batch, S, A)`, the mapped keys.
+        v: `(A,)`.
+
+    Returns:
+        `(*batch, T, S)`, by way of an array `(*batch, T, S, A)`.
+
+    >>> import numpy as np
+    >>> additive(np, np.zeros((1, 2)), np.full((3, 2), np.inf), np.ones(2)).tolist()
+    [[2.0, 2.0, 2.0]]
+    """
+    return xp.matmul(xp.tanh(q[..., :, None, :] + k[..., None, :, :]), v)

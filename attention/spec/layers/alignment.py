@@ -1,0 +1,255 @@
+"""Alignment: a decoder state looks back at the encoder's states.
+
+    q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v        with `attn_dim`, else as they are given
+    weights[t, s] = softmax_s(cap(score(q[t], k[s])))                      0 where the mask forbids, and in an empty row
+    context[t] = sum_s weights[t, s] v[s]
+
+One head. A query `(*batch, M)` is a single state: its context and weights have no axis T either.
+
+References:
+    Bahdanau et al., arXiv:1409.0473; Luong et al., arXiv:1508.04025. The scores stand in `scores.py` and
+    `alignment_scores.py`.
+"""
+
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from attention.spec.algebra import Mask, both, evaluate
+from attention.spec.alignment_scores import Additive, AlignmentScore, Concat, General, TanhScore, additive, learned
+from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.axes import Array, Sizes
+from attention.spec.errors import MaskError, OptionError, ShapeError
+from attention.spec.kernels import check_precision
+from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.heads import shield_inputs
+from attention.spec.layers.oracle import project
+from attention.spec.numbers import is_count
+from attention.spec.params import Param
+from attention.spec.random import keep, keep_threshold
+from attention.spec.scores import Cosine, Dot, ScaledDot, check_cap, soft_cap
+
+SCORES = (Dot, ScaledDot, General, Concat, Additive, Cosine)
+WIDTHS = ("query_dim", "key_dim", "value_dim", "attn_dim")
+
+
+@dataclass(frozen=True)
+class AlignmentAttention(Contract):
+    """The contract of an alignment model. Hashable; holds no array.
+
+    Args:
+        query_dim: M, the width of a decoder state.
+        key_dim: M', the width of an encoder state; None means M.
+        value_dim: the width of values; None means that of keys.
+        score: `Dot()`, `ScaledDot()`, `General()`, `Concat(...)`, `Additive(...)` or `Cosine(...)`.
+        attn_dim: A, the width to which learned projections first take queries, keys and values; None: there are none.
+        mask: structure that always holds; lengths and arrays come with the call.
+        softcap: bound of the scores, or None.
+        dropout_rate: probability of dropping a weight while training.
+        precision: least precision of float32 products, one of `kernels.PRECISIONS`.
+
+    Raises:
+        OptionError: an option outside its range, or two that exclude each other.
+        MaskError: `mask` holds an array.
+
+    >>> contract = AlignmentAttention(4, 6, score=Additive(hidden=5))
+    >>> {name: param.shape for name, param in contract.params.items()}
+    {'score_q_proj.kernel': (4, 5), 'score_k_proj.kernel': (6, 5), 'score_v': (5,)}
+    """
+
+    query_dim: int
+    key_dim: int | None = None
+    value_dim: int | None = None
+    score: AlignmentScore = Additive()
+    attn_dim: int | None = None
+    mask: Mask | None = None
+    softcap: float | None = None
+    dropout_rate: float = 0.0
+    precision: str | None = None
+
+    outputs: ClassVar[tuple[str, ...]] = ("context", "weights")
+    takes: ClassVar[frozenset[str]] = frozenset({"mask", "dropout_seed"})
+
+    def __post_init__(self) -> None:
+        for name in WIDTHS:
+            value = getattr(self, name)
+            if not (is_count(value) or (value is None and name != "query_dim")):
+                raise OptionError(f"{name} {value!r} must be a positive int")
+        if not isinstance(self.score, SCORES):
+            raise OptionError(f"score {self.score!r} must be {', '.join(f'{kind.__name__}(...)' for kind in SCORES)}")
+        q, k = self.score_widths
+        if isinstance(self.score, (Dot, ScaledDot, Cosine)) and q != k:
+            raise OptionError(f"key_dim {k} must be query_dim = {q} for {type(self.score).__name__}, or attn_dim be given")
+        if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
+            raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
+        check_cap(self.softcap)
+        check_precision(self.precision)
+        _ = keep_threshold(self.dropout_rate)
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """The width of each input."""
+        key = self.key_dim or self.query_dim
+        return {"query": self.query_dim, "key": key, "value": self.value_dim or key}
+
+    @property
+    def score_widths(self) -> tuple[int, int]:
+        """The widths of the queries and keys that the score is given."""
+        return (self.attn_dim or self.query_dim, self.attn_dim or self.inputs["key"])
+
+    @property
+    def attends_self(self) -> bool:
+        return False
+
+    @property
+    def params(self) -> dict[str, Param]:
+        """The parameter tree."""
+        tree: dict[str, Param] = {}
+        if self.attn_dim is not None:
+            for letter, width in zip("qkv", self.inputs.values(), strict=True):
+                tree[f"{letter}_proj.kernel"] = Param((width, self.attn_dim), "MA", inputs=1)
+                tree[f"{letter}_proj.bias"] = Param((self.attn_dim,), "A")
+        return {**tree, **learned(self.score, *self.score_widths)}
+
+    def sizes(self, query: Array, key: Array, value: Array) -> Sizes:
+        """Return the sizes of a call, T = 1 for a single state.
+
+        Args:
+            query: `(*batch, T, M)` or `(*batch, M)`.
+            key: `(*batch, S, M')`.
+            value: `(*batch, S, value_dim)`.
+
+        Raises:
+            ShapeError: a rank or a size does not fit.
+        """
+        widths = self.inputs
+        if len(key.shape) < 2 or key.shape[-1] != widths["key"]:
+            raise ShapeError(f"key {tuple(key.shape)} must be (*batch, S, M) with M = {widths['key']}")
+        *batch, s, _ = key.shape
+        if tuple(value.shape) != (*batch, s, widths["value"]):
+            letters = f"(*batch, S, M) with batch = {tuple(batch)}, S = {s}, M = {widths['value']}"
+            raise ShapeError(f"value {tuple(value.shape)} must be {letters}")
+        shape = tuple(query.shape)
+        t = 1 if len(shape) == len(batch) + 1 else shape[-2] if len(shape) == len(batch) + 2 else None
+        if t is None or (*shape[: len(batch)], shape[-1]) != (*batch, widths["query"]):
+            letters = f"(*batch, T, M) or (*batch, M) with batch = {tuple(batch)}, M = {widths['query']}"
+            raise ShapeError(f"query {shape} must be {letters} as key has")
+        return Sizes(tuple(batch), t, s, 1, 1, self.score_widths[1], self.attn_dim or widths["value"])
+
+    def results(self, arrays: Mapping[str, Array]) -> Shapes:
+        key = arrays["key"]
+        n = self.sizes(arrays["query"], key, arrays.get("value", key))
+        rows = () if is_state(arrays["query"], key) else (n.T,)
+        return {"context": (*n.batch, *rows, n.E), "weights": (*n.batch, *rows, n.S)}
+
+    def settle(self, arrays: Mapping[str, Array], mask: Mask | None = None, dropout_seed: int | None = None) -> Setting:
+        key = arrays["key"]
+        sizes = self.sizes(arrays["query"], key, arrays.get("value", key))
+        allowed = evaluate(both(self.mask, mask), sizes)
+        dropped = self.dropout_rate and dropout_seed is not None
+        return {
+            "allowed": np.ones(sizes.scores, bool) if allowed is None else np.broadcast_to(allowed, sizes.scores),
+            "keep": keep(dropout_seed, self.dropout_rate, sizes.scores) if dropped else None,
+        }
+
+    def formula(
+        self,
+        xp: Any,
+        weights: Mapping[str, Array],
+        arrays: Mapping[str, Array],
+        setting: Setting,
+        *,
+        constant: Callable[[Array], Array] = unchanged,
+        mark: Mark = UNMARKED,
+    ) -> dict[str, Array]:
+        query, key = arrays["query"], arrays["key"]
+        state = is_state(query, key)
+        given = (query[..., None, :] if state else query, key, arrays.get("value", key))
+        q, k, v = shield_inputs(xp, setting["allowed"], *(mark("input", x) for x in given))
+        if self.attn_dim is not None:
+            q, k, v = (project(xp, weights, f"{name}_proj", x, mark) for name, x in zip("qkv", (q, k, v), strict=True))
+        q, k, scores = self._scored(xp, weights, q, k, mark)
+        stages = attend(
+            xp,
+            q,
+            k,
+            v[..., None, :],
+            scale=self.score.factor(self.score_widths[1]),
+            allowed=setting["allowed"],
+            bias=None if scores is None else soft_cap(xp, scores, self.softcap)[..., None, :, :],
+            softcap=self.softcap,
+            keep=setting["keep"],
+            dropout_rate=self.dropout_rate,
+            constant=constant,
+            mark=mark,
+        )
+        return bare(stages, scores, self.softcap, state=state, xp=xp)
+
+    def _scored(
+        self, xp: Any, weights: Mapping[str, Array], q: Array, k: Array, mark: Mark
+    ) -> tuple[Array, Array, Array | None]:
+        """Return queries and keys, one head each, whose products are the scores; or nothing to multiply, and the scores."""
+        if isinstance(self.score, TanhScore):
+            q, k = (project(xp, part, "score", x, mark) for part, x in zip(tanh_weights(self, weights), (q, k), strict=True))
+            scores = additive(xp, q, k, weights["score_v"])
+            return xp.zeros_like(q[..., None, :1]), xp.zeros_like(k[..., None, :1]), scores
+        if isinstance(self.score, General):
+            q = project(xp, weights, "score_proj", q, mark)
+        q, k = q[..., None, :], k[..., None, :]
+        if isinstance(self.score, Cosine):
+            q, k = (mark("prepared", x) for x in self.score.prepare(xp, weights, q, k))
+        return q, k, None
+
+    def unsettled(self) -> AlignmentAttention:
+        score = replace(self.score, lean=None) if isinstance(self.score, TanhScore) else self.score
+        return replace(self, mask=None, precision=None, score=score)
+
+
+def is_state(query: Array, key: Array) -> bool:
+    """Return whether `query` is a single decoder state, without an axis T."""
+    return len(query.shape) < len(key.shape)
+
+
+def tanh_weights(contract: AlignmentAttention, weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return what maps queries and what maps keys, as "score.kernel" and perhaps "score.bias", which goes with the queries."""
+    parts = ("score_q_proj", "score_k_proj")
+    if isinstance(contract.score, Concat):
+        kernel, parts = weights["score_proj.kernel"], ("score_proj",)
+        rows = contract.score_widths[0]
+        kernels = (kernel[:rows], kernel[rows:])
+    else:
+        kernels = tuple(weights[f"{part}.kernel"] for part in parts)
+    bias = {"score.bias": weights[f"{parts[0]}.bias"]} if f"{parts[0]}.bias" in weights else {}
+    return {"score.kernel": kernels[0], **bias}, {"score.kernel": kernels[1]}
+
+
+def bare(stages: Mapping[str, Array], scores: Array | None, cap: float | None, *, state: bool, xp: Any) -> dict[str, Array]:
+    """Return the stages of one head without the axis H, and of a single state without the axis T.
+
+    Args:
+        stages: of the attention, by name.
+        scores: `(*batch, T, S)` before the cap, where they came as a bias; the stages before it are then these.
+        cap: bound of the scores, or None.
+        state: whether the query is a single state.
+        xp: the array namespace.
+    """
+    made = {name: x if name == "mean_weights" else _first(x, HEAD.get(name, -3)) for name, x in stages.items()}
+    if scores is not None:
+        made |= {name: x for name, x in (("scaled", scores), ("capped", soft_cap(xp, scores, cap))) if name in made}
+    return {name: _first(x, -1 if name == "logsumexp" else -2) for name, x in made.items()} if state else made
+
+
+HEAD = {"context": -2, "logsumexp": -2}
+"""Where a stage has its axis H, if not before T and S."""
+
+
+def _first(x: Array, axis: int) -> Array:
+    """Return the first slice along an axis counted from the end."""
+    return x[(..., 0, *(slice(None),) * (-axis - 1))]

@@ -1,0 +1,130 @@
+"""Feed-forward: each token by itself, widened, bent, and made narrow again.
+
+    hidden = f(x W_up + b_up)                                     W_up (M, A)
+    hidden = f(x W_gate + b_gate) * (x W_up + b_up)               swiglu, geglu, geglu_tanh; W_gate (M, A)
+    output = drop(hidden) W_down + b_down                         W_down (A, M)
+
+Dropout stands where torch.nn.TransformerEncoderLayer puts it: after the activation.
+
+References:
+    Vaswani et al., arXiv:1706.03762, section 3.3; Shazeer, arXiv:2002.05202 (the gated forms).
+"""
+
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from attention.spec import random
+from attention.spec.activations import GATED, NAMES, PLAIN
+from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.axes import Array
+from attention.spec.errors import OptionError
+from attention.spec.kernels import check_precision
+from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.oracle import project
+from attention.spec.layers.tokens import check_tokens, dropped, kept
+from attention.spec.numbers import is_count
+from attention.spec.params import Param
+
+
+@dataclass(frozen=True)
+class FeedForward(Contract):
+    """The contract of a feed-forward layer. Hashable; holds no array.
+
+    Args:
+        embed_dim: M, the width of the input and of the output.
+        hidden_dim: A, the width in between.
+        activation: one of `activations.NAMES`; "gelu" is the one with erf.
+        bias: whether the projections have biases.
+        dropout_rate: probability of dropping a hidden feature while training.
+        precision: least precision of float32 products, one of `kernels.PRECISIONS`.
+
+    Raises:
+        OptionError: an option outside its range.
+
+    >>> FeedForward(embed_dim=4, hidden_dim=16, activation="swiglu", bias=False).params.keys()
+    dict_keys(['up.kernel', 'gate.kernel', 'down.kernel'])
+    """
+
+    embed_dim: int
+    hidden_dim: int
+    activation: str = "relu"
+    bias: bool = True
+    dropout_rate: float = 0.0
+    precision: str | None = None
+
+    takes: ClassVar[frozenset[str]] = frozenset({"dropout_seed"})
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "hidden_dim"):
+            if not is_count(getattr(self, name)):
+                raise OptionError(f"{name} {getattr(self, name)!r} must be a positive int")
+        if self.activation not in NAMES:
+            raise OptionError(f"activation {self.activation!r} must be one of {', '.join(map(repr, NAMES))}")
+        if not isinstance(self.bias, bool):
+            raise OptionError(f"bias {self.bias!r} must be True or False")
+        check_precision(self.precision)
+        _ = random.keep_threshold(self.dropout_rate)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the hidden features are a product of two projections."""
+        return self.activation in GATED
+
+    @property
+    def curve(self) -> str:
+        """The name of the function of one projection."""
+        return GATED.get(self.activation, self.activation)
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        return {"x": self.embed_dim}
+
+    @property
+    def params(self) -> dict[str, Param]:
+        m, a = self.embed_dim, self.hidden_dim
+        shapes = {"up": (m, a, "MA"), "gate": (m, a, "MA"), "down": (a, m, "AM")}
+        tree: dict[str, Param] = {}
+        for name, (rows, columns, axes) in shapes.items():
+            if name == "gate" and not self.gated:
+                continue
+            tree[f"{name}.kernel"] = Param((rows, columns), axes, inputs=1)
+            if self.bias:
+                tree[f"{name}.bias"] = Param((columns,), axes[1])
+        return tree
+
+    def results(self, arrays: Mapping[str, Array]) -> Shapes:
+        check_tokens("x", arrays["x"], self.embed_dim)
+        return {"output": tuple(arrays["x"].shape)}
+
+    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+        """Return "keep": bool `(*batch, T, A)`, or None without dropout."""
+        check_tokens("x", arrays["x"], self.embed_dim)
+        shape = (*arrays["x"].shape[:-1], self.hidden_dim)
+        return {"keep": kept(self.dropout_rate, shape, **call)}
+
+    def formula(
+        self,
+        xp: Any,
+        weights: Mapping[str, Array],
+        arrays: Mapping[str, Array],
+        setting: Setting,
+        *,
+        constant: Callable[[Array], Array] = unchanged,
+        mark: Mark = UNMARKED,
+    ) -> dict[str, Array]:
+        del constant
+        x = arrays["x"]
+        hidden = project(xp, weights, "up", mark("input", x), mark)
+        if self.gated:
+            gate = mark("activated", PLAIN[self.curve](xp, project(xp, weights, "gate", mark("input", x), mark)))
+            hidden = mark("gated", gate * hidden)
+        else:
+            hidden = mark("activated", PLAIN[self.curve](xp, hidden))
+        hidden = dropped(xp, hidden, setting["keep"], self.dropout_rate, mark)
+        return {"output": project(xp, weights, "down", hidden, mark)}

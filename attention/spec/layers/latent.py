@@ -1,0 +1,341 @@
+"""Multi-head latent attention: keys and values of all heads are made from one small latent of each token.
+
+    [c; r] = x W_kv_down + b        c = norm(c) (R)        r = rotate(r) (P), one rotary key for all heads
+    [n_h; m_h] = (norm(x W_q_down + b) W_q_up)[h], or (x W_q)[h] without a latent of queries        m_h = rotate(m_h)
+    [k_h; v_h] = (c W_kv_up)[h]
+    expanded:  score_h[t, s] = (n_h[t] . k_h[s] + m_h[t] . r[s]) * scale        context_h = weights_h v_h
+    absorbed:  score_h[t, s] = (W_uk_h n_h[t] . c[s] + m_h[t] . r[s]) * scale   context_h = (weights_h c) W_uv_h
+
+Both forms are one function. The absorbed one reads one key head [c; r] and one value head c for all query heads, so that a
+cache holds R + P numbers a token, and nothing is expanded while decoding.
+
+References:
+    DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C; DeepSeek-V3, arXiv:2412.19437, section 2.1.1.
+"""
+
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from attention.spec.algebra import Mask, both, evaluate
+from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
+from attention.spec.cache import Cache
+from attention.spec.errors import DTypeError, MaskError, OptionError, PositionError, ShapeError
+from attention.spec.kernels import check_precision
+from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.heads import shield_inputs
+from attention.spec.layers.oracle import normed, project
+from attention.spec.norms import Norm, RMSNorm
+from attention.spec.numbers import is_count
+from attention.spec.params import Param, nest
+from attention.spec.positions import Rotary
+from attention.spec.random import keep, keep_threshold
+from attention.spec.scores import Dot, ScaledDot, heads_first
+
+FORMS = ("auto", "expanded", "absorbed")
+WIDTHS = ("embed_dim", "num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim")
+SWITCHES = ("down_bias", "q_bias", "out_bias")
+
+
+@dataclass(frozen=True)
+class LatentAttention(Contract):
+    """The contract of a multi-head latent attention layer. Hashable; holds no array.
+
+    DeepSeek's own numbers: `positions=Rotary(style="interleaved", scaling=Yarn(...))`, whose scores are sharpened by
+    `score=ScaledDot(mscale**2 / sqrt(nope_dim + rope_dim))` with mscale = 0.1 mscale_all_dim ln factor + 1.
+
+    Args:
+        embed_dim: M, the width of input and output.
+        num_heads: H.
+        kv_rank: R, the width of the latent of keys and values.
+        nope_dim: the features of a query or key head without a position.
+        rope_dim: P, those that are rotated; an even number. A head is `nope_dim + rope_dim` wide, in this order.
+        value_dim: E, the width of a value head.
+        q_rank: the width of the latent of queries; None projects queries at once.
+        down_bias: whether the projections to the latents have biases.
+        q_bias: whether the projection to the query heads has one.
+        out_bias: whether the output projection has one.
+        norm: of each latent.
+        positions: the rotary of the `rope_dim` features.
+        score: `ScaledDot()`, whose None is 1 / sqrt(nope_dim + rope_dim), or `Dot()`.
+        mask: structure that always holds, such as `Causal()`; lengths and arrays come with the call.
+        dropout_rate: probability of dropping a weight while training.
+        precision: least precision of float32 products, one of `kernels.PRECISIONS`.
+
+    Raises:
+        OptionError: an option outside its range.
+        MaskError: `mask` holds an array.
+    """
+
+    embed_dim: int
+    num_heads: int
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    q_rank: int | None = None
+    down_bias: bool = False
+    q_bias: bool = False
+    out_bias: bool = False
+    norm: RMSNorm = RMSNorm(eps=1e-6)
+    positions: Rotary = Rotary(style="interleaved")
+    score: Dot | ScaledDot = ScaledDot()
+    mask: Mask | None = None
+    dropout_rate: float = 0.0
+    precision: str | None = None
+
+    takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "stages"})
+
+    def __post_init__(self) -> None:
+        for name in WIDTHS:
+            if not is_count(getattr(self, name)):
+                raise OptionError(f"{name} {getattr(self, name)!r} must be a positive int")
+        if self.q_rank is not None and not is_count(self.q_rank):
+            raise OptionError(f"q_rank {self.q_rank!r} must be a positive int, or None")
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} {getattr(self, name)!r} must be True or False")
+        for name, kinds in (("norm", (RMSNorm,)), ("positions", (Rotary,)), ("score", (ScaledDot, Dot))):
+            if not isinstance(getattr(self, name), kinds):
+                wanted = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
+                raise OptionError(f"{name} {getattr(self, name)!r} must be {wanted}")
+        if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
+            raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
+        _ = self.positions.width(self.rope_dim)
+        check_precision(self.precision)
+        _ = keep_threshold(self.dropout_rate)
+
+    @property
+    def width(self) -> int:
+        """D, the width of a query or key head."""
+        return self.nope_dim + self.rope_dim
+
+    @property
+    def cache_sizes(self) -> tuple[int, int, int]:
+        """What a cache of this layer is made with: one head, its rotary key as the key, its latent as the value.
+
+        >>> LatentAttention(8, 2, kv_rank=5, nope_dim=3, rope_dim=2, value_dim=3).cache_sizes
+        (1, 2, 5)
+        """
+        return 1, self.rope_dim, self.kv_rank
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """The width of the input."""
+        return {"x": self.embed_dim}
+
+    @property
+    def norms(self) -> dict[str, Norm]:
+        return {"kv_norm": self.norm} if self.q_rank is None else {"q_norm": self.norm, "kv_norm": self.norm}
+
+    @property
+    def params(self) -> dict[str, Param]:
+        """The parameter tree."""
+        m, h, d, e, r = self.embed_dim, self.num_heads, self.width, self.value_dim, self.kv_rank
+        q, name = (m, "q_proj") if self.q_rank is None else (self.q_rank, "q_up")
+        down = {} if self.q_rank is None else {"q_down.kernel": Param((m, q), "MR", inputs=1), "q_down.bias": Param((q,), "R")}
+        tree = {
+            **down,
+            f"{name}.kernel": Param((q, h, d), "MHD" if self.q_rank is None else "RHD", inputs=1),
+            f"{name}.bias": Param((h, d), "HD") if self.q_bias else None,
+            "kv_down.kernel": Param((m, r + self.rope_dim), "MR", inputs=1),
+            "kv_down.bias": Param((r + self.rope_dim,), "R"),
+            "kv_up.kernel": Param((r, h, self.nope_dim + e), "RHD", inputs=1),
+            "out_proj.kernel": Param((h, e, m), "HEM", inputs=2),
+            "out_proj.bias": Param((m,), "M") if self.out_bias else None,
+        }
+        for part, norm in self.norms.items():
+            tree |= nest(part, norm.params(q if part == "q_norm" else r, "R"))
+        absent = () if self.down_bias else ("q_down.bias", "kv_down.bias")
+        return {name: param for name, param in tree.items() if param is not None and name not in absent}
+
+    def sizes(self, x: Array) -> Sizes:
+        """Return the sizes of the expanded attention of a call.
+
+        Args:
+            x: `(*batch, T, M)`.
+
+        Raises:
+            ShapeError: a rank or a size does not fit.
+        """
+        if len(x.shape) < 2 or x.shape[-1] != self.embed_dim:
+            raise ShapeError(f"x {tuple(x.shape)} must be (*batch, T, M) with M = {self.embed_dim}")
+        *batch, t, _ = x.shape
+        return Sizes(tuple(batch), t, t, self.num_heads, self.num_heads, self.width, self.value_dim)
+
+    def results(self, arrays: Mapping[str, Array]) -> Shapes:
+        n = self.sizes(arrays["x"])
+        return {"output": (*n.batch, n.T, self.embed_dim), "weights": n.scores, "logsumexp": n.scores[:-1]}
+
+    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+        """Return the setting of a call whose keywords are `mask`, `positions` and `dropout_seed`.
+
+        Returns:
+            "allowed": bool `(*batch, H, T, T)`. "table": cosines and sines `(*batch, T, P / 2)` float64. "keep": bool like
+            `allowed`, or None without dropout.
+        """
+        sizes, positions, seed = self.sizes(arrays["x"]), call.get("positions"), call.get("dropout_seed")
+        check_places(positions, sizes)
+        allowed = evaluate(both(self.mask, call.get("mask")), sizes)
+        where = np.arange(sizes.T) if positions is None else np.asarray(positions)
+        return {
+            "allowed": np.ones(sizes.scores, bool) if allowed is None else np.broadcast_to(allowed, sizes.scores),
+            "table": self.positions.tables(where, self.rope_dim),
+            "keep": keep(seed, self.dropout_rate, sizes.scores) if self.dropout_rate and seed is not None else None,
+        }
+
+    def formula(
+        self,
+        xp: Any,
+        weights: Mapping[str, Array],
+        arrays: Mapping[str, Array],
+        setting: Setting,
+        *,
+        constant: Callable[[Array], Array] = unchanged,
+        mark: Mark = UNMARKED,
+        form: str = "expanded",
+    ) -> dict[str, Array]:
+        """Return the layer's output and stages; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
+        x = arrays["x"]
+        asking, asked, _ = shield_inputs(xp, setting["allowed"], mark("input", x), mark("input", x), x)
+        queries = self._queries(xp, weights, asking, setting["table"], mark)
+        latents = self._latents(xp, weights, asked, setting["table"], mark)
+        kernel = weights["kv_up.kernel"]
+        if form == "absorbed":
+            moved = mark("absorbed", absorb(xp, kernel, queries[0]))
+            q, k, v = one_head(xp, moved, queries[1], *latents)
+        else:
+            q, k, v = many_heads(xp, *queries, project(xp, weights, "kv_up", latents[0][..., 0, :], mark), latents[1])
+        stages = attend(
+            xp,
+            q,
+            k,
+            v,
+            scale=self.score.factor(self.width),
+            allowed=setting["allowed"],
+            keep=setting["keep"],
+            dropout_rate=self.dropout_rate,
+            constant=constant,
+            mark=mark,
+        )
+        if form == "absorbed":
+            stages["context"] = mark("values", expand(xp, kernel, stages["context"], self.nope_dim))
+        return {**stages, "output": project(xp, weights, "out_proj", stages["context"], mark, summed=2)}
+
+    def _queries(
+        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], mark: Mark
+    ) -> tuple[Array, Array]:
+        """Return the two parts of the query heads: `(*batch, T, H, nope_dim)`, and `(*batch, T, H, P)`, rotated."""
+        if self.q_rank is None:
+            q = project(xp, weights, "q_proj", x, mark)
+        else:
+            latent = normed(xp, self.norms, weights, "q_norm", project(xp, weights, "q_down", x, mark), mark)
+            q = project(xp, weights, "q_up", latent, mark)
+        cos, sin = (xp.asarray(part) for part in table)
+        return q[..., : self.nope_dim], mark("rotated", self.positions.rotate(xp, q[..., self.nope_dim :], cos, sin))
+
+    def _latents(
+        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], mark: Mark
+    ) -> tuple[Array, Array]:
+        """Return the normed latent `(*batch, S, 1, R)` and the rotated key `(*batch, S, 1, P)`, one head each."""
+        made = project(xp, weights, "kv_down", x, mark)[..., None, :]
+        latent = normed(xp, self.norms, weights, "kv_norm", made[..., : self.kv_rank], mark)
+        cos, sin = (xp.asarray(part) for part in table)
+        return latent, mark("rotated", self.positions.rotate(xp, made[..., self.kv_rank :], cos, sin))
+
+    def unsettled(self) -> LatentAttention:
+        return replace(self, mask=None, precision=None)
+
+    def chosen(self, form: str, cache: Any, x: Array) -> str:
+        """Return the form of a call, "auto" being the absorbed one with a cache and the expanded one without.
+
+        Raises:
+            UnknownName: no such form.
+            OptionError: not a cache, or the rotary's frequencies grow while the cache keeps rotated keys.
+            DTypeError: the cache of another framework.
+            ShapeError: the cache has other batch axes.
+        """
+        if form not in FORMS:
+            raise OptionError(f"form {form!r} must be one of {', '.join(map(repr, FORMS))}")
+        if cache is None:
+            return "expanded" if form == "auto" else form
+        if not isinstance(cache, Cache):
+            raise OptionError(f"cache {type(cache).__name__} must be a StaticCache, a RollingCache or a PagedCache")
+        if not cache.memory.is_native(x):
+            raise DTypeError(f"cache {type(cache).__module__}.{type(cache).__name__} must be of the framework of x")
+        if self.positions.grows:
+            raise OptionError("positions whose scaling grows with the length must not be kept in a cache, rotated")
+        if cache.batch != tuple(x.shape[:-2]):
+            raise ShapeError(f"cache of batch {cache.batch} must have batch = {tuple(x.shape[:-2])} as x has")
+        return "absorbed" if form == "auto" else form
+
+
+def check_places(positions: Array, sizes: Sizes) -> None:
+    """Raise unless `positions` is None or integers that broadcast to `(*batch, T)`.
+
+    Raises:
+        PositionError: no integers.
+        ShapeError: the wrong shape.
+    """
+    if positions is None:
+        return
+    if not hasattr(positions, "dtype") or "int" not in dtype_name(positions):
+        got = dtype_name(positions) if hasattr(positions, "dtype") else type(positions).__name__
+        raise PositionError(f"positions {got} must be an array of integers")
+    check_broadcast("positions", positions, (*sizes.batch, sizes.T), "(*batch, T)")
+
+
+def absorb(xp: Any, kernel: Array, nope: Array) -> Array:
+    """Return `W_uk_h n_h`: what of the latent each query looks for.
+
+    Args:
+        xp: the array namespace.
+        kernel: "kv_up.kernel", `(R, H, nope_dim + E)`.
+        nope: `(*batch, T, H, nope_dim)`.
+
+    Returns:
+        `(*batch, T, H, R)`.
+    """
+    keys = xp.permute_dims(kernel[..., : nope.shape[-1]], (1, 2, 0))  # (H, nope_dim, R)
+    return heads_first(xp, xp.matmul(heads_first(xp, nope), keys))
+
+
+def expand(xp: Any, kernel: Array, context: Array, nope_dim: int) -> Array:
+    """Return `context_h W_uv_h`: `(*batch, T, H, E)` from the weighted latents `(*batch, T, H, R)`."""
+    values = xp.permute_dims(kernel[..., nope_dim:], (1, 0, 2))  # (H, R, E)
+    return heads_first(xp, xp.matmul(heads_first(xp, context), values))
+
+
+def one_head(xp: Any, moved: Array, rotated: Array, latent: Array, key: Array) -> tuple[Array, Array, Array]:
+    """Return queries `(*batch, T, H, R + P)`, and keys and values of one head, of the absorbed form."""
+    return xp.concat([moved, rotated], axis=-1), xp.concat([latent, key], axis=-1), latent
+
+
+def many_heads(xp: Any, nope: Array, rotated: Array, made: Array, key: Array) -> tuple[Array, Array, Array]:
+    """Return queries, keys and values of H heads each, of the expanded form.
+
+    Args:
+        xp: the array namespace.
+        nope: `(*batch, T, H, nope_dim)`.
+        rotated: `(*batch, T, H, P)`.
+        made: `(*batch, S, H, nope_dim + E)`, the latent expanded.
+        key: `(*batch, S, 1, P)`, the rotated key.
+    """
+    keys, values = made[..., : nope.shape[-1]], made[..., nope.shape[-1] :]
+    shared = xp.broadcast_to(key, (*keys.shape[:-1], key.shape[-1]))
+    return xp.concat([nope, rotated], axis=-1), xp.concat([keys, shared], axis=-1), values
+
+
+def next_positions(cache: Any, positions: Array, t: int) -> Array:
+    """Return the positions `(*batch, T)` that a cache will give to its next tokens: known before their keys are rotated."""
+    placed: Any = cache.place(positions, t)
+    # A paged cache also says how its rows grow.
+    return placed[0] if type(placed) is tuple else placed

@@ -1,0 +1,127 @@
+"""Stacks: transformer blocks of one kind, one after another.
+
+    output = final_norm(layers[depth - 1](... layers[0](x)))
+
+A token that is not there (see transformer.py) is 0 after the final norm too, which would make it that norm's bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.axes import Array
+from attention.spec.errors import OptionError
+from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.oracle import normed
+from attention.spec.layers.tokens import child, only
+from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock, check_norm, check_part
+from attention.spec.norms import LayerNorm, Norm, RMSNorm
+from attention.spec.numbers import is_count
+from attention.spec.params import Param, inner, nest
+
+
+@dataclass(frozen=True)
+class Stack(Contract):
+    """Blocks of one kind, one after another. Abstract.
+
+    Args:
+        block: what each of them is; their weights differ.
+        depth: how many.
+        final_norm: a norm of the last block's output, which "pre" order leaves without one, or None.
+
+    Raises:
+        OptionError: an option outside its range.
+    """
+
+    block: Block
+    depth: int
+    final_norm: LayerNorm | RMSNorm | None = None
+
+    kind: ClassVar[type[Block]] = Block
+
+    def __post_init__(self) -> None:
+        check_part("block", self.block, self.kind)
+        if not is_count(self.depth):
+            raise OptionError(f"depth {self.depth!r} must be a positive int")
+        if self.final_norm is not None:
+            check_norm("final_norm", self.final_norm)
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        return self.block.inputs
+
+    @property
+    def attends_self(self) -> bool:
+        return self.block.attends_self
+
+    @property
+    def parts(self) -> dict[str, Contract]:
+        return {f"layers.{i}": self.block for i in range(self.depth)}
+
+    @property
+    def norms(self) -> dict[str, Norm]:
+        return {} if self.final_norm is None else {"final_norm": self.final_norm}
+
+    @property
+    def params(self) -> dict[str, Param]:
+        tree: dict[str, Param] = {}
+        for name, part in self.parts.items():
+            tree |= nest(name, part.params)
+        return tree if self.final_norm is None else tree | nest("final_norm", self.final_norm.params(self.block.width))
+
+    def results(self, arrays: Mapping[str, Array]) -> Shapes:
+        return self.block.results(arrays)
+
+    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+        """Return the setting of each block by its name, and "present" `(*batch, T, 1)`."""
+        seed = call.pop("dropout_seed", None)
+        made = {name: part.settle(arrays, **call, dropout_seed=child(seed, name)) for name, part in self.parts.items()}
+        # What is there is the same for every block, and so for the last norm.
+        return {**made, "present": made["layers.0"]["present"]}
+
+    def formula(
+        self,
+        xp: Any,
+        weights: Mapping[str, Array],
+        arrays: Mapping[str, Array],
+        setting: Setting,
+        *,
+        constant: Callable[[Array], Array] = unchanged,
+        mark: Mark = UNMARKED,
+    ) -> dict[str, Array]:
+        x = arrays["x"]
+        for name, part in self.parts.items():
+            given = {**arrays, "x": x}
+            x = part.formula(xp, inner(name, weights), given, setting[name], constant=constant, mark=mark)["output"]
+        x = normed(xp, self.norms, weights, "final_norm", x, mark)
+        return {"output": only(xp, x, xp.asarray(setting["present"]))}
+
+    def pinned(self) -> Self:
+        return replace(self, block=self.block.pinned())
+
+    def unsettled(self) -> Self:
+        return replace(self, block=self.block.unsettled())
+
+
+@dataclass(frozen=True)
+class Encoder(Stack):
+    """Encoder blocks, one after another; arguments as `Stack`.
+
+    >>> block = EncoderBlock(MultiHeadAttention(8, 2), FeedForward(8, 32), order="pre")
+    >>> [name for name in Encoder(block, depth=2, final_norm=LayerNorm()).params if name.endswith("k_proj.kernel")]
+    ['layers.0.self_attn.k_proj.kernel', 'layers.1.self_attn.k_proj.kernel']
+    """
+
+    kind: ClassVar[type[Block]] = EncoderBlock
+    takes: ClassVar[frozenset[str]] = EncoderBlock.takes
+
+
+@dataclass(frozen=True)
+class Decoder(Stack):
+    """Decoder blocks, one after another, all of which see the same memory; arguments as `Stack`."""
+
+    kind: ClassVar[type[Block]] = DecoderBlock
+    takes: ClassVar[frozenset[str]] = DecoderBlock.takes

@@ -1,0 +1,71 @@
+"""Tokens: which of them exist, what dropout leaves of them, and whose seed a place inside a layer drops by.
+
+present[t] = (exists s: allowed[t, s]) or (exists s: allowed[s, t])             over all heads
+seed of a place = bits(key(seed), crc32(the place's name))                      32 bits, the same in every framework
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from attention.spec import random
+from attention.spec.algebra import Mask, both, evaluate
+from attention.spec.attend import UNMARKED, Mark, reachable
+from attention.spec.axes import Array
+from attention.spec.errors import ShapeError
+from attention.spec.layers.multi_head import MultiHeadAttention
+
+
+def check_tokens(name: str, x: Array, width: int, rows: str = "T", batch: tuple[int, ...] | None = None) -> None:
+    """Raise ShapeError unless `x` holds tokens of this width, in batch rows like those of others if `batch` is given."""
+    given = "" if batch is None else f", batch = {batch} as x has"
+    if len(x.shape) < 2 or x.shape[-1] != width or (batch is not None and tuple(x.shape[:-2]) != batch):
+        raise ShapeError(f"{name} {tuple(x.shape)} must be (*batch, {rows}, M) with M = {width}{given}")
+
+
+def present(xp: Any, allowed: Array) -> Array:
+    """Return which tokens attend or are attended to: bool `(*batch, T, 1)`, any axis but the last two perhaps 1 or absent.
+
+    Args:
+        xp: the array namespace.
+        allowed: bool, broadcastable to `(*batch, H, T, T)`.
+    """
+    rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))
+    return rows | keys
+
+
+def settled(attention: MultiHeadAttention, x: Array, mask: Mask | None) -> np.ndarray:
+    """Return which tokens of a call exist: bool `(*batch, T, 1)`.
+
+    Raises:
+        MaskError: the mask does not fit.
+    """
+    allowed = evaluate(both(attention.mask, mask), attention.sizes(x, x, x))
+    shape = (*x.shape[:-1], 1)
+    return np.ones(shape, bool) if allowed is None else np.broadcast_to(present(np, allowed), shape)
+
+
+def only(xp: Any, x: Array, there: Array) -> Array:
+    """Return `x` with zeros for tokens that are not there; `there` None means that all are."""
+    return x if there is None else xp.where(there, x, xp.zeros_like(x))
+
+
+def child(seed: int | None, name: str) -> int | None:
+    """Return the seed of a place inside a layer.
+
+    >>> child(7, "ffn"), child(7, "dropout1"), child(None, "ffn")
+    (0, 0, None)
+    """
+    return None if seed is None else random.bits(random.key(seed), random.label(name))
+
+
+def kept(rate: float, shape: tuple[int, ...], dropout_seed: int | None = None) -> Array:
+    """Return the mask of what dropout keeps, or None where nothing is dropped."""
+    return None if dropout_seed is None or not rate else random.keep(dropout_seed, rate, shape)
+
+
+def dropped(xp: Any, x: Array, keep: Array, rate: float, mark: Mark = UNMARKED) -> Array:
+    """Return `x / (1 - rate)` where it is kept and 0 elsewhere; `keep` None leaves `x` as it is."""
+    return x if keep is None else mark("dropped", xp.where(keep, x / (1.0 - rate), xp.zeros_like(x)))

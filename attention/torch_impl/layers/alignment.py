@@ -1,0 +1,141 @@
+"""Alignment as an `nn.Module`: a decoder state looks back at the encoder's states.
+
+context, weights = softmax(score(query, key)) value        see attention/spec/layers/alignment.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat.torch as xp
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from attention.spec.algebra import Mask, both
+from attention.spec.alignment_scores import Concat, General, TanhScore
+from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.layers.alignment import AlignmentAttention as Contract
+from attention.spec.layers.alignment import bare, is_state
+from attention.spec.layers.heads import shield_inputs
+from attention.spec.scores import Cosine, soft_cap
+from attention.torch_impl import params, scores
+from attention.torch_impl.attend import check_tensors, dot_product_attention
+from attention.torch_impl.layers.layer import Layer
+from attention.torch_impl.masks import allowed, native, read
+
+
+class AlignmentAttention(Layer):
+    """The layer of a contract; arguments as `Layer`."""
+
+    contract: Contract
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    score_proj: nn.Linear
+    score_q_proj: nn.Linear
+    score_k_proj: nn.Linear
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None = None,
+        *,
+        mask: Mask | None = None,
+        dropout_seed: Any = None,
+        return_stages: tuple[str, ...] = (),
+        implementation: str = "auto",
+    ) -> Any:
+        """Return the context and the weights.
+
+        Args:
+            query: decoder states `(*batch, T, M)`, or a single one `(*batch, M)`.
+            key: encoder states `(*batch, S, key_dim)`.
+            value: `(*batch, S, value_dim)`; None means `key`.
+            mask: further mask, which the contract's own is combined with by `&`; a single state is T = 1.
+            dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
+            return_stages: names among `spec.STAGES`; they have no axis H, and those of a single state no axis T.
+            implementation: the name of a kernel. "auto" is "reference", which makes context and weights in one pass.
+
+        Returns:
+            Context `(*batch, T, E)` in the dtype of `query` and weights `(*batch, T, S)` in the compute dtype, before dropout,
+            each row summing to 1, or to 0 where no key is allowed; both without T for a single state. With
+            `return_stages`, these two and a dict of stages.
+
+        Raises:
+            AttentionError: as `dot_product_attention`.
+        """
+        c = self.contract
+        value = key if value is None else value
+        mask, sizes = self._check(query, key, value, mask)
+        state = is_state(query, key)
+        query = query.unsqueeze(-2) if state else query
+        if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
+            query, key, value = shield_inputs(xp, allowed(mask, sizes, query.device), query, key, value)
+        if c.attn_dim is not None:
+            query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        q, k, found = self._scored(query, key, value)
+        context, stages = dot_product_attention(
+            q,
+            k,
+            value.unsqueeze(-2),
+            mask=mask,
+            bias=None if found is None else soft_cap(xp, found, c.softcap).unsqueeze(-3),
+            scale=c.score.factor(c.score_widths[1]),
+            softcap=c.softcap,
+            dropout_rate=c.dropout_rate if self.training else 0.0,
+            dropout_seed=self._seed(dropout_seed),
+            precision=c.precision,
+            return_stages=("weights", *return_stages),
+            implementation="reference" if implementation == "auto" else implementation,
+        )
+        made = bare({**stages, "context": context}, found, c.softcap, state=state, xp=xp)
+        output = (made["context"], made["weights"])
+        return (*output, {name: made[name] for name in return_stages}) if return_stages else output
+
+    def _check(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> tuple[Mask | None, Sizes]:
+        check_tensors(query=query, key=key, value=value)
+        if not torch.is_autocast_enabled(query.device.type):
+            _ = check_float(query=query, key=key, value=value, parameters=next(self.parameters(), None))
+        sizes = self.contract.sizes(query, key, value)
+        mask = both(self.contract.mask, native(mask, query.device))
+        if mask is not None:
+            mask.check(sizes, read)
+        return mask, sizes
+
+    def _scored(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return queries and keys, one head each, whose products are the scores; or nothing to multiply, and the scores."""
+        score = self.contract.score
+        if isinstance(score, TanhScore):
+            nothing = (value.new_zeros((*x.shape[:-1], 1, 1)) for x in (query, key))
+            return next(nothing), next(nothing), self._added(query, key, score)
+        if isinstance(score, General):
+            # Autocast narrows what a projection returns, and nothing else.
+            query = self.score_proj(query).to(key.dtype)
+        q, k = query.unsqueeze(-2), key.unsqueeze(-2)
+        if isinstance(score, Cosine):
+            compute = getattr(torch, COMPUTE[dtype_name(q)])
+            weights = params.loose(self, self.contract.own_params, compute)
+            prepared = score.prepare(xp, weights, q.to(compute), k.to(compute))
+            q, k = (x.to(q.dtype) for x in prepared)
+        return q, k, None
+
+    def _added(self, query: Tensor, key: Tensor, score: TanhScore) -> Tensor:
+        """Return the scores `(*batch, T, S)` of a hidden layer, in the compute dtype."""
+        if isinstance(score, Concat):
+            # One kernel, whose rows are shared out, so that no query is laid beside every key.
+            rows, kernel = self.contract.score_widths[0], self.score_proj.weight
+            q, k = linear(query, kernel[:, :rows], self.score_proj.bias), linear(key, kernel[:, rows:])
+        else:
+            q, k = self.score_q_proj(query), self.score_k_proj(key)
+        compute = getattr(torch, COMPUTE[dtype_name(q)])
+        v = params.loose(self, self.contract.own_params, compute)["score_v"]
+        with torch.autocast(q.device.type, enabled=False):
+            return scores.additive(q.to(compute), k.to(compute), v, lean=score.lean)
+
+    def _seed(self, given: Any) -> Any:
+        """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""
+        if given is not None or not (self.training and self.contract.dropout_rate):
+            return given
+        return torch.randint(2**31, ())

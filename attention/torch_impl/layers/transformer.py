@@ -1,0 +1,246 @@
+"""Transformer blocks and stacks as `nn.Module`s.
+
+x = norm(x + drop(branch(x)))    or    x = x + drop(branch(norm(x)))        see attention/spec/layers/transformer.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import array_api_compat.torch as xp
+from torch import Tensor, nn
+
+from attention.spec.algebra import Mask, both
+from attention.spec.axes import Array
+from attention.spec.layers import stack, tokens, transformer
+from attention.torch_impl.layers.feed_forward import Dropping, FeedForward, check_input, child
+from attention.torch_impl.layers.multi_head import MultiHeadAttention
+from attention.torch_impl.masks import allowed, native, read
+
+
+class Block(Dropping):
+    """What encoder and decoder blocks share. Abstract."""
+
+    ffn: FeedForward
+
+    def _walk(self, x: Tensor, there: Tensor | None, seed: Any, branches: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
+        """Return the tokens after all branches."""
+        x = tokens.only(xp, x, there)
+        for i, branch in enumerate(branches.values(), 1):
+            norm = self.get_submodule(f"norm{i}")
+            y = branch(norm(x)) if self.contract.order == "pre" else branch(x)
+            x = x + self._drop(y, self.contract.dropout_rate, child(seed, f"dropout{i}"))
+            x = norm(x) if self.contract.order == "post" else x
+        return tokens.only(xp, x, there)
+
+
+class EncoderBlock(Block):
+    """The block of a contract; arguments as `Layer`."""
+
+    contract: transformer.EncoderBlock
+    self_attn: MultiHeadAttention
+
+    def _build_parts(self, dtype: str) -> None:
+        self.self_attn = MultiHeadAttention(self.contract.attention, seed=None, dtype=dtype)
+        self.ffn = FeedForward(self.contract.feed_forward, seed=None, dtype=dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        implementation: str = "auto",
+    ) -> Tensor:
+        """Return the block's output.
+
+        Args:
+            x: `(*batch, T, M)`.
+            mask: further mask, which the attention's own is combined with by `&`.
+            positions: integers `(*batch, T)` for the attention's positions; None means 0, 1, 2 and so on.
+            dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
+            implementation: "auto", or the name of a kernel.
+
+        Returns:
+            `(*batch, T, M)`; 0 for a token that neither attends nor is attended to.
+
+        Raises:
+            AttentionError: as `MultiHeadAttention`.
+        """
+        check_input(x, self.ffn.up.weight)
+        self.contract.check({"x": x})
+        seed = self._seed(dropout_seed)
+
+        def attend(x: Tensor) -> Tensor:
+            return self.self_attn(
+                x,
+                mask=mask,
+                query_positions=positions,
+                key_positions=positions,
+                dropout_seed=child(seed, "self_attn"),
+                implementation=implementation,
+            )
+
+        def feed(x: Tensor) -> Tensor:
+            return self.ffn(x, dropout_seed=child(seed, "ffn"))
+
+        return self._walk(x, present(self.contract, x, mask), seed, {"self_attn": attend, "ffn": feed})
+
+
+class DecoderBlock(Block):
+    """The block of a contract; arguments as `Layer`."""
+
+    contract: transformer.DecoderBlock
+    self_attn: MultiHeadAttention
+    cross_attn: MultiHeadAttention
+
+    def _build_parts(self, dtype: str) -> None:
+        self.self_attn = MultiHeadAttention(self.contract.self_attention, seed=None, dtype=dtype)
+        self.cross_attn = MultiHeadAttention(self.contract.cross_attention, seed=None, dtype=dtype)
+        self.ffn = FeedForward(self.contract.feed_forward, seed=None, dtype=dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        *,
+        mask: Mask | None = None,
+        memory_mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        implementation: str = "auto",
+    ) -> Tensor:
+        """Return the block's output.
+
+        Args:
+            x: `(*batch, T, M)`.
+            memory: `(*batch, S, M')`.
+            mask: further mask of the self-attention, which its own is combined with by `&`.
+            memory_mask: the same for the attention to the memory.
+            positions: integers `(*batch, T)` for the self-attention's positions; None means 0, 1, 2 and so on.
+            dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
+            implementation: "auto", or the name of a kernel.
+
+        Returns:
+            `(*batch, T, M)`; 0 for a token that in self-attention neither attends nor is attended to.
+
+        Raises:
+            AttentionError: as `MultiHeadAttention`.
+        """
+        check_input(x, self.ffn.up.weight, memory=memory)
+        self.contract.check({"x": x, "memory": memory})
+        seed = self._seed(dropout_seed)
+
+        def attend(x: Tensor) -> Tensor:
+            return self.self_attn(
+                x,
+                mask=mask,
+                query_positions=positions,
+                key_positions=positions,
+                dropout_seed=child(seed, "self_attn"),
+                implementation=implementation,
+            )
+
+        def look(x: Tensor) -> Tensor:
+            return self.cross_attn(
+                x, memory, mask=memory_mask, dropout_seed=child(seed, "cross_attn"), implementation=implementation
+            )
+
+        def feed(x: Tensor) -> Tensor:
+            return self.ffn(x, dropout_seed=child(seed, "ffn"))
+
+        branches = {"self_attn": attend, "cross_attn": look, "ffn": feed}
+        return self._walk(x, present(self.contract, x, mask), seed, branches)
+
+
+class Stack(Dropping):
+    """Blocks of one kind, one after another. Abstract."""
+
+    layers: nn.ModuleList
+
+    def _walk(self, x: Tensor, mask: Mask | None, seed: Any, call: Callable[[nn.Module, Tensor, Any], Tensor]) -> Tensor:
+        """Return the tokens after all blocks and the last norm."""
+        seed = self._seed(seed)
+        for i, layer in enumerate(self.layers):
+            x = call(layer, x, child(seed, f"layers.{i}"))
+        if self.contract.final_norm is None:
+            return x
+        return tokens.only(xp, self.get_submodule("final_norm")(x), present(self.contract.block, x, mask))
+
+
+class Encoder(Stack):
+    """The stack of a contract; arguments as `Layer`."""
+
+    contract: stack.Encoder
+
+    def _build_parts(self, dtype: str) -> None:
+        blocks = (EncoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
+        self.layers = nn.ModuleList(blocks)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        implementation: str = "auto",
+    ) -> Tensor:
+        """Return the output of all blocks; arguments as `EncoderBlock`."""
+
+        def call(layer: nn.Module, x: Tensor, seed: Any) -> Tensor:
+            return layer(x, mask=mask, positions=positions, dropout_seed=seed, implementation=implementation)
+
+        return self._walk(x, mask, dropout_seed, call)
+
+
+class Decoder(Stack):
+    """The stack of a contract; arguments as `Layer`."""
+
+    contract: stack.Decoder
+
+    def _build_parts(self, dtype: str) -> None:
+        blocks = (DecoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
+        self.layers = nn.ModuleList(blocks)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        *,
+        mask: Mask | None = None,
+        memory_mask: Mask | None = None,
+        positions: Array = None,
+        dropout_seed: Any = None,
+        implementation: str = "auto",
+    ) -> Tensor:
+        """Return the output of all blocks; arguments as `DecoderBlock`."""
+
+        def call(layer: nn.Module, x: Tensor, seed: Any) -> Tensor:
+            return layer(
+                x,
+                memory,
+                mask=mask,
+                memory_mask=memory_mask,
+                positions=positions,
+                dropout_seed=seed,
+                implementation=implementation,
+            )
+
+        return self._walk(x, mask, dropout_seed, call)
+
+
+def present(contract: transformer.Block, x: Tensor, mask: Mask | None) -> Tensor | None:
+    """Return which tokens attend or are attended to, bool `(*batch, T, 1)`; None where structure says that all do.
+
+    Raises:
+        MaskError: the mask does not fit.
+    """
+    mask = both(contract.own_attention.mask, native(mask, x.device))
+    if mask is None or mask.keeps_self:
+        return None
+    sizes = contract.own_attention.sizes(x, x, x)
+    mask.check(sizes, read)
+    return tokens.present(xp, allowed(mask, sizes, x.device))

@@ -1,0 +1,69 @@
+"""`python -m conformance onnx`: ONNX's operator tests through both rooms.
+
+Exit codes: 0 every case that the contracts cover passes, 1 one does not, 2 the call cannot be answered (one line says
+why), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback()
+def main() -> None:
+    """Ask what others wrote down about attention of this library."""
+
+
+@app.command()
+def onnx(
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Ask torch's and JAX's own attention, alone, as well.")
+    ] = False,
+    kernel: Annotated[str, typer.Option(help="Let this kernel answer for Attention: 'auto' or its name.")] = "",
+    json: Annotated[str, typer.Option(metavar="PATH", help="Where every outcome goes; '' for nowhere.")] = "",
+) -> None:
+    """Run ONNX's tests of Attention, RotaryEmbedding, RMSNormalization and LinearAttention through both backends.
+
+    A case passes if ONNX's own judge says so of every output, at its own tolerance.
+    """
+    from attention.spec.errors import AttentionError  # noqa: PLC0415 - frameworks wait until the call is understood
+
+    try:
+        ok = _run(baselines, kernel, json)
+    except KeyboardInterrupt:
+        typer.echo("conformance: interrupted", err=True)
+        raise typer.Exit(130) from None
+    except AttentionError as error:
+        typer.echo(f"conformance: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(0 if ok else 1)
+
+
+def _run(baselines: bool, kernel: str, json: str) -> bool:
+    """Return whether all is right, having asked, shown and written everything."""
+    from attention._extras import require  # noqa: PLC0415
+
+    require("onnx", extra="conformance", wanted_by="python -m conformance onnx")
+    from rich.console import Console  # noqa: PLC0415
+
+    from conformance.onnx_suite import whole  # noqa: PLC0415
+    from conformance.table import writable  # noqa: PLC0415
+
+    if json:
+        writable(json)
+    made = whole(baselines, kernel or None)
+    console = Console()
+    console.print(made.table())
+    for remark in made.remarks():
+        console.print(remark, highlight=False, markup=False, soft_wrap=True)
+    if json:
+        made.to_json(json)
+    return made.ok
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m conformance")
