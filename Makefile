@@ -18,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 $(shell $(BIN)/python -c "" 2>/dev/null || rm -f $(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help parity minilm test check bench clean
+.PHONY: help parity minilm conformance test check bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -40,6 +40,9 @@ check: $(READY) ## formatting, lint, types, rules of the rooms, doctests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --doctest-modules --doctest-glob="*.md" attention README.md
 
+conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, transformers) through both backends
+	$(BIN)/python -m conformance --baselines --json build/conformance.json
+
 bench: $(READY) ## time every kernel that passes parity
 	$(BIN)/python -m benchmarks
 
@@ -51,7 +54,7 @@ clean: ## remove what the commands wrote, but keep the environment
 $(READY): pyproject.toml constraints.txt
 	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
-	$(PIP) install -c constraints.txt -e '.[all,report,real,dev]'
+	$(PIP) install -c constraints.txt -e '.[all,report,real,conformance,dev]'
 	@touch $@
 
 # Packages of weights: what they declare as dependencies belongs to their programs, and stays out.

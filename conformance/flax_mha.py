@@ -6,6 +6,7 @@
 Outputs and gradients of query, key, value and every parameter. Both are judged in float32 by our float64: theirs has no float64
 of its own, as its softmax runs in float32 whatever it is given, so there its digits end at `NARROW`. What else it does otherwise:
 
+    normalize_qk             the norm's variance is mean(x^2) - mean(x)^2, far outside the budget of float32
     a row without a key      the mean of all values; ours is 0
     is_causal with T != S    begins at the first key; ours has to be told so
 
@@ -92,8 +93,14 @@ def probe(module: Module, masks: str) -> Probe:
     return draw(f"{NAME}: {module}, {masks}", flax_mha.contract(module.config), T, S, ours(masks))
 
 
-def load(probe: Probe, module: Module) -> nnx.MultiHeadAttention:
-    """Return theirs with the weights of a probe; in JAX's 64-bit mode where the probe is float64."""
+def load(probe: Probe, module: Module, *, fast_variance: bool = True) -> nnx.MultiHeadAttention:
+    """Return theirs with the weights of a probe; in JAX's 64-bit mode where the probe is float64.
+
+    Args:
+        probe: gives the weights.
+        module: how theirs is made.
+        fast_variance: whether its norms take the variance as mean(x^2) - mean(x)^2, as they do unless told otherwise.
+    """
     kind = jnp.dtype(probe.dtype)
     made = nnx.MultiHeadAttention(**module.config, dtype=kind, param_dtype=kind, decode=False, rngs=nnx.Rngs(0))
     graph, state = nnx.split(made, nnx.Param)
@@ -102,21 +109,29 @@ def load(probe: Probe, module: Module) -> nnx.MultiHeadAttention:
     assert {".".join(path) for path in flat} == tensors.keys(), f"the table has {sorted(tensors)}, theirs {sorted(flat)}"
     for path, leaf in flat.items():
         leaf.set_value(jnp.asarray(tensors[".".join(path)]))
-    return nnx.merge(graph, nnx.from_flat_state(flat))
+    made = nnx.merge(graph, nnx.from_flat_state(flat))
+    for norm in (made.query_ln, made.key_ln):
+        if norm is not None:
+            norm.use_fast_variance = fast_variance
+    return made
 
 
-def theirs(probe: Probe, module: Module, masks: str) -> Results:
+def theirs(probe: Probe, module: Module, masks: str, *, fast_variance: bool = True) -> Results:
     """Return what theirs makes of a probe: the output and every gradient."""
     with jax.enable_x64(probe.dtype == "float64"):
-        graph, learned = nnx.split(load(probe, module), nnx.Param)
+        graph, learned = nnx.split(load(probe, module, fast_variance=fast_variance), nnx.Param)
         arrays = {name: jnp.asarray(x) for name, x in probe.arrays.items()}
         given = foreign(masks)
 
-        def forward(learned: Any, arrays: dict[str, jax.Array]) -> jax.Array:
-            return nnx.merge(graph, learned)(*(arrays[name] for name in ("query", "key", "value")), **given)
+        @jax.jit
+        def program(learned: Any, arrays: dict[str, jax.Array], cotangent: jax.Array) -> Any:
+            def forward(learned: Any, arrays: dict[str, jax.Array]) -> jax.Array:
+                return nnx.merge(graph, learned)(*(arrays[name] for name in ("query", "key", "value")), **given)
 
-        output, pull_back = jax.vjp(forward, learned, arrays)
-        of_learned, of_arrays = pull_back(jnp.asarray(probe.cotangents["output"]))
+            output, pull_back = jax.vjp(forward, learned, arrays)
+            return output, pull_back(cotangent)
+
+        output, (of_learned, of_arrays) = program(learned, arrays, jnp.asarray(probe.cotangents["output"]))
         found = {".".join(path): np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(of_learned)}
         canonical = read(found, flax_mha.FLAX, probe.contract)
         by_name = {**{name: np.asarray(x) for name, x in of_arrays.items()}, **canonical}

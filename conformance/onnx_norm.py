@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attention.spec.norms import RMSNorm
+from attention import spec
 from conformance.onnx_cases import Case
 from conformance.rooms import Room
 
@@ -20,7 +20,7 @@ def answer(room: Room, case: Case) -> dict[str, np.ndarray]:
     """Return the normalised input, in its own shape."""
     x, scale = case.inputs["X"], case.inputs["scale"]
     axis = case.attributes.get("axis", -1) % x.ndim
-    norm = RMSNorm(eps=case.attributes.get("epsilon", 1e-5))
+    norm = spec.RMSNorm(eps=case.attributes.get("epsilon", 1e-5))
     flat = room.array(x.reshape(*x.shape[:axis], -1))
     weights = {"scale": room.array(np.broadcast_to(scale, x.shape[axis:]).reshape(-1))}
     return {"Y": room.numpy(norm.normalise(room.xp, weights, flat)).reshape(x.shape)}

@@ -26,8 +26,8 @@ from attention.spec.params import cast
 LIMIT = 1e-12
 """Of the largest element, in float64."""
 
-BACKENDS = ("torch", "jax_eager")
-"""The rooms. JAX runs one operation at a time: what XLA makes of a whole layer is the parity check's business."""
+BACKENDS = ("torch", "jax")
+"""The rooms; JAX under `jax.jit`."""
 
 Results = Mapping[str, np.ndarray]
 """Outputs by name, and gradients by "d " and the name of an input or of a canonical parameter."""

@@ -149,13 +149,16 @@ def _mask(kind: str, config: Any, inputs: Inputs) -> Tensor:
     lengths, width = (LENGTHS, TOKENS) if memory is None else (SOURCE, MEMORY)
     real = torch.tensor(np.arange(width) < lengths[:, None], dtype=torch.int64)
     rest = {"past_key_values": None} if "causal" in kind else {"encoder_hidden_states": memory}
-    return getattr(masks, f"create_{kind}_mask")(config=config, inputs_embeds=next(iter(inputs.values())), attention_mask=real, **rest)
+    return getattr(masks, f"create_{kind}_mask")(
+        config=config, inputs_embeds=next(iter(inputs.values())), attention_mask=real, **rest
+    )
 
 
 SMALL = {"hidden_size": 20, "num_attention_heads": 4}
-GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 6, "num_hidden_layers": 2, "max_position_embeddings": 64}
+GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 6, "num_hidden_layers": 2, "max_position_embeddings": 256}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-YARN = {"rope_type": "yarn", "rope_theta": 1.5e5, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+# Bounds between which lie two of three pairs, so that a ramp that begins elsewhere is another ramp.
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 4.0}
 
 
 def _decoders() -> Iterator[Subject]:
@@ -167,7 +170,7 @@ def _decoders() -> Iterator[Subject]:
     yield _decoder("Gemma2 window", "gemma2", "Gemma2Attention", **capped)
     yield _decoder("Gemma2", "gemma2", "Gemma2Attention", layer=1, **capped)
     yield _decoder("Qwen3", "qwen3", "Qwen3Attention", attention_bias=True)
-    scaled = {"rope_parameters": {**YARN, "original_max_position_embeddings": 16}}
+    scaled = {"rope_parameters": {**YARN, "truncate": False}}
     yield _decoder("GPT-OSS window", "gpt_oss", "GptOssAttention", sliding_window=3, **scaled)
     yield _decoder("GPT-OSS", "gpt_oss", "GptOssAttention", layer=1, sliding_window=3, **scaled)
 
@@ -189,13 +192,20 @@ def _decoder(name: str, kind: str, attention: str, layer: int = 0, **options: An
 
 def _deepseek() -> Iterator[Subject]:
     modeling = _modeling("deepseek_v3")
-    sizes = {**SMALL, "num_key_value_heads": 4, "kv_lora_rank": 7, "qk_nope_head_dim": 3, "qk_rope_head_dim": 4, "v_head_dim": 5}
-    yarn = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.8, "original_max_position_embeddings": 16, "truncate": True}
+    sizes = {
+        **SMALL,
+        "num_key_value_heads": 4,
+        "kv_lora_rank": 7,
+        "qk_nope_head_dim": 3,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 5,
+    }
+    yarn = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.8}
     for name, options in (
         ("DeepSeek-V3", {"q_lora_rank": 6, "attention_bias": True, "rope_parameters": yarn}),
         ("DeepSeek-V3 half", {"q_lora_rank": None, "rope_interleave": False}),
     ):
-        config = _config("deepseek_v3", **sizes, **options, num_hidden_layers=2, max_position_embeddings=64)
+        config = _config("deepseek_v3", **sizes, **options, num_hidden_layers=2, max_position_embeddings=256)
 
         def call(module: nn.Module, inputs: Inputs, config: Any = config) -> Tensor:
             x = inputs["x"]

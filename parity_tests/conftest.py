@@ -1,12 +1,19 @@
 """How the tests run: on the CPU, one thread a worker, the same examples every time in CI, and nothing compiled twice.
 
-Only environment variables are set here, before any framework is imported; a test pays for the frameworks it uses.
+Only environment variables are set here, before any framework is imported; a test pays for the frameworks it uses. At the end
+of a run the report names every mutant that was killed, and the probe that killed it.
 """
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
 
 DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
@@ -23,3 +30,17 @@ os.environ.update(DEFAULTS | os.environ)
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if "CI" in os.environ else "local")
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Print the kill table: what `record_property("kill", (mutant, contract, side, probe))` said, from every worker."""
+    passed = terminalreporter.stats.get("passed", ())
+    kills = sorted(value for report in passed for name, value in report.user_properties if name == "kill")
+    if not kills:
+        return
+    terminalreporter.section("mutants killed")
+    for mutant in dict.fromkeys(kill[0] for kill in kills):
+        found = [kill for kill in kills if kill[0] == mutant]
+        killers = ", ".join(f"{side}: {probe}" for _, _, side, probe in found)
+        terminalreporter.line(f"{mutant:45} {found[0][1]:22} {killers}")
+    terminalreporter.line(f"{len({kill[0] for kill in kills})} mutants, each killed on every side that it was shown to")

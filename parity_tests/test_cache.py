@@ -21,7 +21,7 @@ from attention.spec.algebra import Mask, evaluate
 from attention.spec.attend import attend as formula
 from attention.spec.axes import sizes
 from attention.spec.cache import Appended
-from attention.spec.errors import DTypeError, OptionError, PositionError, ShapeError, UnknownName
+from attention.spec.errors import CacheError, DTypeError, OptionError, PositionError, ShapeError, UnknownName
 from attention.spec.masks import Placed
 from attention.torch_impl import cache as torch_cache
 from parity_tests.rooms import ROOMS, TORCH, Room, close, each_room, numbers
@@ -93,7 +93,7 @@ def decode(room: Room, cache: Any, arrays: Any, mask: Mask | None, chunks: list[
     for size in chunks:
         some = slice(start, start + size)
         where = None if positions is None else positions[:, some]
-        context, cache = step(room, cache, *(x[:, some] for x in arrays), mask, where)
+        context, cache = step(room, cache, *(x[:, some] for x in arrays), mask=mask, positions=where)
         contexts.append(context)
         start += size
     return np.concatenate(contexts, axis=1)
@@ -160,11 +160,11 @@ class TestLaws:
     @each_kind
     def test_appending_leaves_the_old_cache_as_it_was(self, room: Room, kind: str) -> None:
         chunks = [[x[:, some] for x in qkv()] for some in (slice(0, 4), slice(4, 6), slice(6, 7))]
-        _, cache = step(room, make(room, kind), *chunks[0], CAUSAL)
-        first, _ = step(room, cache, *chunks[1], CAUSAL)
-        second, after = step(room, cache, *chunks[1], CAUSAL)
-        _ = step(room, after, *chunks[2], CAUSAL)
-        third, _ = step(room, cache, *chunks[1], CAUSAL)
+        _, cache = step(room, make(room, kind), *chunks[0], mask=CAUSAL)
+        first, _ = step(room, cache, *chunks[1], mask=CAUSAL)
+        second, after = step(room, cache, *chunks[1], mask=CAUSAL)
+        _ = step(room, after, *chunks[2], mask=CAUSAL)
+        third, _ = step(room, cache, *chunks[1], mask=CAUSAL)
         np.testing.assert_array_equal(first, second)
         np.testing.assert_array_equal(first, third)
 
@@ -175,7 +175,7 @@ class TestLaws:
         cache = getattr(CACHES[room.name], kind).make(batch, N, K, D, E, dtype="float64")
         outs = []
         for some in (slice(0, 4), slice(4, 6)):
-            out, cache = step(room, cache, *(x[..., some, :, :] for x in arrays), CAUSAL)
+            out, cache = step(room, cache, *(x[..., some, :, :] for x in arrays), mask=CAUSAL)
             outs.append(out)
         close(np.concatenate(outs, axis=-3), full([x[..., :6, :, :] for x in arrays], CAUSAL), 1e-13)
 
@@ -203,7 +203,7 @@ class TestPadding:
         arrays, positions = qkv(), np.array([[0, 1, 2, 3], [-1, -1, 0, 1]])
         for x in arrays:
             x[1, :2] = np.nan
-        first, cache = step(room, make(room, kind), *(x[:, :4] for x in arrays), CAUSAL, positions)
+        first, cache = step(room, make(room, kind), *(x[:, :4] for x in arrays), mask=CAUSAL, positions=positions)
         got = np.concatenate([first, decode(room, cache, [x[:, 4:] for x in arrays], CAUSAL, [1, 2])], axis=1)
         close(got[0], full([x[0] for x in arrays], CAUSAL), 1e-13)
         close(got[1, 2:], full([x[1, 2:] for x in arrays], CAUSAL), 1e-13)
@@ -232,8 +232,9 @@ class TestPadding:
     @each_room
     @pytest.mark.parametrize("kind", ["StaticCache", "RollingCache"])
     def test_positions_may_leave_gaps(self, room: Room, kind: str) -> None:
-        cache = make(room, kind).append(*kv(room, 2), [[3, 10]]).cache
-        assert room.numpy(cache.append(*kv(room, 2)).query_positions).tolist() == [[11, 12]] * 2
+        cache = make(room, kind).append(*kv(room, 2), [[3, 10], [-7, -7]]).cache
+        # Every negative one is absent, and a row without a token counts from 0.
+        assert room.numpy(cache.append(*kv(room, 2)).query_positions).tolist() == [[11, 12], [0, 1]]
 
 
 class TestPages:
@@ -242,7 +243,7 @@ class TestPages:
         q, k, v = qkv(n=6)
         for x in (q, k, v):
             x[1, :3] = x[0, :3]
-        _, cache = step(room, make(room, "PagedCache"), *(x[:, :4] for x in (q, k, v)), CAUSAL)
+        _, cache = step(room, make(room, "PagedCache"), *(x[:, :4] for x in (q, k, v)), mask=CAUSAL)
         # Row 1 forgets what it wrote and reads the first block of row 0.
         cache = cache.assign([[5, 0, 3], [5, 6, 1]], [3, 3])
         got = decode(room, cache, [x[:, 3:] for x in (q, k, v)], CAUSAL, [2, 1])
@@ -251,7 +252,7 @@ class TestPages:
     @each_room
     def test_a_row_that_ends_makes_place_for_another(self, room: Room) -> None:
         arrays = qkv()
-        _, cache = step(room, make(room, "PagedCache"), *(x[:, :4] for x in arrays), CAUSAL)
+        _, cache = step(room, make(room, "PagedCache"), *(x[:, :4] for x in arrays), mask=CAUSAL)
         got = decode(room, cache.assign(TABLE, [4, 0]), [x[:, 4:] for x in arrays], CAUSAL, [1, 2])
         close(got[:1], full(arrays, CAUSAL)[:1, 4:], 1e-13)
         close(got[1:], full([x[1:, 4:] for x in arrays], CAUSAL), 1e-13)
@@ -270,10 +271,10 @@ class TestRefusals:
     @each_room
     def test_overflow_of_slots(self, room: Room) -> None:
         cache = make(room, "StaticCache").append(*kv(room, 4)).cache
-        with pytest.raises(ShapeError, match=r"^cache holds 4 of 7 tokens and cannot take 4 more$"):
+        with pytest.raises(CacheError, match=r"^cache holds 4 of 7 tokens and cannot take 4 more$"):
             _ = cache.append(*kv(room, 4))
         cache = cache.append(*kv(room, 2)).cache
-        with pytest.raises(ShapeError, match=r"^cache holds 6 of 7 tokens and cannot take 2 more$"):
+        with pytest.raises(CacheError, match=r"^cache holds 6 of 7 tokens and cannot take 2 more$"):
             _ = cache.append(*kv(room, 2))
         assert room.numpy(cache.append(*kv(room, 1)).cache.length) == N
 
@@ -281,10 +282,10 @@ class TestRefusals:
     def test_overflow_of_pages(self, room: Room) -> None:
         cache = make(room, "PagedCache").append(*kv(room, 4)).cache
         cache = cache.append(*kv(room, 4), [[4, 5, 6, -1], [4, 5, 6, 7]]).cache
-        with pytest.raises(ShapeError, match=r"^row 1 of the cache holds 8 of 9 tokens and cannot take 2 more$"):
+        with pytest.raises(CacheError, match=r"^row 1 of the cache holds 8 of 9 tokens and cannot take 2 more$"):
             _ = cache.append(*kv(room, 2))
         _ = cache.append(*kv(room, 2), [[7, 8], [-1, 8]])
-        with pytest.raises(ShapeError, match=r"^cache holds 0 of 9 tokens and cannot take 10 more$"):
+        with pytest.raises(CacheError, match=r"^cache holds 0 of 9 tokens and cannot take 10 more$"):
             _ = cache.append(*kv(room, 10))
 
     @each_room
@@ -299,7 +300,7 @@ class TestRefusals:
     )
     def test_a_block_that_is_not_there_or_not_its_own(self, room: Room, table: Any, row: int, wanted: str) -> None:
         cache = make(room, "PagedCache").assign(table).append(*kv(room, 2)).cache
-        with pytest.raises(ShapeError) as caught:
+        with pytest.raises(CacheError) as caught:
             _ = cache.append(*kv(room, 2))
         assert str(caught.value) == f"block_table row {row} {table[row]} must {wanted} for 4 tokens"
         _ = cache.append(*kv(room, 2), [[2, -1]])
@@ -381,7 +382,7 @@ class TestRefusals:
         ):
             with pytest.raises(OptionError) as caught:
                 cache.check(mask)
-            assert str(caught.value) == f"mask {mask} lets a query see {seen} before its own; a cache of window 4 keeps fewer"
+            assert str(caught.value) == f"mask {mask!r} lets a query see {seen} before its own; a cache of window 4 keeps fewer"
         for mask in (CAUSAL & spec.Window(4, 0), CAUSAL & spec.Chunked(5)):
             cache.check(mask)
         for kind in ("StaticCache", "PagedCache"):

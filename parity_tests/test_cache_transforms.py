@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from attention import spec
 from attention.jax_impl import cache as jax_cache
 from attention.spec.algebra import Mask
 from attention.spec.cache import Appended
-from attention.spec.errors import ShapeError
+from attention.spec.errors import CacheError
 from attention.spec.masks import Placed
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers
 from parity_tests.test_cache import CACHES, CAUSAL, KINDS, each_kind, full, make, qkv
@@ -93,7 +94,7 @@ class TestGradients:
         def scalar(*xs: Any) -> Any:
             cache, total = make(room, kind), 0.0
             for some in (slice(0, 4), slice(4, 6)):
-                out, cache = step(room, cache, *(x[:, some] for x in xs), mask, positions[:, some])
+                out, cache = step(room, cache, *(x[:, some] for x in xs), mask=mask, positions=positions[:, some])
                 total = total + (out * room.array(along[:, some])).sum()
             return total
 
@@ -123,8 +124,8 @@ class TestHiddenOverflow:
             out, cache = fast(cache, *arrays)
             assert np.isnan(room.numpy(out)).all() == wanted
             assert np.isnan(room.numpy(out)).any() == wanted
-        with pytest.raises(ShapeError, match="cache holds 8 of 8 tokens and cannot take 3 more"):
-            _ = step(room, cache, *arrays, TWO)
+        with pytest.raises(CacheError, match="cache holds 8 of 8 tokens and cannot take 3 more"):
+            _ = step(room, cache, *arrays, mask=TWO)
 
     @each_room
     def test_of_rows_is_nan_from_then_on_and_spoils_no_other(self, room: Room) -> None:
@@ -145,7 +146,7 @@ class TestHiddenOverflow:
         assert np.isfinite(outs[0]).all()
         assert all(np.isnan(out[:4]).all() for out in outs[1:])
         close(np.concatenate(outs, axis=1)[4], full([x[4] for x in arrays], TWO), 1e-6)
-        with pytest.raises(ShapeError, match=r"^row 0 of the cache holds 6 of 6 tokens and cannot take 2 more$"):
+        with pytest.raises(CacheError, match=r"^row 0 of the cache holds 6 of 6 tokens and cannot take 2 more$"):
             _ = cache.append(*(room.array(x[:, :2]) for x in arrays[1:]))
 
 
@@ -167,7 +168,6 @@ class TestTrees:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_cache_goes_through_torch_trees(self, kind: str) -> None:
-        pytree = torch.utils._pytree  # noqa: SLF001
         cache = make(TORCH, kind)
         leaves, structure = pytree.tree_flatten(cache)
         again = pytree.tree_unflatten(leaves, structure)
@@ -184,7 +184,7 @@ class TestLoops:
         cache = make(JAX, kind).append(*(x[:, :2] for x in native[1:])).cache
 
         def body(carry: Any, token: Any) -> tuple[Any, Any]:
-            out, carry = step(JAX, carry, *(x[:, None] for x in token), CAUSAL)
+            out, carry = step(JAX, carry, *(x[:, None] for x in token), mask=CAUSAL)
             return carry, out[:, 0]
 
         _, rest = jax.lax.scan(body, cache, [jnp.asarray(np.moveaxis(x[:, 2:], 1, 0)) for x in arrays])
@@ -197,7 +197,7 @@ class TestLoops:
         filled = [empty.append(*(jnp.asarray(x[b, :n]) for x in arrays[1:])).cache for b, n in enumerate(held)]
         stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *filled)
         token = [jnp.asarray(np.stack([x[b, n : n + 1] for b, n in enumerate(held)])) for x in arrays]
-        got, _ = jax.jit(jax.vmap(lambda c, *xs: step(JAX, c, *xs, CAUSAL)))(stacked, *token)
+        got, _ = jax.jit(jax.vmap(lambda c, *xs: step(JAX, c, *xs, mask=CAUSAL)))(stacked, *token)
         wanted = full(arrays, CAUSAL)
         close(np.asarray(got)[:, 0], np.stack([wanted[b, n] for b, n in enumerate(held)]), 1e-13)
 

@@ -108,7 +108,8 @@ class TestLaws:
 
 class TestValues:
     def test_the_header_is_plain_json(self) -> None:
-        assert files.encode(spec.Rotary()) == {"type": "Rotary", "base": 10000.0, "style": "half", "rotary_dim": None}
+        rotary = {"type": "Rotary", "base": 10000.0, "style": "half", "rotary_dim": None, "scaling": None}
+        assert files.encode(spec.Rotary()) == rotary
         nested = files.encode(~spec.Prefix(3))
         assert nested == {"type": "Not", "mask": {"type": "Prefix", "length": 3}}
         assert files.decode(nested) == ~spec.Prefix(3)
@@ -230,7 +231,7 @@ class TestRefusals:
             ({"positions": {"type": "Dot"}}, r"positions Dot\(\) must be"),
             ({"score": None}, "score None must be"),
             ({"softcap": "high"}, "softcap 'high' must be|this version does not know"),
-            ({"dropout_rate": [0]}, r"dropout_rate \[0\] must be|this version does not know"),
+            ({"dropout_rate": [0]}, r"dropout_rate \(0,\) must be|this version does not know"),
         ],
     )
     def test_a_contract_that_does_not_stand(self, path: Path, change: dict[str, Any], text: str) -> None:
@@ -242,7 +243,7 @@ class TestRefusals:
         [
             ("{", "must hold its contract as JSON"),
             bug("RecursionError", "[" * 100_000, "must hold its contract as JSON"),
-            ("[]", "holds a list but must hold a layer's contract"),
+            ("[]", "holds a tuple but must hold a layer's contract"),
             ('{"type": "Dot"}', "holds a Dot but must hold a layer's contract"),
             ("{}", "contract type None must be one of"),
         ],

@@ -16,14 +16,12 @@ import pytest
 
 from attention import jax_impl, spec, torch_impl
 
+# The layers: every class that a room offers.
+LAYERS = [name for name in torch_impl.__all__ if isinstance(getattr(torch_impl, name), type) and "Cache" not in name]
+METHODS = ("__init__", "forward", "load_weights", "weights")
 # A public name of a room, and what `forward` is called where a framework wants another name.
-SHARED = {
-    "dot_product_attention": "dot_product_attention",
-    "explain": "explain",
-    "MultiHeadAttention.__init__": "MultiHeadAttention.__init__",
-    "MultiHeadAttention.forward": "MultiHeadAttention.__call__",
-    "MultiHeadAttention.load_weights": "MultiHeadAttention.load_weights",
-    "MultiHeadAttention.weights": "MultiHeadAttention.weights",
+SHARED = {"dot_product_attention": "dot_product_attention", "explain": "explain"} | {
+    f"{layer}.{method}": f"{layer}.{method.replace('forward', '__call__')}" for layer in LAYERS for method in METHODS
 }
 
 
@@ -46,8 +44,9 @@ def signature(room: Any, name: str) -> list[tuple[str, str, object]]:
 
 
 def public(cls: type) -> set[str]:
-    """The public methods and properties that a class itself defines."""
-    return {name for name in vars(cls) if not name.startswith("_")}
+    """The public methods and properties that a class and its forebears in this package define."""
+    ours = [base for base in cls.__mro__ if base.__module__.startswith("attention.")]
+    return {name for base in ours for name in vars(base) if not name.startswith("_")}
 
 
 class TestFiles:
@@ -55,7 +54,7 @@ class TestFiles:
         assert listing(folder(torch_impl)) == listing(folder(jax_impl))
         assert {"attend.py", "kernels/__init__.py", "layers/multi_head.py"} <= listing(folder(jax_impl))
 
-    @pytest.mark.parametrize("extra", ["fused.py", "layers/latent.py"])
+    @pytest.mark.parametrize("extra", ["fused.py", "layers/sparse.py"])
     def test_a_file_in_one_room_alone_is_noticed(self, extra: str, tmp_path: Path) -> None:
         for name in (*listing(folder(jax_impl)), extra):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,17 +75,18 @@ class TestSignatures:
 
     def test_both_rooms_have_the_same_public_names(self) -> None:
         assert torch_impl.__all__ == jax_impl.__all__
+    @pytest.mark.parametrize("name", LAYERS)
+    def test_both_rooms_have_the_same_methods(self, name: str) -> None:
         # Each framework calls its modules by a hook of its own.
-        methods = public(torch_impl.MultiHeadAttention) - {"forward"}
-        assert methods == public(jax_impl.MultiHeadAttention) - {"set_view"}
-        shared = {name.partition(".")[2] for name in SHARED}
-        assert methods <= shared
+        methods = public(getattr(torch_impl, name)) - {"forward"}
+        assert methods == public(getattr(jax_impl, name)) - {"set_view"}
+        assert methods <= set(METHODS)
 
     def test_the_public_face_is_that_of_the_design(self) -> None:
         names = [name for name, _, _ in signature(jax_impl, "dot_product_attention")]
-        # DESIGN.md section 4, in its order.
+        # DESIGN.md section 4, in its order; score_mod came with the custom scores.
         assert names == [
-            *("q", "k", "v", "mask", "bias", "scale", "softcap", "sinks", "dropout_rate", "dropout_seed", "precision"),
+            *("q", "k", "v", "mask", "bias", "scale", "softcap", "score_mod", "sinks", "dropout_rate", "dropout_seed", "precision"),
             *("return_stages", "implementation"),
         ]
 

@@ -1,6 +1,7 @@
-"""Scores: products with grouped heads, their scale, and the soft cap.
+"""Scores: products with grouped heads, their scale, the soft cap, and the scores that learn.
 
     products[h, t, s] = q[t, h] . k[s, h // (H // K)]        softcap(x) = c tanh(x / c)
+    cosine[h, t, s] = exp(log_scale[h]) cos(q[t, h], k[s, h])        additive[t, s] = v . tanh(q[t] + k[s])
 
 Small integers are used wherever the answer is then exact in float64.
 """
@@ -9,14 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attention.spec.alignment_scores import Additive, AlignmentScore, Concat, General, additive, learned
 from attention.spec.errors import OptionError
-from attention.spec.scores import Dot, ScaledDot, check_cap, heads_first, mix, products, soft_cap
+from attention.spec.params import init
+from attention.spec.scores import Cosine, Dot, ScaledDot, check_cap, heads_first, mix, products, soft_cap
 
 UNIT = 2.0**-53
 """Half the distance from 1 to the next float64; tanh is good to two of these."""
@@ -82,6 +86,27 @@ class TestLaws:
         # tanh u = u - u^3 / 3 + ..., and u = x / 1e12 is below 1e-9.
         assert abs(float(soft_cap(np, np.float64(x), 1e12)) - x) <= 4 * UNIT * abs(x)
 
+    @given(heads())
+    def test_a_cosine_does_not_feel_lengths_and_is_bounded_by_its_temperature(self, arrays: tuple[np.ndarray, ...]) -> None:
+        q, k, _ = arrays
+        weights = {"log_scale": np.linspace(-1.0, 2.0, q.shape[-2])}
+        scores = products(np, *Cosine().prepare(np, weights, q, k))
+        most = np.exp(weights["log_scale"])[:, None, None]
+        assert (np.abs(scores) <= most * (1 + 8 * UNIT)).all()
+        longer = products(np, *Cosine().prepare(np, weights, 4 * q, k / 2))
+        np.testing.assert_array_equal(longer, scores)
+
+    def test_a_temperature_stops_at_its_bound(self) -> None:
+        q = np.array([[[3.0, 4.0]]])
+        weights = {"log_scale": np.array([9.0])}
+        bounded, free = (products(np, *Cosine(most=most).prepare(np, weights, q, q)) for most in (100.0, None))
+        np.testing.assert_allclose(bounded, [[[100.0]]], rtol=8 * UNIT)
+        np.testing.assert_allclose(free, [[[math.exp(9)]]], rtol=8 * UNIT)
+
+    @pytest.mark.parametrize("score", [Dot(), ScaledDot(), Cosine(), General(), Additive(), Concat(3, bias=True)], ids=repr)
+    def test_a_score_is_a_key_of_its_options(self, score: AlignmentScore) -> None:
+        assert len({score, replace(score)}) == 1
+
     def test_no_cap_is_the_same_array(self) -> None:
         x = np.arange(3.0)
         assert soft_cap(np, x, None) is x
@@ -96,6 +121,51 @@ class TestValues:
     def test_a_score_of_one_cap_is_capped_at_tanh_1(self) -> None:
         # tanh 1 to 17 digits, DLMF 4.28.4 with e^2.
         assert float(soft_cap(np, np.float64(50.0), 50.0)) == pytest.approx(50 * 0.76159415595576489, rel=4 * UNIT, abs=0)
+
+    def test_what_a_score_learns(self) -> None:
+        shapes = {
+            repr(score): {name: param.shape for name, param in learned(score, 2, 3).items()}
+            for score in (
+                Dot(),
+                ScaledDot(),
+                Cosine(),
+                General(),
+                Additive(5),
+                Additive(bias=True),
+                Concat(5),
+                Concat(bias=True),
+            )
+        }
+        bahdanau = {"score_q_proj.kernel": (2, 2), "score_k_proj.kernel": (3, 2), "score_q_proj.bias": (2,), "score_v": (2,)}
+        assert list(shapes.values()) == [
+            {},
+            {},
+            {"log_scale": (1,)},
+            {"score_proj.kernel": (2, 3)},
+            {"score_q_proj.kernel": (2, 5), "score_k_proj.kernel": (3, 5), "score_v": (5,)},
+            bahdanau,
+            {"score_proj.kernel": (5, 5), "score_v": (5,)},
+            {"score_proj.kernel": (5, 2), "score_proj.bias": (2,), "score_v": (2,)},
+        ]
+
+    def test_first_values(self) -> None:
+        # Glorot's bound for each matrix, v being one of a single column; a temperature of 10.
+        first = init(learned(Additive(500, bias=True), 30, 20), seed=0)
+        for name, fans in (("score_q_proj.kernel", 530), ("score_k_proj.kernel", 520), ("score_v", 501)):
+            assert np.abs(first[name]).max() == pytest.approx(math.sqrt(6 / fans), rel=0.02)
+        assert not first["score_q_proj.bias"].any()
+        assert init(Cosine().params(2), seed=0)["log_scale"].tolist() == pytest.approx([math.log(10)] * 2)
+
+    def test_additive_scores_by_hand(self) -> None:
+        # tanh(log 2) = 3 / 5 and tanh(log 3) = 4 / 5.
+        q, k = np.log([[2.0, 3.0], [1.0, 1.0]]), np.log([[1.0, 1.0], [1.0, 1 / 3], [1.5, 1.0]])
+        wanted = [[3 * 3 / 5 + 4 / 5, 9 / 5, 3 * 4 / 5 + 4 / 5], [0, -4 / 5, 3 * 5 / 13]]
+        np.testing.assert_allclose(additive(np, q, k, np.array([3.0, 1.0])), wanted, rtol=8 * UNIT, atol=8 * UNIT)
+
+    def test_a_cosine_by_hand(self) -> None:
+        q, k = np.array([[[3.0, 4.0]]]), np.array([[[1.0, 0.0]], [[0.0, -2.0]], [[0.0, 0.0]]])
+        got = products(np, *Cosine().prepare(np, {"log_scale": np.log([5.0])}, q, k))
+        np.testing.assert_allclose(got, [[[3.0, -4.0, 0.0]]], rtol=8 * UNIT)
 
     def test_two_query_heads_share_a_key_head(self) -> None:
         q = np.array([[[1.0], [10.0], [100.0], [1000.0]]])  # (T = 1, H = 4, D = 1)
@@ -132,6 +202,23 @@ class TestRefusals:
     )
     def test_an_option_outside_its_range(self, make: Callable[[], object], text: str) -> None:
         with pytest.raises(OptionError, match=text, check=lambda caught: type(caught) is OptionError):
+            _ = make()
+
+    @pytest.mark.parametrize(
+        ("make", "text"),
+        [
+            (lambda: Additive(0), "Additive hidden 0 must be a positive int, or None"),
+            (lambda: Concat(hidden=2.0), r"Concat hidden 2\.0 must be a positive int, or None"),  # type: ignore[arg-type]
+            (lambda: Additive(lean=True), "Additive lean True must be a positive int, or None"),
+            (lambda: Concat(lean=-1), "Concat lean -1 must be a positive int, or None"),
+            (lambda: Additive(bias=1), "Additive bias 1 must be True or False"),  # type: ignore[arg-type]
+            (lambda: Cosine(initial=0.0), r"Cosine initial 0\.0 must be a positive finite number"),
+            (lambda: Cosine(most=math.inf), "Cosine most inf must be a positive finite number"),
+            (lambda: Cosine(eps=-1.0), r"Cosine eps -1\.0 must be a positive finite number"),
+        ],
+    )
+    def test_a_learned_score_that_cannot_be(self, make: Callable[[], object], text: str) -> None:
+        with pytest.raises(OptionError, match=f"^{text}$", check=lambda caught: type(caught) is OptionError):
             _ = make()
 
     @pytest.mark.parametrize("make", [ScaledDot, check_cap])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attention.exchange.dialect import Dialect, Row, projections
-from attention.exchange.rope import need, rotary
+from attention.exchange.rope import need, parameters, rotary
 from attention.spec.algebra import Mask
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -36,6 +36,9 @@ QWEN3 = Dialect(
     "Qwen3", (*_PROJECTIONS, Row("q_norm.scale", "q_norm.weight", ("D",)), Row("k_norm.scale", "k_norm.weight", ("D",)))
 )
 GPT_OSS = Dialect("GPT-OSS", (*_PROJECTIONS, Row("sinks", "sinks", ("H",))))
+
+GPT_OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
+"""What a GPT-OSS config that says nothing means."""
 
 
 def contract(config: Config, layer: int = 0) -> MultiHeadAttention:
@@ -88,6 +91,8 @@ def _qwen3(config: Config, layer: int) -> MultiHeadAttention:
 
 
 def _gpt_oss(config: Config, layer: int) -> MultiHeadAttention:
+    if not parameters(config):
+        config = {**config, "rope_parameters": GPT_OSS_ROPE}
     return _common(
         config,
         bias=bool(config.get("attention_bias", True)),

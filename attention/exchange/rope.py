@@ -89,8 +89,8 @@ def _yarn(given: Config, config: Config) -> Yarn:
     return Yarn(
         _factor(given, config),
         _original(given, config),
-        beta_fast=given.get("beta_fast") or 32,
-        beta_slow=given.get("beta_slow") or 1,
+        beta_fast=float(given.get("beta_fast") or 32),
+        beta_slow=float(given.get("beta_slow") or 1),
         attention_factor=given.get("attention_factor"),
         # A 0 is how these two say None.
         mscale=given.get("mscale") or None,

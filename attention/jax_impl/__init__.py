@@ -13,8 +13,10 @@ require("jax", extra="jax", wanted_by="jax_impl")
 require("flax", extra="jax", wanted_by="jax_impl")
 
 from attention.jax_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
+from attention.jax_impl.cache import PagedCache, RollingCache, StaticCache  # noqa: E402
 from attention.jax_impl.kernels import KERNELS  # noqa: E402
 from attention.jax_impl.layers.alignment import AlignmentAttention  # noqa: E402
+from attention.jax_impl.layers.differential import DifferentialAttention  # noqa: E402
 from attention.jax_impl.layers.feed_forward import FeedForward  # noqa: E402
 from attention.jax_impl.layers.latent import LatentAttention  # noqa: E402
 from attention.jax_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
@@ -25,11 +27,15 @@ __all__ = [
     "AlignmentAttention",
     "Decoder",
     "DecoderBlock",
+    "DifferentialAttention",
     "Encoder",
     "EncoderBlock",
     "FeedForward",
     "LatentAttention",
     "MultiHeadAttention",
+    "PagedCache",
+    "RollingCache",
+    "StaticCache",
     "dot_product_attention",
     "explain",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from attention.spec import cache as spec
-from attention.spec import pages
+from attention.spec import pages, slots
 from attention.spec.axes import Array
 from attention.spec.errors import DTypeError
 from attention.spec.params import numpy_dtype
@@ -51,15 +51,15 @@ class JaxMemory:
 
 
 @final
-class StaticCache(spec.StaticCache):
-    """All of at most `capacity` tokens; see `attention.spec.cache.StaticCache`."""
+class StaticCache(slots.StaticCache):
+    """All of at most `capacity` tokens; see `attention.spec.slots.StaticCache`."""
 
     memory: ClassVar[spec.Memory] = JaxMemory()
 
 
 @final
-class RollingCache(spec.RollingCache):
-    """The last `window` tokens of each row; see `attention.spec.cache.RollingCache`."""
+class RollingCache(slots.RollingCache):
+    """The last `window` tokens of each row; see `attention.spec.slots.RollingCache`."""
 
     memory: ClassVar[spec.Memory] = JaxMemory()
 

@@ -12,6 +12,7 @@ from attention.spec.attend import STAGES, attend
 from attention.spec.files import load, save
 from attention.spec.kernels import Choice, Kernel, Request, choose
 from attention.spec.layers.alignment import AlignmentAttention
+from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -49,6 +50,7 @@ __all__ = [
     "Decoder",
     "DecoderBlock",
     "Dense",
+    "DifferentialAttention",
     "Dot",
     "DynamicNTK",
     "Encoder",

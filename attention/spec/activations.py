@@ -39,7 +39,9 @@ def erf(xp: Any, x: Array) -> Array:
     """
     near = xp.clip(x, -FAR, FAR)
     heights = xp.exp(-(near * near)[..., None] * xp.asarray(_SQUARES))
-    return near * xp.sum(heights * xp.asarray(_SHARES), axis=-1) * (2.0 / math.sqrt(math.pi))
+    integral = near * xp.sum(heights * xp.asarray(_SHARES), axis=-1) * (2.0 / math.sqrt(math.pi))
+    # Exactly 1 far out, because gelu multiplies what is left of 1 - erf by x.
+    return xp.where(xp.abs(x) < FAR, integral, xp.sign(x))
 
 
 def relu(xp: Any, x: Array) -> Array:

@@ -85,7 +85,9 @@ class Additive(TanhScore):
     def params(self, query_width: int, key_width: int) -> dict[str, Param]:
         """Return "score_q_proj.kernel" `(M, A)`, perhaps its ".bias", "score_k_proj.kernel" `(M', A)`, "score_v" `(A,)`."""
         width = self.hidden or query_width
-        kernels = {f"score_{n}_proj.kernel": Param((m, width), "MA", inputs=1) for n, m in (("q", query_width), ("k", key_width))}
+        kernels = {
+            f"score_{n}_proj.kernel": Param((m, width), "MA", inputs=1) for n, m in (("q", query_width), ("k", key_width))
+        }
         return {**kernels, **self._outer(width, "score_q_proj")}
 
 

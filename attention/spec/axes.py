@@ -131,7 +131,7 @@ def broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if len(shape) > len(wanted):
         return False
     # An absent leading axis broadcasts, so the shorter shape is compared from the right.
-    return all(a in (1, b) for a, b in zip(reversed(shape), reversed(wanted), strict=False))
+    return all(a == 1 or a == b for a, b in zip(reversed(shape), reversed(wanted), strict=False))
 
 
 def check_broadcast(name: str, array: Array, wanted: tuple[int, ...], letters: str) -> None:

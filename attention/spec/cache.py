@@ -5,9 +5,8 @@
     decode(chunk):  cache, key, value, key_positions, query_positions = cache.append(k(chunk), v(chunk))
                     attend(q(chunk), key, value, Placed(mask, query_positions, key_positions))
 
-    slot(token n) = n                                            StaticCache: all of `capacity` tokens
-    slots = the `window` latest of old slots and new tokens      RollingCache: enough where mask.reach <= window
-    slot(token n) = block_table[n // block_size], n % block_size        PagedCache, in attention/spec/pages.py
+    slots of a row of its own        StaticCache, RollingCache        slots.py
+    blocks of a common pool          PagedCache                       pages.py
 
 The law holds where no query sees a token of a later chunk: under `Causal()`, and for `Causal() | Prefix(n)` if the first
 chunk covers the prefix. A position of -1 marks an absent token (padding) or a slot that holds nothing.
@@ -26,8 +25,8 @@ References:
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -44,7 +43,7 @@ class Memory(Protocol):
     xp: Any
 
     def known(self, x: Array) -> np.ndarray | None:
-        """Return integers on the host, or None where a compiler hides them."""
+        """Return integers on the host, having waited for an accelerator, or None where a compiler hides them."""
         ...
 
     def is_native(self, x: object) -> bool:
@@ -121,10 +120,15 @@ class Cache:
                 an absent token. None continues the count of each row.
 
         Raises:
-            ShapeError: a rank or a size does not fit, or the tokens do not.
+            ShapeError: a rank or a size does not fit.
+            CacheError: the tokens do not.
             DTypeError: not an array of this framework, or not in the cache's dtype.
             PositionError: positions are no integers, or do not rise.
         """
+
+    @abstractmethod
+    def upcoming(self, t: int, positions: Any = None) -> Array:
+        """Return the positions `(*batch, T)` that `append` will give to `t` tokens: their keys are rotated before."""
 
     def check(self, mask: Mask | None) -> None:
         """Raise OptionError if `mask` (None: everything is allowed) lets a query see tokens that the cache forgets."""
@@ -154,156 +158,6 @@ class Cache:
         """Return the arrays with NaN where `lost`, which broadcasts to each."""
         xp = self.memory.xp
         return [xp.where(lost, xp.nan, array) for array in arrays]
-
-
-@dataclass(frozen=True, eq=False)
-class Slotted(Cache):
-    """A cache whose batch rows each own their slots. Abstract.
-
-    Attributes:
-        positions: integers `(*batch, C)`, the position of the token in each slot; -1 in an empty one.
-    """
-
-    positions: Array
-
-    @property
-    def batch(self) -> tuple[int, ...]:
-        return tuple(self.positions.shape[:-1])
-
-    @classmethod
-    def empty(cls, batch: Any, slots: int, heads: int, width: int, value_width: int | None, dtype: str, device: Any) -> Any:
-        """Return key, value and positions of empty slots, having checked the sizes."""
-        batch = counts("batch", (batch,) if isinstance(batch, int) else batch, 0)
-        value_width = width if value_width is None else value_width
-        _ = counts("num_kv_heads, head_dim, value_dim", (heads, width, value_width), 1)
-        key, value = (cls.memory.zeros((*batch, slots, heads, w), dtype, device) for w in (width, value_width))
-        return key, value, cls.memory.integers(np.full((*batch, slots), -1), device=device)
-
-    def place(self, positions: Any, t: int) -> Array:
-        """Return the positions `(*batch, T)` of new tokens: those given, or the next ones of each row."""
-        xp, held = self.memory.xp, self.positions
-        if positions is None:
-            return xp.max(held, axis=-1)[..., None] + 1 + self.memory.count(t, held)
-        placed = self.given(positions, t, held)
-        before, new = self.memory.known(held), self.memory.known(placed)
-        if before is not None and new is not None:
-            check_rise(np.max(before, axis=-1), new)
-        return placed
-
-
-@dataclass(frozen=True, eq=False)
-class StaticCache(Slotted):
-    """All of at most `capacity` tokens, in slots that are filled in order: `slot(token n) = n`. Abstract.
-
-    `decode(x[:n]) ++ decode(x[n:]) = full(x)` for every mask that shows no later chunk. An absent token takes a slot too.
-
-    Attributes:
-        length: an integer scalar, slots that are filled. One beyond the capacity marks a cache that has overflowed.
-    """
-
-    length: Array
-
-    @classmethod
-    def make(
-        cls,
-        batch: int | tuple[int, ...],
-        capacity: int,
-        num_kv_heads: int,
-        head_dim: int,
-        value_dim: int | None = None,
-        *,
-        dtype: str = "float32",
-        device: Any = None,
-    ) -> Self:
-        """Return an empty cache.
-
-        Args:
-            batch: B, or the batch axes.
-            capacity: C, the most tokens it takes.
-            num_kv_heads: K.
-            head_dim: D, the width of a key head.
-            value_dim: E, the width of a value head; None: as `head_dim`.
-            dtype: of keys and values.
-            device: the framework's own device; None: its default.
-
-        Raises:
-            OptionError: a size is out of range.
-            UnknownName: no such dtype.
-        """
-        _ = counts("capacity", (capacity,), 1)
-        key, value, slots = cls.empty(batch, capacity, num_kv_heads, head_dim, value_dim, dtype, device)
-        return cls(key, value, slots, cls.memory.integers(0, device=device))
-
-    @property
-    def capacity(self) -> int:
-        """C, the most tokens it takes."""
-        return self.positions.shape[-1]
-
-    def append(self, k: Array, v: Array, positions: Array = None) -> Appended:
-        t, xp, write = self.sizes_of(k, v), self.memory.xp, self.memory.write
-        placed, held = self.place(positions, t), self.memory.known(self.length)
-        filled = 0 if held is None else int(held.max(initial=0))
-        if filled + t > self.capacity:
-            raise ShapeError(overflow(filled, self.capacity, t))
-        lost = self.length + t > self.capacity
-        # Where too many tokens come, the last slots take them: all is NaN then, and each query still meets its own key.
-        start = xp.where(lost, self.capacity - t, self.length)
-        key, value = write(self.key, start, k, -3), write(self.value, start, v, -3)
-        if held is None:
-            key, value = self.poisoned(lost, key, value)
-        slots = write(self.positions, start, placed, -1)
-        length = xp.where(lost, self.capacity + 1, self.length + t)
-        new = replace(self, key=key, value=value, positions=slots, length=length)
-        return Appended(new, key, value, slots, placed)
-
-
-@dataclass(frozen=True, eq=False)
-class RollingCache(Slotted):
-    """The `window` tokens of highest position in each row; it never overflows, and says by its type that it forgets. Abstract.
-
-    `decode(x[:n]) ++ decode(x[n:]) = full(x)` for every mask that shows no later chunk and `mask.reach <= window`. New
-    tokens attend to the old slots and to each other, S = window + T, so a chunk may be longer than the window.
-    """
-
-    @classmethod
-    def make(
-        cls,
-        batch: int | tuple[int, ...],
-        window: int,
-        num_kv_heads: int,
-        head_dim: int,
-        value_dim: int | None = None,
-        *,
-        dtype: str = "float32",
-        device: Any = None,
-    ) -> Self:
-        """Return an empty cache that keeps `window` tokens; the other arguments as `StaticCache.make` has them."""
-        _ = counts("window", (window,), 1)
-        return cls(*cls.empty(batch, window, num_kv_heads, head_dim, value_dim, dtype, device))
-
-    @property
-    def window(self) -> int:
-        """Tokens kept."""
-        return self.positions.shape[-1]
-
-    def check(self, mask: Mask | None) -> None:
-        reach = None if mask is None else mask.reach
-        if reach is None or reach > self.window:
-            seen = "any number of keys" if reach is None else f"{reach} keys"
-            raise OptionError(
-                f"mask {mask!r} lets a query see {seen} before its own; a cache of window {self.window} keeps fewer"
-            )
-
-    def append(self, k: Array, v: Array, positions: Array = None) -> Appended:
-        t, xp = self.sizes_of(k, v), self.memory.xp
-        placed = self.place(positions, t)
-        key, value = xp.concat([self.key, k], axis=-3), xp.concat([self.value, v], axis=-3)
-        slots = xp.concat([self.positions, placed], axis=-1)
-        # Absent ones have the lowest position, so they are the first to be forgotten.
-        latest = xp.argsort(slots, axis=-1)[..., t:]
-        kept = [xp.take_along_axis(x, latest[..., None, None], axis=-3) for x in (key, value)]
-        new = replace(self, key=kept[0], value=kept[1], positions=xp.take_along_axis(slots, latest, axis=-1))
-        return Appended(new, key, value, slots, placed)
 
 
 def counts(name: str, given: Any, least: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ AttentionError(ValueError)
 ├── OptionError       an option of a contract lies outside its range, or two exclude each other
 ├── MaskError         a mask does not fit the call, or leaves its alignment unsaid
 ├── PositionError     positions are missing or do not fit the call
+├── CacheError        a key/value cache cannot hold what is appended
 ├── ParamError        weights are missing, unexpected or misshapen; the message names them all
 ├── FileError         a file is unreadable, cut short, corrupt, or not ours
 ├── KernelRefused     the kernel asked for by name cannot do this request, and says why
@@ -37,6 +38,10 @@ class MaskError(AttentionError):
 
 class PositionError(AttentionError):
     """Positions are missing or do not fit the call."""
+
+
+class CacheError(AttentionError):
+    """A key/value cache cannot hold what is appended."""
 
 
 class ParamError(AttentionError):

@@ -100,10 +100,15 @@ class L2Norm:
     def normalise(self, xp: Any, weights: Mapping[str, Array], x: Array) -> Array:
         """Return `x` `(..., N)` with length 1 along its last axis; zeros stay zeros, and give no gradient but a finite one."""
         del weights
-        length = xp.sum(x * x, axis=-1, keepdims=True)
-        # The root of 0 has no slope, so the choice is made before it.
-        short = length <= self.eps**2
-        return xp.where(short, x / self.eps, x / xp.sqrt(xp.where(short, xp.ones_like(length), length)))
+        return unit(xp, x, self.eps)
+
+
+def unit(xp: Any, x: Array, eps: float) -> Array:
+    """Return `x` `(..., N)` over its length, or over `eps` where it is shorter."""
+    length = xp.sum(x * x, axis=-1, keepdims=True)
+    # The root of 0 has no slope, so the choice is made before it.
+    short = length <= eps**2
+    return xp.where(short, x / eps, x / xp.sqrt(xp.where(short, xp.ones_like(length), length)))
 
 
 Norm = RMSNorm | LayerNorm | L2Norm

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Real
 from typing import Any
 
 
 def is_finite(value: Any) -> bool:
     """Return whether `value` is a finite number, and no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    # Not math.isfinite, which torch.compile cannot follow where it takes an option for a variable; inf - inf is NaN.
+    return isinstance(value, Real) and not isinstance(value, bool) and value - value == 0
 
 
 def is_count(value: Any, least: int = 1) -> bool:

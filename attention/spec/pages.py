@@ -18,7 +18,7 @@ import numpy as np
 
 from attention.spec.axes import Array
 from attention.spec.cache import Appended, Cache, check_integers, counts, overflow
-from attention.spec.errors import DTypeError, PositionError, ShapeError
+from attention.spec.errors import CacheError, DTypeError, PositionError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class PagedCache(Cache):
     def append(self, k: Array, v: Array, positions: Array = None) -> Appended:
         t, xp, write = self.sizes_of(k, v), self.memory.xp, self.memory.write_pages
         if t > self.capacity:
-            raise ShapeError(overflow(0, self.capacity, t))
+            raise CacheError(overflow(0, self.capacity, t))
         placed, grown, gaps = self.place(positions, t)
         faults = {"gaps": gaps, "full": grown > self.capacity, **self.faults(grown)}
         lost, hidden = self.lost(faults, placed, grown)
@@ -121,6 +121,9 @@ class PagedCache(Cache):
             tail = xp.concat([slots[:, : self.capacity - t], placed], axis=1)
             slots = xp.where(lost[:, None], tail, slots)
         return Appended(new, key, value, slots, placed)
+
+    def upcoming(self, t: int, positions: Any = None) -> Array:
+        return self.place(positions, t)[0]
 
     def place(self, positions: Any, t: int) -> tuple[Array, Array, Array]:
         """Return the positions of new tokens `(B, T)`, the lengths with them `(B,)`, and where given ones leave gaps `(B,)`."""
@@ -162,9 +165,9 @@ class PagedCache(Cache):
             if fault == "gaps":
                 raise PositionError(f"positions of row {row} must continue its count at {held[row]} without gaps")
             if fault == "full":
-                raise ShapeError(overflow(int(held[row]), self.capacity, int(new[row] - held[row]), f"row {row} of the "))
+                raise CacheError(overflow(int(held[row]), self.capacity, int(new[row] - held[row]), f"row {row} of the "))
             wanted = f"be in 0..{self.num_blocks - 1}" if fault == "outside" else "share no block that is written"
-            raise ShapeError(f"block_table row {row} {blocks[row].tolist()} must {wanted} for {new[row]} tokens")
+            raise CacheError(f"block_table row {row} {blocks[row].tolist()} must {wanted} for {new[row]} tokens")
         return xp.any(stacked, axis=0), seen is None
 
     def read(self) -> tuple[Array, Array, Array]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, OptionError, ShapeError
-from attention.spec.norms import L2Norm
+from attention.spec.norms import unit
 from attention.spec.numbers import is_finite
 from attention.spec.params import Param
 
@@ -87,8 +87,7 @@ class Cosine:
         log_scale = weights["log_scale"]
         if self.most is not None:
             log_scale = xp.minimum(log_scale, xp.full_like(log_scale, math.log(self.most)))
-        unit = L2Norm(self.eps)
-        return unit.normalise(xp, {}, q) * xp.exp(log_scale)[:, None], unit.normalise(xp, {}, k)
+        return unit(xp, q, self.eps) * xp.exp(log_scale)[:, None], unit(xp, k, self.eps)
 
 
 Score = Dot | ScaledDot | Cosine

@@ -12,8 +12,10 @@ from attention._extras import require
 require("torch", extra="torch", wanted_by="torch_impl")
 
 from attention.torch_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
+from attention.torch_impl.cache import PagedCache, RollingCache, StaticCache  # noqa: E402
 from attention.torch_impl.kernels import KERNELS  # noqa: E402
 from attention.torch_impl.layers.alignment import AlignmentAttention  # noqa: E402
+from attention.torch_impl.layers.differential import DifferentialAttention  # noqa: E402
 from attention.torch_impl.layers.feed_forward import FeedForward  # noqa: E402
 from attention.torch_impl.layers.latent import LatentAttention  # noqa: E402
 from attention.torch_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
@@ -24,11 +26,15 @@ __all__ = [
     "AlignmentAttention",
     "Decoder",
     "DecoderBlock",
+    "DifferentialAttention",
     "Encoder",
     "EncoderBlock",
     "FeedForward",
     "LatentAttention",
     "MultiHeadAttention",
+    "PagedCache",
+    "RollingCache",
+    "StaticCache",
     "dot_product_attention",
     "explain",
 ]

@@ -24,7 +24,12 @@ def native(mask: Mask | None, device: torch.device) -> Mask | None:
     Raises:
         MaskError: not a Mask.
     """
-    return None if mask is None else check_mask(mask).map(lambda x: _wide(torch.as_tensor(x, device=device)))
+    return None if mask is None else check_mask(mask).map(lambda x: _wide(_tensor(x, device)))
+
+
+def _tensor(x: Array, device: torch.device) -> Tensor:
+    # A copy: torch warns of memory that must not be written to, and cannot count backwards through it.
+    return torch.as_tensor(x.copy() if isinstance(x, np.ndarray) else x, device=device)
 
 
 def _wide(x: Tensor) -> Tensor:

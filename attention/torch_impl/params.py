@@ -60,7 +60,8 @@ def build(module: nn.Module, params: Mapping[str, Param], norms: Mapping[str, No
 
 def loose(module: nn.Module, params: Mapping[str, Param], dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the parameters that belong to no part of a module, in `dtype`."""
-    return {name: module.get_parameter(name).to(dtype) for name in params if "." not in name}
+    # Not get_parameter: torch.func puts tensors that are no parameters in their place.
+    return {name: getattr(module, name).to(dtype) for name in params if "." not in name}
 
 
 def to_tensor(array: Array) -> Tensor:

@@ -99,7 +99,7 @@ def _counted(positions: Array, count: int, device: torch.device) -> Tensor:
 
 
 def _native(x: Array, device: torch.device | None) -> Tensor:
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        # What NumPy broadcast or JAX made: torch would warn of a tensor that must not be written to.
+    if isinstance(x, np.ndarray):
+        # A copy: torch warns of memory that must not be written to, and cannot count backwards through it.
         x = x.copy()
     return torch.as_tensor(x, device=device)

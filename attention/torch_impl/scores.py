@@ -48,7 +48,7 @@ class _Lean(torch.autograd.Function):
         return reduce(torch.add, (spec.additive(xp, *part) for part in _slices(q, k, v, lean=lean)))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch names it
         *arrays, ctx.lean = inputs
         ctx.save_for_backward(*arrays)
 

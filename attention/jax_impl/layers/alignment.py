@@ -67,19 +67,19 @@ class AlignmentAttention(Layer):
             AttentionError: as `dot_product_attention`.
         """
         c = self.contract
-        query, key, value = check_arrays(query=query, key=key, value=key if value is None else value)
-        mask, sizes = self._check(query, key, value, mask)
-        state = is_state(query, key)
-        query = query[..., None, :] if state else query
+        q, k, v = check_arrays(query=query, key=key, value=key if value is None else value)
+        mask, sizes = self._check(q, k, v, mask)
+        state = is_state(q, k)
+        q = q[..., None, :] if state else q
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            query, key, value = shield_inputs(jnp, allowed(mask, sizes), query, key, value)
+            q, k, v = shield_inputs(jnp, allowed(mask, sizes), q, k, v)
         if c.attn_dim is not None:
-            query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        q, k, found = self._scored(query, key)
+            q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
+        q, k, found = self._scored(q, k)
         context, stages = dot_product_attention(
             q,
             k,
-            value[..., None, :],
+            v[..., None, :],
             mask=mask,
             bias=None if found is None else soft_cap(jnp, found, c.softcap)[..., None, :, :],
             scale=c.score.factor(c.score_widths[1]),
@@ -129,7 +129,7 @@ class AlignmentAttention(Layer):
                 # One kernel, whose rows are shared out, so that no query is laid beside every key.
                 rows, kernel = self.contract.score_widths[0], self.score_proj.kernel.get_value()
                 q, k = query @ kernel[:rows], key @ kernel[rows:]
-                q = q + self.score_proj.bias.get_value() if score.bias else q
+                q = q if self.score_proj.bias is None else q + self.score_proj.bias.get_value()
             else:
                 q, k = self.score_q_proj(query), self.score_k_proj(key)
             return scores.additive(q.astype(compute), k.astype(compute), v, lean=score.lean)

@@ -52,7 +52,7 @@ class LatentAttention(Layer):
 
         Args:
             x: `(*batch, T, M)`.
-            mask: further mask, which the contract's own is combined with by `&`; with a cache, structure alone.
+            mask: further mask, which the contract's own is combined with by `&`; with a cache, its S is what `append` returns.
             positions: integers `(*batch, T)`; None counts from 0, or goes on where the cache ends. -1, with a cache: an absent
                 token.
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
@@ -62,22 +62,25 @@ class LatentAttention(Layer):
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with a cache, that and the new cache; with `return_stages`, a dict of stages as the last.
+            `(*batch, T, M)`; with `return_stages`, that and a dict of stages; with `cache`, that and the new cache.
 
         Raises:
-            AttentionError: as `dot_product_attention`; PositionError where positions do not fit.
+            AttentionError: as `dot_product_attention`; PositionError where positions do not fit; OptionError where the
+                cache forgets keys that the mask shows.
         """
         c = self.contract
         (x,) = check_arrays(x=x)
         form, sizes = self._check(x, positions, cache, form)
-        mask = both(c.mask, native(mask))
-        where = positions if cache is None else spec.next_positions(cache, positions, sizes.T)
+        mask = native(mask)
+        where = positions if cache is None else cache.upcoming(sizes.T, positions)
         asking, asked = self._shielded(x, mask, where, sizes, cache)
         queries, (latent, key) = self._queries(asking, where), self._latents(asked, where)
         if cache is not None:
-            cache.check(mask)
             new = cache.append(key, latent, positions)
-            cache, key, latent, mask = new.cache, new.key, new.value, Placed(mask, new.query_positions, new.key_positions)
+            cache, key, latent = new.cache, new.key, new.value
+            mask = both(Placed(c.mask, new.query_positions, new.key_positions), mask)
+        else:
+            mask = both(c.mask, mask)
         q, k, v = self._absorbed(*queries, latent, key) if form == "absorbed" else self._expanded(*queries, latent, key)
         out = dot_product_attention(
             q,
@@ -91,13 +94,14 @@ class LatentAttention(Layer):
             return_stages=return_stages,
             implementation=implementation,
         )
-        context, stages = out if return_stages else (out, {})
+        context, stages = out if return_stages else (out, None)
         if form == "absorbed":
             with jax.default_matmul_precision(c.precision):
                 context = spec.expand(jnp, self.kv_up.kernel.get_value(), context, c.nope_dim)
-            stages = {name: context if name == "context" else stage for name, stage in stages.items()}
-        made = [self.out_proj(context), *([] if cache is None else [cache]), *([stages] if return_stages else [])]
-        return tuple(made) if len(made) > 1 else made[0]
+            if stages and "context" in stages:
+                stages["context"] = context
+        made: Any = tuple(x for x in (self.out_proj(context), stages, cache) if x is not None)
+        return made if len(made) > 1 else made[0]
 
     def _check(self, x: jax.Array, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
         _ = check_float(x=x, parameters=self.kv_down.kernel)
@@ -110,6 +114,7 @@ class LatentAttention(Layer):
         if cache is not None:
             present = jnp.where((where >= 0)[..., None], x, jnp.zeros_like(x))
             return present, present
+        mask = both(self.contract.mask, mask)
         if mask is not None:
             mask.check(sizes, read)
             if not mask.keeps_self:

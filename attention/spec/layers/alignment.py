@@ -7,8 +7,7 @@
 One head. A query `(*batch, M)` is a single state: its context and weights have no axis T either.
 
 References:
-    Bahdanau et al., arXiv:1409.0473; Luong et al., arXiv:1508.04025. The scores stand in `scores.py` and
-    `alignment_scores.py`.
+    Bahdanau et al., arXiv:1409.0473; Luong et al., arXiv:1508.04025. The scores stand in `alignment_scores.py`.
 """
 
 # Bad input comes from code that nobody type-checked, so it is looked at again here.
@@ -149,14 +148,14 @@ class AlignmentAttention(Contract):
         rows = () if is_state(arrays["query"], key) else (n.T,)
         return {"context": (*n.batch, *rows, n.E), "weights": (*n.batch, *rows, n.S)}
 
-    def settle(self, arrays: Mapping[str, Array], mask: Mask | None = None, dropout_seed: int | None = None) -> Setting:
-        key = arrays["key"]
+    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+        key, seed = arrays["key"], call.get("dropout_seed")
         sizes = self.sizes(arrays["query"], key, arrays.get("value", key))
-        allowed = evaluate(both(self.mask, mask), sizes)
-        dropped = self.dropout_rate and dropout_seed is not None
+        allowed = evaluate(both(self.mask, call.get("mask")), sizes)
+        dropped = self.dropout_rate and seed is not None
         return {
             "allowed": np.ones(sizes.scores, bool) if allowed is None else np.broadcast_to(allowed, sizes.scores),
-            "keep": keep(dropout_seed, self.dropout_rate, sizes.scores) if dropped else None,
+            "keep": keep(seed, self.dropout_rate, sizes.scores) if dropped else None,
         }
 
     def formula(
@@ -197,7 +196,7 @@ class AlignmentAttention(Contract):
     ) -> tuple[Array, Array, Array | None]:
         """Return queries and keys, one head each, whose products are the scores; or nothing to multiply, and the scores."""
         if isinstance(self.score, TanhScore):
-            q, k = (project(xp, part, "score", x, mark) for part, x in zip(tanh_weights(self, weights), (q, k), strict=True))
+            q, k = (project(xp, part, "score", x, mark) for part, x in zip(self._hidden(weights), (q, k), strict=True))
             scores = additive(xp, q, k, weights["score_v"])
             return xp.zeros_like(q[..., None, :1]), xp.zeros_like(k[..., None, :1]), scores
         if isinstance(self.score, General):
@@ -207,6 +206,17 @@ class AlignmentAttention(Contract):
             q, k = (mark("prepared", x) for x in self.score.prepare(xp, weights, q, k))
         return q, k, None
 
+    def _hidden(self, weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return what maps queries and what maps keys to hidden features; a bias goes with the queries."""
+        if isinstance(self.score, Concat):
+            name, rows = "score_proj", self.score_widths[0]
+            first, second = weights["score_proj.kernel"][:rows], weights["score_proj.kernel"][rows:]
+        else:
+            name = "score_q_proj"
+            first, second = weights["score_q_proj.kernel"], weights["score_k_proj.kernel"]
+        bias = {"score.bias": weights[f"{name}.bias"]} if f"{name}.bias" in weights else {}
+        return {"score.kernel": first, **bias}, {"score.kernel": second}
+
     def unsettled(self) -> AlignmentAttention:
         score = replace(self.score, lean=None) if isinstance(self.score, TanhScore) else self.score
         return replace(self, mask=None, precision=None, score=score)
@@ -215,19 +225,6 @@ class AlignmentAttention(Contract):
 def is_state(query: Array, key: Array) -> bool:
     """Return whether `query` is a single decoder state, without an axis T."""
     return len(query.shape) < len(key.shape)
-
-
-def tanh_weights(contract: AlignmentAttention, weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return what maps queries and what maps keys, as "score.kernel" and perhaps "score.bias", which goes with the queries."""
-    parts = ("score_q_proj", "score_k_proj")
-    if isinstance(contract.score, Concat):
-        kernel, parts = weights["score_proj.kernel"], ("score_proj",)
-        rows = contract.score_widths[0]
-        kernels = (kernel[:rows], kernel[rows:])
-    else:
-        kernels = tuple(weights[f"{part}.kernel"] for part in parts)
-    bias = {"score.bias": weights[f"{parts[0]}.bias"]} if f"{parts[0]}.bias" in weights else {}
-    return {"score.kernel": kernels[0], **bias}, {"score.kernel": kernels[1]}
 
 
 def bare(stages: Mapping[str, Array], scores: Array | None, cap: float | None, *, state: bool, xp: Any) -> dict[str, Array]:
@@ -240,14 +237,11 @@ def bare(stages: Mapping[str, Array], scores: Array | None, cap: float | None, *
         state: whether the query is a single state.
         xp: the array namespace.
     """
-    made = {name: x if name == "mean_weights" else _first(x, HEAD.get(name, -3)) for name, x in stages.items()}
+    heads = {"context": -2, "logsumexp": -2}
+    made = {name: x if name == "mean_weights" else _first(x, heads.get(name, -3)) for name, x in stages.items()}
     if scores is not None:
         made |= {name: x for name, x in (("scaled", scores), ("capped", soft_cap(xp, scores, cap))) if name in made}
     return {name: _first(x, -1 if name == "logsumexp" else -2) for name, x in made.items()} if state else made
-
-
-HEAD = {"context": -2, "logsumexp": -2}
-"""Where a stage has its axis H, if not before T and S."""
 
 
 def _first(x: Array, axis: int) -> Array:

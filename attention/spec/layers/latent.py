@@ -20,18 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from attention.spec.algebra import Mask, both, evaluate
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
-from attention.spec.cache import Cache
 from attention.spec.errors import DTypeError, MaskError, OptionError, PositionError, ShapeError
 from attention.spec.kernels import check_precision
+from attention.spec.layers import heads
 from attention.spec.layers.contract import Contract, Setting, Shapes
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.oracle import normed, project
 from attention.spec.norms import Norm, RMSNorm
 from attention.spec.numbers import is_count
@@ -205,7 +204,7 @@ class LatentAttention(Contract):
     ) -> dict[str, Array]:
         """Return the layer's output and stages; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
         x = arrays["x"]
-        asking, asked, _ = shield_inputs(xp, setting["allowed"], mark("input", x), mark("input", x), x)
+        asking, asked, _ = heads.shield_inputs(xp, setting["allowed"], mark("input", x), mark("input", x), x)
         queries = self._queries(xp, weights, asking, setting["table"], mark)
         latents = self._latents(xp, weights, asked, setting["table"], mark)
         kernel = weights["kv_up.kernel"]
@@ -258,21 +257,17 @@ class LatentAttention(Contract):
         """Return the form of a call, "auto" being the absorbed one with a cache and the expanded one without.
 
         Raises:
-            UnknownName: no such form.
-            OptionError: not a cache, or the rotary's frequencies grow while the cache keeps rotated keys.
-            DTypeError: the cache of another framework.
+            OptionError: no such form, or the contract has no meaning with this cache: see `heads.check_continues`.
+            DTypeError: no cache, or that of another framework.
             ShapeError: the cache has other batch axes.
         """
         if form not in FORMS:
             raise OptionError(f"form {form!r} must be one of {', '.join(map(repr, FORMS))}")
         if cache is None:
             return "expanded" if form == "auto" else form
-        if not isinstance(cache, Cache):
-            raise OptionError(f"cache {type(cache).__name__} must be a StaticCache, a RollingCache or a PagedCache")
+        heads.check_continues(cast("Any", self), cache, None)
         if not cache.memory.is_native(x):
             raise DTypeError(f"cache {type(cache).__module__}.{type(cache).__name__} must be of the framework of x")
-        if self.positions.grows:
-            raise OptionError("positions whose scaling grows with the length must not be kept in a cache, rotated")
         if cache.batch != tuple(x.shape[:-2]):
             raise ShapeError(f"cache of batch {cache.batch} must have batch = {tuple(x.shape[:-2])} as x has")
         return "absorbed" if form == "auto" else form
@@ -332,10 +327,3 @@ def many_heads(xp: Any, nope: Array, rotated: Array, made: Array, key: Array) ->
     keys, values = made[..., : nope.shape[-1]], made[..., nope.shape[-1] :]
     shared = xp.broadcast_to(key, (*keys.shape[:-1], key.shape[-1]))
     return xp.concat([nope, rotated], axis=-1), xp.concat([keys, shared], axis=-1), values
-
-
-def next_positions(cache: Any, positions: Array, t: int) -> Array:
-    """Return the positions `(*batch, T)` that a cache will give to its next tokens: known before their keys are rotated."""
-    placed: Any = cache.place(positions, t)
-    # A paged cache also says how its rows grow.
-    return placed[0] if type(placed) is tuple else placed

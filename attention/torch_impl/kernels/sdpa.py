@@ -1,7 +1,8 @@
 """torch.nn.functional.scaled_dot_product_attention: the framework's fused kernels.
 
 Rows without a key and keys without a query are kept out by zeros, because what SDPA does with them differs between its
-backends and releases; the diagonal of `is_causal` is only asked for where T = S, where all agree.
+backends and releases; the diagonal of `is_causal` is only asked for where T = S, where all agree. A second derivative is
+refused throughout, for whether SDPA has one depends on the backend that it picks, which nobody is told.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from attention.spec.attend import reachable, shield
 from attention.spec.kernels import Request
 from attention.spec.masks import Causal
-from attention.torch_impl.kernels import precision
+from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.masks import allowed
 
 FEATURES = ("bias", "E != D", "float64", "float32", "bfloat16", "float16")
@@ -30,10 +31,12 @@ class Sdpa:
     rounds: tuple[str, ...] = ("weights", "d scores", "logsumexp")
 
     def refuses(self, request: Request) -> str | None:
-        """Refuse what SDPA has no argument for, and forward-mode derivatives, which its fused kernels lack."""
-        if any(_is_dual(x) for x in (request.q, request.k, request.v)):
-            return "has no forward-mode derivative"
-        return request.lacks(*FEATURES) or precision.refuses(request)
+        """Refuse what SDPA has no argument for, and the derivatives that its fused kernels lack."""
+        return (
+            derivatives.refuses(request.q, request.k, request.v, request.bias)
+            or request.lacks(*FEATURES)
+            or precision.refuses(request)
+        )
 
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
@@ -48,8 +51,8 @@ class Sdpa:
             # A row without a key is computed as if it saw all of them, which is finite everywhere, and zeroed below.
             mask = mask | ~rows.transpose(-3, -2)
         out = scaled_dot_product_attention(
-            *(x.transpose(-3, -2) for x in (q, k, v)),
-            attn_mask=_additive(request, mask),
+            *(derivatives.once(self.name, x).transpose(-3, -2) for x in (q, k, v)),
+            attn_mask=_additive(request, mask, self.name),
             is_causal=causal,
             scale=request.scale,
             enable_gqa=request.sizes.group > 1,
@@ -59,14 +62,11 @@ class Sdpa:
         return {"context": out}
 
 
-def _additive(request: Request, mask: Tensor | None) -> Tensor | None:
+def _additive(request: Request, mask: Tensor | None, name: str) -> Tensor | None:
     """Return what SDPA takes as `attn_mask`: a bool mask, or the bias with -inf where the mask does not allow."""
     if request.bias is None:
         return mask
     # SDPA asks for two axes at least.
-    bias = torch.atleast_2d(request.bias).to(request.q.dtype)
+    bias = torch.atleast_2d(derivatives.once(name, request.bias)).to(request.q.dtype)
     return bias if mask is None else torch.where(mask, bias, -torch.inf)
 
-
-def _is_dual(x: Tensor) -> bool:
-    return torch.autograd.forward_ad.unpack_dual(x).tangent is not None

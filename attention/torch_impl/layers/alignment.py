@@ -67,19 +67,19 @@ class AlignmentAttention(Layer):
             AttentionError: as `dot_product_attention`.
         """
         c = self.contract
-        value = key if value is None else value
-        mask, sizes = self._check(query, key, value, mask)
+        v = key if value is None else value
+        mask, sizes = self._check(query, key, v, mask)
         state = is_state(query, key)
-        query = query.unsqueeze(-2) if state else query
+        q, k = query.unsqueeze(-2) if state else query, key
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            query, key, value = shield_inputs(xp, allowed(mask, sizes, query.device), query, key, value)
+            q, k, v = shield_inputs(xp, allowed(mask, sizes, query.device), q, k, v)
         if c.attn_dim is not None:
-            query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        q, k, found = self._scored(query, key, value)
+            q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
+        q, k, found = self._scored(q, k, v)
         context, stages = dot_product_attention(
             q,
             k,
-            value.unsqueeze(-2),
+            v.unsqueeze(-2),
             mask=mask,
             bias=None if found is None else soft_cap(xp, found, c.softcap).unsqueeze(-3),
             scale=c.score.factor(c.score_widths[1]),

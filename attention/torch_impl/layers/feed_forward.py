@@ -91,4 +91,10 @@ def child(seed: Any, name: str) -> Any:
     if isinstance(seed, Tensor):
         low = seed.to(torch.int64) & spec_random.WORD
         of = (low * 0, low)
-    return spec_random.bits(of, spec_random.label(name))
+    return spec_random.bits(of, _label(name))
+
+
+@torch.compiler.assume_constant_result
+def _label(name: str) -> int:
+    # A compiler that traces Python cannot look into zlib.
+    return spec_random.label(name)

@@ -1,0 +1,136 @@
+"""`torch.nn.TransformerEncoderLayer`, `TransformerDecoderLayer` and their stacks.
+
+    self_attn.in_proj_weight (3 HD, M)    self_attn.out_proj.weight (M, HE)    multihead_attn.* likewise: the memory's
+    linear1.weight (A, M)    linear2.weight (M, A)    norm1.weight (M,)    norm1.bias (M,)    norm2, and norm3 in a decoder
+    layers.0.*    layers.1.*    norm.weight (M,)    norm.bias (M,)         in TransformerEncoder and TransformerDecoder
+
+Masks, and whether the batch comes first, are matters of a call. A `key_padding_mask` that forbids is `Lengths(kv=...)`; a
+causal `attn_mask` is `mask=Causal()` of the attention.
+
+References:
+    torch.nn.TransformerEncoderLayer and its kin, version 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from attention.exchange.dialect import Dialect, Row, linear
+from attention.exchange.rope import need
+from attention.exchange.torch_mha import PACKED
+from attention.spec.algebra import Mask
+from attention.spec.errors import OptionError
+from attention.spec.layers.feed_forward import FeedForward
+from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock
+from attention.spec.norms import LayerNorm
+
+THEIRS = {"self_attn": "self_attn", "cross_attn": "multihead_attn"}
+ACTIVATIONS = ("relu", "gelu")
+
+
+def _under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Return a table's rows as those of a part."""
+    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
+
+
+def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
+    return Row(f"{ours}.scale", f"{theirs}.weight", ("M",)), Row(f"{ours}.bias", f"{theirs}.bias", ("M",))
+
+
+def _block(*attentions: str) -> tuple[Row, ...]:
+    parts = (_under(f"{name}.", f"{THEIRS[name]}.", PACKED.rows) for name in attentions)
+    norms = (_norm(f"norm{i}", f"norm{i}") for i in range(1, len(attentions) + 2))
+    fed = (*linear("ffn.up", "linear1", ("A", "M")), *linear("ffn.down", "linear2", ("M", "A")))
+    return (*(row for rows in parts for row in rows), *fed, *(row for rows in norms for row in rows))
+
+
+ENCODER_LAYER = Dialect("torch.nn.TransformerEncoderLayer", _block("self_attn"))
+DECODER_LAYER = Dialect("torch.nn.TransformerDecoderLayer", _block("self_attn", "cross_attn"))
+
+
+def encoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> EncoderBlock:
+    """Return the contract of `torch.nn.TransformerEncoderLayer(**config)`.
+
+    Args:
+        config: its arguments; `batch_first`, `device` and `dtype` are matters of a call.
+        mask: what every call's `src_mask` says.
+
+    Raises:
+        OptionError: a number is missing, or the activation is neither "relu" nor "gelu".
+    """
+    return EncoderBlock(_attention(config, mask), _feed_forward(config), **_options(config))
+
+
+def decoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> DecoderBlock:
+    """Return the contract of `torch.nn.TransformerDecoderLayer(**config)`; `mask` is what every `tgt_mask` says."""
+    return DecoderBlock(_attention(config, mask), _attention(config), _feed_forward(config), **_options(config))
+
+
+def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialect:
+    """Return the table by which torch stores a layer or a stack, for `dialect.read` and `dialect.write`.
+
+    Raises:
+        OptionError: torch has no such layer: the mathematics would be another.
+    """
+    block = contract if isinstance(contract, Block) else contract.block
+    _check(block)
+    table = DECODER_LAYER if isinstance(block, DecoderBlock) else ENCODER_LAYER
+    if isinstance(contract, Block):
+        return table
+    rows = tuple(row for name in contract.parts for row in _under(f"{name}.", f"{name}.", table.rows))
+    return Dialect(f"torch.nn.Transformer{type(contract).__name__}", (*rows, *_norm("final_norm", "norm")))
+
+
+def _attention(config: Mapping[str, Any], mask: Mask | None = None) -> MultiHeadAttention:
+    bias = bool(config.get("bias", True))
+    return MultiHeadAttention(
+        embed_dim=need(config, "d_model"),
+        num_heads=need(config, "nhead"),
+        qkv_bias=bias,
+        out_bias=bias,
+        mask=mask,
+        dropout_rate=float(config.get("dropout", 0.1)),
+    )
+
+
+def _feed_forward(config: Mapping[str, Any]) -> FeedForward:
+    activation = config.get("activation", "relu")
+    if activation not in ACTIVATIONS:
+        raise OptionError(f"activation {activation!r} must be one of {', '.join(map(repr, ACTIVATIONS))}")
+    return FeedForward(
+        embed_dim=need(config, "d_model"),
+        hidden_dim=int(config.get("dim_feedforward", 2048)),
+        activation=activation,
+        bias=bool(config.get("bias", True)),
+        dropout_rate=float(config.get("dropout", 0.1)),
+    )
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "norm": LayerNorm(eps=float(config.get("layer_norm_eps", 1e-5)), bias=bool(config.get("bias", True))),
+        "order": "pre" if config.get("norm_first", False) else "post",
+        "dropout_rate": float(config.get("dropout", 0.1)),
+    }
+
+
+def _check(block: Block) -> None:
+    """Raise OptionError for what has torch's names and shapes, but not its meaning."""
+    if not isinstance(block.norm, LayerNorm):
+        raise OptionError(f"norm {block.norm!r} must be LayerNorm(...), torch's only one")
+    for name, part in block.parts.items():
+        if not isinstance(part, MultiHeadAttention):
+            continue
+        wanted = MultiHeadAttention(
+            part.embed_dim, part.num_heads, qkv_bias=part.qkv_bias, out_bias=part.out_bias, dropout_rate=part.dropout_rate
+        )
+        if part.params != wanted.params or replace(part, mask=None, precision=None, **_DERIVED) != wanted:
+            raise OptionError(f"{name} {part!r} must be plain: torch's layer has no option but num_heads, bias and dropout")
+
+
+_DERIVED: dict[str, None] = dict.fromkeys(("num_kv_heads", "head_dim", "value_dim", "kdim", "vdim", "out_dim"))
+"""Options that may be given as what they follow from; the parameters tell whether they are."""

@@ -1,0 +1,77 @@
+"""Derivatives: what torch's fused kernels lack, refused in our words before torch breaks off in its own.
+
+    order = transforms of torch.func around the call that differentiate, + 1 if autograd itself follows its inputs
+
+A fused kernel has one backward pass. It must not run under a tangent, nor where the order exceeds 1; and where autograd
+records the backward pass itself, whether it will be differentiated is only known once it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Torch has no public way to look at its transforms, or through them.
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+
+from attention.spec.errors import KernelRefused
+
+
+def refuses(*inputs: Tensor | None) -> str | None:
+    """Return why a kernel that has one backward pass cannot take these inputs, or None if it can."""
+    given = [x for x in inputs if x is not None]
+    if any(torch.autograd.forward_ad.unpack_dual(x).tangent is not None for x in given):
+        return "has no forward-mode derivative"
+    order = _transforms()
+    # What a compiler traces holds its values itself.
+    if order and not torch.compiler.is_compiling():
+        order += any(_innermost(x).requires_grad for x in given)
+    return "has no second derivative" if order > 1 else None
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Return whether a transform of torch.func holds the values of `x`; to a compiler nothing looks so."""
+    return not torch.compiler.is_compiling() and bool(functorch.is_functorch_wrapped_tensor(x))
+
+
+@torch.compiler.assume_constant_result
+def _transforms() -> int:
+    """Return how many transforms around this call differentiate."""
+    return sum(level.key().name in ("Grad", "Jvp") for level in retrieve_all_functorch_interpreters())
+
+
+def _innermost(x: Tensor) -> Tensor:
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
+
+
+def once(kernel: str, x: Tensor) -> Tensor:
+    """Return `x`, whose gradient may be taken but not differentiated again.
+
+    Raises:
+        KernelRefused: later, when a backward pass through the backward pass arrives here.
+    """
+    if torch.compiler.is_compiling() or is_transformed(x):
+        return x
+    x = x.view_as(x)
+    if x.requires_grad:
+        # A gradient that is not recorded, as usual, costs nothing.
+        _ = x.register_hook(lambda g: _Last.apply(g, kernel) if g.requires_grad else g)
+    return x
+
+
+class _Last(torch.autograd.Function):
+    """The identity, and no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, kernel: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.kernel = kernel
+        return g.view_as(g)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise KernelRefused(f"kernel {ctx.kernel!r} refuses: has no second derivative; implementation='reference' has")

@@ -1,0 +1,192 @@
+"""FlexAttention: a function of one score and a mask of one element, which torch compiles into its kernel.
+
+    score_mod(x, b, h, t, s) = user(cap tanh(x / cap) + bias[b, h, t, s], b, h, t, s)
+    mask_mod(b, h, t, s)     = allowed[b, h, t, s]                                       the mask's own predicate
+
+b counts rows through all batch axes, row-major. Uncompiled, torch runs it as plain operations, T * S at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial, reduce
+
+import array_api_compat.torch as xp
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from attention.spec.attend import shield
+from attention.spec.axes import Sizes
+from attention.spec.grid import Grid
+from attention.spec.kernels import Request
+from attention.spec.masks import Mask
+from attention.spec.scores import bind, soft_cap
+from attention.torch_impl.kernels import derivatives, precision
+from attention.torch_impl.masks import allowed
+
+FEATURES = ("softcap", "score_mod", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Flex:
+    """Torch's FlexAttention."""
+
+    name: str = "flex"
+    rounds: tuple[str, ...] = ("weights", "d scores", "logsumexp")
+
+    def refuses(self, request: Request) -> str | None:
+        """Refuse what FlexAttention has no argument for, or does not differentiate."""
+        inputs = (request.q, request.k, request.v, request.bias)
+        return (
+            derivatives.refuses(*inputs)
+            or _lacks_here(request, [x for x in inputs if x is not None])
+            or request.lacks(*FEATURES)
+            or precision.refuses(request)
+        )
+
+    def run(self, request: Request) -> dict[str, Tensor]:
+        """Return the context."""
+        q, k, v, dense, block = request.q, request.k, request.v, None, None
+        if request.mask is not None:
+            dense = allowed(request.mask, request.sizes, q.device)
+            block = _block_mask(request.mask, request.sizes, dense)
+        if request.needs_shield:
+            q, k, v = shield(xp, q, k, v, dense)
+        with _unfused_without_a_word(), torch.autocast(q.device.type, enabled=False):
+            out = flex_attention(
+                *(_four_axes(derivatives.once(self.name, x)) for x in (q, k, v)),
+                score_mod=_score_mod(request),
+                block_mask=block,
+                scale=request.scale,
+                enable_gqa=request.sizes.group > 1,
+            )
+        return {"context": out.transpose(1, 2).reshape(*q.shape[:-1], request.sizes.E)}
+
+
+def _lacks_here(request: Request, inputs: Sequence[Tensor]) -> str | None:
+    """Return what FlexAttention lacks on this device, for these sizes or under these transforms, or None."""
+    if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
+        return "has no axis of size 0"
+    if any(derivatives.is_transformed(x) for x in inputs):
+        return "has no transform of torch.func"
+    if request.device not in ("cpu", "cuda"):
+        return f"has no {request.device}"
+    if request.device == "cuda":
+        return "has no float64 on CUDA" if request.dtype == "float64" else None
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return "has no gradient on CPU"
+    # Torch 2.13's Inductor writes C++ for it that does not compile.
+    unwritten = torch.compiler.is_compiling() and request.mask is not None and not request.mask.is_static
+    return "has no compiled mask of arrays on CPU" if unwritten else None
+
+
+def _four_axes(x: Tensor) -> Tensor:
+    """Bring `(*batch, N, heads, width)` to `(B, heads, N, width)`, without its claim to a gradient where none is recorded."""
+    x = x if torch.is_grad_enabled() else x.detach()
+    if x.ndim == 4:
+        return x.transpose(1, 2)
+    # Inductor asks the memory below a view for its four axes, and not the view.
+    return x.reshape(-1, *x.shape[-3:]).transpose(1, 2).contiguous()
+
+
+def _score_mod(request: Request) -> Callable[..., Tensor] | None:
+    """Return all that happens to a score before the mask, or None for nothing."""
+    bias, user, batch = request.bias, request.score_mod, request.sizes.batch
+    if request.softcap is None and bias is None and user is None:
+        return None
+    _try(request)
+
+    def modified(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        score = soft_cap(torch, score, request.softcap)
+        if bias is not None:
+            score = score + _element(bias, batch, b, h, t, s)
+        return score if user is None else user(score, b, h, t, s)
+
+    return modified
+
+
+def _try(request: Request) -> None:
+    """Call the user's function on a corner of the scores, for FlexAttention's one score has no shape to get wrong."""
+    of, device = request.sizes, request.q.device
+    corner = Sizes((1,) * len(of.batch), min(2, of.T), min(2, of.S), min(2, of.H), 1, 1, 1)
+    call = bind(request.score_mod, corner, partial(torch.arange, device=device))
+    if call is not None:
+        _ = call(torch.zeros(corner.scores, dtype=getattr(torch, request.compute), device=device))
+
+
+def _block_mask(mask: Mask, sizes: Sizes, dense: Tensor) -> BlockMask:
+    """Return the mask as FlexAttention takes it, made once for all the rows and heads that it does not tell apart."""
+    shape = (1,) * (len(sizes.scores) - dense.ndim) + tuple(dense.shape)
+
+    def predicate(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return mask.allowed(Element(t, s, sizes.T, sizes.S, xp=xp, b=b, h=h, batch=sizes.batch))
+
+    rows = math.prod(sizes.batch) if any(n > 1 for n in shape[:-3]) else None
+    heads = sizes.H if shape[-3] > 1 else None
+    return create_block_mask(predicate, rows, heads, sizes.T, sizes.S, device=dense.device)
+
+
+@dataclass(frozen=True)
+class Element(Grid):
+    """One element of the scores, whose indices are tensors without an axis.
+
+    Attributes:
+        b: the row, counted through all batch axes.
+        h: the query head.
+        batch: the sizes of the batch axes.
+    """
+
+    b: Tensor = field(kw_only=True)
+    h: Tensor = field(kw_only=True)
+    batch: tuple[int, ...] = field(kw_only=True)
+
+    def per_row(self, x: Tensor) -> Tensor:
+        return _element(x, self.batch, self.b)
+
+    def per_query(self, x: Tensor) -> Tensor:
+        return _element(x, self.batch, self.b, self.t)
+
+    def per_key(self, x: Tensor) -> Tensor:
+        return _element(x, self.batch, self.b, self.s)
+
+    def per_score(self, x: Tensor) -> Tensor:
+        return _element(x, self.batch, self.b, self.h, self.t, self.s)
+
+    def by_head(self, allowed: Sequence[Tensor]) -> Tensor:
+        return _pick(allowed, self.h)
+
+    def by_row(self, allowed: Sequence[Tensor]) -> Tensor:
+        return _pick(allowed, self.b % self.batch[-1])
+
+
+def _element(x: Tensor, batch: tuple[int, ...], b: Tensor, *inner: Tensor) -> Tensor:
+    """Return the element at row b and the `inner` indices of what broadcasts to `(*batch, ...)`."""
+    rows: list[Tensor] = []
+    stride = 1
+    for size in reversed(batch):
+        rows.append(b // stride % size)
+        stride *= size
+    index = [*reversed(rows), *inner][-x.ndim :]
+    return x[tuple(0 if n == 1 else i for i, n in zip(index, x.shape, strict=True))] if x.ndim else x
+
+
+def _pick(values: Sequence[Tensor], at: Tensor) -> Tensor:
+    """Return the value whose number is `at`."""
+    numbered = list(enumerate(values))[1:]
+    return reduce(lambda picked, one: torch.where(at == one[0], one[1], picked), numbered, values[0])
+
+
+@contextmanager
+def _unfused_without_a_word() -> Iterator[None]:
+    """Keep torch from warning that FlexAttention runs uncompiled: who asks for it by name knows."""
+    if torch.compiler.is_compiling():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+        yield

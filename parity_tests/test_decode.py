@@ -1,0 +1,159 @@
+"""Decoding: a layer with a cache, chunk by chunk, is the layer on the whole sequence.
+
+layer(x[:n], cache) ++ layer(x[n:], cache) = layer(x)        for every contract whose mask hides later keys, and every split
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attention import jax_impl, spec, torch_impl
+from attention.spec.algebra import both
+from attention.spec.cases import CASES
+from attention.spec.errors import CacheError, DTypeError, OptionError, PositionError
+from attention.spec.layers.heads import looks_ahead
+from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers
+
+B, N, M = 2, 11, 22
+TABLE = [[3, 0, 5], [1, 7, 2]]
+
+
+def causal(contract: spec.MultiHeadAttention) -> spec.MultiHeadAttention:
+    """Return the contract with a mask that hides later keys, if its own does not, and inputs of one width."""
+    mask = contract.mask if contract.mask is not None and not looks_ahead(contract.mask) else both(spec.Causal(), contract.mask)
+    return replace(contract, mask=mask, kdim=None, vdim=None, dropout_rate=0.0)
+
+
+CONTRACTS = {
+    name: causal(case.contract)
+    for name, case in CASES.items()
+    if isinstance(case.contract, spec.MultiHeadAttention) and not isinstance(case.contract.positions, spec.AxialRotary)
+}
+X = numbers(0, B, N, M)
+
+
+@cache
+def layer(room: Room, name: str) -> Any:
+    return room.layer(CONTRACTS[name], dtype="float64")
+
+
+def caches(room: Room, c: spec.MultiHeadAttention) -> dict[str, Any]:
+    """Return every cache that keeps enough for the contract."""
+    widths = (c.kv_heads, c.width, c.value_width)
+    made = {
+        "static": room.module.StaticCache.make(B, N, *widths, dtype="float64"),
+        "paged": room.module.PagedCache.make(TABLE, 8, 4, *widths, dtype="float64"),
+    }
+    reach = None if c.mask is None else c.mask.reach
+    return made if reach is None else {**made, "rolling": room.module.RollingCache.make(B, reach, *widths, dtype="float64")}
+
+
+def decode(room: Room, name: str, cache: Any, splits: Sequence[int]) -> np.ndarray:
+    chunks = []
+    for start, stop in zip((0, *splits), (*splits, N), strict=True):
+        y, cache = layer(room, name)(room.array(X[:, start:stop]), cache=cache)
+        chunks.append(room.numpy(y))
+    return np.concatenate(chunks, axis=1)
+
+
+class TestLaws:
+    @pytest.mark.parametrize("name", CONTRACTS)
+    @given(splits=st.sets(st.integers(1, N - 1), max_size=4).map(sorted))
+    def test_decoding_is_the_whole_sequence(self, name: str, splits: list[int]) -> None:
+        whole = TORCH.numpy(layer(TORCH, name)(torch.from_numpy(X)))
+        # The first chunk has to cover a prefix that all may see.
+        splits = [n for n in splits if n >= 3] if name == "prefix" else splits
+        for empty in caches(TORCH, CONTRACTS[name]).values():
+            close(decode(TORCH, name, empty, splits), whole, 1e-13)
+
+    @pytest.mark.parametrize("name", ["sinks", "rotary"])
+    def test_decoding_in_jax_is_the_whole_sequence(self, name: str) -> None:
+        with jax.enable_x64(True):
+            whole = JAX.numpy(layer(JAX, name)(jnp.asarray(X)))
+            for empty in caches(JAX, CONTRACTS[name]).values():
+                close(decode(JAX, name, empty, [4, 5]), whole, 1e-13)
+
+    @each_room
+    def test_absent_tokens_on_the_left_change_nothing(self, room: Room) -> None:
+        with jax.enable_x64(True):
+            alone = room.numpy(layer(room, "rotary")(room.array(X[:, 3:])))
+            poisoned = np.where(np.arange(N)[:, None] < 3, np.nan, X)
+            positions = np.maximum(np.arange(N) - 3, -1)
+            positions[:3] = -1
+            held, chunks = caches(room, CONTRACTS["rotary"])["static"], []
+            for start, stop in ((0, 5), (5, N)):
+                at = room.array(np.broadcast_to(positions[start:stop], (B, stop - start)))
+                y, held = layer(room, "rotary")(room.array(poisoned[:, start:stop]), query_positions=at, cache=held)
+                chunks.append(room.numpy(y))
+            close(np.concatenate(chunks, axis=1)[:, 3:], alone, 1e-13)
+
+    def test_one_compilation_decodes_token_by_token(self) -> None:
+        made = jax_impl.MultiHeadAttention(CONTRACTS["rotary"])
+        x = jnp.asarray(X, jnp.float32)
+        c, traces = CONTRACTS["rotary"], []
+
+        @jax.jit
+        def step(cache: Any, token: Any) -> Any:
+            traces.append(token)
+            y, cache = made(token[:, None], cache=cache)
+            return cache, y[:, 0]
+
+        empty = jax_impl.StaticCache.make(B, N, c.kv_heads, c.width, c.value_width)
+        _, decoded = jax.lax.scan(step, empty, jnp.moveaxis(x, 1, 0))
+        close(np.asarray(jnp.moveaxis(decoded, 0, 1)), np.asarray(made(x)), 1e-5)
+        assert len(traces) == 1
+
+    def test_compiled_torch_decodes_as_eager_torch_does(self) -> None:
+        made = torch_impl.MultiHeadAttention(CONTRACTS["grouped"])
+        c, x = CONTRACTS["grouped"], torch.from_numpy(X.astype(np.float32))
+        empty = torch_impl.StaticCache.make(B, N, c.kv_heads, c.width, c.value_width)
+        wanted, _ = made(x[:, :3], cache=empty)
+        got, _ = torch.compile(made, fullgraph=True, backend="aot_eager")(x[:, :3], cache=empty)
+        close(got.detach().numpy(), wanted.detach().numpy(), 1e-5)
+
+    @each_room
+    def test_stages_come_between_the_output_and_the_cache(self, room: Room) -> None:
+        with jax.enable_x64(True):
+            made = layer(room, "grouped")(
+                room.array(X[:, :3]), cache=caches(room, CONTRACTS["grouped"])["static"], return_stages=("weights",)
+            )
+        y, stages, cache = made
+        assert y.shape == (B, 3, M)
+        assert stages["weights"].shape == (B, 6, 3, N)
+        assert type(cache) is room.module.StaticCache
+
+
+class TestRefusals:
+    @each_room
+    def test_what_cannot_go_on_from_a_cache(self, room: Room) -> None:
+        free, grows = (
+            room.layer(spec.MultiHeadAttention(M, 2, mask=mask, positions=positions))
+            for mask, positions in ((None, None), (spec.Causal(), spec.Rotary(rotary_dim=4, scaling=spec.DynamicNTK(2.0, 8))))
+        )
+        x = room.array(X[:, :2].astype(np.float32))
+        held = room.module.StaticCache.make(B, 1, 2, 11)
+        rolls = room.module.RollingCache.make(B, 3, 2, 11)
+        causal = room.layer(spec.MultiHeadAttention(M, 2, mask=spec.Causal()))
+        with pytest.raises(OptionError, match=r"^mask None must hide later keys to be used with a cache, as Causal\(\) does$"):
+            _ = free(x, cache=held)
+        with pytest.raises(OptionError, match=r"^positions Rotary.* must not depend on the length"):
+            _ = grows(x, cache=held)
+        with pytest.raises(CacheError, match=r"^cache holds 0 of 1 tokens and cannot take 2 more$"):
+            _ = causal(x, cache=held)
+        with pytest.raises(OptionError, match=r"a cache of window 3 keeps fewer$"):
+            _ = causal(x, cache=rolls)
+        with pytest.raises(DTypeError, match=r"^cache dict must be a StaticCache, RollingCache or PagedCache$"):
+            _ = causal(x, cache={})
+        with pytest.raises(PositionError, match=r"^key_positions must be None with a cache"):
+            _ = causal(x, key_positions=room.array(np.arange(2)), cache=held)
