@@ -63,7 +63,9 @@ def heads(case: Case) -> MultiHeadAttention:
         OptionError: another layer, which nobody has said how to grow.
     """
     if not isinstance(case.contract, MultiHeadAttention):
-        raise OptionError(f"contract {case.name!r} must be of MultiHeadAttention to be timed, not {type(case.contract).__name__}")
+        raise OptionError(
+            f"contract {case.name!r} must be of MultiHeadAttention to be timed, not {type(case.contract).__name__}"
+        )
     return case.contract
 
 

@@ -3,8 +3,8 @@
     module    normalize_qk x use_bias x grouped heads x (qkv_features, out_features, in_kv_features of their own)        16
     masks     none, padding and is_causal, bool per head                                                                 3
 
-Outputs and gradients of query, key, value and every parameter. Both are judged in float32 by our float64: theirs has no float64
-of its own, as its softmax runs in float32 whatever it is given, so there its digits end at `NARROW`. What else it does otherwise:
+Outputs and gradients of query, key, value and every parameter. Both are judged in float32 by our float64: theirs has none of
+its own, as its softmax runs in float32 whatever it is given, so there its digits end at `NARROW`. What else it does otherwise:
 
     normalize_qk             the norm's variance is mean(x^2) - mean(x)^2, far outside the budget of float32
     a row without a key      the mean of all values; ours is 0
@@ -32,6 +32,7 @@ from attention.exchange.dialect import read, write
 from attention.parity import sides
 from attention.parity.checks import expect
 from attention.parity.probes import Probe
+from attention.spec.errors import ParamError
 from conformance.peers import BACKENDS, Line, Results, apart, draw, strayed, widened
 
 NAME = "flax.nnx.MultiHeadAttention"
@@ -104,16 +105,22 @@ def load(probe: Probe, module: Module, *, fast_variance: bool = True) -> nnx.Mul
     kind = jnp.dtype(probe.dtype)
     made = nnx.MultiHeadAttention(**module.config, dtype=kind, param_dtype=kind, decode=False, rngs=nnx.Rngs(0))
     graph, state = nnx.split(made, nnx.Param)
-    flat = dict(nnx.to_flat_state(state))
+    leaves = named(state)
     tensors = write(probe.weights, flax_mha.FLAX, probe.contract)
-    assert {".".join(path) for path in flat} == tensors.keys(), f"the table has {sorted(tensors)}, theirs {sorted(flat)}"
-    for path, leaf in flat.items():
-        leaf.set_value(jnp.asarray(tensors[".".join(path)]))
-    made = nnx.merge(graph, nnx.from_flat_state(flat))
+    if leaves.keys() != tensors.keys():
+        raise ParamError(f"the table has {sorted(tensors)}, theirs {sorted(leaves)}")
+    for name, leaf in leaves.items():
+        leaf.set_value(jnp.asarray(tensors[name]))
+    made = nnx.merge(graph, state)
     for norm in (made.query_ln, made.key_ln):
         if norm is not None:
             norm.use_fast_variance = fast_variance
     return made
+
+
+def named(state: nnx.State) -> dict[str, Any]:
+    """Return the variables of a state by dotted name."""
+    return {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
 
 
 def theirs(probe: Probe, module: Module, masks: str, *, fast_variance: bool = True) -> Results:
@@ -132,7 +139,7 @@ def theirs(probe: Probe, module: Module, masks: str, *, fast_variance: bool = Tr
             return output, pull_back(cotangent)
 
         output, (of_learned, of_arrays) = program(learned, arrays, jnp.asarray(probe.cotangents["output"]))
-        found = {".".join(path): np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(of_learned)}
+        found = {name: np.asarray(leaf.get_value()) for name, leaf in named(of_learned).items()}
         canonical = read(found, flax_mha.FLAX, probe.contract)
         by_name = {**{name: np.asarray(x) for name, x in of_arrays.items()}, **canonical}
         return {"output": np.asarray(output), **{f"d {name}": x for name, x in by_name.items()}}

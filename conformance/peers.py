@@ -1,6 +1,6 @@
 """Peers: other people's attention modules beside ours, with the same weights, outputs and gradients both.
 
-    float64    max |ours - theirs| <= 1e-12 max |theirs|        the largest output for outputs, the largest gradient for gradients
+    float64    max |ours - theirs| <= 1e-12 max |theirs|        the largest output, or the largest of all gradients
     float32    z = (ours - theirs in float64) / sigma           RMS z <= 4 and max |z| <= 30, sigma from the Monte Carlo budget
 
 Weights and inputs are drawn in float32, so that both dtypes are given the same numbers. A line says how much of its limit the
@@ -20,6 +20,7 @@ from attention.parity.checks import expect
 from attention.parity.compare import MOST_MAX, MOST_RMS, judge
 from attention.parity.probes import Drawer, Probe
 from attention.spec.algebra import Mask
+from attention.spec.errors import ParityError
 from attention.spec.layers.contract import Contract
 from attention.spec.params import cast
 
@@ -99,7 +100,8 @@ def compare(probe: Probe, theirs: Theirs, backends: Iterable[str] = BACKENDS) ->
 
 def apart(got: Results, wanted: Results) -> float:
     """Return the largest difference, as a share of the largest output or of the largest gradient."""
-    assert got.keys() == wanted.keys(), f"results {sorted(got)} must be {sorted(wanted)}"
+    if got.keys() != wanted.keys():
+        raise ParityError(f"results {sorted(got)} must be {sorted(wanted)}")
     worst = 0.0
     for gradients in (False, True):
         names = [name for name in wanted if name.startswith("d ") is gradients]
@@ -114,7 +116,22 @@ def strayed(got: Results, expected: Budget) -> float:
     return max(max(v.rms / MOST_RMS, v.worst / MOST_MAX) for v in verdicts)
 
 
+def summary(lines: Iterable[Line]) -> list[tuple[str, str, str, str, str]]:
+    """Return a row for every module, dtype and backend: how many calls pass of how many, and the worst error over its limit.
+
+    A module's name is that of its lines up to the colon, after which stands how it was made and called.
+    """
+    groups: dict[tuple[str, str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line.name.partition(":")[0], line.dtype, line.backend), []).append(line)
+    return [
+        (*group, f"{sum(x.passed for x in found)} / {len(found)}", f"{max(x.worst for x in found):.2g}")
+        for group, found in groups.items()
+    ]
+
+
 def _shaped(got: Results, wanted: Results, name: str) -> np.ndarray:
     """Return a result, which must not be broadcast to fit."""
-    assert got[name].shape == wanted[name].shape, f"{name} {got[name].shape} must be {wanted[name].shape}"
+    if got[name].shape != wanted[name].shape:
+        raise ParityError(f"{name} {got[name].shape} must be {wanted[name].shape}")
     return got[name]

@@ -7,7 +7,7 @@
 Every module meets every mask and every way of being called, in float64, with the gradients of query, key, value, of every
 parameter and of a float mask. What it does otherwise than it says, or than we do:
 
-    is_causal=True without weights nor padding    the mask is dropped for SDPA's own, from which appended keys are hidden: `FORGETS`
+    is_causal=True without weights nor padding    the mask gives way to SDPA's own, which hides appended keys: `forgets`
     a row without a key                           NaN with weights, 0 without; ours is 0
 
 References:

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_map
 from attention.exchange import bert, deepseek, gpt2, llama, t5, vit, whisper
 from attention.exchange.dialect import Dialect, read, write
 from attention.parity.probes import Probe
+from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import Lengths
 from attention.torch_impl.params import to_numpy, to_tensor
@@ -85,8 +86,9 @@ class Subject:
     def probe(self) -> Probe:
         """Return the call of our layer."""
         mask = Lengths(kv=SOURCE if self.crosses else LENGTHS) if self.padded else None
-        given = {"s": MEMORY, "inputs": ("query", "key")} if self.crosses else {"s": TOKENS}
-        return draw(self.name, self.contract, TOKENS, mask=mask, **given)
+        if self.crosses:
+            return draw(self.name, self.contract, TOKENS, MEMORY, mask, ("query", "key"))
+        return draw(self.name, self.contract, TOKENS, TOKENS, mask)
 
     def run(self, probe: Probe, *, narrow: bool = False) -> Results:
         """Return what their module makes of a probe.
@@ -115,8 +117,8 @@ def _load(module: nn.Module, tensors: Mapping[str, np.ndarray], dialect: Dialect
     """Load tensors by name: all that the module has, but for what stands beside."""
     missed = module.load_state_dict({name: to_tensor(x) for name, x in tensors.items()}, strict=False)
     missing = set(missed.missing_keys) - dialect.beside
-    assert not missing, f"{dialect.name} has no row for {sorted(missing)}"
-    assert not missed.unexpected_keys, f"{dialect.name} has rows that nothing is stored under: {missed.unexpected_keys}"
+    if missing or missed.unexpected_keys:
+        raise ParamError(f"{dialect.name} has no row for {sorted(missing)}, and theirs no {missed.unexpected_keys}")
 
 
 def run(backends: tuple[str, ...] = BACKENDS) -> list[Line]:
@@ -164,15 +166,15 @@ YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_p
 def _decoders() -> Iterator[Subject]:
     scaled = {"rope_parameters": {**LLAMA3, "original_max_position_embeddings": 16}}
     yield _decoder("Llama", "llama", "LlamaAttention", attention_bias=True)
-    yield _decoder("Llama 3", "llama", "LlamaAttention", **scaled)
+    yield _decoder("Llama 3", "llama", "LlamaAttention", 0, **scaled)
     yield _decoder("Mistral", "mistral", "MistralAttention", sliding_window=3)
     capped = {"sliding_window": 3, "query_pre_attn_scalar": 10, "attn_logit_softcapping": 2.0}
-    yield _decoder("Gemma2 window", "gemma2", "Gemma2Attention", **capped)
-    yield _decoder("Gemma2", "gemma2", "Gemma2Attention", layer=1, **capped)
+    yield _decoder("Gemma2 window", "gemma2", "Gemma2Attention", 0, **capped)
+    yield _decoder("Gemma2", "gemma2", "Gemma2Attention", 1, **capped)
     yield _decoder("Qwen3", "qwen3", "Qwen3Attention", attention_bias=True)
     scaled = {"rope_parameters": {**YARN, "truncate": False}}
-    yield _decoder("GPT-OSS window", "gpt_oss", "GptOssAttention", sliding_window=3, **scaled)
-    yield _decoder("GPT-OSS", "gpt_oss", "GptOssAttention", layer=1, sliding_window=3, **scaled)
+    yield _decoder("GPT-OSS window", "gpt_oss", "GptOssAttention", 0, sliding_window=3, **scaled)
+    yield _decoder("GPT-OSS", "gpt_oss", "GptOssAttention", 1, sliding_window=3, **scaled)
 
 
 def _decoder(name: str, kind: str, attention: str, layer: int = 0, **options: Any) -> Subject:

@@ -1,4 +1,4 @@
-"""Attention: the one formula is what explicit loops compute, forwards and backwards; what may not be read is not read.
+"""Attention: the one formula is what explicit loops compute; what may not be read is not read.
 
 x[h, t, s] = cap(q[t, h] . k[s, h // (H // K)] scale) + bias[h, t, s]
 weights[h, t, s] = exp(x[h, t, s] - logsumexp[h, t]) where allowed
@@ -10,60 +10,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import array_api_compat.torch
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention.spec.attend import STAGES, attend, softmax
+from attention.spec.attend import STAGES, Mark, attend, softmax
 from attention.spec.scores import mix
+from parity_tests.calls import FULL, Call, Stages, calls, close, formula, masked, poisoned
 
-Call = dict[str, Any]
-"""The arguments of `attend`, by name."""
-Stages = dict[str, np.ndarray]
-
-DIGITS = 1e-14
-"""What is promised of float64: the error of numbers near 1."""
-STEP = 1e-200
-"""The step of a complex-step derivative, Im f(x + ih) / h: no difference is taken, so no digit is lost."""
-sides = st.integers(1, 4)
-
-
-def call(seed: int, batch: tuple[int, ...], t: int, s: int, kv: int, group: int, d: int, e: int, *features: str) -> Call:
-    """A call of normal numbers; features among "allowed", "bias", "softcap", "sinks", "keep"."""
-    random = np.random.default_rng(seed)
-    h = kv * group
-    shapes = {"q": (t, h, d), "k": (s, kv, d), "v": (s, kv, e)}
-    arrays = {name: random.standard_normal((*batch, *shape)) for name, shape in shapes.items()}
-    every: Call = {
-        # A query or a key in four sees nothing, whatever else is drawn.
-        "allowed": (random.random((*batch, h, t, s)) < 0.6)
-        & (random.random((*batch, 1, t, 1)) < 0.75)
-        & (random.random((*batch, 1, 1, s)) < 0.75),
-        "bias": random.standard_normal((h, 1, s)),
-        "softcap": 1.5,
-        "sinks": random.standard_normal(h),
-        "keep": random.random((*batch, h, t, s)) < 0.7,
-    }
-    given = {name: every[name] for name in features}
-    return {**arrays, "scale": 0.7, **given, **({"dropout_rate": 0.3} if "keep" in given else {})}
-
-
-features = st.sets(st.sampled_from(["allowed", "bias", "softcap", "sinks", "keep"]))
-calls = st.builds(
-    lambda *numbers, on: call(*numbers, *sorted(on)),
-    st.integers(0, 999),
-    st.lists(sides, max_size=2).map(tuple),
-    *(sides for _ in range(6)),
-    on=features,
-)
-masked = st.builds(lambda seed, *sizes: call(seed, (2,), *sizes, "allowed"), st.integers(0, 999), *(sides for _ in range(6)))
-# Groups of two, every size its own, every feature at once, and some rows and keys that nothing may read.
-FULL = call(1, (2,), 3, 5, 2, 2, 7, 4, *["allowed", "bias", "softcap", "sinks", "keep"])
+few = settings(max_examples=40)
 
 
 def loops(*, q: Any, k: Any, v: Any, scale: float, **given: Any) -> Stages:
@@ -72,15 +28,18 @@ def loops(*, q: Any, k: Any, v: Any, scale: float, **given: Any) -> Stages:
     s, kv = k.shape[-3:-1]
     shape = (*batch, h, t, s)
     allowed, bias = (np.broadcast_to(given.get(n, other), shape) for n, other in (("allowed", True), ("bias", 0.0)))
-    out = {"scores": np.zeros(shape), "weights": np.zeros(shape), "logsumexp": np.zeros(shape[:-1])}
-    out["context"] = np.zeros((*batch, t, h, v.shape[-1]))
+    out = {name: np.zeros(shape) for name in ("scaled", "capped", "scores", "masked", "weights")}
+    out |= {"logsumexp": np.zeros(shape[:-1]), "context": np.zeros((*batch, t, h, v.shape[-1]))}
     for *row, i, j in np.ndindex(*batch, h, t):
         b, head = tuple(row), i // (h // kv)
         seen = [n for n in range(s) if allowed[(*b, i, j, n)]]
         for n in range(s):
             x = math.fsum(q[(*b, j, i)] * k[(*b, n, head)]) * scale
-            cap = given.get("softcap")
-            out["scores"][(*b, i, j, n)] = (x if cap is None else cap * math.tanh(x / cap)) + bias[(*b, i, j, n)]
+            cap, at = given.get("softcap"), (*b, i, j, n)
+            out["scaled"][at] = x
+            out["capped"][at] = x if cap is None else cap * math.tanh(x / cap)
+            out["scores"][at] = out["capped"][at] + bias[at]
+            out["masked"][at] = out["scores"][at] if n in seen else -math.inf
         x = out["scores"][(*b, i, j)]
         parts = [math.exp(x[n]) for n in seen] + ([math.exp(given["sinks"][i])] if "sinks" in given else [])
         out["logsumexp"][(*b, i, j)] = math.log(math.fsum(parts)) if parts else -math.inf
@@ -89,38 +48,7 @@ def loops(*, q: Any, k: Any, v: Any, scale: float, **given: Any) -> Stages:
             out["weights"][(*b, i, j, n)] = weight
             if given.get("keep", allowed)[(*b, i, j, n)]:
                 out["context"][(*b, j, i)] += weight / (1 - given.get("dropout_rate", 0.0)) * v[(*b, n, head)]
-    return out
-
-
-def close(got: Any, wanted: Any) -> None:
-    """Raise unless two float64 arrays agree to the promised digits of their largest finite number, or of 1."""
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    assert (got.dtype, got.shape) == (np.float64, wanted.shape)
-    largest = np.max(np.abs(wanted), where=np.isfinite(wanted), initial=1.0)
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=DIGITS * largest)
-
-
-def unseen(allowed: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where a query `(*batch, T, H)` sees no key, and where a key `(*batch, S, K)` is seen by no query."""
-    rows = ~np.asarray(np.swapaxes(allowed, -3, -2).any(-1))
-    heads = [allowed[..., i : i + group, :, :].any((-3, -2)) for i in range(0, allowed.shape[-3], group)]
-    return rows, ~np.stack(heads, axis=-1)
-
-
-def poisoned(of: Call) -> Call:
-    """The call with NaN and infinities wherever nothing may be read."""
-    q, k, v = (of[name].copy() for name in "qkv")
-    rows, keys = unseen(of["allowed"], q.shape[-2] // k.shape[-2])
-    q[rows], k[keys], v[keys] = np.nan, np.inf, np.nan
-    return of | {"q": q, "k": k, "v": v}
-
-
-few = settings(max_examples=40)
-
-
-def formula(of: Call, **changes: Any) -> Stages:
-    """The stages in NumPy, of a call with some of its arguments changed."""
-    return attend(np, **{**of, **changes})
+    return out | {"mean_weights": sum(out["weights"][..., i, :, :] for i in range(h)) / h}
 
 
 class TestLaws:
@@ -131,7 +59,8 @@ class TestLaws:
         if "allowed" in of:
             # Scores of what may not be read are anything finite; they are only promised where they are used.
             used = np.broadcast_to(of["allowed"], wanted["scores"].shape)
-            stages["scores"], wanted["scores"] = (np.where(used, x["scores"], 0) for x in (stages, wanted))
+            for name in ("scaled", "capped", "scores"):
+                stages[name], wanted[name] = (np.where(used, x[name], 0) for x in (stages, wanted))
         for name in STAGES:
             close(stages[name], wanted[name])
 
@@ -215,16 +144,21 @@ class TestLaws:
         np.testing.assert_array_equal(dropped["weights"], plain["weights"])
         close(dropped["context"], mix(np, plain["weights"] * keep * 4, of["v"]))
 
-    @pytest.mark.parametrize("stage", STAGES)
+    @pytest.mark.parametrize("stage", ["scores", "logsumexp", "weights", "context"])
     def test_the_next_stage_sees_what_was_marked(self, stage: str) -> None:
-        told = []
+        told: list[str] = []
 
-        def mark(name: str, value: np.ndarray) -> np.ndarray:
-            told.append(name)
-            return value * 0 if name == stage else value
+        class Zero(Mark):
+            def __call__(self, stage_: str, value: np.ndarray) -> np.ndarray:
+                told.append(stage_)
+                return value * 0 if stage_ == stage else value
 
-        stages = formula(FULL, allowed=None, mark=mark)
-        assert set(STAGES) <= set(told)
+            def attending(self, allowed: np.ndarray | None, scores: Any) -> None:
+                assert allowed is None
+                told.append(f"attending to {scores().shape}")
+
+        stages = formula(FULL, allowed=None, mark=Zero())
+        assert told == ["query", "key", "value", "attending to (2, 4, 3, 5)", "scores", "logsumexp", "weights", "context"]
         assert not stages[stage].any()
         if stage == "scores":
             weights, logsumexp = softmax(np, stages["scores"], None, FULL["sinks"])
@@ -268,86 +202,3 @@ class TestValues:
         stages = attend(np, np.ones((1, 1, 1)), far, far, scale=1.0, sinks=np.array([2e4]))
         close(stages["weights"], [[[0.0, 0.0, 0.0]]])
         close(stages["logsumexp"], [[2e4]])
-
-
-def split(of: Call) -> tuple[Call, Call]:
-    """The arrays of a call that are differentiated, and the rest."""
-    floats = ("q", "k", "v", "bias", "sinks")
-    return {n: x for n, x in of.items() if n in floats}, {n: x for n, x in of.items() if n not in floats}
-
-
-def jax_pull(of: Call, cotangents: Stages) -> tuple[Stages, Stages]:
-    """The stages, and the gradient of sum(stage * cotangent) over all of them, by JAX in float64."""
-    arrays, rest = split(of)
-
-    def both(arrays: Call, along: Stages) -> tuple[Stages, Stages]:
-        stages, pull = jax.vjp(lambda x: attend(jnp, **rest, **x, constant=jax.lax.stop_gradient), arrays)
-        return stages, pull(along)[0]
-
-    with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, jax.jit(both)(arrays, cotangents))
-
-
-def torch_pull(of: Call, cotangents: Stages) -> tuple[Stages, Stages]:
-    """The same by torch and its autograd."""
-    native: Call = {n: torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x for n, x in of.items()}
-    leaves = {name: native[name].requires_grad_() for name in split(of)[0]}
-    stages = attend(array_api_compat.torch, **native, constant=torch.Tensor.detach)
-    along = [torch.from_numpy(cotangents[name]) for name in stages]
-    slopes = torch.autograd.grad(list(stages.values()), list(leaves.values()), along)
-    values = {name: x.detach().numpy() for name, x in stages.items()}
-    return values, {name: slope.numpy() for name, slope in zip(leaves, slopes, strict=True)}
-
-
-def complex_step(of: Call, cotangents: Stages) -> Stages:
-    """The gradient by finite differences of the NumPy formula, one number at a time, with an imaginary step."""
-    slopes: Stages = {}
-    for name, array in split(of)[0].items():
-        slopes[name] = np.zeros_like(array)
-        for index in np.ndindex(array.shape):
-            moved = array.astype(np.complex128)
-            moved[index] += 1j * STEP
-            stages = formula(of, **{name: moved})
-            slopes[name][index] = sum((np.imag(stages[n]) * c).sum() for n, c in cotangents.items()) / STEP
-    return slopes
-
-
-CALLS = {
-    "full": FULL,
-    "masked": call(2, (2,), 3, 5, 2, 2, 7, 4, "allowed"),
-    "open": call(3, (2,), 3, 5, 2, 2, 7, 4, "bias", "softcap"),
-}
-MASKED = CALLS["masked"]
-
-
-def cotangents(of: Call) -> Stages:
-    random = np.random.default_rng(5)
-    return {name: random.standard_normal(x.shape) for name, x in formula(of).items()}
-
-
-@pytest.mark.parametrize("pull", [jax_pull, torch_pull])
-class TestGradients:
-    @pytest.mark.parametrize("of", CALLS.values(), ids=CALLS)
-    def test_the_same_text_elsewhere_gives_the_values_and_the_finite_differences(self, pull: Any, of: Call) -> None:
-        along = cotangents(of)
-        stages, slopes = pull(of, along)
-        for name, value in formula(of).items():
-            close(stages[name], value)
-        wanted = complex_step(of, along)
-        assert slopes.keys() == wanted.keys()
-        for name, slope in wanted.items():
-            assert slope.any()
-            close(slopes[name], slope)
-
-    def test_what_may_not_be_read_has_no_gradient_and_spoils_none(self, pull: Any) -> None:
-        along, (rows, keys) = cotangents(MASKED), unseen(MASKED["allowed"], 2)
-        (_, clean), (_, dirty) = pull(MASKED, along), pull(poisoned(MASKED), along)
-        for name, where in (("q", rows), ("k", keys), ("v", keys)):
-            assert where.any()
-            assert not clean[name][where].any()
-            np.testing.assert_array_equal(dirty[name], clean[name])
-
-    def test_the_gradient_of_logsumexp_is_the_weights(self, pull: Any) -> None:
-        of: Call = MASKED | {"bias": np.zeros(MASKED["allowed"].shape)}
-        along = {name: np.full_like(x, name == "logsumexp") for name, x in formula(of).items()}
-        close(pull(of, along)[1]["bias"], formula(of)["weights"])

@@ -144,7 +144,7 @@ class TestValues:
             for i in (0, 1):
                 raised = np.exp([q[b, t, 2 * h + i] @ k[b, s, 2 * g + i] / math.sqrt(D) for s in seen])
                 maps.append(raised / raised.sum())
-            context = sum((one - lam * two) * v[b, s, g] for s, one, two in zip(seen, *maps, strict=True))
+            context = (maps[0] - lam * maps[1]) @ v[b, : len(seen), g]
             normed = context / np.sqrt((context**2).mean() + 1e-2) * w["norm.scale"]
             wanted[b, t] += (1 - initial) * normed @ w["out_proj.kernel"][h]
         close(judged(c, given)["output"], wanted, 1e-13)
@@ -262,7 +262,7 @@ class TestRefusals:
         few = x[:, :3]
         with pytest.raises(ShapeError, match=r"^query \(2, 5, 9\) must be \(\*batch, T, M\) with M = 10$"):
             _ = layer(x[..., :9])
-        with pytest.raises(PositionError, match="^query_positions None must be given: T = 3 queries and S = 5 keys differ$"):
+        with pytest.raises(PositionError, match=r"^query_positions None must be given: T = 3 queries and S = 5 keys differ$"):
             _ = layer(few, x)
         with pytest.raises(MaskError, match="must be a Mask"):
             _ = layer(x, mask=np.ones((T, T), bool))

@@ -6,43 +6,19 @@ scores so far apart that one key takes all. float64 is compared with the formula
 
 from __future__ import annotations
 
-import re
-from typing import Any, ClassVar
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from attention import spec
-from attention.spec import random
 from attention.spec.algebra import Mask
-from attention.spec.errors import KernelRefused, MaskError
-from parity_tests.formula import (
-    CASES,
-    PER_HEAD,
-    SEED,
-    SEGMENTS,
-    B,
-    D,
-    E,
-    H,
-    K,
-    S,
-    T,
-    allowed_by,
-    formula,
-    formula_grads,
-    loops,
-    qkv,
-    settled,
-)
-from parity_tests.rooms import JAX, KERNELS, TORCH, Kernel, Room, close, each_kernel, each_room, numbers
+from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, settled
+from parity_tests.rooms import Kernel, close, each_kernel, numbers
 
-UNSAID = ["T = 5", "S = 7", "align='start'", "align='end'", "query_positions"]
 each_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -141,12 +117,7 @@ class TestValues:
         given = [spec.cast({"x": x}, dtype)["x"] for x in qkv()]
         stages = kernel.stages(*given)
         compute = "float64" if dtype == "float64" else "float32"
-        assert {name: str(x.dtype) for name, x in stages.items()} == {
-            "scores": compute,
-            "weights": compute,
-            "logsumexp": compute,
-            "context": dtype,
-        }
+        assert {name: str(x.dtype) for name, x in stages.items()} == dict.fromkeys(spec.STAGES, compute) | {"context": dtype}
         # The formula on the rounded inputs, in float64: what float32 or less gets wrong is the sums, not the inputs.
         wanted = formula(*(x.astype(np.float64) for x in given))
         np.testing.assert_allclose(stages["weights"], wanted["weights"], rtol=0, atol=1e-6)
@@ -260,174 +231,3 @@ class TestLaws:
                 np.testing.assert_array_equal(one, other)
             for gradient, nobody in zip(got, (empty, unseen, unseen), strict=False):
                 np.testing.assert_array_equal(np.where(nobody, gradient, 0), 0)
-
-
-class TestDropout:
-    OPTIONS: ClassVar[dict[str, Any]] = {"dropout_rate": 0.25, "dropout_seed": SEED}
-
-    @each_kernel
-    def test_kept_weights_are_the_specs_bits_in_every_kernel(self, kernel: Kernel) -> None:
-        q, k = np.zeros((2, 3, 3, 2, 8), np.float32), np.zeros((2, 3, 8, 1, 8), np.float32)
-        v = np.broadcast_to(np.eye(8, dtype=np.float32)[:, None, :], (2, 3, 8, 1, 8)).copy()
-        keep = random.keep(SEED, 0.25, (2, 3, 2, 3, 8))
-        kept = np.moveaxis(kernel.attend(q, k, v, **self.OPTIONS), -2, -3)
-        np.testing.assert_array_equal(kept, keep * np.float32(1 / 8 / 0.75))
-        # No axis shares its bits with another place on it.
-        assert all(len(np.unique(np.moveaxis(keep, axis, 0), axis=0)) > 1 for axis in range(keep.ndim))
-
-    @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
-    @each_room
-    def test_a_seed_is_its_number_whatever_holds_it(self, room: Room, seed: int) -> None:
-        kernel = Kernel(room, "reference")
-        given = qkv()
-        wanted = kernel.attend(*given, dropout_rate=0.5, dropout_seed=seed)
-        holders = [np.int64(seed), np.int32(seed), np.array(seed), np.array(seed, np.int32)]
-        for held in holders:
-            np.testing.assert_array_equal(kernel.attend(*given, dropout_rate=0.5, dropout_seed=held), wanted)
-        high, held = (kernel.attend(*given, dropout_rate=0.5, dropout_seed=kind(2**32 + seed)) for kind in (int, np.int64))
-        np.testing.assert_array_equal(held, high)
-        assert not np.array_equal(high, wanted)
-
-    @each_room
-    def test_the_mean_of_many_draws_is_the_undropped_value(self, room: Room) -> None:
-        # v = 1 and zero scores: each output is (kept of 64) / 48. 4096 outputs of variance 1 / 192 have a mean within
-        # 5 standard errors, 0.0056, of 1; to forget 1 / (1 - rate) gives 0.75.
-        q, ones = np.zeros((64, 64, 1, 1)), np.ones((64, 64, 1, 1))
-        out = Kernel(room, "reference").attend(q, ones, ones, **self.OPTIONS)
-        assert abs(out.mean() - 1) < 0.0056
-        assert 0.9 < out.var() * 192 < 1.1
-
-    @each_kernel
-    def test_weights_are_those_before_dropout(self, kernel: Kernel) -> None:
-        given = qkv()
-        dropped, whole = kernel.stages(*given, **self.OPTIONS), kernel.stages(*given)
-        for stage in ("scores", "weights", "logsumexp"):
-            np.testing.assert_array_equal(dropped[stage], whole[stage])
-        assert not np.array_equal(dropped["context"], whole["context"])
-
-    @each_kernel
-    def test_a_rate_of_zero_drops_nothing(self, kernel: Kernel) -> None:
-        given = qkv(dtype="float32")
-        np.testing.assert_array_equal(kernel.attend(*given, dropout_rate=0.0, dropout_seed=3), kernel.attend(*given))
-
-
-class TestGradients:
-    @each_case
-    def test_the_formulas_gradients_are_finite_differences(self, case: str) -> None:
-        (changed, options), (along, grads) = CASES[case], formula_grads(case)
-        given = qkv(**changed)
-        steps = [1e-5 * numbers(20 + i, *x.shape) for i, x in enumerate(given)]
-        ahead, behind = (
-            (formula(*(x + sign * d for x, d in zip(given, steps, strict=True)), **options)["context"] * along).sum()
-            for sign in (1, -1)
-        )
-        slope = sum((g * d).sum() for g, d in zip(grads, steps, strict=False))
-        # A central difference of 1e-5 is off by about 1e-10 third derivatives, which are 1e6 times larger at scale 100.
-        np.testing.assert_allclose((ahead - behind) / 2, slope, rtol=1e-4 if case == "large scores" else 1e-7)
-
-    @each_case
-    @each_kernel
-    def test_float64_gradients_are_the_formulas_to_1e_13(self, kernel: Kernel, case: str) -> None:
-        (changed, options), (along, wanted) = CASES[case], formula_grads(case)
-        given = qkv(**changed)
-        got = kernel.grads(*given, along, **options)
-        # One key head gathers what all query heads say: sums cancel, so all gradients share one scale.
-        largest = max(np.abs(g).max() for g in wanted)
-        for one, other in zip(got, wanted, strict=True):
-            assert (one.dtype, one.shape) == (other.dtype, other.shape)
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * largest)
-
-    @each_room
-    def test_the_gradient_of_logsumexp_is_the_weights(self, room: Room) -> None:
-        # d lse / d scores = weights and d lse / d sink = exp(sink - lse), so d lse / d q = scale * weights k.
-        kernel = Kernel(room, "reference")
-        (q, k, v), sinks, mask = qkv(K=H), numbers(5, H), PER_HEAD
-        stages = kernel.stages(q, k, v, sinks=sinks, mask=mask)
-        along = numbers(8, B, H, T)
-        dq, dk, dv, dsinks = kernel.grads(q, k, v, along, stage="logsumexp", sinks=sinks, mask=mask)
-        pull = along[..., None] * stages["weights"] / np.sqrt(D)
-        close(dq, np.einsum("bhts,bshd->bthd", pull, k), 1e-13)
-        close(dk, np.einsum("bhts,bthd->bshd", pull, q), 1e-13)
-        np.testing.assert_array_equal(dv, 0)
-        close(dsinks, (along * np.exp(sinks[:, None] - stages["logsumexp"])).sum((0, 2)), 1e-13)
-
-
-class TestKernels:
-    # What each kernel cannot do on a CPU. A kernel that is not listed here refuses nothing.
-    CANNOT: ClassVar[dict[str, set[str]]] = {
-        "torch-sdpa": {"softcap", "sinks", "dropout", "scores", "weights", "logsumexp"},
-        "jax-xla": {"softcap", "sinks", "dropout", "scores", "weights", "logsumexp", "E != D", "float64", "float16"},
-    }
-    FEATURES: ClassVar[dict[str, dict[str, Any]]] = {
-        "softcap": {"softcap": 1.0},
-        "sinks": {"sinks": np.zeros(H, np.float32)},
-        "dropout": {"dropout_rate": 0.5, "dropout_seed": 0},
-        **{stage: {"return_stages": (stage,)} for stage in spec.STAGES},
-        "bias": {"bias": np.zeros((T, S), np.float32)},
-        "mask": {"mask": PER_HEAD},
-        "highest": {"precision": "highest"},
-        "E != D": {},
-        "float64": {},
-        "bfloat16": {},
-        "float16": {},
-    }
-
-    @each_kernel
-    def test_a_kernel_refuses_what_it_cannot_do_and_no_more(self, kernel: Kernel) -> None:
-        refused = set[str]()
-        for feature, options in self.FEATURES.items():
-            kind = feature if "float" in feature else "float32"
-            with jax.enable_x64(kind == "float64"):
-                given = [kernel.room.array(spec.cast({"x": x}, kind)["x"]) for x in qkv(E=E if "E" in feature else D)]
-                if kernel.chosen(*given, **{n: kernel.room.native(x) for n, x in options.items()}) == "auto":
-                    refused.add(feature)
-        assert refused == self.CANNOT.get(str(kernel), set())
-
-    @each_room
-    def test_auto_takes_the_first_that_does_not_refuse_and_keeps_every_reason(self, room: Room) -> None:
-        given = [room.array(x) for x in qkv(dtype="float32")]
-        first, *_ = room.module.KERNELS
-        choice = room.module.explain(*given)
-        assert (choice.kernel.name, choice.refusals) == (first, ())
-        choice = room.module.explain(*given, softcap=1.0, return_stages=("weights",))
-        assert (choice.kernel.name, choice.refusals) == ("reference", ((first, "has no softcap, no weights"),))
-
-    @pytest.mark.parametrize("precision", ["default", "high", "highest"])
-    @pytest.mark.parametrize("kernel", [k for k in KERNELS if k.room is JAX], ids=str)
-    def test_every_product_in_jax_has_the_precision_asked_for(self, kernel: Kernel, precision: str) -> None:
-        def scalar(*inputs: Any) -> Any:
-            return JAX.module.dot_product_attention(*inputs, precision=precision, implementation=kernel.name).sum()
-
-        with jax.default_matmul_precision("highest" if precision == "default" else "default"):
-            traced = str(jax.make_jaxpr(jax.grad(scalar, (0, 1, 2)))(*qkv(dtype="float32")))
-        # Two products ahead, and two back for each.
-        assert re.findall(r"dot_general\[", traced) == ["dot_general["] * 6
-        assert re.findall(r" precision=(.*)", traced) == [f"(Precision.{precision.upper()}, Precision.{precision.upper()})"] * 6
-
-
-class TestRefusals:
-    MASKS = (spec.Causal(), spec.Window(before=3, after=0), spec.Chunked(size=2), spec.Causal() & spec.Prefix(1))
-
-    @pytest.mark.parametrize("mask", MASKS, ids=repr)
-    @each_kernel
-    def test_a_diagonal_with_t_unlike_s_must_be_aligned(self, kernel: Kernel, mask: Mask) -> None:
-        given = [kernel.room.array(x) for x in qkv(dtype="float32")]
-        with pytest.raises(MaskError) as caught:
-            _ = kernel.room.module.dot_product_attention(*given, mask=mask, implementation=kernel.name)
-        assert type(caught.value) is MaskError
-        assert [word for word in UNSAID if word not in str(caught.value)] == []
-
-    @pytest.mark.parametrize(("setting", "least"), [("high", "highest"), ("medium", "high")])
-    @pytest.mark.parametrize("kernel", [k for k in KERNELS if k.room is TORCH], ids=str)
-    def test_torch_below_the_precision_asked_for_is_refused(self, kernel: Kernel, setting: str, least: str) -> None:
-        given, usual = qkv(dtype="float32"), torch.get_float32_matmul_precision()
-        try:
-            torch.set_float32_matmul_precision(setting)
-            for name in (kernel.name, "auto"):
-                with pytest.raises(KernelRefused, match=f"precision '{least}' is above .* = '{setting}'"):
-                    _ = TORCH.module.dot_product_attention(*map(TORCH.array, given), precision=least, implementation=name)
-            assert kernel.attend(*given).shape == given[0].shape
-            assert kernel.attend(*(x.astype(np.float64) for x in given), precision=least).shape == given[0].shape
-        finally:
-            torch.set_float32_matmul_precision(usual)
-        assert kernel.attend(*given, precision=least).shape == given[0].shape

@@ -18,8 +18,7 @@ from attention.spec import Request, choose
 from attention.spec.attend import STAGES
 from attention.spec.axes import COMPUTE, Sizes
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
-from attention.spec.kernels import PRECISIONS, check_precision
-from parity_tests.rooms import Room, each_room, numbers
+from attention.spec.kernels import PRECISIONS, answer, check_precision, recorded
 
 B, T, S, H, K, D, E = 2, 3, 5, 4, 2, 6, 7
 SIZES = Sizes((B,), T, S, H, K, D, E)
@@ -49,6 +48,20 @@ class Fake:
         del request
         self.ran += 1
         return {}
+
+
+@dataclass
+class Writes(Fake):
+    """A kernel whose stages are its own name."""
+
+    stages: tuple[str, ...] = ()
+
+    def __init__(self, name: str, stages: tuple[str, ...]) -> None:
+        super().__init__(name)
+        self.stages = stages
+
+    def run(self, request: Request) -> dict[str, Any]:
+        return super().run(request) | dict.fromkeys(self.stages, self.name)
 
 
 reasons = st.lists(st.none() | st.sampled_from(["has no sinks", "is asleep"]), min_size=1, max_size=5)
@@ -98,15 +111,45 @@ class TestChoose:
             _ = choose({"fast": Fake("fast"), "slow": Fake("slow")}, request(), "flash")
 
 
+class TestAnswer:
+    def made(self, *stages: str, name: str = "auto") -> tuple[dict[str, Any], list[str]]:
+        """What is answered, by a fused kernel that writes down the context and the logsumexp, and who ran."""
+        fused, reference = (Writes(n, made) for n, made in (("fused", ("context", "logsumexp")), ("reference", STAGES)))
+        answered = answer({"fused": fused, "reference": reference}, request(stages=stages), name)
+        return answered, [kernel.name for kernel in (fused, reference) if kernel.ran]
+
+    def test_what_the_kernel_writes_down_is_its_own(self) -> None:
+        assert self.made() == ({"context": "fused", "logsumexp": "fused"}, ["fused"])
+        assert self.made("logsumexp", "context") == self.made()
+
+    def test_what_it_does_not_is_made_beside_it_by_the_formula(self) -> None:
+        answered, ran = self.made("weights", "logsumexp")
+        assert ran == ["fused", "reference"]
+        assert (answered["weights"], answered["context"], answered["logsumexp"]) == ("reference", "fused", "fused")
+
+    def test_the_formula_answers_alone(self) -> None:
+        assert self.made(*STAGES, name="reference") == (dict.fromkeys(STAGES, "reference"), ["reference"])
+
+    def test_recorded_kernels_are_those_chosen_inside(self) -> None:
+        with recorded() as outer:
+            _ = self.made("weights")
+            with recorded() as inner:
+                _ = self.made(name="reference")
+        _ = self.made()
+        assert [kernel.name for kernel in outer] == ["fused", "reference"]
+        assert [kernel.name for kernel in inner] == ["reference"]
+
+
 class TestRequest:
     @pytest.mark.parametrize(
         ("options", "error", "text"),
         [
+            ({"score_mod": "alibi"}, OptionError, "score_mod 'alibi' must be a function .* -> score, or None"),
             ({"softcap": 0.0}, OptionError, r"softcap 0\.0 must be a positive finite number, or None"),
             ({"dropout_rate": 1.0, "dropout_seed": 0}, OptionError, r"dropout_rate 1\.0 must be in \[0, 1\)"),
             ({"dropout_rate": 0.1}, OptionError, r"dropout_seed None must be an integer when dropout_rate is 0\.1"),
             ({"precision": "tf32"}, OptionError, "precision 'tf32' must be one of None, 'default', 'high', 'highest'"),
-            ({"stages": ("weights", "probs")}, OptionError, "return_stages 'probs' must be among scores, weights, log"),
+            ({"stages": ("weights", "probs")}, OptionError, "return_stages 'probs' must be among scaled, capped, scores"),
             (
                 {"bias": np.zeros((S, T))},
                 ShapeError,
@@ -141,17 +184,21 @@ class TestRequest:
             ({}, "E != D"),
             ({}, "float64"),
             ({"dtype": "float16"}, "float16"),
-            ({"stages": ("logsumexp",)}, "logsumexp"),
+            ({"score_mod": lambda x, *_: x}, "score_mod"),
+            ({"bias": np.zeros(S, np.float32)}, "wide bias"),
         ],
-        ids=["softcap", "sinks", "dropout", "bias", "E != D", "float64", "float16", "logsumexp"],
+        ids=["softcap", "sinks", "dropout", "bias", "E != D", "float64", "float16", "score_mod", "wide bias"],
     )
     def test_what_a_kernel_lacks_is_what_it_was_asked_for_and_has_not(self, options: dict[str, Any], lacks: str) -> None:
-        features = {"softcap", "sinks", "dropout", "bias", "E != D", *COMPUTE, *STAGES}
+        features = {"softcap", "score_mod", "sinks", "dropout", "bias", "wide bias", "E != D", *COMPUTE}
         assert request(**options).lacks(*features) is None
         assert request(**options).lacks(*(features - {lacks})) == f"has no {lacks}"
         # What nobody asked for is not missed.
-        plain = replace(request(**options), sizes=SQUARE, dtype="float32", stages=(), softcap=None, sinks=None, bias=None)
+        plain = replace(request(**options), sizes=SQUARE, dtype="float32", softcap=None, score_mod=None, sinks=None, bias=None)
         assert replace(plain, dropout_rate=0.0).lacks("float32") is None
+
+    def test_no_kernel_is_asked_for_stages(self) -> None:
+        assert request(sizes=SQUARE, stages=STAGES).lacks("float64") is None
 
     def test_all_that_is_missing_is_named(self) -> None:
         assert request(softcap=2.0, sinks=np.zeros(H)).lacks("float64") == "has no softcap, no sinks, no E != D"
@@ -171,68 +218,3 @@ class TestRequest:
     )
     def test_a_shield_is_needed_where_a_row_may_be_empty(self, mask: Any, sizes: Sizes, needed: bool) -> None:
         assert request(mask=mask, sizes=sizes).needs_shield == needed
-
-
-SHAPES = ((B, T, H, D), (B, S, K, D), (B, S, K, D))
-
-# Calls that differ in which kernel can take them, and one that all can.
-CALLS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "causal": {"mask": spec.Causal(align="end")},
-    "softcap": {"softcap": 2.0},
-    "sinks": {"sinks": numbers(5, H, dtype="float32")},
-    "dropout": {"dropout_rate": 0.2, "dropout_seed": 3},
-    "stages": {"return_stages": ["weights", "logsumexp"]},
-    "by name": {"implementation": "reference"},
-}
-
-
-@dataclass(frozen=True)
-class Spy:
-    """A kernel of the room that notes its name when it runs."""
-
-    inner: Any
-    ran: list[str]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def run(self, request: Request) -> Any:
-        self.ran.append(self.inner.name)
-        return self.inner.run(request)
-
-
-class TestRooms:
-    @pytest.mark.parametrize("call", CALLS)
-    @each_room
-    def test_what_explain_says_is_what_runs(self, room: Room, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        ran: list[str] = []
-        spies = {name: Spy(kernel, ran) for name, kernel in room.module.KERNELS.items()}
-        monkeypatch.setattr(f"{room.module.__name__}.attend.KERNELS", spies)
-        arrays = [room.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(SHAPES)]
-        options = {name: room.native(x) for name, x in CALLS[call].items()}
-        choice = room.module.explain(*arrays, **options)
-        assert not ran
-        _ = room.module.dot_product_attention(*arrays, **options)
-        assert ran == [choice.kernel.name]
-        if "implementation" not in options:
-            names = list(spies)
-            assert [name for name, _ in choice.refusals] == names[: names.index(choice.kernel.name)]
-
-    @each_room
-    def test_a_table_is_named_by_its_kernels_and_ends_with_the_one_that_can_all(self, room: Room) -> None:
-        assert {name: kernel.name for name, kernel in room.module.KERNELS.items()} == {n: n for n in room.module.KERNELS}
-        *fused, last = room.module.KERNELS
-        assert fused
-        assert last == "reference"
-
-    @each_room
-    def test_explain_refuses_what_the_call_refuses(self, room: Room) -> None:
-        arrays = [room.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(SHAPES)]
-        for ask in (room.module.explain, room.module.dot_product_attention):
-            with pytest.raises(UnknownName, match=f"'flash' must be 'auto' or one of {', '.join(room.module.KERNELS)}"):
-                _ = ask(*arrays, implementation="flash")
-            with pytest.raises(KernelRefused, match="refuses: has no softcap"):
-                _ = ask(*arrays, implementation=next(iter(room.module.KERNELS)), softcap=2.0)
-            with pytest.raises(OptionError, match="softcap -1 must be"):
-                _ = ask(*arrays, softcap=-1)

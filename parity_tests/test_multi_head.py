@@ -51,7 +51,10 @@ CALLS: dict[str, Call] = {
         ROTARY,
         {"query_positions": LEFT, "key_positions": LEFT, "mask": spec.Lengths(kv=[2, 4], padding="left")},
     ),
-    "rotary interleaved": (contract(positions=spec.Rotary(style="interleaved")), {"query_positions": FAR[0], "key_positions": FAR[0]}),
+    "rotary interleaved": (
+        contract(positions=spec.Rotary(style="interleaved")),
+        {"query_positions": FAR[0], "key_positions": FAR[0]},
+    ),
     "rotary partial": (
         contract(positions=spec.Rotary(rotary_dim=4), mask=CAUSAL),
         {"S": S, "query_positions": np.arange(T) + 2, "key_positions": np.arange(S)},

@@ -14,7 +14,6 @@ from attention.parity.mutants import MUTANTS, Mutant
 from attention.parity.probes import Probe, probes
 from attention.spec import cases
 
-
 # The mistake lies in the call, so that a compilation would show nothing more.
 SIDES = ("torch", "jax_eager")
 

@@ -15,6 +15,9 @@ from attention.parity.probes import Probe, probes
 from attention.spec.cases import CASES
 from attention.spec.errors import FileError, OptionError, ParityError, ShapeError, UnknownName
 
+FOUNDATION = list(CASES)[: list(CASES).index("dropout") + 1]
+"""The forms on which every probe runs in every dtype; the later cases differ from them by one option each, or by a layer."""
+
 TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
 
 
@@ -24,25 +27,36 @@ def plain(dtype: str = "float32") -> Probe:
 
 class TestLaws:
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
-    @pytest.mark.parametrize("name", CASES)
+    @pytest.mark.parametrize("name", FOUNDATION)
     def test_both_backends_agree_with_the_oracle(self, name: str, dtype: str) -> None:
         # Each contract is compiled in float32; in the other dtypes the same operations run one at a time, which is cheaper.
         others = ("torch", "jax_eager", *(["numpy"] if dtype == "float64" else []))
         backends = sides.BACKENDS if dtype == "float32" else others
         parity.check(CASES[name].contract, name=name, dtypes=[dtype], backends=backends).assert_ok()
 
-    @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
-    def test_a_compiled_layer_agrees_in_other_dtypes(self, dtype: str) -> None:
-        parity.check(CASES["rotary"].contract, dtypes=[dtype], backends=["jax"]).assert_ok()
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+    @pytest.mark.parametrize("name", [name for name in CASES if name not in FOUNDATION])
+    def test_every_option_and_layer_agrees_with_the_oracle(self, name: str, dtype: str) -> None:
+        # `make parity` runs every probe of these, all compiled; here two are enough to show that a mistake would be seen.
+        corners = {"plain"} if dtype == "float16" else {"plain", "padding"}
+        backends = sides.BACKENDS if dtype == "float32" else ("torch", "jax_eager")
+        for probe in probes(CASES[name].contract, dtype):
+            if probe.name in corners:
+                parity.Report(tuple(check_probe(name, probe, backends))).assert_ok()
+
+    def test_a_compiled_layer_agrees_in_bfloat16(self) -> None:
+        for probe in probes(CASES["rotary"].contract, "bfloat16")[:2]:
+            parity.Report(tuple(check_probe("rotary", probe, ["jax"]))).assert_ok()
 
     @pytest.mark.parametrize("name", ["cross", "grouped", "rotary", "dropout"])
     def test_the_reference_kernels_agree_where_a_fused_one_is_preferred(self, name: str) -> None:
         for dtype in ("float32", "bfloat16"):
-            parity.check(CASES[name].contract, name=name, dtypes=[dtype], implementation="reference").assert_ok()
+            options = {"backends": ("torch", "jax_eager"), "implementation": "reference"}
+            parity.check(CASES[name].contract, name=name, dtypes=[dtype], **options).assert_ok()
 
     def test_the_two_rooms_agree_in_float64_to_1e_14(self) -> None:
         for probe in probes(CASES["grouped"].contract, "float64"):
-            torch, jax = (sides.find(name).run(probe, "reference") for name in ("torch", "jax_eager"))
+            torch, jax = (sides.find(name).run(probe, "reference").results for name in ("torch", "jax_eager"))
             for name in ("output", *probe.stages):
                 finite = np.isfinite(torch[name])
                 assert np.array_equal(finite, np.isfinite(jax[name]))
@@ -54,7 +68,8 @@ class TestLaws:
         assert {"few queries", "few keys"} <= names["causal_end"]
         assert "few queries" not in names["causal"], "plain Causal() has no meaning there"
         assert {"far positions", "left padding"} <= names["rotary"]
-        assert all({"plain", "padding", "mask per head"} <= found for found in names.values())
+        assert all({"plain", "padding"} <= found for found in names.values())
+        assert all({"mask per head", "stages"} <= names[name] for name in FOUNDATION)
 
     def test_no_axis_of_a_probe_can_stand_in_for_another(self) -> None:
         n = next(probe for probe in probes(CASES["cross"].contract) if probe.name == "few queries").sizes
@@ -67,7 +82,7 @@ class TestLaws:
 class TestValues:
     def test_an_empty_row_must_be_exactly_the_bias(self) -> None:
         probe = next(p for p in probes(CASES["causal"].contract) if p.name == "padding")
-        got = sides.find("torch").run(probe, "auto")["output"]
+        got = sides.find("torch").run(probe, "auto").results["output"]
         assert np.array_equal(got[2], np.broadcast_to(probe.weights["out_proj.bias"], got[2].shape))
 
     def test_a_difference_in_an_exact_place_is_infinitely_wrong(self) -> None:
@@ -107,7 +122,7 @@ class TestReports:
         right = plain()
         wrong = replace(right, weights={**right.weights, "v_proj.bias": right.weights["v_proj.bias"] + np.float32(1e-3)})
         row = parity.Row(
-            "tiny", "plain", "torch", "sdpa", "float32", verdicts(sides.find("torch").run(wrong, "auto"), expect(right))
+            "tiny", "plain", "torch", "sdpa", "float32", verdicts(sides.find("torch").run(wrong, "auto").results, expect(right))
         )
         report = parity.Report((row,))
         assert not report.ok
@@ -118,9 +133,9 @@ class TestReports:
         assert not parity.Report().ok
 
     def test_a_refusal_is_shown_and_condemns_nothing(self) -> None:
-        probe = replace(plain(), stages=("weights",))
-        refused = check_probe("tiny", probe, ["torch"], "sdpa")
-        assert "has no weights" in refused[0].refusal
+        capped = parity.probes(replace(TINY, softcap=2.0))[0]
+        refused = check_probe("tiny", capped, ["torch"], "sdpa")
+        assert "has no softcap" in refused[0].refusal
         assert "refused" in str(parity.Report(tuple(refused)))
         assert not parity.Report(tuple(refused)).ok, "nothing was compared"
 
@@ -145,7 +160,7 @@ class TestRefusals:
     def test_unknown_names(self) -> None:
         with pytest.raises(UnknownName, match=r"^backend 'tensorflow' must be one of numpy, torch, jax, jax_eager$"):
             _ = sides.find("tensorflow")
-        with pytest.raises(UnknownName, match=r"^implementation 'magic' must be 'auto' or one of sdpa, reference$"):
+        with pytest.raises(UnknownName, match=r"^implementation 'magic' must be 'auto' or one of sdpa, reference, flex$"):
             _ = check_probe("tiny", plain(), ["torch"], "magic")
 
     def test_shapes_that_differ(self) -> None:

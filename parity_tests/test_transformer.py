@@ -6,9 +6,10 @@ x = norm(x + drop(branch(x)))    or    x = x + drop(branch(norm(x)))        floa
 from __future__ import annotations
 
 import copy
+import doctest
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import pytest
 import torch
 from flax import nnx
 
-from attention import parity, spec
+from attention import spec
 from attention.exchange import dialect, torch_transformer
 from attention.parity import sides
 from attention.parity.checks import check_probe, expect, verdicts
@@ -94,15 +95,20 @@ class TestPeers:
 
     CONFIGS = (
         {"activation": "relu", "norm_first": False, "bias": True},
-        {"activation": "gelu", "norm_first": True, "bias": True},
-        {"activation": "gelu", "norm_first": False, "bias": False},
+        {"activation": "gelu", "norm_first": True, "bias": False},
+        {"activation": "gelu", "norm_first": False, "bias": True},
         {"activation": "relu", "norm_first": True, "bias": False},
     )
+    # JAX is shown the first two, between which every option takes both its values.
+    BOTH = ("torch", "jax_eager")
     each_config = pytest.mark.parametrize("options", CONFIGS, ids=lambda o: "-".join(map(str, o.values())))
 
     @staticmethod
     def config(**options: Any) -> dict[str, Any]:
         return {"d_model": M, "nhead": 2, "dim_feedforward": A, "dropout": 0.0, "layer_norm_eps": 3e-3, **options}
+
+    def shown(self, options: dict[str, Any]) -> tuple[str, ...]:
+        return self.BOTH if options in self.CONFIGS[:2] else ("torch",)
 
     @staticmethod
     def drawn(peer: torch.nn.Module) -> torch.nn.Module:
@@ -111,11 +117,13 @@ class TestPeers:
                 _ = parameter.copy_(torch.tensor(numbers(20 + i, *parameter.shape)) / 2)
         return peer.double()
 
-    def agree(self, peer: torch.nn.Module, contract: Any, probe_options: dict[str, Any], **call: Any) -> None:
-        """Raise unless outputs and the gradients of everything are those of the peer, which is given `call`."""
+    def agree(
+        self, peer: torch.nn.Module, contract: Any, given: dict[str, Any], shown: tuple[str, ...] = BOTH, **call: Any
+    ) -> None:
+        """Raise unless outputs and the gradients of everything are those of the peer, which takes `call` for our `given`."""
         table = torch_transformer.dialect(contract)
         weights = dialect.read({name: to_numpy(x) for name, x in peer.state_dict().items()}, table, contract)
-        probe = by_hand(contract, weights, **probe_options)
+        probe = by_hand(contract, weights, **given)
         arrays = {name: torch.tensor(x).requires_grad_() for name, x in probe.arrays.items()}
         output = peer(*arrays.values(), **call)
         output.backward(torch.tensor(probe.cotangents["output"]))
@@ -125,7 +133,7 @@ class TestPeers:
             **{f"d {name}": to_numpy(x.grad) for name, x in arrays.items() if x.grad is not None},
         }
         wanted |= {f"d {name}": g for name, g in dialect.read(grads, table, contract).items()}
-        for side in ("torch", "jax_eager"):
+        for side in shown:
             got = run(side, probe)
             assert set(got) == set(wanted)
             for name, value in got.items():
@@ -137,7 +145,7 @@ class TestPeers:
         peer = self.drawn(torch.nn.TransformerEncoderLayer(**config, batch_first=True))
         hidden = torch.tensor(np.arange(T) >= LENGTHS[:, None])
         contract = torch_transformer.encoder_block(config)
-        self.agree(peer, contract, {"mask": spec.Lengths(kv=LENGTHS)}, src_key_padding_mask=hidden)
+        self.agree(peer, contract, {"mask": spec.Lengths(kv=LENGTHS)}, self.shown(options), src_key_padding_mask=hidden)
 
     @each_config
     def test_decoder_layer(self, options: dict[str, Any]) -> None:
@@ -145,7 +153,14 @@ class TestPeers:
         peer = self.drawn(torch.nn.TransformerDecoderLayer(**config, batch_first=True))
         hidden, later = torch.tensor(np.arange(S) >= MEMORY[:, None]), torch.ones(T, T, dtype=torch.bool).triu(1)
         contract = torch_transformer.decoder_block(config, mask=spec.Causal())
-        self.agree(peer, contract, {"memory_mask": spec.Lengths(kv=MEMORY)}, tgt_mask=later, memory_key_padding_mask=hidden)
+        self.agree(
+            peer,
+            contract,
+            {"memory_mask": spec.Lengths(kv=MEMORY)},
+            self.shown(options),
+            tgt_mask=later,
+            memory_key_padding_mask=hidden,
+        )
 
     def test_stacks(self) -> None:
         config = self.config(norm_first=True)
@@ -175,7 +190,7 @@ class TestPeers:
             setattr(peer, name, Kept(seed))
         plain = torch_transformer.encoder_block(config)
         contract = replace(plain, feed_forward=replace(plain.feed_forward, dropout_rate=0.4), dropout_rate=0.4)
-        self.agree(peer, contract, {"dropout_seed": 7})
+        self.agree(peer, contract, {"dropout_seed": 7}, ("torch",))
 
     def test_tables_are_exact_both_ways(self) -> None:
         config = self.config()
@@ -204,9 +219,35 @@ class TestPeers:
         )
 
 
+class TestRecipe:
+    """The article's `TransformerBlock(hidden_dim, num_heads)`: post-norm, four times as wide inside, relu."""
+
+    TEXT = """
+    >>> import jax.numpy, numpy, torch
+    >>> from attention import spec
+    >>> def transformer_block(hidden_dim, num_heads):
+    ...     return spec.EncoderBlock(
+    ...         spec.MultiHeadAttention(hidden_dim, num_heads), spec.FeedForward(hidden_dim, 4 * hidden_dim, "relu")
+    ...     )
+    >>> contract = transformer_block(hidden_dim=64, num_heads=4)
+    >>> x = numpy.random.default_rng(0).normal(size=(5, 10, 64)).astype("float32")
+    >>> t = contract.build("torch")(torch.tensor(x), mask=spec.Lengths(kv=[10, 7, 4, 1, 10]))
+    >>> j = contract.build("jax")(jax.numpy.asarray(x), mask=spec.Lengths(kv=[10, 7, 4, 1, 10]))
+    >>> t.shape, bool(abs(t.detach().numpy() - j).max() < 1e-5)
+    (torch.Size([5, 10, 64]), True)
+    """
+
+    def test_it_runs_in_both_backends_and_agrees(self) -> None:
+        example = doctest.DocTestParser().get_doctest(self.TEXT, {}, "recipe", None, None)
+        assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=8)
+
+
 class TestLaws:
-    @each_side
-    @pytest.mark.parametrize("name", CONTRACTS)
+    # JAX spends a second on every new shape, and shows stacks and "pre" beside torch's own layers.
+    @pytest.mark.parametrize(
+        ("name", "side"),
+        [*((name, "torch") for name in CONTRACTS), *((name, "jax_eager") for name in ("post", "llama", "decodes"))],
+    )
     def test_float64_is_the_oracle_to_1e_13(self, name: str, side: str) -> None:
         # Masked and, where the contract drops anything, training: outputs and the gradients of all inputs and parameters.
         probe, wanted = oracle(name)
@@ -216,9 +257,9 @@ class TestLaws:
             close(value, wanted[n])
 
     def test_float32_is_within_its_budget(self) -> None:
-        parity.check(PRE, name="pre", backends=("torch",)).assert_ok()
-        row, *_ = check_probe("pre", probes(PRE)[0], backends=("jax",))
-        assert [str(verdict) for verdict in row.verdicts if not verdict.agrees] == []
+        for probe in probes(PRE)[:3:2]:
+            for row in check_probe("pre", probe, backends=("torch", "jax") if probe.mask is None else ("torch",)):
+                assert [str(verdict) for verdict in row.verdicts if not verdict.agrees] == []
 
     @each_side
     def test_bfloat16_is_within_its_budget(self, side: str) -> None:
@@ -293,8 +334,7 @@ class TestPadding:
         along = {"output": np.where(self.GONE, np.float32(pull), probe.cotangents["output"])}
         return replace(probe, arrays=arrays, cotangents=along)
 
-    @each_side
-    @pytest.mark.parametrize("name", ["decodes", "encoder"])
+    @pytest.mark.parametrize(("name", "side"), [("decodes", "torch"), ("encoder", "torch"), ("encoder", "jax_eager")])
     def test_it_touches_nothing(self, name: str, side: str) -> None:
         clean = run(side, self.probe(CONTRACTS[name], 0.0, 0.0))
         poisoned = run(side, self.probe(CONTRACTS[name], np.nan, 1e6))
@@ -340,10 +380,10 @@ class TestDropout:
         setting = ENCODER.settle(arrays, dropout_seed=2**40 + 3)
         close(one, ENCODER.formula(np, weights, arrays, setting)["output"], 1e-5)
         drawn = [room.numpy(layer(x)) for _ in range(2)]
-        assert not np.array_equal(*drawn)
+        assert not np.array_equal(drawn[0], drawn[1])
         layer.eval()
         still = [room.numpy(layer(x, dropout_seed=seed)) for seed in (None, 3)]
-        np.testing.assert_array_equal(*still)
+        np.testing.assert_array_equal(still[0], still[1])
 
     @each_room
     def test_a_seed_may_be_an_array_of_the_framework(self, room: Room) -> None:
@@ -380,7 +420,7 @@ class TestTransforms:
 
     def test_torch_compiles_once_for_all_lengths(self) -> None:
         torch.compiler.reset()
-        layer, compiled = POST.build("torch"), []
+        layer, compiled = replace(LLAMA, dropout_rate=0.5).build("torch"), []
 
         def backend(graph: Any, _: Any) -> Any:
             compiled.append(1)
@@ -440,26 +480,32 @@ def no_final_norm(probe: Probe) -> Probe:
     return replace(changed(final_norm=None)(probe), weights=weights)
 
 
-MASKS = {"mask": spec.Lengths(kv=LENGTHS), "memory_mask": spec.Lengths(kv=MEMORY)}
 PLAIN = by_hand(replace(POST, dropout_rate=0.0), dtype="float32")
+LLAMA32, PRE32, STACKED = (by_hand(c, dtype="float32") for c in (LLAMA, PRE, ENCODER))
+MASKED = by_hand(DECODES, dtype="float32", mask=spec.Lengths(kv=LENGTHS), memory_mask=spec.Lengths(kv=MEMORY))
+DROPPED = by_hand(POST, dtype="float32", dropout_seed=7)
 MUTANTS: list[tuple[str, Probe, Callable[[Probe], Probe]]] = [
     ("pre is post", PLAIN, changed(order="pre")),
-    ("post is pre", by_hand(PRE, dtype="float32"), changed(order="post")),
+    ("post is pre", PRE32, changed(order="post")),
     ("eps is flax's", PLAIN, changed(norm=spec.LayerNorm(eps=1e-6))),
-    ("rms norm's eps is another", by_hand(LLAMA, dtype="float32"), changed(norm=spec.RMSNorm(eps=1e-6))),
-    ("scale is an offset", by_hand(LLAMA, dtype="float32"), changed(norm=spec.RMSNorm(eps=1e-3, offset=True))),
-    ("layer norm is rms norm", by_hand(PRE, dtype="float32"), changed(norm=spec.RMSNorm(eps=1e-3))),
+    ("rms norm's eps is another", LLAMA32, changed(norm=spec.RMSNorm(eps=1e-6))),
+    ("scale is an offset", LLAMA32, changed(norm=spec.RMSNorm(eps=1e-3, offset=True))),
+    ("layer norm is rms norm", PRE32, changed(norm=spec.RMSNorm(eps=1e-3))),
     ("activation is another", PLAIN, changed(feed_forward=feed(activation="gelu_tanh"))),
     ("norms are swapped", PLAIN, norms_swapped),
-    ("layers are swapped", by_hand(ENCODER, dtype="float32"), layers_swapped),
-    ("the final norm is forgotten", by_hand(ENCODER, dtype="float32"), no_final_norm),
-    ("causality is forgotten", by_hand(DECODES, dtype="float32"), changed(self_attention=attention())),
-    ("the mask is forgotten", by_hand(DECODES, dtype="float32", **MASKS), lambda p: replace(p, mask=None)),
-    ("the memory's mask is forgotten", by_hand(DECODES, dtype="float32", **MASKS), lambda p: replace(p, memory_mask=None)),
-    ("dropout is forgotten", by_hand(POST, dtype="float32", dropout_seed=7), changed(dropout_rate=0.0)),
-    ("dropout rate is another", by_hand(POST, dtype="float32", dropout_seed=7), changed(dropout_rate=0.2501)),
-    ("the seed is another", by_hand(POST, dtype="float32", dropout_seed=7), lambda p: replace(p, dropout_seed=8)),
+    ("layers are swapped", STACKED, layers_swapped),
+    ("the final norm is forgotten", STACKED, no_final_norm),
+    ("causality is forgotten", MASKED, changed(self_attention=attention())),
+    ("the mask is forgotten", MASKED, lambda p: replace(p, mask=None)),
+    ("the memory's mask is forgotten", MASKED, lambda p: replace(p, memory_mask=None)),
+    ("dropout is forgotten", DROPPED, changed(dropout_rate=0.0)),
+    ("dropout rate is another", DROPPED, changed(dropout_rate=0.2501)),
+    ("the seed is another", DROPPED, lambda p: replace(p, dropout_seed=8)),
 ]
+
+
+# A probe is hashed by identity, so what several mutants are compared with is computed once.
+expected_of = cache(partial(expect, runs=4))
 
 
 class TestMutants:
@@ -467,7 +513,7 @@ class TestMutants:
     def test_every_mutant_is_killed(
         self, name: str, right: Probe, plant: Callable[[Probe], Probe], record_property: Callable[[str, Any], None]
     ) -> None:
-        expected = expect(right)
+        expected = expected_of(right)
         assert all(verdict.agrees for verdict in verdicts(run("torch", right), expected))
         got = run("torch", plant(right))
         assert not all(verdict.agrees for verdict in verdicts({"output": got["output"]}, expected)), f"{name} survives"
@@ -485,8 +531,8 @@ class TestRefusals:
             ),
             (lambda: replace(POST, order="both"), "order 'both' must be one of 'post', 'pre'"),
             (lambda: replace(POST, dropout_rate=1.0), r"dropout_rate 1\.0 must be in \[0, 1\)"),
-            (lambda: spec.EncoderBlock(feed(), feed()), r"attention FeedForward\(.* must be MultiHeadAttention\("),
-            (lambda: spec.EncoderBlock(attention(), None), r"feed_forward None must be FeedForward\("),
+            (lambda: replace(POST, attention=feed()), r"attention FeedForward\(.* must be MultiHeadAttention\("),
+            (lambda: replace(POST, feed_forward=None), r"feed_forward None must be FeedForward\("),
             (lambda: spec.EncoderBlock(attention(kdim=5), feed()), r"attention widths \(6, 5, 5, 6\) of query, key, value and"),
             (lambda: spec.EncoderBlock(attention(out_dim=5), feed()), r"attention widths \(6, 6, 6, 5\) of query"),
             (
@@ -503,7 +549,7 @@ class TestRefusals:
             ),
             (lambda: spec.Encoder(DECODES, 2), r"block DecoderBlock\(.* must be EncoderBlock\("),
             (lambda: spec.Decoder(DECODES, 0), "depth 0 must be a positive int"),
-            (lambda: spec.Encoder(POST, 1, spec.L2Norm()), "final_norm L2Norm"),
+            (lambda: replace(ENCODER, final_norm=spec.L2Norm()), "final_norm L2Norm"),
         ],
     )
     def test_a_contract_that_cannot_be(self, make: Callable[[], Any], text: str) -> None:

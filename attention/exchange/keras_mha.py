@@ -1,8 +1,9 @@
-"""`keras.layers.MultiHeadAttention`: our layout, under names that a saved model gives its four `EinsumDense`.
+"""`keras.layers.MultiHeadAttention`: our layout, under names that a saved model gives its `EinsumDense`.
 
     query.kernel (M, H, D)    key.kernel (M', H, D)    value.kernel (M'', H, E)    attention_output.kernel (H, E, M)
+    gate.kernel (M, H, E)     use_gate=True
 
-A call is (query, value, key), in this order.
+A call is (query, value, key), in this order. `sliding_window=3` shows 5 keys: its bound counts the query's own, on both sides.
 
 References:
     keras.layers.MultiHeadAttention, version 3.15.
@@ -17,6 +18,7 @@ from attention.exchange.dialect import Dialect, Row
 from attention.exchange.rope import need
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.masks import Window
 
 KERAS = Dialect(
     "keras.layers.MultiHeadAttention",
@@ -29,6 +31,7 @@ KERAS = Dialect(
         Row("v_proj.bias", "value.bias", ("K", "E")),
         Row("out_proj.kernel", "attention_output.kernel", ("H", "E", "M")),
         Row("out_proj.bias", "attention_output.bias", ("M",)),
+        Row("gate_proj.kernel", "gate.kernel", ("M", "H", "E")),
     ),
 )
 
@@ -43,14 +46,17 @@ def contract(config: Mapping[str, Any], width: int, kdim: int | None = None, vdi
         vdim: of the values; None means `kdim`.
 
     Raises:
-        OptionError: a number is missing, or it attends over several axes, or gives another shape than the query's.
+        OptionError: a number is missing, or it attends over several axes, or gives several axes of features, or its gate
+            has a bias.
     """
     if config.get("attention_axes") not in (None, 1, (1,), [1]):
         raise OptionError(f"attention_axes {config['attention_axes']!r} must be None: one axis is attended over")
     out = config.get("output_shape")
     if not isinstance(out, (int, type(None))):
         raise OptionError(f"output_shape {out!r} must be an int or None: outputs have one axis of features")
-    bias = bool(config.get("use_bias", True))
+    bias, gated, window = bool(config.get("use_bias", True)), bool(config.get("use_gate", False)), config.get("sliding_window")
+    if bias and gated:
+        raise OptionError("use_gate True must be False where use_bias is True: our gate has no bias")
     return MultiHeadAttention(
         embed_dim=width,
         num_heads=need(config, "num_heads"),
@@ -61,4 +67,6 @@ def contract(config: Mapping[str, Any], width: int, kdim: int | None = None, vdi
         out_dim=out,
         qkv_bias=bias,
         out_bias=bias,
+        mask=None if window is None else Window(before=window - 1, after=window - 1, align="start"),
+        gate="elementwise" if gated else None,
     )

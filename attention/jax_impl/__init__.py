@@ -19,6 +19,7 @@ from attention.jax_impl.layers.alignment import AlignmentAttention  # noqa: E402
 from attention.jax_impl.layers.differential import DifferentialAttention  # noqa: E402
 from attention.jax_impl.layers.feed_forward import FeedForward  # noqa: E402
 from attention.jax_impl.layers.latent import LatentAttention  # noqa: E402
+from attention.jax_impl.layers.linear import LinearAttention  # noqa: E402
 from attention.jax_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
 from attention.jax_impl.layers.transformer import Decoder, DecoderBlock, Encoder, EncoderBlock  # noqa: E402
 
@@ -32,6 +33,7 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "LatentAttention",
+    "LinearAttention",
     "MultiHeadAttention",
     "PagedCache",
     "RollingCache",

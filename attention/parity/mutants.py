@@ -80,4 +80,33 @@ MULTI_HEAD = (
     Mutant("relative keys mirrored", "relative_keys", weight("relative_keys", lambda a: a[::-1])),
 )
 
-MUTANTS = (*MULTI_HEAD,)
+ALIGNMENT = (
+    Mutant("hidden bias dropped", "additive", weight("score_q_proj.bias", np.zeros_like)),
+    Mutant("hidden features in another order", "additive", weight("score_v", lambda v: np.roll(v, 1))),
+    Mutant("soft cap of 2 forgotten", "additive_lean", option(softcap=None)),
+    Mutant("keys before queries", "concat", weight("score_proj.kernel", lambda w: np.roll(w, 13, axis=0))),
+    Mutant("scores wrong by 0.003 %", "general", weight("score_proj.kernel", lambda w: w * np.float32(1 + plants.OFF_BY))),
+    Mutant("scale of projected states forgotten", "article", option(score=Dot())),
+)
+
+LAYERS = (
+    Mutant("latent norms with another eps", "latent", part("norm", eps=1e-5)),
+    Mutant("latent's rotary half for interleaved", "latent", part("positions", style="half")),
+    Mutant("latent's scale of the plain width", "latent", option(score=ScaledDot(5**-0.5))),
+    Mutant("lambda of the next layer", "differential", option(depth=3)),
+    Mutant("heads' norm with another eps", "differential", part("norm", eps=1e-6)),
+    Mutant("lambda's second term of the wrong sign", "differential", weight("lambda_q2", np.negative)),
+    Mutant("another feature map", "linear", option(feature_map="relu")),
+    Mutant("linear eps forgotten", "linear", option(eps=0.0)),
+    Mutant("linear sees later tokens", "linear", option(causal=False)),
+    Mutant("GELU by tanh for GELU by erf", "encoder", part("block.feed_forward", activation="gelu_tanh")),
+    Mutant("LayerNorm with flax's eps for torch's", "encoder", part("block.norm", eps=1e-6)),
+    Mutant("pre-norm for post-norm", "encoder", part("block", order="pre")),
+    Mutant("post-norm for pre-norm", "encoder_pre_norm", option(order="post")),
+    Mutant("RMSNorm scaled by 1 + w", "encoder_pre_norm", part("norm", offset=True)),
+    Mutant("gate and up exchanged", "encoder_pre_norm", plants.swap_weights("ffn.gate.kernel", "ffn.up.kernel")),
+    Mutant("decoder sees later tokens", "decoder", part("self_attention", mask=None)),
+    Mutant("norms of a block exchanged", "decoder", plants.swap_weights("norm1.scale", "norm2.scale")),
+)
+
+MUTANTS = (*MULTI_HEAD, *ALIGNMENT, *LAYERS)

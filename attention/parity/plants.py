@@ -37,10 +37,16 @@ def option(**options: object) -> Plant:
 
 
 def part(path: str, **options: object) -> Plant:
-    """Plant other options of a part of the contract, such as its norm: `path` is the field's name."""
+    """Plant other options of a part of the contract: `path` names it by its fields, such as "block.feed_forward"."""
+
+    def turned(owner: Any, fields: list[str]) -> Any:
+        if not fields:
+            return replace(owner, **options)
+        return replace(owner, **{fields[0]: turned(getattr(owner, fields[0]), fields[1:])})
 
     def plant(probe: Probe) -> Probe:
-        return _with(probe, **{path: replace(getattr(probe.contract, path), **options)})
+        first, *rest = path.split(".")
+        return _with(probe, **{first: turned(getattr(probe.contract, first), rest)})
 
     return plant
 

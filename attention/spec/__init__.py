@@ -15,6 +15,7 @@ from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.latent import LatentAttention
+from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
@@ -63,6 +64,7 @@ __all__ = [
     "LayerNorm",
     "Lengths",
     "Linear",
+    "LinearAttention",
     "Llama3",
     "LongRope",
     "Mask",

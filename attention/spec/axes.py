@@ -131,7 +131,8 @@ def broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if len(shape) > len(wanted):
         return False
     # An absent leading axis broadcasts, so the shorter shape is compared from the right.
-    return all(a == 1 or a == b for a, b in zip(reversed(shape), reversed(wanted), strict=False))
+    # No `a in (1, b)`: torch.compile does not find a size that it takes for a variable in a tuple.
+    return all(a == 1 or a == b for a, b in zip(reversed(shape), reversed(wanted), strict=False))  # noqa: PLR1714 - see above
 
 
 def check_broadcast(name: str, array: Array, wanted: tuple[int, ...], letters: str) -> None:

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.errors import UnknownName
+from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.contract import Contract
+from attention.spec.layers.differential import DifferentialAttention
+from attention.spec.layers.feed_forward import FeedForward
+from attention.spec.layers.latent import LatentAttention
+from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.stack import Encoder
+from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal, Chunked, Prefix, Window
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary, Yarn
-from attention.spec.scores import Cosine, Dot
+from attention.spec.scores import Cosine, Dot, ScaledDot
 
 
 @dataclass(frozen=True)
@@ -98,14 +106,21 @@ CASES = {
         ),
         Case("qk_layer_norm", _layer(qk_norm=LayerNorm(eps=1e-6)), "LayerNorm of heads", "ViT-22B, arXiv:2302.05442"),
         Case("qk_l2_norm", _layer(qk_norm=L2Norm(), mask=Causal()), "heads on the sphere", "Henry et al., arXiv:2010.04245"),
-        Case("cosine", _layer(score=Cosine(initial=10.0, most=12.0)), "a learned temperature for each head", "Swin V2, arXiv:2111.09883"),
+        Case(
+            "cosine",
+            _layer(score=Cosine(initial=10.0, most=12.0)),
+            "a learned temperature for each head",
+            "Swin V2, arXiv:2111.09883",
+        ),
         Case(
             "sinks",
             _layer(sinks=True, mask=Causal() & Window(before=4, after=0), num_kv_heads=_K),
             "each head learns a logit that takes weight",
             "GPT-OSS; Xiao et al., arXiv:2309.17453",
         ),
-        Case("off_by_one", _layer(softmax="off_by_one"), "a head may attend to nothing", "Miller, Attention is off by one, 2023"),
+        Case(
+            "off_by_one", _layer(softmax="off_by_one"), "a head may attend to nothing", "Miller, Attention is off by one, 2023"
+        ),
         Case("gate", _layer(gate="elementwise", num_kv_heads=_K), "a sigmoid gate on each feature", "arXiv:2505.06708"),
         Case("gate_per_head", _layer(gate="headwise", out_dim=9), "a sigmoid gate on each head", "arXiv:2505.06708"),
         Case(
@@ -130,6 +145,67 @@ CASES = {
             "T5, arXiv:1910.10683",
         ),
         Case("relative_keys", _layer(positions=RelativeKeys(4)), "a learned key for each distance", "arXiv:1803.02155"),
+        Case(
+            "additive",
+            AlignmentAttention(_M, 13, 17, Additive(hidden=7, bias=True)),
+            "v tanh(W1 q + W2 k) over encoder states",
+            "Bahdanau et al., arXiv:1409.0473",
+        ),
+        Case(
+            "additive_lean",
+            AlignmentAttention(_M, 13, 17, Additive(hidden=7, lean=3), softcap=2.0),
+            "the same, a few hidden features at a time",
+            "Chen et al., arXiv:1604.06174 (recomputation)",
+        ),
+        Case("concat", AlignmentAttention(_M, 13, 17, Concat(hidden=7)), "v tanh(W [q; k])", "Luong et al., arXiv:1508.04025"),
+        Case("general", AlignmentAttention(_M, 13, 17, General()), "q W k", "Luong et al., arXiv:1508.04025"),
+        Case(
+            "article",
+            AlignmentAttention(_M, 13, 17, ScaledDot(), attn_dim=19),
+            "projected states and scaled dot products",
+            "the Attention(hidden_dim) of many a tutorial",
+        ),
+        Case(
+            "latent",
+            LatentAttention(_M, 6, kv_rank=7, nope_dim=5, rope_dim=4, value_dim=3, q_rank=11, mask=Causal()),
+            "keys and values from one low-rank latent",
+            "DeepSeek-V2, arXiv:2405.04434",
+        ),
+        Case(
+            "differential",
+            DifferentialAttention(_M, 6, depth=2, num_kv_heads=3, head_dim=10, mask=Causal(), positions=Rotary()),
+            "the difference of two softmaxes",
+            "Ye et al., arXiv:2410.05258",
+        ),
+        Case(
+            "linear",
+            LinearAttention(_M, 6, 3, head_dim=10, value_dim=7, causal=True, eps=0.01),
+            "kernelised, causal by a scan",
+            "Katharopoulos et al., arXiv:2006.16236",
+        ),
+        Case(
+            "encoder",
+            Encoder(EncoderBlock(_layer(), FeedForward(_M, 17, "gelu")), depth=2),
+            "two post-norm blocks",
+            "Vaswani et al., arXiv:1706.03762; torch.nn.TransformerEncoder",
+        ),
+        Case(
+            "encoder_pre_norm",
+            EncoderBlock(
+                _layer(mask=Causal(), positions=Rotary(), num_kv_heads=_K, qkv_bias=False, out_bias=False),
+                FeedForward(_M, 17, "swiglu", bias=False),
+                norm=RMSNorm(eps=1e-6),
+                order="pre",
+            ),
+            "RMSNorm, rotary, gated feed-forward",
+            "Llama, arXiv:2302.13971",
+        ),
+        Case(
+            "decoder",
+            DecoderBlock(_layer(mask=Causal()), _layer(kdim=13), FeedForward(_M, 17, "gelu_tanh")),
+            "causal self-attention, then attention to a memory",
+            "Vaswani et al., arXiv:1706.03762; torch.nn.TransformerDecoderLayer",
+        ),
     )
 }
 

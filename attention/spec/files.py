@@ -25,20 +25,50 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from attention.spec.algebra import Mask
+from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.axes import Array
 from attention.spec.errors import AttentionError, FileError, MaskError, OptionError
+from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.contract import Contract
+from attention.spec.layers.differential import DifferentialAttention
+from attention.spec.layers.feed_forward import FeedForward
+from attention.spec.layers.latent import LatentAttention
+from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import KINDS
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.params import Weights, check_weights
-from attention.spec.positions import Alibi, AxialRotary, DynamicNTK, Linear, Llama3, LongRope, RelativeBias, RelativeKeys, Rotary, Yarn
+from attention.spec.positions import (
+    Alibi,
+    AxialRotary,
+    DynamicNTK,
+    Linear,
+    Llama3,
+    LongRope,
+    RelativeBias,
+    RelativeKeys,
+    Rotary,
+    Yarn,
+)
 from attention.spec.scores import Cosine, Dot, ScaledDot
 
 FORMAT = {"format": "attention", "version": "1"}
-LAYERS = (MultiHeadAttention,)
+LAYERS = (
+    MultiHeadAttention,
+    AlignmentAttention,
+    LatentAttention,
+    DifferentialAttention,
+    LinearAttention,
+    FeedForward,
+    EncoderBlock,
+    DecoderBlock,
+    Encoder,
+    Decoder,
+)
 POSITIONS = (Rotary, AxialRotary, Alibi, RelativeBias, RelativeKeys, Linear, DynamicNTK, Yarn, Llama3, LongRope)
-PARTS = (*POSITIONS, Dot, ScaledDot, Cosine, RMSNorm, LayerNorm, L2Norm, *KINDS)
+PARTS = (*POSITIONS, Dot, ScaledDot, Cosine, General, Concat, Additive, RMSNorm, LayerNorm, L2Norm, *KINDS)
 TYPES = {kind.__name__: kind for kind in (*LAYERS, *PARTS)}
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError
-from attention.spec.params import Param
 from attention.spec.numbers import is_finite
+from attention.spec.params import Param
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from attention.torch_impl.layers.alignment import AlignmentAttention  # noqa: E4
 from attention.torch_impl.layers.differential import DifferentialAttention  # noqa: E402
 from attention.torch_impl.layers.feed_forward import FeedForward  # noqa: E402
 from attention.torch_impl.layers.latent import LatentAttention  # noqa: E402
+from attention.torch_impl.layers.linear import LinearAttention  # noqa: E402
 from attention.torch_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
 from attention.torch_impl.layers.transformer import Decoder, DecoderBlock, Encoder, EncoderBlock  # noqa: E402
 
@@ -31,6 +32,7 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "LatentAttention",
+    "LinearAttention",
     "MultiHeadAttention",
     "PagedCache",
     "RollingCache",

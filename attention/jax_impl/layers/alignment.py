@@ -133,9 +133,3 @@ class AlignmentAttention(Layer):
             else:
                 q, k = self.score_q_proj(query), self.score_k_proj(key)
             return scores.additive(q.astype(compute), k.astype(compute), v, lean=score.lean)
-
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
-        if given is not None or self.deterministic or self.rngs is None:
-            return given
-        return jax.random.bits(self.rngs.dropout())

@@ -5,6 +5,7 @@ output = W_o (1 - initial) norm(attend(q1, k1, v) - strength attend(q2, k2, v)) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -69,11 +70,11 @@ class DifferentialAttention(Layer):
         """
         c = self.contract
         asked = query if key is None else key
-        given = check_arrays(query=query, key=asked, value=asked if value is None else value)
-        mask, sizes = self._check(*given, mask, query_positions, key_positions)
+        given: Sequence[jax.Array] = check_arrays(query=query, key=asked, value=asked if value is None else value)
+        mask, sizes = self._check(given, mask, query_positions, key_positions)
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
             given = shield_inputs(jnp, allowed(mask, sizes), *given)
-        q, k, v = self._heads(*given, query_positions, key_positions)
+        q, k, v = self._heads(given, query_positions, key_positions)
         seed, made = self._seed(dropout_seed), []
         for i, place in enumerate(spec.PLACES):
             out = dot_product_attention(
@@ -94,14 +95,9 @@ class DifferentialAttention(Layer):
         return (output, spec.together(jnp, stages, others, axis=len(sizes.batch))) if return_stages else output
 
     def _check(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        mask: Mask | None,
-        query_positions: Array,
-        key_positions: Array,
+        self, given: Sequence[jax.Array], mask: Mask | None, query_positions: Array, key_positions: Array
     ) -> tuple[Mask | None, Sizes]:
+        query, key, value = given
         _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.kernel)
         sizes = self.contract.attention.sizes(query, key, value)
         if self.contract.positions is not None:
@@ -112,9 +108,10 @@ class DifferentialAttention(Layer):
         return mask, sizes
 
     def _heads(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, query_positions: Array, key_positions: Array
+        self, given: Sequence[jax.Array], query_positions: Array, key_positions: Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return the heads: pairs of queries and of keys, rotated, and values."""
+        query, key, value = given
         rotary, length = self.contract.positions, shared_length(self.contract.positions, query_positions, key_positions)
         q = rotate(rotary, self.q_proj(query), query_positions, length=length)
         return q, rotate(rotary, self.k_proj(key), key_positions, length=length), self.v_proj(value)
@@ -125,9 +122,3 @@ class DifferentialAttention(Layer):
         of = spec.strength(jnp, c, params.loose(self, c.own_params, compute))
         context = self.norm(first.astype(compute) - of * second.astype(compute)) * (1.0 - c.initial)
         return self.out_proj(context.astype(first.dtype))
-
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
-        if given is not None or self.deterministic or self.rngs is None:
-            return given
-        return jax.random.bits(self.rngs.dropout())

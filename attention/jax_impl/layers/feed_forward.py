@@ -33,12 +33,6 @@ CURVES: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Dropping(Layer):
     """A layer that drops features while training. Abstract."""
 
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
-        if given is not None or self.deterministic or self.rngs is None:
-            return given
-        return jax.random.bits(self.rngs.dropout())
-
     def _drop(self, x: jax.Array, rate: float, seed: Any) -> jax.Array:
         """Return `x` with features dropped while training: the same ones in every framework."""
         if self.deterministic or not rate:

@@ -144,9 +144,3 @@ class LatentAttention(Layer):
         with jax.default_matmul_precision(self.contract.precision):
             moved = spec.absorb(jnp, self.kv_up.kernel.get_value(), nope)
         return spec.one_head(jnp, moved, rotated, latent, key)
-
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
-        if given is not None or self.deterministic or self.rngs is None:
-            return given
-        return jax.random.bits(self.rngs.dropout())

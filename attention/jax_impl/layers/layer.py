@@ -68,3 +68,9 @@ class Layer(nnx.Module):
     def weights(self) -> Weights:
         """Return the canonical weights, bit for bit."""
         return params.canonical(self, self.contract.params)
+
+    def _seed(self, given: Any) -> Any:
+        """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
+        if given is not None or self.deterministic or self.rngs is None:
+            return given
+        return jax.random.bits(self.rngs.dropout())

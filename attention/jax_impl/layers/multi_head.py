@@ -174,9 +174,3 @@ class MultiHeadAttention(Layer):
             gate = self.gate_proj(query)
             context = heads.gated(jnp, gate.astype(compute), context.astype(compute)).astype(context.dtype)
         return self.out_proj(context)
-
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
-        if given is not None or self.deterministic or self.rngs is None:
-            return given
-        return jax.random.bits(self.rngs.dropout())

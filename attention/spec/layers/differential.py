@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 from attention.spec.algebra import Mask
@@ -105,7 +106,7 @@ class DifferentialAttention(Contract):
             )
         _ = self.attention
 
-    @property
+    @cached_property
     def attention(self) -> MultiHeadAttention:
         """What each of the two attentions is, its projections aside."""
         return MultiHeadAttention(

@@ -89,7 +89,9 @@ def check_continues(contract: MultiHeadAttention, cache: Any, key_positions: Arr
     if contract.mask is None or looks_ahead(contract.mask):
         raise OptionError(f"mask {contract.mask!r} must hide later keys to be used with a cache, as Causal() does")
     if isinstance(contract.positions, AxialRotary) or getattr(contract.positions, "grows", False):
-        raise OptionError(f"positions {contract.positions!r} must not depend on the length, or on rows and columns, with a cache")
+        raise OptionError(
+            f"positions {contract.positions!r} must not depend on the length, or be rows and columns, with a cache"
+        )
     cache.check(contract.mask)
 
 

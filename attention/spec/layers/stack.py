@@ -110,8 +110,10 @@ class Stack(Contract):
 class Encoder(Stack):
     """Encoder blocks, one after another; arguments as `Stack`.
 
-    >>> block = EncoderBlock(MultiHeadAttention(8, 2), FeedForward(8, 32), order="pre")
-    >>> [name for name in Encoder(block, depth=2, final_norm=LayerNorm()).params if name.endswith("k_proj.kernel")]
+    >>> from attention import spec
+    >>> block = spec.EncoderBlock(spec.MultiHeadAttention(8, 2), spec.FeedForward(8, 32), order="pre")
+    >>> encoder = Encoder(block, depth=2, final_norm=LayerNorm())
+    >>> [name for name in encoder.params if name.endswith("k_proj.kernel")]
     ['layers.0.self_attn.k_proj.kernel', 'layers.1.self_attn.k_proj.kernel']
     """
 

@@ -73,5 +73,5 @@ class _Last(torch.autograd.Function):
         return g.view_as(g)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *_: Tensor) -> Any:
         raise KernelRefused(f"kernel {ctx.kernel!r} refuses: has no second derivative; implementation='reference' has")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial, reduce
 
@@ -47,6 +47,7 @@ class Flex:
             or _lacks_here(request, [x for x in inputs if x is not None])
             or request.lacks(*FEATURES)
             or precision.refuses(request)
+            or _lacks_for(request)
         )
 
     def run(self, request: Request) -> dict[str, Tensor]:
@@ -57,7 +58,7 @@ class Flex:
             block = _block_mask(request.mask, request.sizes, dense)
         if request.needs_shield:
             q, k, v = shield(xp, q, k, v, dense)
-        with _unfused_without_a_word(), torch.autocast(q.device.type, enabled=False):
+        with _as_it_is(request.device), torch.autocast(q.device.type, enabled=False):
             out = flex_attention(
                 *(_four_axes(derivatives.once(self.name, x)) for x in (q, k, v)),
                 score_mod=_score_mod(request),
@@ -99,7 +100,6 @@ def _score_mod(request: Request) -> Callable[..., Tensor] | None:
     bias, user, batch = request.bias, request.score_mod, request.sizes.batch
     if request.softcap is None and bias is None and user is None:
         return None
-    _try(request)
 
     def modified(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         score = soft_cap(torch, score, request.softcap)
@@ -110,13 +110,20 @@ def _score_mod(request: Request) -> Callable[..., Tensor] | None:
     return modified
 
 
-def _try(request: Request) -> None:
-    """Call the user's function on a corner of the scores, for FlexAttention's one score has no shape to get wrong."""
+def _lacks_for(request: Request) -> str | None:
+    """Return what FlexAttention lacks for the user's function, which a corner of the scores has shown, or None.
+
+    Raises:
+        ShapeError: the function changes the shape of the scores; FlexAttention's one score has none to get wrong.
+        DTypeError: it changes their dtype.
+    """
     of, device = request.sizes, request.q.device
     corner = Sizes((1,) * len(of.batch), min(2, of.T), min(2, of.S), min(2, of.H), 1, 1, 1)
     call = bind(request.score_mod, corner, partial(torch.arange, device=device))
-    if call is not None:
-        _ = call(torch.zeros(corner.scores, dtype=getattr(torch, request.compute), device=device))
+    if call is None:
+        return None
+    made = call(torch.zeros(corner.scores, dtype=getattr(torch, request.compute), device=device))
+    return "has no gradient on CPU" if made.requires_grad and request.device == "cpu" else None
 
 
 def _block_mask(mask: Mask, sizes: Sizes, dense: Tensor) -> BlockMask:
@@ -182,11 +189,13 @@ def _pick(values: Sequence[Tensor], at: Tensor) -> Tensor:
 
 
 @contextmanager
-def _unfused_without_a_word() -> Iterator[None]:
-    """Keep torch from warning that FlexAttention runs uncompiled: who asks for it by name knows."""
+def _as_it_is(device: str) -> Iterator[None]:
+    """Let FlexAttention run uncompiled without the warning that it does: who asks for it by name knows."""
     if torch.compiler.is_compiling():
         yield
         return
-    with warnings.catch_warnings():
+    # Torch would trace it anew for every call. It must where there is a gradient, and there is none on a CPU.
+    plain = torch.compiler.set_stance("force_eager") if device == "cpu" else nullcontext()
+    with plain, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
         yield

@@ -69,4 +69,3 @@ def _additive(request: Request, mask: Tensor | None, name: str) -> Tensor | None
     # SDPA asks for two axes at least.
     bias = torch.atleast_2d(derivatives.once(name, request.bias)).to(request.q.dtype)
     return bias if mask is None else torch.where(mask, bias, -torch.inf)
-

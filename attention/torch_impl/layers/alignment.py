@@ -133,9 +133,3 @@ class AlignmentAttention(Layer):
         v = params.loose(self, self.contract.own_params, compute)["score_v"]
         with torch.autocast(q.device.type, enabled=False):
             return scores.additive(q.to(compute), k.to(compute), v, lean=score.lean)
-
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""
-        if given is not None or not (self.training and self.contract.dropout_rate):
-            return given
-        return torch.randint(2**31, ())

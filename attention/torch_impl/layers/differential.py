@@ -124,9 +124,3 @@ class DifferentialAttention(Layer):
         of = spec.strength(xp, c, params.loose(self, c.own_params, compute))
         context = self.norm(first.to(compute) - of * second.to(compute)) * (1.0 - c.initial)
         return self.out_proj(context.to(first.dtype).flatten(-2))
-
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""
-        if given is not None or not (self.training and self.contract.dropout_rate):
-            return given
-        return torch.randint(2**31, ())

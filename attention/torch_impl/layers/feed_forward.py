@@ -34,12 +34,6 @@ CURVES: dict[str, Callable[[Tensor], Tensor]] = {
 class Dropping(Layer):
     """A layer that drops features while training. Abstract."""
 
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""
-        if given is not None or not (self.training and self.contract.drops):
-            return given
-        return torch.randint(2**31, ())
-
     def _drop(self, x: Tensor, rate: float, seed: Any) -> Tensor:
         """Return `x` with features dropped while training: the same ones in every framework."""
         if not (self.training and rate):

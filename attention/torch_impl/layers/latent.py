@@ -146,9 +146,3 @@ class LatentAttention(Layer):
     def _kernel(self) -> Tensor:
         """Return `(R, H, nope_dim + E)`."""
         return params.to_canonical(self.contract.params["kv_up.kernel"], self.kv_up.weight)
-
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""
-        if given is not None or not (self.training and self.contract.dropout_rate):
-            return given
-        return torch.randint(2**31, ())

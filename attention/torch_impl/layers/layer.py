@@ -56,3 +56,9 @@ class Layer(nn.Module):
     def weights(self) -> Weights:
         """Return the canonical weights, bit for bit."""
         return params.canonical(self, self.contract.params)
+
+    def _seed(self, given: Any) -> Any:
+        """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""
+        if given is not None or not (self.training and self.contract.drops):
+            return given
+        return torch.randint(2**31, ())

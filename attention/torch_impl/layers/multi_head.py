@@ -181,9 +181,3 @@ class MultiHeadAttention(Layer):
             gate = gate.unflatten(-1, context.shape[-2:]) if self.contract.gate == "elementwise" else gate
             context = heads.gated(xp, gate.to(compute), context.to(compute)).to(context.dtype)
         return self.out_proj(context.flatten(-2))
-
-    def _seed(self, given: Any) -> Any:
-        """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""
-        if given is not None or not (self.training and self.contract.dropout_rate):
-            return given
-        return torch.randint(2**31, ())

@@ -1,0 +1,256 @@
+"""Linear attention: a kernel in the place of the softmax, so that keys and values can be summed before a query comes.
+
+    q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v
+    context[t] = sum_s f(q[t]) . f(k[s]) v[s] / (sum_s f(q[t]) . f(k[s]) + eps)        over the keys that t may attend to
+    f(x) = elu(x) + 1 = x + 1 where x > 0, exp(x) elsewhere        f(x) = max(x, 0)        each feature by itself
+    quadratic:  the sums as they stand, T * S products
+    scan:       f(q[t]) A[t] / (f(q[t]) z[t] + eps),  A[t] = A[t - 1] + f(k[t]) v[t]^T,  z[t] = z[t - 1] + f(k[t])
+                if causal; without it A and z are of all keys. [A z] is the state that a decode carries.
+
+Both forms are one function; the second costs time and memory that grow with T alone. With "relu" a query may answer to no
+key at all; its row is then empty, and an empty row gives 0 here as everywhere.
+
+References:
+    Katharopoulos et al., "Transformers are RNNs", arXiv:2006.16236, equations 5, 7, 9 to 12, and the authors' code
+    (idiap/fast-transformers), from which the eps of 1e-6 is taken.
+"""
+
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from attention.spec.algebra import Mask
+from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
+from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
+from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.heads import shield_inputs
+from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.oracle import project
+from attention.spec.masks import Causal, Lengths
+from attention.spec.numbers import is_finite
+from attention.spec.params import Param
+from attention.spec.scores import mix, products
+
+FEATURES = ("elu+1", "relu")
+FORMS = ("auto", "scan", "quadratic")
+CHUNK = 64
+"""Tokens that the scan takes at a time: within a chunk the products are made as they stand."""
+
+
+@dataclass(frozen=True)
+class LinearAttention(Contract):
+    """The contract of a linear attention layer. Hashable; holds no array.
+
+    Args:
+        embed_dim: M, the width of inputs and output.
+        num_heads: H.
+        num_kv_heads: K, a divisor of H; None means H.
+        head_dim: D; None means M / H.
+        value_dim: E, the width of a value head; None means D.
+        causal: whether a token attends only to itself and to those before it; T = S then.
+        feature_map: f, "elu+1" or "relu".
+        eps: added to the denominator; >= 0.
+        qkv_bias: whether the three input projections have biases.
+        out_bias: whether the output projection has one.
+        precision: least precision of float32 products, one of `kernels.PRECISIONS`.
+
+    Raises:
+        OptionError: an option outside its range.
+    """
+
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    value_dim: int | None = None
+    causal: bool = False
+    feature_map: str = "elu+1"
+    eps: float = 1e-6
+    qkv_bias: bool = True
+    out_bias: bool = True
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.causal, bool):
+            raise OptionError(f"causal {self.causal!r} must be True or False")
+        if self.feature_map not in FEATURES:
+            raise OptionError(f"feature_map {self.feature_map!r} must be one of {', '.join(map(repr, FEATURES))}")
+        if not (is_finite(self.eps) and self.eps >= 0):
+            raise OptionError(f"eps {self.eps!r} must be a finite number >= 0")
+        _ = self.attention
+
+    @cached_property
+    def attention(self) -> MultiHeadAttention:
+        """The layer with the same projections and mask, whose weights are made by a softmax."""
+        return MultiHeadAttention(
+            self.embed_dim,
+            self.num_heads,
+            self.num_kv_heads,
+            self.head_dim,
+            self.value_dim,
+            qkv_bias=self.qkv_bias,
+            out_bias=self.out_bias,
+            mask=Causal() if self.causal else None,
+            precision=self.precision,
+        )
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """The model width of each input."""
+        return self.attention.inputs
+
+    @property
+    def params(self) -> dict[str, Param]:
+        """The parameter tree: that of multi-head attention."""
+        return self.attention.params
+
+    def sizes_of(self, arrays: Mapping[str, Array]) -> Sizes:
+        """Return the sizes of a call, as `MultiHeadAttention` does."""
+        return self.attention.sizes_of(arrays)
+
+    def results(self, arrays: Mapping[str, Array]) -> Shapes:
+        n = self.sizes_of(arrays)
+        return {"output": (*n.batch, n.T, self.embed_dim)}
+
+    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+        """Return the setting of a call: "allowed", bool `(*batch, H, T, S)`."""
+        return {"allowed": self.attention.settle(arrays, **call)["allowed"]}
+
+    def formula(
+        self,
+        xp: Any,
+        weights: Mapping[str, Array],
+        arrays: Mapping[str, Array],
+        setting: Setting,
+        *,
+        constant: Callable[[Array], Array] = unchanged,
+        mark: Mark = UNMARKED,
+    ) -> dict[str, Array]:
+        del constant
+        query = arrays["query"]
+        key = arrays.get("key", query)
+        value = arrays.get("value", key)
+        given = shield_inputs(xp, setting["allowed"], mark("input", query), mark("input", key), mark("input", value))
+        names = ("q_proj", "k_proj", "v_proj")
+        q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
+        q, k = (features(xp, self.feature_map, x) for x in (q, k))
+        mixed = mark("mixed", ratio(xp, quadratic(xp, q, k, with_ones(xp, v), setting["allowed"]), self.eps))
+        return {"mixed": mixed, "output": project(xp, weights, "out_proj", mixed, mark, summed=2)}
+
+    def unsettled(self) -> LinearAttention:
+        return replace(self, causal=False, precision=None)
+
+    def state_shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Return `(*batch, K, D, E + 1)`, the shape of the state: the sums of f(k) v^T, and of f(k) in the last column."""
+        return (*sizes.batch, sizes.K, sizes.D, sizes.E + 1)
+
+    def check_state(self, state: Array, sizes: Sizes, dtype: str, *, carries: bool) -> None:
+        """Raise unless `state` is None or one that a call of these sizes may go on from, if it `carries` any.
+
+        Raises:
+            OptionError: the layer is not causal.
+            ShapeError: the wrong shape.
+            DTypeError: not in the compute dtype.
+        """
+        if carries and not self.causal:
+            raise OptionError("state must be None, and not returned, where causal is False: every token needs all keys")
+        if state is None:
+            return
+        if tuple(state.shape) != self.state_shape(sizes):
+            raise ShapeError(f"state {tuple(state.shape)} must be (*batch, K, D, E + 1) = {self.state_shape(sizes)}")
+        if dtype_name(state) != COMPUTE[dtype]:
+            raise DTypeError(f"state {dtype_name(state)} must be {COMPUTE[dtype]}, in which {dtype} computes")
+
+
+def choose(implementation: str, mask: Mask | None, *, carries: bool) -> str:
+    """Return the form of a call, "auto" being the scan wherever it can do it.
+
+    Args:
+        implementation: "auto", "scan" or "quadratic".
+        mask: of the call, beside the contract's `causal`.
+        carries: whether the call takes or returns a state.
+
+    Raises:
+        UnknownName: no such form.
+        KernelRefused: the form asked for cannot do it, or neither can.
+    """
+    if implementation not in FORMS:
+        raise UnknownName(f"implementation {implementation!r} must be one of {', '.join(map(repr, FORMS))}")
+    reason = None if mask is None or isinstance(mask, Lengths) else f"sums over keys that are there or not, not over {mask!r}"
+    if implementation == "quadratic" or (implementation == "auto" and reason and not carries):
+        if carries:
+            raise KernelRefused("kernel 'quadratic' refuses: carries no state")
+        return "quadratic"
+    if reason:
+        raise KernelRefused(f"kernel 'scan' refuses: {reason}")
+    return "scan"
+
+
+def present(
+    xp: Any, mask: Lengths, allowed: Callable[[Mask, Sizes], Array], sizes: Sizes, *, causal: bool, carried: bool
+) -> tuple[Array, Array]:
+    """Return which queries see anything and which keys are there, without T * S booleans.
+
+    Args:
+        xp: the array namespace.
+        mask: padding.
+        allowed: the room's own, of a mask that depends on the key alone.
+        sizes: of the call.
+        causal: whether a query sees only the keys up to its own.
+        carried: whether there were keys before this call's.
+
+    Returns:
+        bool `(*batch, T)` and `(*batch, S)`; batch axes may be 1.
+    """
+    keys = allowed(Lengths(mask.kv, padding=mask.padding), sizes)[..., 0, 0, :]
+    any_key = xp.cumsum(xp.astype(keys, xp.int32), axis=-1) > 0 if causal else xp.any(keys, axis=-1)[..., None]
+    rows = xp.ones_like(any_key) if carried else any_key
+    if mask.q is not None:
+        rows = rows & allowed(Lengths(mask.q, padding=mask.padding), replace(sizes, S=sizes.T))[..., 0, 0, :]
+    return rows, keys
+
+
+def features(xp: Any, feature_map: str, x: Array) -> Array:
+    """Return f(x), in the dtype of `x`."""
+    zeros = xp.zeros_like(x)
+    if feature_map == "relu":
+        return xp.where(x > 0, x, zeros)
+    # Not exp(x) - 1 + 1, which loses all digits of a large negative x; nor exp of a large x, whose slope is inf * 0.
+    return xp.where(x > 0, x + 1.0, xp.exp(xp.where(x > 0, zeros, x)))
+
+
+def with_ones(xp: Any, v: Array) -> Array:
+    """Return values `(*batch, S, K, E + 1)` with a column of ones, so that one sum makes numerator and denominator."""
+    return xp.concat([v, xp.ones_like(v[..., :1])], axis=-1)
+
+
+def ratio(xp: Any, sums: Array, eps: float) -> Array:
+    """Return all columns but the last, divided by the last and `eps`; 0 where that is 0."""
+    below = sums[..., -1:] + eps
+    empty = below == 0
+    # The gradient of x / 0 must not be asked for, even where the result is not used.
+    return xp.where(empty, xp.zeros_like(sums[..., :-1]), sums[..., :-1] / xp.where(empty, xp.ones_like(below), below))
+
+
+def quadratic(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> Array:
+    """Return `sum_s q[t] . k[s] v[s]` over the keys that are allowed.
+
+    Args:
+        xp: the array namespace.
+        q: features `(*batch, T, H, D)`.
+        k: features `(*batch, S, K, D)`.
+        v: `(*batch, S, K, E + 1)`.
+        allowed: bool, broadcastable to `(*batch, H, T, S)`; None allows all.
+
+    Returns:
+        `(*batch, T, H, E + 1)`.
+    """
+    weights = products(xp, q, k)
+    return mix(xp, weights if allowed is None else xp.where(allowed, weights, xp.zeros_like(weights)), v)

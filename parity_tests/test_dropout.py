@@ -1,0 +1,64 @@
+"""Dropout of weights, asked of every kernel: the bits are the spec's, and what is kept is scaled.
+
+context = (weights * keep / (1 - rate)) v        keep[b, h, t, s] = mantissa(threefry(seed, index)) < threshold(1 - rate)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from attention.spec import random
+from parity_tests.formula import SEED, qkv
+from parity_tests.rooms import Kernel, Room, each_kernel, each_room
+
+
+class TestDropout:
+    OPTIONS: ClassVar[dict[str, Any]] = {"dropout_rate": 0.25, "dropout_seed": SEED}
+
+    @each_kernel
+    def test_kept_weights_are_the_specs_bits_in_every_kernel(self, kernel: Kernel) -> None:
+        q, k = np.zeros((2, 3, 3, 2, 8), np.float32), np.zeros((2, 3, 8, 1, 8), np.float32)
+        v = np.broadcast_to(np.eye(8, dtype=np.float32)[:, None, :], (2, 3, 8, 1, 8)).copy()
+        keep = random.keep(SEED, 0.25, (2, 3, 2, 3, 8))
+        kept = np.moveaxis(kernel.attend(q, k, v, **self.OPTIONS), -2, -3)
+        np.testing.assert_array_equal(kept, keep * np.float32(1 / 8 / 0.75))
+        # No axis shares its bits with another place on it.
+        assert all(len(np.unique(np.moveaxis(keep, axis, 0), axis=0)) > 1 for axis in range(keep.ndim))
+
+    @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+    @each_room
+    def test_a_seed_is_its_number_whatever_holds_it(self, room: Room, seed: int) -> None:
+        kernel = Kernel(room, "reference")
+        given = qkv()
+        wanted = kernel.attend(*given, dropout_rate=0.5, dropout_seed=seed)
+        holders = [np.int64(seed), np.int32(seed), np.array(seed), np.array(seed, np.int32)]
+        for held in holders:
+            np.testing.assert_array_equal(kernel.attend(*given, dropout_rate=0.5, dropout_seed=held), wanted)
+        high, held = (kernel.attend(*given, dropout_rate=0.5, dropout_seed=kind(2**32 + seed)) for kind in (int, np.int64))
+        np.testing.assert_array_equal(held, high)
+        assert not np.array_equal(high, wanted)
+
+    @each_room
+    def test_the_mean_of_many_draws_is_the_undropped_value(self, room: Room) -> None:
+        # v = 1 and zero scores: each output is (kept of 64) / 48. 4096 outputs of variance 1 / 192 have a mean within
+        # 5 standard errors, 0.0056, of 1; to forget 1 / (1 - rate) gives 0.75.
+        q, ones = np.zeros((64, 64, 1, 1)), np.ones((64, 64, 1, 1))
+        out = Kernel(room, "reference").attend(q, ones, ones, **self.OPTIONS)
+        assert abs(out.mean() - 1) < 0.0056
+        assert 0.9 < out.var() * 192 < 1.1
+
+    @each_kernel
+    def test_weights_are_those_before_dropout(self, kernel: Kernel) -> None:
+        given = qkv()
+        dropped, whole = kernel.stages(*given, **self.OPTIONS), kernel.stages(*given)
+        for stage in ("scores", "weights", "logsumexp"):
+            np.testing.assert_array_equal(dropped[stage], whole[stage])
+        assert not np.array_equal(dropped["context"], whole["context"])
+
+    @each_kernel
+    def test_a_rate_of_zero_drops_nothing(self, kernel: Kernel) -> None:
+        given = qkv(dtype="float32")
+        np.testing.assert_array_equal(kernel.attend(*given, dropout_rate=0.0, dropout_seed=3), kernel.attend(*given))

@@ -1,0 +1,134 @@
+"""FlexAttention lowers masks, biases and score functions to one element, and gives what the formula gives.
+
+allowed[b0, b1, h, t, s] = mask.allowed(Element(b = b0 B1 + b1, h, t, s))        one number at a time
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from attention import spec, torch_impl
+from attention.spec.algebra import evaluate
+from attention.spec.axes import Sizes
+from attention.spec.errors import KernelRefused
+from attention.torch_impl import dot_product_attention
+from attention.torch_impl.kernels.flex import Element
+from parity_tests.rooms import TORCH, Kernel, numbers
+
+BATCH, T, S, H, K, D = (2, 3), 5, 7, 4, 2, 3
+SIZES = Sizes(BATCH, T, S, H, K, D, D)
+
+
+def qkv(dtype: str) -> tuple[np.ndarray, ...]:
+    shapes = ((*BATCH, T, H, D), (*BATCH, S, K, D), (*BATCH, S, K, D))
+    return tuple(numbers(seed, *shape, dtype=dtype) for seed, shape in enumerate(shapes))
+
+
+class TestLaws:
+    KINDS: tuple[Any, ...] = (
+        spec.Causal(align="end") & spec.Window(before=2, after=1, align="start"),
+        spec.Chunked(size=2, query_positions=np.arange(T)[None, None] + 1),
+        spec.Prefix([[1, 2, 3], [4, 5, 0]]) | ~spec.Causal(align="start"),
+        spec.Lengths(kv=[[4, 0, 7], [1, 2, 3]], q=[5, 3, 0], padding="left"),
+        spec.Segments(kv=[[[0, 0, 1, 1, 1, -1, 2]]], q=[0, 1, 1, -1, 2]),
+        spec.Dense(numbers(33, 3, 1, T, S) > 0),
+        spec.Dense(numbers(34, S) > 0),
+        spec.PerHead((spec.Prefix(2), spec.Causal(align="end"), spec.Segments(kv=[1] * S, q=[1, 0, 1, 0, 1]), ~spec.Prefix(6))),
+        spec.PerRow((spec.Causal(align="end"), spec.Prefix(3), spec.Lengths(kv=[5]))),
+        spec.Placed(spec.Causal(), np.arange(T) + 1, [[[3, 4, -1, 5, 0, 1, 2]]]),
+    )
+
+    @pytest.mark.parametrize("mask", KINDS, ids=lambda mask: repr(mask)[:40])
+    def test_flex_asks_every_kind_of_mask_for_one_element_at_a_time(self, mask: spec.Mask) -> None:
+        given = qkv("float32")
+        table = torch.from_numpy(numbers(30, H, T + S - 1, dtype="float32"))
+        mods: tuple[Any, ...] = (None, lambda x, b, h, t, s: x + table[h, s - t + T - 1] * (b + 1))
+        for mod in mods:
+            flex, reference = (Kernel(TORCH, name).attend(*given, mask=mask, score_mod=mod) for name in ("flex", "reference"))
+            np.testing.assert_allclose(flex, reference, rtol=0, atol=1e-5)
+            np.testing.assert_array_equal(flex == 0, reference == 0)
+
+    def test_an_element_is_that_of_the_whole(self) -> None:
+        for mask in self.KINDS:
+            native = mask.map(torch.as_tensor)
+            whole = np.broadcast_to(np.asarray(evaluate(mask, SIZES)), SIZES.scores)
+            assert whole.any()
+            assert not whole.all()
+            for index in np.ndindex(*SIZES.scores):
+                *b, h, t, s = index
+                row = np.ravel_multi_index(tuple(b), BATCH)
+                at = Element(*map(torch.tensor, (t, s)), T, S, b=torch.tensor(row), h=torch.tensor(h), batch=BATCH)
+                assert bool(native.allowed(at)) == whole[index]
+
+    @pytest.mark.parametrize("shape", [(), (S,), (T, 1), (H, 1, S), (3, 1, T, S), (2, 1, H, T, 1)], ids=str)
+    def test_a_bias_is_read_where_it_is(self, shape: tuple[int, ...]) -> None:
+        given, bias = qkv("float32"), numbers(6, *shape, dtype="float32")
+        flex, reference = (Kernel(TORCH, name).attend(*given, bias=bias, softcap=1.5) for name in ("flex", "reference"))
+        np.testing.assert_allclose(flex, reference, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"softcap": 2.0, "bias": torch.ones(S), "mask": spec.Causal(align="end")}], ids=str
+    )
+    def test_compiled_and_exported_it_is_what_it_was(self, options: dict[str, Any]) -> None:
+        q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
+
+        class Flex(torch.nn.Module):
+            def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                return dot_product_attention(q, k, v, implementation="flex", **options)
+
+        torch.compiler.reset()
+        wanted = Flex()(q, k, v)
+        fast = torch.compile(Flex(), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(fast(q, k, v), wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(torch.export.export(Flex(), (q, k, v)).module()(q, k, v), wanted, rtol=0, atol=1e-6)
+
+    def test_without_a_gradient_wanted_parameters_are_numbers(self) -> None:
+        q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
+        wanted = dot_product_attention(q, k, v, implementation="flex")
+        with torch.no_grad():
+            got = dot_product_attention(q.requires_grad_(), k, v, implementation="flex")
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+        assert not got.requires_grad
+
+    def test_auto_never_takes_it(self) -> None:
+        q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
+        choice = torch_impl.explain(q, k, v, softcap=2.0)
+        assert (choice.kernel.name, [name for name, _ in choice.refusals]) == ("reference", ["sdpa"])
+
+
+class TestRefusals:
+    def reason(self, options: dict[str, Any], *given: Tensor) -> str:
+        with pytest.raises(
+            KernelRefused, match=r"^kernel 'flex' refuses: ", check=lambda e: type(e) is KernelRefused
+        ) as caught:
+            _ = dot_product_attention(*given, implementation="flex", **options)
+        return str(caught.value).removeprefix("kernel 'flex' refuses: ")
+
+    def test_every_reason(self) -> None:
+        q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
+        assert self.reason({"sinks": torch.zeros(H)}, q, k, v) == "has no sinks"
+        assert self.reason({"dropout_rate": 0.5, "dropout_seed": 0}, q, k, v) == "has no dropout"
+        assert self.reason({}, q[..., :0, :, :], k, v) == "has no axis of size 0"
+        leaf = torch.zeros(S, requires_grad=True)
+        for options, given in (({}, (q.clone().requires_grad_(), k, v)), ({"bias": leaf}, (q, k, v))):
+            assert self.reason(options, *given) == "has no gradient on CPU"
+        assert self.reason({"score_mod": lambda x, *at: x + leaf[at[-1]]}, q, k, v) == "has no gradient on CPU"
+
+    def test_transforms(self) -> None:
+        q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
+        with pytest.raises(KernelRefused, match=r"^kernel 'flex' refuses: has no transform of torch\.func$"):
+            _ = vmap(lambda *given: dot_product_attention(*given, implementation="flex"))(q, k, v)
+
+    def test_a_compiled_mask_of_arrays(self) -> None:
+        q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
+        mask = spec.Lengths(kv=torch.tensor([1, 2, 3]))
+        torch.compiler.reset()
+        fast = torch.compile(lambda *given: dot_product_attention(*given, mask=mask, implementation="flex"), backend="eager")
+        with pytest.raises(KernelRefused, match="has no compiled mask of arrays on CPU"):
+            _ = fast(q, k, v)

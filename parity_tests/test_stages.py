@@ -1,0 +1,167 @@
+"""Every stage has a name in both rooms, is the formula's, has a gradient, and changes neither the kernel nor its context.
+
+scaled -> capped -> scores -> masked -> weights, mean_weights, logsumexp -> context
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attention import spec
+from attention.spec.attend import STAGES, attend
+from attention.spec.errors import OptionError
+from attention.spec.kernels import recorded
+from parity_tests.formula import CASES, B, D, H, S, T, qkv, settled
+from parity_tests.rooms import JAX, Kernel, Room, close, each_kernel, each_room, numbers, wide
+
+MASK = spec.Lengths(kv=[4, 0]) & spec.Causal(align="end")
+EVERY: dict[str, Any] = {"softcap": 1.5, "bias": numbers(6, H, T, S), "sinks": numbers(5, H), "mask": MASK, "scale": 0.7}
+DROPPED: dict[str, Any] = EVERY | {"dropout_rate": 0.5, "dropout_seed": 3}
+each_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+def by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the stages of `EVERY`, each by a line of NumPy."""
+    k, v = (np.repeat(x, 2, axis=-2) for x in (k, v))
+    out = {"scaled": 0.7 * np.einsum("bthd,bshd->bhts", q, k)}
+    out["capped"] = 1.5 * np.tanh(out["scaled"] / 1.5)
+    out["scores"] = out["capped"] + EVERY["bias"]
+    allowed = (np.arange(S) <= np.arange(T)[:, None] + S - T) & (np.arange(S) < np.array([4, 0])[:, None, None, None])
+    out["masked"] = np.where(allowed, out["scores"], -np.inf)
+    raised, sinks = np.exp(out["masked"]), np.exp(EVERY["sinks"])[:, None]
+    out["logsumexp"] = np.log(raised.sum(-1) + sinks)
+    out["weights"] = raised / np.exp(out["logsumexp"])[..., None]
+    out["mean_weights"] = out["weights"].sum(1) / H
+    return out | {"context": np.einsum("bhts,bshe->bthe", out["weights"], v)}
+
+
+class TestValues:
+    @each_kernel
+    def test_each_stage_is_its_line(self, kernel: Kernel) -> None:
+        given = qkv()
+        stages, wanted = kernel.stages(*given, **EVERY), by_hand(*given)
+        # Of a row or a key that nothing may read, the numbers are zeros instead of those below the mask.
+        seen = np.isfinite(wanted["masked"])
+        for name in ("scaled", "capped", "scores"):
+            stages[name], wanted[name] = np.where(seen, stages[name], 0), np.where(seen, wanted[name], 0)
+        for name in STAGES:
+            close(stages[name], wanted[name], 1e-14)
+
+    @each_kernel
+    def test_shapes(self, kernel: Kernel) -> None:
+        stages = kernel.stages(*qkv(batch=(2, 3), dtype="float32"))
+        scores = dict.fromkeys(("scaled", "capped", "scores", "masked", "weights"), (2, 3, H, T, S))
+        rest = {"mean_weights": (2, 3, T, S), "logsumexp": (2, 3, H, T), "context": (2, 3, T, H, D)}
+        assert {name: x.shape for name, x in stages.items()} == scores | rest
+
+    @each_kernel
+    def test_without_an_option_a_stage_is_the_one_before(self, kernel: Kernel) -> None:
+        stages = kernel.stages(*qkv(dtype="float32"))
+        for name in ("capped", "scores", "masked"):
+            np.testing.assert_array_equal(stages[name], stages["scaled"])
+
+
+class TestLaws:
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("case", ["plain", "E != D", "mask", "cap, bias, mask", "dropout", "sinks"])
+    @each_kernel
+    def test_to_look_changes_no_bit_of_the_context(self, kernel: Kernel, case: str, dtype: str) -> None:
+        changed, options = CASES[case]
+        options = {name: x.astype(np.float32) if isinstance(x, np.ndarray) else x for name, x in options.items()}
+        given = spec.cast(dict(zip("qkv", qkv(**changed), strict=True)), dtype).values()
+        np.testing.assert_array_equal(kernel.stages(*given, **options)["context"], kernel.attend(*given, **options))
+
+    @each_kernel
+    def test_to_look_changes_no_kernel(self, kernel: Kernel) -> None:
+        given = [kernel.room.array(x) for x in qkv(dtype="float32")]
+        module = kernel.room.module
+        for name in (kernel.name, "auto"):
+            with recorded() as plain:
+                _ = module.dot_product_attention(*given, implementation=name)
+            with recorded() as looked:
+                _ = module.dot_product_attention(*given, implementation=name, return_stages=STAGES)
+            assert [one.name for one in looked] == [one.name for one in plain]
+            assert len(plain) == 1
+
+    @each_kernel
+    def test_one_stage_is_as_among_all_in_the_order_asked_for(self, kernel: Kernel) -> None:
+        given = [kernel.room.array(x) for x in qkv(dtype="float32")]
+        _, every = kernel.room.module.dot_product_attention(*given, implementation=kernel.name, return_stages=STAGES)
+        for names in (("logsumexp", "scaled"), ("weights",), ("context",)):
+            _, some = kernel.room.module.dot_product_attention(*given, implementation=kernel.name, return_stages=names)
+            assert tuple(some) == names
+            for name in names:
+                np.testing.assert_array_equal(kernel.room.numpy(some[name]), kernel.room.numpy(every[name]))
+
+
+@cache
+def formula_slopes(stage: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return a direction of a stage, and the formula's gradients along it by JAX in float64: of q, k, v, bias and sinks."""
+    given = qkv()
+    fixed = settled(*given, DROPPED)
+    inputs = (*given, fixed.pop("bias"), fixed.pop("sinks"))
+
+    def value(q: Any, k: Any, v: Any, bias: Any, sinks: Any) -> Any:
+        return attend(jnp, q, k, v, bias=bias, sinks=sinks, constant=jax.lax.stop_gradient, **fixed)[stage]
+
+    with wide(*inputs):
+        made, pull = jax.vjp(value, *map(jnp.asarray, inputs))
+        # What is -inf does not move, and has no direction.
+        along = np.where(np.isfinite(made), numbers(8, *made.shape), 0)
+        return along, [np.asarray(g) for g in pull(jnp.asarray(along))]
+
+
+class TestGradients:
+    @each_stage
+    @each_room
+    def test_each_stage_has_the_formulas_gradient(self, room: Room, stage: str) -> None:
+        along, wanted = formula_slopes(stage)
+        got = Kernel(room, "reference").grads(*qkv(), along, stage=stage, **DROPPED)
+        largest = max(np.abs(g).max() for g in wanted)
+        # The order of arrays among the options is bias, sinks.
+        for one, other in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * largest)
+        reached = {"scaled": 2, "capped": 2, "scores": 3, "masked": 3, "context": 5}.get(stage, 4)
+        assert sum(bool(g.any()) for g in got) == reached
+
+    @pytest.mark.parametrize("stage", ["weights", "scores", "logsumexp", "mean_weights"])
+    @each_kernel
+    def test_a_loss_of_context_and_stage_sums_both_gradients(self, kernel: Kernel, stage: str) -> None:
+        q, k, v = qkv(dtype="float32")
+        context = kernel.grads(q, k, v, np.ones_like(q), mask=MASK)
+        shape = {"logsumexp": (B, H, T), "mean_weights": (B, T, S)}.get(stage, (B, H, T, S))
+        beside = kernel.grads(q, k, v, np.full(shape, 0.5, np.float32), stage=stage, mask=MASK)
+        room = kernel.room
+
+        def scalar(q: Any, k: Any, v: Any) -> Any:
+            # By name where the kernel has a gradient.
+            name = kernel.chosen(q, k, v, mask=MASK)
+            out, stages = room.module.dot_product_attention(q, k, v, mask=MASK, return_stages=(stage,), implementation=name)
+            return out.sum() + (0.5 * stages[stage]).sum()
+
+        both = room.grad(scalar, [room.array(x) for x in (q, k, v)])
+        for got, one, other in zip(both, context, beside, strict=True):
+            np.testing.assert_allclose(room.numpy(got), one + other, rtol=0, atol=1e-5)
+
+
+class TestRefusals:
+    @each_kernel
+    def test_a_stage_that_is_none(self, kernel: Kernel) -> None:
+        given = [kernel.room.array(x) for x in qkv(dtype="float32")]
+        text = "^return_stages 'probs' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context$"
+        for name in (kernel.name, "auto"):
+            with pytest.raises(OptionError, match=text, check=lambda caught: type(caught) is OptionError):
+                _ = kernel.room.module.dot_product_attention(*given, return_stages=("probs",), implementation=name)
+
+    def test_stages_under_jit_are_those_outside(self) -> None:
+        given = qkv(dtype="float32")
+        outside = Kernel(JAX, "xla").stages(*given)
+        called = jax.jit(lambda *x: JAX.module.dot_product_attention(*x, implementation="xla", return_stages=STAGES)[1])
+        for name, stage in called(*given).items():
+            np.testing.assert_allclose(stage, outside[name], rtol=0, atol=1e-6)
