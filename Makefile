@@ -41,7 +41,8 @@ check: $(READY) ## formatting, lint, types, rules of the rooms, doctests
 	$(BIN)/python -m pytest --doctest-modules --doctest-glob="*.md" attention README.md
 
 conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, transformers) through both backends
-	$(BIN)/python -m conformance --baselines --json build/conformance.json
+	$(BIN)/python -m conformance onnx --baselines --json build/onnx.json
+	$(BIN)/python -m conformance modules
 
 bench: $(READY) ## time every kernel that passes parity
 	$(BIN)/python -m benchmarks

@@ -54,15 +54,17 @@ def _run(names: list[str], size: int, dtype: str, rounds: int, backends: list[st
     from rich.console import Console  # noqa: PLC0415
 
     from attention.parity import sides  # noqa: PLC0415
-    from attention.spec import cases  # noqa: PLC0415
+    from attention.spec import MultiHeadAttention, cases  # noqa: PLC0415
     from attention.spec.errors import UnknownName  # noqa: PLC0415
     from attention.spec.params import numpy_dtype  # noqa: PLC0415
     from benchmarks import plot as plots  # noqa: PLC0415
     from benchmarks.results import Results, machine, writable  # noqa: PLC0415
-    from benchmarks.suite import DEFAULT, grown, measure  # noqa: PLC0415
+    from benchmarks.suite import DEFAULT, grown, heads, measure  # noqa: PLC0415
 
     # Whatever can be wrong with the call is found before the first minute is spent.
-    chosen = [cases.find(name) for name in (cases.CASES if "all" in names else names or DEFAULT)]
+    every = [name for name, case in cases.CASES.items() if isinstance(case.contract, MultiHeadAttention)]
+    chosen = [cases.find(name) for name in (every if "all" in names else names or DEFAULT)]
+    _ = [heads(case) for case in chosen]
     _ = numpy_dtype(dtype)
     for backend in backends:
         if backend not in sides.BACKENDS:
@@ -76,7 +78,7 @@ def _run(names: list[str], size: int, dtype: str, rounds: int, backends: list[st
     for case in chosen:
         with console.status(f"{case.name}, {dtype}"):
             rows += measure(case, size=size, dtype=dtype, rounds=rounds, backends=backends)
-    contract = grown(chosen[0].contract)
+    contract = grown(heads(chosen[0]))
     settings = {"B": 1, "S": size, "M": contract.embed_dim, "H": contract.num_heads, "D": contract.width}
     results = Results(tuple(rows), {**settings, "dtype": dtype, "rounds": rounds}, machine(backends))
     results.to_json(json)

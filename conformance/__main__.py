@@ -1,4 +1,4 @@
-"""`python -m conformance onnx`: ONNX's operator tests through both rooms.
+"""`python -m conformance onnx`: ONNX's operator tests through both rooms. `modules`: other people's attention modules beside ours.
 
 Exit codes: 0 every case that the contracts cover passes, 1 one does not, 2 the call cannot be answered (one line says
 why), 130 interrupted.
@@ -6,9 +6,14 @@ why), 130 interrupted.
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
+
+SUITES = {"transformers": "transformers_modules", "torch": "torch_mha", "flax": "flax_mha", "keras": "keras_layers"}
+WIDTHS = (34, 8, 8, 10, 10, 10)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -30,10 +35,44 @@ def onnx(
 
     A case passes if ONNX's own judge says so of every output, at its own tolerance.
     """
+    _exit(lambda: _run(baselines, kernel, json))
+
+
+@app.command()
+def modules(
+    suites: Annotated[
+        list[str] | None, typer.Argument(help=f"Among {', '.join(SUITES)}; default all but keras, which is not installed here.")
+    ] = None,
+) -> None:
+    """Compare the attention modules of transformers, torch and Flax with ours: the same weights, outputs and gradients.
+
+    In float64 they agree to 1e-12; in float32 both backends keep within the rounding budget.
+    """
+    _exit(lambda: _modules(suites or [name for name in SUITES if name != "keras"]))
+
+
+def _modules(names: Sequence[str]) -> bool:
+    from attention.spec.errors import UnknownName  # noqa: PLC0415
+    from conformance.peers import summary  # noqa: PLC0415
+
+    for name in names:
+        if name not in SUITES:
+            raise UnknownName(f"suite {name!r} must be one of {', '.join(SUITES)}")
+    ok = True
+    for name in names:
+        lines = importlib.import_module(f"conformance.{SUITES[name]}").run()
+        for row in summary(lines):
+            typer.echo("  ".join(f"{cell!s:{width}}" for cell, width in zip(row, WIDTHS, strict=False)).rstrip())
+        ok = ok and all(line.passed for line in lines if line.backend != "theirs")
+    return ok
+
+
+def _exit(run: Callable[[], bool]) -> None:
+    """Run, and leave with the exit code that says how it went."""
     from attention.spec.errors import AttentionError  # noqa: PLC0415 - frameworks wait until the call is understood
 
     try:
-        ok = _run(baselines, kernel, json)
+        ok = run()
     except KeyboardInterrupt:
         typer.echo("conformance: interrupted", err=True)
         raise typer.Exit(130) from None

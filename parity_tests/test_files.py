@@ -22,6 +22,7 @@ from attention.spec import files
 from attention.spec.axes import COMPUTE
 from attention.spec.cases import CASES
 from attention.spec.errors import AttentionError, FileError, MaskError, ParamError, UnknownName
+from attention.spec.layers.contract import Contract
 from attention.spec.params import Weights
 
 MASK = ~(spec.Causal(align="end") & spec.Window(before=3, after=None)) | spec.Prefix(2) & spec.Chunked(size=4)
@@ -42,7 +43,7 @@ def bug(what: str, *values: Any) -> Any:
     return pytest.param(*values, id=what)
 
 
-def same(got: Any, contract: spec.MultiHeadAttention, weights: Weights) -> None:
+def same(got: Any, contract: Contract, weights: Weights) -> None:
     assert got[0] == contract
     assert hash(got[0]) == hash(contract)
     assert list(got[1]) == list(weights)

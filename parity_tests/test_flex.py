@@ -5,6 +5,7 @@ allowed[b0, b1, h, t, s] = mask.allowed(Element(b = b0 B1 + b1, h, t, s))       
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ class TestLaws:
             for index in np.ndindex(*SIZES.scores):
                 *b, h, t, s = index
                 row = np.ravel_multi_index(tuple(b), BATCH)
-                at = Element(*map(torch.tensor, (t, s)), T, S, b=torch.tensor(row), h=torch.tensor(h), batch=BATCH)
+                rows, heads, queries, keys = map(torch.tensor, (int(row), h, t, s))
+                at = Element(queries, keys, T, S, b=rows, h=heads, batch=BATCH)
                 assert bool(native.allowed(at)) == whole[index]
 
     @pytest.mark.parametrize("shape", [(), (S,), (T, 1), (H, 1, S), (3, 1, T, S), (2, 1, H, T, 1)], ids=str)
@@ -123,12 +125,12 @@ class TestRefusals:
     def test_transforms(self) -> None:
         q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
         with pytest.raises(KernelRefused, match=r"^kernel 'flex' refuses: has no transform of torch\.func$"):
-            _ = vmap(lambda *given: dot_product_attention(*given, implementation="flex"))(q, k, v)
+            _ = vmap(partial(dot_product_attention, implementation="flex"))(q, k, v)
 
     def test_a_compiled_mask_of_arrays(self) -> None:
         q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
         mask = spec.Lengths(kv=torch.tensor([1, 2, 3]))
         torch.compiler.reset()
-        fast = torch.compile(lambda *given: dot_product_attention(*given, mask=mask, implementation="flex"), backend="eager")
+        fast = torch.compile(partial(dot_product_attention, mask=mask, implementation="flex"), backend="eager")
         with pytest.raises(KernelRefused, match="has no compiled mask of arrays on CPU"):
             _ = fast(q, k, v)

@@ -77,7 +77,7 @@ class TestPacking:
             assert np.isnan(out[:, others]).all(), "the neighbours' own rows must not look healthy"
             asked = np.where(inside, along, np.float32(0))
             wanted = kernel.grads(arrays[0], arrays[1], arrays[2], asked, mask=mask)
-            for got, clean in zip(kernel.grads(*poisoned, asked, mask=mask), wanted, strict=True):
+            for got, clean in zip(kernel.grads(poisoned[0], poisoned[1], poisoned[2], asked, mask=mask), wanted, strict=True):
                 np.testing.assert_array_equal(got, clean)
 
     @pytest.mark.parametrize("poison", [np.nan, np.inf])

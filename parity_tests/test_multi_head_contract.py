@@ -54,7 +54,7 @@ def weights(contract: spec.MultiHeadAttention) -> dict[str, np.ndarray]:
 class TestLaws:
     @pytest.mark.parametrize("name", CASES)
     def test_equal_contracts_are_one_key_and_a_copy_is_equal(self, name: str) -> None:
-        contract = CASES[name].contract
+        contract: Any = CASES[name].contract
         for copy in (replace(contract), pickle.loads(pickle.dumps(contract))):  # noqa: S301 - our own bytes
             assert copy == contract
             assert {copy, contract} == {contract}
@@ -118,7 +118,7 @@ def by_loops(c: spec.MultiHeadAttention, w: dict[str, np.ndarray], x: Any, mask:
         return projected + w.get(f"{name}.bias", np.zeros((9, 1)))[head]
 
     def rotate(given: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        if c.positions is None:
+        if not isinstance(c.positions, spec.Rotary):
             return given
         rotated = c.positions.rotary_dim or c.width
         half = rotated // 2
@@ -138,7 +138,7 @@ def by_loops(c: spec.MultiHeadAttention, w: dict[str, np.ndarray], x: Any, mask:
     for h in range(of.H):
         shared = h // (of.H // of.K)
         q, k = rotate(project("q_proj", query, h), at[0]), rotate(project("k_proj", key, shared), at[1])
-        scale = 1.0 if isinstance(c.score, spec.Dot) else c.score.scale or 1 / math.sqrt(of.D)
+        scale = 1.0 if isinstance(c.score, spec.Dot) else c.score.factor(of.D)
         scores = np.einsum("...td,...sd->...ts", q, k) * scale
         if c.softcap is not None:
             scores = c.softcap * np.tanh(scores / c.softcap)
@@ -160,6 +160,12 @@ def is_plain(name: str) -> bool:
     return not any(new.values()) and c.softmax == "standard" and not isinstance(c.score, spec.Cosine) and not scaled(c)
 
 
+def plain(name: str) -> spec.MultiHeadAttention:
+    contract = CASES[name].contract
+    assert isinstance(contract, spec.MultiHeadAttention)
+    return contract
+
+
 def scaled(c: spec.MultiHeadAttention) -> bool:
     return isinstance(c.positions, spec.Rotary) and c.positions.scaling is not None
 
@@ -170,7 +176,7 @@ class TestOracle:
 
     @pytest.mark.parametrize("name", [name for name in CASES if is_plain(name)])
     def test_every_case_is_the_layer_head_by_head(self, name: str) -> None:
-        contract = CASES[name].contract
+        contract = plain(name)
         inputs = {n: numbers(i, 2, T, width) for i, (n, width) in enumerate(contract.inputs.items())}
         sizes, w = contract.sizes(**inputs), weights(contract)
         setting = settle(contract, sizes, dropout_seed=3)

@@ -145,7 +145,8 @@ class TestValues:
         self.close_to(spec.MultiHeadAttention(M, H, head_dim=D, gate=gate), context)
 
     def test_a_sink_of_zero_is_off_by_one(self) -> None:
-        sinks, one = (spec.MultiHeadAttention(M, H, head_dim=D, **o) for o in ({"sinks": True}, {"softmax": "off_by_one"}))
+        sinks = spec.MultiHeadAttention(M, H, head_dim=D, sinks=True)
+        one = spec.MultiHeadAttention(M, H, head_dim=D, softmax="off_by_one")
         weights, x = sinks.init(0), {"query": numbers(1, T, M)}
         assert not weights["sinks"].any()
         made = [c.formula(np, weights, x, c.settle(x))["output"] for c in (sinks, one)]

@@ -72,8 +72,9 @@ class Linear(nnx.LinearGeneral):
         return super().__call__(inputs, out_sharding).astype(self.dtype)
 
 
-def _promote(arrays: tuple[Any, Any, Any], *, dtype: Any) -> tuple[Any, Any, Any]:
-    inputs, kernel, bias = arrays
+def _promote(args: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
+    del inexact
+    inputs, kernel, bias = args
     return inputs.astype(dtype), kernel.astype(dtype), bias if bias is None else bias.astype(COMPUTE[str(np.dtype(dtype))])
 
 

@@ -5,6 +5,9 @@
 The numbers are those of the list of porting mistakes in `mutants.py`.
 """
 
+# A plant reads fields of one layer's contract; which layer a mutant is of, its case says.
+# pyright: standard, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -68,7 +71,7 @@ def place(turn: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...] = ("q
         n = probe.sizes
         given = {"query_positions": np.arange(n.T), "key_positions": np.arange(n.S)}
         given = {name: x if getattr(probe, name) is None else getattr(probe, name) for name, x in given.items()}
-        return replace(probe, **{name: turn(x) if name in names else x for name, x in given.items()})  # type: ignore[arg-type]
+        return replace(probe, **{name: turn(x) if name in names else x for name, x in given.items()})
 
     return plant
 
@@ -107,7 +110,7 @@ def other_dropout(probe: Probe) -> Probe:
 
 def scale_off(probe: Probe) -> Probe:
     """Multiply the scale by 1.00003 (5)."""
-    factor = probe.contract.score.factor(probe.contract.width)  # type: ignore[attr-defined]
+    factor = probe.contract.score.factor(probe.contract.width)
     return _with(probe, score=ScaledDot(factor * (1 + OFF_BY)))
 
 
@@ -180,7 +183,7 @@ def queries_in_tf32(probe: Probe) -> Probe:
 
 
 def _with(probe: Probe, **options: object) -> Probe:
-    contract: Contract = replace(probe.contract, **options)  # type: ignore[type-var]  # every contract is a dataclass
+    contract: Contract = replace(probe.contract, **options)
     weights: Mapping[str, np.ndarray] = probe.weights
     return replace(probe, contract=contract, weights={name: weights[name] for name in contract.params})
 

@@ -167,7 +167,8 @@ def _square(drawer: Drawer) -> Iterator[Probe]:
     if not drawer.takes("mask"):
         return
     yield _poisoned(drawer, "padding", Lengths(kv=[N, 8, 0], q=[N, 8, 0]))
-    yield drawer.draw("packed", **_masked(drawer, Segments(kv=_documents())))
+    packed: dict[str, Any] = _masked(drawer, Segments(kv=_documents()))
+    yield drawer.draw("packed", **packed)
     if drawer.takes("stages"):
         heads = drawer.contract.results(drawer.draw("").arrays)["weights"][-3]
         yield drawer.draw("mask per head", mask=Dense(_holes(heads)))

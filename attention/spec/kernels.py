@@ -7,7 +7,7 @@ A refusal is data, not an exception: "auto" and `attention kernels` read the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -199,7 +199,7 @@ _RECORDS: list[list[Kernel]] = []
 
 
 @contextmanager
-def recorded() -> Iterator[list[Kernel]]:
+def recorded() -> Generator[list[Kernel]]:
     """Give a list to which every kernel that is chosen inside is appended: what a whole model really ran on.
 
     A compiled program chooses while it is traced, not when it runs.

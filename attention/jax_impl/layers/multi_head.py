@@ -16,10 +16,11 @@ from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer
 from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import bias as score_bias
 from attention.jax_impl.positions import rotate, shared_length
 from attention.spec import MultiHeadAttention as Contract
-from attention.spec.algebra import Mask, both
+from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
 from attention.spec.cache import Cache
 from attention.spec.layers import heads
@@ -36,6 +37,9 @@ class MultiHeadAttention(Layer):
     k_proj: nnx.LinearGeneral
     v_proj: nnx.LinearGeneral
     out_proj: nnx.LinearGeneral
+    gate_proj: nnx.LinearGeneral
+    q_norm: Norm
+    k_norm: Norm
 
     def __call__(
         self,
@@ -77,21 +81,21 @@ class MultiHeadAttention(Layer):
         """
         c = self.contract
         key = query if key is None else key
-        query, key, value = check_arrays(query=query, key=key, value=key if value is None else value)
-        sizes = self._check(query, key, value)
+        x_q, x_k, x_v = check_arrays(query=query, key=key, value=key if value is None else value)
+        sizes = self._check(x_q, x_k, x_v)
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions)
             if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-                query, key, value = heads.shield_inputs(jnp, allowed(mask, sizes), query, key, value)
-            q, k, v = self._heads(query, key, value, query_positions, key_positions, sizes)
+                x_q, x_k, x_v = heads.shield_inputs(jnp, allowed(mask, sizes), x_q, x_k, x_v)
+            q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions)
             query_positions = cache.upcoming(sizes.T, query_positions)
-            q, k, v = self._heads(query, key, value, query_positions, query_positions, sizes)
+            q, k, v = self._heads(x_q, x_k, x_v, query_positions, query_positions, sizes)
             new = cache.append(k, v, query_positions)
             cache, k, v, key_positions = new.cache, new.key, new.value, new.key_positions
             sizes = replace(sizes, S=k.shape[-3])
-            mask = both(Placed(c.mask, query_positions, key_positions), native(mask))
+            mask = check_mask(both(Placed(c.mask, query_positions, key_positions), native(mask)))
             mask.check(sizes, read)
         bias = self._bias(q, bias, query_positions, key_positions, sizes)
         if c.extra_keys:
@@ -115,8 +119,8 @@ class MultiHeadAttention(Layer):
             implementation=implementation,
         )
         context, stages = out if return_stages else (out, None)
-        made = tuple(x for x in (self._merge(query, context), stages, cache) if x is not None)
-        return made if len(made) > 1 else made[0]
+        output, *more = (x for x in (self._merge(x_q, context), stages, cache) if x is not None)
+        return (output, *more) if more else output
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array) -> Sizes:
         _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.kernel)
@@ -159,7 +163,7 @@ class MultiHeadAttention(Layer):
             return bias
         learned = params.loose(self, c.positions.params(c.num_heads, c.width), q.dtype)
         own = score_bias(c.positions, learned, q, query_positions, key_positions, scale=c.score.factor(c.width), sizes=sizes)
-        return own if bias is None else own + bias
+        return own if bias is None or own is None else own + bias
 
     def _sinks(self, dtype: Any) -> jax.Array | None:
         c = self.contract

@@ -109,8 +109,8 @@ def oracle(
         q, k = (mark("prepared", x) for x in contract.score.prepare(xp, weights, q, k))
     bias = inputs.get("bias")
     if isinstance(contract.positions, BIASES):
-        places = (xp.asarray(setting[f"{name}_positions"]) for name in ("query", "key"))
-        own = contract.positions.bias(xp, weights, q, *places, contract.score.factor(contract.width))
+        at_q, at_k = (xp.asarray(setting[f"{name}_positions"]) for name in ("query", "key"))
+        own: Array = contract.positions.bias(xp, weights, q, at_q, at_k, contract.score.factor(contract.width))
         bias = own if bias is None else own + bias
     keys, extra = k.shape[-3], contract.extra_keys
     k, v = heads.append(contract, xp, weights, k, v)

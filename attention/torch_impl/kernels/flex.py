@@ -52,10 +52,9 @@ class Flex:
 
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
-        q, k, v, dense, block = request.q, request.k, request.v, None, None
-        if request.mask is not None:
-            dense = allowed(request.mask, request.sizes, q.device)
-            block = _block_mask(request.mask, request.sizes, dense)
+        q, k, v, mask = request.q, request.k, request.v, request.mask
+        dense = allowed(mask, request.sizes, q.device)
+        block = None if mask is None or dense is None else _block_mask(mask, request.sizes, dense)
         if request.needs_shield:
             q, k, v = shield(xp, q, k, v, dense)
         with _as_it_is(request.device), torch.autocast(q.device.type, enabled=False):

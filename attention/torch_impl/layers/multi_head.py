@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.spec import MultiHeadAttention as Contract
-from attention.spec.algebra import Mask, both
+from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
 from attention.spec.cache import Cache
 from attention.spec.layers import heads
@@ -24,6 +24,7 @@ from attention.torch_impl import params
 from attention.torch_impl.attend import check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import allowed, native, read
+from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import bias as score_bias
 from attention.torch_impl.positions import rotate, shared_length
 
@@ -36,6 +37,9 @@ class MultiHeadAttention(Layer):
     k_proj: nn.Linear
     v_proj: nn.Linear
     out_proj: nn.Linear
+    gate_proj: nn.Linear
+    q_norm: Norm
+    k_norm: Norm
 
     def forward(
         self,
@@ -76,22 +80,22 @@ class MultiHeadAttention(Layer):
                 cache forgets keys that the mask shows.
         """
         c = self.contract
-        key = query if key is None else key
-        value = key if value is None else value
-        sizes = self._check(query, key, value)
+        x_k = query if key is None else key
+        x_q, x_v = query, x_k if value is None else value
+        sizes = self._check(x_q, x_k, x_v)
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions, query.device)
             if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-                query, key, value = heads.shield_inputs(xp, allowed(mask, sizes, query.device), query, key, value)
-            q, k, v = self._heads(query, key, value, query_positions, key_positions, sizes)
+                x_q, x_k, x_v = heads.shield_inputs(xp, allowed(mask, sizes, query.device), x_q, x_k, x_v)
+            q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions)
             query_positions = cache.upcoming(sizes.T, query_positions)
-            q, k, v = self._heads(query, key, value, query_positions, query_positions, sizes)
+            q, k, v = self._heads(x_q, x_k, x_v, query_positions, query_positions, sizes)
             new = cache.append(k, v, query_positions)
             cache, k, v, key_positions = new.cache, new.key, new.value, new.key_positions
             sizes = replace(sizes, S=k.shape[-3])
-            mask = both(Placed(c.mask, query_positions, key_positions), native(mask, query.device))
+            mask = check_mask(both(Placed(c.mask, query_positions, key_positions), native(mask, query.device)))
             mask.check(sizes, read)
         bias = self._bias(q, bias, query_positions, key_positions, sizes)
         if c.extra_keys:
@@ -115,8 +119,8 @@ class MultiHeadAttention(Layer):
             implementation=implementation,
         )
         context, stages = out if return_stages else (out, None)
-        made = tuple(x for x in (self._merge(query, context), stages, cache) if x is not None)
-        return made if len(made) > 1 else made[0]
+        output, *more = (x for x in (self._merge(x_q, context), stages, cache) if x is not None)
+        return (output, *more) if more else output
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:
         check_tensors(query=query, key=key, value=value)
@@ -144,7 +148,7 @@ class MultiHeadAttention(Layer):
         k = self.k_proj(key).unflatten(-1, (n.K, n.D))
         v = self.v_proj(value).unflatten(-1, (n.K, n.E))
         if c.qk_norm is not None:
-            q, k = self.get_submodule("q_norm")(q), self.get_submodule("k_norm")(k)
+            q, k = self.q_norm(q), self.k_norm(k)
         if not isinstance(c.positions, heads.BIASES):
             length = shared_length(c.positions, query_positions, key_positions)
             q = rotate(c.positions, q, query_positions, length=length)
@@ -165,7 +169,7 @@ class MultiHeadAttention(Layer):
             return bias
         learned = params.loose(self, c.positions.params(c.num_heads, c.width), q.dtype)
         own = score_bias(c.positions, learned, q, query_positions, key_positions, scale=c.score.factor(c.width), sizes=sizes)
-        return own if bias is None else own + bias
+        return own if bias is None or own is None else own + bias
 
     def _sinks(self, dtype: Any) -> Tensor | None:
         c = self.contract
@@ -177,7 +181,7 @@ class MultiHeadAttention(Layer):
         """Return the output of the heads' contexts, through the gate if there is one."""
         if self.contract.gate is not None:
             compute = getattr(torch, COMPUTE[dtype_name(context)])
-            gate = self.get_submodule("gate_proj")(query)
+            gate = self.gate_proj(query)
             gate = gate.unflatten(-1, context.shape[-2:]) if self.contract.gate == "elementwise" else gate
             context = heads.gated(xp, gate.to(compute), context.to(compute)).to(context.dtype)
         return self.out_proj(context.flatten(-2))
