@@ -1,4 +1,4 @@
-"""`python -m conformance onnx`: ONNX's operator tests through both rooms. `modules`: other people's attention modules beside ours.
+"""What others wrote: `python -m conformance onnx` runs ONNX's operator tests, `modules` other people's attention beside ours.
 
 Exit codes: 0 every case that the contracts cover passes, 1 one does not, 2 the call cannot be answered (one line says
 why), 130 interrupted.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attention import jax_impl, spec, torch_impl
@@ -69,6 +69,7 @@ def decode(room: Room, name: str, cache: Any, splits: Sequence[int]) -> np.ndarr
 
 class TestLaws:
     @pytest.mark.parametrize("name", CONTRACTS)
+    @settings(max_examples=6)
     @given(splits=st.sets(st.integers(1, N - 1), max_size=4).map(sorted))
     def test_decoding_is_the_whole_sequence(self, name: str, splits: list[int]) -> None:
         whole = TORCH.numpy(layer(TORCH, name)(torch.from_numpy(X)))
@@ -77,12 +78,12 @@ class TestLaws:
         for empty in caches(TORCH, CONTRACTS[name]).values():
             close(decode(TORCH, name, empty, splits), whole, 1e-13)
 
-    @pytest.mark.parametrize("name", ["sinks", "rotary"])
-    def test_decoding_in_jax_is_the_whole_sequence(self, name: str) -> None:
+    def test_decoding_in_jax_is_the_whole_sequence(self) -> None:
+        # The caches of JAX have their own tests; the layer asks all of them alike.
         with jax.enable_x64(True):
-            whole = JAX.numpy(layer(JAX, name)(jnp.asarray(X)))
-            for empty in caches(JAX, CONTRACTS[name]).values():
-                close(decode(JAX, name, empty, [4, 5]), whole, 1e-13)
+            whole = JAX.numpy(layer(JAX, "rotary")(jnp.asarray(X)))
+            for empty in caches(JAX, CONTRACTS["rotary"]).values():
+                close(decode(JAX, "rotary", empty, [5]), whole, 1e-13)
 
     @each_room
     def test_absent_tokens_on_the_left_change_nothing(self, room: Room) -> None:

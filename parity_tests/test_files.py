@@ -218,7 +218,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "text"),
         [
-            ({"type": "Mamba"}, "contract type 'Mamba' must be one of MultiHeadAttention, Rotary"),
+            ({"type": "Mamba"}, "contract type 'Mamba' must be one of MultiHeadAttention, AlignmentAttention"),
             ({"type": None}, "contract type None must be one of"),
             bug("unhashable type", {"type": ["Dot"]}, r"contract type \['Dot'\] must be one of"),
             ({"heads": 2}, "contract MultiHeadAttention has fields this version does not know: .*heads"),

@@ -33,7 +33,7 @@ DTYPES = "float64, float32, bfloat16, float16"
 TYPES = {"torch": "Tensor", "jax": "ArrayImpl"}
 WAYS = "align='start', align='end' or query_positions"
 FIRST = {"torch": "sdpa", "jax": "xla"}
-NAMES = {"torch": "sdpa, reference", "jax": "xla, reference"}
+NAMES = {"torch": "sdpa, reference, flex", "jax": "xla, reference"}
 
 Call = Callable[[Room], Any]
 Refusals = dict[str, tuple[Call, type[AttentionError], str]]
@@ -166,7 +166,7 @@ MASKS: Refusals = {
     "numbers": (
         lambda room: spec.Dense(room.array(zeros(T, S))),
         MaskError,
-        "Dense array float32 must be bool, True = may attend",
+        "Dense array float32 must be bool, True = may attend; a mask of 0 and -inf is Dense.from_additive(mask)",
     ),
     "integers": (
         lambda room: spec.Dense(room.array(zeros(T, S, dtype="int32"))),
@@ -237,7 +237,7 @@ OPTIONS: Refusals = {
     "a kernel that refuses": (
         core(implementation="{first}", softcap=30.0, return_stages=("weights",)),
         KernelRefused,
-        "kernel '{first}' refuses: has no softcap, no weights",
+        "kernel '{first}' refuses: has no softcap",
     ),
     "no seed": (
         core(dropout_rate=0.1),
@@ -269,7 +269,7 @@ OPTIONS: Refusals = {
     "unknown stage": (
         core(return_stages=("probs",)),
         OptionError,
-        "return_stages 'probs' must be among scores, weights, logsumexp, context",
+        "return_stages 'probs' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context",
     ),
     "soft cap of 0": (core(softcap=0.0), OptionError, "softcap 0.0 must be a positive finite number, or None"),
     "scale that is no number": (
@@ -295,7 +295,7 @@ OPTIONS: Refusals = {
     "unknown stage in a layer": (
         layer(X, Y, return_stages=("output",)),
         OptionError,
-        "return_stages 'output' must be among scores, weights, logsumexp, context",
+        "return_stages 'output' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context",
     ),
     "unknown kernel in a layer": (
         layer(X, Y, implementation="flash"),

@@ -59,8 +59,8 @@ def once(kernel: str, x: Tensor) -> Tensor:
         return x
     x = x.view_as(x)
     if x.requires_grad:
-        # A gradient that is not recorded, as usual, costs nothing.
-        _ = x.register_hook(lambda g: _Last.apply(g, kernel) if g.requires_grad else g)
+        # A gradient that is not recorded, as usual, costs nothing; torch passes None where there is none at all.
+        _ = x.register_hook(lambda g: _Last.apply(g, kernel) if g is not None and g.requires_grad else g)
     return x
 
 
