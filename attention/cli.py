@@ -120,7 +120,7 @@ def _run(contracts: Sequence[str], real: Sequence[str], dtypes: Sequence[str], b
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    from attention.parity.report import WIDTH, Report  # noqa: PLC0415
+    from attention.parity.report import Report  # noqa: PLC0415
     from attention.parity.runs import plan  # noqa: PLC0415
 
     steps, report = plan(contracts, real, dtypes, backends, kernel), Report()
@@ -131,8 +131,7 @@ def _run(contracts: Sequence[str], real: Sequence[str], dtypes: Sequence[str], b
             progress.update(task, description=step.name)
             report += step.run()
             progress.advance(task)
-    # A table cut to fit a pipe or a narrow window would hide what it is there to show.
-    report.show(Console(width=max(Console().width, WIDTH)))
+    report.show(Console(width=max(Console().width, report.width)))
     return report
 
 

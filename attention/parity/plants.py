@@ -183,7 +183,8 @@ def queries_in_tf32(probe: Probe) -> Probe:
 
 
 def _with(probe: Probe, **options: object) -> Probe:
-    contract: Contract = replace(probe.contract, **options)
+    right: Any = probe.contract
+    contract: Contract = replace(right, **options)
     weights: Mapping[str, np.ndarray] = probe.weights
     return replace(probe, contract=contract, weights={name: weights[name] for name in contract.params})
 

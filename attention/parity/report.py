@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from attention.parity.compare import MOST_MAX, MOST_RMS, Verdict
 from attention.spec.errors import FileError, ParityError
-
-WIDTH = 128
-"""Columns that the table needs."""
 
 HEADINGS = ("contract", "dtype", "side", "kernel", "probes", "output z", "gradient z", "worst element", "")
 
@@ -86,10 +84,16 @@ class Report:
             raise ParityError(str(self))
 
     def __str__(self) -> str:
-        console = Console(width=WIDTH, no_color=True, highlight=False)
+        console = Console(width=self.width, no_color=True, highlight=False)
         with console.capture() as captured:
             self.show(console)
         return captured.get()
+
+    @property
+    def width(self) -> int:
+        """Columns that the table needs: a cut one would hide what it is there to show."""
+        wide = Console(width=1000)
+        return max(Measurement.get(wide, wide.options, self.table()).maximum, 80)
 
     def show(self, console: Console) -> None:
         """Print the table, each failure in a line, and the count."""
