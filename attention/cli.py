@@ -70,7 +70,9 @@ def kernels(
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     softcap: Annotated[float | None, typer.Option(help="Bound of the scores.")] = None,
     dropout: Annotated[float, typer.Option(help="Probability of dropping a weight.")] = 0.0,
-    stage: Annotated[list[str] | None, typer.Option(help="scores, weights, logsumexp or context; repeat for more.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Such as weights or logsumexp: made beside the kernel, which they never change.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="Least precision of float32 products: default, high, highest.")] = None,
 ) -> None:
     """Show which kernel a call takes in each backend, and why the others do not, as implementation="auto" decides it."""
