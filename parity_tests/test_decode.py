@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from attention import jax_impl, spec, torch_impl
 from attention.spec.algebra import both
 from attention.spec.cases import CASES
-from attention.spec.errors import CacheError, DTypeError, OptionError, PositionError
+from attention.spec.errors import CacheError, DTypeError, OptionError, PositionError, ShapeError
 from attention.spec.layers.heads import looks_ahead
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers
 
@@ -99,6 +99,18 @@ class TestLaws:
                 chunks.append(room.numpy(y))
             close(np.concatenate(chunks, axis=1)[:, 3:], alone, 1e-13)
 
+    @each_room
+    def test_an_absent_token_may_hold_anything(self, room: Room) -> None:
+        contract = spec.MultiHeadAttention(M, 2, mask=spec.Causal(), gate="headwise", add_bias_kv=True)
+        made = room.layer(contract)
+        x = X[:, :3].astype(np.float32)
+        poisoned = np.where(np.arange(3)[:, None] < 1, np.float32(np.nan), x)
+        at = room.array(np.broadcast_to(np.array([-1, 0, 1]), (B, 3)))
+        empty = room.module.StaticCache.make(B, N, 2, 11)
+        clean, dirty = (room.numpy(made(room.array(y), query_positions=at, cache=empty)[0]) for y in (x * 0, poisoned))
+        assert np.isfinite(dirty).all()
+        np.testing.assert_array_equal(dirty[:, 0], clean[:, 0])
+
     def test_one_compilation_decodes_token_by_token(self) -> None:
         made = jax_impl.MultiHeadAttention(CONTRACTS["rotary"])
         x = jnp.asarray(X, jnp.float32)
@@ -154,7 +166,16 @@ class TestRefusals:
             _ = causal(x, cache=held)
         with pytest.raises(OptionError, match=r"a cache of window 3 keeps fewer$"):
             _ = causal(x, cache=rolls)
+        with pytest.raises(ShapeError, match=r"must have the cache's batch \(2,\), and a key for each query$"):
+            _ = causal(x[:1], cache=held)
         with pytest.raises(DTypeError, match=r"^cache dict must be a StaticCache, RollingCache or PagedCache$"):
             _ = causal(x, cache={})
         with pytest.raises(PositionError, match=r"^key_positions must be None with a cache"):
             _ = causal(x, key_positions=room.array(np.arange(2)), cache=held)
+
+    @each_room
+    def test_a_chunk_that_ends_inside_a_prefix(self, room: Room) -> None:
+        layer = room.layer(spec.MultiHeadAttention(M, 2, mask=spec.Causal() | spec.Prefix(3)))
+        empty = room.module.StaticCache.make(B, N, 2, 11)
+        with pytest.raises(OptionError, match=r"^query of 2 tokens from 0 on must cover the prefix of 3, whole$"):
+            _ = layer(room.array(X[:, :2].astype(np.float32)), cache=empty)

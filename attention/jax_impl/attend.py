@@ -18,7 +18,7 @@ from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
 from attention.spec.isolation import isolated
-from attention.spec.kernels import Choice, Request, answer, choose
+from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose
 from attention.spec.scores import ScaledDot, ScoreMod
 
 
@@ -69,7 +69,7 @@ def dot_product_attention(
         KernelRefused: the kernel asked for by name cannot do this.
     """
     request = make_request(
-        q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages)
+        q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages or ())
     )
     stages = _run(request, implementation)
     return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
@@ -133,14 +133,14 @@ def make_request(
 
 
 def check_arrays(**arrays: Any) -> list[Any]:
-    """Return the arguments as JAX arrays; None stays None.
+    """Return the arguments as JAX arrays; those of `OPTIONAL` may be None, and stay so.
 
     Raises:
         DTypeError: not an array, or float64 that JAX would silently cut to float32.
     """
     converted: list[Any] = []
     for name, array in arrays.items():
-        if array is not None and not isinstance(array, (jax.Array, np.ndarray)):
+        if not isinstance(array, (jax.Array, np.ndarray)) and not (array is None and name in OPTIONAL):
             raise DTypeError(f"{name} {type(array).__module__}.{type(array).__name__} must be a jax.Array or numpy.ndarray")
         if array is not None:
             check_x64(name, str(array.dtype))

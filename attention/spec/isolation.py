@@ -19,6 +19,35 @@ from attention.spec.kernels import Request
 from attention.spec.scores import heads_first
 
 Stages = dict[str, Array]
+Tokens = tuple[Array, Array, Array]
+
+
+def quarantined(xp: Any, allowed: Array, query: Array, key: Array, value: Array) -> tuple[Tokens, Array]:
+    """Return a layer's inputs with zeros for every token that is not finite, and which outputs have to say so.
+
+    Args:
+        xp: the array namespace.
+        allowed: bool, broadcastable to `(*batch, H, T, S)`, of a mask that isolates.
+        query: `(*batch, T, M)`.
+        key: `(*batch, S, M')`.
+        value: `(*batch, S, M'')`.
+
+    Returns:
+        The inputs, and bool `(*batch, T, 1)`: True where the query itself, or a key or value that it may attend to, is lost.
+    """
+    finite = [xp.all(xp.isfinite(x), axis=-1, keepdims=True) for x in (query, key, value)]
+    clean = tuple(xp.where(good, x, xp.zeros_like(x)) for good, x in zip(finite, (query, key, value), strict=True))
+    while allowed.ndim < 3:
+        allowed = allowed[None]
+    pairs = xp.any(allowed, axis=-3)  # (*batch, T, S), of any head
+    bad = ~(finite[1] & finite[2])
+    seen = xp.any(pairs & xp.matrix_transpose(bad), axis=-1, keepdims=True)
+    return clean, (~finite[0] & xp.any(pairs, axis=-1, keepdims=True)) | seen  # type: ignore[return-value]
+
+
+def lost(xp: Any, rows: Array, x: Array) -> Array:
+    """Return `x` `(*batch, T, N)` with NaN in the rows that `quarantined` named; None names none."""
+    return x if rows is None else xp.where(rows, xp.nan, x)
 
 
 def isolated(xp: Any, request: Request, allowed: Array, run: Callable[[Request], Stages]) -> Stages:
@@ -36,16 +65,19 @@ def isolated(xp: Any, request: Request, allowed: Array, run: Callable[[Request],
     bad_rows, *bad_keys = (~heads_first(xp, good)[..., 0] for good in finite)  # (*batch, heads, N)
     keys = xp.repeat(bad_keys[0] | bad_keys[1], request.sizes.group, axis=-2)
     # A row that attends to nothing is 0, whatever it holds.
-    lost = (bad_rows & xp.any(allowed, axis=-1)) | xp.any(allowed & keys[..., None, :], axis=-1)  # (*batch, H, T)
-    stages = run(replace(request, q=clean[0], k=clean[1], v=clean[2]))
-    return {name: _marked(xp, name, value, lost) for name, value in stages.items()}
+    rows = (bad_rows & xp.any(allowed, axis=-1)) | xp.any(allowed & keys[..., None, :], axis=-1)  # (*batch, H, T)
+    bias = request.bias
+    if bias is not None:
+        bias = xp.where(xp.isnan(bias), xp.zeros_like(bias), bias)
+    stages = run(replace(request, q=clean[0], k=clean[1], v=clean[2], bias=bias))
+    return {name: _marked(xp, name, value, rows) for name, value in stages.items()}
 
 
-def _marked(xp: Any, name: str, value: Array, lost: Array) -> Array:
+def _marked(xp: Any, name: str, value: Array, rows: Array) -> Array:
     if name == "context":
-        lost = xp.matrix_transpose(lost)[..., None]  # (*batch, T, H, 1)
+        rows = xp.matrix_transpose(rows)[..., None]  # (*batch, T, H, 1)
     elif name == "mean_weights":
-        lost = xp.any(lost, axis=-2)[..., None]
+        rows = xp.any(rows, axis=-2)[..., None]
     elif name in STAGES and name != "logsumexp":
-        lost = lost[..., None]
-    return xp.where(lost, xp.nan, value)
+        rows = rows[..., None]
+    return xp.where(rows, xp.nan, value)

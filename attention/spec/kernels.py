@@ -114,6 +114,10 @@ def check_precision(precision: str | None) -> None:
         raise OptionError(f"precision {precision!r} must be one of {', '.join(map(repr, PRECISIONS))}")
 
 
+OPTIONAL = ("bias", "sinks", "state")
+"""Arrays of a call that may be absent."""
+
+
 class Kernel(Protocol):
     """One way to compute attention."""
 

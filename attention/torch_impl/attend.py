@@ -15,7 +15,7 @@ from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
 from attention.spec.isolation import isolated
-from attention.spec.kernels import Choice, Request, answer, choose
+from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose
 from attention.spec.scores import ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
 from attention.torch_impl.masks import allowed, native, read
@@ -68,7 +68,7 @@ def dot_product_attention(
         KernelRefused: the kernel asked for by name cannot do this.
     """
     request = make_request(
-        q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages)
+        q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages or ())
     )
     stages = _run(request, implementation)
     return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
@@ -132,7 +132,7 @@ def make_request(
 
 
 def check_tensors(**arrays: Any) -> None:
-    """Raise DTypeError unless each argument that is given is a tensor."""
+    """Raise DTypeError unless each argument is a tensor; those of `OPTIONAL` may be None."""
     for name, array in arrays.items():
-        if array is not None and not isinstance(array, Tensor):
+        if not isinstance(array, Tensor) and not (array is None and name in OPTIONAL):
             raise DTypeError(f"{name} {type(array).__module__}.{type(array).__name__} must be a torch.Tensor")

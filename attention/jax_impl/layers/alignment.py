@@ -19,6 +19,7 @@ from attention.jax_impl.masks import allowed, native, read
 from attention.spec.algebra import Mask, both
 from attention.spec.alignment_scores import Concat, General, TanhScore
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.isolation import lost, quarantined
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
 from attention.spec.layers.heads import shield_inputs
@@ -71,6 +72,9 @@ class AlignmentAttention(Layer):
         mask, sizes = self._check(q, k, v, mask)
         state = is_state(q, k)
         q = q[..., None, :] if state else q
+        gone = None
+        if mask is not None and mask.isolates:
+            (q, k, v), gone = quarantined(jnp, allowed(mask, sizes), q, k, v)
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
             q, k, v = shield_inputs(jnp, allowed(mask, sizes), q, k, v)
         if c.attn_dim is not None:
@@ -91,7 +95,8 @@ class AlignmentAttention(Layer):
             implementation="reference" if implementation == "auto" else implementation,
         )
         made = bare({**stages, "context": context}, found, c.softcap, state=state, xp=jnp)
-        output = (made["context"], made["weights"])
+        rows = gone[..., 0, :] if state and gone is not None else gone
+        output = tuple(lost(jnp, rows, made[name]) for name in ("context", "weights"))
         return (*output, {name: made[name] for name in return_stages}) if return_stages else output
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask | None) -> tuple[Mask | None, Sizes]:

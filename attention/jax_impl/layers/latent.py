@@ -18,6 +18,7 @@ from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array, Sizes, check_float
+from attention.spec.isolation import lost, quarantined
 from attention.spec.layers import latent as spec
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.masks import Placed
@@ -73,7 +74,7 @@ class LatentAttention(Layer):
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask)
         where = positions if cache is None else cache.upcoming(sizes.T, positions)
-        asking, asked = self._shielded(x, mask, where, sizes, cache)
+        asking, asked, gone = self._shielded(x, mask, where, sizes, cache)
         queries, (latent, key) = self._queries(asking, where), self._latents(asked, where)
         if cache is not None:
             new = cache.append(key, latent, positions)
@@ -100,7 +101,7 @@ class LatentAttention(Layer):
                 context = spec.expand(jnp, self.kv_up.kernel.get_value(), context, c.nope_dim)
             if stages and "context" in stages:
                 stages["context"] = context
-        made: Any = tuple(x for x in (self.out_proj(context), stages, cache) if x is not None)
+        made: Any = tuple(x for x in (lost(jnp, gone, self.out_proj(context)), stages, cache) if x is not None)
         return made if len(made) > 1 else made[0]
 
     def _check(self, x: jax.Array, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
@@ -109,17 +110,21 @@ class LatentAttention(Layer):
         spec.check_places(positions, sizes)
         return self.contract.chosen(form, cache, x), sizes
 
-    def _shielded(self, x: jax.Array, mask: Mask | None, where: Array, sizes: Sizes, cache: Any) -> tuple[jax.Array, jax.Array]:
-        """Return the tokens as queries and as keys, with zeros in those that are absent or that nothing reads."""
+    def _shielded(
+        self, x: jax.Array, mask: Mask | None, where: Array, sizes: Sizes, cache: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Return the tokens as queries and as keys, zeros where absent, unread or not finite; and whose outputs are lost."""
         if cache is not None:
             present = jnp.where((where >= 0)[..., None], x, jnp.zeros_like(x))
-            return present, present
-        mask = both(self.contract.mask, mask)
+            return present, present, None
+        mask, gone, asking, asked = both(self.contract.mask, mask), None, x, x
         if mask is not None:
             mask.check(sizes, read)
+            if mask.isolates:
+                (asking, asked, _), gone = quarantined(jnp, allowed(mask, sizes), x, x, x)
             if not mask.keeps_self:
-                return shield_inputs(jnp, allowed(mask, sizes), x, x, x)[:2]
-        return x, x
+                asking, asked, _ = shield_inputs(jnp, allowed(mask, sizes), asking, asked, asked)
+        return asking, asked, gone
 
     def _queries(self, x: jax.Array, where: Array) -> tuple[jax.Array, jax.Array]:
         """Return the two parts of the query heads: as they are, and rotated."""

@@ -17,6 +17,7 @@ from attention.jax_impl.layers.layer import Layer
 from attention.jax_impl.masks import allowed, native, read
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.isolation import lost, quarantined
 from attention.spec.layers import linear as spec
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.masks import Causal, Lengths
@@ -68,6 +69,9 @@ class LinearAttention(Layer):
         carries = return_state or state is not None
         mask, form, sizes = self._check(given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, carried=state is not None)
+        gone = None
+        if seen is not None and mask is not None and mask.isolates:
+            given, gone = quarantined(jnp, seen, *given)
         if there is not None:
             given = [jnp.where(rows[..., None], x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True)]
         elif seen is not None:
@@ -78,7 +82,7 @@ class LinearAttention(Layer):
                 sums, left = spec.quadratic(jnp, q, k, v, seen), None
             else:
                 sums, left = self._scan(q, k, v, there, state)
-        output = self.out_proj(spec.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype))
+        output = lost(jnp, gone, self.out_proj(spec.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype)))
         return (output, left) if carries else output
 
     def _check(

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from attention.spec.algebra import Mask, Or
+from attention.spec.algebra import And, Mask, Or
 from attention.spec.attend import reachable
-from attention.spec.axes import Array
+from attention.spec.axes import Array, Sizes
 from attention.spec.cache import Cache
-from attention.spec.errors import DTypeError, OptionError, PositionError
+from attention.spec.errors import DTypeError, OptionError, PositionError, ShapeError
 from attention.spec.masks import Prefix
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys
 
@@ -53,7 +53,8 @@ def append_columns(xp: Any, x: Array, keys: int, count: int, fill: float) -> Arr
 
 def gated(xp: Any, gate: Array, context: Array) -> Array:
     """Return the context `(*batch, T, H, E)` times the sigmoid of its gate, `(*batch, T, H, E)` or `(*batch, T, H)`."""
-    opened = 1.0 / (1.0 + xp.exp(-gate))
+    # Not 1 / (1 + exp(-x)), whose gradient is inf * 0 where the gate is shut.
+    opened = 0.5 * (1.0 + xp.tanh(0.5 * gate))
     return context * (opened[..., None] if opened.ndim < context.ndim else opened)
 
 
@@ -73,14 +74,15 @@ def shield_inputs(xp: Any, allowed: Array, query: Array, key: Array, value: Arra
     return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore[return-value]
 
 
-def check_continues(contract: MultiHeadAttention, cache: Any, key_positions: Array) -> None:
+def check_continues(contract: Any, cache: Any, key_positions: Array, sizes: Sizes) -> None:
     """Check that a call may go on from a cache: that decoding chunk by chunk is the layer on the whole sequence.
 
     Raises:
         DTypeError: no cache.
         PositionError: key positions beside a cache, whose keys have positions of their own.
         OptionError: queries see keys that have not come yet, or that the cache forgets; or a turned key would have to be
-            turned anew as the sequence grows.
+            turned anew as the sequence grows; or the chunk ends inside a prefix.
+        ShapeError: another batch than the cache's, or keys of other tokens.
     """
     if not isinstance(cache, Cache):
         raise DTypeError(f"cache {type(cache).__name__} must be a StaticCache, RollingCache or PagedCache")
@@ -92,7 +94,25 @@ def check_continues(contract: MultiHeadAttention, cache: Any, key_positions: Arr
         raise OptionError(
             f"positions {contract.positions!r} must not depend on the length, or be rows and columns, with a cache"
         )
+    if tuple(cache.batch) != sizes.batch or sizes.S != sizes.T:
+        got = f"batch {sizes.batch} with {sizes.T} queries and {sizes.S} keys"
+        raise ShapeError(f"query of {got} must have the cache's batch {tuple(cache.batch)}, and a key for each query")
     cache.check(contract.mask)
+    check_prefix(contract.mask, cache, sizes.T)
+
+
+def check_prefix(mask: Mask, cache: Cache, tokens: int) -> None:
+    """Raise OptionError if a chunk ends inside a prefix, whose later keys its queries should have seen.
+
+    Where a compiler hides how many tokens the cache holds, it is the caller's to know.
+    """
+    if isinstance(mask, (And, Or)):
+        for part in (mask.left, mask.right):
+            check_prefix(part, cache, tokens)
+    length = mask.length if isinstance(mask, Prefix) and not mask.by_row else 0
+    first = cache.memory.known(cache.upcoming(1)) if length else None
+    if first is not None and bool((first + tokens < length).any()):
+        raise OptionError(f"query of {tokens} tokens from {int(first.min())} on must cover the prefix of {length}, whole")
 
 
 def looks_ahead(mask: Mask) -> bool:

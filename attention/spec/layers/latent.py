@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -265,7 +265,9 @@ class LatentAttention(Contract):
             raise OptionError(f"form {form!r} must be one of {', '.join(map(repr, FORMS))}")
         if cache is None:
             return "expanded" if form == "auto" else form
-        heads.check_continues(cast("Any", self), cache, None)
+        *_, t, _ = x.shape
+        sizes = Sizes(tuple(getattr(cache, "batch", ())), t, t, self.num_heads, 1, self.rope_dim, self.kv_rank)
+        heads.check_continues(self, cache, None, sizes)
         if not cache.memory.is_native(x):
             raise DTypeError(f"cache {type(cache).__module__}.{type(cache).__name__} must be of the framework of x")
         if cache.batch != tuple(x.shape[:-2]):

@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 from attention.spec.algebra import Mask, both
 from attention.spec.alignment_scores import Concat, General, TanhScore
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.isolation import lost, quarantined
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
 from attention.spec.layers.heads import shield_inputs
@@ -71,6 +72,9 @@ class AlignmentAttention(Layer):
         mask, sizes = self._check(query, key, v, mask)
         state = is_state(query, key)
         q, k = query.unsqueeze(-2) if state else query, key
+        gone = None
+        if mask is not None and mask.isolates:
+            (q, k, v), gone = quarantined(xp, allowed(mask, sizes, query.device), q, k, v)
         if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
             q, k, v = shield_inputs(xp, allowed(mask, sizes, query.device), q, k, v)
         if c.attn_dim is not None:
@@ -91,7 +95,8 @@ class AlignmentAttention(Layer):
             implementation="reference" if implementation == "auto" else implementation,
         )
         made = bare({**stages, "context": context}, found, c.softcap, state=state, xp=xp)
-        output = (made["context"], made["weights"])
+        rows = gone[..., 0, :] if state and gone is not None else gone
+        output = tuple(lost(xp, rows, made[name]) for name in ("context", "weights"))
         return (*output, {name: made[name] for name in return_stages}) if return_stages else output
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> tuple[Mask | None, Sizes]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.isolation import lost, quarantined
 from attention.spec.layers import linear as spec
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.masks import Causal, Lengths
@@ -69,6 +70,9 @@ class LinearAttention(Layer):
         carries = return_state or state is not None
         mask, form, sizes = self._check(*given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, query.device, carried=state is not None)
+        gone = None
+        if seen is not None and mask is not None and mask.isolates:
+            given, gone = quarantined(xp, seen, *given)
         if there is not None:
             given = tuple(torch.where(rows.unsqueeze(-1), x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True))
         else:
@@ -80,7 +84,7 @@ class LinearAttention(Layer):
             else:
                 sums, left = self._scan(q, k, v, there, state)
             context = spec.ratio(xp, sums, self.contract.eps).to(query.dtype)
-        output = self.out_proj(context.flatten(-2))
+        output = lost(xp, gone, self.out_proj(context.flatten(-2)))
         return (output, left) if carries else output
 
     def _check(

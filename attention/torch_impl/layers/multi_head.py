@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.algebra import Mask, both, check_mask
-from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
+from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
+from attention.spec.isolation import lost, quarantined
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
 from attention.spec.positions import check_positions
@@ -82,15 +83,19 @@ class MultiHeadAttention(Layer):
         c = self.contract
         x_k = query if key is None else key
         x_q, x_v = query, x_k if value is None else value
-        sizes = self._check(x_q, x_k, x_v)
+        sizes, gone = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions, query.device)
+            if mask is not None and mask.isolates:
+                (x_q, x_k, x_v), gone = quarantined(xp, allowed(mask, sizes, query.device), x_q, x_k, x_v)
             if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
                 x_q, x_k, x_v = heads.shield_inputs(xp, allowed(mask, sizes, query.device), x_q, x_k, x_v)
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
-            heads.check_continues(c, cache, key_positions)
+            heads.check_continues(c, cache, key_positions, sizes)
             query_positions = cache.upcoming(sizes.T, query_positions)
+            # An absent token is stored as zeros, and what it holds reaches nothing.
+            x_q, x_k, x_v = (xp.where(query_positions[..., None] >= 0, x, xp.zeros_like(x)) for x in (x_q, x_k, x_v))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, query_positions, sizes)
             new = cache.append(k, v, query_positions)
             cache, k, v, key_positions = new.cache, new.key, new.value, new.key_positions
@@ -119,7 +124,7 @@ class MultiHeadAttention(Layer):
             implementation=implementation,
         )
         context, stages = out if return_stages else (out, None)
-        output, *more = (x for x in (self._merge(x_q, context), stages, cache) if x is not None)
+        output, *more = (x for x in (lost(xp, gone, self._merge(x_q, context)), stages, cache) if x is not None)
         return (output, *more) if more else output
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:
@@ -165,6 +170,9 @@ class MultiHeadAttention(Layer):
     ) -> Tensor | None:
         """Return what is added to the scores, in the compute dtype where the contract's positions add to it."""
         c = self.contract
+        if bias is not None:
+            check_tensors(bias=bias)
+            check_broadcast("bias", bias, sizes.scores, "(*batch, H, T, S)")
         if not isinstance(c.positions, heads.BIASES):
             return bias
         learned = params.loose(self, c.positions.params(c.num_heads, c.width), q.dtype)
