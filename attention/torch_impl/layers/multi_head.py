@@ -95,7 +95,7 @@ class MultiHeadAttention(Layer):
             heads.check_continues(c, cache, key_positions, sizes)
             query_positions = cache.upcoming(sizes.T, query_positions)
             # An absent token is stored as zeros, and what it holds reaches nothing.
-            x_q, x_k, x_v = (xp.where(query_positions[..., None] >= 0, x, xp.zeros_like(x)) for x in (x_q, x_k, x_v))
+            x_q, x_k, x_v = (torch.where(query_positions[..., None] >= 0, x, torch.zeros_like(x)) for x in (x_q, x_k, x_v))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, query_positions, sizes)
             new = cache.append(k, v, query_positions)
             cache, k, v, key_positions = new.cache, new.key, new.value, new.key_positions
