@@ -86,10 +86,7 @@ class MultiHeadAttention(Layer):
         sizes, gone = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions)
-            if mask is not None and mask.isolates:
-                (x_q, x_k, x_v), gone = quarantined(jnp, allowed(mask, sizes), x_q, x_k, x_v)
-            if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-                x_q, x_k, x_v = heads.shield_inputs(jnp, allowed(mask, sizes), x_q, x_k, x_v)
+            (x_q, x_k, x_v), gone = self._shielded(mask, sizes, x_q, x_k, x_v)
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions, sizes)
@@ -104,10 +101,7 @@ class MultiHeadAttention(Layer):
             mask.check(sizes, read)
         bias = self._bias(q, bias, query_positions, key_positions, sizes)
         if c.extra_keys:
-            k, v = heads.append(c, jnp, params.loose(self, c.own_params, k.dtype), k, v)
-            bias = heads.append_columns(jnp, bias, sizes.S, c.extra_keys, 0.0)
-            if mask is not None:
-                mask = Dense(heads.append_columns(jnp, allowed(mask, sizes), sizes.S, c.extra_keys, True))
+            k, v, mask, bias = self._appended(k, v, mask, bias, sizes)
         out = dot_product_attention(
             q,
             k,
@@ -139,6 +133,29 @@ class MultiHeadAttention(Layer):
         if mask is not None:
             mask.check(sizes, read)
         return mask
+
+    def _shielded(
+        self, mask: Mask | None, sizes: Sizes, *inputs: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array | None]:
+        """Return queries, keys and values with zeros where nothing may be read, and the rows that have to say they are lost."""
+        query, key, value = inputs
+        if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.isolates):
+            return (query, key, value), None
+        seen, gone = allowed(mask, sizes), None
+        if mask.isolates:
+            (query, key, value), gone = quarantined(jnp, seen, query, key, value)
+        return heads.shield_inputs(jnp, seen, query, key, value), gone
+
+    def _appended(
+        self, k: jax.Array, v: jax.Array, mask: Mask | None, bias: jax.Array | None, sizes: Sizes
+    ) -> tuple[jax.Array, jax.Array, Mask | None, jax.Array | None]:
+        """Return keys, values, mask and bias with what the contract appends, which every query may attend to."""
+        c = self.contract
+        k, v = heads.append(c, jnp, params.loose(self, c.own_params, k.dtype), k, v)
+        bias = heads.append_columns(jnp, bias, sizes.S, c.extra_keys, 0.0)
+        if mask is not None:
+            mask = Dense(heads.append_columns(jnp, allowed(mask, sizes), sizes.S, c.extra_keys, True))
+        return k, v, mask, bias
 
     def _heads(
         self, query: jax.Array, key: jax.Array, value: jax.Array, query_positions: Array, key_positions: Array, n: Sizes

@@ -86,10 +86,7 @@ class MultiHeadAttention(Layer):
         sizes, gone = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions, query.device)
-            if mask is not None and mask.isolates:
-                (x_q, x_k, x_v), gone = quarantined(xp, allowed(mask, sizes, query.device), x_q, x_k, x_v)
-            if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-                x_q, x_k, x_v = heads.shield_inputs(xp, allowed(mask, sizes, query.device), x_q, x_k, x_v)
+            (x_q, x_k, x_v), gone = self._shielded(mask, sizes, x_q, x_k, x_v)
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions, sizes)
@@ -104,10 +101,7 @@ class MultiHeadAttention(Layer):
             mask.check(sizes, read)
         bias = self._bias(q, bias, query_positions, key_positions, sizes)
         if c.extra_keys:
-            k, v = heads.append(c, xp, params.loose(self, c.own_params, k.dtype), k, v)
-            bias = heads.append_columns(xp, bias, sizes.S, c.extra_keys, 0.0)
-            if mask is not None:
-                mask = Dense(heads.append_columns(xp, allowed(mask, sizes, query.device), sizes.S, c.extra_keys, True))
+            k, v, mask, bias = self._appended(k, v, mask, bias, sizes)
         out = dot_product_attention(
             q,
             k,
@@ -143,6 +137,29 @@ class MultiHeadAttention(Layer):
         if mask is not None:
             mask.check(sizes, read)
         return mask
+
+    def _shielded(
+        self, mask: Mask | None, sizes: Sizes, *inputs: Tensor
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+        """Return queries, keys and values with zeros where nothing may be read, and the rows that have to say they are lost."""
+        query, key, value = inputs
+        if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.isolates):
+            return (query, key, value), None
+        seen, gone = allowed(mask, sizes, query.device), None
+        if mask.isolates:
+            (query, key, value), gone = quarantined(xp, seen, query, key, value)
+        return heads.shield_inputs(xp, seen, query, key, value), gone
+
+    def _appended(
+        self, k: Tensor, v: Tensor, mask: Mask | None, bias: Tensor | None, sizes: Sizes
+    ) -> tuple[Tensor, Tensor, Mask | None, Tensor | None]:
+        """Return keys, values, mask and bias with what the contract appends, which every query may attend to."""
+        c = self.contract
+        k, v = heads.append(c, xp, params.loose(self, c.own_params, k.dtype), k, v)
+        bias = heads.append_columns(xp, bias, sizes.S, c.extra_keys, 0.0)
+        if mask is not None:
+            mask = Dense(heads.append_columns(xp, allowed(mask, sizes, k.device), sizes.S, c.extra_keys, True))
+        return k, v, mask, bias
 
     def _heads(
         self, query: Tensor, key: Tensor, value: Tensor, query_positions: Array, key_positions: Array, n: Sizes
