@@ -14,9 +14,9 @@ from functools import lru_cache
 
 from attention.parity.budget import Budget
 from attention.parity.checks import check_probe, expect, verdicts
-from attention.parity.compare import Verdict
 from attention.parity.probes import Drawer, Probe, probes
 from attention.parity.sides import BACKENDS, find
+from attention.parity.verdict import Verdict
 from attention.spec.cases import Case
 from attention.spec.errors import KernelRefused, OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention

@@ -17,8 +17,8 @@ import numpy as np
 from attention.parity import sides
 from attention.parity.budget import Budget
 from attention.parity.checks import expect
-from attention.parity.compare import MOST_MAX, MOST_RMS, judge
 from attention.parity.probes import Drawer, Probe
+from attention.parity.verdict import MOST_MAX, MOST_RMS, judge
 from attention.spec.algebra import Mask
 from attention.spec.errors import ParityError
 from attention.spec.layers.contract import Contract

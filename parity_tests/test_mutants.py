@@ -9,9 +9,9 @@ import pytest
 
 from attention.parity import sides
 from attention.parity.checks import expect
-from attention.parity.compare import judge
 from attention.parity.mutants import MULTI_HEAD, MUTANTS, Mutant
 from attention.parity.probes import Probe, probes
+from attention.parity.verdict import judge
 from attention.spec import cases
 
 # The mistake lies in the call, so that a compilation would show nothing more.

@@ -10,8 +10,8 @@ import pytest
 from attention import parity, spec
 from attention.parity import sides
 from attention.parity.checks import check_probe, expect, verdicts
-from attention.parity.compare import judge
 from attention.parity.probes import Probe, probes
+from attention.parity.verdict import judge
 from attention.spec.cases import CASES
 from attention.spec.errors import FileError, OptionError, ParityError, ShapeError, UnknownName
 

@@ -12,9 +12,9 @@ require("jax", extra="all", wanted_by="parity (its error budgets are traced by J
 
 from attention.parity.budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
 from attention.parity.checks import check, check_probe, expect  # noqa: E402
-from attention.parity.compare import Verdict, judge  # noqa: E402
 from attention.parity.probes import Probe, probes  # noqa: E402
 from attention.parity.report import Report, Row  # noqa: E402
+from attention.parity.verdict import Verdict, judge  # noqa: E402
 
 __all__ = [
     "Budget",

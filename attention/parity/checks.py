@@ -14,10 +14,10 @@ import numpy as np
 
 from attention.parity import sides
 from attention.parity.budget import Budget, budget, differentiated, rounding
-from attention.parity.compare import Verdict, judge
 from attention.parity.probes import Probe, probes
 from attention.parity.report import Report, Row
 from attention.parity.rounding import ROUNDS, LayerProgram
+from attention.parity.verdict import Verdict, judge
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import KernelRefused
 from attention.spec.layers.contract import Contract

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from attention.parity.compare import MOST_MAX, MOST_RMS, Verdict
+from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
 from attention.spec.errors import FileError, ParityError
 
 HEADINGS = ("contract", "dtype", "side", "kernel", "probes", "output z", "gradient z", "worst element", "")
@@ -38,7 +38,8 @@ class Row:
         kernel: the kernel that ran.
         dtype: of weights and inputs.
         verdicts: on the output, on stages, and on every gradient.
-        refusal: why nothing ran, or "".
+        refusal: why nothing ran, though nothing is wrong, or "".
+        failure: what is wrong with the program itself, so that it could not be compared, or "".
         facts: what else is known, such as the number of tokens.
     """
 
@@ -49,22 +50,29 @@ class Row:
     dtype: str
     verdicts: tuple[Verdict, ...] = ()
     refusal: str = ""
+    failure: str = ""
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def agrees(self) -> bool:
-        """Whether every verdict is good. A refusal compares nothing and condemns nothing."""
-        return all(verdict.agrees for verdict in self.verdicts)
+        """Whether every verdict is good. A refusal compares nothing and condemns nothing; a failure condemns."""
+        return not self.failure and all(verdict.agrees for verdict in self.verdicts)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All rows of a run. Reports add."""
+    """All rows of a run. Reports add.
+
+    Attributes:
+        rows: what was compared.
+        notes: lines that the reader must know to trust the rows: warnings, how budgets were made, how parameters were matched.
+    """
 
     rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __add__(self, other: Report) -> Report:
-        return Report(self.rows + other.rows)
+        return Report(self.rows + other.rows, tuple(dict.fromkeys(self.notes + other.notes)))
 
     @property
     def ok(self) -> bool:

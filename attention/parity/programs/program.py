@@ -1,0 +1,112 @@
+"""Programs: what a user brings to be compared, behind one protocol.
+
+    made = program.run(call, cotangents={"output": c})
+    made.outputs["output"]      made.gradients["d x"]      made.gradients["d layer.weight"]
+
+A program is a function of its parameters and of its inputs. Arrays cross this border as NumPy arrays, by name, in the
+program's own layout; the leaves of a pytree are named by their path: "output", "output[1]", "output.hidden", "cache.key[0]".
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The inputs of one call: pytrees (tuples, lists, dicts) whose leaves are NumPy arrays; other leaves are options.
+
+    Args:
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, inputs: Any) -> Call:
+        """Return the call that a user means: a mapping is keyword arguments, a tuple or list positional ones, an array one."""
+        if isinstance(inputs, Call):
+            return inputs
+        if isinstance(inputs, Mapping):
+            return cls((), dict(inputs))
+        return cls(tuple(inputs)) if isinstance(inputs, (tuple, list)) else cls((inputs,))
+
+    @property
+    def leaves(self) -> Arrays:
+        """The arrays by path: "input" for a lone positional argument, "input[1]" for one of several, "x" for a keyword."""
+        first = {"input": self.args[0]} if len(self.args) == 1 else {"input": self.args} if self.args else {}
+        return {path: leaf for path, leaf in paths({**first, **self.kwargs}) if isinstance(leaf, np.ndarray)}
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What one run made.
+
+    Attributes:
+        outputs: by path; a lone output is "output".
+        gradients: "d " and the name of an input or of a parameter; integers and bools have none.
+    """
+
+    outputs: Arrays
+    gradients: Arrays = field(default_factory=dict[str, np.ndarray])
+
+
+class Program(ABC):
+    """A function of parameters and inputs, in one framework.
+
+    Attributes:
+        name: what reports call it, such as "torch model.py:Block".
+        framework: "torch", "jax" or "numpy".
+        params: the learned arrays, by the program's own names, in its own layout; tied ones stand once.
+    """
+
+    name: str
+    framework: str
+    params: Arrays
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether `run` can return gradients."""
+        return True
+
+    @abstractmethod
+    def run(
+        self, call: Call, *, params: Arrays | None = None, cotangents: Arrays | None = None, dtype: str | None = None
+    ) -> Made:
+        """Run the program, which is left as it was.
+
+        Args:
+            call: the inputs.
+            params: values to use instead of the program's own, all of them.
+            cotangents: by the names of float outputs; None asks for no gradients.
+            dtype: what float parameters and inputs are cast to; None leaves them as they are given.
+
+        Raises:
+            SideFailed: the program raised or returned what is no pytree of arrays; the message names the program, the
+                user's file and line, and the error.
+        """
+
+
+def paths(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every leaf of nested dicts, tuples and lists with its path.
+
+    >>> list(paths({"x": 1, "cache": {"key": [2, 3]}}))
+    [('x', 1), ('cache.key[0]', 2), ('cache.key[1]', 3)]
+    """
+    if isinstance(tree, Mapping):
+        for name, inner in tree.items():
+            yield from paths(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
+        for i, inner in enumerate(tree):
+            yield from paths(inner, f"{path}[{i}]")
+    else:
+        yield path, tree
