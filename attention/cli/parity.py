@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from attention.parity.report import Report
 
 
-@app.command()
+parity_app = typer.Typer(
+    name="parity",
+    help="The proof: both backends against the float64 oracle.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+app.add_typer(parity_app)
+
+
+@parity_app.callback()
 def parity(
+    context: typer.Context,
     contract: Annotated[
         list[str] | None, typer.Option(help="A contract to check; repeat for more. 'all' for all of them, see --list.")
     ] = None,
@@ -38,6 +48,8 @@ def parity(
     every operation of the float64 program. A correct program stays near 1; a scale that is wrong by 0.003 % does not.
     Without --contract and --real, all contracts are checked.
     """
+    if context.invoked_subcommand is not None:
+        return
     with one_line():
         if list_:
             _list()

@@ -1,0 +1,152 @@
+"""Loading what the user names: programs and inputs, from modules and files outside this package.
+
+    load("my.module:function")      load("ports/model.py:Block")
+    load_inputs("inputs.npz")       load_inputs("x=2,7,16 ids=2,7:int64")
+
+The working directory is where modules are looked for first, as `python -m` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from attention.spec.errors import FileError, OptionError, SideFailed, UnknownName
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def load(spec: str) -> Any:
+    """Return the object that `module:name` or `path/to/file.py:name` names; `name` may have dots.
+
+    Raises:
+        OptionError: the text has no colon.
+        FileError: there is no such file.
+        UnknownName: there is no such module, or no such name in it.
+        SideFailed: the module raised while it was imported.
+    """
+    place, _, name = spec.rpartition(":")
+    if not place or not name:
+        raise OptionError(f"program {spec!r} must be module:name or path/to/file.py:name")
+    found: Any = _file(Path(place)) if place.endswith(".py") else _module(place)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            public = ", ".join(sorted(n for n in vars(found) if not n.startswith("_"))) if hasattr(found, "__dict__") else ""
+            raise UnknownName(f"program {spec!r}: {place} has no {part!r}; it has {public or 'nothing'}")
+        found = getattr(found, part)
+    return found
+
+
+def side(spec: str) -> Any:
+    """Return the program that a spec names: a class or a factory that needs no argument is called for it.
+
+    A function is a program itself, unless its name begins with `make_`, `build_` or `create_`, or it is a class.
+
+    Raises:
+        SideFailed: the factory raised.
+    """
+    found = load(spec)
+    name = getattr(found, "__name__", "")
+    if not (isinstance(found, type) or name.startswith(("make_", "build_", "create_"))):
+        return found
+    return _called(found, spec)
+
+
+def load_inputs(text: str) -> Any:
+    """Return the inputs of a call: keyword arguments by name, or what a user's function returns.
+
+    Args:
+        text: a file of arrays (.npz, .npy, .safetensors); `module:function`, called without arguments; or shapes such as
+            `x=2,7,16 mask=2,7:bool ids=2,7:int64`, filled with random numbers of seed 0 (integers from 0 to 9).
+
+    Raises:
+        FileError: the file is missing or cannot be read.
+        OptionError: the text is none of these.
+        SideFailed: the function raised.
+    """
+    if text.endswith((".npz", ".npy", ".safetensors")):
+        return _stored(Path(text))
+    if "=" in text:
+        return dict(map(_drawn, text.split()))
+    return _called(load(text), text)
+
+
+def _file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileError(f"program {str(path)!r} must be a file")
+    # A file may import its neighbours, as it can when it is run.
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise FileError(f"program {str(path)!r} must be a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    _ = _guarded(lambda: spec.loader.exec_module(module), str(path))  # pyright: ignore[reportOptionalMemberAccess]
+    return module
+
+
+def _module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        known = importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):
+        known = False
+    if not known:
+        raise UnknownName(f"module {name!r} must be importable from here")
+    return _guarded(lambda: importlib.import_module(name), name)
+
+
+def _called(function: Any, spec: str) -> Any:
+    if not callable(function):
+        return function
+    return _guarded(function, spec)
+
+
+def _guarded(work: Any, spec: str) -> Any:
+    """Return what the user's code returns; what it raises is told as theirs, with its file and line."""
+    try:
+        return work()
+    # What a user's code may raise is anything; an interrupt is no Exception and passes.
+    except Exception as error:  # noqa: BLE001
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+        raise SideFailed(f"{spec} raised {type(error).__name__}{where}: {error}") from None
+
+
+def _stored(path: Path) -> Mapping[str, np.ndarray]:
+    import numpy as np  # noqa: PLC0415 - the help of a command must not pay for it
+    from safetensors.numpy import load_file  # noqa: PLC0415
+
+    if not path.is_file():
+        raise FileError(f"inputs {str(path)!r} must be a file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = np.load(path, allow_pickle=False)
+        return {"input": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    # Each format raises errors of its own: zipfile's, safetensors', NumPy's.
+    except Exception as error:  # noqa: BLE001
+        raise FileError(f"inputs {str(path)!r} must be a file of arrays: {error}") from None
+
+
+def _drawn(word: str) -> tuple[str, np.ndarray]:
+    import numpy as np  # noqa: PLC0415
+
+    name, _, rest = word.partition("=")
+    shape, _, dtype = rest.partition(":")
+    try:
+        sizes, kind = tuple(int(n) for n in shape.split(",") if n), np.dtype(dtype or "float32")
+    except (ValueError, TypeError):
+        raise OptionError(f"inputs {word!r} must be name=sizes or name=sizes:dtype, such as x=2,7,16:float32") from None
+    rng = np.random.default_rng((0, *name.encode()))
+    if kind.kind == "b":
+        return name, rng.random(sizes) < 0.5
+    return name, (rng.normal(size=sizes) if kind.kind == "f" else rng.integers(0, 10, sizes)).astype(kind)
