@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.table import Table
 
-from attention.parity.report import environment
+from attention.parity.certificate import environment
 from attention.spec.errors import FileError
 from benchmarks.programs import BACKWARD, FORWARD, cores, device_name, torch_threads
 

@@ -1,19 +1,17 @@
 """The proof itself: every contract, in every dtype, on every kernel of both rooms, within its budget of rounding errors."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from attention import parity, spec
 from attention.parity import sides
-from attention.parity.checks import check_probe, expect, verdicts
+from attention.parity.checks import check_probe, expect
 from attention.parity.probes import Probe, probes
 from attention.parity.verdict import judge
 from attention.spec.cases import CASES
-from attention.spec.errors import FileError, OptionError, ParityError, ShapeError, UnknownName
+from attention.spec.errors import OptionError, ShapeError, UnknownName
 
 FOUNDATION = list(CASES)[: list(CASES).index("dropout") + 1]
 """The forms on which every probe runs in every dtype; the later cases differ from them by one option each, or by a layer."""
@@ -117,45 +115,6 @@ class TestValues:
         assert half > 2**14 * single
 
 
-class TestReports:
-    def test_a_wrong_program_fails_and_is_named(self) -> None:
-        right = plain()
-        wrong = replace(right, weights={**right.weights, "v_proj.bias": right.weights["v_proj.bias"] + np.float32(1e-3)})
-        row = parity.Row(
-            "tiny", "plain", "torch", "sdpa", "float32", verdicts(sides.find("torch").run(wrong, "auto").results, expect(right))
-        )
-        report = parity.Report((row,))
-        assert not report.ok
-        with pytest.raises(ParityError, match=r"output: z rms .* at \["):
-            report.assert_ok()
-
-    def test_an_empty_report_is_no_proof(self) -> None:
-        assert not parity.Report().ok
-
-    def test_a_refusal_is_shown_and_condemns_nothing(self) -> None:
-        capped = parity.probes(replace(TINY, softcap=2.0))[0]
-        refused = check_probe("tiny", capped, ["torch"], "sdpa")
-        assert "has no softcap" in refused[0].refusal
-        assert "refused" in str(parity.Report(tuple(refused)))
-        assert not parity.Report(tuple(refused)).ok, "nothing was compared"
-
-    def test_json_says_all_that_was_judged(self, tmp_path: Path) -> None:
-        report = parity.Report(tuple(check_probe("tiny", plain(), facts={"tokens": 7})))
-        report.to_json(tmp_path / "deep" / "report.json")
-        read = json.loads((tmp_path / "deep" / "report.json").read_text())
-        assert read["ok"] is True
-        assert {row["side"] for row in read["rows"]} == {"torch", "jax"}
-        assert {v["name"] for v in read["rows"][0]["verdicts"]} == {"output", "d query", *(f"d {n}" for n in TINY.params)}
-        assert read["rows"][0]["facts"] == {"tokens": 7}
-        assert read["environment"]["matmul precision"] == "highest"
-
-    def test_the_table_names_every_subject(self) -> None:
-        text = str(parity.Report(tuple(check_probe("tiny", plain()))))
-        assert "tiny" in text
-        assert "12 arrays compared" not in text
-        assert "20 arrays compared with the float64 oracle, 0 outside their budget" in text
-
-
 class TestRefusals:
     def test_unknown_names(self) -> None:
         with pytest.raises(UnknownName, match=r"^backend 'tensorflow' must be one of numpy, torch, jax, jax_eager$"):
@@ -166,11 +125,6 @@ class TestRefusals:
     def test_shapes_that_differ(self) -> None:
         with pytest.raises(ShapeError, match=r"^output \(2,\) must be \(3,\) as the oracle's is$"):
             _ = judge("output", np.zeros(2), np.zeros(3), np.zeros(3))
-
-    def test_a_report_that_cannot_be_written(self, tmp_path: Path) -> None:
-        _ = (tmp_path / "file").write_text("")
-        with pytest.raises(FileError, match="must be writable"):
-            parity.Report().to_json(tmp_path / "file" / "report.json")
 
     def test_bad_runs(self) -> None:
         with pytest.raises(OptionError, match="runs 0 must be an int >= 1"):

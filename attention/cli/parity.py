@@ -89,5 +89,5 @@ def _run(contracts: Sequence[str], real: Sequence[str], dtypes: Sequence[str], b
             progress.update(task, description=step.name)
             report += step.run()
             progress.advance(task)
-    report.show(Console(width=max(Console().width, report.width)))
+    report.show()
     return report

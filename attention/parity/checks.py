@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity import sides
+from attention.parity import certificate, sides
 from attention.parity.budget import Budget, budget, differentiated, rounding
 from attention.parity.probes import Probe, probes
 from attention.parity.report import Report, Row
@@ -95,7 +95,8 @@ def check_probe(
     budgets = cache(expected or expect)
     for backend in backends:
         side = sides.find(backend)
-        row = Row(subject, probe.name, backend, "", probe.dtype, facts=dict(facts or {}))
+        known = {"weights": certificate.digest(probe.weights), **(facts or {})}
+        row = Row(subject, probe.name, backend, "", probe.dtype, facts=known)
         try:
             ran = side.run(probe, implementation)
         except KernelRefused as refusal:
@@ -134,4 +135,4 @@ def check(
         for probe in probes(contract, dtype):
             _ = progress(f"{name}, {dtype}, {probe.name}")
             rows += check_probe(name, probe, backends, implementation)
-    return Report(tuple(rows))
+    return Report(tuple(rows), advice="parity.check(contract, backends=('jax_eager', 'torch')): is it the compilation?")

@@ -1,30 +1,27 @@
-"""Reports: what was compared, how it came out, and where to look; for a terminal and as JSON.
+"""Reports: what was compared, how it came out, and where to look next.
 
-A row is one probe on one side. The terminal's table shows, for each subject, dtype and side, the worst of its rows.
+    report = Report(rows, notes)        a row is one probe, or one comparison, on one side
+    ok  <=>  something was compared, all verdicts agree, and no program failed
+
+`terminal` prints one, `html` draws one, and a certificate is one as JSON with what it depends on.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
+from attention.parity import certificate
 from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
 from attention.spec.errors import FileError, ParityError
-
-HEADINGS = ("contract", "dtype", "side", "kernel", "probes", "output z", "gradient z", "worst element", "")
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,26 @@ class Row:
         """Whether every verdict is good. A refusal compares nothing and condemns nothing; a failure condemns."""
         return not self.failure and all(verdict.agrees for verdict in self.verdicts)
 
+    def __str__(self) -> str:
+        kernel = f" ({self.kernel})" if self.kernel else ""
+        return f"{self.subject}, {self.dtype}, {self.side}{kernel}, probe {self.probe!r}"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """How many planted mistakes a test saw.
+
+    Attributes:
+        killed: their names.
+        survived: the names of those that it did not see.
+    """
+
+    killed: tuple[str, ...] = ()
+    survived: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutants killed"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -66,13 +83,18 @@ class Report:
     Attributes:
         rows: what was compared.
         notes: lines that the reader must know to trust the rows: warnings, how budgets were made, how parameters were matched.
+        advice: what to run next if something fails.
+        mutation: how many planted mistakes the same probes saw, where it was asked.
     """
 
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
+    advice: str = ""
+    mutation: Mutation | None = None
 
     def __add__(self, other: Report) -> Report:
-        return Report(self.rows + other.rows, tuple(dict.fromkeys(self.notes + other.notes)))
+        notes = tuple(dict.fromkeys(self.notes + other.notes))
+        return Report(self.rows + other.rows, notes, self.advice or other.advice, self.mutation or other.mutation)
 
     @property
     def ok(self) -> bool:
@@ -86,55 +108,40 @@ class Report:
                 if not verdict.agrees:
                     yield row, verdict
 
+    def worst(self) -> tuple[Row, Verdict] | None:
+        """Return the verdict that is farthest outside its limits, or nearest to them, with its row."""
+        every = ((row, verdict) for row in self.rows for verdict in row.verdicts)
+        return max(every, key=lambda pair: pair[1].badness, default=None)
+
     def assert_ok(self) -> None:
-        """Raise ParityError with the report as its message unless all agrees."""
+        """Raise ParityError unless all agrees: the worst tensor, element and z, what to run next, and the report.
+
+        Raises:
+            ParityError: something differs or failed, or nothing was compared.
+        """
         if not self.ok:
-            raise ParityError(str(self))
+            raise ParityError(f"{self.complaint()}\n{self}")
+
+    def complaint(self) -> str:
+        """Return what is wrong in a few lines: what failed, or the worst element, and what to run next."""
+        failed, worst = [row for row in self.rows if row.failure], self.worst()
+        lines = [f"{row}: {row.failure}" for row in failed]
+        if worst is not None and not worst[1].agrees:
+            lines.append(f"worst of {sum(1 for _ in self.failures())}: {worst[0]}: {worst[1]}")
+        elif not failed:
+            lines.append("nothing was compared")
+        return "\n".join([*lines, *([f"next: {self.advice}"] if self.advice else [])])
 
     def __str__(self) -> str:
-        console = Console(width=self.width, no_color=True, highlight=False)
-        with console.capture() as captured:
-            self.show(console)
-        return captured.get()
+        from attention.parity import terminal  # noqa: PLC0415 - that file draws what this one holds
 
-    @property
-    def width(self) -> int:
-        """Columns that the table needs: a cut one would hide what it is there to show."""
-        wide = Console(width=1000)
-        return max(Measurement.get(wide, wide.options, self.table()).maximum, 80)
+        return terminal.text(self)
 
-    def show(self, console: Console) -> None:
-        """Print the table, each failure in a line, and the count."""
-        console.print(self.table())
-        for row, verdict in self.failures():
-            console.print(f"{row.subject}, {row.dtype}, {row.side} ({row.kernel}), probe {row.probe!r}: {verdict}")
-        for line in self.models():
-            console.print(line)
-        compared = sum(len(row.verdicts) for row in self.rows)
-        failed = sum(1 for _ in self.failures())
-        console.print(f"{compared} arrays compared with the float64 oracle, {failed} outside their budget.")
+    def show(self, console: Console | None = None) -> None:
+        """Print the report, to a terminal at its own width at least: a cut table would hide what it is there to show."""
+        from attention.parity import terminal  # noqa: PLC0415 - as above
 
-    def table(self) -> Table:
-        """Return the table: for each subject, dtype and side, the worst output and the worst gradient."""
-        limits = f"z = error / rounding budget, RMS / max; agrees if RMS <= {MOST_RMS:g} and max <= {MOST_MAX:g}"
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=limits)
-        for heading in HEADINGS:
-            table.add_column(heading, no_wrap=True)
-        for group in self.groups():
-            table.add_row(*_cells(group))
-        return table
-
-    def models(self) -> list[str]:
-        """Return a line for each trained model: layers, heads, tokens and padding."""
-        layers: dict[tuple[Any, ...], set[int]] = {}
-        for row in self.rows:
-            if "layer" in row.facts:
-                place = tuple(row.facts[name] for name in ("model", "heads", "tokens", "padding"))
-                layers.setdefault(place, set()).add(row.facts["layer"])
-        return [
-            f"{model}: {len(found)} layers, {heads} heads, {tokens} tokens of real text and {padding} of padding"
-            for (model, heads, tokens, padding), found in layers.items()
-        ]
+        terminal.show(self, console or Console(width=max(Console().width, terminal.width(self))))
 
     def groups(self) -> Iterator[list[Row]]:
         """Yield the rows of each subject, dtype and side together, in the order in which they first stood."""
@@ -145,55 +152,72 @@ class Report:
             yield list(rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-ready data; z that is not finite is a string."""
-        rows = [{**asdict(row), "agrees": row.agrees} for row in self.rows]
+        """Return the certificate as JSON-ready data; z that is not finite is a string."""
         limits = {"rms": MOST_RMS, "max": MOST_MAX}
-        return _plain({"ok": self.ok, "limits": limits, "environment": environment(), "rows": rows})
+        return _plain(
+            {
+                "format": certificate.FORMAT,
+                "version": certificate.VERSION,
+                "ok": self.ok,
+                "limits": limits,
+                "environment": certificate.environment(),
+                "code": certificate.code(),
+                "notes": self.notes,
+                "mutation": None if self.mutation is None else _fields(self.mutation),
+                "rows": [{**_fields(row), "agrees": row.agrees} for row in self.rows],
+            }
+        )
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON.
+        """Write the certificate as JSON.
 
         Raises:
             FileError: the path cannot be written.
         """
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            _ = Path(path).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
-        except OSError as error:
-            raise FileError(f"path {str(path)!r} must be writable: {error}") from error
+        write(path, json.dumps(self.to_dict(), indent=1))
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as one page that needs nothing else: histograms of z, error maps, attention maps.
+
+        Raises:
+            FileError: the path cannot be written.
+            MissingExtra: what draws the page is not installed.
+        """
+        from attention.parity import html  # noqa: PLC0415 - needs the extra `report`
+
+        write(path, html.page(self))
+
+    def advised(self, advice: str) -> Report:
+        """Return the same report with what to run next."""
+        return replace(self, advice=advice)
+
+
+def write(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, and its folders.
+
+    Raises:
+        FileError: the path cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        _ = Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"path {str(path)!r} must be writable: {error}") from error
 
 
 def _place(row: Row) -> tuple[str, ...]:
     return row.subject, row.dtype, row.side
 
 
-def _cells(rows: list[Row]) -> tuple[str, ...]:
-    first = rows[0]
-    every = [verdict for row in rows for verdict in row.verdicts]
-    kernels = ", ".join(dict.fromkeys(row.kernel for row in rows))
-    head = (first.subject, first.dtype, first.side, kernels, str(len(rows)))
-    if not every:
-        return (*head, "-", "-", first.refusal, "refused")
-    values = [verdict for verdict in every if not verdict.name.startswith("d ")]
-    gradients = [verdict for verdict in every if verdict.name.startswith("d ")]
-    worst = max(every, key=_badness)
-    where = f"{worst.name}[{','.join(map(str, worst.index))}]"
-    return (*head, _z(values), _z(gradients), where, "ok" if all(row.agrees for row in rows) else "FAIL")
-
-
-def _badness(verdict: Verdict) -> float:
-    """Return how near a verdict is to its limits; above 1 it fails."""
-    return max(verdict.rms / MOST_RMS, verdict.worst / MOST_MAX)
-
-
-def _z(verdicts: list[Verdict]) -> str:
-    if not verdicts:
-        return "-"
-    return f"{max(v.rms for v in verdicts):.2f} / {max(v.worst for v in verdicts):.1f}"
+def _fields(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, except the pictures, which are for eyes."""
+    return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "pictures"}
 
 
 def _plain(value: Any) -> Any:
     """Return nested data that JSON can hold."""
+    if isinstance(value, Verdict):
+        return _plain(_fields(value))
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, (list, tuple)):
@@ -203,17 +227,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value
-
-
-def environment() -> dict[str, str]:
-    """Return what the numbers depend on: versions, machine, matmul precision."""
-    packages = ("attention", "numpy", "torch", "jax", "jaxlib", "flax", "transformers")
-    found = {name: _version(name) for name in packages}
-    return {"python": platform.python_version(), "machine": platform.machine(), "matmul precision": "highest", **found}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -8,10 +8,12 @@ Where the oracle is exact (sigma = 0) or not finite, the array must be equal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from attention.parity import pictures
+from attention.parity.pictures import Picture
 from attention.spec.errors import ShapeError
 
 MOST_RMS, MOST_MAX = 4.0, 30.0
@@ -30,6 +32,8 @@ class Verdict:
         wanted: the oracle's.
         sigma: its budget.
         elements: how many were compared.
+        histogram: of |z|, see `pictures.histogram`.
+        pictures: of |z|, for outputs and for whatever does not agree.
     """
 
     name: str
@@ -40,11 +44,18 @@ class Verdict:
     wanted: float
     sigma: float
     elements: int
+    histogram: tuple[int, ...] = field(default=(), repr=False)
+    pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def agrees(self) -> bool:
         """Whether the array is as near as a correct program comes."""
         return self.rms <= MOST_RMS and self.worst <= MOST_MAX
+
+    @property
+    def badness(self) -> float:
+        """How near the array is to its limits; above 1 it fails."""
+        return max(self.rms / MOST_RMS, self.worst / MOST_MAX)
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.index))
@@ -74,7 +85,13 @@ def judge(name: str, got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> 
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(z)), z.shape))
     with np.errstate(over="ignore"):
         rms = float(np.sqrt(np.mean(z**2)))
-    return Verdict(name, rms, float(z[index]), index, float(got[index]), float(wanted[index]), float(sigma[index]), z.size)
+    worst = float(z[index])
+    seen = {"got": float(got[index]), "wanted": float(wanted[index]), "sigma": float(sigma[index])}
+    verdict = Verdict(name, rms, worst, index, **seen, elements=z.size, histogram=pictures.histogram(z))
+    # A model has many gradients, and those that agree need no picture.
+    if verdict.agrees and name.startswith("d "):
+        return verdict
+    return replace(verdict, pictures=pictures.of(name, z, got, wanted))
 
 
 def scores(got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> np.ndarray:

@@ -1,0 +1,108 @@
+"""The page: what the template is given, in the order in which it is read."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from attention.parity import certificate, terminal
+from attention.parity.html import charts
+from attention.parity.pictures import Picture
+from attention.parity.report import Report, Row
+from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
+
+MOST_PICTURES = 24
+"""Pictures of one group: failures first, then those with the largest z."""
+MOST_VERDICTS = 60
+"""Lines of one group's table of arrays, the worst first."""
+
+
+def page(report: Report | None = None, divergence: Any = None, diagnosis: Any = None) -> str:
+    """Return a page as text.
+
+    Args:
+        report: what was compared, or None.
+        divergence: what `parity.locate` returned, or None: it is drawn as two aligned columns of operations.
+        diagnosis: what `parity.diagnose` returned, or None.
+    """
+    shown = report or Report()
+    return _template().render(
+        ok=shown.ok,
+        judged=report is not None,
+        complaint="" if report is None or shown.ok else shown.complaint(),
+        compared=sum(len(row.verdicts) for row in shown.rows),
+        failed=sum(1 for _ in shown.failures()),
+        notes=shown.notes,
+        mutation=shown.mutation,
+        groups=[_group(rows) for rows in shown.groups()],
+        bars=charts.bars(charts.summed([v.histogram for row in shown.rows for v in row.verdicts])),
+        limits={"rms": MOST_RMS, "max": MOST_MAX},
+        environment=certificate.environment(),
+        code=certificate.code(),
+        divergence=divergence,
+        diagnosis=diagnosis,
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((Path(__file__).parent / "page.html.j2").read_text(encoding="utf-8"))
+
+
+def _group(rows: list[Row]) -> dict[str, Any]:
+    """Return what the page shows of one subject, dtype and side."""
+    every = [(row, verdict) for row in rows for verdict in row.verdicts]
+    every.sort(key=lambda pair: -pair[1].badness)
+    return {
+        "cells": terminal.cells(rows),
+        "ok": all(row.agrees for row in rows),
+        "failures": [f"probe {row.probe!r}: {row.failure}" for row in rows if row.failure],
+        "bars": charts.bars(charts.summed([verdict.histogram for _, verdict in every])),
+        "verdicts": [_line(row, verdict) for row, verdict in every[:MOST_VERDICTS]],
+        "more": max(0, len(every) - MOST_VERDICTS),
+        "pictures": _pictures(every),
+        "facts": {name: fact for row in rows for name, fact in row.facts.items()},
+    }
+
+
+def _line(row: Row, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "probe": row.probe,
+        "name": verdict.name,
+        "ok": verdict.agrees,
+        "rms": f"{verdict.rms:.2f}",
+        "worst": f"{verdict.worst:.1f}",
+        "index": ", ".join(map(str, verdict.index)),
+        "got": f"{verdict.got:.9g}",
+        "wanted": f"{verdict.wanted:.9g}",
+        "sigma": f"{verdict.sigma:.2g}",
+        "width": f"{min(100.0, 100.0 * verdict.badness):.1f}",
+    }
+
+
+def _pictures(every: list[tuple[Row, Verdict]]) -> list[dict[str, Any]]:
+    """Return the pictures of a group: errors of the worst arrays, and one set of attention maps."""
+    errors = [(row, v, p) for row, v in every for p in v.pictures if p.kind == "z"]
+    maps = [(row, v, p) for row, v in every if v.name == "weights" for p in v.pictures if p.kind == "weights"]
+    first = maps[0][0] if maps else None
+    chosen = [*errors[:MOST_PICTURES], *((row, v, p) for row, v, p in maps if row is first)]
+    return [_drawn(row, verdict, picture) for row, verdict, picture in chosen]
+
+
+def _drawn(row: Row, verdict: Verdict, picture: Picture) -> dict[str, Any]:
+    height, width = picture.values.shape
+    return {
+        "src": charts.image(picture),
+        "title": picture.title,
+        "probe": row.probe,
+        "rows": picture.rows,
+        "columns": picture.columns,
+        "height": height,
+        "width": width,
+        "ok": verdict.agrees,
+        "kind": picture.kind,
+    }

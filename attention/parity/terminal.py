@@ -1,0 +1,101 @@
+"""A report on a terminal: a table of the worst of each subject, dtype and side, and a line for each failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+from attention.parity.report import Report, Row
+from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
+
+HEADINGS = ("contract", "dtype", "side", "kernel", "probes", "output z", "gradient z", "worst element", "")
+MOST_FAILURES = 40
+"""How many failures are told a line each; more of them teach nothing."""
+
+
+def text(report: Report) -> str:
+    """Return the report as plain text."""
+    console = Console(width=width(report), no_color=True, highlight=False)
+    with console.capture() as captured:
+        show(report, console)
+    return captured.get()
+
+
+def width(report: Report) -> int:
+    """Return the columns that the table needs: a cut one would hide what it is there to show."""
+    wide = Console(width=1000)
+    return max(Measurement.get(wide, wide.options, table(report)).maximum, 80)
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, the notes, each failure in a line, and the count."""
+    console.print(table(report))
+    for note in report.notes:
+        console.print(escape(note))
+    failures = list(report.failures())
+    for row in report.rows:
+        if row.failure:
+            console.print(escape(f"{row}: {row.failure}"), style="red")
+    for row, verdict in failures[:MOST_FAILURES]:
+        console.print(escape(f"{row}: {verdict}"))
+    if len(failures) > MOST_FAILURES:
+        console.print(f"... and {len(failures) - MOST_FAILURES} more")
+    for line in models(report):
+        console.print(escape(line))
+    compared = sum(len(row.verdicts) for row in report.rows)
+    console.print(f"{compared} arrays compared with the float64 oracle, {len(failures)} outside their budget.")
+    if report.mutation is not None:
+        console.print(escape(f"{report.mutation}{''.join(f'; survived: {name}' for name in report.mutation.survived)}"))
+    if report.advice and not report.ok:
+        console.print(escape(f"next: {report.advice}"))
+
+
+def table(report: Report) -> Table:
+    """Return the table: for each subject, dtype and side, the worst output and the worst gradient."""
+    limits = f"z = error / rounding budget, RMS / max; agrees if RMS <= {MOST_RMS:g} and max <= {MOST_MAX:g}"
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=limits)
+    for heading in HEADINGS:
+        made.add_column(heading, no_wrap=True)
+    for group in report.groups():
+        made.add_row(*map(escape, cells(group)))
+    return made
+
+
+def models(report: Report) -> list[str]:
+    """Return a line for each trained model: layers, heads, tokens and padding."""
+    layers: dict[tuple[Any, ...], set[int]] = {}
+    for row in report.rows:
+        if "layer" in row.facts:
+            place = tuple(row.facts[name] for name in ("model", "heads", "tokens", "padding"))
+            layers.setdefault(place, set()).add(row.facts["layer"])
+    return [
+        f"{model}: {len(found)} layers, {heads} heads, {tokens} tokens of real text and {padding} of padding"
+        for (model, heads, tokens, padding), found in layers.items()
+    ]
+
+
+def cells(rows: list[Row]) -> tuple[str, ...]:
+    """Return the line of a group: who, the worst output, the worst gradient, where, and how it came out."""
+    first = rows[0]
+    every = [verdict for row in rows for verdict in row.verdicts]
+    kernels = ", ".join(dict.fromkeys(row.kernel for row in rows))
+    head = (first.subject, first.dtype, first.side, kernels, str(len(rows)))
+    if not every:
+        failed = any(row.failure for row in rows)
+        return (*head, "-", "-", "see below" if failed else first.refusal, "FAILED" if failed else "refused")
+    values = [verdict for verdict in every if not verdict.name.startswith("d ")]
+    gradients = [verdict for verdict in every if verdict.name.startswith("d ")]
+    worst = max(every, key=lambda verdict: verdict.badness)
+    where = f"{worst.name}[{','.join(map(str, worst.index))}]"
+    return (*head, _z(values), _z(gradients), where, "ok" if all(row.agrees for row in rows) else "FAIL")
+
+
+def _z(verdicts: list[Verdict]) -> str:
+    if not verdicts:
+        return "-"
+    return f"{max(v.rms for v in verdicts):.2f} / {max(v.worst for v in verdicts):.1f}"

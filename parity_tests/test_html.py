@@ -1,0 +1,186 @@
+"""The page: one file that needs nothing, holds what was found, and reads well in a real browser, narrow, wide and dark."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attention import parity, spec
+from attention.parity import html, plants, sides
+from attention.parity.checks import check_probe, expect, verdicts
+from attention.parity.html import charts
+from attention.parity.pictures import BINS, MOST, Picture, histogram, of
+from attention.parity.report import Report, Row
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SAFE = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
+# Runs in the page and leaves what it measured where --dump-dom prints it.
+MEASURE = """<script>
+const linear = x => (x /= 255) <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4;
+const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(linear); return .2126 * r + .7152 * g + .0722 * b; };
+const style = getComputedStyle(document.body), a = light(style.color), b = light(style.backgroundColor);
+document.querySelectorAll("details").forEach(d => d.open = true);
+const root = document.documentElement;
+document.title = JSON.stringify({ wide: root.scrollWidth - root.clientWidth, light: b,
+  contrast: (Math.max(a, b) + .05) / (Math.min(a, b) + .05), pictures: document.images.length,
+  broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length });
+</script>"""
+
+
+def reported() -> Report:
+    """Return a report with a right program, a wrong one, and one that failed."""
+    contract = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
+    probe = next(probe for probe in parity.probes(contract) if probe.name == "stages")
+    wrong = sides.find("torch").run(plants.scale_off(probe), "auto").results
+    row = Row("scale off", "stages", "torch", "sdpa", "float32", verdicts(wrong, expect(probe)))
+    failed = Row("mine", "-", "jax", "", "float32", failure="jax raised ValueError at <model.py>:12")
+    rows = (*check_probe("right", probe, ["torch"]), row, failed)
+    return Report(rows, notes=("a note & more",), advice="attention doctor a b")
+
+
+@dataclass
+class Line:
+    kind: str
+    torch: str
+    jax: str
+
+
+@dataclass
+class Diverged:
+    timeline: list[Line]
+
+    def __str__(self) -> str:
+        return "they part at model.py:3"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    diverged = Diverged(
+        [Line("agree", "mm model.py:2", "dot_general"), Line("apart", "div <b>", "mul"), Line("alone", "", "add")]
+    )
+    return html.page(reported(), divergence=diverged, diagnosis="the scale is wrong")
+
+
+class TestLaws:
+    def test_a_histogram_counts_every_element(self) -> None:
+        z = np.abs(np.random.default_rng(0).normal(size=(5, 7))) * 100
+        assert sum(histogram(z)) == z.size
+        assert len(histogram(z)) == BINS
+
+    @pytest.mark.parametrize(("z", "bin_"), [(0.0, 0), (1.0, 6), (1.99, 6), (2.0, 7), (np.inf, BINS - 1)])
+    def test_a_bin_is_a_power_of_two(self, z: float, bin_: int) -> None:
+        assert histogram(np.asarray([z]))[bin_] == 1
+
+    def test_a_picture_shows_the_worst_over_the_other_axes(self) -> None:
+        z = np.zeros((2, 3, 5, 7))
+        z[1, 2, 4, 6] = 9.0
+        found = {(p.rows, p.columns): p.values for p in of("scores", z, z, z)}
+        assert found["queries", "keys and values"][4, 6] == found["query heads", "queries"][2, 4] == 9
+        assert all(values.sum() == 9 for values in found.values())
+
+    def test_a_large_picture_keeps_its_worst_element(self) -> None:
+        z = np.zeros((1000, 300))
+        z[777, 299] = 5.0
+        (picture,) = of("d anything", z, z, z)
+        assert max(picture.values.shape) == MOST
+        assert picture.values.max() == 5
+
+    def test_keys_before_queries_are_turned(self) -> None:
+        z = np.zeros((4, 5, 3))
+        z[3, 1, 2] = 1.0
+        # (T, H, E): the picture is (heads, queries).
+        (picture,) = of("context", z, z, z)
+        assert picture.values.shape == (5, 4)
+        assert picture.values[1, 3] == 1
+
+    def test_a_gradient_that_agrees_keeps_no_picture(self) -> None:
+        right, wrong, _ = reported().rows
+        assert not any(v.pictures for v in right.verdicts if v.name.startswith("d "))
+        assert any(v.pictures for v in wrong.verdicts if v.name.startswith("d ") and not v.agrees)
+
+
+class TestValues:
+    def test_the_page_needs_nothing_from_elsewhere(self, page: str) -> None:
+        assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+        assert "<script" not in page
+
+    def test_the_page_says_what_was_found(self, page: str) -> None:
+        for text in (
+            "Something differs",
+            "a note &amp; more",
+            "they part at model.py:3",
+            "the scale is wrong",
+            "attention doctor a b",
+        ):
+            assert text in page
+        assert page.count('class="apart"') == 1
+
+    def test_what_a_user_wrote_is_text_and_never_markup(self, page: str) -> None:
+        assert "&lt;model.py&gt;:12" in page
+        assert "div &lt;b&gt;" in page
+
+    def test_attention_maps_of_oracle_and_program_stand_side_by_side(self, page: str) -> None:
+        assert page.count("weights of head 1, oracle") == page.count("weights of head 1, program") > 0
+
+    def test_a_report_without_trace_has_none(self) -> None:
+        assert "First divergence" not in html.page(Report())
+
+    def test_an_image_has_a_pixel_for_each_element(self) -> None:
+        import base64  # noqa: PLC0415
+        import io  # noqa: PLC0415
+
+        from matplotlib.image import imread  # noqa: PLC0415
+
+        values = np.asarray([[0.1, np.inf, 1.0], [40.0, 2.0, 0.0]], np.float32)
+        drawn = charts.image(Picture("z", "rows", "columns", values))
+        pixels = imread(io.BytesIO(base64.b64decode(drawn.partition(",")[2])))
+        assert pixels.shape[:2] == (2, 3)
+        # What is too far is red: more red than blue; what agrees is not.
+        assert pixels[0, 1, 0] > 2 * pixels[0, 1, 2]
+        assert pixels[0, 0, 0] < pixels[0, 0, 2]
+
+    def test_to_html_writes_the_page(self, tmp_path: Path) -> None:
+        reported().to_html(tmp_path / "deep" / "report.html")
+        assert (tmp_path / "deep" / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; CI installs it")
+class TestBrowser:
+    @staticmethod
+    def measured(page: str, folder: Path, *options: str) -> dict[str, Any]:
+        """Return what a headless browser found in the page."""
+        _ = (folder / "page.html").write_text(page.replace("</body>", MEASURE + "</body>"))
+        words = [
+            *SAFE.split(),
+            f"--user-data-dir={folder / 'profile'}",
+            *options,
+            "--dump-dom",
+            (folder / "page.html").as_uri(),
+        ]
+        done = subprocess.run([str(CHROMIUM), *words], capture_output=True, text=True, check=False, timeout=120)
+        title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+        assert title, done.stderr
+        return json.loads(title[1].replace("&gt;", ">"))
+
+    @pytest.mark.parametrize("size", ["390,844", "1280,900"], ids=["phone", "desk"])
+    def test_nothing_sticks_out_and_every_picture_is_drawn(self, page: str, tmp_path: Path, size: str) -> None:
+        found = self.measured(page, tmp_path, f"--window-size={size}")
+        assert found["wide"] == 0
+        assert found["pictures"] > 8
+        assert found["broken"] == 0
+
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    def test_text_can_be_read_in_both_modes(self, page: str, tmp_path: Path, dark: bool) -> None:
+        found = self.measured(page, tmp_path, f"--blink-settings=preferredColorScheme={0 if dark else 1}")
+        assert found["contrast"] > 7
+        assert (found["light"] < 0.1) == dark
+
+    def test_a_page_that_is_too_wide_is_seen(self, page: str, tmp_path: Path) -> None:
+        wide = page.replace("<main>", "<main><div style='width:3000px'>x</div>")
+        assert self.measured(wide, tmp_path, "--window-size=390,844")["wide"] > 0

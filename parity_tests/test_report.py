@@ -1,0 +1,121 @@
+"""Reports: what is said, in which order, and what a certificate holds."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attention import parity, spec
+from attention.parity import certificate, sides
+from attention.parity.checks import check_probe, expect, verdicts
+from attention.parity.report import Mutation, Report, Row
+from attention.spec.errors import FileError, ParityError
+
+TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
+
+
+def plain() -> parity.Probe:
+    return parity.probes(TINY)[0]
+
+
+@pytest.fixture(scope="module")
+def right() -> Report:
+    return Report(tuple(check_probe("tiny", plain(), facts={"tokens": 7})))
+
+
+@pytest.fixture(scope="module")
+def wrong() -> Report:
+    probe = plain()
+    turned = replace(probe, weights={**probe.weights, "v_proj.bias": probe.weights["v_proj.bias"] + np.float32(1e-3)})
+    found = verdicts(sides.find("torch").run(turned, "auto").results, expect(probe))
+    return Report((Row("tiny", "plain", "torch", "sdpa", "float32", found),), advice="attention doctor a b")
+
+
+FAILED = Report((Row("mine", "inputs", "jax", "", "float32", failure="jax raised ValueError at model.py:12: no"),))
+
+
+class TestLaws:
+    def test_an_empty_report_is_no_proof(self) -> None:
+        assert not Report().ok
+        with pytest.raises(ParityError, match=r"^nothing was compared"):
+            Report().assert_ok()
+
+    def test_a_failure_condemns_what_agrees(self, right: Report) -> None:
+        assert right.ok
+        assert not (right + FAILED).ok
+
+    def test_a_refusal_is_shown_and_condemns_nothing(self) -> None:
+        capped = parity.probes(replace(TINY, softcap=2.0))[0]
+        refused = Report(tuple(check_probe("tiny", capped, ["torch"], "sdpa")))
+        assert "has no softcap" in refused.rows[0].refusal
+        assert "refused" in str(refused)
+        assert not refused.ok, "nothing was compared"
+
+    def test_reports_add_and_say_a_note_once(self, right: Report) -> None:
+        both = replace(right, notes=("a", "b")) + replace(right, notes=("b", "c"), advice="look", mutation=Mutation(("x",)))
+        assert both.notes == ("a", "b", "c")
+        assert (both.advice, len(both.rows), str(both.mutation)) == ("look", 4, "1 of 1 mutants killed")
+
+    def test_equal_weights_have_one_digest_and_others_another(self) -> None:
+        weights = {"b": np.zeros(3), "a": np.ones((2, 2), np.float32)}
+        one = certificate.digest(weights)
+        assert certificate.digest(dict(reversed(weights.items()))) == one
+        for other in (
+            {**weights, "b": np.zeros((3, 1))},
+            {**weights, "b": np.zeros(3, np.float32)},
+            {**weights, "c": np.zeros(0)},
+        ):
+            assert certificate.digest(other) != one
+
+
+class TestValues:
+    def test_a_wrong_program_is_named_with_its_worst_element_and_what_to_run_next(self, wrong: Report) -> None:
+        with pytest.raises(ParityError) as raised:
+            wrong.assert_ok()
+        first, second, *_ = str(raised.value).splitlines()
+        assert first.startswith("worst of ")
+        assert "tiny, float32, torch (sdpa), probe 'plain': " in first
+        assert all(word in first for word in (" z rms ", " at [", "got ", "wanted ", "sigma "))
+        assert second == "next: attention doctor a b"
+
+    def test_the_worst_is_the_farthest_outside(self, wrong: Report) -> None:
+        found = wrong.worst()
+        assert found is not None
+        assert found[1].badness == max(v.badness for row in wrong.rows for v in row.verdicts)
+
+    def test_a_failure_is_told_by_side_before_all_else(self, right: Report) -> None:
+        text = (right + FAILED).complaint()
+        assert text == "mine, float32, jax, probe 'inputs': jax raised ValueError at model.py:12: no"
+        assert "FAILED" in str(FAILED)
+
+    def test_the_table_names_every_subject(self, right: Report) -> None:
+        text = str(replace(right, notes=("budgets [of] the oracle",), mutation=Mutation(("a",), ("b",))))
+        assert "tiny" in text
+        assert "20 arrays compared with the float64 oracle, 0 outside their budget" in text
+        assert "budgets [of] the oracle" in text
+        assert "1 of 2 mutants killed; survived: b" in text
+
+    def test_a_certificate_says_all_that_was_judged_and_what_it_depends_on(self, right: Report, tmp_path: Path) -> None:
+        replace(right, mutation=Mutation(("a",))).to_json(tmp_path / "deep" / "report.json")
+        read = json.loads((tmp_path / "deep" / "report.json").read_text())
+        assert (read["format"], read["version"], read["ok"]) == ("attention certificate", 1, True)
+        assert {row["side"] for row in read["rows"]} == {"torch", "jax"}
+        assert {v["name"] for v in read["rows"][0]["verdicts"]} == {"output", "d query", *(f"d {n}" for n in TINY.params)}
+        assert read["rows"][0]["facts"] == {"tokens": 7, "weights": certificate.digest(plain().weights)}
+        assert read["mutation"] == {"killed": ["a"], "survived": []}
+        assert len(read["code"]) == 64
+        for name in ("matmul precision", "jax device", "torch device", "torch float32 matmul precision", "jax x64", "numpy"):
+            assert read["environment"][name]
+
+    def test_a_certificate_holds_no_array(self, wrong: Report) -> None:
+        assert "pictures" not in wrong.to_dict()["rows"][0]["verdicts"][0]
+
+
+class TestRefusals:
+    def test_a_report_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        for write in (Report().to_json, Report().to_html):
+            with pytest.raises(FileError, match="must be writable"):
+                write(tmp_path / "file" / "report")
