@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from attention.spec.errors import FileError, OptionError, SideFailed, UnknownName
+from attention.spec.errors import FileError, OptionError, UnknownName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,18 +110,13 @@ def _called(function: Any, spec: str) -> Any:
 
 def _guarded(work: Any, spec: str) -> Any:
     """Return what the user's code returns; what it raises is told as theirs, with its file and line."""
-    try:
+    from attention.parity.programs.blame import blamed  # noqa: PLC0415 - the help of a command must not pay for it
+
+    with blamed(spec):
         return work()
-    # What a user's code may raise is anything; an interrupt is no Exception and passes.
-    except Exception as error:  # noqa: BLE001
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        where = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
-        raise SideFailed(f"{spec} raised {type(error).__name__}{where}: {error}") from None
 
 
-def _stored(path: Path) -> Mapping[str, np.ndarray]:
+def _stored(path: Path) -> Mapping[str, np.ndarray] | np.ndarray:
     import numpy as np  # noqa: PLC0415 - the help of a command must not pay for it
     from safetensors.numpy import load_file  # noqa: PLC0415
 
@@ -131,7 +126,7 @@ def _stored(path: Path) -> Mapping[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = np.load(path, allow_pickle=False)
-        return {"input": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
     # Each format raises errors of its own: zipfile's, safetensors', NumPy's.
     except Exception as error:  # noqa: BLE001
         raise FileError(f"inputs {str(path)!r} must be a file of arrays: {error}") from None
