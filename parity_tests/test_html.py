@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from attention.parity.checks import check_probe, expect, verdicts
 from attention.parity.html import charts
 from attention.parity.pictures import BINS, MOST, Picture, histogram, of
 from attention.parity.report import Report, Row
+from attention.parity.tracing import Coverage, Divergence, Event, Moment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SAFE = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
@@ -44,27 +45,17 @@ def reported() -> Report:
     return Report(rows, notes=("a note & more",), advice="attention doctor a b")
 
 
-@dataclass
-class Line:
-    kind: str
-    torch: str
-    jax: str
-
-
-@dataclass
-class Diverged:
-    timeline: list[Line]
-
-    def __str__(self) -> str:
-        return "they part at model.py:3"
+def diverged() -> Divergence:
+    """Return a divergence whose first program divides where the second multiplies."""
+    one, other = (Event(side, 0, op, np.zeros(2)) for side, op in (("torch", "mm"), ("jax", "dot_general")))
+    div, mul = (Event(side, 1, op, np.zeros(2), name="<b>") for side, op in (("torch", "div"), ("jax", "mul")))
+    timeline = (Moment(one, other, True), Moment(div, None, False, True), Moment(None, mul, False, True))
+    return Divergence(True, (Coverage(2, 1), Coverage(2, 1)), "different", div, mul, (one, other), timeline=timeline)
 
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    diverged = Diverged(
-        [Line("agree", "mm model.py:2", "dot_general"), Line("apart", "div <b>", "mul"), Line("alone", "", "add")]
-    )
-    return html.page(reported(), divergence=diverged, diagnosis="the scale is wrong")
+    return html.page(reported(), divergence=diverged(), diagnosis="the scale is wrong")
 
 
 class TestLaws:
@@ -114,19 +105,26 @@ class TestValues:
         for text in (
             "Something differs",
             "a note &amp; more",
-            "they part at model.py:3",
+            "divergence (different)",
             "the scale is wrong",
             "attention doctor a b",
         ):
             assert text in page
-        assert page.count('class="apart"') == 1
+        assert page.count('<tr class="apart">') == 2
 
     def test_what_a_user_wrote_is_text_and_never_markup(self, page: str) -> None:
         assert "&lt;model.py&gt;:12" in page
-        assert "div &lt;b&gt;" in page
+        assert "&lt;b&gt;: div" in page
 
     def test_attention_maps_of_oracle_and_program_stand_side_by_side(self, page: str) -> None:
         assert page.count("weights of head 1, oracle") == page.count("weights of head 1, program") > 0
+
+    def test_of_a_long_trace_what_is_near_the_divergence_is_shown(self) -> None:
+        same = Moment(Event("torch", 0, "add", np.zeros(1)), Event("jax", 0, "add", np.zeros(1)), True)
+        found = diverged()
+        page = html.page(divergence=replace(found, timeline=(same,) * 900 + found.timeline + (same,) * 99))
+        assert page.count('<tr class="apart">') == 2
+        assert "920 more operations" in page
 
     def test_a_report_without_trace_has_none(self) -> None:
         assert "First divergence" not in html.page(Report())

@@ -12,15 +12,18 @@ from attention.parity import certificate, terminal
 from attention.parity.html import charts
 from attention.parity.pictures import Picture
 from attention.parity.report import Report, Row
+from attention.parity.tracing import Divergence, Event, Moment
 from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
 
 MOST_PICTURES = 24
 """Pictures of one group: failures first, then those with the largest z."""
+NEAR = 40
+"""Operations before and after the divergence that are shown."""
 MOST_VERDICTS = 60
 """Lines of one group's table of arrays, the worst first."""
 
 
-def page(report: Report | None = None, divergence: Any = None, diagnosis: Any = None) -> str:
+def page(report: Report | None = None, divergence: Divergence | None = None, diagnosis: object = None) -> str:
     """Return a page as text.
 
     Args:
@@ -43,6 +46,7 @@ def page(report: Report | None = None, divergence: Any = None, diagnosis: Any = 
         environment=certificate.environment(),
         code=certificate.code(),
         divergence=divergence,
+        trace=[] if divergence is None else _trace(divergence),
         diagnosis=diagnosis,
     )
 
@@ -51,6 +55,26 @@ def page(report: Report | None = None, divergence: Any = None, diagnosis: Any = 
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string((Path(__file__).parent / "page.html.j2").read_text(encoding="utf-8"))
+
+
+def _trace(divergence: Divergence) -> list[dict[str, str]]:
+    """Return the aligned operations, those far from the divergence and in agreement counted instead of shown."""
+    moments = divergence.timeline
+    parts = [i for i, moment in enumerate(moments) if moment.first]
+    near = range(parts[0] - NEAR, parts[-1] + NEAR + 1) if parts else range(len(moments) if len(moments) <= 4 * NEAR else 0)
+    lines = [_moment(moment) for i, moment in enumerate(moments) if i in near]
+    if len(lines) < len(moments):
+        lines.append({"kind": "alone", "torch": f"{len(moments) - len(lines)} more operations, farther away", "jax": ""})
+    return lines
+
+
+def _moment(moment: Moment) -> dict[str, str]:
+    kind = "apart" if moment.first else "agree" if moment.matched and moment.torch and moment.jax else "alone"
+    return {"kind": kind, "torch": _event(moment.torch), "jax": _event(moment.jax)}
+
+
+def _event(event: Event | None) -> str:
+    return "" if event is None else f"{event.label}\n{event.place} {event.text}".strip()
 
 
 def _group(rows: list[Row]) -> dict[str, Any]:
