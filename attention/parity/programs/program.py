@@ -7,10 +7,13 @@ A program is a function of its parameters and of its inputs. Arrays cross this b
 program's own layout; the leaves of a pytree are named by their path: "output", "output[1]", "output.hidden", "cache.key[0]".
 """
 
+# A pytree holds whatever its user put there, of types that strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +46,16 @@ class Call:
     @property
     def leaves(self) -> Arrays:
         """The arrays by path: "input" for a lone positional argument, "input[1]" for one of several, "x" for a keyword."""
-        first = {"input": self.args[0]} if len(self.args) == 1 else {"input": self.args} if self.args else {}
-        return {path: leaf for path, leaf in paths({**first, **self.kwargs}) if isinstance(leaf, np.ndarray)}
+        named = {**self._positional(), **self.kwargs}
+        return {path: leaf for path, leaf in paths(named) if isinstance(leaf, np.ndarray)}
+
+    def map(self, function: Callable[[str, Any], Any]) -> Call:
+        """Return the call with `function(path, leaf)` in the place of every leaf, options included."""
+        args = mapped(function, self._positional()).get("input", ())
+        return Call((args,) if len(self.args) == 1 else args, mapped(function, dict(self.kwargs)))
+
+    def _positional(self) -> dict[str, Any]:
+        return {"input": self.args[0]} if len(self.args) == 1 else {"input": self.args} if self.args else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,3 +121,18 @@ def paths(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from paths(inner, f"{path}[{i}]")
     else:
         yield path, tree
+
+
+def mapped(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
+    """Return the tree with `function(path, leaf)` in the place of every leaf.
+
+    >>> mapped(lambda path, leaf: f"{path} {leaf}", {"cache": [2, 3]})
+    {'cache': ['cache[0] 2', 'cache[1] 3']}
+    """
+    if isinstance(tree, Mapping):
+        return {name: mapped(function, inner, f"{path}.{name}" if path else str(name)) for name, inner in tree.items()}
+    if isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
+        inner = [mapped(function, leaf, f"{path}[{i}]") for i, leaf in enumerate(tree)]
+        # A named tuple is made of its fields, any other sequence of one list.
+        return type(tree)(*inner) if hasattr(tree, "_fields") else tuple(inner) if isinstance(tree, tuple) else inner
+    return function(path, tree)
