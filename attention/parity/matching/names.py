@@ -1,0 +1,164 @@
+"""Names: how alike two parameters are called, and the pairing that is alike most of all.
+
+    alike(a, b) = weight of the words in both / weight of the words in either        1: the same words, 0: none in common
+
+Words are what remains when spelling is taken away: `layers.0.self_attn.to_q.weight` and `blocks_0/attention/wq/kernel` are both
+"attn", "q", "weight" and "#0". Numbers count from 0 within the names that differ in them alone, so `norm1` is `LayerNorm_0`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
+_SAME = {
+    "q": "query queries q_proj query_proj to_q q_lin q_linear",
+    "k": "key keys k_proj key_proj to_k k_lin k_linear",
+    "v": "value values v_proj value_proj to_v v_lin v_linear",
+    "q weight": "wq w_q",
+    "k weight": "wk w_k",
+    "v weight": "wv w_v",
+    "o weight": "wo w_o",
+    "q bias": "bq b_q",
+    "k bias": "bk b_k",
+    "v bias": "bv b_v",
+    "o bias": "bo b_o",
+    "q k v": "qkv in_proj c_attn query_key_value qkv_proj to_qkv in_projection",
+    "q k v weight": "wqkv w_qkv",
+    "q k v bias": "bqkv b_qkv",
+    "k v": "kv kv_proj to_kv wkv key_value",
+    "gate up": "gate_up gate_up_proj",
+    "o": "out output out_proj o_proj to_out attention_output out_lin proj_out",
+    "up": "fc1 fc_1 linear1 linear_1 lin1 c_fc up_proj fc_in wi intermediate dense_h_to_4h",
+    "down": "fc2 fc_2 linear2 linear_2 lin2 down_proj fc_out dense_4h_to_h",
+    "gate": "gate_proj wi_0",
+    "norm": "ln layer_norm layernorm rms_norm rmsnorm batch_norm batchnorm group_norm groupnorm bn gn norms",
+    "q norm": "query_ln",
+    "k norm": "key_ln",
+    "attn": "attention self_attn self_attention mha multi_head_attention multihead_attn attentions",
+    "mlp": "ffn feed_forward feedforward ff",
+    "head": "lm_head classifier logits unembed heads",
+    "embed": "embedding embeddings emb wte embed_tokens tok_embeddings token_embedding word_embeddings tok_emb token",
+    "embed pos": "wpe pos_embed pos_embedding position_embeddings position_embedding positional_embedding pos_emb",
+    "encoder": "enc",
+    "decoder": "dec",
+    "final": "norm_f ln_f final_norm",
+    "weight": "kernel scale gamma w weights",
+    "bias": "beta b biases",
+    "": "proj linear dense model module params param layer layers block blocks h transformer net self _ value_ raw",
+}
+_WORDS = {spelling: meaning.split() for meaning, spellings in _SAME.items() for spelling in spellings.split()}
+_LONGEST = max(spelling.count("_") for spelling in _WORDS) + 1
+
+_APART = (frozenset({"weight", "bias"}), frozenset({"q", "k", "v"}), frozenset({"up", "down", "gate"}))
+"""Words that exclude one another. "o" excludes none: `output.dense` is the attention's and the feed-forward's alike."""
+_WEIGHT = {
+    "weight": 2.0,
+    "bias": 2.0,
+    **dict.fromkeys("qkvo", 3.0),
+    "up": 3.0,
+    "down": 3.0,
+    "gate": 3.0,
+    "norm": 2.0,
+    "embed": 2.0,
+}
+NEVER = -1.0
+"""How alike two names are that say they are different things."""
+
+
+def spelt(name: str) -> list[str]:
+    """Return the pieces of a name, lower case: at dots, slashes, brackets, underscores, digits and humps.
+
+    >>> spelt("encoder.layers_0/LayerNorm_1['scale']")
+    ['encoder', 'layers', '0', 'layer', 'norm', '1', 'scale']
+    """
+    return [piece.lower() for piece in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
+@cache
+def words(name: str) -> tuple[str, ...]:
+    """Return what a name means, spelling aside; numbers stand as they are."""
+    pieces, found = spelt(name), list[str]()
+    while pieces:
+        for length in range(min(_LONGEST, len(pieces)), 0, -1):
+            spelling = "_".join(pieces[:length])
+            joined = re.sub(r"_(?=\d)", "", spelling)
+            meaning = _WORDS.get(spelling, _WORDS.get(joined))
+            if meaning is not None or length == 1:
+                found += pieces[:1] if meaning is None else meaning
+                del pieces[:length]
+                break
+    # `wq.kernel` says twice that it is a kernel.
+    return tuple(word for at, word in enumerate(found) if word not in {"weight", "bias"} or word not in found[:at])
+
+
+def numbered(names: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return the words of names, each number counted from 0 among those that the same words lead up to."""
+    seen: dict[tuple[str, ...], set[int]] = {}
+    for name in names:
+        for stem, number in _numbers(words(name)):
+            seen.setdefault(stem, set()).add(number)
+    return {
+        name: Counter(
+            [
+                *(word for word in words(name) if not word.isdigit()),
+                *(f"#{depth} {sorted(seen[stem]).index(number)}" for depth, (stem, number) in enumerate(_numbers(words(name)))),
+            ]
+        )
+        for name in names
+    }
+
+
+def _numbers(found: tuple[str, ...]) -> list[tuple[tuple[str, ...], int]]:
+    """Return each number with the words before it, in which earlier numbers do not count."""
+    return [
+        (tuple("#" if word.isdigit() else word for word in found[:at]), int(word))
+        for at, word in enumerate(found)
+        if word.isdigit()
+    ]
+
+
+def alike(one: Counter[str], other: Counter[str]) -> float:
+    """Return how alike two names are: 0 to 1, or `NEVER` where one says bias and the other weight, or q and the other v."""
+    for group in _APART:
+        ours, theirs = group & one.keys(), group & other.keys()
+        if ours and theirs and not ours & theirs:
+            return NEVER
+    both, either = one & other, one | other
+    return _total(both) / max(_total(either), 1.0)
+
+
+def _total(found: Counter[str]) -> float:
+    return sum(_WEIGHT.get(word, 2.0 if word.startswith("#") else 1.0) * count for word, count in found.items())
+
+
+def assign(
+    first: Mapping[str, Counter[str]], second: Mapping[str, Counter[str]], fits: Callable[[str, str], bool]
+) -> dict[str, tuple[str, float]]:
+    """Return the pairing of names with the greatest sum of likeness, and of each pair how much it is worth.
+
+    The order in which the names stand decides between pairings that are otherwise equal.
+
+    Args:
+        first: the words of the first's names, as `numbered` returns them.
+        second: those of the second's.
+        fits: whether two parameters may be paired at all.
+    """
+    score = np.full((len(first), len(second)), NEVER)
+    for row, (name, ours) in enumerate(first.items()):
+        for column, (other, theirs) in enumerate(second.items()):
+            if fits(name, other):
+                score[row, column] = alike(ours, theirs)
+    names, others = list(first), list(second)
+    place = np.abs(np.linspace(0, 1, len(names))[:, None] - np.linspace(0, 1, len(others)))
+    # A pair that may not be must cost more than all that could be won by it.
+    cost = np.where(score == NEVER, 1e6, -score - 1.0 + 1e-3 * place)
+    # SciPy, which comes with JAX, says nothing of its types.
+    best: list[np.ndarray] = list(linear_sum_assignment(cost))  # pyright: ignore[reportUnknownArgumentType]
+    pairs = [(int(row), int(column)) for row, column in zip(*best, strict=True)]
+    return {names[row]: (others[column], float(score[row, column])) for row, column in pairs if score[row, column] != NEVER}
