@@ -86,8 +86,8 @@ def judge(name: str, got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> 
     with np.errstate(over="ignore"):
         rms = float(np.sqrt(np.mean(z**2)))
     worst = float(z[index])
-    seen = {"got": float(got[index]), "wanted": float(wanted[index]), "sigma": float(sigma[index])}
-    verdict = Verdict(name, rms, worst, index, **seen, elements=z.size, histogram=pictures.histogram(z))
+    counts = pictures.histogram(z)
+    verdict = Verdict(name, rms, worst, index, float(got[index]), float(wanted[index]), float(sigma[index]), z.size, counts)
     # A model has many gradients, and those that agree need no picture.
     if verdict.agrees and name.startswith("d "):
         return verdict
