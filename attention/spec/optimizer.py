@@ -1,0 +1,141 @@
+"""Optimisers: what one step is, whatever it does with a gradient.
+
+    g <- clip(scale g) + (w p  if the decay w is coupled)
+    p <- p - r u - (r w p  if decoupled)                    r = rate(first_count + n) after n steps;  r u: `move`
+
+A coupled decay is a part of the gradient and goes through all that is made of it; a decoupled one goes beside.
+
+References:
+    Loshchilov and Hutter, arXiv:1711.05101. torch: `Adam` couples, `AdamW` does not; optax: `add_decayed_weights` before or
+    after what scales the gradient.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, final, get_args
+
+from attention.spec.axes import Array
+from attention.spec.errors import OptionError, ParamError
+from attention.spec.numbers import is_count, is_finite
+from attention.spec.schedules import Clip, Schedule, rate
+
+Arrays = dict[str, Array]
+Decayed = Literal["all", "matrices"]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a step leaves to the next.
+
+    Attributes:
+        count: steps made.
+        moments: running sums by their letter in the equations, and then by parameter.
+    """
+
+    count: int
+    moments: dict[str, Arrays]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(ABC):
+    """What every optimiser has.
+
+    Args:
+        weight_decay: w; >= 0.
+        decoupled: whether the decay joins the update and not the gradient, as in AdamW.
+        decayed: what decays: "all", or "matrices", which spares biases and norms (arrays of rank 0 and 1).
+        decay_times_rate: whether r multiplies a decoupled decay, as in torch and optax; in the paper it does not.
+        clip: the bound on gradients, before anything else sees them.
+        gradient_scale: what gradients are multiplied by: N for a loss that sums over N examples where a mean is meant.
+        first_count: what the schedule counts from.
+    """
+
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    decayed: Decayed = "all"
+    decay_times_rate: bool = True
+    clip: Clip | None = None
+    gradient_scale: float = 1.0
+    first_count: int = 0
+    learning_rate: float | Schedule = field(kw_only=False)
+
+    MOMENTS: ClassVar[tuple[str, ...]]
+    SHARES: ClassVar[tuple[str, ...]] = ()
+    SIZES: ClassVar[tuple[str, ...]] = ("weight_decay",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.learning_rate, Schedule):
+            check(self, "learning_rate", lambda x: is_finite(x) and x >= 0, "a schedule or a finite number >= 0")
+        for name in self.SHARES:
+            check(self, name, lambda x: is_finite(x) and 0 <= x < 1, "a number >= 0 and < 1")
+        for name in (*self.SIZES, *Step.SIZES):
+            check(self, name, lambda x: is_finite(x) and x >= 0, "a finite number >= 0")
+        check(self, "gradient_scale", is_finite, "a finite number")
+        check(self, "first_count", lambda x: is_count(x, 0), "an int >= 0")
+        check(self, "decayed", lambda x: x in get_args(Decayed), "'all' or 'matrices'")
+        check(self, "clip", lambda x: x is None or isinstance(x, Clip), "a Clip or None")
+
+    def init(self, xp: Any, params: Mapping[str, Array]) -> State:
+        """Return the state before the first step."""
+        return State(0, {letter: {name: xp.zeros_like(p) for name, p in params.items()} for letter in self.MOMENTS})
+
+    @final
+    def step(self, xp: Any, params: Mapping[str, Array], gradients: Mapping[str, Array], state: State) -> tuple[Arrays, State]:
+        """Return the parameters after one more step, and what it leaves to the next.
+
+        Args:
+            xp: the arrays' namespace.
+            params: by name.
+            gradients: of the loss, by the same names, shaped as the parameters.
+            state: what the last step left, or `init`.
+
+        Raises:
+            ParamError: the gradients' names or shapes are not those of the parameters.
+        """
+        _check_gradients(params, gradients)
+        gradients = {name: g * self.gradient_scale for name, g in gradients.items()}
+        gradients = gradients if self.clip is None else self.clip.clipped(xp, gradients)
+        after: Arrays = {}
+        moments: dict[str, Arrays] = {letter: {} for letter in self.MOMENTS}
+        for name, p in params.items():
+            before = {letter: state.moments[letter][name] for letter in self.MOMENTS}
+            after[name], now = self._moved(xp, p, gradients[name], before, state.count)
+            for letter in self.MOMENTS:
+                moments[letter][name] = now[letter]
+        return after, State(state.count + 1, moments)
+
+    def _moved(self, xp: Any, p: Array, g: Array, moments: Arrays, count: int) -> tuple[Array, Arrays]:
+        """Return one parameter after a step, and its new running sums."""
+        learning_rate = rate(self.learning_rate, count + self.first_count)
+        decay = self.weight_decay if self.decayed == "all" or p.ndim > 1 else 0.0
+        if not self.decoupled:
+            moved, moments = self.move(xp, g + decay * p, moments, count + 1, learning_rate)
+            return p - moved, moments
+        moved, moments = self.move(xp, g, moments, count + 1, learning_rate)
+        return p - moved - (learning_rate if self.decay_times_rate else 1.0) * decay * p, moments
+
+    @abstractmethod
+    def move(self, xp: Any, g: Array, moments: Arrays, t: int, learning_rate: float) -> tuple[Array, Arrays]:
+        """Return r u and the new running sums of one array; `t` counts steps from 1."""
+
+
+def check(step: Step, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
+    """Raise OptionError unless an option of a step is one that it can have."""
+    value = getattr(step, name)
+    if not holds(value):
+        raise OptionError(f"{type(step).__name__} {name} {value!r} must be {wanted}")
+
+
+def _check_gradients(params: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+    faults = [f"no gradient of {name}" for name in params if name not in gradients]
+    faults += [f"a gradient of {name}, which is no parameter" for name in gradients if name not in params]
+    faults += [
+        f"{name} {tuple(gradients[name].shape)} must be {tuple(p.shape)}"
+        for name, p in params.items()
+        if name in gradients and tuple(gradients[name].shape) != tuple(p.shape)
+    ]
+    if faults:
+        raise ParamError("gradients do not fit: " + "; ".join(faults))

@@ -1,0 +1,149 @@
+"""Schedules: the learning rate of every step, counted from 0, and the bound that gradients are clipped to before it.
+
+    Linear    rate(n) = first + (last - first) min(n, steps) / steps
+    Cosine    rate(n) = last + (first - last) (1 + cos(pi min(n, steps) / steps)) / 2
+    WarmUp    rate(n) = first n / steps  for n < steps,  then the schedule that follows, counted from 0 again
+
+    Clip      by "global norm"   g <- g min(1, most / (|all g| + eps))
+              by "tensor norm"   g <- g min(1, most / (|g| + eps))
+              by "value"         g <- min(max(g, -most), most)
+
+The first step of `torch.optim.lr_scheduler` and of `optax` has the rate of n = 0, so a warm-up's first step moves nothing.
+torch's `clip_grad_norm_` has eps 1e-6, optax's `clip_by_global_norm` has none.
+
+References:
+    Loshchilov and Hutter, arXiv:1608.03983 (cosine); Pascanu et al., arXiv:1211.5063 (clipping by the norm of all).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from attention.spec.axes import Array
+from attention.spec.errors import OptionError
+from attention.spec.numbers import is_count, is_finite
+
+ClipBy = Literal["global norm", "tensor norm", "value"]
+
+
+class Schedule(ABC):
+    """A learning rate for every step."""
+
+    @abstractmethod
+    def rate(self, count: int) -> float:
+        """Return the learning rate of the step that `count` others went before."""
+
+
+@dataclass(frozen=True)
+class LinearRate(Schedule):
+    """A straight line from `first` to `last` in `steps` steps, then `last`."""
+
+    first: float
+    last: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        _check_rates(self, first=self.first, last=self.last)
+        _check_steps(self, self.steps)
+
+    def rate(self, count: int) -> float:
+        return self.first + (self.last - self.first) * min(count, self.steps) / self.steps
+
+
+@dataclass(frozen=True)
+class CosineRate(Schedule):
+    """Half a cosine from `first` to `last` in `steps` steps, then `last`."""
+
+    first: float
+    steps: int
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rates(self, first=self.first, last=self.last)
+        _check_steps(self, self.steps)
+
+    def rate(self, count: int) -> float:
+        share = (1.0 + math.cos(math.pi * min(count, self.steps) / self.steps)) / 2.0
+        return self.last + (self.first - self.last) * share
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """A straight line from 0 that reaches the first rate of the schedule that follows after `steps` steps.
+
+    >>> [WarmUp(2, LinearRate(1.0, 0.0, 4)).rate(n) for n in range(5)]
+    [0.0, 0.5, 1.0, 0.75, 0.5]
+    """
+
+    steps: int
+    then: Schedule | float
+
+    def __post_init__(self) -> None:
+        _check_steps(self, self.steps)
+        if not isinstance(self.then, Schedule):
+            _check_rates(self, then=self.then)
+
+    def rate(self, count: int) -> float:
+        if count < self.steps:
+            return rate(self.then, 0) * count / self.steps
+        return rate(self.then, count - self.steps)
+
+
+def rate(schedule: Schedule | float, count: int) -> float:
+    """Return the learning rate of step `count`, from 0, of a schedule or of a constant."""
+    return schedule.rate(count) if isinstance(schedule, Schedule) else schedule
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A bound on the gradients of one step.
+
+    Args:
+        most: the bound; > 0.
+        by: what is bounded.
+        eps: added to a norm that is divided by; >= 0. torch has 1e-6, optax 0.
+    """
+
+    most: float
+    by: ClipBy = "global norm"
+    eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.by not in get_args(ClipBy):
+            raise OptionError(f"Clip by {self.by!r} must be one of {', '.join(get_args(ClipBy))}")
+        if not (is_finite(self.most) and self.most > 0):
+            raise OptionError(f"Clip most {self.most!r} must be a finite number > 0")
+        if not (is_finite(self.eps) and self.eps >= 0):
+            raise OptionError(f"Clip eps {self.eps!r} must be a finite number >= 0")
+
+    def clipped(self, xp: Any, gradients: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the gradients, none of them longer than the bound."""
+        if self.by == "value":
+            return {name: xp.clip(g, -self.most, self.most) for name, g in gradients.items()}
+        squares = {name: xp.sum(g * g) for name, g in gradients.items()}
+        if self.by == "global norm":
+            together = sum(squares.values())
+            squares = dict.fromkeys(squares, together)
+        return {name: g * self._factor(xp, squares[name]) for name, g in gradients.items()}
+
+    def _factor(self, xp: Any, square: Array) -> Array:
+        norm = xp.sqrt(square) + self.eps
+        # Gradients of nothing are divided by 1, not by 0.
+        short = norm <= self.most
+        one = xp.ones_like(norm)
+        return xp.where(short, one, self.most / xp.where(short, one, norm))
+
+
+def _check_rates(schedule: Schedule, **rates: float) -> None:
+    for name, value in rates.items():
+        if not (is_finite(value) and value >= 0):
+            raise OptionError(f"{type(schedule).__name__} {name} {value!r} must be a finite number >= 0")
+
+
+def _check_steps(schedule: Schedule, steps: int) -> None:
+    if not is_count(steps):
+        raise OptionError(f"{type(schedule).__name__} steps {steps!r} must be an int >= 1")

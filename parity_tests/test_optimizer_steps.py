@@ -1,0 +1,214 @@
+"""Optimiser steps: the formula is torch.optim's and optax's, and what is wrong with a step is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+import torch
+
+from attention.parity.doctor import step_sides
+from attention.parity.doctor.step_code import code
+from attention.parity.doctor.step_probe import StepProbe, step_probe
+from attention.spec.errors import OptionError, ParamError
+from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
+from attention.spec.schedules import Clip, CosineRate, LinearRate, WarmUp, rate
+
+ADAMW = Adam(1e-3, weight_decay=1e-2, decoupled=True)
+RATE = WarmUp(3, CosineRate(0.1, 9, 0.01))
+EXACT = 1e-13
+
+
+def distance(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) -> float:
+    """Return the largest difference beside 1 or, where parameters are larger, beside them."""
+    return max(
+        float(np.max(np.abs(a[name] - b[name]) / np.maximum(1.0, np.abs(b[name]))))
+        for a, b in zip(one, other, strict=True)
+        for name in a
+    )
+
+
+def apart(side: Any, step: Any, probe: StepProbe | None = None) -> float:
+    """Return how far a framework's steps are from the formula's."""
+    probe = probe or step_probe(step)
+    return distance(step_sides.run("side", side, probe), step_sides.formula(step, probe))
+
+
+TORCH = {
+    "SGD": (lambda p: torch.optim.SGD(p, lr=0.1), SGD(0.1)),
+    "SGD with momentum": (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), SGD(0.1, momentum=0.9)),
+    "SGD with all": (
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+        SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    ),
+    "SGD damped": (
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+        SGD(0.1, momentum=0.9, dampening=0.5),
+    ),
+    "Adam": (lambda p: torch.optim.Adam(p), Adam(1e-3)),
+    "Adam with decay": (lambda p: torch.optim.Adam(p, weight_decay=0.1, eps=1e-6), Adam(1e-3, weight_decay=0.1, eps=1e-6)),
+    "AdamW as it comes": (lambda p: torch.optim.AdamW(p), ADAMW),
+    "AMSGrad": (lambda p: torch.optim.Adam(p, amsgrad=True), Adam(1e-3, amsgrad="raw")),
+    "RMSprop as it comes": (lambda p: torch.optim.RMSprop(p), RMSprop(1e-2)),
+    "RMSprop with all": (
+        lambda p: torch.optim.RMSprop(p, momentum=0.9, centered=True, weight_decay=0.1, eps=1e-5),
+        RMSprop(1e-2, momentum=0.9, centered=True, weight_decay=0.1, eps=1e-5),
+    ),
+    "Adagrad as it comes": (lambda p: torch.optim.Adagrad(p), Adagrad(1e-2)),
+}
+
+OPTAX = {
+    "sgd": (optax.sgd(0.1), SGD(0.1)),
+    "sgd with momentum": (optax.sgd(0.1, momentum=0.9), SGD(0.1, momentum=0.9)),
+    "sgd with nesterov": (optax.sgd(0.1, momentum=0.9, nesterov=True), SGD(0.1, momentum=0.9, nesterov=True)),
+    "a mean of gradients": (
+        optax.chain(optax.ema(0.9, debias=False), optax.scale(-0.1)),
+        SGD(0.1, momentum=0.9, dampening=0.9, first_damped=True),
+    ),
+    "a mean as it comes": (
+        optax.chain(optax.ema(0.9), optax.scale(-0.1)),
+        SGD(0.1, momentum=0.9, dampening=0.9, first_damped=True, debias=True),
+    ),
+    "adam": (optax.adam(1e-3), Adam(1e-3)),
+    "adam with eps inside": (optax.adam(1e-3, eps=0.0, eps_root=1e-8), Adam(1e-3, eps=0.0, eps_root=1e-8)),
+    "adamw as it comes": (optax.adamw(1e-3), replace(ADAMW, weight_decay=1e-4)),
+    "amsgrad": (optax.amsgrad(1e-3), Adam(1e-3, amsgrad="corrected")),
+    "nadam": (optax.nadam(1e-3), Adam(1e-3, nesterov=True)),
+    "lion as it comes": (optax.lion(1e-3), Lion(1e-3, weight_decay=1e-3, decoupled=True)),
+    "rmsprop as it comes": (optax.rmsprop(1e-2), RMSprop(1e-2, decay=0.9, eps=0.0, eps_root=1e-8)),
+    "rmsprop with momentum": (
+        optax.rmsprop(RATE.rate, momentum=0.9),
+        RMSprop(RATE, decay=0.9, eps=0.0, eps_root=1e-8, momentum=0.9, rate_in_sum=True),
+    ),
+    "rmsprop as torch's": (optax.rmsprop(1e-2, decay=0.99, eps_in_sqrt=False), RMSprop(1e-2)),
+    "adagrad as it comes": (optax.adagrad(1e-2), Adagrad(1e-2, initial=0.1, eps=0.0, eps_root=1e-7)),
+}
+
+SAID = {
+    "adamw": ADAMW,
+    "adam, coupled": Adam(1e-3, weight_decay=1e-2),
+    "adamw of matrices": replace(ADAMW, decayed="matrices", b2=0.95),
+    "adam with a schedule": Adam(RATE, first_count=1),
+    "clipped by value": SGD(0.1, momentum=0.9, clip=Clip(0.3, "value")),
+    "clipped": replace(ADAMW, clip=Clip(1.0, eps=1e-6)),
+    "clipped by optax": replace(ADAMW, clip=Clip(1.0)),
+    "each clipped": SGD(0.1, clip=Clip(0.5, "tensor norm", 1e-6)),
+    "summed": SGD(0.1, gradient_scale=8.0),
+    "sgd, decoupled": SGD(0.1, momentum=0.9, weight_decay=0.1, decoupled=True),
+    "a mean": SGD(0.1, momentum=0.9, dampening=0.9, first_damped=True),
+    "rmsprop": RMSprop(1e-2, momentum=0.9),
+    "rmsprop with optax's order": RMSprop(RATE, momentum=0.9, rate_in_sum=True, centered=True, eps=0.0, eps_root=1e-6),
+    "adagrad": Adagrad(1e-2, initial=0.1),
+    "adagrad by optax": Adagrad(1e-2, initial=0.1, eps=0.0, eps_root=1e-7),
+    "lion": Lion(1e-4, weight_decay=0.1, decoupled=True),
+}
+
+
+class TestLaws:
+    @pytest.mark.parametrize("name", TORCH)
+    def test_the_formula_is_torchs(self, name: str) -> None:
+        factory, step = TORCH[name]
+        assert apart(factory, step) < EXACT
+
+    @pytest.mark.parametrize("name", OPTAX)
+    def test_the_formula_is_optaxs(self, name: str) -> None:
+        transformation, step = OPTAX[name]
+        assert apart(transformation, step) < EXACT
+
+    @pytest.mark.parametrize("name", SAID)
+    def test_code_says_the_step_or_what_it_lacks(self, name: str) -> None:
+        step = SAID[name]
+        names = {"torch": torch, "optax": optax, "jax": jax, "schedule": lambda n: rate(step.learning_rate, n)}
+        for framework, said in code(step).items():
+            if said.lacks:
+                continue
+            text = said.text if framework == "optax" else f"lambda params: {said.text}"
+            assert apart(eval(text, names), step) < EXACT, framework  # noqa: S307 - the text is what is tested
+
+    def test_at_least_one_framework_says_each_of_these_steps(self) -> None:
+        for name, step in SAID.items():
+            assert any(not said.lacks for said in code(step).values()), name
+
+    def test_an_option_that_differs_is_seen(self) -> None:
+        factory, step = TORCH["AdamW as it comes"]
+        for wrong in (replace(step, weight_decay=1e-4), replace(step, decoupled=False), replace(step, eps_corrected=False)):
+            assert apart(factory, wrong) > 1e4 * EXACT
+
+    def test_a_step_writes_over_nothing(self) -> None:
+        probe = step_probe(ADAMW)
+        before = {name: p.copy() for name, p in probe.params.items()}
+        state = ADAMW.init(np, probe.params)
+        after, _ = ADAMW.step(np, probe.params, probe.gradients[0], state)
+        assert state.count == 0
+        assert all(np.array_equal(before[name], p) for name, p in probe.params.items())
+        assert not np.array_equal(after["kernel"], probe.params["kernel"])
+
+    def test_the_formula_runs_in_every_framework(self) -> None:
+        probe = step_probe(ADAMW)
+        wanted = step_sides.formula(ADAMW, probe)[0]
+        state = ADAMW.init(torch, params := {name: torch.tensor(p) for name, p in probe.params.items()})
+        got, _ = ADAMW.step(torch, params, {name: torch.tensor(g) for name, g in probe.gradients[0].items()}, state)
+        assert distance([{name: p.numpy() for name, p in got.items()}], [wanted]) < EXACT
+
+
+class TestValues:
+    def test_first_step_of_adam_is_the_learning_rate(self) -> None:
+        # Kingma and Ba, section 2.1: |step| is about r, whatever the gradient's size.
+        state = Adam(0.5).init(np, {"p": np.zeros(2)})
+        after, _ = Adam(0.5, eps=0.0).step(np, {"p": np.zeros(2)}, {"p": np.asarray([1e-6, -3e4])}, state)
+        np.testing.assert_allclose(after["p"], [-0.5, 0.5], rtol=1e-13)
+
+    def test_momentum_by_hand(self) -> None:
+        step, params = SGD(0.1, momentum=0.5, nesterov=True), {"p": np.asarray([1.0])}
+        state = step.init(np, params)
+        params, state = step.step(np, params, {"p": np.asarray([2.0])}, state)
+        np.testing.assert_allclose(params["p"], [1 - 0.1 * (2 + 0.5 * 2)])
+        params, _ = step.step(np, params, {"p": np.asarray([4.0])}, state)
+        np.testing.assert_allclose(params["p"], [0.7 - 0.1 * (4 + 0.5 * (0.5 * 2 + 4))])
+
+    def test_clip_bounds_the_norm_of_all(self) -> None:
+        clipped = Clip(1.0).clipped(np, {"a": np.asarray([3.0]), "b": np.asarray([0.0, 4.0])})
+        np.testing.assert_allclose(clipped["a"], [0.6])
+        np.testing.assert_allclose(clipped["b"], [0.0, 0.8])
+        assert Clip(1.0).clipped(np, {"a": np.zeros(2)})["a"].tolist() == [0.0, 0.0]
+
+    def test_schedules_by_hand(self) -> None:
+        assert [LinearRate(1.0, 0.0, 4).rate(n) for n in (0, 1, 4, 9)] == [1.0, 0.75, 0.0, 0.0]
+        np.testing.assert_allclose([CosineRate(1.0, 2, 0.2).rate(n) for n in (0, 1, 2, 3)], [1.0, 0.6, 0.2, 0.2])
+        assert [WarmUp(2, 3.0).rate(n) for n in (0, 1, 2, 9)] == [0.0, 1.5, 3.0, 3.0]
+
+    def test_schedules_are_optaxs(self) -> None:
+        cosine, warm = optax.cosine_decay_schedule(0.1, 9, 0.1), optax.warmup_cosine_decay_schedule(0.0, 0.1, 3, 12, 0.01)
+        with jax.enable_x64(True):
+            for n in range(15):
+                np.testing.assert_allclose(CosineRate(0.1, 9, 0.01).rate(n), cosine(n), rtol=1e-12)
+                np.testing.assert_allclose(RATE.rate(n), warm(n), rtol=1e-12)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: Adam(-1.0), "Adam learning_rate -1.0 must be a schedule or a finite number >= 0"),
+            (lambda: Adam(1e-3, b2=1.0), "Adam b2 1.0 must be a number >= 0 and < 1"),
+            (lambda: SGD(0.1, weight_decay=float("nan")), "SGD weight_decay nan must be a finite number >= 0"),
+            (lambda: Adam(1e-3, amsgrad="largest"), "Adam amsgrad 'largest' must be 'raw', 'corrected' or None"),  # pyright: ignore[reportArgumentType]
+            (lambda: SGD(0.1, decayed="biases"), "SGD decayed 'biases' must be 'all' or 'matrices'"),  # pyright: ignore[reportArgumentType]
+            (lambda: Clip(0.0), "Clip most 0.0 must be a finite number > 0"),
+            (lambda: Clip(1.0, "norm"), "Clip by 'norm' must be one of global norm, tensor norm, value"),  # pyright: ignore[reportArgumentType]
+            (lambda: CosineRate(0.1, 0), "CosineRate steps 0 must be an int >= 1"),
+        ],
+    )
+    def test_an_option_out_of_range_is_refused(self, make: Any, message: str) -> None:
+        with pytest.raises(OptionError) as caught:
+            make()
+        assert str(caught.value) == message
+
+    def test_gradients_that_do_not_fit_are_all_named(self) -> None:
+        params = {"a": np.zeros(2), "b": np.zeros(3)}
+        with pytest.raises(ParamError, match=r"no gradient of b; a gradient of c, which is no parameter; a \(3,\) must be \(2,\)"):
+            SGD(0.1).step(np, params, {"a": np.zeros(3), "c": np.zeros(1)}, SGD(0.1).init(np, params))
