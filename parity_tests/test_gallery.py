@@ -1,0 +1,114 @@
+"""The gallery: ports that people wrote, each with one mistake. `locate` shows the line of it in both files.
+
+right port:  outputs agree in float64,     locate(...).found is False
+wrong port:  outputs or gradients differ,  divergence.torch.line, divergence.jax.line in the lines that a reader wants
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attention.parity.programs import Call, program
+from attention.parity.tracing import Divergence, Event, locate
+from attention.parity.tracing.locate import record
+from parity_tests.gallery.catalog import PORTS
+from parity_tests.gallery.port import HERE, MEND, Port, mend
+
+WANTED = 0.9
+"""The share of the gallery whose mistake is shown in both files."""
+
+each_port = pytest.mark.parametrize("port", PORTS, ids=lambda port: port.name)
+
+
+@cache
+def located(port: Port, *, right: bool) -> Divergence:
+    torch_side, jax_side = port.sides(right=right)
+    return locate(torch_side, jax_side, port.inputs(), gradients=port.gradients)
+
+
+def distance(port: Port, *, right: bool) -> float:
+    """Return the largest difference of the outputs, and of the inputs' gradients if the port is of gradients, both in float64.
+
+    It is relative to the largest element of all.
+    """
+    torch_side, jax_side = port.sides(right=right)
+    sides, call = (program(torch_side, "torch"), program(jax_side, "jax")), Call.of(port.inputs())
+    runs = [record(side, call, None, "float64", gradients=port.gradients) for side in sides]
+    torch_made, jax_made = ({name: run.events[i].value for name, i in run.outputs.items()} for run in runs)
+    names = [name for name in torch_made if name.startswith(("output", "d input"))]
+    assert names
+    assert set(names) <= set(jax_made)
+    assert all(torch_made[name].shape == jax_made[name].shape for name in names)
+    size = max(np.abs(torch_made[name]).max() for name in names)
+    return float(max(np.abs(torch_made[name] - jax_made[name]).max() for name in names) / size)
+
+
+def is_shown(port: Port, side: str, event: Event | None) -> bool:
+    """Return whether an event is at a line that a reader wants to be shown."""
+    return event is not None and Path(event.file).name == port.path(side).name and event.line in port.shown(side)
+
+
+class TestLaws:
+    def test_the_gallery_holds_at_least_twenty_eight_ports(self) -> None:
+        names = [port.name for port in PORTS]
+        assert len(set(names)) == len(names) >= 28
+        assert names == sorted(names)
+
+    def test_every_file_is_in_the_catalogue(self) -> None:
+        folder = PORTS[0].path("torch").parent
+        files = {path.name for path in folder.glob("*.py")} - {"catalog.py", "port.py"}
+        assert files == {port.path(framework).name for port in PORTS for framework in ("torch", "jax")}
+
+    @each_port
+    def test_a_port_has_one_mistake_and_a_line_to_look_at_in_both_files(self, port: Port) -> None:
+        framework, line = port.planted()
+        assert line in port.shown(framework)
+        assert port.shown("torch")
+        assert port.shown("jax")
+
+    @each_port
+    def test_the_right_port_and_the_wrong_one_differ_in_one_line(self, port: Port) -> None:
+        framework, line = port.planted()
+        source = port.path(framework).read_text()
+        before, after = source.splitlines(), mend(source).splitlines()
+        assert [i for i, (a, b) in enumerate(zip(before, after, strict=True), 1) if a != b] == [line]
+
+    @each_port
+    def test_the_right_port_agrees_and_the_wrong_one_does_not(self, port: Port) -> None:
+        # Some ports pin float32 in their own text, as their originals do.
+        pinned = any(word in port.path(side).read_text() for side in ("torch", "jax") for word in PINS)
+        assert distance(port, right=True) < (1e-6 if pinned else 1e-12)
+        assert distance(port, right=False) > 1e-5
+
+
+PINS = (".float()", "float32", "jax.nn.dot_product_attention", "nnx.Embed")
+
+
+class TestValues:
+    def test_mending_exchanges_the_line_below_the_comment(self) -> None:
+        assert mend(f"if x:\n    {MEND}y = 2\n    y = 1\nz = 3{HERE}\n") == f"if x:\n    {MEND}y = 2\n    y = 2\nz = 3{HERE}\n"
+
+    @each_port
+    def test_a_right_port_raises_no_alarm(self, port: Port) -> None:
+        divergence = located(port, right=True)
+        assert not divergence.found, str(divergence)
+
+    @each_port
+    def test_a_wrong_port_is_found(self, port: Port) -> None:
+        assert located(port, right=False).found
+
+    def test_the_mistake_is_shown_in_both_files_for_nine_ports_of_ten(self, capsys: pytest.CaptureFixture[str]) -> None:
+        hits, misses = [], []
+        for port in PORTS:
+            found = located(port, right=False)
+            shown = is_shown(port, "torch", found.torch) and is_shown(port, "jax", found.jax)
+            (hits if shown else misses).append(port.name)
+        told = f"{len(hits)} of {len(PORTS)} mistakes shown in both files; elsewhere: {', '.join(misses) or 'none'}"
+        with capsys.disabled():
+            print(f"\n{told}")  # noqa: T201 - the gallery's result belongs in a log
+        assert len(hits) >= WANTED * len(PORTS), told
+        assert len(hits) >= WANTED * len(PORTS)
