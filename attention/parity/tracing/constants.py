@@ -1,0 +1,64 @@
+"""Constants: tables that one side made in float32 are given to the other as they are.
+
+    1 / 10000 ** (arange(0, D, 2) / D)        in float32, when the module was built;        in float64, in the JAX function
+
+The two differ by a rounding of float32, which is no mistake, and would drown those that are as small. So the JAX side is run again
+with the constants of the torch side, wherever the two are equal to within that rounding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attention.parity.tracing.counterfactual import laid, rerun
+from attention.parity.tracing.event import Event, Recording
+from attention.parity.tracing.fingerprint import fingerprint
+from attention.parity.tracing.layout import close
+
+# Relative to the largest element: of equal constants, and of those that a rounding of float32 sets apart.
+SAME, ROUNDED = 1e-10, 1e-6
+
+
+def share_constants(torch: Recording, jax: Recording) -> tuple[str, ...]:
+    """Give the constants of the torch side to the JAX side, whose events change in place; return what a reader must know.
+
+    Args:
+        torch: the recording of the torch side.
+        jax: that of the JAX side, with its steps.
+    """
+    if not jax.steps:
+        return ()
+    shared: list[str] = []
+    for event in filter(_is_table, torch.events):
+        found = _rounded(event, jax)
+        if found is not None:
+            j, value = found
+            for i, x in rerun(jax, {j.index: value}).items():
+                jax.events[i].value = x
+            shared.append(f"{j.label} at {j.place}")
+    return (f"rounded to float32 on one side, and made equal: {', '.join(shared)}",) if shared else ()
+
+
+def _is_table(event: Event) -> bool:
+    return not event.role and event.value.dtype.kind == "f" and event.value.size > 1 and event.op != "output"
+
+
+def _rounded(event: Event, jax: Recording) -> tuple[Event, np.ndarray] | None:
+    """Return the first JAX event that a rounding sets apart from one of torch, and what to put in its place."""
+    first: tuple[Event, np.ndarray] | None = None
+    sketch = fingerprint(event.value)
+    for other in filter(_is_table, jax.events):
+        if other.value.size != event.value.size:
+            continue
+        there = fingerprint(other.value)
+        if there.pattern != sketch.pattern or there.statistics.shape != sketch.statistics.shape:
+            continue
+        if (abs(there.statistics - sketch.statistics) > ROUNDED * sketch.scale).any():
+            continue
+        for value in laid(event.value, other.value):
+            if close(value, other.value, SAME):
+                # It is there already, as it is.
+                return None
+            if first is None and close(value, other.value, ROUNDED):
+                first = other, value
+    return first

@@ -1,0 +1,131 @@
+"""Locate: find the line at which two programs part.
+
+    record both    ->    align by fingerprint    ->    walk back from what differs    ->    swap arrays to prove it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from attention._extras import require
+from attention.parity.programs import Arrays, Call, Program, program
+from attention.parity.tracing.alignment import Alignment
+from attention.parity.tracing.choice import Choice, choose
+from attention.parity.tracing.constants import share_constants
+from attention.parity.tracing.difference import difference
+from attention.parity.tracing.divergence import Coverage, Divergence, Moment
+from attention.parity.tracing.event import Recording
+from attention.parity.tracing.frontier import cone
+from attention.spec.errors import OptionError
+
+
+def locate(
+    torch_side: Any,
+    jax_side: Any,
+    inputs: Any,
+    *,
+    params: Any = None,
+    gradients: bool = False,
+    dtype: str | None = "float64",
+) -> Divergence:
+    """Find the first operation at which two programs part.
+
+    Args:
+        torch_side: a module, a function, or what else `programs.program` takes.
+        jax_side: the same, in JAX.
+        inputs: of both: an array, a tuple of positional ones, a dict of keywords, or a `Call`.
+        params: a map of the torch side's parameters to the JAX side's, with a method `forward`, by which JAX is given torch's
+            values; None if each has its own already.
+        gradients: look at the gradients of inputs and parameters too, once all outputs agree.
+        dtype: what both are run in. In float64, rounding cannot hide a mistake, nor look like one.
+
+    Raises:
+        SideFailed: a program raised, or returned what is no array.
+        OptionError: a side is neither torch nor JAX.
+    """
+    first, second = program(torch_side, "torch"), program(jax_side, "jax")
+    call = Call.of(inputs)
+    given = None if params is None else params.forward(first.params)
+    found = parted(record(first, call, None, dtype), record(second, call, given, dtype))
+    if gradients and not found.found:
+        found = parted(record(first, call, None, dtype, gradients=True), record(second, call, given, dtype, gradients=True))
+    return found
+
+
+def record(side: Program, call: Call, params: Arrays | None, dtype: str | None, *, gradients: bool = False) -> Recording:
+    """Return every event of one run of a program.
+
+    Raises:
+        OptionError: it is neither in torch nor in JAX.
+    """
+    # A framework is imported when a program of it is recorded, not before.
+    if side.framework == "torch":
+        require("torch", extra="torch", wanted_by="locate")
+        from attention.parity.tracing.torch_recorder import record_torch  # noqa: PLC0415
+
+        return record_torch(side, call, params, dtype, gradients=gradients)  # pyright: ignore[reportArgumentType]
+    if side.framework == "jax":
+        require("jax", extra="jax", wanted_by="locate")
+        from attention.parity.tracing.jax_recorder import record_jax  # noqa: PLC0415
+
+        return record_jax(side, call, params, dtype, gradients=gradients)  # pyright: ignore[reportArgumentType]
+    raise OptionError(f"side {side.name} is in {side.framework}, and must be in torch or jax to be traced")
+
+
+def parted(torch: Recording, jax: Recording) -> Divergence:
+    """Return where two recordings part."""
+    notes = share_constants(torch, jax)
+    alignment = Alignment(torch, jax)
+    coverage = _coverage(torch, alignment.partners[0]), _coverage(jax, alignment.partners[1])
+    if not alignment.unequal:
+        return Divergence(False, coverage, timeline=_timeline(alignment, None), notes=notes)
+    ends = zip(*alignment.unequal, strict=True)
+    cones = [cone(side, fine, end) for side, fine, end in zip((torch, jax), alignment.fine, ends, strict=True)]
+    choice = choose(alignment, *cones)
+    return _told(alignment, choice, coverage, notes)
+
+
+def _told(alignment: Alignment, choice: Choice, coverage: tuple[Coverage, Coverage], notes: tuple[str, ...]) -> Divergence:
+    t, j = alignment.torch.events[choice.torch], alignment.jax.events[choice.jax]
+    before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
+    agreed = (alignment.torch.events[before[-1][0]], alignment.jax.events[before[-1][1]]) if before else None
+    outputs = {
+        alignment.torch.events[a].name: difference(alignment.torch.events[a].value, alignment.jax.events[b].value).text
+        for a, b in alignment.unequal
+    }
+    apart = _apart(alignment, choice)
+    more = {"kind": choice.kind, "torch": t, "jax": j, "agreed": agreed, "difference": apart, "outputs": outputs}
+    return Divergence(True, coverage, timeline=_timeline(alignment, choice), notes=notes, **more)
+
+
+def _apart(alignment: Alignment, choice: Choice) -> Any:
+    """Return how the arrays differ: the pair that a swap proved, which may lie behind the pair that is shown."""
+    t, j = (choice.swap.torch, choice.swap.jax) if choice.swap else (choice.torch, choice.jax)
+    return difference(alignment.torch.events[t].value, alignment.jax.events[j].value)
+
+
+def _coverage(side: Recording, partners: list[list[int]]) -> Coverage:
+    operations = [event.index for event in side.events if event.is_operation]
+    return Coverage(len(operations), sum(1 for i in operations if partners[i]))
+
+
+def _timeline(alignment: Alignment, choice: Choice | None) -> tuple[Moment, ...]:
+    """Return the operations of both sides in order, pairs side by side."""
+    moments: list[Moment] = []
+    last = -1, -1
+    torch, jax = alignment.torch.events, alignment.jax.events
+    for i, j in [*alignment.pairs, (len(torch), len(jax))]:
+        alone = [(e, None) for e in torch[last[0] + 1 : i]], [(None, e) for e in jax[last[1] + 1 : j]]
+        for a, b in [*alone[0], *alone[1]]:
+            event = a or b
+            if event is not None and event.is_operation:
+                partners = alignment.partners[0 if a else 1][event.index]
+                first = choice is not None and event.index == (choice.torch if a else choice.jax)
+                moments.append(Moment(a, b, bool(partners), first))
+        if i < len(torch):
+            moments.append(Moment(torch[i], jax[j], True))
+        last = i, j
+    return tuple(moments)

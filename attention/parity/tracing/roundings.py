@@ -1,0 +1,58 @@
+"""Roundings: what a run in one dtype keeps of an array that a program calls another.
+
+    in float64    float32 -> float64        bfloat16 -> bfloat16
+
+A run in float64 is the mathematics of a program: its own float32 is as wide as the rest. What it narrows further, it means.
+"""
+
+# JAX leaves its dtypes unknown, which strict mode reports at every use.
+# pyright: standard
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+_UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def unit(dtype: str, run: str | None) -> float:
+    """Return the unit roundoff that an array of this dtype has in a run; that of float64 for what is no float.
+
+    Args:
+        dtype: the name of the array's dtype.
+        run: of the run; None where every array has the dtype that it says.
+    """
+    if dtype.startswith("float8"):
+        return 2.0**-3
+    return _UNITS["float64"] if run == "float64" and dtype == "float32" else _UNITS.get(dtype, _UNITS["float64"])
+
+
+def rounded(x: np.ndarray, dtype: Any, run: str | None) -> np.ndarray:
+    """Return float64 values as an array of this dtype keeps them in a run; other kinds as they are."""
+    if x.dtype != np.float64 or unit(str(dtype), run) <= _UNITS["float64"]:
+        return x
+    with np.errstate(over="ignore"):
+        return x.astype(np.dtype(dtype)).astype(np.float64)
+
+
+def cotangent(output: np.ndarray) -> np.ndarray:
+    """Return the weights that gradients of an output are taken with: the same for two layouts of the same output."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(output), 1 + np.sin(3 * output), 0.0).astype(np.float64)
+
+
+def narrowed(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Return float64 values rounded to a dtype by name, "tfloat32" among them, in float64.
+
+    >>> float(narrowed(np.array(1.0009765625), "bfloat16"))
+    1.0
+    """
+    if dtype == "tfloat32":
+        bits = x.astype(np.float32).view(np.uint32)
+        return ((bits + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
+    kinds = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+    with np.errstate(over="ignore"):
+        return x.astype(kinds[dtype]).astype(np.float64)
