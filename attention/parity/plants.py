@@ -30,11 +30,22 @@ OFF_BY = 3e-5
 """A scale wrong by 0.003 %: what a tolerance of 1e-3 lets pass."""
 
 
+def compose(*several: Plant) -> Plant:
+    """Plant several mistakes, one after another."""
+
+    def plant(probe: Probe) -> Probe:
+        for one in several:
+            probe = one(probe)
+        return probe
+
+    return plant
+
+
 def option(**options: object) -> Plant:
     """Plant other options of the contract; weights that it then lacks are forgotten."""
 
     def plant(probe: Probe) -> Probe:
-        return _with(probe, **options)
+        return with_options(probe, **options)
 
     return plant
 
@@ -49,7 +60,7 @@ def part(path: str, **options: object) -> Plant:
 
     def plant(probe: Probe) -> Probe:
         first, *rest = path.split(".")
-        return _with(probe, **{first: turned(getattr(probe.contract, first), rest)})
+        return with_options(probe, **{first: turned(getattr(probe.contract, first), rest)})
 
     return plant
 
@@ -97,10 +108,47 @@ def head_first(kernel: np.ndarray) -> np.ndarray:
     return kernel.reshape(m, d, h).transpose(0, 2, 1)
 
 
-def bias_ignored(probe: Probe) -> Probe:
-    """Forget the bias that comes with a call."""
-    arrays = {name: np.zeros_like(x) if name == "bias" else x for name, x in probe.arrays.items()}
-    return replace(probe, arrays=arrays)
+def head_last(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel (M, H, D) whose columns (D, H) were split as (H, D): the reverse of `head_first` (2)."""
+    m, h, d = kernel.shape
+    return kernel.transpose(0, 2, 1).reshape(m, h, d)
+
+
+def input_for(name: str, other: str) -> Plant:
+    """Plant another input in the place of one."""
+
+    def plant(probe: Probe) -> Probe:
+        arrays = inputs(probe)
+        return replace(probe, arrays={**arrays, name: arrays[other]})
+
+    return plant
+
+
+def inputs_exchanged(probe: Probe) -> Probe:
+    """Exchange key and value."""
+    arrays = inputs(probe)
+    return replace(probe, arrays={**arrays, "key": arrays["value"], "value": arrays["key"]})
+
+
+def inputs(probe: Probe) -> dict[str, np.ndarray]:
+    """Return the arrays of a call, those included that it leaves out because they are another's."""
+    if "query" not in probe.arrays:
+        return dict(probe.arrays)
+    key = probe.arrays.get("key", probe.arrays["query"])
+    return {**probe.arrays, "key": key, "value": probe.arrays.get("value", key)}
+
+
+def bias_turned(turn: Callable[[np.ndarray], np.ndarray]) -> Plant:
+    """Plant another bias of the call."""
+
+    def plant(probe: Probe) -> Probe:
+        return replace(probe, arrays={name: turn(x) if name == "bias" else x for name, x in probe.arrays.items()})
+
+    return plant
+
+
+bias_ignored = bias_turned(np.zeros_like)
+"""Forget the bias that comes with a call."""
 
 
 def other_dropout(probe: Probe) -> Probe:
@@ -111,18 +159,18 @@ def other_dropout(probe: Probe) -> Probe:
 def scale_off(probe: Probe) -> Probe:
     """Multiply the scale by 1.00003 (5)."""
     factor = probe.contract.score.factor(probe.contract.width)
-    return _with(probe, score=ScaledDot(factor * (1 + OFF_BY)))
+    return with_options(probe, score=ScaledDot(factor * (1 + OFF_BY)))
 
 
 def window_off_by_one(probe: Probe) -> Probe:
     """Count the query's own key among those before it (8)."""
-    return _with(probe, mask=_swap(probe.contract.mask, lambda m: replace(m, before=m.before - 1), Window))
+    return with_options(probe, mask=swapped(probe.contract.mask, lambda m: replace(m, before=m.before - 1), Window))
 
 
 def causal_corner_swapped(probe: Probe) -> Probe:
     """Align the diagonal at the other corner (7)."""
     other = {"start": "end", "end": "start"}
-    return _with(probe, mask=_swap(probe.contract.mask, lambda m: replace(m, align=other[m.align]), Causal))
+    return with_options(probe, mask=swapped(probe.contract.mask, lambda m: replace(m, align=other[m.align]), Causal))
 
 
 def heads_tiled(probe: Probe) -> Probe:
@@ -143,18 +191,18 @@ def rotary_style_swapped(probe: Probe) -> Probe:
     if rotary is None:
         return probe
     other = {"half": "interleaved", "interleaved": "half"}[rotary.style]
-    return _with(probe, positions=Rotary(rotary.base, other, rotary.rotary_dim))
+    return with_options(probe, positions=Rotary(rotary.base, other, rotary.rotary_dim))
 
 
 def polarity_inverted(probe: Probe) -> Probe:
     """Read True as "may not attend" (6)."""
     mask = both(probe.contract.mask, probe.mask)
-    return replace(_with(probe, mask=None), mask=None if mask is None else Not(mask))
+    return replace(with_options(probe, mask=None), mask=None if mask is None else Not(mask))
 
 
 def soft_cap_forgotten(probe: Probe) -> Probe:
     """Leave scores unbounded (4)."""
-    return _with(probe, softcap=None)
+    return with_options(probe, softcap=None)
 
 
 def bias_dropped(probe: Probe) -> Probe:
@@ -170,29 +218,52 @@ def empty_row_mean(probe: Probe) -> Probe:
     added = np.where(np.ones(probe.sizes.scores, bool) if allowed is None else allowed, 0.0, -1e30)
     bias = probe.arrays.get("bias", np.zeros(probe.sizes.scores))
     arrays = {**probe.arrays, "bias": (bias + added).astype(probe.arrays["query"].dtype)}
-    return replace(_with(probe, mask=None), mask=None, arrays=arrays)
+    return replace(with_options(probe, mask=None), mask=None, arrays=arrays)
 
 
-def queries_in_tf32(probe: Probe) -> Probe:
-    """Round the queries to TensorFloat-32: ten bits behind the point (20)."""
-    query = probe.arrays["query"]
-    key = probe.arrays.get("key", query)
-    rounded = ((query.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
-    rest = {"key": key, "value": probe.arrays.get("value", key)}
-    return replace(probe, arrays={**probe.arrays, **rest, "query": np.where(np.isfinite(query), rounded, query)})
+def in_tf32(x: np.ndarray) -> np.ndarray:
+    """Return float32 `x` rounded to TensorFloat-32: ten bits behind the point (20)."""
+    rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isfinite(x), rounded, x)
 
 
-def _with(probe: Probe, **options: object) -> Probe:
+ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "TF32": in_tf32,
+    "bfloat16": lambda x: x.astype(ml_dtypes.bfloat16).astype(x.dtype),
+    "float16": lambda x: x.astype(np.float16).astype(x.dtype),
+}
+
+
+def inputs_turned(turn: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...]) -> Plant:
+    """Plant other inputs, those included that a call leaves out because they are another's."""
+
+    def plant(probe: Probe) -> Probe:
+        return replace(probe, arrays={name: turn(x) if name in names else x for name, x in inputs(probe).items()})
+
+    return plant
+
+
+def weights_turned(turn: Callable[[np.ndarray], np.ndarray]) -> Plant:
+    """Plant every parameter otherwise."""
+    return lambda probe: replace(probe, weights={name: turn(x) for name, x in probe.weights.items()})
+
+
+queries_in_tf32 = inputs_turned(in_tf32, ("query",))
+"""Round the queries to TensorFloat-32 (20)."""
+
+
+def with_options(probe: Probe, **options: object) -> Probe:
+    """Return the probe of a contract with other options; weights that it then lacks are forgotten."""
     right: Any = probe.contract
     contract: Contract = replace(right, **options)
     weights: Mapping[str, np.ndarray] = probe.weights
     return replace(probe, contract=contract, weights={name: weights[name] for name in contract.params})
 
 
-def _swap(mask: Any, turn: Callable[[Any], Mask], kind: type[Mask]) -> Any:
+def swapped(mask: Any, turn: Callable[[Any], Mask], kind: type[Mask]) -> Any:
     """Return the mask with `turn` applied to its parts of one kind."""
     if isinstance(mask, kind):
         return turn(mask)
     if isinstance(mask, (And, Or)):
-        return replace(mask, left=_swap(mask.left, turn, kind), right=_swap(mask.right, turn, kind))
+        return replace(mask, left=swapped(mask.left, turn, kind), right=swapped(mask.right, turn, kind))
     return mask

@@ -1,0 +1,181 @@
+"""Along an axis: sums, means, softmax, norms, and what is added at the end.
+
+    torch = reduce(x, axis)        jax = another reduction of the same x, or along another axis
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from attention.parity.doctor.rules.scene import Finding, Known, Scene
+
+MOST_AXES, MOST_ADDENDS = 5, 30
+
+
+def softmax_axis(scene: Scene) -> Finding | None:
+    """Name a softmax that sums to one along another axis."""
+    for known, x, y in scene.of_size():
+        torch, jax = _softmax(scene, scene.torch, x), _softmax(scene, scene.jax, y)
+        if torch is None or jax is None:
+            continue
+        n, m = scene.torch.shape[torch], scene.jax.shape[jax]
+        # An axis has no name in two layouts, but it has a size.
+        if n != m or (scene.torch.shape == scene.jax.shape and torch != jax):
+            evidence = f"torch sums to 1 along axis {torch} of {scene.torch.shape}, jax along {jax} of {scene.jax.shape}"
+            mend = f"softmax(dim={jax})" if scene.torch.shape == scene.jax.shape else f"softmax over the axis of {m}"
+            other = f"jax.nn.softmax(axis={torch})" if scene.torch.shape == scene.jax.shape else f"softmax over the axis of {n}"
+            return Finding("softmax over another axis", f"{evidence}; x = {known.label}", mend, other)
+    return None
+
+
+def _softmax(scene: Scene, value: np.ndarray, x: np.ndarray) -> int | None:
+    for axis in range(x.ndim):
+        top = np.max(x, axis=axis, keepdims=True)
+        with np.errstate(all="ignore"):
+            e = np.exp(x - np.where(np.isfinite(top), top, 0.0))
+        if x.shape[axis] > 1 and scene.equal(value, e / np.sum(e, axis=axis, keepdims=True)):
+            return axis
+    return None
+
+
+def another_reduction(scene: Scene) -> Finding | None:
+    """Name a sum, mean, maximum, variance or length of one array that the other side takes otherwise."""
+    for known in scene.known:
+        if known.torch.dtype.kind != "f" or known.torch.size <= scene.torch.size or known.torch.size > 200_000:
+            continue
+        torch = set(_reductions(scene, scene.torch, known.torch))
+        jax = set(_reductions(scene, scene.jax, known.jax)) if torch else set()
+        if torch and jax and not torch & jax:
+            first, second = sorted(torch)[0], sorted(jax)[0]
+            told = [f"{name} over {_sizes(axes)}" for name, axes in (first, second)]
+            name = _reduced(first[0], second[0], first[1] == second[1]) or f"{told[0]} on torch, {told[1]} on jax"
+            return Finding(name, f"torch = {told[0]}, jax = {told[1]} of x = {known.label}", told[1], told[0])
+    return None
+
+
+def _reduced(torch: str, jax: str, same: bool) -> str:
+    kinds = {torch, jax}
+    if same and kinds == {"unbiased variance", "variance"} or kinds == {"unbiased deviation", "deviation"}:
+        return f"{torch} on torch, {jax} on jax"
+    return ""
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    return f"axes of {' and '.join(map(str, sizes))}" if len(sizes) > 1 else f"the axis of {sizes[0]}"
+
+
+def _reductions(scene: Scene, value: np.ndarray, x: np.ndarray) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield what reductions of `x` the value is: their names, and the sizes of the axes they are over."""
+    flat = value.reshape(-1)
+    for count in range(1, min(x.ndim, MOST_AXES) + 1):
+        for axes in combinations(range(x.ndim), count):
+            n = math.prod(x.shape[a] for a in axes)
+            if n < 2 or x.size // n != flat.size:
+                continue
+            mean, square = np.mean(x, axis=axes), np.mean(x * x, axis=axes)
+            spread = np.mean((x - np.mean(x, axis=axes, keepdims=True)) ** 2, axis=axes)
+            made = {
+                "mean": mean, "sum": n * mean, "mean square": square, "sum of squares": n * square,
+                "length": np.sqrt(n * square), "variance": spread, "unbiased variance": spread * n / (n - 1),
+                "deviation": np.sqrt(spread), "unbiased deviation": np.sqrt(spread * n / (n - 1)),
+                "maximum": np.max(x, axis=axes), "first": None,
+            }  # fmt: skip
+            sizes = tuple(x.shape[a] for a in axes)
+            yield from ((name, sizes) for name, y in made.items() if y is not None and scene.equal(flat, y.reshape(-1)))
+
+
+def normed(scene: Scene) -> Finding | None:
+    """Name two divisors of one array: a variance with or without bias, an eps, a length along another axis."""
+    for known, x, y in scene.of_size():
+        torch, jax = _quotient(scene.torch, x), _quotient(scene.jax, y)
+        if torch is None or jax is None:
+            continue
+        first, second = _divisor(scene, torch, x), _divisor(scene, jax, y)
+        if first and second and first != second:
+            evidence = f"torch = x / {first}, jax = x / {second}, x = {known.label}"
+            return Finding(f"divided by {first} on torch, by {second} on jax", evidence, f"/ {second}", f"/ {first}")
+    return None
+
+
+def _quotient(value: np.ndarray, x: np.ndarray) -> np.ndarray | None:
+    with np.errstate(all="ignore"):
+        r = x / value
+    return r if np.isfinite(r).all() and (r > 0).all() else None
+
+
+def _divisor(scene: Scene, r: np.ndarray, x: np.ndarray) -> str:
+    """Return which length of `x` its divisor `r` is, and along which axis."""
+    for axis in range(x.ndim):
+        n = x.shape[axis]
+        if n < 2 or not scene.equal(r, np.broadcast_to(np.take(r, [0], axis), r.shape)):
+            continue
+        square = np.mean(x * x, axis=axis, keepdims=True)
+        spread = np.mean((x - np.mean(x, axis=axis, keepdims=True)) ** 2, axis=axis, keepdims=True)
+        made = {"its length": n * square, "its root mean square": square, "its deviation": spread, "its unbiased deviation": spread * n / (n - 1)}
+        for name, y in made.items():
+            if scene.equal(r, np.broadcast_to(np.sqrt(y), r.shape)):
+                return f"{name} along axis {axis} of {x.shape}" if x.ndim > 1 else name
+    return ""
+
+
+def another_addend(scene: Scene) -> Finding | None:
+    """Name a sum of which one addend is another array on the other side, or is missing there."""
+    if scene.torch.shape != scene.jax.shape or scene.torch.dtype.kind != "f" or scene.torch.size < 4:
+        return None
+    apart = scene.torch - scene.jax
+    if not np.isfinite(apart).all() or scene.equal(apart, np.full_like(apart, apart.flat[0])):
+        return None
+    able = [(k, _like(k.torch, apart)) for k in scene.known[:MOST_ADDENDS]]
+    same = [(k, x) for k, x in able if x is not None]
+    for known, x in same:
+        for sign, side, other in ((1.0, "torch", "jax"), (-1.0, "jax", "torch")):
+            if scene.equal(apart, sign * x):
+                what = "a bias is" if known.given and known.torch.ndim == 1 else "an addend is"
+                mend = {other: f"+ {known.label}"}
+                return Finding(f"{what} missing on {other}, or too much on {side}", f"{side} = {other} + {known.label}", **mend)
+    return _exchanged(scene, apart, same)
+
+
+def _exchanged(scene: Scene, apart: np.ndarray, same: list[tuple[Known, np.ndarray]]) -> Finding | None:
+    for (a, x), (b, y) in combinations([(k, x) for k, x in same if x.shape == apart.shape], 2):
+        for sign, first, second in ((1.0, a, b), (-1.0, b, a)):
+            if scene.equal(apart, sign * (x - y)):
+                evidence = f"torch - jax = a - b, a = {first.label}, b = {second.label}"
+                name = "another branch is added: the residual is taken from another array"
+                return Finding(name, evidence, f"add {second.label}", f"add {first.label}")
+    return None
+
+
+def _like(x: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
+    """Return an array as an addend of a shape: as it is, reshaped, or as a row for all; None if it is none."""
+    if x.dtype.kind != "f" or not np.isfinite(x).all():
+        return None
+    if x.size == wanted.size:
+        return x.reshape(wanted.shape)
+    if x.ndim == 1 and wanted.ndim > 1 and x.size == wanted.shape[-1]:
+        return np.broadcast_to(x, wanted.shape)
+    return None
+
+
+def scale_and_one(scene: Scene) -> Finding | None:
+    """Name x w on one side and x (1 + w) on the other."""
+    rows = [k for k in scene.known if k.given and k.torch.ndim == 1]
+    for known, x, y in scene.of_size():
+        for row in rows:
+            if row.torch.size != x.shape[-1] or row.jax.size != y.shape[-1]:
+                continue
+            w, v = row.torch, row.jax
+            plain, one = scene.equal(scene.torch, x * w), scene.equal(scene.torch, x * (1.0 + w))
+            other_plain, other_one = scene.equal(scene.jax, y * v), scene.equal(scene.jax, y * (1.0 + v))
+            if (plain and other_one) or (one and other_plain):
+                told = ("w", "1 + w") if plain else ("1 + w", "w")
+                evidence = f"torch = x ({told[0]}), jax = x ({told[1]}), w = {row.label}, x = {known.label}"
+                return Finding(f"scaled by {told[0]} on torch, by {told[1]} on jax", evidence, f"x * ({told[1]})", f"x * ({told[0]})")
+    return None
+
+
+RULES = (softmax_axis, another_reduction, normed, scale_and_one, another_addend)
