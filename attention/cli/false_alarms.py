@@ -1,0 +1,73 @@
+"""`attention parity false-alarms`: how often the proof condemns programs that are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from json import dumps
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attention.cli.app import one_line
+from attention.cli.parity import parity_app
+
+if TYPE_CHECKING:
+    from attention.parity.false_alarms import Tally
+
+
+@parity_app.command("false-alarms")
+def false_alarms(
+    draws: Annotated[int, typer.Option(help="How many random draws.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
+    first: Annotated[int, typer.Option(help="Number of the first draw, for long runs in parts.", min=0)] = 0,
+    draw: Annotated[int | None, typer.Option(help="Run this draw alone and show all of it.", min=0)] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float32, float64, bfloat16 or float16; repeat for more. All by default.")
+    ] = None,
+    json: Annotated[str | None, typer.Option(metavar="PATH", help="Write the counts and every failure to this file.")] = None,
+) -> None:
+    """Run both backends, which are right, on random contracts, shapes, dtypes and scales, and count who is condemned.
+
+    Exits with 1 if that is one draw in 1,000 or more. Draw 1234 of a seed is the same whatever the range it is run in.
+    """
+    with one_line():
+        from attention.parity import false_alarms as alarms  # noqa: PLC0415 - frameworks are imported by the command that needs them
+        from attention.parity.report import write  # noqa: PLC0415
+        from attention.parity.suite.draws import DTYPES  # noqa: PLC0415
+
+        dtypes = tuple(dtype or DTYPES)
+        if draw is not None:
+            raise typer.Exit(0 if _alone(draw, seed, dtypes) else 1)
+        with _progress(draws) as tell:
+            tally = alarms.false_alarms(draws, seed, first=first, dtypes=dtypes, progress=tell)
+        for line in tally.lines():
+            typer.echo(line)
+        if json is not None:
+            write(json, dumps(tally.to_dict(), indent=1))
+    raise typer.Exit(0 if tally.ok else 1)
+
+
+def _alone(draw: int, seed: int, dtypes: tuple[str, ...]) -> bool:
+    """Show one draw, and return whether it agrees."""
+    from attention.parity.false_alarms import false_alarms as run  # noqa: PLC0415 - as above
+    from attention.parity.report import Report  # noqa: PLC0415
+
+    found = run(1, seed, first=draw, dtypes=dtypes)
+    report = Report(found.last)
+    for name, value in found.last[0].facts.items():
+        typer.echo(f"{name}: {value}")
+    report.show()
+    return report.ok
+
+
+@contextmanager
+def _progress(draws: int) -> Iterator[Callable[[Tally], None]]:
+    """Give a function that shows on stderr how far a run is, and how many draws failed."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=draws)
+        yield lambda tally: progress.update(task, completed=tally.draws, description=f"{len(tally.failing)} failed")

@@ -1,0 +1,119 @@
+"""The checkup: everything that is done with two programs, in the order in which a person would.
+
+compare     do they differ, beyond rounding?
+locate      if so, or if it is asked: at which operation, on which line of either file?
+name        what does that operation do wrongly, if it is one of the known mistakes?
+diagnose    with a contract: which knob of it explains what each program does?
+"""
+
+# Programs are whatever their users brought, of types that strict mode cannot know.
+# pyright: standard
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from attention.parity.doctor import Diagnosis, Finding, diagnose, name_mistake
+from attention.parity.pair import compare
+from attention.parity.report import Report, write
+from attention.parity.tracing import Divergence, locate
+from attention.spec.errors import OptionError
+from attention.spec.layers.contract import Contract
+
+
+@dataclass(frozen=True, eq=False)
+class Checkup:
+    """What was found out about two programs.
+
+    Attributes:
+        report: the comparison, or None if there were no inputs to compare on.
+        divergence: where they part, or None if nobody looked.
+        findings: the names of the mistake at that place, by the rules that reproduce it; empty if none fits.
+        diagnosis: the knob of the contract, or None if no contract was given.
+    """
+
+    report: Report | None
+    divergence: Divergence | None = None
+    findings: tuple[Finding, ...] = ()
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing differs, whatever way it was looked for."""
+        looked = [self.report and self.report.ok, self.diagnosis and self.diagnosis.ok]
+        return all(found is None or found for found in looked) and not (self.divergence and self.divergence.found)
+
+    def __str__(self) -> str:
+        parts = [str(part) for part in (self.report, self.divergence, *self.findings, self.diagnosis) if part is not None]
+        if self.divergence is not None and self.divergence.found and not self.findings:
+            parts.insert(2 if self.report is not None else 1, "none of the known mistakes fits this operation")
+        return "\n".join(part.rstrip() + "\n" for part in parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {
+            **({} if self.report is None else self.report.to_dict()),
+            "ok": self.ok,
+            "divergence": None if self.divergence is None else self.divergence.to_dict(),
+            "findings": [finding.to_dict() for finding in self.findings],
+            "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
+        }
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write everything as one page.
+
+        Raises:
+            FileError: the path cannot be written.
+            MissingExtra: what draws the page is not installed.
+        """
+        from attention.parity import html  # noqa: PLC0415 - needs the extra `report`
+
+        named = "\n".join(map(str, (*self.findings, *((self.diagnosis,) if self.diagnosis else ()))))
+        write(path, html.page(self.report, self.divergence, named or None))
+
+
+def checkup(
+    torch_side: Any,
+    jax_side: Any,
+    inputs: Any = None,
+    *,
+    contract: Contract | None = None,
+    params: Any = None,
+    load: str | None = None,
+    dtype: str = "float32",
+    gradients: bool = True,
+    trace: bool = False,
+) -> Checkup:
+    """Return all that can be found out about two programs.
+
+    Args:
+        torch_side: as `compare` takes it.
+        jax_side: the same.
+        inputs: of both; None if the contract's own probes are enough.
+        contract: what both should be, or None.
+        params: how their parameters belong together; None if it is to be solved.
+        load: "first" or "second", whose parameter values both shall use.
+        dtype: what floats are cast to for the comparison.
+        gradients: whether gradients are compared and traced too.
+        trace: look for the place even if the comparison finds nothing.
+
+    Raises:
+        OptionError: neither inputs nor a contract.
+        SideFailed: a program failed where no report can say so.
+    """
+    if inputs is None and contract is None:
+        raise OptionError("inputs None must be given, or a contract")
+    report = divergence = diagnosis = None
+    if inputs is not None:
+        more = {"params": params, "load": load, "dtypes": (dtype,), "gradients": gradients}
+        report = compare(torch_side, jax_side, inputs, **more)
+        # What did not run cannot be traced.
+        runs = not any(row.failure and not row.verdicts for row in report.rows)
+        if runs and (trace or not report.ok):
+            divergence = locate(torch_side, jax_side, inputs, gradients=gradients)
+    if contract is not None:
+        diagnosis = diagnose(torch_side, jax_side, contract)
+    findings = name_mistake(divergence) if divergence is not None and divergence.found else ()
+    return Checkup(report, divergence, findings, diagnosis)

@@ -1,0 +1,173 @@
+"""The layout of an export: an index, and two files for each call.
+
+    folder/index.json                              what is there, and the SHA-256 of every file
+    folder/<case>/<probe>.<dtype>.json             the contract and what else is no array
+    folder/<case>/<probe>.<dtype>.safetensors      every array, as "<group>.<name>"
+
+The index is written last and taken away first, so that a folder with an index is a whole export.
+"""
+
+# JSON may hold anything, and is looked at before it is believed.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from attention.spec.errors import FileError, UnknownName
+
+FORMAT, VERSION = "attention-cases", "1"
+INDEX = "index.json"
+SUFFIXES = ("json", "safetensors")
+
+GROUPS = ("inputs", "weights", "cotangents", "masks", "positions", "rotary", "keep", "oracle", "sigma")
+"""What the name of an array begins with."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One call of an export.
+
+    Args:
+        case: the contract's name.
+        probe: what the call is there to catch.
+        dtype: of weights and inputs.
+        sha256: of the two files, by suffix.
+    """
+
+    case: str
+    probe: str
+    dtype: str
+    sha256: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def path(self) -> str:
+        """The two files, without their suffixes: relative to the folder, with slashes.
+
+        >>> Entry("self", "few keys", "float32").path
+        'self/few_keys.float32'
+        """
+        return f"{self.case}/{self.probe.replace(' ', '_')}.{self.dtype}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Both files, relative to the folder."""
+        return tuple(f"{self.path}.{suffix}" for suffix in SUFFIXES)
+
+    def __str__(self) -> str:
+        return f"{self.case}, {self.dtype}: {self.probe}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an export holds.
+
+    Attributes:
+        entries: the calls, in the order in which they were written.
+        cases: of each contract by name: "about", "source" and "contract".
+        made_with: versions of the libraries.
+        seed: of all numbers.
+        rounds: what the budgets let a kernel round besides: see `Kernel.rounds`.
+    """
+
+    entries: tuple[Entry, ...]
+    cases: Mapping[str, Mapping[str, Any]]
+    made_with: Mapping[str, str]
+    seed: int = 0
+    rounds: tuple[str, ...] = ()
+
+    def chosen(self, cases: tuple[str, ...] = (), dtypes: tuple[str, ...] = ()) -> list[Entry]:
+        """Return the calls of these contracts and dtypes; none given means all of them.
+
+        Raises:
+            UnknownName: the export has no such contract or dtype.
+        """
+        held = {"contract": tuple(self.cases), "dtype": tuple(dict.fromkeys(entry.dtype for entry in self.entries))}
+        for kind, names in (("contract", cases), ("dtype", dtypes)):
+            for name in names:
+                if name not in held[kind]:
+                    raise UnknownName(f"{kind} {name!r} must be one of those exported: {', '.join(held[kind])}")
+        return [e for e in self.entries if (not cases or e.case in cases) and (not dtypes or e.dtype in dtypes)]
+
+    def to_json(self) -> str:
+        """Return the text of the index file."""
+        calls = [
+            {"case": e.case, "probe": e.probe, "dtype": e.dtype, "path": e.path, "sha256": {**e.sha256}} for e in self.entries
+        ]
+        about = {"made_with": self.made_with, "seed": self.seed, "rounds": self.rounds, "cases": self.cases}
+        return json.dumps({"format": FORMAT, "version": VERSION, **about, "calls": calls}, indent=1) + "\n"
+
+
+def sha256(content: bytes) -> str:
+    """Return the checksum of a file's content, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def is_export(folder: Path) -> bool:
+    """Return whether the folder holds an export of ours, of whatever version."""
+    try:
+        return json.loads((folder / INDEX).read_bytes()).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def read_index(folder: Path) -> Index:
+    """Return the index of an export.
+
+    Raises:
+        FileError: there is none, or it is not ours, or of another version.
+    """
+    path = folder / INDEX
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise FileError(f"folder {str(folder)!r} must hold {INDEX}, as `attention cases export` writes it: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"path {str(path)!r} must be JSON: {error!r}") from error
+    check_header(path, data)
+    try:
+        entries = tuple(_entry(call) for call in data["calls"])
+        return Index(entries, dict(data["cases"]), dict(data["made_with"]), int(data["seed"]), tuple(data["rounds"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"path {str(path)!r} must list its calls as version {VERSION} does: {error!r}") from error
+
+
+def check_header(path: Path, data: Any) -> None:
+    """Raise FileError unless a JSON file is ours, and of the version that is read here."""
+    found = {name: data.get(name) for name in ("format", "version")} if isinstance(data, dict) else data
+    wanted = {"format": FORMAT, "version": VERSION}
+    if found != wanted:
+        raise FileError(f"path {str(path)!r} has {str(found)[:200]} but must have {wanted}")
+
+
+def _entry(call: Any) -> Entry:
+    entry = Entry(*(str(call[name]) for name in ("case", "probe", "dtype")), sha256=dict(call["sha256"]))
+    path = PurePosixPath(entry.path)
+    # An index from elsewhere must not make us read, or remove, what lies outside its folder.
+    if len(path.parts) != 2 or ".." in path.parts or call["path"] != entry.path or set(entry.sha256) != set(SUFFIXES):
+        raise ValueError(f"call {call['path']!r} must lie at {entry.path!r}, with a checksum each of {SUFFIXES}")
+    return entry
+
+
+def verified(folder: Path, entry: Entry) -> dict[str, bytes]:
+    """Return the content of both files of a call, by suffix.
+
+    Raises:
+        FileError: a file is missing, or is not the one that was exported.
+    """
+    content: dict[str, bytes] = {}
+    for suffix, name in zip(SUFFIXES, entry.files, strict=True):
+        path = folder / name
+        try:
+            content[suffix] = path.read_bytes()
+        except OSError as error:
+            raise FileError(f"path {str(path)!r} must be readable: {error}") from error
+        got, wanted = sha256(content[suffix]), entry.sha256[suffix]
+        if got != wanted:
+            raise FileError(f"path {str(path)!r} has SHA-256 {got} but must have {wanted} as {INDEX} says: export it anew")
+    return content
