@@ -5,7 +5,7 @@
     pytest --parity-mutants          test_port.py::test_mine kills 40 of 59; add T != S (3), an empty row (2)
 
 Every test that takes `parity` is run once as it is, and once for each known mistake, which is planted in what `parity.layer`,
-`parity.expect` and `parity.check` give. To load this file imports no framework, so that a session without such tests pays nothing.
+`parity.expect` and `parity.check` give. This file imports no framework, so that a session without such tests pays nothing.
 """
 
 from __future__ import annotations

@@ -164,6 +164,10 @@ class TestLaws:
         sigma = report.rows[0].verdicts[0].sigma
         assert coarse / 30 < sigma < coarse * 30
 
+    def test_both_programs_of_a_pair_of_dtypes_are_given_the_same_bits(self) -> None:
+        report = compare(lambda x: x * 1, lambda x: x * 1, X, dtypes=[("bfloat16", "float32")], gradients=False)
+        assert [verdict.worst for row in report.rows for verdict in row.verdicts] == [0.0, 0.0]
+
     def test_float64_sees_what_float32_cannot(self) -> None:
         def shifted(q: Any, k: Any, v: Any) -> Any:
             return torch_attention(q, k, v, SCALE * (1 + 1e-11))
@@ -244,6 +248,20 @@ class TestValues:
         assert noted(report, "run in float64, each operation perturbed, because jax test_compare.py:branching: TracerBool")
         assert noted(report, "the oracle is torch in float64: where the sides part, jax fails")
 
+    def test_a_constant_that_follows_the_dtype_is_taken_from_the_dtype_that_ran(self) -> None:
+        def normed(x: Any) -> Any:
+            eps = jnp.finfo(x.dtype).eps
+            return x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e3 * eps)
+
+        def normed_torch(x: Any) -> Any:
+            return x / torch.sqrt(torch.mean(x * x, -1, keepdim=True) + 1e3 * torch.finfo(x.dtype).eps)
+
+        report = compare(normed_torch, normed, X)
+        report.assert_ok()
+        assert noted(
+            report, "traced in float32 and evaluated in float64, each operation perturbed, because it is another program"
+        )
+
     def test_pytrees_integers_options_and_several_outputs_are_compared(self) -> None:
         ids = np.array([[0, 3, 3]])
         inputs = {"ids": ids, "batch": {"table": X}, "times": 3, "mode": None}
@@ -269,6 +287,44 @@ class TestValues:
         for load in ("first", "second"):
             compare(Torch(), other, X, load=load).assert_ok()
         np.testing.assert_array_equal(other.w[...], 2 * W)
+
+    def test_tied_parameters_are_compared_by_their_summed_gradient(self) -> None:
+        class Tied(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a = nn.Linear(D, D, bias=False)
+                self.b = nn.Linear(D, D, bias=False)
+                self.b.weight = self.a.weight
+
+            def forward(self, x: Any) -> Any:
+                return self.b(torch.tanh(self.a(x)))
+
+        class TiedNnx(nnx.Module):
+            def __init__(self) -> None:
+                self.a = nnx.Linear(D, D, use_bias=False, rngs=nnx.Rngs(0))
+                self.b = self.a
+
+            def __call__(self, x: Any) -> Any:
+                return self.b(jnp.tanh(self.a(x)))
+
+        report = compare(Tied(), TiedNnx(), X, load="first")
+        report.assert_ok()
+        assert [[v.name for v in row.verdicts if v.name.startswith("d a")] for row in report.rows] == [["d a.kernel"]] * 2
+
+    def test_modules_are_left_as_they_were_whatever_happens(self) -> None:
+        class Counting(Torch):
+            def forward(self, x: Any) -> Any:
+                self.calls = getattr(self, "calls", 0) + 1
+                return torch.dropout(super().forward(x), 0.5, train=True)
+
+        module, state = Counting(), torch.get_rng_state()
+        for side in (Nnx(2 * W), lambda x: x @ x):
+            assert not compare(module, side, X, load="second" if isinstance(side, Nnx) else None, budget="torch").ok
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.get_default_dtype() == torch.float32
+        assert not hasattr(module, "calls")
+        assert module.w.grad is None
+        np.testing.assert_array_equal(module.w.detach().numpy(), W)
 
     def test_cotangents_may_be_given(self) -> None:
         ones = compare(torch.tanh, jnp.tanh, X, cotangents={"output": 0 * X + 1})

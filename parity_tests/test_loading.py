@@ -63,6 +63,15 @@ class TestValues:
         assert all(np.array_equal(first[name], again[name]) for name in first)
         assert not np.allclose(first["x"], first["y"]), "two inputs of one shape must not be equal"
 
+    def test_inputs_without_names_are_positional(self, tmp_path: Path) -> None:
+        one, other = load_inputs("2,3 2,3:float64")
+        assert (one.dtype, other.dtype) == (np.float32, np.float64)
+        assert not np.allclose(one, other)
+        np.savez(tmp_path / "a.npz", one, other)
+        again = load_inputs(str(tmp_path / "a.npz"))
+        assert isinstance(again, tuple)
+        assert all(np.array_equal(x, y) for x, y in zip(again, (one, other), strict=True))
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -90,8 +99,12 @@ class TestRefusals:
 
     @pytest.mark.parametrize("word", ["x=2,a", "x=2:float33"])
     def test_shapes_that_are_none(self, word: str) -> None:
-        with pytest.raises(OptionError, match="must be name=sizes or name=sizes:dtype"):
+        with pytest.raises(OptionError, match="must be sizes, such as 2,7,16 or x=2,7,16:float32"):
             _ = load_inputs(word)
+
+    def test_names_for_some_inputs_only(self) -> None:
+        with pytest.raises(OptionError, match="must all have names, or none of them"):
+            _ = load_inputs("x=2,3 4")
 
     def test_files_that_are_none(self, tmp_path: Path) -> None:
         with pytest.raises(FileError, match=r"must be a file$"):

@@ -20,7 +20,7 @@ from attention.exchange import flax_mha, gpt2, torch_mha
 from attention.exchange.dialect import read, write
 from attention.parity.matching import Block, Move, ParamMap, match
 from attention.parity.matching.values import fingerprint
-from attention.parity.programs import Arrays, Call, Made, Program
+from attention.parity.programs import Arrays, Call, Made, Program, program
 from attention.spec.errors import FileError, ParamError, SideFailed
 
 M, H, D = 10, 2, 5
@@ -193,7 +193,7 @@ class TestValues:
         found = match(torch(first), jax(second))
         carries(found, first, second)
         row = next(line for line in str(found).splitlines() if "key.kernel" in line)
-        assert row.split("  ") [0] == "in_proj_weight (30, 10)"
+        assert row.split("  ")[0] == "in_proj_weight (30, 10)"
         assert "rows 10:20, transposed, split (2, 5)" in row
 
     def test_packed_attention_loaded_in_another_order_is_said_to_be(self) -> None:
@@ -297,3 +297,413 @@ class TestValues:
         parts = np.split(first["in_proj_weight"], 3)
         second = {f"{n}.kernel": x.reshape(4, 50, 400).transpose(2, 0, 1).copy() for n, x in zip("qkv", parts, strict=True)}
         carries(match(torch(first), jax(second)), first, second)
+
+
+NAMES = {
+    "wte.weight": "embed.embedding",
+    "h.0.ln_1.weight": "blocks_0.LayerNorm_0.scale",
+    "h.0.ln_1.bias": "blocks_0.LayerNorm_0.bias",
+    "h.0.attn.q_proj.weight": "blocks_0.attention.query.kernel",
+    "h.0.attn.q_proj.bias": "blocks_0.attention.query.bias",
+    "h.0.attn.k_proj.weight": "blocks_0.attention.key.kernel",
+    "h.0.attn.k_proj.bias": "blocks_0.attention.key.bias",
+    "h.0.attn.v_proj.weight": "blocks_0.attention.value.kernel",
+    "h.0.attn.v_proj.bias": "blocks_0.attention.value.bias",
+    "h.0.attn.out_proj.weight": "blocks_0.attention.out.kernel",
+    "h.0.attn.out_proj.bias": "blocks_0.attention.out.bias",
+    "h.0.ln_2.weight": "blocks_0.LayerNorm_1.scale",
+    "h.0.ln_2.bias": "blocks_0.LayerNorm_1.bias",
+    "h.0.mlp.fc1.weight": "blocks_0.mlp.up_proj.kernel",
+    "h.0.mlp.fc1.bias": "blocks_0.mlp.up_proj.bias",
+    "h.0.mlp.fc2.weight": "blocks_0.mlp.down_proj.kernel",
+    "h.0.mlp.fc2.bias": "blocks_0.mlp.down_proj.bias",
+    "ln_f.weight": "final_norm.scale",
+    "ln_f.bias": "final_norm.bias",
+}
+
+
+def sized(name: str) -> tuple[int, ...]:
+    """The shape of a parameter of `NAMES` in torch."""
+    if "wte" in name:
+        return (13, 6)
+    wide, inner = (8 if "fc1" in name else 6), (8 if "fc2" in name else 6)
+    return (wide,) if name.endswith("bias") or "ln_" in name else (wide, inner)
+
+
+def told(found: ParamMap) -> dict[str, str]:
+    return {move.first.name: move.second.name for move in found.moves}
+
+
+def mlp(kernels: tuple[str, str], *, turned: bool) -> Callable[[Arrays, np.ndarray], np.ndarray]:
+    def run(p: Arrays, x: np.ndarray) -> np.ndarray:
+        one, other = (p[name].T if turned else p[name] for name in kernels)
+        return np.tanh(x @ one) @ other
+
+    return run
+
+
+class TestNames:
+    def test_a_transformer_is_matched_by_its_names(self) -> None:
+        """Constant biases and scales, and kernels of which no number is shared."""
+        first = {name: np.zeros(sized(name)) if len(sized(name)) == 1 else draw(*sized(name)) for name in NAMES}
+        second = {
+            NAMES[name]: np.ones_like(x) if x.ndim == 1 else draw(*(x.shape if "wte" in name else x.shape[::-1]), seed=1)
+            for name, x in reversed(first.items())
+        }
+        found = match(torch(first), jax(second))
+        assert told(found) == NAMES
+        kernel = next(move for move in found.moves if move.first.name == "h.0.mlp.fc1.weight")
+        assert (kernel.words, kernel.evidence) == ("transposed", "names")
+
+    def test_twelve_layers_are_matched_by_their_numbers(self) -> None:
+        first = {f"layers.{i}.fc.weight": draw(4, 6, seed=i) for i in range(1, 13)}
+        second = {f"blocks_{i}.dense.kernel": draw(6, 4, seed=20 + i) for i in reversed(range(12))}
+        assert told(match(torch(first), jax(second))) == {
+            f"layers.{i + 1}.fc.weight": f"blocks_{i}.dense.kernel" for i in range(12)
+        }
+
+    def test_zero_biases_follow_their_kernels(self) -> None:
+        first = {**drawn(PACKED), "in_proj_bias": np.zeros(3 * HD, np.float32)}
+        second = separate(first, "vkq")
+        found = match(torch(first), jax(second))
+        assert found.left_over == ((), ())
+        rows = {move.second.name: move for move in found.moves}
+        assert rows["query.bias"].first.where == rows["query.kernel"].first.where == "rows 20:30"
+        assert rows["query.bias"].evidence == "its kernel query.kernel"
+
+    def test_fused_kernels_are_matched_by_their_words(self) -> None:
+        first, second = drawn({"attn.c_attn.weight": (7, 18)}), drawn({f"attn.{n}.kernel": (7, 2, 3) for n in "qkv"}, seed=9)
+        for found in (match(torch(first), jax(second)), match(jax(second), torch(first)).inverse):
+            assert [move.first.where for move in found.moves] == ["columns 0:6", "columns 6:12", "columns 12:18"]
+            assert "layouts fit" in found.ties[0]
+
+    def test_stacked_layers_are_matched_by_their_number(self) -> None:
+        first = {f"layers.{i}.fc.weight": draw(4, 6, seed=i) for i in (2, 10, 0)}
+        found = match(torch(first), jax({"layers.fc.kernel": draw(3, 6, 4, seed=5)}))
+        where = {move.first.name: move.second.where for move in found.moves}
+        assert where == {f"layers.{i}.fc.weight": f"[{n}:{n + 1}, :, :]" for n, i in enumerate((0, 2, 10))}
+        assert {move.words.split(",")[0] for move in found.moves} == {"transposed"}
+
+    def test_what_has_no_counterpart_is_left_over_by_name(self) -> None:
+        first = drawn({"fc.weight": (4, 6), "fc.bias": (4,), "extra.weight": (3, 3)})
+        second = drawn({"fc.kernel": (6, 4), "scale": (5,)}, seed=5)
+        found = match(torch(first), jax(second))
+        assert found.left_over == (("fc.bias", "extra.weight"), ("scale",))
+        assert "left over in the first: fc.bias, extra.weight" in str(found)
+
+    def test_programs_that_share_nothing_have_an_empty_map(self) -> None:
+        found = match(torch(drawn({"a": (4, 6)})), jax(drawn({"b": (5,)})))
+        assert (found.moves, found.left_over) == ((), (("a",), ("b",)))
+
+    def test_a_program_that_keeps_rectangles_inputs_first_keeps_squares_so(self) -> None:
+        first = drawn({"c_fc.weight": (4, 6), "c_proj.weight": (6, 6)})
+        second = drawn({"c_fc.kernel": (4, 6), "c_proj.kernel": (6, 6)}, seed=5)
+        found = match(torch(first), jax(second))
+        assert {move.words for move in found.moves} == {"as it is"}
+        assert len(found.ties) == 1
+
+
+class TestOutputs:
+    @pytest.mark.parametrize("leaf", ["kernel", "weight"])
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_square_kernels_are_transposed_where_the_outputs_say_so(self, leaf: str, turned: bool) -> None:
+        shapes = {"fc1.weight": (M, M), "fc2.weight": (M, M)}
+        first = torch(drawn(shapes), mlp(("fc1.weight", "fc2.weight"), turned=turned))
+        second = jax(
+            {f"fc1.{leaf}": draw(M, M, seed=8), f"fc2.{leaf}": draw(M, M, seed=9)},
+            mlp((f"fc1.{leaf}", f"fc2.{leaf}"), turned=False),
+        )
+        found = match(first, second, CALL)
+        assert [(move.words, move.evidence) for move in found.moves] == [
+            ("transposed" if turned else "as it is", "outputs agree")
+        ] * 2
+        assert not found.ties
+        assert match(first, second).ties
+
+    def test_each_kernel_may_be_stored_in_its_own_way(self) -> None:
+        first = torch(
+            drawn({"a.weight": (M, M), "b.weight": (M, M)}), lambda p, x: np.tanh(x @ p["a.weight"]) @ p["b.weight"].T
+        )
+        second = jax(drawn({"a.weight": (M, M), "b.weight": (M, M)}, seed=5), mlp(("a.weight", "b.weight"), turned=False))
+        assert [move.words for move in match(first, second, CALL).moves] == ["as it is", "transposed"]
+
+    def test_kernels_stored_and_ordered_in_ways_of_their_own(self) -> None:
+        first = torch(
+            drawn({"a.weight": (M, M), "b.weight": (M, M), "c.weight": (M, M)}),
+            lambda p, x: np.tanh(np.tanh(x @ p["a.weight"]) @ p["b.weight"].T) @ p["c.weight"],
+        )
+        second = jax(
+            drawn({"x.kernel": (M, M), "y.kernel": (M, M), "z.kernel": (M, M)}, seed=5),
+            lambda p, x: np.tanh(np.tanh(x @ p["y.kernel"]) @ p["z.kernel"]) @ p["x.kernel"],
+        )
+        found = match(first, second, CALL)
+        assert told(found) == {"a.weight": "y.kernel", "b.weight": "z.kernel", "c.weight": "x.kernel"}
+        assert [move.words for move in found.moves] == ["as it is", "transposed", "as it is"]
+        assert not found.ties
+
+    def test_siblings_whose_names_say_nothing_are_told_apart_by_the_outputs(self) -> None:
+        first = torch(drawn({"a.weight": (M, M), "b.weight": (M, M)}), mlp(("a.weight", "b.weight"), turned=True))
+        second = jax(drawn({"x.kernel": (M, M), "y.kernel": (M, M)}, seed=5), mlp(("y.kernel", "x.kernel"), turned=False))
+        found = match(first, second, CALL)
+        assert told(found) == {"a.weight": "y.kernel", "b.weight": "x.kernel"}
+        assert not found.ties
+
+    def test_the_order_of_a_fused_matrix_is_found(self) -> None:
+        def kvq(p: Arrays, x: np.ndarray) -> np.ndarray:
+            k, v, q = ((x @ p["in_proj_weight"].T + p["in_proj_bias"]).reshape(len(x), 3, H, D)[:, i] for i in range(3))
+            return attend(q, k, v) @ p["out_proj.weight"].T + p["out_proj.bias"]
+
+        first = torch({**drawn(PACKED), "in_proj_bias": np.zeros(3 * HD, np.float32)}, kvq)
+        second = jax({name: draw(*x.shape, seed=6) for name, x in separate(drawn(PACKED)).items()}, flax_attention)
+        found = match(first, second, CALL)
+        rows = {move.second.name: move for move in found.moves}
+        assert [rows[f"{n}.kernel"].first.where for n in ("key", "value", "query")] == ["rows 0:10", "rows 10:20", "rows 20:30"]
+        assert [rows[f"{n}.bias"].first.where for n in ("key", "value", "query")] == ["rows 0:10", "rows 10:20", "rows 20:30"]
+        assert rows["query.kernel"].evidence == "outputs agree"
+        loaded = found.forward(first.params)
+        np.testing.assert_allclose(flax_attention(loaded, CALL.args[0]), kvq(first.params, CALL.args[0]), rtol=1e-4, atol=1e-5)
+
+    def test_layouts_under_which_the_outputs_agree_alike_are_a_tie(self) -> None:
+        first = torch(drawn({"a.weight": (M, M), "b.weight": (M, M)}), lambda p, x: x @ (p["a.weight"] + p["b.weight"]).T)
+        second = jax(drawn({"x.kernel": (M, M), "y.kernel": (M, M)}, seed=5), lambda p, x: x @ (p["x.kernel"] + p["y.kernel"]))
+        found = match(first, second, CALL)
+        assert [tie.split(";")[1].strip() for tie in found.ties] == ["the outputs agree under 2 of them"]
+        assert "tie: which of a.weight, b.weight is which" in str(found)
+
+    def test_a_symmetric_kernel_that_was_loaded_is_asked_about(self) -> None:
+        """Its values fit both ways; random ones do not."""
+        square = draw(M, M)
+        first = torch({"fc.weight": square + square.T}, lambda p, x: x @ p["fc.weight"].T)
+        second = jax({"fc.weight": square + square.T}, lambda p, x: x @ p["fc.weight"])
+        assert match(first, second).ties
+        found = match(first, second, CALL)
+        assert (found.moves[0].words, found.ties) == ("transposed", ())
+
+    def test_where_the_port_is_wrong_the_nearest_layout_is_kept_and_said_to_differ(self) -> None:
+        first = torch(drawn({"fc.weight": (M, M)}), lambda p, x: x @ p["fc.weight"].T)
+        second = jax(drawn({"fc.kernel": (M, M)}, seed=5), lambda p, x: 1.02 * (x @ p["fc.kernel"]))
+        move = match(first, second, CALL).moves[0]
+        assert move.words == "transposed"
+        assert move.evidence == "best of 2, outputs still differ (0.02)"
+
+    def test_a_side_that_fails_leaves_the_question_open(self) -> None:
+        def broken(_params: Arrays, _x: np.ndarray) -> np.ndarray:
+            raise SideFailed("jax side: model.py:3 ZeroDivisionError")
+
+        found = match(torch(drawn({"fc.weight": (M, M)})), jax(drawn({"fc.kernel": (M, M)}, seed=5), broken), CALL)
+        assert told(found) == {"fc.weight": "fc.kernel"}
+        assert "not asked: jax side: model.py:3 ZeroDivisionError" in found.ties[0]
+
+    def test_runs_are_bounded(self) -> None:
+        def chain(p: Arrays, x: np.ndarray) -> np.ndarray:
+            for array in p.values():
+                x = np.tanh(x @ array)
+            return x
+
+        first = torch({f"{'x' * (i + 3)}.weight": draw(M, M, seed=i) for i in range(30)}, chain)
+        second = jax({f"{'y' * (33 - i)}.kernel": draw(M, M, seed=30 + i) for i in range(30)}, chain)
+        found = match(first, second, CALL)
+        assert 150 < first.runs + second.runs <= 202
+        assert any("200 runs are the most" in tie for tie in found.ties)
+
+    def test_a_chain_of_siblings_in_another_order_is_put_in_order(self) -> None:
+        def chain(names: list[str], *, turned: bool) -> Callable[[Arrays, np.ndarray], np.ndarray]:
+            def run(p: Arrays, x: np.ndarray) -> np.ndarray:
+                for name in names:
+                    x = np.tanh(x @ (p[name].T if turned else p[name]))
+                return x
+
+            return run
+
+        ours, theirs = [f"{x}.weight" for x in ("red", "green", "blue", "grey", "pink")], [f"{x}x.kernel" for x in "fghij"]
+        first = torch(drawn(dict.fromkeys(ours, (M, M))), chain(ours, turned=True))
+        mixed = [theirs[at] for at in (3, 0, 4, 2, 1)]
+        second = jax(drawn(dict.fromkeys(theirs, (M, M)), seed=9), chain(mixed, turned=False))
+        found = match(first, second, CALL)
+        assert told(found) == dict(zip(ours, mixed, strict=True))
+        assert not found.ties
+        assert {(move.words, move.evidence) for move in found.moves} == {("transposed", "outputs agree")}
+
+    def test_programs_are_not_run_where_values_decide(self) -> None:
+        first = drawn(PACKED)
+        sides = torch(first, packed_attention), jax(separate(first), flax_attention)
+        assert not match(*sides, CALL).ties
+        assert sides[0].runs == sides[1].runs == 0
+
+
+class TestGiven:
+    def test_a_mapping_of_names_with_and_without_orders(self) -> None:
+        first = drawn({"a": (4, 4), "b": (2, 3, 5), "c": (3, 4), "qkv": (6, 4)})
+        second = drawn({"x": (4, 4), "y": (5, 2, 3), "z": (4, 3), "q": (4, 1, 2), "k": (4, 1, 2), "v": (4, 1, 2)}, seed=5)
+        lines = {"a": ("x", "transpose"), "b": ("y", (2, 0, 1)), "c": "z", "qkv": ["k", "q", "v"]}
+        made = match(torch(first), jax(second), given=lines).forward(first)
+        rows = first["qkv"].reshape(3, 2, 4)
+        wanted = {"x": first["a"].T, "y": first["b"].transpose(2, 0, 1), "z": first["c"].T}
+        equal(made, {**wanted, **{name: rows[i].T.reshape(4, 1, 2) for i, name in enumerate("kqv")}})
+
+    def test_what_a_mapping_does_not_name_is_solved_and_none_is_left_over(self) -> None:
+        first = drawn({"odd": (4, 6), "fc.weight": (3, 6), "spare.weight": (7, 2)})
+        second = {"strange": first["odd"].T.copy(), "fc.kernel": draw(6, 3), "spare.kernel": draw(2, 7)}
+        found = match(torch(first), jax(second), given={"odd": "strange", "spare.weight": None})
+        assert told(found) == {"odd": "strange", "fc.weight": "fc.kernel"}
+        assert found.left_over == (("spare.weight",), ("spare.kernel",))
+
+    def test_a_saved_map_is_used_as_it_is(self) -> None:
+        first, second = drawn({"a": (4, 4), "b": (3,)}), drawn({"x": (4, 4)})
+        square = Block.all_of("a", (4, 4)), Block.all_of("x", (4, 4))
+        saved = ParamMap((Move(*square, (4, 4), (1, 0)),))
+        found = match(torch(first), jax(second), given=saved)
+        assert found.moves == saved.moves
+        assert found.left_over == (("b",), ())
+
+    def test_two_dialects_meet_in_the_contract(self) -> None:
+        contract = torch_mha.contract({"embed_dim": HD, "num_heads": H})
+        first = {f"attn.{name}": x for name, x in drawn(PACKED).items()}
+        second = write(read(first, torch_mha.PACKED, contract, "attn."), flax_mha.FLAX, contract)
+        blank = {name: np.zeros_like(x) for name, x in second.items()}
+        found = match(torch(first), jax(blank), given=(torch_mha.PACKED, flax_mha.FLAX, contract))
+        carries(found, first, second)
+        assert {move.evidence for move in found.moves} == {"torch.nn.MultiheadAttention"}
+
+    def test_one_dialect_meets_the_canonical_names_on_either_side(self) -> None:
+        contract = gpt2.contract({"n_embd": HD, "n_head": H})
+        canonical = {name: draw(*param.shape) for name, param in contract.params.items()}
+        stored = {f"h.{i}.attn.{n}": x for i in range(2) for n, x in write(canonical, gpt2.GPT2, contract).items()}
+        ours = {f"{i}.{n}": x for i in range(2) for n, x in canonical.items()}
+        blank = {name: np.zeros_like(x) for name, x in ours.items()}
+        carries(match(torch(stored), jax(blank), given=(gpt2.GPT2, contract)), stored, ours)
+        carries(match(jax(blank), torch(stored), given=(gpt2.GPT2, contract)), ours, stored)
+
+
+class TestGradients:
+    def test_gradients_of_some_parameters_are_compared_part_by_part(self) -> None:
+        first = drawn(PACKED)
+        found = match(torch(first), jax(separate(first))).inverse
+        grads = separate({name: draw(*x.shape, seed=4) for name, x in first.items()})
+        frozen = {name: grads[name] for name in ("query.kernel", "out.bias", "query.bias", "key.bias", "value.bias")}
+        packed = {name: draw(*x.shape, seed=4) for name, x in first.items() if name != "in_proj_bias"}
+        pairs = found.gradients(frozen, packed)
+        assert list(pairs) == ["out_proj.bias", "in_proj_weight (30, 10) rows 0:10"]
+        for ours, theirs in pairs.values():
+            np.testing.assert_array_equal(ours, theirs)
+
+    def test_forward_gives_the_arrays_all_of_which_are_given(self) -> None:
+        first = drawn(PACKED)
+        found = match(torch(first), jax(separate(first)))
+        assert found.backward({"out.bias": draw(M), "query.bias": draw(H, D)}).keys() == {"out_proj.bias"}
+        assert found.forward({"in_proj_bias": draw(3 * HD)}).keys() == {"query.bias", "key.bias", "value.bias"}
+
+
+class TestRefusals:
+    FIRST, SECOND = {"fc.weight": (4, 6), "b": (4,)}, {"fc.kernel": (6, 4), "c": (4,)}
+
+    @pytest.mark.parametrize(
+        ("lines", "words"),
+        [
+            ({"fc.wait": "fc.kernel"}, "'fc.wait' must be a parameter of torch side, such as fc.weight"),
+            ({"fc.weight": "fc.kernal"}, "'fc.kernal' must be a parameter of jax side, such as fc.kernel"),
+            ({"fc.weight": "c"}, r"fc.weight \(4, 6\) must be a reshape of c \(4,\)"),
+            ({"fc.weight": ("fc.kernel", (0, 0))}, "must be 'transpose' or an order of its 2 axes"),
+            ({"b": "c", "fc.weight": "c"}, "must be a reshape of c"),
+            ({"fc.weight": ["c", "fc.kernel"]}, "one after another along one axis"),
+            (("c",), "given must be a mapping of names, a ParamMap, or"),
+        ],
+    )
+    def test_what_is_given_must_fit(self, lines: Any, words: str) -> None:
+        with pytest.raises(ParamError, match=words) as caught:
+            _ = match(torch(drawn(self.FIRST)), jax(drawn(self.SECOND)), given=lines)
+        assert type(caught.value) is ParamError
+
+    def test_a_parameter_must_not_be_used_twice(self) -> None:
+        first, second = drawn({"a": (4,), "b": (4,)}), drawn({"c": (4,)})
+        with pytest.raises(ParamError, match=r"must use each parameter once, not c \(4,\), of which 4 elements are used twice"):
+            _ = match(torch(first), jax(second), given={"a": "c", "b": "c"})
+
+    def test_a_map_must_be_a_bijection(self) -> None:
+        half = Block("a", (4, 2), (4, 2), ((0, 2), (0, 2)))
+        move = Move(half, Block.all_of("b", (2, 2)), (2, 2), (0, 1))
+        with pytest.raises(ParamError, match=r"first program's .*: a \(4, 2\), of which 4 elements are never used"):
+            _ = ParamMap((move,))
+        other = Move(Block("a", (4, 2), (4, 2), ((1, 3), (0, 2))), Block.all_of("c", (2, 2)), (2, 2), (0, 1))
+        with pytest.raises(ParamError, match="2 elements are never used and 2 elements are used twice"):
+            _ = ParamMap((move, other))
+        whole = Move(Block.all_of("a", (4,)), Block.all_of("b", (4,)), (4,), (0,))
+        with pytest.raises(ParamError, match="b is both matched and left over"):
+            _ = ParamMap((whole,), left_over=((), ("b",)))
+        with pytest.raises(ParamError, match="one end of it in the bijection"):
+            _ = ParamMap((), copies=(whole,))
+
+    def test_a_block_must_lie_in_its_array_and_a_move_keep_its_size(self) -> None:
+        with pytest.raises(ParamError, match="must be a box of a"):
+            _ = Block("a", (4, 2), (4, 2), ((0, 5), (0, 2)))
+        with pytest.raises(ParamError, match="must be as large as b"):
+            _ = Move(Block.all_of("a", (4,)), Block.all_of("b", (5,)), (4,), (0,))
+
+    def test_arrays_must_be_those_of_the_map(self) -> None:
+        first = drawn({"weight": (4, 6)})
+        found = match(torch(first), jax({"kernel": first["weight"].T.copy()}))
+        with pytest.raises(ParamError, match=r"weight \(6, 4\) must be \(4, 6\)"):
+            _ = found.forward({"weight": draw(6, 4)})
+        with pytest.raises(ParamError, match="other must be a parameter of the map"):
+            _ = found.backward({"other": draw(6, 4)})
+
+    def test_a_saved_map_must_fit_the_programs(self) -> None:
+        saved = ParamMap((Move(Block.all_of("a", (4,)), Block.all_of("x", (4,)), (4,), (0,)),))
+        with pytest.raises(ParamError, match=r"jax side does not fit the map: x is missing must be \(4,\)"):
+            _ = match(torch({"a": draw(4)}), jax({"y": draw(4)}), given=saved)
+
+    def test_a_table_must_find_its_layers(self) -> None:
+        contract = spec.MultiHeadAttention(embed_dim=HD, num_heads=H)
+        with pytest.raises(ParamError, match="must hold equally often, under any prefix, c_attn"):
+            _ = match(torch({"a": draw(4)}), jax({"y": draw(4)}), given=(gpt2.GPT2, contract))
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("no json", "must be a parameter map in JSON"),
+            ("[]", "must have format 'attention.parity.ParamMap' and version 1"),
+            (json.dumps({"format": "attention.parity.ParamMap", "version": 2}), "and version 1"),
+            (json.dumps({"format": "attention.parity.ParamMap", "version": 1, "moves": [{}]}), "is damaged: KeyError"),
+        ],
+    )
+    def test_a_file_must_be_a_map(self, tmp_path: Path, text: str, words: str) -> None:
+        path = tmp_path / "map.json"
+        _ = path.write_text(text)
+        with pytest.raises(FileError, match=words):
+            _ = ParamMap.from_json(path)
+        with pytest.raises(FileError, match="must be a parameter map in JSON"):
+            _ = ParamMap.from_json(tmp_path / "absent.json")
+
+
+class TestFrameworks:
+    """The frameworks' own attention, freshly drawn: torch's packed matrix and Flax's three kernels by heads."""
+
+    def test_the_outputs_of_both_frameworks_settle_the_map(self) -> None:
+        torch_side, jax_side = attentions()
+        call = Call((CALL.args[0][None],))
+        found = match(torch_side, jax_side, call)
+        assert found.left_over == ((), ())
+        assert not found.ties
+        rows = {move.second.name: move for move in found.moves}
+        assert rows["key.kernel"].first.where == "rows 10:20"
+        assert rows["key.kernel"].evidence == rows["out.kernel"].evidence == "outputs agree"
+        wanted = torch_side.run(call).outputs["output"]
+        made = jax_side.run(call, params=found.forward(torch_side.params)).outputs["output"]
+        np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-5)
+
+
+def attentions() -> tuple[Program, Program]:
+    import torch as framework  # noqa: PLC0415 - most tests here need no framework
+    from flax import nnx  # noqa: PLC0415
+
+    class Packed(framework.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = framework.nn.MultiheadAttention(M, H, batch_first=True)
+
+        def forward(self, x: Any) -> Any:
+            return self.attn(x, x, x, need_weights=False)[0]
+
+    _ = framework.manual_seed(0)
+    flax = nnx.MultiHeadAttention(num_heads=H, in_features=M, decode=False, rngs=nnx.Rngs(0))
+    return program(Packed()), program(flax)

@@ -12,9 +12,13 @@ import pytest
 import torch
 
 from attention.parity.doctor import step_sides
+from attention.parity.doctor.optimizers import diagnose_step
+from attention.parity.doctor.step_budget import StepBudgets, effective
 from attention.parity.doctor.step_code import code
+from attention.parity.doctor.step_hypotheses import hypotheses
+from attention.parity.doctor.step_mistakes import MISTAKES
 from attention.parity.doctor.step_probe import StepProbe, step_probe
-from attention.spec.errors import OptionError, ParamError
+from attention.spec.errors import OptionError, ParamError, SideFailed
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.schedules import Clip, CosineRate, LinearRate, WarmUp, rate
 
@@ -38,7 +42,11 @@ def apart(side: Any, step: Any, probe: StepProbe | None = None) -> float:
     return distance(step_sides.run("side", side, probe), step_sides.formula(step, probe))
 
 
-TORCH = {
+def _rate(count: Any) -> float:
+    return RATE.rate(int(count))
+
+
+TORCH: dict[str, Any] = {
     "SGD": (lambda p: torch.optim.SGD(p, lr=0.1), SGD(0.1)),
     "SGD with momentum": (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), SGD(0.1, momentum=0.9)),
     "SGD with all": (
@@ -49,19 +57,19 @@ TORCH = {
         lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
         SGD(0.1, momentum=0.9, dampening=0.5),
     ),
-    "Adam": (lambda p: torch.optim.Adam(p), Adam(1e-3)),
+    "Adam": (torch.optim.Adam, Adam(1e-3)),
     "Adam with decay": (lambda p: torch.optim.Adam(p, weight_decay=0.1, eps=1e-6), Adam(1e-3, weight_decay=0.1, eps=1e-6)),
-    "AdamW as it comes": (lambda p: torch.optim.AdamW(p), ADAMW),
+    "AdamW as it comes": (torch.optim.AdamW, ADAMW),
     "AMSGrad": (lambda p: torch.optim.Adam(p, amsgrad=True), Adam(1e-3, amsgrad="raw")),
-    "RMSprop as it comes": (lambda p: torch.optim.RMSprop(p), RMSprop(1e-2)),
+    "RMSprop as it comes": (torch.optim.RMSprop, RMSprop(1e-2)),
     "RMSprop with all": (
         lambda p: torch.optim.RMSprop(p, momentum=0.9, centered=True, weight_decay=0.1, eps=1e-5),
         RMSprop(1e-2, momentum=0.9, centered=True, weight_decay=0.1, eps=1e-5),
     ),
-    "Adagrad as it comes": (lambda p: torch.optim.Adagrad(p), Adagrad(1e-2)),
+    "Adagrad as it comes": (torch.optim.Adagrad, Adagrad(1e-2)),
 }
 
-OPTAX = {
+OPTAX: dict[str, Any] = {
     "sgd": (optax.sgd(0.1), SGD(0.1)),
     "sgd with momentum": (optax.sgd(0.1, momentum=0.9), SGD(0.1, momentum=0.9)),
     "sgd with nesterov": (optax.sgd(0.1, momentum=0.9, nesterov=True), SGD(0.1, momentum=0.9, nesterov=True)),
@@ -81,7 +89,7 @@ OPTAX = {
     "lion as it comes": (optax.lion(1e-3), Lion(1e-3, weight_decay=1e-3, decoupled=True)),
     "rmsprop as it comes": (optax.rmsprop(1e-2), RMSprop(1e-2, decay=0.9, eps=0.0, eps_root=1e-8)),
     "rmsprop with momentum": (
-        optax.rmsprop(RATE.rate, momentum=0.9),
+        optax.rmsprop(_rate, momentum=0.9),
         RMSprop(RATE, decay=0.9, eps=0.0, eps_root=1e-8, momentum=0.9, rate_in_sum=True),
     ),
     "rmsprop as torch's": (optax.rmsprop(1e-2, decay=0.99, eps_in_sqrt=False), RMSprop(1e-2)),
@@ -189,6 +197,69 @@ class TestValues:
                 np.testing.assert_allclose(RATE.rate(n), warm(n), rtol=1e-12)
 
 
+CONTRACTS = {
+    "adamw": ADAMW,
+    "adamw of a recipe": Adam(
+        RATE, b2=0.95, eps=1e-6, weight_decay=0.1, decoupled=True, decayed="matrices", first_count=1, clip=Clip(1.0, eps=1e-6)
+    ),
+    "amsgrad": Adam(1e-3, amsgrad="raw", eps_corrected=False),
+    "amsgrad by optax": Adam(1e-3, amsgrad="corrected", bias_correction=True, nesterov=True),
+    "sgd": SGD(RATE, momentum=0.9, nesterov=True, weight_decay=1e-2, clip=Clip(1.0)),
+    "a mean": SGD(0.1, momentum=0.9, dampening=0.9, first_damped=True, clip=Clip(0.5, "tensor norm")),
+    "sutskever": SGD(RATE, momentum=0.95, rate_in_sum=True),
+    "rmsprop": RMSprop(RATE, decay=0.95, eps=0.0, eps_root=1e-8, momentum=0.9, centered=True, rate_in_sum=True),
+    "adagrad": Adagrad(1e-2, initial=0.1),
+    "lion": Lion(1e-4, weight_decay=0.1, decoupled=True),
+}
+
+
+class TestMistakes:
+    def test_the_probe_sees_every_mistake_of_the_catalogue(self) -> None:
+        seen: set[str] = set()
+        for step in CONTRACTS.values():
+            budgets = StepBudgets(step_probe(step), "float64")
+            seen |= {hypothesis.name for hypothesis in effective(hypotheses(step), step, budgets)}
+        assert seen == {mistake.name for mistake in MISTAKES}
+        assert len(MISTAKES) >= 60
+
+    def test_torchs_and_optaxs_defaults_are_told_apart(self) -> None:
+        found = diagnose_step(torch.optim.AdamW, optax.adamw(1e-3), ADAMW, names=("torch", "jax"))
+        assert not found.ok
+        assert found.first.right
+        assert found.second.names == ("weight decay 0.0001",)
+        text = str(found)
+        assert "torch: as the contract says" in text
+        assert "jax: weight decay 0.0001  (unique)" in text
+        assert "torch.optim.AdamW(params, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01)" in text
+
+    def test_a_number_that_nobody_has_is_solved_for(self) -> None:
+        found = diagnose_step(replace(ADAMW, b2=0.97), lambda p: torch.optim.Adam(p, weight_decay=0.03), ADAMW)
+        assert found.first.names == ("b2 0.97 for 0.999",)
+        assert found.second.names == ("coupled decay and weight_decay 0.03 for 0.01",)
+
+    def test_two_mistakes_are_both_named(self) -> None:
+        found = diagnose_step(replace(ADAMW, b2=0.95, eps_corrected=False), optax.adamw(1e-3, weight_decay=1e-2), ADAMW)
+        assert found.first.names == ("eps before the bias correction and b2 0.95",)
+        assert found.second.right
+
+    def test_what_is_no_known_mistake_is_not_named(self) -> None:
+        def strange(params: dict[str, np.ndarray], gradients: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+            crooked = [{name: g * (1 + 0.01 * np.sin(g)) for name, g in of_step.items()} for of_step in gradients]
+            return step_sides.steps_of(np, SGD(0.1), params, crooked)
+
+        found = diagnose_step(strange, SGD(0.1), SGD(0.1), names=("mine", "formula"))
+        assert not found.first.known
+        assert str(found).startswith("mine: none of the known mistakes fits; nearest, and wrong: ")
+
+    def test_a_side_in_float32_is_right_in_float32(self) -> None:
+        def coarse(params: dict[str, np.ndarray], gradients: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+            narrow = [{name: g.astype(np.float32) for name, g in of_step.items()} for of_step in gradients]
+            return step_sides.steps_of(np, ADAMW, {name: p.astype(np.float32) for name, p in params.items()}, narrow)
+
+        assert diagnose_step(coarse, ADAMW, ADAMW).ok
+        assert not diagnose_step(coarse, ADAMW, replace(ADAMW, eps=1e-7)).ok
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -210,5 +281,25 @@ class TestRefusals:
 
     def test_gradients_that_do_not_fit_are_all_named(self) -> None:
         params = {"a": np.zeros(2), "b": np.zeros(3)}
-        with pytest.raises(ParamError, match=r"no gradient of b; a gradient of c, which is no parameter; a \(3,\) must be \(2,\)"):
-            SGD(0.1).step(np, params, {"a": np.zeros(3), "c": np.zeros(1)}, SGD(0.1).init(np, params))
+        with pytest.raises(
+            ParamError, match=r"no gradient of b; a gradient of c, which is no parameter; a \(3,\) must be \(2,\)"
+        ):
+            _ = SGD(0.1).step(np, params, {"a": np.zeros(3), "c": np.zeros(1)}, SGD(0.1).init(np, params))
+
+    def test_a_side_that_raises_is_blamed(self) -> None:
+        def broken(params: Any, gradients: Any) -> Any:
+            del params, gradients
+            raise KeyError("momentum")
+
+        with pytest.raises(SideFailed, match=r"mine failed at .*test_optimizer_steps.py:\d+, `raise KeyError"):
+            _ = diagnose_step(broken, ADAMW, ADAMW, names=("mine", "formula"))
+
+    def test_a_side_that_returns_something_else_is_refused(self) -> None:
+        with pytest.raises(
+            SideFailed, match=r"first returned 1 results, must be a list of the parameters after each of 7 steps"
+        ):
+            _ = diagnose_step(lambda params, _: [params], ADAMW, ADAMW)
+        with pytest.raises(OptionError, match=r"first int must be a spec step, an optax.GradientTransformation"):
+            _ = diagnose_step(3, ADAMW, ADAMW)
+        with pytest.raises(OptionError, match=r"contract str must be a step such as spec.Adam"):
+            _ = diagnose_step(ADAMW, ADAMW, "adam")  # pyright: ignore[reportArgumentType]

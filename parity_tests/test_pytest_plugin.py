@@ -1,12 +1,11 @@
 """The pytest plugin: what it gives a test, and which planted mistakes it says that a test would let pass."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import jax
 import numpy as np
@@ -24,7 +23,8 @@ from attention.spec.errors import DTypeError, OptionError, UnknownName
 pytest_plugins = ("pytester",)
 
 CONTRACT = spec.MultiHeadAttention(embed_dim=6, num_heads=2, head_dim=4, num_kv_heads=1, mask=spec.Causal(align="end"))
-PLUGIN = ("-p", "attention.pytest_plugin", "-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+# The plugin itself is installed with the package, and so it is there.
+PLUGIN = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 
 OPENING = """
 import numpy as np
@@ -152,7 +152,7 @@ class TestValues:
             assert parity.check(CONTRACT, backends=["numpy"]).ok
         """
         assert run(body, "--junitxml=out.xml", *like("scale forgotten")).ret == 0
-        cases = ElementTree.parse(pytester.path / "out.xml").getroot().iter("testcase")  # noqa: S314 - written above
+        cases = ET.parse(pytester.path / "out.xml").getroot().iter("testcase")  # noqa: S314 - written above
         said = {case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")} for case in cases}
         assert said["test_report[unharmed]"]["parity.verdict"] == "agrees"
         assert float(said["test_report[unharmed]"]["parity.z.max"] or "inf") < 30
@@ -183,6 +183,14 @@ class TestValues:
         assert 1e-6 < moved(right, planted(mutant("scale wrong by 0.003 %"), right)) < 1e-3
         poisoned = Probe("", CONTRACT, "float32", {**right.weights, "out_proj.bias": np.full(6, np.nan)}, right.arrays, {})
         assert moved(right, poisoned) == np.inf
+
+    def test_a_mistake_in_float32_shows_in_the_callers_float64(self) -> None:
+        x = np.random.default_rng(0).normal(size=(1, 3, 6))
+        right = ParityFixture().layer(CONTRACT)
+        fixture = ParityFixture(mutant("queries rounded to TF32"))
+        error = np.abs(fixture.layer(CONTRACT, right.weights)(x) - right(x)).max()
+        assert 1e-6 < error < 1e-2
+        assert fixture.fate == "tolerated"
 
 
 class TestGradients:
@@ -242,9 +250,9 @@ class TestRefusals:
         with pytest.raises(DTypeError, match="argument 'query' int64 must be a float array"):
             layer(np.ones((1, 3, 6), np.int64))
         with pytest.raises(UnknownName, match="backend 'mlx' must be one of"):
-            ParityFixture().layer(CONTRACT, backend="mlx")
+            _ = ParityFixture().layer(CONTRACT, backend="mlx")
         with pytest.raises(OptionError, match="contract None must be"):
-            ParityFixture().layer(None)  # type: ignore[arg-type]
+            _ = ParityFixture().layer(None)  # type: ignore[arg-type]
 
 
 class TestLoading:
@@ -255,14 +263,9 @@ class TestLoading:
             assert (done.returncode != 0) is fails, done.stderr
 
     def test_an_installed_plugin_loads_by_its_name_and_can_be_switched_off(self, tmp_path: Path) -> None:
-        home = tmp_path / "attention_entry-1.dist-info"
-        home.mkdir()
-        _ = (home / "METADATA").write_text("Metadata-Version: 2.1\nName: attention-entry\nVersion: 1\n")
-        _ = (home / "entry_points.txt").write_text("[pytest11]\nattention = attention.pytest_plugin\n")
         known = {}
         for off in ((), ("-p", "no:attention")):
             words = [sys.executable, "-m", "pytest", "--help", "-p", "no:hypothesispytest", *off]
-            place = os.environ | {"PYTHONPATH": str(tmp_path)}
-            done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path, env=place)
+            done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
             known[off] = "--parity-mutants" in done.stdout
         assert list(known.values()) == [True, False]

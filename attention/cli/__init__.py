@@ -2,13 +2,14 @@
 
     attention parity      the proof: both backends against the float64 oracle; exits 1 on a mismatch
     attention doctor      your own pair of programs: where they part, and the mistake's name
+    attention cases       the cases as files, for a third implementation in any language
     attention kernels     what runs here, and why the rest does not
 
 Exit codes: 0 all agree, 1 something differs, 2 the call cannot be answered (one line says why), 130 interrupted.
 Each command has a file of its own, which imports a framework only when its command runs.
 """
 
-from attention.cli import doctor, kernels, parity
+from attention.cli import cases, doctor, false_alarms, kernels, parity, recording
 from attention.cli.app import app, main
 
-__all__ = ["app", "doctor", "kernels", "main", "parity"]
+__all__ = ["app", "cases", "doctor", "false_alarms", "kernels", "main", "parity", "recording"]

@@ -68,6 +68,8 @@ def _progress(draws: int) -> Iterator[Callable[[Tally], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # Where nobody watches, an error is one line and not two.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=draws)
         yield lambda tally: progress.update(task, completed=tally.draws, description=f"{len(tally.failing)} failed")

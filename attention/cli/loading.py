@@ -1,7 +1,7 @@
 """Loading what the user names: programs and inputs, from modules and files outside this package.
 
     load("my.module:function")      load("ports/model.py:Block")
-    load_inputs("inputs.npz")       load_inputs("x=2,7,16 ids=2,7:int64")
+    load_inputs("inputs.npz")       load_inputs("x=2,7,16 ids=2,7:int64")       load_inputs("2,7,16")
 
 The working directory is where modules are looked for first, as `python -m` does.
 """
@@ -59,11 +59,12 @@ def side(spec: str) -> Any:
 
 
 def load_inputs(text: str) -> Any:
-    """Return the inputs of a call: keyword arguments by name, or what a user's function returns.
+    """Return the inputs of a call: keyword arguments by name, positional ones in a tuple, or what a user's function returns.
 
     Args:
         text: a file of arrays (.npz, .npy, .safetensors); `module:function`, called without arguments; or shapes such as
-            `x=2,7,16 mask=2,7:bool ids=2,7:int64`, filled with random numbers of seed 0 (integers from 0 to 9).
+            `x=2,7,16 mask=2,7:bool ids=2,7:int64`, filled with random numbers of seed 0 (integers from 0 to 9). Shapes without
+            names, and what `np.savez` was given without names, are positional.
 
     Raises:
         FileError: the file is missing or cannot be read.
@@ -72,9 +73,13 @@ def load_inputs(text: str) -> Any:
     """
     if text.endswith((".npz", ".npy", ".safetensors")):
         return _stored(Path(text))
-    if "=" in text:
-        return dict(map(_drawn, text.split()))
-    return _called(load(text), text)
+    if not _is_shapes(text):
+        return _called(load(text), text)
+    drawn = [_drawn(word, place) for place, word in enumerate(text.split())]
+    named = {name: array for name, array in drawn if name}
+    if named and len(named) < len(drawn):
+        raise OptionError(f"inputs {text!r} must all have names, or none of them")
+    return named or tuple(array for _, array in drawn)
 
 
 def _file(path: Path) -> ModuleType:
@@ -116,7 +121,7 @@ def _guarded(work: Any, spec: str) -> Any:
         return work()
 
 
-def _stored(path: Path) -> Mapping[str, np.ndarray] | np.ndarray:
+def _stored(path: Path) -> Mapping[str, np.ndarray] | tuple[np.ndarray, ...] | np.ndarray:
     import numpy as np  # noqa: PLC0415 - the help of a command must not pay for it
     from safetensors.numpy import load_file  # noqa: PLC0415
 
@@ -126,22 +131,30 @@ def _stored(path: Path) -> Mapping[str, np.ndarray] | np.ndarray:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = np.load(path, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        positional = all(name.startswith("arr_") for name in loaded.files)
+        return tuple(loaded[name] for name in loaded.files) if positional else dict(loaded)
     # Each format raises errors of its own: zipfile's, safetensors', NumPy's.
     except Exception as error:  # noqa: BLE001
         raise FileError(f"inputs {str(path)!r} must be a file of arrays: {error}") from None
 
 
-def _drawn(word: str) -> tuple[str, np.ndarray]:
+def _is_shapes(text: str) -> bool:
+    return "=" in text or text[:1].isdigit()
+
+
+def _drawn(word: str, place: int) -> tuple[str, np.ndarray]:
+    """Return the name of an input, or "", and random numbers of its shape: others for each name and place."""
     import numpy as np  # noqa: PLC0415
 
-    name, _, rest = word.partition("=")
+    name, _, rest = word.rpartition("=")
     shape, _, dtype = rest.partition(":")
     try:
         sizes, kind = tuple(int(n) for n in shape.split(",") if n), np.dtype(dtype or "float32")
     except (ValueError, TypeError):
-        raise OptionError(f"inputs {word!r} must be name=sizes or name=sizes:dtype, such as x=2,7,16:float32") from None
-    rng = np.random.default_rng((0, *name.encode()))
+        raise OptionError(f"inputs {word!r} must be sizes, such as 2,7,16 or x=2,7,16:float32") from None
+    rng = np.random.default_rng((place, *name.encode()))
     if kind.kind == "b":
         return name, rng.random(sizes) < 0.5
     return name, (rng.normal(size=sizes) if kind.kind == "f" else rng.integers(0, 10, sizes)).astype(kind)

@@ -1,34 +1,61 @@
-"""The proof: outputs and gradients of both rooms, against one float64 oracle, within a budget of rounding errors.
+"""The proof: outputs and gradients of both rooms, or of anybody's two programs, within a budget of rounding errors.
 
 >>> from attention import parity, spec
 >>> report = parity.check(spec.MultiHeadAttention(embed_dim=6, num_heads=2))
 >>> report.ok
 True
+
+    check       a contract: every probe, both rooms, against the float64 oracle
+    compare     any two programs: modules, functions, of torch, JAX or NumPy
+    locate      the first operation at which two programs part, with the line of each file
+    diagnose    which knob of a contract a program turned wrongly
+    checkup     compare, then locate and name the mistake
 """
 
 from attention._extras import require
 
 require("jax", extra="all", wanted_by="parity (its error budgets are traced by JAX)")
 
+from attention.parity import mutants  # noqa: E402 - what these import was just asked for
 from attention.parity.budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
 from attention.parity.checks import check, check_probe, expect  # noqa: E402
+from attention.parity.checkup import Checkup, checkup  # noqa: E402
+from attention.parity.doctor import Diagnosis, diagnose  # noqa: E402
+from attention.parity.matching import ParamMap, match  # noqa: E402
+from attention.parity.pair import compare  # noqa: E402
 from attention.parity.probes import Probe, probes  # noqa: E402
+from attention.parity.programs import Call, Made, Program, program  # noqa: E402
 from attention.parity.report import Report, Row  # noqa: E402
+from attention.parity.tracing import Divergence, locate  # noqa: E402
 from attention.parity.verdict import Verdict, judge  # noqa: E402
 
 __all__ = [
     "Budget",
+    "Call",
+    "Checkup",
+    "Diagnosis",
+    "Divergence",
+    "Made",
+    "ParamMap",
     "Probe",
+    "Program",
     "Report",
     "Row",
     "Verdict",
     "budget",
     "check",
     "check_probe",
+    "checkup",
+    "compare",
+    "diagnose",
     "differentiated",
     "expect",
     "judge",
+    "locate",
+    "match",
+    "mutants",
     "probes",
+    "program",
     "rounding",
     "stored",
     "stored_gradient",

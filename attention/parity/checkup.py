@@ -15,7 +15,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from attention.parity.doctor import Diagnosis, Finding, diagnose, name_mistake
+from attention.parity.doctor import Diagnosis, diagnose
+from attention.parity.doctor.rules import Finding, name_mistake
 from attention.parity.pair import compare
 from attention.parity.report import Report, write
 from attention.parity.tracing import Divergence, locate

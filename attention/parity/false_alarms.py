@@ -152,10 +152,16 @@ def upper_bound(failing: int, draws: int) -> float:
         return 1.0
     low, high = 0.0, 1.0
     for _ in range(60):
-        p = (low + high) / 2
-        so_few = math.fsum(math.comb(draws, k) * p**k * (1.0 - p) ** (draws - k) for k in range(failing + 1))
-        low, high = (p, high) if so_few > 1.0 - CONFIDENCE else (low, p)
+        rate = (low + high) / 2
+        so_few = math.fsum(math.exp(_log_binomial(k, draws, rate)) for k in range(failing + 1))
+        low, high = (rate, high) if so_few > 1.0 - CONFIDENCE else (low, rate)
     return high
+
+
+def _log_binomial(k: int, n: int, rate: float) -> float:
+    """Return the logarithm of the chance of k failures in n: the coefficient alone would overflow."""
+    coefficient = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return coefficient + k * math.log(rate) + (n - k) * math.log1p(-rate)
 
 
 def examine(number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, programs: Sequence[Side] = ()) -> tuple[Row, ...]:

@@ -38,22 +38,6 @@ NOISE = 1e-9
 """Relative change of float64 outputs below which two programs are the same mathematics."""
 COLLECTED = frozenset({"check_probe", "compare", "diagnose", "judge", "locate"})
 
-FEATURES = {
-    "plain": "random biases and norm weights, unequal sizes",
-    "saturated scores": "inputs so large that scores saturate",
-    "bias": "a bias of the call",
-    "padding": "padded tokens and an empty row",
-    "packed": "packed documents",
-    "mask per head": "a mask for each head",
-    "stages": "the weights and their logsumexp",
-    "few queries": "T != S",
-    "few keys": "T != S",
-    "far positions": "large positions",
-    "left padding": "left padding",
-    "dropout": "dropout",
-}
-"""What a probe has that a naive test lacks."""
-
 
 class ParityFixture:
     """`attention.parity` as a test sees it: all of its names; under a mutant, a reference that is wrong in one way.
@@ -145,10 +129,9 @@ class ParityFixture:
     @property
     def feature(self) -> str:
         """What a test's data need so that the mistake shows, or "" if none of our probes shows it."""
-        if self.mutant is None:
+        if self.mutant is None or not any(revealing(self.mutant, contract) for contract in self.contracts):
             return ""
-        name = next((found for contract in self.contracts if (found := revealing(self.mutant, contract))), "")
-        return str(getattr(self.mutant, "probe", "") or FEATURES.get(name, name)) if name else ""
+        return self.mutant.probe
 
     def verdicts(self) -> list[Verdict]:
         """Return every verdict that the test was given."""
@@ -158,15 +141,14 @@ class ParityFixture:
 
 
 def select(words: Sequence[str]) -> list[Mutant]:
-    """Return the mutants whose name or case contains one of the words; all without words.
+    """Return the mutants whose name, case or knob contains one of the words; all without words.
 
     Raises:
         UnknownName: none does.
     """
-    known = [mutant for mutant in MUTANTS if callable(getattr(mutant, "plant", None))]
-    found = [m for m in known if not words or any(word.lower() in f"{m.name} {m.case}".lower() for word in words)]
+    found = [m for m in MUTANTS if not words or any(word.lower() in f"{m.name} {m.case} {m.knob}".lower() for word in words)]
     if not found:
-        raise UnknownName(f"mutants {', '.join(words)!r} must be part of one of: {'; '.join(m.name for m in known)}")
+        raise UnknownName(f"mutants {', '.join(words)!r} must be part of one of: {'; '.join(m.name for m in MUTANTS)}")
     return found
 
 

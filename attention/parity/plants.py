@@ -10,8 +10,8 @@ The numbers are those of the list of porting mistakes in `mutants.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -19,6 +19,7 @@ import numpy as np
 
 from attention.parity.probes import Probe
 from attention.spec.algebra import And, Mask, Not, Or, both, evaluate
+from attention.spec.errors import OptionError, ParamError
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import Causal, Window
 from attention.spec.positions import Rotary
@@ -53,10 +54,10 @@ def option(**options: object) -> Plant:
 def part(path: str, **options: object) -> Plant:
     """Plant other options of a part of the contract: `path` names it by its fields, such as "block.feed_forward"."""
 
-    def turned(owner: Any, fields: list[str]) -> Any:
-        if not fields:
-            return replace(owner, **options)
-        return replace(owner, **{fields[0]: turned(getattr(owner, fields[0]), fields[1:])})
+    def turned(owner: Any, names: list[str]) -> Any:
+        if not names:
+            return changed(owner, **options)
+        return changed(owner, **{names[0]: turned(getattr(owner, names[0], None), names[1:])})
 
     def plant(probe: Probe) -> Probe:
         first, *rest = path.split(".")
@@ -69,7 +70,7 @@ def weight(name: str, turn: Callable[[np.ndarray], Any]) -> Plant:
     """Plant another parameter."""
 
     def plant(probe: Probe) -> Probe:
-        old = probe.weights[name]
+        old = _param(probe, name)
         return replace(probe, weights={**probe.weights, name: np.asarray(turn(old), old.dtype)})
 
     return plant
@@ -96,8 +97,8 @@ def swap_weights(first: str, second: str) -> Plant:
     """Plant two parameters in each other's place (3)."""
 
     def plant(probe: Probe) -> Probe:
-        w = probe.weights
-        return replace(probe, weights={**w, first: w[second], second: w[first]})
+        pair = {first: _param(probe, second), second: _param(probe, first)}
+        return replace(probe, weights={**probe.weights, **pair})
 
     return plant
 
@@ -112,43 +113,6 @@ def head_last(kernel: np.ndarray) -> np.ndarray:
     """Return a kernel (M, H, D) whose columns (D, H) were split as (H, D): the reverse of `head_first` (2)."""
     m, h, d = kernel.shape
     return kernel.transpose(0, 2, 1).reshape(m, h, d)
-
-
-def input_for(name: str, other: str) -> Plant:
-    """Plant another input in the place of one."""
-
-    def plant(probe: Probe) -> Probe:
-        arrays = inputs(probe)
-        return replace(probe, arrays={**arrays, name: arrays[other]})
-
-    return plant
-
-
-def inputs_exchanged(probe: Probe) -> Probe:
-    """Exchange key and value."""
-    arrays = inputs(probe)
-    return replace(probe, arrays={**arrays, "key": arrays["value"], "value": arrays["key"]})
-
-
-def inputs(probe: Probe) -> dict[str, np.ndarray]:
-    """Return the arrays of a call, those included that it leaves out because they are another's."""
-    if "query" not in probe.arrays:
-        return dict(probe.arrays)
-    key = probe.arrays.get("key", probe.arrays["query"])
-    return {**probe.arrays, "key": key, "value": probe.arrays.get("value", key)}
-
-
-def bias_turned(turn: Callable[[np.ndarray], np.ndarray]) -> Plant:
-    """Plant another bias of the call."""
-
-    def plant(probe: Probe) -> Probe:
-        return replace(probe, arrays={name: turn(x) if name == "bias" else x for name, x in probe.arrays.items()})
-
-    return plant
-
-
-bias_ignored = bias_turned(np.zeros_like)
-"""Forget the bias that comes with a call."""
 
 
 def other_dropout(probe: Probe) -> Probe:
@@ -221,43 +185,35 @@ def empty_row_mean(probe: Probe) -> Probe:
     return replace(with_options(probe, mask=None), mask=None, arrays=arrays)
 
 
-def in_tf32(x: np.ndarray) -> np.ndarray:
-    """Return float32 `x` rounded to TensorFloat-32: ten bits behind the point (20)."""
-    rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
-    return np.where(np.isfinite(x), rounded, x)
+def changed(owner: Any, **options: object) -> Any:
+    """Return a contract or a part of one with other options.
+
+    Raises:
+        OptionError: it is not there, or has no such option: an earlier mistake took it away.
+    """
+    known = {f.name for f in fields(owner)} if is_dataclass(owner) else set[str]()
+    if not known.issuperset(options):
+        raise OptionError(f"{type(owner).__name__} must have the options {', '.join(options)} to be planted")
+    right: Any = owner
+    return replace(right, **options)
 
 
-ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "TF32": in_tf32,
-    "bfloat16": lambda x: x.astype(ml_dtypes.bfloat16).astype(x.dtype),
-    "float16": lambda x: x.astype(np.float16).astype(x.dtype),
-}
+def _param(probe: Probe, name: str) -> np.ndarray:
+    """Return a parameter of the call.
 
-
-def inputs_turned(turn: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...]) -> Plant:
-    """Plant other inputs, those included that a call leaves out because they are another's."""
-
-    def plant(probe: Probe) -> Probe:
-        return replace(probe, arrays={name: turn(x) if name in names else x for name, x in inputs(probe).items()})
-
-    return plant
-
-
-def weights_turned(turn: Callable[[np.ndarray], np.ndarray]) -> Plant:
-    """Plant every parameter otherwise."""
-    return lambda probe: replace(probe, weights={name: turn(x) for name, x in probe.weights.items()})
-
-
-queries_in_tf32 = inputs_turned(in_tf32, ("query",))
-"""Round the queries to TensorFloat-32 (20)."""
+    Raises:
+        ParamError: it has none of this name: an earlier mistake took it away.
+    """
+    if name not in probe.weights:
+        raise ParamError(f"weights must have {name} for it to be planted")
+    return probe.weights[name]
 
 
 def with_options(probe: Probe, **options: object) -> Probe:
     """Return the probe of a contract with other options; weights that it then lacks are forgotten."""
     right: Any = probe.contract
-    contract: Contract = replace(right, **options)
-    weights: Mapping[str, np.ndarray] = probe.weights
-    return replace(probe, contract=contract, weights={name: weights[name] for name in contract.params})
+    contract: Contract = changed(right, **options)
+    return replace(probe, contract=contract, weights={name: _param(probe, name) for name in contract.params})
 
 
 def swapped(mask: Any, turn: Callable[[Any], Mask], kind: type[Mask]) -> Any:

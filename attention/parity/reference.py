@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,13 +52,16 @@ class Layer:
         """
         arrays, call = self._sorted(given, named)
         numbers = {name: _as_numpy(name, x) for name, x in arrays.items()}
-        dtype = str(next(iter(self.weights.values()), next(iter(numbers.values()))).dtype)
-        right = Probe("the test's own", self.contract, dtype, self.weights, numbers, {}, **call)
-        wrong = self.plant(right)
+        kind = next(iter(self.weights.values()), next(iter(numbers.values()))).dtype
         if self.backend == "numpy":
-            return _unpacked(self.contract, sides.NumpySide().run(wrong, "auto").results)
-        native = all(isinstance(x, np.ndarray) for x in arrays.values())
+            # A plant may know the dtype of the weights alone; the formula is given the caller's own digits all the same.
+            arrays, numbers = numbers, {name: x.astype(kind) for name, x in numbers.items()}
+        right = Probe("the test's own", self.contract, str(kind), self.weights, numbers, {}, **call)
+        wrong = self.plant(right)
         turned = _turned(arrays, right, wrong, self.backend)
+        if self.backend == "numpy":
+            return _unpacked(self.contract, sides.NumpySide().run(replace(wrong, arrays=turned), "auto").results)
+        native = all(isinstance(x, np.ndarray) for x in arrays.values())
         made = _torch(wrong, turned) if self.backend == "torch" else _jax(wrong, turned)
         named_outputs = dict(zip(self.contract.outputs, made if isinstance(made, tuple) else (made,), strict=True))
         return _unpacked(self.contract, {n: _as_numpy(n, x) for n, x in named_outputs.items()} if native else named_outputs)
@@ -81,8 +84,8 @@ class Layer:
 
 
 def _unpacked(contract: Contract, results: Mapping[str, Any]) -> Any:
-    made = tuple(results[name] for name in contract.outputs)
-    return made if len(made) > 1 else made[0]
+    first, *rest = (results[name] for name in contract.outputs)
+    return (first, *rest) if rest else first
 
 
 def _as_numpy(name: str, x: Any) -> np.ndarray:
@@ -104,12 +107,12 @@ def _is_traced(x: Any) -> bool:
 
 
 def _turned(arrays: Mapping[str, Any], right: Probe, wrong: Probe, backend: str) -> dict[str, Any]:
-    """Return the inputs of the wrong call in the backend's arrays.
+    """Return the inputs of the wrong call as the backend's arrays.
 
     What the plant left alone is the caller's array itself; what it changed is the caller's plus a constant, so that gradients
     flow as they would through the caller's.
     """
-    to = importlib.import_module("attention.torch_impl.params").to_tensor if backend == "torch" else _jax_array
+    to = {"numpy": np.asarray, "torch": _tensor, "jax": _jax_array}[backend]
     own = {id(x): arrays[name] for name, x in right.arrays.items()}
 
     def turn(name: str, x: np.ndarray) -> Any:
@@ -123,6 +126,10 @@ def _turned(arrays: Mapping[str, Any], right: Probe, wrong: Probe, backend: str)
         return to(arrays[name]) + to(shift)
 
     return {name: turn(name, x) for name, x in wrong.arrays.items()}
+
+
+def _tensor(x: Any) -> Any:
+    return importlib.import_module("attention.torch_impl.params").to_tensor(x)
 
 
 def _jax_array(x: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -35,24 +36,32 @@ def width(report: Report) -> int:
 def show(report: Report, console: Console) -> None:
     """Print the table, the notes, each failure in a line, and the count."""
     console.print(table(report))
-    for note in report.notes:
-        console.print(escape(note))
-    failures = list(report.failures())
+    for line in lines(report):
+        # A line that is wrapped by us cannot be searched for, nor pasted.
+        console.print(escape(line), soft_wrap=True)
+
+
+def lines(report: Report) -> Iterator[str]:
+    """Yield what stands below the table: notes, failures under the name of their row, trained models, counts, what next."""
+    yield from report.notes
+    left = MOST_FAILURES
     for row in report.rows:
+        failed = [verdict for verdict in row.verdicts if not verdict.agrees]
         if row.failure:
-            console.print(escape(f"{row}: {row.failure}"), style="red")
-    for row, verdict in failures[:MOST_FAILURES]:
-        console.print(escape(f"{row}: {verdict}"))
-    if len(failures) > MOST_FAILURES:
-        console.print(f"... and {len(failures) - MOST_FAILURES} more")
-    for line in models(report):
-        console.print(escape(line))
-    compared = sum(len(row.verdicts) for row in report.rows)
-    console.print(f"{compared} arrays compared with the float64 oracle, {len(failures)} outside their budget.")
+            yield f"{row}: {row.failure}"
+        if failed and left > 0:
+            yield f"{row}:"
+            yield from (f"    {verdict}" for verdict in sorted(failed, key=lambda v: -v.badness)[:left])
+            left -= len(failed)
+    if left < 0:
+        yield f"    ... and {-left} more"
+    yield from models(report)
+    compared, failures = sum(len(row.verdicts) for row in report.rows), sum(1 for _ in report.failures())
+    yield f"{compared} arrays compared with the float64 oracle, {failures} outside their budget."
     if report.mutation is not None:
-        console.print(escape(f"{report.mutation}{''.join(f'; survived: {name}' for name in report.mutation.survived)}"))
+        yield f"{report.mutation}{''.join(f'; survived: {name}' for name in report.mutation.survived)}"
     if report.advice and not report.ok:
-        console.print(escape(f"next: {report.advice}"))
+        yield f"next: {report.advice}"
 
 
 def table(report: Report) -> Table:

@@ -32,4 +32,4 @@ def build():
 
 
 def inputs(rng):
-    return rng.normal(size=(3, 4, 5)), rng.normal(size=(3, 11, 6))
+    return rng.normal(size=(3, 3, 5)), rng.normal(size=(3, 7, 6))

@@ -32,6 +32,7 @@ PORTS = (
     Port("mamba_scan", "a parallel scan that combines later with earlier"),
     Port("moe_router", "the chosen experts' weights divided by the sum over all experts"),
     Port("neox_rotary", "neighbouring channels rotated where halves are"),
+    Port("padding_row", "the embedding of padding learns", gradients=True),
     Port("perceiver", "values split (channels, heads) instead of (heads, channels)"),
     Port("pre_norm", "the residual taken from the normed branch"),
     Port("prefill", "the causal triangle starts at the first key"),

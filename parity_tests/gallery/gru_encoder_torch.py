@@ -24,4 +24,4 @@ def build():
 
 
 def inputs(rng):
-    return (rng.normal(size=(3, 6, 5)),)
+    return (rng.normal(size=(3, 4, 5)),)

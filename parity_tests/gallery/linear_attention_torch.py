@@ -35,4 +35,4 @@ def build():
 
 
 def inputs(rng):
-    return (rng.normal(size=(2, 5, 6)),)
+    return (rng.normal(size=(2, 4, 6)),)

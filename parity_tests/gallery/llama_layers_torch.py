@@ -85,4 +85,4 @@ def build():
 
 
 def inputs(rng):
-    return (rng.normal(size=(2, 7, 12)),)
+    return (rng.normal(size=(2, 5, 12)),)

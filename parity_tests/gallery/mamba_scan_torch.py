@@ -32,4 +32,4 @@ def build():
 
 
 def inputs(rng):
-    return (rng.normal(size=(2, 7, 5)),)
+    return (rng.normal(size=(2, 4, 5)),)

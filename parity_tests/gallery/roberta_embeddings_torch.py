@@ -9,8 +9,8 @@ PAD = 1
 class Embeddings(nn.Module):
     def __init__(self, vocabulary, positions, width):
         super().__init__()
-        self.word = nn.Embedding(vocabulary, width, padding_idx=PAD)
-        self.position = nn.Embedding(positions, width, padding_idx=PAD)
+        self.word = nn.Embedding(vocabulary, width)
+        self.position = nn.Embedding(positions, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, ids):

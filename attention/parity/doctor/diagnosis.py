@@ -183,8 +183,7 @@ def _advice(cause: Cause, framework: str) -> list[str]:
         knob = KNOBS[name]
         made.append(f"    {name}: {knob.story} [{knob.source}]")
         fixes = {"torch": knob.fix_torch, "jax": knob.fix_jax}
-        for own in sorted(fixes, key=lambda n: n != framework):
-            made.append(f"        {own:5}  {fixes[own]}")
+        made += [f"        {own:5}  {fixes[own]}" for own in sorted(fixes, key=lambda n: n != framework)]
     return made
 
 

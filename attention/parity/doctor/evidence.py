@@ -74,16 +74,17 @@ class Asked:
         rows: list[np.ndarray] = []
         for name in self.got:
             sigma, value = self.right.sigma[name], self.right.value[name]
-            seen = sigma[np.isfinite(sigma)]
+            seen: np.ndarray = sigma[np.isfinite(sigma)]
             typical = float(np.sqrt(np.mean(seen**2))) if seen.size else 0.0
             # Where the right result is exact, a wrong one is not.
-            least = max(typical, 2.0**-24 * float(np.max(np.abs(value[np.isfinite(value)]), initial=0.0)), 1e-38)
+            least = max(typical, 2.0**-24 * float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value))), 1e-38)
             rows.append(np.hypot(np.where(np.isfinite(sigma), sigma, 0.0), least).reshape(-1))
         return np.concatenate(rows)
 
-    def made(self, plant: Plant) -> np.ndarray | None:
+    def made(self, plant: Plant, *, remember: bool = True) -> np.ndarray | None:
         """Return what a program with this mistake makes of the question; None if it could not answer."""
-        wrong = _remembered(plant, self.probe) if self.given.size <= SMALL else _made(plant, self.probe)
+        known = remember and self.given.size <= SMALL
+        wrong = _remembered(plant, self.probe) if known else _made(plant, self.probe)
         flat = None if wrong is None else _flat({name: wrong[name] for name in self.got if name in wrong})
         return None if flat is None or flat.shape != self.given.shape else flat
 

@@ -19,10 +19,11 @@ import numpy as np
 from attention.parity.doctor.diagnosis import Diagnosis, Finding
 from attention.parity.doctor.evidence import Asked, explains, hardest_first
 from attention.parity.doctor.knobs import hypotheses
-from attention.parity.doctor.patients import Patient, patient
+from attention.parity.doctor.patients import Patient
 from attention.parity.doctor.questions import questions, second_opinion
 from attention.parity.doctor.search import RANKED, Cause, Group, Search
 from attention.parity.doctor.turns import own_budget
+from attention.parity.doctor.visitors import patient
 from attention.parity.probes import Probe
 from attention.spec.errors import OptionError, SideFailed
 from attention.spec.layers.contract import Contract
@@ -140,10 +141,10 @@ def _explained(who: Patient, contract: Contract, finding: Finding, *, pairs: boo
 def _causes(search: Search, contract: Contract, *, pairs: bool) -> list[Cause]:
     """Return what explains the answers: one listed mistake, one number, two mistakes, a mistake and a number."""
     mistakes, dials = hypotheses(contract)
-    found, groups = search.singles(mistakes)
-    found = found or search.fits(dials)
+    found = search.singles(mistakes) or search.fits(dials)
     if found or not pairs:
         return found
+    groups = search.grouped(mistakes)
     return search.pairs(groups) or search.fits(dials, _nearest(groups))
 
 

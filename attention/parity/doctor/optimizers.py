@@ -91,8 +91,7 @@ class SideFindings:
         how = "unique" if len(self.names) == 1 else "the same mathematics for this contract"
         how += f"; the same would be {' or '.join(self.same)}" if self.same else ""
         lines = [f"{self.name}: {' = '.join(self.names)}" + ("" if self.right else f"  ({how})")]
-        for mistake in () if self.right else self.explanations[0].hypothesis.mistakes:
-            lines.append(f"    {mistake.story} [{mistake.source}]")
+        lines += [f"    {mistake.story} [{mistake.source}]" for mistake in self.explanations[0].hypothesis.mistakes]
         worst = self.explanations[0].worst
         lines.append(f"    evidence: worst of all arrays and steps is {worst}")
         if self.nearest:
@@ -150,13 +149,19 @@ def diagnose_step(
         OptionError: a side or the contract is nothing of that kind.
         SideFailed: a side raised, or returned what cannot be compared.
     """
-    if not isinstance(contract, Step):
+    if not isinstance(contract, Step):  # pyright: ignore[reportUnnecessaryIsInstance] - users pass what they like
         raise OptionError(f"contract {type(contract).__name__} must be a step such as spec.Adam")
     probe = step_probe(contract, seed)
-    seen = {name: (side, run(name, side, probe)) for name, side in zip(names, (first, second), strict=True)}
-    budgets = {kind: StepBudgets(probe, kind) for kind in ("float32", "float64")}
-    found = [_findings(name, side, after, contract, budgets[dtype or _dtype(after)]) for name, (side, after) in seen.items()]
-    return StepDiagnosis(contract, *found, code(contract))
+    budgets: dict[str, StepBudgets] = {}
+
+    def found(name: str, side: Side) -> SideFindings:
+        seen = run(name, side, probe)
+        kind = dtype or _dtype(seen)
+        explaining, nearest = explain(seen, contract, budgets.setdefault(kind, StepBudgets(probe, kind)))
+        return SideFindings(name, framework(side), tuple(explaining), nearest)
+
+    one, two = found(names[0], first), found(names[1], second)
+    return StepDiagnosis(contract, one, two, code(contract))
 
 
 def explain(seen: Trajectory, contract: Step, budgets: StepBudgets) -> tuple[list[Explanation], Explanation | None]:
@@ -224,11 +229,6 @@ class _Jury:
     def nearest(self, candidates: Sequence[Hypothesis]) -> Explanation | None:
         """Return the nearest hypothesis."""
         return self.judged(min(candidates, key=self.distance)) if candidates else None
-
-
-def _findings(name: str, side: Side, seen: Trajectory, contract: Step, budgets: StepBudgets) -> SideFindings:
-    explaining, nearest = explain(seen, contract, budgets)
-    return SideFindings(name, framework(side), tuple(explaining), nearest)
 
 
 def _dtype(seen: Trajectory) -> str:

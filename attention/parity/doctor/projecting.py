@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity import plants
+from attention.parity import input_plants, plants
 from attention.parity.doctor.knob import Mistake, Turned
 from attention.parity.doctor.sites import Site
 from attention.parity.plants import Plant, compose
@@ -124,7 +124,7 @@ def _read(three: list[np.ndarray], *, per_head: bool) -> list[np.ndarray]:
 def grouped(site: Site) -> Turned:
     """Yield query heads that read other key heads (14)."""
     part = site.contract
-    if isinstance(part, MultiHeadAttention) and 1 < part.kv_heads:
+    if isinstance(part, MultiHeadAttention) and part.kv_heads > 1:
         if part.kv_heads < part.num_heads:
             yield Mistake("heads tiled instead of grouped", _tiled(site, 1))
             yield Mistake("heads of a group spread over the groups", _tiled(site, 0))
@@ -183,7 +183,7 @@ def biases(site: Site) -> Turned:
 
 
 def _of_norm(site: Site, name: str) -> bool:
-    return name.split(".")[0] in site.contract.norms
+    return name.partition(".")[0] in site.contract.norms
 
 
 def hidden(site: Site) -> Turned:
@@ -207,11 +207,11 @@ def inputs(site: Site) -> Turned:
     widths = site.whole.inputs
     if site.path or "value" not in widths:
         return
-    yield Mistake("value is the key", plants.input_for("value", "key"))
+    yield Mistake("value is the key", input_plants.input_for("value", "key"))
     if widths["key"] == widths["value"]:
-        yield Mistake("key and value exchanged", compose(plants.inputs_exchanged))
+        yield Mistake("key and value exchanged", compose(input_plants.inputs_exchanged))
     if widths["query"] == widths["key"]:
-        yield Mistake("key is the value", plants.input_for("key", "value"))
+        yield Mistake("key is the value", input_plants.input_for("key", "value"))
 
 
 def rounded(site: Site) -> Turned:
@@ -219,9 +219,9 @@ def rounded(site: Site) -> Turned:
     if site.path:
         return
     first, *others = site.contract.inputs
-    for name, turn in plants.ROUNDED.items():
+    for name, turn in input_plants.ROUNDED.items():
         label = {"query": "queries"}.get(first, first)
-        yield Mistake(f"{label} rounded to {name}", plants.inputs_turned(turn, (first,)))
+        yield Mistake(f"{label} rounded to {name}", input_plants.inputs_turned(turn, (first,)))
         if others:
-            yield Mistake(f"all inputs rounded to {name}", plants.inputs_turned(turn, (first, *others)))
-        yield Mistake(f"weights rounded to {name}", plants.weights_turned(turn))
+            yield Mistake(f"all inputs rounded to {name}", input_plants.inputs_turned(turn, (first, *others)))
+        yield Mistake(f"weights rounded to {name}", input_plants.weights_turned(turn))

@@ -18,12 +18,14 @@ from functools import lru_cache
 import numpy as np
 
 from attention.parity.doctor.sites import sites
-from attention.parity.probes import N, Drawer, Probe, probes
+from attention.parity.probes import Drawer, N, Probe, probes
 from attention.spec.layers.contract import Contract
 from attention.spec.params import Weights
 
 SMALL, MEAN = 0.01, 20.0
 """Inputs that an eps can be seen beside; a mean that a variance must not drown in."""
+QUIET = "small inputs and biases"
+"""The question that needs weights of its own."""
 FARTHEST = 512
 """The longest call that is made to see beyond a window."""
 
@@ -37,7 +39,9 @@ def questions(contract: Contract, weights: Weights | None = None, seed: int = 0)
         seed: of all numbers.
     """
     asked = _drawn(contract, seed)
-    return list(asked) if weights is None else [replace(probe, weights={**weights}) for probe in asked]
+    if weights is None:
+        return list(asked)
+    return [replace(probe, weights={**weights}) for probe in asked if probe.name != QUIET]
 
 
 @lru_cache(maxsize=32)
@@ -53,7 +57,9 @@ def second_opinion(contract: Contract, weights: Weights | None = None) -> list[P
 
 def _further(drawer: Drawer) -> Iterator[Probe]:
     if drawer.allows(N, N):
-        yield drawer.draw("small inputs", scale=SMALL)
+        small = drawer.draw("small inputs", scale=SMALL)
+        yield small
+        yield replace(small, name=QUIET, weights=_quiet(small))
         shifted = drawer.draw("large mean")
         yield replace(shifted, arrays=_moved(shifted.arrays))
     reach = max((_reach(site.contract) for site in sites(drawer.contract)), default=0)
@@ -64,6 +70,13 @@ def _further(drawer: Drawer) -> Iterator[Probe]:
 def _reach(part: object) -> int:
     mask = getattr(part, "mask", None)
     return getattr(mask, "reach", None) or 0
+
+
+def _quiet(probe: Probe) -> Weights:
+    """Return the weights with small biases, but those of norms, so that what a norm is given is as small as the inputs."""
+    params = probe.contract.params
+    small = {n for n in params if n.endswith("proj.bias") or n.split(".")[-2:] in (["up", "bias"], ["down", "bias"])}
+    return {n: x * x.dtype.type(SMALL) if n in small else x for n, x in probe.weights.items()}
 
 
 def _moved(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Scoring: hypotheses about how a score is made and what becomes of it: scale, cap, bias, sinks, softmax, dropout.
+"""Scoring: hypotheses about how a score is made and what becomes of it: scale, cap, bias, sinks, softmax.
 
 weights = softmax(cap(q k^T * scale) + bias)        each factor missing, another's, twice, elsewhere or rounded
 """
@@ -9,14 +9,13 @@ weights = softmax(cap(q k^T * scale) + bias)        each factor missing, another
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from attention.parity import plants
+from attention.parity import input_plants, plants
 from attention.parity.doctor.knob import Dial, Mistake, Turned
 from attention.parity.doctor.sites import Site
 from attention.parity.doctor.turns import At, on, remark, resettle
@@ -127,12 +126,14 @@ def call_bias(site: Site) -> Turned:
     if site.path or "bias" not in site.contract.takes:
         return
     factor = site.contract.score.factor(site.contract.width)
-    yield Mistake("bias of the call ignored", plants.bias_ignored)
-    yield Mistake("bias of the call of the wrong sign", plants.bias_turned(np.negative))
+    yield Mistake("bias of the call ignored", input_plants.bias_ignored)
+    yield Mistake("bias of the call of the wrong sign", input_plants.bias_turned(np.negative))
     if factor != 1.0:
-        yield Mistake("bias of the call scaled with the scores", plants.bias_turned(lambda b: b * b.dtype.type(factor)))
-    yield Mistake("bias of the call with queries and keys exchanged", plants.bias_turned(lambda b: np.swapaxes(b, -1, -2)))
-    yield Mistake("bias of the call: head 0's for all", plants.bias_turned(lambda b: np.broadcast_to(b[:, :1], b.shape)))
+        yield Mistake("bias of the call scaled with the scores", input_plants.bias_turned(lambda b: b * b.dtype.type(factor)))
+    yield Mistake(
+        "bias of the call with queries and keys exchanged", input_plants.bias_turned(lambda b: np.swapaxes(b, -1, -2))
+    )
+    yield Mistake("bias of the call: head 0's for all", input_plants.bias_turned(lambda b: np.broadcast_to(b[:, :1], b.shape)))
 
 
 def denominator(site: Site) -> Turned:
@@ -196,36 +197,6 @@ def _masked_late(at: At, value: Array) -> Array:
 def _nan_rows(at: At, value: Array) -> Array:
     some = at.xp.any(at.setting["allowed"], axis=-1, keepdims=True)
     return at.xp.where(some, value, at.xp.full_like(value, at.xp.nan))
-
-
-def dropout(site: Site) -> Turned:
-    """Yield other weights dropped (21)."""
-    whole, part = site.whole, site.contract
-    if not site.path and whole.drops and "dropout_seed" in whole.takes:
-        yield Mistake("dropout with other bits", plants.other_dropout)
-        yield Mistake("dropout forgotten", lambda probe: replace(probe, dropout_seed=None))
-    if not getattr(part, "dropout_rate", 0.0) or not site.calls or not isinstance(part, MultiHeadAttention):
-        return
-    keep = 1.0 - part.dropout_rate
-    # The context is linear in the weights.
-    yield Mistake("dropout does not rescale", remark(site, on("context", lambda at, x: _rescaled(at, x, keep))))
-    for name, turn in _KEPT.items():
-        yield Mistake(f"dropout {name}", resettle(site, _kept(turn)))
-
-
-_KEPT = {
-    "keeps what it must drop": np.logical_not,
-    "shared by the heads": lambda keep: np.broadcast_to(keep[..., :1, :, :], keep.shape),
-    "shared by the batch": lambda keep: np.broadcast_to(keep[:1], keep.shape),
-}
-
-
-def _kept(turn: Any) -> Any:
-    return lambda probe, part, setting: {} if setting["keep"] is None else {"keep": turn(setting["keep"])}
-
-
-def _rescaled(at: At, context: Array, keep: float) -> Array:
-    return context if at.setting["keep"] is None else context * keep
 
 
 def appended(site: Site) -> Turned:

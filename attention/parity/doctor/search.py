@@ -87,11 +87,14 @@ class Search:
         self.odd = sum(not question.agrees for question in asked)
         self.patience, self.exhausted = patience, True
 
-    def singles(self, mistakes: Sequence[Mistake]) -> tuple[list[Cause], list[Group]]:
-        """Return what explains the answers alone, and all groups of hypotheses that show in any answer."""
-        groups = self.grouped(mistakes)
-        near = sorted((g for g in groups if g.distances.max() <= NEAR), key=lambda g: float(g.distances.max()))
-        return self.judged(near), groups
+    def singles(self, mistakes: Sequence[Mistake]) -> list[Cause]:
+        """Return what explains the answers alone."""
+        near = [mistake for mistake in mistakes if self._near(mistake)]
+        return self.judged(_sorted([group for group in self.grouped(near) if group.distances.max() <= NEAR]))
+
+    def _near(self, mistake: Mistake) -> bool:
+        """Return whether a hypothesis is near every answer, those first that refute most."""
+        return all(question.distance(question.made(mistake.plant)) <= NEAR for question in self.asked)
 
     def grouped(self, mistakes: Sequence[Mistake]) -> list[Group]:
         """Return the hypotheses that differ from the right program, those together that answer alike."""
@@ -148,15 +151,16 @@ class Search:
                     found += self._measured(mistake)
         return self.judged(_sorted(found))
 
-    def _measured(self, mistake: Mistake) -> list[Group]:
-        """Return a hypothesis as a group, if it is near on every question."""
-        made: list[np.ndarray | None] = []
-        for question in self.asked:
-            made.append(question.made(mistake.plant))
-            if question.distance(made[-1]) > NEAR:
+    def _measured(self, mistake: Mistake, first: Sequence[int] = ()) -> list[Group]:
+        """Return a hypothesis as a group, if it is near on every question, those called `first` being asked first."""
+        made: dict[int, np.ndarray | None] = {}
+        distances = np.zeros(len(self.asked))
+        for i in (*first, *(i for i in range(len(self.asked)) if i not in first)):
+            made[i] = self.asked[i].made(mistake.plant, remember=False)
+            distances[i] = self.asked[i].distance(made[i])
+            if distances[i] > NEAR:
                 return []
-        distances = np.asarray([question.distance(outputs) for question, outputs in zip(self.asked, made, strict=True)])
-        return [Group([mistake], made, distances, np.ones(len(made), bool))]
+        return [Group([mistake], [made[i] for i in range(len(made))], distances, np.ones(len(made), bool))]
 
     def pairs(self, groups: Sequence[Group]) -> list[Cause]:
         """Return pairs of hypotheses that explain the answers."""
@@ -168,7 +172,8 @@ class Search:
                 break
             for order in ((first, second), (second, first)):
                 mistake = _both(*order)
-                near = self._measured(mistake)
+                # Where both show, neither alone says what the two make of it.
+                near = self._measured(mistake, [int(i) for i in np.flatnonzero(first.visible & second.visible)])
                 if near:
                     found += near
                     break

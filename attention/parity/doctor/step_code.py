@@ -57,7 +57,8 @@ def _torch(step: Step) -> Code:
 
 
 def _torch_clip(step: Step) -> str:
-    assert step.clip is not None
+    if step.clip is None:
+        return ""
     name = {"global norm": "clip_grad_norm_(params", "tensor norm": "clip_grad_norm_([p]", "value": "clip_grad_value_(params"}
     call = f"torch.nn.utils.{name[step.clip.by]}, {step.clip.most!r})"
     return f"[{call} for p in params]" if step.clip.by == "tensor norm" else call
@@ -116,6 +117,7 @@ def _torch_adagrad(step: Adagrad) -> tuple[str, Lacks]:
 
 
 def _torch_lion(step: Lion) -> tuple[str, Lacks]:
+    del step
     return "None", [(True, "Lion, which torch.optim has not")]
 
 

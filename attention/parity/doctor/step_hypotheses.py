@@ -91,7 +91,10 @@ _KNOBS = (
     _Knob("eps", _SIZES, _log),
     _Knob("eps_root", _SIZES, _log),
     _Knob("initial", _SIZES[6:], _log),
-    *(_Knob(name, np.log(10.0) * np.arange(-4.0, 0.0, 0.25), _share) for name in ("b1", "b2", "momentum", "dampening", "decay")),
+    *(
+        _Knob(name, np.log(10.0) * np.arange(-4.0, 0.0, 0.25), _share)
+        for name in ("b1", "b2", "momentum", "dampening", "decay")
+    ),
     _Knob("gradient_scale", np.log(2.0) * np.arange(-13.0, 14.0), _log),
     _Knob("clip", np.log(10.0) * np.arange(-4.0, 4.5, 0.5), _log),
 )

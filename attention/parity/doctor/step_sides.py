@@ -33,7 +33,6 @@ Trajectory = list[Arrays]
 Side = Any
 
 
-
 def run(name: str, side: Side, probe: StepProbe) -> Trajectory:
     """Return the parameters after each step of a side.
 
@@ -102,8 +101,9 @@ def _runner(name: str, side: Side) -> Callable[[StepProbe], Any]:
 
 def _optax(transformation: optax.GradientTransformation, probe: StepProbe) -> Trajectory:
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        params = jax.tree.map(jax.numpy.asarray, probe.params)
-        state, after = transformation.init(params), []
+        params: Any = jax.tree.map(jax.numpy.asarray, probe.params)
+        state = transformation.init(params)
+        after: Trajectory = []
         for gradients in probe.gradients:
             updates, state = transformation.update(jax.tree.map(jax.numpy.asarray, gradients), state, params)
             params = optax.apply_updates(params, updates)

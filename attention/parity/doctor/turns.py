@@ -24,6 +24,7 @@ from attention.parity.probes import Probe
 from attention.parity.rounding import ROUNDS, LayerProgram, Marker
 from attention.spec.attend import UNMARKED, Mark
 from attention.spec.axes import Array
+from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract, Setting
 from attention.spec.params import inner
 
@@ -127,8 +128,15 @@ class Turned(Mark):
         for number, at, turn in self.places:
             if number == call:
                 at.seen.setdefault(stage, []).append(value)
-                value = turn(at, stage, value)
+                value = _turned(turn, at, stage, value)
         return value
+
+
+def _turned(turn: StageTurn, at: At, stage: str, value: Array) -> Array:
+    try:
+        return turn(at, stage, value)
+    except KeyError as absent:
+        raise ParamError(f"{absent} must be there for {stage} to be turned: another mistake took it away") from absent
 
 
 def settled(probe: Probe) -> Setting:

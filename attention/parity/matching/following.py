@@ -41,7 +41,7 @@ def follow(moves: Sequence[Move], first: Arrays, second: Arrays) -> list[Move]:
         known = {source: labels[bias] for source, bias in biases.items() if bias is not None}
         if name is not None and name != kernel and len(known) == len(biases):
             led = _led(name, second[name].shape, parts, known, pool)
-            found += [replace(move, evidence=f"the kernel {kernel}") for move in led]
+            found += [replace(move, evidence=f"its kernel {kernel}") for move in led]
     wrong = faults(by_name(move.first for move in found))
     gone = {move.second.name for move in found if move.first.name in wrong}
     return [move for move in found if move.second.name not in gone]

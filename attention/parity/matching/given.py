@@ -45,7 +45,7 @@ def explicit(first: Program, second: Program, given: Given) -> tuple[tuple[Move,
     for blocks in (by_name(move.first for move in moves), by_name(move.second for move in moves)):
         for wrong in faults(blocks).values():
             raise ParamError(f"the given map must use each parameter once, not {wrong}")
-    return tuple(moves), frozenset(name for name, line in given.items() if line is None and _known(first, name))
+    return tuple(moves), frozenset(name for name, line in given.items() if line is None and _known(first, name).size)
 
 
 def _line(first: Program, second: Program, name: str, line: str | list[str] | tuple[Any, ...]) -> Moves:

@@ -44,7 +44,7 @@ def match(first: Program, second: Program, call: Call | None = None, given: Any 
         return solve(first, second, call, moves, apart)
     if given is None:
         return solve(first, second, call)
-    *tables, contract = list(cast("tuple[Any, ...]", given)) if isinstance(given, tuple) else [None]
+    *tables, contract = cast("tuple[Any, ...]", given if isinstance(given, tuple) and given else (None,))
     if not isinstance(contract, Contract) or not tables or not all(isinstance(each, Dialect) for each in tables):
         raise ParamError("given must be a mapping of names, a ParamMap, or (Dialect, Contract)")
     moves = table(first, second, tables, contract)

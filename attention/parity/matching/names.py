@@ -43,7 +43,8 @@ _SAME = {
     "attn": "attention self_attn self_attention mha multi_head_attention multihead_attn attentions",
     "mlp": "ffn feed_forward feedforward ff",
     "head": "lm_head classifier logits unembed heads",
-    "embed": "embedding embeddings emb wte embed_tokens tok_embeddings token_embedding word_embeddings tok_emb token",
+    "embed weight": "embedding embeddings",
+    "embed": "emb wte embed_tokens tok_embeddings token_embedding word_embeddings tok_emb token",
     "embed pos": "wpe pos_embed pos_embedding position_embeddings position_embedding positional_embedding pos_emb",
     "encoder": "enc",
     "decoder": "dec",
@@ -55,7 +56,9 @@ _SAME = {
 _WORDS = {spelling: meaning.split() for meaning, spellings in _SAME.items() for spelling in spellings.split()}
 _LONGEST = max(spelling.count("_") for spelling in _WORDS) + 1
 
-_APART = (frozenset({"weight", "bias"}), frozenset({"q", "k", "v"}), frozenset({"up", "down", "gate"}))
+ROLES = frozenset({"weight", "bias"})
+"""Words of which a name means one."""
+_APART = (ROLES, frozenset({"q", "k", "v"}), frozenset({"up", "down", "gate"}))
 """Words that exclude one another. "o" excludes none: `output.dense` is the attention's and the feed-forward's alike."""
 _WEIGHT = {
     "weight": 2.0,
@@ -93,8 +96,10 @@ def words(name: str) -> tuple[str, ...]:
                 found += pieces[:1] if meaning is None else meaning
                 del pieces[:length]
                 break
-    # `wq.kernel` says twice that it is a kernel.
-    return tuple(word for at, word in enumerate(found) if word not in {"weight", "bias"} or word not in found[:at])
+    # `wq.kernel` says twice that it is a kernel; `b.weight` is no bias: what is said last is meant.
+    role = next((word for word in reversed(found) if word in ROLES), "")
+    kept = [word for word in found if word not in ROLES or word == role]
+    return tuple(word for at, word in enumerate(kept) if word.isdigit() or word not in kept[:at])
 
 
 def numbered(names: Sequence[str]) -> dict[str, Counter[str]]:

@@ -2,9 +2,8 @@
 
     error(map) = |second(map.forward(x)) - first(x)| / |first(x)|        for random x
 
-One question is asked at a time. While another is open, x is blind to it: elements that its answers would exchange are equal
-(a kernel that may be transposed is symmetric; projections that may be swapped are the same), so no answer to it matters.
-The number of runs is the number of answers, not their product.
+One question is asked at a time, with values that are blind to the others (`veil`), so that the number of runs is the number
+of answers, not their product.
 """
 
 from __future__ import annotations
@@ -13,12 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
-from scipy.sparse.csgraph import connected_components  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
-from attention.parity.matching.layout import Pool
 from attention.parity.matching.param_map import ParamMap
 from attention.parity.matching.plan import Plan, Question, questions
+from attention.parity.matching.veil import Veil
 from attention.parity.programs import Arrays, Call, Program
 from attention.spec.errors import AttentionError
 
@@ -30,7 +27,15 @@ APART = 10.0
 CLEARER = 0.5
 """Where no map agrees, how small the best error must be, relative to the present map's, to change it."""
 FLOOR = 1e-7
+"""An error that rounding alone may make."""
+CONFIRMING = 4
+"""Where a map makes the outputs agree, so many of its layouts are tried to see whether it is the only one."""
+MOST_ROUNDS = 3
+"""How often what remains open is asked again."""
+GUESSED = frozenset({"names", "shapes"})
+"""Evidence that the outputs may better."""
 NOISE = 0.3
+"""Of what is added to the parameters, relative to their size."""
 
 
 @dataclass
@@ -110,42 +115,60 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...]]:
         plan: the open map.
         trial: the two programs.
     """
-    if not any(entry.evidence != "values" for entry in plan.entries) and not questions(plan):
+    waiting = questions(plan)
+    if not any(entry.evidence in GUESSED for entry in plan.entries) and not waiting:
         return plan, ()
     values = noisy(plan)
-    agreed = trial.error(plan, values) <= AGREES
+    error = trial.error(plan, values)
     if trial.failure:
-        return plan, tuple(q.text(plan, len(q.answers(plan))) + f"; not asked: {trial.failure}" for q in questions(plan))
-    ties: list[str] = []
-    asked: set[int] = set()
-    waiting = questions(plan)
+        return plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting)
+    asked = {place for question in waiting for place in question.places}
+    ties: dict[Question, str] = {}
+    for _ in range(MOST_ROUNDS):
+        before = len(ties)
+        plan, ties = _round(waiting, plan, trial, values, agreed=error <= AGREES, again=bool(ties))
+        error = trial.error(plan, values)
+        # What is settled no longer needs to be hidden, so what it hid may be asked again.
+        if not ties or len(ties) == before:
+            break
+        waiting = list(ties)
+    return _confirmed(plan, error, asked), tuple(ties.values())
+
+
+def _round(
+    waiting: list[Question], plan: Plan, trial: Trial, values: Arrays, *, agreed: bool, again: bool
+) -> tuple[Plan, dict[Question, str]]:
+    """Return the plan after asking every question once, and those that remain open, with what is to be said of them."""
+    ties: dict[Question, str] = {}
+    veil = Veil(plan, values)
     while waiting:
-        question = waiting.pop(0)
-        rest = [left for other in questions(plan) if (left := other.without(question)).places]
-        plan, tie = _ask(question, plan, trial, values if agreed else blind(plan, values, rest))
-        asked |= {*question.places}
-        if tie and not agreed and question.split():
-            waiting = question.split() + waiting
-        elif tie:
-            ties.append(tie)
-    final = trial.error(plan, values)
-    return _confirmed(plan, final, asked), tuple(ties)
+        question, waiting = waiting[0], waiting[1:]
+        hidden = values if agreed else veil.over([other.beside(question) for other in (*waiting, *ties)], question)
+        answer, tie = _ask(question, plan, trial, hidden, agreed=agreed)
+        if answer is not plan and not question.siblings:
+            veil = Veil(answer, values)
+        plan = answer
+        following = [] if again else question.next(settled=agreed or not tie)
+        waiting = following + waiting
+        if tie and (question.siblings or not following):
+            ties[question] = tie
+    return plan, ties
 
 
 def _confirmed(plan: Plan, error: float, asked: Iterable[int]) -> Plan:
     """Return the plan whose evidence says whether outputs agree in the end."""
     entries = enumerate(plan.entries)
     if error <= AGREES:
-        return plan.said((at for at, entry in entries if entry.evidence != "values"), "outputs agree")
-    for at in asked:
+        return plan.said((at for at, entry in entries if entry.evidence in GUESSED), "outputs agree")
+    for at in (at for at in asked if plan.entries[at].evidence in GUESSED):
         count = len(plan.entries[at].choices)
         plan = plan.said([at], f"best of {max(count, 2)}, outputs still differ ({error:.2g})")
     return plan
 
 
-def _ask(question: Question, plan: Plan, trial: Trial, values: Arrays) -> tuple[Plan, str]:
-    """Return the plan with the best answer, and what remains untold, or ""."""
-    answers = question.answers(plan)
+def _ask(question: Question, plan: Plan, trial: Trial, values: Arrays, *, agreed: bool) -> tuple[Plan, str]:
+    """Return the plan with the best answer, and what remains untold, or ""; where outputs agree already, ask few others."""
+    answers = question.answers(plan)[: CONFIRMING if agreed else None]
     if trial.runs + len(answers) + 1 > MOST_RUNS:
         return plan, f"{question.text(plan, len(answers))}; not asked: {MOST_RUNS} runs are the most"
     wanted = trial.outputs(trial.first, plan.map.backward(plan.map.forward(values)))
@@ -170,41 +193,3 @@ def noisy(plan: Plan, seed: int = 0) -> Arrays:
             size = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
             found[name] = array + NOISE * (size or NOISE) * rng.standard_normal(array.shape)
     return found
-
-
-def blind(plan: Plan, values: Arrays, open_questions: list[Question]) -> Arrays:
-    """Return the values with those elements made equal that the answers to open questions would exchange.
-
-    Args:
-        plan: the open map.
-        values: of the first's matched parameters.
-        open_questions: those that no answer shall matter to.
-    """
-    pool = Pool({name: array.shape for name, array in values.items()})
-    size = int(pool.starts[-1])
-    carried = _addresses(plan, pool)
-    ends = [
-        (carried[name], other[name])
-        for q in open_questions
-        for other in (_addresses(a, pool) for a in q.answers(plan)[1:])
-        for name in carried
-    ]
-    apart = [(one[one != other], other[one != other]) for one, other in ends if one.shape == other.shape]
-    if not apart:
-        return values
-    rows, columns = (np.concatenate([pair[side] for pair in apart]) for side in (0, 1))
-    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(size, size))
-    # SciPy, which comes with JAX, says nothing of its types.
-    labels: np.ndarray = connected_components(graph, directed=False)[1]  # pyright: ignore[reportUnknownVariableType]
-    first = np.zeros(size, int)
-    first[labels[::-1]] = np.arange(size)[::-1]
-    flat = np.concatenate([array.ravel() for array in values.values()])[first[labels]]
-    return {
-        name: flat[start : start + x.size].reshape(x.shape)
-        for (name, x), start in zip(values.items(), pool.starts, strict=False)
-    }
-
-
-def _addresses(plan: Plan, pool: Pool) -> Arrays:
-    """Return where each element of the second's arrays comes from."""
-    return plan.map.forward(pool.labels())

@@ -5,10 +5,9 @@ map = what was decided + the first choice of every entry + biases that follow th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import permutations
 
 from attention.parity.matching.following import follow
 from attention.parity.matching.layout import Pool, moves_of
@@ -23,9 +22,6 @@ Preference = Callable[[list[Layout], Shape, Shape], list[Layout]]
 """Puts the layouts between two shapes in order, the likely one first."""
 Best = Callable[[str, str], Preference]
 """The preference for a parameter of the first and one of the second, by their names."""
-
-MOST_PERMUTED = 4
-"""Up to so many siblings are tried in every order, more of them in pairs."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +106,11 @@ class Plan:
             entries[place] = replace(entries[place], choices=(choices[choice], *choices[:choice], *choices[choice + 1 :]))
         return replace(self, entries=tuple(entries))
 
-    def permuted(self, places: Sequence[int], order: Sequence[int]) -> Plan:
-        """Return the plan in which the entries at `places` have the second's arrays of those at `order`."""
+    def swapped(self, one: int, other: int) -> Plan:
+        """Return the plan in which two entries have exchanged the second's arrays."""
         entries = list(self.entries)
-        for place, other in zip(places, order, strict=True):
-            name = self.entries[other].choices[0][0].second.name
+        for place, source in ((one, other), (other, one)):
+            name = self.entries[source].choices[0][0].second.name
             choices = tuple(tuple(m.between(m.first.name, name) for m in moves) for moves in entries[place].choices)
             entries[place] = replace(entries[place], choices=choices)
         return replace(self, entries=tuple(entries))
@@ -132,33 +128,41 @@ class Question:
 
     Attributes:
         places: the entries that it is about.
-        orders: for siblings, in which orders they may be; empty where the question is their layout.
+        siblings: whether it asks which array of the second is that of the first of these entries; else it asks for their
+            layout, which is taken to be the same for all.
     """
 
     places: tuple[int, ...]
-    orders: tuple[tuple[int, ...], ...] = ()
+    siblings: bool = False
 
     def answers(self, plan: Plan) -> list[Plan]:
         """Return the plans to decide between, the present one first."""
-        if self.orders:
-            return [plan.permuted(self.places, order) for order in self.orders]
+        if self.siblings:
+            first = self.places[0]
+            return [plan, *(plan.swapped(first, other) for other in self.places[1:])]
         return [plan.chosen(self.places, choice) for choice in range(len(plan.entries[self.places[0]].choices))]
 
     def split(self) -> list[Question]:
-        """Return the same question for each entry by itself, where that is another question."""
-        return [Question((place,)) for place in self.places] if not self.orders and len(self.places) > 1 else []
+        """Return the question of layout for each entry by itself, where that is another question."""
+        return [Question((place,)) for place in self.places] if not self.siblings and len(self.places) > 1 else []
 
-    def without(self, other: Question) -> Question:
-        """Return what remains of this question when another is asked."""
-        if bool(self.orders) != bool(other.orders):
+    def next(self, *, settled: bool) -> list[Question]:
+        """Return what is to be asked when this is answered: the remaining siblings, or entry by entry what is not settled."""
+        if self.siblings:
+            return [Question(self.places[1:], siblings=True)] if len(self.places) > 2 else []
+        return [] if settled else self.split()
+
+    def beside(self, asked: Question) -> Question:
+        """Return what is open of this question while another is asked."""
+        if self.siblings != asked.siblings:
             return self
-        places = tuple(place for place in self.places if place not in other.places)
-        return Question(places, self.orders if places == self.places else ())
+        gone = asked.places[:1] if self.siblings else asked.places
+        return Question(tuple(place for place in self.places if place not in gone), self.siblings)
 
     def text(self, plan: Plan, count: int) -> str:
         """Return what cannot be told."""
         entries = [plan.entries[place] for place in self.places]
-        if self.orders:
+        if self.siblings:
             return f"which of {', '.join(e.choices[0][0].first.name for e in entries)} is which is not told"
         others = f" and {len(entries) - 1} alike" if len(entries) > 1 else ""
         said = " | ".join(" + ".join(m.words for m in moves) for moves in entries[0].choices[: min(count, 3)])
@@ -171,15 +175,7 @@ def questions(plan: Plan) -> list[Question]:
     for place, entry in enumerate(plan.entries):
         if len(entry.choices) > 1:
             kinds.setdefault(entry.kind, []).append(place)
-    return [Question(tuple(places)) for places in kinds.values()] + [Question(s, _orders(s)) for s in plan.siblings]
-
-
-def _orders(places: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    if len(places) <= MOST_PERMUTED:
-        return tuple(permutations(places))
-    swaps = [(a, b) for a in range(len(places)) for b in range(a)]
-    swapped = [tuple(places[b if at == a else a if at == b else at] for at in range(len(places))) for a, b in swaps]
-    return (places, *swapped)
+    return [Question(tuple(places)) for places in kinds.values()] + [Question(each, siblings=True) for each in plan.siblings]
 
 
 def paired(first: Arrays, second: Arrays, best: Best = lambda _one, _other: lambda found, _start, _end: found) -> list[Entry]:

@@ -40,7 +40,7 @@ def solve(
         given: moves that are known.
         apart: names of the first that are known to have no counterpart.
     """
-    known = tuple(Entry(((move,),), "given") for move in given)
+    known = tuple(Entry(((move,),), move.evidence or "given") for move in given)
     plan = Plan(first.params, second.params, known, apart=apart)
     found = values.search(*plan.left)
     plan = replace(plan, entries=(*known, *(Entry(choices, "values") for choices in found.entries)), copies=found.copies)

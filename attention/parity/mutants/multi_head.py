@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attention.parity import plants
+from attention.parity import input_plants, plants
 from attention.parity.mutants.mutant import Mutant
 from attention.parity.plants import option, part, place, weight
 from attention.spec.norms import RMSNorm
@@ -66,9 +66,9 @@ MULTI_HEAD = (
     Mutant("polarity inverted", "mask polarity", "causal", "an asymmetric mask", plants.polarity_inverted),
     Mutant("soft cap of 50 forgotten", "soft cap", "softcap", "scores that saturate", plants.soft_cap_forgotten),
     Mutant("bias of one projection dropped", "bias dropped", "self", "random biases", plants.bias_dropped),
-    Mutant("bias of the call ignored", "bias of the call", "self", "a bias of the call", plants.bias_ignored),
+    Mutant("bias of the call ignored", "bias of the call", "self", "a bias of the call", input_plants.bias_ignored),
     Mutant("empty row = mean(v)", "softmax", "causal", "an empty row", plants.empty_row_mean),
-    Mutant("queries rounded to TF32", "precision", "self", "a tolerance of rounding size", plants.queries_in_tf32),
+    Mutant("queries rounded to TF32", "precision", "self", "a tolerance of rounding size", input_plants.queries_in_tf32),
     Mutant("dropout with other bits", "dropout", "dropout", "dropout", plants.other_dropout),
     Mutant("qk-norm forgotten", "norm kind", "qk_norm", "random norm weights", option(qk_norm=None)),
     Mutant("qk-norm with another eps", "norm eps", "qk_norm", "low-variance rows", option(qk_norm=RMSNorm(eps=1e-5))),

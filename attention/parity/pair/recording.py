@@ -68,7 +68,8 @@ def write(path: str | os.PathLike[str], recording: Recording) -> None:
     target = Path(path)
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
-        save_file({name: np.ascontiguousarray(x) for name, x in recording.arrays.items()}, partial, header)
+        # Not ascontiguousarray, which makes a vector of a scalar.
+        save_file({name: np.array(x, order="C") for name, x in recording.arrays.items()}, partial, header)
         _ = partial.replace(target)
     except (OSError, ValueError, SafetensorError) as error:
         raise FileError(f"path {str(target)!r} must be writable: {error}") from error

@@ -2,7 +2,7 @@
 
     outputs = pure(params, args, kwargs)        d x = d sum(cotangent * output) / d x        by `jax.vjp`
 
-It runs one operation at a time; what the user compiled with `jax.jit` runs compiled.
+It runs compiled as a whole, or one operation at a time if `jax.jit` cannot trace it, as when it branches on a value.
 """
 
 # JAX leaves the types of its arrays unknown, which strict mode reports at every use.
@@ -43,7 +43,10 @@ class Static:
         return static
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and type(self.value) is type(other.value) and bool(self.value == other.value)
+        if not isinstance(other, Static) or type(self.value) is not type(other.value):
+            return False
+        # Two arrays are equal element by element, which is no answer.
+        return self.value is other.value or (not hasattr(self.value, "shape") and bool(self.value == other.value))
 
     def __hash__(self) -> int:
         try:
@@ -65,11 +68,13 @@ class JaxProgram(Program):
     name: str = "jax"
     params: Arrays = field(init=False)
     form: Form = field(init=False)
+    compiled: bool = field(default=True, init=False)
     framework: ClassVar[str] = "jax"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         self.form = form(self.side)
         self.params = {name: np.asarray(x) for name, x in self.form.params.items()}
+        self._compile = jax.jit(self._make)
 
     def pure(self, params: Mapping[str, Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return the outputs as the program returns them: a pure function that JAX can trace.
@@ -102,26 +107,32 @@ class JaxProgram(Program):
     def run(
         self, call: Call, *, params: Arrays | None = None, cotangents: Arrays | None = None, dtype: str | None = None
     ) -> Made:
-        with width(dtype):
-            learned, args, kwargs = jax.tree.map(jnp.asarray, self.arguments(call, params, dtype))
-            if cotangents is None:
-                with blamed(self.name):
-                    made = self.pure(learned, args, kwargs)
-                return Made(_numpy(self.outputs(made)))
-            given = Call(args, kwargs)
-            floats = {path: x for path, x in leaves(given).items() if is_float(x)}
+        with width(dtype), blamed(self.name):
+            given = jax.tree.map(jnp.asarray, (*self.arguments(call, params, dtype), cotangents))
+            if self.compiled:
+                try:
+                    return Made(*map(_numpy, self._compile(*given)))
+                except Exception:  # noqa: BLE001 - what is wrong with the program itself is told by the run below
+                    self.compiled = False
+            return Made(*map(_numpy, self._make(*given)))
 
-            def forward(learned: dict[str, Array], floats: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-                filled = given.map(floats.get)
-                outputs = self.outputs(self.pure(learned, filled.args, filled.kwargs))
-                return {name: outputs[name] for name in cotangents}, outputs
+    def _make(
+        self, learned: dict[str, Array], args: tuple[Any, ...], kwargs: dict[str, Any], cotangents: dict[str, Array] | None
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return outputs and gradients by name."""
+        if cotangents is None:
+            return self.outputs(self.pure(learned, args, kwargs)), {}
+        given = Call(args, kwargs)
+        floats = {path: x for path, x in leaves(given).items() if is_float(x)}
 
-            with blamed(self.name):
-                reached, pull_back, outputs = jax.vjp(forward, learned, floats, has_aux=True)
-                weights = {name: jnp.asarray(cotangents[name], reached[name].dtype) for name in cotangents}
-                d_learned, d_floats = pull_back(weights)
-            gradients = {f"d {name}": x for name, x in [*d_learned.items(), *d_floats.items()]}
-            return Made(_numpy(outputs), _numpy(gradients))
+        def forward(learned: dict[str, Array], floats: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+            filled = given.map(floats.get)
+            outputs = self.outputs(self.pure(learned, filled.args, filled.kwargs))
+            return {name: outputs[name] for name in cotangents}, outputs
+
+        reached, pull_back, outputs = jax.vjp(forward, learned, floats, has_aux=True)
+        d_learned, d_floats = pull_back({name: x.astype(reached[name].dtype) for name, x in cotangents.items()})
+        return outputs, {f"d {name}": x for name, x in [*d_learned.items(), *d_floats.items()]}
 
     def outputs(self, made: Any) -> dict[str, Array]:
         """Return what `pure` made by path.

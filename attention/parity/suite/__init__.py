@@ -6,9 +6,9 @@
 The format is described in docs/cases_format.md; to read it needs nothing of this package.
 """
 
-from attention.parity.suite.check import check
-from attention.parity.suite.export import export
+from attention.parity.suite.checking import check
 from attention.parity.suite.given import Given, Question, question
 from attention.parity.suite.layout import FORMAT, VERSION, Entry, Index, read_index
+from attention.parity.suite.writing import export
 
 __all__ = ["FORMAT", "VERSION", "Entry", "Given", "Index", "Question", "check", "export", "question", "read_index"]

@@ -105,15 +105,16 @@ class Alignment:
         return not first.count or consistent(real(a.value), real(b.value), first.limit(second))
 
     def surplus(self, which: int, i: int) -> bool:
-        """Return whether one side (0 is torch, 1 JAX) computes the elements of an event more often than the other."""
-        own = self.alike[1 - which][self.alike[which][i][0]] if self.alike[which][i] else [i]
+        """Return whether one side (0 is torch, 1 JAX) has computed the elements of an event as often as the other ever does."""
         sides = self.torch.events, self.jax.events
-        counts = [sum(sides[n][k].is_operation for k in group) for n, group in ((which, own), (1 - which, self.alike[which][i]))]
+        there = self.alike[which][i]
+        own = [n for n in (self.alike[1 - which][there[0]] if there else [i]) if n <= i]
+        counts = [sum(sides[n][k].is_operation for k in group) for n, group in ((which, own), (1 - which, there))]
         return counts[0] > counts[1]
 
     @cached_property
     def fine(self) -> tuple[list[bool], list[bool]]:
-        """Whether an event needs no explanation: it has a partner, was given, is no number, or only repeats one that is fine."""
+        """Whether an event needs no explanation: it has a partner, was given, is no number, or repeats one that is fine."""
         sides = zip((self.torch, self.jax), self.partners, self.alike, strict=True)
         return tuple(_fine(*side) for side in sides)  # pyright: ignore[reportReturnType]
 

@@ -2,8 +2,8 @@
 
     the smallest region (t, j) for which the JAX side with t in the place of j returns what the torch side returns
 
-The region is all that has no partner and that t and j were made from: the mistake lies in it. It is of operations that do the same
-thing differently; or of those that only torch has, if t in the place of what the JAX frontier reads mends the outputs; or of those
+The region is all that has no partner and that t and j were made from: the mistake lies in it. It is of operations that do the
+same thing differently; or of those that only torch has, if t in the place of what JAX goes on from mends the outputs; or of those
 that only JAX has. If no pair mends the outputs, there is more than one mistake, and the earliest of either frontier is named.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import product, takewhile
 
 from attention.parity.tracing.alignment import Alignment
 from attention.parity.tracing.counterfactual import Swap, laid, mended, rerun, swap
@@ -20,9 +20,10 @@ from attention.parity.tracing.event import ROLES, Recording
 from attention.parity.tracing.fingerprint import real
 from attention.parity.tracing.frontier import Cone, ancestors
 from attention.parity.tracing.layout import close
+from attention.parity.tracing.source import Place
 
 # What is tried at most: each costs a run of what depends on it.
-MOST_SWAPS = 300
+MOST_SWAPS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +35,16 @@ class Choice:
         torch: index of the torch event to show.
         jax: index of the JAX event to show.
         swap: the evidence, where there is any.
+        torch_places: the lines to show, where they are not the event's own.
+        jax_places: the same of the JAX side.
     """
 
     kind: str
     torch: int
     jax: int
     swap: Swap | None = None
+    torch_places: tuple[Place, ...] = ()
+    jax_places: tuple[Place, ...] = ()
 
 
 def choose(alignment: Alignment, first: Cone, second: Cone) -> Choice:
@@ -60,8 +65,8 @@ def choose(alignment: Alignment, first: Cone, second: Cone) -> Choice:
         made = swap(alignment, t, j, only)
         if made is not None and (best is None or made.mended > best[1].mended):
             best = kind, made
-        if best is not None and best[1].mended == 1:
-            break
+            if made.mended == 1:
+                break
     if best is None:
         return Choice("unproven", _root(alignment.torch, first), _root(alignment.jax, second))
     return _shown(alignment, *best, first, second)
@@ -76,11 +81,23 @@ def _shown(alignment: Alignment, kind: str, found: Swap, first: Cone, second: Co
         j = _root(alignment.jax, second, j)
     if kind == "absent in jax":
         j = _repeated(alignment, 1, j)
-        j = _beside(alignment, (alignment.torch, t, found.torch), (alignment.jax, j), second)
+        j = _beside((alignment.torch, t, found.torch), (alignment.jax, j), second)
     elif kind == "absent in torch":
         t = _repeated(alignment, 0, t)
-        t = _beside(alignment, (alignment.jax, j, found.jax), (alignment.torch, t), first)
-    return Choice(kind, t, j, found)
+        t = _beside((alignment.jax, j, found.jax), (alignment.torch, t), first)
+    torch_places = () if kind == "absent in torch" else _shared(alignment.torch, first, found.torch)
+    jax_places = () if kind == "absent in jax" else _shared(alignment.jax, second, found.jax)
+    return Choice(kind, t, j, found, torch_places, jax_places)
+
+
+def _shared(side: Recording, region: Cone, end: int) -> tuple[Place, ...]:
+    """Return the frames that all of a region share, if it is spread over functions: the mistake is in how these are called."""
+    stacks = [side.events[i].places for i in ancestors(side, end, region.inside) if side.events[i].is_operation]
+    if len({places[0].function for places in stacks if places}) < 2 or not all(stacks):
+        return ()
+    columns = zip(*(places[::-1] for places in stacks), strict=False)
+    shared = [column[0] for column in takewhile(lambda column: len({*column}) == 1, columns)]
+    return tuple(shared[::-1])
 
 
 def _root(side: Recording, region: Cone, end: int | None = None) -> int:
@@ -101,7 +118,7 @@ def _repeated(alignment: Alignment, which: int, i: int) -> int:
     return i
 
 
-def _beside(alignment: Alignment, there: tuple[Recording, int, int], here: tuple[Recording, int], region: Cone) -> int:
+def _beside(there: tuple[Recording, int, int], here: tuple[Recording, int], region: Cone) -> int:
     """Return where an operation that only the other side has would stand: with what it reads, or with what reads it.
 
     The other side tells: there it stands on a line with the one, or with the other.
@@ -131,7 +148,7 @@ def _smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[tuple
         cost = (size(0, t)[0] + size(1, j)[0], size(0, t)[1] + size(1, j)[1])
         tried.append((cost, "different", t, j, None))
     for t, j in product(a, second.border):
-        only = tuple(i for i in second.frontier if j in alignment.jax.events[i].inputs)
+        only = tuple(i for i in second.inside if j in alignment.jax.events[i].inputs)
         cost = (size(0, t)[0] + 1.5, size(0, t)[1] + 1)
         tried += [(cost, "absent in jax", t, j, None), (cost, "absent in jax", t, j, only)]
     for t, j in product(first.border, b):
@@ -153,7 +170,7 @@ def _fits(alignment: Alignment, t: int, j: int) -> bool:
 
 
 def _laid_out(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
-    """Look for an operand that has the right elements with two of its axes exchanged, as no shape tells where sizes are equal."""
+    """Look for an operand that has two of its axes exchanged, of which no shape tells where the sizes are equal."""
     for i, k in product(first.frontier, second.frontier):
         for t, j in product(alignment.torch.events[i].inputs, alignment.jax.events[k].inputs):
             if _exchanged(alignment, t, j):
@@ -165,16 +182,17 @@ def _laid_out(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
 
 def _exchanged(alignment: Alignment, t: int, j: int) -> bool:
     a, b = alignment.torch.events[t], alignment.jax.events[j]
-    if j not in alignment.partners[0][t] or a.shape != b.shape or b.is_given or not alignment.prints[0][t].count:
+    x, y = real(a.value).squeeze(), real(b.value).squeeze()
+    if j not in alignment.partners[0][t] or x.shape != y.shape or b.is_given or not alignment.prints[0][t].count:
         return False
-    return not close(real(a.value), real(b.value), alignment.prints[0][t].limit(alignment.prints[1][j]))
+    return not close(x, y, alignment.prints[0][t].limit(alignment.prints[1][j]))
 
 
 def _first_exchanged(alignment: Alignment, t: int, j: int) -> tuple[int, int]:
     """Walk back to the first pair of which the axes are exchanged."""
     for b in alignment.jax.events[j].inputs:
         for a in alignment.partners[1][b]:
-            if a < t and a in ancestors(alignment.torch, t, range(t)) and _exchanged(alignment, a, b):
+            if a <= t and a in ancestors(alignment.torch, t, range(t)) and _exchanged(alignment, a, b):
                 return _first_exchanged(alignment, a, b)
     return t, j
 
@@ -182,7 +200,9 @@ def _first_exchanged(alignment: Alignment, t: int, j: int) -> tuple[int, int]:
 def _tables(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
     """Look for constants that differ: what is made of neither inputs nor parameters, and read by what is."""
     ends = [_ends(alignment, which, region) for which, region in enumerate((first, second))]
-    pairs = [(t, j) for t, j in zip(*ends, strict=False) if laid(alignment.torch.events[t].value, alignment.jax.events[j].value)]
+    pairs = [
+        (t, j) for t, j in zip(*ends, strict=False) if laid(alignment.torch.events[t].value, alignment.jax.events[j].value)
+    ]
     if not pairs or len(ends[0]) != len(ends[1]) or len(pairs) != len(ends[0]):
         return None
     replaced = {j: laid(alignment.torch.events[t].value, alignment.jax.events[j].value)[0] for t, j in pairs}

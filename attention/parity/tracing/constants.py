@@ -2,8 +2,8 @@
 
     1 / 10000 ** (arange(0, D, 2) / D)        in float32, when the module was built;        in float64, in the JAX function
 
-The two differ by a rounding of float32, which is no mistake, and would drown those that are as small. So the JAX side is run again
-with the constants of the torch side, wherever the two are equal to within that rounding.
+The two differ by a rounding of float32, which is no mistake, and would drown those that are as small. So the JAX side is run
+again with the constants of the torch side, wherever the two are equal to within that rounding.
 """
 
 from __future__ import annotations
@@ -30,35 +30,27 @@ def share_constants(torch: Recording, jax: Recording) -> tuple[str, ...]:
         return ()
     shared: list[str] = []
     for event in filter(_is_table, torch.events):
-        found = _rounded(event, jax)
-        if found is not None:
-            j, value = found
-            for i, x in rerun(jax, {j.index: value}).items():
-                jax.events[i].value = x
-            shared.append(f"{j.label} at {j.place}")
-    return (f"rounded to float32 on one side, and made equal: {', '.join(shared)}",) if shared else ()
+        for other in [other for other in jax.events if _is_table(other)]:
+            value = _rounded(event, other)
+            if value is not None:
+                for i, x in rerun(jax, {other.index: value}).items():
+                    jax.events[i].value = x
+                shared.append(f"{other.label} at {other.place}")
+    return (f"rounded to float32 on one side, and made equal: {', '.join(dict.fromkeys(shared))}",) if shared else ()
 
 
 def _is_table(event: Event) -> bool:
     return not event.role and event.value.dtype.kind == "f" and event.value.size > 1 and event.op != "output"
 
 
-def _rounded(event: Event, jax: Recording) -> tuple[Event, np.ndarray] | None:
-    """Return the first JAX event that a rounding sets apart from one of torch, and what to put in its place."""
-    first: tuple[Event, np.ndarray] | None = None
-    sketch = fingerprint(event.value)
-    for other in filter(_is_table, jax.events):
-        if other.value.size != event.value.size:
-            continue
-        there = fingerprint(other.value)
-        if there.pattern != sketch.pattern or there.statistics.shape != sketch.statistics.shape:
-            continue
-        if (abs(there.statistics - sketch.statistics) > ROUNDED * sketch.scale).any():
-            continue
-        for value in laid(event.value, other.value):
-            if close(value, other.value, SAME):
-                # It is there already, as it is.
-                return None
-            if first is None and close(value, other.value, ROUNDED):
-                first = other, value
-    return first
+def _rounded(event: Event, other: Event) -> np.ndarray | None:
+    """Return what to put in the place of a JAX event that a rounding sets apart from one of torch, or None if nothing does."""
+    if other.value.size != event.value.size:
+        return None
+    here, there = fingerprint(event.value), fingerprint(other.value)
+    if here.pattern != there.pattern or here.statistics.shape != there.statistics.shape:
+        return None
+    if (abs(there.statistics - here.statistics) > ROUNDED * here.scale).any():
+        return None
+    near = [value for value in laid(event.value, other.value) if close(value, other.value, ROUNDED)]
+    return near[0] if near and not close(near[0], other.value, SAME) else None

@@ -114,7 +114,9 @@ def _of_values(a: np.ndarray, b: np.ndarray, limit: float) -> Difference:
     hidden = masked(a), masked(b)
     if (hidden[0] != hidden[1]).any():
         found = _of_masks(*hidden)
-        return Difference("masked" if found.kind != "complement" else "complement", found.text.replace("true", "masked"), found.numbers)
+        return Difference(
+            "masked" if found.kind != "complement" else "complement", found.text.replace("true", "masked"), found.numbers
+        )
     seen = ~hidden[0]
     x, y = a[seen], b[seen]
     scale = float(max(abs(x).max(initial=0.0), abs(y).max(initial=0.0)))
@@ -136,7 +138,7 @@ def _factor(a: np.ndarray, b: np.ndarray, seen: np.ndarray, limit: float) -> Dif
     c = float((a * b).sum() / (a * a).sum())
     if a[seen].size < 2 or (abs(b - c * a) > 4 * limit).any():
         return None
-    return Difference("factor", f"jax = {c:.6g} * torch{familiar(c, a.shape)}", {"factor": c})
+    return Difference("factor", f"jax = {c:.6g} * torch{familiar(c)}", {"factor": c})
 
 
 def _offset(a: np.ndarray, b: np.ndarray, seen: np.ndarray, limit: float) -> Difference | None:
@@ -156,12 +158,14 @@ def _by_axis(a: np.ndarray, b: np.ndarray, seen: np.ndarray, limit: float) -> Di
                 middle = np.median(apart, axis=axis, keepdims=True)
                 again = middle * a if name == "factor" else a + middle
                 if a.shape[axis] > 1 and (abs(again - b) <= 4 * limit).all():
-                    text = f"jax = torch {'*' if name == 'factor' else '+'} c, where c is constant along axis {axis} of {a.shape}"
+                    text = (
+                        f"jax = torch {'*' if name == 'factor' else '+'} c, where c is constant along axis {axis} of {a.shape}"
+                    )
                     return Difference(f"axis {name}", text, {"constant along": axis, "c": middle.ravel()[:8].tolist()})
     return None
 
 
-def _moved(a: np.ndarray, b: np.ndarray, seen: np.ndarray, limit: float) -> Difference | None:
+def _moved(a: np.ndarray, b: np.ndarray, _: np.ndarray, limit: float) -> Difference | None:
     """Look for a flip, a roll or another permutation along one axis."""
     for axis in range(a.ndim):
         if (abs(np.flip(a, axis) - b) <= limit).all():
@@ -179,7 +183,7 @@ def _reordered(a: np.ndarray, b: np.ndarray, limit: float) -> list[int]:
     return [axis for axis in range(a.ndim) if (abs(np.sort(a, axis) - np.sort(b, axis)) <= limit).all()]
 
 
-def _rounded(a: np.ndarray, b: np.ndarray, seen: np.ndarray, limit: float) -> Difference | None:
+def _rounded(a: np.ndarray, b: np.ndarray, _: np.ndarray, limit: float) -> Difference | None:
     """Look for a dtype to which one is the other, rounded."""
     for dtype in ("bfloat16", "float16", "tfloat32", "float32"):
         for side, x, y in (("jax", a, b), ("torch", b, a)):
@@ -201,16 +205,16 @@ def _error(a: np.ndarray, b: np.ndarray, seen: np.ndarray) -> Difference:
     return Difference("values", text, {"rms": rms, "share": share, "where": where, "torch": x, "jax": y})
 
 
-def familiar(c: float, shape: tuple[int, ...] = ()) -> str:
+def familiar(c: float) -> str:
     """Return what a factor may be known as, in brackets with a space before, or "".
 
-    >>> familiar(1.4426950408889634), familiar(0.25), familiar(0.377964473, (2, 7))
+    >>> familiar(1.4426950408889634), familiar(0.25), familiar(0.377964473)
     (' (log2 e)', ' (1 / 4, 1 / sqrt 16)', ' (1 / sqrt 7)')
     """
     known = {"log2 e": math.log2(math.e), "ln 2": math.log(2), "sqrt(2 / pi)": math.sqrt(2 / math.pi), "-1": -1.0}
     names = [name for name, value in known.items() if math.isclose(c, value, rel_tol=1e-6)]
     whole = round(c), round(c * c), round(1 / c) if c else 0, round(1 / (c * c)) if c and abs(c) > 1e-4 else 0
-    forms = (lambda n: float(n), math.sqrt, lambda n: 1 / n, lambda n: 1 / math.sqrt(n))
+    forms: tuple[Callable[[float], float], ...] = (float, math.sqrt, lambda n: 1 / n, lambda n: 1 / math.sqrt(n))
     for n, form, text in zip(whole, forms, ("{}", "sqrt {}", "1 / {}", "1 / sqrt {}"), strict=True):
         if 1 < n <= 65536 and math.isclose(abs(c), form(n), rel_tol=1e-6):
             names.append(("-" if c < 0 else "") + text.format(n))

@@ -1,8 +1,8 @@
 """The divergence: the last pair of arrays that agrees, and the first that does not, with their lines.
 
-    last in agreement    model_torch.py:31    scores = q @ k.mT / math.sqrt(D)
-                         model_jax.py:28      scores = jnp.einsum("thd,shd->hts", q, k) / D**0.5
-    first apart          ...
+last in agreement    model_torch.py:31    scores = q @ k.mT / math.sqrt(D)
+                     model_jax.py:28      scores = jnp.einsum("thd,shd->hts", q, k) / D**0.5
+first apart          ...
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class Divergence:
 
     Attributes:
         found: whether an output, or a gradient, differs.
-        kind: "" if none was found; "different" for two operations that do not make the same of the same arrays; "absent in jax" for
-            an operation that only torch has: then `jax` is what it should have been applied to; "absent in torch" the other way
-            round; "layout" for equal elements laid out in two ways; "unproven" where no single operation explains the outputs.
+        kind: "" if none was found; "different" for two operations that do not make the same of the same arrays; "absent in jax"
+            for an operation that only torch has: then `jax` is what it should have been applied to; "absent in torch" the other
+            way round; "layout" for equal elements laid out in two ways; "unproven" where no single operation explains the
+            outputs.
         torch: the event of the torch side at which they part.
         jax: that of the JAX side.
         agreed: the last pair that agrees before it.
@@ -85,7 +86,10 @@ class Divergence:
         said = self.difference.text if self.difference else ""
         lines = [f"divergence ({self.kind}): {said}", *shown(self.torch), *shown(self.jax)]
         if self.agreed is not None:
-            lines += ["last in agreement:", *(f"  {event.side:5}  {event.label}  {event.place}  {event.text}" for event in self.agreed)]
+            lines += [
+                "last in agreement:",
+                *(f"  {event.side:5}  {event.label}  {event.place}  {event.text}" for event in self.agreed),
+            ]
         return "\n".join([*lines, "outputs that differ:", head, cover, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ The events of one program are a graph without cycles: the inputs of an event sta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,8 @@ class Event:
         dtype: the name of the dtype that the program gave the array.
         unit: the unit roundoff of the coarsest dtype that took part in it.
         slack: how far, relative to the largest element, a kernel that took part in it is from its own definition.
-        role: of a leaf: "input", "param" or "cotangent"; "" for a constant. Of others: the first of these among what it was made of.
+        role: of a leaf: "input", "param" or "cotangent"; "" for a constant. Of others: the last of `ROLES` among what it was
+            made of.
         name: of a leaf or an output; what a fused operation is called of which this is a part.
         options: what the operation was told beside its operands, for reading.
         backward: whether it belongs to the backward pass.
@@ -135,12 +137,16 @@ class Recording:
         events: in order.
         outputs: event by the path of the output, or of "d " and the name of a gradient.
         steps: how each event was made, in order, where the recorder knows (the JAX side).
+        stops: the arrays whose gradient the program stops, where it calls for that.
+        around: what a step must be run inside of.
     """
 
     side: str
     events: list[Event] = field(default_factory=list[Event])
     outputs: dict[str, int] = field(default_factory=dict[str, int])
     steps: list[Step] = field(default_factory=list[Step])
+    stops: list[Event] = field(default_factory=list[Event])
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def add(self, op: str, value: Any, inputs: Sequence[int] = (), unit: float = 2.0**-53, **more: Any) -> int:
         """Append an event, as coarse as the coarsest of its inputs, and return its index."""
@@ -156,8 +162,8 @@ class Recording:
         """Append an event for each output, which stands for the caller who reads it."""
         for name, i in outputs.items():
             made = self.events[i]
-            more = {"places": made.places, "dtype": made.dtype, "name": name, "backward": made.backward}
-            self.outputs[name] = self.add("output", made.value, (i,), **more)
+            places, dtype, backward = made.places, made.dtype, made.backward
+            self.outputs[name] = self.add("output", made.value, (i,), places=places, dtype=dtype, backward=backward, name=name)
 
     @property
     def consumers(self) -> dict[int, list[int]]:

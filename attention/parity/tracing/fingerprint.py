@@ -84,7 +84,9 @@ def fingerprint(value: np.ndarray, unit: float = 2.0**-53, noise: float = 0.0, s
     seen = x[~hidden].ravel() if hidden.any() else x.ravel()
     scale = float(abs(seen).max()) if seen.size else 0.0
     if scale <= noise:
-        return Fingerprint(0, 0, np.zeros(0), 0.0, 0.0, b"zero" if not hidden.any() else repr(x.shape).encode() + hidden.tobytes())
+        return Fingerprint(
+            0, 0, np.zeros(0), 0.0, 0.0, b"zero" if not hidden.any() else repr(x.shape).encode() + hidden.tobytes()
+        )
     limit = tolerance(unit)
     ordered = np.sort(seen)
     if ordered.size > 2 and _few(ordered, limit * scale):
@@ -97,7 +99,7 @@ def fingerprint(value: np.ndarray, unit: float = 2.0**-53, noise: float = 0.0, s
 
 def real(value: np.ndarray) -> np.ndarray:
     """Return complex numbers as pairs along a new last axis, and anything else as it is."""
-    return np.stack([value.real, value.imag], axis=-1) if value.dtype.kind == "c" else value
+    return np.stack([np.real(value), np.imag(value)], axis=-1) if value.dtype.kind == "c" else value
 
 
 def collapsed(value: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ class Cone:
     Attributes:
         frontier: indices of the events without a partner whose inputs are fine, in order.
         inside: indices of all events without a partner on the way, the outputs among them, in order.
-        border: indices of the fine events that the frontier was made from, in order.
+        border: indices of the fine events that those inside were made from, in order.
     """
 
     frontier: tuple[int, ...]
@@ -40,7 +40,7 @@ def cone(recording: Recording, fine: list[bool], outputs: Iterable[int]) -> Cone
         inside.add(i)
         waiting.extend(n for n in recording.events[i].inputs if not fine[n])
     frontier = [i for i in sorted(inside) if all(fine[n] for n in recording.events[i].inputs)]
-    border = sorted({n for i in frontier for n in recording.events[i].inputs})
+    border = sorted({n for i in inside for n in recording.events[i].inputs if fine[n]})
     return Cone(tuple(frontier), tuple(sorted(inside)), tuple(border))
 
 

@@ -11,7 +11,10 @@ what the program calls float32 in float64, and what it calls bfloat16 in bfloat1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,15 +28,18 @@ from attention.parity.programs.blame import blamed
 from attention.parity.programs.jax_program import JaxProgram, width
 from attention.parity.programs.program import Arrays, Call
 from attention.parity.tracing.event import Recording, Step
+from attention.parity.tracing.jax_lines import own_lines
 from attention.parity.tracing.jax_rules import evaluated
-from attention.parity.tracing.roundings import cotangent, rounded, unit
-from attention.parity.tracing.source import Frame, Place, library, places
+from attention.parity.tracing.roundings import cotangent, literal, rounded, unit
+from attention.parity.tracing.source import Frame, Place, is_direct, library, places
 
 Array = Any
 Where = tuple[Place, ...]
 
 
-def record_jax(program: JaxProgram, call: Call, params: Arrays | None, dtype: str | None, *, gradients: bool) -> Recording:
+def record_jax(
+    program: JaxProgram, call: Call, params: Arrays | None, dtype: str | None, *, gradients: bool, weights: Arrays | None = None
+) -> Recording:
     """Trace a program, evaluate it and return every event.
 
     Args:
@@ -42,31 +48,49 @@ def record_jax(program: JaxProgram, call: Call, params: Arrays | None, dtype: st
         params: values to use instead of the program's own.
         dtype: what float parameters and inputs are cast to.
         gradients: whether the program `(inputs, cotangents) -> (outputs, gradients)` is traced instead.
+        weights: the cotangents by the names of outputs, where these have their shapes; `cotangent(output)` otherwise.
 
     Raises:
         SideFailed: the program raised, or returned what is no array.
     """
-    recording = Recording("jax")
-    with width(dtype), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
+    recording = Recording("jax", around=partial(_around, dtype))
+    with _around(dtype):
         learned, args, kwargs = program.arguments(call, params, dtype)
         given = {**learned, **Call(args, kwargs).leaves}
         recorder = Recorder(recording, dtype, {name: "param" if name in learned else "input" for name in given})
         forward = _forward(program, learned, Call(args, kwargs))
         found = recorder.run(program.name, forward, given)
         if gradients:
+            # The backward program repeats the forward one, whose stops it may have dropped.
+            stops = list(recording.stops)
             del recording.events[:], recording.steps[:]
-            weights = {name: cotangent(recorder.last[name]) for name in found if recorder.last[name].dtype == np.float64}
+            weights = {n: _weights(x, (weights or {}).get(n)) for n, x in recorder.last.items() if x.dtype == np.float64}
             both = _both(forward, given, list(weights))
-            found = recorder.run(program.name, both, {**given, **{f"cotangent of {name}": x for name, x in weights.items()}})
+            with own_lines():
+                found = recorder.run(
+                    program.name, both, {**given, **{f"cotangent of {name}": x for name, x in weights.items()}}
+                )
+            recording.stops[:] = stops
     recording.close(found)
     return recording
+
+
+def _weights(output: Array, given: Array | None) -> Array:
+    return cotangent(output) if given is None or given.shape != output.shape else given
+
+
+@contextmanager
+def _around(dtype: str | None) -> Iterator[None]:
+    """Evaluate as wide as the run is, and on the CPU, whatever accelerator is there."""
+    with width(dtype), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
+        yield
 
 
 def _forward(program: JaxProgram, learned: Arrays, call: Call) -> Callable[[dict[str, Array]], dict[str, Array]]:
     """Return the program as a function of named arrays."""
 
     def forward(arrays: dict[str, Array]) -> dict[str, Array]:
-        filled = call.map(lambda path, leaf: arrays.get(path, leaf))
+        filled = call.map(arrays.get)
         return program.outputs(program.pure({name: arrays[name] for name in learned}, filled.args, filled.kwargs))
 
     return forward
@@ -118,7 +142,9 @@ class Recorder:
         """Record what the program was given: an argument, or a constant."""
         dtype = str(x.dtype)
         role = self.roles.get(name, "cotangent") if name else ""
-        return self.recording.add("leaf", widened(x), (), unit(dtype, self.dtype), dtype=dtype, name=name, role=role)
+        slack = 0.0 if name else literal(x, self.dtype)
+        more = {"dtype": dtype, "name": name, "role": role, "slack": slack}
+        return self.recording.add("leaf", widened(x), (), unit(dtype, self.dtype), **more)
 
     def read(self, jaxpr: Any, operands: Sequence[int], where: Where) -> list[int]:
         """Record the equations of a jaxpr, open or closed, that is called at a place."""
@@ -145,11 +171,17 @@ class Recorder:
         """Record one primitive."""
         avals = [v.aval for v in eqn.outvars]
 
+        narrows = any(unit(str(aval.dtype), self.dtype) > unit("float64", self.dtype) for aval in avals)
+
         def run(values: Sequence[np.ndarray]) -> list[np.ndarray]:
             made = evaluated(eqn, values)
+            if not narrows:
+                return made
             return [rounded(x, aval.dtype, self.dtype) for x, aval in zip(made, avals, strict=True)]
 
         more = {"options": _options(eqn), "backward": "transpose" in str(eqn.source_info.name_stack)}
+        if eqn.primitive.name == "stop_gradient" and is_direct(_frames(eqn)):
+            self.recording.stops.append(replace(self.recording.events[inputs[0]], places=where, op="stop_gradient"))
         units = [unit(str(aval.dtype), self.dtype) for aval in avals]
         return self.made(eqn.primitive.name, inputs, where, run, units, dtypes=[str(aval.dtype) for aval in avals], **more)
 
@@ -169,6 +201,9 @@ def _frames(eqn: Any) -> list[Frame]:
     trace = eqn.source_info.traceback
     found: list[Frame] = []
     for frame in trace.frames if trace is not None else ():
+        if frame.file_name.endswith("/jax_lines.py"):
+            # It stands between JAX and the line that it looks for.
+            continue
         if "/attention/parity/" in frame.file_name:
             break
         found.append((frame.file_name, frame.line_num, frame.function_name))

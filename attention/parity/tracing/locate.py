@@ -1,24 +1,23 @@
 """Locate: find the line at which two programs part.
 
-    record both    ->    align by fingerprint    ->    walk back from what differs    ->    swap arrays to prove it
+record both    ->    align by fingerprint    ->    walk back from what differs    ->    swap arrays to prove it
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from attention._extras import require
 from attention.parity.programs import Arrays, Call, Program, program
 from attention.parity.tracing.alignment import Alignment
 from attention.parity.tracing.choice import Choice, choose
 from attention.parity.tracing.constants import share_constants
-from attention.parity.tracing.difference import difference
+from attention.parity.tracing.difference import Difference, difference
 from attention.parity.tracing.divergence import Coverage, Divergence, Moment
 from attention.parity.tracing.event import Recording
 from attention.parity.tracing.frontier import cone
+from attention.parity.tracing.stops import parted_stops
 from attention.spec.errors import OptionError
 
 
@@ -51,12 +50,31 @@ def locate(
     given = None if params is None else params.forward(first.params)
     found = parted(record(first, call, None, dtype), record(second, call, given, dtype))
     if gradients and not found.found:
-        found = parted(record(first, call, None, dtype, gradients=True), record(second, call, given, dtype, gradients=True))
+        here = record(first, call, None, dtype, gradients=True)
+        # Both go back from the same weights, so that rounding errors of the outputs do not become some of the gradients.
+        weights = {e.name.removeprefix("cotangent of "): e.value for e in here.events if e.is_given and e.role == "cotangent"}
+        found = parted(here, record(second, call, given, dtype, gradients=True, weights=weights))
     return found
 
 
-def record(side: Program, call: Call, params: Arrays | None, dtype: str | None, *, gradients: bool = False) -> Recording:
+def record(
+    side: Program,
+    call: Call,
+    params: Arrays | None,
+    dtype: str | None,
+    *,
+    gradients: bool = False,
+    weights: Arrays | None = None,
+) -> Recording:
     """Return every event of one run of a program.
+
+    Args:
+        side: the program.
+        call: the inputs.
+        params: values to use instead of the program's own.
+        dtype: what float parameters and inputs are cast to.
+        gradients: whether the backward pass is recorded too.
+        weights: the cotangents of a JAX program's outputs.
 
     Raises:
         OptionError: it is neither in torch nor in JAX.
@@ -71,7 +89,7 @@ def record(side: Program, call: Call, params: Arrays | None, dtype: str | None, 
         require("jax", extra="jax", wanted_by="locate")
         from attention.parity.tracing.jax_recorder import record_jax  # noqa: PLC0415
 
-        return record_jax(side, call, params, dtype, gradients=gradients)  # pyright: ignore[reportArgumentType]
+        return record_jax(side, call, params, dtype, gradients=gradients, weights=weights)  # pyright: ignore[reportArgumentType]
     raise OptionError(f"side {side.name} is in {side.framework}, and must be in torch or jax to be traced")
 
 
@@ -82,6 +100,11 @@ def parted(torch: Recording, jax: Recording) -> Divergence:
     coverage = _coverage(torch, alignment.partners[0]), _coverage(jax, alignment.partners[1])
     if not alignment.unequal:
         return Divergence(False, coverage, timeline=_timeline(alignment, None), notes=notes)
+    stops = parted_stops(alignment)
+    if stops is not None:
+        kind, t, j = stops
+        said = Difference("stop", "the gradient is stopped on one side, or of another array", {})
+        return Divergence(True, coverage, kind, t, j, difference=said, outputs=_outputs(alignment), notes=notes)
     ends = zip(*alignment.unequal, strict=True)
     cones = [cone(side, fine, end) for side, fine, end in zip((torch, jax), alignment.fine, ends, strict=True)]
     choice = choose(alignment, *cones)
@@ -90,18 +113,21 @@ def parted(torch: Recording, jax: Recording) -> Divergence:
 
 def _told(alignment: Alignment, choice: Choice, coverage: tuple[Coverage, Coverage], notes: tuple[str, ...]) -> Divergence:
     t, j = alignment.torch.events[choice.torch], alignment.jax.events[choice.jax]
+    t = replace(t, places=choice.torch_places or t.places)
+    j = replace(j, places=choice.jax_places or j.places)
     before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
     agreed = (alignment.torch.events[before[-1][0]], alignment.jax.events[before[-1][1]]) if before else None
-    outputs = {
-        alignment.torch.events[a].name: difference(alignment.torch.events[a].value, alignment.jax.events[b].value).text
-        for a, b in alignment.unequal
-    }
-    apart = _apart(alignment, choice)
-    more = {"kind": choice.kind, "torch": t, "jax": j, "agreed": agreed, "difference": apart, "outputs": outputs}
-    return Divergence(True, coverage, timeline=_timeline(alignment, choice), notes=notes, **more)
+    apart, outputs, timeline = _apart(alignment, choice), _outputs(alignment), _timeline(alignment, choice)
+    return Divergence(True, coverage, choice.kind, t, j, agreed, apart, timeline, outputs, notes)
 
 
-def _apart(alignment: Alignment, choice: Choice) -> Any:
+def _outputs(alignment: Alignment) -> dict[str, str]:
+    """Return the outputs and gradients that differ, and how."""
+    sides = alignment.torch.events, alignment.jax.events
+    return {sides[0][a].name: difference(sides[0][a].value, sides[1][b].value).text for a, b in alignment.unequal}
+
+
+def _apart(alignment: Alignment, choice: Choice) -> Difference:
     """Return how the arrays differ: the pair that a swap proved, which may lie behind the pair that is shown."""
     t, j = (choice.swap.torch, choice.swap.jax) if choice.swap else (choice.torch, choice.jax)
     return difference(alignment.torch.events[t].value, alignment.jax.events[j].value)

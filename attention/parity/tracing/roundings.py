@@ -38,6 +38,15 @@ def rounded(x: np.ndarray, dtype: Any, run: str | None) -> np.ndarray:
         return x.astype(np.dtype(dtype)).astype(np.float64)
 
 
+def literal(x: np.ndarray, run: str | None) -> float:
+    """Return how far a constant of a program may be from the number that its author wrote, relative to it.
+
+    A number such as 0.1 that the program keeps in float32 has lost its last digits before a run in float64 sees it.
+    """
+    whole = x.dtype != np.float32 or run != "float64" or not np.any(x.view(np.uint32) & np.uint32(0xFFF))
+    return 0.0 if whole else 2.0**-22
+
+
 def cotangent(output: np.ndarray) -> np.ndarray:
     """Return the weights that gradients of an output are taken with: the same for two layouts of the same output."""
     with np.errstate(invalid="ignore"):

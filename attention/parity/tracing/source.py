@@ -80,6 +80,20 @@ def places(frames: Iterable[Frame]) -> tuple[Place, ...]:
     return tuple(Place(*frame) for frame in frames if is_user(frame[0]))
 
 
+def is_direct(frames: Iterable[Frame]) -> bool:
+    """Return whether the user called an operation, and no layer of a library that the user called.
+
+    Args:
+        frames: innermost first.
+    """
+    for file, _, _ in frames:
+        if is_user(file):
+            return True
+        if any(part in file for part in (*_MODULES, "/jax/_src/numpy/", "/jax/_src/scipy/", "/optax/")):
+            return False
+    return False
+
+
 def library(frames: Iterable[Frame]) -> tuple[Place, ...]:
     """Return the innermost line of a library's module in a stack, for where there is no line of the user; or nothing."""
     found = (Place(*frame) for frame in frames if any(part in frame[0] for part in _MODULES))

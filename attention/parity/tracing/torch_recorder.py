@@ -11,17 +11,15 @@ that of the forward operation, which autograd's anomaly mode remembers.
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -29,26 +27,13 @@ from attention.parity.programs.program import Arrays, Call
 from attention.parity.programs.torch_program import TorchProgram, same_draws
 from attention.parity.tracing.event import Recording
 from attention.parity.tracing.roundings import cotangent, unit
-from attention.parity.tracing.source import Frame, Place, library, places
+from attention.parity.tracing.source import Place, is_direct
+from attention.parity.tracing.torch_modes import FUSED, Asked, default, frames, in_parts, stack
 
-# Fused operations that JAX writes in parts. What is not here is one operation on both sides, or has parts already.
-FUSED = frozenset(
-    """
-    _fused_rms_norm _fused_rms_norm_backward _log_softmax _log_softmax_backward_data _native_batch_norm_legit
-    _native_batch_norm_legit_no_training _safe_softmax _scaled_dot_product_flash_attention_for_cpu _softmax
-    _softmax_backward_data addbmm addcdiv addcmul addmm addmv baddbmm celu elu gelu gelu_backward glu glu_backward hardsigmoid
-    hardsigmoid_backward hardswish hardswish_backward huber_loss leaky_relu lerp log_sigmoid_forward logsumexp mish mse_loss native_batch_norm
-    native_batch_norm_backward native_group_norm native_group_norm_backward native_layer_norm native_layer_norm_backward
-    rsub sigmoid_backward silu silu_backward smooth_l1_loss softplus softplus_backward std std_mean tanh_backward
-    threshold_backward var var_mean
-    """.split()  # noqa: SIM905 a table of names is read at a glance, a column of sixty quoted lines is not
-)
 # Relative errors: beyond the one, parts are not the parts of this operation; within the other, they are equal.
 WHOLE, EXACT = 1e-2, 1e-12
 # The result is the operand: no event.
 SAME = frozenset({"alias", "detach", "lift_fresh"})
-_TRACEBACK = re.compile(r'File "(.+)", line (\d+), in (.+)')
-_OURS = __file__.rpartition("tracing")[0]
 
 
 def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype: str | None, *, gradients: bool) -> Recording:
@@ -65,16 +50,16 @@ def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype
         SideFailed: the program raised, or returned what is no array.
     """
     recording = Recording("torch")
-    with ExitStack() as stack:
-        stack.enter_context(same_draws(program.devices))
-        stack.enter_context(_in_parts())
+    with ExitStack() as around:
+        around.enter_context(same_draws(program.devices))
+        around.enter_context(in_parts())
         bound = program.bind(call, params, dtype)
-        stack.enter_context(_default(dtype))
+        around.enter_context(default(dtype))
         roles = {name: ("param" if name in program.params else "input", value(leaf)) for name, leaf in bound.leaves.items()}
         mode = Recorder(recording, roles, dtype)
         # Only a forward pass under this mode leaves its lines to the backward pass.
-        stack.enter_context(torch.autograd.set_detect_anomaly(gradients, check_nan=False))
-        with mode:
+        around.enter_context(torch.autograd.set_detect_anomaly(gradients, check_nan=False))
+        with mode, mode.asked:
             outputs = bound.outputs()
         found = {name: mode.node(x) for name, x in outputs.items()}
         if gradients:
@@ -104,6 +89,7 @@ class Recorder(TorchDispatchMode):
         self.written: dict[int, int] = {}
         self.fused = ""
         self.where: tuple[Place, ...] = ()
+        self.asked = Asked()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = _widened(kwargs or {}) if self.dtype == "float64" else (kwargs or {})
@@ -111,13 +97,15 @@ class Recorder(TorchDispatchMode):
         name = func._schema.name.rpartition("::")[2]  # noqa: SLF001 the name that every op has, and no public way to it
         backward = torch._C._current_autograd_node() is not None  # noqa: SLF001 as above
         if not self.fused:
-            self.where = _stack()
+            self.where = stack()
         replayed = [] if name not in FUSED or self.fused == name else self._parts(name, func, args, kwargs)
         result = func(*args, **kwargs)
         made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
         if replayed and self._adopt(made, replayed):
             return result
         if name in SAME and len(made) == len(inputs) == 1:
+            if self.asked.detaches and is_direct(list(frames())):
+                self.recording.stops.append(replace(self.recording.events[inputs[0]], places=self.where, op="detach"))
             self._keep(made[0], inputs[0])
             return result
         options = ", ".join(_spoken(x) for x in [*args, *kwargs.items()] if not isinstance(x, Tensor))
@@ -155,7 +143,9 @@ class Recorder(TorchDispatchMode):
             index = self.node(y)
             if error > EXACT:
                 # The kernel is not what it is defined to be, such as one that holds 1 / 6 in float32.
-                index = self.recording.add("kernel", value(x), (index,), slack=10 * error, dtype=str(x.dtype), places=self.where)
+                index = self.recording.add(
+                    "kernel", value(x), (index,), slack=10 * error, dtype=str(x.dtype), places=self.where
+                )
             self._keep(x, index)
         return True
 
@@ -193,7 +183,7 @@ class Recorder(TorchDispatchMode):
 def value(x: Tensor) -> np.ndarray:
     """Return a copy: floats as float64, the rest as they are."""
     x = x.detach().cpu().resolve_conj().resolve_neg()
-    return (x.double() if x.is_floating_point() else x).numpy().copy()
+    return (x.double() if x.is_floating_point() else x.to(torch.complex128) if x.is_complex() else x).numpy().copy()
 
 
 def _version(x: Tensor) -> int:
@@ -209,7 +199,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the largest difference of two arrays, relative to the largest element; infinite where NaN and infinities differ."""
+    """Return the largest difference of two arrays, relative to the largest element; infinite where NaN is not in both."""
     odd = ~np.isfinite(a)
     if not np.array_equal(a[odd], b[odd], equal_nan=a.dtype.kind == "f") or not np.isfinite(b[~odd]).all():
         return float("inf")
@@ -225,56 +215,3 @@ def _spoken(x: Any) -> str:
 
 def _widened(kwargs: Any) -> Any:
     return tree_map(lambda x: torch.float64 if x is torch.float32 else x, kwargs)
-
-
-def _stack() -> tuple[Place, ...]:
-    """Return the user's frames, innermost first: in the backward pass, of the forward operation."""
-    frames = list(_frames())
-    node = torch._C._current_autograd_node()  # noqa: SLF001 there is no public name
-    if node is not None and not places(frames):
-        lines = node.metadata.get("traceback_", []) if isinstance(node.metadata, dict) else []
-        matches = [_TRACEBACK.search(line) for line in reversed(lines)]
-        frames = list(_until_ours((m[1], int(m[2]), m[3]) for m in matches if m))
-    return places(frames) or library(frames)
-
-
-def _frames() -> Iterator[Frame]:
-    frame: Any = sys._getframe(1)  # noqa: SLF001 the fast way to the stack, which `inspect` reads too
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back
-    while frame is not None and not frame.f_code.co_filename.startswith(_OURS):
-        yield frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname
-        frame = frame.f_back
-
-
-def _until_ours(frames: Iterator[Frame]) -> Iterator[Frame]:
-    for frame in frames:
-        if frame[0].startswith(_OURS):
-            # The frames before are the program's own, those after its caller's.
-            if frame[0] != __file__:
-                return
-        else:
-            yield frame
-
-
-@contextmanager
-def _in_parts() -> Iterator[None]:
-    """Let attention run as the matrix products that it is, and no module take a shortcut of its own."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def _default(dtype: str | None) -> Iterator[None]:
-    """Let what the program makes from nothing be as wide as the run."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64 if dtype == "float64" else before)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

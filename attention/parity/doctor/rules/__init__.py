@@ -8,20 +8,27 @@ has proven that nothing else differs. No finding: none of the known mistakes fit
 
 from __future__ import annotations
 
-from attention.parity.doctor.rules import elementwise, places, proven, sums
+from dataclasses import replace
+
+import numpy as np
+
+from attention.parity.doctor.rules import elementwise, one_sided, places, proven, sums
 from attention.parity.doctor.rules.scene import Finding, Known, Rule, Scene, scenes
 from attention.parity.tracing import Divergence
 
 __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
 
 RULES: tuple[Rule, ...] = (*elementwise.RULES, *places.RULES, *sums.RULES)
-NONE = "none of the known mistakes fits"
 
 
-def name_scene(scene: Scene) -> tuple[Finding, ...]:
-    """Return what every rule says of two arrays."""
-    found = (rule(scene) for rule in RULES)
-    return tuple(finding for finding in found if finding is not None)
+def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
+    """Return what the first rule that fits says of two arrays: the rules stand in order, special ones before general ones."""
+    # A rule may divide by what is 0, or take inf from inf; such an array then equals nothing.
+    with np.errstate(all="ignore"):
+        for rule in rules:
+            if finding := rule(scene):
+                return (finding,)
+    return ()
 
 
 def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
@@ -31,7 +38,8 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
         divergence: of `locate`.
     """
     for scene in scenes(divergence):
-        found = name_scene(scene)
+        # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
+        found = name_scene(scene) if scene.proven else name_scene(scene, places.SAME_ELEMENTS)
         if found:
-            return found
-    return proven.name(divergence)
+            return found if scene.proven else tuple(replace(finding, sure=False) for finding in found)
+    return proven.name(divergence) or one_sided.name(divergence)

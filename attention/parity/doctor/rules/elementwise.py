@@ -1,6 +1,6 @@
 """Element by element: another activation, a soft cap, a factor, an offset, a gate exchanged with what it gates.
 
-    torch = f(x)        jax = g(x)        x agrees, f and g of the table below
+torch = f(x)        jax = g(x)        x agrees, f and g of the table below
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ACTIVATIONS: dict[str, Map] = {
     "exp2": lambda x: np.exp2(np.minimum(x, 1000.0)),
 }
 WRITTEN = {
-    "gelu by erf": ('F.gelu(x)', "jax.nn.gelu(x, approximate=False)"),
+    "gelu by erf": ("F.gelu(x)", "jax.nn.gelu(x, approximate=False)"),
     "gelu by tanh": ('F.gelu(x, approximate="tanh")', "jax.nn.gelu(x), whose default it is"),
     "quick gelu, x sigmoid(1.702 x)": ("x * torch.sigmoid(1.702 * x)", "x * jax.nn.sigmoid(1.702 * x)"),
     "hard sigmoid": ("F.hardsigmoid(x)", "jax.nn.hard_sigmoid(x)"),
@@ -87,17 +87,17 @@ def gate_exchanged(scene: Scene) -> Finding | None:
 def soft_cap(scene: Scene) -> Finding | None:
     """Name c tanh(x / c) on one side, and x or another c on the other."""
     for known, x, y in scene.of_size():
-        torch, jax = _cap(scene, scene.torch, x), _cap(scene, scene.jax, y)
+        torch, jax = cap(scene, scene.torch, x), cap(scene, scene.jax, y)
         if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-6):
             continue
         told = [f"a soft cap of {c:.6g}" if math.isfinite(c) else "no soft cap" for c in (torch, jax)]
         form = "{c:.6g} * tanh(x / {c:.6g})"
-        mend = [form.format(c=c) if math.isfinite(c) else "x, without a cap" for c in (jax, torch)]
-        return Finding(f"{told[0]} on torch, {told[1]} on jax", f"both rebuilt from x = {known.label}", *mend)
+        first, second = (form.format(c=c) if math.isfinite(c) else "x, without a cap" for c in (jax, torch))
+        return Finding(f"{told[0]} on torch, {told[1]} on jax", f"both rebuilt from x = {known.label}", first, second)
     return None
 
 
-def _cap(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
+def cap(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
     """Return c of value = c tanh(x / c); inf if value = x; None if neither."""
     if scene.equal(value, x):
         return math.inf
@@ -107,17 +107,18 @@ def _cap(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
     # |value| / c = tanh(|x| / c) falls as c does: bisect at the largest element.
     i = int(np.argmax(np.where(seen, np.abs(x), 0.0)))
     a, v = abs(float(x.flat[i])), abs(float(value.flat[i]))
-    low, high = v, 1e6 * a
-    for _ in range(200):
+    low = c = v
+    high = 1e6 * a
+    for _ in range(200 if v else 0):
         c = math.sqrt(low * high)
         low, high = (c, high) if c * math.tanh(a / c) < v else (low, c)
-    return c if scene.equal(value, c * np.tanh(x / c)) else None
+    return c if c and scene.equal(value, c * np.tanh(x / c)) else None
 
 
 def shifted(scene: Scene) -> Finding | None:
     """Name x + e on one side and x + another e on the other: an epsilon, or an off-by-one."""
     for known, x, y in scene.of_size():
-        torch, jax = _shift(scene, scene.torch, x), _shift(scene, scene.jax, y)
+        torch, jax = _shift(scene.torch, x), _shift(scene.jax, y)
         if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-6, abs_tol=1e-300):
             continue
         small = max(abs(torch), abs(jax)) <= 1e-2 and (x >= 0).all()
@@ -127,7 +128,7 @@ def shifted(scene: Scene) -> Finding | None:
     return None
 
 
-def _shift(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
+def _shift(value: np.ndarray, x: np.ndarray) -> float | None:
     with np.errstate(all="ignore"):
         apart = value - x
     c = float(np.median(apart)) if np.isfinite(apart).all() else math.nan

@@ -1,15 +1,17 @@
 """Places: the right elements in other places, masks of other places, and elements that are rounded.
 
-    jax = torch, its axes in another order, rolled, reversed, tiled where repeated        mask on jax = mask on torch, moved
+jax = torch, its axes in another order, rolled, reversed, tiled where repeated        mask on jax = mask on torch, moved
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 
-from attention.parity.doctor.rules.scene import Finding, Scene
+from attention.parity.doctor.rules.scene import Finding, Scene, fix
 from attention.parity.tracing.fingerprint import masked
 
 
@@ -22,9 +24,6 @@ def other_mask(scene: Scene) -> Finding | None:
     share = f"masked: {torch.mean():.0%} on torch, {jax.mean():.0%} on jax; they differ in {(torch != jax).mean():.0%}"
     if (torch != jax).all():
         return Finding("mask of the other polarity", f"one is the complement of the other; {share}", "~mask", "~mask")
-    for side, x in (("torch", torch), ("jax", jax)):
-        if not x.any():
-            return Finding(f"mask missing on {side}", share)
     first, second = _band(torch), _band(jax)
     if first is None or second is None:
         return None
@@ -64,9 +63,12 @@ def _band(hidden: np.ndarray) -> _Band | None:
     flat = hidden.reshape(-1, *hidden.shape[-2:])
     seen = ~flat[0]
     t, s = seen.shape
-    if (flat != flat[0]).any() or not seen.any() or t * s < 2:
+    # Of one query every prefix is a band.
+    if t < 2:
         return None
-    apart = np.arange(s) - np.arange(t)[:, None]
+    if (flat != flat[0]).any() or not seen.any():
+        return None
+    apart: np.ndarray = np.arange(s) - np.arange(t)[:, None]
     low, high = int(apart[seen].min()), int(apart[seen].max())
     if (seen != ((apart >= low) & (apart <= high))).any():
         return None
@@ -100,7 +102,7 @@ def off_by_one_prefix(scene: Scene) -> Finding | None:
     pair = _masks(scene)
     if pair is None or pair[0].shape != pair[1].shape:
         return None
-    counts = []
+    counts: list[np.ndarray] = []
     for hidden in pair:
         seen = ~hidden.reshape(-1, hidden.shape[-1])
         n = seen.sum(-1)
@@ -108,12 +110,12 @@ def off_by_one_prefix(scene: Scene) -> Finding | None:
             return None
         counts.append(n)
     apart = np.unique(counts[0] - counts[1])
-    if apart.size != 1 or not apart[0]:
+    if apart.size != 1 or abs(apart[0]) != 1:
         return None
     n = int(apart[0])
-    name = f"{'jax' if n > 0 else 'torch'} sees {abs(n)} key{'s' if abs(n) > 1 else ''} too few, or the other side too many"
+    name = f"prefix off by one: {'jax' if n > 0 else 'torch'} sees one key less"
     evidence = f"first keys seen by row: {counts[0][:4].tolist()} on torch, {counts[1][:4].tolist()} on jax"
-    return Finding(name, evidence, *(("< position", "<= position") if n > 0 else ("<= position", "< position")), sure=True)
+    return Finding(name, evidence, *(("< position", "<= position") if n > 0 else ("<= position", "< position")))
 
 
 def tiled(scene: Scene) -> Finding | None:
@@ -125,51 +127,123 @@ def tiled(scene: Scene) -> Finding | None:
         n = a.shape[axis]
         for groups in (g for g in range(2, n // 2 + 1) if n % g == 0):
             for side, other, x, y in (("torch", "jax", a, b), ("jax", "torch", b, a)):
-                once = np.take(x, np.arange(0, n, n // groups), axis)
-                if (np.repeat(once, n // groups, axis) == x).all() and scene.equal(y, np.concatenate([once] * (n // groups), axis)):
+                once = np.take(x, np.arange(0, n, n // groups, dtype=np.int64), axis)
+                if (np.repeat(once, n // groups, axis) == x).all() and scene.equal(
+                    y, np.concatenate([once] * (n // groups), axis)
+                ):
                     name = f"heads repeated on {side}, tiled on {other}"
-                    mend = {"torch": "repeat_interleave(n, dim) as torch.repeat tiles", "jax": "jnp.repeat(x, n, axis), not jnp.tile"}
+                    mend = {
+                        "torch": "repeat_interleave(n, dim) as torch.repeat tiles",
+                        "jax": "jnp.repeat(x, n, axis), not jnp.tile",
+                    }
                     evidence = f"axis {axis} of {a.shape}: {groups} heads {n // groups} times"
-                    return Finding(name, evidence, **{other: mend[other]})
+                    return Finding(name, evidence, **fix(other, mend[other]))
     return None
 
 
 def split_otherwise(scene: Scene) -> Finding | None:
-    """Name two axes that one side splits or merges as (h d) and the other as (d h)."""
+    """Name axes that one side splits or merges as (h d) and the other as (d h)."""
     a, b = scene.torch, scene.jax
-    if a.size != b.size or a.dtype.kind != "f" or a.size < 6:
+    if a.size != b.size or not 6 <= a.size <= 100_000:
+        return None
+    if scene.equal(a.reshape(-1), b.reshape(-1)):
+        # The same order, cut into axes of exchanged sizes.
+        if a.shape == b.shape or sorted(a.shape) != sorted(b.shape):
+            return None
+        return Finding(
+            "axes split in another order", f"one row of elements is cut as {a.shape} on torch and as {b.shape} on jax"
+        )
+    if not scene.equal(np.sort(a, None), np.sort(b, None)):
         return None
     for first in range(b.ndim):
         for last in range(first + 1, b.ndim + 1):
-            n = int(np.prod(b.shape[first:last]))
-            for p in (p for p in range(2, n // 2 + 1) if n % p == 0):
-                shape = (*b.shape[:first], p, n // p, *b.shape[last:])
-                turned = b.reshape(shape).swapaxes(first, first + 1)
-                if scene.equal(a, turned.reshape(a.shape)) and not scene.equal(a, b.reshape(a.shape)):
-                    evidence = f"torch {a.shape} = jax {b.shape} with {n} = ({p}, {n // p}) transposed"
-                    return Finding("axes split or merged in another order", evidence, f"({n // p} {p}) for ({p} {n // p})")
+            for p, q, r in _factors(int(np.prod(b.shape[first:last]))):
+                shape = (*b.shape[:first], p, q, r, *b.shape[last:])
+                # Of all factors few fit the first row; the whole is compared for these alone.
+                if scene.equal(a.reshape(-1), b.reshape(shape).swapaxes(first, first + 1).reshape(-1)):
+                    evidence = (
+                        f"torch {a.shape} = jax {b.shape}, {p * q * r} of it cut as ({p}, {q}, {r}) and the first two exchanged"
+                    )
+                    return Finding("axes split or merged in another order", evidence)
+    return None
+
+
+def _factors(n: int) -> Iterator[tuple[int, int, int]]:
+    """Yield every p q r = n with p, q > 1."""
+    for p in (p for p in range(2, n // 2 + 1) if n % p == 0):
+        yield from ((p, q, n // p // q) for q in range(2, n // p + 1) if n // p % q == 0)
+
+
+ROTATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "halves, (-x2, x1)": lambda x: np.concatenate([-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]], -1),
+    "halves, (x2, -x1)": lambda x: np.concatenate([x[..., x.shape[-1] // 2 :], -x[..., : x.shape[-1] // 2]], -1),
+    "neighbours, (-x2, x1)": lambda x: np.stack([-x[..., 1::2], x[..., 0::2]], -1).reshape(x.shape),
+    "neighbours, (x2, -x1)": lambda x: np.stack([x[..., 1::2], -x[..., 0::2]], -1).reshape(x.shape),
+    "neighbours, laid out as halves": lambda x: np.concatenate([-x[..., 1::2], x[..., 0::2]], -1),
+}
+
+
+def other_rotation(scene: Scene) -> Finding | None:
+    """Name the features that a rotary embedding pairs, or which way it turns."""
+    for known, x, y in scene.of_size():
+        if x.shape[-1] % 2 or y.shape[-1] % 2:
+            continue
+        torch = [name for name, turn in ROTATIONS.items() if scene.equal(scene.torch, turn(x))]
+        jax = [name for name, turn in ROTATIONS.items() if scene.equal(scene.jax, turn(y))]
+        if torch and jax and torch[0] != jax[0]:
+            name = f"rotary pairs {torch[0]} on torch; {jax[0]} on jax"
+            return Finding(name, f"both rebuilt from x = {known.label}", jax[0], torch[0])
     return None
 
 
 def moved(scene: Scene) -> Finding | None:
-    """Name a roll or a flip."""
-    relation = scene.relation
-    if relation is None or relation.kind not in {"rolled", "reversed"}:
+    """Name a roll along one axis or two, or a flip."""
+    a, b = scene.torch, scene.jax
+    if a.shape != b.shape or a.size < 3 or scene.equal(a, b):
         return None
-    axis, shift = relation.numbers["axis"], relation.numbers.get("shift", 0)
-    if relation.kind == "reversed":
-        return Finding(f"reversed along axis {axis}", relation.text, f"flip([{axis}])", f"jnp.flip(axis={axis})")
-    n = scene.torch.squeeze().shape[axis]
-    return Finding(f"rolled by {min(shift, n - shift)} along axis {axis}", relation.text)
-
-
-def coarser(scene: Scene) -> Finding | None:
-    """Name an array that one side rounds to a coarser dtype."""
-    relation = scene.relation
-    if relation is not None and relation.kind == "rounded":
-        side, dtype = relation.numbers["side"], relation.numbers["dtype"]
-        return Finding(f"{side} computes in {dtype}", relation.text, **{side: "float32 here"})
+    for axis in range(a.ndim):
+        if a.shape[axis] > 2 and scene.equal(np.flip(a, axis), b):
+            return Finding(
+                f"reversed along axis {axis}", f"jax = torch reversed, {a.shape}", f"flip([{axis}])", f"jnp.flip(axis={axis})"
+            )
+    for axes in (*((i,) for i in range(a.ndim)), *combinations(range(a.ndim), 2)):
+        for shifts in product(*(range(1, min(a.shape[i], 32)) for i in axes)):
+            if scene.equal(np.roll(a, shifts, axes), b):
+                told = [min(shift, a.shape[i] - shift) for shift, i in zip(shifts, axes, strict=True)]
+                where = " and ".join(f"by {n} along axis {i}" for n, i in zip(told, axes, strict=True))
+                return Finding(f"rolled {where}", f"jax = torch rolled by {shifts} along {axes} of {a.shape}")
     return None
 
 
-RULES = (other_mask, off_by_one_prefix, tiled, split_otherwise, moved, coarser)
+def coarser(scene: Scene) -> Finding | None:
+    """Name an array that one side makes in a coarser dtype."""
+    relation = scene.relation
+    if relation.kind == "rounded":
+        side, dtype = relation.numbers["side"], relation.numbers["dtype"]
+        return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"))
+    coarse, fine = max(scene.units), min(scene.units)
+    if relation.kind != "values" or coarse < 2.0**-12 or fine * 2 > coarse:
+        return None
+    # Rounding that is known to happen on one side only, and an error of that size: what else would leave that little?
+    if not coarse / 50 <= relation.numbers["rms"] <= 4 * coarse:
+        return None
+    side = "torch" if scene.units[0] == coarse else "jax"
+    dtype = {2.0**-8: "bfloat16", 2.0**-9: "bfloat16", 2.0**-11: "float16"}.get(coarse, "a coarser dtype")
+    return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"))
+
+
+def stopped(scene: Scene) -> Finding | None:
+    """Name a gradient that is zero on one side."""
+    if not scene.backward or scene.relation.kind != "zero":
+        return None
+    side, other = ("torch", "jax") if not scene.torch.any() else ("jax", "torch")
+    mend = {"torch": ".detach()", "jax": "jax.lax.stop_gradient"}
+    return Finding(
+        f"gradient stopped on {side} alone",
+        scene.relation.text,
+        **(fix(other, mend[other]) | fix(side, f"without {mend[side]}")),
+    )
+
+
+SAME_ELEMENTS = (tiled, split_otherwise)
+RULES = (other_mask, off_by_one_prefix, tiled, split_otherwise, other_rotation, moved, coarser, stopped)

@@ -7,8 +7,11 @@ A rule rebuilds both arrays from what is known to agree. What it cannot rebuild,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from attention.parity.tracing import Divergence, Event
 from attention.parity.tracing.difference import Difference, difference
 from attention.parity.tracing.fingerprint import masked, tolerance
 
-MOST_APART, MOST_PAIRS, MOST_KNOWN = 40, 160, 60
+MOST_APART, MOST_PAIRS, MOST_KNOWN = 60, 400, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,28 +45,33 @@ class Scene:
     Attributes:
         torch, jax: the arrays, each in its side's layout.
         known: what agrees, the nearest first.
-        relation: how the arrays differ.
-        ops: the names of the operations that made them.
-        dtypes: the dtypes that the programs gave them.
+        units: unit roundoff of the coarsest dtype that took part on each side.
         limit: how far apart two computations of one array may lie, relative to its largest element.
         proven: whether one array in the place of the other mends the outputs.
+        absent: the side that lacks an operation, "torch" or "jax"; "" if both have one.
+        backward: whether they are gradients.
         sizes: of axes nearby.
     """
 
     torch: np.ndarray
     jax: np.ndarray
     known: tuple[Known, ...] = ()
-    relation: Difference | None = None
-    ops: tuple[str, str] = ("", "")
-    dtypes: tuple[str, str] = ("float64", "float64")
+    units: tuple[float, float] = (2.0**-53, 2.0**-53)
     limit: float = 1e-9
-    proven: bool = False
+    proven: bool = True
+    absent: str = ""
+    backward: bool = False
     sizes: frozenset[int] = field(default_factory=frozenset[int])
+
+    @cached_property
+    def relation(self) -> Difference:
+        """How the arrays differ."""
+        return difference(self.torch, self.jax, self.limit)
 
     def of_size(self) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
         """Yield what is known and has as many elements as the arrays, shaped as these."""
         for known in self.known:
-            if known.torch.size == self.torch.size > 1 and known.jax.size == self.jax.size and known.torch.dtype.kind == "f":
+            if known.torch.size == self.torch.size > 1 and known.jax.size == self.jax.size:
                 yield known, known.torch.reshape(self.torch.shape), known.jax.reshape(self.jax.shape)
 
     def equal(self, a: np.ndarray, b: np.ndarray, slack: float = 4.0) -> bool:
@@ -94,12 +102,17 @@ class Finding:
         return "\n".join(lines)
 
 
+def fix(side: str, text: str) -> dict[str, Any]:
+    """Return what to write on one side, as an argument of `Finding`."""
+    return {side: text}
+
+
 Rule = Callable[[Scene], Finding | None]
 
 
 def equal(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
     """Return whether two arrays are equal relative to the largest element, what both mask aside."""
-    if a.shape != b.shape:
+    if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
         return False
     hidden = masked(b)
     if (masked(a) != hidden).any() or hidden.all():
@@ -110,23 +123,26 @@ def equal(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
 
 
 def scenes(divergence: Divergence) -> Iterator[Scene]:
-    """Yield the pairs of arrays that may hold the mistake, the likeliest first: where the programs part, then what follows."""
-    if divergence.torch is None or divergence.jax is None:
+    """Yield the pairs of arrays that hold the mistake: those of which a swap has proven it, or else where the programs part."""
+    if divergence.torch is None or divergence.jax is None or divergence.difference is None:
         return
-    known = _known(divergence)
+    known = agreed(divergence)
     sizes = frozenset(n for k in known for x in (k.torch, k.jax) for n in x.shape if n > 1)
-    pairs = [(divergence.torch, divergence.jax), *_after(divergence)]
-    for torch, jax in pairs[:MOST_PAIRS]:
-        first, second = torch.value, jax.value
-        limit = max(tolerance(torch.unit), tolerance(jax.unit), 1e-9)
-        more = {"ops": (torch.op, jax.op), "dtypes": (torch.dtype, jax.dtype), "limit": limit, "sizes": sizes}
-        yield Scene(first, second, known, difference(first, second, limit), **more)
+    proven = [] if divergence.kind == "unproven" else list(_proven(divergence))
+    for torch, jax in proven or [(divergence.torch, divergence.jax)]:
+        units = (torch.unit, jax.unit)
+        limit = max(tolerance(max(units)), 1e-9)
+        backward = torch.backward or jax.backward
+        absent = divergence.kind.removeprefix("absent in ") if divergence.kind.startswith("absent") else ""
+        more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes}
+        yield Scene(torch.value, jax.value, known, units, limit, proven=bool(proven), **more)
 
 
-def _known(divergence: Divergence) -> tuple[Known, ...]:
+def agreed(divergence: Divergence) -> tuple[Known, ...]:
     """Return what agrees: what was made last first, then parameters and inputs."""
     pairs = [(m.torch, m.jax) for m in divergence.timeline if m.matched and m.torch is not None and m.jax is not None]
-    before = [(t, j) for t, j in pairs if divergence.torch is None or t.index < divergence.torch.index + MOST_APART]
+    last = divergence.torch.index + MOST_APART if divergence.torch else 0
+    before = [(t, j) for t, j in pairs if t.index < last and t.value.dtype.kind == j.value.dtype.kind == "f"]
     made = [_both(t, j) for t, j in reversed(before) if not t.is_given]
     given = [_both(t, j) for t, j in before if t.is_given]
     return (*made[:MOST_KNOWN], *given)
@@ -137,12 +153,40 @@ def _both(torch: Event, jax: Event) -> Known:
     return Known(torch.value, jax.value, label, torch.is_given)
 
 
-def _after(divergence: Divergence) -> Iterator[tuple[Event, Event]]:
-    """Yield pairs of events without a partner, of one size, from where the programs part."""
-    alone = [m for m in divergence.timeline if not m.matched]
-    assert divergence.torch is not None and divergence.jax is not None
-    torch = [m.torch for m in alone if m.torch is not None and m.torch.index >= divergence.torch.index][:MOST_APART]
-    jax = [m.jax for m in alone if m.jax is not None and m.jax.index >= divergence.jax.index][:MOST_APART]
-    pairs = [(i + j, t, u) for i, t in enumerate(torch) for j, u in enumerate(jax) if t.value.size == u.value.size]
-    for _, t, u in sorted(pairs, key=lambda pair: pair[0]):
-        yield t, u
+def _proven(divergence: Divergence) -> Iterator[tuple[Event, Event]]:
+    """Yield the pairs that differ as the divergence says: the arrays that were swapped are told by how they differ."""
+    wanted, tried = divergence.difference, 0
+    for torch, jax in _pairs(divergence):
+        if wanted is None or torch.value.size != jax.value.size or tried >= MOST_PAIRS:
+            continue
+        tried += 1
+        if _alike(difference(torch.value, jax.value), wanted):
+            yield torch, jax
+
+
+def _alike(one: Difference, other: Difference) -> bool:
+    """Return whether two differences are of the same elements, laid out in one way or another."""
+    if one.kind != other.kind:
+        return False
+    names = {
+        name for name in ("rms", "torch", "jax", "factor", "offset", "differ") if isinstance(other.numbers.get(name), float)
+    }
+    if not names:
+        return one.text == other.text
+    return all(math.isclose(one.numbers[name], other.numbers[name], rel_tol=1e-9, abs_tol=1e-300) for name in names)
+
+
+def _pairs(divergence: Divergence) -> Iterator[tuple[Event, Event]]:
+    """Yield pairs of events, those nearest to where the programs part first."""
+    if divergence.torch is None or divergence.jax is None:
+        return
+    torch = [m.torch for m in divergence.timeline if m.torch is not None and not m.matched]
+    jax = [m.jax for m in divergence.timeline if m.jax is not None and not m.matched]
+    first, second = divergence.torch, divergence.jax
+    torch = [t for t in torch if t.index >= first.index][:MOST_APART]
+    jax = [j for j in jax if j.index >= second.index][:MOST_APART]
+    # Of an operation that one side lacks, the other array is one that agrees.
+    torch = [first, *([] if divergence.kind == "absent in torch" else torch)]
+    jax = [second, *([] if divergence.kind == "absent in jax" else jax)]
+    order = sorted((i + j, i, j) for i in range(len(torch)) for j in range(len(jax)))
+    yield from dict.fromkeys((torch[i], jax[j]) for _, i, j in order)

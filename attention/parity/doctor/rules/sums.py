@@ -1,6 +1,6 @@
 """Along an axis: sums, means, softmax, norms, and what is added at the end.
 
-    torch = reduce(x, axis)        jax = another reduction of the same x, or along another axis
+torch = reduce(x, axis)        jax = another reduction of the same x, or along another axis
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
-from attention.parity.doctor.rules.scene import Finding, Known, Scene
+from attention.parity.doctor.rules.scene import Finding, Known, Scene, fix
+from attention.spec.axes import broadcasts
 
 MOST_AXES, MOST_ADDENDS = 5, 30
 
@@ -45,27 +46,26 @@ def _softmax(scene: Scene, value: np.ndarray, x: np.ndarray) -> int | None:
 def another_reduction(scene: Scene) -> Finding | None:
     """Name a sum, mean, maximum, variance or length of one array that the other side takes otherwise."""
     for known in scene.known:
-        if known.torch.dtype.kind != "f" or known.torch.size <= scene.torch.size or known.torch.size > 200_000:
+        if known.torch.size <= scene.torch.size or known.torch.size > 200_000:
             continue
-        torch = set(_reductions(scene, scene.torch, known.torch))
-        jax = set(_reductions(scene, scene.jax, known.jax)) if torch else set()
-        if torch and jax and not torch & jax:
-            first, second = sorted(torch)[0], sorted(jax)[0]
+        torch = list(_reductions(scene, scene.torch, known.torch))
+        jax = list(_reductions(scene, scene.jax, known.jax)) if torch else []
+        if torch and jax and not set(torch) & set(jax):
+            first, second = torch[0], jax[0]
             told = [f"{name} over {_sizes(axes)}" for name, axes in (first, second)]
-            name = _reduced(first[0], second[0], first[1] == second[1]) or f"{told[0]} on torch, {told[1]} on jax"
+            name = _reduced(first[0], second[0], same=first[1] == second[1]) or f"{told[0]} on torch, {told[1]} on jax"
             return Finding(name, f"torch = {told[0]}, jax = {told[1]} of x = {known.label}", told[1], told[0])
     return None
 
 
-def _reduced(torch: str, jax: str, same: bool) -> str:
-    kinds = {torch, jax}
-    if same and kinds == {"unbiased variance", "variance"} or kinds == {"unbiased deviation", "deviation"}:
+def _reduced(torch: str, jax: str, *, same: bool) -> str:
+    if same and {torch, jax} in ({"unbiased variance", "variance"}, {"unbiased deviation", "deviation"}):
         return f"{torch} on torch, {jax} on jax"
     return ""
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:
-    return f"axes of {' and '.join(map(str, sizes))}" if len(sizes) > 1 else f"the axis of {sizes[0]}"
+    return f"{'axes' if len(sizes) > 1 else 'the axis'} of {' and '.join(map(str, sizes))}"
 
 
 def _reductions(scene: Scene, value: np.ndarray, x: np.ndarray) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -78,14 +78,15 @@ def _reductions(scene: Scene, value: np.ndarray, x: np.ndarray) -> Iterator[tupl
                 continue
             mean, square = np.mean(x, axis=axes), np.mean(x * x, axis=axes)
             spread = np.mean((x - np.mean(x, axis=axes, keepdims=True)) ** 2, axis=axes)
+            # Of centred elements a variance is a mean square too: the first name is told.
             made = {
-                "mean": mean, "sum": n * mean, "mean square": square, "sum of squares": n * square,
-                "length": np.sqrt(n * square), "variance": spread, "unbiased variance": spread * n / (n - 1),
+                "variance": spread, "unbiased variance": spread * n / (n - 1),
                 "deviation": np.sqrt(spread), "unbiased deviation": np.sqrt(spread * n / (n - 1)),
-                "maximum": np.max(x, axis=axes), "first": None,
+                "mean": mean, "sum": n * mean, "mean square": square, "sum of squares": n * square,
+                "length": np.sqrt(n * square), "maximum": np.max(x, axis=axes),
             }  # fmt: skip
             sizes = tuple(x.shape[a] for a in axes)
-            yield from ((name, sizes) for name, y in made.items() if y is not None and scene.equal(flat, y.reshape(-1)))
+            yield from ((name, sizes) for name, y in made.items() if scene.equal(flat, y.reshape(-1)))
 
 
 def normed(scene: Scene) -> Finding | None:
@@ -115,7 +116,12 @@ def _divisor(scene: Scene, r: np.ndarray, x: np.ndarray) -> str:
             continue
         square = np.mean(x * x, axis=axis, keepdims=True)
         spread = np.mean((x - np.mean(x, axis=axis, keepdims=True)) ** 2, axis=axis, keepdims=True)
-        made = {"its length": n * square, "its root mean square": square, "its deviation": spread, "its unbiased deviation": spread * n / (n - 1)}
+        made = {
+            "its length": n * square,
+            "its root mean square": square,
+            "its deviation": spread,
+            "its unbiased deviation": spread * n / (n - 1),
+        }
         for name, y in made.items():
             if scene.equal(r, np.broadcast_to(np.sqrt(y), r.shape)):
                 return f"{name} along axis {axis} of {x.shape}" if x.ndim > 1 else name
@@ -124,9 +130,16 @@ def _divisor(scene: Scene, r: np.ndarray, x: np.ndarray) -> str:
 
 def another_addend(scene: Scene) -> Finding | None:
     """Name a sum of which one addend is another array on the other side, or is missing there."""
-    if scene.torch.shape != scene.jax.shape or scene.torch.dtype.kind != "f" or scene.torch.size < 4:
+    if (
+        scene.torch.size != scene.jax.size
+        or scene.torch.dtype.kind != "f"
+        or scene.jax.dtype.kind != "f"
+        or scene.torch.size < 4
+    ):
         return None
-    apart = scene.torch - scene.jax
+    if np.squeeze(scene.torch).shape != np.squeeze(scene.jax).shape and scene.torch.shape[-1] != scene.jax.shape[-1]:
+        return None
+    apart = scene.torch - scene.jax.reshape(scene.torch.shape)
     if not np.isfinite(apart).all() or scene.equal(apart, np.full_like(apart, apart.flat[0])):
         return None
     able = [(k, _like(k.torch, apart)) for k in scene.known[:MOST_ADDENDS]]
@@ -134,10 +147,39 @@ def another_addend(scene: Scene) -> Finding | None:
     for known, x in same:
         for sign, side, other in ((1.0, "torch", "jax"), (-1.0, "jax", "torch")):
             if scene.equal(apart, sign * x):
+                if weighted := _one_more(scene, x, sign, known.label):
+                    return weighted
                 what = "a bias is" if known.given and known.torch.ndim == 1 else "an addend is"
-                mend = {other: f"+ {known.label}"}
-                return Finding(f"{what} missing on {other}, or too much on {side}", f"{side} = {other} + {known.label}", **mend)
-    return _exchanged(scene, apart, same)
+                return Finding(
+                    f"{what} missing on {other}, or too much on {side}",
+                    f"{side} = {other} + {known.label}",
+                    **fix(other, f"+ {known.label}"),
+                )
+    return _bias(scene, apart) or _exchanged(scene, apart, same)
+
+
+def _one_more(scene: Scene, x: np.ndarray, sign: float, label: str) -> Finding | None:
+    """Name x (1 + w) beside x w, of which the difference is x: w is the same for many elements."""
+    ratio = (scene.jax.reshape(x.shape) if sign > 0 else scene.torch) / x
+    along = [i for i in range(x.ndim) if x.shape[i] > 1]
+    if len(along) < 2 or not np.isfinite(ratio).all():
+        return None
+    if not any(scene.equal(ratio, np.broadcast_to(np.take(ratio, [0], i), x.shape), slack=1e3) for i in along):
+        return None
+    told = ("1 + w", "w") if sign > 0 else ("w", "1 + w")
+    evidence = f"torch = x ({told[0]}), jax = x ({told[1]}), x = {label}"
+    return Finding(f"scaled by {told[0]} on torch, by {told[1]} on jax", evidence, f"x * ({told[1]})", f"x * ({told[0]})")
+
+
+def _bias(scene: Scene, apart: np.ndarray) -> Finding | None:
+    """Name rows that all differ by the same vector."""
+    rows = apart.reshape(-1, apart.shape[-1])
+    if len(rows) < 2 or rows.shape[1] < 2 or not scene.equal(rows, np.broadcast_to(rows[:1], rows.shape), slack=1e3):
+        return None
+    evidence = f"torch - jax is {np.array2string(rows[0][:4], precision=4)}... in each of {len(rows)} rows"
+    if scene.absent:
+        return Finding(f"a bias is missing on {scene.absent}", evidence, **fix(scene.absent, "+ bias"))
+    return Finding("a bias is missing, or another one is added", evidence, sure=False)
 
 
 def _exchanged(scene: Scene, apart: np.ndarray, same: list[tuple[Known, np.ndarray]]) -> Finding | None:
@@ -152,7 +194,7 @@ def _exchanged(scene: Scene, apart: np.ndarray, same: list[tuple[Known, np.ndarr
 
 def _like(x: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
     """Return an array as an addend of a shape: as it is, reshaped, or as a row for all; None if it is none."""
-    if x.dtype.kind != "f" or not np.isfinite(x).all():
+    if not np.isfinite(x).all():
         return None
     if x.size == wanted.size:
         return x.reshape(wanted.shape)
@@ -163,18 +205,20 @@ def _like(x: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
 
 def scale_and_one(scene: Scene) -> Finding | None:
     """Name x w on one side and x (1 + w) on the other."""
-    rows = [k for k in scene.known if k.given and k.torch.ndim == 1]
+    rows = [k for k in scene.known if k.torch.size * 2 <= scene.torch.size]
     for known, x, y in scene.of_size():
         for row in rows:
-            if row.torch.size != x.shape[-1] or row.jax.size != y.shape[-1]:
-                continue
             w, v = row.torch, row.jax
+            if not (broadcasts(w.shape, x.shape) and broadcasts(v.shape, y.shape)):
+                continue
             plain, one = scene.equal(scene.torch, x * w), scene.equal(scene.torch, x * (1.0 + w))
             other_plain, other_one = scene.equal(scene.jax, y * v), scene.equal(scene.jax, y * (1.0 + v))
             if (plain and other_one) or (one and other_plain):
                 told = ("w", "1 + w") if plain else ("1 + w", "w")
                 evidence = f"torch = x ({told[0]}), jax = x ({told[1]}), w = {row.label}, x = {known.label}"
-                return Finding(f"scaled by {told[0]} on torch, by {told[1]} on jax", evidence, f"x * ({told[1]})", f"x * ({told[0]})")
+                return Finding(
+                    f"scaled by {told[0]} on torch, by {told[1]} on jax", evidence, f"x * ({told[1]})", f"x * ({told[0]})"
+                )
     return None
 
 

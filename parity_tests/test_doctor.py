@@ -1,0 +1,251 @@
+"""The doctor names each planted mistake, two at once, and nothing that it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from attention import spec
+from attention.parity.doctor import KNOBS, diagnose, examine, hypotheses
+from attention.parity.doctor.evidence import Asked, explains
+from attention.parity.doctor.examination import ask
+from attention.parity.doctor.patients import Answer, Patient, RoomPatient
+from attention.parity.doctor.questions import questions
+from attention.parity.doctor.score import Planted, pair, random_pairs, single, stranger
+from attention.parity.doctor.search import Search
+from attention.parity.doctor.sites import sites
+from attention.parity.doctor.strangers import strangers
+from attention.parity.doctor.turns import Altered, answer
+from attention.parity.doctor.visitors import patient
+from attention.parity.mutants import MUTANTS, Mutant
+from attention.parity.probes import Probe
+from attention.parity.sides import NumpySide
+from attention.spec import cases
+from attention.spec.errors import OptionError, SideFailed
+from attention.spec.layers.contract import Contract
+
+SMALL = spec.MultiHeadAttention(embed_dim=6, num_heads=2, head_dim=5)
+WHOLE = ("scale forgotten", "qk-norm with another eps", "norms of a block exchanged", "rotary positions in bfloat16")
+"""Mutants that go through the whole examination, budgets and questions kept back included; the others through the search."""
+
+
+def of(name: str) -> Mutant:
+    return next(mutant for mutant in MUTANTS if mutant.name == name)
+
+
+def torch_port(
+    weights: Mapping[str, torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """`SMALL` as a stranger writes it in torch."""
+    q, k, v = (
+        torch.einsum("btm,mhd->bhtd", x, weights[f"{n}_proj.kernel"]) + weights[f"{n}_proj.bias"][:, None]
+        for n, x in zip("qkv", (query, key, value), strict=True)
+    )
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if bias is None else scores + bias
+    rows = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+    probabilities = torch.softmax(rows, -1).nan_to_num()
+    # An empty row is 0, as the house has it.
+    context = torch.einsum("bhts,bhsd->bthd", probabilities, v)
+    return torch.einsum("bthd,hdm->btm", context, weights["out_proj.kernel"]) + weights["out_proj.bias"]
+
+
+def jax_port(weights: Mapping[str, jax.Array], query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """`SMALL` in JAX, its heads split (d h) for (h d), of a stranger who has no use for masks."""
+
+    def heads(name: str, x: jax.Array) -> jax.Array:
+        kernel = weights[f"{name}_proj.kernel"]
+        m, h, d = kernel.shape
+        columns = x @ kernel.reshape(m, h * d)
+        return columns.reshape(*x.shape[:-1], d, h).swapaxes(-1, -2) + weights[f"{name}_proj.bias"]
+
+    q, k, v = (heads(n, x) for n, x in zip("qkv", (query, key, value), strict=True))
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
+    context = jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores, -1), v)
+    return jnp.einsum("bthd,hdm->btm", context, weights["out_proj.kernel"]) + weights["out_proj.bias"]
+
+
+@dataclass
+class Fickle(Patient):
+    """Draws a random number each time."""
+
+    name: str = "fickle"
+    framework: str = "torch"
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+
+    def answer(self, probe: Probe) -> Answer:
+        return {name: x * self.rng.normal() for name, x in answer(probe).items()}
+
+
+@dataclass
+class Broken(Patient):
+    """Raises where T != S, or always."""
+
+    always: bool
+    name: str = "broken"
+    framework: str = "jax"
+
+    def answer(self, probe: Probe) -> Answer:
+        if self.always or len({x.shape[-2] for x in probe.arrays.values()}) > 1:
+            raise SideFailed("broken: model.py:7: IndexError")
+        return {name: x.astype(np.float32) for name, x in answer(probe).items()}
+
+
+class TestLaws:
+    @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+    def test_every_mutant_is_told_from_every_other_hypothesis(self, mutant: Mutant) -> None:
+        # The right program's own budgets do for the search: they are shared by all mutants of a contract.
+        contract = cases.find(mutant.case).contract
+        asked = ask(Planted(mutant.name, mutant.plant), _few(contract, mutant)).asked
+        search = Search(asked, patience=1.0)
+        mistakes, dials = hypotheses(contract)
+        own = [x for x in mistakes if x.knob == mutant.knob]
+        causes = search.singles(mistakes) or search.fits([x for x in dials if x.knob == mutant.knob])
+        assert causes, f"{mutant.name} is not among {[x.name for x in own]}"
+        assert mutant.knob in causes[0].knobs
+        assert all(_same(question, causes[0].mistake.plant, mutant.plant) for question in asked)
+
+    @pytest.mark.parametrize("name", WHOLE)
+    def test_a_mutant_in_torch_is_named_alone(self, name: str) -> None:
+        assert single(of(name), "torch").good
+
+    @pytest.mark.parametrize(("case", "first", "second"), random_pairs(6, seed=3, names=("self", "causal", "cross")))
+    def test_two_mistakes_are_among_the_first_three(self, case: str, first: Any, second: Any) -> None:
+        trial = pair(case, first, second)
+        assert trial.good, str(trial)
+
+    @pytest.mark.parametrize("mistake", strangers(cases.find("self").contract), ids=lambda x: x.name)
+    def test_an_unknown_mistake_is_given_no_name(self, mistake: Any) -> None:
+        trial = stranger("self", mistake)
+        assert trial.good, str(trial)
+        assert "none of the known mistakes fits" in str(trial.finding)
+
+    @pytest.mark.parametrize("case", ["self", "causal", "cross"])
+    def test_an_honest_program_agrees(self, case: str) -> None:
+        assert examine(RoomPatient("torch"), cases.find(case).contract).agrees
+
+    @pytest.mark.parametrize("case", ["self", "rotary", "decoder", "differential"])
+    def test_the_oracle_of_no_mistake_is_the_formula(self, case: str) -> None:
+        for probe in questions(cases.find(case).contract):
+            made = answer(Altered(**{name: getattr(probe, name) for name in probe.__dataclass_fields__}))
+            wanted = NumpySide().run(probe, "auto").results
+            assert all(np.array_equal(made[name], wanted[name], equal_nan=True) for name in made)
+
+
+def _few(contract: Contract, mutant: Mutant) -> list[Probe]:
+    """Return the question that shows the mistake most, and the plain one: the budget of each is a trace."""
+    asked = questions(contract)
+    shown = [_shown(probe, mutant) for probe in asked]
+    return [asked[0], *([asked[int(np.argmax(shown))]] if np.argmax(shown) else [])]
+
+
+def _shown(probe: Probe, mutant: Mutant) -> float:
+    right, wrong = answer(probe), answer(mutant.plant(probe))
+    return max(float(np.nanmax(np.abs(right[name] - wrong[name]))) for name in right)
+
+
+def _same(question: Asked, first: Any, second: Any) -> bool:
+    return question.apart(question.made(first), question.made(second)) <= 1.0
+
+
+class TestValues:
+    def test_a_port_of_ones_own_is_named_by_side(self) -> None:
+        def unscaled(weights: Any, query: Any, key: Any, value: Any, mask: Any = None, bias: Any = None) -> Any:
+            return torch_port(weights, query, key, value, mask, bias, scale=1.0)
+
+        found = diagnose(unscaled, jax_port, SMALL)
+        assert found.torch.names[0] == "scale forgotten"
+        assert found.torch.unique
+        assert not found.torch.skipped
+        assert "heads split (d h) for (h d)" in found.jax.names
+        assert found.jax.skipped["padding"] == "the program takes no mask"
+        text = str(found)
+        assert "F.scaled_dot_product_attention(q, k, v, scale=D**-0.5)" in text
+        assert "on the questions that could be asked" in text
+        told = found.to_dict()
+        assert told["sides"][0]["causes"][0]["fix"]["scale"]["torch"] == KNOBS["scale"].fix_torch
+        before, after = told["sides"][0]["causes"][0]["z before and after"]["plain"]
+        assert before > 1000
+        assert after < 4
+
+    def test_a_right_port_agrees(self) -> None:
+        assert examine(patient(torch_port, "torch", SMALL), SMALL).agrees
+
+    def test_a_fitted_number_is_told(self) -> None:
+        found = single(of("scale wrong by 0.003 %"), "numpy").finding
+        assert "1.00003 times" in found.names[0]
+
+    def test_two_runs_that_differ_are_said_to(self) -> None:
+        found = examine(Fickle(), SMALL)
+        assert found.state == "unsteady"
+        assert "dropout" in str(found)
+
+    def test_what_raised_is_listed_and_the_rest_is_judged(self) -> None:
+        found = examine(Broken(always=False), SMALL)
+        assert found.agrees
+        assert set(found.skipped) == {"few queries", "few keys"}
+        assert "IndexError" in str(found)
+
+    def test_a_program_that_always_raises_is_not_judged(self) -> None:
+        found = examine(Broken(always=True), SMALL)
+        assert found.state == "failed"
+        assert not found.causes
+
+    def test_nan_is_said(self) -> None:
+        def nan_heads(weights: Any, query: Any, key: Any, value: Any) -> Any:
+            return functional.dropout(torch_port(weights, query, key, value), 0.0) * torch.nan
+
+        found = examine(patient(nan_heads, "torch", SMALL), SMALL, pairs=False)
+        assert found.state == "unknown"
+        assert "NaN" in str(found)
+
+    def test_sites_are_the_parts_of_a_stack(self) -> None:
+        found = {site.path: site for site in sites(cases.find("encoder").contract)}
+        attention = found["block.attention"]
+        assert attention.names("q_proj.bias") == ["layers.0.self_attn.q_proj.bias", "layers.1.self_attn.q_proj.bias"]
+        assert attention.calls == (0, 1)
+        decoder = {site.path: site for site in sites(cases.find("decoder").contract)}
+        assert decoder["cross_attention"].calls == (1,)
+
+    def test_every_mutant_names_a_knob(self) -> None:
+        assert {mutant.knob for mutant in MUTANTS} <= set(KNOBS)
+
+    def test_a_false_hypothesis_explains_nothing(self) -> None:
+        asked = ask(Planted("bias", of("bias of one projection dropped").plant), questions(SMALL)[:1]).asked
+        mistakes, _ = hypotheses(SMALL)
+        named = {mistake.name: mistake for mistake in mistakes}
+        assert explains(named["v_proj.bias dropped"], asked, strict=True)
+        assert explains(named["k_proj.bias dropped"], asked, strict=True) is None
+        assert explains(named["scale forgotten"], asked, strict=True) is None
+
+
+class TestRefusals:
+    def test_a_contract_must_be_one(self) -> None:
+        with pytest.raises(OptionError, match="contract 3 must be a layer's"):
+            _ = diagnose("torch", "jax", 3)  # type: ignore[arg-type]
+
+    def test_parameters_of_ones_own_must_be_said_to_be_which(self) -> None:
+        with pytest.raises(OptionError, match="params None must say which canonical weights"):
+            _ = patient(torch.nn.Linear(6, 6), "torch", SMALL)
+
+    def test_parameters_of_the_wrong_shape_are_named(self) -> None:
+        bad = replace(SMALL, out_bias=False)
+        with pytest.raises(ValueError, match=r"params give .*out_proj\.kernel"):
+            _ = patient(torch.nn.Linear(6, 6), "torch", bad, lambda own: {"out_proj.kernel": own["weight"]})

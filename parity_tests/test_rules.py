@@ -1,0 +1,139 @@
+"""Rules: the mistake's name, where two programs part, and no name where none is certain."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from attention.parity.doctor.rules import Finding, Known, Scene, name_scene
+from attention.parity.doctor.rules.elementwise import ACTIVATIONS
+
+DRAWS = np.random.default_rng(7)
+X = DRAWS.normal(size=(2, 5, 7))
+W, ROW = DRAWS.normal(size=(2, 5, 7)), DRAWS.uniform(0.5, 1.5, 7)
+SCORES = DRAWS.normal(size=(2, 3, 5, 11))
+
+
+def scene(torch: np.ndarray, jax: np.ndarray, *known: np.ndarray | Known) -> Scene:
+    """Return two arrays and what both programs had made alike before."""
+    arrays = tuple(k if isinstance(k, Known) else Known(k, k, f"array {i}") for i, k in enumerate(known))
+    sizes = frozenset(n for k in arrays for n in k.torch.shape)
+    return Scene(torch, jax, arrays, sizes=sizes)
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def causal(high: int, low: int = -99) -> np.ndarray:
+    apart = np.arange(11) - np.arange(5)[:, None]
+    return np.where((apart <= high) & (apart >= low), SCORES, -np.inf)
+
+
+MEAN, SPREAD = X.mean(-1, keepdims=True), X.var(-1, keepdims=True)
+KEYS = DRAWS.normal(size=(2, 3, 5))
+
+NAMED: dict[str, tuple[Scene, str]] = {
+    "gelu": (
+        scene(ACTIVATIONS["gelu by tanh"](X), ACTIVATIONS["gelu by erf"](X), X),
+        "gelu by tanh on torch, gelu by erf on jax",
+    ),
+    "quick gelu": (scene(ACTIVATIONS["gelu by erf"](X), X / (1 + np.exp(-1.702 * X)), X), "quick gelu"),
+    "hard sigmoid": (scene(np.clip(X / 6 + 0.5, 0, 1), 1 / (1 + np.exp(-X)), X), "hard sigmoid on torch, sigmoid on jax"),
+    "elu and relu": (scene(ACTIVATIONS["elu + 1"](X), np.maximum(X, 0) + 1, X), "elu + 1 on torch, relu + 1 on jax"),
+    "exp2": (scene(np.exp(X), np.exp2(X), X), "exp on torch, exp2 on jax"),
+    "gates": (scene(X * ACTIVATIONS["silu"](W), W * ACTIVATIONS["silu"](X), X, W), "gate and what it gates exchanged"),
+    "soft cap forgotten": (scene(50 * np.tanh(9 * X / 50), 9 * X, 9 * X), "a soft cap of 50 on torch, no soft cap on jax"),
+    "soft caps": (
+        scene(50 * np.tanh(9 * X / 50), 30 * np.tanh(9 * X / 30), 9 * X),
+        "a soft cap of 50 on torch, a soft cap of 30 on jax",
+    ),
+    "eps": (scene(SPREAD + 1e-5, SPREAD + 1e-6, SPREAD), "eps 1e-05 on torch, 1e-06 on jax"),
+    "scale": (scene(X / math.sqrt(7), X, X), "scale 1 / sqrt(7) on torch, 1 on jax"),
+    "scale of other layouts": (
+        Scene(X.transpose(0, 2, 1) / 5, X / math.sqrt(5), (Known(X.transpose(0, 2, 1), X, "x"),), sizes=frozenset({2, 5, 7})),
+        "scale 1 / 5 on torch, 1 / sqrt(5) on jax",
+    ),
+    "softmax axis": (scene(softmax(SCORES, -1), softmax(SCORES, 0), SCORES), "softmax over another axis"),
+    "sum": (scene(X.sum(1), X.mean(1), X), "sum over the axis of 5 on torch, mean over the axis of 5 on jax"),
+    "reduced over another axis": (scene(X.sum((0, 2)), X.mean((0, 2)), X), "sum over axes of 2 and 7"),
+    "deviation": (scene(X.std(-1, ddof=1), X.std(-1), X), "unbiased deviation on torch, deviation on jax"),
+    "divided by a deviation": (
+        scene((X - MEAN) / X.std(-1, keepdims=True, ddof=1), (X - MEAN) / np.sqrt(SPREAD), X - MEAN),
+        "unbiased",
+    ),
+    "normalised along another axis": (
+        scene(X / np.linalg.norm(X, axis=-1, keepdims=True), X / np.linalg.norm(X, axis=1, keepdims=True), X),
+        "divided by its length along axis 2",
+    ),
+    "one plus the weight": (
+        scene(X * (1 + ROW), X * ROW, X, Known(ROW, ROW, "norm.weight", given=True)),
+        "scaled by 1 + w on torch, by w on jax",
+    ),
+    "bias": (scene(X + ROW, X, Known(ROW, ROW, "q_proj.bias", given=True)), "a bias is missing on jax"),
+    "residual": (scene(W + X, W + MEAN * X, X, MEAN * X), "the residual is taken from another array"),
+    "polarity": (scene(causal(0) > -9, causal(0) < -9), "mask of the other polarity"),
+    "causal corner": (scene(causal(6), causal(0)), "causal corner end on torch, start on jax"),
+    "window": (scene(causal(6, 4), causal(6, 3)), "window off by 1"),
+    "window missing": (scene(causal(6, 4), causal(6)), "window missing on jax"),
+    "itself": (
+        scene(np.where(np.arange(11) <= 4, SCORES, -1e9), np.where(np.arange(11) < 4, SCORES, -1e9)),
+        "jax sees 1 key too few",
+    ),
+    "tiled heads": (scene(np.repeat(KEYS, 4, 1), np.tile(KEYS, (1, 4, 1))), "heads repeated on torch, tiled on jax"),
+    "heads merged otherwise": (
+        scene(KEYS.transpose(0, 2, 1).reshape(2, 15), KEYS.reshape(2, 15)),
+        "axes split or merged in another order",
+    ),
+    "rolled": (scene(X, np.roll(X, 2, 1)), "rolled by 2 along axis 1"),
+    "reversed": (scene(X, X[:, ::-1]), "reversed along axis 1"),
+    "rounded": (scene(X, X.astype(np.float16).astype(np.float64)), "jax computes in float16"),
+}
+
+
+class TestLaws:
+    @pytest.mark.parametrize("name", NAMED)
+    def test_a_mistake_has_its_name(self, name: str) -> None:
+        told = [finding.name for finding in name_scene(NAMED[name][0])]
+        assert any(NAMED[name][1] in text for text in told), told
+
+    @pytest.mark.parametrize("name", NAMED)
+    def test_the_sides_exchanged_are_named_too(self, name: str) -> None:
+        one = NAMED[name][0]
+        other = Scene(one.jax, one.torch, tuple(Known(k.jax, k.torch, k.label, k.given) for k in one.known), sizes=one.sizes)
+        assert len(name_scene(other)) == len(name_scene(one))
+
+    @pytest.mark.parametrize("name", NAMED)
+    def test_what_is_no_known_mistake_is_not_named(self, name: str) -> None:
+        one = NAMED[name][0]
+        if one.jax.dtype == bool:
+            pytest.skip("a mask has no thousandth")
+        draws = np.random.default_rng(1)
+        wrong = np.where(np.isfinite(one.jax), one.jax * (1 + 1e-3 * draws.normal(size=one.jax.shape)), one.jax)
+        told = name_scene(Scene(one.torch, wrong, one.known, sizes=one.sizes))
+        assert not [finding for finding in told if finding.sure and "mask" not in finding.name], told
+
+    def test_equal_arrays_have_no_mistake(self) -> None:
+        for one, _ in NAMED.values():
+            same = Scene(one.torch, one.torch.copy(), one.known, sizes=one.sizes)
+            assert name_scene(same) == ()
+
+
+class TestValues:
+    def test_a_finding_says_what_to_write_on_either_side(self) -> None:
+        [found] = name_scene(NAMED["gelu"][0])
+        assert found == Finding(
+            "another activation: gelu by tanh on torch, gelu by erf on jax",
+            "both rebuilt from x = array 0",
+            "F.gelu(x)",
+            "jax.nn.gelu(x), whose default it is",
+        )
+        assert str(found).splitlines()[2:] == ["    torch: F.gelu(x)", "    jax: jax.nn.gelu(x), whose default it is"]
+
+    @pytest.mark.parametrize("eps", [1e-3, 1e-5, 1e-8, 1e-12])
+    def test_an_eps_is_solved_for(self, eps: float) -> None:
+        [found] = name_scene(scene(SPREAD + eps, SPREAD, SPREAD))
+        assert found.name == f"eps {eps:.3g} on torch, 0 on jax"
