@@ -216,16 +216,17 @@ class TestValues:
             ratio = np.sqrt(np.mean(from_torch.sigma[name] ** 2) / np.mean(from_jax.sigma[name] ** 2))
             assert 0.6 < ratio < 1.7
 
-    @pytest.mark.parametrize(
-        "module",
-        [nn.LayerNorm(D), nn.RMSNorm(D), nn.GELU(), nn.Conv1d(T, 3, 2), nn.LSTM(D, 3), nn.MultiheadAttention(D, 2)],
-        ids=lambda module: type(module).__name__,
-    )
-    def test_torchs_own_modules_stay_within_the_budget_that_torch_gives(self, module: nn.Module) -> None:
-        inputs = (X, X, X) if isinstance(module, nn.MultiheadAttention) else X
+    @pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm, nn.GELU, nn.Conv1d, nn.LSTM, nn.MultiheadAttention])
+    def test_torchs_own_modules_stay_within_the_budget_that_torch_gives(self, kind: Any) -> None:
+        sizes = {nn.GELU: (), nn.Conv1d: (T, 3, 2), nn.LSTM: (D, 3), nn.MultiheadAttention: (D, 2)}
+        with torch.random.fork_rng():
+            _ = torch.manual_seed(0)
+            module = kind(*sizes.get(kind, (D,)))
+        inputs = (X, X, X) if kind is nn.MultiheadAttention else X
         report = compare(module, program(module, name="torch again"), inputs)
         report.assert_ok()
-        assert 0.1 < rms_z(report, "torch (first)") < 3
+        # A budget that is far too large would let everything pass.
+        assert rms_z(report, "torch (first)") > 0.1
 
     def test_a_torch_program_that_says_float32_is_run_in_float64_all_the_same(self) -> None:
         def normed(x: Any) -> Any:

@@ -119,7 +119,10 @@ class TestLaws:
         first, second = composed(data.draw)
         found = match(torch(first), jax(second))
         carries(found, first, second)
-        assert all(move.evidence == "values" for move in found.moves)
+        for move in found.moves:
+            block = move.first.of(first[move.first.name])
+            np.testing.assert_array_equal(move.backward(move.forward(block)), block)
+            assert move.evidence == "values"
 
     @given(st.lists(st.integers(-9, 9), min_size=1), st.lists(st.integers(-9, 9), min_size=1), st.randoms())
     def test_fingerprints_ignore_order_and_add_up(self, one: list[int], other: list[int], random: Any) -> None:
@@ -216,15 +219,18 @@ class TestValues:
         q, k, v = draw(2, groups, D, M), draw(2, 1, D, M, seed=1), draw(2, 1, D, M, seed=2)
         first = {"qkv.weight": np.concatenate([q, k, v], axis=1).reshape(-1, M)}
         second = {f"{n}.kernel": np.ascontiguousarray(x.reshape(-1, M).T) for n, x in (("q", q), ("k", k), ("v", v))}
-        carries(match(torch(first), jax(second)), first, second)
-        carries(match(jax(second), torch(first)), second, first)
+        for found in (match(torch(first), jax(second)), match(jax(second), torch(first)).inverse):
+            carries(found, first, second)
+            assert len(found.moves) == 3
 
     def test_both_fused_each_in_its_own_way(self) -> None:
         q, k, v = draw(2, 3, D, M), draw(2, 1, D, M, seed=1), draw(2, 1, D, M, seed=2)
         grouped = {"wqkv.weight": np.concatenate([q, k, v], axis=1).reshape(-1, M)}
         flat = {"qkv.kernel": np.concatenate([x.reshape(-1, M) for x in (q, k, v)]).T.copy()}
-        carries(match(torch(grouped), jax(flat)), grouped, flat)
-        carries(match(jax(flat), torch(grouped)), flat, grouped)
+        for found in (match(torch(grouped), jax(flat)), match(jax(flat), torch(grouped)).inverse):
+            carries(found, grouped, flat)
+            # Keys and values lie in the same order in both, so they move as one.
+            assert len(found.moves) == 2
 
     def test_layers_that_a_scan_has_stacked(self) -> None:
         first = {f"layers.{i}.in_proj_weight": draw(3 * HD, M, seed=i) for i in range(3)}
@@ -503,7 +509,7 @@ class TestOutputs:
         first = torch({f"{'x' * (i + 3)}.weight": draw(M, M, seed=i) for i in range(30)}, chain)
         second = jax({f"{'y' * (33 - i)}.kernel": draw(M, M, seed=30 + i) for i in range(30)}, chain)
         found = match(first, second, CALL)
-        assert 150 < first.runs + second.runs <= 202
+        assert 150 < first.runs + second.runs <= 200
         assert any("200 runs are the most" in tie for tie in found.ties)
 
     def test_a_chain_of_siblings_in_another_order_is_put_in_order(self) -> None:

@@ -208,6 +208,7 @@ CONTRACTS = {
     "a mean": SGD(0.1, momentum=0.9, dampening=0.9, first_damped=True, clip=Clip(0.5, "tensor norm")),
     "sutskever": SGD(RATE, momentum=0.95, rate_in_sum=True),
     "rmsprop": RMSprop(RATE, decay=0.95, eps=0.0, eps_root=1e-8, momentum=0.9, centered=True, rate_in_sum=True),
+    "rmsprop by torch": RMSprop(1e-2),
     "adagrad": Adagrad(1e-2, initial=0.1),
     "lion": Lion(1e-4, weight_decay=0.1, decoupled=True),
 }

@@ -46,6 +46,21 @@ NAMED: dict[str, tuple[Scene, str]] = {
     "elu and relu": (scene(ACTIVATIONS["elu + 1"](X), np.maximum(X, 0) + 1, X), "elu + 1 on torch, relu + 1 on jax"),
     "exp2": (scene(np.exp(X), np.exp2(X), X), "exp on torch, exp2 on jax"),
     "gates": (scene(X * ACTIVATIONS["silu"](W), W * ACTIVATIONS["silu"](X), X, W), "gate and what it gates exchanged"),
+    "activation in another layout": (
+        Scene(np.maximum(X, 0), ACTIVATIONS["elu"](X).transpose(1, 0, 2), (Known(X, X, "x"),)),
+        "relu on torch, elu on jax",
+    ),
+    "operands": (scene(ACTIVATIONS["sigmoid"](X), ACTIVATIONS["sigmoid"](W), X, W), "sigmoid of another array"),
+    "halves": (scene(X[..., :3], X[..., 0:6:2], X[..., :6]), "the first half on torch, every other one from the first on jax"),
+    "counts": (scene(X[0] / [[7], [4], [2], [1], [3]], X[0] / 7, X[0]), "padding is counted"),
+    "rotary": (
+        scene(
+            np.concatenate([-W[..., 3:6], W[..., :3]], -1),
+            np.stack([-W[..., 1:6:2], W[..., 0:6:2]], -1).reshape(2, 5, 6),
+            W[..., :6],
+        ),
+        "rotary pairs halves, (-x2, x1) on torch; neighbours, (-x2, x1) on jax",
+    ),
     "soft cap forgotten": (scene(50 * np.tanh(9 * X / 50), 9 * X, 9 * X), "a soft cap of 50 on torch, no soft cap on jax"),
     "soft caps": (
         scene(50 * np.tanh(9 * X / 50), 30 * np.tanh(9 * X / 30), 9 * X),
@@ -81,7 +96,7 @@ NAMED: dict[str, tuple[Scene, str]] = {
     "window missing": (scene(causal(6, 4), causal(6)), "window missing on jax"),
     "itself": (
         scene(np.where(np.arange(11) <= 4, SCORES, -1e9), np.where(np.arange(11) < 4, SCORES, -1e9)),
-        "jax sees 1 key too few",
+        "prefix off by one: jax sees one key less",
     ),
     "tiled heads": (scene(np.repeat(KEYS, 4, 1), np.tile(KEYS, (1, 4, 1))), "heads repeated on torch, tiled on jax"),
     "heads merged otherwise": (

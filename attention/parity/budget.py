@@ -192,7 +192,7 @@ def budget(
 
         value = run(None)
         perturbed = [run(np.random.default_rng((seed, number))) for number in range(runs)]
-        return Budget(value, jax.tree.map(_sigma, value, *perturbed))
+        return Budget(value, jax.tree.map(spread, value, *perturbed))
 
 
 @lru_cache(maxsize=256)
@@ -219,7 +219,7 @@ def _upcast(leaf: Any) -> Array:
     return widened(array)
 
 
-def _sigma(value: Array, *perturbed: Array) -> Array:
+def spread(value: Array, *perturbed: Array) -> Array:
     """Return the spread of the perturbed values, shaped as `value`; by hypot, because the square of 1e-200 is 0."""
     with np.errstate(invalid="ignore"):
         moved = np.stack(perturbed) - value

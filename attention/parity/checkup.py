@@ -12,7 +12,7 @@ diagnose    with a contract: which knob of it explains what each program does?
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from attention.parity.doctor import Diagnosis, diagnose
@@ -58,7 +58,7 @@ class Checkup:
             **({} if self.report is None else self.report.to_dict()),
             "ok": self.ok,
             "divergence": None if self.divergence is None else self.divergence.to_dict(),
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [asdict(finding) for finding in self.findings],
             "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
         }
 
@@ -108,12 +108,11 @@ def checkup(
         raise OptionError("inputs None must be given, or a contract")
     report = divergence = diagnosis = None
     if inputs is not None:
-        more = {"params": params, "load": load, "dtypes": (dtype,), "gradients": gradients}
-        report = compare(torch_side, jax_side, inputs, **more)
+        report = compare(torch_side, jax_side, inputs, params=params, load=load, dtypes=(dtype,), gradients=gradients)
         # What did not run cannot be traced.
         runs = not any(row.failure and not row.verdicts for row in report.rows)
         if runs and (trace or not report.ok):
-            divergence = locate(torch_side, jax_side, inputs, gradients=gradients)
+            divergence = locate(torch_side, jax_side, inputs, params=params, load=load, gradients=gradients)
     if contract is not None:
         diagnosis = diagnose(torch_side, jax_side, contract)
     findings = name_mistake(divergence) if divergence is not None and divergence.found else ()

@@ -1,6 +1,7 @@
-"""The knobs of arrays: positions and learned parameters: each kind of mistake, its story, who made it, and the line that is right.
+"""The knobs of arrays: positions and learned parameters.
 
-The numbers are the rows of the list of porting mistakes (reference/porting_mistakes.md), whose sources these are.
+Each has a story, those who made the mistake, and the line that is right. The numbers are rows of the list of porting mistakes
+(reference/porting_mistakes.md), whose sources these are.
 """
 
 from __future__ import annotations

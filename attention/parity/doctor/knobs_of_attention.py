@@ -1,6 +1,7 @@
-"""The knobs of attention: how scores are made and which keys are seen: each kind of mistake, its story, who made it, and the line that is right.
+"""The knobs of attention: how scores are made and which keys are seen.
 
-The numbers are the rows of the list of porting mistakes (reference/porting_mistakes.md), whose sources these are.
+Each has a story, those who made the mistake, and the line that is right. The numbers are rows of the list of porting mistakes
+(reference/porting_mistakes.md), whose sources these are.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from attention.parity.doctor.step_code import Code, code
 from attention.parity.doctor.step_budget import StepBudgets, effective, flat
+from attention.parity.doctor.step_code import Code, code
 from attention.parity.doctor.step_hypotheses import Hypothesis, hypotheses, neighbours, pairs, solved
 from attention.parity.doctor.step_probe import step_probe
 from attention.parity.doctor.step_sides import Side, Trajectory, framework, run
@@ -25,8 +25,9 @@ from attention.spec.optimizer import Step
 
 FAR = 1e30
 """How far an element is that is NaN or infinite on one side alone."""
-MOST_CLOSE, CLOSE = 8, 9.0
-"""How many of the nearest hypotheses are judged by budgets of their own, and how far they may be: e^9 of the contract's."""
+MOST_CLOSE, CLOSE, BEHIND = 8, 9.0, 3.0
+"""How many of the nearest hypotheses are judged by budgets of their own, how far they may be, in powers of e of the contract's
+sigma, and how far behind the nearest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +222,8 @@ class _Jury:
     def explaining(self, candidates: Iterable[Hypothesis]) -> list[Explanation]:
         """Return those hypotheses that explain what was seen, of the nearest ones."""
         far = {h: self.distance(h) for h in candidates}
-        near = [h for h in sorted(far, key=far.__getitem__)[:MOST_CLOSE] if far[h] < CLOSE]
+        least = min(far.values(), default=0.0)
+        near = [h for h in sorted(far, key=far.__getitem__)[:MOST_CLOSE] if far[h] < min(CLOSE, least + BEHIND)]
         right = self.budgets.after(self.contract)
         # What would explain the contract's own steps as well, because it rounds so coarsely, explains nothing.
         return [found for h in near if (found := self.judged(h)).explains and not self._worst(right, h.step).agrees]

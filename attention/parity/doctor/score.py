@@ -139,7 +139,8 @@ def random_pairs(count: int, seed: int, names: Sequence[str] = ()) -> Iterator[t
         case = names[rng.integers(len(names))]
         contract = cases.find(case).contract
         mistakes, _ = hypotheses(contract)
-        first, second = (mistakes[i] for i in rng.choice(len(mistakes), 2, replace=False).tolist())
+        i, j = (int(n) for n in rng.choice(len(mistakes), 2, replace=False))
+        first, second = mistakes[i], mistakes[j]
         if first.knob != second.knob and _both_show(contract, first, second):
             count -= 1
             yield case, first, second

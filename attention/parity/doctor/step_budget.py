@@ -26,7 +26,7 @@ from attention.spec.errors import DTypeError
 from attention.spec.optimizer import Step
 
 SHARES = {"float32": 1.0, "float64": math.sqrt(2.0) * 2.0**-29}
-RUNS = 6
+RUNS = 4
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Boxes: the block of an array that a count in several digits runs through.
 
-    { start + digit_1 * stride_1 + digit_2 * stride_2 + ... } = array.reshape(split)[spans]        as a set of positions
+{ start + digit_1 * stride_1 + digit_2 * stride_2 + ... } = array.reshape(split)[spans]        as a set of positions
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Move:
 
     def backward(self, block: np.ndarray) -> np.ndarray:
         """Return the first's block of the second's: the inverse of `forward`."""
-        return block.reshape(self.laid).transpose(np.argsort(self.order)).reshape(self.first.sizes)
+        return self.inverse.forward(block)
 
     @property
     def laid(self) -> Shape:

@@ -146,7 +146,7 @@ def _round(
         hidden = values if agreed else veil.over([other.beside(question) for other in (*waiting, *ties)], question)
         answer, tie = _ask(question, plan, trial, hidden, agreed=agreed)
         if answer is not plan and not question.siblings:
-            veil = Veil(answer, values)
+            veil = veil.after(answer, question.places)
         plan = answer
         following = [] if again else question.next(settled=agreed or not tie)
         waiting = following + waiting
@@ -169,7 +169,7 @@ def _confirmed(plan: Plan, error: float, asked: Iterable[int]) -> Plan:
 def _ask(question: Question, plan: Plan, trial: Trial, values: Arrays, *, agreed: bool) -> tuple[Plan, str]:
     """Return the plan with the best answer, and what remains untold, or ""; where outputs agree already, ask few others."""
     answers = question.answers(plan)[: CONFIRMING if agreed else None]
-    if trial.runs + len(answers) + 1 > MOST_RUNS:
+    if trial.runs + len(answers) + 1 > MOST_RUNS - 2 * MOST_ROUNDS:
         return plan, f"{question.text(plan, len(answers))}; not asked: {MOST_RUNS} runs are the most"
     wanted = trial.outputs(trial.first, plan.map.backward(plan.map.forward(values)))
     errors = [trial.distance(answer.map, values, wanted) for answer in answers]

@@ -140,7 +140,8 @@ class Question:
         if self.siblings:
             first = self.places[0]
             return [plan, *(plan.swapped(first, other) for other in self.places[1:])]
-        return [plan.chosen(self.places, choice) for choice in range(len(plan.entries[self.places[0]].choices))]
+        count = len(plan.entries[self.places[0]].choices)
+        return [plan, *(plan.chosen(self.places, choice) for choice in range(1, count))]
 
     def split(self) -> list[Question]:
         """Return the question of layout for each entry by itself, where that is another question."""

@@ -9,6 +9,7 @@ to these questions, the second program receives the same numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
@@ -38,6 +39,12 @@ class Veil:
         self.pool = Pool({name: array.shape for name, array in values.items()})
         self._pairs: dict[tuple[int, int, bool], Pairs] = {}
 
+    def after(self, plan: Plan, places: Sequence[int]) -> Veil:
+        """Return the veil of the plan in which the layout of some entries has changed."""
+        veil = Veil(plan, self.values)
+        veil._pairs = {key: pairs for key, pairs in self._pairs.items() if not {key[0], key[1] if key[2] else key[0]} & {*places}}
+        return veil
+
     def over(self, hidden: Sequence[Question], asked: Question) -> Arrays:
         """Return the values, blind to all `hidden` questions.
 
@@ -63,7 +70,7 @@ class Veil:
         """Return the single changes of which all answers are made: a swap of neighbours, or one entry's other layout."""
         places = question.places
         if question.siblings:
-            return [(one, other, True) for one, other in zip(places, places[1:], strict=False)]
+            return [(one, other, True) for one, other in pairwise(places)]
         return [(place, at, False) for place in places for at in range(1, len(self.plan.entries[place].choices))]
 
     def _exchanged(self, key: tuple[int, int, bool]) -> Pairs:

@@ -87,6 +87,27 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
     return Learned(found, values, notes, failure if differing else "")
 
 
+def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str | None) -> tuple[Program, Program]:
+    """Return the programs, each with the values that `load` says; as they are if it is None.
+
+    Args:
+        programs: the first and the second.
+        call: inputs for functional evidence.
+        given: a ParamMap, a mapping of names, a dialect, or None if the map is to be solved.
+        load: whose values are copied onto the other.
+
+    Raises:
+        OptionError: `load` is none of `LOADS`.
+        ParamError: the parameters cannot be matched.
+    """
+    if load is None:
+        return programs
+    known = learned(programs, ("the first side", "the second side"), call, given, load)
+    if known.failure:
+        raise ParamError(known.failure)
+    return programs[0].loaded(known.values[0]), programs[1].loaded(known.values[1])
+
+
 def _differing(first: Arrays, second: Arrays) -> dict[str, float]:
     """Return the largest difference of each parameter whose values differ once both are in the coarser of their dtypes."""
     found: dict[str, float] = {}

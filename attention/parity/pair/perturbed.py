@@ -13,8 +13,8 @@ import numpy as np
 from attention.parity.budget import (
     Budget,
     Rounding,
-    _sigma,  # pyright: ignore[reportPrivateUsage]
     rounding,
+    spread,
 )
 from attention.parity.pair.torch_noise import noisy
 from attention.parity.programs import Arrays, Call, Program
@@ -40,7 +40,7 @@ def perturbed(program: Program, call: Call, params: Arrays, cotangents: Arrays |
 
     value = run(None)
     moved = [run(np.random.default_rng((0, number))) for number in range(runs)]
-    return Budget(value, {name: _sigma(x, *(each[name] for each in moved)) for name, x in value.items()})
+    return Budget(value, {name: spread(x, *(each[name] for each in moved)) for name, x in value.items()})
 
 
 def _results(

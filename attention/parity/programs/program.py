@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -88,6 +89,12 @@ class Program(ABC):
     def differentiable(self) -> bool:
         """Whether `run` can return gradients."""
         return True
+
+    def loaded(self, params: Arrays) -> Self:
+        """Return the same program with other values of its parameters, all of them."""
+        other = copy(self)
+        other.params = params
+        return other
 
     @abstractmethod
     def run(

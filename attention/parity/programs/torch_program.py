@@ -128,7 +128,8 @@ class TorchProgram(Program):
             dtype: what float parameters and inputs are cast to; None leaves them as they are given.
         """
         learned, device = self._learned(), self.devices[0]
-        values = {name: x if params is None else to_tensor(params[name]).to(x.device) for name, x in learned.items()}
+        chosen = self.params if params is None else params
+        values = {name: to_tensor(chosen[name]).to(x.device) for name, x in learned.items()}
         given = {path: to_tensor(x).to(device) for path, x in call.leaves.items()}
         leaves = {name: _leaf(x, dtype) for name, x in [*values.items(), *given.items()]}
         # A program may write to its inputs, which autograd forbids of a leaf.

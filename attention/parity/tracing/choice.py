@@ -3,7 +3,7 @@
     the smallest region (t, j) for which the JAX side with t in the place of j returns what the torch side returns
 
 The region is all that has no partner and that t and j were made from: the mistake lies in it. It is of operations that do the
-same thing differently; or of those that only torch has, if t in the place of what JAX goes on from mends the outputs; or of those
+same thing differently; or of those that only torch has, if t in the place of what JAX goes on from mends it; or of those
 that only JAX has. If no pair mends the outputs, there is more than one mistake, and the earliest of either frontier is named.
 """
 
@@ -19,7 +19,7 @@ from attention.parity.tracing.counterfactual import Swap, laid, mended, rerun, s
 from attention.parity.tracing.event import ROLES, Recording
 from attention.parity.tracing.fingerprint import real
 from attention.parity.tracing.frontier import Cone, ancestors
-from attention.parity.tracing.layout import close
+from attention.parity.tracing.layout import close, consistent
 from attention.parity.tracing.source import Place
 
 # What is tried at most: each costs a run of what depends on it.
@@ -170,7 +170,7 @@ def _fits(alignment: Alignment, t: int, j: int) -> bool:
 
 
 def _laid_out(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
-    """Look for an operand that has two of its axes exchanged, of which no shape tells where the sizes are equal."""
+    """Look for an operand that has the right elements in the wrong layout: split in another way, or with two axes exchanged."""
     for i, k in product(first.frontier, second.frontier):
         for t, j in product(alignment.torch.events[i].inputs, alignment.jax.events[k].inputs):
             if _exchanged(alignment, t, j):
@@ -182,16 +182,16 @@ def _laid_out(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
 
 def _exchanged(alignment: Alignment, t: int, j: int) -> bool:
     a, b = alignment.torch.events[t], alignment.jax.events[j]
-    x, y = real(a.value).squeeze(), real(b.value).squeeze()
-    if j not in alignment.partners[0][t] or x.shape != y.shape or b.is_given or not alignment.prints[0][t].count:
+    if j not in alignment.alike[0][t] or b.is_given or not alignment.prints[0][t].count:
         return False
-    return not close(x, y, alignment.prints[0][t].limit(alignment.prints[1][j]))
+    x, y, limit = real(a.value).squeeze(), real(b.value).squeeze(), alignment.prints[0][t].limit(alignment.prints[1][j])
+    return not (close(x, y, limit) if x.shape == y.shape else consistent(x, y, limit))
 
 
 def _first_exchanged(alignment: Alignment, t: int, j: int) -> tuple[int, int]:
     """Walk back to the first pair of which the axes are exchanged."""
     for b in alignment.jax.events[j].inputs:
-        for a in alignment.partners[1][b]:
+        for a in alignment.alike[1][b]:
             if a <= t and a in ancestors(alignment.torch, t, range(t)) and _exchanged(alignment, a, b):
                 return _first_exchanged(alignment, a, b)
     return t, j

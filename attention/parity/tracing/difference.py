@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from attention.parity.tracing.fingerprint import masked
+from attention.parity.tracing.layout import arranged
 from attention.parity.tracing.roundings import narrowed
 
 Numbers = dict[str, Any]
@@ -46,7 +47,7 @@ def difference(torch: np.ndarray, jax: np.ndarray, limit: float = 1e-9) -> Diffe
         limit: what counts as equal, relative to the largest element.
     """
     if sorted(_sizes(torch)) != sorted(_sizes(jax)):
-        return _of_sizes(torch, jax)
+        return _of_sizes(torch, jax, limit)
     a, b = torch.squeeze(), jax.squeeze()
     if a.dtype.kind != "f" or b.dtype.kind != "f":
         return _of_integers(a, b)
@@ -73,13 +74,19 @@ def _orders(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[tuple[i
             yield order
 
 
-def _of_sizes(a: np.ndarray, b: np.ndarray) -> Difference:
-    if a.size == b.size:
-        flat = a.dtype.kind == b.dtype.kind == "f" and np.allclose(a.ravel(), b.ravel(), rtol=1e-9, atol=0)
-        how = "in the same order" if flat else "in another order"
-        if np.allclose(np.sort(a, None), np.sort(b, None), rtol=1e-9, atol=0):
-            return Difference("reordered", f"the same elements, {how}, as {a.shape} and {b.shape}", {"same order": bool(flat)})
-    return Difference("shape", f"shapes {a.shape} and {b.shape}", {"torch": a.shape, "jax": b.shape})
+def _of_sizes(a: np.ndarray, b: np.ndarray, limit: float) -> Difference:
+    """Say how two arrays of different sizes differ: where one has merged axes that the other keeps, by their elements."""
+    other = Difference("shape", f"shapes {a.shape} and {b.shape}", {"torch": a.shape, "jax": b.shape})
+    if a.size != b.size or not a.dtype.kind == b.dtype.kind == "f":
+        return other
+    x, y = a.squeeze(), b.squeeze()
+    if x.ndim <= y.ndim:
+        results = [_of_values(x, laid, limit) for laid in arranged(y, x.shape)]
+    else:
+        results = [_of_values(laid, y, limit) for laid in arranged(x, y.shape)]
+    named = [found for found in results if found.kind not in {"values", "reordered"}]
+    rest = [found for found in results if found.kind != "values"]
+    return [*named, *rest, *results, other][0]
 
 
 def _of_integers(a: np.ndarray, b: np.ndarray) -> Difference:

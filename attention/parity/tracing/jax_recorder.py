@@ -31,7 +31,7 @@ from attention.parity.tracing.event import Recording, Step
 from attention.parity.tracing.jax_lines import own_lines
 from attention.parity.tracing.jax_rules import evaluated
 from attention.parity.tracing.roundings import cotangent, literal, rounded, unit
-from attention.parity.tracing.source import Frame, Place, is_direct, library, places
+from attention.parity.tracing.source import Frame, Place, is_direct, library, places, within
 
 Array = Any
 Where = tuple[Place, ...]
@@ -157,7 +157,7 @@ class Recorder:
 
         for eqn in jaxpr.eqns:
             inputs = [node(atom) for atom in eqn.invars]
-            here = (*places(_frames(eqn)), *where) or library(_frames(eqn))
+            here = within(places(_frames(eqn)), where) or library(_frames(eqn))
             name = eqn.primitive.name
             if name in CALLS or name == "checkpoint":
                 body = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "call") if key in eqn.params)

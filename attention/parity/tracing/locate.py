@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from attention._extras import require
+from attention.parity.pair.learned import alike
 from attention.parity.programs import Arrays, Call, Program, program
 from attention.parity.tracing.alignment import Alignment
 from attention.parity.tracing.choice import Choice, choose
@@ -27,6 +28,7 @@ def locate(
     inputs: Any,
     *,
     params: Any = None,
+    load: str | None = None,
     gradients: bool = False,
     dtype: str | None = "float64",
 ) -> Divergence:
@@ -36,8 +38,8 @@ def locate(
         torch_side: a module, a function, or what else `programs.program` takes.
         jax_side: the same, in JAX.
         inputs: of both: an array, a tuple of positional ones, a dict of keywords, or a `Call`.
-        params: a map of the torch side's parameters to the JAX side's, with a method `forward`, by which JAX is given torch's
-            values; None if each has its own already.
+        params: how parameters belong together, as `compare` takes it; None if it is to be solved. Asked only with `load`.
+        load: "first" or "second", whose parameter values are copied onto the other; None if each has the right ones already.
         gradients: look at the gradients of inputs and parameters too, once all outputs agree.
         dtype: what both are run in. In float64, rounding cannot hide a mistake, nor look like one.
 
@@ -45,22 +47,20 @@ def locate(
         SideFailed: a program raised, or returned what is no array.
         OptionError: a side is neither torch nor JAX.
     """
-    first, second = program(torch_side, "torch"), program(jax_side, "jax")
     call = Call.of(inputs)
-    given = None if params is None else params.forward(first.params)
-    found = parted(record(first, call, None, dtype), record(second, call, given, dtype))
+    first, second = alike((program(torch_side, "torch"), program(jax_side, "jax")), call, params, load)
+    found = parted(record(first, call, dtype), record(second, call, dtype))
     if gradients and not found.found:
-        here = record(first, call, None, dtype, gradients=True)
+        here = record(first, call, dtype, gradients=True)
         # Both go back from the same weights, so that rounding errors of the outputs do not become some of the gradients.
         weights = {e.name.removeprefix("cotangent of "): e.value for e in here.events if e.is_given and e.role == "cotangent"}
-        found = parted(here, record(second, call, given, dtype, gradients=True, weights=weights))
+        found = parted(here, record(second, call, dtype, gradients=True, weights=weights))
     return found
 
 
 def record(
     side: Program,
     call: Call,
-    params: Arrays | None,
     dtype: str | None,
     *,
     gradients: bool = False,
@@ -71,7 +71,6 @@ def record(
     Args:
         side: the program.
         call: the inputs.
-        params: values to use instead of the program's own.
         dtype: what float parameters and inputs are cast to.
         gradients: whether the backward pass is recorded too.
         weights: the cotangents of a JAX program's outputs.
@@ -84,12 +83,12 @@ def record(
         require("torch", extra="torch", wanted_by="locate")
         from attention.parity.tracing.torch_recorder import record_torch  # noqa: PLC0415
 
-        return record_torch(side, call, params, dtype, gradients=gradients)  # pyright: ignore[reportArgumentType]
+        return record_torch(side, call, None, dtype, gradients=gradients)  # pyright: ignore[reportArgumentType]
     if side.framework == "jax":
         require("jax", extra="jax", wanted_by="locate")
         from attention.parity.tracing.jax_recorder import record_jax  # noqa: PLC0415
 
-        return record_jax(side, call, params, dtype, gradients=gradients, weights=weights)  # pyright: ignore[reportArgumentType]
+        return record_jax(side, call, None, dtype, gradients=gradients, weights=weights)  # pyright: ignore[reportArgumentType]
     raise OptionError(f"side {side.name} is in {side.framework}, and must be in torch or jax to be traced")
 
 

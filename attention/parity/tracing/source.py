@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
+from itertools import takewhile
 
 from attention.parity.programs.blame import FRAMEWORKS, shown
 
@@ -78,6 +79,21 @@ def _folders() -> tuple[str, ...]:
 def places(frames: Iterable[Frame]) -> tuple[Place, ...]:
     """Return the user's frames of a stack, in the order that they are given in: innermost first."""
     return tuple(Place(*frame) for frame in frames if is_user(frame[0]))
+
+
+def within(inner: tuple[Place, ...], outer: tuple[Place, ...]) -> tuple[Place, ...]:
+    """Return the frames of what a function does, called at a place.
+
+    JAX traces a function once and remembers it: its operations may know where it was called first, and not where it is called now.
+    What they know is used up to the first function that the present stack has too.
+
+    Args:
+        inner: innermost first, as the function remembers them.
+        outer: those of the present call.
+    """
+    present = {(place.file, place.function) for place in outer}
+    fresh = takewhile(lambda place: (place.file, place.function) not in present, inner)
+    return (*fresh, *outer)
 
 
 def is_direct(frames: Iterable[Frame]) -> bool:

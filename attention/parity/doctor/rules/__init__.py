@@ -21,11 +21,16 @@ __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_s
 RULES: tuple[Rule, ...] = (*elementwise.RULES, *places.RULES, *sums.RULES)
 
 
+COARSE = 1e-4
+"""The most that two computations of one array may differ by, relative to its largest element, where one is to be rebuilt."""
+
+
 def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
     """Return what the first rule that fits says of two arrays: the rules stand in order, special ones before general ones."""
     # A rule may divide by what is 0, or take inf from inf; such an array then equals nothing.
     with np.errstate(all="ignore"):
-        for rule in rules:
+        # Where much is rounded, almost anything rebuilds an array.
+        for rule in rules if scene.limit <= COARSE else (places.coarser,):
             if finding := rule(scene):
                 return (finding,)
     return ()
@@ -37,6 +42,8 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
     Args:
         divergence: of `locate`.
     """
+    if not divergence.found:
+        return ()
     for scene in scenes(divergence):
         # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
         found = name_scene(scene) if scene.proven else name_scene(scene, places.SAME_ELEMENTS)

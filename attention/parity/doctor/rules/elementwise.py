@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from attention.parity.doctor.rules.scene import Finding, Scene
+from attention.parity.doctor.rules.scene import Finding, Scene, near
 from attention.spec import activations
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -55,17 +55,30 @@ GATES = ("sigmoid", "silu", "gelu by erf", "gelu by tanh", "relu", "tanh")
 def another_activation(scene: Scene) -> Finding | None:
     """Name two activations of one agreed array."""
     for known, x, y in scene.of_size():
-        torch, jax = _which(scene, scene.torch, x), _which(scene, scene.jax, y)
+        torch, jax = _which(scene.torch, x), _which(scene.jax, y)
         if torch and jax and torch != jax:
             mend = WRITTEN.get(jax, (f"{jax} of x", ""))[0], WRITTEN.get(torch, ("", f"{torch} of x"))[1]
             return Finding(f"another activation: {torch} on torch, {jax} on jax", f"both rebuilt from x = {known.label}", *mend)
     return None
 
 
-def _which(scene: Scene, value: np.ndarray, x: np.ndarray) -> str:
-    with np.errstate(all="ignore"):
-        found = [name for name, f in ACTIVATIONS.items() if scene.equal(value, f(x))]
+def _which(value: np.ndarray, x: np.ndarray) -> str:
+    found = [name for name, f in ACTIVATIONS.items() if near(value, f(x))]
     return found[0] if len(found) == 1 else ""
+
+
+def another_operand(scene: Scene) -> Finding | None:
+    """Name one activation of two arrays, each of which the other side has too: a gate, say, and what it gates."""
+    torch = [(known.label, name, i) for i, (known, x, _) in enumerate(scene.of_size()) if (name := _which(scene.torch, x))]
+    jax = [(known.label, name, i) for i, (known, _, y) in enumerate(scene.of_size()) if (name := _which(scene.jax, y))]
+    for label, name, i in torch:
+        for other, same, j in jax:
+            if name == same and i != j:
+                evidence = f"torch = {name} of a, jax = {name} of b, a = {label}, b = {other}"
+                return Finding(
+                    f"{name} of another array: a gate and what it gates, exchanged", evidence, f"{name} of b", f"{name} of a"
+                )
+    return None
 
 
 def gate_exchanged(scene: Scene) -> Finding | None:
@@ -168,4 +181,4 @@ def _told(c: float, sizes: frozenset[int]) -> str:
     return f"{c:.6g}"
 
 
-RULES = (another_activation, gate_exchanged, soft_cap, shifted, scaled)
+RULES = (another_activation, gate_exchanged, another_operand, soft_cap, shifted, scaled)

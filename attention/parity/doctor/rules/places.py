@@ -11,7 +11,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from attention.parity.doctor.rules.scene import Finding, Scene, fix
+from attention.parity.doctor.rules.scene import Finding, Scene, fix, near
 from attention.parity.tracing.fingerprint import masked
 
 
@@ -62,13 +62,14 @@ def _band(hidden: np.ndarray) -> _Band | None:
         return None
     flat = hidden.reshape(-1, *hidden.shape[-2:])
     seen = ~flat[0]
-    t, s = seen.shape
+    t, s = (int(n) for n in seen.shape)
     # Of one query every prefix is a band.
     if t < 2:
         return None
     if (flat != flat[0]).any() or not seen.any():
         return None
-    apart: np.ndarray = np.arange(s) - np.arange(t)[:, None]
+    query, key = np.indices((t, s))
+    apart = key - query
     low, high = int(apart[seen].min()), int(apart[seen].max())
     if (seen != ((apart >= low) & (apart <= high))).any():
         return None
@@ -196,6 +197,27 @@ def other_rotation(scene: Scene) -> Finding | None:
     return None
 
 
+PARTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "the first half": lambda x: x[..., : x.shape[-1] // 2],
+    "the second half": lambda x: x[..., x.shape[-1] // 2 :],
+    "every other one from the first": lambda x: x[..., 0::2],
+    "every other one from the second": lambda x: x[..., 1::2],
+}
+
+
+def other_part(scene: Scene) -> Finding | None:
+    """Name halves of the features on one side, and neighbours on the other."""
+    for known in scene.known:
+        if known.torch.size != 2 * scene.torch.size or known.torch.shape[-1] % 2 or known.jax.shape[-1] % 2:
+            continue
+        torch = [name for name, part in PARTS.items() if near(scene.torch, part(known.torch))]
+        jax = [name for name, part in PARTS.items() if near(scene.jax, part(known.jax))]
+        if len(torch) == len(jax) == 1 and torch != jax:
+            name = f"features split otherwise: {torch[0]} on torch, {jax[0]} on jax"
+            return Finding(name, f"both parts of x = {known.label}", jax[0], torch[0])
+    return None
+
+
 def moved(scene: Scene) -> Finding | None:
     """Name a roll along one axis or two, or a flip."""
     a, b = scene.torch, scene.jax
@@ -246,4 +268,4 @@ def stopped(scene: Scene) -> Finding | None:
 
 
 SAME_ELEMENTS = (tiled, split_otherwise)
-RULES = (other_mask, off_by_one_prefix, tiled, split_otherwise, other_rotation, moved, coarser, stopped)
+RULES = (other_mask, off_by_one_prefix, tiled, split_otherwise, other_rotation, other_part, moved, coarser, stopped)

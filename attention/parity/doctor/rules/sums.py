@@ -128,6 +128,27 @@ def _divisor(scene: Scene, r: np.ndarray, x: np.ndarray) -> str:
     return ""
 
 
+def counted(scene: Scene) -> Finding | None:
+    """Name a sum that is divided by other counts."""
+    for known, x, y in scene.of_size():
+        torch, jax = _counts(scene.torch, x), _counts(scene.jax, y)
+        if torch is not None and jax is not None and not np.array_equal(torch, jax):
+            told = [f"{np.unique(counts)[::-1][:6].tolist()}" for counts in (torch, jax)]
+            evidence = f"torch = x / {told[0]}, jax = x / {told[1]}, x = {known.label}"
+            return Finding(
+                "a mean over another count: padding is counted on one side", evidence, f"/ {told[1]}", f"/ {told[0]}"
+            )
+    return None
+
+
+def _counts(value: np.ndarray, x: np.ndarray) -> np.ndarray | None:
+    """Return the whole numbers above 0 that divide each row; None if they are none."""
+    r = x / value
+    counts = np.rint(np.nanmedian(r, axis=-1)) if r.ndim else np.zeros(0)
+    whole = np.isfinite(r).all() and (counts >= 1).all() and (np.abs(r - counts[..., None]) <= 1e-9 * counts[..., None]).all()
+    return counts if whole and counts.size > 1 else None
+
+
 def another_addend(scene: Scene) -> Finding | None:
     """Name a sum of which one addend is another array on the other side, or is missing there."""
     if (
@@ -222,4 +243,4 @@ def scale_and_one(scene: Scene) -> Finding | None:
     return None
 
 
-RULES = (softmax_axis, another_reduction, normed, scale_and_one, another_addend)
+RULES = (softmax_axis, another_reduction, normed, counted, scale_and_one, another_addend)
