@@ -126,12 +126,13 @@ class TestLaws:
     def test_a_mutant_in_torch_is_named_alone(self, name: str) -> None:
         assert single(of(name), "torch").good
 
-    @pytest.mark.parametrize(("case", "first", "second"), random_pairs(6, seed=3, names=("self", "causal", "cross")))
-    def test_two_mistakes_are_among_the_first_three(self, case: str, first: Any, second: Any) -> None:
-        trial = pair(case, first, second)
+    @pytest.mark.parametrize("seed", range(6))
+    def test_two_mistakes_are_among_the_first_three(self, seed: int) -> None:
+        (drawn,) = random_pairs(1, seed, names=("self", "additive"))
+        trial = pair(*drawn)
         assert trial.good, str(trial)
 
-    @pytest.mark.parametrize("mistake", strangers(cases.find("self").contract), ids=lambda x: x.name)
+    @pytest.mark.parametrize("mistake", strangers(cases.find("self").contract)[:3], ids=lambda x: x.name)
     def test_an_unknown_mistake_is_given_no_name(self, mistake: Any) -> None:
         trial = stranger("self", mistake)
         assert trial.good, str(trial)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from attention.parity.tracing import Divergence, locate
 from attention.spec.errors import OptionError, SideFailed
@@ -45,7 +45,7 @@ def texts(found: Divergence) -> tuple[str, str]:
 class TestForward:
     def test_an_epsilon(self) -> None:
         def first(x: Any) -> Any:
-            y = F.layer_norm(x, (6,), eps=1e-5)
+            y = functional.layer_norm(x, (6,), eps=1e-5)
             return y * 2
 
         def second(x: Any) -> Any:
@@ -55,7 +55,7 @@ class TestForward:
 
         found = parts(first, second)
         assert texts(found) == (
-            "y = F.layer_norm(x, (6,), eps=1e-5)",
+            "y = functional.layer_norm(x, (6,), eps=1e-5)",
             "y = c / jnp.sqrt((c * c).mean(-1, keepdims=True) + 1e-6)",
         )
         assert found.kind == "different"
@@ -66,7 +66,7 @@ class TestForward:
     def test_a_scale_that_one_side_forgets(self) -> None:
         def first(x: Any) -> Any:
             s = x @ x.mT / math.sqrt(6)
-            return F.softmax(s, -1) @ x
+            return functional.softmax(s, -1) @ x
 
         def second(x: Any) -> Any:
             s = x @ x.swapaxes(1, 2)
@@ -95,13 +95,16 @@ class TestForward:
     def test_an_axis_of_softmax(self) -> None:
         def first(x: Any) -> Any:
             s = x @ x.mT + x.sum(-1, keepdim=True)
-            return F.softmax(s, dim=-1) @ x
+            return functional.softmax(s, dim=-1) @ x
 
         def second(x: Any) -> Any:
             s = x @ x.swapaxes(1, 2) + x.sum(-1, keepdims=True)
             return jax.nn.softmax(s, axis=-2) @ x
 
-        assert texts(parts(first, second)) == ("return F.softmax(s, dim=-1) @ x", "return jax.nn.softmax(s, axis=-2) @ x")
+        assert texts(parts(first, second)) == (
+            "return functional.softmax(s, dim=-1) @ x",
+            "return jax.nn.softmax(s, axis=-2) @ x",
+        )
 
     def test_a_mask_of_the_wrong_diagonal(self) -> None:
         def first(x: Any) -> Any:
@@ -145,7 +148,7 @@ class TestForward:
 
         def first(x: Any, w: Any) -> Any:
             for kernel in w:
-                h = F.gelu(x @ kernel)
+                h = functional.gelu(x @ kernel)
                 x = x + h
             return x
 
@@ -157,7 +160,7 @@ class TestForward:
             return jax.lax.scan(layer, x, w)[0]
 
         found = parts(first, second, X, w)
-        assert texts(found) == ("h = F.gelu(x @ kernel)", "h = jax.nn.gelu(x @ kernel, approximate=True)")
+        assert texts(found) == ("h = functional.gelu(x @ kernel)", "h = jax.nn.gelu(x @ kernel, approximate=True)")
         assert found.kind == "different"
 
 
@@ -206,7 +209,7 @@ class TestAgreement:
         norm = nn.LayerNorm(6)
 
         def first(x: Any) -> Any:
-            return F.scaled_dot_product_attention(x, x, x, is_causal=True)
+            return functional.scaled_dot_product_attention(x, x, x, is_causal=True)
 
         def second(x: Any) -> Any:
             s = jnp.where(jnp.tri(5), x @ x.swapaxes(1, 2) / 6**0.5, -1e9)

@@ -296,6 +296,13 @@ class TestValues:
         second = {"kernel": first["weight"].T.astype(np.float16)}
         assert match(torch(first), jax(second)).moves[0].evidence == "values"
 
+    def test_integers_are_matched_by_name_and_left_as_they_are(self) -> None:
+        first = {"order.weight": np.arange(6), "fc.weight": draw(M, M)}
+        second = {"order.weight": np.arange(6)[::-1].copy(), "fc.kernel": draw(M, M, seed=5)}
+        sides = torch(first, lambda p, x: x @ p["fc.weight"].T), jax(second, lambda p, x: x @ p["fc.kernel"])
+        found = match(*sides, CALL)
+        assert told(found) == {"order.weight": "order.weight", "fc.weight": "fc.kernel"}
+
     def test_millions_of_numbers_collide_and_are_placed_all_the_same(self) -> None:
         # Of 240,000 multiples of 2^-18 in [0, 1) most are shared by several elements.
         rng = np.random.default_rng(0)
@@ -612,6 +619,9 @@ class TestRefusals:
             ({"fc.weight": ("fc.kernel", (0, 0))}, "must be 'transpose' or an order of its 2 axes"),
             ({"b": "c", "fc.weight": "c"}, "must be a reshape of c"),
             ({"fc.weight": ["c", "fc.kernel"]}, "one after another along one axis"),
+            ({"b": ("c",)}, r"'b' is given \('c',\), which must be a name, \(name, order\)"),
+            ({"b": []}, r"'b' is given \[\], which must be"),
+            ({"b": 7}, "'b' is given 7, which must be a name"),
             (("c",), "given must be a mapping of names, a ParamMap, or"),
         ],
     )

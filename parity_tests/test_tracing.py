@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from attention.parity.programs import Call, program
 from attention.parity.tracing.alignment import Alignment, increasing
@@ -72,7 +72,7 @@ class TestFingerprintLaws:
         assert not same(np.where(X > 0, -np.inf, X), np.where(X > 0.5, -np.inf, X))
         assert not same(np.where(X > 0, -np.inf, X), np.where(X > 0, X, -np.inf))
 
-    @pytest.mark.parametrize("other", [X * (1 + 1e-6), X + 1e-6, -X, np.where(X == X.max(), X + 1e-6, X), X[:, :2], X**3])
+    @pytest.mark.parametrize("other", [X * (1 + 1e-6), X + 1e-6, -X, np.where(X.max() == X, X + 1e-6, X), X[:, :2], X**3])
     def test_the_elements_are_not_forgotten(self, other: np.ndarray) -> None:
         assert not same(X, other)
 
@@ -130,7 +130,7 @@ class TestTorchRecorder:
 
     def test_a_fused_operation_is_recorded_in_parts_at_its_line(self) -> None:
         def f(x: Any) -> Any:
-            return F.layer_norm(x, (5,)).softmax(-1)
+            return functional.layer_norm(x, (5,)).softmax(-1)
 
         made = recorded(f, X, framework="torch")
         for op in ("rsqrt", "amax", "exp", "div"):
@@ -320,7 +320,7 @@ class TestDifferences:
             (X * (1 + 1e-12), "none"),
         ],
         ids=str.split(
-            "factor offset axis_factor axis_offset reversed rolled reordered bfloat16 tfloat32 masked zero values shape axes none"
+            "factor offset axis_factor axis_offset reversed rolled reordered bfloat16 tf32 masked zero values shape axes none"
         ),
     )
     def test_a_difference_is_named(self, other: np.ndarray, kind: str) -> None:

@@ -48,11 +48,14 @@ def explicit(first: Program, second: Program, given: Given) -> tuple[tuple[Move,
     return tuple(moves), frozenset(name for name, line in given.items() if line is None and _known(first, name).size)
 
 
-def _line(first: Program, second: Program, name: str, line: str | list[str] | tuple[Any, ...]) -> Moves:
+def _line(first: Program, second: Program, name: str, line: Any) -> Moves:
     start = _known(first, name).shape
+    if not isinstance(line, (str, list, tuple)) or not line or (isinstance(line, tuple) and len(line) != 2):
+        raise ParamError(f"{name!r} is given {line!r}, which must be a name, (name, order), a list of names, or None")
     if isinstance(line, list):
-        return _parts(name, start, {part: _known(second, part).shape for part in line}, (first, second))
-    other, order = (line, None) if isinstance(line, str) else (line[0], line[1])
+        parts = cast("list[str]", line)
+        return _parts(name, start, {part: _known(second, part).shape for part in parts}, (first, second))
+    other, order = (line, None) if isinstance(line, str) else cast("tuple[str, Any]", line)
     end = _known(second, other).shape
     labels = Pool({name: start}).labels()[name]
     laid = labels if order is None else _transposed(name, labels, order)
@@ -90,7 +93,7 @@ def _parts(name: str, shape: Shape, parts: dict[str, Shape], programs: tuple[Pro
 
 def _known(program: Program, name: str) -> np.ndarray:
     if name not in program.params:
-        close = get_close_matches(name, program.params, n=3) or list(program.params)[:3]
+        close = get_close_matches(str(name), program.params, n=3) or list(program.params)[:3]
         raise ParamError(f"{name!r} must be a parameter of {program.name}, such as {', '.join(close) or 'none: it has none'}")
     return program.params[name]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from attention.parity.matching.param_map import ParamMap
 from attention.parity.matching.plan import Plan, Question, questions
+from attention.parity.matching.values import FLOATS
 from attention.parity.matching.veil import Veil
 from attention.parity.programs import Arrays, Call, Program
 from attention.spec.errors import AttentionError
@@ -189,7 +190,9 @@ def noisy(plan: Plan, seed: int = 0) -> Arrays:
     moved = {move.first.name for move in plan.map.moves}
     found: Arrays = {}
     for name, array in plan.first.items():
-        if name in moved:
+        if name in moved and array.dtype.kind not in FLOATS:
+            found[name] = array
+        elif name in moved:
             size = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
             found[name] = array + NOISE * (size or NOISE) * rng.standard_normal(array.shape)
     return found

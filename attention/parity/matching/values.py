@@ -44,6 +44,10 @@ class Found:
     copies: Moves = ()
 
 
+FLOATS = "fV"
+"""Kinds of the dtypes that are compared; bfloat16 and its like are of kind V."""
+
+
 def fingerprint(array: np.ndarray) -> int:
     """Return a number that arrays with the same elements share, in whatever order, and that adds up over parts."""
     # 0 + x makes the two zeros one.
@@ -54,8 +58,8 @@ def fingerprint(array: np.ndarray) -> int:
 
 
 def told(array: np.ndarray) -> bool:
-    """Return whether an array's numbers say which it is: they are more than one, and not all the same."""
-    return array.size > 1 and bool(np.any(array.ravel()[0] != array))
+    """Return whether an array's numbers say which it is: they are floats, more than one, and not all the same."""
+    return array.size > 1 and array.dtype.kind in FLOATS and bool(np.any(array.ravel()[0] != array))
 
 
 def same_dtype(*sides: Arrays) -> list[Arrays]:

@@ -42,7 +42,9 @@ class Veil:
     def after(self, plan: Plan, places: Sequence[int]) -> Veil:
         """Return the veil of the plan in which the layout of some entries has changed."""
         veil = Veil(plan, self.values)
-        veil._pairs = {key: pairs for key, pairs in self._pairs.items() if not {key[0], key[1] if key[2] else key[0]} & {*places}}
+        veil._pairs = {
+            key: pairs for key, pairs in self._pairs.items() if not {key[0], key[1] if key[2] else key[0]} & {*places}
+        }
         return veil
 
     def over(self, hidden: Sequence[Question], asked: Question) -> Arrays:

@@ -139,7 +139,7 @@ def _smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[tuple
     @cache
     def size(which: int, i: int) -> tuple[int, int]:
         side, region = ((alignment.torch, first), (alignment.jax, second))[which]
-        behind = ancestors(side, i, region.inside)
+        behind = [n for n in ancestors(side, i, region.inside) if side.events[n].is_operation]
         return len({side.events[n].place for n in behind}), len(behind)
 
     a, b = (_computed(side, region) for side, region in ((alignment.torch, first), (alignment.jax, second)))
@@ -149,10 +149,10 @@ def _smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[tuple
         tried.append((cost, "different", t, j, None))
     for t, j in product(a, second.border):
         only = tuple(i for i in second.inside if j in alignment.jax.events[i].inputs)
-        cost = (size(0, t)[0] + 1.5, size(0, t)[1] + 1)
+        cost = (size(0, t)[0] + 1, size(0, t)[1] + 2)
         tried += [(cost, "absent in jax", t, j, None), (cost, "absent in jax", t, j, only)]
     for t, j in product(first.border, b):
-        cost = (size(1, j)[0] + 1.5, size(1, j)[1] + 1)
+        cost = (size(1, j)[0] + 1, size(1, j)[1] + 2)
         tried.append((cost, "absent in torch", t, j, None))
     tried = [one for one in tried if _fits(alignment, one[2], one[3])]
     for _, kind, t, j, only in sorted(tried, key=lambda one: one[0])[:MOST_SWAPS]:

@@ -84,7 +84,7 @@ def places(frames: Iterable[Frame]) -> tuple[Place, ...]:
 def within(inner: tuple[Place, ...], outer: tuple[Place, ...]) -> tuple[Place, ...]:
     """Return the frames of what a function does, called at a place.
 
-    JAX traces a function once and remembers it: its operations may know where it was called first, and not where it is called now.
+    JAX traces a function once and remembers it: its operations may know where it was called first, and not where it is now.
     What they know is used up to the first function that the present stack has too.
 
     Args:

@@ -20,6 +20,9 @@ def name(divergence: Divergence) -> tuple[Finding, ...]:
     relation = divergence.difference
     if relation is None or divergence.kind == "unproven" or divergence.torch is None or divergence.jax is None:
         return ()
+    if "gradient is stopped" in relation.text:
+        told = f"{divergence.torch.op} on torch, {divergence.jax.op} on jax"
+        return (Finding("gradient stopped on one side, or of another array", told, ".detach()", "jax.lax.stop_gradient"),)
     c = relation.numbers.get("factor") if relation.kind == "factor" else None
     if relation.kind == "values" and not relation.numbers["where"] and relation.numbers["torch"]:
         # Any two numbers have a factor; that of two losses says something if it is the size of an axis.

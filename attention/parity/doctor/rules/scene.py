@@ -133,19 +133,20 @@ def equal(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
 
 
 def scenes(divergence: Divergence) -> Iterator[Scene]:
-    """Yield the pairs of arrays that hold the mistake: those of which a swap has proven it, or else where the programs part."""
+    """Yield the pairs of arrays that hold the mistake: those of which a swap has proven it, then where the programs part."""
     if divergence.torch is None or divergence.jax is None or divergence.difference is None:
         return
     known = agreed(divergence)
     sizes = frozenset(n for k in known for x in (k.torch, k.jax) for n in x.shape if n > 1)
     proven = [] if divergence.kind == "unproven" else list(_proven(divergence))
-    for torch, jax in proven or [(divergence.torch, divergence.jax)]:
+    shown = (divergence.torch, divergence.jax)
+    for torch, jax in (*proven, *([] if shown in proven else [shown])):
         units = (torch.unit, jax.unit)
         limit = max(tolerance(max(units)), 1e-9)
         backward = torch.backward or jax.backward
         absent = divergence.kind.removeprefix("absent in ") if divergence.kind.startswith("absent") else ""
         more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes}
-        yield Scene(torch.value, jax.value, known, units, limit, proven=bool(proven), **more)
+        yield Scene(torch.value, jax.value, known, units, limit, proven=(torch, jax) in proven, **more)
 
 
 def agreed(divergence: Divergence) -> tuple[Known, ...]:
