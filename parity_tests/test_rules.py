@@ -101,7 +101,7 @@ NAMED: dict[str, tuple[Scene, str]] = {
     "tiled heads": (scene(np.repeat(KEYS, 4, 1), np.tile(KEYS, (1, 4, 1))), "heads repeated on torch, tiled on jax"),
     "heads merged otherwise": (
         scene(KEYS.transpose(0, 2, 1).reshape(2, 15), KEYS.reshape(2, 15)),
-        "axes split or merged in another order",
+        "axes in another order",
     ),
     "rolled": (scene(X, np.roll(X, 2, 1)), "rolled by 2 along axis 1"),
     "reversed": (scene(X, X[:, ::-1]), "reversed along axis 1"),

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,10 @@ from attention.spec.errors import FileError, OptionError, UnknownName
 
 if TYPE_CHECKING:
     import numpy as np
+
+WORD = r"(\w+=)?-?\d[\w,:-]*"
+"""The shape of an input: no path and no program looks like it."""
+_folders: set[Path] = set()
 
 
 def load(spec: str) -> Any:
@@ -73,6 +79,10 @@ def load_inputs(text: str) -> Any:
     """
     if text.endswith((".npz", ".npy", ".safetensors")):
         return _stored(Path(text))
+    if ":" not in text and not _is_shapes(text):
+        raise OptionError(
+            f"inputs {text!r} must be a .npz, .npy or .safetensors file, module:function, or sizes such as x=2,7,16"
+        )
     if not _is_shapes(text):
         return _called(load(text), text)
     drawn = [_drawn(word, place) for place, word in enumerate(text.split())]
@@ -85,15 +95,32 @@ def load_inputs(text: str) -> Any:
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileError(f"program {str(path)!r} must be a file")
-    # A file may import its neighbours, as it can when it is run.
-    sys.path.insert(0, str(path.parent.resolve()))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    folder = path.parent.resolve()
+    # A name of its own: two sides may both be called model.py, and one of them may be called torch.py.
+    name = f"{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise FileError(f"program {str(path)!r} must be a Python file")
+    for framework in ("torch", "jax", "flax"):
+        if importlib.util.find_spec(framework):
+            _ = importlib.import_module(framework)
+    _make_way(folder)
+    # A file may import its neighbours, as it can when it is run.
+    sys.path.insert(0, str(folder))
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     _ = _guarded(lambda: spec.loader.exec_module(module), str(path))  # pyright: ignore[reportOptionalMemberAccess]
     return module
+
+
+def _make_way(folder: Path) -> None:
+    """Forget the neighbours of files loaded from other folders, so that this folder's own are imported."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        home = Path(file).parent if file else None
+        if home in _folders and home != folder and ((folder / f"{name}.py").exists() or (folder / name).is_dir()):
+            del sys.modules[name]
+    _folders.add(folder)
 
 
 def _module(name: str) -> ModuleType:
@@ -141,20 +168,23 @@ def _stored(path: Path) -> Mapping[str, np.ndarray] | tuple[np.ndarray, ...] | n
 
 
 def _is_shapes(text: str) -> bool:
-    return "=" in text or text[:1].isdigit()
+    return bool(text.split()) and all(re.fullmatch(WORD, word) for word in text.split())
 
 
 def _drawn(word: str, place: int) -> tuple[str, np.ndarray]:
     """Return the name of an input, or "", and random numbers of its shape: others for each name and place."""
+    import ml_dtypes  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
 
     name, _, rest = word.rpartition("=")
     shape, _, dtype = rest.partition(":")
     try:
-        sizes, kind = tuple(int(n) for n in shape.split(",") if n), np.dtype(dtype or "float32")
+        sizes = tuple(int(n) for n in shape.split(",") if n)
+        kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype or "float32")
+        _ = np.zeros(sizes, kind)
     except (ValueError, TypeError):
         raise OptionError(f"inputs {word!r} must be sizes, such as 2,7,16 or x=2,7,16:float32") from None
     rng = np.random.default_rng((place, *name.encode()))
     if kind.kind == "b":
         return name, rng.random(sizes) < 0.5
-    return name, (rng.normal(size=sizes) if kind.kind == "f" else rng.integers(0, 10, sizes)).astype(kind)
+    return name, (rng.integers(0, 10, sizes) if kind.kind in "iu" else rng.normal(size=sizes)).astype(kind)

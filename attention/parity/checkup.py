@@ -12,7 +12,7 @@ diagnose    with a contract: which knob of it explains what each program does?
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from attention.parity.doctor import Diagnosis, diagnose
@@ -20,7 +20,7 @@ from attention.parity.doctor.rules import Finding, name_mistake
 from attention.parity.pair import compare
 from attention.parity.report import Report, write
 from attention.parity.tracing import Divergence, locate
-from attention.spec.errors import OptionError
+from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.contract import Contract
 
 
@@ -112,8 +112,31 @@ def checkup(
         # What did not run cannot be traced.
         runs = not any(row.failure and not row.verdicts for row in report.rows)
         if runs and (trace or not report.ok):
-            divergence = locate(torch_side, jax_side, inputs, params=params, load=load, gradients=gradients)
+            more = {"params": params, "load": load, "gradients": gradients}
+            divergence, note = _located(torch_side, jax_side, inputs, dtype, differs=not report.ok, **more)
+            report = replace(report, advice="", notes=(*report.notes, *note))
     if contract is not None:
         diagnosis = diagnose(torch_side, jax_side, contract)
     findings = name_mistake(divergence) if divergence is not None and divergence.found else ()
     return Checkup(report, divergence, findings, diagnosis)
+
+
+def _located(
+    torch_side: Any, jax_side: Any, inputs: Any, dtype: str, *, differs: bool, **more: Any
+) -> tuple[Divergence | None, tuple[str, ...]]:
+    """Return where two programs part, and what must be known about the looking.
+
+    In float64 first, where rounding hides nothing; in the dtype of the comparison where a program cannot run in float64, or
+    where it is a rounding that they do not share.
+    """
+    found, notes = None, []
+    for each in dict.fromkeys(("float64", dtype)):
+        try:
+            found = locate(torch_side, jax_side, inputs, dtype=each, **more)
+        except AttentionError as error:
+            notes.append(f"not traced in {each}: {error}")
+            continue
+        if found.found or not differs:
+            break
+        notes.append(f"traced in {each}, the programs do not part: what differs is rounding, or lies beyond what was traced")
+    return found, tuple(notes)

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 Array = Any
 Rule = Callable[..., Array]
@@ -37,6 +38,8 @@ def apply(eqn: Any, operands: Sequence[Array]) -> list[Array]:
     # NumPy's integers divide and overflow by other rules than XLA's.
     if rule is not None and (eqn.primitive.name in MOVES or all(is_float(x) or x.dtype == bool for x in operands)):
         return [np.asarray(rule(eqn.params, *operands))]
+    if eqn.primitive.name in SCATTERS and len(operands) == 3:
+        return [widened(np.asarray(SCATTERS[eqn.primitive.name](eqn.params, *operands)))]
     params = eqn.primitive.get_bind_params(eqn.params)
     if eqn.primitive.name != "bitcast_convert_type":
         narrow = [k for k, v in params.items() if isinstance(v, np.dtype) and jnp.issubdtype(v, jnp.floating)]
@@ -75,6 +78,16 @@ def _select_n(_: Any, which: Array, *cases: Array) -> Array:
 
 def _convert(p: Any, x: Array) -> Array:
     return x.astype(np.float64 if jnp.issubdtype(p["new_dtype"], jnp.floating) else p["new_dtype"])
+
+
+def _scattered(function: Callable[..., Array]) -> Rule:
+    """Return the rule of a scatter: its own parameters hold a program in the dtype that it was traced in."""
+
+    def rule(p: Any, operand: Array, indices: Array, updates: Array) -> Array:
+        names = ("indices_are_sorted", "unique_indices", "mode")
+        return function(operand, indices, updates, p["dimension_numbers"], **{name: p[name] for name in names})
+
+    return rule
 
 
 def _pointwise(function: Callable[..., Array]) -> Rule:
@@ -128,6 +141,13 @@ POINTWISE: dict[str, Callable[..., Array]] = {
     "square": np.square,
     "sub": np.subtract,
     "tanh": np.tanh,
+}
+SCATTERS: dict[str, Rule] = {
+    "scatter": _scattered(lax.scatter),
+    "scatter-add": _scattered(lax.scatter_add),
+    "scatter-max": _scattered(lax.scatter_max),
+    "scatter-min": _scattered(lax.scatter_min),
+    "scatter-mul": _scattered(lax.scatter_mul),
 }
 RULES: dict[str, Rule] = {
     **MOVES,

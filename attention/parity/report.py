@@ -99,7 +99,7 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether something was compared and all of it agrees."""
-        return any(row.verdicts for row in self.rows) and all(row.agrees for row in self.rows)
+        return any(v.elements for row in self.rows for v in row.verdicts) and all(row.agrees for row in self.rows)
 
     def failures(self) -> Iterator[tuple[Row, Verdict]]:
         """Yield every verdict that does not agree, with its row."""

@@ -12,6 +12,7 @@ side does wrong by itself, such as an exception or a NaN, is a failure of its ro
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,7 +22,7 @@ import jax
 from attention.parity.evaluate import is_float
 from attention.parity.pair import pairing, preflight
 from attention.parity.pair.inputs import Dtypes, call_of, cotangents, pairs_of, rounded, rounded_call
-from attention.parity.pair.judging import judged
+from attention.parity.pair.judging import blind, judged
 from attention.parity.pair.learned import Learned, learned
 from attention.parity.pair.oracles import WAYS, Question, oracle
 from attention.parity.programs import Call, Made, Program, program
@@ -91,9 +92,12 @@ def compare(
 
 def _settled(subject: Program, call: Call) -> Program:
     """Return a function of NumPy arrays, which JAX cannot trace, as the NumPy program that it is."""
-    if not isinstance(subject, JaxProgram):
+    function, tree = subject.side if isinstance(subject, JaxProgram) and isinstance(subject.side, tuple) else (None, None)
+    if isinstance(subject, JaxProgram) and function is None:
+        function = subject.side
+    # A module has parameters that a bare call would lose.
+    if not isinstance(subject, JaxProgram) or not inspect.isroutine(function):
         return subject
-    function, tree = subject.side if isinstance(subject.side, tuple) else (subject.side, None)
     try:
         _ = jax.eval_shape(subject.pure, *subject.arguments(call))
     except jax.errors.TracerArrayConversionError:
@@ -139,7 +143,7 @@ class Task:
         try:
             outputs = self._paired(made[0], made[1])
         except ShapeError as error:
-            yield replace(row, side=self.labels[0], failure=str(error).format(*self.labels))
+            yield replace(row, side=self.labels[0], failure=str(error))
             return
         pairs = pairing.Pairing(outputs, self.learned.map)
         if self.gradients and any(each.differentiable for each in self.programs):
@@ -170,7 +174,7 @@ class Task:
         return made, failed
 
     def _paired(self, first: Made, second: Made) -> tuple[tuple[str, str], ...]:
-        found = pairing.outputs(first.outputs, second.outputs)
+        found = pairing.outputs(first.outputs, second.outputs, self.labels)
         if any(one != other for one, other in found):
             told = ", ".join(f"{one} with {other}" for one, other in found)
             self.notes.append(f"outputs are paired in order, {self.labels[0]} with {self.labels[1]}: {told}")
@@ -203,6 +207,7 @@ class Task:
             except (ParamError, ShapeError) as error:
                 yield replace(row, side=label, failure=f"gradients of {label}: {error}")
             else:
+                self.notes += [note for note in blind(label, ran) if note not in self.notes]
                 yield replace(row, side=label, verdicts=verdicts, failure=failure)
 
 

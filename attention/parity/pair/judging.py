@@ -52,3 +52,13 @@ def broken(name: str, label: str, got: np.ndarray, wanted: np.ndarray) -> list[s
             index = ", ".join(str(int(i)) for i in np.argwhere(bad)[0])
             found.append(f"{kind} in {name} of {label}: {int(bad.sum())} of {bad.size} elements, first at [{index}]")
     return found
+
+
+def blind(label: str, made: Made) -> list[str]:
+    """Return a line for each result that holds NaN, which agrees with a NaN of the oracle without saying anything."""
+    lost = {name: int(np.isnan(x.astype(np.float64)).sum()) for name, x in {**made.outputs, **made.gradients}.items()}
+    return [
+        f"warning: {count} elements of {name} of {label} are NaN, which agree with a NaN of the oracle and prove nothing"
+        for name, count in lost.items()
+        if count
+    ]

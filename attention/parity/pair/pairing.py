@@ -70,19 +70,19 @@ def names_of(params: ParamMap, side: int) -> set[str]:
     return {(move.second if side else move.first).name for move in moves} | set(params.left_over[side])
 
 
-def outputs(first: Given, second: Given) -> tuple[tuple[str, str], ...]:
+def outputs(first: Given, second: Given, labels: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     """Return which output of the first program is which of the second: by name, or else by their order.
 
     Raises:
         ShapeError: there are more of one than of the other, or a pair differs in shape.
     """
     if len(first) != len(second):
-        raise ShapeError(f"outputs {_listed(first)} of {{0}} must be as many as those of {{1}}, {_listed(second)}")
+        raise ShapeError(f"outputs {_listed(first)} of {labels[0]} must be as many as those of {labels[1]}, {_listed(second)}")
     pairs = [(name, name) for name in first] if first.keys() == second.keys() else list(zip(first, second, strict=True))
     for one, other in pairs:
         if first[one].shape != second[other].shape:
-            again = "" if one == other else f"{other} "
-            raise ShapeError(f"{one} {first[one].shape} of {{0}}, {again}{second[other].shape} of {{1}}")
+            wanted = f"{second[other].shape} as {'it' if one == other else other} of {labels[1]} is"
+            raise ShapeError(f"{one} {first[one].shape} of {labels[0]} must be {wanted}")
     return tuple(pairs)
 
 

@@ -23,7 +23,7 @@ LONGEST = 400
 
 @contextmanager
 def blamed(name: str) -> Generator[None]:
-    """Turn every error inside into SideFailed, from None; what is no `Exception`, such as an interrupt, passes.
+    """Turn every error inside, `sys.exit` included, into SideFailed, from None; an interrupt passes.
 
     Args:
         name: of the program.
@@ -35,7 +35,8 @@ def blamed(name: str) -> Generator[None]:
         yield
     except SideFailed:
         raise
-    except Exception as error:  # noqa: BLE001 - a user's program may raise anything
+    # A script that ends in sys.exit(0) has not agreed with anything.
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's program may raise anything
         raise SideFailed(f"{name} failed{place(error.__traceback__)}: {described(error)}") from None
 
 

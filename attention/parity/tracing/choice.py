@@ -201,7 +201,9 @@ def _tables(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
     """Look for constants that differ: what is made of neither inputs nor parameters, and read by what is."""
     ends = [_ends(alignment, which, region) for which, region in enumerate((first, second))]
     pairs = [
-        (t, j) for t, j in zip(*ends, strict=False) if laid(alignment.torch.events[t].value, alignment.jax.events[j].value)
+        (t, j)
+        for t, j in zip(ends[0], ends[1], strict=False)
+        if laid(alignment.torch.events[t].value, alignment.jax.events[j].value)
     ]
     if not pairs or len(ends[0]) != len(ends[1]) or len(pairs) != len(ends[0]):
         return None

@@ -28,7 +28,7 @@ class Difference:
 
     Attributes:
         kind: "none", "shape", "masked", "factor", "offset", "axis factor", "axis offset", "axes", "reversed", "rolled",
-            "reordered", "complement", "rounded", "zero" or "values".
+            "reordered", "complement", "rounded", "zero", "nan" or "values".
         text: the same for a reader.
         numbers: what was measured, such as {"factor": 0.125}.
     """
@@ -46,6 +46,21 @@ def difference(torch: np.ndarray, jax: np.ndarray, limit: float = 1e-9) -> Diffe
         jax: the same.
         limit: what counts as equal, relative to the largest element.
     """
+    lost = [
+        f"NaN in {int(n)} of {x.size} elements of {side}" for side, x in (("torch", torch), ("jax", jax)) if (n := _lost(x))
+    ]
+    if lost and _lost(torch) != _lost(jax):
+        return Difference("nan", "; ".join(lost))
+    # A masked score is -inf on both sides, and their difference NaN, which no rule takes for a number.
+    with np.errstate(invalid="ignore"):
+        return _of_arrays(torch, jax, limit)
+
+
+def _lost(x: np.ndarray) -> int:
+    return int(np.isnan(x).sum()) if x.dtype.kind == "f" else 0
+
+
+def _of_arrays(torch: np.ndarray, jax: np.ndarray, limit: float) -> Difference:
     if sorted(_sizes(torch)) != sorted(_sizes(jax)):
         return _of_sizes(torch, jax, limit)
     a, b = torch.squeeze(), jax.squeeze()

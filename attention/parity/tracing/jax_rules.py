@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jax import lax
 
 from attention.parity.evaluate import apply, is_float, widened
 
@@ -83,32 +82,11 @@ def _complex(eqn: Any, operands: Sequence[Array]) -> list[Array]:
     return [widened(np.asarray(x)) for x in (results if eqn.primitive.multiple_results else [results])]
 
 
-def _scattered(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Return the rule of a scatter: its own parameters hold a program in the dtype that it was traced in."""
-
-    def rule(p: Any, operand: Array, indices: Array, updates: Array) -> Array:
-        names = ("indices_are_sorted", "unique_indices", "mode")
-        return function(operand, indices, updates, p["dimension_numbers"], **{name: p[name] for name in names})
-
-    return rule
-
-
-SCATTERS = {
-    "scatter": _scattered(lax.scatter),
-    "scatter-add": _scattered(lax.scatter_add),
-    "scatter-max": _scattered(lax.scatter_max),
-    "scatter-min": _scattered(lax.scatter_min),
-    "scatter-mul": _scattered(lax.scatter_mul),
-}
-
-
 def evaluated(eqn: Any, operands: Sequence[Array]) -> list[Array]:
     """Return the results of one primitive: floats in float64, integers as NumPy and XLA both wrap them."""
     name = eqn.primitive.name
     if any(x.dtype.kind == "c" for x in operands):
         return _complex(eqn, operands)
-    if name in SCATTERS and len(operands) == 3:
-        return [widened(np.asarray(SCATTERS[name](eqn.params, *operands)))]
     floats = all(is_float(x) for x in operands)
     rule = (FLOATS if floats and operands else WHOLE).get(name)
     if rule is None or not (floats or all(x.dtype.kind in "iu" for x in operands)):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from attention._extras import require
+from attention.parity.pair.inputs import call_of
 from attention.parity.pair.learned import alike
 from attention.parity.programs import Arrays, Call, Program, program
 from attention.parity.tracing.alignment import Alignment
@@ -47,7 +48,7 @@ def locate(
         SideFailed: a program raised, or returned what is no array.
         OptionError: a side is neither torch nor JAX.
     """
-    call = Call.of(inputs)
+    call = call_of(inputs)
     first, second = alike((program(torch_side, "torch"), program(jax_side, "jax")), call, params, load)
     found = parted(record(first, call, dtype), record(second, call, dtype))
     if gradients and not found.found:

@@ -40,6 +40,11 @@ ACTIVATIONS: dict[str, Map] = {
     "exp": lambda x: np.exp(np.minimum(x, 700.0)),
     "exp2": lambda x: np.exp2(np.minimum(x, 1000.0)),
 }
+INNER: dict[str, Map] = {
+    "gelu by erf": lambda x: activations.erf(np, x / math.sqrt(2.0)),
+    "gelu by tanh": lambda x: np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)),
+}
+"""What an activation g(x) = x (1 + inner(x)) / 2 is written with."""
 WRITTEN = {
     "gelu by erf": ("F.gelu(x)", "jax.nn.gelu(x, approximate=False)"),
     "gelu by tanh": ('F.gelu(x, approximate="tanh")', "jax.nn.gelu(x), whose default it is"),
@@ -64,6 +69,8 @@ def another_activation(scene: Scene) -> Finding | None:
 
 def _which(value: np.ndarray, x: np.ndarray) -> str:
     found = [name for name, f in ACTIVATIONS.items() if near(value, f(x))]
+    # Programs that write an activation out part inside it: erf(x / sqrt 2) on one side, tanh(...) on the other.
+    found += [name for name, f in INNER.items() if any(near(value, c * f(x) + d) for c, d in ((1, 0), (1, 1), (0.5, 0.5)))]
     return found[0] if len(found) == 1 else ""
 
 

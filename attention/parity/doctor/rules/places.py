@@ -165,7 +165,7 @@ def split_otherwise(scene: Scene) -> Finding | None:
                     evidence = (
                         f"torch {a.shape} = jax {b.shape}, {p * q * r} of it cut as ({p}, {q}, {r}) and the first two exchanged"
                     )
-                    return Finding("axes split or merged in another order", evidence)
+                    return Finding("axes in another order: split, merged or transposed otherwise", evidence)
     return None
 
 
@@ -221,7 +221,7 @@ def other_part(scene: Scene) -> Finding | None:
 def moved(scene: Scene) -> Finding | None:
     """Name a roll along one axis or two, or a flip."""
     a, b = scene.torch, scene.jax
-    if a.shape != b.shape or a.size < 3 or scene.equal(a, b):
+    if a.shape != b.shape or a.size < 3 or scene.equal(a, b) or not scene.equal(np.sort(a, None), np.sort(b, None)):
         return None
     for axis in range(a.ndim):
         if a.shape[axis] > 2 and scene.equal(np.flip(a, axis), b):

@@ -19,7 +19,7 @@ from attention.parity.tracing import Divergence, Event
 from attention.parity.tracing.difference import Difference, difference
 from attention.parity.tracing.fingerprint import masked, tolerance
 
-MOST_APART, MOST_PAIRS, MOST_KNOWN = 60, 400, 60
+MOST_APART, MOST_PAIRS, MOST_KNOWN = 60, 200, 60
 
 
 @dataclass(frozen=True, eq=False)
