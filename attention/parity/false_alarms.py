@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from attention.parity import sides
-from attention.parity.checks import expect, verdicts
+from attention.parity.checks import expect, judged
 from attention.parity.report import Report, Row
 from attention.parity.sides import Side
 from attention.parity.suite.draws import DTYPES, GROUP, drawn
@@ -180,7 +180,7 @@ def examine(number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, progra
         row = Row(type(probe.contract).__name__, probe.name, side.name, "", probe.dtype, facts=facts)
         try:
             ran = side.run(probe, "auto")
-            found = verdicts(ran.results, budgets(probe, ran.rounds))
+            found = judged(probe, ran, budgets)
             rows.append(Row(row.subject, row.probe, row.side, ran.kernel, row.dtype, found, facts=facts))
         # A room that raises has failed this draw; those after it are still to be run.
         except Exception as error:  # noqa: BLE001

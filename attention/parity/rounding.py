@@ -59,10 +59,11 @@ class Marker(Mark):
         self.rounds = rounds
         self.seen: dict[str, Array] = {}
         self.allowed: Array = True
+        self.sinks: Array = None
         self.scores: Callable[[], Array]
 
-    def attending(self, allowed: Array, scores: Callable[[], Array]) -> None:
-        self.allowed, self.scores = True if allowed is None else allowed, scores
+    def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array) -> None:
+        self.allowed, self.scores, self.sinks = True if allowed is None else allowed, scores, sinks
 
     def __call__(self, stage: str, value: Array) -> Array:
         """Return the stage as the next one shall see it."""
@@ -101,4 +102,8 @@ class Marker(Mark):
         once, again = stop_gradient(weights), stop_gradient(again)
         slope = again * jnp.where(self.allowed, scores, 0.0)
         slope = slope - once * jnp.sum(slope, axis=-1, keepdims=True)
+        if self.sinks is not None:
+            # A sink takes weight and gives no value: d sink = -its weight * sum(weights * d weights).
+            taken = stop_gradient(jnp.exp(self.sinks[:, None] - finite)) * self.sinks[:, None]
+            slope = slope - once * taken[..., None]
         return jnp.where(self.rounds["logsumexp"], once + (slope - stop_gradient(slope)), weights)

@@ -36,8 +36,8 @@ class Mark:
         del stage
         return value
 
-    def attending(self, allowed: Array, scores: Callable[[], Array]) -> None:
-        """Hear that one attention begins: its mask, and how its scores are computed, should they be needed twice."""
+    def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array) -> None:
+        """Hear that one attention begins: its mask, how its scores are computed, should they be needed twice, and its sinks."""
 
 
 UNMARKED = Mark()
@@ -92,7 +92,7 @@ def attend(
         scores = capped if bias is None else capped + bias
         return scaled, capped, scores if score_mod is None else score_mod(scores)
 
-    mark.attending(allowed, lambda: scored()[2])
+    mark.attending(allowed, lambda: scored()[2], sinks)
     scaled, capped, scores = scored()
     scores = mark("scores", scores)
     masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from attention.parity import noise
 from attention.parity.budget import Rounding
 
 # Float results of these are moved or chosen, never rounded; views are exact whatever their name. The rest round once.
@@ -44,7 +45,7 @@ EXACT = frozenset(
     """.split()  # noqa: SIM905 a table of names is read at a glance, a column of a hundred quoted lines is not
 )
 
-FACTORS = {"exp": 1.5, "exp2": 1.5, "expm1": 1.5, "log": 1.5, "log1p": 1.5, "log2": 1.5, "log10": 1.5}
+FACTORS = {**noise.FACTORS, "log10": 1.5, "sigmoid": noise.FACTORS["logistic"]}
 
 # n of a sum. Every one of these is linear in each operand: of squares, it makes sum (a b)^2.
 TERMS: dict[str, Callable[..., int]] = {
