@@ -126,7 +126,8 @@ class JaxSide:
         from flax import nnx  # noqa: PLC0415
 
         with jax.enable_x64(probe.dtype == "float64"):
-            layer = probe.contract.build("jax", dtype=probe.dtype)
+            # Its first weights are loaded over, so that they need not be drawn, which JAX would compile.
+            layer = nnx.eval_shape(lambda: probe.contract.build("jax", dtype=probe.dtype))
             layer.load_weights(probe.weights)
             layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
             graph, learned, rest = nnx.split(layer, nnx.Param, ...)
