@@ -109,7 +109,9 @@ def noted(report: Report, text: str) -> bool:
 
 class TestLaws:
     @pytest.mark.parametrize(
-        "side", [Nnx(), (Linen(), {"params": {"w": W}}), Tree(jnp.asarray(W)), (pure, {"w": jnp.asarray(W)})], ids=str
+        "side",
+        [Nnx(), (Linen(), {"params": {"w": W}}), Tree(jnp.asarray(W)), (pure, {"w": jnp.asarray(W)})],
+        ids=["nnx", "linen", "pytree", "pure"],
     )
     def test_every_kind_of_side_is_compared_with_its_parameters(self, side: Any) -> None:
         report = compare(Torch(), side, X)

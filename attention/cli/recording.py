@@ -37,7 +37,7 @@ def record(
     inputs: Annotated[
         str | None, typer.Option(help="A file of arrays, module:function, or shapes such as 'x=2,7,16 ids=2,7:int64'.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the cotangents of a program.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the cotangents of a program.", min=0)] = 0,
 ) -> None:
     """Run one side and write down what it makes: outputs and every gradient, for a machine that has the other side."""
     with one_line():

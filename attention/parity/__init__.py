@@ -8,9 +8,11 @@ True
     check       a contract: every probe, both rooms, against the float64 oracle
     compare     any two programs: modules, functions, of torch, JAX or NumPy
     locate      the first operation at which two programs part, with the line of each file
-    diagnose    which knob of a contract a program turned wrongly
+    diagnose    which knob of a contract a program turned wrongly; diagnose_step, of an optimiser's step
     checkup     compare, then locate and name the mistake
 """
+
+from typing import Any
 
 from attention._extras import require
 
@@ -48,6 +50,7 @@ __all__ = [
     "checkup",
     "compare",
     "diagnose",
+    "diagnose_step",
     "differentiated",
     "expect",
     "judge",
@@ -60,3 +63,14 @@ __all__ = [
     "stored",
     "stored_gradient",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # optax and torch are needed to run optimisers, and for nothing else here.
+    if name != "diagnose_step":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require("optax", extra="all", wanted_by="parity.diagnose_step")
+    require("torch", extra="all", wanted_by="parity.diagnose_step")
+    from attention.parity.doctor.optimizers import diagnose_step  # noqa: PLC0415
+
+    return diagnose_step

@@ -21,6 +21,7 @@ from attention.spec.layers.stack import Decoder, Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal, Chunked, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
+from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.params import Param, Weights, cast
 from attention.spec.positions import (
     Alibi,
@@ -34,10 +35,14 @@ from attention.spec.positions import (
     Rotary,
     Yarn,
 )
+from attention.spec.schedules import Clip, CosineRate, LinearRate, WarmUp
 from attention.spec.scores import Cosine, Dot, ScaledDot
 
 __all__ = [
+    "SGD",
     "STAGES",
+    "Adagrad",
+    "Adam",
     "Additive",
     "Alibi",
     "AlignmentAttention",
@@ -46,8 +51,10 @@ __all__ = [
     "Causal",
     "Choice",
     "Chunked",
+    "Clip",
     "Concat",
     "Cosine",
+    "CosineRate",
     "Decoder",
     "DecoderBlock",
     "Dense",
@@ -65,6 +72,8 @@ __all__ = [
     "Lengths",
     "Linear",
     "LinearAttention",
+    "LinearRate",
+    "Lion",
     "Llama3",
     "LongRope",
     "Mask",
@@ -77,12 +86,14 @@ __all__ = [
     "Placed",
     "Prefix",
     "RMSNorm",
+    "RMSprop",
     "RelativeBias",
     "RelativeKeys",
     "Request",
     "Rotary",
     "ScaledDot",
     "Segments",
+    "WarmUp",
     "Weights",
     "Window",
     "Yarn",

@@ -87,7 +87,10 @@ def compare(
         row = Row(subject, "inputs", "", "own", pair[0] if pair[0] == pair[1] else "/".join(pair))
         rows = [replace(row, side=labels[1], failure=known.failure)] if known.failure else list(task.rows(pair, row))
         report += Report(tuple(rows), tuple(task.notes))
-    return report.advised("parity.locate(torch_side, jax_side, inputs, load=...) finds the first operation at which they part")
+    if any(row.failure for row in report.rows):
+        return report
+    loaded = f", load={load!r}" if load else ""
+    return report.advised(f"parity.locate(torch_side, jax_side, inputs{loaded}) finds the first operation at which they part")
 
 
 def _settled(subject: Program, call: Call) -> Program:

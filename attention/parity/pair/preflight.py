@@ -104,8 +104,8 @@ def _width(first: Inspected, second: Inspected) -> Iterator[str]:
     wide = [name for name, x in given.items() if x.dtype == np.float64]
     if wide:
         yield (
-            f"x64: jax_enable_x64 is off, so {narrow.name} sees float32 where float64 is given ({_listed(wide)}):"
-            f" relative error {2.0**-24:.1e} for {2.0**-53:.1e}; jax.config.update('jax_enable_x64', True)"
+            f"x64: jax_enable_x64 is off, so {narrow.name} sees float32 in your own runs where float64 is given"
+            f" ({_listed(wide)}): relative error {2.0**-24:.1e} for {2.0**-53:.1e}; jax.config.update('jax_enable_x64', True)"
         )
     far = [name for name, x in given.items() if x.dtype.kind in "iu" and x.dtype.itemsize > 4 and np.any(np.abs(x) >= 2**31)]
     if far:
