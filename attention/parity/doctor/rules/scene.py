@@ -98,7 +98,9 @@ class Finding:
 
     def __str__(self) -> str:
         lines = [f"{self.name}{'' if self.sure else '  (likely)'}", f"    {self.evidence}"]
-        lines += [f"    {side}: {text}" for side, text in (("torch", self.torch), ("jax", self.jax)) if text]
+        mends = [f"in {side}: {text}" for side, text in (("torch", self.torch), ("jax", self.jax)) if text]
+        # Either may be the wrong one, and only one of them is to be changed.
+        lines += [f"    {'or' if i else 'either'} {mend}" if len(mends) > 1 else f"    {mend}" for i, mend in enumerate(mends)]
         return "\n".join(lines)
 
 
