@@ -153,8 +153,9 @@ class TestLaws:
                 told.append(stage_)
                 return value * 0 if stage_ == stage else value
 
-            def attending(self, allowed: np.ndarray | None, scores: Any) -> None:
+            def attending(self, allowed: np.ndarray | None, scores: Any, sinks: Any) -> None:
                 assert allowed is None
+                del sinks
                 told.append(f"attending to {scores().shape}")
 
         stages = formula(FULL, allowed=None, mark=Zero())

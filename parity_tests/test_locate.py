@@ -195,7 +195,7 @@ class TestBackward:
             d = -jnp.cos(x)
             return (c * d,)
 
-        sine.defvjp(forward, backward)
+        _ = sine.defvjp(forward, backward)
 
         def second(x: Any) -> Any:
             return sine(x) * 2
@@ -255,7 +255,8 @@ class TestTold:
         assert found.agreed is not None
         assert [event.op for event in found.agreed] == ["exp", "exp"]
         first_apart = [moment for moment in found.timeline if moment.first]
-        assert [(moment.torch or moment.jax).op for moment in first_apart if moment.torch or moment.jax] == ["sin", "cos"]
+        parted = [event for moment in first_apart for event in (moment.torch, moment.jax) if event is not None]
+        assert [event.op for event in parted] == ["sin", "cos"]
         assert [moment.matched for moment in found.timeline] == [True, False, False]
 
 

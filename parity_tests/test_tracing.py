@@ -240,7 +240,7 @@ class TestJaxRecorder:
         def backward(x: Any, c: Any) -> Any:
             return (c * jnp.cos(x),)
 
-        f.defvjp(forward, backward)
+        _ = f.defvjp(forward, backward)
         made = recorded(f, X, gradients=True)
         assert {event.line for event in made.events if event.op == "cos"} == {line(backward, "jnp.cos")}
         assert lines(made, "sin") == {line(forward, "jnp.sin")}

@@ -12,7 +12,7 @@ True
     checkup     compare, then locate and name the mistake
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attention._extras import require
 
@@ -30,6 +30,9 @@ from attention.parity.programs import Call, Made, Program, program  # noqa: E402
 from attention.parity.report import Report, Row  # noqa: E402
 from attention.parity.tracing import Divergence, locate  # noqa: E402
 from attention.parity.verdict import Verdict, judge  # noqa: E402
+
+if TYPE_CHECKING:
+    from attention.parity.doctor.optimizers import diagnose_step
 
 __all__ = [
     "Budget",

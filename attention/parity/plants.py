@@ -2,7 +2,7 @@
 
     plant(right probe) = wrong probe        the program that runs it is honest
 
-The numbers are those of the list of porting mistakes in `mutants.py`.
+The numbers are those of the list of porting mistakes in `mutants`.
 """
 
 # A plant reads fields of one layer's contract; which layer a mutant is of, its case says.

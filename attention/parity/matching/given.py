@@ -50,7 +50,8 @@ def explicit(first: Program, second: Program, given: Given) -> tuple[tuple[Move,
 
 def _line(first: Program, second: Program, name: str, line: Any) -> Moves:
     start = _known(first, name).shape
-    if not isinstance(line, (str, list, tuple)) or not line or (isinstance(line, tuple) and len(line) != 2):
+    size = len(cast("tuple[Any, ...]", line)) if isinstance(line, (str, list, tuple)) else 0
+    if not size or (isinstance(line, tuple) and size != 2):
         raise ParamError(f"{name!r} is given {line!r}, which must be a name, (name, order), a list of names, or None")
     if isinstance(line, list):
         parts = cast("list[str]", line)
