@@ -376,7 +376,7 @@ class TestFailures:
         ]
 
     def test_outputs_that_do_not_fit_are_told_with_both_shapes(self) -> None:
-        assert failure(compare(lambda x: x[:, :3], jnp.tanh, X)) == "torch: output (5, 3) of torch, (5, 4) of jax"
+        assert failure(compare(lambda x: x[:, :3], jnp.tanh, X)) == "torch: output (5, 3) of torch must be (5, 4) as that of jax is"
         text = failure(compare(lambda x: (x, x), jnp.tanh, X))
         assert (
             text == "torch: outputs output[0] (5, 4), output[1] (5, 4) of torch must be as many as those of jax, output (5, 4)"

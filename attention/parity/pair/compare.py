@@ -12,12 +12,9 @@ side does wrong by itself, such as an exception or a NaN, is a failure of its ro
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import jax
 
 from attention.parity.evaluate import is_float
 from attention.parity.pair import pairing, preflight
@@ -25,9 +22,8 @@ from attention.parity.pair.inputs import Dtypes, call_of, cotangents, pairs_of, 
 from attention.parity.pair.judging import blind, judged
 from attention.parity.pair.learned import Learned, learned
 from attention.parity.pair.oracles import WAYS, Question, oracle
+from attention.parity.pair.settling import settled
 from attention.parity.programs import Call, Made, Program, program
-from attention.parity.programs.jax_program import JaxProgram
-from attention.parity.programs.numpy_program import NumpyProgram
 from attention.parity.report import Report, Row
 from attention.spec.errors import OptionError, ParamError, ShapeError, SideFailed
 
@@ -73,7 +69,7 @@ def compare(
     if budget not in WAYS:
         raise OptionError(f"budget {budget!r} must be one of {', '.join(WAYS)}")
     call, pairs = call_of(inputs), pairs_of(dtypes)
-    both = (_settled(program(torch_side, "torch"), call), _settled(program(jax_side, "jax"), call))
+    both = (settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call))
     names = both[0].framework, both[1].framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     subject = name or f"{both[0].name} and {both[1].name}"
@@ -91,23 +87,6 @@ def compare(
         return report
     loaded = f", load={load!r}" if load else ""
     return report.advised(f"parity.locate(torch_side, jax_side, inputs{loaded}) finds the first operation at which they part")
-
-
-def _settled(subject: Program, call: Call) -> Program:
-    """Return a function of NumPy arrays, which JAX cannot trace, as the NumPy program that it is."""
-    function, tree = subject.side if isinstance(subject, JaxProgram) and isinstance(subject.side, tuple) else (None, None)
-    if isinstance(subject, JaxProgram) and function is None:
-        function = subject.side
-    # A module has parameters that a bare call would lose.
-    if not isinstance(subject, JaxProgram) or not inspect.isroutine(function):
-        return subject
-    try:
-        _ = jax.eval_shape(subject.pure, *subject.arguments(call))
-    except jax.errors.TracerArrayConversionError:
-        return NumpyProgram(function, tree, subject.name.replace("jax ", "numpy ", 1))
-    except Exception:  # noqa: BLE001 - what else is wrong with it is told when it runs
-        return subject
-    return subject
 
 
 @dataclass

@@ -81,7 +81,7 @@ def outputs(first: Given, second: Given, labels: tuple[str, str]) -> tuple[tuple
     pairs = [(name, name) for name in first] if first.keys() == second.keys() else list(zip(first, second, strict=True))
     for one, other in pairs:
         if first[one].shape != second[other].shape:
-            wanted = f"{second[other].shape} as {'it' if one == other else other} of {labels[1]} is"
+            wanted = f"{second[other].shape} as {'that' if one == other else other} of {labels[1]} is"
             raise ShapeError(f"{one} {first[one].shape} of {labels[0]} must be {wanted}")
     return tuple(pairs)
 

@@ -89,7 +89,11 @@ class JaxProgram(Program):
         wide = any(x.dtype == np.float64 for x in jax.tree.leaves((dict(params), args, dict(kwargs))) if hasattr(x, "dtype"))
         state = [x.astype(np.float64) if wide else x for x in self.form.state]
         args, kwargs = mapped(_opened, (args, dict(kwargs)))
-        return self.form.apply(dict(params), state, args, kwargs)
+        try:
+            return self.form.apply(dict(params), state, args, kwargs)
+        except SystemExit as error:
+            # Whoever traces this catches errors, and must not end with the user's script.
+            raise RuntimeError(f"the program called sys.exit({error.code})") from None
 
     def arguments(
         self, call: Call, params: Arrays | None = None, dtype: str | None = None

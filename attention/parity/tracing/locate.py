@@ -11,6 +11,7 @@ from typing import Any
 from attention._extras import require
 from attention.parity.pair.inputs import call_of
 from attention.parity.pair.learned import alike
+from attention.parity.pair.settling import settled
 from attention.parity.programs import Arrays, Call, Program, program
 from attention.parity.tracing.alignment import Alignment
 from attention.parity.tracing.choice import Choice, choose
@@ -49,7 +50,8 @@ def locate(
         OptionError: a side is neither torch nor JAX.
     """
     call = call_of(inputs)
-    first, second = alike((program(torch_side, "torch"), program(jax_side, "jax")), call, params, load)
+    both = settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call)
+    first, second = alike(both, call, params, load)
     found = parted(record(first, call, dtype), record(second, call, dtype))
     if gradients and not found.found:
         here = record(first, call, dtype, gradients=True)
