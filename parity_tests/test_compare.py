@@ -5,6 +5,7 @@ report.ok  <=>  z of every output and gradient of both sides is within the limit
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -276,6 +277,20 @@ class TestValues:
         )
         assert [verdict.name for _, verdict in wrong.failures()] == ["output.best[0]"]
 
+    @pytest.mark.parametrize("order", [1, -1], ids=["first", "second"])
+    def test_a_numpy_function_may_be_either_side(self, order: int) -> None:
+        report = compare(*(lambda x: np.tanh(x), torch.tanh if order < 0 else jnp.tanh)[::order], X)  # noqa: PLW0108 - a ufunc is no function
+        assert report.ok
+        assert noted(report, "numpy has no gradients")
+
+    def test_token_ids_and_the_scattered_gradient_of_their_table_are_traced(self) -> None:
+        ids = np.asarray([[1, 1, 5], [0, 6, 1]])
+        tables = nn.Embedding(7, 4), (lambda p, i: p["table"][i], {"table": jnp.zeros((7, 4))})
+        report = compare(*tables, (ids,), load="first")
+        assert report.ok, report
+        assert noted(report, "budget: jax")
+        assert {v.name for row in report.rows for v in row.verdicts} == {"output", "d table"}
+
     def test_tensors_and_jax_arrays_are_inputs_too(self) -> None:
         compare(torch.tanh, jnp.tanh, torch.tensor(X)).assert_ok()
         compare(torch.tanh, jnp.tanh, [jnp.asarray(X)]).assert_ok()
@@ -376,13 +391,32 @@ class TestFailures:
         ]
 
     def test_outputs_that_do_not_fit_are_told_with_both_shapes(self) -> None:
-        assert failure(compare(lambda x: x[:, :3], jnp.tanh, X)) == "torch: output (5, 3) of torch must be (5, 4) as that of jax is"
+        assert (
+            failure(compare(lambda x: x[:, :3], jnp.tanh, X))
+            == "torch: output (5, 3) of torch must be (5, 4) as that of jax is"
+        )
         text = failure(compare(lambda x: (x, x), jnp.tanh, X))
         assert (
             text == "torch: outputs output[0] (5, 4), output[1] (5, 4) of torch must be as many as those of jax, output (5, 4)"
         )
         text = failure(compare(lambda x: {"a": x[0]}, jnp.tanh, X))
-        assert text == "torch: output.a (4,) of torch, output (5, 4) of jax"
+        assert text == "torch: output.a (4,) of torch must be (5, 4) as output of jax is"
+
+    def test_an_output_may_be_called_anything(self) -> None:
+        text = failure(compare(lambda x: {"{0}": x[0]}, lambda x: {"{0}": x}, X))
+        assert text == "torch: output.{0} (4,) of torch must be (5, 4) as that of jax is"
+
+    def test_a_program_that_exits_has_not_agreed(self) -> None:
+        text = failure(compare(torch.tanh, lambda _: sys.exit(0), X))
+        assert text.endswith("RuntimeError: the program called sys.exit(0)")
+        assert failure(compare(lambda _: sys.exit(0), jnp.tanh, X)).endswith("SystemExit: 0")
+
+    def test_empty_outputs_prove_nothing(self) -> None:
+        assert not compare(lambda x: x, lambda x: x, np.zeros((0, 3), np.float32)).ok
+
+    def test_nan_on_both_sides_is_said(self) -> None:
+        report = compare(torch.log, jnp.log, np.asarray([-1.0, 2.0], np.float32), gradients=False)
+        assert noted(report, "warning: 1 elements of output of jax are NaN")
 
     def test_what_is_no_array_is_told_by_side(self) -> None:
         assert "jax: output of jax test_compare.py:" in (text := failure(compare(torch.tanh, lambda _: None, X)))
@@ -425,6 +459,10 @@ class TestFailures:
 
 
 class TestRefusals:
+    def test_a_class_in_the_place_of_an_instance(self) -> None:
+        with pytest.raises(OptionError, match=r"side ReLU is a class, and must be an instance of it, or a function"):
+            _ = compare(nn.ReLU, jnp.tanh, X)
+
     def test_bad_arguments_are_ours(self) -> None:
         with pytest.raises(UnknownName, match="dtypes 'float8' must be one of float64, float32, bfloat16, float16, or a pair"):
             _ = compare(torch.tanh, jnp.tanh, X, dtypes=["float8"])

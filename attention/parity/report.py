@@ -23,6 +23,9 @@ from attention.parity import certificate
 from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
 from attention.spec.errors import FileError, ParityError
 
+OWN = "own"
+"""The kernel of a program that is its user's: nothing is known of it."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -56,6 +59,8 @@ class Row:
         return not self.failure and all(verdict.agrees for verdict in self.verdicts)
 
     def __str__(self) -> str:
+        if self.kernel == OWN:
+            return f"{self.subject}, {self.dtype}, {self.side}"
         kernel = f" ({self.kernel})" if self.kernel else ""
         return f"{self.subject}, {self.dtype}, {self.side}{kernel}, probe {self.probe!r}"
 

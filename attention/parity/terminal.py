@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from attention.parity.report import Report, Row
+from attention.parity.report import OWN, Report, Row
 from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
 
 HEADINGS = ("contract", "dtype", "side", "kernel", "probes", "output z", "gradient z", "worst element", "")
@@ -68,10 +68,14 @@ def table(report: Report) -> Table:
     """Return the table: for each subject, dtype and side, the worst output and the worst gradient."""
     limits = f"z = error / rounding budget, RMS / max; agrees if RMS <= {MOST_RMS:g} and max <= {MOST_MAX:g}"
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=limits)
-    for heading in HEADINGS:
-        made.add_column(heading, no_wrap=True)
+    pairs = bool(report.rows) and all(row.kernel == OWN for row in report.rows)
+    # Of a user's own pair there is nothing to say about kernels and probes.
+    shown = [i for i, heading in enumerate(HEADINGS) if not (pairs and heading in ("kernel", "probes"))]
+    for i in shown:
+        made.add_column("pair" if pairs and not i else HEADINGS[i], no_wrap=True)
     for group in report.groups():
-        made.add_row(*map(escape, cells(group)))
+        told = cells(group)
+        made.add_row(*(escape(told[i]) for i in shown))
     return made
 
 

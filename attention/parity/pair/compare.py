@@ -24,7 +24,7 @@ from attention.parity.pair.learned import Learned, learned
 from attention.parity.pair.oracles import WAYS, Question, oracle
 from attention.parity.pair.settling import settled
 from attention.parity.programs import Call, Made, Program, program
-from attention.parity.report import Report, Row
+from attention.parity.report import OWN, Report, Row
 from attention.spec.errors import OptionError, ParamError, ShapeError, SideFailed
 
 
@@ -80,7 +80,7 @@ def compare(
     notes += [f"{label} has no gradients: its outputs alone are compared" for label in bare]
     report = Report((), (*notes, *known.notes, *preflight.warnings(*both, call)))
     for pair in pairs:
-        row = Row(subject, "inputs", "", "own", pair[0] if pair[0] == pair[1] else "/".join(pair))
+        row = Row(subject, "inputs", "", OWN, pair[0] if pair[0] == pair[1] else "/".join(pair))
         rows = [replace(row, side=labels[1], failure=known.failure)] if known.failure else list(task.rows(pair, row))
         report += Report(tuple(rows), tuple(task.notes))
     if any(row.failure for row in report.rows):

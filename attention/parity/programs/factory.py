@@ -39,6 +39,8 @@ def program(side: Any, framework: str | None = None, name: str = "") -> Program:
         return side
     if framework is not None and framework not in FRAMEWORKS:
         raise UnknownName(f"framework {framework!r} must be one of {', '.join(FRAMEWORKS)}")
+    if isinstance(side, type):
+        raise OptionError(f"side {side.__name__} is a class, and must be an instance of it, or a function")
     kind = _told(side) or framework or "jax"
     function, tree = side if _is_pair(side) else (side, None)
     if not callable(function):
