@@ -33,7 +33,9 @@ def doctor(
     ] = "",
     trace: Annotated[bool, typer.Option("--trace", help="Show where they part even if the comparison finds nothing.")] = False,
     gradients: Annotated[bool, typer.Option(help="Compare and trace gradients too.")] = True,
-    values: Annotated[str, typer.Option(help="Whose parameter values both shall use: first or second.")] = "",
+    values: Annotated[
+        str, typer.Option(help="Whose parameter values both shall use, first or second: the load= of parity.compare.")
+    ] = "",
     params: Annotated[str, typer.Option(metavar="PATH", help="A parameter map, as ParamMap.to_json writes it.")] = "",
     dtype: Annotated[str, typer.Option(help="What floats are cast to for the comparison.")] = "float32",
     json: Annotated[str, typer.Option(metavar="PATH", help="Write the certificate to this file.")] = "",

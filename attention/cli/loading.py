@@ -127,7 +127,7 @@ def _module(name: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
     try:
         known = importlib.util.find_spec(name) is not None
-    except (ModuleNotFoundError, ValueError):
+    except (ImportError, ValueError):
         known = False
     if not known:
         raise UnknownName(f"module {name!r} must be importable from here")

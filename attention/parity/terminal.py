@@ -52,7 +52,7 @@ def lines(report: Report) -> Iterator[str]:
         if failed and left > 0:
             yield f"{row}:"
             yield from (f"    {verdict}" for verdict in sorted(failed, key=lambda v: -v.badness)[:left])
-            left -= len(failed)
+        left -= len(failed)
     if left < 0:
         yield f"    ... and {-left} more"
     yield from models(report)

@@ -82,7 +82,7 @@ class Finding:
             "named": self.causes[0].names[0] if self.causes else "",
             "unknown": "none of the known mistakes fits",
             "unsteady": "two runs of the same call differ",
-            "failed": "could not be asked",
+            "failed": f"failed on a question, and agrees with the contract on {count}" if count else "could not be asked",
         }[self.state]
         made = [f"{self.name}: {head}"]
         for cause in self.causes[:SHOWN]:

@@ -30,6 +30,8 @@ from attention.spec.layers.contract import Contract
 
 PATIENCE = 20.0
 """Seconds for the search among pairs, unless more are given."""
+FAILED = "the program failed"
+"""Why a question has no answer."""
 KEPT_BACK = 3
 """How many further questions a name has to hold on."""
 
@@ -105,7 +107,7 @@ def ask(who: Patient, probes: Sequence[Probe]) -> Ward:
         try:
             asked.append(Asked(probe, who.answer(probe), _right(probe)))
         except SideFailed as failure:
-            skipped[probe.name] = "the program failed"
+            skipped[probe.name] = FAILED
             notes[str(failure)] = None
     return Ward(tuple(asked), skipped, tuple(notes))
 
@@ -120,7 +122,7 @@ def _explained(who: Patient, contract: Contract, finding: Finding, *, pairs: boo
         note = "is dropout active (model.eval(), deterministic=True), or does it draw random numbers?"
         return replace(finding, state="unsteady", notes=(*finding.notes, note))
     if not odd:
-        return replace(finding, state="agrees")
+        return replace(finding, state="failed" if FAILED in finding.skipped.values() else "agrees")
     search = Search(finding.asked, patience)
     causes = _causes(search, contract, pairs=pairs)
     told = _upheld(who, contract, causes, odd)
@@ -162,6 +164,8 @@ def _upheld(who: Patient, contract: Contract, causes: Sequence[Cause], odd: Sequ
     # Those that showed most, and one that anything shows on.
     chosen = sorted(others, key=lambda probe: -worst.get(probe.name, 0.0))[:KEPT_BACK]
     asked = hardest_first(ask(who, chosen).asked)
+    if not asked:
+        return ()
     return tuple(cause for cause in causes if explains(cause.mistake, asked, strict=True) is not None)
 
 

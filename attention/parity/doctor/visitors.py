@@ -74,7 +74,9 @@ class ProgramPatient(Patient):
         """How many of the contract's inputs it takes."""
         if any(p.kind is p.VAR_POSITIONAL for p in self.signature):
             return len(self.contract.inputs)
-        places = [p for p in self.signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        positional = [p for p in self.signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        # What has a default of its own, such as deterministic=True, is an option and no array.
+        places = [p for p in positional if p.default is p.empty or p.default is None]
         return min(sum(p.name not in (*CALL, "bias") for p in places), len(self.contract.inputs))
 
     def lacks(self, probe: Probe) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.tracing.fingerprint import masked
+from attention.parity.tracing.fingerprint import masked, real
 from attention.parity.tracing.layout import arranged
 from attention.parity.tracing.roundings import narrowed
 
@@ -46,6 +46,7 @@ def difference(torch: np.ndarray, jax: np.ndarray, limit: float = 1e-9) -> Diffe
         jax: the same.
         limit: what counts as equal, relative to the largest element.
     """
+    torch, jax = real(torch), real(jax)
     lost = [
         f"NaN in {int(n)} of {x.size} elements of {side}" for side, x in (("torch", torch), ("jax", jax)) if (n := _lost(x))
     ]
@@ -71,6 +72,8 @@ def _of_arrays(torch: np.ndarray, jax: np.ndarray, limit: float) -> Difference:
         if found.kind == "none":
             plain = order == tuple(range(b.ndim))
             return found if plain else Difference("axes", f"the axes are permuted: {order}", {"order": order})
+    if not results:
+        return Difference("shape", f"torch has {torch.shape}, jax {jax.shape}")
     named = [found for _, found in results if found.kind != "values"]
     return named[0] if named else results[0][1]
 
@@ -82,7 +85,7 @@ def _sizes(x: np.ndarray) -> tuple[int, ...]:
 def _orders(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yield the orders of axes that give the wanted shape, the given order first."""
     if len(shape) > 5:
-        yield tuple(range(len(shape)))
+        yield from [tuple(range(len(shape)))] if shape == wanted else []
         return
     for order in permutations(range(len(shape))):
         if tuple(shape[axis] for axis in order) == wanted:

@@ -24,7 +24,7 @@ from jax.extend.core import Var
 
 from attention.parity.evaluate import is_float, widened
 from attention.parity.noise import CALLS
-from attention.parity.programs.blame import blamed
+from attention.parity.programs.blame import blamed, described
 from attention.parity.programs.jax_program import JaxProgram, width
 from attention.parity.programs.program import Arrays, Call
 from attention.parity.tracing.event import Recording, Step
@@ -32,6 +32,7 @@ from attention.parity.tracing.jax_lines import own_lines
 from attention.parity.tracing.jax_rules import evaluated
 from attention.parity.tracing.roundings import cotangent, literal, rounded, unit
 from attention.parity.tracing.source import Frame, Place, is_direct, library, places, within
+from attention.spec.errors import OptionError
 
 Array = Any
 Where = tuple[Place, ...]
@@ -134,7 +135,12 @@ class Recorder:
             jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(given)
         # A dict is flattened in the order of its sorted names.
         leaves = [self.leaf(np.asarray(given[name]), name) for name in sorted(given)]
-        found = dict(zip(sorted(shapes), self.read(jaxpr, leaves, ()), strict=True))
+        try:
+            made = self.read(jaxpr, leaves, ())
+        # What no rule of ours evaluates, such as a random key, is no mistake of the program.
+        except Exception as error:  # noqa: BLE001
+            raise OptionError(f"{name} cannot be traced: {described(error)}") from None
+        found = dict(zip(sorted(shapes), made, strict=True))
         self.last = {path: self.recording.events[i].value for path, i in found.items()}
         return {path: found[path] for path in shapes}
 

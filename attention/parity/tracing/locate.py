@@ -52,6 +52,9 @@ def locate(
     call = call_of(inputs)
     both = settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call)
     first, second = alike(both, call, params, load)
+    if (first.framework, second.framework) == ("jax", "torch"):
+        # The recordings are told by their framework, in whichever order they are given.
+        first, second = second, first
     found = parted(record(first, call, dtype), record(second, call, dtype))
     if gradients and not found.found:
         here = record(first, call, dtype, gradients=True)

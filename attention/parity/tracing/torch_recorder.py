@@ -23,6 +23,7 @@ from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from attention.parity.programs.blame import blamed
 from attention.parity.programs.program import Arrays, Call
 from attention.parity.programs.torch_program import TorchProgram, same_draws
 from attention.parity.tracing.event import Recording
@@ -53,7 +54,8 @@ def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype
     with ExitStack() as around:
         around.enter_context(same_draws(program.devices))
         around.enter_context(in_parts())
-        bound = program.bind(call, params, dtype)
+        with blamed(program.name):
+            bound = program.bind(call, params, dtype)
         around.enter_context(default(dtype))
         roles = {name: ("param" if name in program.params else "input", value(leaf)) for name, leaf in bound.leaves.items()}
         mode = Recorder(recording, roles, dtype)

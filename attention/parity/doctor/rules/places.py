@@ -208,7 +208,9 @@ PARTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def other_part(scene: Scene) -> Finding | None:
     """Name halves of the features on one side, and neighbours on the other."""
     for known in scene.known:
-        if known.torch.size != 2 * scene.torch.size or known.torch.shape[-1] % 2 or known.jax.shape[-1] % 2:
+        if not (known.torch.ndim and known.jax.ndim) or known.torch.size != 2 * scene.torch.size:
+            continue
+        if known.torch.shape[-1] % 2 or known.jax.shape[-1] % 2:
             continue
         torch = [name for name, part in PARTS.items() if near(scene.torch, part(known.torch))]
         jax = [name for name, part in PARTS.items() if near(scene.jax, part(known.jax))]

@@ -24,7 +24,7 @@ def name(divergence: Divergence) -> tuple[Finding, ...]:
         told = f"{divergence.torch.op} on torch, {divergence.jax.op} on jax"
         return (Finding("gradient stopped on one side, or of another array", told, ".detach()", "jax.lax.stop_gradient"),)
     c = relation.numbers.get("factor") if relation.kind == "factor" else None
-    if relation.kind == "values" and not relation.numbers["where"] and relation.numbers["torch"]:
+    if relation.kind == "values" and not relation.numbers.get("where", True) and relation.numbers["torch"]:
         # Any two numbers have a factor; that of two losses says something if it is the size of an axis.
         c = relation.numbers["jax"] / relation.numbers["torch"]
         found = _whole(c, _sizes(divergence))

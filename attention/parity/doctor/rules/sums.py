@@ -144,6 +144,8 @@ def counted(scene: Scene) -> Finding | None:
 def _counts(value: np.ndarray, x: np.ndarray) -> np.ndarray | None:
     """Return the whole numbers above 0 that divide each row; None if they are none."""
     r = x / value
+    if not np.isfinite(r).all():
+        return None
     counts = np.rint(np.nanmedian(r, axis=-1)) if r.ndim else np.zeros(0)
     whole = np.isfinite(r).all() and (counts >= 1).all() and (np.abs(r - counts[..., None]) <= 1e-9 * counts[..., None]).all()
     return counts if whole and counts.size > 1 else None
