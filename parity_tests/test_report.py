@@ -103,10 +103,14 @@ class TestValues:
         assert (read["format"], read["version"], read["ok"]) == ("attention certificate", 1, True)
         assert {row["side"] for row in read["rows"]} == {"torch", "jax"}
         assert {v["name"] for v in read["rows"][0]["verdicts"]} == {"output", "d query", *(f"d {n}" for n in TINY.params)}
-        assert read["rows"][0]["facts"] == {"tokens": 7, "weights": certificate.digest(plain().weights)}
+        assert read["rows"][0]["facts"] == {
+            "tokens": 7,
+            "weights": certificate.digest(plain().weights),
+            "matmul precision": "highest",
+        }
         assert read["mutation"] == {"killed": ["a"], "survived": []}
         assert len(read["code"]) == 64
-        for name in ("matmul precision", "jax device", "torch device", "torch float32 matmul precision", "jax x64", "numpy"):
+        for name in ("jax device", "torch device", "torch float32 matmul precision", "jax x64", "numpy"):
             assert read["environment"][name]
 
     def test_a_certificate_holds_no_array(self, wrong: Report) -> None:

@@ -13,6 +13,7 @@ A certificate holds no array: two of them are compared by their hashes and by th
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import platform
 import sys
@@ -51,13 +52,22 @@ def code() -> str:
     return found.hexdigest()
 
 
+def source(subject: Any) -> dict[str, str]:
+    """Return the file that a user's program is written in and its SHA-256, or nothing where there is no such file."""
+    owner = subject if inspect.isroutine(subject) else type(subject)
+    try:
+        path = Path(inspect.getsourcefile(inspect.unwrap(owner)) or "")
+        return {"file": path.name, "file sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except (TypeError, OSError):
+        return {}
+
+
 def environment() -> dict[str, str]:
     """Return what the numbers depend on: versions, machine, devices and precision flags."""
     found = {name: _version(name) for name in PACKAGES}
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     place = {"python": platform.python_version(), "machine": machine}
-    # The sides of a contract's own check ask for this precision whatever the flags say.
-    return {**place, "matmul precision": "highest", **found, **_torch(sys.modules.get("torch")), **_jax(sys.modules.get("jax"))}
+    return {**place, **found, **_torch(sys.modules.get("torch")), **_jax(sys.modules.get("jax"))}
 
 
 def _torch(torch: Any) -> dict[str, str]:

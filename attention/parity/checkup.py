@@ -18,7 +18,7 @@ from typing import Any
 from attention.parity.doctor import Diagnosis, diagnose
 from attention.parity.doctor.rules import Finding, name_mistake
 from attention.parity.pair import compare
-from attention.parity.report import Report, write
+from attention.parity.report import Report, plain, write
 from attention.parity.tracing import Divergence, locate
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.contract import Contract
@@ -46,21 +46,25 @@ class Checkup:
         looked = [self.report and self.report.ok, self.diagnosis and self.diagnosis.ok]
         return all(found is None or found for found in looked) and not (self.divergence and self.divergence.found)
 
+    @property
+    def named(self) -> tuple[object, ...]:
+        """What is said of the place where they part: the findings, or that there is none."""
+        parted = self.divergence is not None and self.divergence.found
+        return self.findings or (("none of the known mistakes fits this operation",) if parted else ())
+
     def __str__(self) -> str:
-        parts = [str(part) for part in (self.report, self.divergence, *self.findings, self.diagnosis) if part is not None]
-        if self.divergence is not None and self.divergence.found and not self.findings:
-            parts.insert(2 if self.report is not None else 1, "none of the known mistakes fits this operation")
+        parts = [str(part) for part in (self.report, self.divergence, *self.named, self.diagnosis) if part is not None]
         return "\n".join(part.rstrip() + "\n" for part in parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
-        return {
-            **({} if self.report is None else self.report.to_dict()),
+        found = {
             "ok": self.ok,
             "divergence": None if self.divergence is None else self.divergence.to_dict(),
             "findings": [asdict(finding) for finding in self.findings],
             "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
         }
+        return {**(self.report or Report()).to_dict(), **plain(found)}
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write everything as one page.
@@ -71,8 +75,8 @@ class Checkup:
         """
         from attention.parity import html  # noqa: PLC0415 - needs the extra `report`
 
-        named = "\n".join(map(str, (*self.findings, *((self.diagnosis,) if self.diagnosis else ()))))
-        write(path, html.page(self.report, self.divergence, named or None))
+        named = "\n".join(map(str, (*self.named, *((self.diagnosis,) if self.diagnosis else ()))))
+        write(path, html.page(self.report, self.divergence, named or None, ok=self.ok))
 
 
 def checkup(
@@ -81,6 +85,8 @@ def checkup(
     inputs: Any = None,
     *,
     contract: Contract | None = None,
+    torch_params: Any = None,
+    jax_params: Any = None,
     params: Any = None,
     load: str | None = None,
     dtype: str = "float32",
@@ -94,6 +100,8 @@ def checkup(
         jax_side: the same.
         inputs: of both; None if the contract's own probes are enough.
         contract: what both should be, or None.
+        torch_params: which of the contract's parameters the torch side's own are, as `diagnose` takes it.
+        jax_params: the same of the JAX side.
         params: how their parameters belong together; None if it is to be solved.
         load: "first" or "second", whose parameter values both shall use.
         dtype: what floats are cast to for the comparison.
@@ -116,7 +124,13 @@ def checkup(
             divergence, note = _located(torch_side, jax_side, inputs, dtype, differs=not report.ok, **more)
             report = replace(report, advice="", notes=(*report.notes, *note))
     if contract is not None:
-        diagnosis = diagnose(torch_side, jax_side, contract)
+        try:
+            diagnosis = diagnose(torch_side, jax_side, contract, torch_params=torch_params, jax_params=jax_params)
+        except OptionError as error:
+            # What was found out before is not thrown away.
+            if report is None:
+                raise
+            report = replace(report, notes=(*report.notes, f"not diagnosed: {error}"))
     findings = name_mistake(divergence) if divergence is not None and divergence.found else ()
     return Checkup(report, divergence, findings, diagnosis)
 

@@ -159,7 +159,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as JSON-ready data; z that is not finite is a string."""
         limits = {"rms": MOST_RMS, "max": MOST_MAX}
-        return _plain(
+        return plain(
             {
                 "format": certificate.FORMAT,
                 "version": certificate.VERSION,
@@ -219,16 +219,16 @@ def _fields(record: Any) -> dict[str, Any]:
     return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "pictures"}
 
 
-def _plain(value: Any) -> Any:
-    """Return nested data that JSON can hold."""
+def plain(value: Any) -> Any:
+    """Return nested data that JSON can hold; a number that is not finite is a string."""
     if isinstance(value, Verdict):
-        return _plain(_fields(value))
+        return plain(_fields(value))
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return {str(key): plain(inner) for key, inner in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]  # pyright: ignore[reportUnknownVariableType]
+        return [plain(inner) for inner in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value

@@ -93,8 +93,10 @@ class RoomPatient(Patient):
     def _forward(self, layer: Any, arrays: Mapping[str, Any], probe: Probe) -> Any:
         if self.framework == "torch":
             torch = importlib.import_module("torch")
-            with torch.no_grad():
+            restored = importlib.import_module("attention.parity.programs.torch_program").restored
+            with torch.no_grad(), restored(layer):
                 return layer.train(probe.dropout_seed is not None)(**arrays, **probe.call())
+        layer = importlib.import_module("flax.nnx").clone(layer)
         layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
         return layer(**arrays, **probe.call())
 

@@ -23,17 +23,20 @@ MOST_VERDICTS = 60
 """Lines of one group's table of arrays, the worst first."""
 
 
-def page(report: Report | None = None, divergence: Divergence | None = None, diagnosis: object = None) -> str:
+def page(
+    report: Report | None = None, divergence: Divergence | None = None, diagnosis: object = None, *, ok: bool | None = None
+) -> str:
     """Return a page as text.
 
     Args:
         report: what was compared, or None.
         divergence: what `parity.locate` returned, or None: it is drawn as two aligned columns of operations.
         diagnosis: what `parity.diagnose` returned, or None.
+        ok: whether all agree, whatever way it was looked for; the report's own answer if None.
     """
     shown = report or Report()
     return _template().render(
-        ok=shown.ok,
+        ok=shown.ok if ok is None else ok,
         judged=report is not None,
         complaint="" if report is None or shown.ok else shown.complaint(),
         compared=sum(len(row.verdicts) for row in shown.rows),

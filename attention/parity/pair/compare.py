@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from attention.parity import certificate
 from attention.parity.evaluate import is_float
 from attention.parity.pair import pairing, preflight
 from attention.parity.pair.inputs import Dtypes, call_of, cotangents, pairs_of, rounded, rounded_call
@@ -190,7 +191,9 @@ class Task:
                 yield replace(row, side=label, failure=f"gradients of {label}: {error}")
             else:
                 self.notes += [note for note in blind(label, ran) if note not in self.notes]
-                yield replace(row, side=label, verdicts=verdicts, failure=failure)
+                question = pair[index]
+                facts = {"weights": certificate.digest(question.params), **certificate.source(question.program.subject)}
+                yield replace(row, side=label, verdicts=verdicts, failure=failure, facts=facts)
 
 
 def _run(question: Question, label: str) -> Made:

@@ -86,6 +86,12 @@ class Program(ABC):
     params: Arrays
 
     @property
+    def subject(self) -> Any:
+        """What the user brought: a module or a function, without its parameters; the program itself if it was none of these."""
+        side = getattr(self, "side", getattr(self, "function", self))
+        return side[0] if isinstance(side, tuple) else side
+
+    @property
     def differentiable(self) -> bool:
         """Whether `run` can return gradients."""
         return True
