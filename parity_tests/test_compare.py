@@ -277,11 +277,13 @@ class TestValues:
         )
         assert [verdict.name for _, verdict in wrong.failures()] == ["output.best[0]"]
 
-    @pytest.mark.parametrize("order", [1, -1], ids=["first", "second"])
-    def test_a_numpy_function_may_be_either_side(self, order: int) -> None:
-        report = compare(*(lambda x: np.tanh(x), torch.tanh if order < 0 else jnp.tanh)[::order], X)  # noqa: PLW0108 - a ufunc is no function
-        assert report.ok
-        assert noted(report, "numpy has no gradients")
+    def test_a_numpy_function_may_be_either_side(self) -> None:
+        def plain(x: Any) -> Any:
+            return np.tanh(x)
+
+        for report in (compare(plain, jnp.tanh, X), compare(torch.tanh, plain, X)):
+            assert report.ok
+            assert noted(report, "numpy has no gradients")
 
     def test_token_ids_and_the_scattered_gradient_of_their_table_are_traced(self) -> None:
         ids = np.asarray([[1, 1, 5], [0, 6, 1]])
