@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attention.cli.app import app, one_line
-from attention.cli.loading import load, load_inputs, side
 
 if TYPE_CHECKING:
     from attention.parity.checkup import Checkup
@@ -68,7 +67,8 @@ def _examined(
     trace: bool,
 ) -> Checkup:
     """Return what was found out about the programs of these names."""
-    # Frameworks are imported by the command that needs them.
+    # Frameworks are imported by the command that needs them, and NumPy too.
+    from attention.cli.loading import load_inputs, side  # noqa: PLC0415
     from attention.parity.checkup import checkup  # noqa: PLC0415
     from attention.parity.matching import ParamMap  # noqa: PLC0415
 
@@ -92,6 +92,7 @@ def _contract(name: str) -> Contract:
         UnknownName: there is none.
         OptionError: what the name stands for is no contract.
     """
+    from attention.cli.loading import load  # noqa: PLC0415
     from attention.spec import cases  # noqa: PLC0415
     from attention.spec.errors import OptionError  # noqa: PLC0415
     from attention.spec.layers.contract import Contract  # noqa: PLC0415
