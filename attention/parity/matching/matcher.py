@@ -15,18 +15,19 @@ from attention.exchange.dialect import Dialect
 from attention.parity.matching.given import Given, explicit, table
 from attention.parity.matching.param_map import ParamMap
 from attention.parity.matching.solve import solve
-from attention.parity.programs import Call, Program
+from attention.parity.programs import Call, Program, program
 from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract
 
 
-def match(first: Program, second: Program, call: Call | None = None, given: Any = None) -> ParamMap:
+def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -> ParamMap:
     """Return the map between the parameters of two programs.
 
     Args:
-        first: a program.
-        second: another, in any framework.
-        call: inputs to run both on where values, names and shapes leave a question open; None leaves it a tie.
+        torch_side: a program, or what `programs.program` takes; of any framework, as in `compare`.
+        jax_side: another.
+        call: inputs to run both on, as `compare` takes them, where values, names and shapes leave a question open; None
+            leaves it a tie.
         given: what is known. None: nothing. A mapping of the first's names to the second's (see `given.explicit`): what it
             does not name is solved. A `ParamMap`: it alone. `(Dialect, Contract)` or `(Dialect, Dialect, Contract)`: the
             layers of the table; the rest is solved.
@@ -37,6 +38,8 @@ def match(first: Program, second: Program, call: Call | None = None, given: Any 
     Raises:
         ParamError: what is given names unknown parameters, shapes that do not fit, or a parameter twice.
     """
+    first, second = program(torch_side, "torch"), program(jax_side, "jax")
+    call = None if call is None else Call.of(call)
     if isinstance(given, ParamMap):
         return _fitting(first, second, given)
     if isinstance(given, Mapping):
@@ -60,14 +63,14 @@ def _fitting(first: Program, second: Program, given: ParamMap) -> ParamMap:
     moves = (*given.moves, *given.copies)
     ends = [{m.first.name: m.first.shape for m in moves}, {m.second.name: m.second.shape for m in moves}]
     left: list[tuple[str, ...]] = []
-    for program, end in zip((first, second), ends, strict=True):
-        shapes = {name: array.shape for name, array in program.params.items()}
+    for each, end in zip((first, second), ends, strict=True):
+        shapes = {name: array.shape for name, array in each.params.items()}
         wrong = [
             f"{name} {shapes.get(name, 'is missing')} must be {shape}"
             for name, shape in end.items()
             if shapes.get(name) != shape
         ]
         if wrong:
-            raise ParamError(f"{program.name} does not fit the map: {'; '.join(wrong)}")
+            raise ParamError(f"{each.name} does not fit the map: {'; '.join(wrong)}")
         left.append(tuple(name for name in shapes if name not in end))
     return replace(given, left_over=(left[0], left[1]))

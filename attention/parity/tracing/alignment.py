@@ -194,7 +194,7 @@ def _fine(recording: Recording, partners: list[list[int]], alike: list[list[int]
 def increasing(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return a longest subsequence of pairs, sorted by their first, whose second strictly increases.
 
-    >>> increasing([(0, 4), (1, 1), (2, 2), (3, 2), (4, 3)])
+    >>> increasing([(0, 4), (1, 1), (2, 2), (3, 1), (4, 3)])
     [(1, 1), (2, 2), (4, 3)]
     """
     tails: list[int] = []
