@@ -119,11 +119,20 @@ def save(path: str | os.PathLike[str], contract: Contract, weights: Mapping[str,
     if not isinstance(contract, Contract):
         raise OptionError(f"contract {contract!r} must be a layer's contract")
     check_weights(contract.params, weights, "float64")
-    arrays = {name: np.ascontiguousarray(value) for name, value in weights.items()}
+    write(path, weights, {**FORMAT, "contract": json.dumps(encode(contract))})
+
+
+def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], header: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        FileError: the path cannot be written.
+    """
     target = Path(path)
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
-        save_file(arrays, partial, {**FORMAT, "contract": json.dumps(encode(contract))})
+        # Not ascontiguousarray, which makes a vector of a scalar.
+        save_file({name: np.array(x, order="C") for name, x in arrays.items()}, partial, header)
         _ = partial.replace(target)
     except (OSError, ValueError, SafetensorError) as error:
         raise FileError(f"path {str(target)!r} must be writable: {error}") from error

@@ -14,16 +14,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from attention.parity import certificate
+from attention.spec import files
 from attention.spec.errors import FileError
 
 FORMAT, VERSION = "attention recording", "1"
@@ -65,18 +63,7 @@ def write(path: str | os.PathLike[str], recording: Recording) -> None:
     """
     told = {"kind": recording.kind, "facts": recording.facts, "environment": dict(recording.environment)}
     header = {"format": FORMAT, "version": VERSION, "recording": json.dumps(told)}
-    target = Path(path)
-    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
-    try:
-        # Not ascontiguousarray, which makes a vector of a scalar.
-        save_file({name: np.array(x, order="C") for name, x in recording.arrays.items()}, partial, header)
-        _ = partial.replace(target)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FileError(f"path {str(target)!r} must be writable: {error}") from error
-    finally:
-        # What could not be written cannot be removed either, and that is no news.
-        with suppress(OSError, ValueError):
-            partial.unlink(missing_ok=True)
+    files.write(path, recording.arrays, header)
 
 
 def read(path: str | os.PathLike[str]) -> Recording:
