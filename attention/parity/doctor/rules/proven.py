@@ -55,7 +55,8 @@ def _factor(c: float, sizes: list[int], relation: Difference) -> Finding | None:
                 if n > 2 and math.isclose(c, value, rel_tol=1e-9):
                     mend = {"unbiased": ("correction=1", "ddof=1"), "biased": ("correction=0", "ddof=0")}
                     told = f"jax = {c:.9g} torch, which is n and n - 1 of n = {n}"
-                    return Finding(f"{torch} {what} on torch, {jax} on jax", told, mend[jax][0], mend[torch][1])
+                    # A factor that an axis happens to have is likely, and no proof.
+                    return Finding(f"{torch} {what} on torch, {jax} on jax", told, mend[jax][0], mend[torch][1], sure=False)
     for n in sizes:
         for value, text in ((n**0.5, f"sqrt({n})"), (n**-0.5, f"1 / sqrt({n})")):
             if math.isclose(c, value, rel_tol=1e-9):
