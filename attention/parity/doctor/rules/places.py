@@ -253,7 +253,8 @@ def coarser(scene: Scene) -> Finding | None:
         return None
     side = "torch" if scene.units[0] == coarse else "jax"
     dtype = {2.0**-8: "bfloat16", 2.0**-9: "bfloat16", 2.0**-11: "float16"}.get(coarse, "a coarser dtype")
-    return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"))
+    # The size of an error is evidence, and no proof that this operation is the one that narrows.
+    return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"), sure=False)
 
 
 def stopped(scene: Scene) -> Finding | None:
