@@ -186,7 +186,7 @@ class Tiles(Grid):
     def per_score(self, x: Array) -> Ternary:
         xp: Any = self.xp
         if not self.known:
-            return Ternary(np.ones((1, 1), bool), np.zeros((1, 1), bool))
+            return Ternary(np.asarray([[True]]), np.asarray([[False]]))
         x = x[(None,) * (2 - x.ndim) + (...,)] if x.ndim < 2 else x
         # Queries first: a tile is all (or any) of the rows that are.
         rows = [_grouped(xp, x, -2, self.tile[0], reduce) for reduce in (xp.any, xp.all)]
@@ -204,7 +204,7 @@ class Tiles(Grid):
         return Interval(*(_grouped(self.xp, x, -1, size, f)[place] for f in (self.xp.min, self.xp.max)))
 
 
-ANYTHING = Interval(-MOST, MOST)
+ANYTHING = Interval(np.asarray(-MOST), np.asarray(MOST))
 """A number of which nothing is known."""
 
 

@@ -53,7 +53,7 @@ class Ternary:
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """The integers from `least` to `most`, both included: ints or arrays of them."""
+    """The integers from `least` to `most`, both included: arrays, for `~` on Python's own bool is no negation."""
 
     least: Array
     most: Array
