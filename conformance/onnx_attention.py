@@ -25,7 +25,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
 from typing import Any
 
@@ -69,8 +69,8 @@ def _call(room: Room, case: Case, kernel: str, query: np.ndarray, key: np.ndarra
     allowed, bias = contract(case)
     stage = MODES[case.attributes.get("qk_matmul_output_mode", 0)]
     asked = (stage,) if "qk_matmul_output" in case.outputs else ()
-    made = room.module.dot_product_attention(
-        *(room.array(x) for x in (query, key, value)),
+    attend = partial(
+        room.module.dot_product_attention,
         mask=allowed,
         bias=None if bias is None else room.array(bias.astype(query.dtype)),
         scale=case.attributes.get("scale"),
@@ -79,6 +79,7 @@ def _call(room: Room, case: Case, kernel: str, query: np.ndarray, key: np.ndarra
         implementation=kernel,
         return_stages=asked,
     )
+    made = room.whole(attend)(*(room.array(x) for x in (query, key, value)))
     y, stages = made if asked else (made, {})
     scores = {"qk_matmul_output": room.numpy(stages[stage])} if asked else {}
     y = room.numpy(y)

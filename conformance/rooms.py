@@ -31,6 +31,7 @@ class Room:
         array: makes its array of a NumPy one, in the same dtype.
         numpy: the way back.
         wide: a context in which float64 stays float64.
+        whole: makes one program of a function of arrays, where a room would else compile it operation by operation.
     """
 
     name: str
@@ -39,9 +40,10 @@ class Room:
     array: Callable[[np.ndarray], Any]
     numpy: Callable[[Any], np.ndarray]
     wide: Callable[[], AbstractContextManager[Any]]
+    whole: Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 ROOMS = (
-    Room("torch", torch_impl, array_api_compat.torch, to_tensor, to_numpy, nullcontext),
-    Room("jax", jax_impl, jnp, jnp.asarray, np.asarray, lambda: jax.enable_x64(True)),
+    Room("torch", torch_impl, array_api_compat.torch, to_tensor, to_numpy, nullcontext, lambda function: function),
+    Room("jax", jax_impl, jnp, jnp.asarray, np.asarray, lambda: jax.enable_x64(True), jax.jit),
 )

@@ -117,7 +117,9 @@ class TestLaws:
     @given(sized, TILES)
     def test_what_structure_alone_says_holds_whatever_the_data(self, drawn: Drawn, tile: tuple[int, int]) -> None:
         (t, s), (mask, _) = drawn
-        outline, made = schedule(mask, of(t, s), tile, known=False), schedule(numpy(mask), of(t, s), tile)
+        # Nothing can be read of what is no array.
+        outline = schedule(mask.map(lambda _: object()), of(t, s), tile, known=False)
+        made = schedule(numpy(mask), of(t, s), tile)
         sure = np.broadcast_to(outline.kinds != PARTIAL, made.kinds.shape)
         np.testing.assert_array_equal(made.kinds[sure], np.broadcast_to(outline.kinds, made.kinds.shape)[sure])
         if mask.is_static:
@@ -173,6 +175,15 @@ class TestValues:
         assert rows.kinds.tolist() == [[[[FULL, EMPTY]]], [[[FULL, FULL]]]]
         heads = schedule(masks.PerHead((masks.Causal(), masks.Prefix(2), ~masks.Prefix(2))), sizes, (2, 2))
         assert heads.kinds[0, :, 0].tolist() == [[PARTIAL, EMPTY], [FULL, EMPTY], [EMPTY, FULL]]
+
+    def test_arrays_are_looked_at_tile_by_tile_and_the_last_tile_as_it_is(self) -> None:
+        array = np.zeros((5, 5), bool)
+        array[:2, :3] = array[2:, 3:] = True
+        array[0, 3] = True
+        sizes = Sizes((), 5, 5, 1, 1, 1, 1)
+        assert schedule(masks.Dense(array), sizes, (2, 3)).kinds[0].tolist() == [[FULL, PARTIAL], [EMPTY, FULL], [EMPTY, FULL]]
+        ids = schedule(masks.Segments(np.array([4, 4, 7, 7, 7])), sizes, (2, 2))
+        assert ids.kinds[0].tolist() == [[FULL, EMPTY, EMPTY], [EMPTY, FULL, FULL], [EMPTY, FULL, FULL]]
 
     def test_the_share_of_the_scores_counts_short_tiles_as_they_are(self) -> None:
         made = schedule(masks.Prefix(3), Sizes((), 5, 5, 1, 1, 1, 1), (2, 3))
