@@ -1,91 +1,176 @@
-"""`python -m benchmarks`: time every kernel that passes parity.
+"""`python -m benchmarks`, which is `attention bench`: run suites, see whether what must hold does, compare two runs.
 
-Exit codes: 0 all is right, 1 a kernel is wrong or nothing could be timed, 2 the call cannot be answered (one line says
-why), 130 interrupted.
+Exit codes: 0 all is right, 1 a kernel is wrong, a bound is broken or a run is slower, 2 the call cannot be answered (one
+line says why), 130 interrupted.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 # JAX would take most of a GPU's memory for itself, and torch needs some beside it.
 _ = os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    name="bench",
+    help="Time every kernel that is right, and its peers. Without a command: run the default suites, a few minutes.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Rounds = Annotated[int, typer.Option(min=1, help="How often each program is timed; the median counts.")]
+CpuTime = Annotated[bool, typer.Option("--cpu-time", help="The process' processor time, pinned to one core: little noise.")]
+Json = Annotated[str, typer.Option(metavar="PATH", help="Where the results go.")]
+Names = list[str] | None
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    """Run the default suites where no command is given."""
+    if context.invoked_subcommand is None:
+        context.invoke(run)
 
 
 @app.command()
-def bench(
-    case: Annotated[
-        list[str] | None, typer.Option(help="A case of attention.spec.cases; repeat for more; 'all' for all of them.")
-    ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Queries and keys, T = S.")] = 512,
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each program is timed; the median counts.")] = 7,
-    backend: Annotated[list[str] | None, typer.Option(help="torch or jax; default both.")] = None,
-    json: Annotated[str, typer.Option(metavar="PATH", help="Where the results go.")] = "build/bench.json",
-    plot: Annotated[str, typer.Option(metavar="PATH", help="Where the plot goes; '' for none.")] = "build/bench.png",
+def run(
+    suites: Annotated[Names, typer.Argument(help="Suites; see `suites`. 'all' for all of them.")] = None,
+    size: Annotated[list[int] | None, typer.Option(min=1, help="S; repeat for more. Default by device and suite.")] = None,
+    width: Annotated[list[int] | None, typer.Option(min=1, help="D; repeat for more.")] = None,
+    dtype: Annotated[Names, typer.Option(help="float32, bfloat16, float16 or float64; repeat for more.")] = None,
+    program: Annotated[Names, typer.Option(help="forward or forward+backward; default both.")] = None,
+    entrant: Annotated[Names, typer.Option(help="Part of a name, such as auto, jax, SDPA, FlexAttention; repeat.")] = None,
+    side: Annotated[Names, typer.Option(help="torch or jax; default both.")] = None,
+    peers: Annotated[bool, typer.Option(help="Whether others take part.")] = True,
+    memory: Annotated[bool, typer.Option("--memory", help="Also the extra memory of a call, each in its own process.")] = False,
+    refusals: Annotated[bool, typer.Option("--refusals", help="Show those who cannot, and why.")] = False,
+    rounds: Rounds = 7,
+    cpu_time: CpuTime = False,
+    json: Json = "build/bench.json",
+    plots: Annotated[str, typer.Option(metavar="DIR", help="Where the plots go; '' for none.")] = "build/bench",
 ) -> None:
-    """Time every kernel of both backends, forward and forward + backward, in a layer of B 1, M 256, H 8, D 32.
+    """Time suites: every kernel of both rooms and every peer that is installed, in turns, in one process."""
+    with _one_line():
+        from benchmarks import running  # noqa: PLC0415 - frameworks wait until the call is understood
 
-    A kernel is first checked against the float64 oracle, and is timed only if it agrees. Kernels take turns in one
-    process.
-    """
+        asked = running.Asked(
+            tuple(suites or ()), tuple(size or ()), tuple(width or ()), tuple(dtype or ()), tuple(program or ()),
+            tuple(entrant or ()), tuple(side or ()), peers, memory, rounds, cpu_time, json, plots,
+        )  # fmt: skip
+        with _status() as tell:
+            results = running.run(asked, tell)
+        _show(running.table(results, refusals))
+    raise typer.Exit(0 if results.ok else 1)
+
+
+@app.command()
+def holds(
+    only: Annotated[Names, typer.Option(help="Beginnings of names, such as 3 or 3.window; repeat for more.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Only list the bounds.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Keep what the file holds of other bounds: for runs in slices.")] = False,
+    rounds: Rounds = 5,
+    cpu_time: CpuTime = False,
+    json: Json = "build/holds.json",
+) -> None:
+    """Measure what must hold, bound by bound; a slice says how long it took."""
+    start = time.perf_counter()
+    with _one_line():
+        from benchmarks import running  # noqa: PLC0415
+
+        if list_:
+            for bound in running.bounds(tuple(only or ())):
+                typer.echo(f"{bound.name:44} {'>=' if bound.least else '<='} {bound.limit:<6.3g} {bound.what}")
+            return
+        with _status() as tell:
+            results, written = running.holds(
+                tuple(only or ()), rounds, json, tell, cpu_time=cpu_time, add=add, done=lambda line: typer.echo(line, err=True)
+            )
+        _show(running.bounds_table(results))
+        met = sum(bool(bound["met"]) for bound in results.bounds)
+        held = f"; {json} holds {len(written.bounds)}" if add else f": {json}"
+        typer.echo(f"{met} of {len(results.bounds)} met, in {time.perf_counter() - start:.0f} s{held}")
+    raise typer.Exit(0 if results.ok else 1)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="The run that is the measure.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="The run in question.")],
+    threshold: Annotated[float, typer.Option(help="Above which a ratio is a regression, if the spread is too.")] = 1.1,
+    drift: Annotated[bool, typer.Option("--drift", help="Divide by what the peers moved: machines drift.")] = False,
+) -> None:
+    """Compare two runs; exits 1 if something of ours has become slower, larger, or is right no more."""
+    with _one_line():
+        from benchmarks.compare import compare as compared  # noqa: PLC0415
+        from benchmarks.results import Results  # noqa: PLC0415
+
+        found = compared(Results.from_json(before), Results.from_json(after), threshold, drift=drift)
+        _show(found.table())
+    raise typer.Exit(1 if found.regressions else 0)
+
+
+@app.command()
+def plot(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.json")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="For speed.png, memory.png and roofline.png.")],
+) -> None:
+    """Draw a run anew."""
+    with _one_line():
+        from benchmarks.plots import draw  # noqa: PLC0415
+        from benchmarks.results import Results  # noqa: PLC0415
+
+        for path in draw(Results.from_json(results), folder):
+            typer.echo(path)
+
+
+@app.command("suites")
+def list_suites() -> None:
+    """List the suites; those of the default are marked."""
+    from benchmarks.suites import DEFAULT, SUITES  # noqa: PLC0415
+
+    for suite in SUITES.values():
+        typer.echo(f"{suite.name:10} {'*' if suite.name in DEFAULT else ' '} {suite.about}")
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn a user's mistake or an interrupt into one line on stderr and the right exit code."""
     try:
-        ok = _run(case or [], size, dtype, rounds, backend or ["torch", "jax"], json, plot)
+        yield
     except KeyboardInterrupt:
         typer.echo("benchmarks: interrupted", err=True)
         raise typer.Exit(130) from None
     except ValueError as error:
-        from attention.spec.errors import AttentionError  # noqa: PLC0415 - frameworks wait until the call is understood
+        from attention.spec.errors import AttentionError  # noqa: PLC0415
 
         if not isinstance(error, AttentionError):
             raise
         typer.echo(f"benchmarks: {error}", err=True)
         raise typer.Exit(2) from None
-    raise typer.Exit(0 if ok else 1)
 
 
-def _run(names: list[str], size: int, dtype: str, rounds: int, backends: list[str], json: str, plot: str) -> bool:
-    """Return whether all is right, having measured, shown and written everything."""
+@contextmanager
+def _status() -> Iterator[Callable[[str], object]]:
+    """Give a function that says on stderr what is worked on."""
     from rich.console import Console  # noqa: PLC0415
 
-    from attention.parity import sides  # noqa: PLC0415
-    from attention.spec import MultiHeadAttention, cases  # noqa: PLC0415
-    from attention.spec.errors import UnknownName  # noqa: PLC0415
-    from attention.spec.params import numpy_dtype  # noqa: PLC0415
-    from benchmarks import plot as plots  # noqa: PLC0415
-    from benchmarks.results import Results, machine, writable  # noqa: PLC0415
-    from benchmarks.suite import DEFAULT, grown, heads, measure  # noqa: PLC0415
+    console = Console(stderr=True)
+    with console.status("") as status:
+        yield status.update
 
-    # Whatever can be wrong with the call is found before the first minute is spent.
-    every = [name for name, case in cases.CASES.items() if isinstance(case.contract, MultiHeadAttention)]
-    chosen = [cases.find(name) for name in (every if "all" in names else names or DEFAULT)]
-    _ = [heads(case) for case in chosen]
-    _ = numpy_dtype(dtype)
-    for backend in backends:
-        if backend not in sides.BACKENDS:
-            raise UnknownName(f"backend {backend!r} must be one of {', '.join(sides.BACKENDS)}")
-        _ = sides.find(backend)
-    writable(json)
-    if plot:
-        plots.check_plot()
-        writable(plot)
-    rows, console = [], Console(stderr=True)
-    for case in chosen:
-        with console.status(f"{case.name}, {dtype}"):
-            rows += measure(case, size=size, dtype=dtype, rounds=rounds, backends=backends)
-    contract = grown(heads(chosen[0]))
-    settings = {"B": 1, "S": size, "M": contract.embed_dim, "H": contract.num_heads, "D": contract.width}
-    results = Results(tuple(rows), {**settings, "dtype": dtype, "rounds": rounds}, machine(backends))
-    results.to_json(json)
-    if plot:
-        plots.draw(results, plot)
-    Console().print(results.table())
-    return results.ok
+
+def _show(table: Any) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    # A pipe has no width of its own, and a table of numbers is not to be folded to 80 columns.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 if __name__ == "__main__":

@@ -1,158 +1,218 @@
-"""Programs: the layer of a probe as two calls without arguments, each of which returns when its result is there.
+"""Programs: an entrant on a case, compiled and ready to be called, on each copy of the inputs in turn.
 
-forward()  = output                          nothing is kept for a backward pass
-backward() = output, gradients               forward and backward: of every input and every parameter
+forward           output = attention(q, k, v)                                       nothing is kept for a backward pass
+forward+backward  output, (dq, dk, dv) = attention(q, k, v), vjp(cotangent)
+
+A call returns when its result is there, on an accelerator too. Float32 products are float32's own ("highest") everywhere.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
-import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from attention.parity.probes import Probe
-from attention.parity.sides import Results
+from attention.spec.errors import AttentionError
+from attention.spec.kernels import recorded
+from benchmarks.adapters import Entrant
+from benchmarks.cases import BACKWARD, FORWARD, Case, drawn
+from benchmarks.machine import free_bytes, torch_device
 
-FORWARD, BACKWARD = "forward", "forward + backward"
+COPIES = 3
+"""Of the inputs: enough that no call finds in a cache what it is about to read because the call before left it there."""
+
+
+class TooLarge(AttentionError):
+    """A program would need more memory than there is."""
 
 
 @dataclass(frozen=True)
-class Programs:
-    """A layer that is ready to be timed.
+class Program:
+    """What is timed, and what is judged.
 
     Args:
-        calls: `FORWARD` and `BACKWARD`, each with a call.
-        results: gives output and gradients as NumPy arrays under the names that `attention.parity` uses.
+        calls: the program on each copy of the inputs; nothing is returned before it is there.
+        results: `results(cotangent)` gives output and, of forward+backward, gradients of the first copy, as NumPy arrays
+            `(B, T or S, H or K, D)` under the names that the judge knows.
+        rounds: what the program rounds on purpose.
+        kernel: the names of the kernels that were chosen, where it is ours.
+        compile_ms: what was spent before the first call, or None where nothing is compiled.
+        planned: bytes that a compiler set aside for temporaries and results, or None.
     """
 
-    calls: dict[str, Callable[[], Any]]
-    results: Callable[[], Results]
+    calls: tuple[Callable[[], Any], ...]
+    results: Callable[[np.ndarray], dict[str, np.ndarray]]
+    rounds: tuple[str, ...] = ()
+    kernel: str = ""
+    compile_ms: float | None = None
+    planned: int | None = None
 
 
-def build(side: str, probe: Probe, implementation: str) -> Programs:
-    """Return the programs of a probe in one room, with everything on the room's default device.
+def _at_once(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+def build(entrant: Entrant, case: Case, copies: int = COPIES, first: Callable[[Callable[[], Any]], Any] = _at_once) -> Program:
+    """Return the program of an entrant on a case.
 
     Args:
-        side: "torch" or "jax".
-        probe: the call.
-        implementation: a kernel's name.
+        entrant: the way to attend.
+        case: the call.
+        copies: of the inputs.
+        first: is given torch's first call, to look on while it runs; JAX has none before the program is called.
+
+    Raises:
+        KernelRefused: a kernel of ours cannot do it.
+        TooLarge: it would need more memory than there is.
     """
-    return BUILDERS[side](probe, implementation)
+    need = 6 * case.dense_bytes if entrant.dense else 0
+    if need > (free := free_bytes(entrant.side)):
+        raise TooLarge(f"scores {need / 1e9:.0f} GB must fit in {free / 1e9:.0f} GB")
+    if entrant.side == "jax":
+        return _jax(entrant, case, _arrays(case, entrant.layout, copies))
+    return _torch(entrant, case, _tensors(case, entrant.layout, copies), first)
 
 
-def torch_device() -> str:
-    """Return where torch's arrays are placed: "cuda" if there is one."""
-    import torch  # noqa: PLC0415 - each room is imported by those who ask for it
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def names(case: Case) -> tuple[str, ...]:
+    """Return what the program of a case gives."""
+    return ("output",) if case.program == FORWARD else ("output", "d query", "d key", "d value")
 
 
-def torch_threads() -> int:
-    """Return how many threads torch shares an operation among on the CPU."""
-    import torch  # noqa: PLC0415
+@contextmanager
+def exact(case: Case) -> Iterator[None]:
+    """Set JAX to the digits that a case asks for: 64 bits for float64, and float32 products in full."""
+    import jax  # noqa: PLC0415 - each framework is imported by those who run in it
 
-    return torch.get_num_threads()
-
-
-def device_name(side: str) -> str:
-    """Return the device that a room runs on, as its maker calls it."""
-    if side == "jax":
-        import jax  # noqa: PLC0415
-
-        device = jax.devices()[0]
-        return cpu_name() if device.platform == "cpu" else device.device_kind
-    import torch  # noqa: PLC0415
-
-    return torch.cuda.get_device_name() if torch_device() == "cuda" else cpu_name()
+    # Asked of bfloat16 as well, "highest" would keep some accelerators from their own units.
+    precise = jax.default_matmul_precision("highest") if case.dtype in ("float32", "float64") else nullcontext()
+    with jax.enable_x64(case.dtype == "float64"), precise:
+        yield
 
 
-def cpu_name() -> str:
-    """Return the processor's model name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+def forget() -> None:
+    """Let go of the inputs that were kept for the entrants of a case."""
+    for kept in (drawn, _tensors, _arrays):
+        kept.cache_clear()
 
 
-def cores() -> int:
-    """Return how many cores this process may use; JAX makes as many threads."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _turned(x: Any, layout: str) -> Any:
+    return x.swapaxes(1, 2) if layout == "BHTD" else x
 
 
-def _torch(probe: Probe, implementation: str) -> Programs:
-    import torch  # noqa: PLC0415
+@lru_cache(maxsize=2)
+def _tensors(case: Case, layout: str, copies: int) -> tuple[tuple[Any, ...], ...]:
+    """Return the inputs in torch, contiguous in a layout."""
+    return tuple(_placed(copy, layout) for copy in drawn(case, copies))
 
+
+def _placed(copy: tuple[np.ndarray, ...], layout: str) -> tuple[Any, ...]:
     room, device = importlib.import_module("attention.torch_impl"), torch_device()
-    layer = room.MultiHeadAttention(probe.contract, dtype=probe.dtype).to(device)
-    layer.load_weights(probe.weights)
-    layer.train(probe.dropout_seed is not None)
-    inputs = {name: room.params.to_tensor(x).to(device).requires_grad_() for name, x in probe.arrays.items()}
-    cotangent = room.params.to_tensor(probe.cotangents["output"]).to(device)
-    learned = {name: room.params.parameter(layer, name) for name in probe.contract.params}
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    q, k, v, g = (room.params.to_tensor(np.ascontiguousarray(_turned(x, layout))).to(device) for x in copy)
+    return (*(x.requires_grad_() for x in (q, k, v)), g)
+
+
+def from_inputs(entrant: Entrant, case: Case, given: tuple[np.ndarray, ...]) -> Program:
+    """Return the program of a torch entrant on inputs of the caller's own: query, key, value and a cotangent."""
+    return _torch(entrant, case, (_placed(given, entrant.layout),), _at_once)
+
+
+def _torch(
+    entrant: Entrant, case: Case, inputs: tuple[tuple[Any, ...], ...], first: Callable[[Callable[[], Any]], Any]
+) -> Program:
+    import torch  # noqa: PLC0415
+
+    room = importlib.import_module("attention.torch_impl")
+    attention = entrant.make(case)
+    wait = torch.cuda.synchronize if torch_device() == "cuda" else int
 
     @torch.no_grad()
-    def forward() -> Any:
-        output = layer(**inputs, **probe.call(), implementation=implementation)
-        wait()
-        return output
+    def forward(q: Any, k: Any, v: Any, _: Any) -> tuple[Any, ...]:
+        made = (attention.function(q, k, v, *attention.extras),)
+        _ = wait()
+        return made
 
-    def backward() -> Any:
-        output = layer(**inputs, **probe.call(), implementation=implementation)
-        gradients = torch.autograd.grad(output, [*inputs.values(), *learned.values()], cotangent)
-        wait()
-        return output, gradients
+    def backward(q: Any, k: Any, v: Any, cotangent: Any) -> tuple[Any, ...]:
+        output = attention.function(q, k, v, *attention.extras)
+        made = (output, *torch.autograd.grad(output, (q, k, v), cotangent))
+        _ = wait()
+        return made
 
-    def results() -> Results:
-        output, gradients = backward()
-        made = dict(zip([*inputs, *learned], gradients, strict=True))
-        made |= {name: room.params.to_canonical(probe.contract.params[name], made[name]) for name in learned}
-        named = {"output": output, **{f"d {name}": x for name, x in made.items()}}
-        return {name: room.params.to_numpy(x) for name, x in named.items()}
+    program = backward if case.program == BACKWARD else forward
 
-    return Programs({FORWARD: forward, BACKWARD: backward}, results)
+    def results(cotangent: np.ndarray) -> dict[str, np.ndarray]:
+        sparse = room.params.to_tensor(_turned(cotangent, entrant.layout)).to(inputs[0][3].device)
+        q, k, v, _ = inputs[0]
+        made = (_turned(x, entrant.layout) for x in program(q, k, v, sparse))
+        return {name: room.params.to_numpy(x.detach().cpu()) for name, x in zip(names(case), made, strict=True)}
+
+    start = time.perf_counter()
+    with recorded() as kernels:
+        _ = first(lambda: program(*inputs[0]))
+    took = (time.perf_counter() - start) * 1e3
+    calls = tuple(lambda copy=copy: program(*copy) for copy in inputs)
+    return Program(calls, results, *_said(entrant, kernels), took if entrant.slow else None)
 
 
-def _jax(probe: Probe, implementation: str) -> Programs:
+@lru_cache(maxsize=2)
+def _arrays(case: Case, layout: str, copies: int) -> tuple[tuple[Any, ...], ...]:
+    """Return the inputs in JAX, in a layout."""
     import jax  # noqa: PLC0415
-    from flax import nnx  # noqa: PLC0415
 
-    room = importlib.import_module("attention.jax_impl")
-    layer = room.MultiHeadAttention(probe.contract, dtype=probe.dtype)
-    layer.load_weights(probe.weights)
-    layer.set_attributes(deterministic=probe.dropout_seed is None)
-    graph, learned, rest = nnx.split(layer, nnx.Param, ...)
+    return tuple(jax.device_put(tuple(_turned(x, layout) for x in copy)) for copy in drawn(case, copies))
+
+
+def _jax(entrant: Entrant, case: Case, inputs: tuple[tuple[Any, ...], ...]) -> Program:
+    import jax  # noqa: PLC0415
+
+    attention = entrant.make(case)
     # Arguments and not constants, or XLA could compute ahead of time what it is here to be timed on.
-    given = jax.device_put((learned, probe.arrays, rest, jax.tree.map(jax.numpy.asarray, probe.call())))
-    cotangent = jax.device_put(probe.cotangents["output"])
+    extras = jax.device_put(attention.extras)
 
-    @jax.jit
-    def forward(learned: Any, arrays: Any, rest: Any, call: Any) -> Any:
-        return nnx.merge(graph, learned, rest)(**arrays, **call, implementation=implementation)
+    def forward(q: Any, k: Any, v: Any, _: Any, extras: Any) -> tuple[Any, ...]:
+        return (attention.function(q, k, v, *extras),)
 
-    @jax.jit
-    def backward(learned: Any, arrays: Any, rest: Any, call: Any, cotangent: Any) -> Any:
-        output, pull_back = jax.vjp(lambda *moving: forward(*moving, rest, call), learned, arrays)
-        return output, pull_back(cotangent)
+    def backward(q: Any, k: Any, v: Any, cotangent: Any, extras: Any) -> tuple[Any, ...]:
+        output, pull_back = jax.vjp(lambda *moving: attention.function(*moving, *extras), q, k, v)
+        return output, *pull_back(cotangent)
 
-    calls = {
-        FORWARD: lambda: jax.block_until_ready(forward(*given)),
-        BACKWARD: lambda: jax.block_until_ready(backward(*given, cotangent)),
-    }
+    start = time.perf_counter()
+    with recorded() as kernels:
+        lowered = jax.jit(backward if case.program == BACKWARD else forward).lower(*inputs[0], extras)
+    compiled = lowered.compile()
+    took = (time.perf_counter() - start) * 1e3
+    planned = _planned(compiled)
 
-    def results() -> Results:
-        output, (d_learned, d_arrays) = calls[BACKWARD]()
-        gradients = {**d_arrays, **nnx.merge(graph, d_learned, rest).weights()}
-        named = {"output": output, **{f"d {name}": x for name, x in gradients.items()}}
-        return {name: np.asarray(x) for name, x in named.items()}
+    def results(cotangent: np.ndarray) -> dict[str, np.ndarray]:
+        made = compiled(*inputs[0][:3], jax.device_put(_turned(cotangent, entrant.layout)), extras)
+        return {name: np.asarray(_turned(x, entrant.layout)) for name, x in zip(names(case), made, strict=True)}
 
-    return Programs(calls, results)
+    calls = tuple(lambda copy=copy: jax.block_until_ready(compiled(*copy, extras)) for copy in inputs)
+    return Program(calls, results, *_said(entrant, kernels), took, planned)
 
 
-BUILDERS: dict[str, Callable[[Probe, str], Programs]] = {"torch": _torch, "jax": _jax}
+def _planned(compiled: Any) -> int | None:
+    """Return how many bytes a compiled program will take, if it says so.
+
+    Raises:
+        TooLarge: there are not as many.
+    """
+    plan = compiled.memory_analysis()
+    need = None if plan is None else plan.temp_size_in_bytes + plan.output_size_in_bytes
+    if (need or 0) > (free := free_bytes("jax")):
+        raise TooLarge(f"temporaries {(need or 0) / 1e9:.0f} GB must fit in {free / 1e9:.0f} GB")
+    return need
+
+
+def _said(entrant: Entrant, kernels: list[Any]) -> tuple[tuple[str, ...], str]:
+    """Return what was rounded on purpose, and by which kernels."""
+    if not entrant.ours:
+        return entrant.rounds, ""
+    return tuple(dict.fromkeys(x for kernel in kernels for x in kernel.rounds)), ", ".join(
+        dict.fromkeys(kernel.name for kernel in kernels)
+    )

@@ -1,6 +1,15 @@
-"""Results: a row for every kernel on every case, with what the numbers depend on; for a terminal and as JSON.
+"""Results: a row for every entrant of every case, as JSON that all commands read.
 
-ratio = time / time of torch's `reference` on the same case        below 1 is faster
+    {"format": "attention benchmark", "version": 2, "settings": {...}, "machine": {...}, "peaks": [...],
+     "rows": [...], "bounds": [...]}
+
+row       suite, case, name (of the case), entrant, side, ours, status, note, kernel, quantity, samples, compile_ms,
+          memory_bytes, flops, bytes; derived from these, for readers of the file: median, quartiles
+quantity  "time", "compile" or "import", in milliseconds
+status    "timed"     judged and right                 "differs"   a peer whose numbers are not the contract's: the time
+          "refused"   cannot, and the note says why                is shown, and marked by the verdict in the note
+          "wrong"     a kernel of ours that is not right, or failed: it has no time
+bound     see `contests.Held`
 """
 
 from __future__ import annotations
@@ -10,113 +19,134 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from rich.table import Table
+from attention.spec.errors import FileError, OptionError
+from benchmarks.timing import quartiles
 
-from attention.parity.certificate import environment
-from attention.spec.errors import FileError
-from benchmarks.programs import BACKWARD, FORWARD, cores, device_name, torch_threads
-
-TIMED, REFUSED, WRONG = "timed", "refused", "wrong"
-BASELINE = ("torch", "reference")
+FORMAT, VERSION = "attention benchmark", 2
+TIMED, DIFFERS, REFUSED, WRONG = "timed", "differs", "refused", "wrong"
+TIME, COMPILE, IMPORT = "time", "compile", "import"
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One kernel on one case.
+class Row:
+    """One entrant on one case.
 
     Attributes:
-        case: the case's name.
-        side: "torch" or "jax".
-        kernel: the kernel's name.
-        status: `TIMED`, `REFUSED` or `WRONG`.
-        note: the refusal, or the first verdict that does not agree.
-        samples: milliseconds of every round, by program; empty unless `TIMED`.
+        suite: the suite's name.
+        case: its fields, or what else tells it from others of the suite.
+        name: of the case.
+        entrant: whose time it is.
+        side: "torch" or "jax", or "" where neither.
+        ours: whether the entrant is this project's.
+        status: see above.
+        note: the refusal, the verdict or the failure.
+        kernel: what "auto" chose.
+        quantity: `TIME`, `COMPILE` or `IMPORT`.
+        samples: milliseconds, one for each round.
+        compile_ms: what was spent before the first call; None where nothing is compiled.
+        memory_bytes: extra memory at the peak of a call; None where it was not asked for.
+        flops: of the matrix products that the mask asks for.
+        bytes: what must be read and written at least.
     """
 
-    case: str
-    side: str
-    kernel: str
-    status: str
+    suite: str
+    case: Mapping[str, Any]
+    name: str
+    entrant: str
+    side: str = ""
+    ours: bool = True
+    status: str = TIMED
     note: str = ""
-    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    kernel: str = ""
+    quantity: str = TIME
+    samples: Sequence[float] = ()
+    compile_ms: float | None = None
+    memory_bytes: int | None = None
+    flops: int = 0
+    bytes: int = 0
 
     @property
-    def times(self) -> dict[str, float]:
-        """The median of every program, in milliseconds."""
-        return {program: median(samples) for program, samples in self.samples.items()}
+    def key(self) -> tuple[str, str, str]:
+        """What tells the row from all others of a run."""
+        return self.name, self.entrant, self.quantity
+
+    @property
+    def time(self) -> float | None:
+        """The median, in milliseconds, or None."""
+        return quartiles(self.samples)[1] if self.samples else None
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What this machine reaches in one framework: operations a second in a dtype, and bytes a second."""
+
+    side: str
+    dtype: str
+    flops: float
+    bytes: float
 
 
 @dataclass(frozen=True)
 class Results:
-    """All rows of a run.
+    """A run.
 
     Attributes:
-        rows: by case, then by room, then in the order in which "auto" prefers the kernels.
-        settings: sizes, dtype, rounds.
+        rows: by suite and case, in the order in which they were entered.
+        settings: rounds, clock and options.
         machine: devices, cores, threads and versions.
+        peaks: measured in the same run.
+        bounds: what must hold, and whether it does.
     """
 
-    rows: tuple[Timing, ...]
-    settings: dict[str, Any]
-    machine: dict[str, Any]
+    rows: tuple[Row, ...]
+    settings: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    peaks: tuple[Peak, ...] = ()
+    bounds: tuple[Mapping[str, Any], ...] = field(default=())
 
     @property
     def ok(self) -> bool:
-        """Whether something was timed and no kernel is wrong."""
+        """Whether something was measured, no kernel is wrong, and every bound that was measured is met."""
         statuses = {row.status for row in self.rows}
-        return TIMED in statuses and WRONG not in statuses
+        broken = any(bound["met"] is False for bound in self.bounds)
+        return (TIMED in statuses or bool(self.bounds)) and WRONG not in statuses and not broken
 
-    def ratio(self, row: Timing, program: str) -> float | None:
-        """Return a row's time relative to the baseline's on the same case, or None where either has none."""
-        for other in self.rows:
-            if (other.case, other.side, other.kernel) == (row.case, *BASELINE) and {
-                program
-            } <= other.times.keys() & row.times.keys():
-                return row.times[program] / other.times[program]
-        return None
+    def peak(self, side: str, dtype: str) -> Peak | None:
+        """Return what a framework reaches in a dtype, or None where it was not measured."""
+        return next((peak for peak in self.peaks if (peak.side, peak.dtype) == (side, dtype)), None)
 
-    def table(self) -> Table:
-        """Return the table: for each case and kernel, median times and ratios, or why there are none."""
-        meaning = f"median ms; x = relative to {' '.join(BASELINE)} on the same case, lower is faster"
-        table = Table(caption=f"{meaning}\n{self.conditions()}")
-        for heading in ("case", "room", "kernel"):
-            table.add_column(heading, no_wrap=True)
-        for program in (FORWARD, BACKWARD):
-            table.add_column(program.replace(" + ", "\n+ "), justify="right", no_wrap=True)
-            table.add_column("x", justify="right", no_wrap=True)
-        table.add_column("", min_width=10)
-        for row in self.rows:
-            cells = [cell for program in (FORWARD, BACKWARD) for cell in self._cells(row, program)]
-            why = row.note.removeprefix(f"kernel {row.kernel!r} refuses: ")
-            status = "" if row.status == TIMED else f"{row.status.upper()}: {why}"
-            table.add_row(row.case, row.side, row.kernel, *cells, status)
-        return table
+    def joined(self, later: Results) -> Results:
+        """Return both runs as one: what the later one measured too takes the place of what was known.
 
-    def conditions(self) -> str:
-        """Return in a line what the times hold for."""
-        s, m = self.settings, self.machine
-        devices = " and ".join(dict.fromkeys(m["devices"].values()))
-        return f"{devices}, {m['cores']} core(s), {s['dtype']}, B {s['B']}, S {s['S']}, {s['rounds']} rounds"
+        Raises:
+            OptionError: they are of two machines, or of two clocks.
+        """
+        for what, ours, theirs in (
+            ("clock", self.settings.get("clock"), later.settings.get("clock")),
+            ("devices", self.machine.get("devices"), later.machine.get("devices")),
+        ):
+            if ours != theirs:
+                raise OptionError(f"{what} {theirs!r} must be {ours!r} as in the results that are there")
+        rows = {row.key: row for row in (*self.rows, *later.rows)}
+        peaks = {(peak.side, peak.dtype): peak for peak in (*self.peaks, *later.peaks)}
+        bounds = {bound["name"]: bound for bound in (*self.bounds, *later.bounds)}
+        seconds = sum(run.settings.get("seconds", 0.0) for run in (self, later))
+        settings = {**later.settings, "seconds": round(seconds, 1)}
+        return Results(tuple(rows.values()), settings, later.machine, tuple(peaks.values()), tuple(bounds.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results as JSON-ready data."""
-        rows = [
-            {
-                **asdict(row),
-                "median_ms": row.times,
-                "ratio": {program: self.ratio(row, program) for program in row.times},
-            }
-            for row in self.rows
-        ]
+        rows = [{**asdict(row), "samples": [round(x, 6) for x in row.samples], **_derived(row)} for row in self.rows]
         return {
-            "unit": "ms",
-            "baseline": " ".join(BASELINE),
-            "settings": self.settings,
-            "machine": self.machine,
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": dict(self.settings),
+            "machine": dict(self.machine),
+            "peaks": [asdict(peak) for peak in self.peaks],
             "rows": rows,
+            "bounds": [dict(bound) for bound in self.bounds],
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
@@ -128,19 +158,35 @@ class Results:
         writable(path)
         _ = Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
-    def _cells(self, row: Timing, program: str) -> tuple[str, str]:
-        ratio = self.ratio(row, program)
-        return f"{row.times[program]:.3f}" if program in row.times else "-", "-" if ratio is None else f"{ratio:.2f}"
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Results:
+        """Return the results of a file.
+
+        Raises:
+            FileError: it cannot be read, or holds something else.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileError(f"path {str(path)!r} must be a file of benchmark results: {error}") from None
+        if not isinstance(data, dict) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+            raise FileError(f"path {str(path)!r} must be of format {FORMAT!r}, version {VERSION}")
+        try:
+            rows = tuple(Row(**{name: x for name, x in row.items() if name not in DERIVED}) for row in data["rows"])
+            peaks = tuple(Peak(**peak) for peak in data["peaks"])
+            return cls(rows, data["settings"], data["machine"], peaks, tuple(data["bounds"]))
+        except (KeyError, TypeError) as error:
+            raise FileError(f"path {str(path)!r} must hold rows, settings, machine, peaks and bounds: {error}") from None
 
 
-def machine(backends: Sequence[str]) -> dict[str, Any]:
-    """Return what the times depend on: devices by room, cores, threads and versions."""
-    return {
-        "devices": {side: device_name(side) for side in backends},
-        "cores": cores(),
-        "torch threads": torch_threads() if "torch" in backends else None,
-        "environment": environment(),
-    }
+DERIVED = ("median", "quartiles")
+
+
+def _derived(row: Row) -> dict[str, Any]:
+    if not row.samples:
+        return dict.fromkeys(DERIVED)
+    low, middle, high = (round(x, 6) for x in quartiles(row.samples))
+    return {"median": middle, "quartiles": [low, high]}
 
 
 def writable(path: str | os.PathLike[str]) -> None:

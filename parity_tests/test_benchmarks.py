@@ -1,32 +1,32 @@
-"""Benchmarks: no kernel is timed that is not right, and a run says what its numbers depend on."""
+"""Benchmarks: nothing is timed that is not right, and turns are fair."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from attention import torch_impl
-from attention.parity import sides
-from attention.parity.checks import expect, verdicts
-from attention.spec import MultiHeadAttention, cases
 from attention.spec.kernels import Request
 from attention.torch_impl.kernels.reference import Reference
-from benchmarks import plot
-from benchmarks.__main__ import app
-from benchmarks.programs import BACKWARD, FORWARD, build
-from benchmarks.results import REFUSED, TIMED, WRONG, Results, Timing, machine
-from benchmarks.suite import DEFAULT, grown, heads, large, measure, small
-from benchmarks.timing import interleave
+from benchmarks import judge, modules
+from benchmarks.adapters import Attention, Entrant
+from benchmarks.cases import BACKWARD, FORWARD, MASKS, PROGRAMS, Case, drawn, offsets
+from benchmarks.entrants import PEERS, find, missing
+from benchmarks.measure import alone, enter, measure
+from benchmarks.programs import TooLarge, build
+from benchmarks.results import DIFFERS, REFUSED, TIMED, WRONG, Results
+from benchmarks.suites import SUITES
+from benchmarks.timing import Clock, interleave, quartiles, ratios
+
+TINY = Case("causal", 20, D=8, program=BACKWARD)
 
 
 @dataclass(frozen=True)
 class Planted:
-    """The reference, with its scale multiplied, or refusing."""
+    """The reference, with its scale multiplied, or refusing, or failing."""
 
     name: str
     scale: float = 1.0
@@ -37,145 +37,150 @@ class Planted:
         return self.refusal
 
     def run(self, request: Request) -> Mapping[str, torch.Tensor]:
+        if not self.scale:
+            raise RuntimeError("planted failure\nsecond line")
         return Reference().run(replace(request, scale=request.scale * self.scale))
 
 
-PLANTED = (Planted("a thousandth off", scale=1.001), Planted("honest"), Planted("shy", refusal="would rather not"))
+PLANTED = (
+    Planted("thousandth", scale=1.001),
+    Planted("honest"),
+    Planted("shy", refusal="would rather not"),
+    Planted("failing", scale=0.0),
+)
 
 
 @pytest.fixture
-def rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, Timing]:
-    """Rows of the case "causal" in torch, with three planted kernels, at a tiny size."""
+def planted(monkeypatch: pytest.MonkeyPatch) -> list[Entrant]:
     for kernel in PLANTED:
         monkeypatch.setitem(torch_impl.KERNELS, kernel.name, kernel)
-    made = measure(cases.find("causal"), size=16, rounds=2, backends=("torch",))
-    return {row.kernel: row for row in made}
+    return [find(f"torch {kernel.name}") for kernel in PLANTED]
 
 
-def results(*rows: Timing) -> Results:
-    return Results(rows, {"B": 1, "S": 16, "dtype": "float32", "rounds": 2}, machine(("torch", "jax")))
-
-
-class TestLaws:
-    def test_only_what_is_right_has_a_time(self, rows: dict[str, Timing]) -> None:
-        assert set(rows) == set(torch_impl.KERNELS)
-        statuses = {name: row.status for name, row in rows.items()}
-        assert statuses == {**dict.fromkeys(rows, TIMED), "a thousandth off": WRONG, "shy": REFUSED, "flex": REFUSED}
-        for row in rows.values():
-            if row.status == TIMED:
-                assert not row.note
-                assert set(row.times) == {FORWARD, BACKWARD}
-                assert all(len(samples) == 2 and min(samples) > 0 for samples in row.samples.values())
-            else:
-                assert row.times == {}
-        assert "z rms" in rows["a thousandth off"].note
-        assert "would rather not" in rows["shy"].note
-        assert not results(*rows.values()).ok
-        assert results(rows["honest"], rows["shy"]).ok
-
-    def test_a_kernel_may_refuse_the_larger_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Small(Planted):
-            def refuses(self, request: Request) -> str | None:
-                return "is for short calls" if request.sizes.T > 13 else None
-
-        monkeypatch.setitem(torch_impl.KERNELS, "small", Small("small"))
-        row = measure(cases.find("causal"), size=16, rounds=1, backends=("torch",))[-1]
-        assert (row.kernel, row.status, row.times) == ("small", REFUSED, {})
-        assert "is for short calls" in row.note
-
-    @pytest.mark.parametrize("side", sides.BACKENDS)
-    def test_what_is_timed_is_what_is_judged(self, side: str) -> None:
-        probe = small(cases.find("causal"), "float32")
-        timed, expected = build(side, probe, "reference").results(), expect(probe)
-        assert timed.keys() == expected.value.keys()
-        for verdict in verdicts(timed, expected):
-            assert verdict.agrees, verdict
-
-    def test_programs_take_turns(self) -> None:
+class TestTiming:
+    def test_programs_take_turns_and_each_round_begins_with_another(self) -> None:
         turns: list[str] = []
-        calls: dict[str, Any] = {name: lambda name=name: turns.append(name) for name in "AB"}
-        samples = interleave(calls, rounds=3)
-        assert "".join(turns) == "AABB" * 3
-        assert {name: len(found) for name, found in samples.items()} == {"A": 3, "B": 3}
+        calls: dict[str, Any] = {name: [lambda name=name: turns.append(name)] for name in "ABC"}
+        ticks = iter(range(10**6))
+        samples = interleave(calls, 3, Clock("ticks", lambda: float(next(ticks))))
+        assert "".join(turns) == "AABBCC" + "BCA" + "CAB"
+        assert {name: len(found) for name, found in samples.items()} == {"A": 3, "B": 3, "C": 3}
+
+    def test_inputs_are_rotated(self) -> None:
+        seen: list[int] = []
+        ticks = iter(range(10**6))
+        clock = Clock("ticks", lambda: float(next(ticks)))
+        _ = interleave({"A": [lambda n=n: seen.append(n) for n in range(3)]}, 4, clock)
+        assert seen == [0, 1, 2, 0, 1]
+
+    def test_a_short_sample_holds_many_calls(self) -> None:
+        seen: list[int] = []
+        now = [0.0]
+
+        def call() -> None:
+            seen.append(1)
+            now[0] += 1e-3
+
+        samples = interleave({"A": [call]}, 1, Clock("own", lambda: now[0]))
+        assert samples["A"] == [pytest.approx(1.0)]
+        assert len(seen) == 1 + 5
+
+    def test_a_ratio_is_the_median_of_each_rounds_own(self) -> None:
+        # The second round was slow for both: medians of times would say 1.0.
+        assert quartiles(ratios([1.0, 20.0, 3.0], [2.0, 40.0, 2.0]))[1] == 0.5
 
 
-class TestValues:
-    @pytest.mark.parametrize("name", [n for n, case in cases.CASES.items() if isinstance(case.contract, MultiHeadAttention)])
-    def test_a_grown_contract_keeps_its_form(self, name: str) -> None:
-        old = heads(cases.find(name))
-        new = grown(old)
-        assert (new.embed_dim, new.num_heads, new.head_dim) == (256, 8, 32)
-        assert (new.mask, new.softcap, new.score, new.dropout_rate) == (
-            old.mask,
-            old.softcap,
-            old.score,
-            old.dropout_rate,
-        )
-        assert (new.kv_heads == new.num_heads, new.kv_heads == 1) == (old.kv_heads == old.num_heads, old.kv_heads == 1)
-        assert (new.positions is None) == (old.positions is None)
-        assert (new.value_width == new.width) == (old.value_width == old.width)
-        assert len(set(new.inputs.values())) == len(set(old.inputs.values()))
+class TestJudging:
+    def test_only_what_is_right_has_a_time(self, planted: list[Entrant]) -> None:
+        rows = {r.entrant: r for r in measure("s", [TINY], planted, rounds=2)}
+        statuses = {name.removeprefix("torch "): r.status for name, r in rows.items()}
+        assert statuses == {"thousandth": WRONG, "honest": TIMED, "shy": REFUSED, "failing": WRONG}
+        assert {name: len(r.samples) for name, r in rows.items() if r.samples} == {"torch honest": 2}
+        assert "z rms" in rows["torch thousandth"].note
+        assert rows["torch shy"].note == "would rather not"
+        assert rows["torch failing"].note == "raised RuntimeError: planted failure"
+        assert not Results(tuple(rows.values()), {}, {}).ok
+        assert Results((rows["torch honest"], rows["torch shy"]), {}, {}).ok
 
-    def test_the_timed_call_has_the_size_asked_for(self) -> None:
-        sizes = large(cases.find("grouped"), "float32", 24).sizes
-        assert (sizes.batch, sizes.T, sizes.S, sizes.H, sizes.K, sizes.D) == ((1,), 24, 24, 8, 4, 32)
+    def test_a_peer_that_differs_is_timed_and_marked(self) -> None:
+        def off(case: Case) -> Attention:
+            inner = PEERS["SDPA"].make(case)
+            return Attention(lambda q, *rest: inner.function(q * 1.001, *rest), inner.extras)
 
-    def test_ratios_are_to_torch_reference(self) -> None:
-        base = Timing("self", "torch", "reference", TIMED, samples={FORWARD: [3.0, 4.0, 8.0], BACKWARD: [8.0]})
-        row = Timing("self", "jax", "xla", TIMED, samples={FORWARD: [1.0, 2.0, 9.0], BACKWARD: [4.0]})
-        other = replace(row, case="causal")
-        made = results(base, row, other)
-        assert [made.ratio(x, FORWARD) for x in made.rows] == [1.0, 0.5, None]
+        peer = replace(PEERS["SDPA"], name="off", make=off)
+        (found,) = measure("s", [replace(TINY, program=FORWARD)], [peer], rounds=2)
+        assert (found.status, len(found.samples)) == (DIFFERS, 2)
+        assert "output: z rms" in found.note
+
+    @pytest.mark.parametrize("name", ["output", "d query", "d key", "d value"])
+    def test_no_result_escapes(self, name: str) -> None:
+        with alone(TINY):
+            program = build(find("torch reference"), TINY, 1)
+            right = program.results(judge.cotangent(TINY))
+            assert all(verdict.agrees for verdict in judge.judge(TINY, program))
+            for at in ((0, 11, 3, 5), (0, judge.rows(TINY)[2], 0, 0)):
+                wrong = {key: x.copy() for key, x in right.items()}
+                wrong[name][at] = np.nan
+                bad = replace(program, results=lambda _, wrong=wrong: wrong)
+                assert not all(verdict.agrees for verdict in judge.judge(TINY, bad))
+
+    def test_judged_rows_are_of_every_stripe(self) -> None:
+        chosen = judge.rows(Case(S=4096))
+        assert (chosen[0], chosen[-1], len(chosen)) == (0, 4095, judge.ROWS)
+        assert max(np.diff(chosen)) < 2 * 4096 / (judge.ROWS - 2)
+
+    def test_too_much_memory_is_refused_before_it_is_taken(self) -> None:
+        with pytest.raises(TooLarge, match=r"scores .* GB must fit in .* GB"):
+            _ = build(find("torch reference"), Case(S=10**6))
+
+    @pytest.mark.parametrize("mask", MASKS)
+    def test_peers_that_are_here_agree_with_the_oracle(self, mask: str) -> None:
+        # Grouped heads and a T of one tile: each adapter's masks, scale and layout.
+        case = Case(mask, 64, H=4, K=4 if mask == "dense" else 2, D=16)
+        peers = [peer for peer in PEERS.values() if not peer.slow and not missing(peer)]
+        with alone(case):
+            rows = enter("s", case, peers).rows
+        assert {r.entrant: r.note for r in rows.values() if r.status not in (TIMED, REFUSED)} == {}
+        assert {"SDPA", "SDPA strided", "SDPA math", "jax.nn", "flax linen"} <= {
+            n for n, r in rows.items() if r.status == TIMED
+        }
+
+    def test_layers_agree_with_the_oracle(self) -> None:
+        # The other ways to call NNX differ in nothing but their overhead, and each is compiled for a second.
+        names = [name for name in modules.LAYERS if "nnx." not in name]
+        rows = modules.enter(FORWARD, wanted=names).rows
+        assert list(rows) == names
+        assert {r.entrant: r.note for r in rows.values() if r.status != TIMED} == {}
 
 
-class TestFiles:
-    def test_json_comes_back_and_names_the_device(self, tmp_path: Path) -> None:
-        made = results(Timing("self", "torch", "sdpa", TIMED, samples={FORWARD: [1.5], BACKWARD: [2.5]}))
-        path = tmp_path / "new" / "bench.json"
-        made.to_json(path)
-        read = json.loads(path.read_text(encoding="utf-8"))
-        assert read == made.to_dict()
-        assert read["rows"][0]["median_ms"] == {FORWARD: 1.5, BACKWARD: 2.5}
-        assert set(read["machine"]["devices"]) == {"torch", "jax"}
-        assert all(read["machine"]["devices"].values())
-        assert read["machine"]["environment"]["torch"] == str(torch.__version__)
+class TestCases:
+    @pytest.mark.parametrize("mask", MASKS)
+    def test_pairs_are_counted_exactly(self, mask: str) -> None:
+        case = Case(mask, 300, B=2, H=3)
+        dense = np.broadcast_to(case.allowed(), (2, 1, 300, 300))
+        assert case.pairs == 3 * dense.sum()
+        assert np.array_equal(case.rows([0, 7, 299]), dense[:, :, [0, 7, 299]])
 
-    def test_a_plot_is_drawn_with_and_without_times(self, tmp_path: Path) -> None:
-        right = Timing("self", "torch", "sdpa", TIMED, samples={FORWARD: [1.5], BACKWARD: [2.5]})
-        for name, row in (("right.png", right), ("wrong.png", Timing("self", "torch", "sdpa", WRONG, "no"))):
-            plot.draw(results(row), tmp_path / name)
-            assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    def test_flops_of_dense_attention_are_those_of_the_papers(self) -> None:
+        case = Case("dense", 512, H=4, D=32)
+        assert case.flops == 4 * 512 * 512 * 32 * 4
+        assert replace(case, program=BACKWARD).flops == 3.5 * case.flops
+        assert case.bytes == 4 * 512 * 4 * 32 * 4
 
-    def test_the_command_writes_all_three(self, tmp_path: Path) -> None:
-        where = [f"--json={tmp_path / 'b.json'}", f"--plot={tmp_path / 'b.png'}"]
-        ran = CliRunner().invoke(app, ["--case=self", "--size=8", "--rounds=1", "--backend=torch", *where])
-        assert ran.exit_code == 0, ran.output
-        assert "sdpa" in ran.output
-        assert (tmp_path / "b.png").stat().st_size
-        assert {row["case"] for row in json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["rows"]} == {"self"}
+    def test_inputs_are_the_same_in_every_process_and_dtype(self) -> None:
+        single, again = drawn(Case(S=8), 2), drawn(Case(S=8, dtype="float64"), 1)
+        assert np.array_equal(single[0][0], again[0][0])
+        assert not np.array_equal(single[0][0], single[1][0])
 
+    @pytest.mark.parametrize("name", [name for name, suite in SUITES.items() if suite.masks])
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_a_suites_cases_are_distinct_and_can_be_masked(self, name: str, device: str) -> None:
+        cases = list(SUITES[name].cases(device))
+        assert len({case.name for case in cases}) == len(cases) > 0
+        assert {case.program for case in cases} <= set(PROGRAMS)
 
-class TestRefusals:
-    @pytest.mark.parametrize(
-        ("arguments", "line"),
-        [
-            (["--case=nope"], "benchmarks: contract 'nope' must be one of"),
-            (["--dtype=int8"], "benchmarks: dtype 'int8' must be one of"),
-            (["--backend=numpy"], "benchmarks: backend 'numpy' must be one of torch, jax"),
-            (["--json=/dev/null/b.json"], "benchmarks: path '/dev/null/b.json' must be writable"),
-        ],
-    )
-    def test_a_mistake_is_one_line(self, arguments: list[str], line: str) -> None:
-        ran = CliRunner().invoke(app, arguments)
-        assert ran.exit_code == 2
-        assert ran.output.startswith(line)
-        assert ran.output.count("\n") == 1
-
-    def test_a_missing_plotter_names_its_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("attention._extras.find_spec", lambda module: None if module == "matplotlib" else module)
-        ran = CliRunner().invoke(app, ["--json=/dev/null"])
-        assert ran.exit_code == 2
-        assert "pip install 'attention[report]'" in ran.output
-
-    def test_the_default_cases_exist(self) -> None:
-        assert all(name in cases.CASES for name in DEFAULT)
+    def test_documents_are_uneven_and_on_no_tiles_edge(self) -> None:
+        edges = offsets(4096)
+        assert len(edges) == 9
+        assert len(set(np.diff(edges))) > 4
+        assert all(edge % 64 for edge in edges[1:-1])

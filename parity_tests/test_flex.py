@@ -1,10 +1,12 @@
 """FlexAttention lowers masks, biases and score functions to one element, and gives what the formula gives.
 
 allowed[b0, b1, h, t, s] = mask.allowed(Element(b = b0 B1 + b1, h, t, s))        one number at a time
+block_mask(mask)         = schedule(mask, 128 x 128)                             one tile at a time
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +15,17 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.attention.flex_attention import flex_attention
 
 from attention import spec, torch_impl
 from attention.spec.algebra import evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused
 from attention.torch_impl import dot_product_attention
-from attention.torch_impl.kernels.flex import Element
+from attention.torch_impl.attend import make_request
+from attention.torch_impl.kernels import flex as flex_file
+from attention.torch_impl.kernels.flex import TILE, Element, Flex, block_mask
+from attention.torch_impl.masks import native
 from parity_tests.rooms import TORCH, Kernel, numbers
 
 BATCH, T, S, H, K, D = (2, 3), 5, 7, 4, 2, 3
@@ -29,6 +35,16 @@ SIZES = Sizes(BATCH, T, S, H, K, D, D)
 def qkv(dtype: str) -> tuple[np.ndarray, ...]:
     shapes = ((*BATCH, T, H, D), (*BATCH, S, K, D), (*BATCH, S, K, D))
     return tuple(numbers(seed, *shape, dtype=dtype) for seed, shape in enumerate(shapes))
+
+
+def listed(made: Any, prefix: str) -> np.ndarray:
+    """Return which tiles a block mask lists, bool `(B, H, tiles of T, tiles of S)`."""
+    counts, index = (getattr(made, f"{prefix}_{name}").numpy() for name in ("num_blocks", "indices"))
+    assert (counts.dtype, index.dtype) == (np.int32, np.int32)
+    meant = np.arange(index.shape[-1]) < counts[..., None]
+    tiles = np.zeros(index.shape, bool)
+    np.put_along_axis(tiles, index.astype(int), meant, axis=-1)
+    return np.broadcast_to(tiles, (6, H, *tiles.shape[-2:]))
 
 
 class TestLaws:
@@ -54,6 +70,56 @@ class TestLaws:
             flex, reference = (Kernel(TORCH, name).attend(*given, mask=mask, score_mod=mod) for name in ("flex", "reference"))
             np.testing.assert_allclose(flex, reference, rtol=0, atol=1e-5)
             np.testing.assert_array_equal(flex == 0, reference == 0)
+
+    LONG: tuple[Any, ...] = (
+        spec.Causal(align="end"),
+        spec.Window(before=100, after=0, align="start") & spec.Prefix(290),
+        spec.Lengths(kv=[300, 100, 0], q=[260, 129, 5], padding="left"),
+        spec.Segments(kv=[[[0] * 128 + [1] * 150 + [-1] * 22]], q=[0] * 100 + [1] * 160),
+        spec.Dense(numbers(35, 2, 3, H, 1, 300) > 2.5),
+        spec.PerHead((spec.Prefix(256), spec.Prefix(0), spec.Chunked(size=128, align="start"), ~spec.Prefix(300))),
+    )
+
+    @pytest.mark.parametrize("mask", LONG, ids=range(len(LONG)))
+    def test_tiles_come_from_the_schedule_and_no_element_is_asked_for(
+        self, mask: spec.Mask, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr(flex_file, "create_block_mask")
+        sizes, cpu = Sizes(BATCH, 260, 300, H, K, D, D), torch.device("cpu")
+        made = block_mask(native(mask, cpu), sizes, cpu)  # pyright: ignore[reportArgumentType]
+        assert (made.seq_lengths, made.BLOCK_SIZE) == ((260, 300), (TILE, TILE))
+        table = np.broadcast_to(np.asarray(evaluate(mask, sizes)), sizes.scores).reshape(6, H, 260, 300)
+        ends = [range(0, n, TILE) for n in (260, 300)]
+        tiles = [[table[..., t : t + TILE, s : s + TILE] for s in ends[1]] for t in ends[0]]
+        some, every = (
+            np.stack([np.stack([reduce(x, axis=(-2, -1)) for x in row], -1) for row in tiles], -2)
+            for reduce in (np.any, np.all)
+        )
+        full, partial_ = (listed(made, prefix) for prefix in ("full_kv", "kv"))
+        # A tile that is called partial may in truth be empty or full, but none is called so twice.
+        assert not (full & ~every).any()
+        assert ((full | partial_) >= some).all()
+        assert not (full & partial_).any()
+        assert (full | partial_).sum() <= 1.3 * some.sum() + 1
+
+    def test_on_an_accelerator_new_lengths_compile_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        compiled: list[int] = []
+
+        def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+            compiled.append(1)
+            return graph.forward
+
+        torch.compiler.reset()
+        fast = torch.compile(flex_attention, backend=backend)
+        monkeypatch.setattr(flex_file, "_compiled", lambda: fast)
+        q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
+        for kv in ([[4, 0, 7], [1, 2, 3]], [[1, 2, 3], [4, 5, 6]], [[7] * 3] * 2):
+            request = make_request(q, k, v, spec.Lengths(kv=np.array(kv)) & spec.Causal(align="end"), softcap=2.0)
+            wanted = dot_product_attention(q, k, v, mask=request.mask, softcap=2.0, implementation="reference")
+            # The compiled kernel is CUDA's; what is compiled is the same anywhere.
+            got = Flex().run(replace(request, device="cuda"))["context"]
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+        assert compiled == [1]
 
     def test_an_element_is_that_of_the_whole(self) -> None:
         for mask in self.KINDS:

@@ -1,6 +1,7 @@
 """Kernels: a request is checked once, the first that does not refuse it answers, and every refusal is kept.
 
 choose(kernels, request) = (first that does not refuse, reasons of those before it)
+order = prefer of the first rule that holds, then the table up to "reference" without those
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from attention.spec import Request, choose
 from attention.spec.attend import STAGES
 from attention.spec.axes import COMPUTE, Sizes
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
-from attention.spec.kernels import PRECISIONS, answer, check_precision, recorded
+from attention.spec.kernels import PRECISIONS, Kernels, answer, check_precision, order, recorded
+from attention.spec.rules import STRUCTURES, Rule, first, structure
 
 B, T, S, H, K, D, E = 2, 3, 5, 4, 2, 6, 7
 SIZES = Sizes((B,), T, S, H, K, D, E)
@@ -109,6 +111,140 @@ class TestChoose:
         text = "^implementation 'flash' must be 'auto' or one of fast, slow$"
         with pytest.raises(UnknownName, match=text, check=lambda caught: type(caught) is UnknownName):
             _ = choose({"fast": Fake("fast"), "slow": Fake("slow")}, request(), "flash")
+
+
+CAUSAL, WINDOW, LENGTHS = spec.Causal(), spec.Window(before=3, after=0), spec.Lengths([3, 1])
+NAMES = ("a", "b", "reference", "y", "z")
+names = st.lists(st.sampled_from([*NAMES, "unknown"]), unique=True).map(tuple)
+
+
+def rule(*prefer: str, **options: Any) -> Rule:
+    return Rule("a rule", prefer, "not measured: a test", **options)
+
+
+class TestRules:
+    @given(names, st.sets(st.sampled_from(NAMES)))
+    def test_auto_asks_in_the_order_of_the_rule_and_then_of_the_table(
+        self, prefer: tuple[str, ...], refusing: set[str]
+    ) -> None:
+        table = Kernels([Fake(name, "is asleep" if name in refusing else None) for name in NAMES], (rule(*prefer),))
+        wanted = [name for name in prefer if name in NAMES]
+        wanted += [name for name in NAMES[:3] if name not in wanted]
+        assert order(table, table.rules[0]) == wanted
+        willing = [name for name in wanted if name not in refusing]
+        if not willing:
+            with pytest.raises(KernelRefused, match="is asleep"):
+                _ = choose(table, request())
+            return
+        choice = choose(table, request())
+        # A rule never makes "auto" take a kernel that refuses, and every reason before the winner's turn is kept.
+        assert (choice.kernel.name, choice.rule) == (willing[0], table.rules[0])
+        assert [name for name, _ in choice.refusals] == wanted[: wanted.index(willing[0])]
+
+    def test_without_a_rule_that_holds_auto_ends_at_the_reference(self) -> None:
+        table = Kernels(Fake(name, "is asleep" if name != "z" else None) for name in NAMES)
+        with pytest.raises(
+            KernelRefused, match=r"^kernel 'a' refuses: is asleep; kernel 'b' .*; kernel 'reference' refuses"
+        ) as caught:
+            _ = choose(table, request())
+        assert "'y'" not in str(caught.value)
+        assert choose(table, request(), "z").kernel.name == "z"
+
+    def test_a_kernel_asked_for_by_name_follows_no_rule(self) -> None:
+        table = Kernels([Fake(name) for name in NAMES], (rule("z"),))
+        assert (choose(table, request(), "a").rule, choose(table, request()).kernel.name) == (None, "z")
+
+    def test_rules_may_be_given_in_place_of_the_tables(self) -> None:
+        table = Kernels([Fake(name) for name in NAMES], (rule("z"),))
+        assert choose(table, request(), "auto", (rule("y"),)).kernel.name == "y"
+        assert choose(table, request(), "auto", ()).kernel.name == "a"
+        assert choose({name: Fake(name) for name in NAMES}, request()).kernel.name == "a"
+
+    @given(st.lists(st.booleans(), max_size=4))
+    def test_the_first_rule_that_holds_decides(self, holds: list[bool]) -> None:
+        rules = tuple(rule(str(i), devices=("cpu",) if held else ("tpu",)) for i, held in enumerate(holds))
+        assert first(rules, request()) is next((r for r, held in zip(rules, holds, strict=True) if held), None)
+
+    @pytest.mark.parametrize(
+        ("options", "changed"),
+        [
+            ({"devices": ("cpu", "tpu")}, {"device": "cuda"}),
+            ({"dtypes": ("float64",)}, {"dtype": "float32"}),
+            ({"masks": ("none", "causal")}, {"mask": WINDOW, "sizes": SQUARE}),
+            ({"queries": (3, 3)}, {"sizes": replace(SIZES, T=4)}),
+            ({"queries": (3, None)}, {"sizes": replace(SIZES, T=2)}),
+            ({"keys": (0, 5)}, {"sizes": replace(SIZES, S=6)}),
+            ({"heads": (8, 8)}, {"sizes": replace(SIZES, H=2)}),
+            ({"heads": (8, None)}, {"sizes": replace(SIZES, batch=())}),
+            ({"square": False}, {"sizes": SQUARE}),
+            ({"grouped": True}, {"sizes": replace(SIZES, K=H)}),
+        ],
+        ids=str,
+    )
+    def test_a_rule_is_about_what_it_says_and_nothing_else(self, options: dict[str, Any], changed: dict[str, Any]) -> None:
+        one = rule("a", **options)
+        assert first([one], request()) is one
+        assert first([one], request(**changed)) is None
+
+    def test_a_size_that_nobody_knows_yet_binds_no_rule(self) -> None:
+        class Open:
+            """A size that an exporter leaves open: to compare it would bind it."""
+
+            def __ge__(self, other: object) -> bool:
+                raise AssertionError("bound")
+
+            __le__ = __lt__ = __gt__ = __ge__
+
+        for options in ({"queries": (1, 8)}, {"keys": (512, None)}):
+            sizes: Any = replace(SIZES, T=Open(), S=Open())
+            assert not rule("a", **options).holds(replace(request(), sizes=sizes), "none")
+
+    def test_a_gradient_is_known_where_the_framework_says_so(self) -> None:
+        @dataclass
+        class Leaf:
+            requires_grad: bool
+
+        def asked(*flags: bool) -> Request:
+            return replace(request(), **{name: Leaf(flag) for name, flag in zip("qkv", flags, strict=True)})
+
+        assert request().differentiated is None
+        assert [asked(*flags).differentiated for flags in ((False,) * 3, (False, False, True))] == [False, True]
+        assert rule(differentiated=True).holds(asked(True, False, False), "none")
+        assert not any(rule(differentiated=x).holds(request(), "none") for x in (True, False))
+
+    @pytest.mark.parametrize(
+        ("mask", "named"),
+        [
+            (None, "none"),
+            (CAUSAL, "causal"),
+            (spec.Window(before=None, after=0), "causal"),
+            (WINDOW, "window"),
+            (spec.Chunked(2), "documents"),
+            (spec.Segments([0, 0, 1]), "documents"),
+            (LENGTHS, "lengths"),
+            (spec.Prefix(2), "lengths"),
+            (CAUSAL | spec.Prefix(2), "prefix"),
+            (spec.Prefix(2) | CAUSAL, "prefix"),
+            (CAUSAL & LENGTHS, "lengths"),
+            (LENGTHS & CAUSAL & WINDOW, "window"),
+            ((CAUSAL | spec.Prefix(2)) & spec.Segments([0, 0, 1]), "documents"),
+            (CAUSAL | LENGTHS, "general"),
+            (~CAUSAL, "general"),
+            (spec.Dense([[True]]) & CAUSAL, "general"),
+            (spec.PerHead((CAUSAL, WINDOW)), "general"),
+        ],
+        ids=repr,
+    )
+    def test_the_structure_of_a_mask(self, mask: Any, named: str) -> None:
+        assert structure(mask) == named
+        assert named in STRUCTURES
+
+    def test_a_rule_says_what_it_is_about(self) -> None:
+        told = str(
+            rule("b", "a", devices=("cpu",), masks=("window",), keys=(512, None), queries=(1, 8), heads=(0, 4), square=False)
+        )
+        assert told == "a rule (cpu, mask window, T 1 to 8, S >= 512, B * H <= 4, not T = S): b, a"
+        assert str(rule("b")) == "a rule (any call): b"
 
 
 class TestAnswer:

@@ -1,12 +1,17 @@
 """What each kernel refuses, with its reason, and what it must not: a call that no kernel may take on is refused by all.
 
 refuses(request) = None, or what the kernel lacks        "auto" takes the first without a reason and keeps the others
+A rule of a room names kernels that are there, and puts first what its evidence shows to be the fastest.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
@@ -15,14 +20,32 @@ import pytest
 import torch
 
 from attention import spec
+from attention.cli.kernel_programs import Case
 from attention.spec import Request
 from attention.spec.algebra import Mask
+from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused, MaskError, OptionError, UnknownName
+from attention.spec.kernels import Kernels, order
+from attention.spec.rules import first
 from parity_tests.formula import PER_HEAD, B, D, E, H, K, S, T, qkv
-from parity_tests.rooms import JAX, KERNELS, TORCH, Kernel, Room, each_kernel, each_room, numbers
+from parity_tests.rooms import JAX, KERNELS, ROOMS, TORCH, Kernel, Room, each_kernel, each_room, numbers
 
 UNSAID = ["T = 5", "S = 7", "align='start'", "align='end'", "query_positions"]
 SHAPES = ((B, T, H, D), (B, S, K, D), (B, S, K, D))
+
+ROOT = Path(__file__).parent.parent
+EVIDENCE = "benchmarks/results/rules-cpu.json"
+# What is called equally fast: rounds on one core differ by that much.
+NOISE = 1.15
+MASKED: dict[str, Mask | None] = {
+    "none": None,
+    "causal": spec.Causal(align="end"),
+    "window": spec.Window(before=255, after=0, align="end"),
+    "documents": spec.Segments([0]),
+    "lengths": spec.Lengths([1]),
+    "prefix": spec.Causal(align="end") | spec.Prefix(1),
+    "general": ~spec.Causal(align="end"),
+}
 
 # Calls that differ in which kernel can take them, and one that all can.
 CALLS: dict[str, dict[str, Any]] = {
@@ -56,7 +79,8 @@ class TestRooms:
     @each_room
     def test_what_explain_says_is_what_runs(self, room: Room, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ran: list[str] = []
-        spies = {name: Spy(kernel, ran) for name, kernel in room.module.KERNELS.items()}
+        watched: list[Any] = [Spy(kernel, ran) for kernel in room.module.KERNELS.values()]
+        spies = Kernels(watched, room.module.KERNELS.rules)
         monkeypatch.setattr(f"{room.module.__name__}.attend.KERNELS", spies)
         arrays = [room.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(SHAPES)]
         options = {name: room.native(x) for name, x in CALLS[call].items()}
@@ -66,15 +90,13 @@ class TestRooms:
         # What the kernel does not write down is made beside it, and the context is still its own.
         assert ran == [choice.kernel.name] + ["reference"] * ("return_stages" in options)
         if "implementation" not in options:
-            names = list(spies)
+            names = order(spies, choice.rule)
             assert [name for name, _ in choice.refusals] == names[: names.index(choice.kernel.name)]
 
     @each_room
     def test_a_table_is_named_by_its_kernels_and_auto_ends_at_the_one_that_can_all(self, room: Room) -> None:
         assert {name: kernel.name for name, kernel in room.module.KERNELS.items()} == {n: n for n in room.module.KERNELS}
-        names = list(room.module.KERNELS)
-        last = names.index("reference")
-        assert (last, names[last + 1 :]) == (1, ["flex"] if room.name == "torch" else [])
+        assert order(room.module.KERNELS) == ["sdpa" if room is TORCH else "xla", "reference"]
 
     @each_room
     def test_explain_refuses_what_the_call_refuses(self, room: Room) -> None:
@@ -88,11 +110,84 @@ class TestRooms:
                 _ = ask(*arrays, softcap=-1)
 
 
+@dataclass(frozen=True)
+class Row:
+    """One call that was measured, and the milliseconds of each kernel that took it."""
+
+    room: Room
+    facts: dict[str, Any]
+
+    @property
+    def ms(self) -> dict[str, float]:
+        return self.facts["ms"]
+
+    @property
+    def request(self) -> Request:
+        """The call as a rule sees it."""
+        case = Case(**{name: self.facts[name] for name in ("room", "entry", "program", "dtype", "T", "S", "B", "H", "K", "D")})
+        leaf = SimpleNamespace(requires_grad=case.program == "gradient") if self.room is TORCH else None
+        return Request(leaf, leaf, leaf, case.sizes, case.dtype, 1.0, case.mask, device="cpu")
+
+    def __str__(self) -> str:
+        return " ".join(str(self.facts[name]) for name in ("room", "entry", "program", "dtype", "T", "S"))
+
+
+@cache
+def measured() -> list[Row]:
+    content = json.loads((ROOT / EVIDENCE).read_text())
+    return [Row(ROOMS[[r.name for r in ROOMS].index(row["room"])], row) for row in content["rows"]]
+
+
+class TestRules:
+    @each_room
+    def test_a_rule_names_kernels_that_are_there(self, room: Room) -> None:
+        rules = room.module.kernels.rules
+        assert {name for rule in rules.RULES for name in rule.prefer} <= set(room.module.KERNELS)
+        assert set(rules.TRAITS) == set(room.module.KERNELS)
+        assert room.module.KERNELS.rules is rules.RULES
+
+    @each_room
+    def test_every_rule_is_reached_by_some_call(self, room: Room) -> None:
+        rules = room.module.kernels.rules.RULES
+        q = SimpleNamespace(requires_grad=False)
+        for rule in rules:
+            (mask,) = [MASKED[name] for name in (rule.masks or ("none",))[:1]]
+            t, s = rule.queries[0] or 64, rule.keys[0] or 64
+            of = Sizes((1,), s if rule.square else t, s, 8, 2 if rule.grouped else 8, 64, 64)
+            device, dtype = (rule.devices or ("cpu",))[0], (rule.dtypes or ("float32",))[0]
+            leaf = SimpleNamespace(requires_grad=bool(rule.differentiated)) if room is TORCH else q
+            assert first(rules, Request(leaf, leaf, leaf, of, dtype, 1.0, mask, device=device)) is rule, str(rule)
+
+    @each_room
+    def test_evidence_that_is_cited_is_there(self, room: Room) -> None:
+        entries = {(row.room.name, row.facts["entry"]) for row in measured()}
+        for rule in room.module.kernels.rules.RULES:
+            if not rule.measured:
+                continue
+            file, _, cited = rule.evidence.partition(": ")
+            name, _, listed = cited.partition(" ")
+            assert (file, name) == (EVIDENCE, room.name)
+            assert {(name, entry) for entry in listed.split(", ")} <= entries, str(rule)
+
+    def test_what_auto_takes_is_as_fast_as_the_fastest_measured(self) -> None:
+        slow: list[str] = []
+        for row in measured():
+            kernels = row.room.module.KERNELS
+            asked = [name for name in order(kernels, first(kernels.rules, row.request)) if name in row.ms]
+            best = min(row.ms, key=row.ms.__getitem__)
+            if row.ms[asked[0]] > NOISE * row.ms[best]:
+                slow.append(f"{row}: {asked[0]} {row.ms[asked[0]]} ms, {best} {row.ms[best]} ms")
+        assert not slow, "\n".join(slow)
+
+
 class TestKernels:
     # What each kernel cannot do on a CPU. A kernel that is not listed here refuses nothing.
     CANNOT: ClassVar[dict[str, set[str]]] = {
         "torch-sdpa": {"softcap", "score_mod", "sinks", "dropout"},
+        "torch-decode": {"score_mod", "dropout"},
+        "torch-blockwise": {"score_mod"},
         "torch-flex": {"sinks", "dropout"},
+        "jax-decode": {"score_mod", "dropout"},
         "jax-xla": {"softcap", "score_mod", "sinks", "dropout", "E != D", "float64", "float16"},
     }
     FEATURES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -136,11 +231,16 @@ class TestKernels:
         def scalar(*inputs: Any) -> Any:
             return JAX.module.dot_product_attention(*inputs, precision=precision, implementation=kernel.name).sum()
 
+        given = [JAX.array(x) for x in qkv(dtype="float32")]
+        if kernel.chosen(*given, precision=precision) == "auto":
+            return
         with jax.default_matmul_precision("highest" if precision == "default" else "default"):
-            traced = str(jax.make_jaxpr(jax.grad(scalar, (0, 1, 2)))(*qkv(dtype="float32")))
-        # Two products ahead, and two back for each.
-        assert re.findall(r"dot_general\[", traced) == ["dot_general["] * 6
-        assert re.findall(r" precision=(.*)", traced) == [f"(Precision.{precision.upper()}, Precision.{precision.upper()})"] * 6
+            traced = str(jax.make_jaxpr(jax.grad(scalar, (0, 1, 2)))(*given))
+        products = re.findall(r"dot_general\[", traced)
+        # Two products ahead, and two back for each; in tiles there are as many for each kind of tile, and some once more.
+        assert len(products) == 6 if kernel.name in ("xla", "reference") else len(products) >= 4
+        wanted = f"(Precision.{precision.upper()}, Precision.{precision.upper()})"
+        assert re.findall(r" precision=(.*)", traced) == [wanted] * len(products)
 
 
 class TestRefusals:

@@ -4,12 +4,13 @@
     attention doctor      your own pair of programs: where they part, and the mistake's name
     attention cases       the cases as files, for a third implementation in any language
     attention kernels     what runs here, and why the rest does not
+    attention bench       how fast it is, beside its peers; in a checkout of the repository
 
 Exit codes: 0 all agree, 1 something differs, 2 the call cannot be answered (one line says why), 130 interrupted.
 Each command has a file of its own, which imports a framework only when its command runs.
 """
 
-from attention.cli import cases, doctor, false_alarms, kernels, parity, recording
+from attention.cli import bench, cases, doctor, false_alarms, kernels, parity, recording
 from attention.cli.app import app, main
 
-__all__ = ["app", "cases", "doctor", "false_alarms", "kernels", "main", "parity", "recording"]
+__all__ = ["app", "bench", "cases", "doctor", "false_alarms", "kernels", "main", "parity", "recording"]

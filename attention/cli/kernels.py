@@ -1,52 +1,96 @@
-"""`attention kernels`: which kernel a call takes, and why the others do not."""
+"""`attention kernels`: which kernel a call takes, why the others do not, and what each would cost.
+
+attention kernels --explain --size 4096 --heads 8 --width 64 --mask "causal & window:256"
+attention kernels --measure benchmarks/results/rules-cpu.json      the evidence of the rules, anew
+attention kernels --tune                                           tile sizes for this machine
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from attention.cli.app import app, one_line
 
+ROOMS = ("torch", "jax")
+
 
 @app.command()
 def kernels(
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
     softcap: Annotated[float | None, typer.Option(help="Bound of the scores.")] = None,
     dropout: Annotated[float, typer.Option(help="Probability of dropping a weight.")] = 0.0,
     stage: Annotated[
         list[str] | None, typer.Option(help="Such as weights or logsumexp: made beside the kernel, which they never change.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="Least precision of float32 products: default, high, highest.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="[T,]S", help="Queries and keys: 4096, or 1,4096 to decode.")] = None,
+    batch: Annotated[int, typer.Option(help="B.", min=1)] = 2,
+    heads: Annotated[int, typer.Option(help="H, query heads.", min=1)] = 4,
+    kv_heads: Annotated[int | None, typer.Option(help="K, key/value heads; default H.", min=1)] = None,
+    width: Annotated[int, typer.Option(help="D, of a head.", min=1)] = 8,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="causal, window:256, documents:8, lengths:half, prefix:512, joined by & | ~ and parentheses."),
+    ] = None,
+    gradient: Annotated[bool, typer.Option("--gradient", help="The call is differentiated.")] = False,
+    backend: Annotated[list[str] | None, typer.Option(help="torch or jax; repeat for both; default both.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the rule with its evidence, and predicted costs.")] = False,
+    peak: Annotated[float | None, typer.Option(help="GFLOP/s of a matrix product here, for the roofline.")] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="GB/s between memory and processor, for the roofline.")] = None,
+    measure: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Time every kernel here on the calls of the rules, into this file.")
+    ] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Measure tile sizes on this machine and keep the fastest.")] = False,
 ) -> None:
     """Show which kernel a call takes in each backend, and why the others do not, as implementation="auto" decides it."""
-    options = {"softcap": softcap, "dropout_rate": dropout, "dropout_seed": 0, "precision": precision}
     with one_line():
-        for room in ("torch", "jax"):
-            for line in _explained(room, dtype, {**options, "return_stages": tuple(stage or ())}):
+        rooms = _rooms(backend)
+        if measure is not None or tune:
+            from attention.cli import kernel_measuring  # noqa: PLC0415 - NumPy is imported by the command that needs it
+
+            sizes = None if size is None else _counts(size)
+            if measure is not None:
+                kernel_measuring.measure(measure, rooms, dtype, mask, sizes, typer.echo)
+            if tune:
+                kernel_measuring.tune(rooms, dtype, mask, typer.echo)
+            return
+        from attention.cli.kernel_explaining import Call, explained  # noqa: PLC0415
+
+        options = {"softcap": softcap, "dropout_rate": dropout, "dropout_seed": 0, "precision": precision}
+        call = Call(
+            dtype=dtype or "float32",
+            sizes=_counts(size or "16"),
+            batch=batch,
+            heads=heads,
+            kv_heads=heads if kv_heads is None else kv_heads,
+            width=width,
+            mask=mask,
+            gradient=gradient,
+            options={**options, "return_stages": tuple(stage or ())},
+        )
+        for room in rooms:
+            for line in explained(room, call, full=explain, peak=peak, bandwidth=bandwidth):
                 typer.echo(line)
 
 
-def _explained(backend: str, dtype: str, options: dict[str, Any]) -> Iterator[str]:
-    """Yield a line for each kernel of a backend, the chosen one first marked."""
-    if find_spec(backend) is None:
-        yield f"{backend:6} not installed: pip install 'attention[{backend}]'"
-        return
-    from attention.parity.sides import zeros  # noqa: PLC0415 - frameworks are imported by the command that needs them
-    from attention.spec.errors import KernelRefused  # noqa: PLC0415
+def _rooms(backend: list[str] | None) -> tuple[str, ...]:
+    for name in backend or ():
+        if name not in ROOMS:
+            raise _refused("UnknownName", f"backend {name!r} must be one of {', '.join(ROOMS)}")
+    return tuple(name for name in ROOMS if not backend or name in backend)
 
-    room = import_module(f"attention.{backend}_impl")
-    with zeros(backend, dtype) as make:
-        arrays = [make((2, 16, 4, 8))] * 3
-        chosen = ""
-        for name in room.KERNELS:
-            try:
-                _ = room.explain(*arrays, implementation=name, **options)
-            except KernelRefused as refusal:
-                yield f"{backend:6} {refusal}"
-                continue
-            chosen = chosen or name
-            yield f"{backend:6} kernel {name!r} " + ("runs" if name == chosen else f"could run; {chosen!r} is preferred")
+
+def _counts(text: str) -> tuple[int, int]:
+    """Return T and S of "T,S", or of "S" where they are one."""
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise _refused("OptionError", f"--size {text!r} must be S, or T,S: ints >= 1")
+    return int(parts[0]), int(parts[-1])
+
+
+def _refused(kind: str, text: str) -> ValueError:
+    from attention.spec import errors  # noqa: PLC0415
+
+    return getattr(errors, kind)(text)

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention.jax_impl.kernels import KERNELS
-from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.masks import isolated, native, read
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
-from attention.spec.isolation import isolated
 from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose
 from attention.spec.scores import ScaledDot, ScoreMod
 
@@ -79,7 +78,7 @@ def _run(request: Request, implementation: str) -> dict[str, jax.Array]:
     run = partial(answer, KERNELS, implementation=implementation)
     if request.mask is None or not request.mask.isolates:
         return run(request)
-    return isolated(jnp, request, allowed(request.mask, request.sizes), run)
+    return isolated(request, run)
 
 
 def explain(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str = "auto", **options: Any) -> Choice:

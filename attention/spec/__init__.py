@@ -9,6 +9,7 @@
 from attention.spec.algebra import And, Mask, Not, Or
 from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.attend import STAGES, attend
+from attention.spec.blocks import Schedule, schedule
 from attention.spec.files import load, save
 from attention.spec.kernels import Choice, Kernel, Request, choose
 from attention.spec.layers.alignment import AlignmentAttention
@@ -92,6 +93,7 @@ __all__ = [
     "Request",
     "Rotary",
     "ScaledDot",
+    "Schedule",
     "Segments",
     "WarmUp",
     "Weights",
@@ -102,4 +104,5 @@ __all__ = [
     "choose",
     "load",
     "save",
+    "schedule",
 ]

@@ -1,13 +1,14 @@
 """Kernels: what a call asks for, who can answer it, and why the others cannot.
 
     choose(kernels, request) = the first kernel that does not refuse, with every refusal and its reason
+    "auto" asks in the order of the rule that holds (rules.py), then in that of the table, to the reference at last
 
 A refusal is data, not an exception: "auto" and `attention kernels` read the same one. Nothing falls back silently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,7 @@ from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, dtype_na
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
 from attention.spec.masks import Mask
 from attention.spec.random import keep_threshold
+from attention.spec.rules import Rule, first
 from attention.spec.scores import ScoreMod, check_cap
 
 PRECISIONS = (None, "default", "high", "highest")
@@ -89,6 +91,12 @@ class Request:
         """Whether a row may be empty or a key unseen, so that NaN there must be kept out."""
         return self.mask is not None and not (self.sizes.T == self.sizes.S and self.mask.keeps_self)
 
+    @property
+    def differentiated(self) -> bool | None:
+        """Whether a gradient will be asked for: None where the framework does not say, as JAX does not."""
+        known = [getattr(x, "requires_grad", None) for x in (self.q, self.k, self.v)]
+        return None if None in known else any(known)
+
     def lacks(self, *features: str) -> str | None:
         """Return why a kernel that has only `features` must refuse, or None.
 
@@ -144,38 +152,83 @@ class Kernel(Protocol):
         ...
 
 
+REFERENCE = "reference"
+"""The kernel that takes every call: where "auto" ends. What stands behind it in a table is for those who ask by name."""
+
+
+class Kernels(dict[str, Kernel]):
+    """A room's kernels by name, in order of preference, and the rules by which "auto" departs from that order.
+
+    Args:
+        kernels: of a room.
+        rules: the first that holds gives the order.
+    """
+
+    def __init__(self, kernels: Iterable[Kernel], rules: tuple[Rule, ...] = ()) -> None:
+        super().__init__({kernel.name: kernel for kernel in kernels})
+        self.rules = rules
+
+
 @dataclass(frozen=True)
 class Choice:
-    """The kernel that answers a request, and why those before it do not."""
+    """The kernel that answers a request, why those before it do not, and the rule that put them in this order.
+
+    Attributes:
+        kernel: the one that answers.
+        refusals: (name, reason) of each that was asked before.
+        rule: None where no rule holds, so that the table's own order counts, and for a kernel asked for by name.
+    """
 
     kernel: Kernel
     refusals: tuple[tuple[str, str], ...]
+    rule: Rule | None = None
 
 
-def choose(kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto") -> Choice:
+def choose(
+    kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto", rules: tuple[Rule, ...] | None = None
+) -> Choice:
     """Return the first kernel that takes the request, or the one asked for by name.
 
     Args:
         kernels: a room's table, in order of preference.
         request: the call.
         implementation: "auto" or a kernel's name.
+        rules: the first that holds changes the order; None: those of the table.
 
     Raises:
         UnknownName: no kernel has that name.
-        KernelRefused: the kernel asked for by name refuses, or all do.
+        KernelRefused: the kernel asked for by name refuses, or all that "auto" may ask do.
     """
-    if implementation != "auto" and implementation not in kernels:
+    rule = None
+    if implementation == "auto":
+        known: tuple[Rule, ...] = getattr(kernels, "rules", ()) if rules is None else rules
+        rule = first(known, request) if known else None
+        asked = order(kernels, rule)
+    elif implementation in kernels:
+        asked = [implementation]
+    else:
         raise UnknownName(f"implementation {implementation!r} must be 'auto' or one of {', '.join(kernels)}")
-    asked = kernels if implementation == "auto" else {implementation: kernels[implementation]}
     refusals: list[tuple[str, str]] = []
-    for name, kernel in asked.items():
+    for name in asked:
+        kernel = kernels[name]
         reason = kernel.refuses(request)
         if reason is None:
             for record in _RECORDS:
                 record.append(kernel)
-            return Choice(kernel, tuple(refusals))
+            return Choice(kernel, tuple(refusals), rule)
         refusals.append((name, reason))
     raise KernelRefused("; ".join(f"kernel {name!r} refuses: {reason}" for name, reason in refusals))
+
+
+def order(kernels: Mapping[str, Kernel], rule: Rule | None = None) -> list[str]:
+    """Return the names in the order in which "auto" asks: those of the rule that are there, then the table to its reference."""
+    names = [name for name in rule.prefer if name in kernels] if rule is not None else []
+    for name in kernels:
+        if name not in names:
+            names.append(name)
+        if name == REFERENCE:
+            break
+    return names
 
 
 def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto") -> dict[str, Array]:
@@ -185,7 +238,7 @@ def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str 
     never changes the context.
 
     Args:
-        kernels: a room's table, which holds a kernel "reference".
+        kernels: a room's table, which holds the `REFERENCE`.
         request: the call.
         implementation: "auto" or a kernel's name.
 
@@ -196,7 +249,7 @@ def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str 
     made = choose(kernels, request, implementation).kernel.run(request)
     if all(stage in made for stage in request.stages):
         return made
-    return {**kernels["reference"].run(request), **made}
+    return {**kernels[REFERENCE].run(request), **made}
 
 
 _RECORDS: list[list[Kernel]] = []

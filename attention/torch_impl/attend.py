@@ -1,4 +1,4 @@
-"""Attention in torch: check the call, choose a kernel, run it.
+"""Attention in torch: check the call, choose a kernel, run it; where the last one was like it, run it at once.
 
 context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 """
@@ -8,17 +8,24 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import array_api_compat.torch as xp
+import torch
 from torch import Tensor
+
+# Torch has no public way to ask whether a transform is at work.
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError
-from attention.spec.isolation import isolated
-from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose
+from attention.spec.kernels import _RECORDS, OPTIONAL, Choice, Request, answer, choose  # pyright: ignore[reportPrivateUsage]
+from attention.spec.plans import Call, Plans
 from attention.spec.scores import ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
-from attention.torch_impl.masks import allowed, native, read
+from attention.torch_impl.masks import isolated, native, read
+
+PLANS: Plans[Call | None] = Plans()
+"""Of calls that have no options but structure."""
 
 
 def dot_product_attention(
@@ -67,6 +74,11 @@ def dot_product_attention(
         UnknownName: no such kernel.
         KernelRefused: the kernel asked for by name cannot do this.
     """
+    if bias is sinks is score_mod is precision is None and not dropout_rate and not return_stages:
+        found = signature(q, k, v)
+        plan = None if found is None else planned(found, q, k, v, mask, scale, softcap, implementation)
+        if plan is not None:
+            return plan.run(q, k, v)["context"]
     request = make_request(
         q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages or ())
     )
@@ -74,11 +86,65 @@ def dot_product_attention(
     return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
 
 
+def planned(
+    found: tuple[Any, ...],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | None,
+    scale: float | None,
+    softcap: float | None,
+    implementation: str,
+) -> Call | None:
+    """Return the plan of a call, checked when it was made, or None for a call whose numbers count.
+
+    Args:
+        found: says all that `signature` says of q, k and v.
+        q: `(*batch, T, H, D)`.
+        k: `(*batch, S, K, D)`.
+        v: `(*batch, S, K, E)`.
+        mask: as `dot_product_attention` takes it; so are the others.
+        scale: likewise.
+        softcap: likewise.
+        implementation: likewise.
+
+    Raises:
+        AttentionError: as `dot_product_attention`.
+    """
+
+    def make() -> Call | None:
+        if isinstance(mask, Mask) and (mask.isolates or not mask.is_static):
+            return None
+        request = make_request(q, k, v, mask, None, scale, softcap)
+        return Call.of(request, choose(KERNELS, request, implementation).kernel, mask, KERNELS)
+
+    # Who records which kernels are chosen is told so by choosing.
+    if _RECORDS:
+        return None
+    return PLANS.get((found, id(mask), scale, softcap, implementation, id(KERNELS), len(KERNELS)), make)
+
+
+def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
+    """Return all that checks and kernels ask of tensors beside their numbers.
+
+    None where they have to be asked anew: inside a compiler or a transform, and of what is not torch's own kind of tensor.
+    """
+    level: int = getattr(forward_ad, "_current_level", 0)
+    if torch.compiler.is_compiling() or functorch.peek_interpreter_stack() is not None or level >= 0:
+        return None
+    found: list[Any] = [torch.is_grad_enabled()]
+    for x in tensors:
+        if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+            return None
+        found += (x.shape, x.dtype, x.device, x.requires_grad)
+    return tuple(found)
+
+
 def _run(request: Request, implementation: str) -> dict[str, Tensor]:
     run = partial(answer, KERNELS, implementation=implementation)
     if request.mask is None or not request.mask.isolates:
         return run(request)
-    return isolated(xp, request, allowed(request.mask, request.sizes, request.q.device), run)
+    return isolated(request, run)
 
 
 def explain(q: Tensor, k: Tensor, v: Tensor, *, implementation: str = "auto", **options: Any) -> Choice:

@@ -1,10 +1,14 @@
-"""Masks in torch: the spec's predicates on tensors, and masks as arguments of `torch.export`.
+"""Masks in torch: the spec's predicates on tensors, what they hide, and masks as arguments of `torch.export`.
 
-allowed = mask.allowed(grid), a bool tensor that broadcasts to (*batch, H, T, S)
+allowed         = mask.allowed(grid), a bool tensor that broadcasts to (*batch, H, T, S)
+shielded(q,k,v) = q, k, v                              where all numbers are calm, as they nearly always are
+                  q, k, v with zeros where unread      where not, or where to look would wait: see spec/isolation.py
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -13,8 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree  # torch.export names this module as the way to pass one's own containers
 
+from attention.spec import isolation
 from attention.spec.algebra import Grid, Mask, check_mask
-from attention.spec.axes import Array, Sizes
+from attention.spec.axes import Array, Sizes, dtype_name
+from attention.spec.isolation import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
+from attention.spec.kernels import Request
 from attention.spec.masks import KINDS
 
 
@@ -39,11 +46,15 @@ def _wide(x: Tensor) -> Tensor:
 
 def read(x: Array) -> np.ndarray | None:
     """Return the values on the host, or None where they are unknown or looking would wait for an accelerator."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor or x.device.type != "cpu":
-        return None
+    return x.detach().numpy() if _open(x) else None
+
+
+def _open(x: Array) -> bool:
+    """Return whether the values can be looked at now, without waiting."""
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or x.device.type != "cpu":
+        return False
     # Torch has no public way to ask whether vmap hides the values.
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
-    return None if wrapped else x.numpy()
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def allowed(mask: Mask | None, sizes: Sizes, device: torch.device) -> Tensor | None:
@@ -56,8 +67,72 @@ def allowed(mask: Mask | None, sizes: Sizes, device: torch.device) -> Tensor | N
     """
     if mask is None:
         return None
+    return mask.allowed(_grid(sizes, device))
+
+
+def _grid(sizes: Sizes, device: torch.device) -> Grid:
     t, s = torch.arange(sizes.T, device=device)[:, None], torch.arange(sizes.S, device=device)
-    return mask.allowed(Grid(t, s, sizes.T, sizes.S, xp=xp))
+    return Grid(t, s, sizes.T, sizes.S, xp=xp)
+
+
+def reach(mask: Mask, sizes: Sizes, device: torch.device, marks: Marks = UNMARKED) -> Reach:
+    """Return who reads whom, the mask being asked of a stripe of queries at a time; see `spec.isolation`."""
+    # A compiler fuses the mask into what is asked of it, and need not know how many queries there are.
+    if torch.compiler.is_compiling() or sizes.T <= STRIPE:
+        return isolation.look(xp, mask, _grid(sizes, device), marks)
+    queries, keys = torch.arange(sizes.T, device=device), torch.arange(sizes.S, device=device)
+    parts: list[Reach] = []
+    for stripe in queries.split(STRIPE):
+        parts.append(isolation.look(xp, mask, Stripe.of(xp, sizes, stripe, keys), marks))
+        if parts[0].rows.shape[-1] == parts[0].lost.shape[-1] == 1:
+            return parts[0]  # all queries are alike
+    seen = parts[0].keys
+    for part in parts[1:]:
+        seen = seen | part.keys
+    rows, lost = (torch.cat([part[i] for part in parts], dim=-1) for i in (0, 2))
+    return Reach(rows, seen, lost)
+
+
+def calm(*tensors: Tensor) -> bool:
+    """Return whether all numbers are known to be calm, as `spec.isolation` calls it: False where to look would wait."""
+    return all(_open(x) for x in tensors) and all(_norm(x) < isolation.calm_norm(dtype_name(x)) for x in tensors)
+
+
+def _norm(x: Tensor) -> float:
+    x = x.detach()
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    return torch.linalg.vector_norm(x, dtype=wide).item()
+
+
+def shielded(request: Request) -> Tokens:
+    """Return q, k and v of a request with zeros, or calm numbers, where nothing may be read."""
+    given = (request.q, request.k, request.v)
+    if request.mask is None or not request.needs_shield or isinstance(request, Sound) or calm(*given):
+        return given
+    return isolation.shielded(xp, partial(reach, request.mask, request.sizes, request.q.device), request)
+
+
+def isolated(request: Request, run: Callable[[Request], Stages]) -> Stages:
+    """Return the stages of a request whose mask isolates documents; arguments as `spec.isolation.isolated`."""
+    mask, bias = request.mask, request.bias
+    known = bias is None or (_open(bias) and not bias.isnan().any())
+    if mask is None or (known and calm(request.q, request.k, request.v)):
+        return run(Sound.of(request))
+    return isolation.isolated(xp, partial(reach, mask, request.sizes, request.q.device), request, run)
+
+
+def sheltered(mask: Mask | None, sizes: Sizes, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tokens, Tensor | None]:
+    """Return a layer's inputs with zeros where nothing may be read, and the rows that have to say they are lost.
+
+    As `spec.isolation.sheltered`, of whose rows None names none.
+    """
+    given = (query, key, value)
+    if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.isolates):
+        return given, None
+    if calm(*{id(x): x for x in given}.values()):
+        # One alias each, so that gradients are added up in the same order whether there was anything to shelter or not.
+        return (query.view_as(query), key.view_as(key), value.view_as(value)), None
+    return isolation.sheltered(xp, partial(reach, mask, sizes, query.device), mask, *given)
 
 
 def _register(kind: type[Mask]) -> None:

@@ -1,7 +1,16 @@
-"""JAX's kernels, in the order in which "auto" prefers them."""
+"""JAX's kernels, in the order in which "auto" asks them where no rule says otherwise (rules.py).
 
+What stands after the reference is used where a rule prefers it, or by name.
+"""
+
+from attention.jax_impl.kernels.blockwise import Blockwise
+from attention.jax_impl.kernels.cudnn import Cudnn
+from attention.jax_impl.kernels.decode import Decode
+from attention.jax_impl.kernels.pallas import Pallas
 from attention.jax_impl.kernels.reference import Reference
+from attention.jax_impl.kernels.rules import RULES
+from attention.jax_impl.kernels.splash import Splash
 from attention.jax_impl.kernels.xla import Xla
-from attention.spec.kernels import Kernel
+from attention.spec.kernels import Kernels
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Xla(), Reference())}
+KERNELS = Kernels((Xla(), Reference(), Blockwise(), Decode(), Cudnn(), Pallas(), Splash()), RULES)

@@ -15,14 +15,13 @@ from attention.jax_impl import params, scores
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.kernels import precision
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.masks import native, read, sheltered
 from attention.spec.algebra import Mask, both
 from attention.spec.alignment_scores import Concat, General, TanhScore
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost, quarantined
+from attention.spec.isolation import lost
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.scores import Cosine, soft_cap
 
 
@@ -72,11 +71,7 @@ class AlignmentAttention(Layer):
         mask, sizes = self._check(q, k, v, mask)
         state = is_state(q, k)
         q = q[..., None, :] if state else q
-        gone = None
-        if mask is not None and mask.isolates:
-            (q, k, v), gone = quarantined(jnp, allowed(mask, sizes), q, k, v)
-        if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            q, k, v = shield_inputs(jnp, allowed(mask, sizes), q, k, v)
+        (q, k, v), gone = sheltered(mask, sizes, q, k, v)
         if c.attn_dim is not None:
             q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         q, k, found = self._scored(q, k)

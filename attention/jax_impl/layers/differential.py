@@ -16,13 +16,13 @@ from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.feed_forward import child
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.masks import native, read, sheltered
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate, shared_length
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
+from attention.spec.isolation import lost
 from attention.spec.layers import differential as spec
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.positions import check_positions
 
 
@@ -72,8 +72,7 @@ class DifferentialAttention(Layer):
         asked = query if key is None else key
         given: Sequence[jax.Array] = check_arrays(query=query, key=asked, value=asked if value is None else value)
         mask, sizes = self._check(given, mask, query_positions, key_positions)
-        if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            given = shield_inputs(jnp, allowed(mask, sizes), *given)
+        given, gone = sheltered(mask, sizes, *given)
         q, k, v = self._heads(given, query_positions, key_positions)
         seed, made = self._seed(dropout_seed), []
         for i, place in enumerate(spec.PLACES):
@@ -91,7 +90,7 @@ class DifferentialAttention(Layer):
             )
             made.append(out if return_stages else (out, {}))
         (first, stages), (second, others) = made
-        output = self._merge(first, second)
+        output = lost(jnp, gone, self._merge(first, second))
         return (output, spec.together(jnp, stages, others, axis=len(sizes.batch))) if return_stages else output
 
     def _check(

@@ -13,14 +13,13 @@ from flax import nnx
 
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.masks import native, read, sheltered
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array, Sizes, check_float
-from attention.spec.isolation import lost, quarantined
+from attention.spec.isolation import lost
 from attention.spec.layers import latent as spec
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.masks import Placed
 
 
@@ -117,13 +116,10 @@ class LatentAttention(Layer):
         if cache is not None:
             present = jnp.where((where >= 0)[..., None], x, jnp.zeros_like(x))
             return present, present, None
-        mask, gone, asking, asked = both(self.contract.mask, mask), None, x, x
+        mask = both(self.contract.mask, mask)
         if mask is not None:
             mask.check(sizes, read)
-            if mask.isolates:
-                (asking, asked, _), gone = quarantined(jnp, allowed(mask, sizes), x, x, x)
-            if not mask.keeps_self:
-                asking, asked, _ = shield_inputs(jnp, allowed(mask, sizes), asking, asked, asked)
+        (asking, asked, _), gone = sheltered(mask, sizes, x, x, x)
         return asking, asked, gone
 
     def _queries(self, x: jax.Array, where: Array) -> tuple[jax.Array, jax.Array]:

@@ -14,12 +14,11 @@ from flax import nnx
 
 from attention.jax_impl.attend import check_arrays
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.masks import allowed, native, read, sheltered
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost, quarantined
+from attention.spec.isolation import lost
 from attention.spec.layers import linear as spec
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.masks import Causal, Lengths
 from attention.spec.scores import heads_first
 
@@ -70,12 +69,10 @@ class LinearAttention(Layer):
         mask, form, sizes = self._check(given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, carried=state is not None)
         gone = None
-        if seen is not None and mask is not None and mask.isolates:
-            given, gone = quarantined(jnp, seen, *given)
         if there is not None:
             given = [jnp.where(rows[..., None], x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True)]
         elif seen is not None:
-            given = shield_inputs(jnp, seen, *given)
+            given, gone = sheltered(mask, sizes, *given)
         with jax.default_matmul_precision(self.contract.precision):
             q, k, v = self._heads(given)
             if form == "quadratic":

@@ -15,7 +15,7 @@ from flax import nnx
 from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.masks import allowed, native, read, sheltered
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import bias as score_bias
 from attention.jax_impl.positions import rotate, shared_length
@@ -23,7 +23,7 @@ from attention.spec import MultiHeadAttention as Contract
 from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
-from attention.spec.isolation import lost, quarantined
+from attention.spec.isolation import lost
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
 from attention.spec.positions import check_positions
@@ -86,7 +86,7 @@ class MultiHeadAttention(Layer):
         sizes, gone = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions)
-            (x_q, x_k, x_v), gone = self._shielded(mask, sizes, x_q, x_k, x_v)
+            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v)
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions, sizes)
@@ -133,18 +133,6 @@ class MultiHeadAttention(Layer):
         if mask is not None:
             mask.check(sizes, read)
         return mask
-
-    def _shielded(
-        self, mask: Mask | None, sizes: Sizes, *inputs: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array | None]:
-        """Return queries, keys and values with zeros where nothing may be read, and the rows that have to say they are lost."""
-        query, key, value = inputs
-        if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.isolates):
-            return (query, key, value), None
-        seen, gone = allowed(mask, sizes), None
-        if mask.isolates:
-            (query, key, value), gone = quarantined(jnp, seen, query, key, value)
-        return heads.shield_inputs(jnp, seen, query, key, value), gone
 
     def _appended(
         self, k: jax.Array, v: jax.Array, mask: Mask | None, bias: jax.Array | None, sizes: Sizes

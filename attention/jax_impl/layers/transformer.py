@@ -14,7 +14,7 @@ from flax import nnx
 
 from attention.jax_impl.layers.feed_forward import Dropping, FeedForward, check_input, child
 from attention.jax_impl.layers.multi_head import MultiHeadAttention
-from attention.jax_impl.masks import allowed, native, read
+from attention.jax_impl.masks import native, reach, read
 from attention.jax_impl.norms import Norm
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array
@@ -250,4 +250,4 @@ def present(contract: transformer.Block, x: jax.Array, mask: Mask | None) -> jax
         return None
     sizes = contract.own_attention.sizes(x, x, x)
     mask.check(sizes, read)
-    return tokens.present(jnp, allowed(mask, sizes))
+    return tokens.present(jnp, *reach(mask, sizes)[:2])

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from attention.spec.layers.multi_head import MultiHeadAttention
 
 
+def is_plain(contract: MultiHeadAttention) -> bool:
+    """Return whether attention proper gets nothing but heads and a mask: no sinks, no further keys, nothing on the scores."""
+    adds = contract.sinks or contract.extra_keys or contract.precision or isinstance(contract.positions, BIASES)
+    return not adds and contract.softmax == "standard"
+
+
 def append(contract: MultiHeadAttention, xp: Any, weights: Mapping[str, Array], k: Array, v: Array) -> tuple[Array, Array]:
     """Return keys and values with those that the contract appends: the learned one, then the zeros."""
     extra_k, extra_v = [], []

@@ -12,7 +12,7 @@ import numpy as np
 
 from attention.spec import random
 from attention.spec.algebra import Mask, both, evaluate
-from attention.spec.attend import UNMARKED, Mark, reachable
+from attention.spec.attend import UNMARKED, Mark
 from attention.spec.axes import Array
 from attention.spec.errors import ShapeError
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -25,15 +25,15 @@ def check_tokens(name: str, x: Array, width: int, rows: str = "T", batch: tuple[
         raise ShapeError(f"{name} {tuple(x.shape)} must be (*batch, {rows}, M) with M = {width}{given}")
 
 
-def present(xp: Any, allowed: Array) -> Array:
-    """Return which tokens attend or are attended to: bool `(*batch, T, 1)`, any axis but the last two perhaps 1 or absent.
+def present(xp: Any, rows: Array, keys: Array) -> Array:
+    """Return which tokens attend or are attended to: bool `(*batch, T, 1)`, any axis but the last perhaps 1 or absent.
 
     Args:
         xp: the array namespace.
-        allowed: bool, broadcastable to `(*batch, H, T, T)`.
+        rows: bool `(*batch, H, T)`, queries that may read something; see `isolation.Reach`.
+        keys: bool `(*batch, H, T)`, keys that something may read.
     """
-    rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))
-    return rows | keys
+    return xp.any(rows, axis=-2)[..., None] | xp.any(keys, axis=-2)[..., None]
 
 
 def settled(attention: MultiHeadAttention, x: Array, mask: Mask | None) -> np.ndarray:
@@ -44,7 +44,10 @@ def settled(attention: MultiHeadAttention, x: Array, mask: Mask | None) -> np.nd
     """
     allowed = evaluate(both(attention.mask, mask), attention.sizes(x, x, x))
     shape = (*x.shape[:-1], 1)
-    return np.ones(shape, bool) if allowed is None else np.broadcast_to(present(np, allowed), shape)
+    if allowed is None:
+        return np.ones(shape, bool)
+    allowed = allowed[(None,) * max(0, 3 - allowed.ndim) + (...,)]
+    return np.broadcast_to(present(np, np.any(allowed, axis=-1), np.any(allowed, axis=-2)), shape)
 
 
 def only(xp: Any, x: Array, there: Array) -> Array:

@@ -1,8 +1,15 @@
-"""Torch's kernels, in the order in which "auto" prefers them; what stands after the reference is asked for by name."""
+"""Torch's kernels, in the order in which "auto" asks them where no rule says otherwise (rules.py).
 
-from attention.spec.kernels import Kernel
+What stands after the reference is used where a rule prefers it, or by name.
+"""
+
+from attention.spec.kernels import Kernels
+from attention.torch_impl.kernels.blockwise import Blockwise
+from attention.torch_impl.kernels.decode import Decode
 from attention.torch_impl.kernels.flex import Flex
 from attention.torch_impl.kernels.reference import Reference
+from attention.torch_impl.kernels.rules import RULES
 from attention.torch_impl.kernels.sdpa import Sdpa
+from attention.torch_impl.kernels.varlen import Varlen
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Sdpa(), Reference(), Flex())}
+KERNELS = Kernels((Sdpa(), Reference(), Blockwise(), Decode(), Flex(), Varlen()), RULES)

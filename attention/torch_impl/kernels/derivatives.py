@@ -16,6 +16,7 @@ from torch import Tensor
 # Torch has no public way to look at its transforms, or through them.
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
 
 from attention.spec.errors import KernelRefused
 
@@ -23,7 +24,8 @@ from attention.spec.errors import KernelRefused
 def refuses(*inputs: Tensor | None) -> str | None:
     """Return why a kernel that has one backward pass cannot take these inputs, or None if it can."""
     given = [x for x in inputs if x is not None]
-    if any(torch.autograd.forward_ad.unpack_dual(x).tangent is not None for x in given):
+    # Where nobody has opened a level of forward mode, which is nearly always, no tensor can have a tangent.
+    if getattr(forward_ad, "_current_level", 0) >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in given):
         return "has no forward-mode derivative"
     order = _transforms()
     # What a compiler traces holds its values itself.
@@ -55,13 +57,28 @@ def once(kernel: str, x: Tensor) -> Tensor:
     Raises:
         KernelRefused: later, when a backward pass through the backward pass arrives here.
     """
-    if torch.compiler.is_compiling() or is_transformed(x):
+    if not x.requires_grad or torch.compiler.is_compiling() or is_transformed(x):
         return x
     x = x.view_as(x)
     if x.requires_grad:
-        # A gradient that is not recorded, as usual, costs nothing; torch passes None where there is none at all.
-        _ = x.register_hook(lambda g: _Last.apply(g, kernel) if g is not None and g.requires_grad else g)
+        _ = x.register_hook(lambda g: _marked(g, kernel))
     return x
+
+
+def last(kernel: str, out: Tensor) -> Tensor:
+    """Return `out`, as one operation of a fused kernel made it: as `once` of all inputs of that operation, and cheaper.
+
+    Raises:
+        KernelRefused: later, when a backward pass through the backward pass arrives here.
+    """
+    if out.requires_grad and not torch.compiler.is_compiling() and out.grad_fn is not None and not is_transformed(out):
+        _ = out.grad_fn.register_hook(lambda made, _: tuple(_marked(g, kernel) for g in made))
+    return out
+
+
+def _marked(g: Tensor | None, kernel: str) -> Tensor | None:
+    # A gradient that is not recorded, as usual, costs nothing; torch passes None where there is none at all.
+    return _Last.apply(g, kernel) if g is not None and g.requires_grad else g
 
 
 class _Last(torch.autograd.Function):

@@ -3,7 +3,15 @@
     score_mod(x, b, h, t, s) = user(cap tanh(x / cap) + bias[b, h, t, s], b, h, t, s)
     mask_mod(b, h, t, s)     = allowed[b, h, t, s]                                       the mask's own predicate
 
-b counts rows through all batch axes, row-major. Uncompiled, torch runs it as plain operations, T * S at a time.
+    blocks              = schedule(mask, tiles of 128 x 128)                             empty, partial, full
+
+b counts rows through all batch axes, row-major. The tiles come from the mask's own predicate asked of ranges (spec/blocks), not
+from T * S elements; inside torch.compile, which cannot follow that, they do. On CUDA the kernel is compiled once for each
+structure of call; on a CPU it is asked for by name only, and runs as plain operations, T * S at a time, unless the caller
+compiles.
+
+References:
+    Dong et al., "FlexAttention", arXiv:2412.05496.
 """
 
 from __future__ import annotations
@@ -13,23 +21,27 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import cache, partial, reduce
+from typing import Any
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from attention.spec.attend import shield
 from attention.spec.axes import Sizes
+from attention.spec.blocks import FULL, PARTIAL, schedule
 from attention.spec.grid import Grid
 from attention.spec.kernels import Request
 from attention.spec.masks import Mask
 from attention.spec.scores import bind, soft_cap
 from attention.torch_impl.kernels import derivatives, precision
-from attention.torch_impl.masks import allowed
+from attention.torch_impl.masks import allowed, shielded
 
 FEATURES = ("softcap", "score_mod", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
+
+TILE = 128
+"""Queries and keys of a tile: FlexAttention's own default, and a multiple of what its compiled kernels compute at a time."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +64,24 @@ class Flex:
 
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
-        q, k, v, mask = request.q, request.k, request.v, request.mask
-        dense = allowed(mask, request.sizes, q.device)
-        block = None if mask is None or dense is None else _block_mask(mask, request.sizes, dense)
-        if request.needs_shield:
-            q, k, v = shield(xp, q, k, v, dense)
+        of = request.sizes
+        q, k, v = shielded(request)
+        attend = _compiled() if request.device == "cuda" and not torch.compiler.is_compiling() else flex_attention
         with _as_it_is(request.device), torch.autocast(q.device.type, enabled=False):
-            out = flex_attention(
+            out = attend(
                 *(_four_axes(derivatives.once(self.name, x)) for x in (q, k, v)),
                 score_mod=_score_mod(request),
-                block_mask=block,
+                block_mask=None if request.mask is None else block_mask(request.mask, of, q.device),
                 scale=request.scale,
-                enable_gqa=request.sizes.group > 1,
+                enable_gqa=of.group > 1,
             )
-        return {"context": out.transpose(1, 2).reshape(*q.shape[:-1], request.sizes.E)}
+        return {"context": out.transpose(1, 2).reshape(*q.shape[:-1], of.E)}
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    """Return FlexAttention as its kernel. Lengths and ids are inputs of it: new ones, or a new mask alike, compile nothing."""
+    return torch.compile(flex_attention)
 
 
 def _lacks_here(request: Request, inputs: Sequence[Tensor]) -> str | None:
@@ -125,16 +141,36 @@ def _lacks_for(request: Request) -> str | None:
     return "has no gradient on CPU" if made.requires_grad and request.device == "cpu" else None
 
 
-def _block_mask(mask: Mask, sizes: Sizes, dense: Tensor) -> BlockMask:
-    """Return the mask as FlexAttention takes it, made once for all the rows and heads that it does not tell apart."""
-    shape = (1,) * (len(sizes.scores) - dense.ndim) + tuple(dense.shape)
+def block_mask(mask: Mask, sizes: Sizes, device: torch.device) -> BlockMask:
+    """Return a mask as FlexAttention takes it, made once for all the rows and heads that it does not tell apart.
+
+    Args:
+        mask: a checked mask whose arrays are tensors on `device`.
+        sizes: of the call, none of them 0.
+        device: where the tiles shall be.
+    """
 
     def predicate(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return mask.allowed(Element(t, s, sizes.T, sizes.S, xp=xp, b=b, h=h, batch=sizes.batch))
 
-    rows = math.prod(sizes.batch) if any(n > 1 for n in shape[:-3]) else None
-    heads = sizes.H if shape[-3] > 1 else None
-    return create_block_mask(predicate, rows, heads, sizes.T, sizes.S, device=dense.device)
+    if torch.compiler.is_compiling():
+        # Asked for its shape alone: what nothing else is made of, a compiler leaves out.
+        shape = torch.broadcast_shapes(allowed(mask, sizes, device).shape, (1,) * len(sizes.scores))  # pyright: ignore[reportOptionalMemberAccess]
+        rows = math.prod(sizes.batch) if any(n > 1 for n in shape[:-3]) else None
+        return create_block_mask(predicate, rows, sizes.H if shape[-3] > 1 else None, sizes.T, sizes.S, device=device)
+    # The schedule makes its arrays where torch makes them unasked.
+    with device:
+        tiles = schedule(mask, sizes, (TILE, TILE), xp)
+        lists = [_four_lists(x, sizes.batch, device) for kind in (PARTIAL, FULL) for x in tiles.of(kind)]
+    return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=TILE, mask_mod=predicate, seq_lengths=(sizes.T, sizes.S))
+
+
+def _four_lists(x: Any, batch: tuple[int, ...], device: torch.device) -> Tensor:
+    """Bring numbers `(*batch or 1s, H or 1, ...)` of tiles to `(B or 1, H or 1, ...)`, in FlexAttention's own type."""
+    x = torch.as_tensor(x, dtype=torch.int32, device=device)
+    inner = x.shape[len(batch) :]
+    alike = all(n == 1 for n in x.shape[: len(batch)])
+    return x.reshape(1, *inner) if alike else x.expand(*batch, *inner).reshape(-1, *inner).contiguous()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,11 @@
-"""torch.nn.functional.scaled_dot_product_attention: the framework's fused kernels.
+"""torch.nn.functional.scaled_dot_product_attention: the framework's fused kernels, told no more than they have to be.
 
-Rows without a key and keys without a query are kept out by zeros, because what SDPA does with them differs between its
-backends and releases; the diagonal of `is_causal` is only asked for where T = S, where all agree. A second derivative is
+    context = 0 outside the box and in empty rows, else SDPA(q, k, v of the box, is_causal | attn_mask)
+
+A mask that is an array costs SDPA its fastest kernel (on an accelerator) or half its speed (is_causal skips what is above the
+diagonal), so one is given only where lowering.py finds nothing less. Rows without a key and keys without a query are kept out
+by zeros, because what SDPA does with them differs between its backends and releases; the diagonal of `is_causal` is only asked
+for where T = S, where all agree. Four axes and one width always, which is what the fused kernels take. A second derivative is
 refused throughout, for whether SDPA has one depends on the backend that it picks, which nobody is told.
 """
 
@@ -9,16 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import array_api_compat.torch as xp
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attention.spec.attend import reachable, shield
 from attention.spec.kernels import Request
-from attention.spec.masks import Causal
 from attention.torch_impl.kernels import derivatives, precision
-from attention.torch_impl.masks import allowed
+from attention.torch_impl.kernels.lowering import TRAPEZOID, TRIANGLE, Lowering, lower
+from attention.torch_impl.masks import shielded
 
 FEATURES = ("bias", "E != D", "float64", "float32", "bfloat16", "float16")
 
@@ -40,32 +42,105 @@ class Sdpa:
 
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
-        q, k, v = request.q, request.k, request.v
-        rows, mask, causal = None, None, False
-        if request.mask is not None:
-            causal = isinstance(request.mask, Causal) and not request.needs_shield and request.bias is None
-            mask = None if causal else allowed(request.mask, request.sizes, q.device)
-        if mask is not None and request.needs_shield:
-            q, k, v = shield(xp, q, k, v, mask)
-            rows, _ = reachable(xp, mask, request.sizes.group)
-            # A row without a key is computed as if it saw all of them, which is finite everywhere, and zeroed below.
-            mask = mask | ~rows.transpose(-3, -2)
-        out = scaled_dot_product_attention(
-            *(derivatives.once(self.name, x).transpose(-3, -2) for x in (q, k, v)),
-            attn_mask=_additive(request, mask, self.name),
-            is_causal=causal,
-            scale=request.scale,
-            enable_gqa=request.sizes.group > 1,
-        ).transpose(-3, -2)
-        if rows is not None:
-            out = torch.where(rows, out, torch.zeros_like(out))
-        return {"context": out}
+        told = lower(request, _diagonals(request))
+        q, k, v = shielded(request) if told.shielded else (request.q, request.k, request.v)
+        box, of = told.box, request.sizes
+        if (box.t0, box.t1) != (0, of.T):
+            q = q[..., box.t0 : box.t1, :, :]
+        if (box.s0, box.s1) != (0, of.S):
+            k, v = k[..., box.s0 : box.s1, :, :], v[..., box.s0 : box.s1, :, :]
+        flat = _is_flat(request)
+        q, k, v = (_four_axes(x) if flat else x.transpose(-3, -2) for x in (q, k, v))
+        out = derivatives.last(self.name, _fused(request, q, k, v, _additive(request, told), told.diagonal))
+        if told.rows is not None:
+            out = torch.where(_flattened(told.rows, request), out, torch.zeros_like(out))
+        out = out.transpose(-3, -2)
+        if (box.t0, box.t1) != (0, of.T):
+            out = pad(out, (0, 0, 0, 0, box.t0, of.T - box.t1))
+        return {"context": out.reshape(*of.batch, *out.shape[1:]) if flat and len(of.batch) != 1 else out}
 
 
-def _additive(request: Request, mask: Tensor | None, name: str) -> Tensor | None:
+def _diagonals(request: Request) -> tuple[str, ...]:
+    """Return the diagonals that need no mask: none beside a bias, which is one; FlashAttention's own at the end of the keys."""
+    if request.bias is not None:
+        return ()
+    flash = request.device == "cuda" and request.dtype in ("bfloat16", "float16") and not torch.compiler.is_compiling()
+    return (TRIANGLE, TRAPEZOID) if flash else (TRIANGLE,)
+
+
+def _is_flat(request: Request) -> bool:
+    """Return whether to bring the batch to one axis, as the fused kernels have it.
+
+    SDPA takes other ranks, but not by them; which is right where torch.func's vmap would run a fused kernel row by row.
+    """
+    return len(request.sizes.batch) == 1 or not derivatives.is_transformed(request.q)
+
+
+def _four_axes(x: Tensor) -> Tensor:
+    """Bring `(*batch, N, heads, width)` to `(B, heads, N, width)`."""
+    if x.ndim != 4:
+        x = x[None] if x.ndim == 3 else x.reshape(-1, *x.shape[-3:])
+    return x.transpose(1, 2)
+
+
+def _flattened(x: Tensor, request: Request) -> Tensor:
+    """Bring what broadcasts to `(*batch, a, b, c)` to the axes of the call, and leave those of 1 that can be left."""
+    batch = request.sizes.batch
+    missing = len(batch) + 3 - x.ndim
+    x = x[(None,) * missing] if missing else x
+    if len(batch) == 1 or not _is_flat(request):
+        return x
+    if all(n == 1 for n in x.shape[:-3]):
+        return x.reshape(1, *x.shape[-3:])
+    return x.expand(*batch, -1, -1, -1).reshape(-1, *x.shape[-3:])
+
+
+def _additive(request: Request, told: Lowering) -> Tensor | None:
     """Return what SDPA takes as `attn_mask`: a bool mask, or the bias with -inf where the mask does not allow."""
-    if request.bias is None:
+    mask, bias, box = told.mask, request.bias, told.box
+    mask = mask if mask is None else _flattened(mask, request)
+    if bias is None:
         return mask
-    # SDPA asks for two axes at least.
-    bias = torch.atleast_2d(derivatives.once(name, request.bias)).to(request.q.dtype)
+    bias = _flattened(bias, request)
+    if bias.shape[-2] > 1:
+        bias = bias[..., box.t0 : box.t1, :]
+    if bias.shape[-1] > 1:
+        bias = bias[..., box.s0 : box.s1]
     return bias if mask is None else torch.where(mask, bias, -torch.inf)
+
+
+def _fused(request: Request, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, diagonal: str | None) -> Tensor:
+    """Return SDPA of `(B, heads, N, width)`, shaped so that a fused kernel takes it."""
+    of = request.sizes
+    # The CPU's kernel has one width for q, k and v. A zero changes no product.
+    if of.E != of.D and request.device == "cpu" and not derivatives.is_transformed(q):
+        q, k, v = (pad(x, (0, width - x.shape[-1])) for width in (max(of.D, of.E),) for x in (q, k, v))
+    grouped = of.K != of.H
+    if grouped and not _groups(request, mask):
+        k, v, grouped = _repeated(k, of.group), _repeated(v, of.group), False
+    attn_mask = _lower_right(q, k) if diagonal == TRAPEZOID else mask
+    out = scaled_dot_product_attention(
+        q, k, v, attn_mask=attn_mask, is_causal=diagonal == TRIANGLE, scale=request.scale, enable_gqa=grouped
+    )
+    return out if out.shape[-1] == of.E else out[..., : of.E]
+
+
+def _groups(request: Request, mask: Tensor | None) -> bool:
+    """Return whether the kernel that SDPA will pick reads grouped heads in place: on a CPU, and by FlashAttention.
+
+    Torch's memory-efficient kernel, which takes the rest on CUDA, does not, and SDPA would go on to plain operations.
+    """
+    flash = mask is None and request.dtype in ("bfloat16", "float16") and request.sizes.E == request.sizes.D
+    return request.device != "cuda" or flash
+
+
+def _repeated(x: Tensor, group: int) -> Tensor:
+    """Return keys or values of each query head: memory along the sequence, where plain operations take its square."""
+    return x.unsqueeze(-3).expand(*x.shape[:-2], group, -1, -1).flatten(-4, -3)
+
+
+def _lower_right(q: Tensor, k: Tensor) -> Tensor:
+    """Return the mask by which torch knows that the last query stands at the last key, and gives it to FlashAttention."""
+    from torch.nn.attention.bias import causal_lower_right  # noqa: PLC0415 - only CUDA needs it
+
+    return causal_lower_right(q.shape[-2], k.shape[-2])

@@ -15,15 +15,14 @@ from torch.nn.functional import linear
 from attention.spec.algebra import Mask, both
 from attention.spec.alignment_scores import Concat, General, TanhScore
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost, quarantined
+from attention.spec.isolation import lost
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.scores import Cosine, soft_cap
 from attention.torch_impl import params, scores
 from attention.torch_impl.attend import check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import allowed, native, read
+from attention.torch_impl.masks import native, read, sheltered
 
 
 class AlignmentAttention(Layer):
@@ -72,11 +71,7 @@ class AlignmentAttention(Layer):
         mask, sizes = self._check(query, key, v, mask)
         state = is_state(query, key)
         q, k = query.unsqueeze(-2) if state else query, key
-        gone = None
-        if mask is not None and mask.isolates:
-            (q, k, v), gone = quarantined(xp, allowed(mask, sizes, query.device), q, k, v)
-        if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            q, k, v = shield_inputs(xp, allowed(mask, sizes, query.device), q, k, v)
+        (q, k, v), gone = sheltered(mask, sizes, q, k, v)
         if c.attn_dim is not None:
             q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         q, k, found = self._scored(q, k, v)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
+from attention.spec.isolation import lost
 from attention.spec.layers import differential as spec
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.positions import check_positions
 from attention.torch_impl import params
 from attention.torch_impl.attend import check_tensors, dot_product_attention
 from attention.torch_impl.layers.feed_forward import child
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import allowed, native, read
+from attention.torch_impl.masks import native, read, sheltered
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import rotate, shared_length
 
@@ -71,8 +71,7 @@ class DifferentialAttention(Layer):
         asked = query if key is None else key
         given = (query, asked, asked if value is None else value)
         mask, sizes = self._check(*given, mask, query_positions, key_positions)
-        if mask is not None and not (sizes.T == sizes.S and mask.keeps_self):
-            given = shield_inputs(xp, allowed(mask, sizes, query.device), *given)
+        given, gone = sheltered(mask, sizes, *given)
         q, k, v = self._heads(*given, query_positions, key_positions, sizes)
         seed, made = self._seed(dropout_seed), []
         for i, place in enumerate(spec.PLACES):
@@ -90,7 +89,7 @@ class DifferentialAttention(Layer):
             )
             made.append(out if return_stages else (out, {}))
         (first, stages), (second, others) = made
-        output = self._merge(first, second)
+        output = lost(xp, gone, self._merge(first, second))
         return (output, spec.together(xp, stages, others, axis=len(sizes.batch))) if return_stages else output
 
     def _check(

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array, Sizes, check_float
-from attention.spec.isolation import lost, quarantined
+from attention.spec.isolation import lost
 from attention.spec.layers import latent as spec
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.masks import Placed
 from attention.torch_impl import params
 from attention.torch_impl.attend import check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import allowed, native, read
+from attention.torch_impl.masks import native, read, sheltered
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import rotate
 
@@ -118,13 +117,10 @@ class LatentAttention(Layer):
         if cache is not None:
             present = torch.where((where >= 0)[..., None], x, torch.zeros_like(x))
             return present, present, None
-        mask, gone, asking, asked = both(self.contract.mask, mask), None, x, x
+        mask = both(self.contract.mask, mask)
         if mask is not None:
             mask.check(sizes, read)
-            if mask.isolates:
-                (asking, asked, _), gone = quarantined(xp, allowed(mask, sizes, x.device), x, x, x)
-            if not mask.keeps_self:
-                asking, asked, _ = shield_inputs(xp, allowed(mask, sizes, x.device), asking, asked, asked)
+        (asking, asked, _), gone = sheltered(mask, sizes, x, x, x)
         return asking, asked, gone
 
     def _queries(self, x: Tensor, where: Array) -> tuple[Tensor, Tensor]:

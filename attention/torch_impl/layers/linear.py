@@ -15,14 +15,13 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost, quarantined
+from attention.spec.isolation import lost
 from attention.spec.layers import linear as spec
-from attention.spec.layers.heads import shield_inputs
 from attention.spec.masks import Causal, Lengths
 from attention.spec.scores import heads_first
 from attention.torch_impl.attend import check_tensors
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import allowed, native, read
+from attention.torch_impl.masks import allowed, native, read, sheltered
 
 
 class LinearAttention(Layer):
@@ -71,12 +70,10 @@ class LinearAttention(Layer):
         mask, form, sizes = self._check(*given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, query.device, carried=state is not None)
         gone = None
-        if seen is not None and mask is not None and mask.isolates:
-            given, gone = quarantined(xp, seen, *given)
         if there is not None:
             given = tuple(torch.where(rows.unsqueeze(-1), x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True))
         else:
-            given = shield_inputs(xp, seen, *given)
+            given, gone = sheltered(mask, sizes, *given)
         q, k, v = self._heads(given, sizes)
         with torch.autocast(query.device.type, enabled=False):
             if form == "quadratic":

@@ -16,18 +16,22 @@ from attention.spec import MultiHeadAttention as Contract
 from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
-from attention.spec.isolation import lost, quarantined
+from attention.spec.isolation import lost
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
+from attention.spec.plans import Plans, Settled
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
 from attention.torch_impl import params
-from attention.torch_impl.attend import check_tensors, dot_product_attention
+from attention.torch_impl.attend import check_tensors, dot_product_attention, planned, signature
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import allowed, native, read
+from attention.torch_impl.masks import allowed, native, read, sheltered
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import bias as score_bias
 from attention.torch_impl.positions import rotate, shared_length
+
+PLANS: Plans[Settled] = Plans()
+"""Of self-attention without options."""
 
 
 class MultiHeadAttention(Layer):
@@ -80,13 +84,17 @@ class MultiHeadAttention(Layer):
             AttentionError: as `dot_product_attention`; PositionError where positions are missing; OptionError where the
                 cache forgets keys that the mask shows.
         """
+        if key is value is mask is bias is query_positions is key_positions is cache is None and not return_stages:
+            again = self._again(query, implementation)
+            if again is not None:
+                return again
         c = self.contract
         x_k = query if key is None else key
         x_q, x_v = query, x_k if value is None else value
         sizes, gone = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions, query.device)
-            (x_q, x_k, x_v), gone = self._shielded(mask, sizes, x_q, x_k, x_v)
+            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v)
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions, sizes)
@@ -121,6 +129,29 @@ class MultiHeadAttention(Layer):
         output, *more = (x for x in (lost(xp, gone, self._merge(x_q, context)), stages, cache) if x is not None)
         return (output, *more) if more else output
 
+    def _again(self, query: Tensor, implementation: str) -> Tensor | None:
+        """Return the output of self-attention without options, by what was found when the last call like it was checked.
+
+        None: the call has to be looked at anew, as where a compiler looks on, autocast converts, or dropout draws.
+        """
+        c, found = self.contract, signature(query)
+        if found is None or (self.training and c.dropout_rate) or torch.is_autocast_enabled(query.device.type):
+            return None
+        plan = PLANS.get((found, self.q_proj.weight.dtype, id(c)), lambda: self._plan(query))
+        if not plan.plain:
+            return None
+        q, k, v = self._heads(query, query, query, None, None, plan.sizes)
+        found = (plan, type(q), q.requires_grad, k.requires_grad, v.requires_grad)
+        call = planned(found, q, k, v, plan.mask, c.score.factor(c.width), c.softcap, implementation)
+        return None if call is None else self._merge(query, call.run(q, k, v)["context"])
+
+    def _plan(self, query: Tensor) -> Settled:
+        """Return the plan of self-attention without options, checked."""
+        c, sizes = self.contract, self._check(query, query, query)
+        mask = self._mask(None, sizes, None, None, query.device)
+        whole = mask is None or (mask.keeps_self and not mask.isolates)
+        return Settled(sizes, mask, whole and heads.is_plain(c), (c,))
+
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:
         check_tensors(query=query, key=key, value=value)
         if not torch.is_autocast_enabled(query.device.type):
@@ -138,18 +169,6 @@ class MultiHeadAttention(Layer):
             mask.check(sizes, read)
         return mask
 
-    def _shielded(
-        self, mask: Mask | None, sizes: Sizes, *inputs: Tensor
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
-        """Return queries, keys and values with zeros where nothing may be read, and the rows that have to say they are lost."""
-        query, key, value = inputs
-        if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.isolates):
-            return (query, key, value), None
-        seen, gone = allowed(mask, sizes, query.device), None
-        if mask.isolates:
-            (query, key, value), gone = quarantined(xp, seen, query, key, value)
-        return heads.shield_inputs(xp, seen, query, key, value), gone
-
     def _appended(
         self, k: Tensor, v: Tensor, mask: Mask | None, bias: Tensor | None, sizes: Sizes
     ) -> tuple[Tensor, Tensor, Mask | None, Tensor | None]:
@@ -166,9 +185,9 @@ class MultiHeadAttention(Layer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the heads as the kernel takes them: projected, normed, rotated, prepared for the score."""
         c = self.contract
-        q = self.q_proj(query).unflatten(-1, (n.H, n.D))
-        k = self.k_proj(key).unflatten(-1, (n.K, n.D))
-        v = self.v_proj(value).unflatten(-1, (n.K, n.E))
+        q = self.q_proj(query).reshape(*n.batch, n.T, n.H, n.D)
+        k = self.k_proj(key).reshape(*n.batch, n.S, n.K, n.D)
+        v = self.v_proj(value).reshape(*n.batch, n.S, n.K, n.E)
         if c.qk_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if not isinstance(c.positions, heads.BIASES):

@@ -16,7 +16,7 @@ from attention.spec.axes import Array
 from attention.spec.layers import stack, tokens, transformer
 from attention.torch_impl.layers.feed_forward import Dropping, FeedForward, check_input, child
 from attention.torch_impl.layers.multi_head import MultiHeadAttention
-from attention.torch_impl.masks import allowed, native, read
+from attention.torch_impl.masks import native, reach, read
 
 
 class Block(Dropping):
@@ -243,4 +243,4 @@ def present(contract: transformer.Block, x: Tensor, mask: Mask | None) -> Tensor
         return None
     sizes = contract.own_attention.sizes(x, x, x)
     mask.check(sizes, read)
-    return tokens.present(xp, allowed(mask, sizes, x.device))
+    return tokens.present(xp, *reach(mask, sizes, x.device)[:2])

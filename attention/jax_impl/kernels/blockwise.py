@@ -1,0 +1,154 @@
+"""Blockwise: exact attention that never writes the scores down, in plain JAX, for any device.
+
+time ~ the tiles that the mask leaves        memory ~ the sequence
+
+A row of tiles keeps a running maximum and sum (forward.py), the backward pass makes the weights anew from them
+(backward.py), and the mask's schedule says which tiles there are (tiles.py). On CPU products are of float32 whatever the
+inputs, for XLA's are faster there than those of half precision unless the processor has its own, and lose nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from attention.jax_impl import random
+from attention.jax_impl.kernels.blockwise_derivatives import differentiable
+from attention.jax_impl.kernels.blockwise_scores import Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise_tiles import tiling
+from attention.jax_impl.masks import shielded
+from attention.spec.axes import Array
+from attention.spec.kernels import Request
+from attention.spec.random import count
+from attention.spec.scores import bind, heads_first
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """Tiles of scores, one after another.
+
+    Attributes:
+        tile: the largest tile, queries and keys; None takes the measured one.
+    """
+
+    name: str = "blockwise"
+    rounds: tuple[str, ...] = ("weights", "d scores", "logsumexp")
+    tile: tuple[int, int] | None = None
+
+    def refuses(self, request: Request) -> str | None:
+        """Refuse an axis of size 0, and nothing else.
+
+        Raises:
+            ShapeError: score_mod changes the shape of the scores.
+            DTypeError: it changes their dtype.
+        """
+        if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
+            return "has no axis of size 0"
+        _check_mod(request)
+        return None
+
+    def run(self, request: Request) -> dict[str, jax.Array]:
+        """Return the context and the logsumexp."""
+        plan, consts = self.plan(request)
+        q, k, v = shielded(request)
+        key = None
+        if request.dropout_rate:
+            _ = count(request.sizes.scores)
+            key = random.key(request.dropout_seed)
+        context, logsumexp = _attend(plan, q, k, v, request.bias, request.sinks, consts, Rest(request.mask, key), request.scale)
+        return {"context": context, "logsumexp": logsumexp}
+
+    def plan(self, request: Request) -> tuple[Plan, tuple[jax.Array, ...]]:
+        """Return what is fixed while a request is compiled, and what its function of a score closes over."""
+        score_mod, consts = _closed(request)
+        cut = tiling(request.sizes, request.mask, self.tile)
+        plan = Plan(
+            sizes=request.sizes,
+            cut=cut,
+            tile=cut.ahead,
+            dtype=request.dtype,
+            compute=request.compute,
+            scale=1.0 if _wide(request) else request.scale,
+            softcap=request.softcap,
+            score_mod=score_mod,
+            rate=request.dropout_rate,
+            precision=request.precision,
+            # Elsewhere exponentials are the device's own.
+            binary=request.device == "cpu" and request.compute == "float32",
+        )
+        return plan, consts
+
+
+def _wide(request: Request) -> bool:
+    """Return whether products are of the compute dtype: where they are faster, or inputs are, or float16 would underflow."""
+    return request.device == "cpu" or request.dtype != "bfloat16"
+
+
+@partial(jax.jit, static_argnames=("plan", "scale"))
+def _attend(
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None,
+    sinks: jax.Array | None,
+    consts: tuple[jax.Array, ...],
+    rest: Rest,
+    scale: float,
+) -> tuple[jax.Array, jax.Array]:
+    of, compute = plan.sizes, plan.compute
+    if plan.scale == 1.0:
+        q, k, v = (x.astype(compute) for x in (q, k, v))
+        q = q * jnp.asarray(scale * (plan.unit if plan.plain and bias is None else 1.0), compute)
+    given = Given(
+        _rows(q, plan.cut.whole[0]),
+        _rows(k, plan.cut.whole[1]),
+        _rows(v, plan.cut.whole[1]),
+        None if bias is None else _scores(plan, bias),
+        None if sinks is None else sinks.astype(compute),
+        consts,
+    )
+    context, logsumexp, _ = differentiable(plan, given, rest)
+    context = heads_first(jnp, context[:, :, : of.T]).reshape(*of.batch, of.T, of.H, of.E)
+    return context, logsumexp[..., : of.T].reshape(*of.batch, of.H, of.T)
+
+
+def _rows(x: jax.Array, size: int) -> jax.Array:
+    """Return `(*batch, n, heads, width)` as `(N, heads, size, width)`, with zeros beyond n."""
+    x = heads_first(jnp, x.reshape(-1, *x.shape[-3:]))
+    return jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[2]), (0, 0)))
+
+
+def _scores(plan: Plan, x: jax.Array) -> jax.Array:
+    """Return what broadcasts to `(*batch, H, T, S)` as `(N or 1, H or 1, T' or 1, S' or 1)`."""
+    x = x.reshape((1,) * (len(plan.sizes.scores) - x.ndim) + x.shape)
+    if any(size > 1 for size in x.shape[:-3]):
+        x = jnp.broadcast_to(x, (*plan.sizes.batch, *x.shape[-3:]))
+    x = x.reshape(-1, *x.shape[-3:])
+    missing = [0 if n == 1 else size - n for n, size in zip(x.shape[2:], plan.cut.whole, strict=True)]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])))
+
+
+def _closed(request: Request) -> tuple[Callable[..., Array] | None, tuple[jax.Array, ...]]:
+    """Return the user's function of a score with what it closes over and is differentiated as arguments."""
+    if request.score_mod is None:
+        return None, ()
+    score, index = jnp.zeros((), request.compute), jnp.zeros((), jnp.int32)
+    converted, consts = jax.closure_convert(request.score_mod, score, index, index, index, index)
+    # The function itself is known again when it is given again, and then nothing is compiled.
+    return (converted, tuple(consts)) if consts else (request.score_mod, ())
+
+
+def _check_mod(request: Request) -> None:
+    of = request.sizes
+    corner = replace(of, batch=(1,) * len(of.batch), T=min(2, of.T), S=min(2, of.S), H=min(2, of.H))
+    call = bind(request.score_mod, corner, jnp.arange)
+    if call is not None:
+        _ = jax.eval_shape(call, jax.ShapeDtypeStruct(corner.scores, request.compute))
+
+

@@ -1,0 +1,275 @@
+"""One tile of the scores: which numbers stand in it, which of them count, and their exponentials.
+
+    raw     = q' k^T                                    q' = q * factor, padded and in the dtype of the products
+    logits  = unit * score_mod(cap(raw) + bias, b, h, t, s)
+    logits  = -inf where the mask forbids, or where a key is padding
+    weight  = base^(logits - top)                       unit = log2(e), base = 2; or unit = 1, base = e
+
+A tile has its queries along the first axis, or along the second where it is `turned`.
+
+References:
+    Schraudolph, "A fast, compact approximation of the exponential function", 1999 (the exponent as an integer); Muller,
+    "Elementary Functions", 2016 (reduction and minimax polynomial).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from attention.jax_impl.kernels.blockwise_tiles import Pair, Tiling
+from attention.spec.axes import Array, Sizes
+from attention.spec.grid import Grid
+from attention.spec.masks import Mask
+from attention.spec.random import Key, keep_threshold, mantissa
+from attention.spec.scores import soft_cap
+
+POWERS = (0.6931470036506653, 0.24022242426872253, 0.05550733581185341, 0.009671512991189957, 0.001326472731307149)
+"""2^f = 1 + f (POWERS[0] + f (POWERS[1] + ...)) for |f| <= 1/2, minimax: off by at most 9.2e-8 of itself."""
+ROUNDER = 1.5 * 2.0**23
+"""A float32 added to this has its nearest integer in its last bits."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed while a call is compiled.
+
+    Attributes:
+        sizes: of the call.
+        cut: into tiles.
+        tile: queries and keys of a tile of the pass at hand.
+        dtype: of the context.
+        compute: of softmax and sums.
+        scale: what is left to multiply the products by: 1 where it is already in q.
+        softcap: bound of the scores, or None.
+        score_mod: `(score, b, h, t, s, *consts) -> score` of one score, or None.
+        rate: of dropout.
+        precision: of the products.
+        binary: whether exponentials are of base 2, made of the bits of float32.
+    """
+
+    sizes: Sizes
+    cut: Tiling
+    tile: Pair
+    dtype: str
+    compute: str
+    scale: float
+    softcap: float | None
+    score_mod: Callable[..., Array] | None
+    rate: float
+    precision: str | None
+    binary: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of all batch axes."""
+        return math.prod(self.sizes.batch)
+
+    @property
+    def unit(self) -> float:
+        """What natural logits are multiplied by to be logits of the base."""
+        return math.log2(math.e) if self.binary else 1.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether logits are nothing but products."""
+        return self.softcap is None and self.score_mod is None and self.scale == 1.0
+
+
+class Given(NamedTuple):
+    """What is differentiated: a call's arrays, heads first, sequences padded to whole tiles.
+
+    Attributes:
+        q: `(N, H, T', D)`, times scale and, where nothing else happens to the scores, unit.
+        k: `(N, K, S', D)`.
+        v: `(N, K, S', E)`.
+        bias: `(N or 1, H or 1, T' or 1, S' or 1)`, or None.
+        sinks: `(H,)`, or None.
+        consts: arrays that the user's function of a score closes over.
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    bias: jax.Array | None
+    sinks: jax.Array | None
+    consts: tuple[jax.Array, ...]
+
+
+class Rest(NamedTuple):
+    """What is traced and not differentiated.
+
+    Attributes:
+        mask: its arrays are JAX's, or None.
+        key: of dropout's bits, or None.
+    """
+
+    mask: Mask | None
+    key: Key | None
+
+
+class Spot(NamedTuple):
+    """A tile: row n of the batch, query head h, and the query and the key that it begins with."""
+
+    n: Array
+    h: Array
+    t: Array
+    s: Array
+
+
+def dot(plan: Plan, a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
+    """Return the product over the last axis of `a` and an axis of `b`, summed in the compute dtype."""
+    dims = (((1,), (axis,)), ((), ()))
+    return lax.dot_general(a, b.astype(a.dtype), dims, precision=plan.precision, preferred_element_type=plan.compute)
+
+
+def finished(
+    plan: Plan, spot: Spot, raw: jax.Array, bias: jax.Array | None, consts: tuple[jax.Array, ...], turned: bool
+) -> jax.Array:
+    """Return a tile's logits, made of its products: differentiable."""
+    if plan.plain and bias is None:
+        return raw
+    scores = soft_cap(jnp, raw if plan.scale == 1.0 else raw * plan.scale, plan.softcap)
+    scores = scores if bias is None else scores + bias
+    if plan.score_mod is not None:
+        t, s = (jnp.broadcast_to(x, scores.shape) for x in indices(plan, spot, turned))
+        mod = jax.vmap(jax.vmap(lambda x, t, s: plan.score_mod(x, spot.n % plan.rows, spot.h, t, s, *consts)))  # type: ignore[misc]
+        scores = mod(scores, t, s)
+    return scores * jnp.asarray(plan.unit, scores.dtype)
+
+
+def indices(plan: Plan, spot: Spot, turned: bool) -> tuple[jax.Array, jax.Array]:
+    """Return the queries and the keys of a tile, each along its axis."""
+    t, s = (at + jnp.arange(size, dtype=jnp.int32) for at, size in zip((spot.t, spot.s), plan.tile, strict=True))
+    return (t[None, :], s[:, None]) if turned else (t[:, None], s[None, :])
+
+
+def bias_tile(plan: Plan, spot: Spot, bias: jax.Array | None, turned: bool) -> jax.Array | None:
+    """Return a tile of the bias, in the compute dtype; an axis along which it does not change is 1."""
+    if bias is None:
+        return None
+    cut = lax.dynamic_slice(bias, bias_start(plan, spot, bias), bias_shape(plan, bias))[0, 0].astype(plan.compute)
+    return cut.T if turned else cut
+
+
+def bias_start(plan: Plan, spot: Spot, bias: jax.Array) -> tuple[Array, ...]:
+    """Return where a tile of the bias begins."""
+    return tuple(jnp.int32(0) if size == 1 else jnp.int32(x) for x, size in zip(spot, bias.shape, strict=True))
+
+
+def bias_shape(plan: Plan, bias: jax.Array) -> tuple[int, ...]:
+    """Return the shape of a tile of the bias, with its row and head."""
+    return tuple(min(size, wanted) for size, wanted in zip(bias.shape, (1, 1, *plan.tile), strict=True))
+
+
+def masked(plan: Plan, spot: Spot, mask: Mask | None, logits: jax.Array, turned: bool) -> jax.Array:
+    """Return a tile's logits, -inf where its mask forbids or a key is padding."""
+    t, s = indices(plan, spot, turned)
+    real = s < plan.sizes.S if plan.sizes.S < plan.cut.whole[1] else None
+    if mask is not None:
+        allowed = mask.allowed(Place(t, s, plan.sizes.T, plan.sizes.S, xp=jnp, plan=plan, spot=spot, turned=turned))
+        real = allowed if real is None else real & allowed
+    return logits if real is None else jnp.where(real, logits, -jnp.inf)
+
+
+def kept(plan: Plan, spot: Spot, key: Key, turned: bool) -> jax.Array:
+    """Return what dropout multiplies a tile's weights by: 0 or 1 / (1 - rate), by the bits of the whole scores' indices."""
+    t, s = (x.astype(jnp.uint32) for x in indices(plan, spot, turned))
+    head = (spot.n % plan.rows) * plan.sizes.H + spot.h
+    index = (head.astype(jnp.uint32) * plan.sizes.T + t) * plan.sizes.S + s
+    kept = mantissa(key, index) < keep_threshold(plan.rate)
+    return jnp.where(kept, jnp.asarray(1.0 / (1.0 - plan.rate), plan.compute), 0.0)
+
+
+def power(plan: Plan, logits: jax.Array, top: jax.Array) -> jax.Array:
+    """Return base^(logits - top), exactly 0 for -inf and 1 for 0; `top` broadcasts and is finite.
+
+    Base 2 is a whole power, added to the exponent as an integer, times a polynomial: a dozen simple operations, where XLA's
+    own exponential on CPU takes twice as long.
+    """
+    if not plan.binary:
+        return jnp.exp(logits - top)
+    # ROUNDER itself XLA would add and subtract before it compiles, and round nothing.
+    rounder = jnp.float32(ROUNDER) + 0 * top
+    lowered = logits - top
+    whole = lowered + rounder
+    f = lowered - (whole - rounder)
+    mantissas = reduce(lambda total, c: total * f + jnp.float32(c), POWERS[-2::-1], jnp.full_like(f, POWERS[-1])) * f + 1
+    bits = lax.bitcast_convert_type(mantissas, jnp.int32) + (lax.bitcast_convert_type(whole, jnp.int32) << 23)
+    # Below 2^-126 is 0; a NaN is not below, and stays.
+    return jnp.where(lowered < -126.0, 0.0, lax.bitcast_convert_type(bits, jnp.float32))
+
+
+def rescale(plan: Plan, difference: jax.Array) -> jax.Array:
+    """Return base^difference for a few numbers of any size."""
+    return jnp.exp2(difference) if plan.binary else jnp.exp(difference)
+
+
+@dataclass(frozen=True)
+class Place(Grid):
+    """One tile as a mask is asked of it: its place is a number of the program, so data are read where it says.
+
+    Attributes:
+        plan: of the call.
+        spot: the tile.
+        turned: whether its queries lie along the second axis.
+    """
+
+    plan: Plan = field(kw_only=True)
+    spot: Spot = field(kw_only=True)
+    turned: bool = field(kw_only=True)
+
+    def per_row(self, x: Array) -> Array:
+        return self._row(x, 0)
+
+    def per_query(self, x: Array) -> Array:
+        x = self._cut(self._row(x, 1), 0, -1)
+        return x[None, :] if self.turned else x[:, None]
+
+    def per_key(self, x: Array) -> Array:
+        x = self._cut(self._row(x, 1), 1, -1)
+        return x[:, None] if self.turned else x[None, :]
+
+    def per_score(self, x: Array) -> Array:
+        x = x[(None,) * (3 - x.ndim) + (...,)] if x.ndim < 3 else x
+        x = self._row(x, 3)
+        x = self._cut(self._cut(x[0 if x.shape[0] == 1 else self.spot.h], 0, -2), 1, -1)
+        return x.T if self.turned else x
+
+    def by_head(self, allowed: Sequence[Array]) -> Array:
+        return _pick(allowed, self.spot.h)
+
+    def by_row(self, allowed: Sequence[Array]) -> Array:
+        return _pick(allowed, self.spot.n % self.plan.sizes.batch[-1])
+
+    def _row(self, x: Array, inner: int) -> Array:
+        """Return `(*batch, ...)`, of which the last `inner` axes stay, at the tile's row of the batch."""
+        place, n = [], self.spot.n
+        for size in reversed(self.plan.sizes.batch):
+            place.append(n % size)
+            n = n // size
+        axes = x.shape[: x.ndim - inner]
+        at = tuple(0 if size == 1 else i for size, i in zip(axes, [*reversed(place)][len(place) - len(axes) :], strict=True))
+        return x[at] if at else x
+
+    def _cut(self, x: Array, letter: int, axis: int) -> Array:
+        """Return the tile's part of an axis of queries or keys. An axis of 1 stays."""
+        n, size = x.shape[axis], self.plan.tile[letter]
+        start = (self.spot.t, self.spot.s)[letter]
+        if n == 1:
+            return x
+        if n == self.plan.cut.whole[letter]:
+            return lax.dynamic_slice_in_dim(x, start, size, axis % x.ndim)
+        # A slice would not reach beyond the end: it would begin earlier.
+        return jnp.take(x, start + jnp.arange(size), axis, mode="clip")
+
+
+def _pick(values: Sequence[Array], at: Array) -> Array:
+    return lax.select_n(jnp.int32(at), *jnp.broadcast_arrays(*values)) if len(values) > 1 else values[0]

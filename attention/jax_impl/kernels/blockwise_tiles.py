@@ -1,0 +1,187 @@
+"""Tiles: how large they are, and in which order a loop visits those that a mask leaves.
+
+    even    tile = ceil(n / ceil(n / wanted))           as even as can be, so that little or nothing is padded
+            for each row of tiles: the full ones, without a mask; then the partial ones, with it; the empty ones never
+    band    tile = wanted * the widest range of keys that a row of tiles sees, wherever it begins: one tile for each row
+
+What a mask's structure says is known while the program is compiled: a loop that would never run is left out, and a mask that
+leaves a narrow band of keys to each query has no loop at all. Lengths, ids and positions may be traced: the bounds of the
+loops are then numbers of the program, and new ones compile nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import array_api_compat.numpy as np
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from attention.spec.axes import Array, Sizes
+from attention.spec.blocks import FULL, PARTIAL, Schedule, schedule
+from attention.spec.masks import Mask
+
+Carry = TypeVar("Carry")
+Pair = tuple[int, int]
+
+ONE_CORE = (512, 256)
+"""Queries and keys of a tile where there is one core: its scores, half a MiB of float32, stay in the second cache."""
+CORES = (1024, 512)
+"""The same where there are several: XLA's products use a second core only from 8.4 million multiplications on, and well from
+twice as many on, 512 * 512 * 64."""
+BAND = (256, 256)
+"""Queries of a tile whose keys are a band, and keys of one whose queries are."""
+WIDEST = 4
+"""The widest band, in tiles. Beyond, more is saved by tiles that need no mask."""
+LANES = 16
+"""A tile that cannot divide its axis is padded to a multiple of this, a vector of float32."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a call is cut.
+
+    Attributes:
+        ahead: queries and keys of a tile of the forward pass.
+        behind: those of the backward pass.
+        whole: queries and keys of the call, padded to whole tiles.
+        band: whether each row of tiles ahead, and each column behind, is one tile.
+    """
+
+    ahead: Pair
+    behind: Pair
+    whole: Pair
+    band: bool
+
+
+def tiling(sizes: Sizes, mask: Mask | None, wanted: Pair | None = None) -> Tiling:
+    """Return how a call is cut.
+
+    Args:
+        sizes: of the call.
+        mask: its structure says how far a query sees.
+        wanted: the largest tile, queries and keys, or None for the measured ones.
+    """
+    narrow = BAND if wanted is None else wanted
+    rows, columns = (_even(n, size) for n, size in zip((sizes.T, sizes.S), narrow, strict=True))
+    whole = _padded(sizes.T, rows), _padded(sizes.S, columns)
+    if mask is not None:
+        ahead, behind = (_width(mask, sizes, narrow, turned=turned) for turned in (False, True))
+        if ahead <= WIDEST * narrow[0] and behind <= WIDEST * narrow[1] and ahead < whole[1] and behind < whole[0]:
+            return Tiling((rows, ahead), (behind, columns), whole, band=True)
+    wanted = wanted or _measured(mask)
+    t, s = (_even(n, size) for n, size in zip((sizes.T, sizes.S), wanted, strict=True))
+    return Tiling((t, s), (t // 2 if t > ONE_CORE[1] and t % 2 == 0 else t, s), (_padded(sizes.T, t), _padded(sizes.S, s)), band=False)
+
+
+def _measured(mask: Mask | None) -> Pair:
+    alone = len(os.sched_getaffinity(0)) == 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() == 1
+    if alone:
+        return ONE_CORE
+    # Less of a smaller tile is computed in vain.
+    return CORES if mask is None else (CORES[1], CORES[1])
+
+
+def _even(n: int, wanted: int) -> int:
+    """Return the tile that cuts an axis into equal parts of at most `wanted`, the last of which may be padded."""
+    tile = -(-n // -(-n // wanted))
+    return tile if n % tile == 0 or tile < LANES else min(_padded(tile, LANES), max(wanted, tile))
+
+
+def _padded(n: int, tile: int) -> int:
+    return -(-n // tile) * tile
+
+
+def _fine(mask: Mask, sizes: Sizes, tile: Pair, *, turned: bool) -> tuple[Any, Any, int]:
+    """Return where the keys that structure leaves to each row of tiles begin and end, and in what step that is known."""
+    rows, columns = (_even(n, size) for n, size in zip((sizes.T, sizes.S), tile, strict=True))
+    step = max(1, tile[not turned] // LANES)
+    cut = schedule(mask, sizes, (step, columns) if turned else (rows, step), known=False)
+    first, end = (cut.turned() if turned else cut).span()
+    return first * step, end * step, step
+
+
+def _width(mask: Mask, sizes: Sizes, tile: Pair, *, turned: bool) -> int:
+    first, end, _ = _fine(mask, sizes, tile, turned=turned)
+    return max(1, int(np.max(end - first)))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The tiles of one kind, for each row of tiles.
+
+    Attributes:
+        masked: whether they need the mask.
+        counts: `(N or 1, H or 1, rows)`: how many there are.
+        starts: `(N or 1, H or 1, rows, columns)`: where they begin, of which the first `counts` are meant.
+    """
+
+    masked: bool
+    counts: Array
+    starts: Array
+
+    def visit(self, n: Array, h: Array, row: Array, step: Callable[[Array, Carry], Carry], carry: Carry) -> Carry:
+        """Return what `step(start, carry)` makes of each tile of a row in turn."""
+        n, h = (0 if size == 1 else at for size, at in zip(self.counts.shape[:2], (n, h), strict=True))
+        starts = jnp.asarray(self.starts, jnp.int32)[n, h, row]
+        count = self._count(n, h, row)
+        if isinstance(count, int) and count == 1:
+            return step(starts[0], carry)
+        return lax.fori_loop(0, count, lambda i, carry: step(starts[i], carry), carry)
+
+    def _count(self, n: Array, h: Array, row: Array) -> Array:
+        if isinstance(self.counts, np.ndarray) and (self.counts == self.counts.flat[0]).all():
+            return int(self.counts.flat[0])
+        return jnp.asarray(self.counts, jnp.int32)[n, h, row]
+
+
+def walks(mask: Mask | None, sizes: Sizes, cut: Tiling, *, turned: bool = False) -> tuple[Walk, ...]:
+    """Return the visits that a mask asks for, in their order.
+
+    Args:
+        mask: its arrays are JAX's.
+        sizes: of the call.
+        cut: of the call.
+        turned: whether rows are of keys and columns of queries, as the backward pass wants it.
+    """
+    if cut.band and mask is not None:
+        return (_band(mask, sizes, cut, turned=turned),)
+    tile = cut.behind if turned else cut.ahead
+    tiles = schedule(mask, sizes, tile, np if mask is None else jnp)
+    if sizes.S < cut.whole[1]:
+        # What is padded to the last tile is no key.
+        last = np.arange(tiles.kinds.shape[-1]) == sizes.S // tile[1]
+        tiles = replace(tiles, kinds=tiles.xp.where((tiles.kinds == FULL) & last, PARTIAL, tiles.kinds))
+    tiles = tiles.turned() if turned else tiles
+    found = (_walk(tiles, sizes, kind) for kind in (FULL, PARTIAL))
+    return tuple(walk for walk in found if not (isinstance(walk.counts, np.ndarray) and not walk.counts.any()))
+
+
+def _band(mask: Mask, sizes: Sizes, cut: Tiling, *, turned: bool) -> Walk:
+    rows, columns = cut.ahead[0], cut.behind[1]
+    first, _, _ = _fine(mask, sizes, (rows, columns), turned=turned)
+    # No range reaches beyond the end: it begins earlier, and what it does not see is masked.
+    starts = np.minimum(first, cut.whole[not turned] - (cut.behind[0] if turned else cut.ahead[1]))
+    starts = _rows(np, starts, len(sizes.batch))
+    return Walk(True, np.ones_like(starts), starts[..., None])
+
+
+def _walk(tiles: Schedule, sizes: Sizes, kind: int) -> Walk:
+    counts, index = tiles.of(kind)
+    return Walk(kind == PARTIAL, *(_rows(tiles.xp, x, len(sizes.batch)) for x in (counts, index * tiles.tile[1])))
+
+
+def _rows(xp: Any, x: Array, batch: int) -> Array:
+    """Fold the batch axes of what is 1 or whole along each into one, which is 1 where all are."""
+    return xp.reshape(x, (-1 if batch else 1, *x.shape[batch:]))
+
+
+def part(x: jax.Array, n: Array, h: Array, start: Array, size: int) -> jax.Array:
+    """Return `(size, ...)` of `(N, heads, n', ...)`: a head's elements from `start` on."""
+    rest = x.shape[3:]
+    cut = lax.dynamic_slice(x, (n, h, start, *[jnp.int32(0)] * len(rest)), (1, 1, size, *rest))
+    return cut.reshape(size, *rest)

@@ -1,0 +1,64 @@
+"""Rules: which kernel "auto" prefers in JAX, by device, beside the measurement that says so.
+
+`attention kernels --measure FILE` measures anew; `attention kernels --explain` shows the rule that holds for a call.
+"""
+
+from attention.spec.cost import Traits
+from attention.spec.rules import STRUCTURES, Rule
+
+CPU = "benchmarks/results/rules-cpu.json: jax "
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "few queries against many keys",
+        ("decode", "blockwise", "xla"),
+        CPU + "decode",
+        devices=("cpu",),
+        queries=(1, 8),
+        keys=(512, None),
+    ),
+    Rule(
+        "scores too many to be written down",
+        ("blockwise", "xla"),
+        CPU + "none, causal, window, documents, lengths, prefix, general",
+        devices=("cpu",),
+        keys=(512, None),
+    ),
+    Rule(
+        "dense or causal in half precision",
+        ("cudnn", "pallas", "blockwise", "xla"),
+        "not measured: cuDNN's fused attention is the fastest that jax.nn.dot_product_attention names",
+        devices=("gpu",),
+        dtypes=("bfloat16", "float16"),
+        masks=("none", "causal"),
+        keys=(512, None),
+    ),
+    Rule(
+        "scores too many to be written down",
+        ("pallas", "blockwise", "xla"),
+        "not measured: xla writes all scores to memory, the others none",
+        devices=("gpu",),
+        keys=(512, None),
+    ),
+    Rule(
+        "scores too many to be written down",
+        ("splash", "pallas", "blockwise", "xla"),
+        "not measured: splash attention is the kernel that JAX's own repository keeps for TPUs",
+        devices=("tpu",),
+        keys=(512, None),
+    ),
+)
+
+EVERY = tuple(name for name in STRUCTURES if name != "none")
+
+TRAITS: dict[str, Traits] = {
+    "xla": Traits(writes_scores=True),
+    "reference": Traits(writes_scores=True),
+    "blockwise": Traits(follows=EVERY, tile=(512, 512)),
+    "decode": Traits(follows=EVERY, tile=(1, 512)),
+    "cudnn": Traits(follows=("causal", "window", "lengths")),
+    "pallas": Traits(follows=EVERY),
+    "splash": Traits(follows=EVERY),
+    "tokamax": Traits(follows=("causal",)),
+}
+"""How each kernel works, as far as its cost depends on it."""

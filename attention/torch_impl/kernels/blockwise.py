@@ -1,0 +1,106 @@
+"""Blockwise: exact attention whose time and memory follow the mask.
+
+    context = pieces of the mask, each through torch's fused kernel on the keys that it needs, merged by logsumexp
+
+A piece is a rectangle without a mask, a causal square, or a rectangle with its own small mask (blockwise_plan). What the
+fused kernel lacks (soft cap, dropout, the gradient of a bias, any other device) goes by plain products of bounded size.
+
+References:
+    Dao et al., "FlashAttention", arXiv:2205.14135; Milakov and Gimelshein, arXiv:1805.02867 (merging by logsumexp).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attention.spec.axes import Sizes
+from attention.spec.isolation import Sound
+from attention.spec.kernels import Request
+from attention.spec.masks import Mask
+from attention.torch_impl.kernels import blockwise_compiled as compiled
+from attention.torch_impl.kernels import blockwise_flash as flash
+from attention.torch_impl.kernels import derivatives, precision
+from attention.torch_impl.kernels.blockwise_call import Limits, call_of, guarded
+from attention.torch_impl.kernels.blockwise_function import Attention
+from attention.torch_impl.kernels.blockwise_products import Rule
+
+FEATURES = ("softcap", "sinks", "dropout", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """Attention in pieces that follow the mask; see `Limits` for what bounds them."""
+
+    name: str = "blockwise"
+    rounds: tuple[str, ...] = ("weights", "d scores", "logsumexp")
+    tile: int | None = None
+    most: int = 2**21
+    side: int = 512
+    fused: bool = flash.PRESENT
+
+    def refuses(self, request: Request) -> str | None:
+        """Refuse derivatives beyond the first, and a function of the scores, whose own gradients nobody would see."""
+        return (
+            derivatives.refuses(request.q, request.k, request.v, request.bias, request.sinks)
+            or request.lacks(*FEATURES)
+            or precision.refuses(request)
+            or _refuses_mask(request.mask)
+        )
+
+    def run(self, request: Request) -> dict[str, Tensor]:
+        """Return the context, and logsumexp."""
+        of, rows = request.sizes, prod(request.sizes.batch)
+        with torch.autocast(request.q.device.type, enabled=False):
+            q = request.q.reshape(rows, of.T, of.K, of.group, of.D)
+            k, v = request.k.reshape(rows, of.S, of.K, of.D), request.v.reshape(rows, of.S, of.K, of.E)
+            if self.fused and of.E != of.D:
+                # The fused kernel knows one width. Zeros add nothing to a score, and values of 0 are cut off again.
+                q, k, v = (pad(x, (0, max(of.D, of.E) - x.shape[-1])) for x in (q, k, v))
+            sinks = None if request.sinks is None else request.sinks.reshape(1, 1, of.K, of.group)
+            out, lse = self._answer(request, q, k, v, _rows_first(request.bias, of), sinks)
+        made = {"context": out[..., : of.E].reshape(*of.batch, of.T, of.H, of.E)}
+        # Beside stages that only the formula writes down, logsumexp is the formula's too: they agree to the last bit.
+        if set(request.stages) <= {"context", "logsumexp"}:
+            made["logsumexp"] = lse.reshape(*of.batch, of.T, of.H).transpose(-1, -2)
+        return made
+
+    def _answer(self, request: Request, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
+        of, limits = request.sizes, Limits(self.tile, self.most, self.side, self.fused)
+        shield = request.needs_shield and not isinstance(request, Sound)
+        if torch.compiler.is_compiling():
+            return compiled.attention(limits, request, shield, q, k, v, *rest)
+        sizes = Sizes(of.batch, of.T, of.S, of.H, of.K, q.shape[-1], v.shape[-1])
+        rule = Rule(request.scale, request.softcap, request.dropout_rate)
+        call = call_of(limits, request.mask, sizes, rule, request.dropout_seed, q.device)
+        return Attention.apply(call, *(guarded(call, q, k, v) if shield else (q, k, v)), *rest)
+
+
+def _refuses_mask(mask: Mask | None) -> str | None:
+    if torch.compiler.is_compiling() or mask is None or mask.is_static:
+        return None
+    held: list[Tensor] = []
+
+    def look(x: Tensor) -> Tensor:
+        held.extend([x] * derivatives.is_transformed(x))
+        return x
+
+    _ = mask.map(look)
+    return "has no mask that a transform of torch.func holds" if held else None
+
+
+def _rows_first(bias: Tensor | None, of: Sizes) -> Tensor | None:
+    """Return a bias that broadcasts to `(*batch, H, T, S)` as `(1 or B, 1 or T, 1 or K, 1 or G, 1 or S)`."""
+    if bias is None:
+        return None
+    bias = bias[(None,) * (len(of.batch) + 3 - bias.ndim) + (...,)]
+    *batch, heads, t, s = bias.shape
+    rows = 1
+    if any(n != 1 for n in batch):
+        bias, rows = bias.expand(*of.batch, heads, t, s), prod(of.batch)
+    group = (of.K, of.group) if heads > 1 else (1, 1)
+    return bias.reshape(rows, *group, t, s).movedim(3, 1)

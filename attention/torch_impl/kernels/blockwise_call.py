@@ -1,0 +1,91 @@
+"""The call: a mask's plan and options in one, made when the mask's numbers are known, or without them.
+
+    call = plan(mask, tile) + rule + limits
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention.spec.algebra import Mask
+from attention.spec.axes import Array, Sizes, dtype_name
+from attention.spec.kernels import Request
+from attention.torch_impl.kernels.blockwise_passes import Call
+from attention.torch_impl.kernels.blockwise_plan import is_masked, plan
+from attention.torch_impl.kernels.blockwise_products import Rule
+from attention.torch_impl.masks import read, shielded
+
+SHORT = 1024
+"""Keys of a window below which tiles are short."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large pieces may be.
+
+    Attributes:
+        tile: the longest side of a cell in which the mask is looked at; None: see `tile_of`.
+        most: scores that one call makes, about, where pieces are divided.
+        side: the longest side of a rectangle of plain products.
+        fused: whether torch's fused kernel may be used.
+    """
+
+    tile: int | None
+    most: int
+    side: int
+    fused: bool
+
+
+def call_of(limits: Limits, mask: Mask | None, sizes: Sizes, rule: Rule, seed: Array, device: torch.device) -> Call:
+    """Return what is to be computed, but for the arrays; `sizes` are those of the arrays that the passes get."""
+    fused = limits.fused and device.type == "cpu" and rule.softcap is None and not rule.rate
+    # The fused kernel knows one width.
+    fused = fused and sizes.D == sizes.E > 0
+    known, host = _on_host(mask)
+    pieces = plan(host, sizes, limits.tile or tile_of(mask), known=known)
+    return Call(pieces, mask, sizes, rule, seed, prod(sizes.batch), fused, limits.most, limits.side)
+
+
+def tile_of(mask: Mask | None) -> int:
+    """Return the side of the cells in which a mask is looked at.
+
+    Under a short window every row is partial, and short tiles waste least at its two ends: at S 4096 and 256 keys, tiles of
+    64, 128 and 256 take 1, 1.15 and 1.3 times as long. Else lines fall where the mask changes, and a tile only bounds
+    what is partial.
+    """
+    reach = None if mask is None else mask.reach
+    return 64 if reach is not None and reach < SHORT else 256
+
+
+def guarded(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    """Return `(B, T, K, G, D)`, `(B, S, K, D)` and `(B, S, K, E)` with zeros for what nobody sees.
+
+    Only under a mask are such tokens read: what lies outside the pieces is never touched.
+    """
+    if not is_masked(call.plan):
+        return q, k, v
+    of = call.sizes
+    shapes = ((of.T, of.H, of.D), (of.S, of.K, of.D), (of.S, of.K, of.E))
+    given = (x.reshape(*of.batch, *shape) for x, shape in zip((q, k, v), shapes, strict=True))
+    clean = shielded(Request(*given, of, dtype_name(q), call.rule.scale, call.mask, device=q.device.type))
+    return tuple(x.reshape(own.shape) for x, own in zip(clean, (q, k, v), strict=True))
+
+
+def _on_host(mask: Mask | None) -> tuple[bool, Mask | None]:
+    """Return whether every array of the mask can be read, and the mask with arrays of NumPy if so."""
+    if mask is None or mask.is_static:
+        return True, mask
+    found: list[Any] = []
+
+    def numpy(x: Tensor) -> Any:
+        found.append(read(x))
+        return x if found[-1] is None else found[-1]
+
+    host = mask.map(numpy)
+    known = all(x is not None for x in found)
+    return known, host if known else mask

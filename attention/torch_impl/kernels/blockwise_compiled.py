@@ -1,0 +1,141 @@
+"""Compiled: the passes as operators that torch.compile and torch.export take as they are.
+
+    graph: context, logsumexp = attention::blockwise(q, k, v, bias, sinks, arrays, batch, said)
+    said  = the options and the structure of the mask, in words; arrays = what the mask holds
+
+A graph of one mask's pieces would be wrong for the next mask. So the graph holds one operator, and its pieces are planned
+when it runs, from the numbers that are there then: new lengths or documents need no new compilation, and cost what they
+cost uncompiled.
+"""
+
+from __future__ import annotations
+
+from ast import literal_eval
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attention.spec.algebra import Mask
+from attention.spec.axes import COMPUTE, Sizes, dtype_name
+from attention.spec.kernels import Request
+from attention.spec.masks import KINDS
+from attention.torch_impl.kernels.blockwise_call import Limits, call_of, guarded
+from attention.torch_impl.kernels.blockwise_passes import Call, backward, forward
+from attention.torch_impl.kernels.blockwise_products import Rule
+
+_KINDS = {kind.__name__: kind for kind in KINDS}
+_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? sinks, Tensor[] arrays, SymInt[] batch, str said"
+
+
+def attention(limits: Limits, request: Request, shield: bool, *given: Any) -> tuple[Tensor, Tensor]:
+    """Return context and logsumexp inside a graph.
+
+    Args:
+        limits: of the kernel.
+        request: the call.
+        shield: whether unseen tokens may hold NaN.
+        *given: q, k, v, bias and sinks, as `blockwise_passes.forward` takes them.
+    """
+    arrays: list[Tensor] = []
+    mask, seed = _told(request.mask, arrays), _told(request.dropout_seed, arrays)
+    rule = (request.scale, request.softcap, request.dropout_rate)
+    options = ((limits.tile, limits.most, limits.side, limits.fused), rule, shield)
+    return torch.ops.attention.blockwise(*given, arrays, request.sizes.batch, _said(mask, seed, options))
+
+
+@torch.compiler.assume_constant_result
+def _said(*told: Any) -> str:
+    return repr(told)
+
+
+def _told(x: Any, arrays: list[Tensor]) -> tuple[str, str, Any]:
+    """Return a mask, or a part of one, in words, having put its arrays in a list."""
+    if isinstance(x, Mask):
+        return "mask", type(x).__name__, tuple((name, traced, _told(value, arrays)) for name, value, traced in x.parts())
+    if isinstance(x, tuple):
+        return "several", "", tuple(_told(part, arrays) for part in x)  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(x, Tensor):
+        arrays.append(x)
+        return "array", "", len(arrays) - 1
+    return "structure", "", x
+
+
+def _heard(told: tuple[str, str, Any], arrays: list[Tensor]) -> Any:
+    """Return what `_told` told."""
+    kind, name, x = told
+    if kind == "mask":
+        values = [(field, traced, _heard(value, arrays)) for field, traced, value in x]
+        structure = [(field, None if traced else value, traced) for field, traced, value in values]
+        return _KINDS[name].rebuild(structure, [value for _, traced, value in values if traced])
+    if kind == "several":
+        return tuple(_heard(part, arrays) for part in x)
+    return arrays[x] if kind == "array" else x
+
+
+_read = lru_cache(maxsize=256)(literal_eval)
+
+
+def _call(q: Tensor, k: Tensor, v: Tensor, arrays: list[Tensor], batch: Any, said: str) -> tuple[Call, tuple[Tensor, ...]]:
+    """Return the call, and q, k and v as it may read them."""
+    mask, seed, (limits, rule, shield) = _read(said)
+    _, t, heads, group, d = q.shape
+    sizes = Sizes(tuple(batch), t, k.shape[1], heads * group, heads, d, v.shape[-1])
+    call = call_of(Limits(*limits), _heard(mask, arrays), sizes, Rule(*rule), _heard(seed, arrays), q.device)
+    return call, guarded(call, q, k, v) if shield else (q, k, v)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Any, sinks: Any, arrays: Any, batch: Any, said: str) -> tuple[Tensor, Tensor]:
+    call, given = _call(q, k, v, arrays, batch, said)
+    return forward(call, *given, bias, sinks)
+
+
+def _shape_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    del k, rest
+    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=_compute(q))
+
+
+def _backward(
+    q: Tensor, k: Tensor, v: Tensor, bias: Any, sinks: Any, arrays: Any, batch: Any, said: str, *rest: Any
+) -> tuple[Tensor, ...]:
+    out, lse, g, g_lse, wants_bias = rest
+    call, given = _call(q, k, v, arrays, batch, said)
+    made = backward(call, (*given, bias, sinks), (out, lse), (g, g_lse), wants_bias)
+    return tuple(q.new_empty(0) if x is None else x for x in made)
+
+
+def _shape_backward(q: Tensor, k: Tensor, v: Tensor, bias: Any, sinks: Any, *rest: Any) -> tuple[Tensor, ...]:
+    dbias = bias.new_empty(bias.shape, dtype=_compute(q)) if rest[-1] else q.new_empty(0)
+    return *(x.new_empty(x.shape) for x in (q, k, v)), dbias, q.new_empty(0 if sinks is None else sinks.shape)
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    *given, arrays, ctx.batch, ctx.said = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*given, *output, *arrays)
+
+
+def _gradients(ctx: Any, *grads: Any) -> Any:
+    *given, out, lse = ctx.saved_tensors[:7]
+    arrays = list(ctx.saved_tensors[7:])
+    wanted = ctx.needs_input_grad[:5]
+    made = torch.ops.attention.blockwise_backward(*given, arrays, ctx.batch, ctx.said, out, lse, *grads, wanted[3])
+    return *(x if want else None for x, want in zip(made, wanted, strict=True)), [None] * len(arrays), None, None
+
+
+def _compute(x: Tensor) -> torch.dtype:
+    return getattr(torch, COMPUTE[dtype_name(x)])
+
+
+_five = ", ".join(["Tensor"] * 5)
+_ahead = torch.library.custom_op("attention::blockwise", _forward, mutates_args=(), schema=f"({_TENSORS}) -> (Tensor, Tensor)")
+_back = torch.library.custom_op(
+    "attention::blockwise_backward",
+    _backward,
+    mutates_args=(),
+    schema=f"({_TENSORS}, Tensor out, Tensor lse, Tensor? g, Tensor? g_lse, bool wants_bias) -> ({_five})",
+)
+_ = _ahead.register_fake(_shape_forward), _back.register_fake(_shape_backward)
+_ahead.register_autograd(_gradients, setup_context=_keep)

@@ -1,0 +1,96 @@
+"""Lines: where the cells of a mask begin, one set of numbers for queries and keys alike.
+
+    lines of the keys    = ends of documents, paddings, prefixes and chunks, and at most a tile further each
+    lines of the queries = lines of the keys - offset        query t stands at key t + offset, so diagonals cross corners
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from attention.spec.algebra import Mask
+from attention.spec.axes import Array, Sizes
+from attention.spec.masks import Aligned, Chunked, Lengths, PerRow, Placed, Prefix, Segments
+from attention.torch_impl.kernels.blockwise_cells import Lines, Row, at_row, rises
+
+FINEST = 8
+"""Lines closer than a tile divided by this are not drawn: a small partial cell costs less than many smaller ones."""
+MOST = 1024
+"""The most tiles along an axis; beyond, they grow."""
+
+
+def lines(mask: Mask, sizes: Sizes, tile: int, row: Row, *, known: bool = True) -> Lines:
+    """Return the lines of the queries and of the keys: rising integers from 0 to T and to S.
+
+    Args:
+        mask: checked; its arrays are NumPy's, or anything where they are not `known`.
+        sizes: of the call.
+        tile: the longest side of a cell.
+        row: the batch row.
+        known: whether to read the mask's arrays.
+    """
+    tile = max(tile, -(-max(sizes.T, sizes.S) // MOST))
+    offset = next(_offsets(mask, sizes, row, known), 0)
+    end = max(sizes.S, sizes.T + offset)
+    named = [np.asarray(x).ravel() for x in _ends(mask, sizes, offset, row, known)]
+    cuts = sorted({0, offset, sizes.S, sizes.T + offset, *(int(n) for x in named for n in x)})
+    stops = [cuts[0]]
+    for cut in cuts[1:]:
+        # The last line stands, whatever stands before it.
+        if cut - stops[-1] >= max(1, tile // FINEST) or cut == end:
+            stops.append(cut)
+    every = np.concatenate([*(np.arange(a, b, tile) for a, b in zip(stops, stops[1:], strict=False)), [end]])
+    return _clipped(every - offset, sizes.T), _clipped(every, sizes.S)
+
+
+def _clipped(at: Any, n: int) -> Any:
+    return np.concatenate([[0], at[(at > 0) & (at < n)], [n]])
+
+
+def _offsets(mask: Mask, sizes: Sizes, row: Row, known: bool) -> Iterator[int]:
+    """Yield the key at which each aligned mask says that query 0 stands."""
+    if isinstance(mask, Aligned):
+        if mask.query_positions is None:
+            yield sizes.S - sizes.T if mask.align == "end" else 0
+        elif known and rises(at := at_row(mask.query_positions, row, 1)):
+            yield int(np.clip(at[0], -sizes.T, sizes.S))
+    for part in _parts(mask, row):
+        yield from _offsets(part, sizes, row, known)
+
+
+def _ends(mask: Mask, sizes: Sizes, offset: int, row: Row, known: bool) -> Iterator[Array]:
+    """Yield the lines that a mask names, on the axis of the keys."""
+    if isinstance(mask, Chunked) and mask.query_positions is None:
+        own = sizes.S - sizes.T if mask.align == "end" else 0
+        chunks = np.arange(0, max(sizes.S, sizes.T + own), mask.size)
+        yield chunks
+        yield chunks - own + offset
+    elif isinstance(mask, Prefix) and (known or not mask.by_row):
+        yield at_row(mask.length, row, 0) if mask.by_row else mask.length
+    elif known and isinstance(mask, Lengths):
+        left = mask.padding == "left"
+        kv = at_row(mask.kv, row, 0)
+        yield sizes.S - kv if left else kv
+        if mask.q is not None:
+            q = at_row(mask.q, row, 0)
+            yield (sizes.T - q if left else q) + offset
+    elif known and isinstance(mask, Segments):
+        yield _changes(at_row(mask.kv, row, 1))
+        if mask.q is not None:
+            yield _changes(at_row(mask.q, row, 1)) + offset
+    for part in _parts(mask, row):
+        yield from _ends(part, sizes, offset, row, known)
+
+
+def _parts(mask: Mask, row: Row) -> tuple[Mask, ...]:
+    """Return the masks inside a mask whose axes are the call's own."""
+    if isinstance(mask, PerRow):
+        return (mask.masks[row[-1]],)
+    return () if isinstance(mask, Placed) else mask.inside
+
+
+def _changes(ids: Any) -> Any:
+    return np.flatnonzero(np.diff(ids)) + 1

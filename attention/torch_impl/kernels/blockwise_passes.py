@@ -1,0 +1,252 @@
+"""Passes: the pieces of a plan computed one after another, and merged by their logsumexp.
+
+    lse = log(exp lse1 + exp lse2)        out = exp(lse1 - lse) out1 + exp(lse2 - lse) out2        exact, in any order
+    a sink adds exp(sink) to the sum and nothing to out
+    backward: each piece alone, with the out and lse of the whole row; gradients add up
+
+Memory beyond inputs and outputs is that of one call, which does not grow with T * S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
+from attention.spec.algebra import Mask
+from attention.spec.blocks import PARTIAL
+from attention.spec import random
+from attention.torch_impl.kernels import blockwise_flash as flash
+from attention.torch_impl.kernels import blockwise_products as products
+from attention.torch_impl.kernels.blockwise_cells import TRIANGLE
+from attention.torch_impl.kernels.blockwise_plan import Part, Piece, Plan
+from attention.torch_impl.kernels.blockwise_products import Rule, finite
+from attention.torch_impl.kernels.blockwise_views import Index, Masks, biases, calls, divided, keys, queries, spread
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What is to be computed, but for the arrays.
+
+    Attributes:
+        plan: of the mask.
+        mask: with tensors, or None.
+        sizes: of the call.
+        rule: what is done to a score.
+        seed: of dropout.
+        rows: batch rows after which dropout repeats.
+        fused: whether torch's fused kernel can do it.
+        most: scores that one call makes, about, where a piece is divided.
+        side: the longest side of a rectangle of plain products.
+    """
+
+    plan: Plan
+    mask: Mask | None
+    sizes: Sizes
+    rule: Rule
+    seed: Array
+    rows: int
+    fused: bool
+    most: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a kernel: its views of the arrays."""
+
+    part: Part
+    piece: Piece
+    index: Index
+    added: Tensor | None
+    empty: Tensor | None
+    keep: Tensor | None
+
+    def of_queries(self, x: Tensor) -> Tensor:
+        return queries(x, self.part, self.piece)[self.index]
+
+    def of_keys(self, x: Tensor, q: Tensor | None = None) -> Tensor:
+        """Return the keys: each head's own, or, with `q`, as often as it has query heads that read them."""
+        x = keys(x, self.part, self.piece)
+        if q is not None:
+            return x[self.index] if len(self.index) == 1 else spread(x, queries(q, self.part, self.piece))[self.index]
+        return x[(*self.index[:3], 0) if len(self.index) == 4 else self.index]
+
+    @property
+    def repeats(self) -> int:
+        """Which axis holds the repetitions of a piece that has several."""
+        return 1 if len(self.index) == 1 else 0
+
+
+def steps(call: Call, q: Tensor, bias: Tensor | None, fused: bool) -> Iterator[Step]:
+    """Yield the calls of the kernel that is `fused`, or of plain products, in order."""
+    masks = Masks(call.mask, call.sizes, bias)
+    dtype = getattr(torch, COMPUTE[dtype_name(q)])
+    for part in call.plan:
+        heads = (part.rows[1] - part.rows[0]) * (part.heads[1] - part.heads[0]) * q.shape[3]
+        for whole in part.pieces:
+            added, empty = None, None
+            for piece in _divided(call, whole, heads, bias is None, None if fused else call.side):
+                view = queries(q, part, piece)
+                # The mask of a piece that repeats is that of each repetition.
+                if added is None or whole.count == 1 or bias is not None:
+                    added = masks.added(part, piece, view, dtype, triangle=not fused or bias is not None)
+                    # Asked before the mask is spread over heads and repetitions, where it is small.
+                    empty = None if added is None else (added == -torch.inf).all(-1)
+                for index in calls(view) if fused else ((...,),):
+                    seen = [x if x is None or not fused else spread(x, view)[index] for x in (added, empty)]
+                    yield Step(part, piece, index, *seen, None if fused else _keep(call, part, piece, q))
+
+
+def _divided(call: Call, piece: Piece, heads: int, repeats: bool, side: int | None) -> Iterator[Piece]:
+    """Yield a piece as calls take it; where a bias differs from tile to tile, none repeats."""
+    for one in divided(piece, heads, call.most if repeats else 1, side):
+        if side is None or one.count > 1 or heads * one.queries * one.keys <= call.most:
+            yield one
+        else:
+            # More heads, smaller squares.
+            yield from divided(one, heads, call.most, max(16, int((call.most / heads) ** 0.5)))
+
+
+def _keep(call: Call, part: Part, piece: Piece, q: Tensor) -> Tensor | None:
+    """Return which weights dropout keeps, `(R, count, K, G, queries, keys)`: the bits of their place in all the scores."""
+    if not call.rule.rate:
+        return None
+    of, device = call.sizes, q.device
+    b, k, g, n = (torch.arange(*at, device=device) for at in (part.rows, part.heads, (0, of.group), (0, piece.count)))
+    t, s = (torch.arange(size, device=device) for size in (piece.queries, piece.keys))
+    t = piece.t + n[:, None] * piece.step[0] + t  # (count, queries)
+    s = piece.s + n[:, None] * piece.step[1] + s
+    head = (b % call.rows)[:, None, None] * of.H + k[:, None] * of.group + g  # (R, K, G)
+    at = (head[:, None, :, :, None] * of.T + t[:, None, None])[..., None] * of.S + s[:, None, None, None]
+    high, low = random.key(call.seed)
+    if isinstance(call.seed, Tensor):
+        low = call.seed.to(device=device, dtype=torch.int64) & random.WORD
+        high = low * 0
+    return random.mantissa((high, low), at) < random.keep_threshold(call.rule.rate)
+
+
+def forward(
+    call: Call, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, sinks: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the context `(B, T, K, G, E)` and logsumexp `(B, T, K, G)`.
+
+    Args:
+        call: what to compute.
+        q: `(B, T, K, G, D)`.
+        k: `(B, S, K, D)`.
+        v: `(B, S, K, E)`.
+        bias: `(1 or B, 1 or T, 1 or K, 1 or G, 1 or S)`, or None.
+        sinks: `(1 or B, 1, K, G)`, or None.
+    """
+    compute = getattr(torch, COMPUTE[dtype_name(q)])
+    kept = all(part.alone for part in call.plan) and sinks is None
+    out = q.new_empty((*q.shape[:-1], v.shape[-1]), dtype=q.dtype if kept else compute)
+    lse = q.new_empty(q.shape[:-1], dtype=compute)
+    _blank(call.plan, (out, 0.0), (lse, -torch.inf))
+    q, k, v = flash.readable(q, k, v)
+    for step in steps(call, q, bias, call.fused):
+        q1, k1, v1 = step.of_queries(q), step.of_keys(k, q), step.of_keys(v, q)
+        if call.fused:
+            out1, lse1 = flash.forward(q1, k1, v1, call.rule.scale, step.added, _triangle(step, bias))
+            lse1 = lse1 if step.empty is None else lse1.masked_fill(step.empty, -torch.inf)
+        else:
+            q1, k1, v1 = (x.to(compute) for x in (q1, k1, v1))
+            out1, lse1 = products.forward(call.rule, q1, k1, v1, step.added, step.keep)
+        _merge(step.of_queries(out), step.of_queries(lse), out1, lse1, first=step.piece.first)
+    if sinks is not None:
+        total = torch.logaddexp(lse, sinks.to(compute))
+        out.mul_((lse - finite(total)).exp_().unsqueeze(-1))
+        lse = total
+    return out.to(q.dtype), lse
+
+
+def _triangle(step: Step, bias: Tensor | None) -> bool:
+    """Return whether the fused kernel shall leave out what lies above the diagonal by itself."""
+    return step.piece.kind == TRIANGLE and bias is None
+
+
+def _blank(plan: Plan, *filled: tuple[Tensor, float]) -> None:
+    """Fill what no piece may come to write: the rows and heads of parts that are not complete."""
+    for x, value in filled:
+        if not plan:
+            _ = x.fill_(value)
+        for part in plan:
+            if not part.complete:
+                _ = x[slice(*part.rows), :, slice(*part.heads)].fill_(value)
+
+
+def _merge(out: Tensor, lse: Tensor, out1: Tensor, lse1: Tensor, *, first: bool) -> None:
+    """Take one more piece into the rows that it has."""
+    if first:
+        _ = out.copy_(out1), lse.copy_(lse1)
+        return
+    both = torch.logaddexp(lse, lse1)
+    least = finite(both)
+    _ = out.mul_((lse - least).exp_().unsqueeze(-1)).addcmul_(out1, (lse1 - least).exp_().unsqueeze(-1))
+    _ = lse.copy_(both)
+
+
+def backward(
+    call: Call,
+    given: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+    made: tuple[Tensor, Tensor],
+    grads: tuple[Tensor | None, Tensor | None],
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return the gradients of what was given to `forward`.
+
+    Args:
+        call: as there.
+        given: q, k, v, bias and sinks.
+        made: the context and logsumexp.
+        grads: of them, either None where it is 0.
+        wants_bias: whether the gradient of the bias is asked for.
+    """
+    (*qkv, bias, sinks), (out, lse), (g, g_lse) = given, made, grads
+    q, k, v = flash.readable(*qkv)
+    compute = getattr(torch, COMPUTE[dtype_name(q)])
+    g = torch.zeros_like(out) if g is None else g.contiguous()
+    fused = call.fused and g_lse is None and not wants_bias
+    delta = torch.zeros_like(lse)
+    if not fused or sinks is not None:
+        delta = (g.to(compute) * out.to(compute)).sum(-1)
+        delta = delta if g_lse is None else delta - g_lse
+    safe = finite(lse)
+    dq = torch.empty(q.shape, dtype=compute, device=q.device)
+    dk, dv = (torch.zeros(x.shape, dtype=compute, device=q.device) for x in (k, v))
+    _blank(call.plan, (dq, 0.0))
+    dbias = torch.zeros(bias.shape, dtype=compute, device=q.device) if bias is not None and wants_bias else None
+    for step in steps(call, q, bias, fused):
+        q1, k1, v1, g1, lse1 = step.of_queries(q), step.of_keys(k, q), step.of_keys(v, q), step.of_queries(g), step.of_queries(safe)
+        if fused:
+            back = flash.backward(
+                g1, q1, k1, v1, step.of_queries(out), lse1, call.rule.scale, step.added, _triangle(step, bias)
+            )
+        else:
+            q1, k1, v1, g1 = (x.to(compute) for x in (q1, k1, v1, g1))
+            *back, d_added = products.backward(call.rule, g1, q1, k1, v1, step.of_queries(delta), lse1, step.added, step.keep)
+            if dbias is not None:
+                own = biases(dbias, step.part, step.piece)
+                _ = own.add_(d_added.sum_to_size(own.shape))
+        _ = step.of_queries(dq).copy_(back[0]) if step.piece.first else step.of_queries(dq).add_(back[0])
+        _add_keys(step, dk, back[1])
+        _add_keys(step, dv, back[2])
+    # A sink's weight, times what all weights lose by it.
+    dsinks = None
+    if sinks is not None:
+        dsinks = -((sinks.to(compute) - lse).exp() * delta).sum_to_size(sinks.shape).to(sinks.dtype)
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias, dsinks
+
+
+def _add_keys(step: Step, total: Tensor, part: Tensor) -> None:
+    """Add the gradient of a piece's keys; those of a window's neighbours overlap, and go one after another."""
+    own = step.of_keys(total)
+    part = part.to(total.dtype).sum_to_size(own.shape)
+    apart = 1 if step.piece.count == 1 else -(-step.piece.keys // step.piece.step[1])
+    for i in range(apart):
+        at = (slice(None),) * step.repeats + (slice(i, None, apart),) if apart > 1 else (...,)
+        _ = own[at].add_(part[at])

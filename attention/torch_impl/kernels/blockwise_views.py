@@ -1,0 +1,164 @@
+"""Views: the queries and keys of a piece as a kernel takes them, `(batch, heads, length, width)`, without a copy.
+
+    q[r, i, k, g, t] = query[r, t0 + i * step + t, k, g]      k[r, i, k, 0, s] = key[r, s0 + i * step + s, k]
+
+Windows overlap, so their keys are strided views in which one key appears more than once; the query heads of a group see
+their keys through an axis of stride 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import array_api_compat.torch as xp
+import torch
+from torch import Tensor
+
+from attention.spec.algebra import Mask
+from attention.spec.axes import Sizes
+from attention.spec.blocks import FULL, PARTIAL
+from attention.torch_impl.kernels.blockwise_cells import TRIANGLE, Region
+from attention.torch_impl.kernels.blockwise_plan import Part, Piece
+
+Index = tuple[Any, ...]
+"""Of rows, repetitions, key/value heads and heads of a group: what leaves two axes of the four."""
+
+
+def strips(x: Tensor, t: int, size: int, count: int, step: int) -> Tensor:
+    """Return `(rows, count, size, ...)`, a view of `count` ranges of the second axis of `x`."""
+    if count == 1:
+        return x[:, t : t + size].unsqueeze(1)
+    rows, along, *rest = x.stride()
+    shape = (x.shape[0], count, size, *x.shape[2:])
+    return x.as_strided(shape, (rows, step * along, along, *rest), x.storage_offset() + t * along)
+
+
+def queries(x: Tensor, part: Part, piece: Piece) -> Tensor:
+    """Return `(R, count, K, G, queries, *width)` of `(B, T, K, G, *width)`."""
+    x = x[slice(*part.rows), :, slice(*part.heads)]
+    return strips(x, piece.t, piece.queries, piece.count, piece.step[0]).movedim(2, 4)
+
+
+def keys(x: Tensor, part: Part, piece: Piece) -> Tensor:
+    """Return `(R, count, K, 1, keys, width)` of `(B, S, K, width)`."""
+    x = x[slice(*part.rows), :, slice(*part.heads)]
+    return strips(x, piece.s, piece.keys, piece.count, piece.step[1]).movedim(2, 3).unsqueeze(3)
+
+
+def calls(q: Tensor) -> Iterator[Index]:
+    """Yield the indices under which `(R, count, K, G, ...)` becomes `(batch, heads, ...)`, one for each call of a kernel."""
+    rows, count, _, group = q.shape[:4]
+    every = slice(None)
+    if count == 1 and group == 1:
+        yield every, 0, every, 0
+        return
+    for r in range(rows):
+        if count == 1:
+            yield r, 0
+        else:
+            yield from ((r, every, every, g) for g in range(group))
+
+
+def spread(x: Tensor, q: Tensor) -> Tensor:
+    """Return `x` `(1 or R, 1 or count, 1 or K, 1 or G, ...)` with the first four axes of `q`, as a view."""
+    return x.expand(*q.shape[:4], *x.shape[4:])
+
+
+def divided(piece: Piece, heads: int, most: int, side: int | None) -> Iterator[Piece]:
+    """Yield the piece in pieces of at most about `most` scores for all heads.
+
+    Args:
+        piece: of any kind.
+        heads: rows times heads.
+        most: scores.
+        side: the longest side of a rectangle; None: what is not repeated stays whole.
+    """
+    if piece.count > 1:
+        count = max(1, most // (heads * piece.queries * piece.keys))
+        if count > 1 or side is None or max(piece.queries, piece.keys) <= side:
+            for i in range(0, piece.count, count):
+                yield replace(_moved(piece, i), count=min(count, piece.count - i))
+        else:
+            for i in range(piece.count):
+                yield from divided(replace(_moved(piece, i), count=1), heads, most, side)
+    elif side is None or max(piece.queries, piece.keys) <= side:
+        yield piece
+    else:
+        for t in range(piece.t, piece.t + piece.queries, side):
+            yield from _row(replace(piece, t=t, queries=min(side, piece.t + piece.queries - t)), t - piece.t, side)
+
+
+def _row(piece: Piece, down: int, side: int) -> Iterator[Piece]:
+    """Yield the squares of one row of a piece, which begins `down` queries below its top."""
+    end = piece.s + (down if piece.kind == TRIANGLE else piece.keys)
+    kind = FULL if piece.kind == TRIANGLE else piece.kind
+    for s in range(piece.s, end, side):
+        yield replace(piece, kind=kind, s=s, keys=min(side, end - s), first=piece.first and s == piece.s)
+    if piece.kind == TRIANGLE:
+        yield replace(piece, s=end, keys=piece.queries, first=piece.first and not down)
+
+
+def _moved(piece: Piece, i: int) -> Piece:
+    return replace(piece, t=piece.t + i * piece.step[0], s=piece.s + i * piece.step[1])
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is added to the scores of a piece: the bias, and -inf where the mask does not allow.
+
+    Attributes:
+        mask: with tensors, or None.
+        sizes: of the call.
+        bias: `(1 or B, 1 or T, 1 or K, 1 or G, 1 or S)`, or None.
+    """
+
+    mask: Mask | None
+    sizes: Sizes
+    bias: Tensor | None
+
+    def added(self, part: Part, piece: Piece, q: Tensor, dtype: torch.dtype, *, triangle: bool) -> Tensor | None:
+        """Return `(1 or R, 1 or count, 1 or K, 1 or G, queries, keys)`, or None for nothing.
+
+        Args:
+            part: the rows and heads.
+            piece: of one kind.
+            q: the queries of the piece, on whose device it shall be.
+            dtype: its type.
+            triangle: whether a triangle is to be written as a mask.
+        """
+        bias = None if self.bias is None else biases(self.bias, part, piece).to(dtype)
+        if piece.kind == PARTIAL:
+            allowed = self._allowed(part, piece, q.device)
+        elif piece.kind == TRIANGLE and triangle:
+            allowed = torch.ones(piece.queries, piece.keys, dtype=torch.bool, device=q.device).tril()
+        else:
+            return bias
+        if bias is not None:
+            return torch.where(allowed, bias, -torch.inf)
+        made = torch.full(allowed.shape, -torch.inf, dtype=dtype, device=q.device).masked_fill_(allowed, 0.0)
+        return made[(None,) * (6 - made.ndim) + (...,)]
+
+    def _allowed(self, part: Part, piece: Piece, device: torch.device) -> Tensor:
+        """Return the exact mask, `(1 or R, 1, 1 or K, 1 or G, queries, keys)`; a repeated piece has one for all."""
+        of, (t, s) = self.sizes, ((piece.t, piece.t + piece.queries), (piece.s, piece.s + piece.keys))
+        assert self.mask is not None
+        at = (torch.arange(*t, device=device)[:, None], torch.arange(*s, device=device))
+        allowed = self.mask.allowed(Region(*at, of.T, of.S, xp=xp, queries=t, keys=s, row=part.row))
+        allowed = allowed[(None,) * (len(of.batch) + 3 - allowed.ndim) + (...,)]
+        *batch, heads, n, m = allowed.shape
+        n, m = piece.queries, piece.keys
+        rows = of.batch if any(size > 1 for size in batch) else batch
+        allowed = allowed.expand(*rows, heads, n, m).reshape(-1, heads, n, m)
+        if allowed.shape[0] > 1:
+            allowed = allowed[slice(*part.rows)]
+        grouped = allowed.unflatten(1, (of.K, of.group))[:, slice(*part.heads)] if heads > 1 else allowed.unsqueeze(1)
+        return grouped.unsqueeze(1)
+
+
+def biases(x: Tensor, part: Part, piece: Piece) -> Tensor:
+    """Return `(1 or R, 1, 1 or K, 1 or G, 1 or queries, 1 or keys)` of `(1 or B, 1 or T, 1 or K, 1 or G, 1 or S)`: a view."""
+    ranges = (part.rows, (piece.t, piece.t + piece.queries), part.heads, (0, x.shape[3]), (piece.s, piece.s + piece.keys))
+    own = x[tuple(slice(None) if n == 1 else slice(*at) for n, at in zip(x.shape, ranges, strict=True))]
+    return own.movedim(1, 3).unsqueeze(1)
