@@ -1,11 +1,11 @@
-"""The judge: is what is timed right? Asked of the very call, by the oracle's budget, on some of its rows.
+"""The judge: is what is timed right? Asked of the very call, by the oracle's budget, on a part of it.
 
-    output[R]              = attend(q[R], k, v)                        rows of queries do not depend on each other
-    dk, dv, dq[R]          = its gradients                             if the cotangent is 0 outside of R
-    agrees                <=> |program - oracle| within the budget of the program's own roundings
+    output[R]        = attend(q[R], k, v)                        rows of queries, and heads, do not depend on each other
+    dk, dv, dq[R]    = its gradients                             if the cotangent is 0 outside of R
+    agrees          <=> |program - oracle| within the budget of the program's own roundings, and 0 where the gradient is
 
 So the oracle costs `len(R) * S` scores and not T * S, at any length; every tile of a kernel runs all the same. R holds the
-first row, the last, and others between them, drawn anew in each stripe.
+first query, the last, and one of each stripe between them, of the outer heads of the last batch row.
 """
 
 from __future__ import annotations
@@ -61,9 +61,39 @@ class Formula:
         return attend(jnp, q, k, v, scale=self.scale, allowed=allowed, constant=stop_gradient, mark=Marker(rounds))["context"]
 
 
-def rows(case: Case) -> list[int]:
-    """Return which queries are judged."""
-    queries = case.sizes.T
+@dataclass(frozen=True)
+class Part:
+    """What is judged of a call.
+
+    Attributes:
+        row: the batch row.
+        queries: which queries.
+        heads: which query heads.
+        kv_heads: which key/value heads: the first and the last, whose groups the query heads are.
+    """
+
+    row: int
+    queries: tuple[int, ...]
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+
+    def place(self, name: str, x: np.ndarray) -> Any:
+        """Return the index of the part in a result `(B, T or S, H or K, D)`."""
+        if name in BY_QUERY:
+            return np.ix_((self.row,), self.queries, self.heads)
+        return np.ix_((self.row,), range(x.shape[1]), self.kv_heads)
+
+
+def part(case: Case) -> Part:
+    """Return what is judged: of the last batch row, the first and last group of heads, and queries of every stripe."""
+    of = case.sizes
+    kv_heads = tuple(sorted({0, of.K - 1}))
+    heads = tuple(h for h in range(of.H) if h // of.group in kv_heads)
+    return Part(case.B - 1, tuple(rows(of.T)), heads, kv_heads)
+
+
+def rows(queries: int) -> list[int]:
+    """Return which of so many queries are judged."""
     if queries <= ROWS:
         return list(range(queries))
     edges = np.linspace(0, queries, ROWS - 1).astype(int)
@@ -73,10 +103,10 @@ def rows(case: Case) -> list[int]:
 
 
 def cotangent(case: Case) -> np.ndarray:
-    """Return the cotangent of the first copy, `(B, T, H, D)`, with zeros outside of the rows that are judged."""
+    """Return the cotangent of the first copy, `(B, T, H, D)`, with zeros outside of what is judged."""
     full = drawn(case, 1)[0][3]
-    sparse = np.zeros_like(full)
-    sparse[:, rows(case)] = full[:, rows(case)]
+    sparse, place = np.zeros_like(full), part(case).place("output", full)
+    sparse[place] = full[place]
     return sparse
 
 
@@ -98,14 +128,17 @@ def _expect(case: Case, rounds: tuple[bool, ...], runs: int) -> Budget:
     if case.dtype == "float64":
         # The same numbers, for both are drawn as float32: see `parity.checks.expect`.
         return as_float64(_expect(replace(case, dtype="float32"), rounds, runs))
-    q, k, v, _ = drawn(case, 1)[0]
-    chosen = rows(case)
-    given = (q[:, chosen], k, v, case.rows(chosen), dict(zip(ROUNDS, map(np.bool_, rounds), strict=True)))
+    judged = part(case)
+    q, k, v, g = (
+        x[judged.place(name, x)] for name, x in zip(("d query", "d key", "d value", "output"), drawn(case, 1)[0], strict=True)
+    )
+    allowed = case.rows(list(judged.queries))[judged.row :][:1]
+    given = (q, k, v, allowed, dict(zip(ROUNDS, map(np.bool_, rounds), strict=True)))
     formula, kinds = Formula(case.D**-0.5), {"dtype": COMPUTE[case.dtype], "storage": case.dtype, "runs": runs}
     if case.program == FORWARD:
         made = budget(formula, given, **kinds)
         return Budget({"output": made.value}, {"output": made.sigma})
-    made = budget(differentiated(formula), (given, cotangent(case)[:, chosen].astype(np.float64)), **kinds)
+    made = budget(differentiated(formula), (given, g.astype(np.float64)), **kinds)
     return Budget(*(dict(zip(names(case), (out, *d[:3]), strict=True)) for out, d in (made.value, made.sigma)))
 
 
@@ -120,13 +153,15 @@ def judge(case: Case, program: Program) -> tuple[Verdict, ...]:
 
 
 def _verdicts(case: Case, results: Mapping[str, np.ndarray], expected: Budget) -> tuple[Verdict, ...]:
-    chosen = rows(case)
-    seen = {name: x[:, chosen] if name in BY_QUERY else x for name, x in results.items()}
-    return *verdicts(seen, expected), *(_elsewhere(name, np.delete(results[name], chosen, 1)) for name in BY_QUERY & {*results})
+    judged = part(case)
+    places = {name: judged.place(name, x) for name, x in results.items()}
+    inside = verdicts({name: x[places[name]] for name, x in results.items()}, expected)
+    return *inside, *(_elsewhere(name, x, places[name]) for name, x in results.items())
 
 
-def _elsewhere(name: str, rest: np.ndarray) -> Verdict:
-    """Return a verdict on the other rows: an output is finite, and a gradient exactly 0."""
-    wide = rest.astype(np.float64)
-    got = np.where(np.isfinite(wide), 0.0, np.nan) if name == "output" else wide
-    return verdict_on(f"{name} of other rows", got, np.zeros(rest.shape), np.zeros(rest.shape))
+def _elsewhere(name: str, x: np.ndarray, place: Any) -> Verdict:
+    """Return a verdict on the rest of a result: an output is finite there, and a gradient exactly 0."""
+    got = np.where(np.isfinite(x.astype(np.float32)), 0.0, np.nan) if name == "output" else x.astype(np.float64)
+    got[place] = 0.0
+    nothing = np.zeros(x.shape)
+    return verdict_on(f"{name} elsewhere", got, nothing, nothing)

@@ -118,16 +118,31 @@ class TestJudging:
             program = build(find("torch reference"), TINY, 1)
             right = program.results(judge.cotangent(TINY))
             assert all(verdict.agrees for verdict in judge.judge(TINY, program))
-            for at in ((0, 11, 3, 5), (0, judge.rows(TINY)[2], 0, 0)):
+            # Of a row and a head that are not judged by the budget, and of one that is.
+            for at in ((0, 11, 3, 5), (0, judge.rows(TINY.S)[2], 0, 0)):
                 wrong = {key: x.copy() for key, x in right.items()}
                 wrong[name][at] = np.nan
                 bad = replace(program, results=lambda _, wrong=wrong: wrong)
                 assert not all(verdict.agrees for verdict in judge.judge(TINY, bad))
 
     def test_judged_rows_are_of_every_stripe(self) -> None:
-        chosen = judge.rows(Case(S=4096))
+        chosen = judge.rows(4096)
         assert (chosen[0], chosen[-1], len(chosen)) == (0, 4095, judge.ROWS)
         assert max(np.diff(chosen)) < 2 * 4096 / (judge.ROWS - 2)
+
+    def test_judged_heads_are_whole_groups(self) -> None:
+        found = judge.part(Case(S=16, B=3, H=6, K=3))
+        assert (found.row, found.heads, found.kv_heads) == (2, (0, 1, 4, 5), (0, 2))
+
+    def test_grouped_heads_and_rows_are_judged(self) -> None:
+        case = replace(TINY, B=2, H=6, K=3)
+        with alone(case):
+            program = build(find("torch reference"), case, 1)
+            assert all(verdict.agrees for verdict in judge.judge(case, program))
+            tiled = {
+                name: x[:, :, ::-1] if name == "output" else x for name, x in program.results(judge.cotangent(case)).items()
+            }
+            assert not all(verdict.agrees for verdict in judge.judge(case, replace(program, results=lambda _: tiled)))
 
     def test_too_much_memory_is_refused_before_it_is_taken(self) -> None:
         with pytest.raises(TooLarge, match=r"scores .* GB must fit in .* GB"):

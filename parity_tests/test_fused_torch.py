@@ -7,7 +7,7 @@ varlen(cu_seqlens(mask)) = reference(mask)        by a stand-in that loops over 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias
 from torch.nn.functional import scaled_dot_product_attention
 
 from attention import spec, torch_impl
@@ -186,6 +187,15 @@ class TestLaws:
             backend = getattr(torch, "_fused_sdp_choice")(*(call[name] for name in "qkv"), **options)  # noqa: B009 - private
             assert backend == torch.nn.attention.SDPBackend.FLASH_ATTENTION.value
 
+    @pytest.mark.parametrize("width", [D, 3, 9])
+    def test_one_backward_pass_and_no_more(self, width: int) -> None:
+        leaves = [x.requires_grad_() for x in tensors(N, N, E=width)]
+        out = torch_impl.dot_product_attention(*leaves, mask=spec.Causal(), implementation="sdpa")
+        slopes = torch.autograd.grad(out.sin().sum(), leaves, create_graph=True)
+        for slope in slopes:
+            with pytest.raises(KernelRefused, match=r"^kernel 'sdpa' refuses: has no second derivative; implementation='ref"):
+                _ = torch.autograd.grad(slope.square().sum(), leaves, retain_graph=True)
+
     @pytest.mark.parametrize("shape", [(), (N,), (N, 1), (H, 1, N), (1, H, N, N), (2, 1, 1, N)], ids=str)
     def test_a_bias_is_not_made_larger(self, shape: tuple[int, ...], seen: Seen) -> None:
         bias = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -220,6 +230,23 @@ class TestLaws:
         for mask, told in ((spec.Causal() & spec.Window(before=None, after=N), TRIANGLE), (spec.Lengths(kv=[N, N]), None)):
             made = lowering.lower(make_request(q, k, v, mask), (TRIANGLE,))
             assert (made.diagonal, made.mask is None) == (told, told is not None)
+
+    # Torch says which of its kernels it cannot use here, which is each of them.
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    @pytest.mark.parametrize("T", [N, 4], ids=["square", "at the end of the keys"])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_what_an_accelerator_is_told_is_the_same_attention(self, T: int, masked: bool, seen: Seen) -> None:
+        mask: spec.Mask = spec.Causal(align="end")
+        mask = mask & spec.Window(before=3, after=0, align="end") if masked else mask
+        q, k, v = (x.bfloat16() for x in tensors(T, N))
+        request = make_request(q, k, v, mask)
+        # The tensors are a CPU's; what is told of the mask, and the shapes, are CUDA's.
+        got = sdpa_file.Sdpa().run(replace(request, device="cuda"))["context"]
+        wanted = torch_impl.dot_product_attention(*(x.float() for x in (q, k, v)), mask=mask, implementation="reference")
+        torch.testing.assert_close(got.float(), wanted, rtol=0, atol=3e-2)
+        # FlashAttention reads grouped heads in place, and the kernel that takes a mask does not.
+        assert seen[0]["k"].shape[1] == (H if masked else K)
+        assert isinstance(seen[0]["attn_mask"], CausalBias) == (T < N and not masked)
 
 
 def looped(*arrays: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool) -> Tensor:

@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.tpu import splash_attention
 
 from attention import jax_impl, spec
 from attention.jax_impl.attend import make_request
-from attention.jax_impl.kernels import cudnn
-from attention.jax_impl.kernels.cudnn import Cudnn
+from attention.jax_impl.kernels import cudnn, splash
+from attention.jax_impl.kernels.cudnn import Cudnn, conjuncts
 from attention.jax_impl.kernels.splash import Splash
-from attention.spec.algebra import Mask
+from attention.spec.algebra import Mask, evaluate
 from attention.spec.errors import KernelRefused
 from attention.spec.kernels import Request
+from parity_tests.formula import formula
 from parity_tests.rooms import numbers
 
 B, H, K, D = 2, 2, 1, 8
@@ -33,23 +35,24 @@ def qkv(T: int, S: int, dtype: Any = jnp.float32, D: int = D) -> list[jax.Array]
 
 
 def request(T: int = 6, S: int = 6, device: str = "gpu", dtype: Any = jnp.bfloat16, D: int = D, **options: Any) -> Request:
-    return replace(make_request(*qkv(T, S, dtype, D), **options), device=device)
+    q, k, v = qkv(T, S, dtype, D)
+    return replace(make_request(q, k, v, **options), device=device)
 
 
-def pulled(kernel: Any, given: list[jax.Array], mask: Mask | None, device: str, **options: Any) -> list[np.ndarray]:
+def pulled(kernel: Any, given: list[jax.Array], mask: Mask | None, **options: Any) -> list[np.ndarray]:
     """Return the context and the gradients of q, k and v along a fixed direction."""
 
     @jax.jit
-    def both(*given: jax.Array) -> Any:
-        def call(*x: jax.Array) -> jax.Array:
-            asked = replace(make_request(*x, mask=mask, **options), device=device)
+    def both(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+        def call(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            asked = make_request(q, k, v, mask=mask, **options)
             assert kernel.refuses(asked) is None
             return kernel.run(asked)["context"]
 
-        context, pull = jax.vjp(call, *given)
+        context, pull = jax.vjp(call, q, k, v)
         return context, pull(jnp.asarray(numbers(8, *context.shape), context.dtype))
 
-    return [np.asarray(x, np.float32) for x in jax.tree.leaves(both(*given))]
+    return [np.asarray(x) for x in jax.tree.leaves(both(*given))]
 
 
 # Masks that cuDNN can be told without an array, and sizes T, S.
@@ -68,12 +71,12 @@ class TestCudnn:
     @pytest.mark.parametrize("name", TOLD)
     def test_the_arguments_it_is_given_say_what_the_mask_says(self, name: str) -> None:
         mask, t, s = TOLD[name]
-        given = qkv(t, s, jnp.bfloat16)
-        told = pulled(Cudnn(capability=(9, 0), implementation="xla"), given, mask, "gpu")
-        wanted = pulled(jax_impl.KERNELS["reference"], given, mask, "cpu")
-        for one, other in zip(told, wanted, strict=True):
-            # A few units of bfloat16; a key too many or too few moves a row by tenths.
-            np.testing.assert_allclose(one, other, rtol=0, atol=0.03 * np.abs(other).max())
+        asked = request(t, s, mask=mask)
+        assert HOPPER.refuses(asked) is None
+        told = replace(HOPPER, implementation="xla").run(asked)["context"]
+        wanted = formula(*(np.asarray(x, np.float64) for x in (asked.q, asked.k, asked.v)), mask=mask, scale=asked.scale)
+        # A few units of bfloat16; a key too many or too few moves a row by tenths.
+        np.testing.assert_allclose(np.asarray(told, np.float64), wanted["context"], rtol=0, atol=0.03)
 
     def test_what_it_is_given_is_structure_and_no_array(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[dict[str, Any]] = []
@@ -86,7 +89,7 @@ class TestCudnn:
         mask = spec.Causal() & spec.Window(before=2, after=3)
         for one in (None, mask, spec.Lengths(kv=[6, 0], q=[4, 6]) & spec.Causal()):
             _ = HOPPER.run(request(mask=one))
-        always = {"scale": D**-0.5, "is_causal": False, "local_window_size": None, "implementation": "cudnn"}
+        always = {"scale": 1 / np.sqrt(D), "is_causal": False, "local_window_size": None, "implementation": "cudnn"}
         assert asked == [
             always,
             always | {"is_causal": True, "local_window_size": (2, 0)},
@@ -133,26 +136,41 @@ IDS = np.arange(S) * 3 // S
 
 
 class TestSplash:
-    @pytest.mark.parametrize(
-        ("mask", "options"),
-        [
-            (
-                spec.PerHead((spec.Causal(align="end"), spec.Window(before=40, after=0, align="end")))
-                & spec.Lengths(kv=[200, 0], q=[100, T])
-                & spec.Segments(kv=[[*IDS[1:], -1]] * B, q=[[*IDS[-T + 1 :], -1]] * B),
-                {"softcap": 3.0, "scale": 0.5},
-            ),
-            (spec.Chunked(size=100, align="end") | spec.Prefix(3), {}),
-        ],
-        ids=["names and ids", "an array"],
-    )
-    def test_values_and_gradients_are_the_formulas(self, mask: Mask, options: dict[str, Any]) -> None:
-        given = qkv(T, S)
-        got = pulled(Splash(interpret=True), given, mask, "cpu", **options)
-        wanted = pulled(jax_impl.KERNELS["reference"], given, mask, "cpu", **options)
+    def test_values_and_gradients_are_the_formulas(self) -> None:
+        mask = spec.Causal(align="end") & spec.Lengths(kv=[200, 0], q=[100, T])
+        mask = mask & spec.Segments(kv=[[*IDS[1:], -1]] * B, q=[[*IDS[-T + 1 :], -1]] * B)
+        kernels = (Splash(interpret=True), jax_impl.KERNELS["reference"])
+        got, wanted = (pulled(kernel, qkv(T, S), mask, softcap=3.0, scale=0.5) for kernel in kernels)
         for one, other in zip(got, wanted, strict=True):
             assert np.abs(other).max() > 0.1
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+    @pytest.mark.parametrize(
+        ("mask", "name"),
+        [
+            (None, "FullMask"),
+            (spec.Causal(align="end"), "CausalMask"),
+            (spec.Window(before=3, after=None, align="start"), "LocalMask"),
+            (spec.Causal(align="end") & spec.Window(before=9, after=2, align="end"), "LocalMask"),
+            (spec.Causal(align="end") & spec.Window(before=9, after=2, align="start"), "NumpyMask"),
+            (spec.Chunked(size=100, align="end") | spec.Prefix(3), "NumpyMask"),
+        ],
+        ids=repr,
+    )
+    def test_its_own_masks_are_ours(self, mask: Mask | None, name: str) -> None:
+        of = request(T, S).sizes
+        made = splash._named(splash_attention, mask, of)  # noqa: SLF001 - what the kernel is told of a head
+        assert type(made).__name__ == name
+        wanted = np.broadcast_to(True if mask is None else np.asarray(evaluate(mask, of)), of.scores)[0, 0]
+        np.testing.assert_array_equal(made[:, :], wanted)
+
+    def test_each_head_has_its_own(self) -> None:
+        windows = (spec.Window(before=1, after=0), spec.Window(before=2, after=0))
+        heads, ids = splash._split(spec.PerHead(windows) & spec.Causal() & spec.Lengths(kv=[1, 2]), request(T, T).sizes)  # noqa: SLF001
+        assert [[*conjuncts(head)] for head in heads if head] == [[window, spec.Causal()] for window in windows]
+        assert ids is not None
+        np.testing.assert_array_equal(ids[1][:, :3], [[0, -1, -1], [0, 0, -1]])
+        np.testing.assert_array_equal(ids[0], 0)
 
     def test_every_refusal(self) -> None:
         def why(T: int = T, S: int = S, device: str = "tpu", dtype: Any = jnp.bfloat16, **options: Any) -> str | None:
@@ -166,7 +184,11 @@ class TestSplash:
         assert why(dtype=jnp.float16) == "has no float16"
         assert why(sinks=jnp.zeros(H)) == "has no sinks"
         assert why(precision="high") == "has no precision 'high': Mosaic has the default and 'highest'"
-        for mask in (spec.Dense(np.ones((T, S), bool)), spec.PerRow((spec.Prefix(1), spec.Prefix(2))), ~spec.Lengths(kv=[1, 2])):
+        for mask in (
+            spec.Dense(np.ones((T, S), bool)),
+            spec.PerRow((spec.Prefix(1), spec.Prefix(2))),
+            ~spec.Lengths(kv=[1, 2]),
+        ):
             assert why(mask=mask) == f"has no {type(mask).__name__} that holds arrays or differs from row to row"
         two = spec.Segments(kv=np.zeros(S, int), q=np.zeros(T, int))
         assert why(mask=two & two) == "has no two kinds of segments"

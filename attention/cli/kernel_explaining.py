@@ -14,7 +14,7 @@ from typing import Any
 
 from attention.cli.kernel_masks import parse
 from attention.spec.axes import Sizes
-from attention.spec.cost import Machine, Prediction, predict
+from attention.spec.cost import Machine, Prediction, Traits, predict
 from attention.spec.errors import KernelRefused, OptionError
 from attention.spec.kernels import Choice, Request, order
 from attention.spec.rules import structure
@@ -78,7 +78,7 @@ def explained(
         for name in _names(room, choice):
             said = _said(room, arrays, options, name, choice)
             told = (
-                f": {_shown(predict(request, room.kernels.rules.TRAITS[name], backward=call.gradient), machine)}"
+                f": {_shown(predict(request, room.kernels.rules.TRAITS.get(name, Traits()), backward=call.gradient), machine)}"
                 if full
                 else ""
             )

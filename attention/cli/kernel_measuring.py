@@ -25,6 +25,7 @@ from typing import Any
 
 from attention.cli.kernel_programs import MASKS, Case, Program, accelerator, programs, tiled
 from attention.spec.errors import FileError, KernelRefused, OptionError
+from attention.spec.rules import STRUCTURES
 from attention.spec.tuning import VARIABLE, Key, Tile, device_name, place, tuned, versions
 
 Echo = Callable[[str], Any]
@@ -39,8 +40,8 @@ SECONDS, SAMPLE = 4.0, 0.004
 BEHIND = 5.0
 """How many times slower than the fastest is far behind."""
 
-ONE = ("decode", "cache")
-"""The calls of one query."""
+FEW = {"decode": 1, "cache": 1, "few": 8}
+"""The queries of those calls that have few."""
 
 TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("torch", "blockwise"): ((64, 64), (128, 128), (256, 256), (512, 512)),
@@ -88,8 +89,8 @@ def _series(room: str, dtype: str | None, entry: str | None, sizes: Sequence[int
     """Yield, for each kind of call, the cases that differ in size alone, the smallest first."""
     for kind in DTYPES if dtype is None else (dtype,):
         for name in MASKS if entry is None else (entry,):
-            if name in ONE:
-                yield [Case(room, name, "forward", kind, 1, size, H=32, K=8, D=128) for size in sizes]
+            if name in FEW:
+                yield [Case(room, name, "forward", kind, FEW[name], size, H=32, K=8, D=128) for size in sizes]
                 continue
             rows = {"B": 4, "H": 4, "K": 4} if name == "lengths" else {}
             for program in ("forward", "gradient"):
@@ -214,14 +215,14 @@ def tune(rooms: Sequence[str], dtype: str | None, entry: str | None, echo: Echo)
     Args:
         rooms: "torch", "jax".
         dtype: None: those of `DTYPES`.
-        entry: one of `MASKS` but those of `ONE`; None: all.
+        entry: one of `MASKS` that is a structure; None: all.
         echo: is told a line for each tile that is kept.
 
     Raises:
         OptionError: no such entry, or `ATTENTION_TUNING` is "off".
         FileError: the file cannot be written.
     """
-    masks = [name for name in MASKS if name not in ONE]
+    masks = [name for name in MASKS if name in STRUCTURES]
     if entry is not None and entry not in masks:
         raise OptionError(f"--mask {entry!r} must be one of {', '.join(masks)} for tiles to be tuned")
     path = place(os.environ.get(VARIABLE))

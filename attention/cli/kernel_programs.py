@@ -30,10 +30,13 @@ MASKS: dict[str, str | None] = {
     "lengths": "lengths:ragged",
     "prefix": "causal | prefix:quarter",
     "general": "dense:0.5",
+    "softcap": "causal",
     "decode": None,
     "cache": "lengths:half",
+    "few": None,
 }
-"""What is asked of each structure of mask; "decode" is one query against many keys, "cache" the same half filled."""
+"""What is asked of each structure of mask; "softcap" is what few kernels have; "decode" is one query against many keys,
+"cache" the same half filled, "few" as many queries as a kernel for decoding takes."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class Case:
         text = MASKS[self.entry]
         return None if text is None else parse(text, self.sizes)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is asked for besides a mask."""
+        return {"softcap": 30.0} if self.entry == "softcap" else {}
+
     def drawn(self) -> list[np.ndarray]:
         """Return q, k, v and what the context is multiplied by, in float32."""
         rng = np.random.default_rng(0)
@@ -91,7 +99,7 @@ class TorchCall:
 
     @property
     def request(self) -> Request:
-        return self.room.attend.make_request(*self.inputs, self.mask)
+        return self.room.attend.make_request(*self.inputs, self.mask, **self.case.options)
 
     def program(self, run: Callable[..., Any]) -> Program:
         """Return a call that has ended when it returns; `run(q, k, v, mask)` gives the context."""
@@ -122,7 +130,7 @@ class JaxCall:
 
     @property
     def request(self) -> Request:
-        return self.room.attend.make_request(*self.inputs, self.mask)
+        return self.room.attend.make_request(*self.inputs, self.mask, **self.case.options)
 
     def program(self, run: Callable[..., Any]) -> Program:
         """Return a call that has ended when it returns; `run(q, k, v, mask)` gives the context."""
@@ -155,7 +163,7 @@ def programs(case: Case, skip: set[str]) -> tuple[dict[str, Program], dict[str, 
         if reason is not None:
             refusals[name] = reason
         elif name not in skip:
-            ready[name] = call.program(_named(call.room, name))
+            ready[name] = call.program(_named(call, name))
     return ready, refusals
 
 
@@ -180,8 +188,8 @@ def tiled(case: Case, name: str, tile: Tile) -> Program:
     return call.program(run)
 
 
-def _named(room: Any, name: str) -> Callable[..., Any]:
-    return lambda q, k, v, mask: room.dot_product_attention(q, k, v, mask=mask, implementation=name)
+def _named(call: Any, name: str) -> Callable[..., Any]:
+    return lambda q, k, v, mask: call.room.dot_product_attention(q, k, v, mask=mask, implementation=name, **call.case.options)
 
 
 def accelerator(room: str) -> str:

@@ -14,6 +14,7 @@ require("flax", extra="jax", wanted_by="jax_impl")
 
 from attention.jax_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
 from attention.jax_impl.cache import PagedCache, RollingCache, StaticCache  # noqa: E402
+from attention.jax_impl.compiled import compiled  # noqa: E402
 from attention.jax_impl.kernels import KERNELS  # noqa: E402
 from attention.jax_impl.layers.alignment import AlignmentAttention  # noqa: E402
 from attention.jax_impl.layers.differential import DifferentialAttention  # noqa: E402
@@ -38,6 +39,7 @@ __all__ = [
     "PagedCache",
     "RollingCache",
     "StaticCache",
+    "compiled",
     "dot_product_attention",
     "explain",
 ]

@@ -1,17 +1,17 @@
 """Plans: what was found out about a call, kept for the next one that differs in nothing but numbers.
 
-plan(signature) = make(), which checks, chooses and may raise, the first time that a signature is met
+plan(signature) = what checking and choosing gave, the first time that a signature was met without an error
 
-A signature holds all that `make` reads: sizes, dtypes, switches, and by its identity each object of structure. What depends on
-the numbers in an array never goes into a plan. An object whose identity is part of a signature is kept by the plan, so that
-no other can take its place.
+A signature holds all that checks and choices read: sizes, dtypes, switches, and by its identity each object of structure. What
+depends on the numbers in an array never goes into a plan. An object whose identity is part of a signature is kept by the plan,
+so that no other can take its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Generic, TypeVar
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array, Sizes
@@ -23,65 +23,60 @@ MOST = 256
 P = TypeVar("P")
 
 
-class Plans(Generic[P]):
-    """Plans by signature.
+class Plans(dict[Hashable, P], Generic[P]):
+    """Plans by signature; `get` finds one.
 
     >>> plans = Plans[str]()
-    >>> [plans.get((2, "float32"), lambda: made) for made in ("one", "another")]
-    ['one', 'one']
+    >>> plans.get((2, "float32")), plans.keep((2, "float32"), "made"), plans.get((2, "float32"))
+    (None, 'made', 'made')
     """
 
-    def __init__(self) -> None:
-        self._made: dict[Hashable, P] = {}
-
-    def get(self, signature: Hashable, make: Callable[[], P]) -> P:
-        """Return the plan of a signature, made if there is none yet; if `make` raises or gives None, nothing is kept."""
-        plan = self._made.get(signature)
-        if plan is None:
-            plan = make()
-            if plan is None:
-                return plan
-            if len(self._made) >= MOST:
-                # Another thread may have been as quick.
-                _ = self._made.pop(next(iter(self._made), None), None)
-            self._made[signature] = plan
+    def keep(self, signature: Hashable, plan: P) -> P:
+        """Return a plan that was made for a signature, kept for the next call."""
+        if len(self) >= MOST:
+            # Another thread may have been as quick.
+            _ = self.pop(next(iter(self), None), None)
+        self[signature] = plan
         return plan
 
-    def __len__(self) -> int:
-        return len(self._made)
+
+Ready = Callable[[Array, Array, Array], Array]
+"""Makes the context of q, k and v of one signature."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """The plan of a call of attention: its request, but for the arrays, and the kernel that answers it.
+    """The plan of a call of attention: what makes its context, and what the signature names by its identity."""
 
-    Attributes:
-        structure: the fields of the request by name.
-        kernel: the one that was chosen.
-        keeps: what the signature names by its identity.
-    """
-
-    structure: dict[str, Any]
-    kernel: Kernel
+    run: Ready
     keeps: tuple[object, ...]
 
     @classmethod
     def of(cls, request: Request, kernel: Kernel, *keeps: object) -> Call:
-        """Return the plan of a checked request."""
-        # None for its arrays, which a plan must not keep alive.
-        structure = {part.name: getattr(request, part.name) for part in fields(request)}
-        return cls(structure | dict.fromkeys("qkv"), kernel, keeps)
+        """Return the plan of a checked request and of the kernel that was chosen for it.
 
-    def run(self, q: Array, k: Array, v: Array) -> dict[str, Array]:
-        """Return the stages of other arrays of the same signature, which nothing checks again."""
-        request = object.__new__(Request)
-        vars(request).update(self.structure, q=q, k=k, v=v)
-        return self.kernel.run(request)
+        A kernel that has a method `ready(request)` is asked for what makes the context of other arrays of the same
+        signature, or for None; the others get a request each time, which nothing checks again.
+        """
+        # None for the arrays, which a plan must not keep alive.
+        structure = {part.name: getattr(request, part.name) for part in fields(request)} | dict.fromkeys("qkv")
+
+        def run(q: Array, k: Array, v: Array) -> Array:
+            new = object.__new__(Request)
+            vars(new).update(structure, q=q, k=k, v=v)
+            return kernel.run(new)["context"]
+
+        ready: Ready | None = getattr(kernel, "ready", _never)(request)
+        return cls(run if ready is None else ready, keeps)
+
+
+def _never(request: Request) -> None:
+    del request
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settled:
-    """The plan of a call of a layer: what its checks found.
+    """The plan of a call of a layer: what its checks found, and the plans of the attention inside.
 
     Attributes:
         sizes: of the call.
@@ -89,9 +84,11 @@ class Settled:
         plain: whether nothing but projections stands before and behind the attention: every token is read, no document has
             to be kept from another, and the contract adds nothing to the keys or to the scores.
         keeps: what the signature names by its identity.
+        calls: the plans of the attention inside.
     """
 
     sizes: Sizes
     mask: Mask | None
     plain: bool
     keeps: tuple[object, ...] = ()
+    calls: Plans[Call] = field(default_factory=Plans)

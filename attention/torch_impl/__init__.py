@@ -13,6 +13,7 @@ require("torch", extra="torch", wanted_by="torch_impl")
 
 from attention.torch_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
 from attention.torch_impl.cache import PagedCache, RollingCache, StaticCache  # noqa: E402
+from attention.torch_impl.compiled import compiled  # noqa: E402
 from attention.torch_impl.kernels import KERNELS  # noqa: E402
 from attention.torch_impl.layers.alignment import AlignmentAttention  # noqa: E402
 from attention.torch_impl.layers.differential import DifferentialAttention  # noqa: E402
@@ -37,6 +38,7 @@ __all__ = [
     "PagedCache",
     "RollingCache",
     "StaticCache",
+    "compiled",
     "dot_product_attention",
     "explain",
 ]

@@ -5,6 +5,7 @@ context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from attention.spec.scores import ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
 from attention.torch_impl.masks import isolated, native, read
 
-PLANS: Plans[Call | None] = Plans()
+PLANS: Plans[Call] = Plans()
 """Of calls that have no options but structure."""
 
 
@@ -76,9 +77,11 @@ def dot_product_attention(
     """
     if bias is sinks is score_mod is precision is None and not dropout_rate and not return_stages:
         found = signature(q, k, v)
-        plan = None if found is None else planned(found, q, k, v, mask, scale, softcap, implementation)
-        if plan is not None:
-            return plan.run(q, k, v)["context"]
+        if found is not None:
+            found = (found, id(mask), scale, softcap, implementation)
+            call = PLANS.get(found) or plan(PLANS, found, q, k, v, mask, scale, softcap, implementation)
+            if call is not None:
+                return call.run(q, k, v)
     request = make_request(
         q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages or ())
     )
@@ -86,8 +89,9 @@ def dot_product_attention(
     return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
 
 
-def planned(
-    found: tuple[Any, ...],
+def plan(
+    plans: Plans[Call],
+    found: Hashable,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -96,43 +100,28 @@ def planned(
     softcap: float | None,
     implementation: str,
 ) -> Call | None:
-    """Return the plan of a call, checked when it was made, or None for a call whose numbers count.
-
-    Args:
-        found: says all that `signature` says of q, k and v.
-        q: `(*batch, T, H, D)`.
-        k: `(*batch, S, K, D)`.
-        v: `(*batch, S, K, E)`.
-        mask: as `dot_product_attention` takes it; so are the others.
-        scale: likewise.
-        softcap: likewise.
-        implementation: likewise.
+    """Return the plan of a call, checked and kept among `plans` by what was found of it, or None if its numbers count.
 
     Raises:
         AttentionError: as `dot_product_attention`.
     """
-
-    def make() -> Call | None:
-        if isinstance(mask, Mask) and (mask.isolates or not mask.is_static):
-            return None
-        request = make_request(q, k, v, mask, None, scale, softcap)
-        return Call.of(request, choose(KERNELS, request, implementation).kernel, mask, KERNELS)
-
-    # Who records which kernels are chosen is told so by choosing.
-    if _RECORDS:
+    if isinstance(mask, Mask) and (mask.isolates or not mask.is_static):
         return None
-    return PLANS.get((found, id(mask), scale, softcap, implementation, id(KERNELS), len(KERNELS)), make)
+    request = make_request(q, k, v, mask, None, scale, softcap)
+    return plans.keep(found, Call.of(request, choose(KERNELS, request, implementation).kernel, mask, KERNELS))
 
 
 def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
     """Return all that checks and kernels ask of tensors beside their numbers.
 
-    None where they have to be asked anew: inside a compiler or a transform, and of what is not torch's own kind of tensor.
+    None where they have to be asked anew: inside a compiler or a transform, of what is not torch's own kind of tensor, and
+    while somebody records which kernels are chosen.
     """
-    level: int = getattr(forward_ad, "_current_level", 0)
-    if torch.compiler.is_compiling() or functorch.peek_interpreter_stack() is not None or level >= 0:
+    if torch.compiler.is_compiling() or functorch.peek_interpreter_stack() is not None or _RECORDS:
         return None
-    found: list[Any] = [torch.is_grad_enabled()]
+    if getattr(forward_ad, "_current_level", 0) >= 0:
+        return None
+    found: list[Any] = [torch.is_grad_enabled(), id(KERNELS), len(KERNELS)]
     for x in tensors:
         if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
             return None

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from attention.jax_impl import random
 from attention.jax_impl.kernels.blockwise_derivatives import differentiable
-from attention.jax_impl.kernels.blockwise_scores import Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise_scores import LOG2E, Given, Plan, Rest
 from attention.jax_impl.kernels.blockwise_tiles import tiling
 from attention.jax_impl.masks import shielded
 from attention.spec.axes import Array
@@ -67,6 +66,9 @@ class Blockwise:
         """Return what is fixed while a request is compiled, and what its function of a score closes over."""
         score_mod, consts = _closed(request)
         cut = tiling(request.sizes, request.mask, self.tile)
+        # Elsewhere exponentials are the device's own.
+        binary = request.device == "cpu" and request.compute == "float32"
+        products = request.bias is None and request.softcap is None and score_mod is None
         plan = Plan(
             sizes=request.sizes,
             cut=cut,
@@ -78,8 +80,8 @@ class Blockwise:
             score_mod=score_mod,
             rate=request.dropout_rate,
             precision=request.precision,
-            # Elsewhere exponentials are the device's own.
-            binary=request.device == "cpu" and request.compute == "float32",
+            binary=binary,
+            unit=LOG2E if binary and products else 1.0,
         )
         return plan, consts
 
@@ -104,7 +106,7 @@ def _attend(
     of, compute = plan.sizes, plan.compute
     if plan.scale == 1.0:
         q, k, v = (x.astype(compute) for x in (q, k, v))
-        q = q * jnp.asarray(scale * (plan.unit if plan.plain and bias is None else 1.0), compute)
+        q = q * jnp.asarray(scale * plan.unit, compute)
     given = Given(
         _rows(q, plan.cut.whole[0]),
         _rows(k, plan.cut.whole[1]),
@@ -150,5 +152,3 @@ def _check_mod(request: Request) -> None:
     call = bind(request.score_mod, corner, jnp.arange)
     if call is not None:
         _ = jax.eval_shape(call, jax.ShapeDtypeStruct(corner.scores, request.compute))
-
-

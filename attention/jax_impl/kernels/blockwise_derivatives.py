@@ -37,7 +37,7 @@ def differentiable(plan: Plan, given: Given, rest: Rest) -> Answer:
     """Return the context `(N, H, T', E)`, the logsumexp `(N, H, T')`, and what a derivative is made of."""
     made = forward(plan, given, rest)
     total = jnp.where(made.total == 0, 1, made.total)
-    logarithm = jnp.log2(total) if plan.binary else jnp.log(total)
+    logarithm = jnp.log(total) if plan.unit == 1.0 else jnp.log2(total)
     return made.context, jnp.where(made.total == 0, -jnp.inf, (made.top + logarithm) / plan.unit), made
 
 

@@ -1,9 +1,9 @@
 """One tile of the scores: which numbers stand in it, which of them count, and their exponentials.
 
     raw     = q' k^T                                    q' = q * factor, padded and in the dtype of the products
-    logits  = unit * score_mod(cap(raw) + bias, b, h, t, s)
+    logits  = score_mod(cap(raw) + bias, b, h, t, s)
     logits  = -inf where the mask forbids, or where a key is padding
-    weight  = base^(logits - top)                       unit = log2(e), base = 2; or unit = 1, base = e
+    weight  = base^(logits - top)                       base = 2 where q is times log2(e), else e
 
 A tile has its queries along the first axis, or along the second where it is `turned`.
 
@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from attention.spec.scores import soft_cap
 
 POWERS = (0.6931470036506653, 0.24022242426872253, 0.05550733581185341, 0.009671512991189957, 0.001326472731307149)
 """2^f = 1 + f (POWERS[0] + f (POWERS[1] + ...)) for |f| <= 1/2, minimax: off by at most 9.2e-8 of itself."""
+LOG2E = math.log2(math.e)
 ROUNDER = 1.5 * 2.0**23
 """A float32 added to this has its nearest integer in its last bits."""
 
@@ -52,7 +53,8 @@ class Plan:
         score_mod: `(score, b, h, t, s, *consts) -> score` of one score, or None.
         rate: of dropout.
         precision: of the products.
-        binary: whether exponentials are of base 2, made of the bits of float32.
+        binary: whether exponentials are made of the bits of float32.
+        unit: what natural logits are multiplied by: log2(e), in q, or 1 where more than products goes into them.
     """
 
     sizes: Sizes
@@ -66,16 +68,12 @@ class Plan:
     rate: float
     precision: str | None
     binary: bool
+    unit: float
 
     @property
     def rows(self) -> int:
         """Rows of all batch axes."""
         return math.prod(self.sizes.batch)
-
-    @property
-    def unit(self) -> float:
-        """What natural logits are multiplied by to be logits of the base."""
-        return math.log2(math.e) if self.binary else 1.0
 
     @property
     def plain(self) -> bool:
@@ -142,7 +140,7 @@ def finished(
         t, s = (jnp.broadcast_to(x, scores.shape) for x in indices(plan, spot, turned))
         mod = jax.vmap(jax.vmap(lambda x, t, s: plan.score_mod(x, spot.n % plan.rows, spot.h, t, s, *consts)))  # type: ignore[misc]
         scores = mod(scores, t, s)
-    return scores * jnp.asarray(plan.unit, scores.dtype)
+    return scores
 
 
 def indices(plan: Plan, spot: Spot, turned: bool) -> tuple[jax.Array, jax.Array]:
@@ -172,7 +170,7 @@ def bias_shape(plan: Plan, bias: jax.Array) -> tuple[int, ...]:
 def masked(plan: Plan, spot: Spot, mask: Mask | None, logits: jax.Array, turned: bool) -> jax.Array:
     """Return a tile's logits, -inf where its mask forbids or a key is padding."""
     t, s = indices(plan, spot, turned)
-    real = s < plan.sizes.S if plan.sizes.S < plan.cut.whole[1] else None
+    real = s < plan.sizes.S if plan.cut.whole[1] > plan.sizes.S else None
     if mask is not None:
         allowed = mask.allowed(Place(t, s, plan.sizes.T, plan.sizes.S, xp=jnp, plan=plan, spot=spot, turned=turned))
         real = allowed if real is None else real & allowed
@@ -196,11 +194,10 @@ def power(plan: Plan, logits: jax.Array, top: jax.Array) -> jax.Array:
     """
     if not plan.binary:
         return jnp.exp(logits - top)
-    # ROUNDER itself XLA would add and subtract before it compiles, and round nothing.
-    rounder = jnp.float32(ROUNDER) + 0 * top
-    lowered = logits - top
-    whole = lowered + rounder
-    f = lowered - (whole - rounder)
+    lowered = logits - top if plan.unit != 1.0 else (logits - top) * jnp.float32(LOG2E)
+    # XLA would cancel a number that is added and subtracted, and round nothing, but for the bound.
+    whole = jnp.minimum(lowered + jnp.float32(ROUNDER), jnp.float32(ROUNDER + 127))
+    f = lowered - (whole - jnp.float32(ROUNDER))
     mantissas = reduce(lambda total, c: total * f + jnp.float32(c), POWERS[-2::-1], jnp.full_like(f, POWERS[-1])) * f + 1
     bits = lax.bitcast_convert_type(mantissas, jnp.int32) + (lax.bitcast_convert_type(whole, jnp.int32) << 23)
     # Below 2^-126 is 0; a NaN is not below, and stays.
@@ -209,7 +206,7 @@ def power(plan: Plan, logits: jax.Array, top: jax.Array) -> jax.Array:
 
 def rescale(plan: Plan, difference: jax.Array) -> jax.Array:
     """Return base^difference for a few numbers of any size."""
-    return jnp.exp2(difference) if plan.binary else jnp.exp(difference)
+    return jnp.exp(difference) if plan.unit == 1.0 else jnp.exp2(difference)
 
 
 @dataclass(frozen=True)

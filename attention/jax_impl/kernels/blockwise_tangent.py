@@ -1,8 +1,8 @@
 """The derivative ahead: how context and logsumexp move when the inputs do, by the same tiles.
 
-    dx           = tangent of the logits, without the mask                        dx = dq k + q dk + ...
-    dlogsumexp   = sum_s p dx + p_sink dsink
-    dcontext     = sum_s p z (dx v + dv) - dlogsumexp context                     z = keep / (1 - rate)
+dx           = tangent of the logits, without the mask                        dx = dq k + q dk + ...
+dlogsumexp   = sum_s p dx + p_sink dsink
+dcontext     = sum_s p z (dx v + dv) - dlogsumexp context                     z = keep / (1 - rate)
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def _tile(
     bias = bias_tile(plan, spot, given.bias, False)
     dbias = None if bias is None else jnp.zeros_like(bias) if moves.bias is None else bias_tile(plan, spot, moves.bias, False)
     dconsts = jax.tree.map(jnp.zeros_like, given.consts) if moves.consts is None else moves.consts
-    logits, dx = jax.jvp(
-        lambda *x: finished(plan, spot, *x, turned=False), (raw, bias, given.consts), (draw, dbias, dconsts)
-    )
+    logits, dx = jax.jvp(lambda *x: finished(plan, spot, *x, turned=False), (raw, bias, given.consts), (draw, dbias, dconsts))
     if is_masked:
         logits = masked(plan, spot, rest.mask, logits, False)
     weights = power(plan, logits, top[:, None])

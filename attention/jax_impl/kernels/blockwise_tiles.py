@@ -75,7 +75,9 @@ def tiling(sizes: Sizes, mask: Mask | None, wanted: Pair | None = None) -> Tilin
             return Tiling((rows, ahead), (behind, columns), whole, band=True)
     wanted = wanted or _measured(mask)
     t, s = (_even(n, size) for n, size in zip((sizes.T, sizes.S), wanted, strict=True))
-    return Tiling((t, s), (t // 2 if t > ONE_CORE[1] and t % 2 == 0 else t, s), (_padded(sizes.T, t), _padded(sizes.S, s)), band=False)
+    return Tiling(
+        (t, s), (t // 2 if t > ONE_CORE[1] and t % 2 == 0 else t, s), (_padded(sizes.T, t), _padded(sizes.S, s)), band=False
+    )
 
 
 def _measured(mask: Mask | None) -> Pair:
@@ -152,7 +154,7 @@ def walks(mask: Mask | None, sizes: Sizes, cut: Tiling, *, turned: bool = False)
         return (_band(mask, sizes, cut, turned=turned),)
     tile = cut.behind if turned else cut.ahead
     tiles = schedule(mask, sizes, tile, np if mask is None else jnp)
-    if sizes.S < cut.whole[1]:
+    if cut.whole[1] > sizes.S:
         # What is padded to the last tile is no key.
         last = np.arange(tiles.kinds.shape[-1]) == sizes.S // tile[1]
         tiles = replace(tiles, kinds=tiles.xp.where((tiles.kinds == FULL) & last, PARTIAL, tiles.kinds))

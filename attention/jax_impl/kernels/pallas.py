@@ -3,7 +3,7 @@
 context = sum over the tiles that the mask leaves of e^(x - logsumexp) v        see pallas_forward.py and pallas_backward.py
 
 Pallas is JAX's language for kernels. This text is tested in its interpreter on a CPU, against the oracle, and is compiled as
-far as a machine without them allows: to Triton for GPUs and to Mosaic for TPUs. It has run on neither.
+far as a machine without them allows: lowered to Triton for GPUs, and to Mosaic for TPUs. It has run on neither.
 
 References:
     Dao, arXiv:2307.08691 (FlashAttention-2); jax.experimental.pallas.ops.tpu.splash_attention (lists of the tiles to visit).
@@ -34,8 +34,12 @@ Tile = tuple[int, int]
 
 FEATURES = ("softcap", "score_mod", "sinks", "dropout", "bias", "wide bias", "E != D", "float32", "bfloat16")
 DTYPES = {"gpu": ("float16",), "tpu": (), "interpret": ("float16", "float64")}
-TILES: dict[str, tuple[Tile, Tile]] = {"gpu": ((128, 64), (64, 64)), "tpu": ((256, 256), (256, 256)), "interpret": ((16, 16),) * 2}
-"""Queries and keys of a tile, forward and backward. Not measured: those of JAX's own kernels of this kind."""
+TILES: dict[str, tuple[Tile, Tile]] = {
+    "gpu": ((128, 64), (64, 64)),
+    "tpu": ((256, 256), (256, 256)),
+    "interpret": ((16, 16), (16, 16)),
+}
+"""Queries and keys of a tile, forward and backward. Guessed and not measured: no such device was there."""
 ROOM = 12 * 2**20
 """Bytes of a TPU's vector memory that the blocks of one program may take; by default XLA gives a kernel 16 MiB."""
 
@@ -133,12 +137,12 @@ def _holds_arrays(request: Request) -> str | None:
     """
     of = request.sizes
     corner = Sizes((1,) * len(of.batch), min(2, of.T), min(2, of.S), min(2, of.H), 1, 1, 1)
-    call: Any = bind(request.score_mod, corner, jnp.arange)
-    if call is None:
+    call, user = bind(request.score_mod, corner, jnp.arange), request.score_mod
+    if call is None or user is None:
         return None
     _ = jax.eval_shape(call, jax.ShapeDtypeStruct(corner.scores, request.compute))
     score, index = jax.ShapeDtypeStruct((2, 2), request.compute), jax.ShapeDtypeStruct((), jnp.int32)
-    traced = jax.make_jaxpr(request.score_mod)(score, *[index] * 4)
+    traced = jax.make_jaxpr(user)(score, *[index] * 4)
     return "has no score_mod that holds arrays" if traced.consts else None
 
 
@@ -156,4 +160,6 @@ def _too_long(request: Request, device: str, tile: Tile) -> str | None:
     scores = 0 if request.bias is None else max(tile) * max(of.T, of.S) * 4
     # Twice, for the next program's blocks are fetched meanwhile.
     needs = 2 * (max(of.S, of.group * of.T) * widths * size + scores)
-    return None if needs <= ROOM else f"has room for {ROOM >> 20} MiB of a head's blocks on tpu, and this call has {needs >> 20}"
+    return (
+        None if needs <= ROOM else f"has room for {ROOM >> 20} MiB of a head's blocks on tpu, and this call has {needs >> 20}"
+    )

@@ -30,6 +30,7 @@ from attention.jax_impl.kernels.pallas_operands import Block, Launch, Operand, P
 from attention.jax_impl.kernels.pallas_tiles import numbers, operands, tokens
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array
+from attention.spec.blocks import schedule
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -57,22 +58,23 @@ def _back(plan: Plan, kept: Any, slopes: tuple[Any, Any]) -> tuple[Array, ...]:
     # An empty row has no weight to make anew: e^(x - inf) = 0.
     divisor = jnp.where(logsumexp == -jnp.inf, jnp.inf, logsumexp)
     beside = {"d context": d_context, "delta": delta, "divisor": divisor}
-    passes = [partial(_pass, plan, along, (q, k, v, mask, bias, seed), beside) for along in "TS"]
-    dq, dx = passes[0](wanted is not None)
-    dk, dv = passes[1](False)
-    d_bias = None if bias is None else jnp.zeros_like(bias) if wanted is None else _summed(dx, bias)
+    found = schedule(mask, plan.sizes, plan.backward, jnp)
+    run = partial(_pass, plan, (found, q, k, v, mask, bias, seed), beside)
+    dq, d_scores = run("T", wanted is not None)
+    dk, dv = run("S", False)
+    d_bias = None if bias is None else jnp.zeros_like(bias) if wanted is None else _summed(d_scores, bias)
     d_sinks = None if sinks is None else _of_sinks(sinks, delta, divisor)
     return dq, dk, dv, None, d_bias, d_sinks, None
 
 
-_attention.defvjp(_ahead, _back, symbolic_zeros=True)
+_ = _attention.defvjp(_ahead, _back, symbolic_zeros=True)
 attention = jax.jit(_attention, static_argnums=0)
 
 
-def _summed(dx: Array, bias: Array) -> Array:
+def _summed(d_scores: Array, bias: Array) -> Array:
     """Return the gradient of the scores, summed to the shape of the bias."""
     alike = tuple(i for i, n in enumerate(bias.shape) if n == 1)
-    return jnp.sum(dx, axis=alike, keepdims=True).astype(bias.dtype)
+    return jnp.sum(d_scores, axis=alike, keepdims=True).astype(bias.dtype)
 
 
 def _of_sinks(sinks: Array, delta: Array, divisor: Array) -> Array:
@@ -80,9 +82,9 @@ def _of_sinks(sinks: Array, delta: Array, divisor: Array) -> Array:
     return -jnp.sum(weight * delta, axis=(0, 2)).astype(sinks.dtype)
 
 
-def _pass(plan: Plan, along: str, arrays: tuple[Any, ...], beside: dict[str, Array], wanted: bool) -> tuple[Array, Array]:
+def _pass(plan: Plan, arrays: tuple[Any, ...], beside: dict[str, Array], along: str, wanted: bool) -> tuple[Array, Array]:
     """Return the gradient of the queries and, if wanted, of the scores; or, along "S", those of keys and values."""
-    launch, of, (q, k, v, *_) = Launch(plan, along, plan.backward), plan.sizes, arrays
+    launch, of = Launch(plan, along, plan.backward), plan.sizes
     given = operands(launch, *arrays)
     given["d context"] = tokens(launch, beside["d context"], "T")
     given["delta"] = numbers(launch, beside["delta"])
@@ -93,7 +95,7 @@ def _pass(plan: Plan, along: str, arrays: tuple[Any, ...], beside: dict[str, Arr
         return out["d k"][:, :, : of.S, : of.D], out["d v"][:, :, : of.S, : of.E]
     made = {"d q": _like(given["q"])}
     if wanted:
-        made["d bias"] = Operand(jax.ShapeDtypeStruct((*q.shape[:2], *launch.filled), plan.compute), "T", "S")
+        made["d bias"] = Operand(jax.ShapeDtypeStruct((plan.rows, of.H, *launch.filled), plan.compute), "T", "S")
     out = launch.call(partial(_queries, launch), "attention_backward_queries", given, made)
     return out["d q"][:, :, : of.T, : of.D], out["d bias"][:, :, : of.T, : of.S] if wanted else None
 

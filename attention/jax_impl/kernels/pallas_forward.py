@@ -23,6 +23,7 @@ from attention.jax_impl.kernels.pallas_operands import Block, Launch, Operand, P
 from attention.jax_impl.kernels.pallas_tiles import operands
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array
+from attention.spec.blocks import schedule
 
 State = tuple[Array, Array, Array]
 """The greatest score, the sum of exponentials and the sum of values of each query, as columns."""
@@ -36,7 +37,7 @@ def forward(
     Arguments as in `operands`, and sinks `(H,)` or None.
     """
     launch, of = Launch(plan, "T", plan.forward), plan.sizes
-    given = operands(launch, q, k, v, mask, bias, seed)
+    given = operands(launch, schedule(mask, of, plan.forward, jnp), q, k, v, mask, bias, seed)
     given["sinks"] = None if sinks is None else Operand(sinks.astype(plan.compute).reshape(1, -1, 1, 1))
     rows, heads, t, e = *q.shape[:2], launch.filled[0], given["v"].array.shape[-1]
     made = {
@@ -48,7 +49,9 @@ def forward(
 
 
 def _kernel(launch: Launch, given: dict[str, Any], made: dict[str, Block]) -> None:
-    top, total, context = Program(launch, given, *(pl.program_id(axis) for axis in range(3))).visit(_step, _start(launch, given))
+    top, total, context = Program(launch, given, *(pl.program_id(axis) for axis in range(3))).visit(
+        _step, _start(launch, given)
+    )
     empty = total == 0
     safe = jnp.where(empty, 1, total)
     made["context"].write({}, context / safe)

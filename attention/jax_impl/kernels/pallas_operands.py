@@ -1,7 +1,7 @@
 """What a Pallas kernel is given: every array with four axes, cut into one block for each program.
 
-    block of program (b, h, i) = array[b, h, queries of tile i]                  along T; keys and values: head h // group, whole
-                               = array[b, the group that reads h, ...whole]      along S; keys and values: keys of tile i
+    block of program (b, h, i) = array[b, h, queries of tile i]              along T; keys and values: head h // group, whole
+                               = array[b, the group that reads h, whole]     along S; keys and values: keys of tile i
 
 An axis on which an array does not differ has size 1, and all programs read the same block of it. One text is lowered by
 Triton (GPU), by Mosaic (TPU) and by JAX's interpreter: blocks, slices of them that begin at multiples of a tile, and loops.

@@ -20,14 +20,17 @@ from jax.experimental import pallas as pl
 from attention.jax_impl.kernels.pallas_operands import Launch, Operand, Plan
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array
-from attention.spec.blocks import EMPTY, FULL, PARTIAL, schedule
+from attention.spec.blocks import EMPTY, FULL, PARTIAL, Schedule
 
 
-def operands(launch: Launch, q: Array, k: Array, v: Array, mask: Mask | None, bias: Array, seed: Array) -> dict[str, Any]:
+def operands(
+    launch: Launch, found: Schedule, q: Array, k: Array, v: Array, mask: Mask | None, bias: Array, seed: Array
+) -> dict[str, Any]:
     """Return what every pass reads, by name.
 
     Args:
         launch: the Pallas call.
+        found: the mask's schedule in tiles of the launch.
         q: `(B, H, T, D)`.
         k: `(B, K, S, D)`.
         v: `(B, K, S, E)`.
@@ -42,7 +45,7 @@ def operands(launch: Launch, q: Array, k: Array, v: Array, mask: Mask | None, bi
         "mask": arrays(launch, mask),
         "bias": None if bias is None else Operand(filled(bias, launch.filled), "T", "S"),
         "seed": None if seed is None else Operand(seed.reshape(1, 1, 1, 2), scalars=True),
-        **lists(launch, mask),
+        **lists(launch, found),
     }
 
 
@@ -61,19 +64,18 @@ def width(n: int, plan: Plan) -> int:
     return n if plan.device == "interpret" else max(16, pl.next_power_of_2(n))
 
 
-def lists(launch: Launch, mask: Mask | None) -> dict[str, Operand]:
+def lists(launch: Launch, found: Schedule) -> dict[str, Operand]:
     """Return the tiles to visit for each tile that programs are spread over: "counts", and "tiles"."""
-    of, tile = launch.plan.sizes, launch.tile
-    found = schedule(mask, of, tile, jnp)
-    xp, kinds = found.xp, found.kinds
-    if of.S % tile[1]:
+    xp, kinds, of = found.xp, found.kinds, launch.plan.sizes
+    if launch.ragged:
         # What fills up the last tile of keys is no key.
         last = xp.arange(kinds.shape[-1]) == kinds.shape[-1] - 1
         kinds = xp.where(last & (kinds == FULL), xp.int8(PARTIAL), kinds)
     kinds = folded(kinds if launch.along == "T" else xp.swapaxes(kinds, -1, -2), of.batch, 3)
     counts = xp.stack([(kinds == FULL).sum(-1), (kinds != EMPTY).sum(-1)], axis=-1)
     tiles = xp.argsort(-kinds, axis=-1, stable=True)
-    if xp is not jnp and mask is not None:
+    if xp is not jnp:
+        # Known here and now, so no list is longer than the longest needs to be.
         tiles = tiles[..., : max(1, int(counts[..., 1].max()))]
     return {name: _list(x) for name, x in (("counts", counts), ("tiles", tiles))}
 

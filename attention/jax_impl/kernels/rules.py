@@ -12,17 +12,26 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "few queries against many keys",
         ("decode", "blockwise", "xla"),
-        CPU + "decode",
+        CPU + "decode, cache, few",
         devices=("cpu",),
         queries=(1, 8),
-        keys=(512, None),
+        keys=(64, None),
     ),
     Rule(
         "scores too many to be written down",
         ("blockwise", "xla"),
-        CPU + "none, causal, window, documents, lengths, prefix, general",
+        CPU + "none, causal, window, prefix, softcap",
         devices=("cpu",),
-        keys=(512, None),
+        masks=("none", "causal", "window", "prefix"),
+        keys=(128, None),
+    ),
+    Rule(
+        "scores too many to be written down, under a mask of numbers",
+        ("blockwise", "xla"),
+        CPU + "documents, lengths, general",
+        devices=("cpu",),
+        masks=("documents", "lengths", "general"),
+        keys=(256, None),
     ),
     Rule(
         "dense or causal in half precision",
@@ -59,6 +68,5 @@ TRAITS: dict[str, Traits] = {
     "cudnn": Traits(follows=("causal", "window", "lengths")),
     "pallas": Traits(follows=EVERY),
     "splash": Traits(follows=EVERY),
-    "tokamax": Traits(follows=("causal",)),
 }
 """How each kernel works, as far as its cost depends on it."""

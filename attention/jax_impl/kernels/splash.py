@@ -77,7 +77,7 @@ class Splash:
         q = (q.astype(request.compute) * request.scale).astype(q.dtype)
         segments = None if ids is None else splash_attention.SegmentIds(*ids)
         with precision.scope(request.precision):
-            out = jax.vmap(kernel)(q, k, v, segments)
+            out: Any = jax.vmap(kernel)(q, k, v, segments)
         out = jnp.swapaxes(out, 1, 2).reshape(*batch, of.T, of.H, of.E)
         if request.mask is None or not request.needs_shield:
             return {"context": out}
@@ -109,8 +109,7 @@ def _split(mask: Mask | None, of: Sizes) -> tuple[list[Mask | None], tuple[Array
 
 
 def _ids(parts: Sequence[Mask], of: Sizes) -> tuple[Array, Array]:
-    """Return ids that are equal where all the parts allow it: 0 or more for what is present, and for what is absent
-    -1 as a key and -2 as a query."""
+    """Return ids of queries and keys that are equal where all parts allow it; what is absent is -2 as a query, -1 as a key."""
     ids = [jnp.zeros((*of.batch, n), jnp.int32) for n in (of.T, of.S)]
     for part in parts:
         if isinstance(part, Segments):
@@ -121,7 +120,9 @@ def _ids(parts: Sequence[Mask], of: Sizes) -> tuple[Array, Array]:
             given = ((part.q, of.T), (part.kv, of.S))
             present = [True if n is None else _present(n[..., None], size, part.padding) for n, size in given]
             ids = [jnp.where(p, x, absent) for p, x, absent in zip(present, ids, (-2, -1), strict=True)]
-    q, kv = (jnp.broadcast_to(x, (*of.batch, n)).reshape(-1, n).astype(jnp.int32) for x, n in zip(ids, (of.T, of.S), strict=True))
+    q, kv = (
+        jnp.broadcast_to(x, (*of.batch, n)).reshape(-1, n).astype(jnp.int32) for x, n in zip(ids, (of.T, of.S), strict=True)
+    )
     return q, kv
 
 
@@ -138,7 +139,7 @@ def _named(splash_attention: Any, mask: Mask | None, of: Sizes) -> Any:
     parts = list(conjuncts(mask))
     offsets = {of.S - of.T if getattr(part, "align", None) == "end" else 0 for part in parts}
     if len(offsets) > 1 or not all(isinstance(part, (Causal, Window)) for part in parts):
-        dense = evaluate(mask, replace(of, batch=(), H=1))
+        dense: Any = evaluate(mask, replace(of, batch=(), H=1))
         return splash_attention.NumpyMask(np.broadcast_to(dense, (1, *shape)).reshape(shape))
     before, after = (_least(parts, side) for side in ("before", "after"))
     if (before, after) == (None, 0):

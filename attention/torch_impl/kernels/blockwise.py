@@ -26,7 +26,7 @@ from attention.torch_impl.kernels import blockwise_compiled as compiled
 from attention.torch_impl.kernels import blockwise_flash as flash
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.blockwise_call import Limits, call_of, guarded
-from attention.torch_impl.kernels.blockwise_function import Attention
+from attention.torch_impl.kernels.blockwise_function import Attention, bare
 from attention.torch_impl.kernels.blockwise_products import Rule
 
 FEATURES = ("softcap", "sinks", "dropout", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
@@ -76,21 +76,15 @@ class Blockwise:
             return compiled.attention(limits, request, shield, q, k, v, *rest)
         sizes = Sizes(of.batch, of.T, of.S, of.H, of.K, q.shape[-1], v.shape[-1])
         rule = Rule(request.scale, request.softcap, request.dropout_rate)
-        call = call_of(limits, request.mask, sizes, rule, request.dropout_seed, q.device)
+        mask = None if request.mask is None else bare(request.mask)
+        call = call_of(limits, mask, sizes, rule, request.dropout_seed, q.device)
         return Attention.apply(call, *(guarded(call, q, k, v) if shield else (q, k, v)), *rest)
 
 
 def _refuses_mask(mask: Mask | None) -> str | None:
     if torch.compiler.is_compiling() or mask is None or mask.is_static:
         return None
-    held: list[Tensor] = []
-
-    def look(x: Tensor) -> Tensor:
-        held.extend([x] * derivatives.is_transformed(x))
-        return x
-
-    _ = mask.map(look)
-    return "has no mask that a transform of torch.func holds" if held else None
+    return "has no mask that vmap holds" if bare(mask) is None else None
 
 
 def _rows_first(bias: Tensor | None, of: Sizes) -> Tensor | None:

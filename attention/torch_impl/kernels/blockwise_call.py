@@ -1,10 +1,11 @@
 """The call: a mask's plan and options in one, made when the mask's numbers are known, or without them.
 
-    call = plan(mask, tile) + rule + limits
+call = plan(mask, tile) + rule + limits
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,13 +16,18 @@ from torch import Tensor
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.kernels import Request
+from attention.torch_impl.kernels import derivatives
 from attention.torch_impl.kernels.blockwise_passes import Call
 from attention.torch_impl.kernels.blockwise_plan import is_masked, plan
 from attention.torch_impl.kernels.blockwise_products import Rule
-from attention.torch_impl.masks import read, shielded
+from attention.torch_impl.masks import shielded
 
 SHORT = 1024
 """Keys of a window below which tiles are short."""
+
+
+# Torch has no public way to leave its transforms for a moment.
+_outside: Any = getattr(torch._C, "_DisableFuncTorch", nullcontext)  # noqa: SLF001
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def tile_of(mask: Mask | None) -> int:
     return 64 if reach is not None and reach < SHORT else 256
 
 
-def guarded(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+def guarded(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return `(B, T, K, G, D)`, `(B, S, K, D)` and `(B, S, K, E)` with zeros for what nobody sees.
 
     Only under a mask are such tokens read: what lies outside the pieces is never touched.
@@ -71,21 +77,25 @@ def guarded(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         return q, k, v
     of = call.sizes
     shapes = ((of.T, of.H, of.D), (of.S, of.K, of.D), (of.S, of.K, of.E))
-    given = (x.reshape(*of.batch, *shape) for x, shape in zip((q, k, v), shapes, strict=True))
-    clean = shielded(Request(*given, of, dtype_name(q), call.rule.scale, call.mask, device=q.device.type))
-    return tuple(x.reshape(own.shape) for x, own in zip(clean, (q, k, v), strict=True))
+    q1, k1, v1 = (x.reshape(*of.batch, *shape) for x, shape in zip((q, k, v), shapes, strict=True))
+    clean = shielded(Request(q1, k1, v1, of, dtype_name(q), call.rule.scale, call.mask, device=q.device.type))
+    q1, k1, v1 = clean
+    return q1.reshape(q.shape), k1.reshape(k.shape), v1.reshape(v.shape)
 
 
 def _on_host(mask: Mask | None) -> tuple[bool, Mask | None]:
-    """Return whether every array of the mask can be read, and the mask with arrays of NumPy if so."""
+    """Return whether every array of the mask can be read without waiting, and the mask with arrays of NumPy if so."""
     if mask is None or mask.is_static:
         return True, mask
-    found: list[Any] = []
+    hidden: list[Tensor] = []
 
     def numpy(x: Tensor) -> Any:
-        found.append(read(x))
-        return x if found[-1] is None else found[-1]
+        if type(x) is Tensor and x.device.type == "cpu" and not derivatives.is_transformed(x):
+            # Inside torch.func.grad the view that NumPy takes would be a wrapper without numbers.
+            with _outside():
+                return x.numpy()
+        hidden.append(x)
+        return x
 
     host = mask.map(numpy)
-    known = all(x is not None for x in found)
-    return known, host if known else mask
+    return not hidden, mask if hidden else host

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from ast import literal_eval
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
@@ -78,16 +77,20 @@ def _heard(told: tuple[str, str, Any], arrays: list[Tensor]) -> Any:
 _read = lru_cache(maxsize=256)(literal_eval)
 
 
-def _call(q: Tensor, k: Tensor, v: Tensor, arrays: list[Tensor], batch: Any, said: str) -> tuple[Call, tuple[Tensor, ...]]:
+def _call(
+    q: Tensor, k: Tensor, v: Tensor, arrays: list[Tensor], batch: Any, said: str
+) -> tuple[Call, tuple[Tensor, Tensor, Tensor]]:
     """Return the call, and q, k and v as it may read them."""
-    mask, seed, (limits, rule, shield) = _read(said)
+    mask, seed, (limits, (scale, softcap, rate), shield) = _read(said)
     _, t, heads, group, d = q.shape
     sizes = Sizes(tuple(batch), t, k.shape[1], heads * group, heads, d, v.shape[-1])
-    call = call_of(Limits(*limits), _heard(mask, arrays), sizes, Rule(*rule), _heard(seed, arrays), q.device)
+    call = call_of(Limits(*limits), _heard(mask, arrays), sizes, Rule(scale, softcap, rate), _heard(seed, arrays), q.device)
     return call, guarded(call, q, k, v) if shield else (q, k, v)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Any, sinks: Any, arrays: Any, batch: Any, said: str) -> tuple[Tensor, Tensor]:
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, bias: Any, sinks: Any, arrays: Any, batch: Any, said: str
+) -> tuple[Tensor, Tensor]:
     call, given = _call(q, k, v, arrays, batch, said)
     return forward(call, *given, bias, sinks)
 

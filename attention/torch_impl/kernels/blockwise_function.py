@@ -1,7 +1,7 @@
 """The passes as functions of autograd and of torch.func: one derivative, and batches of calls as one call.
 
-    Attention(q, k, v, bias, sinks) = context, logsumexp        d Attention = Gradient        d Gradient: refused
-    vmap(Attention) of n calls of B rows                        = Attention of n B rows, whose masks repeat
+Attention(q, k, v, bias, sinks) = context, logsumexp        d Attention = Gradient        d Gradient: refused
+vmap(Attention) of n calls of B rows                        = Attention of n B rows, whose masks repeat
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Torch has no public way to look through its transforms.
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
+
+from attention.spec.algebra import Mask
 from attention.spec.errors import KernelRefused
 from attention.torch_impl.kernels.blockwise_passes import Call, backward, forward
 from attention.torch_impl.kernels.blockwise_plan import repeated
@@ -41,7 +45,7 @@ class Attention(torch.autograd.Function):
         return None, *(x if wanted else None for x, wanted in zip(made, ctx.needs_input_grad[1:], strict=True))
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, call: Call, *given: Any) -> Any:
+    def vmap(info: Any, in_dims: Any, call: Call, *given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         n = info.batch_size
         out = Attention.apply(_repeated(call, n), *_flat(_batched(given, in_dims[1:], n)))
         return tuple(x.unflatten(0, (n, -1)) for x in out), (0, 0)
@@ -63,10 +67,11 @@ class Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del ctx, grads
         raise KernelRefused("kernel 'blockwise' refuses: has no second derivative; implementation='reference' has")
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, call: Call, wants_bias: bool, *tensors: Any) -> Any:
+    def vmap(info: Any, in_dims: Any, call: Call, wants_bias: bool, *tensors: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         n = info.batch_size
         batched = _batched(tensors, in_dims[2:], n)
         found = Gradient.apply(_repeated(call, n), wants_bias, *_flat(batched))
@@ -93,3 +98,21 @@ def _flat(tensors: list[Tensor | None]) -> Given:
 def _repeated(call: Call, n: int) -> Call:
     batch = call.sizes.batch
     return replace(call, plan=repeated(call.plan, n, batch), sizes=replace(call.sizes, batch=(n, *batch)))
+
+
+def bare(mask: Mask) -> Mask | None:
+    """Return the mask without the wrappers of torch.func.grad, for nothing is differentiated by it; None if vmap holds it."""
+    if mask.is_static:
+        return mask
+    hidden: list[Tensor] = []
+
+    def look(x: Tensor) -> Tensor:
+        while functorch.is_functorch_wrapped_tensor(x):
+            if functorch.is_batchedtensor(x):
+                hidden.append(x)
+                break
+            x = functorch.get_unwrapped(x)
+        return x
+
+    seen = mask.map(look)
+    return None if hidden else seen

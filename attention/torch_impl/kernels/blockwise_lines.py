@@ -1,12 +1,13 @@
 """Lines: where the cells of a mask begin, one set of numbers for queries and keys alike.
 
-    lines of the keys    = ends of documents, paddings, prefixes and chunks, and at most a tile further each
-    lines of the queries = lines of the keys - offset        query t stands at key t + offset, so diagonals cross corners
+lines of the keys    = ends of documents, paddings, prefixes and chunks, and at most a tile further each
+lines of the queries = lines of the keys - offset        query t stands at key t + offset, so diagonals cross corners
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def lines(mask: Mask, sizes: Sizes, tile: int, row: Row, *, known: bool = True) 
         # The last line stands, whatever stands before it.
         if cut - stops[-1] >= max(1, tile // FINEST) or cut == end:
             stops.append(cut)
-    every = np.concatenate([*(np.arange(a, b, tile) for a, b in zip(stops, stops[1:], strict=False)), [end]])
+    every = np.concatenate([*(np.arange(a, b, tile) for a, b in pairwise(stops)), [end]])
     return _clipped(every - offset, sizes.T), _clipped(every, sizes.S)
 
 

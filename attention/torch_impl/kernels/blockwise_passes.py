@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
-from attention.spec.algebra import Mask
-from attention.spec.blocks import PARTIAL
 from attention.spec import random
+from attention.spec.algebra import Mask
+from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
 from attention.torch_impl.kernels import blockwise_flash as flash
 from attention.torch_impl.kernels import blockwise_products as products
 from attention.torch_impl.kernels.blockwise_cells import TRIANGLE
@@ -88,17 +87,20 @@ def steps(call: Call, q: Tensor, bias: Tensor | None, fused: bool) -> Iterator[S
     for part in call.plan:
         heads = (part.rows[1] - part.rows[0]) * (part.heads[1] - part.heads[0]) * q.shape[3]
         for whole in part.pieces:
+            shown: tuple[int, ...] | None = None
             added, empty = None, None
             for piece in _divided(call, whole, heads, bias is None, None if fused else call.side):
                 view = queries(q, part, piece)
-                # The mask of a piece that repeats is that of each repetition.
-                if added is None or whole.count == 1 or bias is not None:
+                # A piece that repeats has one mask, which depends on how far its keys are from its queries.
+                place = (piece.kind, piece.queries, piece.keys, piece.s - piece.t)
+                if place != shown or whole.count == 1 or bias is not None:
                     added = masks.added(part, piece, view, dtype, triangle=not fused or bias is not None)
                     # Asked before the mask is spread over heads and repetitions, where it is small.
                     empty = None if added is None else (added == -torch.inf).all(-1)
+                    shown = place
                 for index in calls(view) if fused else ((...,),):
-                    seen = [x if x is None or not fused else spread(x, view)[index] for x in (added, empty)]
-                    yield Step(part, piece, index, *seen, None if fused else _keep(call, part, piece, q))
+                    mask, rows = (x if x is None or not fused else spread(x, view)[index] for x in (added, empty))
+                    yield Step(part, piece, index, mask, rows, None if fused else _keep(call, part, piece, q))
 
 
 def _divided(call: Call, piece: Piece, heads: int, repeats: bool, side: int | None) -> Iterator[Piece]:
@@ -129,9 +131,7 @@ def _keep(call: Call, part: Part, piece: Piece, q: Tensor) -> Tensor | None:
     return random.mantissa((high, low), at) < random.keep_threshold(call.rule.rate)
 
 
-def forward(
-    call: Call, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, sinks: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the context `(B, T, K, G, E)` and logsumexp `(B, T, K, G)`.
 
     Args:
@@ -150,16 +150,18 @@ def forward(
     q, k, v = flash.readable(q, k, v)
     for step in steps(call, q, bias, call.fused):
         q1, k1, v1 = step.of_queries(q), step.of_keys(k, q), step.of_keys(v, q)
+        # Halves that are merged would be rounded once more than a row that is made at once.
+        if not call.fused or not step.part.alone:
+            q1, k1, v1 = (x.to(compute) for x in (q1, k1, v1))
         if call.fused:
             out1, lse1 = flash.forward(q1, k1, v1, call.rule.scale, step.added, _triangle(step, bias))
             lse1 = lse1 if step.empty is None else lse1.masked_fill(step.empty, -torch.inf)
         else:
-            q1, k1, v1 = (x.to(compute) for x in (q1, k1, v1))
             out1, lse1 = products.forward(call.rule, q1, k1, v1, step.added, step.keep)
         _merge(step.of_queries(out), step.of_queries(lse), out1, lse1, first=step.piece.first)
     if sinks is not None:
         total = torch.logaddexp(lse, sinks.to(compute))
-        out.mul_((lse - finite(total)).exp_().unsqueeze(-1))
+        _ = out.mul_((lse - finite(total)).exp_().unsqueeze(-1))
         lse = total
     return out.to(q.dtype), lse
 
@@ -215,31 +217,37 @@ def backward(
     if not fused or sinks is not None:
         delta = (g.to(compute) * out.to(compute)).sum(-1)
         delta = delta if g_lse is None else delta - g_lse
-    safe = finite(lse)
     dq = torch.empty(q.shape, dtype=compute, device=q.device)
-    dk, dv = (torch.zeros(x.shape, dtype=compute, device=q.device) for x in (k, v))
     _blank(call.plan, (dq, 0.0))
+    dk, dv = (torch.zeros(x.shape, dtype=compute, device=q.device) for x in (k, v))
     dbias = torch.zeros(bias.shape, dtype=compute, device=q.device) if bias is not None and wants_bias else None
+    rows = (g, out, finite(lse), delta)
     for step in steps(call, q, bias, fused):
-        q1, k1, v1, g1, lse1 = step.of_queries(q), step.of_keys(k, q), step.of_keys(v, q), step.of_queries(g), step.of_queries(safe)
-        if fused:
-            back = flash.backward(
-                g1, q1, k1, v1, step.of_queries(out), lse1, call.rule.scale, step.added, _triangle(step, bias)
-            )
-        else:
-            q1, k1, v1, g1 = (x.to(compute) for x in (q1, k1, v1, g1))
-            *back, d_added = products.backward(call.rule, g1, q1, k1, v1, step.of_queries(delta), lse1, step.added, step.keep)
-            if dbias is not None:
-                own = biases(dbias, step.part, step.piece)
-                _ = own.add_(d_added.sum_to_size(own.shape))
-        _ = step.of_queries(dq).copy_(back[0]) if step.piece.first else step.of_queries(dq).add_(back[0])
-        _add_keys(step, dk, back[1])
-        _add_keys(step, dv, back[2])
+        dq1, dk1, dv1, d_added = _slopes(call, step, (q, k, v), rows, fused, triangle=_triangle(step, bias))
+        _ = step.of_queries(dq).copy_(dq1) if step.piece.first else step.of_queries(dq).add_(dq1)
+        _add_keys(step, dk, dk1)
+        _add_keys(step, dv, dv1)
+        if dbias is not None and d_added is not None:
+            own = biases(dbias, step.part, step.piece)
+            _ = own.add_(d_added.sum_to_size(own.shape))
     # A sink's weight, times what all weights lose by it.
-    dsinks = None
-    if sinks is not None:
-        dsinks = -((sinks.to(compute) - lse).exp() * delta).sum_to_size(sinks.shape).to(sinks.dtype)
+    taken = None if sinks is None else (sinks.to(compute) - lse).exp() * delta
+    dsinks = None if sinks is None or taken is None else -taken.sum_to_size(sinks.shape).to(sinks.dtype)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias, dsinks
+
+
+def _slopes(
+    call: Call, step: Step, qkv: tuple[Tensor, ...], rows: tuple[Tensor, ...], fused: bool, triangle: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the gradients of a piece's q, k and v, and of what was added if products made them."""
+    q, k, v = step.of_queries(qkv[0]), step.of_keys(qkv[1], qkv[0]), step.of_keys(qkv[2], qkv[0])
+    g, out, lse, delta = (step.of_queries(x) for x in rows)
+    # The fused kernel adds up what its query blocks say of a key in the dtype of the inputs: a piece is a block or few.
+    if not fused or sum(piece.count for piece in step.part.pieces) > 1:
+        q, k, v, g, out = (x.to(lse.dtype) for x in (q, k, v, g, out))
+    if fused:
+        return *flash.backward(g, q, k, v, out, lse, call.rule.scale, step.added, triangle), None
+    return products.backward(call.rule, g, q, k, v, delta, lse, step.added, step.keep)
 
 
 def _add_keys(step: Step, total: Tensor, part: Tensor) -> None:

@@ -46,9 +46,7 @@ class Rule:
         return x if keep is None else torch.where(keep, x / (1.0 - self.rate), 0.0)
 
 
-def forward(
-    rule: Rule, q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, keep: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def forward(rule: Rule, q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, keep: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the context `(b, h, t, E)` and logsumexp `(b, h, t)`; all is in the compute dtype."""
     x, _ = rule.scores(q, k, added)
     lse = torch.logsumexp(x, -1)
@@ -57,7 +55,15 @@ def forward(
 
 
 def backward(
-    rule: Rule, g: Tensor, q: Tensor, k: Tensor, v: Tensor, delta: Tensor, lse: Tensor, added: Tensor | None, keep: Tensor | None
+    rule: Rule,
+    g: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    delta: Tensor,
+    lse: Tensor,
+    added: Tensor | None,
+    keep: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v, and of what was added.
 

@@ -143,7 +143,8 @@ class Masks:
     def _allowed(self, part: Part, piece: Piece, device: torch.device) -> Tensor:
         """Return the exact mask, `(1 or R, 1, 1 or K, 1 or G, queries, keys)`; a repeated piece has one for all."""
         of, (t, s) = self.sizes, ((piece.t, piece.t + piece.queries), (piece.s, piece.s + piece.keys))
-        assert self.mask is not None
+        if self.mask is None:
+            raise RuntimeError("a piece is partial where there is no mask")
         at = (torch.arange(*t, device=device)[:, None], torch.arange(*s, device=device))
         allowed = self.mask.allowed(Region(*at, of.T, of.S, xp=xp, queries=t, keys=s, row=part.row))
         allowed = allowed[(None,) * (len(of.batch) + 3 - allowed.ndim) + (...,)]

@@ -58,7 +58,7 @@ def lower(request: Request, diagonals: tuple[str, ...]) -> Lowering:
     # The ways of training and of decoding, which ask no more than the shapes.
     if of.T == of.S and TRIANGLE in diagonals and _looks_back(mask):
         return Lowering(box, TRIANGLE)
-    if of.T == 1 and isinstance(mask, Causal) and mask.align == "end":
+    if of.T == 1 and of.S and isinstance(mask, Causal) and mask.align == "end":
         return Lowering(box)
     counts, rest = _parted(mask)
     if torch.compiler.is_compiling() or 0 in of.scores:
@@ -142,6 +142,3 @@ def _rows(counts: list[Lengths], of: Sizes, box: Box, device: torch.device) -> T
         q = count.q[..., None, None, None]
         rows = rows & (t >= of.T - q if count.padding == "left" else t < q)
     return rows
-
-
-__all__ = ["TRAPEZOID", "TRIANGLE", "Lowering", "lower"]

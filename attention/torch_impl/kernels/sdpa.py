@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from attention.spec.isolation import Tokens
 from attention.spec.kernels import Request
 from attention.torch_impl.kernels import derivatives, precision
-from attention.torch_impl.kernels.lowering import TRAPEZOID, TRIANGLE, Lowering, lower
+from attention.torch_impl.kernels.lowering import Lowering, lower
+from attention.torch_impl.kernels.zones import TRAPEZOID, TRIANGLE
 from attention.torch_impl.masks import shielded
 
 FEATURES = ("bias", "E != D", "float64", "float32", "bfloat16", "float16")
@@ -51,7 +53,7 @@ class Sdpa:
             k, v = k[..., box.s0 : box.s1, :, :], v[..., box.s0 : box.s1, :, :]
         flat = _is_flat(request)
         q, k, v = (_four_axes(x) if flat else x.transpose(-3, -2) for x in (q, k, v))
-        out = derivatives.last(self.name, _fused(request, q, k, v, _additive(request, told), told.diagonal))
+        out = _fused(self.name, request, (q, k, v), _additive(request, told), told.diagonal)
         if told.rows is not None:
             out = torch.where(_flattened(told.rows, request), out, torch.zeros_like(out))
         out = out.transpose(-3, -2)
@@ -64,8 +66,8 @@ def _diagonals(request: Request) -> tuple[str, ...]:
     """Return the diagonals that need no mask: none beside a bias, which is one; FlashAttention's own at the end of the keys."""
     if request.bias is not None:
         return ()
-    flash = request.device == "cuda" and request.dtype in ("bfloat16", "float16") and not torch.compiler.is_compiling()
-    return (TRIANGLE, TRAPEZOID) if flash else (TRIANGLE,)
+    eager = request.device == "cuda" and not torch.compiler.is_compiling()
+    return (TRIANGLE, TRAPEZOID) if eager and _flashes(request) else (TRIANGLE,)
 
 
 def _is_flat(request: Request) -> bool:
@@ -109,12 +111,12 @@ def _additive(request: Request, told: Lowering) -> Tensor | None:
     return bias if mask is None else torch.where(mask, bias, -torch.inf)
 
 
-def _fused(request: Request, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, diagonal: str | None) -> Tensor:
-    """Return SDPA of `(B, heads, N, width)`, shaped so that a fused kernel takes it."""
-    of = request.sizes
+def _fused(name: str, request: Request, given: Tokens, mask: Tensor | None, diagonal: str | None) -> Tensor:
+    """Return SDPA of q, k and v `(B, heads, N, width)`, shaped so that a fused kernel takes it."""
+    (q, k, v), of = given, request.sizes
     # The CPU's kernel has one width for q, k and v. A zero changes no product.
     if of.E != of.D and request.device == "cpu" and not derivatives.is_transformed(q):
-        q, k, v = (pad(x, (0, width - x.shape[-1])) for width in (max(of.D, of.E),) for x in (q, k, v))
+        q, k, v = (pad(x, (0, max(of.D, of.E) - x.shape[-1])) for x in (q, k, v))
     grouped = of.K != of.H
     if grouped and not _groups(request, mask):
         k, v, grouped = _repeated(k, of.group), _repeated(v, of.group), False
@@ -122,6 +124,7 @@ def _fused(request: Request, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Non
     out = scaled_dot_product_attention(
         q, k, v, attn_mask=attn_mask, is_causal=diagonal == TRIANGLE, scale=request.scale, enable_gqa=grouped
     )
+    out = derivatives.last(name, out)
     return out if out.shape[-1] == of.E else out[..., : of.E]
 
 
@@ -130,8 +133,12 @@ def _groups(request: Request, mask: Tensor | None) -> bool:
 
     Torch's memory-efficient kernel, which takes the rest on CUDA, does not, and SDPA would go on to plain operations.
     """
-    flash = mask is None and request.dtype in ("bfloat16", "float16") and request.sizes.E == request.sizes.D
-    return request.device != "cuda" or flash
+    return request.device != "cuda" or (mask is None and _flashes(request))
+
+
+def _flashes(request: Request) -> bool:
+    """Return whether FlashAttention takes the types and widths of a call on CUDA."""
+    return request.dtype in ("bfloat16", "float16") and request.sizes.E == request.sizes.D
 
 
 def _repeated(x: Tensor, group: int) -> Tensor:

@@ -23,7 +23,7 @@ from attention.spec.plans import Plans, Settled
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
 from attention.torch_impl import params
-from attention.torch_impl.attend import check_tensors, dot_product_attention, planned, signature
+from attention.torch_impl.attend import check_tensors, dot_product_attention, plan, signature
 from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import allowed, native, read, sheltered
 from attention.torch_impl.norms import Norm
@@ -137,13 +137,17 @@ class MultiHeadAttention(Layer):
         c, found = self.contract, signature(query)
         if found is None or (self.training and c.dropout_rate) or torch.is_autocast_enabled(query.device.type):
             return None
-        plan = PLANS.get((found, self.q_proj.weight.dtype, id(c)), lambda: self._plan(query))
-        if not plan.plain:
+        found = (found, self.q_proj.weight.dtype, id(c))
+        settled = PLANS.get(found) or PLANS.keep(found, self._plan(query))
+        if not settled.plain:
             return None
-        q, k, v = self._heads(query, query, query, None, None, plan.sizes)
-        found = (plan, type(q), q.requires_grad, k.requires_grad, v.requires_grad)
-        call = planned(found, q, k, v, plan.mask, c.score.factor(c.width), c.softcap, implementation)
-        return None if call is None else self._merge(query, call.run(q, k, v)["context"])
+        n = settled.sizes
+        q, k, v = self._heads(query, query, query, None, None, n)
+        found = (type(q), q.requires_grad, k.requires_grad, v.requires_grad, implementation)
+        call = settled.calls.get(found)
+        if call is None:
+            call = plan(settled.calls, found, q, k, v, settled.mask, c.score.factor(n.D), c.softcap, implementation)
+        return None if call is None else self._merge(query, call.run(q, k, v))
 
     def _plan(self, query: Tensor) -> Settled:
         """Return the plan of self-attention without options, checked."""

@@ -1,0 +1,76 @@
+"""Compiled: a layer as one compiled function, without what `nnx.jit` does to the layer's object on every call.
+
+compiled(layer)(*args, **options) = layer(*args, **options)        its weights read anew on every call
+
+`nnx.jit` splits the object into its parts and joins it again, in Python, each time; here that is done while tracing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from attention.jax_impl.layers.layer import Layer
+from attention.spec.errors import OptionError
+
+
+def compiled(layer: Layer) -> Callable[..., Any]:
+    """Return the layer as a compiled function of the same arguments.
+
+    Masks are arguments: new lengths compile nothing anew, a new structure does. Weights that are loaded later are seen;
+    switches such as `deterministic` are those of now.
+
+    Args:
+        layer: of this package; it is not changed.
+
+    Returns:
+        A function with the layer's arguments and results. Dropout needs `dropout_seed`, for it cannot move on the layer's
+        own stream.
+
+    Raises:
+        OptionError: by the function, where dropout has no seed.
+
+    >>> import jax.numpy as jnp
+    >>> from attention import jax_impl, spec
+    >>> fast = jax_impl.compiled(jax_impl.MultiHeadAttention(spec.MultiHeadAttention(embed_dim=8, num_heads=2)))
+    >>> fast(jnp.zeros((3, 5, 8)), mask=spec.Lengths(kv=[5, 2, 1])).shape
+    (3, 5, 8)
+    """
+    graph, state = nnx.split(layer)
+    leaves, tree = jax.tree.flatten(state)
+    live = {id(part.get_value()): part for _, part in nnx.iter_graph(layer) if isinstance(part, nnx.Variable)}
+    # What no variable holds as it is, such as the key of a stream, stays what it was.
+    read = [partial(_value, live.get(id(leaf)), leaf) for leaf in leaves]
+    draws = layer.rngs is not None and not layer.deterministic
+
+    @partial(jax.jit, static_argnums=0)
+    def pure(options: tuple[tuple[str, Any], ...], values: list[Any], args: tuple[Any, ...], arrays: dict[str, Any]) -> Any:
+        return nnx.merge(graph, jax.tree.unflatten(tree, values))(*args, **dict(options), **arrays)
+
+    def call(*args: Any, **options: Any) -> Any:
+        if draws and options.get("dropout_seed") is None:
+            raise OptionError("dropout_seed None must be given to a compiled layer that drops, or the layer be deterministic")
+        static = tuple((name, x) for name, x in options.items() if _is_static(x))
+        arrays = {name: _array(x) for name, x in options.items() if not _is_static(x)}
+        return pure(static, [value() for value in read], args, arrays)
+
+    return call
+
+
+def _value(variable: nnx.Variable[Any] | None, leaf: Any) -> Any:
+    return leaf if variable is None else variable.get_value()
+
+
+def _is_static(x: Any) -> bool:
+    """Return whether an option is structure: a name, a switch, names."""
+    return x is None or isinstance(x, (str, bool)) or (isinstance(x, (tuple, list)) and all(isinstance(i, str) for i in x))
+
+
+def _array(x: Any) -> Any:
+    # A seed of 32 bits does not fit JAX's own int.
+    return np.uint32(x) if isinstance(x, int) and 0 <= x < 2**32 else x

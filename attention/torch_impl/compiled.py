@@ -1,0 +1,28 @@
+"""Compiled: a layer as one compiled function, by `torch.compile`.
+
+compiled(layer)(*args, **options) = layer(*args, **options)        its weights read anew on every call
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from attention.torch_impl.layers.layer import Layer
+
+
+def compiled(layer: Layer) -> Callable[..., Any]:
+    """Return the layer as a compiled function of the same arguments: one graph, or an error.
+
+    Masks are arguments: new lengths compile nothing anew, a new structure does. Weights that are loaded later are seen, and
+    so are `train()` and `eval()`.
+
+    Args:
+        layer: of this package; it is not changed.
+
+    Returns:
+        A function with the layer's arguments and results.
+    """
+    return torch.compile(layer, fullgraph=True)
