@@ -32,7 +32,7 @@ NEAR = spec.Window(before=2, after=0, align="end")
 IDS = np.arange(S) // 4 % 3
 
 
-def given(t: int = T, s: int = S, dtype: str = "float32") -> tuple[jax.Array, ...]:
+def given(t: int = T, s: int = S, dtype: str = "float32") -> tuple[Any, ...]:
     shapes = ((B, t, H, D), (B, s, K, D), (B, s, K, E))
     return tuple(jnp.asarray(numbers(i, *shape, dtype=dtype)) for i, shape in enumerate(shapes))
 
@@ -154,7 +154,7 @@ class TestLaws:
 
     def test_a_function_of_the_score_is_differentiated_by_what_it_closes_over(self) -> None:
         def scalar(table: jax.Array, kernel: Any) -> jax.Array:
-            return jnp.sin(both(kernel, *given(), score_mod=lambda x, b, h, t, s: x * table[h] - table[0] * (t - s))[0]).sum()
+            return jnp.sin(both(kernel, *given(), score_mod=lambda x, _, h, t, s: x * table[h] - table[0] * (t - s))[0]).sum()
 
         table = jnp.asarray(numbers(11, H, dtype="float32"))
         slope = jax.grad(scalar)

@@ -38,6 +38,7 @@ MASKS: dict[str, Mask | None] = {
     "causal": spec.Causal(),
     "window": spec.Window(before=5, after=0),
     "both sides": spec.Window(before=3, after=4),
+    "window with holes": spec.Window(before=5, after=0) & spec.Dense(np.random.default_rng(3).random((N, N)) > 0.3),
     "wide window": spec.Window(before=14, after=0),
     "documents": spec.Segments(kv=IDS),
     "causal documents": spec.Segments(kv=IDS) & spec.Causal(),

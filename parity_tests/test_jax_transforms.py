@@ -16,10 +16,10 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from attention import jax_impl, spec
+from attention import spec
 from attention.jax_impl import MultiHeadAttention, dot_product_attention
 from attention.spec.algebra import Mask
-from parity_tests.rooms import close, numbers
+from parity_tests.rooms import JAX, KERNELS, close, numbers
 
 B, T, M, H, K, D = 3, 5, 12, 4, 2, 6
 CONTRACT = spec.MultiHeadAttention(M, H, K, head_dim=D, mask=spec.Causal(), positions=spec.Rotary(), softcap=20.0)
@@ -76,7 +76,8 @@ class Traced:
 
 
 def kernels(*refusing: str) -> Any:
-    return pytest.mark.parametrize("kernel", [name for name in jax_impl.KERNELS if name not in refusing])
+    here = [kernel.name for kernel in KERNELS if kernel.room is JAX]
+    return pytest.mark.parametrize("kernel", [name for name in here if name not in refusing])
 
 
 class TestMasks:

@@ -16,11 +16,16 @@ import pytest
 import torch
 
 from attention import jax_impl, spec, torch_impl
+from attention.jax_impl import attend as jax_attend
+from attention.jax_impl import masks as jax_masks
 from attention.spec.algebra import Mask
+from attention.spec.axes import Sizes
 from attention.spec.errors import DTypeError, OptionError, ShapeError
 from attention.spec.grid import Grid
 from attention.spec.isolation import STRIPE, UNMARKED, look
 from attention.spec.plans import MOST, Plans
+from attention.torch_impl import attend as torch_attend
+from attention.torch_impl import masks as torch_masks
 from parity_tests.rooms import Room, close, each_room, numbers
 
 M = 8
@@ -29,8 +34,9 @@ CAUSAL = spec.MultiHeadAttention(M, 2, mask=spec.Causal())
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
     """Return a list that grows with every call of a function of torch's attend.py."""
-    module: Any = torch_impl.attend
-    real, calls = getattr(module, name), []
+    module: Any = torch_attend
+    real: Any = getattr(module, name)
+    calls: list[Any] = []
 
     def spy(*args: Any, **options: Any) -> Any:
         calls.append(name)
@@ -174,13 +180,13 @@ class TestNoDenseMask:
     def test_stripes_find_what_the_whole_mask_says(self) -> None:
         size = 2 * STRIPE + 5
         ids = np.random.default_rng(0).integers(-1, 40, size)
-        of = spec.axes.Sizes((), size, size, 1, 1, 2, 2)
+        of = Sizes((), size, size, 1, 1, 2, 2)
         dense = (ids[:, None] == ids) & (ids >= 0)
         mask: Mask = spec.Segments(kv=ids)
-        torch_mask, jax_mask = torch_impl.masks.native(mask, torch.device("cpu")), jax_impl.masks.native(mask)
+        torch_mask, jax_mask = torch_masks.native(mask, torch.device("cpu")), jax_masks.native(mask)
         assert torch_mask is not None
         assert jax_mask is not None
-        for found in (torch_impl.masks.reach(torch_mask, of, torch.device("cpu")), jax_impl.masks.reach(jax_mask, of)):
+        for found in (torch_masks.reach(torch_mask, of, torch.device("cpu")), jax_masks.reach(jax_mask, of)):
             np.testing.assert_array_equal(np.asarray(found.rows).ravel(), dense.any(1))
             np.testing.assert_array_equal(np.asarray(found.keys).ravel(), dense.any(0))
 
@@ -189,7 +195,7 @@ class TestNoDenseMask:
 
         @jax.jit
         def shielded(x: jax.Array) -> Any:
-            return jax_impl.masks.shielded(jax_impl.attend.make_request(x, x, x, mask))
+            return jax_masks.shielded(jax_attend.make_request(x, x, x, mask))
 
         for got in shielded(jnp.asarray(x)):
             np.testing.assert_array_equal(got, x)

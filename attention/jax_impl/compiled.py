@@ -43,7 +43,7 @@ def compiled(layer: Layer) -> Callable[..., Any]:
     """
     graph, state = nnx.split(layer)
     leaves, tree = jax.tree.flatten(state)
-    live = {id(part.get_value()): part for _, part in nnx.iter_graph(layer) if isinstance(part, nnx.Variable)}
+    live = {id(part.get_raw_value()): part for _, part in nnx.iter_graph(layer) if isinstance(part, nnx.Variable)}
     # What no variable holds as it is, such as the key of a stream, stays what it was.
     read = [partial(_value, live.get(id(leaf)), leaf) for leaf in leaves]
     draws = layer.rngs is not None and not layer.deterministic
@@ -63,7 +63,8 @@ def compiled(layer: Layer) -> Callable[..., Any]:
 
 
 def _value(variable: nnx.Variable[Any] | None, leaf: Any) -> Any:
-    return leaf if variable is None else variable.get_value()
+    # Not `get_value`, which copies the value's tree each time.
+    return leaf if variable is None else variable.get_raw_value()
 
 
 def _is_static(x: Any) -> bool:

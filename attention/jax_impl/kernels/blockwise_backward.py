@@ -174,7 +174,7 @@ def _differentiable(
 def _added(plan: Plan, given: Given, spot: Spot, beside: Beside, bias: Any, consts: Any) -> Beside:
     """Return the gradients that all heads add to, with those of a tile."""
     if beside.bias is not None and given.bias is not None:
-        start, shape = bias_start(plan, spot, given.bias), bias_shape(plan, given.bias)
+        start, shape = bias_start(spot, given.bias), bias_shape(plan, given.bias)
         part = lax.dynamic_slice(beside.bias, start, shape) + bias.T.reshape(shape)
         beside = beside._replace(bias=lax.dynamic_update_slice(beside.bias, part, start))
     if beside.consts is not None:

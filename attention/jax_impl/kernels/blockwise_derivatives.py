@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -44,10 +45,13 @@ def differentiable(plan: Plan, given: Given, rest: Rest) -> Answer:
 def _rule(plan: Plan, primals: tuple[Given, Rest], tangents: tuple[Given, Rest]) -> tuple[Answer, Answer]:
     given, rest = primals
     context, logsumexp, made = differentiable(plan, given, rest)
-    moves = {name: move for name, move in tangents[0]._asdict().items() if name in ALWAYS or _moves(move)}
-    moves = {name: jax.tree.map(_array, move, is_leaf=_is_zero) for name, move in moves.items()}
-    dcontext, dlogsumexp = _linear(plan, *jax.tree.map(_once, (given, made)), rest, moves)
     still = Made(jnp.zeros_like(context), *(jnp.zeros_like(x) for x in made[1:]))
+    some = [x for x in jax.tree.leaves(tangents[0], is_leaf=_is_zero) if not _is_zero(x)]
+    if not some:
+        return (context, logsumexp, made), (still.context, jnp.zeros_like(logsumexp), still)
+    moves = {name: move for name, move in tangents[0]._asdict().items() if name in ALWAYS or _moves(move)}
+    moves = jax.tree.map(lambda x: _zeros(some[0], x) if _is_zero(x) else x, moves, is_leaf=_is_zero)
+    dcontext, dlogsumexp = _linear(plan, *jax.tree.map(_once, (given, made)), rest, moves)
     return (context, logsumexp, made), (dcontext, dlogsumexp, still)
 
 
@@ -60,10 +64,6 @@ def _is_zero(x: Any) -> bool:
 
 def _moves(tree: Any) -> bool:
     return any(not _is_zero(x) for x in jax.tree.leaves(tree, is_leaf=_is_zero))
-
-
-def _array(x: Any) -> jax.Array:
-    return jnp.zeros(x.shape, x.dtype) if _is_zero(x) else x
 
 
 def _linear(plan: Plan, given: Given, made: Made, rest: Rest, moves: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
@@ -92,9 +92,9 @@ def _linear(plan: Plan, given: Given, made: Made, rest: Rest, moves: dict[str, A
     return lax.custom_linear_solve(system, (moves, nothing), solve, turned)[1]
 
 
-def _zeros(move: jax.Array, like: jax.Array) -> jax.Array:
+def _zeros(move: jax.Array, like: Any) -> jax.Array:
     """Return zeros that are linear in `move`, as JAX demands of all that a linear system is solved for."""
-    return jnp.pad(move.reshape(-1)[:0].astype(like.dtype), (0, like.size)).reshape(like.shape)
+    return jnp.pad(move.reshape(-1)[:0].astype(like.dtype), (0, math.prod(like.shape))).reshape(like.shape)
 
 
 @jax.custom_jvp

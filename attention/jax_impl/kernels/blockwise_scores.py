@@ -153,11 +153,11 @@ def bias_tile(plan: Plan, spot: Spot, bias: jax.Array | None, turned: bool) -> j
     """Return a tile of the bias, in the compute dtype; an axis along which it does not change is 1."""
     if bias is None:
         return None
-    cut = lax.dynamic_slice(bias, bias_start(plan, spot, bias), bias_shape(plan, bias))[0, 0].astype(plan.compute)
+    cut = lax.dynamic_slice(bias, bias_start(spot, bias), bias_shape(plan, bias))[0, 0].astype(plan.compute)
     return cut.T if turned else cut
 
 
-def bias_start(plan: Plan, spot: Spot, bias: jax.Array) -> tuple[Array, ...]:
+def bias_start(spot: Spot, bias: jax.Array) -> tuple[Array, ...]:
     """Return where a tile of the bias begins."""
     return tuple(jnp.int32(0) if size == 1 else jnp.int32(x) for x, size in zip(spot, bias.shape, strict=True))
 

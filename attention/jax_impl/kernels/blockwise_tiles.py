@@ -71,7 +71,7 @@ def tiling(sizes: Sizes, mask: Mask | None, wanted: Pair | None = None) -> Tilin
     whole = _padded(sizes.T, rows), _padded(sizes.S, columns)
     if mask is not None:
         ahead, behind = (_width(mask, sizes, narrow, turned=turned) for turned in (False, True))
-        if ahead <= WIDEST * narrow[0] and behind <= WIDEST * narrow[1] and ahead < whole[1] and behind < whole[0]:
+        if ahead <= WIDEST * narrow[0] and behind <= WIDEST * narrow[1] and ahead < sizes.S and behind < sizes.T:
             return Tiling((rows, ahead), (behind, columns), whole, band=True)
     wanted = wanted or _measured(mask)
     t, s = (_even(n, size) for n, size in zip((sizes.T, sizes.S), wanted, strict=True))

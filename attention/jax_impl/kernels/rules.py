@@ -34,6 +34,14 @@ RULES: tuple[Rule, ...] = (
         keys=(256, None),
     ),
     Rule(
+        "few scores: the formula as it stands",
+        ("reference", "xla"),
+        CPU + "none, documents, lengths, general",
+        devices=("cpu",),
+        masks=("none", "documents", "lengths", "general"),
+        keys=(64, 255),
+    ),
+    Rule(
         "dense or causal in half precision",
         ("cudnn", "pallas", "blockwise", "xla"),
         "not measured: cuDNN's fused attention is the fastest that jax.nn.dot_product_attention names",

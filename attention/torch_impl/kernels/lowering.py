@@ -26,7 +26,7 @@ from attention.spec.axes import Sizes
 from attention.spec.blocks import Tile
 from attention.spec.kernels import Request
 from attention.spec.padding import Lengths
-from attention.torch_impl.kernels.zones import RECTANGLE, TRAPEZOID, TRIANGLE, Box, bounding, shape
+from attention.torch_impl.kernels.zones import RECTANGLE, TRIANGLE, Box, bounding, shape
 from attention.torch_impl.masks import allowed, read
 
 

@@ -18,7 +18,7 @@ RULES: tuple[Rule, ...] = (
         devices=("cpu",),
         masks=("none",),
         queries=(1, 8),
-        keys=(128, None),
+        keys=(64, None),
         differentiated=False,
     ),
     Rule(
