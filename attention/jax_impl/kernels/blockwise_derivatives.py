@@ -51,11 +51,11 @@ def _rule(plan: Plan, primals: tuple[Given, Rest], tangents: tuple[Given, Rest])
         return (context, logsumexp, made), (still.context, jnp.zeros_like(logsumexp), still)
     moves = {name: move for name, move in tangents[0]._asdict().items() if name in ALWAYS or _moves(move)}
     moves = jax.tree.map(lambda x: _zeros(some[0], x) if _is_zero(x) else x, moves, is_leaf=_is_zero)
-    dcontext, dlogsumexp = _linear(plan, *jax.tree.map(_once, (given, made)), rest, moves)
+    dcontext, dlogsumexp = _linear(plan, jax.tree.map(_once, given), jax.tree.map(_once, made), rest, moves)
     return (context, logsumexp, made), (dcontext, dlogsumexp, still)
 
 
-differentiable.defjvp(_rule, symbolic_zeros=True)
+_ = differentiable.defjvp(_rule, symbolic_zeros=True)
 
 
 def _is_zero(x: Any) -> bool:
@@ -71,7 +71,7 @@ def _linear(plan: Plan, given: Given, made: Made, rest: Rest, moves: dict[str, A
     wanted = frozenset(moves)
 
     def ahead(moves: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-        absent = dict.fromkeys(Given._fields)
+        absent: dict[str, Any] = dict.fromkeys(Given._fields)
         return tangent(plan, given, rest, made, Given(**(absent | moves)))
 
     def behind(slopes: tuple[jax.Array, jax.Array]) -> dict[str, Any]:
