@@ -24,6 +24,7 @@ from attention.spec.masks import KINDS
 from attention.torch_impl.kernels.blockwise_call import Limits, call_of, guarded
 from attention.torch_impl.kernels.blockwise_passes import Call, backward, forward
 from attention.torch_impl.kernels.blockwise_products import Rule
+from attention.torch_impl.kernels.constants import constant
 
 _KINDS = {kind.__name__: kind for kind in KINDS}
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? sinks, Tensor[] arrays, SymInt[] batch, str said"
@@ -45,7 +46,7 @@ def attention(limits: Limits, request: Request, shield: bool, *given: Any) -> tu
     return torch.ops.attention.blockwise(*given, arrays, request.sizes.batch, _said(mask, seed, options))
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _said(*told: Any) -> str:
     return repr(told)
 

@@ -19,6 +19,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
 from attention.spec.errors import KernelRefused
+from attention.torch_impl.kernels.constants import constant
 
 
 def refuses(*inputs: Tensor | None) -> str | None:
@@ -39,7 +40,7 @@ def is_transformed(x: Tensor) -> bool:
     return not torch.compiler.is_compiling() and bool(functorch.is_functorch_wrapped_tensor(x))
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _transforms() -> int:
     """Return how many transforms around this call differentiate."""
     return sum(level.key().name in ("Grad", "Jvp") for level in retrieve_all_functorch_interpreters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from attention.spec.kernels import PRECISIONS, Request
+from attention.torch_impl.kernels.constants import constant
 
 SETTINGS = {"medium": "default", "high": "high", "highest": "highest"}
 
@@ -19,6 +20,6 @@ def refuses(request: Request) -> str | None:
     return f"precision {request.precision!r} is above torch.get_float32_matmul_precision() = {setting!r}"
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _setting() -> str:
     return torch.get_float32_matmul_precision()

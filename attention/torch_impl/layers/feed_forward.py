@@ -20,6 +20,7 @@ from attention.spec.layers.feed_forward import FeedForward as Contract
 from attention.spec.layers.tokens import check_tokens, dropped
 from attention.torch_impl import random
 from attention.torch_impl.attend import check_tensors
+from attention.torch_impl.kernels.constants import constant
 from attention.torch_impl.layers.layer import Layer
 
 CURVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -88,7 +89,7 @@ def child(seed: Any, name: str) -> Any:
     return spec_random.bits(of, _label(name))
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _label(name: str) -> int:
     # A compiler that traces Python cannot look into zlib.
     return spec_random.label(name)
