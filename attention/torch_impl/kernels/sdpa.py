@@ -12,6 +12,7 @@ refused throughout, for whether SDPA has one depends on the backend that it pick
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attention.spec.isolation import Tokens
 from attention.spec.kernels import Request
+from attention.spec.plans import Ready
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.lowering import Lowering, lower
-from attention.torch_impl.kernels.zones import TRAPEZOID, TRIANGLE
+from attention.torch_impl.kernels.zones import TRAPEZOID, TRIANGLE, Box
 from attention.torch_impl.masks import shielded
 
 FEATURES = ("bias", "E != D", "float64", "float32", "bfloat16", "float16")
@@ -42,6 +44,16 @@ class Sdpa:
             or precision.refuses(request)
         )
 
+    def ready(self, request: Request) -> Ready | None:
+        """Return what makes the context of other arrays like the request's, where a flag is all there is to say; else None."""
+        of, told = request.sizes, lower(request, _diagonals(request))
+        whole = told.box == Box(0, of.T, 0, of.S) and told.mask is None and told.rows is None and not told.shielded
+        if not whole or told.diagonal == TRAPEZOID or request.bias is not None or len(of.batch) != 1 or of.E != of.D:
+            return None
+        if of.group > 1 and not _groups(request, None):
+            return None
+        return partial(_plain, self.name, told.diagonal == TRIANGLE, request.scale, of.group > 1)
+
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
         told = lower(request, _diagonals(request))
@@ -60,6 +72,13 @@ class Sdpa:
         if (box.t0, box.t1) != (0, of.T):
             out = pad(out, (0, 0, 0, 0, box.t0, of.T - box.t1))
         return {"context": out.reshape(*of.batch, *out.shape[1:]) if flat and len(of.batch) != 1 else out}
+
+
+def _plain(name: str, causal: bool, scale: float, grouped: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return SDPA of q, k and v `(B, N, heads, width)` as they are."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=None, is_causal=causal, scale=scale, enable_gqa=grouped)
+    return (derivatives.last(name, out) if out.requires_grad else out).transpose(1, 2)
 
 
 def _diagonals(request: Request) -> tuple[str, ...]:
