@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,12 @@ NODES = 40
 FAR = 6.0
 """Where erf is 1 in float64: 1 - erf(6) = 2e-17."""
 
-_ALL_NODES, _ALL_SHARES = np.polynomial.legendre.leggauss(2 * NODES)
-_SQUARES, _SHARES = _ALL_NODES[NODES:] ** 2, _ALL_SHARES[NODES:]
+
+@cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """Return the squares of the nodes in 0..1, and their shares: when first asked, for NumPy's polynomials load slowly."""
+    nodes, shares = np.polynomial.legendre.leggauss(2 * NODES)
+    return nodes[NODES:] ** 2, shares[NODES:]
 
 
 def erf(xp: Any, x: Array) -> Array:
@@ -38,8 +43,9 @@ def erf(xp: Any, x: Array) -> Array:
     Meant for the oracle: `NODES` times the memory of `x`. The rooms use their framework's own.
     """
     near = xp.clip(x, -FAR, FAR)
-    heights = xp.exp(-(near * near)[..., None] * xp.asarray(_SQUARES))
-    integral = near * xp.sum(heights * xp.asarray(_SHARES), axis=-1) * (2.0 / math.sqrt(math.pi))
+    squares, shares = _quadrature()
+    heights = xp.exp(-(near * near)[..., None] * xp.asarray(squares))
+    integral = near * xp.sum(heights * xp.asarray(shares), axis=-1) * (2.0 / math.sqrt(math.pi))
     # Exactly 1 far out, because gelu multiplies what is left of 1 - erf by x.
     return xp.where(xp.abs(x) < FAR, integral, xp.sign(x))
 

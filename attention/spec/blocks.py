@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import array_api_compat.numpy
+import numpy as np
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array, Sizes
@@ -31,9 +31,6 @@ from attention.spec.errors import OptionError
 from attention.spec.fields import MOST, is_count
 from attention.spec.grid import Grid
 from attention.spec.intervals import Interval, Ternary
-
-np: Any = array_api_compat.numpy
-"""NumPy under the names of the array API standard, as the other namespaces are."""
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
 SIGNS = "·▒■"
@@ -71,7 +68,7 @@ class Schedule:
         found: Array = self.kinds == kinds[0]
         for kind in kinds[1:]:
             found = found | (self.kinds == kind)
-        order = self.xp.argsort(self.xp.astype(~found, self.kinds.dtype), axis=-1, stable=True)
+        order = self.xp.argsort(self.xp.asarray(~found, dtype=self.kinds.dtype), axis=-1, stable=True)
         return self.xp.sum(found, axis=-1), order
 
     def span(self) -> tuple[Array, Array]:
@@ -151,7 +148,7 @@ def schedule(mask: Mask | None, sizes: Sizes, tile: tuple[int, int], xp: Any = n
     t, s = (_range(space, n, size) for n, size in zip((sizes.T, sizes.S), tile, strict=True))
     rows = Interval(t.least[:, None], t.most[:, None])
     found = mask.allowed(Tiles(rows, s, sizes.T, sizes.S, xp=space, tile=tile, known=known))  # type: ignore[arg-type]
-    kinds = space.astype(found.may, space.int8) + space.astype(found.must, space.int8)
+    kinds: Any = space.asarray(found.may, dtype=space.int8) + space.asarray(found.must, dtype=space.int8)
     kinds = kinds[(None,) * (len(shape) - kinds.ndim) + (...,)]
     return Schedule(space.broadcast_to(kinds, (*kinds.shape[:-2], *counts)), tile, sizes.T, sizes.S, space)
 

@@ -16,16 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import array_api_compat.numpy
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from attention.spec.axes import Array, Sizes
 from attention.spec.blocks import FULL, PARTIAL, Schedule, schedule
 from attention.spec.masks import Mask
 
-np: Any = array_api_compat.numpy
 Carry = TypeVar("Carry")
 Pair = tuple[int, int]
 
