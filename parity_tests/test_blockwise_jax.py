@@ -18,8 +18,8 @@ from attention import spec
 from attention.jax_impl import dot_product_attention
 from attention.jax_impl.attend import make_request
 from attention.jax_impl.kernels.blockwise import Blockwise
-from attention.jax_impl.kernels.blockwise_scores import power
-from attention.jax_impl.kernels.blockwise_tiles import tiling
+from attention.jax_impl.kernels.blockwise.scores import power
+from attention.jax_impl.kernels.blockwise.tiles import tiling
 from attention.jax_impl.kernels.reference import Reference
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused, ShapeError

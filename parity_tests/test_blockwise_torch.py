@@ -22,10 +22,9 @@ from attention.spec.blocks import FULL, PARTIAL
 from attention.spec.errors import KernelRefused
 from attention.torch_impl import dot_product_attention
 from attention.torch_impl.attend import make_request
-from attention.torch_impl.kernels import blockwise_passes as passes
-from attention.torch_impl.kernels.blockwise import Blockwise
-from attention.torch_impl.kernels.blockwise_cells import TRIANGLE
-from attention.torch_impl.kernels.blockwise_plan import Part, plan
+from attention.torch_impl.kernels.blockwise import Blockwise, passes
+from attention.torch_impl.kernels.blockwise.cells import TRIANGLE
+from attention.torch_impl.kernels.blockwise.plan import Part, plan
 from attention.torch_impl.kernels.reference import Reference
 from parity_tests.drawn_masks import Drawn, of, sized, table
 

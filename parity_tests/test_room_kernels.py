@@ -69,6 +69,9 @@ class Spy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
+    def ready(self, request: Request) -> None:
+        """A call whose like was checked before is asked for by `run` as well, where it can be seen."""
+
     def run(self, request: Request) -> Any:
         self.ran.append(self.inner.name)
         return self.inner.run(request)

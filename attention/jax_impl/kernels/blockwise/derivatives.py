@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from attention.jax_impl.kernels.blockwise_backward import backward
-from attention.jax_impl.kernels.blockwise_forward import Made, forward
-from attention.jax_impl.kernels.blockwise_scores import Given, Plan, Rest
-from attention.jax_impl.kernels.blockwise_tangent import tangent
+from attention.jax_impl.kernels.blockwise.backward import backward
+from attention.jax_impl.kernels.blockwise.forward import Made, forward
+from attention.jax_impl.kernels.blockwise.scores import Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise.tangent import tangent
 from attention.spec.errors import KernelRefused
 
 ALWAYS = frozenset({"q", "k", "v"})

@@ -24,10 +24,10 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
-from attention.jax_impl.kernels.pallas_cell import Cell, Program, dot
-from attention.jax_impl.kernels.pallas_forward import forward
-from attention.jax_impl.kernels.pallas_operands import Block, Launch, Operand, Plan
-from attention.jax_impl.kernels.pallas_tiles import numbers, operands, tokens
+from attention.jax_impl.kernels.pallas.cell import Cell, Program, dot
+from attention.jax_impl.kernels.pallas.forward import forward
+from attention.jax_impl.kernels.pallas.operands import Block, Launch, Operand, Plan
+from attention.jax_impl.kernels.pallas.tiles import numbers, operands, tokens
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array
 from attention.spec.blocks import schedule

@@ -2,7 +2,7 @@
 
     context = pieces of the mask, each through torch's fused kernel on the keys that it needs, merged by logsumexp
 
-A piece is a rectangle without a mask, a causal square, or a rectangle with its own small mask (blockwise_plan). What the
+A piece is a rectangle without a mask, a causal square, or a rectangle with its own small mask (plan.py). What the
 fused kernel lacks (soft cap, dropout, the gradient of a bias, any other device) goes by plain products of bounded size.
 
 References:
@@ -22,12 +22,11 @@ from attention.spec.axes import Sizes
 from attention.spec.isolation import Sound
 from attention.spec.kernels import Request
 from attention.spec.masks import Mask
-from attention.torch_impl.kernels import blockwise_compiled as compiled
-from attention.torch_impl.kernels import blockwise_flash as flash
 from attention.torch_impl.kernels import derivatives, precision
-from attention.torch_impl.kernels.blockwise_call import Limits, call_of, guarded
-from attention.torch_impl.kernels.blockwise_function import Attention, bare
-from attention.torch_impl.kernels.blockwise_products import Rule
+from attention.torch_impl.kernels.blockwise import compiled, flash
+from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded
+from attention.torch_impl.kernels.blockwise.function import Attention, bare
+from attention.torch_impl.kernels.blockwise.products import Rule
 
 FEATURES = ("softcap", "sinks", "dropout", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
 

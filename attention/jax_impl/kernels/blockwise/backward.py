@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attention.jax_impl.kernels.blockwise_forward import Made
-from attention.jax_impl.kernels.blockwise_scores import (
+from attention.jax_impl.kernels.blockwise.forward import Made
+from attention.jax_impl.kernels.blockwise.scores import (
     Given,
     Plan,
     Rest,
@@ -38,7 +38,7 @@ from attention.jax_impl.kernels.blockwise_scores import (
     power,
     rescale,
 )
-from attention.jax_impl.kernels.blockwise_tiles import Walk, part, walks
+from attention.jax_impl.kernels.blockwise.tiles import Walk, part, walks
 from attention.spec.axes import Array
 
 

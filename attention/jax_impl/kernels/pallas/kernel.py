@@ -1,6 +1,6 @@
 """Pallas: our own flash attention over the schedule, one text for GPUs and TPUs.
 
-context = sum over the tiles that the mask leaves of e^(x - logsumexp) v        see pallas_forward.py and pallas_backward.py
+context = sum over the tiles that the mask leaves of e^(x - logsumexp) v        see forward.py and backward.py
 
 Pallas is JAX's language for kernels. This text is tested in its interpreter on a CPU, against the oracle, and is compiled as
 far as a machine without them allows: lowered to Triton for GPUs, and to Mosaic for TPUs. It has run on neither.
@@ -26,7 +26,7 @@ from attention.spec.random import count
 from attention.spec.scores import bind
 
 if TYPE_CHECKING:
-    from attention.jax_impl.kernels.pallas_operands import Plan
+    from attention.jax_impl.kernels.pallas.operands import Plan
 
 Tile = tuple[int, int]
 
@@ -70,8 +70,8 @@ class Pallas:
 
     def run(self, request: Request) -> dict[str, Array]:
         """Return the context and the logsumexp."""
-        from attention.jax_impl.kernels.pallas_backward import attention  # noqa: PLC0415 - see above
-        from attention.jax_impl.kernels.pallas_tiles import folded  # noqa: PLC0415
+        from attention.jax_impl.kernels.pallas.backward import attention  # noqa: PLC0415 - see above
+        from attention.jax_impl.kernels.pallas.tiles import folded  # noqa: PLC0415
 
         of, batch = request.sizes, request.sizes.batch
         q, k, v = (_heads_first(x) for x in shielded(request))
@@ -88,7 +88,7 @@ class Pallas:
         return TILES[device] if self.tile is None else (self.tile, self.tile)
 
     def _plan(self, request: Request) -> Plan:
-        from attention.jax_impl.kernels.pallas_operands import Plan  # noqa: PLC0415 - see above
+        from attention.jax_impl.kernels.pallas.operands import Plan  # noqa: PLC0415 - see above
 
         device = self._device(request)
         forward, backward = (_fitting(tile, request.sizes, device) for tile in self._tiles(device))

@@ -23,8 +23,8 @@ from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
 from attention.spec.blocks import EMPTY, FULL, PARTIAL, schedule
 from attention.spec.masks import And, Causal, Not, Or, Window
-from attention.torch_impl.kernels.blockwise_cells import TRIANGLE, Lines, Row, kinds
-from attention.torch_impl.kernels.blockwise_lines import lines
+from attention.torch_impl.kernels.blockwise.cells import TRIANGLE, Lines, Row, kinds
+from attention.torch_impl.kernels.blockwise.lines import lines
 
 MERGE = 2.0
 """To compute a row in two pieces and merge them is worth while where it saves masks on this many times what needs them."""

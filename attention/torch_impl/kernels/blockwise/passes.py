@@ -18,12 +18,11 @@ from torch import Tensor
 from attention.spec import random
 from attention.spec.algebra import Mask
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
-from attention.torch_impl.kernels import blockwise_flash as flash
-from attention.torch_impl.kernels import blockwise_products as products
-from attention.torch_impl.kernels.blockwise_cells import TRIANGLE
-from attention.torch_impl.kernels.blockwise_plan import Part, Piece, Plan
-from attention.torch_impl.kernels.blockwise_products import Rule, finite
-from attention.torch_impl.kernels.blockwise_views import Index, Masks, biases, calls, divided, keys, queries, spread
+from attention.torch_impl.kernels.blockwise import flash, products
+from attention.torch_impl.kernels.blockwise.cells import TRIANGLE
+from attention.torch_impl.kernels.blockwise.plan import Part, Piece, Plan
+from attention.torch_impl.kernels.blockwise.products import Rule, finite
+from attention.torch_impl.kernels.blockwise.views import Index, Masks, biases, calls, divided, keys, queries, spread
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attention.jax_impl.kernels.blockwise_tiles import Pair, Tiling
+from attention.jax_impl.kernels.blockwise.tiles import Pair, Tiling
 from attention.spec.axes import Array, Sizes
 from attention.spec.grid import Grid
 from attention.spec.masks import Mask

@@ -21,9 +21,9 @@ from attention.spec.algebra import Mask
 from attention.spec.axes import COMPUTE, Sizes, dtype_name
 from attention.spec.kernels import Request
 from attention.spec.masks import KINDS
-from attention.torch_impl.kernels.blockwise_call import Limits, call_of, guarded
-from attention.torch_impl.kernels.blockwise_passes import Call, backward, forward
-from attention.torch_impl.kernels.blockwise_products import Rule
+from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded
+from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
+from attention.torch_impl.kernels.blockwise.products import Rule
 from attention.torch_impl.kernels.constants import constant
 
 _KINDS = {kind.__name__: kind for kind in KINDS}
@@ -37,7 +37,7 @@ def attention(limits: Limits, request: Request, shield: bool, *given: Any) -> tu
         limits: of the kernel.
         request: the call.
         shield: whether unseen tokens may hold NaN.
-        *given: q, k, v, bias and sinks, as `blockwise_passes.forward` takes them.
+        *given: q, k, v, bias and sinks, as `passes.forward` takes them.
     """
     arrays: list[Tensor] = []
     mask, seed = _told(request.mask, arrays), _told(request.dropout_seed, arrays)

@@ -17,11 +17,11 @@ from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeA
 
 from attention.spec.algebra import Mask
 from attention.spec.errors import KernelRefused
-from attention.torch_impl.kernels.blockwise_passes import Call, backward, forward
-from attention.torch_impl.kernels.blockwise_plan import repeated
+from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
+from attention.torch_impl.kernels.blockwise.plan import repeated
 
 Given = tuple[Any, ...]
-"""q, k, v, bias and sinks, as `blockwise_passes.forward` takes them."""
+"""q, k, v, bias and sinks, as `passes.forward` takes them."""
 
 
 class Attention(torch.autograd.Function):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attention.jax_impl.kernels.blockwise_scores import (
+from attention.jax_impl.kernels.blockwise.scores import (
     Given,
     Plan,
     Rest,
@@ -32,7 +32,7 @@ from attention.jax_impl.kernels.blockwise_scores import (
     power,
     rescale,
 )
-from attention.jax_impl.kernels.blockwise_tiles import Walk, part, walks
+from attention.jax_impl.kernels.blockwise.tiles import Walk, part, walks
 from attention.spec.axes import Array
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
 from attention.spec.blocks import FULL, PARTIAL
-from attention.torch_impl.kernels.blockwise_cells import TRIANGLE, Region
-from attention.torch_impl.kernels.blockwise_plan import Part, Piece
+from attention.torch_impl.kernels.blockwise.cells import TRIANGLE, Region
+from attention.torch_impl.kernels.blockwise.plan import Part, Piece
 
 Index = tuple[Any, ...]
 """Of rows, repetitions, key/value heads and heads of a group: what leaves two axes of the four."""

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from attention.jax_impl import random
-from attention.jax_impl.kernels.blockwise_derivatives import differentiable
-from attention.jax_impl.kernels.blockwise_scores import LOG2E, Given, Plan, Rest
-from attention.jax_impl.kernels.blockwise_tiles import tiling
+from attention.jax_impl.kernels.blockwise.derivatives import differentiable
+from attention.jax_impl.kernels.blockwise.scores import LOG2E, Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise.tiles import tiling
 from attention.jax_impl.masks import shielded
 from attention.spec.axes import Array
 from attention.spec.kernels import Request

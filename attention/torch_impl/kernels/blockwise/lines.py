@@ -15,7 +15,7 @@ import numpy as np
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array, Sizes
 from attention.spec.masks import Aligned, Chunked, Lengths, PerRow, Placed, Prefix, Segments
-from attention.torch_impl.kernels.blockwise_cells import Lines, Row, at_row, rises
+from attention.torch_impl.kernels.blockwise.cells import Lines, Row, at_row, rises
 
 FINEST = 8
 """Lines closer than a tile divided by this are not drawn: a small partial cell costs less than many smaller ones."""
