@@ -101,11 +101,13 @@ class Traits:
     Attributes:
         follows: masks, of `rules.STRUCTURES`, whose empty tiles it skips.
         tile: queries and keys of a tile that it skips or computes.
+        window: the same under a window, where short tiles waste less; None: as `tile`.
         writes_scores: whether all scores stand in memory at once.
     """
 
     follows: tuple[str, ...] = ()
     tile: tuple[int, int] = (128, 128)
+    window: tuple[int, int] | None = None
     writes_scores: bool = False
 
     def __post_init__(self) -> None:
@@ -164,9 +166,10 @@ def _work(request: Request, traits: Traits) -> tuple[_Work, _Work]:
     if request.mask is None:
         every = _Work(1.0, 1.0, 0)
         return every, every
-    mask = _read(request.mask)
-    tiles = schedule(mask or request.mask, request.sizes, traits.tile, known=mask is not None)
-    if structure(request.mask) not in traits.follows:
+    mask, kind = _read(request.mask), structure(request.mask)
+    tile = traits.window if kind == "window" and traits.window else traits.tile
+    tiles = schedule(mask or request.mask, request.sizes, tile, known=mask is not None)
+    if kind not in traits.follows:
         every = _Work(1.0, 1.0, prod(tiles.kinds.shape[:-2]))
         return every, every
     sure = tiles if mask is not None else replace(tiles, kinds=np.where(tiles.kinds == FULL, FULL, EMPTY))

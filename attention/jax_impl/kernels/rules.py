@@ -71,7 +71,7 @@ EVERY = tuple(name for name in STRUCTURES if name != "none")
 TRAITS: dict[str, Traits] = {
     "xla": Traits(writes_scores=True),
     "reference": Traits(writes_scores=True),
-    "blockwise": Traits(follows=EVERY, tile=(512, 512)),
+    "blockwise": Traits(follows=EVERY, tile=(512, 512), window=(256, 256)),
     "decode": Traits(follows=EVERY, tile=(1, 512)),
     "cudnn": Traits(follows=("causal", "window", "lengths")),
     "pallas": Traits(follows=EVERY),

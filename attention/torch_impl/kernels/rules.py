@@ -101,7 +101,7 @@ TRAITS: dict[str, Traits] = {
     "sdpa": Traits(follows=("causal",)),
     "reference": Traits(writes_scores=True),
     "flex": Traits(follows=EVERY),
-    "blockwise": Traits(follows=EVERY, tile=(512, 512)),
+    "blockwise": Traits(follows=EVERY, tile=(256, 256), window=(64, 64)),
     "decode": Traits(follows=EVERY, tile=(1, 512)),
     "varlen": Traits(follows=("documents", "causal", "window")),
 }

@@ -24,7 +24,9 @@ from attention.jax_impl.masks import shielded
 from attention.spec.axes import Array
 from attention.spec.kernels import Request
 from attention.spec.random import count
+from attention.spec.rules import structure
 from attention.spec.scores import bind, heads_first
+from attention.spec.tuning import tile_for
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Blockwise:
     """Tiles of scores, one after another.
 
     Attributes:
-        tile: the largest tile, queries and keys; None takes the measured one.
+        tile: the largest tile, queries and keys; None takes what `attention kernels --tune` found here, or the usual one.
     """
 
     name: str = "blockwise"
@@ -65,7 +67,7 @@ class Blockwise:
     def plan(self, request: Request) -> tuple[Plan, tuple[jax.Array, ...]]:
         """Return what is fixed while a request is compiled, and what its function of a score closes over."""
         score_mod, consts = _closed(request)
-        cut = tiling(request.sizes, request.mask, self.tile)
+        cut = tiling(request.sizes, request.mask, self.tile or _tuned(request))
         # Elsewhere exponentials are the device's own.
         binary = request.device == "cpu" and request.compute == "float32"
         products = request.bias is None and request.softcap is None and score_mod is None
@@ -84,6 +86,12 @@ class Blockwise:
             unit=LOG2E if binary and products else 1.0,
         )
         return plan, consts
+
+
+def _tuned(request: Request) -> tuple[int, int] | None:
+    """Return the tile that was measured for such calls on this machine, or None."""
+    name = "cpu" if request.device == "cpu" else jax.devices()[0].device_kind
+    return tile_for("jax.blockwise", name, request.dtype, request.sizes.D, structure(request.mask), None)
 
 
 def _wide(request: Request) -> bool:

@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -22,6 +22,8 @@ from attention.spec.axes import Sizes
 from attention.spec.isolation import Sound
 from attention.spec.kernels import Request
 from attention.spec.masks import Mask
+from attention.spec.rules import structure
+from attention.spec.tuning import tile_for
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.blockwise import compiled, flash
 from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded
@@ -76,8 +78,16 @@ class Blockwise:
         sizes = Sizes(of.batch, of.T, of.S, of.H, of.K, q.shape[-1], v.shape[-1])
         rule = Rule(request.scale, request.softcap, request.dropout_rate)
         mask = None if request.mask is None else bare(request.mask)
+        limits = limits if self.tile else replace(limits, tile=_tuned(request))
         call = call_of(limits, mask, sizes, rule, request.dropout_seed, q.device)
         return Attention.apply(call, *(guarded(call, q, k, v) if shield else (q, k, v)), *rest)
+
+
+def _tuned(request: Request) -> int | None:
+    """Return the tile that was measured for such calls on this machine, or None."""
+    name = "cpu" if request.device == "cpu" else torch.cuda.get_device_name()
+    tile = tile_for("torch.blockwise", name, request.dtype, request.sizes.D, structure(request.mask), None)
+    return None if tile is None else tile[0]
 
 
 def _refuses_mask(mask: Mask | None) -> str | None:
