@@ -23,11 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from attention.jax_impl.kernels.blockwise.forward import Made
+from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest, Spot
 from attention.jax_impl.kernels.blockwise.scores import (
-    Given,
-    Plan,
-    Rest,
-    Spot,
     bias_shape,
     bias_start,
     bias_tile,

@@ -23,7 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from attention.jax_impl.kernels.blockwise.backward import backward
 from attention.jax_impl.kernels.blockwise.forward import Made, forward
-from attention.jax_impl.kernels.blockwise.scores import Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest
 from attention.jax_impl.kernels.blockwise.tangent import tangent
 from attention.spec.errors import KernelRefused
 

@@ -19,19 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attention.jax_impl.kernels.blockwise.scores import (
-    Given,
-    Plan,
-    Rest,
-    Spot,
-    bias_tile,
-    dot,
-    finished,
-    kept,
-    masked,
-    power,
-    rescale,
-)
+from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest, Spot
+from attention.jax_impl.kernels.blockwise.scores import bias_tile, dot, finished, kept, masked, power, rescale
 from attention.jax_impl.kernels.blockwise.tiles import Walk, part, walks
 from attention.spec.axes import Array
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from attention.jax_impl import random
 from attention.jax_impl.kernels.blockwise.derivatives import differentiable
-from attention.jax_impl.kernels.blockwise.scores import LOG2E, Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise.scores import LOG2E
 from attention.jax_impl.kernels.blockwise.tiles import tiling
 from attention.jax_impl.masks import shielded
 from attention.spec.axes import Array

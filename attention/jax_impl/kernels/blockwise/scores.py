@@ -15,18 +15,15 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from attention.jax_impl.kernels.blockwise.tiles import Pair, Tiling
-from attention.spec.axes import Array, Sizes
-from attention.spec.grid import Grid
+from attention.jax_impl.kernels.blockwise.place import Place
+from attention.jax_impl.kernels.blockwise.plan import Plan, Spot
+from attention.spec.axes import Array
 from attention.spec.masks import Mask
 from attention.spec.random import Key, keep_threshold, mantissa
 from attention.spec.scores import soft_cap
@@ -36,90 +33,6 @@ POWERS = (0.6931470036506653, 0.24022242426872253, 0.05550733581185341, 0.009671
 LOG2E = math.log2(math.e)
 ROUNDER = 1.5 * 2.0**23
 """A float32 added to this has its nearest integer in its last bits."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is fixed while a call is compiled.
-
-    Attributes:
-        sizes: of the call.
-        cut: into tiles.
-        tile: queries and keys of a tile of the pass at hand.
-        dtype: of the context.
-        compute: of softmax and sums.
-        scale: what is left to multiply the products by: 1 where it is already in q.
-        softcap: bound of the scores, or None.
-        score_mod: `(score, b, h, t, s, *consts) -> score` of one score, or None.
-        rate: of dropout.
-        precision: of the products.
-        binary: whether exponentials are made of the bits of float32.
-        unit: what natural logits are multiplied by: log2(e), in q, or 1 where more than products goes into them.
-    """
-
-    sizes: Sizes
-    cut: Tiling
-    tile: Pair
-    dtype: str
-    compute: str
-    scale: float
-    softcap: float | None
-    score_mod: Callable[..., Array] | None
-    rate: float
-    precision: str | None
-    binary: bool
-    unit: float
-
-    @property
-    def rows(self) -> int:
-        """Rows of all batch axes."""
-        return math.prod(self.sizes.batch)
-
-    @property
-    def plain(self) -> bool:
-        """Whether logits are nothing but products."""
-        return self.softcap is None and self.score_mod is None and self.scale == 1.0
-
-
-class Given(NamedTuple):
-    """What is differentiated: a call's arrays, heads first, sequences padded to whole tiles.
-
-    Attributes:
-        q: `(N, H, T', D)`, times scale and, where nothing else happens to the scores, unit.
-        k: `(N, K, S', D)`.
-        v: `(N, K, S', E)`.
-        bias: `(N or 1, H or 1, T' or 1, S' or 1)`, or None.
-        sinks: `(H,)`, or None.
-        consts: arrays that the user's function of a score closes over.
-    """
-
-    q: jax.Array
-    k: jax.Array
-    v: jax.Array
-    bias: jax.Array | None
-    sinks: jax.Array | None
-    consts: tuple[jax.Array, ...]
-
-
-class Rest(NamedTuple):
-    """What is traced and not differentiated.
-
-    Attributes:
-        mask: its arrays are JAX's, or None.
-        key: of dropout's bits, or None.
-    """
-
-    mask: Mask | None
-    key: Key | None
-
-
-class Spot(NamedTuple):
-    """A tile: row n of the batch, query head h, and the query and the key that it begins with."""
-
-    n: Array
-    h: Array
-    t: Array
-    s: Array
 
 
 def dot(plan: Plan, a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
@@ -207,66 +120,3 @@ def power(plan: Plan, logits: jax.Array, top: jax.Array) -> jax.Array:
 def rescale(plan: Plan, difference: jax.Array) -> jax.Array:
     """Return base^difference for a few numbers of any size."""
     return jnp.exp(difference) if plan.unit == 1.0 else jnp.exp2(difference)
-
-
-@dataclass(frozen=True)
-class Place(Grid):
-    """One tile as a mask is asked of it: its place is a number of the program, so data are read where it says.
-
-    Attributes:
-        plan: of the call.
-        spot: the tile.
-        turned: whether its queries lie along the second axis.
-    """
-
-    plan: Plan = field(kw_only=True)
-    spot: Spot = field(kw_only=True)
-    turned: bool = field(kw_only=True)
-
-    def per_row(self, x: Array) -> Array:
-        return self._row(x, 0)
-
-    def per_query(self, x: Array) -> Array:
-        x = self._cut(self._row(x, 1), 0, -1)
-        return x[None, :] if self.turned else x[:, None]
-
-    def per_key(self, x: Array) -> Array:
-        x = self._cut(self._row(x, 1), 1, -1)
-        return x[:, None] if self.turned else x[None, :]
-
-    def per_score(self, x: Array) -> Array:
-        x = x[(None,) * (3 - x.ndim) + (...,)] if x.ndim < 3 else x
-        x = self._row(x, 3)
-        x = self._cut(self._cut(x[0 if x.shape[0] == 1 else self.spot.h], 0, -2), 1, -1)
-        return x.T if self.turned else x
-
-    def by_head(self, allowed: Sequence[Array]) -> Array:
-        return _pick(allowed, self.spot.h)
-
-    def by_row(self, allowed: Sequence[Array]) -> Array:
-        return _pick(allowed, self.spot.n % self.plan.sizes.batch[-1])
-
-    def _row(self, x: Array, inner: int) -> Array:
-        """Return `(*batch, ...)`, of which the last `inner` axes stay, at the tile's row of the batch."""
-        place, n = [], self.spot.n
-        for size in reversed(self.plan.sizes.batch):
-            place.append(n % size)
-            n = n // size
-        axes = x.shape[: x.ndim - inner]
-        at = tuple(0 if size == 1 else i for size, i in zip(axes, [*reversed(place)][len(place) - len(axes) :], strict=True))
-        return x[at] if at else x
-
-    def _cut(self, x: Array, letter: int, axis: int) -> Array:
-        """Return the tile's part of an axis of queries or keys. An axis of 1 stays."""
-        n, size = x.shape[axis], self.plan.tile[letter]
-        start = (self.spot.t, self.spot.s)[letter]
-        if n == 1:
-            return x
-        if n == self.plan.cut.whole[letter]:
-            return lax.dynamic_slice_in_dim(x, start, size, axis % x.ndim)
-        # A slice would not reach beyond the end: it would begin earlier.
-        return jnp.take(x, start + jnp.arange(size), axis, mode="clip")
-
-
-def _pick(values: Sequence[Array], at: Array) -> Array:
-    return lax.select_n(jnp.int32(at), *jnp.broadcast_arrays(*values)) if len(values) > 1 else values[0]
