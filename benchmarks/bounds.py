@@ -151,7 +151,7 @@ def _rest() -> Iterator[Bound]:
         cases = (Case(mask, 4096, 1, 4, 32, 8, 128) for mask in ("quarter", "dense"))
         yield _bound(f"6.valid.{side}", GROWTH, f"{side} auto", "", 0.5, *cases)
     yield Bound("7.torch", LAYER, "torch module", "Linear + SDPA", (), 1.15)
-    yield Bound("7.nnx", LAYER, "jax module, split/merge", "jax module, nnx.jit", (), 5.0, least=True)
+    yield Bound("7.nnx", LAYER, "jax module, compiled", "jax module, nnx.jit", (), 5.0, least=True)
     for mask, s in product(("dense", "causal", "window", "segments"), (1024, 4096, 16384)):
         yield _bound(f"7.compile.{mask}.S{s}", SECONDS, "jax auto", "", 1.5, Case(mask, s, program=BACKWARD))
     yield Bound("7.import.torch", BESIDE, "attention.torch_impl", "torch", (), 50.0)
