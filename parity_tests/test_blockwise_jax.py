@@ -19,8 +19,9 @@ from attention.jax_impl import dot_product_attention
 from attention.jax_impl.attend import make_request
 from attention.jax_impl.kernels.blockwise import Blockwise
 from attention.jax_impl.kernels.blockwise.scores import power
-from attention.jax_impl.kernels.blockwise.tiles import tiling
+from attention.jax_impl.kernels.blockwise.tiles import tiling, walks
 from attention.jax_impl.kernels.reference import Reference
+from attention.spec.algebra import evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused, ShapeError
 from parity_tests.rooms import numbers
@@ -162,6 +163,52 @@ class TestLaws:
 
 
 class TestValues:
+    def test_a_function_of_the_score_is_not_asked_beyond_the_last_query_and_key(self) -> None:
+        def mod(score: Any, _b: Any, _h: Any, t: Any, s: Any) -> Any:
+            return score / (T - t) * jnp.sqrt(jnp.asarray(S - s, score.dtype))
+
+        for got, wanted in zip(
+            *(pulled(kernel, *given(), score_mod=mod).items() for kernel in (SMALL, Reference())), strict=True
+        ):
+            for one, other in zip(jax.tree.leaves(got[1]), jax.tree.leaves(wanted[1]), strict=True):
+                np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+
+    def test_a_function_that_does_something_else_is_something_else(self) -> None:
+        class Scaled:
+            by = 1.0
+
+            def __call__(self, score: Any, *_: Any) -> Any:
+                return score * self.by
+
+        mod = Scaled()
+        first = dot_product_attention(*given(), score_mod=mod, implementation="blockwise")
+        mod.by = 3.0
+        assert jnp.abs(dot_product_attention(*given(), score_mod=mod, implementation="blockwise") - first).max() > 0.1
+
+    def test_integers_that_a_function_closes_over_may_be_traced(self) -> None:
+        def scalar(ids: Any, kernel: str) -> Any:
+            def apart(score: Any, _b: Any, _h: Any, t: Any, s: Any) -> Any:
+                return jnp.where(ids[t % S] == ids[s], score, -5.0)
+
+            return dot_product_attention(*given(), score_mod=apart, implementation=kernel).sum()
+
+        for shift in (0, 1):
+            got, wanted = (
+                jax.jit(scalar, static_argnums=1)(jnp.asarray(IDS) + shift, name) for name in ("blockwise", "reference")
+            )
+            np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+    def test_a_gradient_of_a_gradient_that_moves_the_cotangent_alone_is_there(self) -> None:
+        q, k, v = given()
+
+        def penalty(kernel: str) -> Any:
+            def slope(w: Any) -> Any:
+                return jax.grad(lambda x: (w * dot_product_attention(x, k, v, implementation=kernel)).sum())(q)
+
+            return jax.grad(lambda w: (slope(w) ** 2).sum())(jnp.ones((B, T, H, E)))
+
+        np.testing.assert_allclose(penalty("blockwise"), penalty("reference"), rtol=0, atol=1e-5)
+
     def test_powers_of_two_are_right_to_the_last_bits(self) -> None:
         x = np.concatenate([-np.linspace(0, 120, 4001), [-np.inf, -1e30, -127.0, np.nan]]).astype(np.float32)
         plan = SMALL.plan(make_request(*given()))[0]
@@ -181,6 +228,28 @@ class TestValues:
         sizes = Sizes((1,), 4096, 4096, 1, 1, 8, 8)
         assert tiling(sizes, spec.Window(before=255, after=0)).ahead == (256, 512)
         assert not tiling(sizes, spec.Window(before=2047, after=0)).band
+
+    def test_a_band_holds_every_key_that_is_seen_whatever_the_sizes(self) -> None:
+        draw = np.random.default_rng(0)
+        for _ in range(300):
+            t, s, before, after = (int(x) for x in (*draw.integers(20, 400, 2), *draw.integers(0, 40, 2)))
+            mask, sizes = spec.Window(before=before, after=after, align="start"), Sizes((), t, s, 1, 1, 8, 8)
+            cut = tiling(sizes, mask, (32, 32))
+            if not cut.band:
+                continue
+            seen = np.asarray(evaluate(mask, sizes))
+            for turned, table, (rows, width) in ((False, seen, cut.ahead), (True, seen.T, cut.behind[::-1])):
+                (walk,) = walks(mask, sizes, cut, turned=turned)
+                starts = np.asarray(walk.starts)[0, 0, :, 0]
+                for row, start in enumerate(starts):
+                    keys = np.flatnonzero(table[row * rows : (row + 1) * rows].any(0))
+                    assert keys.size == 0 or (start <= keys[0] and keys[-1] < start + width)
+
+    def test_what_is_said_of_an_empty_row_reaches_nothing(self) -> None:
+        mask = spec.Lengths(kv=[5, 0], q=[T, T])
+        out, pull = jax.vjp(lambda *x: dot_product_attention(*x, mask=mask, implementation="blockwise"), *given())
+        for slope in pull(jnp.ones_like(out).at[1].set(jnp.nan)):
+            assert jnp.isfinite(slope).all()
 
     def test_scores_of_any_size_make_no_nan(self) -> None:
         q, k, v = given()

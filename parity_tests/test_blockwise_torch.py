@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode  # the documented way to watch operators has no public name
+from torch.utils._pytree import tree_map_only
 
 from attention import spec
 from attention.spec.algebra import Mask, evaluate
@@ -22,7 +24,8 @@ from attention.spec.blocks import FULL, PARTIAL
 from attention.spec.errors import KernelRefused
 from attention.torch_impl import dot_product_attention
 from attention.torch_impl.attend import make_request
-from attention.torch_impl.kernels.blockwise import Blockwise, passes
+from attention.torch_impl.kernels.blockwise import Blockwise, compiled, passes
+from attention.torch_impl.kernels.blockwise.call import Limits
 from attention.torch_impl.kernels.blockwise.cells import TRIANGLE
 from attention.torch_impl.kernels.blockwise.plan import Part, plan
 from attention.torch_impl.kernels.reference import Reference
@@ -275,6 +278,28 @@ class TestGradients:
         assert (q.grad, v.grad) == (None, None)
         assert k.grad is not None
 
+    @pytest.mark.parametrize(
+        "mask", [spec.Lengths(kv=[6, 4], q=[N, 3]), spec.Segments(kv=[[0] * 9 + [-1] * (N - 9)] * 2)], ids=repr
+    )
+    def test_what_is_said_of_an_empty_row_reaches_nothing(self, mask: Mask) -> None:
+        leaves = [x.requires_grad_() for x in qkv()]
+        out = dot_product_attention(*leaves, mask=mask, implementation="blockwise")
+        said = torch.ones_like(out)
+        said[1, 9:] = torch.nan
+        assert all(x.isfinite().all() for x in torch.autograd.grad(out, leaves, said))
+
+    def test_a_sink_of_nothing_beside_an_empty_row_has_no_slope(self) -> None:
+        sinks = torch.tensor([0.0, -torch.inf, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+        out = dot_product_attention(*qkv(), mask=spec.Lengths(kv=[6, 0]), sinks=sinks, implementation="blockwise")
+        (slope,) = torch.autograd.grad(out.sum(), sinks)
+        assert slope.isfinite().all()
+        assert slope[1] == 0
+
+    def test_vmap_has_axes_of_size_0(self) -> None:
+        for shape in ((3, 0, 5, 4, 8), (3, 2, 0, 4, 8)):
+            scalar = torch.func.grad(lambda x: self.scalar(x, x, x))
+            assert torch.func.vmap(scalar)(torch.zeros(shape)).shape == shape
+
 
 class TestCompile:
     """A graph holds the kernel as one operator, whose pieces follow the mask that comes in."""
@@ -294,6 +319,30 @@ class TestCompile:
             slopes = (torch.autograd.grad(out.sin().sum(), leaves) for out in (got, wanted))
             for one, other in zip(*slopes, strict=True):
                 torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+
+    def test_a_graph_knows_the_shape_and_dtype_of_all_that_the_operator_makes(self) -> None:
+        called: list[Any] = []
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                made = func(*args, **(kwargs or {}))
+                if "attention" in func.name():
+                    called.append((func, args, made))
+                return made
+
+        leaves = [
+            x.requires_grad_() for x in (*(x.bfloat16() for x in qkv()), numbers(3, N, N).bfloat16(), numbers(4, H).float())
+        ]
+        q, k, v, bias, sinks = leaves
+        request = make_request(q, k, v, spec.Causal(), bias, sinks=sinks)
+        folded = q.reshape(B, N, K, H // K, D), k, v, bias.reshape(1, N, 1, 1, N), sinks.reshape(1, 1, K, H // K)
+        with Watch():
+            out, _ = compiled.attention(Limits(None, 2**21, 512, True), request, False, *folded)
+            _ = torch.autograd.grad(out.sum(), leaves)
+        assert [func.name() for func, *_ in called] == ["attention::blockwise", "attention::blockwise_backward"]
+        for func, args, made in called:
+            said = func(*tree_map_only(Tensor, lambda x: x.to("meta"), args))
+            assert [(x.shape, x.dtype) for x in said] == [(x.shape, x.dtype) for x in made]
 
     def test_every_kind_of_mask_goes_into_a_graph_in_words(self) -> None:
         given = [*qkv(), numbers(3, N, N), numbers(4, H)]

@@ -42,10 +42,10 @@ def compiled(layer: Layer) -> Callable[..., Any]:
     (3, 5, 8)
     """
     graph, state = nnx.split(layer)
-    leaves, tree = jax.tree.flatten(state)
-    live = {id(part.get_raw_value()): part for _, part in nnx.iter_graph(layer) if isinstance(part, nnx.Variable)}
+    found, tree = jax.tree.flatten_with_path(state)
+    live = {path: part for path, part in nnx.iter_graph(layer) if isinstance(part, nnx.Variable)}
     # What no variable holds as it is, such as the key of a stream, stays what it was.
-    read = [partial(_value, live.get(id(leaf)), leaf) for leaf in leaves]
+    read = [partial(_value, live.get(_names(path)), leaf) for path, leaf in found]
     draws = layer.rngs is not None and not layer.deterministic
 
     @partial(jax.jit, static_argnums=0)
@@ -55,11 +55,16 @@ def compiled(layer: Layer) -> Callable[..., Any]:
     def call(*args: Any, **options: Any) -> Any:
         if draws and options.get("dropout_seed") is None:
             raise OptionError("dropout_seed None must be given to a compiled layer that drops, or the layer be deterministic")
-        static = tuple((name, x) for name, x in options.items() if _is_static(x))
+        static = tuple((name, tuple(x) if isinstance(x, list) else x) for name, x in options.items() if _is_static(x))
         arrays = {name: _array(x) for name, x in options.items() if not _is_static(x)}
         return pure(static, [value() for value in read], args, arrays)
 
     return call
+
+
+def _names(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the place of a variable in the layer, of the place of its value in the state."""
+    return tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
 
 def _value(variable: nnx.Variable[Any] | None, leaf: Any) -> Any:

@@ -204,7 +204,7 @@ def choose(
         known: tuple[Rule, ...] = getattr(kernels, "rules", ()) if rules is None else rules
         rule = first(known, request) if known else None
         asked = order(kernels, rule)
-    elif implementation in kernels:
+    elif isinstance(implementation, str) and implementation in kernels:  # pyright: ignore[reportUnnecessaryIsInstance]
         asked = [implementation]
     else:
         raise UnknownName(f"implementation {implementation!r} must be 'auto' or one of {', '.join(kernels)}")

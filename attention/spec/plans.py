@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
+from threading import Lock
 from typing import Generic, TypeVar
 
 from attention.spec.algebra import Mask
@@ -21,6 +22,7 @@ MOST = 256
 """How many plans are kept; the one that was made first makes room."""
 
 P = TypeVar("P")
+_ONE_AT_A_TIME = Lock()
 
 
 class Plans(dict[Hashable, P], Generic[P]):
@@ -33,10 +35,10 @@ class Plans(dict[Hashable, P], Generic[P]):
 
     def keep(self, signature: Hashable, plan: P) -> P:
         """Return a plan that was made for a signature, kept for the next call."""
-        if len(self) >= MOST:
-            # Another thread may have been as quick.
-            _ = self.pop(next(iter(self), None), None)
-        self[signature] = plan
+        with _ONE_AT_A_TIME:
+            if len(self) >= MOST:
+                _ = self.pop(next(iter(self)))
+            self[signature] = plan
         return plan
 
 
@@ -91,4 +93,4 @@ class Settled:
     mask: Mask | None
     plain: bool
     keeps: tuple[object, ...] = ()
-    calls: Plans[Call] = field(default_factory=Plans)
+    calls: Plans[Call] = field(default_factory=Plans[Call])

@@ -75,7 +75,8 @@ def dot_product_attention(
         UnknownName: no such kernel.
         KernelRefused: the kernel asked for by name cannot do this.
     """
-    if bias is sinks is score_mod is precision is None and not dropout_rate and not return_stages:
+    absent = bias is sinks is score_mod is precision is None and not return_stages
+    if absent and is_plain(scale, softcap, dropout_rate, implementation):
         found = signature(q, k, v)
         if found is not None:
             found = (found, id(mask), scale, softcap, implementation)
@@ -108,22 +109,35 @@ def plan(
     if isinstance(mask, Mask) and (mask.isolates or not mask.is_static):
         return None
     request = make_request(q, k, v, mask, None, scale, softcap)
-    return plans.keep(found, Call.of(request, choose(KERNELS, request, implementation).kernel, mask, KERNELS))
+    kernel = choose(KERNELS, request, implementation).kernel
+    return plans.keep(found, Call.of(request, kernel, mask, KERNELS.rules, *KERNELS.values()))
+
+
+def is_plain(scale: Any, softcap: Any, dropout_rate: Any, implementation: Any) -> bool:
+    """Return whether options are such that a plan may tell them apart by their values: Python's own, without dropout."""
+    numbers = (float, int)
+    return (
+        (scale is None or type(scale) in numbers)
+        and (softcap is None or type(softcap) in numbers)
+        and type(dropout_rate) in numbers
+        and dropout_rate == 0
+        and type(implementation) is str
+    )
 
 
 def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
     """Return all that checks and kernels ask of tensors beside their numbers.
 
-    None where they have to be asked anew: inside a compiler or a transform, of what is not torch's own kind of tensor, and
-    while somebody records which kernels are chosen.
+    None where they have to be asked anew: inside a compiler, a transform or autocast, of what is not torch's own kind of
+    tensor, and while somebody records which kernels are chosen.
     """
     if torch.compiler.is_compiling() or functorch.peek_interpreter_stack() is not None or _RECORDS:
         return None
     if getattr(forward_ad, "_current_level", 0) >= 0:
         return None
-    found: list[Any] = [torch.is_grad_enabled(), id(KERNELS), len(KERNELS)]
+    found: list[Any] = [torch.is_grad_enabled(), id(KERNELS.rules), *map(id, KERNELS.values())]
     for x in tensors:
-        if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+        if (type(x) is not Tensor and type(x) is not torch.nn.Parameter) or torch.is_autocast_enabled(x.device.type):
             return None
         found += (x.shape, x.dtype, x.device, x.requires_grad)
     return tuple(found)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attention.jax_impl.kernels import precision
+from attention.jax_impl.kernels.varying import alike
 from attention.jax_impl.masks import allowed
 from attention.spec.algebra import Mask
 from attention.spec.attend import attend
@@ -170,7 +171,8 @@ def _row(how: How, cache: tuple[Array, Array], b: Array, q: Array, sinks: Array,
     top = jnp.full(q.shape[:-1], -jnp.inf, q.dtype) if sinks is None else sinks
     total = jnp.full_like(top, 0 if sinks is None else 1)
     out = jnp.zeros((*top.shape, cache[1].shape[-1]), q.dtype)
-    (_, total, out), _ = lax.fori_loop(0, count, step, ((top, total, out), cache))
+    start = alike((top, total, out), q, cache, seen, bias)
+    (_, total, out), _ = lax.fori_loop(0, count, step, (start, cache))
     # A row without a key is 0.
     return out / jnp.where(total == 0, 1, total)[..., None]
 

@@ -56,6 +56,11 @@ class Sdpa:
 
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
+        # It would make half precision of the inputs, and the context is of their dtype.
+        with torch.autocast(request.q.device.type, enabled=False):
+            return {"context": self._context(request)}
+
+    def _context(self, request: Request) -> Tensor:
         told = lower(request, _diagonals(request))
         q, k, v = shielded(request) if told.shielded else (request.q, request.k, request.v)
         box, of = told.box, request.sizes
@@ -71,7 +76,7 @@ class Sdpa:
         out = out.transpose(-3, -2)
         if (box.t0, box.t1) != (0, of.T):
             out = pad(out, (0, 0, 0, 0, box.t0, of.T - box.t1))
-        return {"context": out.reshape(*of.batch, *out.shape[1:]) if flat and len(of.batch) != 1 else out}
+        return out.reshape(*of.batch, *out.shape[1:]) if flat and len(of.batch) != 1 else out
 
 
 def _plain(name: str, causal: bool, scale: float, grouped: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

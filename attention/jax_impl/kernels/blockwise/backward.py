@@ -36,6 +36,7 @@ from attention.jax_impl.kernels.blockwise.scores import (
     rescale,
 )
 from attention.jax_impl.kernels.blockwise.tiles import Walk, part, walks
+from attention.jax_impl.kernels.varying import alike
 from attention.spec.axes import Array
 
 
@@ -74,12 +75,16 @@ def backward(plan: Plan, given: Given, rest: Rest, made: Made, slopes: tuple[Any
         wanted: names of fields of `Given`.
     """
     of, columns = plan.sizes, given.k.shape[2] // plan.tile[1]
-    context, logsumexp = (x.astype(plan.compute) for x in slopes)
+    empty = made.total == 0
+    # What is said of an empty row reaches nothing, not even its NaN, for 0 * NaN is NaN.
+    context, logsumexp = (
+        jnp.where(at, 0, x.astype(plan.compute)) for at, x in zip((empty[..., None], empty), slopes, strict=True)
+    )
     delta = jnp.sum(context * made.context.astype(plan.compute), axis=-1) - logsumexp
-    share = jnp.where(made.total == 0, 0, 1 / jnp.where(made.total == 0, 1, made.total))
+    share = jnp.where(empty, 0, 1 / jnp.where(empty, 1, made.total))
     rows = Rows(given.q, (context * share[..., None]).astype(given.q.dtype), made.top, delta * share)
     visits = walks(rest.mask, of, plan.cut, turned=True)
-    zeros = partial(jax.tree.map, lambda x: jnp.zeros(x.shape, plan.compute))
+    zeros = partial(jax.tree.map, lambda x: alike(jnp.zeros(x.shape, plan.compute), given, rest, slopes))
     beside = Beside(*(zeros(getattr(given, name)) if name in wanted else None for name in Beside._fields))
 
     def column(carry: Any, at: Array) -> tuple[Any, Any]:
@@ -141,7 +146,7 @@ def _tile(
 ) -> tuple[Any, ...]:
     (k, v), (dq, beside, dk, dv) = keys, carry
     bias = bias_tile(plan, spot, given.bias, True)
-    logits, pull = _differentiable(plan, spot, dot(plan, k, rows.q, 1), bias, given.consts)
+    logits, pull = _differentiable(plan, spot, dot(plan, k, rows.q, 1), bias, given.consts, rest)
     if is_masked:
         logits = masked(plan, spot, rest.mask, logits, True)
     weights = power(plan, logits, rows.top[None, :])
@@ -160,12 +165,12 @@ def _tile(
 
 
 def _differentiable(
-    plan: Plan, spot: Spot, raw: jax.Array, bias: jax.Array | None, consts: tuple[jax.Array, ...]
+    plan: Plan, spot: Spot, raw: jax.Array, bias: jax.Array | None, consts: tuple[jax.Array, ...], rest: Rest
 ) -> tuple[jax.Array, Callable[..., Any]]:
     """Return a tile's logits and what takes their gradient to those of the products, the bias and the constants."""
     if plan.plain and bias is None:
         return raw, lambda slope: (slope, None, None)
-    return jax.vjp(lambda *given: finished(plan, spot, *given, turned=True), raw, bias, consts)
+    return jax.vjp(lambda *given: finished(plan, spot, *given, rest=rest, turned=True), raw, bias, consts)
 
 
 def _added(plan: Plan, given: Given, spot: Spot, beside: Beside, bias: Any, consts: Any) -> Beside:

@@ -89,7 +89,10 @@ def _linear(plan: Plan, given: Given, made: Made, rest: Rest, moves: dict[str, A
         return jax.tree.map(jnp.add, x[0], behind(x[1])), x[1]
 
     nothing = tuple(_zeros(moves["q"], like) for like in (made.context, made.top))
-    return lax.custom_linear_solve(system, (moves, nothing), solve, turned)[1]
+    found = lax.custom_linear_solve(system, (moves, nothing), solve, turned)
+    # JAX cannot solve for a slope that is 0 by structure, as where another derivative moves one part of the answer alone.
+    every = jnp.concatenate([x.reshape(-1)[:0].astype(moves["q"].dtype) for x in jax.tree.leaves(found)])
+    return jax.tree.map(lambda y: y + _zeros(every, y), found[1])
 
 
 def _zeros(move: jax.Array, like: Any) -> jax.Array:

@@ -22,6 +22,7 @@ from jax import lax
 from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest, Spot
 from attention.jax_impl.kernels.blockwise.scores import bias_tile, dot, finished, kept, masked, power, rescale
 from attention.jax_impl.kernels.blockwise.tiles import Walk, part, walks
+from attention.jax_impl.kernels.varying import alike
 from attention.spec.axes import Array
 
 
@@ -46,7 +47,7 @@ def forward(plan: Plan, given: Given, rest: Rest) -> Made:
 
     def row(at: Array) -> Made:
         n, h, i = at // (rows * of.H), at // rows % of.H, at % rows
-        q, carry = part(given.q, n, h, i * tq, tq), _start(plan, given, h)
+        q, carry = part(given.q, n, h, i * tq, tq), alike(_start(plan, given, h), given, rest)
         for walk in visits:
 
             def step(s: Array, carry: tuple[Any, ...], walk: Walk = walk) -> tuple[Any, ...]:
@@ -79,7 +80,7 @@ def _tile(
 ) -> tuple[Any, ...]:
     top, total, sums = carry
     k, v = (part(x, spot.n, spot.h // plan.sizes.group, spot.s, plan.tile[1]) for x in (given.k, given.v))
-    logits = finished(plan, spot, dot(plan, q, k, 1), bias_tile(plan, spot, given.bias, False), given.consts, False)
+    logits = finished(plan, spot, dot(plan, q, k, 1), bias_tile(plan, spot, given.bias, False), given.consts, rest, False)
     if is_masked:
         logits = masked(plan, spot, rest.mask, logits, False)
     higher = jnp.maximum(top, jnp.max(logits, axis=1))

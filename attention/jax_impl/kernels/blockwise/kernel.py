@@ -9,7 +9,6 @@ inputs, for XLA's are faster there than those of half precision unless the proce
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,10 +18,10 @@ import jax.numpy as jnp
 from attention.jax_impl import random
 from attention.jax_impl.kernels.blockwise.derivatives import differentiable
 from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise.score_mod import trace
 from attention.jax_impl.kernels.blockwise.scores import LOG2E
 from attention.jax_impl.kernels.blockwise.tiles import tiling
 from attention.jax_impl.masks import shielded
-from attention.spec.axes import Array
 from attention.spec.kernels import Request
 from attention.spec.random import count
 from attention.spec.rules import structure
@@ -56,18 +55,20 @@ class Blockwise:
 
     def run(self, request: Request) -> dict[str, jax.Array]:
         """Return the context and the logsumexp."""
-        plan, consts = self.plan(request)
+        plan, consts, numbers = self.plan(request)
         q, k, v = shielded(request)
         key = None
         if request.dropout_rate:
             _ = count(request.sizes.scores)
             key = random.key(request.dropout_seed)
-        context, logsumexp = _attend(plan, q, k, v, request.bias, request.sinks, consts, Rest(request.mask, key), request.scale)
+        rest = Rest(request.mask, key, numbers)
+        context, logsumexp = _attend(plan, q, k, v, request.bias, request.sinks, consts, rest, request.scale)
         return {"context": context, "logsumexp": logsumexp}
 
-    def plan(self, request: Request) -> tuple[Plan, tuple[jax.Array, ...]]:
-        """Return what is fixed while a request is compiled, and what its function of a score closes over."""
-        score_mod, consts = _closed(request)
+    def plan(self, request: Request) -> tuple[Plan, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        """Return what is fixed while a request is compiled, and what its function of a score closes over; see `Traced`."""
+        user, dtype = request.score_mod, request.compute
+        score_mod, consts, numbers = (None, (), ()) if user is None else trace(user, dtype)
         cut = tiling(request.sizes, request.mask, self.tile or _tuned(request))
         # Elsewhere exponentials are the device's own.
         binary = request.device == "cpu" and request.compute == "float32"
@@ -86,7 +87,7 @@ class Blockwise:
             binary=binary,
             unit=LOG2E if binary and products else 1.0,
         )
-        return plan, consts
+        return plan, consts, numbers
 
 
 def _tuned(request: Request) -> tuple[int, int] | None:
@@ -143,16 +144,6 @@ def _scores(plan: Plan, x: jax.Array) -> jax.Array:
     x = x.reshape(-1, *x.shape[-3:])
     missing = [0 if n == 1 else size - n for n, size in zip(x.shape[2:], plan.cut.whole, strict=True)]
     return jnp.pad(x, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])))
-
-
-def _closed(request: Request) -> tuple[Callable[..., Array] | None, tuple[jax.Array, ...]]:
-    """Return the user's function of a score with what it closes over and is differentiated as arguments."""
-    if request.score_mod is None:
-        return None, ()
-    score, index = jnp.zeros((), request.compute), jnp.zeros((), jnp.int32)
-    converted, consts = jax.closure_convert(request.score_mod, score, index, index, index, index)
-    # The function itself is known again when it is given again, and then nothing is compiled.
-    return (converted, tuple(consts)) if consts else (request.score_mod, ())
 
 
 def _check_mod(request: Request) -> None:

@@ -30,7 +30,7 @@ class Plan:
         compute: of softmax and sums.
         scale: what is left to multiply the products by: 1 where it is already in q.
         softcap: bound of the scores, or None.
-        score_mod: `(score, b, h, t, s, *consts) -> score` of one score, or None.
+        score_mod: a function of one score, or None.
         rate: of dropout.
         precision: of the products.
         binary: whether exponentials are made of the bits of float32.
@@ -87,10 +87,12 @@ class Rest(NamedTuple):
     Attributes:
         mask: its arrays are JAX's, or None.
         key: of dropout's bits, or None.
+        numbers: arrays that the user's function of a score closes over, and that have no derivative.
     """
 
     mask: Mask | None
     key: Key | None
+    numbers: tuple[jax.Array, ...] = ()
 
 
 class Spot(NamedTuple):

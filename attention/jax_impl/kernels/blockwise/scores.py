@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attention.jax_impl.kernels.blockwise.place import Place
-from attention.jax_impl.kernels.blockwise.plan import Plan, Spot
+from attention.jax_impl.kernels.blockwise.plan import Plan, Rest, Spot
 from attention.spec.axes import Array
 from attention.spec.masks import Mask
 from attention.spec.random import Key, keep_threshold, mantissa
@@ -42,7 +42,7 @@ def dot(plan: Plan, a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
 
 
 def finished(
-    plan: Plan, spot: Spot, raw: jax.Array, bias: jax.Array | None, consts: tuple[jax.Array, ...], turned: bool
+    plan: Plan, spot: Spot, raw: jax.Array, bias: jax.Array | None, consts: tuple[jax.Array, ...], rest: Rest, turned: bool
 ) -> jax.Array:
     """Return a tile's logits, made of its products: differentiable."""
     if plan.plain and bias is None:
@@ -50,8 +50,10 @@ def finished(
     scores = soft_cap(jnp, raw if plan.scale == 1.0 else raw * plan.scale, plan.softcap)
     scores = scores if bias is None else scores + bias
     if plan.score_mod is not None:
-        t, s = (jnp.broadcast_to(x, scores.shape) for x in indices(plan, spot, turned))
-        mod = jax.vmap(jax.vmap(lambda x, t, s: plan.score_mod(x, spot.n % plan.rows, spot.h, t, s, *consts)))  # type: ignore[misc]
+        # A padded place is asked about the last real one, where the function is finite if it is anywhere.
+        places = zip(indices(plan, spot, turned), (plan.sizes.T, plan.sizes.S), strict=True)
+        t, s = (jnp.broadcast_to(jnp.minimum(x, n - 1), scores.shape) for x, n in places)
+        mod = jax.vmap(jax.vmap(lambda x, t, s: plan.score_mod(x, spot.n % plan.rows, spot.h, t, s, consts, rest.numbers)))  # type: ignore[misc]
         scores = mod(scores, t, s)
     return scores
 

@@ -7,6 +7,7 @@ dcontext     = sum_s p z (dx v + dv) - dlogsumexp context                     z 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from attention.jax_impl.kernels.blockwise.forward import Made
 from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest, Spot
 from attention.jax_impl.kernels.blockwise.scores import bias_tile, dot, finished, kept, masked, power, rescale
 from attention.jax_impl.kernels.blockwise.tiles import Walk, part, walks
+from attention.jax_impl.kernels.varying import alike
 from attention.spec.axes import Array
 
 
@@ -37,7 +39,8 @@ def tangent(plan: Plan, given: Given, rest: Rest, made: Made, moves: Given) -> t
     def row(at: Array) -> tuple[jax.Array, jax.Array]:
         n, h, i = at // (rows * of.H), at // rows % of.H, at % rows
         q, dq, top, over, context = (part(x, n, h, i * tq, tq) for x in (given.q, moves.q, made.top, share, made.context))
-        carry = jnp.zeros((tq,), plan.compute), jnp.zeros((tq, of.E), plan.compute)
+        nothing = jnp.zeros((tq,), plan.compute), jnp.zeros((tq, of.E), plan.compute)
+        carry = alike(nothing, given, moves, rest)
         for walk in visits:
 
             def step(s: Array, carry: tuple[Any, ...], walk: Walk = walk) -> tuple[Any, ...]:
@@ -70,7 +73,8 @@ def _tile(
     bias = bias_tile(plan, spot, given.bias, False)
     dbias = None if bias is None else jnp.zeros_like(bias) if moves.bias is None else bias_tile(plan, spot, moves.bias, False)
     dconsts = jax.tree.map(jnp.zeros_like, given.consts) if moves.consts is None else moves.consts
-    logits, dx = jax.jvp(lambda *x: finished(plan, spot, *x, turned=False), (raw, bias, given.consts), (draw, dbias, dconsts))
+    moving = partial(finished, plan, spot, rest=rest, turned=False)
+    logits, dx = jax.jvp(moving, (raw, bias, given.consts), (draw, dbias, dconsts))
     if is_masked:
         logits = masked(plan, spot, rest.mask, logits, False)
     weights = power(plan, logits, top[:, None])

@@ -70,7 +70,8 @@ def tiling(sizes: Sizes, mask: Mask | None, wanted: Pair | None = None) -> Tilin
     rows, columns = (_even(n, size) for n, size in zip((sizes.T, sizes.S), narrow, strict=True))
     whole = _padded(sizes.T, rows), _padded(sizes.S, columns)
     if mask is not None:
-        ahead, behind = (_width(mask, sizes, narrow, turned=turned) for turned in (False, True))
+        # Of the tiles that will walk, for where a range is known to begin depends on their size.
+        ahead, behind = (_width(mask, sizes, (rows, columns), turned=turned) for turned in (False, True))
         if ahead <= WIDEST * narrow[0] and behind <= WIDEST * narrow[1] and ahead < sizes.S and behind < sizes.T:
             return Tiling((rows, ahead), (behind, columns), whole, band=True)
     wanted = wanted or _measured(mask)

@@ -41,7 +41,9 @@ def attention(limits: Limits, request: Request, shield: bool, *given: Any) -> tu
     """
     arrays: list[Tensor] = []
     mask, seed = _told(request.mask, arrays), _told(request.dropout_seed, arrays)
-    rule = (request.scale, request.softcap, request.dropout_rate)
+    # Python's own numbers, which are read again as they are written: those of NumPy are not.
+    softcap = None if request.softcap is None else float(request.softcap)
+    rule = (float(request.scale), softcap, float(request.dropout_rate))
     options = ((limits.tile, limits.most, limits.side, limits.fused), rule, shield)
     return torch.ops.attention.blockwise(*given, arrays, request.sizes.batch, _said(mask, seed, options))
 
@@ -112,7 +114,7 @@ def _backward(
 
 def _shape_backward(q: Tensor, k: Tensor, v: Tensor, bias: Any, sinks: Any, *rest: Any) -> tuple[Tensor, ...]:
     dbias = bias.new_empty(bias.shape, dtype=_compute(q)) if rest[-1] else q.new_empty(0)
-    return *(x.new_empty(x.shape) for x in (q, k, v)), dbias, q.new_empty(0 if sinks is None else sinks.shape)
+    return *(x.new_empty(x.shape) for x in (q, k, v)), dbias, q.new_empty(0) if sinks is None else sinks.new_empty(sinks.shape)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:

@@ -76,11 +76,15 @@ class Gradient(torch.autograd.Function):
         batched = _batched(tensors, in_dims[2:], n)
         found = Gradient.apply(_repeated(call, n), wants_bias, *_flat(batched))
         # What had one row for all of a call has the sum of their gradients.
-        made = (
-            x.unflatten(0, (n, -1)).sum_to_size(own.shape) if x.numel() and own is not None else x.new_zeros(n, 0)
-            for x, own in zip(found, batched[:5], strict=True)
-        )
-        return tuple(made), (0,) * len(found)
+        made = tuple(_summed(x, own, n) for x, own in zip(found, batched[:5], strict=True))
+        return made, (0,) * len(found)
+
+
+def _summed(x: Tensor, own: Tensor | None, n: int) -> Tensor:
+    """Return n gradients of the shape of `own`, or n empty ones where none was asked for."""
+    if own is None or (own.numel() and not x.numel()):
+        return x.new_zeros(n, 0)
+    return x.unflatten(0, (n, -1)).sum_to_size(own.shape) if own.numel() else x.new_zeros(own.shape)
 
 
 def _batched(tensors: Given, dims: Any, n: int) -> list[Tensor | None]:

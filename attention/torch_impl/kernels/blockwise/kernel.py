@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attention.spec.axes import Sizes
+from attention.spec.axes import Array, Sizes
 from attention.spec.isolation import Sound
 from attention.spec.kernels import Request
 from attention.spec.masks import Mask
@@ -29,6 +29,7 @@ from attention.torch_impl.kernels.blockwise import compiled, flash
 from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded
 from attention.torch_impl.kernels.blockwise.function import Attention, bare
 from attention.torch_impl.kernels.blockwise.products import Rule
+from attention.torch_impl.kernels.derivatives import is_transformed
 
 FEATURES = ("softcap", "sinks", "dropout", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
 
@@ -51,6 +52,7 @@ class Blockwise:
             or request.lacks(*FEATURES)
             or precision.refuses(request)
             or _refuses_mask(request.mask)
+            or _refuses_seed(request.dropout_seed)
         )
 
     def run(self, request: Request) -> dict[str, Tensor]:
@@ -85,7 +87,9 @@ class Blockwise:
 
 def _tuned(request: Request) -> int | None:
     """Return the tile that was measured for such calls on this machine, or None."""
-    name = "cpu" if request.device == "cpu" else torch.cuda.get_device_name()
+    if request.device not in ("cpu", "cuda"):
+        return None
+    name = "cpu" if request.device == "cpu" else torch.cuda.get_device_name(request.q.device)
     tile = tile_for("torch.blockwise", name, request.dtype, request.sizes.D, structure(request.mask), None)
     return None if tile is None else tile[0]
 
@@ -94,6 +98,10 @@ def _refuses_mask(mask: Mask | None) -> str | None:
     if torch.compiler.is_compiling() or mask is None or mask.is_static:
         return None
     return "has no mask that vmap holds" if bare(mask) is None else None
+
+
+def _refuses_seed(seed: Array) -> str | None:
+    return "has no dropout seed that a transform holds" if isinstance(seed, Tensor) and is_transformed(seed) else None
 
 
 def _rows_first(bias: Tensor | None, of: Sizes) -> Tensor | None:

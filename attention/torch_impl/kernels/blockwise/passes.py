@@ -210,7 +210,10 @@ def backward(
     (*qkv, bias, sinks), (out, lse), (g, g_lse) = given, made, grads
     q, k, v = flash.readable(*qkv)
     compute = getattr(torch, COMPUTE[dtype_name(q)])
-    g = torch.zeros_like(out) if g is None else g.contiguous()
+    # What is said of an empty row reaches nothing, not even its NaN, for 0 * NaN is NaN.
+    empty = lse == -torch.inf
+    g = torch.zeros_like(out) if g is None else g.masked_fill(empty.unsqueeze(-1), 0.0).contiguous()
+    g_lse = None if g_lse is None else g_lse.masked_fill(empty, 0.0)
     fused = call.fused and g_lse is None and not wants_bias
     delta = torch.zeros_like(lse)
     if not fused or sinks is not None:
@@ -230,7 +233,7 @@ def backward(
             own = biases(dbias, step.part, step.piece)
             _ = own.add_(d_added.sum_to_size(own.shape))
     # A sink's weight, times what all weights lose by it.
-    taken = None if sinks is None else (sinks.to(compute) - lse).exp() * delta
+    taken = None if sinks is None else (sinks.to(compute) - finite(lse)).exp() * delta
     dsinks = None if sinks is None or taken is None else -taken.sum_to_size(sinks.shape).to(sinks.dtype)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias, dsinks
 
