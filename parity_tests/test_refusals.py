@@ -25,7 +25,7 @@ from attention.spec.errors import (
     ShapeError,
     UnknownName,
 )
-from parity_tests.rooms import JAX, TORCH, Room, each_room
+from parity_tests.rooms import JAX, ROOMS, TORCH, Room, each_room
 
 B, T, S, H, K, D, M = 2, 5, 7, 4, 2, 3, 12
 Q, KV = (B, T, H, D), (B, S, K, D)
@@ -33,7 +33,7 @@ DTYPES = "float64, float32, bfloat16, float16"
 TYPES = {"torch": "Tensor", "jax": "ArrayImpl"}
 WAYS = "align='start', align='end' or query_positions"
 FIRST = {"torch": "sdpa", "jax": "xla"}
-NAMES = {"torch": "sdpa, reference, flex", "jax": "xla, reference"}
+NAMES = {room.name: ", ".join(room.module.KERNELS) for room in ROOMS}
 
 Call = Callable[[Room], Any]
 Refusals = dict[str, tuple[Call, type[AttentionError], str]]
