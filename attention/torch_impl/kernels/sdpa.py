@@ -52,7 +52,7 @@ class Sdpa:
             return None
         if of.group > 1 and not _groups(request, None):
             return None
-        return partial(_plain, self.name, told.diagonal == TRIANGLE, request.scale, of.group > 1)
+        return partial(_plain, self.name, told.diagonal == TRIANGLE, request.scale, of.group > 1, _packs(request))
 
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
@@ -79,9 +79,11 @@ class Sdpa:
         return out.reshape(*of.batch, *out.shape[1:]) if flat and len(of.batch) != 1 else out
 
 
-def _plain(name: str, causal: bool, scale: float, grouped: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _plain(name: str, causal: bool, scale: float, grouped: bool, packed: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return SDPA of q, k and v `(B, N, heads, width)` as they are."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if packed:
+        k, v = k.contiguous(), v.contiguous()
     out = scaled_dot_product_attention(q, k, v, attn_mask=None, is_causal=causal, scale=scale, enable_gqa=grouped)
     return (derivatives.last(name, out) if out.requires_grad else out).transpose(1, 2)
 
@@ -144,6 +146,8 @@ def _fused(name: str, request: Request, given: Tokens, mask: Tensor | None, diag
     grouped = of.K != of.H
     if grouped and not _groups(request, mask):
         k, v, grouped = _repeated(k, of.group), _repeated(v, of.group), False
+    if _packs(request):
+        k, v = k.contiguous(), v.contiguous()
     attn_mask = _lower_right(q, k) if diagonal == TRAPEZOID else mask
     out = scaled_dot_product_attention(
         q, k, v, attn_mask=attn_mask, is_causal=diagonal == TRIANGLE, scale=request.scale, enable_gqa=grouped
@@ -158,6 +162,17 @@ def _groups(request: Request, mask: Tensor | None) -> bool:
     Torch's memory-efficient kernel, which takes the rest on CUDA, does not, and SDPA would go on to plain operations.
     """
     return request.device != "cuda" or (mask is None and _flashes(request))
+
+
+def _packs(request: Request) -> bool:
+    """Return whether to copy keys and values so that the rows of a head stand together.
+
+    The CPU's kernel reads every key once for each block of queries, and wide rows that stand apart slow it down: at D 128
+    and S 2048, on two cores, 1.26 times the time of rows that stand together, and 1.11 with the copy. At S 512 the copy costs
+    what it saves, and narrow rows (D 64) gain nothing.
+    """
+    of = request.sizes
+    return request.device == "cpu" and request.dtype == "float32" and min(of.D, of.E) >= 128 and of.T >= 1024
 
 
 def _flashes(request: Request) -> bool:
