@@ -41,8 +41,9 @@ def cut(allowed: np.ndarray, made: Schedule, i: int, j: int) -> np.ndarray:
     return allowed[..., i * q : (i + 1) * q, j * k : (j + 1) * k]
 
 
-def tiles(made: Schedule) -> product[tuple[int, int]]:
-    return product(*map(range, made.kinds.shape[-2:]))
+def tiles(made: Schedule) -> list[tuple[int, int]]:
+    rows, columns = made.kinds.shape[-2:]
+    return list(product(range(rows), range(columns)))
 
 
 def numpy(mask: Mask) -> Mask:

@@ -75,6 +75,8 @@ def dot_product_attention(
         UnknownName: no such kernel.
         KernelRefused: the kernel asked for by name cannot do this.
     """
+    if not torch.is_grad_enabled():
+        q, k, v = _unrecorded(q), _unrecorded(k), _unrecorded(v)
     absent = bias is sinks is score_mod is precision is None and not return_stages
     if absent and is_plain(scale, softcap, dropout_rate, implementation):
         found = signature(q, k, v)
@@ -111,6 +113,11 @@ def plan(
     request = make_request(q, k, v, mask, None, scale, softcap)
     kernel = choose(KERNELS, request, implementation).kernel
     return plans.keep(found, Call.of(request, kernel, mask, KERNELS.rules, *KERNELS.values()))
+
+
+def _unrecorded(x: Tensor) -> Tensor:
+    """Return a tensor that asks for no gradient, where none is recorded: what it could have asked for decides no kernel."""
+    return x.detach() if isinstance(x, Tensor) and x.requires_grad else x  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
 def is_plain(scale: Any, softcap: Any, dropout_rate: Any, implementation: Any) -> bool:
