@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from attention.jax_impl.layers.layer import Layer
-from attention.spec.errors import OptionError
+from attention.spec.errors import DTypeError, OptionError
 
 
 def compiled(layer: Layer) -> Callable[..., Any]:
@@ -34,6 +34,7 @@ def compiled(layer: Layer) -> Callable[..., Any]:
 
     Raises:
         OptionError: by the function, where dropout has no seed.
+        DTypeError: by the function, of an argument that is no array.
 
     >>> import jax.numpy as jnp
     >>> from attention import jax_impl, spec
@@ -57,9 +58,17 @@ def compiled(layer: Layer) -> Callable[..., Any]:
             raise OptionError("dropout_seed None must be given to a compiled layer that drops, or the layer be deterministic")
         static = tuple((name, tuple(x) if isinstance(x, list) else x) for name, x in options.items() if _is_static(x))
         arrays = {name: _array(x) for name, x in options.items() if not _is_static(x)}
+        _check((args, arrays))
         return pure(static, [value() for value in read], args, arrays)
 
     return call
+
+
+def _check(given: Any) -> None:
+    """Raise DTypeError for what JAX could not take as an argument, before it says so in its own words."""
+    for x in jax.tree.leaves(given):
+        if not isinstance(x, (jax.Array, np.ndarray, np.generic, int, float)):
+            raise DTypeError(f"argument {type(x).__module__}.{type(x).__name__} must be a jax.Array or numpy.ndarray")
 
 
 def _names(path: tuple[Any, ...]) -> tuple[Any, ...]:
