@@ -211,3 +211,10 @@ class TestNoDenseMask:
         assert found.rows.all()
         assert found.keys.all()
         assert not found.lost.any()
+
+
+class TestRefusals:
+    def test_a_compiled_layer_refuses_what_is_no_array_in_our_words(self) -> None:
+        fast = jax_impl.compiled(jax_impl.MultiHeadAttention(spec.MultiHeadAttention(embed_dim=8, num_heads=2)))
+        with pytest.raises(DTypeError, match=r"^argument builtins.str must be a jax.Array or numpy.ndarray$"):
+            _ = fast("x")
