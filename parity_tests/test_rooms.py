@@ -20,8 +20,12 @@ from attention import jax_impl, spec, torch_impl
 LAYERS = [name for name in torch_impl.__all__ if isinstance(getattr(torch_impl, name), type) and "Cache" not in name]
 METHODS = ("__init__", "forward", "load_weights", "weights")
 # A public name of a room, and what `forward` is called where a framework wants another name.
-SHARED = {"dot_product_attention": "dot_product_attention", "explain": "explain"} | {
-    f"{layer}.{method}": f"{layer}.{method.replace('forward', '__call__')}" for layer in LAYERS for method in METHODS
+SHARED = {name: name for name in ("dot_product_attention", "explain", "seed_at", "Layer.drop", "Layer.build_parts")} | {
+    f"{layer}.{method}": f"{layer}.{method.replace('forward', '__call__')}"
+    for layer in LAYERS
+    for method in METHODS
+    # What every layer is has no formula of its own.
+    if (layer, method) != ("Layer", "forward")
 }
 
 

@@ -26,7 +26,7 @@ from attention.parity.checks import check_probe, expect, verdicts
 from attention.parity.probes import Probe, probes
 from attention.spec.errors import AttentionError, DTypeError, MaskError, OptionError, ParamError, ShapeError
 from attention.spec.layers.contract import Contract
-from attention.spec.layers.tokens import child
+from attention.spec.layers.tokens import seed_at
 from attention.spec.layers.transformer import Block
 from attention.spec.params import inner
 from attention.spec.random import keep
@@ -185,7 +185,7 @@ class TestPeers:
 
         config = self.config(norm_first=True)
         peer = self.drawn(torch.nn.TransformerEncoderLayer(**config, batch_first=True))
-        places = {"dropout1": child(7, "dropout1"), "dropout": child(7, "ffn"), "dropout2": child(7, "dropout2")}
+        places = {"dropout1": seed_at(7, "dropout1"), "dropout": seed_at(7, "ffn"), "dropout2": seed_at(7, "dropout2")}
         for name, seed in places.items():
             setattr(peer, name, Kept(seed))
         plain = torch_transformer.encoder_block(config)
@@ -369,7 +369,9 @@ class TestDropout:
     @each_room
     def test_every_place_and_layer_drops_its_own(self, room: Room) -> None:
         # On ones, what is dropped is what is 0: no two places of a layer, and no two layers, drop alike.
-        places = [child(child(3, f"layers.{i}"), name) for i in (0, 1) for name in ("self_attn", "dropout1", "ffn", "dropout2")]
+        places = [
+            seed_at(seed_at(3, f"layers.{i}"), name) for i in (0, 1) for name in ("self_attn", "dropout1", "ffn", "dropout2")
+        ]
         assert len({tuple(keep(seed, 0.5, (64,)).tolist()) for seed in places}) == len(places)
         layer = ENCODER.build(room.name)
         x = room.array(numbers(1, B, T, M, dtype="float32"))

@@ -20,6 +20,7 @@ from attention.jax_impl.layers.alignment import AlignmentAttention  # noqa: E402
 from attention.jax_impl.layers.differential import DifferentialAttention  # noqa: E402
 from attention.jax_impl.layers.feed_forward import FeedForward  # noqa: E402
 from attention.jax_impl.layers.latent import LatentAttention  # noqa: E402
+from attention.jax_impl.layers.layer import Layer, seed_at  # noqa: E402
 from attention.jax_impl.layers.linear import LinearAttention  # noqa: E402
 from attention.jax_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
 from attention.jax_impl.layers.transformer import Decoder, DecoderBlock, Encoder, EncoderBlock  # noqa: E402
@@ -34,6 +35,7 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "LatentAttention",
+    "Layer",
     "LinearAttention",
     "MultiHeadAttention",
     "PagedCache",
@@ -42,4 +44,5 @@ __all__ = [
     "compiled",
     "dot_product_attention",
     "explain",
+    "seed_at",
 ]

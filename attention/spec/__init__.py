@@ -8,6 +8,7 @@
 
 from attention.spec.algebra import And, Mask, Not, Or
 from attention.spec.alignment_scores import Additive, Concat, General
+from attention.spec.architecture import Architecture
 from attention.spec.attend import STAGES, attend
 from attention.spec.blocks import Schedule, schedule
 from attention.spec.files import load, save
@@ -23,7 +24,7 @@ from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal, Chunked, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
-from attention.spec.params import Param, Weights, cast
+from attention.spec.params import Param, Weights, cast, nest
 from attention.spec.positions import (
     Alibi,
     AxialRotary,
@@ -48,6 +49,7 @@ __all__ = [
     "Alibi",
     "AlignmentAttention",
     "And",
+    "Architecture",
     "AxialRotary",
     "Causal",
     "Choice",
@@ -103,6 +105,7 @@ __all__ = [
     "cast",
     "choose",
     "load",
+    "nest",
     "save",
     "schedule",
 ]

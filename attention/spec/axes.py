@@ -26,6 +26,7 @@ AXES = {
     "A": "width of an alignment model, or of a feed-forward layer",
     "R": "rank of a latent",
     "P": "relative positions",
+    "V": "vocabulary",
 }
 
 COMPUTE = {"float64": "float64", "float32": "float32", "bfloat16": "float32", "float16": "float32"}

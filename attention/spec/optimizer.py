@@ -5,6 +5,10 @@
 
 A coupled decay is a part of the gradient and goes through all that is made of it; a decoupled one goes beside.
 
+    matrix("q_proj.kernel", (M, H, D)) = (M, H D)        matrix("q_proj.bias", (H, D)) = (H D,)        any other = itself
+
+is what every optimiser takes a parameter for, however a framework stores it: a bias is no matrix, and a kernel is one.
+
 References:
     Loshchilov and Hutter, arXiv:1711.05101. torch: `Adam` couples, `AdamW` does not; optax: `add_decayed_weights` before or
     after what scales the gradient.
@@ -12,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +25,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, ParamError
 from attention.spec.numbers import is_count, is_finite
+from attention.spec.params import Param
 from attention.spec.schedules import Clip, Schedule, rate
 
 Arrays = dict[str, Array]
@@ -37,6 +43,24 @@ class State:
 
     count: int
     moments: dict[str, Arrays]
+
+
+def matrix(name: str, param: Param) -> tuple[int, ...]:
+    """Return the shape in which an optimiser sees a parameter: inputs times outputs if it is a kernel, flat if it is a bias.
+
+    >>> matrix("out_proj.kernel", Param((2, 3, 5), "HEM", inputs=2)), matrix("q_proj.bias", Param((2, 3), "HD"))
+    ((6, 5), (6,))
+    """
+    if param.inputs:
+        return math.prod(param.shape[: param.inputs]), math.prod(param.shape[param.inputs :])
+    part, _, leaf = name.rpartition(".")
+    # What belongs to no part is stored as it is, whatever it is called.
+    return (math.prod(param.shape),) if part and leaf in ("bias", "scale") else param.shape
+
+
+def matrices(params: Mapping[str, Param], arrays: Mapping[str, Array]) -> Arrays:
+    """Return canonical arrays in the shapes in which an optimiser sees them."""
+    return {name: arrays[name].reshape(matrix(name, param)) for name, param in params.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +89,7 @@ class Step(ABC):
     MOMENTS: ClassVar[tuple[str, ...]]
     SHARES: ClassVar[tuple[str, ...]] = ()
     SIZES: ClassVar[tuple[str, ...]] = ("weight_decay",)
+    ELEMENTWISE: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.learning_rate, Schedule):
@@ -102,23 +127,39 @@ class Step(ABC):
         moments: dict[str, Arrays] = {letter: {} for letter in self.MOMENTS}
         for name, p in params.items():
             before = {letter: state.moments[letter][name] for letter in self.MOMENTS}
-            after[name], now = self._moved(xp, p, gradients[name], before, state.count)
+            learning_rate = rate(self.learning_rate, state.count + self.first_count)
+            less, now = self.change(xp, p, gradients[name], before, state.count + 1, learning_rate)
+            after[name] = p - less
             for letter in self.MOMENTS:
                 moments[letter][name] = now[letter]
         return after, State(state.count + 1, moments)
 
-    def _moved(self, xp: Any, p: Array, g: Array, moments: Arrays, count: int) -> tuple[Array, Arrays]:
-        """Return one parameter after a step, and its new running sums."""
-        learning_rate = rate(self.learning_rate, count + self.first_count)
-        decay = self.weight_decay if self.decayed == "all" or p.ndim > 1 else 0.0
+    @final
+    def change(
+        self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any
+    ) -> tuple[Array, Arrays]:
+        """Return what one parameter becomes less by in a step, decay included, and its new running sums.
+
+        Args:
+            xp: the arrays' namespace.
+            p: the parameter.
+            g: its gradient, scaled and clipped.
+            moments: its running sums.
+            t: the step, from 1; it may be traced.
+            learning_rate: of this step; it may be traced.
+        """
+        decay = 0.0 if self.spares(p.ndim) else self.weight_decay
         if not self.decoupled:
-            moved, moments = self.move(xp, g + decay * p, moments, count + 1, learning_rate)
-            return p - moved, moments
-        moved, moments = self.move(xp, g, moments, count + 1, learning_rate)
-        return p - moved - (learning_rate if self.decay_times_rate else 1.0) * decay * p, moments
+            return self.move(xp, p, g + decay * p if decay else g, moments, t, learning_rate)
+        moved, moments = self.move(xp, p, g, moments, t, learning_rate)
+        return (moved + (learning_rate if self.decay_times_rate else 1.0) * decay * p if decay else moved), moments
+
+    def spares(self, rank: int) -> bool:
+        """Return whether an array of this rank does not decay."""
+        return self.decayed == "matrices" and rank < 2
 
     @abstractmethod
-    def move(self, xp: Any, g: Array, moments: Arrays, t: int, learning_rate: float) -> tuple[Array, Arrays]:
+    def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         """Return r u and the new running sums of one array; `t` counts steps from 1."""
 
 

@@ -54,11 +54,13 @@ class SGD(Step):
     MOMENTS: ClassVar[tuple[str, ...]] = ("b",)
     SHARES: ClassVar[tuple[str, ...]] = ("momentum", "dampening")
 
-    def move(self, xp: Any, g: Array, moments: Arrays, t: int, learning_rate: float) -> tuple[Array, Arrays]:
+    def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         if not self.momentum:
             return learning_rate * g, moments
         g = learning_rate * g if self.rate_in_sum else g
-        b = self.momentum * moments["b"] + (g if t == 1 and not self.first_damped else (1.0 - self.dampening) * g)
+        # No branch: t may be traced.
+        damped = 1.0 if self.first_damped else t > 1
+        b = self.momentum * moments["b"] + (1.0 - self.dampening * damped) * g
         u = b / _correction(xp, b, self.momentum, t) if self.debias else b
         u = g + self.momentum * u if self.nesterov else u
         return (u if self.rate_in_sum else learning_rate * u), {"b": b}
@@ -98,7 +100,7 @@ class Adam(Step):
         super().__post_init__()
         check(self, "amsgrad", lambda x: x is None or x in get_args(AMSGrad), "'raw', 'corrected' or None")
 
-    def move(self, xp: Any, g: Array, moments: Arrays, t: int, learning_rate: float) -> tuple[Array, Arrays]:
+    def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         m = self.b1 * moments["m"] + (1.0 - self.b1) * g
         v = self.b2 * moments["v"] + (1.0 - self.b2) * g * g
         c = self._corrections(xp, v, t)
@@ -108,7 +110,7 @@ class Adam(Step):
         eps = self.eps if self.eps_corrected else self.eps / xp.sqrt(c[2])
         return learning_rate * mean / (xp.sqrt(square + self.eps_root) + eps), {"m": m, "v": v, "most": most}
 
-    def _corrections(self, xp: Any, like: Array, t: int) -> tuple[Array, Array, Array]:
+    def _corrections(self, xp: Any, like: Array, t: Any) -> tuple[Array, Array, Array]:
         """Return 1 - b1^t, 1 - b1^(t + 1) and 1 - b2^t, or ones."""
         if not self.bias_correction:
             one = xp.asarray(1.0, dtype=like.dtype)
@@ -132,7 +134,7 @@ class Lion(Step):
     MOMENTS: ClassVar[tuple[str, ...]] = ("m",)
     SHARES: ClassVar[tuple[str, ...]] = ("b1", "b2")
 
-    def move(self, xp: Any, g: Array, moments: Arrays, t: int, learning_rate: float) -> tuple[Array, Arrays]:
+    def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         u = xp.sign(self.b1 * moments["m"] + (1.0 - self.b1) * g)
         return learning_rate * u, {"m": self.b2 * moments["m"] + (1.0 - self.b2) * g}
 
@@ -168,7 +170,7 @@ class RMSprop(Step):
         """Return the state before the first step."""
         return _started(super().init(xp, params), self.initial)
 
-    def move(self, xp: Any, g: Array, moments: Arrays, t: int, learning_rate: float) -> tuple[Array, Arrays]:
+    def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         m = self.decay * moments["m"] + (1.0 - self.decay) * g
         v = self.decay * moments["v"] + (1.0 - self.decay) * g * g
         square = v - m * m if self.centered else v
@@ -200,7 +202,7 @@ class Adagrad(Step):
         """Return the state before the first step."""
         return _started(super().init(xp, params), self.initial)
 
-    def move(self, xp: Any, g: Array, moments: Arrays, t: int, learning_rate: float) -> tuple[Array, Arrays]:
+    def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         v = moments["v"] + g * g
         # 0 / 0 of an array that never had a gradient is no movement.
         below = xp.sqrt(v + self.eps_root) + self.eps
@@ -212,6 +214,6 @@ def _started(state: State, first: float) -> State:
     return State(state.count, moments)
 
 
-def _correction(xp: Any, like: Array, share: float, t: int) -> Array:
+def _correction(xp: Any, like: Array, share: float, t: Any) -> Array:
     """Return 1 - share^t in the dtype of `like`, because optax rounds it so: 6e-5 of it is lost in float32 at b2 = 0.999."""
     return 1.0 - xp.asarray(share, dtype=like.dtype) ** t

@@ -19,6 +19,7 @@ from attention.torch_impl.layers.alignment import AlignmentAttention  # noqa: E4
 from attention.torch_impl.layers.differential import DifferentialAttention  # noqa: E402
 from attention.torch_impl.layers.feed_forward import FeedForward  # noqa: E402
 from attention.torch_impl.layers.latent import LatentAttention  # noqa: E402
+from attention.torch_impl.layers.layer import Layer, seed_at  # noqa: E402
 from attention.torch_impl.layers.linear import LinearAttention  # noqa: E402
 from attention.torch_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
 from attention.torch_impl.layers.transformer import Decoder, DecoderBlock, Encoder, EncoderBlock  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "LatentAttention",
+    "Layer",
     "LinearAttention",
     "MultiHeadAttention",
     "PagedCache",
@@ -41,4 +43,5 @@ __all__ = [
     "compiled",
     "dot_product_attention",
     "explain",
+    "seed_at",
 ]

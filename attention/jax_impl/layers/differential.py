@@ -14,8 +14,7 @@ from flax import nnx
 
 from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
-from attention.jax_impl.layers.feed_forward import child
-from attention.jax_impl.layers.layer import Layer
+from attention.jax_impl.layers.layer import Layer, seed_at
 from attention.jax_impl.masks import native, read, sheltered
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate, shared_length
@@ -83,7 +82,7 @@ class DifferentialAttention(Layer):
                 mask=mask,
                 scale=c.score.factor(c.width),
                 dropout_rate=0.0 if self.deterministic else c.dropout_rate,
-                dropout_seed=child(seed, place),
+                dropout_seed=seed_at(seed, place),
                 precision=c.precision,
                 return_stages=return_stages,
                 implementation=implementation,

@@ -10,16 +10,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from attention.jax_impl import random
 from attention.jax_impl.attend import check_arrays
 from attention.jax_impl.layers.layer import Layer
-from attention.spec import random as spec_random
 from attention.spec.axes import COMPUTE, check_float, dtype_name
 from attention.spec.layers.feed_forward import FeedForward as Contract
-from attention.spec.layers.tokens import check_tokens, dropped
+from attention.spec.layers.tokens import check_tokens
 
 CURVES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -30,19 +27,7 @@ CURVES: dict[str, Callable[[jax.Array], jax.Array]] = {
 """What JAX calls the functions of `spec.activations.PLAIN`."""
 
 
-class Dropping(Layer):
-    """A layer that drops features while training. Abstract."""
-
-    def _drop(self, x: jax.Array, rate: float, seed: Any) -> jax.Array:
-        """Return `x` with features dropped while training: the same ones in every framework."""
-        if self.deterministic or not rate:
-            return x
-        # JAX would round 1 - rate to a narrow dtype before it divides by it.
-        wide = x.astype(COMPUTE[dtype_name(x)])
-        return dropped(jnp, wide, random.keep(seed, rate, x.shape), rate).astype(x.dtype)
-
-
-class FeedForward(Dropping):
+class FeedForward(Layer):
     """The layer of a contract; arguments as `Layer`."""
 
     contract: Contract
@@ -69,7 +54,7 @@ class FeedForward(Dropping):
         check_tokens("x", x, c.embed_dim)
         hidden = self.up(x)
         hidden = curved(c.curve, self.gate(x)) * hidden if c.gated else curved(c.curve, hidden)
-        return self.down(self._drop(hidden, c.dropout_rate, self._seed(dropout_seed)))
+        return self.down(self.drop(hidden, c.dropout_rate, dropout_seed))
 
 
 def check_input(x: jax.Array, weight: Any, **others: jax.Array) -> list[jax.Array]:
@@ -86,8 +71,3 @@ def check_input(x: jax.Array, weight: Any, **others: jax.Array) -> list[jax.Arra
 def curved(name: str, x: jax.Array) -> jax.Array:
     """Return the function called `name` of `x`, computed in the compute dtype and rounded once."""
     return CURVES[name](x.astype(COMPUTE[dtype_name(x)])).astype(x.dtype)
-
-
-def child(seed: Any, name: str) -> Any:
-    """Return the seed of a place inside a layer: 32 bits that depend on the layer's seed and the place's name."""
-    return None if seed is None else spec_random.bits(random.key(seed), jnp.uint32(spec_random.label(name)))

@@ -14,16 +14,18 @@ from flax import nnx
 
 from attention.jax_impl import params, random
 from attention.jax_impl.attend import check_x64
-from attention.spec.axes import Array
-from attention.spec.layers.contract import Contract
+from attention.spec import random as spec_random
+from attention.spec.architecture import Architecture
+from attention.spec.axes import COMPUTE, Array, dtype_name
+from attention.spec.layers.tokens import dropped
 from attention.spec.params import Weights, numpy_dtype
 
 
 class Layer(nnx.Module):
-    """A layer of a contract. Abstract.
+    """A layer of a contract, or a model of an architecture. Abstract.
 
     Args:
-        contract: what the layer is.
+        contract: what the layer is; what its tree of parameters names becomes the module's, under the same names.
         seed: of the first weights: the same bits in every framework. None leaves them undrawn, for a part of a layer.
         dtype: of the parameters.
 
@@ -34,11 +36,11 @@ class Layer(nnx.Module):
 
     contract: Any
 
-    def __init__(self, contract: Contract, *, seed: int | None = 0, dtype: str = "float32") -> None:
+    def __init__(self, contract: Architecture, *, seed: int | None = 0, dtype: str = "float32") -> None:
         self.contract = contract
         kind = numpy_dtype(dtype)
         check_x64("dtype", dtype)
-        self._build_parts(dtype)
+        self.build_parts(dtype)
         params.build(self, contract.own_params, contract.norms, dtype, getattr(contract, "precision", None))
         self.deterministic = False
         # A key of our own making: nnx would take neither a traced seed nor one of 64 bits.
@@ -48,8 +50,10 @@ class Layer(nnx.Module):
             first = params.init(contract.params, seed)
             self.load_weights({name: value.astype(kind) for name, value in first.items()})
 
-    def _build_parts(self, dtype: str) -> None:
-        """Make the layers of which this one consists."""
+    def build_parts(self, dtype: str) -> None:
+        """Make the layers of which this one consists; override it where one of them is no contract of this package."""
+        for name, part in self.contract.parts.items():
+            setattr(self, name, part.build("jax", seed=None, dtype=dtype))
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Switch dropout off or on, as `nnx.view(layer, deterministic=True)` asks of every module it finds."""
@@ -74,3 +78,16 @@ class Layer(nnx.Module):
         if given is not None or self.deterministic or self.rngs is None:
             return given
         return jax.random.bits(self.rngs.dropout())
+
+    def drop(self, x: jax.Array, rate: float, seed: Any) -> jax.Array:
+        """Return `x` with features dropped while training: the same ones in every framework, by the bits of `seed`."""
+        if self.deterministic or not rate:
+            return x
+        # JAX would round 1 - rate to a narrow dtype before it divides by it.
+        wide = x.astype(COMPUTE[dtype_name(x)])
+        return dropped(jnp, wide, random.keep(self._seed(seed), rate, x.shape), rate).astype(x.dtype)
+
+
+def seed_at(seed: Any, name: str) -> Any:
+    """Return the dropout seed of a place inside a layer: 32 bits that depend on the layer's seed and the place's name."""
+    return None if seed is None else spec_random.bits(random.key(seed), jnp.uint32(spec_random.label(name)))

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from attention.jax_impl.layers.feed_forward import Dropping, FeedForward, check_input, child
+from attention.jax_impl.layers.feed_forward import FeedForward, check_input
+from attention.jax_impl.layers.layer import Layer, seed_at
 from attention.jax_impl.layers.multi_head import MultiHeadAttention
 from attention.jax_impl.masks import native, reach, read
 from attention.jax_impl.norms import Norm
@@ -21,7 +22,7 @@ from attention.spec.axes import Array
 from attention.spec.layers import stack, tokens, transformer
 
 
-class Block(Dropping):
+class Block(Layer):
     """What encoder and decoder blocks share. Abstract."""
 
     ffn: FeedForward
@@ -34,7 +35,7 @@ class Block(Dropping):
         for i, branch in enumerate(branches.values(), 1):
             norm = getattr(self, f"norm{i}")
             y = branch(norm(x)) if self.contract.order == "pre" else branch(x)
-            x = x + self._drop(y, self.contract.dropout_rate, child(seed, f"dropout{i}"))
+            x = x + self.drop(y, self.contract.dropout_rate, seed_at(seed, f"dropout{i}"))
             x = norm(x) if self.contract.order == "post" else x
         return tokens.only(jnp, x, there)
 
@@ -44,10 +45,6 @@ class EncoderBlock(Block):
 
     contract: transformer.EncoderBlock
     self_attn: MultiHeadAttention
-
-    def _build_parts(self, dtype: str) -> None:
-        self.self_attn = MultiHeadAttention(self.contract.attention, seed=None, dtype=dtype)
-        self.ffn = FeedForward(self.contract.feed_forward, seed=None, dtype=dtype)
 
     def __call__(
         self,
@@ -83,12 +80,12 @@ class EncoderBlock(Block):
                 mask=mask,
                 query_positions=positions,
                 key_positions=positions,
-                dropout_seed=child(seed, "self_attn"),
+                dropout_seed=seed_at(seed, "self_attn"),
                 implementation=implementation,
             )
 
         def feed(x: jax.Array) -> jax.Array:
-            return self.ffn(x, dropout_seed=child(seed, "ffn"))
+            return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
 
         return self._walk(x, present(self.contract, x, mask), seed, {"self_attn": attend, "ffn": feed})
 
@@ -99,11 +96,6 @@ class DecoderBlock(Block):
     contract: transformer.DecoderBlock
     self_attn: MultiHeadAttention
     cross_attn: MultiHeadAttention
-
-    def _build_parts(self, dtype: str) -> None:
-        self.self_attn = MultiHeadAttention(self.contract.self_attention, seed=None, dtype=dtype)
-        self.cross_attn = MultiHeadAttention(self.contract.cross_attention, seed=None, dtype=dtype)
-        self.ffn = FeedForward(self.contract.feed_forward, seed=None, dtype=dtype)
 
     def __call__(
         self,
@@ -143,23 +135,23 @@ class DecoderBlock(Block):
                 mask=mask,
                 query_positions=positions,
                 key_positions=positions,
-                dropout_seed=child(seed, "self_attn"),
+                dropout_seed=seed_at(seed, "self_attn"),
                 implementation=implementation,
             )
 
         def look(x: jax.Array) -> jax.Array:
             return self.cross_attn(
-                x, memory, mask=memory_mask, dropout_seed=child(seed, "cross_attn"), implementation=implementation
+                x, memory, mask=memory_mask, dropout_seed=seed_at(seed, "cross_attn"), implementation=implementation
             )
 
         def feed(x: jax.Array) -> jax.Array:
-            return self.ffn(x, dropout_seed=child(seed, "ffn"))
+            return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
 
         branches = {"self_attn": attend, "cross_attn": look, "ffn": feed}
         return self._walk(x, present(self.contract, x, mask), seed, branches)
 
 
-class Stack(Dropping):
+class Stack(Layer):
     """Blocks of one kind, one after another. Abstract."""
 
     layers: nnx.List
@@ -171,7 +163,7 @@ class Stack(Dropping):
         """Return the tokens after all blocks and the last norm."""
         seed = self._seed(seed)
         for i, layer in enumerate(self.layers):
-            x = call(layer, x, child(seed, f"layers.{i}"))
+            x = call(layer, x, seed_at(seed, f"layers.{i}"))
         if self.contract.final_norm is None:
             return x
         return tokens.only(jnp, self.final_norm(x), present(self.contract.block, x, mask))
@@ -182,7 +174,7 @@ class Encoder(Stack):
 
     contract: stack.Encoder
 
-    def _build_parts(self, dtype: str) -> None:
+    def build_parts(self, dtype: str) -> None:
         blocks = (EncoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
         self.layers = nnx.List(blocks)
 
@@ -208,7 +200,7 @@ class Decoder(Stack):
 
     contract: stack.Decoder
 
-    def _build_parts(self, dtype: str) -> None:
+    def build_parts(self, dtype: str) -> None:
         blocks = (DecoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
         self.layers = nnx.List(blocks)
 

@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
+from attention.spec.architecture import Architecture
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
 from attention.spec.errors import UnknownName
-from attention.spec.norms import Norm
-from attention.spec.params import Param, Weights, init
 
 ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
 
@@ -29,7 +28,7 @@ Setting = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
 
-class Contract:
+class Contract(Architecture):
     """The description of a layer. Abstract; a layer is a frozen dataclass, hashable, that holds no array."""
 
     outputs: ClassVar[tuple[str, ...]] = ("output",)
@@ -39,35 +38,14 @@ class Contract:
     """The keywords of a call beside its arrays that change its numbers."""
 
     @property
-    @abstractmethod
-    def params(self) -> dict[str, Param]:
-        """The parameter tree, by canonical name."""
-
-    @property
     def parts(self) -> dict[str, Contract]:
         """The layers of which this one consists, by the name that their parameters begin with."""
         return {}
 
     @property
-    def own_params(self) -> dict[str, Param]:
-        """The parameters that belong to no part."""
-        begins = tuple(f"{name}." for name in self.parts)
-        return {name: param for name, param in self.params.items() if not name.startswith(begins)}
-
-    @property
     @abstractmethod
     def inputs(self) -> dict[str, int]:
         """The width of each array that a call takes, by keyword, the one with T rows first."""
-
-    @property
-    def norms(self) -> dict[str, Norm]:
-        """The norms among the parts, by the name that their parameters begin with."""
-        return {}
-
-    @property
-    def drops(self) -> bool:
-        """Whether training drops anything, in this layer or in a part of it."""
-        return bool(getattr(self, "dropout_rate", 0.0)) or any(part.drops for part in self.parts.values())
 
     @property
     def attends_self(self) -> bool:
@@ -129,10 +107,6 @@ class Contract:
     def unsettled(self) -> Self:
         """Return the contract without what `settle` settles, so that calls that differ in it share a compilation."""
         return self
-
-    def init(self, seed: int, dtype: str = "float32") -> Weights:
-        """Return first weights: the same bits here, in torch and in JAX."""
-        return init(self.params, seed, dtype)
 
     def build(self, backend: str, **options: Any) -> Any:
         """Return the layer in a framework: "torch" (an `nn.Module`) or "jax" (an `nnx.Module`).

@@ -33,7 +33,7 @@ from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project, rotate
-from attention.spec.layers.tokens import child
+from attention.spec.layers.tokens import seed_at
 from attention.spec.norms import Norm, RMSNorm
 from attention.spec.numbers import is_count
 from attention.spec.params import Param, inner, nest
@@ -173,7 +173,7 @@ class DifferentialAttention(Contract):
         """Return the setting of a call: that of `MultiHeadAttention`, with "keep" a dict by `PLACES`."""
         seed = call.pop("dropout_seed", None)
         made = self.attention.settle(arrays, **call)
-        shape, seeds = self.sizes_of(arrays).scores, {place: child(seed, place) for place in PLACES}
+        shape, seeds = self.sizes_of(arrays).scores, {place: seed_at(seed, place) for place in PLACES}
         drops = bool(self.dropout_rate) and seed is not None
         made["keep"] = {place: keep(own, self.dropout_rate, shape) if drops else None for place, own in seeds.items()}
         return made

@@ -16,7 +16,7 @@ from attention.spec.axes import Array
 from attention.spec.errors import OptionError
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import normed
-from attention.spec.layers.tokens import child, only
+from attention.spec.layers.tokens import only, seed_at
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock, check_norm, check_part
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
 from attention.spec.numbers import is_count
@@ -78,7 +78,7 @@ class Stack(Contract):
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of each block by its name, and "present" `(*batch, T, 1)`."""
         seed = call.pop("dropout_seed", None)
-        made = {name: part.settle(arrays, **call, dropout_seed=child(seed, name)) for name, part in self.parts.items()}
+        made = {name: part.settle(arrays, **call, dropout_seed=seed_at(seed, name)) for name, part in self.parts.items()}
         # What is there is the same for every block, and so for the last norm.
         return {**made, "present": made["layers.0"]["present"]}
 

@@ -55,10 +55,10 @@ def only(xp: Any, x: Array, there: Array) -> Array:
     return x if there is None else xp.where(there, x, xp.zeros_like(x))
 
 
-def child(seed: int | None, name: str) -> int | None:
+def seed_at(seed: int | None, name: str) -> int | None:
     """Return the seed of a place inside a layer.
 
-    >>> child(7, "ffn"), child(7, "dropout1"), child(None, "ffn")
+    >>> seed_at(7, "ffn"), seed_at(7, "dropout1"), seed_at(None, "ffn")
     (35829332, 2694390461, None)
     """
     return None if seed is None else random.bits(random.key(seed), random.label(name))

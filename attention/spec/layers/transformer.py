@@ -34,7 +34,7 @@ from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import normed
-from attention.spec.layers.tokens import check_tokens, child, dropped, kept, only, settled
+from attention.spec.layers.tokens import check_tokens, dropped, kept, only, seed_at, settled
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
 from attention.spec.params import Param, inner, nest
 
@@ -107,8 +107,8 @@ class Block(Contract):
         made: Setting = {"present": settled(self.own_attention, arrays["x"], call.get("mask"))}
         for i, (name, given) in enumerate(self.calls(call).items(), 1):
             taken = _taken(arrays, name)
-            made[name] = self.parts[name].settle(taken, **given, dropout_seed=child(seed, name))
-            made[f"dropout{i}"] = kept(self.dropout_rate, arrays["x"].shape, child(seed, f"dropout{i}"))
+            made[name] = self.parts[name].settle(taken, **given, dropout_seed=seed_at(seed, name))
+            made[f"dropout{i}"] = kept(self.dropout_rate, arrays["x"].shape, seed_at(seed, f"dropout{i}"))
         return made
 
     def formula(

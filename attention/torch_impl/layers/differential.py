@@ -18,8 +18,7 @@ from attention.spec.layers import differential as spec
 from attention.spec.positions import check_positions
 from attention.torch_impl import params
 from attention.torch_impl.attend import check_tensors, dot_product_attention
-from attention.torch_impl.layers.feed_forward import child
-from attention.torch_impl.layers.layer import Layer
+from attention.torch_impl.layers.layer import Layer, seed_at
 from attention.torch_impl.masks import native, read, sheltered
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import rotate, shared_length
@@ -82,7 +81,7 @@ class DifferentialAttention(Layer):
                 mask=mask,
                 scale=c.score.factor(c.width),
                 dropout_rate=c.dropout_rate if self.training else 0.0,
-                dropout_seed=child(seed, place),
+                dropout_seed=seed_at(seed, place),
                 precision=c.precision,
                 return_stages=return_stages,
                 implementation=implementation,

@@ -9,18 +9,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from attention.spec import random as spec_random
 from attention.spec.axes import check_float
 from attention.spec.layers.feed_forward import FeedForward as Contract
-from attention.spec.layers.tokens import check_tokens, dropped
-from attention.torch_impl import random
+from attention.spec.layers.tokens import check_tokens
 from attention.torch_impl.attend import check_tensors
-from attention.torch_impl.kernels.constants import constant
 from attention.torch_impl.layers.layer import Layer
 
 CURVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -32,17 +28,7 @@ CURVES: dict[str, Callable[[Tensor], Tensor]] = {
 """What torch calls the functions of `spec.activations.PLAIN`; each computes in float32 or better, and rounds once."""
 
 
-class Dropping(Layer):
-    """A layer that drops features while training. Abstract."""
-
-    def _drop(self, x: Tensor, rate: float, seed: Any) -> Tensor:
-        """Return `x` with features dropped while training: the same ones in every framework."""
-        if not (self.training and rate):
-            return x
-        return dropped(xp, x, random.keep(seed, rate, tuple(x.shape), x.device), rate)
-
-
-class FeedForward(Dropping):
+class FeedForward(Layer):
     """The layer of a contract; arguments as `Layer`."""
 
     contract: Contract
@@ -68,7 +54,7 @@ class FeedForward(Dropping):
         check_tokens("x", x, c.embed_dim)
         hidden, curve = self.up(x), CURVES[c.curve]
         hidden = curve(self.get_submodule("gate")(x)) * hidden if c.gated else curve(hidden)
-        return self.down(self._drop(hidden, c.dropout_rate, self._seed(dropout_seed)))
+        return self.down(self.drop(hidden, c.dropout_rate, dropout_seed))
 
 
 def check_input(x: Tensor, weight: Tensor, **others: Tensor) -> None:
@@ -76,20 +62,3 @@ def check_input(x: Tensor, weight: Tensor, **others: Tensor) -> None:
     check_tensors(x=x, **others)
     if not torch.is_autocast_enabled(x.device.type):
         _ = check_float(x=x, **others, parameters=weight)
-
-
-def child(seed: Any, name: str) -> Any:
-    """Return the seed of a place inside a layer: 32 bits that depend on the layer's seed and the place's name."""
-    if seed is None:
-        return None
-    of = spec_random.key(seed)
-    if isinstance(seed, Tensor):
-        low = seed.to(torch.int64) & spec_random.WORD
-        of = (low * 0, low)
-    return spec_random.bits(of, _label(name))
-
-
-@constant
-def _label(name: str) -> int:
-    # A compiler that traces Python cannot look into zlib.
-    return spec_random.label(name)

@@ -8,20 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import array_api_compat.torch as xp
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from attention.spec import random as spec_random
+from attention.spec.architecture import Architecture
 from attention.spec.axes import Array
-from attention.spec.layers.contract import Contract
+from attention.spec.layers.tokens import dropped
 from attention.spec.params import Weights, numpy_dtype
-from attention.torch_impl import params
+from attention.torch_impl import params, random
+from attention.torch_impl.kernels.constants import constant
 
 
 class Layer(nn.Module):
-    """A layer of a contract. Abstract.
+    """A layer of a contract, or a model of an architecture. Abstract.
 
     Args:
-        contract: what the layer is.
+        contract: what the layer is; what its tree of parameters names becomes the module's, under the same names.
         seed: of the first weights: the same bits in every framework. None leaves them undrawn, for a part of a layer.
         dtype: of the parameters.
 
@@ -31,18 +35,20 @@ class Layer(nn.Module):
 
     contract: Any
 
-    def __init__(self, contract: Contract, *, seed: int | None = 0, dtype: str = "float32") -> None:
+    def __init__(self, contract: Architecture, *, seed: int | None = 0, dtype: str = "float32") -> None:
         super().__init__()
         self.contract = contract
         _ = numpy_dtype(dtype)
-        self._build_parts(dtype)
+        self.build_parts(dtype)
         params.build(self, contract.own_params, contract.norms, dtype)
         if seed is not None:
             first = params.init(contract.params, seed)
             self.load_weights({name: value.to(getattr(torch, dtype)) for name, value in first.items()})
 
-    def _build_parts(self, dtype: str) -> None:
-        """Make the layers of which this one consists."""
+    def build_parts(self, dtype: str) -> None:
+        """Make the layers of which this one consists; override it where one of them is no contract of this package."""
+        for name, part in self.contract.parts.items():
+            self.add_module(name, part.build("torch", seed=None, dtype=dtype))
 
     def load_weights(self, weights: Mapping[str, Array]) -> None:
         """Load canonical weights, all or none.
@@ -62,3 +68,26 @@ class Layer(nn.Module):
         if given is not None or not (self.training and self.contract.drops):
             return given
         return torch.randint(2**31, ())
+
+    def drop(self, x: Tensor, rate: float, seed: Any) -> Tensor:
+        """Return `x` with features dropped while training: the same ones in every framework, by the bits of `seed`."""
+        if not (self.training and rate):
+            return x
+        return dropped(xp, x, random.keep(self._seed(seed), rate, tuple(x.shape), x.device), rate)
+
+
+def seed_at(seed: Any, name: str) -> Any:
+    """Return the dropout seed of a place inside a layer: 32 bits that depend on the layer's seed and the place's name."""
+    if seed is None:
+        return None
+    of = spec_random.key(seed)
+    if isinstance(seed, Tensor):
+        low = seed.to(torch.int64) & spec_random.WORD
+        of = (low * 0, low)
+    return spec_random.bits(of, _label(name))
+
+
+@constant
+def _label(name: str) -> int:
+    # A compiler that traces Python cannot look into zlib.
+    return spec_random.label(name)

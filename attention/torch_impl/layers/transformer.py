@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array
 from attention.spec.layers import stack, tokens, transformer
-from attention.torch_impl.layers.feed_forward import Dropping, FeedForward, check_input, child
+from attention.torch_impl.layers.feed_forward import FeedForward, check_input
+from attention.torch_impl.layers.layer import Layer, seed_at
 from attention.torch_impl.layers.multi_head import MultiHeadAttention
 from attention.torch_impl.masks import native, reach, read
 
 
-class Block(Dropping):
+class Block(Layer):
     """What encoder and decoder blocks share. Abstract."""
 
     ffn: FeedForward
@@ -30,7 +31,7 @@ class Block(Dropping):
         for i, branch in enumerate(branches.values(), 1):
             norm = self.get_submodule(f"norm{i}")
             y = branch(norm(x)) if self.contract.order == "pre" else branch(x)
-            x = x + self._drop(y, self.contract.dropout_rate, child(seed, f"dropout{i}"))
+            x = x + self.drop(y, self.contract.dropout_rate, seed_at(seed, f"dropout{i}"))
             x = norm(x) if self.contract.order == "post" else x
         return tokens.only(xp, x, there)
 
@@ -40,10 +41,6 @@ class EncoderBlock(Block):
 
     contract: transformer.EncoderBlock
     self_attn: MultiHeadAttention
-
-    def _build_parts(self, dtype: str) -> None:
-        self.self_attn = MultiHeadAttention(self.contract.attention, seed=None, dtype=dtype)
-        self.ffn = FeedForward(self.contract.feed_forward, seed=None, dtype=dtype)
 
     def forward(
         self,
@@ -79,12 +76,12 @@ class EncoderBlock(Block):
                 mask=mask,
                 query_positions=positions,
                 key_positions=positions,
-                dropout_seed=child(seed, "self_attn"),
+                dropout_seed=seed_at(seed, "self_attn"),
                 implementation=implementation,
             )
 
         def feed(x: Tensor) -> Tensor:
-            return self.ffn(x, dropout_seed=child(seed, "ffn"))
+            return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
 
         return self._walk(x, present(self.contract, x, mask), seed, {"self_attn": attend, "ffn": feed})
 
@@ -95,11 +92,6 @@ class DecoderBlock(Block):
     contract: transformer.DecoderBlock
     self_attn: MultiHeadAttention
     cross_attn: MultiHeadAttention
-
-    def _build_parts(self, dtype: str) -> None:
-        self.self_attn = MultiHeadAttention(self.contract.self_attention, seed=None, dtype=dtype)
-        self.cross_attn = MultiHeadAttention(self.contract.cross_attention, seed=None, dtype=dtype)
-        self.ffn = FeedForward(self.contract.feed_forward, seed=None, dtype=dtype)
 
     def forward(
         self,
@@ -139,23 +131,23 @@ class DecoderBlock(Block):
                 mask=mask,
                 query_positions=positions,
                 key_positions=positions,
-                dropout_seed=child(seed, "self_attn"),
+                dropout_seed=seed_at(seed, "self_attn"),
                 implementation=implementation,
             )
 
         def look(x: Tensor) -> Tensor:
             return self.cross_attn(
-                x, memory, mask=memory_mask, dropout_seed=child(seed, "cross_attn"), implementation=implementation
+                x, memory, mask=memory_mask, dropout_seed=seed_at(seed, "cross_attn"), implementation=implementation
             )
 
         def feed(x: Tensor) -> Tensor:
-            return self.ffn(x, dropout_seed=child(seed, "ffn"))
+            return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
 
         branches = {"self_attn": attend, "cross_attn": look, "ffn": feed}
         return self._walk(x, present(self.contract, x, mask), seed, branches)
 
 
-class Stack(Dropping):
+class Stack(Layer):
     """Blocks of one kind, one after another. Abstract."""
 
     layers: nn.ModuleList
@@ -164,7 +156,7 @@ class Stack(Dropping):
         """Return the tokens after all blocks and the last norm."""
         seed = self._seed(seed)
         for i, layer in enumerate(self.layers):
-            x = call(layer, x, child(seed, f"layers.{i}"))
+            x = call(layer, x, seed_at(seed, f"layers.{i}"))
         if self.contract.final_norm is None:
             return x
         return tokens.only(xp, self.get_submodule("final_norm")(x), present(self.contract.block, x, mask))
@@ -175,7 +167,7 @@ class Encoder(Stack):
 
     contract: stack.Encoder
 
-    def _build_parts(self, dtype: str) -> None:
+    def build_parts(self, dtype: str) -> None:
         blocks = (EncoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
         self.layers = nn.ModuleList(blocks)
 
@@ -201,7 +193,7 @@ class Decoder(Stack):
 
     contract: stack.Decoder
 
-    def _build_parts(self, dtype: str) -> None:
+    def build_parts(self, dtype: str) -> None:
         blocks = (DecoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
         self.layers = nn.ModuleList(blocks)
 

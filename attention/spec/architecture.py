@@ -1,0 +1,73 @@
+"""Architecture: what any model is before a framework builds it: names and shapes of all that it learns.
+
+    params = own params, and those of each part under the part's name
+    weights = architecture.init(seed)        the same bits in NumPy, torch and JAX
+
+A contract is an architecture that has a formula too. A model of your own, made of contracts and of arrays beside them, needs
+no more than this to have the same weights in both rooms: say its parameters here, subclass `Layer` in each room.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+from attention.spec.norms import Norm
+from attention.spec.params import Param, Weights, init, nest
+
+
+class Architecture:
+    """The description of a model. Abstract; a model is a frozen dataclass, hashable, that holds no array.
+
+    >>> from dataclasses import dataclass
+    >>> from attention import spec
+    >>> @dataclass(frozen=True)
+    ... class Tagger(spec.Architecture):
+    ...     attention: spec.MultiHeadAttention
+    ...     tags: int
+    ...
+    ...     @property
+    ...     def parts(self):
+    ...         return {"attention": self.attention}
+    ...
+    ...     @property
+    ...     def params(self):
+    ...         readout = spec.Param((self.attention.embed_dim, self.tags), "ME", inputs=1)
+    ...         return {**self.part_params(), "readout.kernel": readout}
+    >>> sorted(Tagger(spec.MultiHeadAttention(6, 2), tags=3).init(seed=0))[-2:]
+    ['attention.v_proj.kernel', 'readout.kernel']
+    """
+
+    @property
+    @abstractmethod
+    def params(self) -> dict[str, Param]:
+        """The parameter tree, by canonical name."""
+
+    @property
+    def parts(self) -> Mapping[str, Architecture]:
+        """The models of which this one consists, by the name that their parameters begin with."""
+        return {}
+
+    def part_params(self) -> dict[str, Param]:
+        """Return the parameters of all parts, by their names in the whole."""
+        return {name: param for at, part in self.parts.items() for name, param in nest(at, part.params).items()}
+
+    @property
+    def own_params(self) -> dict[str, Param]:
+        """The parameters that belong to no part."""
+        begins = tuple(f"{name}." for name in self.parts)
+        return {name: param for name, param in self.params.items() if not name.startswith(begins)}
+
+    @property
+    def norms(self) -> dict[str, Norm]:
+        """The norms among the parameters, by the name that theirs begin with."""
+        return {}
+
+    @property
+    def drops(self) -> bool:
+        """Whether training drops anything, in this model or in a part of it."""
+        return bool(getattr(self, "dropout_rate", 0.0)) or any(part.drops for part in self.parts.values())
+
+    def init(self, seed: int, dtype: str = "float32") -> Weights:
+        """Return first weights: the same bits here, in torch and in JAX."""
+        return init(self.params, seed, dtype)

@@ -1,0 +1,106 @@
+"""A lesson: one recipe trained in both backends from the same bits, and what came of it.
+
+build/examples/<name>/numbers.json      scores of each backend on data held out, beside a trivial baseline; whether the two
+                                        runs stayed as near each other as rounding allows
+                      losses.png        both loss curves, their difference, and the envelope
+                      *.png             what the lesson draws: where the model looks
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from attention.parity.training import Recipe, Training, train
+
+FOLDER = Path("build/examples")
+BACKENDS = ("torch", "jax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What is taught.
+
+    Attributes:
+        name: of the folder.
+        title: one line, what is learned from what.
+        recipe: the training.
+        score: given a backend and its trained model, the scores on data held out, by name.
+        baseline: what something trivial scores, by the same names, and what it is: `{"copy the source": {"BLEU": 3.1}}`.
+        figure: given the trained models by backend and a folder, draws where they look.
+        twins: runs that show how far rounding drives the losses.
+        watch: every how many steps weights are compared.
+    """
+
+    name: str
+    title: str
+    recipe: Recipe
+    score: Callable[[str, Any], Mapping[str, float]]
+    baseline: Mapping[str, Mapping[str, float]]
+    figure: Callable[[Mapping[str, Any], Path], object]
+    twins: int = 2
+    watch: int = 10
+
+
+def teach(lesson: Lesson, folder: Path = FOLDER) -> dict[str, Any]:
+    """Train, score and draw a lesson, and return its numbers, which are also written beside the figures."""
+    # Small recurrent products are slower on many threads than on one.
+    torch.set_num_threads(1)
+    place, console = folder / lesson.name, Console()
+    place.mkdir(parents=True, exist_ok=True)
+    console.print(f"[bold]{lesson.title}")
+    started = time.perf_counter()
+    training = _trained(lesson, console)
+    seconds = time.perf_counter() - started
+    scores = {backend: dict(lesson.score(backend, training.models[backend])) for backend in BACKENDS}
+    numbers = _numbers(lesson, training, scores, seconds)
+    (place / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    training.plot(place / "losses.png")
+    _ = lesson.figure(training.models, place)
+    console.print(_table(lesson, scores))
+    console.print(str(training))
+    console.print(f"{seconds:.0f} s of training; figures and numbers in {place}")
+    return numbers
+
+
+def _trained(lesson: Lesson, console: Console) -> Training:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=lesson.recipe.steps)
+
+        def told(step: int, loss: float) -> None:
+            progress.update(task, completed=step, description=f"loss {loss:.3f}")
+
+        return train(lesson.recipe, twins=lesson.twins, watch=lesson.watch, progress=told)
+
+
+def _numbers(lesson: Lesson, training: Training, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    return {
+        "lesson": lesson.title,
+        "scores": scores,
+        "baseline": lesson.baseline,
+        "training": training.facts(),
+        "seconds": round(seconds, 1),
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in ("torch", "jax", "flax", "optax", "numpy")},
+    }
+
+
+def _table(lesson: Lesson, scores: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(box=None)
+    columns = {**scores, **lesson.baseline}
+    _ = [table.add_column(name) for name in ("held out", *columns)]
+    for name in next(iter(scores.values())):
+        table.add_row(name, *(f"{found[name]:.4g}" if name in found else "" for found in columns.values()))
+    return table
