@@ -18,6 +18,7 @@ from attention.parity.doctor.step_code import code
 from attention.parity.doctor.step_hypotheses import hypotheses
 from attention.parity.doctor.step_mistakes import MISTAKES
 from attention.parity.doctor.step_probe import StepProbe, step_probe
+from attention.spec.adafactor import Adafactor
 from attention.spec.errors import OptionError, ParamError, SideFailed
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.schedules import Clip, CosineRate, LinearRate, WarmUp, rate
@@ -67,6 +68,13 @@ TORCH: dict[str, Any] = {
         RMSprop(1e-2, momentum=0.9, centered=True, weight_decay=0.1, eps=1e-5),
     ),
     "Adagrad as it comes": (torch.optim.Adagrad, Adagrad(1e-2)),
+    "Adafactor as it comes": (torch.optim.Adafactor, Adafactor(1e-2, eps=0.0, floor=2.0**-52)),
+    "Adafactor with decay": (
+        lambda p: torch.optim.Adafactor(p, lr=1.0, weight_decay=0.1, d=2.0, beta2_decay=-0.5, eps=(1e-7, 1e-2)),
+        Adafactor(
+            1.0, eps=0.0, floor=1e-7, least_scale=1e-2, most_rms=2.0, decay_exponent=0.5, weight_decay=0.1, decoupled=True
+        ),
+    ),
 }
 
 OPTAX: dict[str, Any] = {
@@ -113,6 +121,12 @@ SAID = {
     "adagrad": Adagrad(1e-2, initial=0.1),
     "adagrad by optax": Adagrad(1e-2, initial=0.1, eps=0.0, eps_root=1e-7),
     "lion": Lion(1e-4, weight_decay=0.1, decoupled=True),
+    "decay without the rate": replace(ADAMW, decay_times_rate=False),
+    "adafactor": Adafactor(RATE, eps=0.0, floor=1e-7, weight_decay=0.1, decoupled=True, decayed="matrices"),
+    "adafactor by optax": Adafactor(RATE, factored_axes="largest", steps_before=2, weight_decay=0.1, decoupled=True),
+    "adafactor of another rate": Adafactor(
+        0.1, factored_axes="largest", least_factored=4, relative=False, b1=0.9, weight_decay=0.1, decoupled=True
+    ),
 }
 
 

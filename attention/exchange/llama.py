@@ -2,6 +2,8 @@
 
     self_attn.q_proj.weight (HD, M)    k_proj (KD, M)    v_proj (KE, M)    o_proj (M, HE)        grouped heads, rotary halves
     self_attn.q_norm.weight (D,)       Qwen3             self_attn.sinks (H,)        GPT-OSS
+    mlp.gate_proj.weight (A, M)        up_proj (A, M)    down_proj (M, A)    input_layernorm, post_attention_layernorm (M,)
+    model.layers.0.*                   model.layers.1.*  model.norm.weight (M,)    the whole decoder of Llama, Mistral, Qwen3
 
 Where they differ is mathematics, so it is in the contract: biases, the window, the soft cap, the scale, the norm, the sinks.
 Their `sliding_window` counts the query's own key: 4096 is `Window(before=4095, after=0)`.
@@ -13,14 +15,18 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from attention.exchange.dialect import Dialect, Row, projections
+from attention.exchange.dialect import Dialect, Row, linear, projections
 from attention.exchange.rope import need, parameters, rotary
 from attention.spec.algebra import Mask
 from attention.spec.errors import OptionError
+from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.stack import Encoder
+from attention.spec.layers.transformer import EncoderBlock
 from attention.spec.masks import Causal, Window
 from attention.spec.norms import RMSNorm
 from attention.spec.scores import ScaledDot
@@ -36,6 +42,28 @@ QWEN3 = Dialect(
     "Qwen3", (*_PROJECTIONS, Row("q_norm.scale", "q_norm.weight", ("D",)), Row("k_norm.scale", "k_norm.weight", ("D",)))
 )
 GPT_OSS = Dialect("GPT-OSS", (*_PROJECTIONS, Row("sinks", "sinks", ("H",))))
+
+
+def under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Return a table's rows as those of a part."""
+    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
+
+
+BLOCK = Dialect(
+    "Llama block",
+    (
+        *under("self_attn.", "self_attn.", QWEN3.rows),
+        *linear("ffn.gate", "mlp.gate_proj", ("A", "M")),
+        *linear("ffn.up", "mlp.up_proj", ("A", "M")),
+        *linear("ffn.down", "mlp.down_proj", ("M", "A")),
+        Row("norm1.scale", "input_layernorm.weight", ("M",)),
+        Row("norm2.scale", "post_attention_layernorm.weight", ("M",)),
+    ),
+)
+"""One layer of Llama, Mistral or Qwen3 as `block` describes it."""
+
+ACTIVATIONS = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh"}
+"""The gated form of each "hidden_act"."""
 
 GPT_OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
 """What a GPT-OSS config that says nothing means."""
@@ -57,6 +85,70 @@ def contract(config: Config, layer: int = 0) -> MultiHeadAttention:
     if config.get("use_bidirectional_attention"):
         raise OptionError("use_bidirectional_attention True must be False: the family's attention is causal")
     return FAMILIES[kind][1](config, layer)
+
+
+def block(config: Config, layer: int = 0) -> EncoderBlock:
+    """Return the contract of a whole layer: norm and attention, norm and gated feed-forward, each beside the tokens.
+
+    Args:
+        config: the parsed file, of Llama, Mistral or Qwen3; the others' layers have more norms, or experts.
+        layer: of the model, from 0.
+
+    Raises:
+        OptionError: another family, a number that is missing, or an activation that is not known here.
+    """
+    kind, act = config.get("model_type"), config.get("hidden_act", "silu")
+    if kind not in BLOCKS:
+        raise OptionError(f"model_type {kind!r} must be one of {', '.join(BLOCKS)}")
+    if act not in ACTIVATIONS:
+        raise OptionError(f"hidden_act {act!r} must be one of {', '.join(map(repr, ACTIVATIONS))}")
+    return EncoderBlock(
+        contract(config, layer),
+        FeedForward(
+            need(config, "hidden_size"),
+            need(config, "intermediate_size"),
+            ACTIVATIONS[act],
+            bias=bool(config.get("mlp_bias", False)),
+        ),
+        norm=RMSNorm(eps=config.get("rms_norm_eps", 1e-6)),
+        order="pre",
+    )
+
+
+def decoder(config: Config) -> Encoder:
+    """Return the contract of all layers and the norm after them: what stands between the embedding and the logits.
+
+    Raises:
+        OptionError: as `block`, or layers that are not all alike.
+    """
+    blocks = {block(config, layer) for layer in range(need(config, "num_hidden_layers"))}
+    if len(blocks) > 1:
+        raise OptionError(f"layer_types {config.get('layer_types')} must be one type: a stack's blocks are all alike")
+    (one,) = blocks
+    return Encoder(one, need(config, "num_hidden_layers"), final_norm=one.norm)
+
+
+def stacked(dialect: Dialect, depth: int, layers: str, norm: str, beside: Iterable[str] = ()) -> Dialect:
+    """Return the table of a decoder, for `dialect.read` and `dialect.write`, from that of its blocks.
+
+    Args:
+        dialect: of one block.
+        depth: how many there are.
+        layers: where block `{}` is: "layers.{}.".
+        norm: the tensor of the norm after them.
+        beside: what is stored among them and is no part of them, such as the embedding.
+
+    >>> stacked(BLOCK, 2, "layers.{}.", "norm.weight").rows[-1].stored
+    'norm.weight'
+    """
+    rows = (row for i in range(depth) for row in under(f"layers.{i}.", layers.format(i), dialect.rows))
+    last = Row("final_norm.scale", norm, ("M",))
+    return Dialect(f"{dialect.name}s", (*rows, last), beside=frozenset(beside))
+
+
+def decoder_dialect(depth: int) -> Dialect:
+    """Return the table by which transformers stores a decoder, under "model."."""
+    return stacked(BLOCK, depth, "layers.{}.", "norm.weight", beside=("embed_tokens.weight",))
 
 
 def _llama(config: Config, layer: int) -> MultiHeadAttention:
@@ -110,6 +202,9 @@ FAMILIES: dict[str, tuple[Dialect, Callable[[Config, int], MultiHeadAttention]]]
     "gpt_oss": (GPT_OSS, _gpt_oss),
 }
 """The table and the contract of each "model_type"."""
+
+BLOCKS = ("llama", "mistral", "qwen3")
+"""The families whose whole layer is a `block`."""
 
 
 def _slides(config: Config, layer: int, *, default: bool) -> bool:

@@ -1,6 +1,8 @@
-"""Whisper: biases on queries, values and the output, none on keys, where softmax would not see one.
+"""Whisper: pre-norm blocks; biases on queries, values and the output, none on keys, where softmax would not see one.
 
     self_attn.q_proj (HD, M)    k_proj (KD, M), no bias    v_proj (KE, M)    out_proj (M, HE)        encoder_attn the same
+    self_attn_layer_norm    encoder_attn_layer_norm    final_layer_norm, which is the feed-forward layer's
+    fc1 (A, M)    fc2 (M, A)    layers.0.*    layers.1.*    layer_norm, which is the stack's last
 
 References:
     Radford et al., arXiv:2212.04356; names as in Hugging Face checkpoints.
@@ -9,14 +11,25 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from attention.exchange.dialect import Dialect, projections
+from attention.exchange.dialect import Dialect, Row, linear, projections
 from attention.exchange.rope import need
+from attention.spec.errors import OptionError
+from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal
+from attention.spec.norms import LayerNorm
 
 WHISPER = Dialect("Whisper", projections("q_proj", "k_proj", "v_proj", "out_proj"))
+
+THEIRS = {"self_attn": ("self_attn", "norm1"), "cross_attn": ("encoder_attn", "norm2")}
+"""What they call an attention, whose norm is theirs with `_layer_norm` behind it; and what we call that norm."""
+
+ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 def contract(config: Mapping[str, Any], *, decoder: bool = False, cross: bool = False) -> MultiHeadAttention:
@@ -33,3 +46,52 @@ def contract(config: Mapping[str, Any], *, decoder: bool = False, cross: bool = 
     heads = need(config, "decoder_attention_heads" if decoder or cross else "encoder_attention_heads")
     mask = Causal() if decoder and not cross else None
     return MultiHeadAttention(need(config, "d_model"), heads, qkv_bias=(True, False, True), mask=mask)
+
+
+def encoder(config: Mapping[str, Any]) -> Encoder:
+    """Return the contract of the encoder's blocks and their last norm; arguments and errors as `contract`."""
+    block = EncoderBlock(contract(config), _fed(config, "encoder"), order="pre")
+    return Encoder(block, need(config, "encoder_layers"), LayerNorm())
+
+
+def decoder(config: Mapping[str, Any]) -> Decoder:
+    """Return the contract of the decoder's blocks and their last norm; arguments and errors as `contract`."""
+    own, cross = contract(config, decoder=True), contract(config, cross=True)
+    block = DecoderBlock(own, cross, _fed(config, "decoder"), order="pre")
+    return Decoder(block, need(config, "decoder_layers"), LayerNorm())
+
+
+def stack(contract: Encoder | Decoder) -> Dialect:
+    """Return the table of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder."."""
+    table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
+    rows = [row for name in contract.parts for row in _under(f"{name}.", f"{name}.", table.rows)]
+    return Dialect(f"Whisper {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))
+
+
+def _fed(config: Mapping[str, Any], side: str) -> FeedForward:
+    activation = config.get("activation_function", "gelu")
+    if activation not in ACTIVATIONS:
+        raise OptionError(f"activation_function {activation!r} must be one of {', '.join(map(repr, ACTIVATIONS))}")
+    return FeedForward(need(config, "d_model"), need(config, f"{side}_ffn_dim"), activation)
+
+
+def _under(ours: str, theirs: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Return a table's rows as those of a part."""
+    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
+
+
+def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
+    return Row(f"{ours}.scale", f"{theirs}.weight", ("M",)), Row(f"{ours}.bias", f"{theirs}.bias", ("M",))
+
+
+def _block(*attentions: str) -> tuple[Row, ...]:
+    rows: list[Row] = []
+    for ours in attentions:
+        theirs, norm = THEIRS[ours]
+        rows += [*_under(f"{ours}.", f"{theirs}.", WHISPER.rows), *_norm(norm, f"{theirs}_layer_norm")]
+    fed = (*linear("ffn.up", "fc1", ("A", "M")), *linear("ffn.down", "fc2", ("M", "A")))
+    return (*rows, *fed, *_norm(f"norm{len(attentions) + 1}", "final_layer_norm"))
+
+
+ENCODER_LAYER = Dialect("Whisper encoder layer", _block("self_attn"))
+DECODER_LAYER = Dialect("Whisper decoder layer", _block("self_attn", "cross_attn"))

@@ -135,9 +135,7 @@ class Step(ABC):
         return after, State(state.count + 1, moments)
 
     @final
-    def change(
-        self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any
-    ) -> tuple[Array, Arrays]:
+    def change(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         """Return what one parameter becomes less by in a step, decay included, and its new running sums.
 
         Args:

@@ -4,7 +4,7 @@
     keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)                 integers only
     unit[i] = (bits[i] >> 9) * 2^-23                                          exact in float32, in [0, 1)
 
-Every line is operators on integers, so the same text serves NumPy, torch (int64) and JAX (uint32). The bits are those
+Every line is operators on integers, so the same text serves NumPy and JAX (uint32) and torch (int64). The bits are those
 of `jax.random.bits(jax.random.key(seed), shape)` with JAX's default generator.
 
 References:
@@ -36,7 +36,8 @@ def key(seed: Array) -> Key:
     """Return the generator key of a seed: its high and low 32-bit words.
 
     Args:
-        seed: an int in [0, 2^64), or a framework's integer scalar, which is taken as the low word.
+        seed: an int in [0, 2^64); a framework's integer scalar, which is taken as the low word; or an array of both words,
+            such as `jax.random.key_data(key)`.
 
     Raises:
         OptionError: an int outside the range, or no integer.
@@ -48,10 +49,12 @@ def key(seed: Array) -> Key:
         if not 0 <= int(seed) < 2**64:
             raise OptionError(f"seed {seed} must be in [0, 2**64)")
         return int(seed) >> 32, int(seed) & WORD
-    if not hasattr(seed, "dtype") or "int" not in dtype_name(seed) or seed.shape:
+    if not hasattr(seed, "dtype") or "int" not in dtype_name(seed) or tuple(seed.shape) not in ((), (2,)):
         got = f"{dtype_name(seed)} {tuple(seed.shape)}" if hasattr(seed, "dtype") else repr(seed)
         raise OptionError(f"seed {got} must be an int in [0, 2**64), or an integer scalar")
-    return seed * 0, seed
+    if isinstance(seed, np.ndarray) and seed.shape:
+        return int(seed[0]) & WORD, int(seed[1]) & WORD
+    return (seed[0], seed[1]) if seed.shape else (seed * 0, seed)
 
 
 def threefry2x32(of: Key, x0: Array, x1: Array) -> tuple[Array, Array]:
@@ -121,6 +124,13 @@ def keep_threshold(rate: float) -> int:
     return math.ceil(float(np.float32(1.0 - rate)) * 2**23)
 
 
+def mantissas(of: Key, shape: tuple[int, ...]) -> np.ndarray:
+    """Return 23 random bits for every place of an array, uint32."""
+    # Arrays of one word, for NumPy warns of a scalar that overflows.
+    words = tuple(np.asarray([int(word) & WORD], np.uint32) for word in of)
+    return mantissa((words[0], words[1]), np.arange(count(shape), dtype=np.uint32)).reshape(shape)
+
+
 def keep(seed: Array, rate: float, shape: tuple[int, ...]) -> Array:
     """Return the dropout mask: True where a weight is kept.
 
@@ -132,11 +142,9 @@ def keep(seed: Array, rate: float, shape: tuple[int, ...]) -> Array:
     >>> keep(0, 0.5, (2, 3)).tolist()
     [[False, False, True], [True, False, True]]
     """
-    index = np.arange(count(shape), dtype=np.int64).reshape(shape)
-    return mantissa(key(seed), index) < keep_threshold(rate)
+    return mantissas(key(seed), shape) < np.uint32(keep_threshold(rate))
 
 
 def uniform(of: Key, shape: tuple[int, ...]) -> Array:
     """Return float32 numbers in [-1, 1), multiples of 2^-22: exact, hence equal in every framework."""
-    index = np.arange(count(shape), dtype=np.int64).reshape(shape)
-    return mantissa(of, index).astype(np.float32) * np.float32(2.0**-22) - np.float32(1.0)
+    return mantissas(of, shape).astype(np.float32) * np.float32(2.0**-22) - np.float32(1.0)

@@ -64,7 +64,8 @@ class Marian(jax_impl.Layer):
         for layer, state in zip(self.decoder, states, strict=True):
             x, weights, state = layer(x, memory, state, spec.Lengths(kv=lengths))  # noqa: PLW2901 - what is carried on
             new.append(state)
-        return x @ self.embed.T + self.logit_bias[...], weights, new
+        # By einsum: XLA would write the whole table's transpose down at each step.
+        return jnp.einsum("btm,vm->btv", x, self.embed[...]) + self.logit_bias[...], weights, new
 
     def places(self, count: int) -> Array:
         """Return what is added to the first tokens' embeddings, `(count, M)`."""

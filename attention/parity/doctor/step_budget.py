@@ -2,7 +2,8 @@
 
     sigma(float64) = sqrt(2) 2^-29 sigma(float32)        because the formula beside it is rounded in float64 as well
 
-The formula is elementwise but for a clip, so all tensors of a rank above 1 are one, and all others are another.
+The formula is elementwise but for a clip, so all tensors of a rank above 1 are one, and all others are another; Adafactor's
+is not, and sees each.
 """
 
 # JAX leaves the types of its arrays unknown, which strict mode reports at every use.
@@ -76,7 +77,7 @@ class StepBudgets:
 
     def _groups(self, step: Step) -> dict[str, list[str]]:
         params = self.probe.params
-        if step.clip is not None and step.clip.by == "tensor norm":
+        if not step.ELEMENTWISE or (step.clip is not None and step.clip.by == "tensor norm"):
             return {name: [name] for name in params}
         return {
             "matrices": [name for name, p in params.items() if p.ndim > 1],

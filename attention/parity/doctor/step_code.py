@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from attention.spec.adafactor import Adafactor
 from attention.spec.optimizer import Step
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.schedules import Schedule
@@ -27,13 +28,15 @@ class Code:
     Attributes:
         text: an expression; of torch a tuple, if something is called or stepped beside the optimiser.
         lacks: what the framework's own parts cannot do, so that the text does without.
+        room: whose `optimizer(step, layer)` does it all the same.
     """
 
     text: str
     lacks: tuple[str, ...] = ()
+    room: str = "torch_impl"
 
     def __str__(self) -> str:
-        return self.text + (f"    # but not {', '.join(self.lacks)}: write that yourself" if self.lacks else "")
+        return self.text + (f"    # but not {', '.join(self.lacks)}: {self.room}.optimizer has it" if self.lacks else "")
 
 
 def code(step: Step) -> dict[str, Code]:
@@ -118,7 +121,23 @@ def _torch_adagrad(step: Adagrad) -> tuple[str, Lacks]:
 
 def _torch_lion(step: Lion) -> tuple[str, Lacks]:
     del step
-    return "None", [(True, "Lion, which torch.optim has not")]
+    return "torch_impl.optimizer(step, layer)", [(True, "Lion by torch.optim, which has none")]
+
+
+def _torch_adafactor(step: Adafactor) -> tuple[str, Lacks]:
+    lacks = [
+        (step.eps > 0, "an eps added to squares"),
+        (not step.floor, "a root without a least value"),
+        (not step.relative, "a rate without its cap of 1 / sqrt t"),
+        (not step.scaled, "a rate that is not relative to the parameter"),
+        (step.most_rms is None or step.most_rms < 1, "updates bounded by less than 1, or not at all"),
+        (step.b1 > 0, "a mean of updates"),
+        (step.steps_before > 0, "a decay of squares that has begun before"),
+        (step.least_factored > 1 or step.factored_axes == "largest", "a choice of what is factored"),
+        (step.weight_decay > 0 and not step.decoupled, "a coupled decay"),
+    ]
+    options = {"beta2_decay": -step.decay_exponent, "eps": (step.floor, step.least_scale), "d": max(step.most_rms or 1.0, 1.0)}
+    return _torch_call("Adafactor", step, lacks, **options)
 
 
 _TORCH: dict[type[Step], Callable[[Any], tuple[str, Lacks]]] = {
@@ -127,6 +146,7 @@ _TORCH: dict[type[Step], Callable[[Any], tuple[str, Lacks]]] = {
     RMSprop: _torch_rmsprop,
     Adagrad: _torch_adagrad,
     Lion: _torch_lion,
+    Adafactor: _torch_adafactor,
 }
 
 
@@ -134,23 +154,62 @@ def _optax(step: Step) -> Code:
     core, lacks = _OPTAX[type(step)](step)
     rate = _schedule(step) if isinstance(step.learning_rate, Schedule) else repr(step.learning_rate)
     mask = ", mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)" if step.decayed == "matrices" else ""
-    decay = [f"optax.add_decayed_weights({step.weight_decay!r}{mask})"] if step.weight_decay else []
+    decay = [f"optax.add_decayed_weights({_weight(step, rate)}{mask})"] if step.weight_decay else []
     scale = [f"optax.scale({step.gradient_scale!r})"] if step.gradient_scale != 1 else []
     clip = [{"global norm": "optax.clip_by_global_norm", "value": "optax.clip"}.get(step.clip.by, "")] if step.clip else []
     clip = [f"{name}({step.clip.most!r})" for name in clip if name and step.clip]
     before, after = ([], decay) if step.decoupled else (decay, [])
-    last = [f"optax.scale_by_learning_rate({rate})"]
+    last = [] if isinstance(step, Adafactor) else [f"optax.scale_by_learning_rate({rate})"]
     momentum = getattr(step, "momentum", 0.0)
     if isinstance(step, RMSprop) and momentum:
         trace = f"optax.trace({momentum!r})"
         last = [*last, trace] if step.rate_in_sum else [trace, *last]
+    # A decay of which the rate is no factor, or another one than of the rest, comes last.
+    parts = [*core, *last, *after] if step.decoupled and not step.decay_times_rate else [*core, *after, *last]
     lacks += [
-        (not step.decay_times_rate and bool(step.weight_decay), "a decay without the learning rate"),
         (step.clip is not None and step.clip.by == "tensor norm", "a clip of each tensor's norm"),
         (step.clip is not None and step.clip.by == "global norm" and step.clip.eps > 0, "a clip with an eps"),
     ]
-    parts = [*scale, *clip, *before, *core, *after, *last]
-    return _made(f"optax.chain({', '.join(parts)})" if len(parts) > 1 else parts[0], lacks)
+    parts = [*scale, *clip, *before, *parts]
+    return _made(f"optax.chain({', '.join(parts)})" if len(parts) > 1 else parts[0], lacks, "jax_impl")
+
+
+def _weight(step: Step, rate: str) -> str:
+    """Return how much of a parameter is added to a gradient, or to an update."""
+    if not step.decoupled or (step.decay_times_rate and not isinstance(step, Adafactor)):
+        return repr(step.weight_decay)
+    if not step.decay_times_rate:
+        return repr(-step.weight_decay)
+    return (
+        f"lambda n: {-step.weight_decay!r} * ({rate})(n)"
+        if isinstance(step.learning_rate, Schedule)
+        else f"{-step.weight_decay!r} * {rate}"
+    )
+
+
+def _optax_adafactor(step: Adafactor) -> tuple[list[str], Lacks]:
+    constant = not isinstance(step.learning_rate, Schedule)
+    rate = repr(step.learning_rate) if constant else f"({_schedule(step)})(n)"
+    capped = f"lambda n: jax.numpy.minimum({rate}, (n + 1.0) ** -0.5)"
+    plain = rate if constant else _schedule(step)
+    options = {
+        "decay_rate": step.decay_exponent,
+        "min_dim_size_to_factor": step.least_factored,
+        "epsilon": step.eps,
+    }
+    # optax's own function of steps rounds to float32.
+    share = f"decay_rate_fn=lambda n, c: 1.0 - (n + {1.0 + step.steps_before!r}) ** -c"
+    core = [f"optax.scale_by_factored_rms({_words(options)}, {share})"]
+    core += [f"optax.clip_by_block_rms({step.most_rms!r})"] if step.most_rms else []
+    core += [f"optax.scale_by_learning_rate({capped if step.relative else plain})"]
+    core += [f"optax.scale_by_param_block_rms({step.least_scale!r})"] if step.scaled else []
+    core += [f"optax.ema({step.b1!r}, debias=False)"] if step.b1 else []
+    lacks = [
+        (step.floor > 0, "a least root and a least mean of rows"),
+        (not step.eps, "squares without an eps"),
+        (step.factored_axes == "last", "the last axes of arrays of rank 3 and more, unless they are the largest"),
+    ]
+    return core, lacks
 
 
 def _optax_sgd(step: SGD) -> tuple[list[str], Lacks]:
@@ -201,6 +260,7 @@ _OPTAX: dict[type[Step], Callable[[Any], tuple[list[str], Lacks]]] = {
     RMSprop: _optax_rmsprop,
     Adagrad: _optax_adagrad,
     Lion: _optax_lion,
+    Adafactor: _optax_adafactor,
 }
 
 
@@ -212,5 +272,5 @@ def _words(options: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
-def _made(text: str, lacks: Lacks) -> Code:
-    return Code(text, tuple(words for lacking, words in lacks if lacking))
+def _made(text: str, lacks: Lacks, room: str = "torch_impl") -> Code:
+    return Code(text, tuple(words for lacking, words in lacks if lacking), room)

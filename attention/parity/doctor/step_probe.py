@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from attention.spec.adafactor import Adafactor
 from attention.spec.optimizer import Step
 from attention.spec.optimizer_steps import Lion
 from attention.spec.schedules import Schedule
@@ -70,7 +71,10 @@ def _parameter(draws: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
 def _sizes(step: Step, draws: np.random.Generator) -> Arrays:
     """Return how large each element's gradients are: half of all decades near an eps, half near 1."""
     options: Any = step
-    small = [x for x in (getattr(options, "eps", 0.0), math.sqrt(getattr(options, "eps_root", 0.0))) if x]
+    if isinstance(step, Adafactor):
+        small = [x for x in (step.floor, math.sqrt(step.eps)) if x]
+    else:
+        small = [x for x in (getattr(options, "eps", 0.0), math.sqrt(getattr(options, "eps_root", 0.0))) if x]
     least = math.log10(min([*small, 1e-8])) - 1
     return {name: 10 ** draws.uniform(least, 0.5, shape) for name, shape in SHAPES.items()}
 

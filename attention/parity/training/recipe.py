@@ -1,19 +1,21 @@
 """Recipe: all that decides a training run, so that two frameworks can follow it to the bit.
 
-weights[0] = architecture.init(seed)        batch[n] = batches(n)        dropout seed[n] = bits(key(seed), n)
+weights[0] = start, or architecture.init(seed)        batch[n] = batches(n)        dropout seed[n] = bits(key(seed), n)
 weights[n + 1] = optimizer(weights[n], gradient of loss(model, batch[n], dropout seed[n]))
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from attention.spec import random
 from attention.spec.architecture import Architecture
+from attention.spec.errors import OptionError, ParamError
+from attention.spec.numbers import is_count
 from attention.spec.optimizer import Step
 from attention.spec.params import Weights
 
@@ -23,33 +25,110 @@ Batch = Mapping[str, np.ndarray]
 Loss = Callable[[Any, Mapping[str, Any], Any], Any]
 """`loss(model, batch, seed)`: a scalar of the framework; `seed` is the step's dropout seed, an integer or a traced one."""
 
+BACKENDS = ("torch", "jax")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A training run that both frameworks can follow.
 
     Args:
-        architecture: what is trained; it gives the first weights.
-        models: by backend, what builds the model of the architecture: called with it alone.
+        architecture: what is trained; it gives the first weights. None if `models` are a pair of somebody's own.
+        models: by backend, what builds the model of the architecture: called with it alone. Without an architecture, the
+            models themselves, an `nn.Module` and an `nnx.Module`: copies of them are trained, from torch's values.
         losses: by backend, `loss(model, batch, seed)`.
-        optimizer: the step, with its schedule and clipping.
+        optimizer: the step that is meant, with its schedule and clipping.
         batches: gives the batch of step n, counted from 0; the same whenever it is asked.
         steps: how many.
         seed: of the first weights and of every dropout mask.
+        start: the first weights where those of the architecture, or of torch's model, are not meant.
+        optimizers: by backend, what a user brings in the place of `optimizer`: another step; of torch, a function of
+            parameters that returns an optimiser, or a tuple of what is called or stepped in this order; of JAX, an
+            `optax.GradientTransformation`.
+        params: without an architecture, how the models' parameters belong together, as `parity.match` takes it.
+
+    Raises:
+        OptionError: a field is not what it must be.
     """
 
-    architecture: Architecture
-    models: Mapping[str, Callable[[Any], Any]]
+    architecture: Architecture | None
+    models: Mapping[str, Any]
     losses: Mapping[str, Loss]
     optimizer: Step
     batches: Callable[[int], Batch]
     steps: int
     seed: int = 0
+    start: Weights | None = field(default=None, repr=False)
+    optimizers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    params: Any = None
+
+    def __post_init__(self) -> None:
+        _check(self, "architecture", self.architecture is None or isinstance(self.architecture, Architecture), "an Architecture or None")
+        _check(self, "optimizer", isinstance(self.optimizer, Step), "a step such as spec.Adam(1e-3)")
+        _check(self, "batches", callable(self.batches), "a function of the step")
+        _check(self, "steps", is_count(self.steps), "an int >= 1")
+        _check(self, "seed", is_count(self.seed, 0), "an int >= 0")
+        for name in ("models", "losses"):
+            _check_backends(self, name)
+        known = isinstance(self.optimizers, Mapping) and set(self.optimizers) <= set(BACKENDS)
+        _check(self, "optimizers", known, "a mapping of 'torch' or 'jax' to what each takes")
+        if self.start is not None and not (isinstance(self.start, Mapping) and self.start):
+            raise OptionError(f"Recipe start {type(self.start).__name__} must be weights by name")
+        if self.params is not None and self.architecture is not None:
+            raise OptionError("Recipe params must be None where an architecture names the parameters")
+
+    @classmethod
+    def of_contract(cls, contract: Any, **options: Any) -> Recipe:
+        """Return the recipe that trains a layer to do as a target says: see `training.contracts.of_contract`."""
+        from attention.parity.training.contracts import of_contract  # noqa: PLC0415 - it makes what this file describes
+
+        return of_contract(contract, **options)
 
     def weights(self) -> Weights:
-        """Return the first weights, the same bits in every framework."""
+        """Return the first weights, the same bits in every framework.
+
+        Raises:
+            ParamError: there is no architecture that could give them.
+        """
+        if self.start is not None:
+            return dict(self.start)
+        if self.architecture is None:
+            raise ParamError("weights of a recipe without an architecture are those of its models")
         return self.architecture.init(self.seed)
 
     def dropout_seed(self, step: int) -> int:
         """Return the seed of every dropout mask of a step, a 32-bit word."""
         return int(random.bits(random.key(self.seed), np.int64(step)))
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step, checked.
+
+        Raises:
+            OptionError: it holds something else than arrays of numbers.
+        """
+        found = self.batches(step)
+        if not isinstance(found, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - users return what they like
+            raise OptionError(f"batches({step}) {type(found).__name__} must be a dict of NumPy arrays")
+        for name, array in found.items():
+            if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise OptionError(f"batches({step})[{name!r}] {type(array).__name__} must be a NumPy array")
+            if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+                raise OptionError(f"batches({step})[{name!r}] of dtype {array.dtype} must hold numbers")
+        return found
+
+
+def _check(recipe: Recipe, name: str, holds: bool, wanted: str) -> None:  # noqa: FBT001 - it is what is checked
+    if not holds:
+        raise OptionError(f"Recipe {name} {getattr(recipe, name)!r} must be {wanted}")
+
+
+def _check_backends(recipe: Recipe, name: str) -> None:
+    given = getattr(recipe, name)
+    if not isinstance(given, Mapping) or set(given) != set(BACKENDS):
+        got = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+        raise OptionError(f"Recipe {name} {got or 'of nothing'} must be a mapping of 'torch' and 'jax'")
+    if name == "models" and recipe.architecture is None:
+        return
+    wrong = [backend for backend in BACKENDS if not callable(given[backend])]
+    if wrong:
+        raise OptionError(f"Recipe {name}[{wrong[0]!r}] {type(given[wrong[0]]).__name__} must be callable")

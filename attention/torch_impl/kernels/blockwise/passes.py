@@ -4,25 +4,29 @@
     a sink adds exp(sink) to the sum and nothing to out
     backward: each piece alone, with the out and lse of the whole row; gradients add up
 
-Memory beyond inputs and outputs is that of one call, which does not grow with T * S.
+Memory beyond inputs and outputs is that of one call, which does not grow with T * S, and a bounded part of dropout's mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from attention.spec import random
 from attention.spec.algebra import Mask
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
+from attention.spec.random import keep_threshold
+from attention.torch_impl import random
 from attention.torch_impl.kernels.blockwise import flash, products
 from attention.torch_impl.kernels.blockwise.cells import TRIANGLE
 from attention.torch_impl.kernels.blockwise.plan import Part, Piece, Plan
 from attention.torch_impl.kernels.blockwise.products import Rule, finite
 from attention.torch_impl.kernels.blockwise.views import Index, Masks, biases, calls, divided, keys, queries, spread
+
+HELD = 2**26
+"""Bytes of dropout's masks, one for each weight, that a call holds for its backward pass; the rest is drawn again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,7 @@ class Call:
         fused: whether torch's fused kernel can do it.
         most: scores that one call makes, about, where a piece is divided.
         side: the longest side of a rectangle of plain products.
+        kept: what dropout keeps, by piece, for the backward pass.
     """
 
     plan: Plan
@@ -50,6 +55,7 @@ class Call:
     fused: bool
     most: int
     side: int
+    kept: dict[Hashable, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,18 +122,23 @@ def _keep(call: Call, part: Part, piece: Piece, q: Tensor) -> Tensor | None:
     """Return which weights dropout keeps, `(R, count, K, G, queries, keys)`: the bits of their place in all the scores."""
     if not call.rule.rate:
         return None
+    held = (part.rows, part.heads, piece.t, piece.s, piece.queries, piece.keys, piece.count, piece.step)
+    if held in call.kept:
+        return call.kept[held]
     of, device = call.sizes, q.device
     b, k, g, n = (torch.arange(*at, device=device) for at in (part.rows, part.heads, (0, of.group), (0, piece.count)))
     t, s = (torch.arange(size, device=device) for size in (piece.queries, piece.keys))
     t = piece.t + n[:, None] * piece.step[0] + t  # (count, queries)
     s = piece.s + n[:, None] * piece.step[1] + s
     head = (b % call.rows)[:, None, None] * of.H + k[:, None] * of.group + g  # (R, K, G)
-    at = (head[:, None, :, :, None] * of.T + t[:, None, None])[..., None] * of.S + s[:, None, None, None]
-    high, low = random.key(call.seed)
-    if isinstance(call.seed, Tensor):
-        low = call.seed.to(device=device, dtype=torch.int64) & random.WORD
-        high = low * 0
-    return random.mantissa((high, low), at) < random.keep_threshold(call.rule.rate)
+    row = (head[:, None, :, :, None] * of.T + t[:, None, None]) * of.S
+    # Modulo 2^32, which is all that the generator reads of an index.
+    at = row[..., None].to(torch.int32) + s[:, None, None, None].to(torch.int32)
+    made = random.below(random.key(call.seed, device), keep_threshold(call.rule.rate), at)
+    # The backward pass asks again, and drawing costs more than the products.
+    if sum(x.numel() for x in call.kept.values()) + made.numel() <= HELD:
+        call.kept[held] = made
+    return made
 
 
 def forward(call: Call, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, sinks: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -42,8 +42,8 @@ class Rule:
         return x if added is None else x.add_(added), slope
 
     def kept(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """Return what dropout leaves of `x`, scaled up."""
-        return x if keep is None else torch.where(keep, x / (1.0 - self.rate), 0.0)
+        """Return what dropout leaves of `x`."""
+        return x if keep is None else torch.where(keep, x, 0.0)
 
 
 def forward(rule: Rule, q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, keep: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,9 @@ def forward(rule: Rule, q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, k
     x, _ = rule.scores(q, k, added)
     lse = torch.logsumexp(x, -1)
     weights = x.sub_(finite(lse).unsqueeze(-1)).exp_()
-    return torch.matmul(rule.kept(weights, keep), v), lse
+    # Scaled where there are fewer numbers.
+    out = torch.matmul(rule.kept(weights, keep), v)
+    return out if keep is None else out.div_(1.0 - rule.rate), lse
 
 
 def backward(
@@ -80,6 +82,7 @@ def backward(
     """
     x, slope = rule.scores(q, k, added)
     weights = x.sub_(lse.unsqueeze(-1)).exp_()
+    g = g if keep is None else g / (1.0 - rule.rate)
     dv = torch.matmul(rule.kept(weights, keep).mT, g)
     dx = rule.kept(torch.matmul(g, v.mT), keep).sub_(delta.unsqueeze(-1)).mul_(weights)
     inner = (dx if slope is None else dx * slope) * rule.scale

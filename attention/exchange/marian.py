@@ -1,0 +1,217 @@
+"""Marian: the binary file of a translation model, its int8 matrices as float32, and its names as tables.
+
+    u64 version = 1, n     n x u64 (name length, type, rank, data length)     names     i32 sizes     u64 pad, pad bytes     data
+    w = q / multiplier                          type 0x4101: int8, and behind the last of them one float32, the multiplier
+    self_Wq (M, HD)     self_bq (1, HD)     self_Wo_ln_scale (1, M)     ffn_W1 (M, A)     ffn_ffn_ln_scale (1, M)
+
+Products take the transpose of an int8 matrix, so that is what lies there, whatever sizes are written beside it. Only
+`Wemb` (V, M) lies as it is said to: it is the transpose already, of the projection to the vocabulary.
+
+References:
+    Junczys-Dowmunt et al., arXiv:1804.00344; `common/binary.cpp` and `models/transformer.h` of marian-dev, version 1.9.
+    Kim et al., "From research to production and back: ludicrously fast neural machine translation", WNGT 2019 (SSRU).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attention.exchange.dialect import Dialect, Row
+from attention.exchange.rope import need
+from attention.spec.errors import FileError, OptionError
+from attention.spec.layers.feed_forward import FeedForward
+from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.stack import Encoder
+from attention.spec.layers.transformer import EncoderBlock
+from attention.spec.norms import LayerNorm
+
+VERSION = 1
+FLOAT32, INT8 = 0x404, 0x4101
+SETTINGS = "special:model.yml"
+RANGES = "_QuantMultA"
+"""How the names end of what int8 kernels scale activations by, for which float32 has no use."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds."""
+
+    tensors: dict[str, np.ndarray] = field(repr=False)
+    """float32, by Marian's names, of the sizes that the file gives."""
+    settings: dict[str, str]
+    """What Marian was told to train, as far as it is one word each: `{"dim-emb": "256", ...}`."""
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Return the tensors and the settings of a Marian model.
+
+    Args:
+        path: a `.bin` of float32 and int8 arrays.
+
+    Raises:
+        FileError: it is unreadable, cut short, or no such file.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from error
+    tensors: dict[str, np.ndarray] = {}
+    settings: dict[str, str] = {}
+    for name, kind, shape, data in _entries(_Reader(content, str(path))):
+        if name == SETTINGS:
+            settings = _settings(bytes(data))
+        elif not name.endswith(RANGES):
+            tensors[name] = _array(f"{path} {name}", kind, shape, data)
+    return Checkpoint(tensors, settings)
+
+
+@dataclass
+class _Reader:
+    content: bytes
+    path: str
+    at: int = 0
+
+    def take(self, count: int) -> memoryview:
+        """Return the next bytes."""
+        if count > len(self.content) - self.at:
+            raise FileError(f"{self.path} {len(self.content)} bytes must be at least {self.at + count}: it is cut short, or foreign")
+        self.at += count
+        return memoryview(self.content)[self.at - count : self.at]
+
+    def numbers(self, code: str, count: int) -> tuple[int, ...]:
+        """Return the next numbers of a `struct` type."""
+        return struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize(f"<{code}")))
+
+
+def _entries(reader: _Reader) -> Iterable[tuple[str, int, tuple[int, ...], memoryview]]:
+    """Yield the name, type, sizes and bytes of every array."""
+    version, count = reader.numbers("Q", 2)
+    if version != VERSION:
+        raise FileError(f"{reader.path} version {version} must be {VERSION}: it is no Marian model")
+    # Taken at once, so that an absurd count of a foreign file is refused before anything is made of it.
+    headers = list(struct.iter_unpack("<4Q", reader.take(32 * count)))
+    names = [bytes(reader.take(length)).rstrip(b"\0").decode("utf-8", "replace") for length, *_ in headers]
+    shapes = [reader.numbers("i", rank) for _, _, rank, _ in headers]
+    (pad,) = reader.numbers("Q", 1)
+    _ = reader.take(pad)
+    for name, shape, (_, kind, _, length) in zip(names, shapes, headers, strict=True):
+        yield name, kind, shape, reader.take(length)
+
+
+def _array(name: str, kind: int, shape: tuple[int, ...], data: memoryview) -> np.ndarray:
+    size = math.prod(shape)
+    needed = {FLOAT32: 4 * size, INT8: size + 4}.get(kind)
+    if needed is None:
+        raise FileError(f"{name} type {kind:#x} must be {FLOAT32:#x}, float32, or {INT8:#x}, int8 with one multiplier")
+    if min(shape, default=1) < 1:
+        raise FileError(f"{name} sizes {shape} must be positive")
+    if len(data) < needed:
+        raise FileError(f"{name} {len(data)} bytes must be at least {needed}, as its sizes {shape} say")
+    if kind == FLOAT32:
+        return np.frombuffer(data, "<f4", size).reshape(shape).astype(np.float32)
+    levels = np.frombuffer(data, np.int8, size)
+    (multiplier,) = np.frombuffer(data, "<f4", 1, size)
+    if not (np.isfinite(multiplier) and multiplier > 0):
+        raise FileError(f"{name} multiplier {multiplier} must be positive")
+    laid = levels.reshape(shape) if name.endswith("Wemb") else levels.reshape(shape[::-1]).T
+    return np.ascontiguousarray(laid / multiplier, np.float32)
+
+
+def _settings(text: bytes) -> dict[str, str]:
+    """Return the lines `name: word` of a file that is simpler than YAML; lists are passed over."""
+    lines = text.rstrip(b"\0").decode("utf-8", "replace").splitlines()
+    pairs = (line.partition(":") for line in lines if line and line[0] not in " -#")
+    return {name: word.strip().strip('"') for name, _, word in pairs if word.strip()}
+
+
+def _under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Return a table's rows as those of a part."""
+    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
+
+
+def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
+    return Row(f"{ours}.scale", f"{theirs}_ln_scale", ("", "M")), Row(f"{ours}.bias", f"{theirs}_ln_bias", ("", "M"))
+
+
+def _linear(ours: str, kernel: str, bias: str, axes: tuple[str, str]) -> tuple[Row, Row]:
+    return Row(f"{ours}.kernel", kernel, axes), Row(f"{ours}.bias", bias, ("", axes[1]))
+
+
+ATTENTION = (
+    *_linear("q_proj", "Wq", "bq", ("M", "HD")),
+    *_linear("k_proj", "Wk", "bk", ("M", "KD")),
+    *_linear("v_proj", "Wv", "bv", ("M", "KE")),
+    *_linear("out_proj", "Wo", "bo", ("HE", "M")),
+)
+FEED_FORWARD = (*_linear("up", "W1", "b1", ("M", "A")), *_linear("down", "W2", "b2", ("A", "M")))
+
+ENCODER_LAYER = Dialect(
+    "Marian encoder layer",
+    (
+        *_under("self_attn.", "self_", ATTENTION),
+        *_under("ffn.", "ffn_", FEED_FORWARD),
+        *_norm("norm1", "self_Wo"),
+        *_norm("norm2", "ffn_ffn"),
+    ),
+)
+"""Of an `EncoderBlock`, stored at `encoder_l1_`, `encoder_l2_` and so on."""
+
+SSRU_LAYER = Dialect(
+    "Marian decoder layer",
+    (
+        Row("candidate.kernel", "rnn_W", ("M", "E")),
+        *_linear("forget", "rnn_Wf", "rnn_bf", ("M", "E")),
+        *_under("cross_attn.", "context_", ATTENTION),
+        *_under("ffn.", "ffn_", FEED_FORWARD),
+        *_norm("norm1", "rnn_ffn"),
+        *_norm("norm2", "context_Wo"),
+        *_norm("norm3", "ffn_ffn"),
+    ),
+)
+"""Of a decoder layer whose self-attention is a recurrent cell instead, stored at `decoder_l1_` and so on."""
+
+
+def dialect(encoder_depth: int, decoder_depth: int) -> Dialect:
+    """Return the table of a whole model: "embed" (V, M), "logit_bias" (V), "encoder.layers.0...", "decoder.0..." """
+    encoder = (_under(f"encoder.layers.{i}.", f"encoder_l{i + 1}_", ENCODER_LAYER.rows) for i in range(encoder_depth))
+    decoder = (_under(f"decoder.{i}.", f"decoder_l{i + 1}_", SSRU_LAYER.rows) for i in range(decoder_depth))
+    ends = (Row("embed", "Wemb", ("V", "M")), Row("logit_bias", "decoder_ff_logit_out_b", ("", "V")))
+    return Dialect("Marian", (*ends, *(row for rows in (*encoder, *decoder) for row in rows)))
+
+
+WANTED = {
+    "type": "transformer",
+    "transformer-preprocess": "",
+    "transformer-postprocess": "dan",
+    "transformer-ffn-activation": "relu",
+    "transformer-ffn-depth": "2",
+    "transformer-decoder-autoreg": "rnn",
+    "transformer-train-position-embeddings": "false",
+    "dec-cell": "ssru",
+    "dec-cell-base-depth": "2",
+    "tied-embeddings-all": "true",
+}
+"""The settings of the one architecture that is read here: post-norm, and an SSRU in the decoder."""
+
+
+def encoder(settings: Mapping[str, Any]) -> Encoder:
+    """Return the contract of the encoder that a checkpoint's settings describe.
+
+    Raises:
+        OptionError: they describe another architecture, or lack a number.
+    """
+    for name, wanted in WANTED.items():
+        if settings.get(name, wanted) != wanted:
+            raise OptionError(f"{name} {settings[name]!r} must be {wanted!r}: another would be other mathematics")
+    width, heads = int(need(settings, "dim-emb")), int(need(settings, "transformer-heads"))
+    fed = FeedForward(width, int(need(settings, "transformer-dim-ffn")), activation="relu")
+    block = EncoderBlock(MultiHeadAttention(width, heads), fed, norm=LayerNorm(eps=1e-6), order="post")
+    return Encoder(block, depth=int(need(settings, "enc-depth")))

@@ -1,0 +1,309 @@
+"""Optimisers in JAX: a step of `spec` as a chain of optax's own pieces, with its clip, its decay and its schedule.
+
+    made = optimizer(spec.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.Clip(1.0)), layer)
+    state = made.init(nnx.state(layer, nnx.Param))        or nnx.Optimizer(layer, made, wrt=nnx.Param)
+
+    chain:   scale g  ->  clip  ->  (+ w p)  ->  scale_by_...  ->  (+ w p)  ->  times -r(first_count + count)
+
+Wherever optax lacks the step that is asked for (an eps outside Adagrad's root, Adam without bias correction, dampening ...),
+the piece is `by_formula`, which runs the spec's own equation on arrays. Nothing is approximated by what merely bears the same
+name.
+
+A kernel (M, H, D) is a matrix and a bias (H, D) a vector for the optimiser: which leaf is which, the layer's contract says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attention._extras import require
+from attention.spec.adafactor import Adafactor
+from attention.spec.errors import OptionError, ParamError
+from attention.spec.optimizer import Step, matrix
+from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
+from attention.spec.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
+
+Pieces = list[Any] | None
+"""What makes u of a gradient; None where optax has no such pieces."""
+
+
+def optimizer(step: Step, layer: nnx.Module) -> Any:
+    """Return the optimiser of a layer's parameters.
+
+    Args:
+        step: what one step is.
+        layer: any `nnx.Module`; its `nnx.Param`s are trained.
+
+    Returns:
+        An `optax.GradientTransformation` over `nnx.state(layer, nnx.Param)`, or over any tree of arrays with the same names.
+
+    Raises:
+        OptionError: `step` is no step, or `layer` has nothing to train.
+        MissingExtra: optax is not installed.
+    """
+    require("optax", extra="all", wanted_by="jax_impl.optimizer")
+    import optax  # noqa: PLC0415 - only who trains needs it
+
+    if not isinstance(step, Step):
+        raise OptionError(f"step {type(step).__name__} must be a step such as spec.Adam")
+    if not jax.tree.leaves(nnx.state(layer, nnx.Param)):
+        raise OptionError(f"layer {type(layer).__name__} must have an nnx.Param")
+    shapes = seen(layer)
+    pieces = NATIVE.get(type(step), _never)(optax, step, max(len(shape) for shape in shapes.flat.values()))
+    first = [optax.scale(step.gradient_scale)] if step.gradient_scale != 1.0 else []
+    first += [_clip(optax, step.clip)] if step.clip else []
+    if pieces is None:
+        return optax.chain(*first, as_matrices(optax, by_formula(optax, step), shapes))
+    if not step.ELEMENTWISE:
+        return optax.chain(*first, as_matrices(optax, optax.chain(*_around(optax, step, pieces, None)), shapes))
+    # Elementwise pieces leave the tree as it is, so that their state is sharded as the parameters are.
+    return optax.chain(*first, *_around(optax, step, pieces, shapes))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What shape each parameter of a layer has, by its path, and the shape in which an optimiser sees it."""
+
+    stored: dict[str, tuple[int, ...]]
+    flat: dict[str, tuple[int, ...]]
+
+    def of(self, tree: Any) -> list[tuple[int, ...]]:
+        """Return the shapes in which the optimiser sees the leaves of a tree.
+
+        Raises:
+            ParamError: they are not the layer's.
+        """
+        found: list[tuple[int, ...]] = []
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            name, shape = _name(path), tuple(leaf.shape)
+            if self.stored.get(name) != shape:
+                wanted = self.stored.get(name) or f"one of {', '.join(self.stored)}"
+                raise ParamError(f"parameter {name} {shape} must be {wanted}, as in the layer the optimiser was made for")
+            found.append(self.flat[name])
+        return found
+
+
+def seen(layer: nnx.Module) -> Shapes:
+    """Return the shapes of a layer's parameters: a contract's as it says, those of a plain module as they are."""
+    paths = jax.tree_util.tree_flatten_with_path(nnx.state(layer, nnx.Param))[0]
+    stored = {_name(path): tuple(leaf.shape) for path, leaf in paths}
+    flat: dict[str, tuple[int, ...]] = {}
+    # Innermost first: only the layer to which it belongs tells a loose parameter from a bias.
+    for path, module in sorted(nnx.iter_modules(layer), key=lambda found: -len(found[0])):
+        for name, param in getattr(getattr(module, "contract", None), "params", {}).items():
+            _ = flat.setdefault(".".join([*map(str, path), name]), matrix(name, param))
+    return Shapes(stored, {name: flat.get(name, shape) for name, shape in stored.items()})
+
+
+def _name(path: Any) -> str:
+    # The last step of a path through nnx.State is from a Variable to its value.
+    inner = path[:-1] if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value" else path
+    return ".".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in inner)
+
+
+def as_matrices(optax: Any, inner: Any, shapes: Shapes) -> Any:
+    """Return a transformation that sees kernels as matrices and biases as vectors; its state is a list of those."""
+
+    def flat(tree: Any) -> list[jax.Array]:
+        return [leaf.reshape(shape) for leaf, shape in zip(jax.tree.leaves(tree), shapes.of(tree), strict=True)]
+
+    def init(params: Any) -> Any:
+        return inner.init(flat(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if params is None:
+            raise ParamError(f"params None must be the parameters that {len(jax.tree.leaves(updates))} gradients are of")
+        moved, state = inner.update(flat(updates), state, flat(params))
+        leaves, kind = jax.tree.flatten(updates)
+        return kind.unflatten([u.reshape(g.shape) for u, g in zip(moved, leaves, strict=True)]), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _around(optax: Any, step: Step, pieces: list[Any], shapes: Shapes | None) -> list[Any]:
+    """Return what makes u of a gradient between its decay and its rate."""
+    rate = schedule(optax, step)
+    rated = step.ELEMENTWISE and not getattr(step, "rate_in_sum", False)
+    last = [optax.scale_by_learning_rate(rate)] if rated else []
+
+    def decay(weight: Any) -> list[Any]:
+        mask = (lambda tree: _decaying(step, tree, shapes)) if step.decayed == "matrices" else None
+        return [optax.add_decayed_weights(weight, mask=mask)] if step.weight_decay else []
+
+    if not step.decoupled:
+        return [*decay(step.weight_decay), *pieces, *last]
+    if rated and step.decay_times_rate:
+        return [*pieces, *decay(step.weight_decay), *last]
+    if not step.decay_times_rate:
+        return [*pieces, *last, *decay(-step.weight_decay)]
+    return [*pieces, *decay(lambda count: -step.weight_decay * _at(rate, count))]
+
+
+def _decaying(step: Step, tree: Any, shapes: Shapes | None) -> Any:
+    """Return the tree with True where something decays; without shapes, the leaves are matrices and vectors already."""
+    leaves, kind = jax.tree.flatten(tree)
+    ranks = [leaf.ndim for leaf in leaves] if shapes is None else [len(shape) for shape in shapes.of(tree)]
+    return kind.unflatten([not step.spares(rank) for rank in ranks])
+
+
+def _at(rate: Any, count: Any) -> Any:
+    """Return the learning rate after so many steps."""
+    return rate(count) if callable(rate) else rate
+
+
+def schedule(optax: Any, step: Step) -> Any:
+    """Return the learning rate as optax takes it: a number, or a function of the steps made."""
+    if not isinstance(step.learning_rate, Schedule):
+        return step.learning_rate
+    made = _schedule(optax, step.learning_rate)
+    # An integer over an integer is float32, whatever the parameters are.
+    return lambda count: made(count + float(step.first_count))
+
+
+def _schedule(optax: Any, rate: Schedule | float) -> Any:
+    if isinstance(rate, LinearRate):
+        return optax.linear_schedule(rate.first, rate.last, rate.steps)
+    if isinstance(rate, CosineRate):
+        # optax's cosine ends at a share of where it begins, which may be 0.
+        fall = optax.cosine_decay_schedule(1.0, rate.steps)
+        return lambda count: rate.last + (rate.first - rate.last) * fall(count)
+    if isinstance(rate, WarmUp):
+        peak = rate.then.rate(0) if isinstance(rate.then, Schedule) else rate.then
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, rate.steps), _schedule(optax, rate.then)], [rate.steps])
+    if isinstance(rate, Schedule):
+        # Somebody's own is Python, and asked at every step.
+        kind = jax.ShapeDtypeStruct((), jnp.result_type(float))
+        return lambda count: jax.pure_callback(lambda n: jnp.asarray(rate.rate(int(n)), kind.dtype), kind, count)
+    return optax.constant_schedule(rate)
+
+
+def _clip(optax: Any, bound: Clip) -> Any:
+    if bound.by == "value":
+        return optax.clip(bound.most)
+    if bound.by == "global norm" and not bound.eps:
+        return optax.clip_by_global_norm(bound.most)
+
+    # optax adds nothing to a norm, and knows no clip of each tensor's.
+    def clipped(updates: Any, params: Any = None) -> Any:
+        del params
+        leaves, kind = jax.tree.flatten(updates)
+        bounded = bound.clipped(jnp, {str(number): g for number, g in enumerate(leaves)})
+        return kind.unflatten([bounded[str(number)] for number in range(len(leaves))])
+
+    return optax.stateless(clipped)
+
+
+class FormulaState(NamedTuple):
+    """What `by_formula` leaves to the next step: steps made, and the running sums of each leaf."""
+
+    steps: jax.Array
+    moments: list[dict[str, jax.Array]]
+
+
+def by_formula(optax: Any, step: Step) -> Any:
+    """Return the equation of a step, run on arrays: for what optax has not."""
+    rate = schedule(optax, step)
+
+    def init(params: Any) -> FormulaState:
+        started = [step.init(jnp, {"p": p}).moments for p in jax.tree.leaves(params)]
+        return FormulaState(jnp.zeros([], jnp.int32), [{k: v["p"] for k, v in moments.items()} for moments in started])
+
+    def update(updates: Any, state: FormulaState, params: Any = None) -> tuple[Any, FormulaState]:
+        leaves, kind = jax.tree.flatten(updates)
+        now = _at(rate, state.steps)
+        changes = [
+            step.change(jnp, p, g, moments, state.steps + 1, now)
+            for p, g, moments in zip(jax.tree.leaves(params), leaves, state.moments, strict=True)
+        ]
+        moments = [
+            {k: v.astype(old[k].dtype) for k, v in new.items()} for (_, new), old in zip(changes, state.moments, strict=True)
+        ]
+        return kind.unflatten([-less for less, _ in changes]), FormulaState(state.steps + 1, moments)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _never(optax: Any, step: Step, rank: int) -> Pieces:
+    del optax, step, rank
+    return None
+
+
+def _sgd(optax: Any, step: SGD, rank: int) -> Pieces:
+    del rank
+    if not step.momentum:
+        return [optax.scale_by_learning_rate(schedule(optax, step))] if step.rate_in_sum else []
+    if not step.dampening:
+        if step.debias:
+            return None
+        before = [optax.scale_by_learning_rate(schedule(optax, step))] if step.rate_in_sum else []
+        return [*before, optax.trace(step.momentum, nesterov=step.nesterov)]
+    mean = step.dampening == step.momentum and step.first_damped
+    return [optax.ema(step.momentum, debias=step.debias)] if mean and not (step.nesterov or step.rate_in_sum) else None
+
+
+def _adam(optax: Any, step: Adam, rank: int) -> Pieces:
+    del rank
+    if not step.eps_corrected or not step.bias_correction or step.amsgrad == "raw" or (step.amsgrad and step.nesterov):
+        return None
+    options = {"b1": step.b1, "b2": step.b2, "eps": step.eps, "eps_root": step.eps_root}
+    return [optax.scale_by_amsgrad(**options) if step.amsgrad else optax.scale_by_adam(**options, nesterov=step.nesterov)]
+
+
+def _lion(optax: Any, step: Lion, rank: int) -> Pieces:
+    del rank
+    return [optax.scale_by_lion(b1=step.b1, b2=step.b2)]
+
+
+def _rmsprop(optax: Any, step: RMSprop, rank: int) -> Pieces:
+    del rank
+    if step.eps and step.eps_root:
+        return None
+    scale = optax.scale_by_stddev if step.centered else optax.scale_by_rms
+    inside = step.eps_root > 0
+    core = scale(decay=step.decay, eps=step.eps_root or step.eps, initial_scale=step.initial, eps_in_sqrt=inside)
+    rate = [optax.scale_by_learning_rate(schedule(optax, step))] if step.rate_in_sum else []
+    return [core, *rate, *([optax.trace(step.momentum)] if step.momentum else [])]
+
+
+def _adagrad(optax: Any, step: Adagrad, rank: int) -> Pieces:
+    del rank
+    return None if step.eps else [optax.scale_by_rss(initial_accumulator_value=step.initial, eps=step.eps_root)]
+
+
+def _adafactor(optax: Any, step: Adafactor, rank: int) -> Pieces:
+    if step.floor or not step.eps or (step.factored_axes == "last" and rank > 2):
+        return None
+    rate = schedule(optax, step)
+
+    def capped(count: Any) -> Any:
+        now = _at(rate, count)
+        return jnp.minimum(now, (count + 1.0) ** -0.5) if step.relative else now
+
+    def share(count: Any, exponent: Any) -> Any:
+        # optax's own is rounded to float32 whatever the parameters are.
+        return 1.0 - (count + 1.0 + step.steps_before) ** -exponent
+
+    root = optax.scale_by_factored_rms(
+        decay_rate=step.decay_exponent, min_dim_size_to_factor=step.least_factored, epsilon=step.eps, decay_rate_fn=share
+    )
+    bound = [optax.clip_by_block_rms(step.most_rms)] if step.most_rms else []
+    scale = [optax.scale_by_param_block_rms(step.least_scale)] if step.scaled else []
+    mean = [optax.ema(step.b1, debias=False)] if step.b1 else []
+    return [root, *bound, optax.scale_by_learning_rate(capped), *scale, *mean]
+
+
+NATIVE: dict[type[Step], Callable[[Any, Any, int], Pieces]] = {
+    SGD: _sgd,
+    Adam: _adam,
+    Lion: _lion,
+    RMSprop: _rmsprop,
+    Adagrad: _adagrad,
+    Adafactor: _adafactor,
+}
+"""What optax makes of a step, for parameters of a greatest rank."""

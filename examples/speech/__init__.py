@@ -1,0 +1,1 @@
+"""Speech: sound to words; what the decoder attends to says when each word was spoken."""

@@ -1,0 +1,131 @@
+"""The lesson: a package's description to one line, where attention is the probability of copying a word.
+
+    python -m examples.summarisation.train
+
+Scores are ROUGE F1 on descriptions held out, beside the first words of the source. Maintainers write from templates, so that
+near-duplicates of what is held out were learned from; see data.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+
+from attention import spec
+from attention.parity.training import Recipe
+from examples.debian import translations
+from examples.lesson import BACKENDS, FOLDER, Lesson, teach
+from examples.summarisation import model, model_jax, model_torch
+from examples.summarisation.data import TARGET_WORDS, Pair, Vocabulary, batch, pairs
+
+ROOMS = {"torch": model_torch, "jax": model_jax}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the lesson is."""
+
+    vocabulary: int = 4000
+    embed_dim: int = 96
+    hidden_dim: int = 192
+    batch: int = 64
+    steps: int = 700
+    rate: float = 3e-3
+    scored: int = 512
+    """How many of those held out are scored."""
+
+
+TINY = Size(vocabulary=60, embed_dim=8, hidden_dim=12, batch=4, steps=12, scored=6)
+
+
+def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
+    """Return the lesson of pairs to learn from and pairs to be scored on."""
+    vocabulary, held = Vocabulary.of(learn, size.vocabulary), held[: size.scored]
+    schedule = spec.WarmUp(size.steps // 20 + 1, spec.CosineRate(size.rate, size.steps))
+    recipe = Recipe(
+        architecture=model.PointerGenerator(len(vocabulary), size.embed_dim, size.hidden_dim),
+        models={backend: room.PointerGenerator for backend, room in ROOMS.items()},
+        losses={backend: room.loss for backend, room in ROOMS.items()},
+        optimizer=spec.Adam(schedule, clip=spec.Clip(1.0)),
+        batches=lambda step: batch(drawn(learn, size.batch, step), vocabulary),
+        steps=size.steps,
+    )
+    return Lesson(
+        name="summarisation",
+        title=f"Summarisation: {len(learn)} Debian descriptions to one line each, by a pointer-generator",
+        recipe=recipe,
+        score=lambda backend, trained: rouge(held, written(backend, trained, held, vocabulary, size.batch)),
+        baseline={f"first {k} words": rouge(held, [p.source[:k] for p in held]) for k in [best(learn)]},
+        figure=lambda models, folder: draw(models, held, vocabulary, folder / "copying.png"),
+    )
+
+
+def drawn(examples: Sequence[Pair], count: int, step: int) -> list[Pair]:
+    """Return the examples of a step: all of them once, in an order of its own, before any comes again."""
+    each = len(examples) // count
+    order = np.random.default_rng(step // each).permutation(len(examples))
+    return [examples[i] for i in order[step % each * count :][:count]]
+
+
+def written(backend: str, trained: Any, examples: Sequence[Pair], vocabulary: Vocabulary, count: int) -> list[tuple[str, ...]]:
+    """Return what a trained model writes of each example."""
+    made: list[tuple[str, ...]] = []
+    for at in range(0, len(examples), count):
+        some = list(examples[at : at + count])
+        # One shape for all batches: the last one is filled up, and what it is filled with is left out.
+        full = some + [examples[0]] * (count - len(some))
+        numbers, _, _ = ROOMS[backend].summarise(trained, batch(full, vocabulary), TARGET_WORDS[1])
+        made += [vocabulary.read(row, p.source) for row, p in zip(numbers, some, strict=False)]
+    return made
+
+
+def rouge(examples: Sequence[Pair], summaries: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return the mean F1 of single words and of the longest common subsequence, in per cent."""
+    scorer = RougeScorer(["rouge1", "rougeL"])
+    found = [scorer.score(" ".join(p.target), " ".join(s)) for p, s in zip(examples, summaries, strict=True)]
+    return {f"ROUGE-{name[5:]}": 100.0 * float(np.mean([f[name].fmeasure for f in found])) for name in ("rouge1", "rougeL")}
+
+
+def best(examples: Sequence[Pair]) -> int:
+    """Return how many first words of a source score best, asked of some that are learned from."""
+    some = examples[:: max(1, len(examples) // 500)]
+    scores: Callable[[int], float] = lambda k: rouge(some, [p.source[:k] for p in some])["ROUGE-L"]  # noqa: E731
+    return max(range(3, TARGET_WORDS[1] + 1), key=scores)
+
+
+def draw(models: Mapping[str, Any], examples: Sequence[Pair], vocabulary: Vocabulary, path: Path) -> None:
+    """Draw where each backend's model copies from, on the example whose summary has most words that only copying can write."""
+    shown = max(examples, key=lambda p: sum(number >= len(vocabulary) for number in vocabulary.target(p.target, p.source)))
+    figure, axes = plt.subplots(1, len(BACKENDS), figsize=(13, 5), sharey=False, layout="constrained")
+    for axis, backend in zip(axes, BACKENDS, strict=True):
+        numbers, own, weights = (
+            part[0] for part in ROOMS[backend].summarise(models[backend], batch([shown], vocabulary), TARGET_WORDS[1])
+        )
+        said = vocabulary.read(numbers, shown.source)
+        copied = (1.0 - own[: len(said), None]) * weights[: len(said), : len(shown.source)]
+        image = axis.imshow(copied, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+        axis.set_xticks(range(len(shown.source)), shown.source, rotation=60, ha="right")
+        axis.set_yticks(range(len(said)), [f"{word}  {1 - share:.0%}" for word, share in zip(said, own, strict=False)])
+        axis.set_title(backend)
+    _ = figure.colorbar(image, ax=axes, label="probability of copying this word from here")
+    figure.suptitle(
+        "What is written (rows; how surely it is copied), and from where. The maintainer wrote: " + " ".join(shown.target)
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(folder: Path = FOLDER) -> None:
+    """Run the lesson on Debian's descriptions."""
+    learn, held = pairs(text for _, text in translations("en"))
+    _ = teach(lesson(learn, held, Size()), folder)
+
+
+if __name__ == "__main__":
+    main()
