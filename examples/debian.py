@@ -25,8 +25,8 @@ from attention.spec.errors import AttentionError
 FOLDER = Path("build/debian")
 NEEDS = ("apt-get", "dpkg-deb")
 
-# They come after the machine's own. Hooks are cleared, for some clean the machine's cache; and root would hand the download to a
-# user who may not write here, while for anyone else the sandbox's user means nothing.
+# They come after the machine's own. Hooks are cleared, for some clean the machine's cache; and root would hand the download to
+# a user who may not write here, while for anyone else the sandbox's user means nothing.
 SETTINGS = """\
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -71,7 +71,7 @@ def fetch(package: str, folder: Path | None = None) -> Path:
             _update(folder, [], wanted)
             _check(_run(folder, command, scratch), wanted)
         _check(_run(folder, ["dpkg-deb", "-x", str(*scratch.glob("*.deb")), "files"], scratch), wanted)
-        (scratch / "files").replace(place)
+        _ = (scratch / "files").replace(place)
         shutil.rmtree(scratch)
     return place
 
@@ -135,7 +135,7 @@ def _settle(folder: Path, languages: list[str]) -> None:
         path.mkdir(parents=True, exist_ok=True)
     said = " ".join(f'"{language}";' for language in languages or ["none"])
     settings = SETTINGS.format(state=state, cache=cache, languages=said)
-    (folder / "apt/settings").write_text(settings, encoding="utf-8")
+    _ = (folder / "apt/settings").write_text(settings, encoding="utf-8")
 
 
 def _run(folder: Path, command: list[str], within: Path) -> subprocess.CompletedProcess[str]:
@@ -143,7 +143,9 @@ def _run(folder: Path, command: list[str], within: Path) -> subprocess.Completed
     first, *rest = command
     settings = ["-c", str(folder / "apt/settings")] if first == "apt-get" else []
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
-    return subprocess.run([first, *settings, *rest], cwd=within, env=environment, text=True, capture_output=True, check=False)
+    command = [first, *settings, *rest]
+    # Every word of it is ours, but for the package's name, which no shell reads.
+    return subprocess.run(command, cwd=within, env=environment, text=True, capture_output=True, check=False)  # noqa: S603 - above
 
 
 def _check(done: subprocess.CompletedProcess[str], wanted: str) -> None:

@@ -31,6 +31,15 @@ class HeatMap:
     title: str
 
 
+def apart(some: Sequence[HeatMap], others: Sequence[HeatMap]) -> str:
+    """Return what two programs' maps of the same texts differ by, in words."""
+    pairs = list(zip(some, others, strict=True))
+    if any(list(a.written) != list(b.written) for a, b in pairs):
+        return "the two backends wrote different texts"
+    most = max((float(np.abs(a.weights - b.weights).max(initial=0.0)) for a, b in pairs), default=0.0)
+    return f"largest difference of a weight between the two backends: {most:.1e}"
+
+
 CELL = 0.3
 """Inches of a column and of a row."""
 MARGIN = (1.3, 1.5)
@@ -61,8 +70,8 @@ def _draw_one(axes: Axes, one: HeatMap) -> None:
     _ = axes.set_yticks(range(len(one.written)), one.written)
     axes.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
     # Lines between the cells, so that a faint weight can be traced to its symbols.
-    axes.set_xticks(np.arange(len(one.read) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(one.written) + 1) - 0.5, minor=True)
+    _ = axes.set_xticks(np.arange(len(one.read) + 1) - 0.5, minor=True)
+    _ = axes.set_yticks(np.arange(len(one.written) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.6)
     axes.tick_params(which="minor", length=0)
     _ = axes.set_xlabel(one.title)

@@ -65,9 +65,7 @@ class TestLaws:
         biased = spec.Encoder(spec.EncoderBlock(spec.MultiHeadAttention(35, 5), spec.FeedForward(35, 11)), 1, spec.LayerNorm())
         weights, table = filled(biased), ctranslate2.stack(biased)
         again = ctranslate2.weights(ctranslate2.variables(weights, table, biased), table, biased)
-        np.testing.assert_array_equal(
-            again["layers.0.self_attn.k_proj.bias"], weights["layers.0.self_attn.k_proj.bias"]
-        )
+        np.testing.assert_array_equal(again["layers.0.self_attn.k_proj.bias"], weights["layers.0.self_attn.k_proj.bias"])
 
 
 class TestValues:
@@ -86,7 +84,13 @@ class TestValues:
         stored["layer_1/attention/linear_1/weight"] = np.repeat(rows[:70], 35).reshape(70, 35)
         weights = ctranslate2.weights(stored, ctranslate2.stack(DECODER), DECODER)
         # Head 3 of 7 features each: rows 21 to 27 of the queries, and as many further down of the keys and of the values.
-        for name, first in (("self_attn.q", 21), ("self_attn.k", 56), ("self_attn.v", 91), ("cross_attn.k", 21), ("cross_attn.v", 56)):
+        for name, first in (
+            ("self_attn.q", 21),
+            ("self_attn.k", 56),
+            ("self_attn.v", 91),
+            ("cross_attn.k", 21),
+            ("cross_attn.v", 56),
+        ):
             np.testing.assert_array_equal(weights[f"layers.1.{name}_proj.kernel"][0, 3], np.arange(first, first + 7))
 
     def test_a_stack_has_these_names(self) -> None:
@@ -141,5 +145,7 @@ class TestRefusals:
         stored = ctranslate2.variables(filled(ENCODER), ctranslate2.stack(ENCODER), ENCODER)
         stored["layer_0/self_attention/relative_position_keys"] = np.zeros((3, 7))
         del stored["layer_0/ffn/linear_0/weight"]
-        with pytest.raises(ParamError, match=r"missing layer_0/ffn/linear_0/weight \(11, 35\); unexpected .*relative_position_keys"):
+        with pytest.raises(
+            ParamError, match=r"missing layer_0/ffn/linear_0/weight \(11, 35\); unexpected .*relative_position_keys"
+        ):
             _ = ctranslate2.weights(stored, ctranslate2.stack(ENCODER), ENCODER)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from attention.spec import random
+from attention.torch_impl import random as torch_random
+from attention.torch_impl.kernels.blockwise import passes
 from parity_tests.formula import SEED, qkv
-from parity_tests.rooms import Kernel, Room, each_kernel, each_room
+from parity_tests.rooms import TORCH, Kernel, Room, close, each_kernel, each_room
 
 
 class TestDropout:
@@ -49,6 +51,15 @@ class TestDropout:
         out = Kernel(room, "reference").attend(q, ones, ones, **self.OPTIONS)
         assert abs(out.mean() - 1) < 0.0056
         assert 0.9 < out.var() * 192 < 1.1
+
+    @pytest.mark.parametrize("held", [0, 40, 2**20])
+    def test_a_mask_that_is_drawn_again_is_the_mask_that_was_held(self, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        given, along = qkv(), qkv()[0]
+        whole = Kernel(TORCH, "reference").grads(*given, along, **self.OPTIONS)
+        monkeypatch.setattr(passes, "HELD", held)
+        monkeypatch.setattr(torch_random, "PIECE", 16)
+        for got, wanted in zip(Kernel(TORCH, "blockwise").grads(*given, along, **self.OPTIONS), whole, strict=True):
+            close(got, wanted, 1e-12)
 
     @each_kernel
     def test_weights_are_those_before_dropout(self, kernel: Kernel) -> None:

@@ -39,7 +39,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def equip(apt: str = APT) -> Path:
         for name, text in (("apt-get", apt.format(log=log)), ("dpkg-deb", DPKG)):
-            (tmp_path / name).write_text(text)
+            _ = (tmp_path / name).write_text(text)
             (tmp_path / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         return log

@@ -83,7 +83,9 @@ class TestValues:
 
     def test_heads_are_cut_from_the_outputs(self, tensors: dict[str, np.ndarray]) -> None:
         weights = dialect.read(tensors, marian.ENCODER_LAYER, BLOCK, at="encoder_l1_")
-        np.testing.assert_array_equal(weights["self_attn.q_proj.kernel"][:, 1], tensors["encoder_l1_self_Wq"][:, files.M // 2 :])
+        np.testing.assert_array_equal(
+            weights["self_attn.q_proj.kernel"][:, 1], tensors["encoder_l1_self_Wq"][:, files.M // 2 :]
+        )
         np.testing.assert_array_equal(weights["self_attn.out_proj.kernel"][1], tensors["encoder_l1_self_Wo"][files.M // 2 :])
         np.testing.assert_array_equal(weights["norm1.scale"], tensors["encoder_l1_self_Wo_ln_scale"][0])
 

@@ -6,7 +6,11 @@ keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -160,6 +164,63 @@ class TestRooms:
     def test_a_numpy_integer_is_the_int_it_is(self) -> None:
         for kept in keeps(np.int64(2**32 + 5), 0.3).values():  # pyright: ignore[reportArgumentType]
             np.testing.assert_array_equal(kept, random.keep(2**32 + 5, 0.3, SHAPE))
+
+
+class TestTransforms:
+    def test_torch_draws_in_pieces_what_it_draws_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted = random.keep(2**32 + 5, 0.3, SHAPE)
+        for piece in (1, 8, 64, 210, 2**16):
+            monkeypatch.setattr(torch_random, "PIECE", piece)
+            np.testing.assert_array_equal(torch_random.keep(2**32 + 5, 0.3, SHAPE).numpy(), wanted)
+
+    def test_an_index_counts_modulo_2_to_the_32(self) -> None:
+        of, index = random.key(2**40 + 3), np.array([0, 1, 2**31 - 1, 2**31, 2**32 - 1])
+        wanted = random.mantissa(of, index) < 2**22
+        for given in (torch.from_numpy(index), torch.from_numpy(index.astype(np.int32))):
+            np.testing.assert_array_equal(torch_random.below(of, 2**22, given.clone()).numpy(), wanted)
+
+    def test_torch_vmap_draws_by_each_seed(self) -> None:
+        drawn = torch.func.vmap(lambda seed: torch_random.keep(seed, 0.3, SHAPE))(torch.tensor([3, 7]))
+        for got, seed in zip(drawn, (3, 7), strict=True):
+            np.testing.assert_array_equal(got.numpy(), random.keep(seed, 0.3, SHAPE))
+
+    def test_torch_compiled_draws_the_same_bits(self) -> None:
+        torch.compiler.reset()
+        compiled = torch.compile(lambda seed: torch_random.keep(seed, 0.3, SHAPE), fullgraph=True, dynamic=True)
+        for seed in (torch.tensor(7), torch.tensor(2**31 - 1), torch.tensor([2**31 + 1, 2**32 - 1])):
+            number = int(seed) if not seed.ndim else int(seed[0]) << 32 | int(seed[1])
+            np.testing.assert_array_equal(compiled(seed).numpy(), random.keep(number, 0.3, SHAPE))
+
+    def test_devices_of_jax_draw_their_own_part_of_the_same_mask(self) -> None:
+        # The number of devices is fixed when JAX begins, and its compiler is as users run it.
+        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+        path = [str(Path(__file__).parents[1])]
+        done = subprocess.run(
+            [sys.executable, "-c", SHARDED], env={**os.environ, **flags, "PYTHONPATH": os.pathsep.join(path)}, check=False
+        )
+        assert done.returncode == 0
+
+
+SHARDED = """
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from attention.jax_impl import random as in_jax
+from attention.spec import jax_random, random
+
+shape = (2, 4, 6, 8)
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("b", "h"))
+wanted = random.keep(2**32 + 5, 0.3, shape)
+for spec in (PartitionSpec("b", "h"), PartitionSpec(None, "h", "b"), PartitionSpec()):
+    placed = NamedSharding(mesh, PartitionSpec(*spec))
+    made = jax.jit(lambda seed: in_jax.keep(seed, 0.3, shape), out_shardings=placed)(jax.numpy.uint32([1, 5]))
+    assert len(made.addressable_shards) == 4
+    np.testing.assert_array_equal(made, wanted)
+# Bounds whose product and sum are rounded as one.
+key = jax_random.key(3)
+np.testing.assert_array_equal(
+    jax_random.uniform(key, (999,), "float32", -0.3, 2.7), jax.random.uniform(jax.random.key(3), (999,), "float32", -0.3, 2.7)
+)
+"""
 
 
 class TestValues:

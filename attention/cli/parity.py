@@ -40,6 +40,11 @@ def parity(
         list[str] | None, typer.Option(help="A trained model whose layers to check on real text: rxnmapper or minilm.")
     ] = None,
     json: Annotated[str | None, typer.Option(metavar="PATH", help="Write every verdict to this file.")] = None,
+    train: Annotated[bool, typer.Option("--train", help="Train in both backends instead, from the same bits.")] = False,
+    optimizer: Annotated[str, typer.Option(help="With --train: adamw, adamw_cosine, sgd, adafactor, lion, ...")] = "adamw",
+    steps: Annotated[int, typer.Option(help="With --train: how many steps.", min=1)] = 50,
+    seed: Annotated[int, typer.Option(help="With --train: of weights, data and dropout.", min=0)] = 0,
+    plot: Annotated[str | None, typer.Option(metavar="FOLDER", help="With --train: draw every run into this folder.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List contracts and models, and stop.")] = False,
 ) -> None:
     """Load the same weights into both backends and compare outputs and every gradient with the float64 oracle.
@@ -47,6 +52,9 @@ def parity(
     Each array is judged by z = error / budget: the budget is how far rounding alone would move it, found by perturbing
     every operation of the float64 program. A correct program stays near 1; a scale that is wrong by 0.003 % does not.
     Without --contract and --real, all contracts are checked.
+
+    With --train, both backends make the same steps with torch.optim and optax, and must stay as near each other as runs
+    that began one rounding unit apart.
     """
     if context.invoked_subcommand is not None:
         return
@@ -54,6 +62,10 @@ def parity(
         if list_:
             _list()
             return
+        if train:
+            from attention.cli import training  # noqa: PLC0415 - only this needs optax
+
+            raise typer.Exit(0 if training.run(contract or ["all"], optimizer, steps, seed, json, plot) else 1)
         contracts = contract or ([] if real else ["all"])
         report = _run(contracts, real or [], dtype or ["float32"], backend or ["torch", "jax"], implementation)
         if json is not None:

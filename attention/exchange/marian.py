@@ -1,6 +1,6 @@
 """Marian: the binary file of a translation model, its int8 matrices as float32, and its names as tables.
 
-    u64 version = 1, n     n x u64 (name length, type, rank, data length)     names     i32 sizes     u64 pad, pad bytes     data
+    u64 version = 1, n    n x u64 (name length, type, rank, data length)    names    i32 sizes    u64 pad, pad bytes    data
     w = q / multiplier                          type 0x4101: int8, and behind the last of them one float32, the multiplier
     self_Wq (M, HD)     self_bq (1, HD)     self_Wo_ln_scale (1, M)     ffn_W1 (M, A)     ffn_ffn_ln_scale (1, M)
 
@@ -82,7 +82,9 @@ class _Reader:
     def take(self, count: int) -> memoryview:
         """Return the next bytes."""
         if count > len(self.content) - self.at:
-            raise FileError(f"{self.path} {len(self.content)} bytes must be at least {self.at + count}: it is cut short, or foreign")
+            raise FileError(
+                f"{self.path} {len(self.content)} bytes must be at least {self.at + count}: it is cut short, or foreign"
+            )
         self.at += count
         return memoryview(self.content)[self.at - count : self.at]
 
@@ -180,7 +182,7 @@ SSRU_LAYER = Dialect(
 
 
 def dialect(encoder_depth: int, decoder_depth: int) -> Dialect:
-    """Return the table of a whole model: "embed" (V, M), "logit_bias" (V), "encoder.layers.0...", "decoder.0..." """
+    """Return the table of a whole model: "embed" (V, M) and "logit_bias" (V), "encoder.layers.0" and "decoder.0", and so on."""
     encoder = (_under(f"encoder.layers.{i}.", f"encoder_l{i + 1}_", ENCODER_LAYER.rows) for i in range(encoder_depth))
     decoder = (_under(f"decoder.{i}.", f"decoder_l{i + 1}_", SSRU_LAYER.rows) for i in range(decoder_depth))
     ends = (Row("embed", "Wemb", ("V", "M")), Row("logit_bias", "decoder_ff_logit_out_b", ("", "V")))
@@ -202,8 +204,8 @@ WANTED = {
 """The settings of the one architecture that is read here: post-norm, and an SSRU in the decoder."""
 
 
-def encoder(settings: Mapping[str, Any]) -> Encoder:
-    """Return the contract of the encoder that a checkpoint's settings describe.
+def block(settings: Mapping[str, Any]) -> EncoderBlock:
+    """Return the contract of each layer of the encoder that a checkpoint's settings describe.
 
     Raises:
         OptionError: they describe another architecture, or lack a number.
@@ -213,5 +215,9 @@ def encoder(settings: Mapping[str, Any]) -> Encoder:
             raise OptionError(f"{name} {settings[name]!r} must be {wanted!r}: another would be other mathematics")
     width, heads = int(need(settings, "dim-emb")), int(need(settings, "transformer-heads"))
     fed = FeedForward(width, int(need(settings, "transformer-dim-ffn")), activation="relu")
-    block = EncoderBlock(MultiHeadAttention(width, heads), fed, norm=LayerNorm(eps=1e-6), order="post")
-    return Encoder(block, depth=int(need(settings, "enc-depth")))
+    return EncoderBlock(MultiHeadAttention(width, heads), fed, norm=LayerNorm(eps=1e-6), order="post")
+
+
+def encoder(settings: Mapping[str, Any]) -> Encoder:
+    """Return the contract of the encoder that a checkpoint's settings describe; errors as of `block`."""
+    return Encoder(block(settings), depth=int(need(settings, "enc-depth")))

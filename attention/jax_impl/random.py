@@ -119,7 +119,7 @@ def dropout_mask(
 
 def _words(of: Array) -> spec.Key:
     """Return the words of a key of either kind; an int is a seed."""
-    return of if isinstance(of, tuple) else key(of)
+    return (jnp.asarray(of[0], jnp.uint32), jnp.asarray(of[1], jnp.uint32)) if isinstance(of, tuple) else key(of)
 
 
 def _key_data(of: jax.Array) -> jax.Array:

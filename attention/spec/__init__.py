@@ -6,6 +6,7 @@
 ['k_proj.bias', 'k_proj.kernel']
 """
 
+from attention.spec.adafactor import Adafactor
 from attention.spec.algebra import And, Mask, Not, Or
 from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.architecture import Architecture
@@ -43,6 +44,7 @@ from attention.spec.scores import Cosine, Dot, ScaledDot
 __all__ = [
     "SGD",
     "STAGES",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "Additive",

@@ -6,8 +6,10 @@
     bernoulli[i]     = uniform[i] < p                                      normal[i] = sqrt(2) erf_inverse(uniform[i])
 
 The names and the order of arguments are `jax.random`'s. Keys are pairs of words, those of JAX's default generator. Bits,
-uniform numbers, Bernoulli draws, integers and permutations are JAX's bit for bit; normal numbers are within 3 units of
-the last place, for JAX's own last bit there depends on its version and on the machine.
+uniform numbers in [0, 1) and [-1, 1), Bernoulli draws, integers and permutations are JAX's bit for bit. Other bounds are so
+where its compiler rounds a product and a sum as one, as it does on processors by default, for float32 and float64. Normal
+numbers are within 3 units of the last place in float32 and 32 in float64: JAX's own last bits depend on its version and on
+the machine.
 
 >>> from attention.spec import jax_random
 >>> key = jax_random.key(0)
@@ -172,7 +174,7 @@ def chance(p: float) -> int:
 
 
 def randint(of: Key, shape: Shape, minval: int, maxval: int, dtype: str = "int32") -> np.ndarray:
-    """Return integers in [minval, maxval), or `minval` where that is empty.
+    """Return integers in [minval, maxval), or `minval` where that is empty; JAX draws short ones with 32 bits.
 
     Raises:
         OptionError: a bound that the dtype does not hold.
@@ -180,6 +182,8 @@ def randint(of: Key, shape: Shape, minval: int, maxval: int, dtype: str = "int32
     kind = np.iinfo(dtype)
     if not (kind.min <= minval <= kind.max and kind.min <= maxval <= kind.max + 1):
         raise OptionError(f"minval {minval} and maxval {maxval} must fit {dtype}")
+    if kind.bits < 32:
+        return randint(of, shape, minval, maxval).astype(dtype)
     # Flat, for NumPy warns of a scalar that overflows.
     high, low = (bits(child, (random.count(shape),), kind.bits) for child in split(of))
     whole = 2**kind.bits
@@ -206,14 +210,14 @@ def permutation(of: Key, x: Array) -> np.ndarray:
 
 
 def normal(of: Key, shape: Shape = (), dtype: str = "float32") -> np.ndarray:
-    """Return standard normal numbers, float32 or float64, within 3 units of the last place of JAX's."""
+    """Return standard normal numbers, float32 or float64, within 3 or 32 units of the last place of JAX's."""
     kind = _normal_dtype(dtype)
     drawn = uniform(of, shape, dtype, float(np.nextafter(kind.type(-1), kind.type(0))), 1.0)
     return kind.type(math.sqrt(2)) * erf_inverse(drawn)
 
 
 def truncated_normal(of: Key, lower: float, upper: float, shape: Shape = (), dtype: str = "float32") -> np.ndarray:
-    """Return standard normal numbers in (lower, upper), within 3 units of the last place of JAX's."""
+    """Return standard normal numbers in (lower, upper), as close to JAX's as `normal`."""
     kind = _normal_dtype(dtype)
     root = kind.type(math.sqrt(2))
     bounds = (math.erf(float(kind.type(bound) / root)) for bound in (lower, upper))

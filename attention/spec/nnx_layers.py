@@ -3,8 +3,9 @@
     kernel = lecun_normal(rngs.params(), (fan_in, fan_out)) = truncated_normal(-2, 2) sqrt(1 / fan_in) / 0.8796...
     bias   = 0, for which a key is drawn all the same          embedding = normal sqrt(1 / features)
 
-A program in torch that makes its layers in the order of the NNX program begins with the same numbers: within 3 units of the
-last place where they are normal (see jax_random.py), bit for bit where they are uniform. As in flax 0.12.
+A program in torch that makes its layers in the order of the NNX program begins with the same numbers: bit for bit where they
+are uniform, and within 6 units of the last place where they are normal (3 of the draw, see jax_random.py, times what a
+product makes of them). As in flax 0.12.
 
 >>> from attention.spec import nnx_layers
 >>> from attention.spec.nnx_random import Rngs

@@ -23,6 +23,7 @@ from attention.torch_impl.layers.layer import Layer, seed_at  # noqa: E402
 from attention.torch_impl.layers.linear import LinearAttention  # noqa: E402
 from attention.torch_impl.layers.multi_head import MultiHeadAttention  # noqa: E402
 from attention.torch_impl.layers.transformer import Decoder, DecoderBlock, Encoder, EncoderBlock  # noqa: E402
+from attention.torch_impl.optimizers import optimizer  # noqa: E402
 
 __all__ = [
     "KERNELS",
@@ -43,5 +44,6 @@ __all__ = [
     "compiled",
     "dot_product_attention",
     "explain",
+    "optimizer",
     "seed_at",
 ]

@@ -33,18 +33,17 @@ class Describer(Layer):
         self.writer = GRU(self.contract.writer, seed=None, dtype=dtype)
         self.attention = AlignmentAttention(self.contract.attention, seed=None, dtype=dtype)
 
-    def __call__(self, patches: jax.Array, captions: jax.Array, seed: Any = None) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, patches: jax.Array, captions: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return what each word of a caption could have been, from the image and the words before it.
 
         Args:
             patches: `(B, S, pixels)`.
             captions: `(B, T)` integers.
-            seed: of dropout, while training.
 
         Returns:
             logits `(B, T, V)` and the attention's weights `(B, T, S)`.
         """
-        seen = self.eye(patches, seed)
+        seen = self.eye(patches)
         given = self.words[jnp.pad(captions[:, :-1], ((0, 0), (1, 0)), constant_values=START)]
         h = self.writer(given, None, jnp.tanh(self.begin(seen[:, 0])))
         context, weights = self.attention(h, seen[:, 1:])
@@ -52,8 +51,8 @@ class Describer(Layer):
 
 
 def loss(model: Describer, batch: dict[str, jax.Array], seed: Any) -> jax.Array:
-    """Return the mean of -log P of the words of captions."""
-    logits, _ = model(batch["patches"], batch["captions"], seed)
+    """Return the mean of -log P of the words of captions; nothing is dropped, so the seed is not needed."""
+    logits, _ = model(batch["patches"], batch["captions"])
     found = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), batch["captions"][..., None], -1)[..., 0]
     there = batch["captions"] != PAD
     return -(found * there).sum() / there.sum()

@@ -33,18 +33,17 @@ class Describer(Layer):
         self.writer = GRU(self.contract.writer, seed=None, dtype=dtype)
         self.attention = AlignmentAttention(self.contract.attention, seed=None, dtype=dtype)
 
-    def forward(self, patches: Tensor, captions: Tensor, seed: Any = None) -> tuple[Tensor, Tensor]:
+    def forward(self, patches: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
         """Return what each word of a caption could have been, from the image and the words before it.
 
         Args:
             patches: `(B, S, pixels)`.
             captions: `(B, T)` integers.
-            seed: of dropout, while training.
 
         Returns:
             logits `(B, T, V)` and the attention's weights `(B, T, S)`.
         """
-        seen = self.eye(patches, seed)
+        seen = self.eye(patches)
         given = F.embedding(F.pad(captions[:, :-1], (1, 0), value=START), self.words)
         h = self.writer(given, None, torch.tanh(self.begin(seen[:, 0])))
         context, weights = self.attention(h, seen[:, 1:])
@@ -52,8 +51,8 @@ class Describer(Layer):
 
 
 def loss(model: Describer, batch: dict[str, Tensor], seed: Any) -> Tensor:
-    """Return the mean of -log P of the words of captions."""
-    logits, _ = model(batch["patches"], batch["captions"], seed)
+    """Return the mean of -log P of the words of captions; nothing is dropped, so the seed is not needed."""
+    logits, _ = model(batch["patches"], batch["captions"])
     return F.cross_entropy(logits.flatten(0, 1), batch["captions"].flatten(), ignore_index=PAD)
 
 

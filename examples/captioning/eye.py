@@ -30,7 +30,6 @@ class Eye(spec.Architecture):
         embed_dim: M, the width of a token.
         num_heads: of each self-attention.
         depth: blocks.
-        dropout_rate: of the output of every branch of a block.
 
     >>> sorted(Eye(patches=4, pixels=9, embed_dim=6, num_heads=2, depth=1).own_params)
     ['embed.bias', 'embed.kernel', 'places', 'whole']
@@ -41,14 +40,13 @@ class Eye(spec.Architecture):
     embed_dim: int
     num_heads: int
     depth: int
-    dropout_rate: float = 0.0
 
     @property
     def encoder(self) -> spec.Encoder:
         """Pre-norm blocks, with a last norm."""
         attention = spec.MultiHeadAttention(self.embed_dim, self.num_heads)
         feed_forward = spec.FeedForward(self.embed_dim, 2 * self.embed_dim, activation="gelu")
-        block = spec.EncoderBlock(attention, feed_forward, order="pre", dropout_rate=self.dropout_rate)
+        block = spec.EncoderBlock(attention, feed_forward, order="pre")
         return spec.Encoder(block, self.depth, final_norm=spec.LayerNorm())
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,17 +19,16 @@ class Eye(Layer):
     embed: nnx.LinearGeneral
     encoder: Encoder
 
-    def __call__(self, patches: jax.Array, seed: Any = None) -> jax.Array:
+    def __call__(self, patches: jax.Array) -> jax.Array:
         """Return the tokens of images, the whole before the patches.
 
         Args:
             patches: `(B, S, pixels)`.
-            seed: of dropout, while training.
 
         Returns:
             `(B, 1 + S, M)`.
         """
-        return self.encoder(self._tokens(patches), dropout_seed=seed)
+        return self.encoder(self._tokens(patches))
 
     def looks(self, patches: jax.Array) -> jax.Array:
         """Return how the whole weighs the patches in the last block, `(B, H, S)`, without what it gives itself."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -20,17 +18,16 @@ class Eye(Layer):
     embed: nn.Linear
     encoder: Encoder
 
-    def forward(self, patches: Tensor, seed: Any = None) -> Tensor:
+    def forward(self, patches: Tensor) -> Tensor:
         """Return the tokens of images, the whole before the patches.
 
         Args:
             patches: `(B, S, pixels)`.
-            seed: of dropout, while training.
 
         Returns:
             `(B, 1 + S, M)`.
         """
-        return self.encoder(self._tokens(patches), dropout_seed=seed)
+        return self.encoder(self._tokens(patches))
 
     def looks(self, patches: Tensor) -> Tensor:
         """Return how the whole weighs the patches in the last block, `(B, H, S)`, without what it gives itself."""

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 
 from examples.captioning.data import END, LONGEST, PAD, WORDS, Scenes
 
-SHOWN = 4
+MOST, FEWER = 2, 1
+"""How many scenes with most objects are drawn, and with fewer: the first ones of each kind that are held out."""
 
 
 class Grid(Protocol):
@@ -27,7 +28,7 @@ class Grid(Protocol):
 
 
 def draw(test: Scenes, told: Mapping[str, tuple[np.ndarray, np.ndarray]], size: Grid, path: Path) -> None:
-    """Draw the first scenes, told by each backend; nothing is chosen but that half of them have most objects.
+    """Draw some scenes, told by each backend.
 
     Args:
         test: scenes.
@@ -36,7 +37,7 @@ def draw(test: Scenes, told: Mapping[str, tuple[np.ndarray, np.ndarray]], size: 
         path: where to.
     """
     many = (test.places >= 0).all((1, 2))
-    shown = sorted([*np.flatnonzero(many)[: SHOWN // 2], *np.flatnonzero(~many)[: SHOWN - SHOWN // 2]], key=lambda i: ~many[i])
+    shown = [*np.flatnonzero(many)[:MOST], *np.flatnonzero(~many)[:FEWER]]
     rows, columns = len(shown) * len(told), 1 + LONGEST
     figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.6 * rows), squeeze=False, layout="constrained")
     for row, (scene, backend) in enumerate((scene, backend) for scene in shown for backend in told):
@@ -58,6 +59,7 @@ def draw(test: Scenes, told: Mapping[str, tuple[np.ndarray, np.ndarray]], size: 
 def _scene(axis: Axes, image: np.ndarray, title: str) -> None:
     _ = axis.imshow(image, cmap="gray_r", vmin=0.0, vmax=1.0)
     axis.set_title(title, fontsize=11, fontweight="bold")
+    _framed(axis)
 
 
 def _word(axis: Axes, image: np.ndarray, weights: np.ndarray, size: Grid) -> None:
@@ -72,3 +74,10 @@ def _word(axis: Axes, image: np.ndarray, weights: np.ndarray, size: Grid) -> Non
     _ = axis.add_patch(plt.Rectangle(corner, size.patch, size.patch, fill=False, edgecolor="darkorange", linewidth=1.5))
     axis.set_xlim(-0.5, image.shape[1] - 0.5)
     axis.set_ylim(image.shape[0] - 0.5, -0.5)
+    _framed(axis)
+
+
+def _framed(axis: Axes) -> None:
+    axis.set_axis_on()
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_color("lightgray")

@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 
 from attention import jax_impl
+from attention.spec.axes import dtype_name
 from examples.language_model import model
 
 Caches = tuple[jax_impl.StaticCache, ...]
@@ -26,7 +27,8 @@ class LanguageModel(jax_impl.Layer):
 
     contract: model.LanguageModel
     embed: nnx.Param
-    decoder: jax_impl.Encoder
+    decoder: Any
+    """An `Encoder`, whose norms are attributes that its annotations do not name."""
 
     def __call__(self, tokens: jax.Array, *, dropout_seed: Any = None) -> jax.Array:
         """Return the logits `(B, T, V)` of what follows each of `tokens` `(B, T)`."""
@@ -35,13 +37,14 @@ class LanguageModel(jax_impl.Layer):
     def caches(self, batch: int, capacity: int) -> Caches:
         """Return the empty cache of each block, for `capacity` tokens."""
         attention = self.contract.attention
-        empty = jax_impl.StaticCache.make(batch, capacity, attention.kv_heads, attention.width)
+        kind = dtype_name(self.embed)
+        empty = jax_impl.StaticCache.make(batch, capacity, attention.kv_heads, attention.width, dtype=kind)
         return (empty,) * self.contract.decoder.depth
 
     def step(self, tokens: jax.Array, caches: Caches) -> tuple[jax.Array, Caches]:
         """Return the logits `(B, V)` of what follows the last of some more `tokens` `(B, T)`, and the caches with them."""
         x, held = self.embed[tokens], []
-        for block, past in zip(self._blocks, caches, strict=True):
+        for block, past in zip(self.decoder.layers, caches, strict=True):
             attended, past_and_these = block.self_attn(block.norm1(x), cache=past)
             x = x + attended
             x = x + block.ffn(block.norm2(x))
@@ -51,15 +54,10 @@ class LanguageModel(jax_impl.Layer):
     def looks(self, tokens: jax.Array) -> jax.Array:
         """Return where each head of each block looks: `(depth, B, H, T, T)`."""
         x, found = self.embed[tokens], []
-        for block in self._blocks:
+        for block in self.decoder.layers:
             found.append(block.self_attn(block.norm1(x), return_stages=("weights",))[1]["weights"])
             x = block(x)
         return jnp.stack(found)
-
-    @property
-    def _blocks(self) -> Any:
-        """The blocks, whose norms and parts are attributes by name, which type checkers do not know."""
-        return self.decoder.layers
 
 
 def loss(trained: LanguageModel, batch: Mapping[str, jax.Array], seed: Any) -> jax.Array:
@@ -81,7 +79,12 @@ def _logits(trained: LanguageModel, tokens: jax.Array) -> jax.Array:
 
 def looks(trained: LanguageModel, tokens: np.ndarray) -> np.ndarray:
     """Return where each head of each block looks, `(depth, B, H, T, T)`, of `tokens` `(B, T)`."""
-    return np.asarray(trained.looks(jnp.asarray(tokens)))
+    return np.asarray(_looks(trained, jnp.asarray(tokens)))
+
+
+@nnx.jit
+def _looks(trained: LanguageModel, tokens: jax.Array) -> jax.Array:
+    return trained.looks(tokens)
 
 
 def reader(trained: LanguageModel, capacity: int) -> Callable[[Sequence[int]], np.ndarray]:

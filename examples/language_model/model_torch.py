@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attention import torch_impl
+from attention.spec.axes import dtype_name
 from examples.language_model import model
 
 Caches = tuple[torch_impl.StaticCache, ...]
@@ -24,7 +25,8 @@ class LanguageModel(torch_impl.Layer):
 
     contract: model.LanguageModel
     embed: nn.Parameter
-    decoder: torch_impl.Encoder
+    decoder: Any
+    """An `Encoder`, whose norms are attributes that its annotations do not name."""
 
     def forward(self, tokens: Tensor, *, dropout_seed: Any = None) -> Tensor:
         """Return the logits `(B, T, V)` of what follows each of `tokens` `(B, T)`."""
@@ -33,13 +35,14 @@ class LanguageModel(torch_impl.Layer):
     def caches(self, batch: int, capacity: int) -> Caches:
         """Return the empty cache of each block, for `capacity` tokens."""
         attention = self.contract.attention
-        empty = torch_impl.StaticCache.make(batch, capacity, attention.kv_heads, attention.width)
+        kind = dtype_name(self.embed)
+        empty = torch_impl.StaticCache.make(batch, capacity, attention.kv_heads, attention.width, dtype=kind)
         return (empty,) * self.contract.decoder.depth
 
     def step(self, tokens: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
         """Return the logits `(B, V)` of what follows the last of some more `tokens` `(B, T)`, and the caches with them."""
         x, held = self.embed[tokens], []
-        for block, past in zip(self._blocks, caches, strict=True):
+        for block, past in zip(self.decoder.layers, caches, strict=True):
             attended, past_and_these = block.self_attn(block.norm1(x), cache=past)
             x = x + attended
             x = x + block.ffn(block.norm2(x))
@@ -49,15 +52,10 @@ class LanguageModel(torch_impl.Layer):
     def looks(self, tokens: Tensor) -> Tensor:
         """Return where each head of each block looks: `(depth, B, H, T, T)`."""
         x, found = self.embed[tokens], []
-        for block in self._blocks:
+        for block in self.decoder.layers:
             found.append(block.self_attn(block.norm1(x), return_stages=("weights",))[1]["weights"])
             x = block(x)
         return torch.stack(found)
-
-    @property
-    def _blocks(self) -> Any:
-        """The blocks, whose norms and parts are attributes by name, which type checkers do not know."""
-        return self.decoder.layers
 
 
 def loss(trained: LanguageModel, batch: Mapping[str, Tensor], seed: Any) -> Tensor:

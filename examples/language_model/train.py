@@ -42,7 +42,7 @@ class Size:
     window: int = 64
     batch: int = 8
     length: int = 128
-    steps: int = 500
+    steps: int = 600
     rate: float = 4e-3
     scored: int = 64
     """Windows of the novel held out, each of which is scored on its second half."""
@@ -79,7 +79,9 @@ def lesson(learn: str, held: str, size: Size) -> Lesson:
         architecture=size.architecture(len(letters)),
         models={backend: room.LanguageModel for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(spec.WarmUp(size.steps // 20 + 1, spec.CosineRate(size.rate, size.steps)), clip=spec.Clip(1.0)),
+        optimizer=spec.Adam(
+            spec.WarmUp(size.steps // 20 + 1, spec.CosineRate(size.rate, size.steps)), b2=0.95, clip=spec.Clip(1.0)
+        ),
         batches=lambda step: {"tokens": windows(known, size.batch, size.length + 1, step)},
         steps=size.steps,
     )

@@ -34,7 +34,7 @@ class Size:
 
     hidden_dim: int = 128
     batch: int = 32
-    steps: int = 900
+    steps: int = 450
     rate: float = 3e-3
     scored: int = 256
     """How many utterances are held out."""

@@ -20,8 +20,8 @@ from examples.debian import fetch
 
 TEXTS, SOUNDS = "asterisk-core-sounds-en", "asterisk-core-sounds-en-wav"
 """The packages."""
-QUIET = 0.05
-"""The share of a recording's loudest sample below which nothing is heard yet."""
+QUIET = 0.03
+"""The share of a recording's loudest sample up to which it is silent."""
 _TEXTS = f"usr/share/doc/{TEXTS}/core-sounds-en.txt.gz"
 _SOUNDS = "usr/share/asterisk/sounds/en_US_f_Allison"
 
@@ -60,9 +60,9 @@ def prompts(folder: Path | None = None) -> list[Prompt]:
 
 
 def transcripts(listing: str) -> dict[str, str]:
-    """Return what is said in each file: lines of `name: text`, without those that describe a noise or silence.
+    r"""Return what is said in each file: lines of `name: text`, without those that describe a noise or silence.
 
-    >>> transcripts("; a comment\\nvm-and: and\\nbeep: [a tone]\\nsilence/1: (1 second of silence)\\nspy: IAX (not 2)\\n")
+    >>> transcripts("; a comment\nvm-and: and\nbeep: [a tone]\nsilence/1: (1 second of silence)\nspy: IAX (not 2)\n")
     {'vm-and': 'and', 'spy': 'IAX'}
     """
     lines = (line.partition(": ") for line in listing.splitlines() if not line.startswith(";"))
@@ -78,16 +78,18 @@ def heard(file: Path) -> tuple[np.ndarray, int]:
         return samples.astype(np.float32) / 2**15, sound.getframerate()
 
 
-def joined(parts: Sequence[Prompt], pause: float = 0.3) -> tuple[Prompt, list[float]]:
-    """Return one recording of several, with a pause before each, and the seconds at which each begins to be heard."""
-    rate, pieces, begins = parts[0].rate, list[np.ndarray](), list[float]()
-    for part in parts:
-        silence = np.zeros(round(pause * rate), np.float32)
-        before = sum(map(len, pieces)) + len(silence)
-        begins.append((before + int(np.argmax(np.abs(part.samples) > QUIET * np.abs(part.samples).max()))) / rate)
-        pieces += [silence, part.samples]
-    text = " ".join(part.text for part in parts)
-    return Prompt(" + ".join(part.name for part in parts), text, np.concatenate(pieces), rate), begins
+def joined(parts: Sequence[Prompt]) -> tuple[Prompt, list[float]]:
+    """Return one recording of several, without the silence around each, and the seconds at which each begins."""
+    rate, pieces = parts[0].rate, [trimmed(part.samples) for part in parts]
+    begins = np.cumsum([0, *map(len, pieces)])[:-1] / rate
+    names, texts = zip(*((part.name, part.text) for part in parts), strict=True)
+    return Prompt(" + ".join(names), " ".join(texts), np.concatenate(pieces), rate), begins.tolist()
+
+
+def trimmed(samples: np.ndarray) -> np.ndarray:
+    """Return a recording from the first sample that is loud to the last."""
+    loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max())
+    return samples[loud[0] : loud[-1] + 1]
 
 
 def words(text: str) -> list[str]:
@@ -100,5 +102,6 @@ def words(text: str) -> list[str]:
     return [DIGITS.get(word, word) for word in plain]
 
 
-DIGITS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split(), strict=True))
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = dict(zip("0123456789", NAMES, strict=True))
 """A digit is compared as the word that was spoken."""

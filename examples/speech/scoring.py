@@ -1,7 +1,7 @@
 """Scores of a recogniser: how many words are wrong, and how late or early each is said to begin.
 
-    word error rate = (substituted + deleted + inserted) / words of the transcript        by the fewest edits
-    late            = |begin found - true begin|        of words heard right, where it is known when they were spoken
+word error rate = (substituted + deleted + inserted) / words of the transcript        by the fewest edits
+late            = |begin found - true begin|        of words heard right, where it is known when they were spoken
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ WINDOW = 3
 """Frames that a convolution sees at once: the one in the middle, and one on either side."""
 STRIDES = (1, 2)
 
+
 @dataclass(frozen=True)
 class Whisper(spec.Architecture):
     """The whole recogniser.

@@ -52,7 +52,15 @@ class Whisper(Layer):
         return carried
 
     def step(self, tokens: jax.Array, carried: Any) -> tuple[jax.Array, jax.Array, Any]:
-        """Return logits `(B, T, V)`, attention to the sound `(layers, B, H, T, S)`, and what goes on, of new tokens `(B, T)`."""
+        """Return logits and attention to the sound of new tokens `(B, T)`, and what goes on.
+
+        Args:
+            tokens: those after the ones that `carried` has seen.
+            carried: what `begin` or the last step returned.
+
+        Returns:
+            Logits `(B, T, V)`, weights `(layers, B, H, T, S)`, and what the next step is given.
+        """
         x = self.embed[tokens] + self.text_places[carried[0][0].upcoming(tokens.shape[-1])]
         after, looks = [], []
         for layer, (cache, key, value) in zip(self.decoder.layers, carried, strict=True):
@@ -67,9 +75,7 @@ class Whisper(Layer):
         return self.decoder.final_norm(x) @ self.embed.T, jnp.stack(looks), after
 
 
-def look(
-    attention: MultiHeadAttention, x: jax.Array, key: jax.Array, value: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def look(attention: MultiHeadAttention, x: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the output `(B, T, M)` and the weights `(B, H, T, S)` of attention to keys and values that are known."""
     context, stages = dot_product_attention(attention.q_proj(x), key, value, return_stages=("weights",))
     return attention.out_proj(context), stages["weights"]

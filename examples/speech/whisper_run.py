@@ -1,11 +1,11 @@
 """Whisper in both backends: recorded prompts to words, when each was spoken, and that it is the model that others run.
 
-    python -m examples.speech.whisper_run        build/examples/whisper/numbers.json, alignment.png, layers.json
+python -m examples.speech.whisper_run        build/examples/whisper/numbers.json, alignment.png, layers.json
 
-    words           the error rate of each backend on prompts that were not chosen by ear, and whether the texts are the same
-    word times      on prompts joined with a pause between them, where it is known when each begins
-    layer by layer  each block of both backends and of transformers, of what it received, within the oracle's budget
-    whole           logits of both backends and of transformers in float32, beside its own in float64
+words           the error rate of each backend on prompts that were not chosen by ear, and whether the texts are the same
+word times      on prompts joined without the silence around them, where it is known when each begins
+layer by layer  each block of both backends and of transformers, of what it received, within the oracle's budget
+whole           logits of both backends and of transformers in float32, beside its own in float64
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from attention.exchange import ctranslate2
 from attention.parity.layerwise import layerwise
 from examples.speech import whisper, whisper_files, whisper_jax, whisper_theirs, whisper_torch
-from examples.speech.mel import log_mel
+from examples.speech.mel import SECONDS, log_mel
 from examples.speech.prompts import Prompt, joined, prompts, words
 from examples.speech.scoring import lateness, same_words, word_errors
 from examples.speech.whisper_figure import draw
@@ -34,8 +34,8 @@ from examples.speech.word_times import Word, word_times
 FOLDER = Path("build/examples/whisper")
 ROOMS: Mapping[str, Any] = {"torch": whisper_torch, "jax": whisper_jax}
 PROMPTS, LEAST = 30, 6
-"""How many prompts are heard, evenly spread by name over all that have at least so many words."""
-JOINED, TOGETHER = 8, 4
+"""How many prompts are heard, evenly spread by name over all that have so many words and fit into what is heard at once."""
+JOINED, TOGETHER = 10, 4
 """How many joined recordings are timed, and of how many of those prompts each consists."""
 STATES, RUNS = 96, 8
 """States of the sound that the encoder's budgets are computed on, which grow with their square; the decoder sees all 1500."""
@@ -76,32 +76,33 @@ class Recogniser:
 
 
 def chosen(spoken: Sequence[Prompt], count: int = PROMPTS, least: int = LEAST) -> list[Prompt]:
-    """Return prompts evenly spread over all that have enough words."""
-    long = [prompt for prompt in spoken if len(words(prompt.text)) >= least]
+    """Return prompts evenly spread over all that have enough words and are not too long."""
+    long = [prompt for prompt in spoken if len(words(prompt.text)) >= least and prompt.seconds <= SECONDS]
     return [long[i * len(long) // count] for i in range(min(count, len(long)))]
 
 
 def timed(hear: Recogniser, spoken: Sequence[Prompt]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
     """Return (true, found) seconds at which parts of joined recordings begin, and what even spacing would have found.
 
-    Only parts whose first word was heard right have a time.
+    Of those whose first word was heard right; the first part is left out, for it begins with the sound.
     """
     found, even = list[tuple[float, float]](), list[tuple[float, float]]()
     for at in range(JOINED):
-        parts = spoken[at * TOGETHER : (at + 1) * TOGETHER]
+        # Far apart in the list: neighbours share words, of which it would be unclear which was heard.
+        parts = spoken[at :: len(spoken) // TOGETHER][:TOGETHER]
         whole, begins = joined(parts)
         said = [(word, spoken.begin) for spoken in hear(whole).words for word in words(spoken.text)]
         wanted = words(whole.text)
         place = same_words(wanted, [word for word, _ in said])
         firsts = np.cumsum([0, *(len(words(part.text)) for part in parts)])[:-1]
-        for first, begin in zip(firsts.tolist(), begins, strict=True):
+        for first, begin in zip(firsts.tolist()[1:], begins[1:], strict=True):
             if first in place:
                 found.append((begin, said[place[first]][1]))
                 even.append((begin, whole.seconds * first / len(wanted)))
     return found, even
 
 
-def whole(trained: whisper_files.Trained, models: Mapping[str, Any], theirs: Any, sound: np.ndarray, tokens: np.ndarray) -> Any:
+def whole(models: Mapping[str, Any], theirs: Any, sound: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
     """Return how far each implementation's float32 logits are from transformers' in float64."""
     made = {name: room.logits(models[name], sound, tokens) for name, room in ROOMS.items()}
     made["transformers"] = whisper_theirs.logits(theirs, sound, tokens)
@@ -154,7 +155,7 @@ def main() -> None:
     draw(shown, {name: t.looks for name, t in found.items()}, first.pieces, first.words, FOLDER / "alignment.png")
     tokens = np.array([[*trained.rules.begin, *first.heard.tokens]], np.int32)
     sound = log_mel(shown.samples, shown.rate)[None]
-    numbers["whole"] = whole(trained, models, theirs, sound, tokens)
+    numbers["whole"] = whole(models, theirs, sound, tokens)
     layers = whisper_theirs.seen(trained, theirs, sound, tokens, STATES)
     report = layerwise(layers, runs=RUNS, progress=lambda name: console.print(f"budget of {name}"))
     report.to_json(FOLDER / "layers.json")
@@ -162,7 +163,7 @@ def main() -> None:
     numbers["seconds"] = round(time.perf_counter() - started, 1)
     (FOLDER / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     console.print_json(data={name: value for name, value in numbers.items() if name != "words"})
-    console.print(report)
+    console.print(str(report), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,15 @@ class Whisper(Layer):
         return carried
 
     def step(self, tokens: Tensor, carried: Any) -> tuple[Tensor, Tensor, Any]:
-        """Return logits `(B, T, V)`, attention to the sound `(layers, B, H, T, S)`, and what goes on, of new tokens `(B, T)`."""
+        """Return logits and attention to the sound of new tokens `(B, T)`, and what goes on.
+
+        Args:
+            tokens: those after the ones that `carried` has seen.
+            carried: what `begin` or the last step returned.
+
+        Returns:
+            Logits `(B, T, V)`, weights `(layers, B, H, T, S)`, and what the next step is given.
+        """
         x = self.embed[tokens] + self.text_places[carried[0][0].upcoming(tokens.shape[-1])]
         after, looks = [], []
         for layer, (cache, key, value) in zip(self.decoder.layers, carried, strict=True):

@@ -5,7 +5,8 @@
     path           = the staircase from (0, 0) to (T - 1, S - 1), each step down, right or both, of greatest sum of sharp
     time of t      = 20 ms for each state before the step into row t
 
-The token that ends the text is chosen after the last word, and so its time is where that word ends.
+Punctuation is not spoken: what chooses it looks at where the next word begins, so it takes no step of the staircase. The token
+that ends the text is chosen after the last word, and so its time is where that word ends.
 
 References:
     Radford et al., arXiv:2212.04356, and `timing.py` of their code; Giorgino, J. Stat. Softw. 31 (2009): time warping.
@@ -42,11 +43,24 @@ def word_times(pieces: Sequence[str], looks: np.ndarray, seconds: float) -> list
         looks: `(n, T, S)`, the weights of n alignment heads; T is one more than the pieces, the last row chose the end.
         seconds: how long the sound is, which the S states outlast.
     """
-    times = starts(sharpened(looks, states(seconds, looks.shape[-1]))) * SECONDS
+    rows = [*spoken(pieces), len(pieces)]
+    times = starts(sharpened(looks, states(seconds, looks.shape[-1]))[rows]) * SECONDS
     begins = [t for t, piece in enumerate(pieces) if t == 0 or piece.startswith(" ")]
-    ends = [*begins[1:], len(pieces)]
-    texts = ["".join(pieces[a:b]).strip() for a, b in zip(begins, ends, strict=True)]
-    return [Word(text, float(times[a]), float(times[b])) for text, a, b in zip(texts, begins, ends, strict=True)]
+    found: list[Word] = []
+    for a, b in zip(begins, [*begins[1:], len(pieces)], strict=True):
+        first, after = (next(i for i, t in enumerate(rows) if t >= at) for at in (a, b))
+        if first < after:
+            found.append(Word("".join(pieces[a:b]).strip(), float(times[first]), float(times[after])))
+    return found
+
+
+def spoken(pieces: Sequence[str]) -> list[int]:
+    """Return which pieces of text are heard: those with a letter or a digit.
+
+    >>> spoken([" Press", " 1", ".", " Now"])
+    [0, 1, 3]
+    """
+    return [t for t, piece in enumerate(pieces) if any(map(str.isalnum, piece))]
 
 
 def states(seconds: float, most: int) -> int:

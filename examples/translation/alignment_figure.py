@@ -1,6 +1,6 @@
 """Pictures of an alignment: which source word each target word was translated from, as a figure and as text.
 
-    shade[t, s] = sum over the pieces of source word s, mean over the pieces of target word t, of weights[piece, piece]
+shade[t, s] = sum over the pieces of source word s, mean over the pieces of target word t, of weights[piece, piece]
 """
 
 from __future__ import annotations
@@ -90,5 +90,5 @@ def draw(weights: np.ndarray, target: Sequence[str], source: Sequence[str], path
     for spine in axes.spines.values():
         spine.set_visible(False)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, transparent=True, metadata={"Software": None})
+    figure.savefig(path, dpi=130, transparent=True, bbox_inches="tight", pad_inches=0.1, metadata={"Software": None})
     return Path(path)

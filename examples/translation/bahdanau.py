@@ -31,8 +31,8 @@ class Translator(spec.Architecture):
         reader_dim: E, the width of each reader's state.
         writer_dim: the width of the writer's state, and of the hidden layer that scores an alignment.
 
-    >>> sum(math.prod(param.shape) for param in Translator(500, 14, 32, 48, 64).params.values())
-    93494
+    >>> Translator(500, 14, 32, 48, 64).params["attention.score_k_proj.kernel"].shape
+    (96, 64)
     """
 
     source_vocabulary: int

@@ -27,6 +27,7 @@ from attention import spec
 from attention.exchange import dialect, marian
 from attention.spec.activations import relu
 from attention.spec.axes import Array
+from attention.spec.layers.contract import Contract
 from attention.spec.norms import Norm
 from attention.spec.params import Weights, inner, nest
 
@@ -50,7 +51,7 @@ class DecoderLayer(spec.Architecture):
 
     cross_attention: spec.MultiHeadAttention
     feed_forward: spec.FeedForward
-    norm: spec.LayerNorm
+    norm: spec.LayerNorm | spec.RMSNorm
 
     @property
     def width(self) -> int:
@@ -113,14 +114,16 @@ def architecture(checkpoint: marian.Checkpoint) -> Marian:
     Raises:
         OptionError: another architecture.
     """
-    encoder = marian.encoder(checkpoint.settings)
-    layer = DecoderLayer(encoder.block.own_attention, encoder.block.feed_forward, encoder.block.norm)
+    encoder, block = marian.encoder(checkpoint.settings), marian.block(checkpoint.settings)
+    layer = DecoderLayer(block.attention, block.feed_forward, block.norm)
     return Marian(encoder, layer, int(checkpoint.settings["dec-depth"]), len(checkpoint.tensors["Wemb"]))
 
 
 def weights(checkpoint: marian.Checkpoint, model: Marian) -> Weights:
     """Return a checkpoint's tensors as canonical weights."""
-    return dialect.read(checkpoint.tensors, marian.dialect(model.encoder.depth, model.depth), model)
+    # A table asks what it is read into for its parameters alone, contract or not.
+    whole: Any = model
+    return dialect.read(checkpoint.tensors, marian.dialect(model.encoder.depth, model.depth), whole)
 
 
 def positions(start: int, count: int, width: int) -> np.ndarray:
@@ -190,18 +193,25 @@ def greedy(translator: Translator, sentences: Sequence[Sequence[int]]) -> list[t
     """
     source, lengths = padded(sentences)
     carried = translator.encode(source, lengths)
+    # Each has a limit of its own, so that no sentence's translation depends on the others.
+    limits = np.ceil(LONGEST * lengths).astype(int)
     last = np.full((len(sentences), 1), START)
     said, seen = [], []
-    for place in range(math.ceil(LONGEST * max(lengths))):
+    for place in range(int(limits.max())):
         logits, weights, carried = translator.decode(last, positions(place, 1, translator.width), carried, lengths)
         last = logits.argmax(-1)
         said.append(last[:, 0])
         seen.append(weights[:, GUIDED, 0])
-        if all(END in row for row in np.stack(said, axis=1)):
+        if all(END in row[:limit] or place + 1 >= limit for row, limit in zip(np.stack(said, 1), limits, strict=True)):
             break
-    rows, looks = np.stack(said, axis=1), np.stack(seen, axis=1)
-    counts = [list(row).index(END) + 1 if END in row else len(row) for row in rows]
-    return [(rows[b, :t].tolist(), looks[b, :t, : lengths[b]]) for b, t in enumerate(counts)]
+    return [_until_end(*found) for found in zip(np.stack(said, 1), np.stack(seen, 1), limits, lengths, strict=True)]
+
+
+def _until_end(said: np.ndarray, seen: np.ndarray, limit: int, length: int) -> tuple[list[int], np.ndarray]:
+    """Return one sentence's tokens up to its `END` or its limit, and their weights on the tokens that it has."""
+    tokens = said[:limit].tolist()
+    count = tokens.index(END) + 1 if END in tokens else len(tokens)
+    return tokens[:count], seen[:count, :length]
 
 
 def padded(sentences: Sequence[Sequence[int]], step: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -237,11 +247,11 @@ def _layer(layer: DecoderLayer, xp: Any, weights: Mapping[str, Array], x: Array,
     def norm(name: str, x: Array) -> Array:
         return layer.norm.normalise(xp, inner(name, weights), x)
 
+    def part(name: str, contract: Contract, given: dict[str, Array]) -> Array:
+        return contract.formula(xp, inner(name, weights), given, contract.settle(given))["output"]
+
     state = xp.zeros_like(x[..., 0, :])
     said, _ = ssru(xp, x @ weights["candidate.kernel"], x @ weights["forget.kernel"] + weights["forget.bias"], state)
     x = norm("norm1", x + said)
-    for number, (name, part) in enumerate(layer.parts.items(), 2):
-        given = {"query": x, "key": memory} if name == "cross_attn" else {"x": x}
-        y = part.formula(xp, inner(name, weights), given, part.settle(given))["output"]
-        x = norm(f"norm{number}", x + y)
-    return x
+    x = norm("norm2", x + part("cross_attn", layer.cross_attention, {"query": x, "key": memory}))
+    return norm("norm3", x + part("ffn", layer.feed_forward, {"x": x}))

@@ -21,6 +21,11 @@ class DecoderLayer(jax_impl.Layer):
     """One layer of the decoder; arguments as `Layer`."""
 
     contract: marian.DecoderLayer
+    candidate: nnx.LinearGeneral
+    forget: nnx.LinearGeneral
+    norm1: nnx.Module
+    norm2: nnx.Module
+    norm3: nnx.Module
 
     def build_parts(self, dtype: str) -> None:
         self.cross_attn = jax_impl.MultiHeadAttention(self.contract.cross_attention, seed=None, dtype=dtype)
@@ -39,6 +44,8 @@ class Marian(jax_impl.Layer):
     """The whole translator; arguments as `Layer`."""
 
     contract: marian.Marian
+    embed: nnx.Param
+    logit_bias: nnx.Param
 
     def build_parts(self, dtype: str) -> None:
         model = self.contract

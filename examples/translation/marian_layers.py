@@ -1,7 +1,7 @@
 """Layer by layer, and as a whole: ours in both backends and transformers' own modules within one budget of rounding errors.
 
-    output of each layer, on what it received in their run            z = (output - float64) / sigma
-    logits after every word of a known target, all layers at once     the same, of the whole formula
+output of each layer, on what it received in their run            z = (output - float64) / sigma
+logits after every word of a known target, all layers at once     the same, of the whole formula
 """
 
 from __future__ import annotations

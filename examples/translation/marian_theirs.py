@@ -66,24 +66,24 @@ class SSRU(nn.Module):
 def build(model: marian.Marian, checkpoint: Checkpoint) -> MarianMTModel:
     """Return transformers' model with the weights of a Marian file, read by its names and not through our tables."""
     heads, hidden = model.layer.cross_attention.num_heads, model.layer.feed_forward.hidden_dim
-    config = MarianConfig(
-        vocab_size=model.vocabulary,
-        d_model=model.width,
-        encoder_layers=model.encoder.depth,
-        decoder_layers=model.depth,
-        encoder_attention_heads=heads,
-        decoder_attention_heads=heads,
-        encoder_ffn_dim=hidden,
-        decoder_ffn_dim=hidden,
-        activation_function="relu",
-        scale_embedding=True,
-        max_position_embeddings=LONGEST,
-        pad_token_id=marian.END,
-        eos_token_id=marian.END,
-        decoder_start_token_id=marian.END,
-        attn_implementation="eager",
-    )
-    theirs = MarianMTModel(config)
+    options: dict[str, Any] = {
+        "vocab_size": model.vocabulary,
+        "d_model": model.width,
+        "encoder_layers": model.encoder.depth,
+        "decoder_layers": model.depth,
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "encoder_ffn_dim": hidden,
+        "decoder_ffn_dim": hidden,
+        "activation_function": "relu",
+        "scale_embedding": True,
+        "max_position_embeddings": LONGEST,
+        "pad_token_id": marian.END,
+        "eos_token_id": marian.END,
+        "decoder_start_token_id": marian.END,
+        "attn_implementation": "eager",
+    }
+    theirs = MarianMTModel(MarianConfig(**options))
     for layer in theirs.model.decoder.layers:
         layer.self_attn = SSRU(model.width)
     places = torch.from_numpy(marian.positions(0, LONGEST, model.width)).float()
@@ -109,7 +109,9 @@ def _tensors(checkpoint: Checkpoint, model: marian.Marian) -> Iterator[tuple[str
                     yield f"model.{side}.layers.{i}.{theirs}.{leaf}", x[0] if len(x) == 1 else np.ascontiguousarray(x.T)
 
 
-def run(theirs: MarianMTModel, model: marian.Marian, weights: Weights, source: Any, target: Any) -> tuple[list[Seen], np.ndarray]:
+def run(
+    theirs: MarianMTModel, model: marian.Marian, weights: Weights, source: Any, target: Any
+) -> tuple[list[Seen], np.ndarray]:
     """Return every layer with what it received and gave in their run of a known target, and their logits `(1, T, V)`.
 
     Args:
@@ -128,7 +130,7 @@ def run(theirs: MarianMTModel, model: marian.Marian, weights: Weights, source: A
 
         return module.register_forward_hook(hook, with_kwargs=True)
 
-    inside = theirs.model
+    inside: Any = theirs.model
     hooks = [watch(f"encoder.layers.{i}", layer) for i, layer in enumerate(inside.encoder.layers)]
     for i, layer in enumerate(inside.decoder.layers):
         parts = {"cross_attn": layer.encoder_attn, "ffn.up": layer.fc1, "ffn.down": layer.fc2}

@@ -19,6 +19,11 @@ class DecoderLayer(torch_impl.Layer):
     """One layer of the decoder; arguments as `Layer`."""
 
     contract: marian.DecoderLayer
+    candidate: nn.Linear
+    forget: nn.Linear
+    norm1: nn.Module
+    norm2: nn.Module
+    norm3: nn.Module
 
     def build_parts(self, dtype: str) -> None:
         self.cross_attn = torch_impl.MultiHeadAttention(self.contract.cross_attention, seed=None, dtype=dtype)
@@ -37,6 +42,8 @@ class Marian(torch_impl.Layer):
     """The whole translator; arguments as `Layer`."""
 
     contract: marian.Marian
+    embed: nn.Parameter
+    logit_bias: nn.Parameter
 
     def build_parts(self, dtype: str) -> None:
         model = self.contract

@@ -1,7 +1,7 @@
 """Vocabulary: symbols and their numbers, and the batches that a translator is taught with.
 
-    numbers = encode("23", ...)        decode(numbers) = up to END
-    said = START y_0 y_1 ...           target = y_0 y_1 ... END           after the end, both are END, and count for nothing
+numbers = encode("23", ...)        decode(numbers) = up to END
+said = START y_0 y_1 ...           target = y_0 y_1 ... END           after the end, both are END, and count for nothing
 """
 
 from __future__ import annotations

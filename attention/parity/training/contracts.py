@@ -1,11 +1,9 @@
 """Recipes of contracts: any layer trained to do as a target says, so that every part of it learns.
 
-loss = loudness mean (y - target)^2        y = layer(inputs)        inputs, target drawn anew for each step
+    loss = loudness mean (y - target)^2        y = layer(inputs)        inputs and target drawn anew for each step
 
-The loudness brings gradients near the epsilon of an optimiser, where alone the two can be told apart; an optimiser without
-one, and a clip, do not see it.
-
-Biases, scales and tables begin at drawn values, because a decay of what is 0 moves nothing.
+Biases, scales and tables begin at drawn values: a decay of what is 0 moves nothing. A quiet loss has gradients near an
+optimiser's epsilon, where epsilons are told apart best.
 """
 
 from __future__ import annotations
@@ -16,20 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.probes import B, Drawer, N
+from attention.parity.probes import Drawer, N
+from attention.parity.training.named import OPTIMIZERS
 from attention.parity.training.recipe import BACKENDS, Recipe
 from attention.spec.errors import OptionError
 from attention.spec.layers.contract import Contract
+from attention.spec.numbers import is_count, is_finite
 from attention.spec.optimizer import Step
-from attention.spec.optimizer_steps import Adam
 
 STEPS = 50
+APART = 100_003
+"""Seeds between those of two recipes' batches: more than anybody makes steps with them."""
 
 
 def of_contract(
     contract: Contract,
     *,
-    optimizer: Step | None = None,
+    optimizer: Step = OPTIMIZERS["adamw"],
     steps: int = STEPS,
     seed: int = 0,
     loudness: float = 1.0,
@@ -39,58 +40,58 @@ def of_contract(
 
     Args:
         contract: the layer.
-        optimizer: AdamW as torch has it if None.
+        optimizer: the step that is meant; AdamW as torch has it unless another is given.
         steps: how many.
-        seed: of everything.
+        seed: of weights, inputs, targets and dropout.
         loudness: what the loss is multiplied by.
-        options: further fields of the recipe.
+        options: further fields of the recipe, such as `optimizers`.
 
     Raises:
-        OptionError: `contract` is none.
+        OptionError: `contract` is none, or a number is not what it must be.
     """
     if not isinstance(contract, Contract):  # pyright: ignore[reportUnnecessaryIsInstance] - users pass what they like
         raise OptionError(f"contract {type(contract).__name__} must be a contract such as spec.MultiHeadAttention")
+    if not is_count(seed, 0):
+        raise OptionError(f"seed {seed!r} must be an int >= 0")
+    if not is_finite(loudness):
+        raise OptionError(f"loudness {loudness!r} must be a finite number")
     drawer = Drawer(contract, "float32", seed)
-    pinned = contract.pinned()
-    call = _placed(drawer)
-    names = tuple(drawer.draw("", **_lengths(drawer)).arrays)
-
-    def loss(model: Any, batch: Mapping[str, Any], dropout_seed: Any) -> Any:
-        drops = {"dropout_seed": dropout_seed} if contract.drops else {}
-        made = model(**{name: batch[name] for name in names}, **call, **drops)
-        y = made[0] if isinstance(made, tuple) else made
-        return loudness * ((y - batch["target"]) ** 2).mean()
-
-    given: dict[str, Any] = {
+    loss = _loss(drawer, loudness)
+    described: dict[str, Any] = {
         "models": {backend: _builder(backend) for backend in BACKENDS},
-        "losses": {"torch": loss, "jax": loss},
-        "optimizer": optimizer or Adam(1e-3, weight_decay=1e-2, decoupled=True),
+        "losses": dict.fromkeys(BACKENDS, loss),
         "batches": _batches(drawer),
         "start": drawer.weights(),
-        **options,
     }
-    return Recipe(architecture=pinned, steps=steps, seed=seed, **given)
+    return Recipe(
+        architecture=contract.pinned(), optimizer=optimizer, steps=steps, seed=seed, **{**described, **options}
+    )
 
 
 def _builder(backend: str) -> Callable[[Any], Any]:
     return lambda contract: contract.build(backend, seed=None)
 
 
-def _lengths(drawer: Drawer) -> dict[str, int]:
-    # A contract whose mask is aligned by T = S alone is drawn so; all others are too.
-    return {"t": N, "s": N}
+def _loss(drawer: Drawer, loudness: float) -> Callable[[Any, Mapping[str, Any], Any], Any]:
+    """Return the loss, which is written once: operators and `mean` are the same in both frameworks."""
+    names = tuple(drawer.draw("").arrays)
+    call = {f"{side}_positions": drawer.places(N) for side in ("query", "key")} if drawer.axial else {}
 
+    def loss(model: Any, batch: Mapping[str, Any], seed: Any) -> Any:
+        drops = {"dropout_seed": seed} if drawer.contract.drops else {}
+        made = model(**{name: batch[name] for name in names}, **call, **drops)
+        y = made[0] if isinstance(made, tuple) else made
+        return loudness * ((y - batch["target"]) ** 2).mean()
 
-def _placed(drawer: Drawer) -> dict[str, Any]:
-    return {"query_positions": drawer.places(N), "key_positions": drawer.places(N)} if drawer.axial else {}
+    return loss
 
 
 def _batches(drawer: Drawer) -> Callable[[int], dict[str, np.ndarray]]:
     """Return what draws the batch of a step."""
+    output = drawer.contract.outputs[0]
 
     def batch(step: int) -> dict[str, np.ndarray]:
-        # A drawer's own seed stands for the first weights.
-        drawn = replace(drawer, seed=(drawer.seed + 1) * 100_003 + step).draw("", **_lengths(drawer))
-        return {**drawn.arrays, "target": drawn.cotangents[drawer.contract.outputs[0]]}
+        drawn = replace(drawer, seed=(drawer.seed + 1) * APART + step).draw("")
+        return {**drawn.arrays, "target": drawn.cotangents[output]}
 
     return batch

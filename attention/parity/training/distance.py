@@ -5,6 +5,8 @@ distance(a, b)[n] = root mean square of a[n] - b[n]        twin[n] = w[n] one ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import ml_dtypes
 import numpy as np
 
@@ -30,6 +32,11 @@ def moved(weights: Weights, twin: int) -> Weights:
 def distances(a: Weights, b: Weights) -> Distances:
     """Return the root mean square of the difference of each parameter; what is no number on a side is infinitely far."""
     return {name: _finite(rms(a[name].astype(np.float64) - b[name].astype(np.float64))) for name in a}
+
+
+def furthest(found: Sequence[Distances]) -> Distances:
+    """Return the largest of several distances of each parameter."""
+    return {name: max(far[name] for far in found) for name in found[0]}
 
 
 def sizes(weights: Weights) -> Distances:

@@ -1,20 +1,32 @@
 """Lockstep: both frameworks and the twins take each step of a recipe together.
 
 torch[0] = jax[0] = weights        twin[i][0] = weights moved by one rounding unit, up or down at random
-distance(a, b)[n] = root mean square of a[n] - b[n], for each parameter        spread[n] = max over i of distance(twin[i], jax)
+
+The twins are runs of JAX's side: they show how far rounding alone drives a run. Losses are compared at every step, weights
+after each of the first ten and then after every `watch`-th.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from attention.parity.training import rounding
+from attention.parity.training.distance import Distances, distances, furthest, moved, sizes, unit
+from attention.parity.training.envelope import Runs
 from attention.parity.training.jax_learner import JaxLearner
+from attention.parity.training.models import models
 from attention.parity.training.recipe import Recipe
 from attention.parity.training.result import Training
 from attention.parity.training.torch_learner import TorchLearner
+from attention.spec.errors import OptionError
+from attention.spec.numbers import is_count
 from attention.spec.params import Weights
+
+DENSE = 10
+"""Steps at the beginning after each of which weights are compared: most mistakes show in one of them."""
 
 
 def train(
@@ -25,56 +37,78 @@ def train(
     Args:
         recipe: what is trained, on what, and how.
         twins: how many runs of JAX's side begin one rounding unit away, and so show how far rounding alone drives a run.
-        watch: every how many steps weights are compared; losses are at every step.
+        watch: every how many steps weights are compared, after the first ten; losses are at every step.
         progress: told of each step, counted from 1, and of its loss.
 
     Returns:
         The trained models, the losses and the verdict.
+
+    Raises:
+        OptionError: an argument, or a batch, is not what it must be.
+        ParamError: a pair's parameters do not belong together.
+        SideFailed: a loss or an optimiser raised, or a loss is no scalar.
     """
-    start = recipe.weights()
-    ours = JaxLearner(recipe, start)
-    torch = TorchLearner(recipe, start)
-    others = [JaxLearner(recipe, moved(start, twin), like=ours) for twin in range(twins)]
-    losses: dict[str, list[float]] = {"torch": [], "jax": [], **{f"twin {i}": [] for i in range(twins)}}
-    steps: list[int] = []
-    apart: list[dict[str, float]] = []
-    spread: list[dict[str, float]] = []
+    for name, value in (("twins", twins), ("watch", watch)):
+        if not is_count(value):
+            raise OptionError(f"{name} {value!r} must be an int >= 1")
+    start, kinds = models(recipe)
+    torch = TorchLearner(recipe, kinds["torch"], start)
+    ours = JaxLearner(recipe, kinds["jax"], start)
+    begun = [moved(start, twin) for twin in range(twins)]
+    others = [JaxLearner(recipe, kinds["jax"], weights, like=ours) for weights in begun]
+    names = ("jax", *(f"twin {i}" for i in range(twins)))
+    losses: dict[str, list[float]] = {name: [] for name in ("torch", *names)}
+    watcher = _Watcher(start)
     for step in range(recipe.steps):
-        batch, seed = recipe.batches(step), recipe.dropout_seed(step)
+        batch, seed = recipe.batch(step), recipe.dropout_seed(step)
+        arrays = JaxLearner.arrays(batch)
         # JAX computes while torch does.
-        pending = [learner.step(batch, seed) for learner in (ours, *others)]
-        losses["torch"].append(float(torch.step(batch, seed)))
-        for name, value in zip(("jax", *(f"twin {i}" for i in range(twins))), pending, strict=True):
+        pending = [learner.step(arrays, seed) for learner in (ours, *others)]
+        losses["torch"].append(float(torch.step(TorchLearner.arrays(batch), seed)))
+        for name, value in zip(names, pending, strict=True):
             losses[name].append(float(value))
-        if step % watch == 0 or step == recipe.steps - 1:
-            base = ours.weights()
-            steps.append(step)
-            apart.append(distances(torch.weights(), base))
-            spread.append(_most([distances(other.weights(), base) for other in others]))
+        if step < DENSE or step % watch == 0 or step == recipe.steps - 1:
+            watcher.look(step, torch.weights(), ours.weights(), [other.weights() for other in others])
         if progress is not None:
             _ = progress(step + 1, losses["torch"][-1])
     return Training(
+        recipe=recipe,
         models={"torch": torch.finished(), "jax": ours.finished()},
         losses={name: np.array(values) for name, values in losses.items()},
-        watched=np.array(steps),
-        apart={name: np.array([d[name] for d in apart]) for name in start},
-        spread={name: np.array([d[name] for d in spread]) for name in start},
+        runs=watcher.seen(recipe, furthest([distances(weights, start) for weights in begun])),
     )
 
 
-def moved(weights: Weights, twin: int) -> Weights:
-    """Return weights, each moved by one rounding unit of its own, up or down."""
-    rng = np.random.default_rng(twin)
-    return {
-        name: np.nextafter(w, rng.choice(np.array([-np.inf, np.inf], w.dtype), w.shape)) * (w != 0)
-        for name, w in weights.items()
-    }
+class _Watcher:
+    """Writes down how far runs are from each other."""
 
+    def __init__(self, start: Weights) -> None:
+        self._start, self._last = start, start
+        self._steps: list[int] = []
+        self._seen: dict[str, list[Distances]] = {name: [] for name in ("apart", "spread", "size", "gone")}
 
-def distances(a: Weights, b: Weights) -> dict[str, float]:
-    """Return the root mean square of the difference of each parameter."""
-    return {name: float(np.sqrt(np.mean(np.square(a[name].astype(np.float64) - b[name])))) for name in a}
+    def look(self, step: int, torch: Weights, ours: Weights, others: Sequence[Weights]) -> None:
+        """Compare the weights after a step."""
+        self._steps.append(step)
+        self._seen["apart"].append(distances(torch, ours))
+        self._seen["spread"].append(furthest([distances(other, ours) for other in others]))
+        self._seen["size"].append(sizes(ours))
+        self._seen["gone"].append(distances(ours, self._last))
+        # What `weights` returns may be a view of what the next step writes over.
+        self._last = {name: w.copy() for name, w in ours.items()}
 
-
-def _most(found: list[dict[str, float]]) -> dict[str, float]:
-    return {name: max(d[name] for d in found) for name in found[0]} if found else {}
+    def seen(self, recipe: Recipe, first: Distances) -> Runs:
+        """Return all of it."""
+        curves: dict[str, Any] = {
+            what: {name: np.array([distance[name] for distance in found]) for name in self._start}
+            for what, found in self._seen.items()
+        }
+        return Runs(
+            counts={name: w.size for name, w in self._start.items()},
+            watched=np.array(self._steps),
+            first=first,
+            share=np.array([rounding.share(recipe.optimizer, step) for step in range(recipe.steps)]),
+            leak=np.array([rounding.leak(recipe.optimizer, step) for step in range(recipe.steps)]),
+            unit=unit(self._start),
+            **curves,
+        )

@@ -1,42 +1,152 @@
-"""What a training run left: the models, the losses, and how far the two sides are from each other and from a twin."""
+"""What a training run left: the models, the losses, and whether the two sides stayed as near each other as twins do."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from attention.parity.report import plain, write
+from attention.parity.training import envelope
+from attention.parity.training.envelope import Outside, Runs
+from attention.parity.training.named import words
+from attention.parity.training.recipe import Recipe
+from attention.spec.errors import ParityError
+
+LOSS = "loss"
+
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What a training run left.
+    """What a training run left. Steps are counted from 1 in all that it says.
 
     Attributes:
+        recipe: what was followed.
         models: the trained model of each backend.
         losses: of every step, by "torch", "jax" and "twin i".
-        watched: the steps after which weights were compared, counted from 0.
-        apart: by parameter, how far torch and JAX are apart after each of these steps.
-        spread: by parameter, how far the furthest twin is from JAX.
+        runs: how far the runs were from each other.
     """
 
+    recipe: Recipe = field(repr=False)
     models: Mapping[str, Any] = field(repr=False)
     losses: Mapping[str, np.ndarray] = field(repr=False)
-    watched: np.ndarray = field(repr=False)
-    apart: Mapping[str, np.ndarray] = field(repr=False)
-    spread: Mapping[str, np.ndarray] = field(repr=False)
+    runs: Runs = field(repr=False)
+
+    @property
+    def watched(self) -> np.ndarray:
+        """The steps after which weights were compared, counted from 0."""
+        return self.runs.watched
+
+    @property
+    def apart(self) -> dict[str, np.ndarray]:
+        """How far torch and JAX are apart: each parameter after each step of `watched`, and the losses at every step."""
+        with np.errstate(invalid="ignore"):
+            return {**self.runs.apart, LOSS: np.abs(self.losses["torch"] - self.losses["jax"])}
+
+    @cached_property
+    def envelope(self) -> dict[str, np.ndarray]:
+        """How far they may be, under the same names."""
+        twins = np.stack([values for name, values in self.losses.items() if name.startswith("twin")])
+        with np.errstate(invalid="ignore"):
+            return {**self.runs.envelope(), LOSS: self.runs.loss_envelope(self.losses["jax"], twins)}
+
+    @property
+    def failure(self) -> str:
+        """Which side's loss is no number, and from which step on, or ""."""
+        broken = {name: np.flatnonzero(~np.isfinite(self.losses[name])) for name in ("torch", "jax")}
+        told = [f"{name}'s loss is {self.losses[name][at[0]]} at step {at[0] + 1}" for name, at in broken.items() if at.size]
+        return " and ".join(told)
+
+    @cached_property
+    def outside(self) -> tuple[Outside, ...]:
+        """Where each parameter, and the loss, first leaves its envelope; the earliest first, then the farthest."""
+        found = [envelope.outside(what, self._steps(what), far, self.envelope[what]) for what, far in self.apart.items()]
+        # A loss is that before its step, so it comes before the parameters after it.
+        return tuple(sorted((each for each in found if each), key=lambda each: (each.step, each.what != LOSS, -each.ratio)))
+
+    @property
+    def worst(self) -> tuple[Outside, ...]:
+        """Where each parameter, and the loss, is farthest outside its envelope, or nearest to it; the worst first."""
+        found = [envelope.worst(what, self._steps(what), far, self.envelope[what]) for what, far in self.apart.items()]
+        return tuple(sorted(found, key=lambda each: -each.ratio))
+
+    @property
+    def ok(self) -> bool:
+        """Whether both runs stayed inside the envelope."""
+        return not self.failure and not self.outside
+
+    def assert_ok(self) -> None:
+        """Raise ParityError unless both runs stayed inside the envelope.
+
+        Raises:
+            ParityError: the message is the report.
+        """
+        if not self.ok:
+            raise ParityError(str(self))
+
+    @cached_property
+    def diagnosis(self) -> Any:
+        """What `diagnose_step` says of the optimisers that a user brought; None if there are none."""
+        if not self.recipe.optimizers:
+            return None
+        from attention.parity.doctor.optimizers import diagnose_step  # noqa: PLC0415 - only a mismatch needs it
+
+        sides = [self.recipe.optimizers.get(backend, self.recipe.optimizer) for backend in ("torch", "jax")]
+        return diagnose_step(sides[0], sides[1], self.recipe.optimizer, names=("torch", "jax"))
 
     def facts(self) -> dict[str, Any]:
-        """Return what a certificate says of the run."""
-        return {
+        """Return what a certificate says of the run, ready for JSON."""
+        first, worst = (list(found)[:1] for found in (self.outside, self.worst))
+        return plain({
+            "ok": self.ok,
             "steps": len(self.losses["torch"]),
+            "parameters": sum(self.runs.counts.values()),
+            "optimizer": words(self.recipe.optimizer),
+            "seed": self.recipe.seed,
+            "twins": len(self.losses) - 2,
+            "weights compared": len(self.watched),
             "last loss": {name: float(values[-1]) for name, values in self.losses.items()},
-        }
+            "failure": self.failure,
+            "first outside": _told(first[0]) if first else None,
+            "nearest to the envelope": _told(worst[0]) if worst else None,
+        })
 
-    def plot(self, path: str | Path) -> None:
-        """Draw both loss curves, their difference and the envelope."""
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the facts and every curve as JSON.
+
+        Raises:
+            FileError: the path cannot be written.
+        """
+        curves = {
+            what: {"apart": far.tolist(), "envelope": self.envelope[what].tolist()} for what, far in self.apart.items()
+        }
+        losses = {name: values.tolist() for name, values in self.losses.items()}
+        write(path, json.dumps(plain({**self.facts(), "losses": losses, "watched": self.watched.tolist(), "curves": curves})))
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw both loss curves, their difference in its envelope, and the parameter that is nearest to its own.
+
+        Raises:
+            FileError: the path cannot be written.
+            MissingExtra: matplotlib is not installed.
+        """
+        from attention.parity.training import chart  # noqa: PLC0415 - needs the extra `report`
+
+        chart.draw(self, path)
 
     def __str__(self) -> str:
-        return f"last losses: {self.facts()['last loss']}"
+        from attention.parity.training import terminal  # noqa: PLC0415 - that file draws what this one holds
+
+        return terminal.text(self)
+
+    def _steps(self, what: str) -> np.ndarray:
+        return np.arange(len(self.losses["torch"])) if what == LOSS else self.watched
+
+
+def _told(found: Outside) -> dict[str, Any]:
+    return {"what": found.what, "step": found.step, "distance": found.distance, "envelope": found.most, "ratio": found.ratio}

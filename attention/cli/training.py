@@ -1,0 +1,93 @@
+"""`attention parity --train`: the same training in both frameworks, contract by contract.
+
+each contract: `steps` steps from the same bits, in torch and in JAX        inside the envelope of the twins, or exit code 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attention.parity.training import Training
+
+
+def run(contracts: Sequence[str], optimizer: str, steps: int, seed: int, json: str | None, plots: str | None) -> bool:
+    """Train contracts, show how near each pair of runs stayed, and return whether all stayed inside their envelopes.
+
+    Args:
+        contracts: names of `spec.cases`, or "all".
+        optimizer: a name of `training.named`.
+        steps: of each run.
+        seed: of weights, data and dropout.
+        json: a file for the facts of every run, or None.
+        plots: a folder for a picture of every run, or None.
+
+    Raises:
+        UnknownName: no such contract or optimiser.
+        OptionError: the steps are not what they must be.
+    """
+    from rich.console import Console  # noqa: PLC0415 - frameworks are imported by the command that needs them
+
+    from attention.parity.report import write  # noqa: PLC0415
+    from attention.parity.training import named  # noqa: PLC0415
+    from attention.spec import cases  # noqa: PLC0415
+
+    step = named.find(optimizer)
+    chosen = [cases.find(name) for name in (cases.CASES if "all" in contracts else contracts)]
+    console = Console()
+    runs = _trained({case.name: case.contract for case in chosen}, step, steps, seed)
+    console.print(_table(runs, optimizer))
+    for name, training in runs.items():
+        if not training.ok:
+            console.print(f"{name}: {training}", markup=False, soft_wrap=True)
+        if plots is not None:
+            training.plot(Path(plots) / f"{name}.png")
+    if json is not None:
+        from json import dumps  # noqa: PLC0415
+
+        write(json, dumps({name: training.facts() for name, training in runs.items()}, indent=1))
+    apart = sum(not training.ok for training in runs.values())
+    console.print(f"{len(runs)} contracts trained for {steps} steps with {optimizer} in both frameworks, {apart} apart.")
+    return not apart
+
+
+def _trained(contracts: dict[str, Any], optimizer: Any, steps: int, seed: int) -> dict[str, Training]:
+    """Return the run of each contract, with a bar that counts steps."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    from attention.parity.training import Recipe, train  # noqa: PLC0415
+
+    recipes = {
+        name: Recipe.of_contract(contract, optimizer=optimizer, steps=steps, seed=seed) for name, contract in contracts.items()
+    }
+    runs: dict[str, Training] = {}
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=steps * len(recipes))
+
+        def told(count: int, loss: float) -> None:
+            progress.update(task, completed=len(runs) * steps + count, description=f"{name} loss {loss:.3f}")
+
+        for name, recipe in recipes.items():
+            runs[name] = train(recipe, progress=told)
+    return runs
+
+
+def _table(runs: dict[str, Training], optimizer: str) -> Any:
+    """Return the table: of each contract, the losses and what was nearest to its envelope."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="ratio = |torch - JAX| / envelope of the twins; apart above 1")
+    for heading in ("contract", "optimizer", "first loss", "last loss", "ratio", "of", "at step", ""):
+        made.add_column(heading, no_wrap=True, justify="right" if heading in ("first loss", "last loss", "ratio", "at step") else "left")
+    for name, training in runs.items():
+        worst, losses = training.worst[0], training.losses["torch"]
+        numbers = (f"{losses[0]:.4g}", f"{losses[-1]:.4g}", f"{worst.ratio:.3g}", worst.what, str(worst.step))
+        made.add_row(name, optimizer, *numbers, "ok" if training.ok else "APART")
+    return made

@@ -1,0 +1,141 @@
+"""The envelope: how far two correct runs of one recipe may be apart.
+
+    spread[t] = max over s <= t of how far the furthest twin is from its run after step s
+    own[t]    = A[t] sum over s <= t of share[s] |w[s] - w[s-1]| + leak[s] |w[s]|      rounding of the step's own numbers
+    inside  <=>  |torch - jax|[t] <= 4 spread[t] + 2 own[t] + 2 u max |w|              for each parameter, root mean squares
+            and  |loss_torch - loss_jax|[t] <= 4 spread of losses + 2 A share (max - min of losses) + 32 u max |loss|
+
+A[t] is how many times twice as far as it began the median parameter's furthest twin is, if more than once: what rounding
+does early grows as twins do, who double by the rounding of each step alone. A parameter's spread
+is never less, beside the way it has gone, than the median parameter's: of a scalar, two twins may be as near by accident.
+
+The factors are measured, on runs of the named contracts that differ in nothing but framework: see `tests/test_envelope.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+FACTOR, OWN, FLOOR, LOSS_FLOOR = 4.0, 2.0, 2.0, 32.0
+
+Curves = Mapping[str, np.ndarray]
+"""By parameter, a number for each step at which weights were compared."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Where a run leaves the envelope.
+
+    Attributes:
+        step: counted from 1.
+        what: a parameter's name, or "loss".
+        distance: of the two frameworks.
+        most: the envelope.
+    """
+
+    step: int
+    what: str
+    distance: float
+    most: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times the envelope the distance is."""
+        return self.distance / self.most if self.most else np.inf
+
+    def __str__(self) -> str:
+        return f"{self.what} at step {self.step}: {self.distance:.2e} apart, {self.ratio:.3g} times the envelope of {self.most:.2e}"
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """What was seen of the runs.
+
+    Args:
+        counts: elements of each parameter.
+        watched: the steps after which weights were compared, counted from 0.
+        apart: how far torch and JAX are from each other, each a root mean square.
+        spread: how far the furthest twin is from JAX.
+        size: of JAX's parameters.
+        gone: how far JAX has gone since the last comparison.
+        first: how far the furthest twin begins.
+        share: of the way, what is rounding of the step's numbers, at every step.
+        leak: of the parameter, what is, at every step.
+        unit: half a rounding unit of 1.
+    """
+
+    counts: Mapping[str, int]
+    watched: np.ndarray
+    apart: Curves
+    spread: Curves
+    size: Curves
+    gone: Curves
+    first: Mapping[str, float]
+    share: np.ndarray
+    leak: np.ndarray
+    unit: float
+
+    @property
+    def growth(self) -> np.ndarray:
+        """A, at each comparison; never less than 1."""
+        # Not the mean: a parameter whose gradient is nothing but rounding moves as far as any other, and says nothing of them.
+        grown = [np.maximum.accumulate(far) / (2 * self.first[name]) for name, far in self.spread.items() if self.first[name]]
+        return np.maximum(np.median(grown, axis=0), 1.0) if grown else np.ones(self.watched.size)
+
+    def envelope(self) -> dict[str, np.ndarray]:
+        """Return how far each parameter may be, at each comparison."""
+        # What decays in the steps between two comparisons adds up; of the way between them, the coarsest step's share counts.
+        since = np.concatenate([[0], self.watched[:-1] + 1])
+        share, leak = np.maximum.reduceat(self.share, since), np.add.reduceat(self.leak, since)
+        way = {name: np.cumsum(gone) for name, gone in self.gone.items()}
+        widest = {name: np.maximum.accumulate(spread) for name, spread in self.spread.items()}
+        usual = _usual(widest, way)
+        return {
+            name: FACTOR * np.maximum(widest[name], usual * way[name])
+            + OWN * self.growth * np.cumsum(share * self.gone[name] + leak * self.size[name])
+            + FLOOR * self.unit * np.maximum.accumulate(self.size[name])
+            for name in self.apart
+        }
+
+    def loss_envelope(self, losses: np.ndarray, twins: np.ndarray) -> np.ndarray:
+        """Return how far losses may be apart, at every step.
+
+        Args:
+            losses: of JAX, `(steps,)`.
+            twins: of the twins, `(twins, steps)`.
+        """
+        spread = np.maximum.accumulate(np.abs(twins - losses).max(axis=0))
+        last = np.searchsorted(self.watched, np.arange(losses.size), side="right") - 1
+        growth = self.growth[np.maximum(last, 0)]
+        fall = np.maximum.accumulate(losses) - np.minimum.accumulate(losses)
+        ahead = np.cumsum(self.share) / np.arange(1, losses.size + 1)
+        size = np.maximum.accumulate(np.abs(losses))
+        return FACTOR * spread + OWN * growth * ahead * fall + LOSS_FLOOR * self.unit * size
+
+
+def _usual(spread: Curves, way: Curves) -> np.ndarray:
+    """Return the median parameter's spread beside the way it has gone; 0 while none has gone anywhere."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        beside = np.stack([np.where(way[name] > 0, spread[name] / way[name], np.nan) for name in spread])
+    rows = [column[np.isfinite(column)] for column in beside.T]
+    return np.array([np.median(row) if row.size else 0.0 for row in rows])
+
+
+def outside(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray) -> Outside | None:
+    """Return where a curve first leaves its envelope, or None."""
+    left = np.flatnonzero(~(distance <= most))
+    return _at(what, steps, distance, most, left[0]) if left.size else None
+
+
+def worst(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray) -> Outside:
+    """Return where a curve is farthest outside its envelope, or nearest to it."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(distance > 0, distance / most, 0.0)
+    return _at(what, steps, distance, most, int(np.argmax(np.nan_to_num(ratio, nan=np.inf))))
+
+
+def _at(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray, place: int) -> Outside:
+    return Outside(int(steps[place]) + 1, what, float(distance[place]), float(most[place]))
