@@ -65,6 +65,10 @@ def draw(maps: Sequence[Sequence[HeatMap]], path: Path, caption: str = "") -> No
 
 
 def _draw_one(axes: Axes, one: HeatMap) -> None:
+    _ = axes.set_xlabel(one.title)
+    if not one.weights.size:
+        # A model that knows nothing yet may end before it begins.
+        return
     _ = axes.imshow(one.weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="equal")
     _ = axes.set_xticks(range(len(one.read)), one.read, rotation=60, ha="left", rotation_mode="anchor")
     _ = axes.set_yticks(range(len(one.written)), one.written)
@@ -74,4 +78,3 @@ def _draw_one(axes: Axes, one: HeatMap) -> None:
     _ = axes.set_yticks(np.arange(len(one.written) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.6)
     axes.tick_params(which="minor", length=0)
-    _ = axes.set_xlabel(one.title)

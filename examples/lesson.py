@@ -1,7 +1,7 @@
 """A lesson: one recipe trained in both backends from the same bits, and what came of it.
 
 build/examples/<name>/numbers.json      scores of each backend on data held out, beside a trivial baseline; whether the two
-                                        runs stayed as near each other as rounding allows
+                                        runs stayed as near each other as rounding allows; on what, and how long
                       losses.png        both loss curves, their difference, and the envelope
                       *.png             what the lesson draws: where the model looks
 """
@@ -9,6 +9,7 @@ build/examples/<name>/numbers.json      scores of each backend on data held out,
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -26,6 +29,7 @@ from attention.parity.training import Recipe, Training, train
 
 FOLDER = Path("build/examples")
 BACKENDS = ("torch", "jax")
+PACKAGES = ("torch", "jax", "flax", "optax", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,7 @@ def teach(lesson: Lesson, folder: Path = FOLDER) -> dict[str, Any]:
     torch.set_num_threads(1)
     place, console = folder / lesson.name, Console()
     place.mkdir(parents=True, exist_ok=True)
-    console.print(f"[bold]{lesson.title}")
+    console.print(f"[bold]{escape(lesson.title)}")
     started = time.perf_counter()
     training = _trained(lesson, console)
     seconds = time.perf_counter() - started
@@ -69,15 +73,16 @@ def teach(lesson: Lesson, folder: Path = FOLDER) -> dict[str, Any]:
     training.plot(place / "losses.png")
     _ = lesson.figure(training.models, place)
     console.print(_table(lesson, scores))
-    console.print(str(training))
+    console.print(escape(str(training)), soft_wrap=True)
     console.print(f"{seconds:.0f} s of training; figures and numbers in {place}")
     return numbers
 
 
 def _trained(lesson: Lesson, console: Console) -> Training:
+    """Return the run, with a bar that counts its steps."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=lesson.recipe.steps)
+        task = progress.add_task("compiling", total=lesson.recipe.steps)
 
         def told(step: int, loss: float) -> None:
             progress.update(task, completed=step, description=f"loss {loss:.3f}")
@@ -86,21 +91,26 @@ def _trained(lesson: Lesson, console: Console) -> Training:
 
 
 def _numbers(lesson: Lesson, training: Training, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return what is written down: enough to repeat the lesson, and to doubt it."""
     return {
         "lesson": lesson.title,
         "scores": scores,
         "baseline": lesson.baseline,
         "training": training.facts(),
+        # The twins are in it: `2 + twins` runs were made.
         "seconds": round(seconds, 1),
-        "machine": platform.machine(),
-        "versions": {name: version(name) for name in ("torch", "jax", "flax", "optax", "numpy")},
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in PACKAGES},
     }
 
 
 def _table(lesson: Lesson, scores: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(box=None)
+    """Return the table: a row for each score, a column for each backend and for each trivial baseline."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("held out", no_wrap=True)
     columns = {**scores, **lesson.baseline}
-    _ = [table.add_column(name) for name in ("held out", *columns)]
+    for name in columns:
+        table.add_column(escape(name), justify="right")
     for name in next(iter(scores.values())):
-        table.add_row(name, *(f"{found[name]:.4g}" if name in found else "" for found in columns.values()))
+        table.add_row(escape(name), *(f"{found[name]:.4g}" if name in found else "" for found in columns.values()))
     return table

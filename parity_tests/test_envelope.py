@@ -11,10 +11,10 @@ import optax
 import pytest
 import torch
 
-from attention import parity, spec
 from attention.parity.training import Recipe, Training, envelope, rounding, train
 from attention.parity.training.named import OPTIMIZERS
 from attention.spec.cases import CASES
+from attention.spec.errors import ParityError
 from attention.spec.optimizer import Step
 from attention.spec.optimizer_steps import Adam
 from attention.spec.schedules import Clip
@@ -127,10 +127,14 @@ class TestValues:
     def test_what_is_no_number_is_outside(self) -> None:
         assert envelope.outside("p", np.arange(2), np.array([0.0, np.nan]), np.ones(2)).step == 2  # type: ignore[union-attr]
 
-    @pytest.mark.parametrize(("b", "t"), [(0.999, 1), (0.999, 2), (0.999, 40), (0.95, 3), (0.9, 1)])
-    def test_slow_bounds_what_optax_does_to_a_correction(self, b: float, t: int) -> None:
-        found = float(1 - jnp.float32(b) ** jnp.int32(t))
-        assert abs(found / (1 - b**t) - 1) <= rounding.slow(b, t)
+    @pytest.mark.parametrize("b", [0.999, 0.95, 0.9])
+    def test_slow_is_what_float32_does_to_a_correction(self, b: float) -> None:
+        steps = np.arange(1, 60)
+        exact = 1.0 - b**steps
+        lost = np.abs(np.asarray(1 - jnp.float32(b) ** jnp.asarray(steps, jnp.int32), np.float64) / exact - 1)
+        # XLA multiplies t times over, so that more than one rounding is in a power.
+        assert (lost <= envelope.OWN * np.array([rounding.slow(b, int(t)) for t in steps])).all()
+        assert (lost >= 0.2 * np.array([rounding.slow(b, int(t)) for t in steps])).any()
 
     def test_slow_is_what_is_lost_at_the_usual_b2(self) -> None:
         # float32(0.999) is 0.999 + 1.29e-8, and 1 - 0.999 is 0.001.
@@ -142,7 +146,7 @@ class TestValues:
         for _ in range(50):
             p.grad = torch.zeros(())
             optimizer.step()
-        lost = abs(float(p) - (1 - 1e-5) ** 50)
+        lost = abs(float(p.detach()) - (1 - 1e-5) ** 50)
         assert 10 * UNIT < lost <= 50 * (rounding.leak(ADAMW, 0) + UNIT)
 
     def test_no_numbers_are_rounded_where_there_are_none(self) -> None:
@@ -158,9 +162,6 @@ class TestReport:
         assert first.what in found.recipe.weights()
         assert f"APART: {first}" in str(found)
         assert "no bias correction" in str(found)
-        with pytest.raises(parity.report.ParityError, match="times the envelope"):
+        with pytest.raises(ParityError, match="times the envelope"):
             found.assert_ok()
 
-
-def test_spec_is_what_the_recipe_means() -> None:
-    assert spec.Adam(1e-3, weight_decay=1e-2, decoupled=True) == ADAMW

@@ -204,11 +204,11 @@ class TestValues:
         assert second == [4] * 8
 
     def test_pieces_are_joined_to_words(self) -> None:
-        weights = np.array([[0.5, 0.25, 0.25], [0.0, 0.75, 0.25], [1.0, 0.0, 0.0]])
-        source, target = ["▁black", "▁ca", "ts"], ["▁ga", "tos", "</s>"]
+        weights = np.array([[0.5, 0.25, 0.25, 0], [0, 0.75, 0.25, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
+        source, target = ["▁black", "▁ca", "ts", "."], ["▁ga", "tos", ".", "</s>"]
         got, said, read = alignment_figure.by_word(weights, target, source)
-        assert (said, read) == (["gatos"], ["black", "cats"])
-        np.testing.assert_array_equal(got, [[0.25, 0.75]])
+        assert (said, read) == (["gatos", "."], ["black", "cats", "."])
+        np.testing.assert_array_equal(got, [[0.25, 0.75, 0], [0, 0, 1]])
 
     def test_the_picture_in_text(self) -> None:
         assert doctest.testmod(alignment_figure).failed == 0

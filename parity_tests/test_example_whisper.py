@@ -194,8 +194,9 @@ class TestMistakes:
 
     def test_the_other_gelu(self) -> None:
         architecture = trained().architecture
-        fed = replace(architecture.encoder.block.parts["ffn"], activation="gelu_tanh")
-        encoder = replace(architecture.encoder, block=replace(architecture.encoder.block, feed_forward=fed))
+        block: Any = architecture.encoder.block
+        fed = replace(block.feed_forward, activation="gelu_tanh")
+        encoder = replace(architecture.encoder, block=replace(block, feed_forward=fed))
         wrong = replace(trained(), architecture=replace(architecture, encoder=encoder))
         assert not agree(whisper_torch.logits(whisper_torch.build(wrong), sound(), TOKENS))
 

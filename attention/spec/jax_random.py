@@ -40,7 +40,7 @@ DRAWN = {"float64": (64, 52), "float32": (32, 23), "float16": (16, 10), "bfloat1
 """Bits that JAX draws for a number of each dtype, and bits of its mantissa."""
 
 
-def key(seed: int, wide: bool = False) -> Key:
+def key(seed: Array, wide: bool = False) -> Key:
     """Return `jax.random.key(seed)`.
 
     Args:

@@ -94,7 +94,7 @@ class Scenes:
     Attributes:
         images: `(N, R, R)` float32, from 0 for paper to 1 for ink.
         captions: `(N, LONGEST)` int64, numbers of `WORDS`, END after the last and PAD after that.
-        places: `(N, MOST_OBJECTS, 2)` the pixel, row and column, where each object begins, in the order of the caption; -1 where
+        places: `(N, MOST_OBJECTS, 2)` the pixel, row and column, where each object begins, in the caption's order; -1 where
             there is none.
     """
 

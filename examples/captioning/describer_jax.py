@@ -51,7 +51,8 @@ class Describer(Layer):
 
 
 def loss(model: Describer, batch: dict[str, jax.Array], seed: Any) -> jax.Array:
-    """Return the mean of -log P of the words of captions; nothing is dropped, so the seed is not needed."""
+    """Return the mean of -log P of the words of captions; nothing is dropped, so no seed is needed."""
+    del seed
     logits, _ = model(batch["patches"], batch["captions"])
     found = jnp.take_along_axis(jax.nn.log_softmax(logits, -1), batch["captions"][..., None], -1)[..., 0]
     there = batch["captions"] != PAD

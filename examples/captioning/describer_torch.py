@@ -51,7 +51,8 @@ class Describer(Layer):
 
 
 def loss(model: Describer, batch: dict[str, Tensor], seed: Any) -> Tensor:
-    """Return the mean of -log P of the words of captions; nothing is dropped, so the seed is not needed."""
+    """Return the mean of -log P of the words of captions; nothing is dropped, so no seed is needed."""
+    del seed
     logits, _ = model(batch["patches"], batch["captions"])
     return F.cross_entropy(logits.flatten(0, 1), batch["captions"].flatten(), ignore_index=PAD)
 

@@ -14,7 +14,7 @@ the commonest word at each place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Size:
     word_dim: int = 32
     hidden_dim: int = 128
     batch: int = 64
-    steps: int = 1500
+    steps: int = 1200
     rate: float = 2e-3
     held_out: int = 500
     twins: int = 1

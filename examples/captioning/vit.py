@@ -45,7 +45,7 @@ class Size:
     num_heads: int = 4
     depth: int = 2
     batch: int = 64
-    steps: int = 1500
+    steps: int = 1800
     rate: float = 2e-3
     twins: int = 1
     watch: int = 50
@@ -97,7 +97,9 @@ def moved(images: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray
     side = images.shape[-1]
     paper = np.pad(images, ((0, 0), (most, most), (most, most)))
     begins = rng.integers(0, 2 * most + 1, (len(images), 2))
-    return np.stack([sheet[row : row + side, column : column + side] for sheet, (row, column) in zip(paper, begins, strict=True)])
+    return np.stack(
+        [sheet[row : row + side, column : column + side] for sheet, (row, column) in zip(paper, begins, strict=True)]
+    )
 
 
 def scores(said: np.ndarray, names: np.ndarray) -> dict[str, float]:
@@ -146,7 +148,9 @@ def draw(models: Mapping[str, Any], held: Handwriting, size: Size, path: Path) -
             own[0].set_title(f"{backend}: {DIGITS[int(logits[row].argmax())]}", fontsize=10, fontweight="bold")
             for head, axis in enumerate(own[1:]):
                 weights = looks[row, head].reshape(grid, grid)
-                heat = axis.imshow(weights, cmap="Oranges", vmin=0.0, vmax=weights.max(), extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+                heat = axis.imshow(
+                    weights, cmap="Oranges", vmin=0.0, vmax=weights.max(), extent=(-0.5, side - 0.5, side - 0.5, -0.5)
+                )
                 heat.set_alpha(0.8 * weights / weights.max())
                 axis.set_title(f"head {head}: {weights.max():.0%}", fontsize=9)
     figure.suptitle("What the token of the whole looks at in the last block (per cent: weight of the darkest patch)")

@@ -67,7 +67,7 @@ class Size:
 
 
 TINY = Size(
-    width=16, depth=2, hidden=24, window=6, batch=2, length=12, steps=12, scored=3, orders=(1,), written=12, prompt="an"
+    width=16, depth=1, hidden=24, window=6, batch=2, length=12, steps=12, scored=3, orders=(1,), written=12, prompt="an"
 )
 
 
@@ -136,7 +136,8 @@ def show(models: Mapping[str, Any], letters: Alphabet, held: str, size: Size, fo
         for name, one in made.items()
     }
     _ = (folder / "texts.json").write_text(json.dumps(texts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(models, letters, held[: size.length], folder / "looks.png")
+    sentence = next(line for line in held.splitlines() if len(line) > size.window)
+    draw(models, letters, sentence[: size.window], folder / "looks.png")
     return texts
 
 
@@ -156,11 +157,11 @@ def draw(models: Mapping[str, Any], letters: Alphabet, text: str, path: Path) ->
     tokens = letters.numbers(text)[None]
     looks = {backend: ROOMS[backend].looks(models[backend], tokens)[:, 0] for backend in BACKENDS}
     block, head = farthest(looks["torch"])
-    figure, axes = plt.subplots(1, len(BACKENDS), figsize=(14, 7.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(BACKENDS), figsize=(14, 7), layout="constrained")
     for axis, (backend, weights) in zip(axes, looks.items(), strict=True):
         _ = axis.imshow(weights[block, head], cmap="Blues", vmin=0.0, vmax=1.0)
-        axis.set_xticks(range(len(text)), text, fontsize=5)
-        axis.set_yticks(range(len(text)), text, fontsize=5)
+        axis.set_xticks(range(len(text)), text, fontsize=8)
+        axis.set_yticks(range(len(text)), text, fontsize=8)
         axis.set_title(backend)
     _ = figure.colorbar(axes[0].images[0], ax=axes, label="weight", shrink=0.8)
     _ = figure.suptitle(f"Where each character (rows) looks, block {block}, head {head}")

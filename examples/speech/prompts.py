@@ -98,10 +98,10 @@ def words(text: str) -> list[str]:
     >>> words("Please press 1, or the Call-Forward key.")
     ['please', 'press', 'one', 'or', 'the', 'call', 'forward', 'key']
     """
-    plain = re.findall(r"[a-z']+|[0-9]", text.lower())
+    plain: list[str] = re.findall(r"[a-z']+|[0-9]", text.lower())
     return [DIGITS.get(word, word) for word in plain]
 
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DIGITS = dict(zip("0123456789", NAMES, strict=True))
+DIGITS: dict[str, str] = dict(zip("0123456789", NAMES, strict=True))
 """A digit is compared as the word that was spoken."""

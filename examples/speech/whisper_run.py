@@ -161,7 +161,7 @@ def main() -> None:
     report.to_json(FOLDER / "layers.json")
     numbers["layers"] = {"rows": len(report.rows), "outside their budget": sum(not row.agrees for row in report.rows)}
     numbers["seconds"] = round(time.perf_counter() - started, 1)
-    (FOLDER / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    _ = (FOLDER / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     console.print_json(data={name: value for name, value in numbers.items() if name != "words"})
     console.print(str(report), soft_wrap=True)
 

@@ -72,7 +72,7 @@ class Whisper(Layer):
             x = x + block.ffn(block.norm3(x))
             after.append((cache, key, value))
             looks.append(weights)
-        return self.decoder.final_norm(x) @ self.embed.T, torch.stack(looks), after
+        return self.decoder.get_submodule("final_norm")(x) @ self.embed.T, torch.stack(looks), after
 
 
 def look(attention: MultiHeadAttention, x: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

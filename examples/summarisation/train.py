@@ -35,7 +35,7 @@ class Size:
     embed_dim: int = 96
     hidden_dim: int = 192
     batch: int = 64
-    steps: int = 700
+    steps: int = 600
     rate: float = 3e-3
     scored: int = 512
     """How many of those held out are scored."""
@@ -63,6 +63,7 @@ def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
         score=lambda backend, trained: rouge(held, written(backend, trained, held, vocabulary, size.batch)),
         baseline={f"first {k} words": rouge(held, [p.source[:k] for p in held]) for k in [best(learn)]},
         figure=lambda models, folder: draw(models, held, vocabulary, folder / "copying.png"),
+        twins=1,
     )
 
 

@@ -21,14 +21,17 @@ INK, TEXT = "#e0702a", "#7d8590"
 
 
 def words(pieces: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return the words that pieces spell, and which pieces are whose, `(words, pieces)` of 0 and 1; the end is no word."""
+    """Return the words that pieces spell, and which pieces are whose, `(words, pieces)` of 0 and 1.
+
+    A mark of punctuation is a word of its own; the end of the sentence is none.
+    """
     found: list[str] = []
     owner: list[int] = []
     for piece in pieces:
         if piece == CLOSE:
             owner.append(-1)
             continue
-        if piece.startswith(BEGIN) or not found:
+        if piece.startswith(BEGIN) or not found or not any(map(str.isalnum, piece)):
             found.append("")
         found[-1] += piece.removeprefix(BEGIN)
         owner.append(len(found) - 1)

@@ -14,10 +14,9 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,9 @@ from babel.dates import format_date
 
 from attention import spec
 from attention.parity.training import Recipe
-from examples import heatmap, lesson
-from examples.translation import bahdanau, bahdanau_jax, bahdanau_torch, writing_jax, writing_torch
-from examples.translation.vocabulary import Pairs, Vocabulary
+from examples import lesson
+from examples.translation import bahdanau, bahdanau_jax, bahdanau_torch, writing
+from examples.translation.corpus import Corpus
 
 LOCALES = ("cs", "da", "de", "en_GB", "en_US", "es", "fi", "fr", "hu", "it", "nb", "nl", "pl", "pt", "ro", "sv", "tr")
 FORMATS = ("full", "long", "medium")
@@ -36,7 +35,6 @@ WRITTEN = 10
 """Characters of a date in ISO 8601."""
 HELD_OUT = 20
 """One day in so many is held out."""
-WRITE = {"torch": writing_torch.write, "jax": writing_jax.write}
 DAY, SHOWN = date(2026, 9, 10), ("en_US", "fr", "tr")
 """What the figure shows: a day that is held out, and in which locales."""
 
@@ -81,41 +79,17 @@ def tokens(text: str) -> list[str]:
     """Return the words and digits of a date, as they are read.
 
     >>> tokens("Wednesday, 3 Sept 2026")
-    ['wednesday', ',', '3', 'sept', '2', '0', '2', '6']
+    ['Wednesday', ',', '3', 'Sept', '2', '0', '2', '6']
     """
-    return re.findall(r"\d|[^\W\d]+|[^\w\s]", text.lower())
+    return re.findall(r"\d|[^\W\d]+|[^\w\s]", text)
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """What is taught, and what is asked.
-
-    Attributes:
-        read: the vocabulary of the source.
-        said: that of the target.
-        taught: pairs to learn from.
-        asked: pairs whose days were held out.
-        texts: those in words and in ISO 8601.
-    """
-
-    read: Vocabulary
-    said: Vocabulary
-    taught: Pairs
-    asked: Pairs
-    texts: Sequence[tuple[str, str]]
-
-
-def data(sizes: Sizes) -> Data:
+def corpus(sizes: Sizes) -> Corpus:
     """Return the data of a lesson, the same every time."""
     taught, asked = (sentences(n, k, held_out=n == 1) for n, k in enumerate((sizes.pairs, sizes.held_out)))
-    read = Vocabulary.of((token for text, _ in taught for token in tokens(text)), most=1_000)
-    said = Vocabulary.of("0123456789-", most=14)
+    words = [(tokens(text), list(iso)) for text, iso in taught]
     longest = max(len(tokens(text)) for text, _ in taught + asked)
-    pairs = [
-        Pairs.of([read.encode(tokens(a)) for a, _ in some], [said.encode(b) for _, b in some], (longest, WRITTEN))
-        for some in (taught, asked)
-    ]
-    return Data(read, said, *pairs, asked)
+    return Corpus.of(words, asked, longest=(longest, WRITTEN + 1), vocabulary=(1_000, 100))
 
 
 def copied(text: str) -> str:
@@ -131,51 +105,36 @@ def copied(text: str) -> str:
 def score(written: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
     """Return how many dates are right as a whole, and how many of their characters are, in percent."""
     right = [[a == b for a, b in zip(w.ljust(WRITTEN), y, strict=False)] for w, y in zip(written, wanted, strict=True)]
-    return {"exact %": 100.0 * float(np.mean([all(r) for r in right])), "characters %": 100.0 * float(np.mean(right))}
-
-
-def write(backend: str, model: Any, given: Data, asked: Pairs) -> tuple[list[str], np.ndarray]:
-    """Return what a trained model writes, and where it looked, `(N, T, S)`."""
-    numbers, looks = WRITE[backend](model, asked.source, asked.lengths, WRITTEN)
-    return ["".join(given.said.decode(row)) for row in numbers], looks
-
-
-def draw(given: Data, models: Mapping[str, Any], folder: Path) -> None:
-    """Draw where both backends looked: a day that was held out, in the locales of `SHOWN`."""
-    texts = [tokens(format_date(DAY, "full", locale)) for locale in SHOWN]
-    longest = (given.taught.source.shape[1], WRITTEN)
-    asked = Pairs.of([given.read.encode(text) for text in texts], [given.said.encode("")] * len(texts), longest)
-    maps = [
-        [
-            heatmap.HeatMap(look[: len(iso), : len(text)], text, list(iso), backend)
-            for text, iso, look in zip(texts, *write(backend, model, given, asked), strict=True)
-        ]
-        for backend, model in models.items()
-    ]
-    heatmap.draw(maps, folder / "alignment.png", heatmap.apart(*maps))
+    exact = [w == y for w, y in zip(written, wanted, strict=True)]
+    return {"exact %": 100.0 * float(np.mean(exact)), "characters %": 100.0 * float(np.mean(right))}
 
 
 def dates(sizes: Sizes) -> lesson.Lesson:
     """Return the lesson."""
-    given = data(sizes)
-    model = bahdanau.Translator(len(given.read), len(given.said), sizes.embed_dim, sizes.reader_dim, sizes.writer_dim)
+    given = corpus(sizes)
     recipe = Recipe(
-        architecture=model,
+        architecture=bahdanau.Translator(len(given.read), len(given.said), sizes.embed_dim, sizes.reader_dim, sizes.writer_dim),
         models={"torch": bahdanau_torch.Translator, "jax": bahdanau_jax.Translator},
-        losses={"torch": writing_torch.loss, "jax": writing_jax.loss},
-        # With torch's and optax's 1e-8 a gradient of rounding's own size would move a rare word's embedding by a whole step.
+        losses=writing.LOSSES,
+        # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step.
         optimizer=spec.Adam(spec.CosineRate(sizes.learning_rate, sizes.steps), eps=1e-6, clip=spec.Clip(1.0)),
         batches=lambda step: given.taught.shuffled(step, sizes.batch),
         steps=sizes.steps,
     )
-    wanted = [iso for _, iso in given.texts]
+    texts, wanted = [text for text, _ in given.asked], [iso for _, iso in given.asked]
+    shown = [tokens(format_date(DAY, "full", locale)) for locale in SHOWN]
+
+    def scored(backend: str, model: Any) -> dict[str, float]:
+        maps = writing.write(backend, model, given, [tokens(text) for text in texts])
+        return score(["".join(one.written) for one in maps], wanted)
+
     return lesson.Lesson(
         name="dates",
         title=f"Dates in words of {len(LOCALES)} locales to ISO 8601, by Bahdanau's alignment",
         recipe=recipe,
-        score=lambda backend, model: score(write(backend, model, given, given.asked)[0], wanted),
-        baseline={"copy the digits": score([copied(text) for text, _ in given.texts], wanted)},
-        figure=lambda models, folder: draw(given, models, folder),
+        score=scored,
+        baseline={"copy the digits": score([copied(text) for text in texts], wanted)},
+        figure=lambda models, folder: writing.draw(given, shown, models, folder),
         twins=sizes.twins,
     )
 

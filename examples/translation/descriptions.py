@@ -17,23 +17,21 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sacrebleu
 
 from attention import spec
 from attention.parity.training import Recipe
-from examples import debian, heatmap, lesson
-from examples.translation import luong, luong_jax, luong_torch, writing_jax, writing_torch
-from examples.translation.vocabulary import END, UNKNOWN, Pairs, Vocabulary
+from examples import debian, lesson
+from examples.heatmap import HeatMap
+from examples.translation import luong, luong_jax, luong_torch, writing
+from examples.translation.corpus import SPECIAL, UNKNOWN, Corpus
 
 HELD_OUT = 20
 """One source in so many is held out."""
-WRITE = {"torch": writing_torch.write, "jax": writing_jax.write}
 SHOWN = (
     "Emacs Lisp interface for PostgreSQL",
     "Fast Light Window Manager",
@@ -118,76 +116,25 @@ def text(words: Sequence[str]) -> str:
     return re.sub(r"(?<=[('\[]) | (?=[,.)\]])", "", " ".join(words))
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """What is taught, and what is asked.
-
-    Attributes:
-        read: the vocabulary of the source, in small letters.
-        said: that of the target.
-        taught: pairs to learn from.
-        asked: texts whose sources were held out.
-    """
-
-    read: Vocabulary
-    said: Vocabulary
-    taught: Pairs
-    asked: Texts
-
-
-@dataclass(frozen=True, eq=False)
-class Written:
-    """What a model wrote of one source.
-
-    Attributes:
-        read: the source's words, S of them.
-        words: those written, T of them.
-        looks: `(T, S)`, where it looked.
-    """
-
-    read: Sequence[str]
-    words: Sequence[str]
-    looks: np.ndarray
-
-
-def data(sizes: Sizes, texts: Texts) -> Data:
-    """Return the data of a lesson. What is longer than `sizes.longest` is not learned from; of what is asked, sources are."""
+def corpus(sizes: Sizes, texts: Texts) -> Corpus:
+    """Return the data of a lesson: to learn from, what fits into `sizes.longest`; to be asked, whatever source does."""
     s, t = sizes.longest
-    words = [(tokens(a), tokens(b)) for a, b in texts]
-    asked = [is_held_out(a) and len(one[0]) <= s for (a, _), one in zip(texts, words, strict=True)]
+    read = [(tokens(a), tokens(b)) for a, b in texts]
+    asked = [pair for pair, (a, _) in zip(texts, read, strict=True) if is_held_out(pair[0]) and len(a) <= s]
     # One place of the target is for its end.
-    fits = [not is_held_out(a) and len(x) <= s and len(y) < t for (a, _), (x, y) in zip(texts, words, strict=True)]
-    taught = [pair for pair, fit in zip(words, fits, strict=True) if fit]
-    read = Vocabulary.of((word.lower() for a, _ in taught for word in a), most=sizes.vocabulary[0])
-    said = Vocabulary.of((word for _, b in taught for word in b), most=sizes.vocabulary[1])
-    return Data(
-        read,
-        said,
-        Pairs.of([encode(read, a) for a, _ in taught], [said.encode(b) for _, b in taught], sizes.longest),
-        [pair for pair, ask in zip(texts, asked, strict=True) if ask],
-    )
+    taught = [
+        (a, b) for pair, (a, b) in zip(texts, read, strict=True) if not is_held_out(pair[0]) and len(a) <= s and len(b) < t
+    ]
+    return Corpus.of(taught, asked, sizes.longest, sizes.vocabulary)
 
 
-def encode(read: Vocabulary, words: Sequence[str]) -> np.ndarray:
-    """Return the numbers of a source's words, whatever their capitals."""
-    return read.encode(word.lower() for word in words)
-
-
-def write(backend: str, model: Any, given: Data, sources: Sequence[str]) -> list[Written]:
-    """Return what a trained model writes of each source."""
-    read = [tokens(source) for source in sources]
-    longest = (given.taught.source.shape[1], given.taught.target.shape[1])
-    asked = Pairs.of([encode(given.read, words) for words in read], [np.array([END])] * len(read), longest)
-    numbers, looks = WRITE[backend](model, asked.source, asked.lengths, longest[1])
-    return [pointed(given.said, *one) for one in zip(read, numbers, looks, strict=True)]
-
-
-def pointed(said: Vocabulary, read: Sequence[str], numbers: np.ndarray, looks: np.ndarray) -> Written:
-    """Return what was written, an unknown word being the one of the source at which the model looked."""
-    words = said.decode(numbers)
-    looks = looks[: len(words), : len(read)]
-    chosen = [read[look.argmax()] if n == UNKNOWN else word for word, n, look in zip(words, numbers, looks, strict=False)]
-    return Written(read, chosen, looks)
+def pointed(one: HeatMap) -> str:
+    """Return what was written as a text, an unknown word being the one of the source at which the model looked."""
+    words = list(one.written)
+    for place, look in enumerate(one.weights):
+        if words[place] == SPECIAL[UNKNOWN]:
+            words[place] = one.read[int(look.argmax())]
+    return text(words)
 
 
 def score(written: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
@@ -196,34 +143,31 @@ def score(written: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
     return {"BLEU": bleu.score, "chrF": chrf.score}
 
 
-def draw(given: Data, models: Mapping[str, Any], folder: Path) -> None:
-    """Draw where both backends looked in the sentences of `SHOWN`."""
-    found = {backend: write(backend, model, given, SHOWN) for backend, model in models.items()}
-    maps = [[heatmap.HeatMap(one.looks, one.read, one.words, backend) for one in some] for backend, some in found.items()]
-    heatmap.draw(maps, folder / "alignment.png", heatmap.apart(*maps))
-
-
 def descriptions(sizes: Sizes, texts: Texts) -> lesson.Lesson:
     """Return the lesson."""
-    given = data(sizes, texts)
-    model = luong.Translator(len(given.read), len(given.said), sizes.embed_dim, sizes.reader_dim, sizes.writer_dim)
+    given = corpus(sizes, texts)
     recipe = Recipe(
-        architecture=model,
+        architecture=luong.Translator(len(given.read), len(given.said), sizes.embed_dim, sizes.reader_dim, sizes.writer_dim),
         models={"torch": luong_torch.Translator, "jax": luong_jax.Translator},
-        losses={"torch": writing_torch.loss, "jax": writing_jax.loss},
-        # With torch's and optax's 1e-8 a gradient of rounding's own size would move a rare word's embedding by a whole step.
+        losses=writing.LOSSES,
+        # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step.
         optimizer=spec.Adam(rates(sizes), eps=1e-6, clip=spec.Clip(1.0)),
         batches=lambda step: given.taught.shuffled(step, sizes.batch),
         steps=sizes.steps,
     )
     sources, wanted = [a for a, _ in given.asked], [b for _, b in given.asked]
+
+    def scored(backend: str, model: Any) -> dict[str, float]:
+        maps = writing.write(backend, model, given, [tokens(source) for source in sources])
+        return score([pointed(one) for one in maps], wanted)
+
     return lesson.Lesson(
         name="descriptions",
         title="Debian package descriptions, English to French, by Luong's alignment",
         recipe=recipe,
-        score=lambda backend, model: score([text(one.words) for one in write(backend, model, given, sources)], wanted),
+        score=scored,
         baseline={"copy the source": score(sources, wanted)},
-        figure=lambda models, folder: draw(given, models, folder),
+        figure=lambda models, folder: writing.draw(given, [tokens(source) for source in SHOWN], models, folder),
         twins=sizes.twins,
         watch=50,
     )
@@ -236,4 +180,8 @@ def rates(sizes: Sizes) -> spec.WarmUp:
 
 
 if __name__ == "__main__":
-    _ = lesson.teach(descriptions(Sizes(), synopses()))
+    try:
+        found = synopses()
+    except debian.MissingData as missing:
+        raise SystemExit(str(missing)) from missing
+    _ = lesson.teach(descriptions(Sizes(), found))

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from examples.translation import alignment_figure, marian, marian_jax, marian_layers, marian_package, marian_torch
+from examples.translation import alignment_figure, marian, marian_jax, marian_package, marian_torch
 from examples.translation.marian_sentences import SENTENCES
 
 FOLDER = Path("build/examples/marian")
@@ -41,14 +41,14 @@ class Said:
 
 
 def translate(trained: marian_package.Pretrained, sentences: Sequence[str]) -> dict[str, Said]:
-    """Return what each backend and the package's own program say, the best of two times each, sentences side by side."""
+    """Return what each backend and the package's own program say, all sentences at once, and in what time once compiled."""
     sources = [trained.tokenizer.encode(text) for text in sentences]
     made: dict[str, Said] = {}
     for name, room in ROOMS.items():
         built = room.Marian(trained.model, seed=None)
         built.load_weights(trained.weights)
         translator = room.translator(built)
-        # The first run compiles.
+        # The first run compiles, at least in JAX.
         _ = marian.greedy(translator, sources)
         started = time.perf_counter()
         found = marian.greedy(translator, sources)
@@ -92,30 +92,46 @@ def show(console: Console, trained: marian_package.Pretrained, text: str) -> dic
     """Print one translation and its alignment; draw it; return what is known of it."""
     made = translate(trained, [text])
     for name, said in made.items():
-        console.print(f"{name:>{len(ENGINE)}}  {said.texts[0]}  [dim]{1e3 * said.seconds:.0f} ms", highlight=False)
+        console.print(f"{name:>{len(ENGINE)}}  {said.texts[0]}  [dim]{1e3 * said.seconds:.0f} ms", highlight=False, soft_wrap=True)
     weights, target, source = align(trained, text, made["torch"])
     console.print("\n" + alignment_figure.text(weights, target, source) + "\n", highlight=False, markup=False, soft_wrap=True)
-    path = alignment_figure.draw(weights, target, source, FOLDER / "alignment.png")
-    console.print(f"figure: {path}")
+    console.print(f"figure: {alignment_figure.draw(weights, target, source, FOLDER / 'alignment.png')}")
     looks = {word: [source[int(row.argmax())], round(float(row.max()), 3)] for word, row in zip(target, weights, strict=True)}
     return {"source": text, "translations": {name: said.texts[0] for name, said in made.items()}, "alignment": looks}
+
+
+def layers(console: Console, trained: marian_package.Pretrained, text: str, said: list[int]) -> dict[str, Any]:
+    """Print every layer of one translation beside transformers' own, and return how they agree."""
+    # Seconds of imports, which one sentence does not need.
+    from examples.translation import marian_layers  # noqa: PLC0415
+
+    with console.status("layers") as status:
+        source = trained.tokenizer.encode(text)
+        report = marian_layers.report(trained.checkpoint, source, said, lambda name: status.update(f"layers: {name}"))
+    report.show(console)
+    verdicts = [verdict for row in report.rows for verdict in row.verdicts]
+    return {
+        "arrays": len(verdicts),
+        "outside their budget": sum(not verdict.agrees for verdict in verdicts),
+        "worst RMS z": round(max(verdict.rms for verdict in verdicts), 2),
+        "worst z": round(max(verdict.worst for verdict in verdicts), 1),
+    }
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the lesson."""
     console, trained = Console(), marian_package.load()
-    numbers = {"sentence": show(console, trained, " ".join(arguments) or SENTENCES[0])}
-    if not arguments:
-        made = translate(trained, SENTENCES)
-        numbers["agreement"] = agreement(made)
-        console.print(numbers["agreement"])
-        with console.status("layers"):
-            report = marian_layers.report(trained.checkpoint, trained.tokenizer.encode(SENTENCES[0]), made["torch"].tokens[0])
-        report.show(console)
-        verdicts = [verdict for row in report.rows for verdict in row.verdicts]
-        numbers["layers"] = {"arrays": len(verdicts), "outside": sum(not verdict.agrees for verdict in verdicts)}
-        numbers["layers"] |= {"worst rms z": round(max(verdict.rms for verdict in verdicts), 2)}
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    if arguments:
+        _ = show(console, trained, " ".join(arguments))
+        return
+    made = translate(trained, SENTENCES)
+    numbers = {
+        "sentence": show(console, trained, SENTENCES[0]),
+        "agreement": agreement(made),
+        "layers": layers(console, trained, SENTENCES[0], made["torch"].tokens[0]),
+    }
+    for name, found in numbers["agreement"].items():
+        console.print(f"{name:>40}  {found}")
     _ = (FOLDER / "numbers.json").write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"numbers: {FOLDER / 'numbers.json'}")
 

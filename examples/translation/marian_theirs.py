@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import MarianConfig, MarianMTModel
 
-from attention.exchange.marian import Checkpoint
-from attention.parity.layerwise import Seen
-from attention.spec.params import Weights, inner
-from examples.translation import marian
+from attention._extras import require
+
+require("transformers", extra="real", wanted_by="a comparison with its modules")
+
+from transformers import MarianConfig, MarianMTModel  # noqa: E402 - the check above gives the clear line
+
+from attention.exchange.marian import Checkpoint  # noqa: E402
+from attention.parity.layerwise import Seen  # noqa: E402
+from attention.spec.params import Weights, inner  # noqa: E402
+from examples.translation import marian  # noqa: E402
 
 LONGEST = 512
 """Places that theirs has a row for."""

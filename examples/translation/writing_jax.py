@@ -1,4 +1,4 @@
-"""What a translator is taught, and what it writes, in JAX: the likeliest word after the likeliest word."""
+"""What a translator is taught, and what it writes, in JAX. See writing.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
-from examples.translation.vocabulary import START
+from examples.translation.corpus import START
 
 
 def loss(model: Any, batch: Mapping[str, jax.Array], seed: Any) -> jax.Array:

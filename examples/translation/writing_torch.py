@@ -1,4 +1,4 @@
-"""What a translator is taught, and what it writes, in PyTorch: the likeliest word after the likeliest word."""
+"""What a translator is taught, and what it writes, in PyTorch. See writing.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from examples.translation.vocabulary import START
+from examples.translation.corpus import START
 
 
 def loss(model: Any, batch: Mapping[str, Tensor], seed: Any) -> Tensor:

@@ -95,7 +95,8 @@ def _compiled(graph: Any, loss: Callable[..., Any], change: Any) -> Callable[...
     """Return one step as one program."""
 
     def value(params: Any, rest: Any, batch: Any, seed: jax.Array) -> tuple[jax.Array, Any]:
-        model = nnx.merge(graph, params, rest)
+        # Variables may be written only where they were made, so those of outside are made anew.
+        model = nnx.merge(graph, params, jax.tree.map(lambda x: x, rest))
         found = loss(model, batch, seed)
         if jnp.shape(found) != ():
             raise SideFailed(f"JAX's loss returned {jnp.shape(found)}, must be a scalar")

@@ -15,7 +15,9 @@ import numpy as np
 
 END, START, UNKNOWN = 0, 1, 2
 """The first three numbers of every vocabulary: what ends a text and pads it, what stands before it, what has no number."""
-SPECIAL = ("", "<", "?")
+SPECIAL = ("<end>", "<start>", "<unknown>")
+
+Tokens = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Vocabulary:
 
     >>> letters = Vocabulary.of("abba cab", most=5)
     >>> letters.symbols, letters.encode("back").tolist()
-    (('', '<', '?', 'a', 'b'), [4, 3, 2, 2])
+    (('<end>', '<start>', '<unknown>', 'a', 'b'), [4, 3, 2, 2])
     """
 
     symbols: tuple[str, ...]
@@ -66,18 +68,12 @@ class Pairs:
     Attributes:
         source: `(N, S)` int32, padded with `END`.
         lengths: `(N,)` int32, tokens of each source.
-        target: `(N, T)` int32, each ended and padded with `END`.
+        target: `(N, T)` int32, each shorter than T, ended and padded with `END`.
     """
 
     source: np.ndarray
     lengths: np.ndarray
     target: np.ndarray
-
-    @classmethod
-    def of(cls, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], longest: tuple[int, int]) -> Pairs:
-        """Return pairs of numbered texts, padded to the lengths `(S, T)` that the longest may have, the end included in T."""
-        s, t = longest
-        return cls(_padded(sources, s), np.array([len(x) for x in sources], np.int32), _padded(targets, t))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -102,8 +98,57 @@ class Pairs:
         return self.batch(order[place * size : (place + 1) * size])
 
 
-def _padded(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
-    padded = np.full((len(rows), width), END, np.int32)
-    for place, row in zip(padded, rows, strict=True):
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """What is taught, and what is asked.
+
+    Attributes:
+        read: the vocabulary of the source, in small letters.
+        said: that of the target.
+        taught: pairs to learn from.
+        asked: texts that were held out, in both languages.
+    """
+
+    read: Vocabulary
+    said: Vocabulary
+    taught: Pairs
+    asked: Sequence[tuple[str, str]]
+
+    @classmethod
+    def of(
+        cls,
+        taught: Sequence[tuple[Tokens, Tokens]],
+        asked: Sequence[tuple[str, str]],
+        longest: tuple[int, int],
+        vocabulary: tuple[int, int],
+    ) -> Corpus:
+        """Return a corpus.
+
+        Args:
+            taught: tokens of source and target.
+            asked: texts.
+            longest: tokens that a source may have, S, and that a target may have with its end, T.
+            vocabulary: symbols that each language may have, `SPECIAL` included.
+        """
+        read = Vocabulary.of((token.lower() for source, _ in taught for token in source), vocabulary[0])
+        said = Vocabulary.of((token for _, target in taught for token in target), vocabulary[1])
+        sources, lengths = _source(read, [source for source, _ in taught], longest[0])
+        targets = padded([said.encode(target) for _, target in taught], longest[1])
+        return cls(read, said, Pairs(sources, lengths, targets), asked)
+
+    def source(self, texts: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray]:
+        """Return texts as a translator reads them, `(N, S)`, and their lengths `(N,)`."""
+        return _source(self.read, texts, self.taught.source.shape[1])
+
+
+def _source(read: Vocabulary, texts: Sequence[Tokens], longest: int) -> tuple[np.ndarray, np.ndarray]:
+    numbers = [read.encode(token.lower() for token in text) for text in texts]
+    return padded(numbers, longest), np.array([len(x) for x in numbers], np.int32)
+
+
+def padded(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
+    """Return rows of numbers in one array `(N, width)` int32, `END` after each."""
+    found = np.full((len(rows), width), END, np.int32)
+    for place, row in zip(found, rows, strict=True):
         place[: len(row)] = row
-    return padded
+    return found
