@@ -112,7 +112,8 @@ class TestValues:
     def test_a_scalar_whose_twins_agree_by_accident_has_the_usual_spread(self) -> None:
         three = {name: np.ones(1) for name in "abc"}
         found = runs(
-            counts=dict.fromkeys("abc", 1), watched=np.arange(1), apart=three, size=three, gone=three, first=dict.fromkeys("abc", 1.0),
+            counts=dict.fromkeys("abc", 1), watched=np.arange(1), apart=three,
+            size=three, gone=three, first=dict.fromkeys("abc", 1.0),
             spread={"a": np.array([0.5]), "b": np.array([0.5]), "c": np.zeros(1)}, share=np.zeros(1), leak=np.zeros(1),
         )  # fmt: skip
         assert found.envelope()["c"] == 4 * 0.5 + 0.5
@@ -164,4 +165,3 @@ class TestReport:
         assert "no bias correction" in str(found)
         with pytest.raises(ParityError, match="times the envelope"):
             found.assert_ok()
-

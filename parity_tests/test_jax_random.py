@@ -40,7 +40,10 @@ def near(got: np.ndarray, wanted: Any, units: int = 3, least: float = 0.0) -> No
     """Raise unless both are within so many units of the last place of the wanted numbers, or of the least if they are less."""
     wanted = np.asarray(wanted)
     assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
-    assert np.max(np.abs(got.astype(np.float64) - wanted) / np.spacing(np.maximum(np.abs(wanted), wanted.dtype.type(least)))) <= units
+    assert (
+        np.max(np.abs(got.astype(np.float64) - wanted) / np.spacing(np.maximum(np.abs(wanted), wanted.dtype.type(least))))
+        <= units
+    )
 
 
 def of(typed: jax.Array) -> random.Key:
@@ -185,7 +188,9 @@ class TestStreams:
 
 
 class TestLayers:
-    @pytest.mark.parametrize("name", ["lecun_normal", "glorot_normal", "he_normal", "lecun_uniform", "glorot_uniform", "he_uniform"])
+    @pytest.mark.parametrize(
+        "name", ["lecun_normal", "glorot_normal", "he_normal", "lecun_uniform", "glorot_uniform", "he_uniform"]
+    )
     def test_initialisers(self, name: str) -> None:
         got, wanted = getattr(nnx_layers, name)(KEY, SHAPE), getattr(nnx.initializers, name)()(THEIRS, SHAPE, jnp.float32)
         near(got, wanted, units=0 if "uniform" in name else 6)
@@ -276,7 +281,11 @@ class TestRefusals:
             (lambda: nnx_random.Rngs(params=0).dropout, UnknownName, "stream 'dropout' must be one of params"),
             (lambda: nnx_random.dropout_mask(KEY, 1.5, SHAPE), OptionError, r"rate 1\.5 must be in \[0, 1\]"),
             (lambda: nnx_random.dropout_mask(KEY, 0.5, SHAPE, (2,)), OptionError, r"broadcast_dims \(2,\) must be axes of"),
-            (lambda: nnx_layers.variance_scaling(KEY, SHAPE, scale=1.0, mode="x", distribution="normal"), OptionError, "mode 'x'"),
+            (
+                lambda: nnx_layers.variance_scaling(KEY, SHAPE, scale=1.0, mode="x", distribution="normal"),
+                OptionError,
+                "mode 'x'",
+            ),
             (
                 lambda: nnx_layers.variance_scaling(KEY, SHAPE, scale=1.0, mode="fan_in", distribution="x"),
                 OptionError,

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from attention.cli import app
 from attention.parity import ParamMap, match
-from attention.parity.training import Recipe, Training, train
+from attention.parity.training import Recipe, Training, named, train
 from attention.parity.training.named import OPTIMIZERS
 from attention.spec.cases import CASES
 from attention.spec.errors import FileError, OptionError, ParamError, ParityError, SideFailed, UnknownName
@@ -78,9 +78,7 @@ def told() -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def training(told: list[tuple[int, float]]) -> Training:
-    return train(
-        Recipe.of_contract(LAYER, steps=24), watch=6, progress=lambda step, loss: told.append((step, loss))
-    )
+    return train(Recipe.of_contract(LAYER, steps=24), watch=6, progress=lambda step, loss: told.append((step, loss)))
 
 
 @pytest.fixture(scope="module")
@@ -184,10 +182,21 @@ class TestReport:
     def test_a_wrong_forward_is_sent_to_the_models(self) -> None:
         found = train(pair(losses={"torch": loss, "jax": lambda *given: 1.001 * loss(*given)}, steps=1))
         assert (found.outside[0].what, found.outside[0].step) == ("loss", 1)
-        assert "parity.checkup(torch_model, jax_model, inputs) names the" in str(found)
+        assert "parity.checkup(torch_model, jax_model, inputs) names" in str(found)
 
     def test_command_line(self, tmp_path: Path) -> None:
-        words = ["parity", "--train", "--contract", "general", "--optimizer", "sgd", "--steps", "3", "--json", str(tmp_path / "x.json")]
+        words = [
+            "parity",
+            "--train",
+            "--contract",
+            "general",
+            "--optimizer",
+            "sgd",
+            "--steps",
+            "3",
+            "--json",
+            str(tmp_path / "x.json"),
+        ]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
         assert "1 contracts trained for 3 steps with sgd in both frameworks, 0 apart." in result.output
@@ -268,9 +277,7 @@ class TestRefusals:
         with pytest.raises(OptionError, match="contract str must be a contract"):
             _ = Recipe.of_contract("self")  # type: ignore[arg-type]
         with pytest.raises(UnknownName, match="optimizer 'sophia' must be one of adamw"):
-            from attention.parity.training.named import find  # noqa: PLC0415 - only here
-
-            _ = find("sophia")
+            _ = named.find("sophia")
 
     def test_a_recipe_is_a_record(self) -> None:
         assert replace(pair(), steps=7).steps == 7

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from attention.parity.training import Training
 
 
@@ -85,7 +83,9 @@ def _table(runs: dict[str, Training], optimizer: str) -> Any:
 
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="ratio = |torch - JAX| / envelope of the twins; apart above 1")
     for heading in ("contract", "optimizer", "first loss", "last loss", "ratio", "of", "at step", ""):
-        made.add_column(heading, no_wrap=True, justify="right" if heading in ("first loss", "last loss", "ratio", "at step") else "left")
+        made.add_column(
+            heading, no_wrap=True, justify="right" if heading in ("first loss", "last loss", "ratio", "at step") else "left"
+        )
     for name, training in runs.items():
         worst, losses = training.worst[0], training.losses["torch"]
         numbers = (f"{losses[0]:.4g}", f"{losses[-1]:.4g}", f"{worst.ratio:.3g}", worst.what, str(worst.step))

@@ -13,8 +13,8 @@ the machine.
 
 >>> from attention.spec import jax_random
 >>> key = jax_random.key(0)
->>> jax_random.bernoulli(jax_random.fold_in(key, 1), 0.5, (3,)).tolist()        # as jax.random says it
-[True, False, False]
+>>> jax_random.bernoulli(key, 0.5, (3,)).tolist()        # as jax.random says it
+[False, False, True]
 """
 
 # NumPy leaves the types of its numbers open.

@@ -87,7 +87,9 @@ he_uniform = partial(variance_scaling, scale=2.0, mode="fan_in", distribution="u
 Initializer = Callable[[Key, Shape], np.ndarray]
 
 
-def linear(rngs: Rngs, in_features: int, out_features: int, use_bias: bool = True, kernel_init: Initializer = lecun_normal) -> First:
+def linear(
+    rngs: Rngs, in_features: int, out_features: int, use_bias: bool = True, kernel_init: Initializer = lecun_normal
+) -> First:
     """Return what `nnx.Linear(in_features, out_features, rngs=rngs)` begins with."""
     return linear_general(rngs, (in_features,), (out_features,), use_bias, kernel_init)
 

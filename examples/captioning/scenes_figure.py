@@ -9,6 +9,7 @@ from typing import Protocol
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from examples.captioning.data import END, LONGEST, PAD, WORDS, Scenes
 
@@ -51,14 +52,14 @@ def draw(test: Scenes, told: Mapping[str, tuple[np.ndarray, np.ndarray]], size: 
                 right = word == test.captions[scene, place]
                 title = WORDS[word] if word != END else "(end)"
                 axes[row, 1 + place].set_title(title, fontsize=11, color="black" if right else "firebrick")
-    figure.suptitle("Where each word was looked for, in scenes whose handwriting was never seen (red: a wrong word)")
+    _ = figure.suptitle("Where each word was looked for, in scenes whose handwriting was never seen (red: a wrong word)")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def _scene(axis: Axes, image: np.ndarray, title: str) -> None:
     _ = axis.imshow(image, cmap="gray_r", vmin=0.0, vmax=1.0)
-    axis.set_title(title, fontsize=11, fontweight="bold")
+    _ = axis.set_title(title, fontsize=11, fontweight="bold")
     _framed(axis)
 
 
@@ -71,13 +72,13 @@ def _word(axis: Axes, image: np.ndarray, weights: np.ndarray, size: Grid) -> Non
     heat.set_alpha(0.75 * np.sqrt(weights / weights.max()))
     row, column = np.unravel_index(weights.argmax(), weights.shape)
     corner = (float(column) * size.stride - 0.5, float(row) * size.stride - 0.5)
-    _ = axis.add_patch(plt.Rectangle(corner, size.patch, size.patch, fill=False, edgecolor="darkorange", linewidth=1.5))
-    axis.set_xlim(-0.5, image.shape[1] - 0.5)
-    axis.set_ylim(image.shape[0] - 0.5, -0.5)
+    _ = axis.add_patch(Rectangle(corner, size.patch, size.patch, fill=False, edgecolor="darkorange", linewidth=1.5))
+    _ = axis.set_xlim(-0.5, image.shape[1] - 0.5)
+    _ = axis.set_ylim(image.shape[0] - 0.5, -0.5)
     _framed(axis)
 
 
 def _framed(axis: Axes) -> None:
     axis.set_axis_on()
-    axis.set(xticks=[], yticks=[])
+    _ = axis.set(xticks=[], yticks=[])
     axis.spines[:].set_color("lightgray")

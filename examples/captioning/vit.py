@@ -105,7 +105,8 @@ def moved(images: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray
 def scores(said: np.ndarray, names: np.ndarray) -> dict[str, float]:
     """Return how many digits are named rightly, of all and of the hardest, in per cent."""
     right = said == names
-    return {"right": 100.0 * right.mean(), "worst": 100.0 * min(right[names == name].mean() for name in np.unique(names))}
+    worst = min(float(right[names == name].mean()) for name in np.unique(names))
+    return {"right": 100.0 * float(right.mean()), "worst": 100.0 * worst}
 
 
 def baselines(learn: Handwriting, held: Handwriting) -> dict[str, dict[str, float]]:
@@ -144,7 +145,7 @@ def draw(models: Mapping[str, Any], held: Handwriting, size: Size, path: Path) -
             own = axes[row, first * columns :][:columns]
             for axis in own:
                 _ = axis.imshow(image, cmap="gray_r", vmin=0.0, vmax=1.0)
-                axis.set(xticks=[], yticks=[])
+                _ = axis.set(xticks=[], yticks=[])
             own[0].set_title(f"{backend}: {DIGITS[int(logits[row].argmax())]}", fontsize=10, fontweight="bold")
             for head, axis in enumerate(own[1:]):
                 weights = looks[row, head].reshape(grid, grid)
@@ -152,8 +153,8 @@ def draw(models: Mapping[str, Any], held: Handwriting, size: Size, path: Path) -
                     weights, cmap="Oranges", vmin=0.0, vmax=weights.max(), extent=(-0.5, side - 0.5, side - 0.5, -0.5)
                 )
                 heat.set_alpha(0.8 * weights / weights.max())
-                axis.set_title(f"head {head}: {weights.max():.0%}", fontsize=9)
-    figure.suptitle("What the token of the whole looks at in the last block (per cent: weight of the darkest patch)")
+                _ = axis.set_title(f"head {head}: {weights.max():.0%}", fontsize=9)
+    _ = figure.suptitle("What the token of the whole looks at in the last block (per cent: weight of the darkest patch)")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -151,7 +151,7 @@ def descriptions(sizes: Sizes, texts: Texts) -> lesson.Lesson:
         models={"torch": luong_torch.Translator, "jax": luong_jax.Translator},
         losses=writing.LOSSES,
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step.
-        optimizer=spec.Adam(rates(sizes), eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.Adam(writing.rates(sizes.learning_rate, sizes.steps), eps=1e-6, clip=spec.Clip(1.0)),
         batches=lambda step: given.taught.shuffled(step, sizes.batch),
         steps=sizes.steps,
     )
@@ -171,12 +171,6 @@ def descriptions(sizes: Sizes, texts: Texts) -> lesson.Lesson:
         twins=sizes.twins,
         watch=50,
     )
-
-
-def rates(sizes: Sizes) -> spec.WarmUp:
-    """Return the learning rates: up within a thirtieth of the steps, then half a cosine down."""
-    warm = max(sizes.steps // 30, 1)
-    return spec.WarmUp(warm, spec.CosineRate(sizes.learning_rate, sizes.steps - warm))
 
 
 if __name__ == "__main__":

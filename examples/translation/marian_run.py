@@ -92,7 +92,9 @@ def show(console: Console, trained: marian_package.Pretrained, text: str) -> dic
     """Print one translation and its alignment; draw it; return what is known of it."""
     made = translate(trained, [text])
     for name, said in made.items():
-        console.print(f"{name:>{len(ENGINE)}}  {said.texts[0]}  [dim]{1e3 * said.seconds:.0f} ms", highlight=False, soft_wrap=True)
+        console.print(
+            f"{name:>{len(ENGINE)}}  {said.texts[0]}  [dim]{1e3 * said.seconds:.0f} ms", highlight=False, soft_wrap=True
+        )
     weights, target, source = align(trained, text, made["torch"])
     console.print("\n" + alignment_figure.text(weights, target, source) + "\n", highlight=False, markup=False, soft_wrap=True)
     console.print(f"figure: {alignment_figure.draw(weights, target, source, FOLDER / 'alignment.png')}")

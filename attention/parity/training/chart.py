@@ -54,9 +54,9 @@ def _curves(axes: Any, training: Training) -> None:
     _ = axes.plot(steps, training.losses["torch"], color=TORCH, linewidth=3.0, alpha=0.6, label="torch")
     _ = axes.plot(steps, training.losses["jax"], color=JAX, linewidth=1.0, label="JAX")
     axes.set_ylabel("loss")
-    verdict = "together" if training.ok else training.failure or f"apart: {training.outside[0].what}"
+    verdict = "together" if training.ok else training.failure or f"{training.outside[0].what} apart"
     at = f" from step {training.outside[0].step}" if training.outside and not training.failure else ""
-    axes.set_title(f"The same training in both frameworks: {verdict}{at}", fontsize=10)
+    axes.set_title(f"{verdict}{at}", fontsize=9, loc="left")
     _finish(axes)
 
 
@@ -70,7 +70,9 @@ def _difference(axes: Any, training: Training, what: str) -> None:
     _ = axes.fill_between(steps, low, np.where(known, most, np.nan), color=SHADE, linewidth=0, label="envelope of the twins")
     # Equal to the bit has no logarithm: it is a mark on the floor.
     equal = far == 0
-    _ = axes.plot(steps, shown, color=LINE, linewidth=1.2, marker="." if far.size < 100 else None, markersize=4, label="|torch - JAX|")
+    _ = axes.plot(
+        steps, shown, color=LINE, linewidth=1.2, marker="." if far.size < 100 else None, markersize=4, label="|torch - JAX|"
+    )
     if equal.any():
         _ = axes.plot(steps[equal], np.full(int(equal.sum()), low * 1.3), ".", color=JAX, markersize=3, label="equal bits")
     left = [found for found in training.outside if found.what == what]
@@ -86,4 +88,5 @@ def _difference(axes: Any, training: Training, what: str) -> None:
 def _finish(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, axis="y", alpha=0.25, linewidth=0.5)
-    axes.legend(frameon=False, fontsize=8)
+    # Above, where it hides nothing and its shade is not on the shade.
+    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)

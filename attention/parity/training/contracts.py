@@ -63,9 +63,7 @@ def of_contract(
         "batches": _batches(drawer),
         "start": drawer.weights(),
     }
-    return Recipe(
-        architecture=contract.pinned(), optimizer=optimizer, steps=steps, seed=seed, **{**described, **options}
-    )
+    return Recipe(architecture=contract.pinned(), optimizer=optimizer, steps=steps, seed=seed, **{**described, **options})
 
 
 def _builder(backend: str) -> Callable[[Any], Any]:

@@ -9,7 +9,7 @@ A[t] is how many times twice as far as it began the median parameter's furthest 
 does early grows as twins do, who double by the rounding of each step alone. A parameter's spread
 is never less, beside the way it has gone, than the median parameter's: of a scalar, two twins may be as near by accident.
 
-The factors are measured, on runs of the named contracts that differ in nothing but framework: see `tests/test_envelope.py`.
+The factors are measured, on runs of the named contracts that differ in nothing but framework: see `parity_tests/test_envelope.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Outside:
         return self.distance / self.most if self.most else np.inf
 
     def __str__(self) -> str:
-        return f"{self.what} at step {self.step}: {self.distance:.2e} apart, {self.ratio:.3g} times the envelope of {self.most:.2e}"
+        times = f"{self.ratio:.3g} times the envelope of {self.most:.2e}"
+        return f"{self.what} at step {self.step}: {self.distance:.2e} apart, {times}"
 
 
 @dataclass(frozen=True, eq=False)

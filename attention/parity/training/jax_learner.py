@@ -38,6 +38,11 @@ class JaxLearner:
         kind: how the model is built, loaded and read.
         weights: where it starts.
         like: another run of the recipe, whose compiled step serves this one.
+
+    Attributes:
+        model: what is trained, as of the last time that it was asked for.
+        change: the `optax.GradientTransformation`.
+        taken: a step as one compiled program.
     """
 
     def __init__(self, recipe: Recipe, kind: Model, weights: Weights, like: JaxLearner | None = None) -> None:
@@ -46,11 +51,11 @@ class JaxLearner:
         kind.load(self.model, weights)
         graph, self._params, self._rest = nnx.split(self.model, nnx.Param, ...)
         if like is None:
-            self._change = _change(recipe, self.model)
-            self._step = _compiled(graph, recipe.losses["jax"], self._change)
+            self.change = _change(recipe, self.model)
+            self.taken = _compiled(graph, recipe.losses["jax"], self.change)
         else:
-            self._change, self._step = like._change, like._step
-        self._state = self._change.init(self._params)
+            self.change, self.taken = like.change, like.taken
+        self._state = self.change.init(self._params)
 
     @staticmethod
     def arrays(batch: Batch) -> dict[str, jax.Array]:
@@ -64,7 +69,7 @@ class JaxLearner:
             SideFailed: the loss raised, or is no scalar.
         """
         with blamed("JAX's loss"):
-            self._params, self._rest, self._state, loss = self._step(
+            self._params, self._rest, self._state, loss = self.taken(
                 self._params, self._rest, self._state, arrays, jnp.uint32(seed)
             )
         return loss

@@ -84,7 +84,9 @@ def _torch_weights(model: nn.Module) -> Weights:
 def _load_torch(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     own = dict(model.named_parameters())
     if set(own) != set(weights):
-        raise ParamError(f"start {', '.join(sorted(weights))} must be the parameters of torch's model: {', '.join(sorted(own))}")
+        raise ParamError(
+            f"start {', '.join(sorted(weights))} must be the parameters of torch's model: {', '.join(sorted(own))}"
+        )
     for name, p in own.items():
         _ = p.copy_(to_tensor(weights[name]))
 

@@ -63,7 +63,12 @@ class Recipe:
     params: Any = None
 
     def __post_init__(self) -> None:
-        _check(self, "architecture", self.architecture is None or isinstance(self.architecture, Architecture), "an Architecture or None")
+        _check(
+            self,
+            "architecture",
+            self.architecture is None or isinstance(self.architecture, Architecture),
+            "an Architecture or None",
+        )
         _check(self, "optimizer", isinstance(self.optimizer, Step), "a step such as spec.Adam(1e-3)")
         _check(self, "batches", callable(self.batches), "a function of the step")
         _check(self, "steps", is_count(self.steps), "an int >= 1")
@@ -117,7 +122,7 @@ class Recipe:
         return found
 
 
-def _check(recipe: Recipe, name: str, holds: bool, wanted: str) -> None:  # noqa: FBT001 - it is what is checked
+def _check(recipe: Recipe, name: str, holds: bool, wanted: str) -> None:
     if not holds:
         raise OptionError(f"Recipe {name} {getattr(recipe, name)!r} must be {wanted}")
 

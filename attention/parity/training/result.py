@@ -102,19 +102,21 @@ class Training:
     def facts(self) -> dict[str, Any]:
         """Return what a certificate says of the run, ready for JSON."""
         first, worst = (list(found)[:1] for found in (self.outside, self.worst))
-        return plain({
-            "ok": self.ok,
-            "steps": len(self.losses["torch"]),
-            "parameters": sum(self.runs.counts.values()),
-            "optimizer": words(self.recipe.optimizer),
-            "seed": self.recipe.seed,
-            "twins": len(self.losses) - 2,
-            "weights compared": len(self.watched),
-            "last loss": {name: float(values[-1]) for name, values in self.losses.items()},
-            "failure": self.failure,
-            "first outside": _told(first[0]) if first else None,
-            "nearest to the envelope": _told(worst[0]) if worst else None,
-        })
+        return plain(
+            {
+                "ok": self.ok,
+                "steps": len(self.losses["torch"]),
+                "parameters": sum(self.runs.counts.values()),
+                "optimizer": words(self.recipe.optimizer),
+                "seed": self.recipe.seed,
+                "twins": len(self.losses) - 2,
+                "weights compared": len(self.watched),
+                "last loss": {name: float(values[-1]) for name, values in self.losses.items()},
+                "failure": self.failure,
+                "first outside": _told(first[0]) if first else None,
+                "nearest to the envelope": _told(worst[0]) if worst else None,
+            }
+        )
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the facts and every curve as JSON.
@@ -122,9 +124,7 @@ class Training:
         Raises:
             FileError: the path cannot be written.
         """
-        curves = {
-            what: {"apart": far.tolist(), "envelope": self.envelope[what].tolist()} for what, far in self.apart.items()
-        }
+        curves = {what: {"apart": far.tolist(), "envelope": self.envelope[what].tolist()} for what, far in self.apart.items()}
         losses = {name: values.tolist() for name, values in self.losses.items()}
         write(path, json.dumps(plain({**self.facts(), "losses": losses, "watched": self.watched.tolist(), "curves": curves})))
 
