@@ -69,7 +69,7 @@ def teach(lesson: Lesson, folder: Path = FOLDER) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     scores = {backend: dict(lesson.score(backend, training.models[backend])) for backend in BACKENDS}
     numbers = _numbers(lesson, training, scores, seconds)
-    (place / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    _ = (place / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     training.plot(place / "losses.png")
     _ = lesson.figure(training.models, place)
     console.print(_table(lesson, scores))

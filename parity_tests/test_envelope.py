@@ -146,7 +146,7 @@ class TestValues:
         optimizer = torch.optim.AdamW([p], lr=1e-3, weight_decay=1e-2)
         for _ in range(50):
             p.grad = torch.zeros(())
-            optimizer.step()
+            _ = optimizer.step()
         lost = abs(float(p.detach()) - (1 - 1e-5) ** 50)
         assert 10 * UNIT < lost <= 50 * (rounding.leak(ADAMW, 0) + UNIT)
 

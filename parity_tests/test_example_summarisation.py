@@ -88,7 +88,7 @@ class TestProbability:
         given = np.full((3, 2), START)
         said, own, weights = asked(backend, batch, given)
         total = (own[..., 0] * np.exp(said).sum(-1)) + (1 - own[..., 0]) * weights.sum(-1)
-        np.testing.assert_allclose(total, 1.0, atol=8 * np.finfo(np.float32).eps)
+        np.testing.assert_allclose(total, np.ones_like(total), atol=8 * float(np.finfo(np.float32).eps))
         assert (weights[:, :, 9:] == 0).all(), "padding is copied from"
 
     def test_the_loss_is_that_of_words_that_are_said_and_copied(self, backend: str) -> None:

@@ -176,8 +176,8 @@ class TestTransforms:
     def test_an_index_counts_modulo_2_to_the_32(self) -> None:
         of, index = random.key(2**40 + 3), np.array([0, 1, 2**31 - 1, 2**31, 2**32 - 1])
         wanted = random.mantissa(of, index) < 2**22
-        for given in (torch.from_numpy(index), torch.from_numpy(index.astype(np.int32))):
-            np.testing.assert_array_equal(torch_random.below(of, 2**22, given.clone()).numpy(), wanted)
+        for tensor in (torch.from_numpy(index), torch.from_numpy(index.astype(np.int32))):
+            np.testing.assert_array_equal(torch_random.below(of, 2**22, tensor.clone()).numpy(), wanted)
 
     def test_torch_vmap_draws_by_each_seed(self) -> None:
         drawn = torch.func.vmap(lambda seed: torch_random.keep(seed, 0.3, SHAPE))(torch.tensor([3, 7]))

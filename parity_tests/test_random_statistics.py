@@ -1,4 +1,4 @@
-"""The random bits against chance: what a true coin would do, how far from it a generator may be, and generators that are further.
+"""The random bits against chance: what a true coin does, how far from it one may be, and generators that are further.
 
     p-value = the chance that independent fair bits are as uneven        a generator fails below 1e-6, a mutant far below
 
@@ -51,7 +51,7 @@ MUTANTS: dict[str, Bits] = {
     "8 rounds": partial(threefry, blocks=2),
     "no rotation": partial(threefry, rotations=((0,) * 4,) * 2),
     "rotations by 1": partial(threefry, rotations=((1,) * 4,) * 2),
-    "the counter itself": lambda high, low, counter: counter * np.uint32(2654435761) + low,
+    "the counter itself": lambda _, low, counter: counter * np.uint32(2654435761) + low,
 }
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attention.spec.architecture import Architecture
 from attention.spec.errors import ParamError
-from attention.spec.layers.contract import Contract
 from attention.spec.params import Param, Weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -98,7 +98,7 @@ def projections(query: str, key: str, value: str, output: str) -> tuple[Row, ...
     )
 
 
-def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Contract, at: str = "") -> Weights:
+def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architecture, at: str = "") -> Weights:
     """Return the canonical weights of the attention layer stored under the name prefix `at`.
 
     Args:
@@ -124,7 +124,7 @@ def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Contract
     return {name: by_name[name] for name in params}
 
 
-def write(weights: Weights, dialect: Dialect, contract: Contract, at: str = "") -> dict[str, np.ndarray]:
+def write(weights: Weights, dialect: Dialect, contract: Architecture, at: str = "") -> dict[str, np.ndarray]:
     """Return the stored tensors, named under the prefix `at`, of canonical `weights`: the inverse of `read`.
 
     Raises:

@@ -18,6 +18,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def small_digits() -> tuple[Handwriting, Handwriting]:
     require("sklearn", extra="examples", wanted_by="captioning")
     from sklearn.datasets import load_digits  # noqa: PLC0415 - asked for above
 
-    found = load_digits()
+    found: Any = load_digits()
     images, names = (found.images / 16.0).astype(np.float32), found.target
     # Neighbours in the file were written by one hand, so the held-out ones are neighbours.
     at = len(names) - len(names) // HELD_OUT
@@ -122,7 +123,7 @@ def scenes(digits: Handwriting, count: int, seed: Sequence[int], *, side: int, s
         shown = _different(rng, digits.names, len(spots))
         for row, column, which in zip(*spots.T, shown, strict=True):
             image[row : row + size, column : column + size] = digits.images[which]
-        said = [NUMBERS[word] for word in told(spots, digits.names[shown])]
+        said = [NUMBERS[word] for word in told(spots, digits.names[shown].tolist())]
         caption[: len(said) + 1] = [*said, END]
         place[: len(spots)] = spots
     return Scenes(images, captions, places)

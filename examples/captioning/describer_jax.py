@@ -61,7 +61,7 @@ def loss(model: Describer, batch: dict[str, jax.Array], seed: Any) -> jax.Array:
 
 def ask(model: Describer, patches: np.ndarray, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what the model itself returns, from NumPy to NumPy."""
-    logits, weights = _ask(model, patches, captions)
+    logits, weights = _ask(model, jnp.asarray(patches), jnp.asarray(captions))
     return np.asarray(logits), np.asarray(weights)
 
 

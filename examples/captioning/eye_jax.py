@@ -40,5 +40,5 @@ class Eye(Layer):
         return stages["weights"][:, :, 0, 1:]
 
     def _tokens(self, patches: jax.Array) -> jax.Array:
-        whole = jnp.broadcast_to(self.whole, (len(patches), 1, self.contract.embed_dim))
+        whole = jnp.broadcast_to(self.whole[...], (len(patches), 1, self.contract.embed_dim))
         return jnp.concatenate([whole, self.embed(patches)], 1) + self.places

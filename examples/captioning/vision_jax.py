@@ -42,7 +42,7 @@ def loss(model: VisionTransformer, batch: dict[str, jax.Array], seed: Any) -> ja
 
 def ask(model: VisionTransformer, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the logits `(B, V)`, and how the whole weighed the patches `(B, H, S)`, from NumPy to NumPy."""
-    logits, looks = _ask(model, patches)
+    logits, looks = _ask(model, jnp.asarray(patches))
     return np.asarray(logits), np.asarray(looks)
 
 

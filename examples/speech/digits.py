@@ -81,7 +81,7 @@ def heard(
         for row, look in list(zip(numbers, weights, strict=True))[: len(some)]:
             ended = np.flatnonzero(row == END)
             words = row[: ended[0]] if len(ended) else row
-            made.append([names[i] for i in words])
+            made.append([str(names[i]) for i in words])
             looks.append(look[: len(words)])
     return made, looks
 

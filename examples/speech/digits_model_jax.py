@@ -75,7 +75,8 @@ def loss(listener: Listener, batch: dict[str, jax.Array], seed: Any) -> jax.Arra
 
 def listen(listener: Listener, batch: dict[str, Any], most: int) -> tuple[Any, Any]:
     """Return what the model writes of a batch of NumPy arrays: words `(B, most)` and weights, as NumPy arrays."""
-    logits, weights = _listen(listener, *(jnp.asarray(batch[name]) for name in ("sound", "lengths")), most)
+    sound, lengths = (jnp.asarray(batch[name]) for name in ("sound", "lengths"))
+    logits, weights = _listen(listener, sound, lengths, most)
     return np.asarray(logits.argmax(-1)), np.asarray(weights)
 
 

@@ -106,7 +106,8 @@ def loss(summariser: PointerGenerator, batch: dict[str, jax.Array], seed: Any) -
 
 def summarise(summariser: PointerGenerator, batch: dict[str, Any], most: int) -> tuple[Any, Any, Any]:
     """Return what the model writes of a batch of NumPy arrays: words, own and weights, as NumPy arrays."""
-    written = _write(summariser, *(jnp.asarray(batch[name]) for name in ("source", "lengths")), most)
+    source, lengths = (jnp.asarray(batch[name]) for name in ("source", "lengths"))
+    written = _write(summariser, source, lengths, most)
     return tuple(np.asarray(part) for part in written)  # type: ignore[return-value]
 
 

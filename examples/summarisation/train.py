@@ -110,12 +110,12 @@ def draw(models: Mapping[str, Any], examples: Sequence[Pair], vocabulary: Vocabu
         )
         said = vocabulary.read(numbers, shown.source)
         copied = (1.0 - own[: len(said), None]) * weights[: len(said), : len(shown.source)]
-        image = axis.imshow(copied, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+        _ = axis.imshow(copied, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
         axis.set_xticks(range(len(shown.source)), shown.source, rotation=60, ha="right")
         axis.set_yticks(range(len(said)), [f"{word}  {1 - share:.0%}" for word, share in zip(said, own, strict=False)])
         axis.set_title(backend)
-    _ = figure.colorbar(image, ax=axes, label="probability of copying this word from here")
-    figure.suptitle(
+    _ = figure.colorbar(axes[0].images[0], ax=axes, label="probability of copying this word from here")
+    _ = figure.suptitle(
         "What is written (rows; how surely it is copied), and from where. The maintainer wrote: " + " ".join(shown.target)
     )
     figure.savefig(path, dpi=130)

@@ -9,7 +9,7 @@ A[t] is how many times twice as far as it began the median parameter's furthest 
 does early grows as twins do, who double by the rounding of each step alone. A parameter's spread
 is never less, beside the way it has gone, than the median parameter's: of a scalar, two twins may be as near by accident.
 
-The factors are measured, on runs of the named contracts that differ in nothing but framework: see `parity_tests/test_envelope.py`.
+The factors are measured on runs of the named contracts that differ in nothing but framework: `parity_tests/test_envelope.py`.
 """
 
 from __future__ import annotations

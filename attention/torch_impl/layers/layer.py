@@ -80,11 +80,7 @@ def seed_at(seed: Any, name: str) -> Any:
     """Return the dropout seed of a place inside a layer: 32 bits that depend on the layer's seed and the place's name."""
     if seed is None:
         return None
-    of = spec_random.key(seed)
-    if isinstance(seed, Tensor):
-        low = seed.to(torch.int64) & spec_random.WORD
-        of = (low * 0, low)
-    return spec_random.bits(of, _label(name))
+    return spec_random.bits(random.key(seed), _label(name))
 
 
 @constant
