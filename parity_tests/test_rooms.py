@@ -18,11 +18,9 @@ from attention import jax_impl, spec, torch_impl
 
 # The layers: every class that a room offers.
 LAYERS = [name for name in torch_impl.__all__ if isinstance(getattr(torch_impl, name), type) and "Cache" not in name]
-METHODS = ("__init__", "forward", "load_weights", "weights")
+METHODS = ("__init__", "forward", "load_weights", "weights", "drop", "build_parts")
 # A public name of a room, and what `forward` is called where a framework wants another name.
-SHARED = {
-    name: name for name in ("dot_product_attention", "explain", "optimizer", "seed_at", "Layer.drop", "Layer.build_parts")
-} | {
+SHARED = {name: name for name in ("dot_product_attention", "explain", "optimizer", "seed_at")} | {
     f"{layer}.{method}": f"{layer}.{method.replace('forward', '__call__')}"
     for layer in LAYERS
     for method in METHODS

@@ -10,8 +10,11 @@ True
     locate      the first operation at which two programs part, with the line of each file
     diagnose    which knob of a contract a program turned wrongly; diagnose_step, of an optimiser's step
     checkup     compare, then locate and name the mistake
+    train       one recipe followed by torch.optim and by optax, inside an envelope of twins
+    layerwise   every layer of a trained model, on what it really received
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from attention._extras import require
@@ -23,6 +26,7 @@ from attention.parity.budget import Budget, budget, differentiated, rounding, st
 from attention.parity.checks import check, check_probe, expect  # noqa: E402
 from attention.parity.checkup import Checkup, checkup  # noqa: E402
 from attention.parity.doctor import Diagnosis, diagnose  # noqa: E402
+from attention.parity.layerwise import Seen, layerwise  # noqa: E402
 from attention.parity.matching import ParamMap, match  # noqa: E402
 from attention.parity.pair import compare  # noqa: E402
 from attention.parity.probes import Probe, probes  # noqa: E402
@@ -33,6 +37,7 @@ from attention.parity.verdict import Verdict, judge  # noqa: E402
 
 if TYPE_CHECKING:
     from attention.parity.doctor.optimizers import diagnose_step
+    from attention.parity.training import Recipe, Training, train
 
 __all__ = [
     "Budget",
@@ -44,8 +49,11 @@ __all__ = [
     "ParamMap",
     "Probe",
     "Program",
+    "Recipe",
     "Report",
     "Row",
+    "Seen",
+    "Training",
     "Verdict",
     "budget",
     "check",
@@ -57,6 +65,7 @@ __all__ = [
     "differentiated",
     "expect",
     "judge",
+    "layerwise",
     "locate",
     "match",
     "mutants",
@@ -65,15 +74,20 @@ __all__ = [
     "rounding",
     "stored",
     "stored_gradient",
+    "train",
 ]
+
+
+_TRAINS = {
+    "diagnose_step": "attention.parity.doctor.optimizers",
+    **dict.fromkeys(("Recipe", "Training", "train"), "attention.parity.training"),
+}
 
 
 def __getattr__(name: str) -> Any:
     # optax and torch are needed to run optimisers, and for nothing else here.
-    if name != "diagnose_step":
+    if name not in _TRAINS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    require("optax", extra="all", wanted_by="parity.diagnose_step")
-    require("torch", extra="all", wanted_by="parity.diagnose_step")
-    from attention.parity.doctor.optimizers import diagnose_step  # noqa: PLC0415
-
-    return diagnose_step
+    for package in ("optax", "torch"):
+        require(package, extra="all", wanted_by=f"parity.{name}")
+    return getattr(importlib.import_module(_TRAINS[name]), name)

@@ -1,6 +1,6 @@
 """The envelope: how far two correct runs of one recipe may be apart.
 
-    spread[t] = max over s <= t of how far the furthest twin is from its run after step s
+    spread[t] = max over s <= 1.5 t of how far the furthest twin is from its run after step s
     own[t]    = A[t] sum over s <= t of share[s] |w[s] - w[s-1]| + leak[s] |w[s]|      rounding of the step's own numbers
     inside  <=>  |torch - jax|[t] <= 4 spread[t] + 2 own[t] + 2 u max |w|              for each parameter, root mean squares
             and  |loss_torch - loss_jax|[t] <= 4 spread of losses + 2 A share (max - min of losses) + 32 u max |loss|
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 FACTOR, OWN, FLOOR, LOSS_FLOOR = 4.0, 2.0, 2.0, 32.0
+AHEAD = 1.5
+"""How much later a twin may come to where the frameworks are: where runs part tenfold in ten steps, the first is so by chance."""
 
 Curves = Mapping[str, np.ndarray]
 """By parameter, a number for each step at which weights were compared."""
@@ -92,7 +94,7 @@ class Runs:
         since = np.concatenate([[0], self.watched[:-1] + 1])
         share, leak = np.maximum.reduceat(self.share, since), np.add.reduceat(self.leak, since)
         way = {name: np.cumsum(gone) for name, gone in self.gone.items()}
-        widest = {name: np.maximum.accumulate(spread) for name, spread in self.spread.items()}
+        widest = {name: _ahead(spread, self.watched) for name, spread in self.spread.items()}
         usual = _usual(widest, way)
         return {
             name: FACTOR * np.maximum(widest[name], usual * way[name])
@@ -108,13 +110,19 @@ class Runs:
             losses: of JAX, `(steps,)`.
             twins: of the twins, `(twins, steps)`.
         """
-        spread = np.maximum.accumulate(np.abs(twins - losses).max(axis=0))
+        spread = _ahead(np.abs(twins - losses).max(axis=0), np.arange(losses.size))
         last = np.searchsorted(self.watched, np.arange(losses.size), side="right") - 1
         growth = self.growth[np.maximum(last, 0)]
         fall = np.maximum.accumulate(losses) - np.minimum.accumulate(losses)
         ahead = np.cumsum(self.share) / np.arange(1, losses.size + 1)
         size = np.maximum.accumulate(np.abs(losses))
         return FACTOR * spread + OWN * growth * ahead * fall + LOSS_FLOOR * self.unit * size
+
+
+def _ahead(spread: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return the largest spread up to `AHEAD` times as many steps, as far as there are so many."""
+    last = np.searchsorted(steps + 1, AHEAD * (steps + 1), side="right") - 1
+    return np.maximum.accumulate(spread)[last]
 
 
 def _usual(spread: Curves, way: Curves) -> np.ndarray:
