@@ -248,7 +248,9 @@ class TestRooms:
         q, k, v = (rng.standard_normal((2, 5, 4, 8), np.float32) for _ in range(3))
         key = nnx.Rngs(0, dropout=1).dropout()
         options: dict[str, Any] = {"dropout_rate": 0.4, "broadcast_dropout": False, "deterministic": False}
-        wanted = np.asarray(nnx.dot_product_attention(*map(jnp.asarray, (q, k, v)), dropout_rng=key, **options))
+        wanted = np.asarray(
+            nnx.dot_product_attention(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), dropout_rng=key, **options)
+        )
         stream = nnx_random.Rngs(0, dropout=1).dropout
         seed = in_torch.seed_of(stream())
         assert seed == in_jax.seed_of(key)

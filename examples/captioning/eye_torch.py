@@ -35,7 +35,7 @@ class Eye(Layer):
         *before, last = self.encoder.layers
         for block in before:
             x = block(x)
-        _, stages = last.self_attn(last.get_submodule("norm1")(x), return_stages=("weights",))
+        _, stages = last.get_submodule("self_attn")(last.get_submodule("norm1")(x), return_stages=("weights",))
         return stages["weights"][:, :, 0, 1:]
 
     def _tokens(self, patches: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 
 FACTOR, OWN, FLOOR, LOSS_FLOOR = 4.0, 2.0, 2.0, 32.0
 AHEAD = 1.5
-"""How much later a twin may come to where the frameworks are: where runs part tenfold in ten steps, the first is so by chance."""
+"""How much later a twin may be where the frameworks are: runs may part tenfold in ten steps, and chance says who is first."""
 
 Curves = Mapping[str, np.ndarray]
 """By parameter, a number for each step at which weights were compared."""
