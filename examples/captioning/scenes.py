@@ -91,7 +91,7 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         architecture=Describer(eye, len(WORDS), size.word_dim, size.hidden_dim),
         models={backend: room.Describer for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(schedule, clip=spec.Clip(1.0)),
+        optimizer=spec.Adam(schedule, eps=1e-6, clip=spec.Clip(1.0)),
         batches=batch,
         steps=size.steps,
     )

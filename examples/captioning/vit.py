@@ -76,7 +76,7 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         architecture=VisionTransformer(eye, len(DIGITS)),
         models={backend: room.VisionTransformer for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(schedule, clip=spec.Clip(1.0)),
+        optimizer=spec.Adam(schedule, eps=1e-6, clip=spec.Clip(1.0)),
         batches=batch,
         steps=size.steps,
     )

@@ -52,7 +52,8 @@ def lesson(said: Mapping[str, np.ndarray], size: Size) -> Lesson:
         architecture=digits_model.Listener(len(names), connected.STACKED * connected.BANDS, size.hidden_dim),
         models={backend: room.Listener for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(schedule, clip=spec.Clip(1.0)),
+        # As in the other lessons: see examples/translation/dates.py.
+        optimizer=spec.Adam(schedule, eps=1e-6, clip=spec.Clip(1.0)),
         batches=lambda step: batch([utterance(said, (LEARN, step, i)) for i in range(size.batch)], names),
         steps=size.steps,
     )
