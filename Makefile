@@ -38,7 +38,7 @@ check: $(READY) ## formatting, lint, types, rules of the rooms, doctests
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --doctest-modules --doctest-glob="*.md" attention README.md
+	$(BIN)/python -m pytest --doctest-modules --doctest-glob="*.md" attention examples README.md
 
 conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, transformers) through both backends
 	$(BIN)/python -m conformance onnx --baselines --json build/onnx.json

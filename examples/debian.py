@@ -62,6 +62,9 @@ def fetch(package: str, folder: Path | None = None) -> Path:
     if place.is_dir():
         return place
     with _alone(folder, wanted):
+        # Another lesson may have fetched it while this one waited.
+        if place.is_dir():
+            return place
         scratch = folder / f".{package}"
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "files").mkdir(parents=True)

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -25,7 +26,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from attention import spec
 from attention.parity.training import Recipe, Training, train
+from attention.spec.errors import AttentionError
 
 FOLDER = Path("build/examples")
 BACKENDS = ("torch", "jax")
@@ -58,7 +61,11 @@ class Lesson:
 
 
 def teach(lesson: Lesson, folder: Path = FOLDER) -> dict[str, Any]:
-    """Train, score and draw a lesson, and return its numbers, which are also written beside the figures."""
+    """Train, score and draw a lesson, and return its numbers, which are also written beside the figures.
+
+    Raises:
+        ParityError: the two runs parted by more than rounding drives them; the message is the report.
+    """
     # Small recurrent products are slower on many threads than on one.
     torch.set_num_threads(1)
     place, console = folder / lesson.name, Console()
@@ -75,7 +82,29 @@ def teach(lesson: Lesson, folder: Path = FOLDER) -> dict[str, Any]:
     console.print(_table(lesson, scores))
     console.print(escape(str(training)), soft_wrap=True)
     console.print(f"{seconds:.0f} s of training; figures and numbers in {place}")
+    # All is written by now, so that a run that fails can be looked at.
+    training.assert_ok()
     return numbers
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a lesson as a command: what it lacks or refuses is said in one line."""
+    try:
+        _ = main()
+    except AttentionError as error:
+        raise SystemExit(str(error)) from None
+
+
+def rates(most: float, steps: int) -> spec.WarmUp:
+    """Return the learning rates of a lesson: up to `most` in a twentieth of the steps, then half a cosine down to 0."""
+    warm = max(steps // 20, 1)
+    return spec.WarmUp(warm, spec.CosineRate(most, steps - warm))
+
+
+def epoch(count: int, size: int, step: int, seed: int = 0) -> np.ndarray:
+    """Return which of `count` examples a step takes: all once, in a new order each time, but for the few that fill no batch."""
+    turn, place = divmod(step, count // size)
+    return np.random.default_rng([seed, turn]).permutation(count)[place * size :][:size]
 
 
 def _trained(lesson: Lesson, console: Console) -> Training:

@@ -70,11 +70,6 @@ class Bidirectional(Layer):
         return jnp.concatenate([self.rightward(x, lengths), self.leftward(x, lengths)], axis=-1)
 
 
-def last(states: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Return the state `(B, E)` after the last element of each row."""
-    return states[jnp.arange(len(states)), lengths - 1]
-
-
 def turned(x: jax.Array, order: jax.Array) -> jax.Array:
     """Return each row of `x` `(B, T, M)` in its own order `(B, T)`."""
     return jnp.take_along_axis(x, order[..., None], axis=1)

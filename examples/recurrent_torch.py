@@ -58,11 +58,6 @@ class Bidirectional(Layer):
         return torch.cat([self.rightward(x, lengths), self.leftward(x, lengths)], dim=-1)
 
 
-def last(states: Tensor, lengths: Tensor) -> Tensor:
-    """Return the state `(B, E)` after the last element of each row."""
-    return states[torch.arange(len(states), device=states.device), lengths - 1]
-
-
 def turned(x: Tensor, order: Tensor) -> Tensor:
     """Return each row of `x` `(B, T, M)` in its own order `(B, T)`."""
     return torch.take_along_dim(x, order[..., None], dim=1)

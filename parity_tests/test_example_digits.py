@@ -15,7 +15,7 @@ pytest.importorskip("jiwer", reason="the lesson is scored by jiwer: pip install 
 from examples.lesson import teach
 from examples.speech import connected
 from examples.speech.connected import BANDS, FRAME, FRAMES, MOST_WORDS, PAD, RATE, STACKED, Utterance, utterance
-from examples.speech.digits import TINY, by_chance, error_rate, lesson, scores
+from examples.speech.digits import TINY, error_rate, evenly, lesson, scores
 from examples.speech.prompts import Prompt
 
 
@@ -95,8 +95,10 @@ class TestScores:
         look[0, 4], look[1, 2] = 1.0, 1.0
         assert scores([self.ONE], [["low", "mid"]], [look])["peak in the word"] == 50.0
 
-    def test_chance_is_the_share_of_time(self) -> None:
-        assert by_chance([self.ONE]) == pytest.approx(100 * (0.2 + 0.4) / 2)
+    def test_evenly_spaced_words_are_found_where_they_are(self) -> None:
+        # Two words of one second would be at 0.25 and 0.75; 0.1 to 0.2 is not there.
+        assert evenly([self.ONE]) == 100.0
+        assert evenly([Utterance(("low", "mid"), ((0.1, 0.2), (0.5, 0.9)), np.zeros(RATE))]) == 50.0
 
 
 class TestLesson:

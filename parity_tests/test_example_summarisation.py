@@ -17,10 +17,10 @@ from flax import nnx
 
 pytest.importorskip("rouge_score", reason="the lesson is scored by rouge-score: pip install '.[examples]'")
 
-from examples.lesson import teach
+from examples.lesson import epoch, teach
 from examples.summarisation import data, model, model_jax, model_torch
 from examples.summarisation.data import END, PAD, START, UNKNOWN, Pair, Vocabulary
-from examples.summarisation.train import TINY, best, drawn, lesson, rouge
+from examples.summarisation.train import TINY, best, lesson, rouge
 
 THINGS = ("editor", "player", "viewer", "compiler", "parser", "server", "client", "reader")
 KINDS = ("text", "music", "image", "pascal", "xml", "mail", "chat", "news")
@@ -76,9 +76,9 @@ class TestData:
         assert data.pair(text) is None
 
     def test_every_example_is_drawn_once_before_any_comes_again(self) -> None:
-        seen = [p for step in range(8) for p in drawn(PAIRS, 8, step)]
-        assert len({p.source for p in seen}) == len(PAIRS)
-        assert drawn(PAIRS, 8, 8) != drawn(PAIRS, 8, 0)
+        seen = [i for step in range(8) for i in epoch(len(PAIRS), 8, step)]
+        assert sorted(seen) == list(range(len(PAIRS)))
+        assert epoch(len(PAIRS), 8, 8).tolist() != epoch(len(PAIRS), 8, 0).tolist()
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])

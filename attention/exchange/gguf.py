@@ -73,7 +73,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     try:
         file = GGUFReader(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise FileError(f"path {str(path)!r} must be a GGUF file: {error}") from error
     options = {name: field.contents() for name, field in file.fields.items() if not name.startswith("tokenizer.")}
     tensors = {tensor.name: np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32) for tensor in file.tensors}

@@ -123,7 +123,7 @@ def scenes(digits: Handwriting, count: int, seed: Sequence[int], *, side: int, s
 def told(spots: np.ndarray, names: Sequence[int]) -> list[str]:
     """Return the words for objects at these pixels, which are in reading order.
 
-    >>> " ".join(told(np.array([[0, 8], [0, 16], [12, 4]]), [2, 5, 9]))
+    >>> " ".join(told(np.array([[0, 8], [0, 16], [12, 8]]), [2, 5, 9]))
     'two left of five above nine'
     """
     said = [DIGITS[names[0]]]

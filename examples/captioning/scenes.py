@@ -28,7 +28,7 @@ from examples.captioning.data import END, LONGEST, NUMBERS, PAD, WORDS, Handwrit
 from examples.captioning.describer import Describer
 from examples.captioning.eye import Eye
 from examples.captioning.scenes_figure import draw
-from examples.lesson import FOLDER, Lesson, teach
+from examples.lesson import FOLDER, Lesson, rates, run, teach
 
 ROOMS = {"torch": describer_torch, "jax": describer_jax}
 LEARNED, HELD, GUESSED = range(3)
@@ -85,13 +85,12 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
     def told(backend: str, trained: Any) -> tuple[np.ndarray, np.ndarray]:
         return describe(lambda *given: ROOMS[backend].ask(trained, *given), size.patches(test.images))
 
-    schedule = spec.WarmUp(size.steps // 30 + 1, spec.CosineRate(size.rate, size.steps))
     eye = Eye(size.grid**2, size.patch**2, size.embed_dim, size.num_heads, size.depth)
     recipe = Recipe(
         architecture=Describer(eye, len(WORDS), size.word_dim, size.hidden_dim),
         models={backend: room.Describer for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(schedule, eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.Clip(1.0)),
         batches=batch,
         steps=size.steps,
     )
@@ -165,4 +164,4 @@ def main(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -28,7 +28,7 @@ from examples.captioning import vision_jax, vision_torch
 from examples.captioning.data import DIGITS, Handwriting, mnist, patches
 from examples.captioning.eye import Eye
 from examples.captioning.vision import VisionTransformer
-from examples.lesson import FOLDER, Lesson, teach
+from examples.lesson import FOLDER, Lesson, rates, run, teach
 
 ROOMS = {"torch": vision_torch, "jax": vision_jax}
 SHOWN = 5
@@ -70,13 +70,12 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
     def score(backend: str, trained: Any) -> Mapping[str, float]:
         return scores(ROOMS[backend].ask(trained, given)[0].argmax(-1), held.names)
 
-    schedule = spec.WarmUp(size.steps // 30 + 1, spec.CosineRate(size.rate, size.steps))
     eye = Eye((side // size.patch) ** 2, size.patch**2, size.embed_dim, size.num_heads, size.depth)
     recipe = Recipe(
         architecture=VisionTransformer(eye, len(DIGITS)),
         models={backend: room.VisionTransformer for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(schedule, eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.Clip(1.0)),
         batches=batch,
         steps=size.steps,
     )
@@ -165,4 +164,4 @@ def main(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

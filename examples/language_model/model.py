@@ -5,7 +5,7 @@
     logits_t = E norm(x_t)                                    the same E: read in and read out
     loss = -mean_t log softmax(logits_t)[token_{t+1}]         in nats; exp(loss) is the perplexity
 
-One architecture in two sizes: SmolLM2's 135 million trained parameters and the million that learns to write like Jane Austen
+One architecture in two sizes: SmolLM2's 135 million trained parameters and the 0.3 million that learn to write like Jane Austen
 are both of this class. `model_torch.py` and `model_jax.py` build it, each in its framework.
 
 References:
@@ -63,9 +63,7 @@ class LanguageModel(spec.Architecture):
         return {"embed": spec.Param((self.vocabulary, self.width), "VM", spread=self.width**-0.5), **self.part_params()}
 
 
-def sized(
-    vocabulary: int, *, width: int, depth: int, heads: int, kv_heads: int, hidden: int, window: int, dropout_rate: float = 0.0
-) -> LanguageModel:
+def sized(vocabulary: int, *, width: int, depth: int, heads: int, kv_heads: int, hidden: int, window: int) -> LanguageModel:
     """Return the architecture of these sizes, built as Mistral is.
 
     Args:
@@ -76,7 +74,6 @@ def sized(
         kv_heads: K, heads that keys and values have; `heads / kv_heads` query heads read each of them.
         hidden: A, the width inside the feed-forward layer.
         window: tokens that a query sees, itself included, so that a text may become longer than any that was learned from.
-        dropout_rate: of each branch while training.
     """
     norm, seen = spec.RMSNorm(eps=1e-5), spec.Window(before=window - 1, after=0)
     attention = spec.MultiHeadAttention(
@@ -89,7 +86,7 @@ def sized(
         positions=spec.Rotary(base=10_000.0),
     )
     feed_forward = spec.FeedForward(width, hidden, "swiglu", bias=False)
-    block = spec.EncoderBlock(attention, feed_forward, norm=norm, order="pre", dropout_rate=dropout_rate)
+    block = spec.EncoderBlock(attention, feed_forward, norm=norm, order="pre")
     return LanguageModel(vocabulary, spec.Encoder(block, depth, final_norm=norm))
 
 

@@ -22,7 +22,7 @@ from attention.parity.report import Report
 from examples.language_model import model_jax, model_torch, smollm2, smollm2_theirs
 from examples.language_model.model import surprise
 from examples.language_model.sampling import write
-from examples.lesson import FOLDER
+from examples.lesson import FOLDER, run
 
 ROOMS = {"torch": model_torch, "jax": model_jax}
 COUNT, CHECKED = 24, 32
@@ -96,4 +96,4 @@ def draw(report: Report, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    _ = main()
+    run(main)

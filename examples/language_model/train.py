@@ -25,7 +25,7 @@ from examples.language_model import austen, model_jax, model_torch
 from examples.language_model.austen import HELD_OUT, Alphabet, n_gram_bits, windows
 from examples.language_model.model import LanguageModel, sized, surprise
 from examples.language_model.sampling import Written, write
-from examples.lesson import BACKENDS, FOLDER, Lesson, teach
+from examples.lesson import BACKENDS, FOLDER, Lesson, rates, run, teach
 
 ROOMS = {"torch": model_torch, "jax": model_jax}
 
@@ -79,9 +79,7 @@ def lesson(learn: str, held: str, size: Size) -> Lesson:
         architecture=size.architecture(len(letters)),
         models={backend: room.LanguageModel for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(
-            spec.WarmUp(size.steps // 20 + 1, spec.CosineRate(size.rate, size.steps)), b2=0.95, clip=spec.Clip(1.0)
-        ),
+        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.95, clip=spec.Clip(1.0)),
         batches=lambda step: {"tokens": windows(known, size.batch, size.length + 1, step)},
         steps=size.steps,
     )
@@ -186,4 +184,4 @@ def main(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,14 +15,14 @@ from functools import cache
 
 import numpy as np
 
-from examples.speech.prompts import QUIET, Prompt
+from examples.speech.prompts import Prompt, trimmed
 
 RATE = 8_000
 HOP, WINDOW, BANDS, STACKED = 100, 256, 32, 4
 FRAME = HOP * STACKED / RATE
 """Seconds that one step of the model hears."""
-FRAMES = 72
-"""Steps of the longest utterance: 3.6 s."""
+FRAMES = 104
+"""Steps of the longest utterance: 5.2 s."""
 MOST_WORDS = 4
 
 PAD, START, END = range(3)
@@ -46,19 +46,13 @@ def takes(recordings: Sequence[Prompt]) -> dict[str, np.ndarray]:
     return {p.text.lower(): trimmed(p.samples) for p in recordings if p.name in wanted}
 
 
-def trimmed(samples: np.ndarray) -> np.ndarray:
-    """Return a recording without the silence around it."""
-    loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max())
-    return samples[loud[0] : loud[-1] + 1]
-
-
 def utterance(said: Mapping[str, np.ndarray], seed: tuple[int, ...]) -> Utterance:
     """Return the utterance of a seed: two to four words, each louder or softer, faster or slower by up to a tenth."""
     rng = np.random.default_rng(seed)
     names = tuple(rng.choice(sorted(said), rng.integers(2, MOST_WORDS + 1)))
     pieces, spans, at = list[np.ndarray](), list[tuple[float, float]](), 0
     for name in names:
-        pause, take = np.zeros(rng.integers(RATE // 50, RATE // 6)), stretched(said[name], rng.uniform(0.9, 1.1))
+        pause, take = np.zeros(rng.integers(RATE // 50, RATE // 2)), stretched(said[name], rng.uniform(0.9, 1.1))
         spans.append(((at + len(pause)) / RATE, (at + len(pause) + len(take)) / RATE))
         pieces += [pause, take * rng.uniform(0.5, 1.0)]
         at += len(pause) + len(take)

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 
 from attention.exchange import ctranslate2
 from attention.parity.layerwise import layerwise
+from examples.lesson import run
 from examples.speech import whisper, whisper_files, whisper_jax, whisper_theirs, whisper_torch
 from examples.speech.mel import SECONDS, log_mel
 from examples.speech.prompts import Prompt, joined, prompts, words
@@ -164,7 +165,8 @@ def main() -> None:
     _ = (FOLDER / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     console.print_json(data={name: value for name, value in numbers.items() if name != "words"})
     console.print(str(report), soft_wrap=True)
+    report.assert_ok()
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

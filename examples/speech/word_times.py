@@ -43,7 +43,8 @@ def word_times(pieces: Sequence[str], looks: np.ndarray, seconds: float) -> list
         looks: `(n, T, S)`, the weights of n alignment heads; T is one more than the pieces, the last row chose the end.
         seconds: how long the sound is, which the S states outlast.
     """
-    rows = [*spoken(pieces), len(pieces)]
+    # A text that was cut off at its longest has no row that chose the end.
+    rows = [*spoken(pieces), min(len(pieces), looks.shape[1] - 1)]
     times = starts(sharpened(looks, states(seconds, looks.shape[-1]))[rows]) * SECONDS
     begins = [t for t, piece in enumerate(pieces) if t == 0 or piece.startswith(" ")]
     found: list[Word] = []

@@ -20,7 +20,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from attention import spec
 from attention.parity.training import Recipe
 from examples.debian import translations
-from examples.lesson import BACKENDS, FOLDER, Lesson, teach
+from examples.lesson import BACKENDS, FOLDER, Lesson, epoch, rates, run, teach
 from examples.summarisation import model, model_jax, model_torch
 from examples.summarisation.data import TARGET_WORDS, Pair, Vocabulary, batch, pairs
 
@@ -46,15 +46,16 @@ TINY = Size(vocabulary=60, embed_dim=8, hidden_dim=12, batch=4, steps=12, scored
 
 def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
     """Return the lesson of pairs to learn from and pairs to be scored on."""
-    vocabulary, held = Vocabulary.of(learn, size.vocabulary), held[: size.scored]
-    schedule = spec.WarmUp(size.steps // 20 + 1, spec.CosineRate(size.rate, size.steps))
+    # They stand in the order of the alphabet, in which templates are neighbours.
+    held = held[:: max(1, len(held) // size.scored)][: size.scored]
+    vocabulary = Vocabulary.of(learn, size.vocabulary)
     recipe = Recipe(
         architecture=model.PointerGenerator(len(vocabulary), size.embed_dim, size.hidden_dim),
         models={backend: room.PointerGenerator for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step.
-        optimizer=spec.Adam(schedule, eps=1e-6, clip=spec.Clip(1.0)),
-        batches=lambda step: batch(drawn(learn, size.batch, step), vocabulary),
+        optimizer=spec.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.Clip(1.0)),
+        batches=lambda step: batch([learn[i] for i in epoch(len(learn), size.batch, step)], vocabulary),
         steps=size.steps,
     )
     return Lesson(
@@ -66,13 +67,6 @@ def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
         figure=lambda models, folder: draw(models, held, vocabulary, folder / "copying.png"),
         twins=2,
     )
-
-
-def drawn(examples: Sequence[Pair], count: int, step: int) -> list[Pair]:
-    """Return the examples of a step: all of them once, in an order of its own, before any comes again."""
-    each = len(examples) // count
-    order = np.random.default_rng(step // each).permutation(len(examples))
-    return [examples[i] for i in order[step % each * count :][:count]]
 
 
 def written(backend: str, trained: Any, examples: Sequence[Pair], vocabulary: Vocabulary, count: int) -> list[tuple[str, ...]]:
@@ -130,4 +124,4 @@ def main(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

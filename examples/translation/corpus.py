@@ -13,6 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
+from examples.lesson import epoch
+
 END, START, UNKNOWN = 0, 1, 2
 """The first three numbers of every vocabulary: what ends a text and pads it, what stands before it, what has no number."""
 SPECIAL = ("<end>", "<start>", "<unknown>")
@@ -93,9 +95,7 @@ class Pairs:
 
     def shuffled(self, step: int, size: int, seed: int = 0) -> dict[str, np.ndarray]:
         """Return the batch of a step: all pairs in a new order every epoch, the last few that fill no batch left out."""
-        epoch, place = divmod(step, len(self) // size)
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        return self.batch(order[place * size : (place + 1) * size])
+        return self.batch(epoch(len(self), size, step, seed))
 
 
 @dataclass(frozen=True, eq=False)

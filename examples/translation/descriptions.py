@@ -151,7 +151,7 @@ def descriptions(sizes: Sizes, texts: Texts) -> lesson.Lesson:
         models={"torch": luong_torch.Translator, "jax": luong_jax.Translator},
         losses=writing.LOSSES,
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step.
-        optimizer=spec.Adam(writing.rates(sizes.learning_rate, sizes.steps), eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.Adam(lesson.rates(sizes.learning_rate, sizes.steps), eps=1e-6, clip=spec.Clip(1.0)),
         batches=lambda step: given.taught.shuffled(step, sizes.batch),
         steps=sizes.steps,
     )
@@ -174,8 +174,4 @@ def descriptions(sizes: Sizes, texts: Texts) -> lesson.Lesson:
 
 
 if __name__ == "__main__":
-    try:
-        found = synopses()
-    except debian.MissingData as missing:
-        raise SystemExit(str(missing)) from missing
-    _ = lesson.teach(descriptions(Sizes(), found))
+    lesson.run(lambda: lesson.teach(descriptions(Sizes(), synopses())))

@@ -121,9 +121,7 @@ def architecture(checkpoint: marian.Checkpoint) -> Marian:
 
 def weights(checkpoint: marian.Checkpoint, model: Marian) -> Weights:
     """Return a checkpoint's tensors as canonical weights."""
-    # A table asks what it is read into for its parameters alone, contract or not.
-    whole: Any = model
-    return dialect.read(checkpoint.tensors, marian.dialect(model.encoder.depth, model.depth), whole)
+    return dialect.read(checkpoint.tensors, marian.dialect(model.encoder.depth, model.depth), model)
 
 
 def positions(start: int, count: int, width: int) -> np.ndarray:

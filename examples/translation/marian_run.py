@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from attention.parity.report import Report
+from examples.lesson import run
 from examples.translation import alignment_figure, marian, marian_jax, marian_package, marian_torch
 from examples.translation.marian_sentences import SENTENCES
 
@@ -102,8 +104,8 @@ def show(console: Console, trained: marian_package.Pretrained, text: str) -> dic
     return {"source": text, "translations": {name: said.texts[0] for name, said in made.items()}, "alignment": looks}
 
 
-def layers(console: Console, trained: marian_package.Pretrained, text: str, said: list[int]) -> dict[str, Any]:
-    """Print every layer of one translation beside transformers' own, and return how they agree."""
+def layers(console: Console, trained: marian_package.Pretrained, text: str, said: list[int]) -> Report:
+    """Print every layer of one translation beside transformers' own, and return the report."""
     # Seconds of imports, which one sentence does not need.
     from examples.translation import marian_layers  # noqa: PLC0415
 
@@ -111,6 +113,11 @@ def layers(console: Console, trained: marian_package.Pretrained, text: str, said
         source = trained.tokenizer.encode(text)
         report = marian_layers.report(trained.checkpoint, source, said, lambda name: status.update(f"layers: {name}"))
     report.show(console)
+    return report
+
+
+def agreeing(report: Report) -> dict[str, Any]:
+    """Return how the layers agree, in numbers."""
     verdicts = [verdict for row in report.rows for verdict in row.verdicts]
     return {
         "arrays": len(verdicts),
@@ -127,16 +134,18 @@ def main(arguments: Sequence[str]) -> None:
         _ = show(console, trained, " ".join(arguments))
         return
     made = translate(trained, SENTENCES)
+    report = layers(console, trained, SENTENCES[0], made["torch"].tokens[0])
     numbers = {
         "sentence": show(console, trained, SENTENCES[0]),
         "agreement": agreement(made),
-        "layers": layers(console, trained, SENTENCES[0], made["torch"].tokens[0]),
+        "layers": agreeing(report),
     }
     for name, found in numbers["agreement"].items():
         console.print(f"{name:>40}  {found}")
     _ = (FOLDER / "numbers.json").write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"numbers: {FOLDER / 'numbers.json'}")
+    report.assert_ok()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(lambda: main(sys.argv[1:]))

@@ -11,19 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attention import spec
 from examples import heatmap
 from examples.translation import writing_jax, writing_torch
 from examples.translation.corpus import Corpus, Tokens
 
 WRITE = {"torch": writing_torch.write, "jax": writing_jax.write}
 LOSSES = {"torch": writing_torch.loss, "jax": writing_jax.loss}
-
-
-def rates(most: float, steps: int) -> spec.WarmUp:
-    """Return the learning rates of a translator: up to `most` in a twentieth of the steps, then half a cosine down to 0."""
-    warm = max(steps // 20, 1)
-    return spec.WarmUp(warm, spec.CosineRate(most, steps - warm))
 
 
 def write(backend: str, model: Any, corpus: Corpus, texts: Sequence[Tokens]) -> list[heatmap.HeatMap]:
