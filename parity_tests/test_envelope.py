@@ -94,6 +94,20 @@ class TestLaws:
         assert found.diagnosis.second.right
         assert "eps 1e-06" in str(found)
 
+    @pytest.mark.parametrize("broken", ["spread", "size"])
+    def test_a_run_that_is_no_number_holds_nothing(self, broken: str) -> None:
+        # An envelope of infinite width would let anything pass.
+        seen = runs(**{broken: {"p": np.array([1.0, np.inf, np.nan])}}, apart={"p": np.array([0.0, 0.0, 1e3])})
+        losses = dict.fromkeys(("torch", "jax", "twin 0"), np.ones(3))
+        found = Training(recipe=Recipe.of_contract(LAYER, steps=3), models={}, losses=losses, runs=seen)
+        assert not found.ok
+        assert found.failure == "p is no number in a run after step 2"
+
+    def test_a_twin_whose_loss_is_no_number_is_told(self) -> None:
+        losses = {"torch": np.ones(3), "jax": np.ones(3), "twin 0": np.array([1.0, np.nan, 1.0])}
+        found = Training(recipe=Recipe.of_contract(LAYER, steps=3), models={}, losses=losses, runs=runs())
+        assert found.failure == "twin 0's loss is nan at step 2"
+
 
 class TestValues:
     def test_the_envelope_is_as_the_law_says(self) -> None:

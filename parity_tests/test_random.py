@@ -247,6 +247,17 @@ class TestValues:
     def test_thresholds(self, rate: float, wanted: int) -> None:
         assert random.keep_threshold(rate) == wanted
 
+    @pytest.mark.parametrize("keep", [random.keep, torch_random.keep, jax_random.keep], ids=lambda keep: keep.__module__)
+    def test_a_scalar_of_numpy_keeps_its_high_word(self, keep: Callable[..., Any]) -> None:
+        seed = 2**32 + 5
+        for number in (np.array(seed), np.int64(seed)):
+            np.testing.assert_array_equal(np.asarray(keep(number, 0.3, SHAPE)), random.keep(seed, 0.3, SHAPE))
+
+    def test_torch_draws_where_it_is_told_to_and_not_where_tensors_are_made(self) -> None:
+        with torch.device("meta"):
+            drawn = torch_random.keep(0, 0.3, SHAPE, torch.device("cpu"))
+        np.testing.assert_array_equal(drawn.numpy(), random.keep(0, 0.3, SHAPE))
+
 
 class TestRefusals:
     @pytest.mark.parametrize("rate", [1.0, -0.1, 1.5, math.nan, math.inf])

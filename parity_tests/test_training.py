@@ -265,6 +265,41 @@ class TestRefusals:
         with pytest.raises(SideFailed, match=r"torch's loss failed at .*test_training.py:\d+, `raise RuntimeError"):
             _ = train(pair(losses={"torch": broken, "jax": loss}))
 
+    @pytest.mark.parametrize(
+        ("start", "text"),
+        [
+            (np.ones((5, 3)), r"start inner.weight float64 \(5, 3\) must be float32 \(5, 3\)"),
+            (np.ones((3, 5), np.float32), r"start inner.weight float32 \(3, 5\) must be float32 \(5, 3\)"),
+            ([[1.0]], r"start inner.weight list must be float32 \(5, 3\)"),
+        ],
+    )
+    def test_first_weights_that_are_not_like_those_of_torch(self, start: Any, text: str) -> None:
+        with pytest.raises(ParamError, match=text):
+            _ = train(pair(start={"inner.weight": start, "inner.bias": np.zeros(5, np.float32)}))
+
+    def test_a_parameter_that_torch_does_not_train(self) -> None:
+        ours = Torch()
+        _ = ours.inner.bias.requires_grad_(False)
+        with pytest.raises(ParamError, match=r"parameters inner\.bias of torch must require a gradient"):
+            _ = train(pair(models={"torch": ours, "jax": Jax()}))
+
+    @pytest.mark.parametrize(
+        ("array", "text"),
+        [
+            (np.zeros(2), "of dtype float64 must be float32 or narrower"),
+            (np.array([0, 2**31]), "from 0 to 2147483648 must fit in 32 bits"),
+        ],
+    )
+    def test_a_batch_that_jax_would_cut(self, array: np.ndarray, text: str) -> None:
+        with pytest.raises(OptionError, match=text):
+            _ = pair(batches=lambda _: {"x": array}).batch(0)
+
+    def test_optimizers_that_fail_are_blamed(self) -> None:
+        with pytest.raises(SideFailed, match="torch's optimizer failed"):
+            _ = train(pair(optimizers={"torch": torch.optim.LBFGS}))
+        with pytest.raises(OptionError, match=r"optimizers\['torch'\] returned NoneType, must be an optimiser"):
+            _ = train(pair(optimizers={"torch": lambda _: None}))
+
     def test_optimizers_that_are_none(self) -> None:
         with pytest.raises(OptionError, match=r"optimizers\['torch'\] float must be a step or a function of parameters"):
             _ = train(pair(optimizers={"torch": 0.1}))

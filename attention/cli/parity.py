@@ -63,6 +63,10 @@ def parity(
             _list()
             return
         if train:
+            from attention.spec.errors import OptionError  # noqa: PLC0415 - it loads NumPy
+
+            if real or dtype or backend or implementation != "auto":
+                raise OptionError("--train takes no --real, --dtype, --backend or --implementation")
             from attention.cli import training  # noqa: PLC0415 - only this needs optax
 
             raise typer.Exit(0 if training.run(contract or ["all"], optimizer, steps, seed, json, plot) else 1)

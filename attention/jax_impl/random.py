@@ -27,7 +27,8 @@ def key(seed: Array, device: Device = None) -> spec.Key:
     """Return the generator key of a seed, two uint32 scalars.
 
     Args:
-        seed: an int in [0, 2^64), an integer scalar, a key of `jax.random` or its two words; arrays may be traced.
+        seed: an int in [0, 2^64), an integer scalar, whose low 32 bits count, a key of `jax.random` or its two words; arrays
+            may be traced.
         device: where the words shall be; None leaves them where they are.
 
     Raises:
@@ -92,6 +93,10 @@ def bernoulli(of: Array, p: float = 0.5, shape: tuple[int, ...] = (), device: De
         shape: of the answer.
         device: where it shall be.
     """
+    if jax.config.jax_enable_x64:
+        # p is then a float64, for which JAX draws 64 bits a number.
+        key = jax.random.wrap_key_data(jnp.stack(_words(of)), impl="threefry2x32")
+        return jnp.asarray(jax.random.bernoulli(key, p, shape), device=device)
     return below(_words(of), jax_random.chance(p), index(shape, device))
 
 

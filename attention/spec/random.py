@@ -45,6 +45,8 @@ def key(seed: Array) -> Key:
     >>> key(7), key(2**32 + 5)
     ((0, 7), (1, 5))
     """
+    if isinstance(seed, np.ndarray) and not seed.shape and seed.dtype.kind in "iu":
+        seed = int(seed)
     if isinstance(seed, (int, np.integer)):
         if not 0 <= int(seed) < 2**64:
             raise OptionError(f"seed {seed} must be in [0, 2**64)")

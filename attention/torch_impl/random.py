@@ -31,8 +31,8 @@ def key(seed: Array, device: torch.device | None = None) -> spec.Key:
     """Return the generator key of a seed: ints, or 0-d tensors where the seed is a tensor.
 
     Args:
-        seed: an int in [0, 2^64), an integer tensor (which `torch.compile` does not specialise on), or the two words of a
-            key, such as `spec.jax_random.key_data(key)`.
+        seed: an int in [0, 2^64), an integer tensor, whose low 32 bits count and which `torch.compile` does not specialise on,
+            or the two words of a key, such as `spec.jax_random.key_data(key)`.
         device: where tensors shall be.
 
     Raises:
@@ -85,7 +85,12 @@ def below(of: spec.Key, threshold: int, index: Tensor) -> Tensor:
         threshold: an int in [0, 2^23].
         index: integers modulo 2^32, of any shape. What is int32 may be overwritten.
     """
-    if torch.compiler.is_compiling() or any(isinstance(word, Tensor) and _is_transformed(word) for word in of):
+    # In place is quicker, but neither a compiler nor a stand-in for a tensor can follow it.
+    if (
+        torch.compiler.is_compiling()
+        or type(index) is not Tensor
+        or any(isinstance(word, Tensor) and _is_transformed(word) for word in of)
+    ):
         return spec.mantissa(of, index.long() & spec.WORD) < threshold
     made = torch.empty(index.shape, dtype=torch.bool, device=index.device)
     numbers, kept = index.to(torch.int32).contiguous().view(-1), made.view(-1)
@@ -100,7 +105,7 @@ def below(of: spec.Key, threshold: int, index: Tensor) -> Tensor:
 
 
 def bernoulli(of: Array, p: float = 0.5, shape: tuple[int, ...] = (), device: torch.device | None = None) -> Tensor:
-    """Return True with probability `p`: the bits of `jax.random.bernoulli(of, p, shape)`.
+    """Return True with probability `p`: the bits of `jax.random.bernoulli(of, p, shape)` where its 64-bit mode is off.
 
     Args:
         of: as `seed` in `key`, or a key of `spec.jax_random`.
@@ -160,7 +165,7 @@ def _word(number: Array) -> Tensor:
     """Return the low 32 bits of a number as an int32 of the same bits; operations take a tensor quicker than an int."""
     if isinstance(number, Tensor):
         return number.to(torch.int32)
-    return torch.tensor(((int(number) + 2**31) & spec.WORD) - 2**31, dtype=torch.int32)
+    return torch.tensor(((int(number) + 2**31) & spec.WORD) - 2**31, dtype=torch.int32, device="cpu")
 
 
 def _is_transformed(x: Tensor) -> bool:

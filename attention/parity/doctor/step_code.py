@@ -165,7 +165,7 @@ def _optax(step: Step) -> Code:
         trace = f"optax.trace({momentum!r})"
         last = [*last, trace] if step.rate_in_sum else [trace, *last]
     # A decay of which the rate is no factor, or another one than of the rest, comes last.
-    parts = [*core, *last, *after] if step.decoupled and not step.decay_times_rate else [*core, *after, *last]
+    parts = [*core, *last, *after] if step.decoupled and (_apart(step) or not step.decay_times_rate) else [*core, *after, *last]
     lacks += [
         (step.clip is not None and step.clip.by == "tensor norm", "a clip of each tensor's norm"),
         (step.clip is not None and step.clip.by == "global norm" and step.clip.eps > 0, "a clip with an eps"),
@@ -174,9 +174,14 @@ def _optax(step: Step) -> Code:
     return _made(f"optax.chain({', '.join(parts)})" if len(parts) > 1 else parts[0], lacks, "jax_impl")
 
 
+def _apart(step: Step) -> bool:
+    """Return whether what the rate multiplies is summed up, or has a rate of its own, so that a decay must come after it."""
+    return isinstance(step, Adafactor) or (isinstance(step, RMSprop) and step.rate_in_sum and step.momentum > 0)
+
+
 def _weight(step: Step, rate: str) -> str:
     """Return how much of a parameter is added to a gradient, or to an update."""
-    if not step.decoupled or (step.decay_times_rate and not isinstance(step, Adafactor)):
+    if not step.decoupled or (step.decay_times_rate and not _apart(step)):
         return repr(step.weight_decay)
     if not step.decay_times_rate:
         return repr(-step.weight_decay)

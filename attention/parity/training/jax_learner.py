@@ -55,7 +55,8 @@ class JaxLearner:
             self.taken = _compiled(graph, recipe.losses["jax"], self.change)
         else:
             self.change, self.taken = like.change, like.taken
-        self._state = self.change.init(self._params)
+        with blamed("JAX's optimizer"):
+            self._state = self.change.init(self._params)
 
     @staticmethod
     def arrays(batch: Batch) -> dict[str, jax.Array]:
@@ -66,9 +67,9 @@ class JaxLearner:
         """Take one step, and return the loss before it, which JAX may still be computing.
 
         Raises:
-            SideFailed: the loss raised, or is no scalar.
+            SideFailed: the loss or the optimiser raised, or the loss is no scalar.
         """
-        with blamed("JAX's loss"):
+        with blamed("JAX's step"):
             self._params, self._rest, self._state, loss = self.taken(
                 self._params, self._rest, self._state, arrays, jnp.uint32(seed)
             )

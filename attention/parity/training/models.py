@@ -69,11 +69,27 @@ def _pair(recipe: Recipe) -> tuple[Weights, dict[str, Model]]:
     left = [f"{name} of {side}" for side, names in zip(("torch", "jax"), found.left_over, strict=True) for name in names]
     if left or not found.moves:
         raise ParamError(f"parameters {', '.join(left) or 'of both models'} must have a counterpart: say which in params=")
-    start = _torch_weights(ours) if recipe.start is None else recipe.weights()
+    frozen = [name for name, p in ours.named_parameters() if not p.requires_grad]
+    if frozen:
+        raise ParamError(f"parameters {', '.join(frozen)} of torch must require a gradient: JAX trains every nnx.Param")
+    own = _torch_weights(ours)
+    start = own if recipe.start is None else recipe.weights()
+    _check_start(own, start)
     return start, {
         "torch": Model(lambda: copy.deepcopy(ours), _load_torch, _torch_weights),
         "jax": Model(lambda: nnx.clone(theirs), _loader(found), _reader(found)),
     }
+
+
+def _check_start(own: Weights, start: Mapping[str, Any]) -> None:
+    """Raise ParamError unless a pair starts from arrays like those of torch's model."""
+    if set(own) != set(start):
+        raise ParamError(f"start {', '.join(sorted(start))} must be the parameters of torch's model: {', '.join(sorted(own))}")
+    for name, wanted in own.items():
+        given = start[name]
+        got = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+        if got != f"{wanted.dtype} {wanted.shape}":
+            raise ParamError(f"start {name} {got} must be {wanted.dtype} {wanted.shape}, as torch's model has it")
 
 
 def _torch_weights(model: nn.Module) -> Weights:
@@ -82,12 +98,7 @@ def _torch_weights(model: nn.Module) -> Weights:
 
 @torch.no_grad()
 def _load_torch(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
-    own = dict(model.named_parameters())
-    if set(own) != set(weights):
-        raise ParamError(
-            f"start {', '.join(sorted(weights))} must be the parameters of torch's model: {', '.join(sorted(own))}"
-        )
-    for name, p in own.items():
+    for name, p in model.named_parameters():
         _ = p.copy_(to_tensor(weights[name]))
 
 

@@ -119,7 +119,16 @@ class Recipe:
                 raise OptionError(f"batches({step})[{name!r}] {type(array).__name__} must be a NumPy array")
             if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
                 raise OptionError(f"batches({step})[{name!r}] of dtype {array.dtype} must hold numbers")
+            _check_narrow(f"batches({step})[{name!r}]", array)
         return found
+
+
+def _check_narrow(name: str, array: np.ndarray) -> None:
+    """Raise OptionError unless both frameworks read an array alike: JAX rounds what has more than 32 bits."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4:
+        raise OptionError(f"{name} of dtype {array.dtype} must be float32 or narrower, to which JAX would round it")
+    if array.dtype.kind in "iu" and array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
+        raise OptionError(f"{name} from {array.min()} to {array.max()} must fit in 32 bits, which JAX would cut it to")
 
 
 def _check(recipe: Recipe, name: str, holds: bool, wanted: str) -> None:

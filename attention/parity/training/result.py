@@ -57,10 +57,16 @@ class Training:
 
     @property
     def failure(self) -> str:
-        """Which side's loss is no number, and from which step on, or ""."""
-        broken = {name: np.flatnonzero(~np.isfinite(self.losses[name])) for name in ("torch", "jax")}
-        told = [f"{name}'s loss is {self.losses[name][at[0]]} at step {at[0] + 1}" for name, at in broken.items() if at.size]
-        return " and ".join(told)
+        """Which run's loss, or else which parameter, is no number, and from which step on, or ""."""
+        broken = {name: np.flatnonzero(~np.isfinite(values)) for name, values in self.losses.items()}
+        told = {
+            name: f"{name}'s loss is {self.losses[name][at[0]]} at step {at[0] + 1}" for name, at in broken.items() if at.size
+        }
+        sides = [told[name] for name in ("torch", "jax") if name in told]
+        # An envelope of a twin that is no number would hold anything.
+        far = {name: np.flatnonzero(~np.isfinite(spread + self.runs.size[name])) for name, spread in self.runs.spread.items()}
+        lost = [f"{name} is no number in a run after step {self.watched[at[0]] + 1}" for name, at in far.items() if at.size]
+        return " and ".join(sides or [*told.values(), *lost][:1])
 
     @cached_property
     def outside(self) -> tuple[Outside, ...]:

@@ -53,7 +53,7 @@ class TorchLearner:
         """Take one step, and return the loss before it.
 
         Raises:
-            SideFailed: the loss raised, or is no scalar.
+            SideFailed: the loss or the optimiser raised, or the loss is no scalar.
         """
         with blamed("torch's loss"):
             self.model.zero_grad()
@@ -62,9 +62,10 @@ class TorchLearner:
                 got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
                 raise SideFailed(f"torch's loss returned {got}, must be a scalar tensor")
             loss.backward()
-        for part in self._parts:
-            # An optimiser and a schedule step; clipping is a function.
-            part.step() if hasattr(part, "step") else part()
+        with blamed("torch's optimizer"):
+            for part in self._parts:
+                # An optimiser and a schedule step; clipping is a function.
+                part.step() if hasattr(part, "step") else part()
         return loss.detach()
 
     def weights(self) -> Weights:
@@ -87,6 +88,9 @@ def _parts(recipe: Recipe, model: torch.nn.Module, *, narrow: bool) -> tuple[Any
     with blamed("torch's optimizer"):
         made = given([p for p in model.parameters() if p.requires_grad])
     parts = made if isinstance(made, tuple) else (made,)
+    wrong = [type(part).__name__ for part in parts if not (hasattr(part, "step") or callable(part))]
+    if wrong:
+        raise OptionError(f"Recipe optimizers['torch'] returned {wrong[0]}, must be an optimiser or a tuple of what is stepped")
     for group in (group for part in parts for group in getattr(part, "param_groups", ()) if narrow):
         group.update({name: narrowed(value) for name, value in group.items() if name != "params"})
     return parts

@@ -14,6 +14,7 @@ from ast import literal_eval
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,8 +41,9 @@ def attention(limits: Limits, request: Request, shield: bool, *given: Any) -> tu
         *given: q, k, v, bias and sinks, as `passes.forward` takes them.
     """
     arrays: list[Tensor] = []
-    mask, seed = _told(request.mask, arrays), _told(request.dropout_seed, arrays)
     # Python's own numbers, which are read again as they are written: those of NumPy are not.
+    seed = int(request.dropout_seed) if isinstance(request.dropout_seed, np.integer) else request.dropout_seed
+    mask, seed = _told(request.mask, arrays), _told(seed, arrays)
     softcap = None if request.softcap is None else float(request.softcap)
     rule = (float(request.scale), softcap, float(request.dropout_rate))
     options = ((limits.tile, limits.most, limits.side, limits.fused), rule, shield)

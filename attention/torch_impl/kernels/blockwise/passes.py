@@ -243,6 +243,8 @@ def backward(
         if dbias is not None and d_added is not None:
             own = biases(dbias, step.part, step.piece)
             _ = own.add_(d_added.sum_to_size(own.shape))
+    # Who holds the loss holds this call: its masks are not needed again, and a second backward pass draws them again.
+    call.kept.clear()
     # A sink's weight, times what all weights lose by it.
     taken = None if sinks is None else (sinks.to(compute) - finite(lse)).exp() * delta
     dsinks = None if sinks is None or taken is None else -taken.sum_to_size(sinks.shape).to(sinks.dtype)
