@@ -15,6 +15,7 @@ from typing import Any
 import jiwer
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from attention import spec
 from attention.parity.training import Recipe
@@ -134,10 +135,9 @@ def draw(models: Mapping[str, Any], shown: Utterance, names: Sequence[str], path
         axis.imshow(look[:, :steps], aspect="auto", cmap="Blues", extent=(0, seconds, len(words), 0), vmin=0)
         axis.set_yticks(np.arange(len(words)) + 0.5, words)
         axis.set_ylabel(backend)
-    for axis in axes:
-        for begin, end in shown.spans:
-            axis.axvspan(begin, end, color="tab:orange", alpha=0.15)
-    axes[-1].set_xlabel("seconds; each word is spoken where it is shaded, and the model looks where it is blue")
+        for row, (begin, end) in enumerate(shown.spans):
+            axis.add_patch(Rectangle((begin, row), end - begin, 1, fill=False, edgecolor="tab:orange", linewidth=2))
+    axes[-1].set_xlabel("seconds; each word is spoken in its orange frame, and the model looks where it is blue")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

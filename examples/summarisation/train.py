@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
 from attention import spec
 from attention.parity.training import Recipe
+from examples import heatmap
 from examples.debian import translations
+from examples.heatmap import HeatMap, apart
 from examples.lesson import BACKENDS, FOLDER, Lesson, epoch, rates, run, teach
 from examples.summarisation import model, model_jax, model_torch
 from examples.summarisation.data import TARGET_WORDS, Pair, Vocabulary, batch, pairs
@@ -64,7 +65,7 @@ def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
         recipe=recipe,
         score=lambda backend, trained: rouge(held, written(backend, trained, held, vocabulary, size.batch)),
         baseline={f"first {k} words": rouge(held, [p.source[:k] for p in held]) for k in [best(learn)]},
-        figure=lambda models, folder: draw(models, held, vocabulary, folder / "copying.png"),
+        figure=lambda models, folder: draw(models, held, vocabulary, size.batch, folder / "copying.png"),
         twins=2,
     )
 
@@ -95,26 +96,28 @@ def best(examples: Sequence[Pair]) -> int:
     return max(range(3, TARGET_WORDS[1] + 1), key=scores)
 
 
-def draw(models: Mapping[str, Any], examples: Sequence[Pair], vocabulary: Vocabulary, path: Path) -> None:
-    """Draw where each backend's model copies from, on the example whose summary has most words that only copying can write."""
-    shown = max(examples, key=lambda p: sum(number >= len(vocabulary) for number in vocabulary.target(p.target, p.source)))
-    figure, axes = plt.subplots(1, len(BACKENDS), figsize=(13, 5), sharey=False, layout="constrained")
-    for axis, backend in zip(axes, BACKENDS, strict=True):
-        numbers, own, weights = (
-            part[0] for part in ROOMS[backend].summarise(models[backend], batch([shown], vocabulary), TARGET_WORDS[1])
-        )
-        said = vocabulary.read(numbers, shown.source)
-        copied = (1.0 - own[: len(said), None]) * weights[: len(said), : len(shown.source)]
-        _ = axis.imshow(copied, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
-        axis.set_xticks(range(len(shown.source)), shown.source, rotation=60, ha="right")
-        axis.set_yticks(range(len(said)), [f"{word}  {1 - share:.0%}" for word, share in zip(said, own, strict=False)])
-        axis.set_title(backend)
-    _ = figure.colorbar(axes[0].images[0], ax=axes, label="probability of copying this word from here")
-    _ = figure.suptitle(
-        "What is written (rows; how surely it is copied), and from where. The maintainer wrote: " + " ".join(shown.target)
+def draw(models: Mapping[str, Any], examples: Sequence[Pair], vocabulary: Vocabulary, count: int, path: Path) -> None:
+    """Draw where each backend's model copies from, on the one of some examples of which torch's copies most unknown words."""
+    some = list(examples[:count])
+    numbers, _, _ = ROOMS["torch"].summarise(models["torch"], batch(some, vocabulary), TARGET_WORDS[1])
+    shown = some[int((numbers >= len(vocabulary)).sum(1).argmax())]
+    maps = [copying(backend, models[backend], shown, vocabulary) for backend in BACKENDS]
+    caption = (
+        f"Rows: what is written, and how surely it is copied; shade: from where. {apart(maps[:1], maps[1:])}.\n"
+        f"Of {len(some)} examples, the one with most words that the model has no number for. "
+        f"The maintainer wrote: {' '.join(shown.target)}"
     )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    heatmap.draw([maps], path, caption)
+
+
+def copying(backend: str, trained: Any, shown: Pair, vocabulary: Vocabulary) -> HeatMap:
+    """Return the probability of copying each written word from each place of the source."""
+    found = ROOMS[backend].summarise(trained, batch([shown], vocabulary), TARGET_WORDS[1])
+    numbers, own, weights = (part[0] for part in found)
+    said = vocabulary.read(numbers, shown.source)
+    copied = (1.0 - own[: len(said), None]) * weights[: len(said), : len(shown.source)]
+    rows = [f"{word}  {1.0 - share:.0%}" for word, share in zip(said, own, strict=False)]
+    return HeatMap(copied, shown.source, rows, backend)
 
 
 def main(folder: Path = FOLDER) -> None:
