@@ -135,7 +135,7 @@ class TestValues:
     def test_the_envelope_of_losses_is_as_the_law_says(self) -> None:
         losses, twins = np.array([2.0, 1.0, 4.0]), np.array([[2.0, 1.5, 4.0], [2.25, 1.0, 4.0]])
         floor = 32 * 0.25 * np.array([2.0, 2.0, 4.0])
-        np.testing.assert_allclose(runs().loss_envelope(losses, twins) - floor, [1.0, 2.0, 2.0])
+        np.testing.assert_allclose(runs().loss_envelope(losses, twins) - floor, [4.0, 8.0, 8.0])
         share = runs(share=np.full(3, 0.5)).loss_envelope(losses, twins) - floor
         np.testing.assert_allclose(share, [1.0, 2.0 + 3 * 0.5 * 1.0, 2.0 + 3 * 0.5 * 3.0])
 

@@ -257,9 +257,9 @@ OPTIONS: Refusals = {
         "seed float32 () must be an int in [0, 2**64), or an integer scalar",
     ),
     "many seeds": (
-        core(dropout_rate=0.5, dropout_seed=zeros(2, dtype="int32")),
+        core(dropout_rate=0.5, dropout_seed=zeros(3, dtype="int32")),
         OptionError,
-        "seed int32 (2,) must be an int in [0, 2**64), or an integer scalar",
+        "seed int32 (3,) must be an int in [0, 2**64), or an integer scalar",
     ),
     "rate that is no number": (
         core(dropout_rate="half", dropout_seed=0),

@@ -54,7 +54,7 @@ class Size:
     steps: int = 1200
     rate: float = 2e-3
     held_out: int = 500
-    twins: int = 1
+    twins: int = 2
     watch: int = 50
 
     @property

@@ -44,7 +44,8 @@ def greedy(theirs: Any, prompt: Sequence[int], count: int) -> tuple[int, ...]:
         attention_mask=torch.ones_like(given),
         do_sample=False,
         max_new_tokens=count,
-        min_new_tokens=count,
+        # A number that no token has: nothing ends the text, and no token is kept from being said.
+        eos_token_id=theirs.config.vocab_size,
         pad_token_id=0,
     )
     return tuple(made[0, len(prompt) :].tolist())
