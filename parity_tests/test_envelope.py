@@ -137,7 +137,7 @@ class TestValues:
         floor = 32 * 0.25 * np.array([2.0, 2.0, 4.0])
         np.testing.assert_allclose(runs().loss_envelope(losses, twins) - floor, [4.0, 8.0, 8.0])
         share = runs(share=np.full(3, 0.5)).loss_envelope(losses, twins) - floor
-        np.testing.assert_allclose(share, [1.0, 2.0 + 3 * 0.5 * 1.0, 2.0 + 3 * 0.5 * 3.0])
+        np.testing.assert_allclose(share, [4.0, 8.0 + 3 * 0.5 * 1.0, 8.0 + 3 * 0.5 * 3.0])
 
     def test_what_is_no_number_is_outside(self) -> None:
         assert envelope.outside("p", np.arange(2), np.array([0.0, np.nan]), np.ones(2)).step == 2  # type: ignore[union-attr]
