@@ -98,7 +98,7 @@ class TestLaws:
     def test_a_run_that_is_no_number_holds_nothing(self, broken: str) -> None:
         # An envelope of infinite width would let anything pass.
         seen = runs(**{broken: {"p": np.array([1.0, np.inf, np.nan])}}, apart={"p": np.array([0.0, 0.0, 1e3])})
-        losses = dict.fromkeys(("torch", "jax", "twin 0"), np.ones(3))
+        losses: dict[str, np.ndarray] = {name: np.ones(3) for name in ("torch", "jax", "twin 0")}
         found = Training(recipe=Recipe.of_contract(LAYER, steps=3), models={}, losses=losses, runs=seen)
         assert not found.ok
         assert found.failure == "p is no number in a run after step 2"

@@ -93,7 +93,7 @@ def bernoulli(of: Array, p: float = 0.5, shape: tuple[int, ...] = (), device: De
         shape: of the answer.
         device: where it shall be.
     """
-    if jax.config.jax_enable_x64:
+    if jax.config.read("jax_enable_x64"):
         # p is then a float64, for which JAX draws 64 bits a number.
         key = jax.random.wrap_key_data(jnp.stack(_words(of)), impl="threefry2x32")
         return jnp.asarray(jax.random.bernoulli(key, p, shape), device=device)

@@ -20,9 +20,13 @@ the machine.
 # NumPy leaves the types of its numbers open.
 # pyright: reportUnknownMemberType=false
 
+# NumPy leaves the type of its integers open.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -61,12 +65,16 @@ def from_key_data(data: Array) -> Key:
     Raises:
         OptionError: not two words; another generator's key has four.
     """
-    if isinstance(data, tuple) and len(data) == 2:
-        data = np.asarray(data, np.uint64)
+    data = _as_array(data)
     if not hasattr(data, "dtype") or "int" not in dtype_name(data) or tuple(data.shape) != (2,):
         got = f"{dtype_name(data)} {tuple(data.shape)}" if hasattr(data, "dtype") else repr(data)
         raise OptionError(f"key data {got} must be two 32-bit words, such as jax.random.key_data(key) of a threefry2x32 key")
     return int(data[0]) & WORD, int(data[1]) & WORD
+
+
+def _as_array(data: Any) -> Any:
+    """Return two words as an array, and anything else as it is."""
+    return np.asarray(data, np.uint64) if isinstance(data, tuple) and len(data) == 2 else data
 
 
 def key_data(of: Key) -> np.ndarray:

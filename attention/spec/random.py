@@ -12,12 +12,13 @@ References:
 """
 
 # NumPy leaves the type of its integers open.
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
 import math
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +46,7 @@ def key(seed: Array) -> Key:
     >>> key(7), key(2**32 + 5)
     ((0, 7), (1, 5))
     """
-    if isinstance(seed, np.ndarray) and not seed.shape and seed.dtype.kind in "iu":
-        seed = int(seed)
+    seed = _unwrapped(seed)
     if isinstance(seed, (int, np.integer)):
         if not 0 <= int(seed) < 2**64:
             raise OptionError(f"seed {seed} must be in [0, 2**64)")
@@ -57,6 +57,11 @@ def key(seed: Array) -> Key:
     if isinstance(seed, np.ndarray) and seed.shape:
         return int(seed[0]) & WORD, int(seed[1]) & WORD
     return (seed[0], seed[1]) if seed.shape else (seed * 0, seed)
+
+
+def _unwrapped(seed: Any) -> Any:
+    """Return what a NumPy array of no axes holds, which has more than 32 bits perhaps, and anything else as it is."""
+    return seed.item() if isinstance(seed, np.ndarray) and not seed.shape and seed.dtype.kind in "iu" else seed
 
 
 def threefry2x32(of: Key, x0: Array, x1: Array) -> tuple[Array, Array]:

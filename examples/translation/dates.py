@@ -50,7 +50,7 @@ class Sizes:
     writer_dim: int = 64
     batch: int = 64
     steps: int = 400
-    learning_rate: float = 5e-3
+    learning_rate: float = 4e-3
     twins: int = 2
 
 

@@ -6,6 +6,9 @@ Biases, scales and tables begin at drawn values: a decay of what is 0 moves noth
 optimiser's epsilon, where epsilons are told apart best.
 """
 
+# What a layer returns is an array of either framework.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

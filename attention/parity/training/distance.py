@@ -6,6 +6,7 @@ distance(a, b)[n] = root mean square of a[n] - b[n]        twin[n] = w[n] one ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -56,7 +57,8 @@ def rms(x: np.ndarray) -> float:
 
 def unit(weights: Weights) -> float:
     """Return half a rounding unit of 1 in the coarsest dtype among weights."""
-    return max(float(ml_dtypes.finfo(w.dtype).eps) for w in weights.values()) / 2
+    info: Any = ml_dtypes.finfo
+    return max(float(info(w.dtype).eps) for w in weights.values()) / 2
 
 
 def _finite(far: float) -> float:

@@ -4,6 +4,9 @@ weights[0] = start, or architecture.init(seed)        batch[n] = batches(n)     
 weights[n + 1] = optimizer(weights[n], gradient of loss(model, batch[n], dropout seed[n]))
 """
 
+# Recipes come from code that nobody type-checked, so they are looked at again here.
+# pyright: reportUnnecessaryIsInstance=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -112,10 +115,10 @@ class Recipe:
             OptionError: it holds something else than arrays of numbers.
         """
         found = self.batches(step)
-        if not isinstance(found, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - users return what they like
+        if not isinstance(found, Mapping):
             raise OptionError(f"batches({step}) {type(found).__name__} must be a dict of NumPy arrays")
         for name, array in found.items():
-            if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not isinstance(array, np.ndarray):
                 raise OptionError(f"batches({step})[{name!r}] {type(array).__name__} must be a NumPy array")
             if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
                 raise OptionError(f"batches({step})[{name!r}] of dtype {array.dtype} must hold numbers")
@@ -137,7 +140,7 @@ def _check(recipe: Recipe, name: str, holds: bool, wanted: str) -> None:
 
 
 def _check_backends(recipe: Recipe, name: str) -> None:
-    given = getattr(recipe, name)
+    given: Any = getattr(recipe, name)
     if not isinstance(given, Mapping) or set(given) != set(BACKENDS):
         got = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
         raise OptionError(f"Recipe {name} {got or 'of nothing'} must be a mapping of 'torch' and 'jax'")
