@@ -90,7 +90,8 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         architecture=Describer(eye, len(WORDS), size.word_dim, size.hidden_dim),
         models={backend: room.Describer for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.Clip(1.0)),
+        # Both for the sake of two frameworks: see examples/summarisation/train.py.
+        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.Clip(1.0)),
         batches=batch,
         steps=size.steps,
     )

@@ -53,8 +53,8 @@ def lesson(said: Mapping[str, np.ndarray], size: Size) -> Lesson:
         architecture=digits_model.Listener(len(names), connected.STACKED * connected.BANDS, size.hidden_dim),
         models={backend: room.Listener for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        # As in the other lessons: see examples/translation/dates.py.
-        optimizer=spec.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.Clip(1.0)),
+        # Both for the sake of two frameworks: see examples/summarisation/train.py.
+        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.Clip(1.0)),
         batches=lambda step: batch([utterance(said, (LEARN, step, i)) for i in range(size.batch)], names),
         steps=size.steps,
     )
