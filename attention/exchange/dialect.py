@@ -11,8 +11,8 @@ concatenation alone, so both directions are exact to the bit, for weights and fo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,6 +96,11 @@ def projections(query: str, key: str, value: str, output: str) -> tuple[Row, ...
         *linear("v_proj", value, ("KE", "M")),
         *linear("out_proj", output, ("M", "HE")),
     )
+
+
+def under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Return a table's rows as those of a part."""
+    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
 
 
 def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architecture, at: str = "") -> Weights:

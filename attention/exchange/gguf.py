@@ -25,8 +25,8 @@ import numpy as np
 
 from attention._extras import require
 from attention.exchange import llama
-from attention.exchange.dialect import Dialect, Row, linear, projections
-from attention.exchange.llama import stacked, under
+from attention.exchange.dialect import Dialect, Row, linear, projections, under
+from attention.exchange.llama import stacked
 from attention.exchange.rope import rotary
 from attention.spec.errors import FileError, OptionError
 from attention.spec.layers.stack import Encoder

@@ -16,10 +16,9 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
-from attention.exchange.dialect import Dialect, Row, linear, projections
+from attention.exchange.dialect import Dialect, Row, linear, projections, under
 from attention.exchange.rope import need, parameters, rotary
 from attention.spec.algebra import Mask
 from attention.spec.errors import OptionError
@@ -42,11 +41,6 @@ QWEN3 = Dialect(
     "Qwen3", (*_PROJECTIONS, Row("q_norm.scale", "q_norm.weight", ("D",)), Row("k_norm.scale", "k_norm.weight", ("D",)))
 )
 GPT_OSS = Dialect("GPT-OSS", (*_PROJECTIONS, Row("sinks", "sinks", ("H",))))
-
-
-def under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Return a table's rows as those of a part."""
-    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
 
 
 BLOCK = Dialect(

@@ -18,13 +18,13 @@ import math
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attention.exchange.dialect import Dialect, Row
+from attention.exchange.dialect import Dialect, Row, under
 from attention.exchange.rope import need
 from attention.spec.errors import FileError, OptionError
 from attention.spec.layers.feed_forward import FeedForward
@@ -134,11 +134,6 @@ def _settings(text: bytes) -> dict[str, str]:
     return {name: word.strip().strip('"') for name, _, word in pairs if word.strip()}
 
 
-def _under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Return a table's rows as those of a part."""
-    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
-
-
 def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
     return Row(f"{ours}.scale", f"{theirs}_ln_scale", ("", "M")), Row(f"{ours}.bias", f"{theirs}_ln_bias", ("", "M"))
 
@@ -158,8 +153,8 @@ FEED_FORWARD = (*_linear("up", "W1", "b1", ("M", "A")), *_linear("down", "W2", "
 ENCODER_LAYER = Dialect(
     "Marian encoder layer",
     (
-        *_under("self_attn.", "self_", ATTENTION),
-        *_under("ffn.", "ffn_", FEED_FORWARD),
+        *under("self_attn.", "self_", ATTENTION),
+        *under("ffn.", "ffn_", FEED_FORWARD),
         *_norm("norm1", "self_Wo"),
         *_norm("norm2", "ffn_ffn"),
     ),
@@ -171,8 +166,8 @@ SSRU_LAYER = Dialect(
     (
         Row("candidate.kernel", "rnn_W", ("M", "E")),
         *_linear("forget", "rnn_Wf", "rnn_bf", ("M", "E")),
-        *_under("cross_attn.", "context_", ATTENTION),
-        *_under("ffn.", "ffn_", FEED_FORWARD),
+        *under("cross_attn.", "context_", ATTENTION),
+        *under("ffn.", "ffn_", FEED_FORWARD),
         *_norm("norm1", "rnn_ffn"),
         *_norm("norm2", "context_Wo"),
         *_norm("norm3", "ffn_ffn"),
@@ -183,8 +178,8 @@ SSRU_LAYER = Dialect(
 
 def dialect(encoder_depth: int, decoder_depth: int) -> Dialect:
     """Return the table of a whole model: "embed" (V, M) and "logit_bias" (V), "encoder.layers.0" and "decoder.0", and so on."""
-    encoder = (_under(f"encoder.layers.{i}.", f"encoder_l{i + 1}_", ENCODER_LAYER.rows) for i in range(encoder_depth))
-    decoder = (_under(f"decoder.{i}.", f"decoder_l{i + 1}_", SSRU_LAYER.rows) for i in range(decoder_depth))
+    encoder = (under(f"encoder.layers.{i}.", f"encoder_l{i + 1}_", ENCODER_LAYER.rows) for i in range(encoder_depth))
+    decoder = (under(f"decoder.{i}.", f"decoder_l{i + 1}_", SSRU_LAYER.rows) for i in range(decoder_depth))
     ends = (Row("embed", "Wemb", ("V", "M")), Row("logit_bias", "decoder_ff_logit_out_b", ("", "V")))
     return Dialect("Marian", (*ends, *(row for rows in (*encoder, *decoder) for row in rows)))
 

@@ -13,11 +13,11 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from attention.exchange.dialect import Dialect, Row, linear
+from attention.exchange.dialect import Dialect, Row, linear, under
 from attention.exchange.rope import need
 from attention.exchange.torch_mha import PACKED
 from attention.spec.algebra import Mask
@@ -32,17 +32,12 @@ THEIRS = {"self_attn": "self_attn", "cross_attn": "multihead_attn"}
 ACTIVATIONS = ("relu", "gelu")
 
 
-def _under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Return a table's rows as those of a part."""
-    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
-
-
 def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
     return Row(f"{ours}.scale", f"{theirs}.weight", ("M",)), Row(f"{ours}.bias", f"{theirs}.bias", ("M",))
 
 
 def _block(*attentions: str) -> tuple[Row, ...]:
-    parts = (_under(f"{name}.", f"{THEIRS[name]}.", PACKED.rows) for name in attentions)
+    parts = (under(f"{name}.", f"{THEIRS[name]}.", PACKED.rows) for name in attentions)
     norms = (_norm(f"norm{i}", f"norm{i}") for i in range(1, len(attentions) + 2))
     fed = (*linear("ffn.up", "linear1", ("A", "M")), *linear("ffn.down", "linear2", ("M", "A")))
     return (*(row for rows in parts for row in rows), *fed, *(row for rows in norms for row in rows))
@@ -81,7 +76,7 @@ def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialec
     table = DECODER_LAYER if isinstance(block, DecoderBlock) else ENCODER_LAYER
     if isinstance(contract, Block):
         return table
-    rows = tuple(row for name in contract.parts for row in _under(f"{name}.", f"{name}.", table.rows))
+    rows = tuple(row for name in contract.parts for row in under(f"{name}.", f"{name}.", table.rows))
     return Dialect(f"torch.nn.Transformer{type(contract).__name__}", (*rows, *_norm("final_norm", "norm")))
 
 

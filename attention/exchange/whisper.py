@@ -11,10 +11,9 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from attention.exchange.dialect import Dialect, Row, linear, projections
+from attention.exchange.dialect import Dialect, Row, linear, projections, under
 from attention.exchange.rope import need
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
@@ -64,7 +63,7 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
 def stack(contract: Encoder | Decoder) -> Dialect:
     """Return the table of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder."."""
     table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
-    rows = [row for name in contract.parts for row in _under(f"{name}.", f"{name}.", table.rows)]
+    rows = [row for name in contract.parts for row in under(f"{name}.", f"{name}.", table.rows)]
     return Dialect(f"Whisper {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))
 
 
@@ -75,11 +74,6 @@ def _fed(config: Mapping[str, Any], side: str) -> FeedForward:
     return FeedForward(need(config, "d_model"), need(config, f"{side}_ffn_dim"), activation)
 
 
-def _under(ours: str, theirs: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """Return a table's rows as those of a part."""
-    return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
-
-
 def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
     return Row(f"{ours}.scale", f"{theirs}.weight", ("M",)), Row(f"{ours}.bias", f"{theirs}.bias", ("M",))
 
@@ -88,7 +82,7 @@ def _block(*attentions: str) -> tuple[Row, ...]:
     rows: list[Row] = []
     for ours in attentions:
         theirs, norm = THEIRS[ours]
-        rows += [*_under(f"{ours}.", f"{theirs}.", WHISPER.rows), *_norm(norm, f"{theirs}_layer_norm")]
+        rows += [*under(f"{ours}.", f"{theirs}.", WHISPER.rows), *_norm(norm, f"{theirs}_layer_norm")]
     fed = (*linear("ffn.up", "fc1", ("A", "M")), *linear("ffn.down", "fc2", ("M", "A")))
     return (*rows, *fed, *_norm(f"norm{len(attentions) + 1}", "final_layer_norm"))
 
