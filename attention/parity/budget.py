@@ -27,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from attention.parity.evaluate import is_float, widened
-from attention.parity.noise import Noise
+from attention.parity.noise import Noise, Spreads
 from attention.spec.errors import DTypeError, OptionError
 
 Array = Any
@@ -187,11 +187,13 @@ def budget(
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
         jaxpr, outputs = _traced(program, structure, tuple((leaf.shape, leaf.dtype.name) for leaf in leaves))
 
+        spreads = Spreads()
+
         def run(draws: np.random.Generator | None) -> Tree:
-            return outputs.unflatten(Noise(draws, units).read(jaxpr, leaves))
+            return outputs.unflatten(Noise(draws, units, spreads).read(jaxpr, leaves))
 
         value = run(None)
-        perturbed = [run(np.random.default_rng((seed, number))) for number in range(runs)]
+        perturbed = [run(np.random.Generator(np.random.SFC64((seed, number)))) for number in range(runs)]
         return Budget(value, jax.tree.map(spread, value, *perturbed))
 
 

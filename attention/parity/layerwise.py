@@ -191,8 +191,7 @@ def forward(side: sides.Side, probe: Probe) -> Ran:
 
 def _torch(probe: Probe) -> Ran:
     torch, params = importlib.import_module("torch"), importlib.import_module("attention.torch_impl").params
-    layer = probe.contract.build("torch", seed=None)
-    layer.load_weights(probe.weights)
+    layer = probe.contract.build("torch", weights=probe.weights)
     layer.train(probe.dropout_seed is not None)
     inputs = {name: params.to_tensor(x) for name, x in probe.arrays.items()}
     with torch.no_grad(), recorded() as kernels:

@@ -1,6 +1,6 @@
 """Noise: the interpreter that rounds every result of a float64 program at random, as a real one rounds it.
 
-    perturbed result = o + max(spread, min(|o|, floor)) / sqrt(3) * xi        xi ~ N(0, 1)
+    perturbed result = o + max(spread, min(|o|, floor)) * xi        xi ~ U(-1, 1), whose standard deviation is 1 / sqrt(3)
 
     spread = 0                                        exact results: a move, a choice, a comparison, a sign
     spread = u |o|                                    add, mul, div, tanh, ...
@@ -8,7 +8,8 @@
     spread = u sqrt(log2(n) sum (a_k b_k)^2 + o^2)    a sum of n terms or products
 
 u is the unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`; below floor a result may
-underflow.
+underflow. To first order a spread is the same in every run, so the unperturbed run computes those of sums, and the others
+reuse them. One rounding error is spread evenly over an interval, and so is xi, which also costs a fifth of a normal draw.
 
 References:
     Parker, Monte Carlo Arithmetic, 1997; Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (the sqrt(log2 n) of a tree sum).
@@ -20,8 +21,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 from jax.extend.core import Var
@@ -74,16 +76,45 @@ def _rounds(eqn: Any) -> bool:
     return name != "stored" or eqn.params["forward"]
 
 
+MOST_KEPT = 2**28
+"""Bytes of spreads that one budget keeps for its runs; what is beyond is computed anew in each."""
+
+
+class Spreads:
+    """What the unperturbed run of a program found out, for the perturbed ones: they meet the same operations in the same order."""
+
+    def __init__(self) -> None:
+        self.kept: list[list[Array] | None] = []
+        self.size = 0
+
+    def keep(self, spreads: list[Array]) -> None:
+        """Keep the spreads of one operation, an array or a share of each result; at most `MOST_KEPT` in all."""
+        narrow = [_narrow(s) if isinstance(s, np.ndarray) else s for s in spreads]
+        self.size += sum(s.nbytes for s in narrow if isinstance(s, np.ndarray))
+        self.kept.append(narrow if self.size <= MOST_KEPT else None)
+
+
+def _narrow(spread: Array) -> Array:
+    """Return a spread in float32, half the memory, if that can hold it."""
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = spread.astype(np.float32)
+    lost = ~np.isfinite(narrow) | ((narrow < np.finfo(np.float32).tiny) & (spread > 0))
+    return spread if lost.any() else narrow
+
+
 class Noise:
     """Interprets a jaxpr in NumPy, perturbing as it goes.
 
     Args:
         draws: the generator of xi; None perturbs nothing, which is the oracle.
         units: `(2, 2)`: unit roundoff and floor of the compute dtype, and those of the storage dtype.
+        spreads: filled by an unperturbed run, read by perturbed ones of the same program and arguments.
     """
 
-    def __init__(self, draws: np.random.Generator | None, units: Array) -> None:
+    def __init__(self, draws: np.random.Generator | None, units: Array, spreads: Spreads | None = None) -> None:
         self.draws, self.units = draws, units
+        self.spreads = spreads
+        self.known = iter(() if spreads is None or draws is None else spreads.kept)
 
     def read(self, jaxpr: Any, arguments: Sequence[Array]) -> list[Array]:
         """Return the perturbed outputs of a jaxpr, open or closed."""
@@ -106,26 +137,57 @@ class Noise:
     def round(self, eqn: Any, operands: list[Array]) -> list[Array]:
         """Return the results of one primitive, rounded as the tables say."""
         results = apply(eqn, operands)
-        draws = self.draws
-        if draws is None or not _rounds(eqn):
+        if (self.draws is None and self.spreads is None) or not _rounds(eqn):
             return results
+        if self.draws is None:
+            cast("Spreads", self.spreads).keep(self._spreads(eqn, operands, results))
+            return results
+        known = next(self.known, None)
+        spreads = self._spreads(eqn, operands, results) if known is None else known
+        return [_perturb(self.draws, o, s) if is_float(o) else o for o, s in zip(results, spreads, strict=True)]
+
+    def _spreads(self, eqn: Any, operands: list[Array], results: list[Array]) -> list[Any]:
+        """Return how far rounding moves each result: per element, or a float, as a share of each element."""
         name = eqn.primitive.name
         unit, floor = self.units[1 if name == "stored" else 0]
         if name in TERMS:
             depth = math.log2(max(1, TERMS[name](eqn.params, *operands)))
             squares = apply(eqn, [x * x for x in operands])
-            spreads = [unit * np.sqrt(depth * s + o * o) for s, o in zip(squares, results, strict=True)]
-        else:
-            spreads = [unit * FACTORS.get(name, 1.0) * abs(o) for o in results]
-        return [_perturb(draws, o, s, floor) if is_float(o) else o for o, s in zip(results, spreads, strict=True)]
+            return [_raised(o, unit * np.sqrt(depth * s + o * o), floor) for s, o in zip(squares, results, strict=True)]
+        share = float(unit * FACTORS.get(name, 1.0))
+        return [_share(o, share, floor) for o in results]
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Neither keep nor reuse spreads: perturbed runs may take another branch, or another number of turns."""
+        spreads, known = self.spreads, self.known
+        self.spreads, self.known = None, iter(())
+        yield
+        self.spreads, self.known = spreads, known
 
 
-def _perturb(draws: np.random.Generator, o: Array, spread: Array, floor: Array) -> Array:
-    """Return `o` as a rounding error of standard deviation `spread / sqrt(3)` may leave it."""
-    xi = draws.standard_normal(o.shape) / math.sqrt(3)
+def _raised(o: Array, spread: Array, floor: float) -> Array:
+    """Return the spread where underflow is possible too, and 0 where a result is not finite and stays what it is."""
     spread = np.maximum(spread, np.minimum(abs(o), floor))
-    # inf + inf * xi may be NaN: a score that is masked with -inf stays what it is.
-    return np.where(np.isfinite(spread), o + spread * xi, o)
+    return np.where(np.isfinite(spread), spread, 0.0)
+
+
+def _share(o: Array, share: float, floor: float) -> Array | float:
+    """Return the spread of a result of which each element is off by the same share: that share, unless some may underflow."""
+    if not is_float(o):
+        return share
+    size = abs(o)
+    small = (size < floor / share) & (size > 0)
+    return _raised(o, share * size, floor) if small.any() else share
+
+
+def _perturb(draws: np.random.Generator, o: Array, spread: Array | float) -> Array:
+    """Return `o` as a rounding error of at most `spread`, or of that share of each element, may leave it."""
+    xi = draws.random(o.shape, np.float32) * np.float32(2) - np.float32(1)
+    if isinstance(spread, float):
+        # inf * 0 is NaN and inf * (1 + xi) is not: what is infinite stays what it is.
+        return o * np.add(xi * np.float32(spread), 1.0, dtype=np.float64)
+    return o + xi * spread
 
 
 def _scan(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
@@ -151,15 +213,17 @@ def _while(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
     p = eqn.params
     n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
     state = operands[m:]
-    while noise.read(p["cond_jaxpr"], [*operands[:n], *state])[0]:
-        state = noise.read(p["body_jaxpr"], [*operands[n:m], *state])
+    with noise.apart():
+        while noise.read(p["cond_jaxpr"], [*operands[:n], *state])[0]:
+            state = noise.read(p["body_jaxpr"], [*operands[n:m], *state])
     return state
 
 
 def _cond(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
     branches = eqn.params["branches"]
     # As XLA does, an index out of range takes the nearest branch.
-    return noise.read(branches[min(max(int(operands[0]), 0), len(branches) - 1)], operands[1:])
+    with noise.apart():
+        return noise.read(branches[min(max(int(operands[0]), 0), len(branches) - 1)], operands[1:])
 
 
 LOOPS: dict[str, Callable[[Noise, Any, list[Array]], list[Array]]] = {"scan": _scan, "while": _while, "cond": _cond}

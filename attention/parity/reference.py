@@ -137,14 +137,12 @@ def _jax_array(x: Any) -> Any:
 
 
 def _torch(probe: Probe, arrays: Mapping[str, Any]) -> Any:
-    layer = probe.contract.build("torch", dtype=probe.dtype)
-    layer.load_weights(probe.weights)
+    layer = probe.contract.build("torch", weights=probe.weights, dtype=probe.dtype)
     layer.train(probe.dropout_seed is not None)
     return layer(**arrays, **probe.call())
 
 
 def _jax(probe: Probe, arrays: Mapping[str, Any]) -> Any:
-    layer = probe.contract.build("jax", dtype=probe.dtype)
-    layer.load_weights(probe.weights)
+    layer = probe.contract.build("jax", weights=probe.weights, dtype=probe.dtype)
     layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
     return layer(**arrays, **probe.call())

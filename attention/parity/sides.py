@@ -91,8 +91,7 @@ class TorchSide:
     def run(self, probe: Probe, implementation: str) -> Ran:
         torch, room = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
         params = room.params
-        layer = probe.contract.build("torch", dtype=probe.dtype)
-        layer.load_weights(probe.weights)
+        layer = probe.contract.build("torch", weights=probe.weights, dtype=probe.dtype)
         layer.train(probe.dropout_seed is not None)
         inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
         with recorded() as kernels:
@@ -126,8 +125,8 @@ class JaxSide:
         from flax import nnx  # noqa: PLC0415
 
         with jax.enable_x64(probe.dtype == "float64"):
-            # Its first weights are loaded over, so that they need not be drawn, which JAX would compile.
-            layer = nnx.eval_shape(lambda: probe.contract.build("jax", dtype=probe.dtype))
+            # Its parameters are loaded over, so that they need not be made, which JAX would compile.
+            layer = nnx.eval_shape(lambda: probe.contract.build("jax", seed=None, dtype=probe.dtype))
             layer.load_weights(probe.weights)
             layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
             graph, learned, rest = nnx.split(layer, nnx.Param, ...)

@@ -185,6 +185,4 @@ def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     contract, weights = read(path)
     if backend is None:
         return contract, weights
-    layer = contract.build(backend, dtype=str(next(iter(weights.values())).dtype))
-    layer.load_weights(weights)
-    return layer
+    return contract.build(backend, weights=weights, dtype=str(next(iter(weights.values())).dtype))

@@ -11,7 +11,7 @@ A key of `jax.random` is a seed here, and `dropout_mask` is what `nnx.Dropout` k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -74,7 +74,12 @@ def keep(seed: Array, rate: float, shape: tuple[int, ...], device: torch.device 
 def uniform(of: spec.Key, shape: tuple[int, ...]) -> Tensor:
     """Return float32 numbers in [-1, 1), multiples of 2^-22."""
     numbers = index(shape)
-    return spec.mantissa(of, numbers.long()).to(torch.float32) * 2.0**-22 - 1.0
+    if _is_traced(of, numbers):
+        return spec.mantissa(of, numbers.long()).to(torch.float32) * 2.0**-22 - 1.0
+    made = torch.empty(shape, dtype=torch.float32)
+    for bits, out in _mantissas(of, numbers, made):
+        _ = torch.mul(bits, 2.0**-22, out=out).sub_(1.0)
+    return made
 
 
 def below(of: spec.Key, threshold: int, index: Tensor) -> Tensor:
@@ -85,23 +90,30 @@ def below(of: spec.Key, threshold: int, index: Tensor) -> Tensor:
         threshold: an int in [0, 2^23].
         index: integers modulo 2^32, of any shape. What is int32 may be overwritten.
     """
-    # In place is quicker, but neither a compiler nor a stand-in for a tensor can follow it.
-    if (
-        torch.compiler.is_compiling()
-        or type(index) is not Tensor
-        or any(isinstance(word, Tensor) and _is_transformed(word) for word in of)
-    ):
+    if _is_traced(of, index):
         return spec.mantissa(of, index.long() & spec.WORD) < threshold
     made = torch.empty(index.shape, dtype=torch.bool, device=index.device)
-    numbers, kept = index.to(torch.int32).contiguous().view(-1), made.view(-1)
+    for bits, out in _mantissas(of, index, made):
+        _ = out.copy_(bits.lt_(threshold))
+    return made
+
+
+def _is_traced(of: spec.Key, index: Tensor) -> bool:
+    """Return whether a compiler or a stand-in for a tensor is at work, which cannot follow what is done in place."""
+    if torch.compiler.is_compiling() or type(index) is not Tensor:
+        return True
+    return any(isinstance(word, Tensor) and _is_transformed(word) for word in of)
+
+
+@torch.no_grad()
+def _mantissas(of: spec.Key, index: Tensor, made: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield 23 random bits of each index, int32, piece by piece, and the piece of the flat result `made` that they are for."""
     words = _words(of)
     size = PIECE * torch.get_num_threads() if index.device.type == "cpu" else max(1, index.numel())
     spare = torch.empty((2, min(size, index.numel())), dtype=torch.int32, device=index.device)
-    with torch.no_grad():
-        for x, out in zip(numbers.split(size), kept.split(size), strict=True):
-            _mix(words, x, *spare[:, : len(x)])
-            _ = out.copy_(x.bitwise_right_shift_(9).bitwise_and_(2**23 - 1).lt_(threshold))
-    return made
+    for x, out in zip(index.to(torch.int32).contiguous().view(-1).split(size), made.view(-1).split(size), strict=True):
+        _mix(words, x, *spare[:, : len(x)])
+        yield x.bitwise_right_shift_(9).bitwise_and_(2**23 - 1), out
 
 
 def bernoulli(of: Array, p: float = 0.5, shape: tuple[int, ...] = (), device: torch.device | None = None) -> Tensor:

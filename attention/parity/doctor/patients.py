@@ -77,7 +77,7 @@ class RoomPatient(Patient):
         return self.framework
 
     def answer(self, probe: Probe) -> Answer:
-        layer = probe.contract.build(self.framework, dtype=probe.dtype) if self.module is None else self.module
+        layer = probe.contract.build(self.framework, seed=None, dtype=probe.dtype) if self.module is None else self.module
         # A user's module is given back as it was.
         before = None if self.module is None else layer.weights()
         try:

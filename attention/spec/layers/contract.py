@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 from attention.spec.architecture import Architecture
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
-from attention.spec.errors import UnknownName
+from attention.spec.errors import OptionError, UnknownName
 
 ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
 
@@ -108,13 +108,27 @@ class Contract(Architecture):
         """Return the contract without what `settle` settles, so that calls that differ in it share a compilation."""
         return self
 
-    def build(self, backend: str, **options: Any) -> Any:
+    def build(self, backend: str, *, weights: Mapping[str, Array] | None = None, **options: Any) -> Any:
         """Return the layer in a framework: "torch" (an `nn.Module`) or "jax" (an `nnx.Module`).
+
+        Args:
+            backend: the framework.
+            weights: canonical, to load; first weights are not drawn then. None draws them.
+            options: of the layer: `seed` (of first weights) and `dtype`.
 
         Raises:
             UnknownName: no such backend.
             MissingExtra: the framework is not installed.
+            OptionError: a seed of first weights beside weights.
+            ParamError: weights are missing, unexpected or misshapen.
         """
         if backend not in ROOMS:
             raise UnknownName(f"backend {backend!r} must be one of {', '.join(ROOMS)}")
-        return getattr(importlib.import_module(ROOMS[backend]), type(self).__name__)(self, **options)
+        layer = getattr(importlib.import_module(ROOMS[backend]), type(self).__name__)
+        if weights is None:
+            return layer(self, **options)
+        if options.setdefault("seed") is not None:
+            raise OptionError(f"seed {options['seed']!r} must be None where weights are given: first weights are not drawn")
+        made = layer(self, **options)
+        made.load_weights(weights)
+        return made
