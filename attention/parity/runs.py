@@ -1,12 +1,16 @@
 """Runs: what `attention parity` was asked for, as a list of steps, each of which makes a part of the report.
 
-contracts x dtypes x probes        every named contract of `spec.cases`
-models x layers x dtypes           every attention layer of a trained model, on what it really saw
+contracts x dtypes       every named contract of `spec.cases`, on every probe of it
+models x layers          every attention layer of a trained model in float32 and float64, on what it really saw
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -14,10 +18,11 @@ import numpy as np
 
 from attention.parity import real, sides
 from attention.parity.budget import Budget
-from attention.parity.checks import as_float64, check_probe, expect, verdicts
-from attention.parity.probes import Probe, probes
+from attention.parity.checks import as_float64, check, check_probe, expect, verdicts
+from attention.parity.probes import Probe
 from attention.parity.report import Report, Row
 from attention.spec import cases
+from attention.spec.errors import OptionError
 from attention.spec.params import cast, numpy_dtype
 
 RUNS = 16
@@ -26,7 +31,7 @@ RUNS = 16
 
 @dataclass(frozen=True)
 class Step:
-    """One part of a run: what it is, and the work."""
+    """One part of a run: a contract in one dtype, or a layer of a trained model. Another process can do it too."""
 
     name: str
     run: Callable[[], Report]
@@ -56,26 +61,68 @@ def plan(
         _ = sides.find(backend)
     for dtype in dtypes:
         _ = numpy_dtype(dtype)
-    named = list(cases.CASES) if "all" in contracts else contracts
-    found = [cases.find(name) for name in named]
+    found = [cases.find(name) for name in (cases.CASES if "all" in contracts else contracts)]
     steps = [
-        Step(f"{case.name}, {dtype}: {probe.name}", partial(_probed, case.name, probe, backends, implementation))
+        Step(f"{case.name}, {dtype}", partial(_check_case, case.name, dtype, tuple(backends), implementation))
         for case in found
         for dtype in dtypes
-        for probe in probes(case.contract, dtype)
     ]
     for model in models:
-        steps += _real_steps(model, backends, implementation)
+        steps += [
+            Step(f"{model}, layer {layer}", partial(_check_layer, model, layer, tuple(backends), implementation))
+            for layer in range(real.depth(model))
+        ]
     return steps
 
 
-def _probed(subject: str, probe: Probe, backends: Sequence[str], implementation: str) -> Report:
-    return Report(tuple(check_probe(subject, probe, backends, implementation)))
+def _check_case(name: str, dtype: str, backends: Sequence[str], implementation: str) -> Report:
+    report = check(cases.find(name).contract, name=name, dtypes=(dtype,), backends=backends, implementation=implementation)
+    return Report(report.rows)
 
 
-def _real_steps(model: str, backends: Sequence[str], implementation: str) -> Iterator[Step]:
-    for layer in real.layers(model):
-        yield Step(f"{model}, layer {layer.layer}", partial(check_layer, layer, backends, implementation))
+_layers = cache(real.layers)
+
+
+def _check_layer(model: str, layer: int, backends: Sequence[str], implementation: str) -> Report:
+    return check_layer(_layers(model)[layer], backends, implementation)
+
+
+def run(steps: Sequence[Step], jobs: int = 1) -> Iterator[tuple[Step, Report]]:
+    """Yield each step with its report, as soon as it is there.
+
+    Args:
+        steps: of `plan`.
+        jobs: how many processes share the work, each on one thread; 1 does all of it in this process, in order.
+
+    Raises:
+        OptionError: `jobs` < 1.
+        AttentionError: what a step raised.
+    """
+    if jobs < 1:
+        raise OptionError(f"jobs {jobs} must be at least 1")
+    if jobs == 1 or len(steps) == 1:
+        yield from ((step, step.run()) for step in steps)
+        return
+    # Neither framework outlives a fork, and threads of two processes on one core only wait for each other.
+    with _one_thread(), ProcessPoolExecutor(min(jobs, len(steps)), multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(step.run): step for step in steps}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Have the processes that begin meanwhile compute on one thread each, unless the user said how many."""
+    names = [name for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name not in os.environ]
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
 
 
 def check_layer(layer: real.RealLayer, backends: Sequence[str] = sides.BACKENDS, implementation: str = "auto") -> Report:

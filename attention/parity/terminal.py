@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +16,8 @@ from attention.parity.report import OWN, Report, Row
 from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
 
 HEADINGS = ("contract", "dtype", "side", "kernel", "probes", "output z", "gradient z", "worst element", "")
+WIDTHS = (18, 8, 12, 15, 6, 12, 12, 38, 4)
+"""Of the columns of a report that is printed before its longest cell is known."""
 MOST_FAILURES = 40
 """How many failures are told a line each; more of them teach nothing."""
 
@@ -39,6 +42,41 @@ def show(report: Report, console: Console) -> None:
     for line in lines(report):
         # A line that is wrapped by us cannot be searched for, nor pasted.
         console.print(escape(line), soft_wrap=True)
+
+
+@dataclass
+class Live:
+    """A report that is printed while it is made: each subject's rows as soon as they are judged.
+
+    Attributes:
+        console: where it is printed, at its own width: no line is wrapped.
+    """
+
+    console: Console
+    begun: bool = False
+
+    def show(self, part: Report) -> None:
+        """Print the rows of a part of the report, below the headings."""
+        if not self.begun:
+            self._line(HEADINGS)
+            self.begun = True
+        for group in part.groups():
+            self._line(cells(group))
+
+    def end(self, report: Report) -> None:
+        """Print what stands below the rows of the whole report."""
+        self.console.print(f"\n{limits()}", highlight=False)
+        for line in lines(report):
+            self.console.print(escape(line), soft_wrap=True)
+
+    def _line(self, cells: tuple[str, ...]) -> None:
+        padded = " ".join(f"{cell:{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+        self.console.print(f" {escape(padded.rstrip())}", soft_wrap=True, highlight=False)
+
+
+def limits() -> str:
+    """Return what z is, and how large it may be."""
+    return f"z = error / rounding budget, RMS / max; agrees if RMS <= {MOST_RMS:g} and max <= {MOST_MAX:g}"
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -66,8 +104,7 @@ def lines(report: Report) -> Iterator[str]:
 
 def table(report: Report) -> Table:
     """Return the table: for each subject, dtype and side, the worst output and the worst gradient."""
-    limits = f"z = error / rounding budget, RMS / max; agrees if RMS <= {MOST_RMS:g} and max <= {MOST_MAX:g}"
-    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=limits)
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=limits())
     pairs = bool(report.rows) and all(row.kernel == OWN for row in report.rows)
     # Of a user's own pair there is nothing to say about kernels and probes.
     shown = [i for i, heading in enumerate(HEADINGS) if not (pairs and heading in ("kernel", "probes"))]
