@@ -41,7 +41,9 @@ def parity(
         list[str] | None, typer.Option(help="A trained model whose layers to check on real text: rxnmapper or minilm.")
     ] = None,
     json: Annotated[str | None, typer.Option(metavar="PATH", help="Write every verdict to this file.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes that share the work; default one a core, at most 8.", min=1)] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes that share the work; default one a core, at most 8.", min=1)
+    ] = None,
     train: Annotated[bool, typer.Option("--train", help="Train in both backends instead, from the same bits.")] = False,
     optimizer: Annotated[str, typer.Option(help="With --train: adamw, adamw_cosine, sgd, adafactor, lion, ...")] = "adamw",
     steps: Annotated[int, typer.Option(help="With --train: how many steps.", min=1)] = 50,
