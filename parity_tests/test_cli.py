@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from attention import cli
-from attention.parity import runs
+from attention.parity import runs, sides
 from attention.parity.report import Report
+from attention.spec.errors import UnknownName
 
 
 def run(*words: str) -> Result:
@@ -37,6 +39,16 @@ class TestValues:
         assert "multi_query" in result.output
         assert "0 outside their budget" in result.output
         assert json.loads(path.read_text())["ok"] is True
+
+    def test_processes_share_the_work_and_an_error_of_one_ends_it(self) -> None:
+        steps = [*runs.plan(["general"], [], backends=["numpy"]), runs.Step("wrong", partial(sides.find, "mlx"))]
+        reports: dict[str, Report] = {}
+        with pytest.raises(UnknownName, match=r"^backend 'mlx' must be one of numpy, torch, jax"):  # noqa: PT012 - a loop fills the dict
+            for step, report in runs.run(steps, jobs=2):
+                reports[step.name] = report
+        serial = {step.name: report for step, report in runs.run(steps[:1])}
+        assert serial["general, float32"].ok
+        assert all(serial[name].to_dict()["rows"] == report.to_dict()["rows"] for name, report in reports.items())
 
     def test_kernels_show_every_kernel_and_why_not(self) -> None:
         result = run("kernels", "--softcap", "5")

@@ -21,7 +21,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -158,7 +158,7 @@ class Noise:
         return [_share(o, share, floor) for o in results]
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def apart(self) -> Generator[None]:
         """Neither keep nor reuse spreads: perturbed runs may take another branch, or another number of turns."""
         spreads, known = self.spreads, self.known
         self.spreads, self.known = None, iter(())

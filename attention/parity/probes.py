@@ -192,8 +192,8 @@ def _placed(drawer: Drawer) -> Iterator[Probe]:
     if getattr(drawer.contract, "positions", None) is None or not drawer.takes(*names):
         return
     lengths = np.asarray([N, 8, 4])
-    # The positions of the last row begin far away, and those of the padding stand still.
-    left = np.maximum(np.arange(N) - (N - lengths)[:, None], 0) + [[FAR], [0], [FAR]]
+    # The positions of two rows begin far away, and those of the padding stand still.
+    left = np.maximum(np.arange(N) - (N - lengths)[:, None], 0) + np.asarray([[FAR], [0], [FAR]])
     if drawer.axial:
         left = np.stack([left, left[:, ::-1]], axis=-1)
     mask = Lengths(kv=lengths, q=lengths, padding="left")
@@ -224,6 +224,6 @@ def _poisoned(drawer: Drawer, name: str, mask: Lengths, *, biased: bool = False,
     arrays = {name: x.copy() for name, x in probe.arrays.items()}
     for row, length in enumerate(mask.kv):
         gone = slice(None, N - int(length)) if mask.padding == "left" else slice(int(length), None)
-        for name in drawer.contract.inputs.keys() & arrays.keys():
-            arrays[name][row, gone, 0::2], arrays[name][row, gone, 1::2] = np.nan, np.inf
+        for x in (x for given, x in arrays.items() if given in drawer.contract.inputs):
+            x[row, gone, 0::2], x[row, gone, 1::2] = np.nan, np.inf
     return replace(probe, arrays=arrays)
