@@ -4,8 +4,16 @@ stored          projections, rotated heads, contexts and whatever else a layer's
                 written down in the dtype of the weights, whatever the kernel
 "weights"       a kernel that writes the weights down in the dtype of its inputs
 "d scores"      one that writes down the gradient of the scores
-"logsumexp"     one that keeps only the logsumexp, and in its backward pass makes the scores and weights anew:
-                exp(q k^T * scale - logsumexp), the same numbers, rounded independently and at that size
+"logsumexp"     one that keeps only the context and the logsumexp, as FlashAttention does. Its backward pass makes the
+                scores and weights anew, exp(q k^T * scale - logsumexp), the same numbers, rounded independently and at
+                that size; and it takes the sum of a row from the context as it was written down:
+                d scores = weights * (d weights - delta), delta = sum(d context * stored(context))
+
+delta errs by d context . (stored(context) - context) in every score of a row alike. No error of a single score does that, and
+where the gradient of a row all but cancels (a norm follows, tokens are alike), nothing else is as large.
+
+References:
+    Dao et al., arXiv:2205.14135, algorithm 4 (delta is its D_i).
 """
 
 from __future__ import annotations
@@ -73,6 +81,7 @@ class Marker(Mark):
         elif stage == "context":
             # The values' gradient is the weights', transposed, times the context's: with the weights made anew.
             moved = mix(jnp, stop_gradient(self.seen["again"] - self.seen["weights"]), self.seen["value"])
+            moved = moved - stop_gradient(x - value) * self.seen["delta"]
             x = x + (moved - stop_gradient(moved))
         self.seen[stage] = x
         return x
@@ -91,7 +100,8 @@ class Marker(Mark):
         """Return the weights, with the gradient of a kernel that made them anew where this one does.
 
         d scores = again * (d weights - sum(weights * d weights)): the sum comes from the context of the forward pass, so
-        that the two roundings of the weights do not cancel in it.
+        that the two roundings of the weights do not cancel in it. What the context lost when it was written down is in
+        that sum too: "delta" carries it there once the context is made.
         """
         scores, logsumexp = self.seen["scores"], self.seen["logsumexp"]
         # An empty row has no weight to make, and -inf - -inf is NaN.
@@ -101,9 +111,11 @@ class Marker(Mark):
         self.seen["again"] = jnp.where(self.rounds["logsumexp"], again, weights)
         once, again = stop_gradient(weights), stop_gradient(again)
         slope = again * jnp.where(self.allowed, scores, 0.0)
-        slope = slope - once * jnp.sum(slope, axis=-1, keepdims=True)
+        total = jnp.sum(slope, axis=-1, keepdims=True)
         if self.sinks is not None:
             # A sink takes weight and gives no value: d sink = -its weight * sum(weights * d weights).
             taken = stop_gradient(jnp.exp(self.sinks[:, None] - finite)) * self.sinks[:, None]
-            slope = slope - once * taken[..., None]
+            total = total + taken[..., None]
+        slope = slope - once * total
+        self.seen["delta"] = jnp.where(self.rounds["logsumexp"], jnp.swapaxes(total, -3, -2), 0.0)
         return jnp.where(self.rounds["logsumexp"], once + (slope - stop_gradient(slope)), weights)
