@@ -153,9 +153,9 @@ class TestLaws:
                 told.append(stage_)
                 return value * 0 if stage_ == stage else value
 
-            def attending(self, allowed: np.ndarray | None, scores: Any, sinks: Any) -> None:
+            def attending(self, allowed: np.ndarray | None, scores: Any, sinks: Any, dropped: Any) -> None:
                 assert allowed is None
-                del sinks
+                del sinks, dropped
                 told.append(f"attending to {scores().shape}")
 
         stages = formula(FULL, allowed=None, mark=Zero())

@@ -4,8 +4,16 @@ stored          projections, rotated heads, contexts and whatever else a layer's
                 written down in the dtype of the weights, whatever the kernel
 "weights"       a kernel that writes the weights down in the dtype of its inputs
 "d scores"      one that writes down the gradient of the scores
-"logsumexp"     one that keeps only the logsumexp, and in its backward pass makes the scores and weights anew:
-                exp(q k^T * scale - logsumexp), the same numbers, rounded independently and at that size
+"logsumexp"     one that keeps only the context and the logsumexp, as FlashAttention does, and in its backward pass
+                makes the scores and weights anew: exp(q k^T * scale - logsumexp), the same numbers, rounded
+                independently and at that size; and the sum of a row from the context as it was written down:
+                d scores = weights * (d weights - delta), delta = sum(d context * context)
+
+What the context lost when it was written down moves every score of a row alike. No rounding of a single score does that: where
+the gradient of a row all but cancels (a norm follows, or tokens are alike), nothing else is as large.
+
+References:
+    Dao et al., arXiv:2205.14135, algorithm 4 (delta is its D_i).
 """
 
 from __future__ import annotations
@@ -61,21 +69,17 @@ class Marker(Mark):
         self.allowed: Array = True
         self.sinks: Array = None
         self.scores: Callable[[], Array]
+        self.dropped: Callable[[Array], Array]
 
-    def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array) -> None:
-        self.allowed, self.scores, self.sinks = True if allowed is None else allowed, scores, sinks
+    def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array, dropped: Callable[[Array], Array]) -> None:
+        self.allowed = True if allowed is None else allowed
+        self.scores, self.sinks, self.dropped = scores, sinks, dropped
 
     def __call__(self, stage: str, value: Array) -> Array:
         """Return the stage as the next one shall see it."""
         x = self.store(stage, value)
-        if stage == "weights":
-            x = self.remake(x)
-        elif stage == "context":
-            # The values' gradient is the weights', transposed, times the context's: with the weights made anew.
-            moved = mix(jnp, stop_gradient(self.seen["again"] - self.seen["weights"]), self.seen["value"])
-            x = x + (moved - stop_gradient(moved))
         self.seen[stage] = x
-        return x
+        return self.remade(x) if stage == "context" else x
 
     def store(self, stage: str, x: Array) -> Array:
         """Return the stage, written down if it is. The choice is exact."""
@@ -87,23 +91,22 @@ class Marker(Mark):
             return jnp.where(self.rounds["d scores"], stored_gradient(x), x)
         return x if stage in INNER else stored(x)
 
-    def remake(self, weights: Array) -> Array:
-        """Return the weights, with the gradient of a kernel that made them anew where this one does.
+    def remade(self, context: Array) -> Array:
+        """Return the context, with the gradient of a kernel that makes the weights anew where this one does.
 
-        d scores = again * (d weights - sum(weights * d weights)): the sum comes from the context of the forward pass, so
-        that the two roundings of the weights do not cancel in it.
+        d v = again^T d context             d scores = again * (d context v^T - delta)
         """
-        scores, logsumexp = self.seen["scores"], self.seen["logsumexp"]
+        logsumexp = self.seen["logsumexp"]
         # An empty row has no weight to make, and -inf - -inf is NaN.
-        finite = jnp.where(jnp.isneginf(logsumexp), 0.0, logsumexp)
-        second = jnp.where(self.allowed, self.scores(), 0.0)
+        finite = stop_gradient(jnp.where(jnp.isneginf(logsumexp), 0.0, logsumexp))
+        second = jnp.where(self.allowed, stop_gradient(self.scores()), 0.0)
         again = self.store("weights", jnp.where(self.allowed, jnp.exp(second - finite[..., None]), 0.0))
-        self.seen["again"] = jnp.where(self.rounds["logsumexp"], again, weights)
-        once, again = stop_gradient(weights), stop_gradient(again)
-        slope = again * jnp.where(self.allowed, scores, 0.0)
-        slope = slope - once * jnp.sum(slope, axis=-1, keepdims=True)
+        # A score of -inf has no weight either, and 0 * -inf is NaN.
+        moved = again * jnp.where(again == 0.0, 0.0, self.seen["scores"])
+        row = jnp.sum(moved, axis=-1)
         if self.sinks is not None:
-            # A sink takes weight and gives no value: d sink = -its weight * sum(weights * d weights).
-            taken = stop_gradient(jnp.exp(self.sinks[:, None] - finite)) * self.sinks[:, None]
-            slope = slope - once * taken[..., None]
-        return jnp.where(self.rounds["logsumexp"], once + (slope - stop_gradient(slope)), weights)
+            # A sink takes weight and gives no value: d sink = -its weight * delta.
+            row = row + stop_gradient(jnp.exp(self.sinks[:, None] - finite)) * self.sinks[:, None]
+        mixed = mix(jnp, self.dropped(again + (moved - stop_gradient(moved))), self.seen["value"])
+        mixed = mixed - stop_gradient(context) * jnp.matrix_transpose(row)[..., None]
+        return jnp.where(self.rounds["logsumexp"], stop_gradient(context) + (mixed - stop_gradient(mixed)), context)

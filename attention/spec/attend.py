@@ -36,8 +36,15 @@ class Mark:
         del stage
         return value
 
-    def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array) -> None:
-        """Hear that one attention begins: its mask, how its scores are computed, should they be needed twice, and its sinks."""
+    def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array, dropped: Callable[[Array], Array]) -> None:
+        """Hear that one attention begins.
+
+        Args:
+            allowed: its mask, or None.
+            scores: computes its scores, should they be needed twice.
+            sinks: its sinks, or None.
+            dropped: what dropout leaves of the weights.
+        """
 
 
 UNMARKED = Mark()
@@ -92,15 +99,17 @@ def attend(
         scores = capped if bias is None else capped + bias
         return scaled, capped, scores if score_mod is None else score_mod(scores)
 
-    mark.attending(allowed, lambda: scored()[2], sinks)
+    def dropped(weights: Array) -> Array:
+        return weights if keep is None else xp.where(keep, weights / (1.0 - dropout_rate), xp.zeros_like(weights))
+
+    mark.attending(allowed, lambda: scored()[2], sinks, dropped)
     scaled, capped, scores = scored()
     scores = mark("scores", scores)
     masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)
     weights, logsumexp = softmax(xp, masked, None, sinks, constant)
     logsumexp = mark("logsumexp", logsumexp)
     weights = mark("weights", weights)
-    dropped = weights if keep is None else xp.where(keep, weights / (1.0 - dropout_rate), xp.zeros_like(weights))
-    context = mark("context", mix(xp, dropped, v))
+    context = mark("context", mix(xp, dropped(weights), v))
     made = (scaled, capped, scores, masked, weights, xp.mean(weights, axis=-3), logsumexp, context)
     return dict(zip(STAGES, made, strict=True))
 

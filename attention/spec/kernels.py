@@ -139,7 +139,7 @@ class Kernel(Protocol):
         """What the kernel rounds on purpose; a budget takes it into account, and nothing else.
 
         A stage's name: written down in the dtype of the inputs. "d " and a stage: its gradient is. "logsumexp": the
-        backward pass makes the weights anew from it.
+        backward pass makes the weights anew from it, and takes sum(weights * d weights) from the context as it was returned.
         """
         ...
 

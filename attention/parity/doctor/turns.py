@@ -118,9 +118,9 @@ class Turned(Mark):
                 own = inner(".".join(site.places[which]), weights) if site.places[which] else weights
                 self.places.append((call, At(xp, owned[which], own), turn))
 
-    def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array) -> None:
+    def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array, dropped: Callable[[Array], Array]) -> None:
         self.begun += 1
-        self.within.attending(allowed, scores, sinks)
+        self.within.attending(allowed, scores, sinks, dropped)
 
     def __call__(self, stage: str, value: Array) -> Array:
         value = self.within(stage, value)
