@@ -1,6 +1,6 @@
 """Draws: one random call of one random contract, small enough to be printed as code.
 
-    drawn(number, seed).probe() = the call in float64, its numbers drawn from the draw's own seed
+drawn(number, seed).probe() = the call in float64, its numbers drawn from the draw's own seed
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attention.parity.suite.contracts import Frame, Pick
 from attention.spec.algebra import Mask
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract, Setting
-from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
 from attention.spec.positions import AxialRotary
@@ -161,31 +161,52 @@ def drawn(number: int, seed: int = 0) -> Draw:
 def _drawn(pick: Pick) -> Draw:
     frame, kind, batch = pick.one(FRAMES), pick.one(KINDS), pick.one(BATCHES)
     contract: Contract = make(pick, frame, kind)
-    takes, whole = contract.takes, len(contract.inputs)
-    draw = Draw(contract=contract, T=frame.T, S=frame.S, batch=batch, given=whole, seed=int(pick.rng.integers(2**31)))
-    if contract.attends_self and whole > 1 and frame.T == frame.S and pick.chance(0.6):
-        draw = replace(draw, given=int(pick.one((1, 2))))
-    elif "memory" not in contract.inputs and whole > 1 and contract.inputs["key"] == contract.inputs["value"]:
-        draw = replace(draw, given=pick.one((2, 3)))
+    memory, whole = frame.S, len(contract.inputs)
+    draw = Draw(contract=contract, T=frame.T, S=memory, batch=batch, given=whole, seed=int(pick.rng.integers(2**31)))
+    draw = replace(draw, given=_given(pick, draw))
     if "key" not in contract.inputs:
         frame = replace(frame, S=frame.T)
-    options: dict[str, Any] = {"poisoned": pick.chance(0.5), "state": type(contract).outputs != ("output",) and pick.chance(0.3)}
-    if options["state"]:
+    draw = replace(draw, poisoned=pick.chance(0.5), state=contract.outputs != ("output",) and pick.chance(0.3))
+    if draw.state:
         frame = replace(frame, T=1)
-    if "mask" in takes and pick.chance(0.8):
-        options["mask"] = given(pick, frame, batch, attention(contract).num_heads if has_heads(contract) else 1)
-    if "memory_mask" in takes and pick.chance(0.7):
-        memory = replace(frame, S=draw.S)
-        options["memory_mask"] = given(pick, memory, batch, frame.H)
+    masks = _masks(pick, frame, draw, memory)
+    return replace(draw, **masks, **_options(pick, frame, draw), **_places(pick, frame, draw), T=frame.T)
+
+
+def _given(pick: Pick, draw: Draw) -> int:
+    """Return how many inputs a call is given: those that are left out default to the one before."""
+    inputs, whole = draw.contract.inputs, draw.given
+    if whole == 1 or "memory" in inputs:
+        return whole
+    if draw.contract.attends_self and draw.T == draw.S and pick.chance(0.6):
+        return pick.one((1, 2))
+    return pick.one((2, 3)) if inputs["key"] == inputs["value"] else whole
+
+
+def _masks(pick: Pick, frame: Frame, draw: Draw, memory: int) -> dict[str, Mask]:
+    """Return the masks of a call."""
+    made: dict[str, Mask] = {}
+    heads = frame.H if has_heads(draw.contract) else 1
+    if "mask" in draw.contract.takes and pick.chance(0.8):
+        made["mask"] = given(pick, frame, draw.batch, heads)
+    if "memory_mask" in draw.contract.takes and pick.chance(0.7):
+        made["memory_mask"] = given(pick, replace(frame, S=memory), draw.batch, heads)
+    return made
+
+
+def _options(pick: Pick, frame: Frame, draw: Draw) -> dict[str, Any]:
+    """Return the options of a call beside masks and positions."""
+    contract, takes, made = draw.contract, draw.contract.takes, dict[str, Any]()
     if "dropout_seed" in takes and contract.drops:
-        options["dropout_seed"] = pick.maybe(int(pick.rng.integers(2**31)), 0.7)
+        made["dropout_seed"] = pick.maybe(int(pick.rng.integers(2**31)), 0.7)
     if "bias" in takes and pick.chance(0.3):
-        options["bias"] = _bias(pick, (*batch, frame.H, frame.T, frame.S))
+        made["bias"] = _bias(pick, (*draw.batch, frame.H, frame.T, frame.S))
     if "stages" in takes and pick.chance(0.4):
-        options["stages"] = tuple(name for name in STAGES if pick.chance(0.6))
-    if has_heads(contract) and not isinstance(contract, Stack) and kind.__name__ != "LinearAttention":
-        options["implementation"] = pick.one(("auto", "auto", "reference"))
-    return replace(draw, **options, **_places(pick, frame, contract, batch), T=frame.T)
+        made["stages"] = tuple(name for name in STAGES if pick.chance(0.6))
+    # Linear attention has forms of its own.
+    if has_heads(contract) and not isinstance(contract, LinearAttention):
+        made["implementation"] = pick.one(("auto", "auto", "reference"))
+    return made
 
 
 def has_heads(contract: Contract) -> bool:
@@ -205,15 +226,15 @@ def _bias(pick: Pick, scores: tuple[int, ...]) -> tuple[int, ...]:
     return shape[int(pick.rng.integers(0, len(shape) - 1)) :] if pick.chance(0.3) else shape
 
 
-def _places(pick: Pick, frame: Frame, contract: Contract, batch: Batch) -> dict[str, np.ndarray]:
+def _places(pick: Pick, frame: Frame, draw: Draw) -> dict[str, np.ndarray]:
     """Return the positions of a call: none, counted on from somewhere, or in any order, for each batch row or for all."""
-    own: Any = getattr(attention(contract), "positions", None)
+    own: Any = getattr(attention(draw.contract), "positions", None)
     counts = {"query_positions": frame.T, "key_positions": frame.S, "positions": frame.T}
-    counts = {name: count for name, count in counts.items() if name in contract.takes}
-    axial, apart = isinstance(own, AxialRotary), isinstance(contract, MultiHeadAttention) and frame.T != frame.S
-    if own is None or not (axial or apart or frame.T != frame.S or pick.chance(0.5)):
+    counts = {name: count for name, count in counts.items() if name in draw.contract.takes}
+    axial = isinstance(own, AxialRotary)
+    if own is None or not (axial or frame.T != frame.S or pick.chance(0.5)):
         return {}
-    rows, ordered, first = pick.one(((), batch)), pick.chance(0.5), pick.one((0, 0, 3, 8190))
+    rows, ordered, first = pick.one(((), draw.batch)), pick.chance(0.5), pick.one((0, 0, 3, 8190))
     tail = (2,) if axial else ()
 
     def places(count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Shrinking: a failing draw made as plain as it can be while it still fails, and printed as code.
 
-    shrunk(draw) = the draw after every step of `simpler` that keeps it failing
+shrunk(draw) = the draw after every step of `simpler` that keeps it failing
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import numpy as np
 from attention.parity.random_options.draws import Draw, attention
 from attention.spec.algebra import And, Mask, Not, Or, Pair, evaluate
 from attention.spec.axes import Sizes
-from attention.spec.errors import AttentionError
+from attention.spec.errors import AttentionError, OptionError
+from attention.spec.layers.stack import Stack
 from attention.spec.masks import Dense
+from attention.spec.positions import AxialRotary
 from attention.spec.selection import Several
 
 MOST = 200
@@ -108,30 +110,35 @@ def _smaller(draw: Draw) -> Iterator[Callable[[], Draw]]:
 def _cut(draw: Draw, batch: tuple[int, ...], t: int, s: int) -> Draw:
     """Return a draw with fewer batch rows, queries or keys."""
     if t < 1 or s < 1:
-        raise AttentionError("a draw must have a query and a key")
-    heads, own = getattr(attention(draw.contract), "num_heads", 1), "key" not in draw.contract.inputs
+        raise OptionError("a draw must have a query and a key")
     made = replace(draw, batch=batch, T=t, S=s)
-    for name, old_s, new_s in (("mask", draw.T if own else draw.S, t if own else s), ("memory_mask", draw.S, s)):
-        mask = getattr(draw, name)
-        if mask is not None:
-            if name == "memory_mask":
-                heads = draw.contract_heads()
-            old = Sizes(draw.batch, draw.T, old_s, heads, 1, 1, 1)
-            full = np.broadcast_to(np.asarray(evaluate(mask, old)), old.scores)
-            made = replace(made, **{name: Dense(_corner(full, (*batch, heads, t, new_s)))})
+    for name, heads, keys, left in _masks(draw, t, s):
+        old = Sizes(draw.batch, draw.T, keys, heads, 1, 1, 1)
+        full = np.broadcast_to(np.asarray(evaluate(getattr(draw, name), old)), old.scores)
+        made = replace(made, **{name: Dense(_corner(full, (*batch, heads, t, left)))})
+    axial = isinstance(getattr(attention(draw.contract), "positions", None), AxialRotary)
     for name, count in (("query_positions", t), ("key_positions", s), ("positions", t)):
         where = getattr(draw, name)
         if where is not None:
-            rows = where[..., :count, :] if attention(draw.contract).inputs and _axial(draw) else where[..., :count]
-            made = replace(made, **{name: rows})
+            rows = min(where.ndim - 1 - axial, len(batch))
+            shape = (*batch[len(batch) - rows :], count, *(2,) * axial)
+            made = replace(made, **{name: _corner(where, shape)})
     if draw.bias is not None:
-        wide = (*batch, heads, t, s)
-        made = replace(made, bias=tuple(1 if n == 1 else m for n, m in zip(draw.bias[::-1], wide[::-1], strict=False))[::-1])
+        shape = (*batch, attention(draw.contract).num_heads, t, s)
+        fits = zip(draw.bias[::-1], shape[::-1], strict=False)
+        made = replace(made, bias=tuple(1 if old == 1 else new for old, new in fits)[::-1])
     return made
 
 
-def _axial(draw: Draw) -> bool:
-    return getattr(attention(draw.contract).positions, "__class__", type(None)).__name__ == "AxialRotary"
+def _masks(draw: Draw, t: int, s: int) -> Iterator[tuple[str, int, int, int]]:
+    """Yield the name of each mask of a draw, its heads, its keys, and how many are left of T and S."""
+    own = attention(draw.contract)
+    if draw.mask is not None:
+        alone = "key" not in draw.contract.inputs
+        yield "mask", getattr(own, "num_heads", 1), draw.T if alone else draw.S, t if alone else s
+    if draw.memory_mask is not None:
+        block: Any = draw.contract.block if isinstance(draw.contract, Stack) else draw.contract
+        yield "memory_mask", block.cross_attention.num_heads, draw.S, s
 
 
 def _corner(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -109,7 +109,7 @@ def switch(probability: float = 0.5) -> Value:
 
 def _head_dim(pick: Pick, frame: Frame, parts: int = 1) -> int | None:
     """Return D, or None where it is what the widths make of it anyway."""
-    return pick.maybe(frame.D, 0.5) if frame.M == parts * frame.H * frame.D else frame.D
+    return pick.maybe(frame.D, 0.5) if parts * frame.H * frame.D == frame.M else frame.D
 
 
 def _biases(pick: Pick, _: Frame) -> bool | tuple[bool, bool, bool]:
@@ -251,7 +251,11 @@ VALUES: Mapping[type, Mapping[str, Value]] = {
     RelativeBias: {"num_buckets": either(4, 8), "max_distance": either(5, 20), "bidirectional": switch()},
     RelativeKeys: {"max_distance": either(1, 3)},
     AxialRotary: {**ROTARY, "rotary_dim": either(None, 4)},
-    Rotary: {**ROTARY, "rotary_dim": either(None, None, 2), "scaling": each(None, None, Linear, DynamicNTK, Yarn, Llama3, LongRope)},
+    Rotary: {
+        **ROTARY,
+        "rotary_dim": either(None, None, 2),
+        "scaling": each(None, None, Linear, DynamicNTK, Yarn, Llama3, LongRope),
+    },
     Linear: {"factor": number(1.0, 8.0)},
     DynamicNTK: {"factor": number(1.0, 4.0), "max_positions": either(3, 8)},
     Yarn: {
