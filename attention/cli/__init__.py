@@ -10,7 +10,7 @@ Exit codes: 0 all agree, 1 something differs, 2 the call cannot be answered (one
 Each command has a file of its own, which imports a framework only when its command runs.
 """
 
-from attention.cli import bench, cases, doctor, false_alarms, kernels, parity, recording
+from attention.cli import bench, cases, doctor, false_alarms, kernels, parity, random_options, recording
 from attention.cli.app import app, main
 
-__all__ = ["app", "bench", "cases", "doctor", "false_alarms", "kernels", "main", "parity", "recording"]
+__all__ = ["app", "bench", "cases", "doctor", "false_alarms", "kernels", "main", "parity", "random_options", "recording"]

@@ -39,8 +39,12 @@ def false_alarms(
         dtypes = tuple(dtype or DTYPES)
         if draw is not None:
             raise typer.Exit(0 if _alone(draw, seed, dtypes) else 1)
-        with _progress(draws) as tell:
-            tally = alarms.false_alarms(draws, seed, first=first, dtypes=dtypes, progress=tell)
+        with progress_bar(draws) as tell:
+
+            def progress(tally: Tally) -> None:
+                tell(tally.draws, len(tally.failing))
+
+            tally = alarms.false_alarms(draws, seed, first=first, dtypes=dtypes, progress=progress)
         for line in tally.lines():
             typer.echo(line)
         if json is not None:
@@ -62,8 +66,8 @@ def _alone(draw: int, seed: int, dtypes: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def _progress(draws: int) -> Iterator[Callable[[Tally], None]]:
-    """Give a function that shows on stderr how far a run is, and how many draws failed."""
+def progress_bar(draws: int) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that shows on stderr how many draws ran, and how many of them failed."""
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
@@ -72,4 +76,4 @@ def _progress(draws: int) -> Iterator[Callable[[Tally], None]]:
     # Where nobody watches, an error is one line and not two.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=draws)
-        yield lambda tally: progress.update(task, completed=tally.draws, description=f"{len(tally.failing)} failed")
+        yield lambda ran, failed: progress.update(task, completed=ran, description=f"{failed} failed")

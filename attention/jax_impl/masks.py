@@ -139,7 +139,7 @@ def isolated(request: Request, run: Callable[[Request], Stages]) -> Stages:
 
 
 def sheltered(
-    mask: Mask | None, sizes: Sizes, query: jax.Array, key: jax.Array, value: jax.Array
+    mask: Mask | None, sizes: Sizes, query: jax.Array, key: jax.Array, value: jax.Array, *, appended: bool = False
 ) -> tuple[Tokens, jax.Array | None]:
     """Return a layer's inputs with zeros where nothing may be read, and the rows that have to say they are lost.
 
@@ -152,7 +152,7 @@ def sheltered(
     if read(well):
         # One copy each, so that gradients are added up in the same order whether there was anything to shelter or not.
         return (jnp.copy(query), jnp.copy(key), jnp.copy(value)), None
-    return isolation.sheltered(jnp, _asker(mask, sizes, well), mask, *given)
+    return isolation.sheltered(jnp, _asker(mask, sizes, well), mask, *given, appended=appended)
 
 
 def _register(kind: type[Mask]) -> None:

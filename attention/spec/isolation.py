@@ -126,13 +126,13 @@ def isolated(xp: Any, ask: Ask, request: Request, run: Callable[[Request], Stage
         request: the call.
         run: makes the stages of a request in which every number of q, k and v is finite.
     """
-    finite = [xp.all(xp.isfinite(x), axis=-1, keepdims=True) for x in _tokens(request)]  # (*batch, N, heads, 1)
-    bad_rows, *bad = (~heads_first(xp, good)[..., 0] for good in finite)  # (*batch, heads, N)
+    sound = [finite(xp, x) for x in _tokens(request)]  # (*batch, N, heads, 1)
+    bad_rows, *bad = (~heads_first(xp, good)[..., 0] for good in sound)  # (*batch, heads, N)
     found = ask(Marks(xp.repeat(bad[0] | bad[1], request.sizes.group, axis=-2), request.bias))
     # A row that attends to nothing is 0, whatever it holds.
     rows = (bad_rows & found.rows) | found.lost  # (*batch, H, T)
     read, keys = _places(xp, found, request.sizes.group)
-    clean = _only(xp, (good & of for good, of in zip(finite, (read, keys, keys), strict=True)), _tokens(request))
+    clean = _only(xp, (good & of for good, of in zip(sound, (read, keys, keys), strict=True)), _tokens(request))
     bias = request.bias
     if bias is not None:
         bias = xp.where(xp.isnan(bias), xp.zeros_like(bias), bias)
@@ -140,7 +140,9 @@ def isolated(xp: Any, ask: Ask, request: Request, run: Callable[[Request], Stage
     return {name: _marked(xp, name, value, rows) for name, value in stages.items()}
 
 
-def sheltered(xp: Any, ask: Ask, mask: Mask, query: Array, key: Array, value: Array) -> tuple[Tokens, Array]:
+def sheltered(
+    xp: Any, ask: Ask, mask: Mask, query: Array, key: Array, value: Array, *, appended: bool = False
+) -> tuple[Tokens, Array]:
     """Return a layer's inputs with zeros for tokens that are not read, so that NaN there reaches no weight's gradient.
 
     Where the mask isolates, tokens that are not finite are zeros too.
@@ -152,6 +154,7 @@ def sheltered(xp: Any, ask: Ask, mask: Mask, query: Array, key: Array, value: Ar
         query: `(*batch, T, M)`.
         key: `(*batch, S, M')`.
         value: `(*batch, S, M'')`.
+        appended: whether the layer appends keys, as in `heads.shield_inputs`.
 
     Returns:
         The inputs, and bool `(*batch, T, 1)`, which outputs have to say that they are lost: those of queries that are not
@@ -160,12 +163,20 @@ def sheltered(xp: Any, ask: Ask, mask: Mask, query: Array, key: Array, value: Ar
     given = (query, key, value)
     if not mask.isolates:
         rows, keys = (xp.any(seen, axis=-2)[..., None] for seen in ask(UNMARKED)[:2])
+        if appended:
+            rows = rows | finite(xp, query)
         return _only(xp, (rows, keys, keys), given), None
-    good = [xp.all(xp.isfinite(x), axis=-1, keepdims=True) for x in given]
+    good = [finite(xp, x) for x in given]
     bad = ~(good[1] & good[2])[..., None, :, 0]  # (*batch, 1, S)
     rows, keys, lost = (xp.any(seen, axis=-2)[..., None] for seen in ask(Marks(bad)))
-    clean = _only(xp, (g & read for g, read in zip(good, (rows, keys, keys), strict=True)), given)
+    read = good[0] if appended else good[0] & rows
+    clean = _only(xp, (read, good[1] & keys, good[2] & keys), given)
     return clean, (~good[0] & rows) | lost
+
+
+def finite(xp: Any, x: Array) -> Array:
+    """Return which rows of `x` hold finite numbers alone: bool, the last axis 1."""
+    return xp.all(xp.isfinite(x), axis=-1, keepdims=True)
 
 
 def lost(xp: Any, rows: Array, x: Array) -> Array:

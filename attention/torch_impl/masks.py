@@ -121,7 +121,9 @@ def isolated(request: Request, run: Callable[[Request], Stages]) -> Stages:
     return isolation.isolated(xp, partial(reach, mask, request.sizes, request.q.device), request, run)
 
 
-def sheltered(mask: Mask | None, sizes: Sizes, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tokens, Tensor | None]:
+def sheltered(
+    mask: Mask | None, sizes: Sizes, query: Tensor, key: Tensor, value: Tensor, *, appended: bool = False
+) -> tuple[Tokens, Tensor | None]:
     """Return a layer's inputs with zeros where nothing may be read, and the rows that have to say they are lost.
 
     As `spec.isolation.sheltered`, of whose rows None names none.
@@ -132,7 +134,7 @@ def sheltered(mask: Mask | None, sizes: Sizes, query: Tensor, key: Tensor, value
     if calm(*{id(x): x for x in given}.values()):
         # One alias each, so that gradients are added up in the same order whether there was anything to shelter or not.
         return (query.view_as(query), key.view_as(key), value.view_as(value)), None
-    return isolation.sheltered(xp, partial(reach, mask, sizes, query.device), mask, *given)
+    return isolation.sheltered(xp, partial(reach, mask, sizes, query.device), mask, *given, appended=appended)
 
 
 def _register(kind: type[Mask]) -> None:

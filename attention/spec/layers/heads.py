@@ -21,6 +21,7 @@ from attention.spec.attend import reachable
 from attention.spec.axes import Array, Sizes
 from attention.spec.cache import Cache
 from attention.spec.errors import DTypeError, OptionError, PositionError, ShapeError
+from attention.spec.isolation import finite
 from attention.spec.masks import Prefix
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys
 
@@ -64,19 +65,25 @@ def gated(xp: Any, gate: Array, context: Array) -> Array:
     return context * (opened[..., None] if opened.ndim < context.ndim else opened)
 
 
-def shield_inputs(xp: Any, allowed: Array, query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+def shield_inputs(
+    xp: Any, allowed: Array, query: Array, key: Array, value: Array, *, appended: bool = False
+) -> tuple[Array, Array, Array]:
     """Return the inputs with zeros in rows that nothing reads, so that a NaN there reaches no projection's gradient.
 
     Args:
         xp: the array namespace.
-        allowed: bool, broadcastable to `(*batch, H, T, S)`, or None.
+        allowed: bool, broadcastable to `(*batch, H, T, S)`, or None; of the call's own keys.
         query: `(*batch, T, M)`.
         key: `(*batch, S, M)`.
         value: `(*batch, S, M)`.
+        appended: whether the contract appends keys, which every query may attend to: a query that sees no other key is
+            read too, but for one that is not finite, which is padding.
     """
     if allowed is None:
         return query, key, value
     rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))  # (*batch, T, 1), (*batch, S, 1)
+    if appended:
+        rows = rows | finite(xp, query)
     return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore[return-value]
 
 

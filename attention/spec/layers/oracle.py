@@ -100,7 +100,8 @@ def oracle(
     query = inputs["query"]
     key = inputs.get("key", query)
     value = inputs.get("value", key)
-    given = shield_inputs(xp, setting["allowed"], mark("input", query), mark("input", key), mark("input", value))
+    given = tuple(mark("input", x) for x in (query, key, value))
+    given = shield_inputs(xp, setting["allowed"], *given, appended=bool(contract.extra_keys))
     names = ("q_proj", "k_proj", "v_proj")
     q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
     q = rotate(contract, xp, normed(xp, contract.norms, weights, "q_norm", q, mark), setting["query_table"], mark)

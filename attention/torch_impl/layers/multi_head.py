@@ -94,7 +94,7 @@ class MultiHeadAttention(Layer):
         sizes, gone = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions, query.device)
-            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v)
+            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions, sizes)

@@ -1,0 +1,14 @@
+"""Random options: the formula and the layers of both backends are two readings of one contract, and must not drift apart.
+
+    for each draw:  formula = torch layer = JAX layer        values and gradients, in float64
+
+A draw is a contract with any combination of its options, and a call of it: masks of every kind composed, empty rows, padding
+on either side, T != S, hidden tokens that hold NaN and inf. A failing draw is shrunk and printed as code.
+"""
+
+from attention.parity.random_options.draws import Draw, drawn
+from attention.parity.random_options.examining import Disagreement, examine
+from attention.parity.random_options.running import Failure, Tally, random_options
+from attention.parity.random_options.shrinking import code, shrunk
+
+__all__ = ["Disagreement", "Draw", "Failure", "Tally", "code", "drawn", "examine", "random_options", "shrunk"]
