@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import count, depth, word
 from attention.exchange.dialect import Dialect, Row, linear, projections, under
-from attention.exchange.rope import need
-from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder
@@ -42,22 +41,22 @@ def contract(config: Mapping[str, Any], *, decoder: bool = False, cross: bool = 
     Raises:
         OptionError: a number is missing.
     """
-    heads = need(config, "decoder_attention_heads" if decoder or cross else "encoder_attention_heads")
+    heads = count(config, "decoder_attention_heads" if decoder or cross else "encoder_attention_heads")
     mask = Causal() if decoder and not cross else None
-    return MultiHeadAttention(need(config, "d_model"), heads, qkv_bias=(True, False, True), mask=mask)
+    return MultiHeadAttention(count(config, "d_model"), heads, qkv_bias=(True, False, True), mask=mask)
 
 
 def encoder(config: Mapping[str, Any]) -> Encoder:
     """Return the contract of the encoder's blocks and their last norm; arguments and errors as `contract`."""
     block = EncoderBlock(contract(config), _fed(config, "encoder"), order="pre")
-    return Encoder(block, need(config, "encoder_layers"), LayerNorm())
+    return Encoder(block, depth(config, "encoder_layers"), LayerNorm())
 
 
 def decoder(config: Mapping[str, Any]) -> Decoder:
     """Return the contract of the decoder's blocks and their last norm; arguments and errors as `contract`."""
     own, cross = contract(config, decoder=True), contract(config, cross=True)
     block = DecoderBlock(own, cross, _fed(config, "decoder"), order="pre")
-    return Decoder(block, need(config, "decoder_layers"), LayerNorm())
+    return Decoder(block, depth(config, "decoder_layers"), LayerNorm())
 
 
 def stack(contract: Encoder | Decoder) -> Dialect:
@@ -68,10 +67,8 @@ def stack(contract: Encoder | Decoder) -> Dialect:
 
 
 def _fed(config: Mapping[str, Any], side: str) -> FeedForward:
-    activation = config.get("activation_function", "gelu")
-    if activation not in ACTIVATIONS:
-        raise OptionError(f"activation_function {activation!r} must be one of {', '.join(map(repr, ACTIVATIONS))}")
-    return FeedForward(need(config, "d_model"), need(config, f"{side}_ffn_dim"), activation)
+    activation = word(config, "activation_function", ACTIVATIONS, "gelu")
+    return FeedForward(count(config, "d_model"), count(config, f"{side}_ffn_dim"), activation)
 
 
 def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
