@@ -83,7 +83,7 @@ ODD: tuple[Any, ...] = (
 
 def damaged(of: Format, seed: int) -> bytes:
     """Return the file with one damage, or two, drawn from a seed."""
-    rng = random.Random(f"{of.name} {seed}")
+    rng = random.Random(f"{of.name} {seed}")  # noqa: S311 - it draws damage
     data = of.whole
     for _ in range(rng.choice((1, 1, 1, 2))):
         data = _texts(of, data, rng) if of.texts and rng.random() < 0.5 else rng.choice(BYTES)(data, of.head, rng)
@@ -163,8 +163,10 @@ def _turned(tree: Any, rng: random.Random) -> Any:
     holder = tree
     for step in way:
         holder = holder[step]
-    kind = rng.randrange(6)
-    if kind == 0:
+    kind = rng.randrange(7)
+    if kind == 6:
+        holder[last] = DEEP
+    elif kind == 0:
         del holder[last]
     elif kind == 1 and isinstance(holder, dict):
         holder[f"{last}x"] = holder.pop(last)
@@ -271,12 +273,16 @@ def main(count: int) -> int:
     for name, outcomes in found.items():
         read = sum(o.said == "read" for _, o in outcomes)
         slowest, largest = max(o.seconds for _, o in outcomes), max(o.megabytes for _, o in outcomes)
-        print(f"{name:28} {len(outcomes)} files: {read} read, the rest refused; at most {slowest:.2f} s, {largest:.0f} MB")
-    faults = [(name, seed, o.fault) for name, outcomes in found.items() for seed, o in outcomes if o.fault]
+        _said(f"{name:28} {len(outcomes)} files: {read} read, the rest refused; at most {slowest:.2f} s, {largest:.0f} MB")
+    faults = [f"{name}, seed {seed}: {o.fault}" for name, outcomes in found.items() for seed, o in outcomes if o.fault]
     for fault in faults[:40]:
-        print(*fault)
-    print(f"{sum(map(len, found.values()))} files, {len(faults)} faults")
+        _said(fault)
+    _said(f"{sum(map(len, found.values()))} files, {len(faults)} faults")
     return len(faults)
+
+
+def _said(line: str) -> None:
+    _ = sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

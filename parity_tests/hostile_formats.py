@@ -13,6 +13,7 @@ import numpy as np
 
 import attention
 from attention import spec
+from attention.cli.loading import load_inputs
 from attention.exchange import ctranslate2, dialect, gguf, llama, marian
 from attention.exchange.ctranslate2 import Model
 from attention.parity import suite
@@ -273,6 +274,16 @@ def converted() -> list[Format]:
     ]
 
 
+def inputs(folder: Path) -> list[Format]:
+    """Arrays that a command takes, in NumPy's formats."""
+    arrays = {"x": np.ones((2, 3), np.float32), "ids": np.arange(3)}
+    np.savez(folder / "plain.npz", **arrays)
+    np.savez_compressed(folder / "packed.npz", **arrays)
+    np.save(folder / "array.npy", arrays["x"])
+    made = [(name, (folder / name).read_bytes()) for name in ("plain.npz", "packed.npz", "array.npy")]
+    return [Format(name, whole, lambda path: load_inputs(str(path)), len(whole), place=name) for name, whole in made]
+
+
 def formats(folder: Path) -> list[Format]:
     """Return every format; `folder` is where files are made."""
-    return [*saved(folder), *recorded(folder), *exported(folder), *maps(folder), *converted()]
+    return [*saved(folder), *recorded(folder), *exported(folder), *maps(folder), *converted(), *inputs(folder)]

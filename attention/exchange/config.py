@@ -141,6 +141,11 @@ def inner(config: Config, name: str) -> Config:
     return value or {}
 
 
+def check_depth(depth: object) -> None:
+    """Raise OptionError unless `depth` is a number of layers that a stack may have."""
+    _ = count({"depth": depth}, "depth", most=DEEPEST)
+
+
 def check_layer(layer: object) -> None:
     """Raise OptionError unless `layer` is an int of 0 or more."""
     if not is_count(layer, 0):

@@ -16,6 +16,9 @@ References:
     OpenNMT/CTranslate2, src/models/model.cc, binary version 6; python/ctranslate2/specs/transformer_spec.py for the names.
 """
 
+# Bad input comes from code that nobody type-checked.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import math
@@ -29,8 +32,9 @@ from attention.exchange import dialect
 from attention.exchange.dialect import Dialect, Row
 from attention.spec.architecture import Architecture
 from attention.spec.disk import brief, content
-from attention.spec.errors import FileError, ParamError
-from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.errors import FileError, OptionError, ParamError
+from attention.spec.layers.stack import Decoder, Encoder, Stack
+from attention.spec.numbers import is_count
 from attention.spec.params import Param, Weights
 
 MOST_AXES, MOST = 8, 2**32
@@ -99,13 +103,17 @@ def write(model: Model) -> bytes:
     """Return the bytes of a model's file: the inverse of `read`.
 
     Raises:
-        FileError: an array has a dtype that the format lacks.
+        FileError: no model, or one that the format cannot hold: of another dtype, or of a name that is no ASCII.
     """
+    if not isinstance(model, Model):
+        raise FileError(f"model {brief(repr(model))} must be a Model")
     parts = [_number(6), _text(model.kind), _number(model.revision), _number(len(model.variables))]
     numbers = {dtype: number for number, dtype in DTYPES.items()}
     for name, array in model.variables.items():
+        if not isinstance(array, np.ndarray):
+            raise FileError(f"{brief(name, 60)} {brief(repr(array), 60)} must be a NumPy array")
         if array.dtype.newbyteorder("<") not in numbers:
-            raise FileError(f"{name} {array.dtype} must be one of {', '.join(map(str, numbers))}")
+            raise FileError(f"{brief(name, 60)} {brief(array.dtype, 60)} must be one of {', '.join(map(str, numbers))}")
         shape = (_number(array.ndim, 1), *map(_number, array.shape))
         parts += [_text(name), *shape, _number(numbers[array.dtype.newbyteorder("<")], 1), _number(array.nbytes)]
         parts.append(array.astype(array.dtype.newbyteorder("<")).tobytes())
@@ -160,10 +168,14 @@ class _Reader:
 
 
 def _number(value: int, n: int = 4) -> bytes:
+    if not is_count(value, 0) or value >= 2 ** (8 * n):
+        raise FileError(f"number {brief(repr(value), 60)} must be an int below 2**{8 * n}, as the format stores it")
     return value.to_bytes(n, "little")
 
 
 def _text(value: str) -> bytes:
+    if not isinstance(value, str) or not value.isascii():
+        raise FileError(f"text {brief(repr(value), 60)} must be ASCII")
     return _number(len(value) + 1, 2) + value.encode("ascii") + b"\0"
 
 
@@ -199,7 +211,13 @@ DECODER_LAYER = Dialect("CTranslate2 decoder layer", (*_SELF, *_CROSS, *_fed("no
 
 
 def stack(contract: Encoder | Decoder) -> Dialect:
-    """Return the table of a stack of pre-norm blocks, whose names in the file begin with "encoder/" or "decoder/"."""
+    """Return the table of a stack of pre-norm blocks, whose names in the file begin with "encoder/" or "decoder/".
+
+    Raises:
+        OptionError: no stack.
+    """
+    if not isinstance(contract, Stack):
+        raise OptionError(f"contract {brief(repr(contract))} must be an Encoder or a Decoder")
     table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
     rows = tuple(
         replace(row, canonical=f"layers.{i}.{row.canonical}", stored=f"layer_{i}/{row.stored}")

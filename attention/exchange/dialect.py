@@ -8,6 +8,9 @@ A bar stands where the rows that name one tensor lie side by side, in the order 
 concatenation alone, so both directions are exact to the bit, for weights and for their gradients alike.
 """
 
+# Bad input comes from code that nobody type-checked.
+# pyright: reportUnnecessaryIsInstance=false, reportUnnecessaryComparison=false
+
 from __future__ import annotations
 
 import math
@@ -20,7 +23,7 @@ import numpy as np
 
 from attention.spec.architecture import Architecture
 from attention.spec.disk import brief, listed
-from attention.spec.errors import ParamError
+from attention.spec.errors import OptionError, ParamError
 from attention.spec.params import Param, Weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -119,8 +122,9 @@ def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architec
     Raises:
         ParamError: tensors under `at` are missing, misshapen, or unknown to the table, or the table lacks a parameter
             of the contract, or what is given are no arrays; the first faults are named.
+        OptionError: no dialect, or no architecture.
     """
-    params = contract.params
+    params = _params(contract, dialect)
     found = _arrays(tensors, at)
     table = _table(dialect, params)
     # A tensor that the table does not know may be mathematics, such as relative positions: to drop it would be a lie.
@@ -139,11 +143,19 @@ def write(weights: Weights, dialect: Dialect, contract: Architecture, at: str = 
     Raises:
         ParamError: parameters are missing, misshapen or unknown, to the contract or to the table; the first are named.
     """
-    params = contract.params
+    params = _params(contract, dialect)
     weights = _arrays(weights, "")
     got = {name: value.shape for name, value in weights.items()}
     _check("canonical weights", got, {name: param.shape for name, param in params.items()})
     return {at + name: _joined(weights, rows, params) for name, rows in _table(dialect, params).items()}
+
+
+def _params(contract: Architecture, dialect: Dialect) -> dict[str, Param]:
+    if not isinstance(dialect, Dialect):
+        raise OptionError(f"dialect {brief(repr(dialect))} must be a Dialect")
+    if not isinstance(contract, Architecture):
+        raise OptionError(f"contract {brief(repr(contract))} must be an architecture")
+    return contract.params
 
 
 def _arrays(tensors: Mapping[str, Any], at: str) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from attention.exchange import llama
-from attention.exchange.config import any_count
+from attention.exchange.config import any_count, get
 from attention.exchange.dialect import Dialect, Row, linear, projections, under
 from attention.exchange.gguf_file import parse
 from attention.exchange.llama import stacked
@@ -92,12 +92,14 @@ def config(options: Mapping[str, Any]) -> dict[str, Any]:
     >>> config({"general.architecture": "llama", "llama.block_count": 30})
     {'model_type': 'llama', 'num_hidden_layers': 30}
     """
-    kind = options.get("general.architecture")
+    kind = get(options, "general.architecture")
     if not isinstance(kind, str) or kind != "llama":
         raise OptionError(f"general.architecture {brief(repr(kind), 60)} must be 'llama'")
     ours = {theirs: name for name, theirs in NAMES.items()}
     found: dict[str, Any] = {}
     for option, value in options.items():
+        if not isinstance(option, str):
+            raise OptionError(f"option {brief(repr(option), 60)} must be a text")
         name = option.removeprefix("llama.")
         if name in ours:
             found[ours[name]] = value

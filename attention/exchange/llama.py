@@ -22,6 +22,7 @@ from attention.exchange.config import (
     Config,
     any_count,
     any_number,
+    check_depth,
     check_layer,
     count,
     depth,
@@ -141,9 +142,13 @@ def stacked(dialect: Dialect, depth: int, layers: str, norm: str, beside: Iterab
         norm: the tensor of the norm after them.
         beside: what is stored among them and is no part of them, such as the embedding.
 
+    Raises:
+        OptionError: the depth is no int that a stack may have.
+
     >>> stacked(BLOCK, 2, "layers.{}.", "norm.weight").rows[-1].stored
     'norm.weight'
     """
+    check_depth(depth)
     rows = (row for i in range(depth) for row in under(f"layers.{i}.", layers.format(i), dialect.rows))
     last = Row("final_norm.scale", norm, ("M",))
     return Dialect(f"{dialect.name}s", (*rows, last), beside=frozenset(beside))

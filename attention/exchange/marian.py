@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.exchange.config import count, get, need
+from attention.exchange.config import check_depth, count, get, need
 from attention.exchange.dialect import Dialect, Row, under
 from attention.spec.disk import brief, content
 from attention.spec.errors import FileError, OptionError
@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     tensors: dict[str, np.ndarray] = {}
     settings: dict[str, str] = {}
     said, names = brief(path), set[str]()
-    for name, kind, shape, data in _entries(_Reader(whole, said)):
+    for name, kind, shape, data in _entries(Reader(whole, said)):
         if name in names:
             raise FileError(f"{said} {brief(repr(name), 60)} must stand once")
         names.add(name)
@@ -76,7 +76,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 @dataclass
-class _Reader:
+class Reader:
+    """A place in the bytes of a file, which moves on as they are read."""
+
     content: bytes
     path: str
     at: int = 0
@@ -95,7 +97,7 @@ class _Reader:
         return struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize(f"<{code}")))
 
 
-def _entries(reader: _Reader) -> Iterable[tuple[str, int, tuple[int, ...], memoryview]]:
+def _entries(reader: Reader) -> Iterable[tuple[str, int, tuple[int, ...], memoryview]]:
     """Yield the name, type, sizes and bytes of every array."""
     version, count = reader.numbers("Q", 2)
     if version != VERSION:
@@ -182,7 +184,13 @@ SSRU_LAYER = Dialect(
 
 
 def dialect(encoder_depth: int, decoder_depth: int) -> Dialect:
-    """Return the table of a whole model: "embed" (V, M) and "logit_bias" (V), "encoder.layers.0" and "decoder.0", and so on."""
+    """Return the table of a whole model: "embed" (V, M) and "logit_bias" (V), "encoder.layers.0" and "decoder.0", and so on.
+
+    Raises:
+        OptionError: a depth is no int that a stack may have.
+    """
+    check_depth(encoder_depth)
+    check_depth(decoder_depth)
     encoder = (under(f"encoder.layers.{i}.", f"encoder_l{i + 1}_", ENCODER_LAYER.rows) for i in range(encoder_depth))
     decoder = (under(f"decoder.{i}.", f"decoder_l{i + 1}_", SSRU_LAYER.rows) for i in range(decoder_depth))
     ends = (Row("embed", "Wemb", ("V", "M")), Row("logit_bias", "decoder_ff_logit_out_b", ("", "V")))

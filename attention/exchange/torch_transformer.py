@@ -11,6 +11,9 @@ References:
     torch.nn.TransformerEncoderLayer and its kin, version 2.13.
 """
 
+# Bad input comes from code that nobody type-checked.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -25,7 +28,7 @@ from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock
 from attention.spec.norms import LayerNorm
 
@@ -72,6 +75,8 @@ def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialec
     Raises:
         OptionError: torch has no such layer: the mathematics would be another.
     """
+    if not isinstance(contract, (Block, Stack)):
+        raise OptionError(f"contract {brief(repr(contract))} must be a block or a stack of blocks")
     block = contract if isinstance(contract, Block) else contract.block
     _check(block)
     table = DECODER_LAYER if isinstance(block, DecoderBlock) else ENCODER_LAYER

@@ -8,6 +8,9 @@ References:
     Radford et al., arXiv:2212.04356; names as in Hugging Face checkpoints.
 """
 
+# Bad input comes from code that nobody type-checked.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -15,9 +18,11 @@ from typing import Any
 
 from attention.exchange.config import count, depth, word
 from attention.exchange.dialect import Dialect, Row, linear, projections, under
+from attention.spec.disk import brief
+from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal
 from attention.spec.norms import LayerNorm
@@ -60,7 +65,13 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
 
 
 def stack(contract: Encoder | Decoder) -> Dialect:
-    """Return the table of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder."."""
+    """Return the table of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder.".
+
+    Raises:
+        OptionError: no stack.
+    """
+    if not isinstance(contract, Stack):
+        raise OptionError(f"contract {brief(repr(contract))} must be an Encoder or a Decoder")
     table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
     rows = [row for name in contract.parts for row in under(f"{name}.", f"{name}.", table.rows)]
     return Dialect(f"Whisper {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))

@@ -162,13 +162,17 @@ def _check_depth(value: Any, said: str) -> None:
 def replaced(path: str | os.PathLike[str]) -> Generator[Path]:
     """Give a path beside `path` to write to, and move what was written onto `path`: a crash leaves the old file as it was.
 
+    Of a link, the file that it leads to is replaced.
+
     Raises:
-        FileError: the path cannot be written.
+        FileError: the path cannot be written, or is a folder, a device or a pipe, which a file must not take the place of.
     """
     said = f"path {_named(path)} must be writable"
     partial: Path | None = None
     try:
-        target = Path(path)
+        target = Path(os.path.realpath(Path(path)))
+        if _is_special(target):
+            raise FileError(f"{said}: it is no regular file")
         partial = target.parent / f".{target.name}.{os.getpid()}.partial"
         yield partial
         _ = partial.replace(target)
@@ -184,13 +188,28 @@ def replaced(path: str | os.PathLike[str]) -> Generator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file whole or not at all.
+    """Write a text file whole or not at all; to a device or a pipe, such as /dev/stdout, it is written as it is.
 
     Raises:
         FileError: the path cannot be written.
     """
+    try:
+        # As the path is given: what /dev/stdout leads to may have no name.
+        if _is_special(Path(path)) and not Path(path).is_dir():
+            _ = Path(path).write_text(text, encoding="utf-8")
+            return
+    except (OSError, TypeError, ValueError) as error:
+        raise FileError(f"path {_named(path)} must be writable: {brief(error)}") from error
     with replaced(path) as partial:
         _ = partial.write_text(text, encoding="utf-8")
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether there is something that is no regular file."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _named(path: object) -> str:

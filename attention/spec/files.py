@@ -230,7 +230,7 @@ def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
         UnknownName: no such backend.
         MissingExtra: the framework is not installed.
     """
-    if not isinstance(backend, (str, type(None))):
+    if backend is not None and (not isinstance(backend, str) or backend not in ROOMS):
         raise UnknownName(f"backend {brief(repr(backend))} must be one of {', '.join(ROOMS)}, or None")
     contract, weights = read(path)
     if backend is None:

@@ -184,23 +184,28 @@ class Move:
         first, second = (
             Block(
                 _text(block["name"]),
-                _integers(block["shape"]),
-                _integers(block["split"]),
+                _sizes(block["shape"]),
+                _sizes(block["split"]),
                 tuple((start, stop) for start, stop in map(_integers, block["spans"])),
             )
             for block in (data["first"], data["second"])
         )
-        return cls(first, second, _integers(data["axes"]), _integers(data["order"]), _text(data["evidence"]))
+        return cls(first, second, _sizes(data["axes"]), _integers(data["order"]), _text(data["evidence"]))
 
 
 MOST_AXES = 32
 
 
-def _integers(sizes: Any) -> tuple[int, ...]:
-    """Return sizes, or an order, of a file: few enough for NumPy, and of a product that 62 bits hold."""
-    if not isinstance(sizes, list) or len(sizes) > MOST_AXES or not all(is_count(size, 0) for size in sizes):
-        raise TypeError(f"{brief(repr(sizes), 60)} must be at most {MOST_AXES} ints >= 0")
-    found = tuple(cast("list[int]", sizes))
+def _integers(numbers: Any) -> tuple[int, ...]:
+    """Return a list of a file: few enough ints for the axes of an array."""
+    if not isinstance(numbers, list) or len(numbers) > MOST_AXES or not all(is_count(n, 0) for n in numbers):
+        raise TypeError(f"{brief(repr(numbers), 60)} must be at most {MOST_AXES} ints >= 0")
+    return tuple(cast("list[int]", numbers))
+
+
+def _sizes(numbers: Any) -> Shape:
+    """Return a shape of a file, of less than 2**62 elements."""
+    found = _integers(numbers)
     # NumPy multiplies the other axes even where one of them is 0.
     if math.prod(size or 1 for size in found) >= 2**62:
         raise TypeError(f"sizes {brief(found, 60)} must be less than 2**62 together")

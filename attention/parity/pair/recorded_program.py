@@ -124,22 +124,24 @@ def replayed(recording: Recording) -> RecordedProgram:
         for name, x in recording.arrays.items():
             group, _, inner = name.partition("/")
             groups[group][inner] = x
-        facts = recording.facts
-        call = Call(*(_decoded(facts["call"][part], groups["inputs"]) for part in ("args", "kwargs")))
-        called, framework, dtype = (facts[name] for name in ("name", "side", "dtype"))
-        if not all(isinstance(text, str) for text in (called, framework, dtype)):
-            raise TypeError("name, side and dtype")
-        if not isinstance(call.args, tuple) or not isinstance(call.kwargs, dict):
-            raise TypeError("call")
+        call, (called, framework, dtype) = _told(recording.facts, groups["inputs"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(
-            f"recording must hold a whole call and its results: {brief(repr(error))} is missing or wrong"
-        ) from error
+        said = f"{brief(repr(error))} is missing or wrong"
+        raise FileError(f"recording must hold a whole call and its results: {said}") from error
     _ = numpy_dtype(dtype)
     if not groups["outputs"]:
         raise FileError("recording must hold outputs, and has none: record it again")
     made = Made(groups["outputs"], groups["gradients"])
     return RecordedProgram(f"{called}{RECORDED}", framework, dtype, call, groups["params"], groups["cotangents"], made)
+
+
+def _told(facts: Mapping[str, Any], arrays: Arrays) -> tuple[Call, tuple[str, str, str]]:
+    """Return the call of a recording, and the program's name, framework and dtype."""
+    args, kwargs = (_decoded(facts["call"][part], arrays) for part in ("args", "kwargs"))
+    texts = (facts["name"], facts["side"], facts["dtype"])
+    if not (isinstance(args, tuple) and isinstance(kwargs, dict) and all(isinstance(text, str) for text in texts)):
+        raise TypeError("args, kwargs, name, side, dtype")
+    return Call(args, kwargs), texts
 
 
 def against(
