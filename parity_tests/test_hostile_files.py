@@ -187,8 +187,8 @@ class TestRefusals:
         self.refused(with_contract(tmp_path, text.replace("{", '{"num_heads": 4, ', 1)), "'num_heads' must stand once")
 
     def test_long_text_and_long_lists(self, tmp_path: Path) -> None:
-        for odd in ("x" * 100_000, [0] * 100_000, {"type": "x" * 100_000}, [{"type": "Dot"}] * 20_000):
-            for name in ("embed_dim", "mask", "positions", "score", "qkv_bias", "softmax"):
+        for odd in ("x" * 20_000, [0] * 20_000, {"type": "x" * 20_000}, [{"type": "Dot"}] * 1000):
+            for name in ("embed_dim", "mask", "qkv_bias", "softmax"):
                 self.refused(with_contract(tmp_path, json.dumps({**files.encode(CONTRACT), name: odd})), "path")
 
     def test_eight_bit_floats_are_refused_before_a_tensor_is_read(
@@ -199,6 +199,16 @@ class TestRefusals:
         _ = (tmp_path / "layer").write_bytes(with_header(whole, header_text(whole).replace('"F32"', '"F8_E4M3"')))
         monkeypatch.setattr(files, "arrays", lambda *_: pytest.fail("a tensor was read"))
         self.refused(tmp_path / "layer", "has dtype 'F8_E4M3' and must have one of F64, F32")
+
+    def test_a_header_whose_length_begins_as_json_does_is_read(self, tmp_path: Path) -> None:
+        attention.save(tmp_path / "layer", CONTRACT, CONTRACT.init(0))
+        whole = (tmp_path / "layer").read_bytes()
+        text = header_text(whole).strip()
+        # The first byte of the length is that of "{".
+        text += " " * ((ord("{") - len(text)) % 256)
+        _ = (tmp_path / "layer").write_bytes(with_header(whole, text))
+        assert (tmp_path / "layer").read_bytes().startswith(b"{")
+        assert attention.load(tmp_path / "layer")[0] == CONTRACT
 
     def test_an_index_and_a_folder_are_named(self, tmp_path: Path) -> None:
         path = tmp_path / "model.safetensors.index.json"

@@ -150,12 +150,13 @@ def write(weights: Weights, dialect: Dialect, contract: Architecture, at: str = 
     return {at + name: _joined(weights, rows, params) for name, rows in _table(dialect, params).items()}
 
 
-def _params(contract: Architecture, dialect: Dialect) -> dict[str, Param]:
+def _params(contract: Architecture, dialect: Dialect) -> Mapping[str, Param]:
     if not isinstance(dialect, Dialect):
         raise OptionError(f"dialect {brief(repr(dialect))} must be a Dialect")
-    if not isinstance(contract, Architecture):
+    params = getattr(contract, "params", None)
+    if not isinstance(params, Mapping):
         raise OptionError(f"contract {brief(repr(contract))} must be an architecture")
-    return contract.params
+    return params
 
 
 def _arrays(tensors: Mapping[str, Any], at: str) -> dict[str, np.ndarray]:

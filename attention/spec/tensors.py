@@ -87,9 +87,9 @@ def header(file: BufferedReader | BytesIO, said: str) -> Header:
     _ = file.seek(0)
     mark = file.read(_MARK)
     length = int.from_bytes(mark, "little")
-    if mark[:1] == b"{":
-        raise FileError(f"{said}: it is JSON, such as the index of a checkpoint in parts; give a file of weights")
     if len(mark) < _MARK or not 2 <= length <= min(MOST_JSON, size - _MARK):
+        if mark.startswith(b"{"):
+            raise FileError(f"{said}: it is JSON, such as the index of a checkpoint in parts; give a file of weights")
         raise FileError(f"{said}: its {size} bytes have no header of 2 to {MOST_JSON} bytes; it is cut short, or foreign")
     entries = parsed(file.read(length), said)
     if not isinstance(entries, dict):

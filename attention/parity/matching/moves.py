@@ -5,6 +5,9 @@
 Nothing is computed, so a move is exact to the bit, for values and for gradients alike, and can be taken back.
 """
 
+# JSON may hold anything.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math

@@ -6,6 +6,9 @@ A tied array, held once by one program and twice by the other, stands beside the
 and its gradients are added up before they are compared.
 """
 
+# JSON may hold anything.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json

@@ -112,7 +112,8 @@ def question(folder: Path, entry: Entry) -> Question:
     named: dict[str, Any] = {name: _fact(facts, name, kind, said) for name, kind in FACTS.items()}
     named |= {name: _texts(facts, name, said) for name in ("results", "notes")}
     _check_answer(named["results"], oracle, sigma, said)
-    return Question(Given(**named, **groups), oracle, sigma)
+    named |= groups
+    return Question(Given(**named), oracle, sigma)
 
 
 def _fact(facts: Mapping[str, Any], name: str, kind: type, said: str) -> Any:
