@@ -197,7 +197,7 @@ def _written(tree: Any, rng: random.Random) -> str:
     text = json.dumps(tree)
     depth = rng.choice((150, 900, 100_000))
     text = text.replace(json.dumps(DEEP), rng.choice(("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth)))
-    text = text.replace(json.dumps(LONG), "[" + "[]," * 300_000 + "[]]")
+    text = text.replace(json.dumps(LONG), "[" + "[]," * 100_000 + "[]]")
     if rng.random() < 0.1 and text.startswith("{") and len(text) > 2:
         # Every name twice.
         text = f"{text[:-1]}, {text[1:]}"

@@ -242,7 +242,7 @@ class TestRefusals:
             ({"hidden_size": "16"}, "config hidden_size '16' must be an int from 1 to"),
             ({"hidden_size": 33, "head_dim": None}, "num_attention_heads 2 must divide hidden_size = 33"),
             ({"num_key_value_heads": 3}, "num_kv_heads 3 must divide num_heads = 2"),
-            ({"num_hidden_layers": 10**9}, "config num_hidden_layers 1000000000 must be an int from 1 to 10000"),
+            ({"num_hidden_layers": 10**9}, "config num_hidden_layers 1000000000 must be an int from 1 to 4096"),
             ({"layer_types": ["chunked_attention"] * 2}, "layer_types 'chunked_attention' must be one of"),
             ({"layer_types": ["full_attention"]}, "must be a list with a type for layer 1"),
             ({"rope_theta": math.nan}, "config rope_theta nan must be a finite number"),

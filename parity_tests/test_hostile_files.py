@@ -155,14 +155,14 @@ class TestRefusals:
         with pytest.raises(error, match=text, check=lambda caught: type(caught) is error):
             _ = read(path)
 
-    @pytest.mark.parametrize("depth", [3, 10**4, 10**5, 10**8, 10**18, 10**30, -1, 0, 2.0, True, "2", None, [2]])
+    @pytest.mark.parametrize("depth", [3, 4000, 10**5, 10**8, 10**18, 10**30, -1, 0, 2.0, True, "2", None, [2]])
     def test_a_depth_that_the_file_cannot_hold(self, depth: Any, tmp_path: Path) -> None:
         stack = {"type": "Encoder", "block": BLOCK, "depth": depth, "final_norm": None}
-        wanted = ParamError if depth in (3, 10**4) else FileError
+        wanted = ParamError if depth in (3, 4000) else FileError
         self.refused(with_contract(tmp_path, json.dumps(stack)), r"at depth|depth .* must be|64|digits", wanted)
 
     def test_a_stack_in_a_stack(self, tmp_path: Path) -> None:
-        stack = {"type": "Encoder", "block": BLOCK, "depth": 10**4, "final_norm": None}
+        stack = {"type": "Encoder", "block": BLOCK, "depth": 4000, "final_norm": None}
         self.refused(with_contract(tmp_path, json.dumps({**stack, "block": stack})), "block .* must be")
 
     @pytest.mark.parametrize("depth", [200, 5000, 20_000])
@@ -289,5 +289,5 @@ class TestRefusals:
             self.refused(tmp_path / name, said, FileError, lambda path: load_inputs(str(path)))
 
     def test_a_stack_of_more_blocks_than_any_model_has(self) -> None:
-        with pytest.raises(OptionError, match="depth 100000000 must be a positive int, at most 10000"):
+        with pytest.raises(OptionError, match="depth 100000000 must be a positive int"):
             _ = spec.Encoder(spec.EncoderBlock(CONTRACT, spec.FeedForward(4, 6)), 10**8)

@@ -16,7 +16,7 @@ from typing import Any, cast
 from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.fields import MOST
-from attention.spec.layers.stack import DEEPEST
+from attention.spec.layers.stack import MOST_BLOCKS
 from attention.spec.numbers import is_count, is_finite
 
 Config = Mapping[str, Any]
@@ -65,7 +65,7 @@ def any_count(config: Config, name: str, absent: int | None = None) -> int | Non
 
 def depth(config: Config, name: str) -> int:
     """Return the number of layers; errors as `count`."""
-    return count(config, name, most=DEEPEST)
+    return count(config, name, most=MOST_BLOCKS)
 
 
 def number(config: Config, name: str) -> float:
@@ -143,7 +143,7 @@ def inner(config: Config, name: str) -> Config:
 
 def check_depth(depth: object) -> None:
     """Raise OptionError unless `depth` is a number of layers that a stack may have."""
-    _ = count({"depth": depth}, "depth", most=DEEPEST)
+    _ = count({"depth": depth}, "depth", most=MOST_BLOCKS)
 
 
 def check_layer(layer: object) -> None:

@@ -22,7 +22,7 @@ from attention.spec.norms import LayerNorm, Norm, RMSNorm
 from attention.spec.numbers import is_count
 from attention.spec.params import Param, inner, nest
 
-DEEPEST = 10_000
+MOST_BLOCKS = 4096
 """Blocks of a stack. A contract may come from a file, and its parameters are listed block by block."""
 
 
@@ -47,8 +47,8 @@ class Stack(Contract):
 
     def __post_init__(self) -> None:
         check_part("block", self.block, self.kind)
-        if not is_count(self.depth) or self.depth > DEEPEST:
-            raise OptionError(f"depth {self.depth!r} must be a positive int, at most {DEEPEST}")
+        if not is_count(self.depth) or self.depth > MOST_BLOCKS:
+            raise OptionError(f"depth {self.depth!r} must be a positive int, at most {MOST_BLOCKS}")
         if self.final_norm is not None:
             check_norm("final_norm", self.final_norm)
 
