@@ -125,7 +125,7 @@ class TestRefusals:
             _ = marian.load(saved(tmp_path, head + data))
 
     def test_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(FileError, match="nothing cannot be read: No such file"):
+        with pytest.raises(FileError, match="nothing' must be a Marian model: No such file"):
             _ = marian.load(tmp_path / "nothing")
 
     @pytest.mark.parametrize(

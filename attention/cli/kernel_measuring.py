@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 from attention.cli.kernel_programs import MASKS, Case, Program, accelerator, programs, tiled
+from attention.spec.disk import read_json
 from attention.spec.errors import FileError, KernelRefused, OptionError
 from attention.spec.rules import STRUCTURES
 from attention.spec.tuning import VARIABLE, Key, Tile, device_name, place, tuned, versions
@@ -168,8 +169,8 @@ class Kept:
         if not path.exists():
             return cls(path, rooms, here)
         try:
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
-            rows, there = content["rows"], content["machine"]
+            content: Any = read_json(path, "JSON")
+            rows, there = content["rows"], dict(content["machine"])
             if {name: content.get(name) for name in FORMAT} != FORMAT:
                 raise FileError(f"path {str(path)!r} must have header {FORMAT}")
             kept = {_key(row): row for row in rows}

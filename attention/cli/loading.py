@@ -149,22 +149,23 @@ def _guarded(work: Any, spec: str) -> Any:
 
 
 def _stored(path: Path) -> Mapping[str, np.ndarray] | tuple[np.ndarray, ...] | np.ndarray:
-    import numpy as np  # noqa: PLC0415 - the help of a command must not pay for it
-    from safetensors.numpy import load_file  # noqa: PLC0415
+    from attention.cli import array_files  # noqa: PLC0415 - the help of a command must not pay for it
+    from attention.spec import tensors  # noqa: PLC0415
+    from attention.spec.disk import brief  # noqa: PLC0415
 
     if not path.is_file():
-        raise FileError(f"inputs {str(path)!r} must be a file")
+        raise FileError(f"inputs {brief(repr(str(path)))} must be a file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
+            return tensors.read(path, "a file of arrays")[1]
+        loaded = array_files.read(path)
+        if not isinstance(loaded, dict):
             return loaded
-        positional = all(name.startswith("arr_") for name in loaded.files)
-        return tuple(loaded[name] for name in loaded.files) if positional else dict(loaded)
+        positional = all(name.startswith("arr_") for name in loaded)
+        return tuple(loaded.values()) if positional else loaded
     # Each format raises errors of its own: zipfile's, safetensors', NumPy's.
     except Exception as error:  # noqa: BLE001
-        raise FileError(f"inputs {str(path)!r} must be a file of arrays: {error}") from None
+        raise FileError(f"inputs {brief(repr(str(path)))} must be a file of arrays: {brief(error)}") from None
 
 
 def _is_shapes(text: str) -> bool:

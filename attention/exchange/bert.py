@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import count, get, switch
 from attention.exchange.dialect import Dialect, Row, projections, read, write
+from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 
@@ -38,9 +40,11 @@ def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
     Raises:
         OptionError: it asks for positions inside the attention, or for a decoder; reading on would drop them silently.
     """
-    positions = config.get("position_embedding_type") or "absolute"
-    if positions != "absolute":
-        raise OptionError(f"position_embedding_type {positions!r} must be 'absolute', which is outside the attention")
-    if config.get("is_decoder"):
+    positions = get(config, "position_embedding_type")
+    if not (positions is None or (isinstance(positions, str) and positions == "absolute")):
+        raise OptionError(
+            f"position_embedding_type {brief(repr(positions))} must be 'absolute', which is outside the attention"
+        )
+    if switch(config, "is_decoder", absent=False):
         raise OptionError("is_decoder True must be False: the table has no causal mask and no cross-attention")
-    return MultiHeadAttention(embed_dim=config["hidden_size"], num_heads=config["num_attention_heads"])
+    return MultiHeadAttention(embed_dim=count(config, "hidden_size"), num_heads=count(config, "num_attention_heads"))

@@ -16,22 +16,28 @@ References:
     OpenNMT/CTranslate2, src/models/model.cc, binary version 6; python/ctranslate2/specs/transformer_spec.py for the names.
 """
 
+# Bad input comes from code that nobody type-checked.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
 from attention.exchange import dialect
 from attention.exchange.dialect import Dialect, Row
 from attention.spec.architecture import Architecture
-from attention.spec.errors import FileError, ParamError
-from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.disk import brief, content
+from attention.spec.errors import FileError, OptionError, ParamError
+from attention.spec.layers.stack import Decoder, Encoder, Stack
+from attention.spec.numbers import is_count
 from attention.spec.params import Param, Weights
 
+MOST_AXES, MOST = 8, 2**32
 VERSIONS = (4, 5, 6)
 """Those whose variables say their dtype and bytes, as above."""
 
@@ -56,9 +62,9 @@ class Model:
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def load(file: Path) -> Model:
+def load(file: str | os.PathLike[str]) -> Model:
     """Return the model in a file, as `read`."""
-    return read(file.read_bytes(), str(file))
+    return read(content(file, "a model of CTranslate2's"), brief(file))
 
 
 def read(data: bytes, name: str = "data") -> Model:
@@ -71,17 +77,25 @@ def read(data: bytes, name: str = "data") -> Model:
     Raises:
         FileError: it is another kind of file, cut short, or goes on beyond its end.
     """
+    if not isinstance(data, bytes):
+        raise FileError(f"{name} {brief(repr(data), 60)} must be the bytes of a file")
     bytes_ = _Reader(data, name)
     version = bytes_.number(4)
     if version not in VERSIONS:
         raise FileError(f"{name} version {version} must be one of {', '.join(map(str, VERSIONS))}: no file of CTranslate2's")
     kind, revision = bytes_.text(), bytes_.number(4)
-    variables = dict(bytes_.variable() for _ in range(bytes_.number(4)))
-    aliases = {bytes_.text(): bytes_.text() for _ in range(bytes_.number(4))}
+    variables: dict[str, np.ndarray] = {}
+    for _ in range(bytes_.number(4)):
+        at, array = bytes_.variable()
+        variables[bytes_.new(at, variables)] = array
+    aliases: dict[str, str] = {}
+    for _ in range(bytes_.number(4)):
+        alias, variable = bytes_.text(), bytes_.text()
+        aliases[bytes_.new(alias, aliases)] = variable
     if bytes_.at != len(data):
         raise FileError(f"{name} {len(data)} bytes must be {bytes_.at}, where its last alias ends")
     if lost := sorted(set(aliases.values()) - set(variables)):
-        raise FileError(f"{name} alias of {lost[0]!r} must be of a variable that it holds")
+        raise FileError(f"{name} alias of {brief(repr(lost[0]), 60)} must be of a variable that it holds")
     return Model(kind, revision, variables, aliases)
 
 
@@ -89,13 +103,17 @@ def write(model: Model) -> bytes:
     """Return the bytes of a model's file: the inverse of `read`.
 
     Raises:
-        FileError: an array has a dtype that the format lacks.
+        FileError: no model, or one that the format cannot hold: of another dtype, or of a name that is no ASCII.
     """
+    if not isinstance(model, Model):
+        raise FileError(f"model {brief(repr(model))} must be a Model")
     parts = [_number(6), _text(model.kind), _number(model.revision), _number(len(model.variables))]
     numbers = {dtype: number for number, dtype in DTYPES.items()}
     for name, array in model.variables.items():
+        if not isinstance(array, np.ndarray):
+            raise FileError(f"{brief(name, 60)} {brief(repr(array), 60)} must be a NumPy array")
         if array.dtype.newbyteorder("<") not in numbers:
-            raise FileError(f"{name} {array.dtype} must be one of {', '.join(map(str, numbers))}")
+            raise FileError(f"{brief(name, 60)} {brief(array.dtype, 60)} must be one of {', '.join(map(str, numbers))}")
         shape = (_number(array.ndim, 1), *map(_number, array.shape))
         parts += [_text(name), *shape, _number(numbers[array.dtype.newbyteorder("<")], 1), _number(array.nbytes)]
         parts.append(array.astype(array.dtype.newbyteorder("<")).tobytes())
@@ -124,14 +142,23 @@ class _Reader:
             raise FileError(f"{self.name} text {raw[:24]!r} at byte {at} must be ASCII that ends with NUL")
         return raw[:-1].decode("ascii")
 
+    def new(self, name: str, known: Mapping[str, object]) -> str:
+        if name in known:
+            raise FileError(f"{self.name} {brief(repr(name), 60)} must stand once")
+        return name
+
     def variable(self) -> tuple[str, np.ndarray]:
         name = self.text()
+        said = f"{self.name} {brief(name, 60)}"
         shape = tuple(self.number(4) for _ in range(self.number(1)))
         dtype, size = self.number(1), self.number(4)
+        # NumPy multiplies the other axes even where one of them is 0.
+        if len(shape) > MOST_AXES or math.prod(size or 1 for size in shape) >= MOST:
+            raise FileError(f"{said} sizes {brief(shape, 60)} must be at most {MOST_AXES}, and less than 2**32 together")
         if dtype not in DTYPES:
-            raise FileError(f"{self.name} {name} dtype {dtype} must be one of {', '.join(map(str, DTYPES))}")
+            raise FileError(f"{said} dtype {dtype} must be one of {', '.join(map(str, DTYPES))}")
         if size != (wanted := math.prod(shape) * DTYPES[dtype].itemsize):
-            raise FileError(f"{self.name} {name} {size} bytes must be {wanted}: {DTYPES[dtype]} {shape}")
+            raise FileError(f"{said} {size} bytes must be {wanted}: {DTYPES[dtype]} {shape}")
         # Not `take`, which would copy what a view of the whole file shows as well.
         if self.at + size > len(self.data):
             raise FileError(f"{self.name} {len(self.data)} bytes must be {self.at + size} or more: it is cut short")
@@ -141,10 +168,14 @@ class _Reader:
 
 
 def _number(value: int, n: int = 4) -> bytes:
+    if not is_count(value, 0) or value >= 2 ** (8 * n):
+        raise FileError(f"number {brief(repr(value), 60)} must be an int below 2**{8 * n}, as the format stores it")
     return value.to_bytes(n, "little")
 
 
 def _text(value: str) -> bytes:
+    if not isinstance(value, str) or not value.isascii():
+        raise FileError(f"text {brief(repr(value), 60)} must be ASCII")
     return _number(len(value) + 1, 2) + value.encode("ascii") + b"\0"
 
 
@@ -180,7 +211,13 @@ DECODER_LAYER = Dialect("CTranslate2 decoder layer", (*_SELF, *_CROSS, *_fed("no
 
 
 def stack(contract: Encoder | Decoder) -> Dialect:
-    """Return the table of a stack of pre-norm blocks, whose names in the file begin with "encoder/" or "decoder/"."""
+    """Return the table of a stack of pre-norm blocks, whose names in the file begin with "encoder/" or "decoder/".
+
+    Raises:
+        OptionError: no stack.
+    """
+    if not isinstance(contract, Stack):
+        raise OptionError(f"contract {brief(repr(contract))} must be an Encoder or a Decoder")
     table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
     rows = tuple(
         replace(row, canonical=f"layers.{i}.{row.canonical}", stored=f"layer_{i}/{row.stored}")

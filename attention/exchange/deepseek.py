@@ -17,8 +17,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import any_count, count, number, number_or, switch
 from attention.exchange.dialect import Dialect, Row, linear
-from attention.exchange.rope import kind_of, need, parameters, rotary
+from attention.exchange.rope import kind_of, parameters, rotary
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.masks import Causal
 from attention.spec.norms import RMSNorm
@@ -48,20 +49,20 @@ def contract(config: Mapping[str, Any]) -> LatentAttention:
     Raises:
         OptionError: a number is missing.
     """
-    nope, rope = need(config, "qk_nope_head_dim"), need(config, "qk_rope_head_dim")
-    bias = bool(config.get("attention_bias", False))
+    nope, rope = count(config, "qk_nope_head_dim"), count(config, "qk_rope_head_dim")
+    bias = switch(config, "attention_bias", absent=False)
     return LatentAttention(
-        embed_dim=need(config, "hidden_size"),
-        num_heads=need(config, "num_attention_heads"),
-        kv_rank=need(config, "kv_lora_rank"),
+        embed_dim=count(config, "hidden_size"),
+        num_heads=count(config, "num_attention_heads"),
+        kv_rank=count(config, "kv_lora_rank"),
         nope_dim=nope,
         rope_dim=rope,
-        value_dim=need(config, "v_head_dim"),
-        q_rank=config.get("q_lora_rank"),
+        value_dim=count(config, "v_head_dim"),
+        q_rank=any_count(config, "q_lora_rank"),
         down_bias=bias,
         out_bias=bias,
         norm=RMSNorm(eps=1e-6),
-        positions=rotary(config, rope, style="interleaved" if config.get("rope_interleave", True) else "half"),
+        positions=rotary(config, rope, style="interleaved" if switch(config, "rope_interleave", absent=True) else "half"),
         score=ScaledDot(_sharpness(config) ** 2 / math.sqrt(nope + rope)),
         mask=Causal(),
     )
@@ -70,7 +71,7 @@ def contract(config: Mapping[str, Any]) -> LatentAttention:
 def _sharpness(config: Mapping[str, Any]) -> float:
     """Return what queries and keys are multiplied by where the rotary is scaled."""
     given = parameters(config)
-    mscale = given.get("mscale_all_dim") or 0.0
-    if kind_of(config) == "default" or not mscale or given["factor"] <= 1:
+    mscale = number_or(given, "mscale_all_dim", 0.0)
+    if kind_of(config) == "default" or not mscale or number(given, "factor") <= 1:
         return 1.0
-    return 0.1 * mscale * math.log(given["factor"]) + 1.0
+    return 0.1 * mscale * math.log(number(given, "factor")) + 1.0

@@ -8,16 +8,22 @@ A bar stands where the rows that name one tensor lie side by side, in the order 
 concatenation alone, so both directions are exact to the bit, for weights and for their gradients alike.
 """
 
+# Bad input comes from code that nobody type-checked.
+# pyright: reportUnnecessaryIsInstance=false, reportUnnecessaryComparison=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from attention.spec.architecture import Architecture
-from attention.spec.errors import ParamError
+from attention.spec.disk import brief, listed
+from attention.spec.errors import OptionError, ParamError
 from attention.spec.params import Param, Weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -107,17 +113,19 @@ def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architec
     """Return the canonical weights of the attention layer stored under the name prefix `at`.
 
     Args:
-        tensors: a whole checkpoint; only the names that start with `at` are looked at.
+        tensors: a whole checkpoint; only the names that start with `at` are looked at. NumPy arrays, or what `np.asarray`
+            makes one of, as it does of a torch tensor on the CPU; bfloat16 included.
         dialect: the family's table.
         contract: gives the canonical shapes.
         at: name prefix, with its dot: `"encoder.layer.0.attention."`.
 
     Raises:
         ParamError: tensors under `at` are missing, misshapen, or unknown to the table, or the table lacks a parameter
-            of the contract; all are named.
+            of the contract, or what is given are no arrays; the first faults are named.
+        OptionError: no dialect, or no architecture.
     """
-    params = contract.params
-    found = {name.removeprefix(at): tensor for name, tensor in tensors.items() if name.startswith(at)}
+    params = _params(contract, dialect)
+    found = _arrays(tensors, at)
     table = _table(dialect, params)
     # A tensor that the table does not know may be mathematics, such as relative positions: to drop it would be a lie.
     got = {name: tensor.shape for name, tensor in found.items() if name not in dialect.beside}
@@ -133,19 +141,57 @@ def write(weights: Weights, dialect: Dialect, contract: Architecture, at: str = 
     """Return the stored tensors, named under the prefix `at`, of canonical `weights`: the inverse of `read`.
 
     Raises:
-        ParamError: parameters are missing, misshapen or unknown, to the contract or to the table; all are named.
+        ParamError: parameters are missing, misshapen or unknown, to the contract or to the table; the first are named.
     """
-    params = contract.params
+    params = _params(contract, dialect)
+    weights = _arrays(weights, "")
     got = {name: value.shape for name, value in weights.items()}
     _check("canonical weights", got, {name: param.shape for name, param in params.items()})
     return {at + name: _joined(weights, rows, params) for name, rows in _table(dialect, params).items()}
+
+
+def _params(contract: Architecture, dialect: Dialect) -> Mapping[str, Param]:
+    if not isinstance(dialect, Dialect):
+        raise OptionError(f"dialect {brief(repr(dialect))} must be a Dialect")
+    params = getattr(contract, "params", None)
+    if not isinstance(params, Mapping):
+        raise OptionError(f"contract {brief(repr(contract))} must be an architecture")
+    return params
+
+
+def _arrays(tensors: Mapping[str, Any], at: str) -> dict[str, np.ndarray]:
+    """Return the tensors under a name prefix, without it, as NumPy arrays."""
+    if not isinstance(tensors, Mapping) or not isinstance(at, str):
+        raise ParamError(f"tensors {brief(repr(tensors), 60)} at {brief(repr(at), 60)} must be arrays by name, and a text")
+    if other := [name for name in tensors if not isinstance(name, str)]:
+        raise ParamError(f"name {brief(repr(other[0]), 60)} of a tensor must be a text")
+    return {name.removeprefix(at): _array(name, x) for name, x in tensors.items() if name.startswith(at)}
+
+
+def _array(name: str, x: Any) -> np.ndarray:
+    kind = f"{type(x).__module__}.{type(x).__name__}"
+    try:
+        if hasattr(x, "detach"):
+            x = x.detach()
+            # NumPy has no bfloat16 of its own, and float32 holds every one.
+            x = np.asarray(x.float()).astype(ml_dtypes.bfloat16) if str(x.dtype) == "torch.bfloat16" else x
+        array = np.asarray(x)
+    # A tensor on another device raises what its framework raises.
+    except Exception as error:
+        raise ParamError(
+            f"{brief(name, 100)} {kind} must be a NumPy array, or a tensor on the CPU: {brief(error, 100)}"
+        ) from error
+    # Of ml_dtypes' types the kind is "V", as of records, which have fields.
+    if array.dtype.kind not in "fiubV" or array.dtype.names:
+        raise ParamError(f"{brief(name, 100)} {kind} must be an array of numbers, not {brief(array.dtype, 60)}")
+    return array
 
 
 def _table(dialect: Dialect, params: Mapping[str, Param]) -> dict[str, list[Row]]:
     table = dialect.tensors(params)
     lost = params.keys() - {row.canonical for rows in table.values() for row in rows}
     if lost:
-        raise ParamError(f"{dialect.name} has no tensor for {', '.join(sorted(lost))}")
+        raise ParamError(f"{dialect.name} has no tensor for {listed(sorted(lost))}")
     return table
 
 
@@ -193,4 +239,4 @@ def _check(name: str, got: Shapes, wanted: Shapes) -> None:
     faults += [f"unexpected {n} {shape}" for n, shape in got.items() if n not in wanted]
     faults += [f"{n} {got[n]} must be {shape}" for n, shape in wanted.items() if n in got and got[n] != shape]
     if faults:
-        raise ParamError(f"{name} do not fit: {'; '.join(faults)}")
+        raise ParamError(f"{brief(name, 100)} do not fit: {listed(faults)}")

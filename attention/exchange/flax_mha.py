@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import any_count, count, divided, switch
 from attention.exchange.dialect import Dialect, Row
-from attention.exchange.rope import need
-from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.norms import LayerNorm
 
@@ -45,19 +44,17 @@ def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
     Raises:
         OptionError: a number is missing, or the heads do not divide `qkv_features`.
     """
-    width, heads = need(config, "in_features"), need(config, "num_heads")
-    inner = config.get("qkv_features") or width
-    if inner % heads:
-        raise OptionError(f"num_heads {heads} must divide qkv_features = {inner}")
-    bias = bool(config.get("use_bias", True))
+    width, heads = count(config, "in_features"), count(config, "num_heads")
+    inner = any_count(config, "qkv_features") or width
+    bias = switch(config, "use_bias", absent=True)
     return MultiHeadAttention(
         embed_dim=width,
         num_heads=heads,
-        num_kv_heads=config.get("num_kv_heads"),
-        head_dim=inner // heads,
-        kdim=config.get("in_kv_features"),
-        out_dim=config.get("out_features"),
+        num_kv_heads=any_count(config, "num_kv_heads"),
+        head_dim=divided(inner, heads, ("qkv_features", "num_heads")),
+        kdim=any_count(config, "in_kv_features"),
+        out_dim=any_count(config, "out_features"),
         qkv_bias=bias,
         out_bias=bias,
-        qk_norm=LayerNorm(eps=1e-6, bias=False) if config.get("normalize_qk", False) else None,
+        qk_norm=LayerNorm(eps=1e-6, bias=False) if switch(config, "normalize_qk", absent=False) else None,
     )

@@ -11,9 +11,6 @@ References:
     ggml-org/ggml, docs/gguf.md, version 3; ggml-org/llama.cpp, convert_hf_to_gguf.py (LlamaModel.permute).
 """
 
-# The library that reads the format has no types.
-# pyright: standard
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -23,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from attention._extras import require
 from attention.exchange import llama
+from attention.exchange.config import any_count, get
 from attention.exchange.dialect import Dialect, Row, linear, projections, under
+from attention.exchange.gguf_file import parse
 from attention.exchange.llama import stacked
 from attention.exchange.rope import rotary
+from attention.spec.disk import brief, opened
 from attention.spec.errors import FileError, OptionError
 from attention.spec.layers.stack import Encoder
 
@@ -52,9 +51,15 @@ NAMES = {
     "intermediate_size": "feed_forward_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
+    "rotary_dim": "rope.dimension_count",
     "max_position_embeddings": "context_length",
+    "value_dim": "attention.value_length",
+    "vocab_size": "vocab_size",
 }
-"""What a `config.json` calls the options of a file."""
+"""What a `config.json` calls the options of a file; "rotary_dim" and "value_dim" as GPT-J and we call them."""
+
+NEUTRAL = {"expert_count": 0, "expert_used_count": 0, "attention.causal": True, "rope.scaling.type": "none"}
+"""Options that say what is so without them."""
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -64,38 +69,43 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         path: of a file whose architecture is "llama".
 
     Raises:
-        MissingExtra: `gguf` is not installed.
-        FileError: there is no such file, or it is no GGUF.
-        OptionError: another architecture.
+        MissingExtra: the weights are quantised, and `gguf` is not installed.
+        FileError: there is no such file, or it is no GGUF, cut short, or damaged.
+        OptionError: another architecture, or an option that is not read here.
     """
-    require("gguf", extra="examples", wanted_by="exchange.gguf")
-    from gguf import GGUFReader, dequantize  # noqa: PLC0415 - an extra
-
-    try:
-        file = GGUFReader(path)
-    except (OSError, ValueError, IndexError) as error:
-        raise FileError(f"path {str(path)!r} must be a GGUF file: {error}") from error
-    options = {name: field.contents() for name, field in file.fields.items() if not name.startswith("tokenizer.")}
-    tensors = {tensor.name: np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32) for tensor in file.tensors}
-    return config(options), tensors
+    wanted = "a GGUF file"
+    with opened(path, wanted) as file:
+        said = f"path {brief(repr(str(path)))} must be {wanted}"
+        if not file.read(1):
+            raise FileError(f"{said}: it is empty")
+        options, tensors = parse(np.memmap(file, np.uint8, "r"), said)
+    return config({name: value for name, value in options.items() if not name.startswith("tokenizer.")}), tensors
 
 
 def config(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a file's options by the names of a `config.json`.
 
     Raises:
-        OptionError: another architecture than "llama", or scaled rotary positions.
+        OptionError: another architecture than "llama", or an option of it that is not read here, such as scaled rotary
+            positions: reading on would drop it silently.
 
     >>> config({"general.architecture": "llama", "llama.block_count": 30})
     {'model_type': 'llama', 'num_hidden_layers': 30}
     """
-    kind = options.get("general.architecture")
-    if kind != "llama":
-        raise OptionError(f"general.architecture {kind!r} must be 'llama'")
-    if scaled := [name for name in options if name.startswith("llama.rope.scaling.")]:
-        raise OptionError(f"{scaled[0]} {options[scaled[0]]!r} must be absent: scaled rotary positions are not read here")
-    given = {ours: options.get(f"llama.{theirs}") for ours, theirs in NAMES.items()}
-    return {"model_type": kind, **{name: value for name, value in given.items() if value is not None}}
+    kind = get(options, "general.architecture")
+    if not isinstance(kind, str) or kind != "llama":
+        raise OptionError(f"general.architecture {brief(repr(kind), 60)} must be 'llama'")
+    ours = {theirs: name for name, theirs in NAMES.items()}
+    found: dict[str, Any] = {}
+    for option, value in options.items():
+        if not isinstance(option, str):
+            raise OptionError(f"option {brief(repr(option), 60)} must be a text")
+        name = option.removeprefix("llama.")
+        if name in ours:
+            found[ours[name]] = value
+        elif name != option and not (name in NEUTRAL and type(value) is type(NEUTRAL[name]) and value == NEUTRAL[name]):
+            raise OptionError(f"{brief(option, 60)} {brief(repr(value), 60)} must be absent: it is not read here")
+    return {"model_type": kind, **{name: found[name] for name in NAMES if name in found}}
 
 
 def decoder(config: Mapping[str, Any]) -> Encoder:
@@ -103,7 +113,12 @@ def decoder(config: Mapping[str, Any]) -> Encoder:
     stack = llama.decoder(config)
     attention = stack.block.own_attention
     neighbours = rotary(config, attention.width, style="interleaved")
-    return replace(stack, block=replace(stack.block, attention=replace(attention, positions=neighbours)))
+    turned = any_count(config, "rotary_dim", attention.width)
+    if turned != attention.width:
+        neighbours = replace(neighbours, rotary_dim=turned)
+    width = any_count(config, "value_dim", attention.width)
+    attention = replace(attention, positions=neighbours, value_dim=None if width == attention.width else width)
+    return replace(stack, block=replace(stack.block, attention=attention))
 
 
 def decoder_dialect(depth: int) -> Dialect:

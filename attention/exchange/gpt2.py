@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import any_count, check_layer, count, divided, switch
 from attention.exchange.dialect import Dialect, Row
-from attention.exchange.rope import need
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal
 from attention.spec.scores import ScaledDot
@@ -43,9 +43,11 @@ def contract(config: Mapping[str, Any], layer: int = 0, *, cross: bool = False) 
     Raises:
         OptionError: a number is missing.
     """
-    width = config.get("n_embd") or need(config, "hidden_size")
-    heads = config.get("n_head") or need(config, "num_attention_heads")
-    scale = (width // heads) ** -0.5 if config.get("scale_attn_weights", True) else 1.0
-    if config.get("scale_attn_by_inverse_layer_idx", False):
+    check_layer(layer)
+    width = any_count(config, "n_embd") or count(config, "hidden_size")
+    heads = any_count(config, "n_head") or count(config, "num_attention_heads")
+    head_dim = divided(width, heads, ("n_embd", "n_head"))
+    scale = head_dim**-0.5 if switch(config, "scale_attn_weights", absent=True) else 1.0
+    if switch(config, "scale_attn_by_inverse_layer_idx", absent=False):
         scale /= layer + 1
     return MultiHeadAttention(embed_dim=width, num_heads=heads, mask=None if cross else Causal(), score=ScaledDot(scale))

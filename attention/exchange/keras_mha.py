@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import any_count, count, get, switch
 from attention.exchange.dialect import Dialect, Row
-from attention.exchange.rope import need
+from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Window
@@ -49,19 +50,21 @@ def contract(config: Mapping[str, Any], width: int, kdim: int | None = None, vdi
         OptionError: a number is missing, or it attends over several axes, or gives several axes of features, or its gate
             has a bias.
     """
-    if config.get("attention_axes") not in (None, 1, (1,), [1]):
-        raise OptionError(f"attention_axes {config['attention_axes']!r} must be None: one axis is attended over")
-    out = config.get("output_shape")
+    axes, out = get(config, "attention_axes"), get(config, "output_shape")
+    # Compared as texts, for the comparison of an array is no bool.
+    if repr(axes) not in ("None", "1", "(1,)", "[1]"):
+        raise OptionError(f"attention_axes {brief(repr(axes))} must be None: one axis is attended over")
     if not isinstance(out, (int, type(None))):
-        raise OptionError(f"output_shape {out!r} must be an int or None: outputs have one axis of features")
-    bias, gated, window = bool(config.get("use_bias", True)), bool(config.get("use_gate", False)), config.get("sliding_window")
+        raise OptionError(f"output_shape {brief(repr(out))} must be an int or None: outputs have one axis of features")
+    bias, gated = switch(config, "use_bias", absent=True), switch(config, "use_gate", absent=False)
+    window = any_count(config, "sliding_window")
     if bias and gated:
         raise OptionError("use_gate True must be False where use_bias is True: our gate has no bias")
     return MultiHeadAttention(
         embed_dim=width,
-        num_heads=need(config, "num_heads"),
-        head_dim=need(config, "key_dim"),
-        value_dim=config.get("value_dim"),
+        num_heads=count(config, "num_heads"),
+        head_dim=count(config, "key_dim"),
+        value_dim=any_count(config, "value_dim"),
         kdim=kdim,
         vdim=vdim,
         out_dim=out,

@@ -15,12 +15,27 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from attention.exchange.config import (
+    Config,
+    any_count,
+    any_number,
+    check_depth,
+    check_layer,
+    count,
+    depth,
+    divided,
+    get,
+    number_or,
+    switch,
+    word,
+)
 from attention.exchange.dialect import Dialect, Row, linear, projections, under
-from attention.exchange.rope import need, parameters, rotary
+from attention.exchange.rope import parameters, rotary
 from attention.spec.algebra import Mask
+from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -29,8 +44,6 @@ from attention.spec.layers.transformer import EncoderBlock
 from attention.spec.masks import Causal, Window
 from attention.spec.norms import RMSNorm
 from attention.spec.scores import ScaledDot
-
-Config = Mapping[str, Any]
 
 _PROJECTIONS = projections("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -73,10 +86,9 @@ def contract(config: Config, layer: int = 0) -> MultiHeadAttention:
     Raises:
         OptionError: another family, a number that is missing, or attention that is not causal.
     """
-    kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise OptionError(f"model_type {kind!r} must be one of {', '.join(FAMILIES)}")
-    if config.get("use_bidirectional_attention"):
+    kind = word(config, "model_type", tuple(FAMILIES))
+    check_layer(layer)
+    if switch(config, "use_bidirectional_attention", absent=False):
         raise OptionError("use_bidirectional_attention True must be False: the family's attention is causal")
     return FAMILIES[kind][1](config, layer)
 
@@ -91,20 +103,17 @@ def block(config: Config, layer: int = 0) -> EncoderBlock:
     Raises:
         OptionError: another family, a number that is missing, or an activation that is not known here.
     """
-    kind, act = config.get("model_type"), config.get("hidden_act", "silu")
-    if kind not in BLOCKS:
-        raise OptionError(f"model_type {kind!r} must be one of {', '.join(BLOCKS)}")
-    if act not in ACTIVATIONS:
-        raise OptionError(f"hidden_act {act!r} must be one of {', '.join(map(repr, ACTIVATIONS))}")
+    _ = word(config, "model_type", BLOCKS)
+    act = word(config, "hidden_act", tuple(ACTIVATIONS), "silu")
     return EncoderBlock(
         contract(config, layer),
         FeedForward(
-            need(config, "hidden_size"),
-            need(config, "intermediate_size"),
+            count(config, "hidden_size"),
+            count(config, "intermediate_size"),
             ACTIVATIONS[act],
-            bias=bool(config.get("mlp_bias", False)),
+            bias=switch(config, "mlp_bias", absent=False),
         ),
-        norm=RMSNorm(eps=config.get("rms_norm_eps", 1e-6)),
+        norm=RMSNorm(eps=number_or(config, "rms_norm_eps", 1e-6)),
         order="pre",
     )
 
@@ -115,11 +124,12 @@ def decoder(config: Config) -> Encoder:
     Raises:
         OptionError: as `block`, or layers that are not all alike.
     """
-    blocks = {block(config, layer) for layer in range(need(config, "num_hidden_layers"))}
-    if len(blocks) > 1:
-        raise OptionError(f"layer_types {config.get('layer_types')} must be one type: a stack's blocks are all alike")
-    (one,) = blocks
-    return Encoder(one, need(config, "num_hidden_layers"), final_norm=one.norm)
+    layers = depth(config, "num_hidden_layers")
+    one = block(config)
+    if any(contract(config, layer) != one.attention for layer in range(1, layers)):
+        types = brief(repr(config.get("layer_types")))
+        raise OptionError(f"layer_types {types} must be one type: a stack's blocks are all alike")
+    return Encoder(one, layers, final_norm=one.norm)
 
 
 def stacked(dialect: Dialect, depth: int, layers: str, norm: str, beside: Iterable[str] = ()) -> Dialect:
@@ -132,9 +142,13 @@ def stacked(dialect: Dialect, depth: int, layers: str, norm: str, beside: Iterab
         norm: the tensor of the norm after them.
         beside: what is stored among them and is no part of them, such as the embedding.
 
+    Raises:
+        OptionError: the depth is no int that a stack may have.
+
     >>> stacked(BLOCK, 2, "layers.{}.", "norm.weight").rows[-1].stored
     'norm.weight'
     """
+    check_depth(depth)
     rows = (row for i in range(depth) for row in under(f"layers.{i}.", layers.format(i), dialect.rows))
     last = Row("final_norm.scale", norm, ("M",))
     return Dialect(f"{dialect.name}s", (*rows, last), beside=frozenset(beside))
@@ -147,32 +161,32 @@ def decoder_dialect(depth: int) -> Dialect:
 
 def _llama(config: Config, layer: int) -> MultiHeadAttention:
     del layer
-    return _common(config, bias=bool(config.get("attention_bias", False)))
+    return _common(config, bias=switch(config, "attention_bias", absent=False))
 
 
 def _mistral(config: Config, layer: int) -> MultiHeadAttention:
     del layer
-    return _common(config, bias=False, window=config.get("sliding_window", 4096))
+    return _common(config, bias=False, window=any_count(config, "sliding_window", 4096))
 
 
 def _gemma2(config: Config, layer: int) -> MultiHeadAttention:
     return _common(
         config,
-        bias=bool(config.get("attention_bias", False)),
-        window=config.get("sliding_window", 4096) if _slides(config, layer, default=layer % 2 == 0) else None,
-        score=ScaledDot(float(config.get("query_pre_attn_scalar", 256)) ** -0.5),
-        softcap=config.get("attn_logit_softcapping", 50.0),
+        bias=switch(config, "attention_bias", absent=False),
+        window=any_count(config, "sliding_window", 4096) if _slides(config, layer, default=layer % 2 == 0) else None,
+        score=ScaledDot(_inverse_root(number_or(config, "query_pre_attn_scalar", 256.0))),
+        softcap=any_number(config, "attn_logit_softcapping", 50.0),
     )
 
 
 def _qwen3(config: Config, layer: int) -> MultiHeadAttention:
-    width = config.get("sliding_window", 4096) if config.get("use_sliding_window", False) else None
-    slides = _slides(config, layer, default=layer >= config.get("max_window_layers", 28))
+    width = any_count(config, "sliding_window", 4096) if switch(config, "use_sliding_window", absent=False) else None
+    slides = _slides(config, layer, default=layer >= number_or(config, "max_window_layers", 28))
     return _common(
         config,
-        bias=bool(config.get("attention_bias", False)),
+        bias=switch(config, "attention_bias", absent=False),
         window=width if slides else None,
-        qk_norm=RMSNorm(eps=config.get("rms_norm_eps", 1e-6)),
+        qk_norm=RMSNorm(eps=number_or(config, "rms_norm_eps", 1e-6)),
     )
 
 
@@ -181,8 +195,8 @@ def _gpt_oss(config: Config, layer: int) -> MultiHeadAttention:
         config = {**config, "rope_parameters": GPT_OSS_ROPE}
     return _common(
         config,
-        bias=bool(config.get("attention_bias", True)),
-        window=config.get("sliding_window", 128) if _slides(config, layer, default=layer % 2 == 0) else None,
+        bias=switch(config, "attention_bias", absent=True),
+        window=any_count(config, "sliding_window", 128) if _slides(config, layer, default=layer % 2 == 0) else None,
         base=150_000.0,
         sinks=True,
     )
@@ -197,28 +211,40 @@ FAMILIES: dict[str, tuple[Dialect, Callable[[Config, int], MultiHeadAttention]]]
 }
 """The table and the contract of each "model_type"."""
 
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
 BLOCKS = ("llama", "mistral", "qwen3")
 """The families whose whole layer is a `block`."""
 
 
 def _slides(config: Config, layer: int, *, default: bool) -> bool:
     """Return whether a layer has a window, which older configs leave to the family's rule."""
-    kinds = config.get("layer_types")
-    return default if kinds is None else kinds[layer] == "sliding_attention"
+    kinds = get(config, "layer_types")
+    if kinds is None:
+        return default
+    if not isinstance(kinds, (list, tuple)) or layer >= len(kinds):
+        raise OptionError(f"layer_types {brief(repr(kinds))} must be a list with a type for layer {layer}")
+    return word({"layer_types": kinds[layer]}, "layer_types", LAYER_TYPES) == "sliding_attention"
+
+
+def _inverse_root(x: float) -> float:
+    if x <= 0:
+        raise OptionError(f"config query_pre_attn_scalar {x} must be above 0")
+    return x**-0.5
 
 
 def _common(
     config: Config, *, bias: bool, window: int | None = None, base: float = 10_000.0, **options: Any
 ) -> MultiHeadAttention:
-    width, heads = need(config, "hidden_size"), need(config, "num_attention_heads")
-    head_dim = config.get("head_dim") or width // heads
+    width, heads = count(config, "hidden_size"), count(config, "num_attention_heads")
+    head_dim = any_count(config, "head_dim") or divided(width, heads, ("hidden_size", "num_attention_heads"))
     mask: Mask = Causal()
     if window is not None:
         mask = mask & Window(before=window - 1, after=0)
     return MultiHeadAttention(
         embed_dim=width,
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads"),
+        num_kv_heads=any_count(config, "num_key_value_heads"),
         head_dim=head_dim,
         qkv_bias=bias,
         out_bias=bias,

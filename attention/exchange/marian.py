@@ -19,13 +19,13 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from attention.exchange.config import check_depth, count, get, need
 from attention.exchange.dialect import Dialect, Row, under
-from attention.exchange.rope import need
+from attention.spec.disk import brief, content
 from attention.spec.errors import FileError, OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -34,6 +34,7 @@ from attention.spec.layers.transformer import EncoderBlock
 from attention.spec.norms import LayerNorm
 
 VERSION = 1
+MOST_AXES, MOST_DIGITS = 8, 10
 FLOAT32, INT8 = 0x404, 0x4101
 SETTINGS = "special:model.yml"
 RANGES = "_QuantMultA"
@@ -57,24 +58,27 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         path: a `.bin` of float32 and int8 arrays.
 
     Raises:
-        FileError: it is unreadable, cut short, or no such file.
+        FileError: it is unreadable, cut short, damaged, or no such file.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}") from error
+    whole = content(path, "a Marian model")
     tensors: dict[str, np.ndarray] = {}
     settings: dict[str, str] = {}
-    for name, kind, shape, data in _entries(_Reader(content, str(path))):
+    said, names = brief(path), set[str]()
+    for name, kind, shape, data in _entries(Reader(whole, said)):
+        if name in names:
+            raise FileError(f"{said} {brief(repr(name), 60)} must stand once")
+        names.add(name)
         if name == SETTINGS:
             settings = _settings(bytes(data))
         elif not name.endswith(RANGES):
-            tensors[name] = _array(f"{path} {name}", kind, shape, data)
+            tensors[name] = _array(f"{said} {brief(name, 60)}", kind, shape, data)
     return Checkpoint(tensors, settings)
 
 
 @dataclass
-class _Reader:
+class Reader:
+    """A place in the bytes of a file, which moves on as they are read."""
+
     content: bytes
     path: str
     at: int = 0
@@ -93,7 +97,7 @@ class _Reader:
         return struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize(f"<{code}")))
 
 
-def _entries(reader: _Reader) -> Iterable[tuple[str, int, tuple[int, ...], memoryview]]:
+def _entries(reader: Reader) -> Iterable[tuple[str, int, tuple[int, ...], memoryview]]:
     """Yield the name, type, sizes and bytes of every array."""
     version, count = reader.numbers("Q", 2)
     if version != VERSION:
@@ -101,6 +105,8 @@ def _entries(reader: _Reader) -> Iterable[tuple[str, int, tuple[int, ...], memor
     # Taken at once, so that an absurd count of a foreign file is refused before anything is made of it.
     headers = list(struct.iter_unpack("<4Q", reader.take(32 * count)))
     names = [bytes(reader.take(length)).rstrip(b"\0").decode("utf-8", "replace") for length, *_ in headers]
+    if (most := max((rank for _, _, rank, _ in headers), default=0)) > MOST_AXES:
+        raise FileError(f"{reader.path} {most} axes must be at most {MOST_AXES}: it is damaged, or foreign")
     shapes = [reader.numbers("i", rank) for _, _, rank, _ in headers]
     (pad,) = reader.numbers("Q", 1)
     _ = reader.take(pad)
@@ -109,20 +115,21 @@ def _entries(reader: _Reader) -> Iterable[tuple[str, int, tuple[int, ...], memor
 
 
 def _array(name: str, kind: int, shape: tuple[int, ...], data: memoryview) -> np.ndarray:
+    if min(shape, default=1) < 1:
+        raise FileError(f"{name} sizes {shape} must be positive")
     size = math.prod(shape)
     needed = {FLOAT32: 4 * size, INT8: size + 4}.get(kind)
     if needed is None:
         raise FileError(f"{name} type {kind:#x} must be {FLOAT32:#x}, float32, or {INT8:#x}, int8 with one multiplier")
-    if min(shape, default=1) < 1:
-        raise FileError(f"{name} sizes {shape} must be positive")
     if len(data) < needed:
         raise FileError(f"{name} {len(data)} bytes must be at least {needed}, as its sizes {shape} say")
     if kind == FLOAT32:
         return np.frombuffer(data, "<f4", size).reshape(shape).astype(np.float32)
     levels = np.frombuffer(data, np.int8, size)
     (multiplier,) = np.frombuffer(data, "<f4", 1, size)
-    if not (np.isfinite(multiplier) and multiplier > 0):
-        raise FileError(f"{name} multiplier {multiplier} must be positive")
+    # The largest level through the least normal number is no float32 any more.
+    if not (np.isfinite(multiplier) and multiplier > 128 / np.finfo(np.float32).max):
+        raise FileError(f"{name} multiplier {multiplier} must be positive, and large enough for finite weights")
     laid = levels.reshape(shape) if name.endswith("Wemb") else levels.reshape(shape[::-1]).T
     return np.ascontiguousarray(laid / multiplier, np.float32)
 
@@ -177,7 +184,13 @@ SSRU_LAYER = Dialect(
 
 
 def dialect(encoder_depth: int, decoder_depth: int) -> Dialect:
-    """Return the table of a whole model: "embed" (V, M) and "logit_bias" (V), "encoder.layers.0" and "decoder.0", and so on."""
+    """Return the table of a whole model: "embed" (V, M) and "logit_bias" (V), "encoder.layers.0" and "decoder.0", and so on.
+
+    Raises:
+        OptionError: a depth is no int that a stack may have.
+    """
+    check_depth(encoder_depth)
+    check_depth(decoder_depth)
     encoder = (under(f"encoder.layers.{i}.", f"encoder_l{i + 1}_", ENCODER_LAYER.rows) for i in range(encoder_depth))
     decoder = (under(f"decoder.{i}.", f"decoder_l{i + 1}_", SSRU_LAYER.rows) for i in range(decoder_depth))
     ends = (Row("embed", "Wemb", ("V", "M")), Row("logit_bias", "decoder_ff_logit_out_b", ("", "V")))
@@ -206,13 +219,23 @@ def block(settings: Mapping[str, Any]) -> EncoderBlock:
         OptionError: they describe another architecture, or lack a number.
     """
     for name, wanted in WANTED.items():
-        if settings.get(name, wanted) != wanted:
-            raise OptionError(f"{name} {settings[name]!r} must be {wanted!r}: another would be other mathematics")
-    width, heads = int(need(settings, "dim-emb")), int(need(settings, "transformer-heads"))
-    fed = FeedForward(width, int(need(settings, "transformer-dim-ffn")), activation="relu")
+        got = get(settings, name, wanted)
+        if not isinstance(got, str) or got != wanted:
+            raise OptionError(f"{name} {brief(repr(got))} must be {wanted!r}: another would be other mathematics")
+    width, heads = _count(settings, "dim-emb"), _count(settings, "transformer-heads")
+    fed = FeedForward(width, _count(settings, "transformer-dim-ffn"), activation="relu")
     return EncoderBlock(MultiHeadAttention(width, heads), fed, norm=LayerNorm(eps=1e-6), order="post")
 
 
 def encoder(settings: Mapping[str, Any]) -> Encoder:
     """Return the contract of the encoder that a checkpoint's settings describe; errors as of `block`."""
-    return Encoder(block(settings), depth=int(need(settings, "enc-depth")))
+    return Encoder(block(settings), depth=_count(settings, "enc-depth"))
+
+
+def _count(settings: Mapping[str, Any], name: str) -> int:
+    """Return a setting that is written in decimal digits."""
+    digits = need(settings, name)
+    # An int from a caller who read the settings otherwise.
+    if isinstance(digits, str) and digits.isascii() and digits.isdecimal() and len(digits) <= MOST_DIGITS:
+        digits = int(digits)
+    return count({name: digits}, name)

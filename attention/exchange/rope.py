@@ -12,23 +12,10 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
+from attention.exchange.config import Config, any_number, count, get, inner, number, number_or, numbers, switch, word
 from attention.spec.errors import OptionError
 from attention.spec.positions import DynamicNTK, Linear, Llama3, LongRope, Rotary, Scaling, Yarn
-
-Config = Mapping[str, Any]
-
-
-def need(config: Config, name: str) -> Any:
-    """Return what the config says, which has no default.
-
-    Raises:
-        OptionError: it says nothing.
-    """
-    if config.get(name) is None:
-        raise OptionError(f"config {name} None must be given")
-    return config[name]
 
 
 def rotary(config: Config, head_dim: int, style: str = "half", base: float = 10_000.0) -> Rotary:
@@ -44,73 +31,88 @@ def rotary(config: Config, head_dim: int, style: str = "half", base: float = 10_
         OptionError: a kind of scaling that is not known here, or one that lacks a number.
     """
     given = parameters(config)
-    part = given.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    part = any_number(given, "partial_rotary_factor") or any_number(config, "partial_rotary_factor") or 1.0
+    if not 0 < part <= 1:
+        raise OptionError(f"config partial_rotary_factor {part} must be above 0 and at most 1")
     width = int(head_dim * part)
-    kind = kind_of(config)
-    if kind not in SCALINGS:
-        raise OptionError(f"rope_type {kind!r} must be one of {', '.join(map(repr, SCALINGS))}")
-    theta = given.get("rope_theta") or config.get("rope_theta") or base
-    return Rotary(float(theta), style, None if width == head_dim else width, SCALINGS[kind](given, config))
+    theta = any_number(given, "rope_theta") or any_number(config, "rope_theta") or base
+    return Rotary(theta, style, None if width == head_dim else width, SCALINGS[kind_of(config)](given, config))
 
 
 def parameters(config: Config) -> Config:
-    """Return what the config says of its rotary positions, by the present names; empty where nothing."""
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+    """Return what the config says of its rotary positions, by the present names; empty where nothing.
+
+    Raises:
+        OptionError: it says so by layer type, as Gemma 3 does, or is no mapping.
+    """
+    given = inner(config, "rope_parameters") or inner(config, "rope_scaling")
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            raise OptionError(f"rope_parameters {name} must be a number or a word: those of one layer type are read here")
+    return given
 
 
 def kind_of(config: Config) -> str:
-    """Return the kind of scaling, "default" for none."""
+    """Return the kind of scaling, "default" for none.
+
+    Raises:
+        OptionError: a kind that is not known here.
+    """
     given = parameters(config)
-    return given.get("rope_type") or given.get("type") or "default"
+    kind = next((given[name] for name in ("rope_type", "type") if get(given, name) is not None), "default")
+    return word({"rope_type": kind}, "rope_type", tuple(SCALINGS))
 
 
 def _factor(given: Config, config: Config) -> float:
-    if given.get("factor") is not None:
-        return float(given["factor"])
-    return need(config, "max_position_embeddings") / _original(given, config)
+    if get(given, "factor") is not None:
+        return number(given, "factor")
+    return count(config, "max_position_embeddings") / _original(given, config)
 
 
 def _original(given: Config, config: Config) -> int:
     """Return the length that the model was trained for before it was scaled."""
-    own = given.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
-    return own or need(config, "max_position_embeddings")
+    name = "original_max_position_embeddings"
+    for place in (given, config):
+        if get(place, name) is not None:
+            return count(place, name)
+    return count(config, "max_position_embeddings")
 
 
 def _linear(given: Config, config: Config) -> Linear:
     del config
-    return Linear(float(need(given, "factor")))
+    return Linear(number(given, "factor"))
 
 
 def _dynamic(given: Config, config: Config) -> DynamicNTK:
-    return DynamicNTK(float(need(given, "factor")), need(config, "max_position_embeddings"))
+    return DynamicNTK(number(given, "factor"), count(config, "max_position_embeddings"))
 
 
 def _yarn(given: Config, config: Config) -> Yarn:
     return Yarn(
         _factor(given, config),
         _original(given, config),
-        beta_fast=float(given.get("beta_fast") or 32),
-        beta_slow=float(given.get("beta_slow") or 1),
-        attention_factor=given.get("attention_factor"),
+        beta_fast=number_or(given, "beta_fast", 0) or 32.0,
+        beta_slow=number_or(given, "beta_slow", 0) or 1.0,
+        attention_factor=any_number(given, "attention_factor"),
         # A 0 is how these two say None.
-        mscale=given.get("mscale") or None,
-        mscale_all_dim=given.get("mscale_all_dim") or None,
-        truncate=given.get("truncate", True),
+        mscale=any_number(given, "mscale") or None,
+        mscale_all_dim=any_number(given, "mscale_all_dim") or None,
+        truncate=switch(given, "truncate", absent=True),
     )
 
 
 def _llama3(given: Config, config: Config) -> Llama3:
-    low, high = need(given, "low_freq_factor"), need(given, "high_freq_factor")
-    return Llama3(float(need(given, "factor")), float(low), float(high), _original(given, config))
+    low, high = number(given, "low_freq_factor"), number(given, "high_freq_factor")
+    return Llama3(number(given, "factor"), low, high, _original(given, config))
 
 
 def _longrope(given: Config, config: Config) -> LongRope:
     return LongRope(
-        need(given, "short_factor"),
-        need(given, "long_factor"),
+        numbers(given, "short_factor"),
+        numbers(given, "long_factor"),
         _original(given, config),
         factor=_factor(given, config),
-        attention_factor=given.get("attention_factor"),
+        attention_factor=any_number(given, "attention_factor"),
     )
 
 

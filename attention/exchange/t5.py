@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import any_count, count
 from attention.exchange.dialect import Dialect, Row, projections
-from attention.exchange.rope import need
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal
 from attention.spec.positions import RelativeBias
@@ -36,14 +36,14 @@ def contract(config: Mapping[str, Any], *, decoder: bool = False, cross: bool = 
         OptionError: a number is missing.
     """
     distances = RelativeBias(
-        num_buckets=config.get("relative_attention_num_buckets", 32),
-        max_distance=config.get("relative_attention_max_distance", 128),
+        num_buckets=any_count(config, "relative_attention_num_buckets") or 32,
+        max_distance=any_count(config, "relative_attention_max_distance") or 128,
         bidirectional=not decoder,
     )
     return MultiHeadAttention(
-        embed_dim=need(config, "d_model"),
-        num_heads=need(config, "num_heads"),
-        head_dim=need(config, "d_kv"),
+        embed_dim=count(config, "d_model"),
+        num_heads=count(config, "num_heads"),
+        head_dim=count(config, "d_kv"),
         qkv_bias=False,
         out_bias=False,
         mask=Causal() if decoder and not cross else None,

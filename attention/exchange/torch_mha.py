@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import any_count, count, switch
 from attention.exchange.dialect import Dialect, Row, linear
-from attention.exchange.rope import need
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 _REST = (
@@ -56,21 +56,21 @@ def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
     Raises:
         OptionError: a number is missing.
     """
-    width, bias = need(config, "embed_dim"), bool(config.get("bias", True))
+    width, bias = count(config, "embed_dim"), switch(config, "bias", absent=True)
     return MultiHeadAttention(
         embed_dim=width,
-        num_heads=need(config, "num_heads"),
-        kdim=config.get("kdim"),
+        num_heads=count(config, "num_heads"),
+        kdim=any_count(config, "kdim"),
         # Theirs defaults to embed_dim, ours to kdim.
-        vdim=config.get("vdim") or width,
+        vdim=any_count(config, "vdim") or width,
         qkv_bias=bias,
         out_bias=bias,
-        add_bias_kv=bool(config.get("add_bias_kv", False)),
-        add_zero_attn=bool(config.get("add_zero_attn", False)),
+        add_bias_kv=switch(config, "add_bias_kv", absent=False),
+        add_zero_attn=switch(config, "add_zero_attn", absent=False),
     )
 
 
 def dialect(config: Mapping[str, Any]) -> Dialect:
     """Return the table of `torch.nn.MultiheadAttention(**config)`."""
-    width = need(config, "embed_dim")
-    return PACKED if (config.get("kdim") or width) == width == (config.get("vdim") or width) else SEPARATE
+    width = count(config, "embed_dim")
+    return PACKED if (any_count(config, "kdim") or width) == width == (any_count(config, "vdim") or width) else SEPARATE

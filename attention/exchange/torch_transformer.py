@@ -11,20 +11,24 @@ References:
     torch.nn.TransformerEncoderLayer and its kin, version 2.13.
 """
 
+# Bad input comes from code that nobody type-checked.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from attention.exchange.config import any_count, count, number_or, switch, word
 from attention.exchange.dialect import Dialect, Row, linear, under
-from attention.exchange.rope import need
 from attention.exchange.torch_mha import PACKED
 from attention.spec.algebra import Mask
+from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock
 from attention.spec.norms import LayerNorm
 
@@ -71,6 +75,8 @@ def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialec
     Raises:
         OptionError: torch has no such layer: the mathematics would be another.
     """
+    if not isinstance(contract, (Block, Stack)):
+        raise OptionError(f"contract {brief(repr(contract))} must be a block or a stack of blocks")
     block = contract if isinstance(contract, Block) else contract.block
     _check(block)
     table = DECODER_LAYER if isinstance(block, DecoderBlock) else ENCODER_LAYER
@@ -81,42 +87,39 @@ def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialec
 
 
 def _attention(config: Mapping[str, Any], mask: Mask | None = None) -> MultiHeadAttention:
-    bias = bool(config.get("bias", True))
+    bias = switch(config, "bias", absent=True)
     return MultiHeadAttention(
-        embed_dim=need(config, "d_model"),
-        num_heads=need(config, "nhead"),
+        embed_dim=count(config, "d_model"),
+        num_heads=count(config, "nhead"),
         qkv_bias=bias,
         out_bias=bias,
         mask=mask,
-        dropout_rate=float(config.get("dropout", 0.1)),
+        dropout_rate=number_or(config, "dropout", 0.1),
     )
 
 
 def _feed_forward(config: Mapping[str, Any]) -> FeedForward:
-    activation = config.get("activation", "relu")
-    if activation not in ACTIVATIONS:
-        raise OptionError(f"activation {activation!r} must be one of {', '.join(map(repr, ACTIVATIONS))}")
     return FeedForward(
-        embed_dim=need(config, "d_model"),
-        hidden_dim=int(config.get("dim_feedforward", 2048)),
-        activation=activation,
-        bias=bool(config.get("bias", True)),
-        dropout_rate=float(config.get("dropout", 0.1)),
+        embed_dim=count(config, "d_model"),
+        hidden_dim=any_count(config, "dim_feedforward") or 2048,
+        activation=word(config, "activation", ACTIVATIONS, "relu"),
+        bias=switch(config, "bias", absent=True),
+        dropout_rate=number_or(config, "dropout", 0.1),
     )
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "norm": LayerNorm(eps=float(config.get("layer_norm_eps", 1e-5)), bias=bool(config.get("bias", True))),
-        "order": "pre" if config.get("norm_first", False) else "post",
-        "dropout_rate": float(config.get("dropout", 0.1)),
+        "norm": LayerNorm(eps=number_or(config, "layer_norm_eps", 1e-5), bias=switch(config, "bias", absent=True)),
+        "order": "pre" if switch(config, "norm_first", absent=False) else "post",
+        "dropout_rate": number_or(config, "dropout", 0.1),
     }
 
 
 def _check(block: Block) -> None:
     """Raise OptionError for what has torch's names and shapes, but not its meaning."""
     if not isinstance(block.norm, LayerNorm):
-        raise OptionError(f"norm {block.norm!r} must be LayerNorm(...), torch's only one")
+        raise OptionError(f"norm {brief(repr(block.norm))} must be LayerNorm(...), torch's only one")
     for name, part in block.parts.items():
         if not isinstance(part, MultiHeadAttention):
             continue
@@ -124,7 +127,8 @@ def _check(block: Block) -> None:
             part.embed_dim, part.num_heads, qkv_bias=part.qkv_bias, out_bias=part.out_bias, dropout_rate=part.dropout_rate
         )
         if part.params != wanted.params or replace(part, mask=None, precision=None, **_DERIVED) != wanted:
-            raise OptionError(f"{name} {part!r} must be plain: torch's layer has no option but num_heads, bias and dropout")
+            got = brief(repr(part))
+            raise OptionError(f"{name} {got} must be plain: torch's layer has no option but num_heads, bias and dropout")
 
 
 _DERIVED: dict[str, None] = dict.fromkeys(("num_kv_heads", "head_dim", "value_dim", "kdim", "vdim", "out_dim"))

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import any_count, count, switch
 from attention.exchange.dialect import Dialect, projections
-from attention.exchange.rope import need
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 VIT = Dialect("ViT", projections("q_proj", "k_proj", "v_proj", "o_proj"))
@@ -30,8 +30,8 @@ def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
         OptionError: a number is missing.
     """
     return MultiHeadAttention(
-        embed_dim=need(config, "hidden_size"),
-        num_heads=need(config, "num_attention_heads"),
-        head_dim=config.get("head_dim"),
-        qkv_bias=bool(config.get("qkv_bias", True)),
+        embed_dim=count(config, "hidden_size"),
+        num_heads=count(config, "num_attention_heads"),
+        head_dim=any_count(config, "head_dim"),
+        qkv_bias=switch(config, "qkv_bias", absent=True),
     )

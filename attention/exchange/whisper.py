@@ -8,17 +8,21 @@ References:
     Radford et al., arXiv:2212.04356; names as in Hugging Face checkpoints.
 """
 
+# Bad input comes from code that nobody type-checked.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from attention.exchange.config import count, depth, word
 from attention.exchange.dialect import Dialect, Row, linear, projections, under
-from attention.exchange.rope import need
+from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal
 from attention.spec.norms import LayerNorm
@@ -42,36 +46,40 @@ def contract(config: Mapping[str, Any], *, decoder: bool = False, cross: bool = 
     Raises:
         OptionError: a number is missing.
     """
-    heads = need(config, "decoder_attention_heads" if decoder or cross else "encoder_attention_heads")
+    heads = count(config, "decoder_attention_heads" if decoder or cross else "encoder_attention_heads")
     mask = Causal() if decoder and not cross else None
-    return MultiHeadAttention(need(config, "d_model"), heads, qkv_bias=(True, False, True), mask=mask)
+    return MultiHeadAttention(count(config, "d_model"), heads, qkv_bias=(True, False, True), mask=mask)
 
 
 def encoder(config: Mapping[str, Any]) -> Encoder:
     """Return the contract of the encoder's blocks and their last norm; arguments and errors as `contract`."""
     block = EncoderBlock(contract(config), _fed(config, "encoder"), order="pre")
-    return Encoder(block, need(config, "encoder_layers"), LayerNorm())
+    return Encoder(block, depth(config, "encoder_layers"), LayerNorm())
 
 
 def decoder(config: Mapping[str, Any]) -> Decoder:
     """Return the contract of the decoder's blocks and their last norm; arguments and errors as `contract`."""
     own, cross = contract(config, decoder=True), contract(config, cross=True)
     block = DecoderBlock(own, cross, _fed(config, "decoder"), order="pre")
-    return Decoder(block, need(config, "decoder_layers"), LayerNorm())
+    return Decoder(block, depth(config, "decoder_layers"), LayerNorm())
 
 
 def stack(contract: Encoder | Decoder) -> Dialect:
-    """Return the table of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder."."""
+    """Return the table of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder.".
+
+    Raises:
+        OptionError: no stack.
+    """
+    if not isinstance(contract, Stack):
+        raise OptionError(f"contract {brief(repr(contract))} must be an Encoder or a Decoder")
     table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
     rows = [row for name in contract.parts for row in under(f"{name}.", f"{name}.", table.rows)]
     return Dialect(f"Whisper {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))
 
 
 def _fed(config: Mapping[str, Any], side: str) -> FeedForward:
-    activation = config.get("activation_function", "gelu")
-    if activation not in ACTIVATIONS:
-        raise OptionError(f"activation_function {activation!r} must be one of {', '.join(map(repr, ACTIVATIONS))}")
-    return FeedForward(need(config, "d_model"), need(config, f"{side}_ffn_dim"), activation)
+    activation = word(config, "activation_function", ACTIVATIONS, "gelu")
+    return FeedForward(count(config, "d_model"), count(config, f"{side}_ffn_dim"), activation)
 
 
 def _norm(ours: str, theirs: str) -> tuple[Row, Row]:

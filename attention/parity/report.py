@@ -21,6 +21,7 @@ from rich.console import Console
 
 from attention.parity import certificate
 from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
+from attention.spec.disk import brief, write_text
 from attention.spec.errors import FileError, ParityError
 
 OWN = "own"
@@ -205,9 +206,9 @@ def write(path: str | os.PathLike[str], text: str) -> None:
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        _ = Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"path {str(path)!r} must be writable: {error}") from error
+    except (OSError, TypeError, ValueError) as error:
+        raise FileError(f"path {brief(repr(str(path)))} must be writable: {brief(error)}") from error
+    write_text(path, text)
 
 
 def _place(row: Row) -> tuple[str, ...]:

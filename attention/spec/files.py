@@ -2,8 +2,9 @@
 
     header["__metadata__"] = {"format": "attention", "version": "1", "contract": <JSON of the dataclass tree>}
 
-A file is written beside its target and then moved onto it, so that a crash loses nothing; it is read whole and checked
-whole before anything is loaded.
+A file is written beside its target and then moved onto it, so that a crash loses nothing. It is read in steps, each of
+which bounds the next: the header against the size of the file, the contract against the limits of `disk.parsed`, names,
+shapes and dtypes against the contract, and then the numbers.
 """
 
 # safetensors says nothing of its types; bad input comes from code that nobody type-checked.
@@ -16,26 +17,25 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from attention.spec.algebra import Mask
 from attention.spec.alignment_scores import Additive, Concat, General
-from attention.spec.axes import Array
-from attention.spec.errors import AttentionError, FileError, MaskError, OptionError
+from attention.spec.axes import COMPUTE, Array
+from attention.spec.disk import brief, listed, opened, parsed, replaced
+from attention.spec.errors import AttentionError, DTypeError, FileError, MaskError, OptionError, ParamError, UnknownName
 from attention.spec.layers.alignment import AlignmentAttention
-from attention.spec.layers.contract import Contract
+from attention.spec.layers.contract import ROOMS, Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.stack import Decoder, Encoder
+from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import KINDS
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
@@ -53,6 +53,7 @@ from attention.spec.positions import (
     Yarn,
 )
 from attention.spec.scores import Cosine, Dot, ScaledDot
+from attention.spec.tensors import Header, arrays, header
 
 FORMAT = {"format": "attention", "version": "1"}
 LAYERS = (
@@ -69,6 +70,9 @@ LAYERS = (
 )
 POSITIONS = (Rotary, AxialRotary, Alibi, RelativeBias, RelativeKeys, Linear, DynamicNTK, Yarn, Llama3, LongRope)
 PARTS = (*POSITIONS, Dot, ScaledDot, Cosine, General, Concat, Additive, RMSNorm, LayerNorm, L2Norm, *KINDS)
+WANTED = "a whole safetensors file, as `attention.save` writes it"
+MOST_CONTRACT = 2**20
+"""Characters of a contract as JSON."""
 TYPES = {kind.__name__: kind for kind in (*LAYERS, *PARTS)}
 
 
@@ -82,7 +86,7 @@ def encode(part: Any) -> Any:
     {'type': 'ScaledDot', 'scale': 0.5}
     """
     if isinstance(part, Mask) and not part.is_static:
-        raise MaskError(f"mask {part!r} must be structure without arrays to be saved")
+        raise MaskError(f"mask {brief(repr(part))} must be structure without arrays to be saved")
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         fields = {f.name: encode(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}
         return {"type": type(part).__name__, **fields}
@@ -102,24 +106,36 @@ def decode(part: Any) -> Any:
     fields = {name: decode(value) for name, value in part.items() if name != "type"}
     kind = TYPES.get(str(part.get("type")))
     if kind is None:
-        raise FileError(f"contract type {part.get('type')!r} must be one of {', '.join(TYPES)}")
+        raise FileError(f"contract type {brief(repr(part.get('type')), 60)} must be one of {brief(', '.join(TYPES))}")
+    known = {f.name for f in dataclasses.fields(kind) if f.init}
+    if unknown := sorted(set(fields) - known):
+        raise FileError(f"contract {part['type']} has fields this version does not know: {listed(unknown)}")
     try:
         return kind(**fields)
-    except TypeError as error:
-        raise FileError(f"contract {part['type']} has fields this version does not know: {error}") from error
+    except AttentionError:
+        raise
+    # A field may hold anything, and a class may do anything with it before it refuses it.
+    except Exception as error:
+        raise FileError(f"contract {part['type']} cannot be made of its fields: {brief(error)}") from error
 
 
 def save(path: str | os.PathLike[str], contract: Contract, weights: Mapping[str, Array]) -> None:
     """Write weights with their contract.
 
     Raises:
+        OptionError: no contract.
         ParamError: the weights do not fit the contract.
-        FileError: the path cannot be written.
+        FileError: the path cannot be written, or the contract is too large for a header.
     """
     if not isinstance(contract, Contract):
-        raise OptionError(f"contract {contract!r} must be a layer's contract")
+        raise OptionError(f"contract {brief(repr(contract))} must be a layer's contract")
+    if not isinstance(weights, Mapping):
+        raise ParamError(f"weights {brief(repr(weights))} must be arrays by name")
     check_weights(contract.params, weights, "float64")
-    write(path, weights, {**FORMAT, "contract": json.dumps(encode(contract))})
+    text = json.dumps(encode(contract))
+    # What could not be read again must not take the place of a file.
+    _ = _parsed(text, "contract must be one that a file can hold")
+    write(path, weights, {**FORMAT, "contract": text})
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], header: dict[str, str]) -> None:
@@ -128,46 +144,76 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], header
     Raises:
         FileError: the path cannot be written.
     """
-    target = Path(path)
-    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
-    try:
-        # Not ascontiguousarray, which makes a vector of a scalar.
-        save_file({name: np.array(x, order="C") for name, x in arrays.items()}, partial, header)
-        _ = partial.replace(target)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FileError(f"path {str(target)!r} must be writable: {error}") from error
-    finally:
-        # What could not be written cannot be removed either, and that is no news.
-        with suppress(OSError, ValueError):
-            partial.unlink(missing_ok=True)
+    with replaced(path) as partial:
+        try:
+            # Not ascontiguousarray, which makes a vector of a scalar.
+            save_file({name: np.array(x, order="C") for name, x in arrays.items()}, partial, header)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Contract, Weights]:
-    """Return the contract and the weights of a file, both checked.
+    """Return the contract and the weights of a file, both checked before any weight is read.
 
     Raises:
         FileError: the file is missing, cut short, corrupt, or not one of ours.
         ParamError: its weights do not fit its contract.
         DTypeError: its weights are not floating.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            weights = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FileError(f"path {str(path)!r} must be a whole safetensors file: {error}") from error
-    if {name: header.get(name) for name in FORMAT} != FORMAT:
-        raise FileError(f"path {str(path)!r} has header {header} but must have {FORMAT} as `attention.save` writes it")
-    try:
-        contract = decode(json.loads(header["contract"]))
-    except (KeyError, json.JSONDecodeError, RecursionError) as error:
-        raise FileError(f"path {str(path)!r} must hold its contract as JSON: {error!r}") from error
-    except AttentionError as error:
-        raise FileError(f"path {str(path)!r} holds a contract that does not stand: {error}") from error
-    if not isinstance(contract, Contract):
-        raise FileError(f"path {str(path)!r} holds a {type(contract).__name__} but must hold a layer's contract")
-    check_weights(contract.params, weights, "float64")
+    with opened(path, WANTED) as file:
+        said = f"path {brief(repr(str(path)))}"
+        head = header(file, f"{said} must be {WANTED}")
+        if {name: head.metadata.get(name) for name in FORMAT} != FORMAT:
+            got = brief(repr(dict(head.metadata)))
+            raise FileError(f"{said} has header {got} but must have {FORMAT} as `attention.save` writes it")
+        contract = _contract(head.metadata.get("contract"), said)
+        check_tensors(contract, head)
+        weights = arrays(file, head)
     return contract, {name: weights[name] for name in contract.params}
+
+
+def _parsed(text: str, said: str) -> Any:
+    if len(text) > MOST_CONTRACT:
+        raise FileError(f"{said}: {len(text)} characters must be at most {MOST_CONTRACT}")
+    return parsed(text, said)
+
+
+def _contract(text: str | None, said: str) -> Contract:
+    """Return the contract that a header holds as JSON."""
+    if text is None:
+        raise FileError(f"{said} must hold its contract as JSON, and has none")
+    data = _parsed(text, f"{said} must hold its contract as JSON")
+    try:
+        contract = decode(data)
+    except AttentionError as error:
+        raise FileError(f"{said} holds a contract that does not stand: {brief(error, 240)}") from error
+    if not isinstance(contract, Contract):
+        raise FileError(f"{said} holds a {type(contract).__name__} but must hold a layer's contract")
+    return contract
+
+
+def check_tensors(contract: Contract, head: Header) -> None:
+    """Check the tensors that a header names against a contract, before any of them is read.
+
+    Raises:
+        ParamError: some are missing, unexpected or misshapen.
+        DTypeError: some are not floating.
+    """
+    if isinstance(contract, Stack):
+        # First, for a stack lists its parameters layer by layer: their number is known without that.
+        needed = contract.depth * len(contract.block.params)
+        if needed > len(head.tensors):
+            raise ParamError(f"{head.said}: {len(head.tensors)} tensors must be {needed} or more at depth {contract.depth}")
+    params = contract.params
+    faults = [f"missing {name} {param.shape}" for name, param in params.items() if name not in head.tensors]
+    faults += [f"unexpected {name}" for name in head.tensors if name not in params]
+    both = {name: head.tensors[name] for name in params if name in head.tensors}
+    faults += [f"{name} {x.shape} must be {params[name].shape}" for name, x in both.items() if x.shape != params[name].shape]
+    if faults:
+        raise ParamError(f"{head.said}: weights do not fit: {listed(faults)}")
+    other = [f"{name} {x.dtype}" for name, x in both.items() if str(x.dtype) not in COMPUTE]
+    if other:
+        raise DTypeError(f"{head.said}: {listed(other)} must be one of {', '.join(COMPUTE)}")
 
 
 def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
@@ -179,9 +225,13 @@ def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
 
     Raises:
         FileError: the file is missing, cut short, corrupt, or not one of ours.
+        ParamError: its weights do not fit its contract.
+        DTypeError: its weights are not floating.
         UnknownName: no such backend.
         MissingExtra: the framework is not installed.
     """
+    if backend is not None and (not isinstance(backend, str) or backend not in ROOMS):
+        raise UnknownName(f"backend {brief(repr(backend))} must be one of {', '.join(ROOMS)}, or None")
     contract, weights = read(path)
     if backend is None:
         return contract, weights

@@ -18,7 +18,6 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -26,8 +25,9 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
+from attention.spec.disk import brief, read_json, write_text
 from attention.spec.errors import FileError, OptionError
-from attention.spec.fields import is_count
+from attention.spec.fields import MOST, is_count
 
 Tile = tuple[int, int]
 """Queries and keys of a tile."""
@@ -118,16 +118,11 @@ def keep(path: Path, key: Key, tile: Tile, seconds: float) -> None:
         FileError: it cannot be written.
     """
     entries = {**_entries(path), str(key): {"tile": list(tile), "seconds": seconds, "versions": versions(key.kernel)}}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _ = partial.write_text(json.dumps({**FORMAT, "entries": entries}, indent=1) + "\n", encoding="utf-8")
-        _ = partial.replace(path)
     except OSError as error:
-        raise FileError(f"path {str(path)!r} must be writable: {error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        raise FileError(f"path {brief(repr(str(path)))} must be writable: {brief(error)}") from error
+    write_text(path, json.dumps({**FORMAT, "entries": entries}, indent=1) + "\n")
     forget()
 
 
@@ -167,10 +162,10 @@ def _tiles(path: Path) -> dict[str, Tile]:
 def _entries(path: Path) -> dict[str, dict[str, Any]]:
     """Return the entries of a file; of one that is not there, corrupt or not ours, none."""
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
+        content: Any = read_json(path, "JSON")
+    except FileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return {}
         return _ignored(path, f"is no readable JSON: {error}")
     if not isinstance(content, dict) or {name: content.get(name) for name in FORMAT} != FORMAT:
         return _ignored(path, f"has no header {FORMAT}")
@@ -184,7 +179,7 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("versions"), dict):
         return False
     tile: Any = entry.get("tile")
-    return isinstance(tile, list) and len(tile) == 2 and all(is_count(n, 1) for n in tile)
+    return isinstance(tile, list) and len(tile) == 2 and all(is_count(n, 1) and n <= MOST for n in tile)
 
 
 def _ignored(path: Path, reason: str) -> dict[str, dict[str, Any]]:

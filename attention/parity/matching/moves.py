@@ -5,15 +5,20 @@
 Nothing is computed, so a move is exact to the bit, for values and for gradients alike, and can be taken back.
 """
 
+# JSON may hold anything.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from attention.spec.disk import brief
 from attention.spec.errors import ParamError
+from attention.spec.numbers import is_count
 
 Shape = tuple[int, ...]
 Spans = tuple[tuple[int, int], ...]
@@ -46,7 +51,8 @@ class Block:
             0 <= start < stop <= size for (start, stop), size in zip(self.spans, self.split, strict=True)
         )
         if math.prod(self.split) != math.prod(self.shape) or not inside:
-            raise ParamError(f"block {self.split}, spans {self.spans}, must be a box of {self.name} {self.shape}")
+            box = f"block {brief(self.split, 80)}, spans {brief(self.spans, 80)}"
+            raise ParamError(f"{box}, must be a box of {brief(self.name, 60)} {brief(self.shape, 80)}")
 
     @classmethod
     def all_of(cls, name: str, shape: Shape) -> Block:
@@ -108,7 +114,8 @@ class Move:
     def __post_init__(self) -> None:
         sizes = {math.prod(self.first.sizes), math.prod(self.second.sizes), math.prod(self.axes)}
         if len(sizes) != 1 or sorted(self.order) != list(range(len(self.axes))):
-            raise ParamError(f"{self.first}, as {self.axes} in order {self.order}, must be as large as {self.second}")
+            made = f"as {brief(self.axes, 80)} in order {brief(self.order, 80)}"
+            raise ParamError(f"{brief(self.first, 100)}, {made}, must be as large as {brief(self.second, 100)}")
 
     def forward(self, block: np.ndarray) -> np.ndarray:
         """Return the second's block of the first's."""
@@ -179,18 +186,39 @@ class Move:
         """
         first, second = (
             Block(
-                str(block["name"]),
-                _integers(block["shape"]),
-                _integers(block["split"]),
-                tuple((int(start), int(stop)) for start, stop in block["spans"]),
+                _text(block["name"]),
+                _sizes(block["shape"]),
+                _sizes(block["split"]),
+                tuple((start, stop) for start, stop in map(_integers, block["spans"])),
             )
             for block in (data["first"], data["second"])
         )
-        return cls(first, second, _integers(data["axes"]), _integers(data["order"]), str(data["evidence"]))
+        return cls(first, second, _sizes(data["axes"]), _integers(data["order"]), _text(data["evidence"]))
 
 
-def _integers(sizes: list[Any]) -> tuple[int, ...]:
-    return tuple(int(size) for size in sizes)
+MOST_AXES = 32
+
+
+def _integers(numbers: Any) -> tuple[int, ...]:
+    """Return a list of a file: few enough ints for the axes of an array."""
+    if not isinstance(numbers, list) or len(numbers) > MOST_AXES or not all(is_count(n, 0) for n in numbers):
+        raise TypeError(f"{brief(repr(numbers), 60)} must be at most {MOST_AXES} ints >= 0")
+    return tuple(cast("list[int]", numbers))
+
+
+def _sizes(numbers: Any) -> Shape:
+    """Return a shape of a file, of less than 2**62 elements."""
+    found = _integers(numbers)
+    # NumPy multiplies the other axes even where one of them is 0.
+    if math.prod(size or 1 for size in found) >= 2**62:
+        raise TypeError(f"sizes {brief(found, 60)} must be less than 2**62 together")
+    return found
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{brief(repr(text), 60)} must be a text")
+    return text
 
 
 def _thin(shape: Shape) -> Shape:

@@ -6,23 +6,31 @@ A tied array, held once by one program and twice by the other, stands beside the
 and its gradients are added up before they are compared.
 """
 
+# JSON may hold anything.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from attention.parity.matching.moves import Block, Move, Shape
 from attention.parity.programs import Arrays
+from attention.spec.disk import brief, listed, read_json, write_text
 from attention.spec.errors import FileError, ParamError
 
 FORMAT = "attention.parity.ParamMap"
 VERSION = 1
+MOST_DRAWN, MOST_TIMES, MOST_PARTS = 2**27, 4, 2**12
+"""Elements that are marked off one by one, how often each on average, and blocks of an array that are compared in pairs."""
+
 Given = Mapping[str, np.ndarray]
 
 
@@ -50,11 +58,12 @@ class ParamMap:
             wrong = list(faults(blocks).values())
             wrong += [f"{name} is both matched and left over" for name in left if name in blocks]
             if wrong:
-                raise ParamError(f"the {side} program's parameters must each be used exactly once: {'; '.join(wrong)}")
+                raise ParamError(f"the {side} program's parameters must each be used exactly once: {listed(wrong)}")
         for copy in self.copies:
             ends = (copy.first.name in self.firsts, copy.second.name in self.seconds)
             if sum(ends) != 1 or not (copy.first.whole and copy.second.whole):
-                raise ParamError(f"a tied {copy.first} -> {copy.second} must be whole, one end of it in the bijection")
+                ends = f"{brief(copy.first, 100)} -> {brief(copy.second, 100)}"
+                raise ParamError(f"a tied {ends} must be whole, one end of it in the bijection")
 
     @cached_property
     def firsts(self) -> dict[str, list[Block]]:
@@ -134,7 +143,11 @@ class ParamMap:
         return "\n".join([line.removesuffix("   by ").rstrip() for line in lines] + [f"tie: {tie}" for tie in self.ties])
 
     def to_json(self, path: str | Path) -> None:
-        """Write the map to a file."""
+        """Write the map to a file, whole or not at all.
+
+        Raises:
+            FileError: the path cannot be written.
+        """
         data = {
             "format": FORMAT,
             "version": VERSION,
@@ -143,7 +156,7 @@ class ParamMap:
             "left_over": self.left_over,
             "ties": self.ties,
         }
-        _ = Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def from_json(cls, path: str | Path) -> ParamMap:
@@ -153,24 +166,28 @@ class ParamMap:
             FileError: the file cannot be read, is not ours, is of a later version, or is damaged.
             ParamError: what it describes is no bijection.
         """
-        try:
-            data = cast("dict[str, Any]", json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise FileError(f"{path} must be a parameter map in JSON: {error}") from error
-        if not hasattr(data, "get") or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
-            raise FileError(f"{path} must have format {FORMAT!r} and version {VERSION}")
+        said = f"path {brief(repr(str(path)))}"
+        data = read_json(path, "a parameter map in JSON")
+        if not isinstance(data, dict) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+            raise FileError(f"{said} must have format {FORMAT!r} and version {VERSION}")
         try:
             return _parsed(data)
         except ParamError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            raise FileError(f"{path} is damaged: {type(error).__name__} {error}") from error
+            raise FileError(f"{said} is damaged: {type(error).__name__} {brief(error)}") from error
 
 
 def _parsed(data: dict[str, Any]) -> ParamMap:
     moves, copies = (tuple(Move.from_dict(each) for each in data[key]) for key in ("moves", "copies"))
-    first, second = (tuple(str(name) for name in names) for names in data["left_over"])
-    return ParamMap(moves, copies, (first, second), tuple(str(tie) for tie in data["ties"]))
+    first, second = map(_texts, data["left_over"])
+    return ParamMap(moves, copies, (first, second), _texts(data["ties"]))
+
+
+def _texts(texts: Any) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{brief(repr(texts), 60)} must be a list of texts")
+    return tuple(texts)
 
 
 def check(arrays: Given, found: ParamMap) -> None:
@@ -186,7 +203,7 @@ def check(arrays: Given, found: ParamMap) -> None:
         if wanted.get(name) != array.shape and name not in found.left_over[0]
     ]
     if wrong:
-        raise ParamError("; ".join(wrong))
+        raise ParamError(listed(wrong))
 
 
 def by_name(blocks: Iterable[Block]) -> dict[str, list[Block]]:
@@ -200,11 +217,19 @@ def by_name(blocks: Iterable[Block]) -> dict[str, list[Block]]:
 def faults(blocks: Mapping[str, list[Block]]) -> dict[str, str]:
     """Return what is wrong with each array whose blocks do not cover every element exactly once."""
     wrong: dict[str, str] = {}
+    drawn = 0
     for name, parts in blocks.items():
         if len(parts) == 1 and parts[0].whole:
             continue
         if len({part.shape for part in parts}) > 1:
             wrong[name] = f"{name} has two shapes, {parts[0].shape} and {parts[-1].shape}"
+            continue
+        if _cover(parts):
+            continue
+        size, covered = math.prod(parts[0].shape), sum(math.prod(part.sizes) for part in parts)
+        drawn += size
+        if drawn > MOST_DRAWN or covered > MOST_TIMES * size:
+            wrong[name] = f"{name} {parts[0].shape}, of which not every element is used once, as far as can be told"
             continue
         used = np.zeros(parts[0].shape, np.uint8)
         for part in parts:
@@ -214,6 +239,19 @@ def faults(blocks: Mapping[str, list[Block]]) -> dict[str, str]:
         if counts:
             wrong[name] = f"{name} {parts[0].shape}, of which {' and '.join(counts)}"
     return wrong
+
+
+def _cover(parts: list[Block]) -> bool:
+    """Return whether boxes of one split are as large as the array together, and no two overlap: no array is made for it."""
+    if len(parts) > MOST_PARTS or len({part.split for part in parts}) > 1:
+        return False
+    if sum(math.prod(part.sizes) for part in parts) != math.prod(parts[0].shape):
+        return False
+    spans = np.array([part.spans for part in parts], np.int64).reshape(len(parts), -1, 2)
+    # A box overlaps itself.
+    first, last = spans[:, :, 0], spans[:, :, 1]
+    # A box overlaps itself.
+    return all(np.sum(np.all((first < box[:, 1]) & (last > box[:, 0]), axis=1)) == 1 for box in spans)
 
 
 def _whole(filled: list[tuple[Block, np.ndarray]]) -> Arrays:

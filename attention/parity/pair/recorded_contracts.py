@@ -24,7 +24,10 @@ from attention.parity.pair.recording import Recording
 from attention.parity.probes import CALL, Probe, probes
 from attention.parity.programs.program import paths
 from attention.parity.report import Report, Row
+from attention.parity.rounding import ROUNDS
 from attention.spec import cases
+from attention.spec.axes import COMPUTE, dtype_name
+from attention.spec.disk import brief
 from attention.spec.errors import AttentionError, FileError, KernelRefused
 from attention.spec.params import numpy_dtype
 
@@ -120,7 +123,7 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
     if local is not None:
         _ = sides.find(local)
     rows: list[Row] = []
-    for heard in list(_heard(recording)):
+    for heard in list(checked_calls(recording)):
         _ = progress(f"{heard.row.subject}, {heard.row.dtype}, {heard.row.probe}")
         budgets = cache(expect)
         found = () if heard.row.refusal else verdicts(heard.results, budgets(heard.probe, heard.rounds))
@@ -131,36 +134,55 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
     return Report(tuple(rows), (recording.note,))
 
 
-def _heard(recording: Recording) -> Iterator[Heard]:
-    """Yield every call of a recording; all are looked at before the first is judged."""
+def checked_calls(recording: Recording) -> Iterator[Heard]:
+    """Yield every call of a recording; all are looked at before the first is judged.
+
+    Raises:
+        FileError: as `against`.
+    """
     groups: dict[str, dict[str, np.ndarray]] = {}
     for name, x in recording.arrays.items():
         group, _, result = name.rpartition("/")
         groups.setdefault(group, {})[result] = x
-    for call in recording.facts.get("calls", ()):
-        try:
-            case, name, dtype = call["case"], call["probe"], call["dtype"]
-            kernel, rounds, refusal, print_ = call["kernel"], tuple(call["rounds"]), call["refusal"], call["fingerprint"]
-        except (KeyError, TypeError) as error:
-            raise FileError(
-                f"recording's call {call!r} must have case, probe, dtype, fingerprint, kernel: {error!r}"
-            ) from error
+    calls = recording.facts.get("calls", [])
+    for call in calls if isinstance(calls, list) else [calls]:
+        case, name, dtype, kernel, print_, refusal, rounds = _said(call)
         probe = _probes(case, dtype).get(name)
         if probe is None or fingerprint(probe) != print_:
             how = "there is none here" if probe is None else "here it is another call"
-            raise FileError(
-                f"recording's probe {name!r} of {case}, {dtype}, must be one of this version: {how}; record it again"
-            )
+            said = f"recording's probe {brief(repr(name), 60)} of {brief(case, 60)}, {dtype}"
+            raise FileError(f"{said}, must be one of this version: {how}; record it again")
         results = groups.get(f"{case}/{name}/{dtype}", {})
-        wanted = {*probe.contract.outputs, *probe.stages}
-        known = wanted | {f"d {x}" for x in (*probe.arrays, *probe.weights)}
-        if not refusal and not wanted <= set(results) <= known:
-            raise FileError(
-                f"recording of {case}, {dtype}, {name!r} has {', '.join(results) or 'nothing'}: must have {', '.join(known)}"
-            )
+        if not refusal:
+            _check_results(results, probe, f"recording of {case}, {dtype}, {name!r}")
         side = f"{recording.facts['side']} (recorded)"
         facts = {"weights": certificate.digest(probe.weights)}
         yield Heard(probe, Row(case, name, side, kernel, dtype, refusal=refusal, facts=facts), results, rounds)
+
+
+def _said(call: Any) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:
+    """Return what a recording says of a call: case, probe, dtype, kernel, fingerprint, refusal and rounds."""
+    texts = ("case", "probe", "dtype", "kernel", "fingerprint", "refusal")
+    whole = isinstance(call, dict) and all(isinstance(call.get(name), str) for name in texts)
+    rounds = call.get("rounds") if whole else None
+    if not isinstance(rounds, list) or not all(isinstance(stage, str) and stage in ROUNDS for stage in rounds):
+        wanted = f"must have {', '.join(texts)}, texts, and rounds among {', '.join(ROUNDS)}"
+        raise FileError(f"recording's call {brief(repr(call))} {wanted}")
+    case, probe, dtype, kernel, print_, refusal = (call[name] for name in texts)
+    return case, probe, dtype, kernel, print_, refusal, tuple(rounds)
+
+
+def _check_results(results: Mapping[str, np.ndarray], probe: Probe, said: str) -> None:
+    """Raise FileError unless the results are those of a probe, in their shapes, and floats."""
+    shapes = {**probe.contract.results(probe.arrays)}
+    wanted = {*probe.contract.outputs, *probe.stages}
+    known = wanted | {f"d {x}" for x in (*probe.arrays, *probe.weights)}
+    if not wanted <= set(results) <= known:
+        raise FileError(f"{said} has {brief(', '.join(results) or 'nothing')}: must have {brief(', '.join(known))}")
+    shapes |= {f"d {name}": x.shape for name, x in {**probe.arrays, **probe.weights}.items()}
+    for name, x in results.items():
+        if dtype_name(x) not in COMPUTE or tuple(x.shape) != tuple(shapes.get(name, x.shape)):
+            raise FileError(f"{said} has {name} {x.dtype} {x.shape}: must be floats {shapes.get(name, '')}")
 
 
 @cache
@@ -168,4 +190,6 @@ def _probes(case: str, dtype: str) -> dict[str, Probe]:
     try:
         return {probe.name: probe for probe in probes(cases.find(case).contract, dtype)}
     except AttentionError as error:
-        raise FileError(f"recording must be of contracts and dtypes of this version: {error}; record it again") from error
+        raise FileError(
+            f"recording must be of contracts and dtypes of this version: {brief(error)}; record it again"
+        ) from error

@@ -22,7 +22,9 @@ from attention.parity.pair.inputs import call_of, cotangents, pairs_of, rounded,
 from attention.parity.pair.recording import Recording
 from attention.parity.programs import Arrays, Call, Made, Program, program
 from attention.parity.report import Report
+from attention.spec.disk import brief
 from attention.spec.errors import FileError, OptionError, SideFailed
+from attention.spec.params import numpy_dtype
 
 GROUPS = ("inputs", "params", "outputs", "gradients", "cotangents")
 OPTIONS = (bool, int, float, str, type(None))
@@ -115,21 +117,31 @@ def replayed(recording: Recording) -> RecordedProgram:
 
     Raises:
         FileError: the recording is damaged.
+        UnknownName: it is of a dtype that is not known here.
     """
     groups: dict[str, Arrays] = {group: {} for group in GROUPS}
     try:
         for name, x in recording.arrays.items():
             group, _, inner = name.partition("/")
             groups[group][inner] = x
-        facts = recording.facts
-        call = Call(*(_decoded(facts["call"][part], groups["inputs"]) for part in ("args", "kwargs")))
-        called, framework, dtype = f"{facts['name']}{RECORDED}", facts["side"], facts["dtype"]
+        call, (called, framework, dtype) = _told(recording.facts, groups["inputs"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"recording must hold a whole call and its results: {error!r} is missing or wrong") from error
+        said = f"{brief(repr(error))} is missing or wrong"
+        raise FileError(f"recording must hold a whole call and its results: {said}") from error
+    _ = numpy_dtype(dtype)
     if not groups["outputs"]:
         raise FileError("recording must hold outputs, and has none: record it again")
     made = Made(groups["outputs"], groups["gradients"])
-    return RecordedProgram(called, framework, dtype, call, groups["params"], groups["cotangents"], made)
+    return RecordedProgram(f"{called}{RECORDED}", framework, dtype, call, groups["params"], groups["cotangents"], made)
+
+
+def _told(facts: Mapping[str, Any], arrays: Arrays) -> tuple[Call, tuple[str, str, str]]:
+    """Return the call of a recording, and the program's name, framework and dtype."""
+    args, kwargs = (_decoded(facts["call"][part], arrays) for part in ("args", "kwargs"))
+    texts = (facts["name"], facts["side"], facts["dtype"])
+    if not (isinstance(args, tuple) and isinstance(kwargs, dict) and all(isinstance(text, str) for text in texts)):
+        raise TypeError("args, kwargs, name, side, dtype")
+    return Call(args, kwargs), texts
 
 
 def against(
@@ -198,4 +210,8 @@ def _decoded(tree: Any, arrays: Arrays) -> Any:
     if kind in ("tuple", "list"):
         found = [_decoded(each, arrays) for each in inner]
         return tuple(found) if kind == "tuple" else found
-    return arrays[inner] if kind == "array" else inner
+    if kind == "array":
+        return arrays[inner]
+    if kind != "option" or not isinstance(inner, OPTIONS):
+        raise TypeError(f"{brief(kind, 60)} {brief(repr(inner), 60)}")
+    return inner

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from attention.parity import certificate
-from attention.spec import files
+from attention.spec import files, tensors
+from attention.spec.disk import brief, parsed
 from attention.spec.errors import FileError
 
 FORMAT, VERSION = "attention recording", "1"
@@ -51,8 +51,9 @@ class Recording:
         # A framework that is not imported here has no flags here.
         both = [(name, value, here[name]) for name, value in self.environment.items() if name in here]
         other = [f"{name} {there} (here {value})" for name, there, value in both if there != value]
-        told = f", otherwise than here: {', '.join(other)}" if other else ", in an environment like this one"
-        return f"{self.facts['side']} was recorded on {self.environment.get('machine', 'an unknown machine')}{told}"
+        told = f", otherwise than here: {brief(', '.join(other))}" if other else ", in an environment like this one"
+        machine = self.environment.get("machine", "an unknown machine")
+        return f"{brief(self.facts['side'], 60)} was recorded on {brief(machine)}{told}"
 
 
 def write(path: str | os.PathLike[str], recording: Recording) -> None:
@@ -72,24 +73,23 @@ def read(path: str | os.PathLike[str]) -> Recording:
     Raises:
         FileError: the file is missing, cut short, corrupt, not a recording, or of another version.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            # safetensors gives a scalar as NumPy's own, which is no array.
-            arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, ValueError, SafetensorError) as error:
-        raise FileError(f"path {str(path)!r} must be a whole safetensors file: {error}") from error
+    head, arrays = tensors.read(path, "a whole safetensors file, as 'attention parity record' writes it")
+    header, said = head.metadata, f"path {brief(repr(str(path)))}"
     if header.get("format") != FORMAT:
-        told = header.get("format", "no format")
-        raise FileError(f"path {str(path)!r} holds {told!r} and must be a recording, as 'attention parity record' writes it")
+        told = brief(repr(header.get("format", "no format")), 60)
+        raise FileError(f"{said} holds {told} and must be a recording, as 'attention parity record' writes it")
     if header.get("version") != VERSION:
-        raise FileError(f"path {str(path)!r} has version {header.get('version')} and must have {VERSION}: record it again")
-    try:
-        told = json.loads(header["recording"])
-        found = Recording(told["kind"], told["facts"], arrays, told["environment"])
-        _ = found.note
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
-        raise FileError(f"path {str(path)!r} must hold what was recorded as JSON: {error!r}") from error
+        got = brief(header.get("version"), 60)
+        raise FileError(f"{said} has version {got} and must have {VERSION}: record it again")
+    told = parsed(header.get("recording", ""), f"{said} must hold what was recorded as JSON")
+    kinds = {"kind": str, "facts": dict, "environment": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(told, dict) or not isinstance(told.get(name), kind)]
+    if wrong:
+        raise FileError(f"{said} must hold what was recorded as JSON: {wrong[0]} is missing or wrong")
+    found = Recording(told["kind"], told["facts"], arrays, told["environment"])
     if found.kind not in KINDS:
-        raise FileError(f"path {str(path)!r} records {found.kind!r} and must record one of {', '.join(KINDS)}")
+        raise FileError(f"{said} records {brief(repr(found.kind), 60)} and must record one of {', '.join(KINDS)}")
+    texts = [found.facts.get("side"), *(text for pair in found.environment.items() for text in pair)]
+    if not all(isinstance(text, str) for text in texts):
+        raise FileError(f"{said} must say as texts which side ran, and in which environment")
     return found

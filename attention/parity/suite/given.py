@@ -3,28 +3,27 @@
 question(folder, entry) = (given, oracle, sigma)        everything as NumPy arrays, by name
 """
 
-# JSON and safetensors say nothing of their types; the checksum says that they are those that were written.
+# JSON says nothing of its types. A checksum says that a file is the one that the index means, not that either is ours.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
 from attention.parity.suite.layout import GROUPS, VERSION, Entry, check_header, verified
+from attention.spec.disk import brief, parsed
 from attention.spec.errors import FileError
+from attention.spec.tensors import loaded
 
 Arrays = dict[str, np.ndarray]
 
-# What safetensors.numpy calls them, and bfloat16, which it does not read.
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": ml_dtypes.bfloat16, "I64": "int64", "BOOL": "bool"}
+FACTS: dict[str, type] = {"case": str, "probe": str, "dtype": str, "contract": dict, "training": bool}
+"""What a call's JSON file says that is no list, and its type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,29 +98,40 @@ def question(folder: Path, entry: Entry) -> Question:
     Raises:
         FileError: a file is missing, changed, or of another version.
     """
-    content = verified(folder, entry)
-    try:
-        facts, arrays = json.loads(content["json"]), loaded(content["safetensors"])
-        check_header(folder / entry.files[0], facts)
-        groups: dict[str, Arrays] = {group: {} for group in GROUPS}
-        for name, array in arrays.items():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = array
-        oracle, sigma = groups.pop("oracle"), groups.pop("sigma")
-        named: dict[str, Any] = {name: facts[name] for name in ("case", "probe", "dtype", "contract", "training")}
-        named |= groups
-        given = Given(**named, results=tuple(facts["results"]), notes=tuple(facts["notes"]))
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise FileError(f"call {entry.path!r} must be as version {VERSION} of the format says: {error!r}") from error
-    return Question(given, oracle, sigma)
+    content, path = verified(folder, entry), folder / entry.files[0]
+    said = f"call {brief(repr(entry.path))} must be as version {VERSION} of the format says"
+    facts = parsed(content["json"], said)
+    check_header(path, facts)
+    groups: dict[str, Arrays] = {group: {} for group in GROUPS}
+    for name, array in loaded(content["safetensors"], said).items():
+        group, _, rest = name.partition(".")
+        if group not in groups:
+            raise FileError(f"{said}: array {brief(repr(name), 60)} must be of {', '.join(GROUPS)}")
+        groups[group][rest] = array
+    oracle, sigma = groups.pop("oracle"), groups.pop("sigma")
+    named: dict[str, Any] = {name: _fact(facts, name, kind, said) for name, kind in FACTS.items()}
+    named |= {name: _texts(facts, name, said) for name in ("results", "notes")}
+    _check_answer(named["results"], oracle, sigma, said)
+    named |= groups
+    return Question(Given(**named), oracle, sigma)
 
 
-def loaded(content: bytes) -> Arrays:
-    """Return the arrays of a safetensors file.
+def _fact(facts: Mapping[str, Any], name: str, kind: type, said: str) -> Any:
+    if not isinstance(facts.get(name), kind):
+        raise FileError(f"{said}: {name} {brief(repr(facts.get(name)), 60)} must be of type {kind.__name__}")
+    return facts[name]
 
-    Raises:
-        SafetensorError: it is none.
-        KeyError: an array has a dtype that the format does not use.
-    """
-    found = deserialize(content)
-    return {name: np.frombuffer(view["data"], DTYPES[view["dtype"]]).reshape(view["shape"]) for name, view in found}
+
+def _texts(facts: Mapping[str, Any], name: str, said: str) -> tuple[str, ...]:
+    found = _fact(facts, name, list, said)
+    if not all(isinstance(text, str) for text in found):
+        raise FileError(f"{said}: {name} must be texts")
+    return tuple(found)
+
+
+def _check_answer(results: tuple[str, ...], oracle: Arrays, sigma: Arrays, said: str) -> None:
+    """Raise FileError unless every result has an oracle and a budget of one shape, in float64."""
+    for name in results:
+        pair = [group.get(name) for group in (oracle, sigma)]
+        if any(x is None or x.dtype != np.float64 or x.shape != oracle[name].shape for x in pair):
+            raise FileError(f"{said}: result {brief(repr(name), 60)} must have an oracle and a sigma of one shape, in float64")

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from attention.spec import disk
+from attention.spec.disk import brief, read_json
 from attention.spec.errors import FileError, UnknownName
 
 FORMAT, VERSION = "attention-cases", "1"
@@ -111,8 +113,8 @@ def sha256(content: bytes) -> str:
 def is_export(folder: Path) -> bool:
     """Return whether the folder holds an export of ours, of whatever version."""
     try:
-        return json.loads((folder / INDEX).read_bytes()).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return _read(folder).get("format") == FORMAT
+    except (FileError, AttributeError):
         return False
 
 
@@ -122,19 +124,37 @@ def read_index(folder: Path) -> Index:
     Raises:
         FileError: there is none, or it is not ours, or of another version.
     """
-    path = folder / INDEX
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise FileError(f"folder {str(folder)!r} must hold {INDEX}, as `attention cases export` writes it: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"path {str(path)!r} must be JSON: {error!r}") from error
+    data, path = _read(folder), folder / INDEX
     check_header(path, data)
     try:
-        entries = tuple(_entry(call) for call in data["calls"])
-        return Index(entries, dict(data["cases"]), dict(data["made_with"]), int(data["seed"]), tuple(data["rounds"]))
+        return _index(data)
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"path {str(path)!r} must list its calls as version {VERSION} does: {error!r}") from error
+        said = f"path {brief(repr(str(path)))} must list its calls as version {VERSION} does"
+        raise FileError(f"{said}: {brief(repr(error))}") from error
+
+
+def _index(data: Mapping[str, Any]) -> Index:
+    entries = tuple(_entry(call) for call in data["calls"])
+    cases, made_with, seed, rounds = (data[name] for name in ("cases", "made_with", "seed", "rounds"))
+    if not (_named(cases, dict) and _named(made_with, str) and isinstance(seed, int) and _texts(rounds)):
+        raise ValueError("cases, made_with, seed and rounds must be objects and texts by name, an int, and texts")
+    return Index(entries, cases, made_with, seed, tuple(rounds))
+
+
+def _read(folder: Path) -> Any:
+    try:
+        return read_json(folder / INDEX, "JSON")
+    except FileError as error:
+        said = f"folder {brief(repr(str(folder)))} must hold {INDEX}, as `attention cases export` writes it"
+        raise FileError(f"{said}: {brief(error, 180)}") from error
+
+
+def _named(found: Any, kind: type) -> bool:
+    return isinstance(found, dict) and all(isinstance(value, kind) for value in found.values())
+
+
+def _texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(text, str) for text in found)
 
 
 def check_header(path: Path, data: Any) -> None:
@@ -142,11 +162,14 @@ def check_header(path: Path, data: Any) -> None:
     found = {name: data.get(name) for name in ("format", "version")} if isinstance(data, dict) else data
     wanted = {"format": FORMAT, "version": VERSION}
     if found != wanted:
-        raise FileError(f"path {str(path)!r} has {str(found)[:200]} but must have {wanted}")
+        raise FileError(f"path {brief(repr(str(path)))} has {brief(found)} but must have {wanted}")
 
 
 def _entry(call: Any) -> Entry:
-    entry = Entry(*(str(call[name]) for name in ("case", "probe", "dtype")), sha256=dict(call["sha256"]))
+    names = tuple(call[name] for name in ("case", "probe", "dtype"))
+    if not _texts(list(names)) or not _named(call["sha256"], str):
+        raise TypeError("case, probe and dtype must be texts, and sha256 texts by name")
+    entry = Entry(*names, sha256=call["sha256"])
     path = PurePosixPath(entry.path)
     # An index from elsewhere must not make us read, or remove, what lies outside its folder.
     if len(path.parts) != 2 or ".." in path.parts or call["path"] != entry.path or set(entry.sha256) != set(SUFFIXES):
@@ -163,11 +186,9 @@ def verified(folder: Path, entry: Entry) -> dict[str, bytes]:
     content: dict[str, bytes] = {}
     for suffix, name in zip(SUFFIXES, entry.files, strict=True):
         path = folder / name
-        try:
-            content[suffix] = path.read_bytes()
-        except OSError as error:
-            raise FileError(f"path {str(path)!r} must be readable: {error}") from error
+        content[suffix] = disk.content(path, "readable")
         got, wanted = sha256(content[suffix]), entry.sha256[suffix]
         if got != wanted:
-            raise FileError(f"path {str(path)!r} has SHA-256 {got} but must have {wanted} as {INDEX} says: export it anew")
+            said = f"path {brief(repr(str(path)))} has SHA-256 {got} but must have {brief(wanted, 80)}"
+            raise FileError(f"{said} as {INDEX} says: export it anew")
     return content

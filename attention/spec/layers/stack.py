@@ -22,6 +22,9 @@ from attention.spec.norms import LayerNorm, Norm, RMSNorm
 from attention.spec.numbers import is_count
 from attention.spec.params import Param, inner, nest
 
+MOST_BLOCKS = 4096
+"""Blocks of a stack. A contract may come from a file, and its parameters are listed block by block."""
+
 
 @dataclass(frozen=True)
 class Stack(Contract):
@@ -44,8 +47,8 @@ class Stack(Contract):
 
     def __post_init__(self) -> None:
         check_part("block", self.block, self.kind)
-        if not is_count(self.depth):
-            raise OptionError(f"depth {self.depth!r} must be a positive int")
+        if not is_count(self.depth) or self.depth > MOST_BLOCKS:
+            raise OptionError(f"depth {self.depth!r} must be a positive int, at most {MOST_BLOCKS}")
         if self.final_norm is not None:
             check_norm("final_norm", self.final_norm)
 
@@ -68,8 +71,9 @@ class Stack(Contract):
     @property
     def params(self) -> dict[str, Param]:
         tree: dict[str, Param] = {}
-        for name, part in self.parts.items():
-            tree |= nest(name, part.params)
+        each = self.block.params
+        for name in self.parts:
+            tree |= nest(name, each)
         return tree if self.final_norm is None else tree | nest("final_norm", self.final_norm.params(self.block.width))
 
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
