@@ -28,7 +28,7 @@ from jax.interpreters import ad, batching, mlir
 
 from attention.parity.evaluate import is_float, widened
 from attention.parity.noise import Noise
-from attention.spec.errors import DTypeError, OptionError
+from attention.spec.errors import DTypeError, OptionError, shown
 
 Array = Any
 Tree = Any
@@ -72,7 +72,7 @@ def rounding(dtype_name: str) -> Rounding:
         DTypeError: the name is not one of `ROUNDINGS`.
     """
     if dtype_name not in ROUNDINGS:
-        raise DTypeError(f"dtype {dtype_name!r} must be one of {', '.join(ROUNDINGS)}")
+        raise DTypeError(f"dtype {shown(dtype_name)} must be one of {', '.join(ROUNDINGS)}")
     return ROUNDINGS[dtype_name]
 
 
@@ -207,9 +207,9 @@ def _check(arguments: Any, runs: Any, seed: Any) -> None:
     if not isinstance(arguments, tuple):
         raise OptionError(f"arguments {type(arguments).__name__} must be a tuple")
     if not isinstance(runs, int) or runs < 1:
-        raise OptionError(f"runs {runs!r} must be an int >= 1")
+        raise OptionError(f"runs {shown(runs)} must be an int >= 1")
     if not isinstance(seed, int) or seed < 0:
-        raise OptionError(f"seed {seed!r} must be an int >= 0")
+        raise OptionError(f"seed {shown(seed)} must be an int >= 0")
 
 
 def _upcast(leaf: Any) -> Array:

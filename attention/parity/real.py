@@ -21,7 +21,7 @@ from attention._extras import require
 from attention.exchange import bert
 from attention.parity import real_text
 from attention.parity.pinned import pinned
-from attention.spec.errors import ParamError, UnknownName
+from attention.spec.errors import ParamError, UnknownName, shown
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Lengths
 from attention.spec.params import Weights
@@ -149,7 +149,7 @@ def layers(name: str) -> list[RealLayer]:
         ParamError: our reading of the weights and that of `transformers` differ.
     """
     if name not in REAL:
-        raise UnknownName(f"real model {name!r} must be one of {', '.join(REAL)}")
+        raise UnknownName(f"real model {shown(name)} must be one of {', '.join(REAL)}")
     model = REAL[name]
     folder = find(model)
     require("transformers", extra="real", wanted_by=f"real model {name!r}")

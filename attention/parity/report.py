@@ -21,7 +21,7 @@ from rich.console import Console
 
 from attention.parity import certificate
 from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
-from attention.spec.errors import FileError, ParityError
+from attention.spec.errors import FileError, ParityError, shown
 
 OWN = "own"
 """The kernel of a program that is its user's: nothing is known of it."""
@@ -207,7 +207,7 @@ def write(path: str | os.PathLike[str], text: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         _ = Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise FileError(f"path {str(path)!r} must be writable: {error}") from error
+        raise FileError(f"path {shown(str(path))} must be writable: {error}") from error
 
 
 def _place(row: Row) -> tuple[str, ...]:

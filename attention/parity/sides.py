@@ -22,7 +22,7 @@ import numpy as np
 
 from attention._extras import require
 from attention.parity.probes import Probe
-from attention.spec.errors import UnknownName
+from attention.spec.errors import UnknownName, shown
 from attention.spec.kernels import Kernel, recorded
 
 Results = dict[str, np.ndarray]
@@ -219,7 +219,7 @@ def find(name: str) -> Side:
         MissingExtra: its framework is not installed.
     """
     if name not in SIDES:
-        raise UnknownName(f"backend {name!r} must be one of {', '.join(SIDES)}")
+        raise UnknownName(f"backend {shown(name)} must be one of {', '.join(SIDES)}")
     framework = name.removesuffix("_eager")
     if framework in BACKENDS:
         require(framework, extra=framework, wanted_by=f"backend {name!r}")

@@ -21,6 +21,7 @@ from attention.spec.drawing import FINEST, MOST, figure, picture, view
 from attention.spec.errors import MaskError
 from attention.spec.fields import check_counts, check_fits
 from attention.spec.grid import Grid
+from attention.spec.options import Option
 from attention.spec.tree import DATA, Tree
 
 if TYPE_CHECKING:
@@ -127,6 +128,14 @@ def check_mask(mask: object) -> Mask:
     if not isinstance(mask, Mask):
         raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
     return mask
+
+
+STRUCTURE = Option(
+    "structure without arrays: pass lengths and arrays with the call",
+    lambda value: value is None or (isinstance(value, Mask) and value.is_static),
+    MaskError,
+)
+"""A mask as a contract has one."""
 
 
 def farthest(*masks: Mask) -> int | None:

@@ -27,7 +27,7 @@ import numpy as np
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.fields import MOST, is_count
 from attention.spec.grid import Grid
 from attention.spec.intervals import Interval, Ternary
@@ -138,7 +138,7 @@ def schedule(mask: Mask | None, sizes: Sizes, tile: tuple[int, int], xp: Any = n
     ■ full  ▒ partial  · empty
     """
     if len(tile) != 2 or not all(is_count(n, 1) for n in tile):
-        raise OptionError(f"tile {tile!r} must be two ints >= 1, queries and keys")
+        raise OptionError(f"tile {shown(tile)} must be two ints >= 1, queries and keys")
     counts = tuple(-(-n // size) for n, size in zip((sizes.T, sizes.S), tile, strict=True))
     shape = (*(1 for _ in sizes.batch), 1, *counts)
     if mask is None or 0 in counts:

@@ -15,14 +15,17 @@ from typing import Protocol
 
 from attention.spec.attend import STAGES
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, dtype_name
-from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
+from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName, shown
 from attention.spec.masks import Mask
+from attention.spec.options import one_of
 from attention.spec.random import keep_threshold
 from attention.spec.rules import Rule, first
 from attention.spec.scores import ScoreMod, check_cap
 
 PRECISIONS = (None, "default", "high", "highest")
 """Least precision of a float32 product, rising. None: whatever the framework is set to. "highest": no TF32, no bf16 passes."""
+
+PRECISION = one_of(*filter(None, PRECISIONS), none=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +71,12 @@ class Request:
     def __post_init__(self) -> None:
         check_cap(self.softcap)
         if self.score_mod is not None and not callable(self.score_mod):
-            raise OptionError(f"score_mod {self.score_mod!r} must be a function (score, b, h, t, s) -> score, or None")
+            raise OptionError(f"score_mod {shown(self.score_mod)} must be a function (score, b, h, t, s) -> score, or None")
         _ = keep_threshold(self.dropout_rate)
         check_precision(self.precision)
         for stage in self.stages:
             if stage not in STAGES:
-                raise OptionError(f"return_stages {stage!r} must be among {', '.join(STAGES)}")
+                raise OptionError(f"return_stages {shown(stage)} must be among {', '.join(STAGES)}")
         if self.dropout_rate and self.dropout_seed is None:
             raise OptionError(f"dropout_seed None must be an integer when dropout_rate is {self.dropout_rate}")
         if self.bias is not None:
@@ -118,8 +121,7 @@ class Request:
 
 def check_precision(precision: str | None) -> None:
     """Raise OptionError unless `precision` is one of `PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision {precision!r} must be one of {', '.join(map(repr, PRECISIONS))}")
+    PRECISION.check("precision", precision)
 
 
 OPTIONAL = ("bias", "sinks", "state")
@@ -207,7 +209,7 @@ def choose(
     elif isinstance(implementation, str) and implementation in kernels:  # pyright: ignore[reportUnnecessaryIsInstance]
         asked = [implementation]
     else:
-        raise UnknownName(f"implementation {implementation!r} must be 'auto' or one of {', '.join(kernels)}")
+        raise UnknownName(f"implementation {shown(implementation)} must be 'auto' or one of {', '.join(kernels)}")
     refusals: list[tuple[str, str]] = []
     for name in asked:
         kernel = kernels[name]

@@ -1,18 +1,30 @@
 """Numbers: what counts as one when an option is checked. A bool does not, though Python says that it is an int."""
 
-# To a type checker a bool is no Real; to Python it is.
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
+
+import numpy as np
+
+LARGEST = 1.7976931348623157e308
+"""The largest float64. Python's own ints go beyond it."""
 
 
 def is_finite(value: Any) -> bool:
-    """Return whether `value` is a finite number, and no bool."""
-    # Not math.isfinite, which torch.compile cannot follow where it takes an option for a variable; inf - inf is NaN.
-    return isinstance(value, Real) and not isinstance(value, bool) and value - value == 0
+    """Return whether `value` is a finite number that a float can hold, and no bool.
+
+    >>> is_finite(0.5), is_finite(float("nan")), is_finite(10**400), is_finite(True)
+    (True, False, False, False)
+    """
+    # Not math.isfinite, which torch.compile cannot follow where it takes an option for a variable; NaN is in no interval.
+    return (
+        isinstance(value, (int, float, np.integer, np.floating))
+        and not isinstance(value, bool)
+        and -LARGEST <= value <= LARGEST
+    )
 
 
 def is_count(value: Any, least: int = 1) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from attention.spec import random
 from attention.spec.axes import COMPUTE, Array, dtype_name
-from attention.spec.errors import DTypeError, ParamError, UnknownName
+from attention.spec.errors import DTypeError, ParamError, UnknownName, shown
 
 Weights = dict[str, np.ndarray]
 """Canonical weights: a name and a NumPy array each."""
@@ -61,7 +61,7 @@ def numpy_dtype(name: str) -> np.dtype:
         UnknownName: not a floating dtype of ours.
     """
     if name not in COMPUTE:
-        raise UnknownName(f"dtype {name!r} must be one of {', '.join(COMPUTE)}")
+        raise UnknownName(f"dtype {shown(name)} must be one of {', '.join(COMPUTE)}")
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 

@@ -24,13 +24,15 @@ import numpy as np
 
 from attention.spec.axes import Array, dtype_name
 from attention.spec.errors import OptionError, ShapeError
-from attention.spec.numbers import is_finite
+from attention.spec.options import number
 
 WORD = 0xFFFFFFFF
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
 Key = tuple[Array, Array]
+
+DROPOUT_RATE = number(0, below=1, wanted="in [0, 1)")
 
 
 def key(seed: Array) -> Key:
@@ -126,8 +128,7 @@ def keep_threshold(rate: float) -> int:
     Raises:
         OptionError: `rate` lies outside [0, 1).
     """
-    if not (is_finite(rate) and 0.0 <= rate < 1.0):
-        raise OptionError(f"dropout_rate {rate} must be in [0, 1)")
+    DROPOUT_RATE.check("dropout_rate", rate)
     return math.ceil(float(np.float32(1.0 - rate)) * 2**23)
 
 

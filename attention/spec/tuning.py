@@ -26,7 +26,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attention.spec.errors import FileError, OptionError
+from attention.spec.errors import FileError, OptionError, shown
 from attention.spec.fields import is_count
 
 Tile = tuple[int, int]
@@ -124,7 +124,7 @@ def keep(path: Path, key: Key, tile: Tile, seconds: float) -> None:
         _ = partial.write_text(json.dumps({**FORMAT, "entries": entries}, indent=1) + "\n", encoding="utf-8")
         _ = partial.replace(path)
     except OSError as error:
-        raise FileError(f"path {str(path)!r} must be writable: {error}") from error
+        raise FileError(f"path {shown(str(path))} must be writable: {error}") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

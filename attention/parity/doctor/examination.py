@@ -25,7 +25,7 @@ from attention.parity.doctor.search import RANKED, Cause, Group, Search
 from attention.parity.doctor.turns import own_budget
 from attention.parity.doctor.visitors import patient
 from attention.parity.probes import Probe
-from attention.spec.errors import OptionError, SideFailed
+from attention.spec.errors import OptionError, SideFailed, shown
 from attention.spec.layers.contract import Contract
 
 PATIENCE = 20.0
@@ -63,7 +63,7 @@ def diagnose(
         OptionError: `contract` is no layer, or a program's parameters are not said to be which.
     """
     if not isinstance(contract, Contract):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(f"contract {contract!r} must be a layer's, such as MultiHeadAttention(...)")
+        raise OptionError(f"contract {shown(contract)} must be a layer's, such as MultiHeadAttention(...)")
     given = (("torch", torch_side, torch_params), ("jax", jax_side, jax_params))
     found = [examine(patient(side, name, contract, p), contract, pairs=pairs, patience=patience) for name, side, p in given]
     return Diagnosis(*found)

@@ -26,7 +26,7 @@ from attention.parity.pair.oracles import WAYS, Question, oracle
 from attention.parity.pair.settling import settled
 from attention.parity.programs import Call, Made, Program, program
 from attention.parity.report import OWN, Report, Row
-from attention.spec.errors import OptionError, ParamError, ShapeError, SideFailed
+from attention.spec.errors import OptionError, ParamError, ShapeError, SideFailed, shown
 
 
 def compare(
@@ -68,7 +68,7 @@ def compare(
         ParamError: the map that is given does not fit the parameters.
     """
     if budget not in WAYS:
-        raise OptionError(f"budget {budget!r} must be one of {', '.join(WAYS)}")
+        raise OptionError(f"budget {shown(budget)} must be one of {', '.join(WAYS)}")
     call, pairs = call_of(inputs), pairs_of(dtypes)
     both = (settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call))
     names = both[0].framework, both[1].framework

@@ -19,7 +19,7 @@ from attention.parity.budget import rounding
 from attention.parity.evaluate import is_float
 from attention.parity.programs import Arrays, Call
 from attention.spec.axes import COMPUTE
-from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName
+from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName, shown
 
 Dtypes = tuple[str, str]
 
@@ -61,10 +61,10 @@ def pairs_of(dtypes: Any) -> list[Dtypes]:
     for each in asked:
         pair = (each, each) if isinstance(each, str) else tuple(each)
         if len(pair) != 2 or any(dtype not in COMPUTE for dtype in pair):
-            raise UnknownName(f"dtypes {each!r} must be one of {', '.join(COMPUTE)}, or a pair of them")
+            raise UnknownName(f"dtypes {shown(each)} must be one of {', '.join(COMPUTE)}, or a pair of them")
         found.append((pair[0], pair[1]))
     if not found:
-        raise OptionError(f"dtypes {dtypes!r} must name at least one of {', '.join(COMPUTE)}")
+        raise OptionError(f"dtypes {shown(dtypes)} must name at least one of {', '.join(COMPUTE)}")
     return found
 
 
@@ -106,7 +106,7 @@ def cotangents(outputs: Mapping[str, np.ndarray], given: Mapping[str, Any] | Non
         return rounded({name: draws.standard_normal(x.shape) for name, x in floats.items()}, dtypes)
     for name, cotangent in given.items():
         if name not in floats:
-            raise UnknownName(f"cotangents {name!r} must be one of the float outputs {', '.join(floats)}")
+            raise UnknownName(f"cotangents {shown(name)} must be one of the float outputs {', '.join(floats)}")
         if np.shape(cotangent) != floats[name].shape:
             raise ShapeError(f"cotangents {name!r} {np.shape(cotangent)} must be {floats[name].shape} as the output is")
     return rounded({name: np.asarray(_array(name, x), np.float64) for name, x in given.items()}, dtypes)

@@ -25,7 +25,7 @@ from attention.parity.probes import CALL, Probe, probes
 from attention.parity.programs.program import paths
 from attention.parity.report import Report, Row
 from attention.spec import cases
-from attention.spec.errors import AttentionError, FileError, KernelRefused
+from attention.spec.errors import AttentionError, FileError, KernelRefused, shown
 from attention.spec.params import numpy_dtype
 
 Told = Callable[[str], object]
@@ -143,7 +143,7 @@ def _heard(recording: Recording) -> Iterator[Heard]:
             kernel, rounds, refusal, print_ = call["kernel"], tuple(call["rounds"]), call["refusal"], call["fingerprint"]
         except (KeyError, TypeError) as error:
             raise FileError(
-                f"recording's call {call!r} must have case, probe, dtype, fingerprint, kernel: {error!r}"
+                f"recording's call {shown(call)} must have case, probe, dtype, fingerprint, kernel: {error!r}"
             ) from error
         probe = _probes(case, dtype).get(name)
         if probe is None or fingerprint(probe) != print_:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from attention.parity import certificate
 from attention.spec import files
-from attention.spec.errors import FileError
+from attention.spec.errors import FileError, shown
 
 FORMAT, VERSION = "attention recording", "1"
 KINDS = ("contracts", "program")
@@ -78,7 +78,7 @@ def read(path: str | os.PathLike[str]) -> Recording:
             # safetensors gives a scalar as NumPy's own, which is no array.
             arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, ValueError, SafetensorError) as error:
-        raise FileError(f"path {str(path)!r} must be a whole safetensors file: {error}") from error
+        raise FileError(f"path {shown(str(path))} must be a whole safetensors file: {error}") from error
     if header.get("format") != FORMAT:
         told = header.get("format", "no format")
         raise FileError(f"path {str(path)!r} holds {told!r} and must be a recording, as 'attention parity record' writes it")
@@ -89,7 +89,7 @@ def read(path: str | os.PathLike[str]) -> Recording:
         found = Recording(told["kind"], told["facts"], arrays, told["environment"])
         _ = found.note
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
-        raise FileError(f"path {str(path)!r} must hold what was recorded as JSON: {error!r}") from error
+        raise FileError(f"path {shown(str(path))} must hold what was recorded as JSON: {error!r}") from error
     if found.kind not in KINDS:
         raise FileError(f"path {str(path)!r} records {found.kind!r} and must record one of {', '.join(KINDS)}")
     return found

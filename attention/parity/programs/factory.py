@@ -15,7 +15,7 @@ from typing import Any
 
 from attention._extras import require
 from attention.parity.programs.program import Program, paths
-from attention.spec.errors import OptionError, UnknownName
+from attention.spec.errors import OptionError, UnknownName, shown
 
 FRAMEWORKS = ("torch", "jax", "numpy")
 
@@ -38,7 +38,7 @@ def program(side: Any, framework: str | None = None, name: str = "") -> Program:
     if isinstance(side, Program):
         return side
     if framework is not None and framework not in FRAMEWORKS:
-        raise UnknownName(f"framework {framework!r} must be one of {', '.join(FRAMEWORKS)}")
+        raise UnknownName(f"framework {shown(framework)} must be one of {', '.join(FRAMEWORKS)}")
     if isinstance(side, type):
         raise OptionError(f"side {side.__name__} is a class, and must be an instance of it, or a function")
     kind = _told(side) or framework or "jax"

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from attention.parity.suite.layout import GROUPS, VERSION, Entry, check_header, verified
-from attention.spec.errors import FileError
+from attention.spec.errors import FileError, shown
 
 Arrays = dict[str, np.ndarray]
 
@@ -112,7 +112,7 @@ def question(folder: Path, entry: Entry) -> Question:
         named |= groups
         given = Given(**named, results=tuple(facts["results"]), notes=tuple(facts["notes"]))
     except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise FileError(f"call {entry.path!r} must be as version {VERSION} of the format says: {error!r}") from error
+        raise FileError(f"call {shown(entry.path)} must be as version {VERSION} of the format says: {error!r}") from error
     return Question(given, oracle, sigma)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from attention.spec.errors import FileError, UnknownName
+from attention.spec.errors import FileError, UnknownName, shown
 
 FORMAT, VERSION = "attention-cases", "1"
 INDEX = "index.json"
@@ -91,7 +91,7 @@ class Index:
         for kind, names in (("contract", cases), ("dtype", dtypes)):
             for name in names:
                 if name not in held[kind]:
-                    raise UnknownName(f"{kind} {name!r} must be one of those exported: {', '.join(held[kind])}")
+                    raise UnknownName(f"{kind} {shown(name)} must be one of those exported: {', '.join(held[kind])}")
         return [e for e in self.entries if (not cases or e.case in cases) and (not dtypes or e.dtype in dtypes)]
 
     def to_json(self) -> str:
@@ -126,15 +126,17 @@ def read_index(folder: Path) -> Index:
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
-        raise FileError(f"folder {str(folder)!r} must hold {INDEX}, as `attention cases export` writes it: {error}") from error
+        raise FileError(
+            f"folder {shown(str(folder))} must hold {INDEX}, as `attention cases export` writes it: {error}"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise FileError(f"path {str(path)!r} must be JSON: {error!r}") from error
+        raise FileError(f"path {shown(str(path))} must be JSON: {error!r}") from error
     check_header(path, data)
     try:
         entries = tuple(_entry(call) for call in data["calls"])
         return Index(entries, dict(data["cases"]), dict(data["made_with"]), int(data["seed"]), tuple(data["rounds"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"path {str(path)!r} must list its calls as version {VERSION} does: {error!r}") from error
+        raise FileError(f"path {shown(str(path))} must list its calls as version {VERSION} does: {error!r}") from error
 
 
 def check_header(path: Path, data: Any) -> None:
@@ -150,7 +152,7 @@ def _entry(call: Any) -> Entry:
     path = PurePosixPath(entry.path)
     # An index from elsewhere must not make us read, or remove, what lies outside its folder.
     if len(path.parts) != 2 or ".." in path.parts or call["path"] != entry.path or set(entry.sha256) != set(SUFFIXES):
-        raise ValueError(f"call {call['path']!r} must lie at {entry.path!r}, with a checksum each of {SUFFIXES}")
+        raise ValueError(f"call {shown(call['path'])} must lie at {entry.path!r}, with a checksum each of {SUFFIXES}")
     return entry
 
 
@@ -166,7 +168,7 @@ def verified(folder: Path, entry: Entry) -> dict[str, bytes]:
         try:
             content[suffix] = path.read_bytes()
         except OSError as error:
-            raise FileError(f"path {str(path)!r} must be readable: {error}") from error
+            raise FileError(f"path {shown(str(path))} must be readable: {error}") from error
         got, wanted = sha256(content[suffix]), entry.sha256[suffix]
         if got != wanted:
             raise FileError(f"path {str(path)!r} has SHA-256 {got} but must have {wanted} as {INDEX} says: export it anew")

@@ -17,7 +17,7 @@ import numpy as np
 
 from attention.spec import random
 from attention.spec.architecture import Architecture
-from attention.spec.errors import OptionError, ParamError
+from attention.spec.errors import OptionError, ParamError, shown
 from attention.spec.numbers import is_count
 from attention.spec.optimizer import Step
 from attention.spec.params import Weights
@@ -136,7 +136,7 @@ def _check_narrow(name: str, array: np.ndarray) -> None:
 
 def _check(recipe: Recipe, name: str, holds: bool, wanted: str) -> None:
     if not holds:
-        raise OptionError(f"Recipe {name} {getattr(recipe, name)!r} must be {wanted}")
+        raise OptionError(f"Recipe {name} {shown(getattr(recipe, name))} must be {wanted}")
 
 
 def _check_backends(recipe: Recipe, name: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 from attention.spec.architecture import Architecture
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
-from attention.spec.errors import UnknownName
+from attention.spec.errors import UnknownName, shown
 
 ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
 
@@ -116,5 +116,5 @@ class Contract(Architecture):
             MissingExtra: the framework is not installed.
         """
         if backend not in ROOMS:
-            raise UnknownName(f"backend {backend!r} must be one of {', '.join(ROOMS)}")
+            raise UnknownName(f"backend {shown(backend)} must be one of {', '.join(ROOMS)}")
         return getattr(importlib.import_module(ROOMS[backend]), type(self).__name__)(self, **options)

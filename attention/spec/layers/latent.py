@@ -24,20 +24,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.algebra import Mask, both, evaluate
+from attention.spec.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
-from attention.spec.errors import DTypeError, MaskError, OptionError, PositionError, ShapeError
-from attention.spec.kernels import check_precision
+from attention.spec.errors import DTypeError, OptionError, PositionError, ShapeError, shown
+from attention.spec.kernels import PRECISION
 from attention.spec.layers import heads
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import normed, project
 from attention.spec.norms import Norm, RMSNorm
-from attention.spec.numbers import is_count
+from attention.spec.options import Option, check_options, instance
 from attention.spec.params import Param, nest
 from attention.spec.positions import Rotary
-from attention.spec.random import keep, keep_threshold
-from attention.spec.scores import Dot, ScaledDot, heads_first
+from attention.spec.random import DROPOUT_RATE, keep
+from attention.spec.scores import WIDTH, Dot, ScaledDot, heads_first
 
 FORMS = ("auto", "expanded", "absorbed")
 WIDTHS = ("embed_dim", "num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim")
@@ -93,24 +93,20 @@ class LatentAttention(Contract):
 
     takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "stages"})
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(WIDTHS, WIDTH),
+        "q_rank": WIDTH | ", or None",
+        "norm": instance(RMSNorm),
+        "positions": instance(Rotary),
+        "score": instance(ScaledDot, Dot),
+        "mask": STRUCTURE,
+        "precision": PRECISION,
+        "dropout_rate": DROPOUT_RATE,
+    }
+
     def __post_init__(self) -> None:
-        for name in WIDTHS:
-            if not is_count(getattr(self, name)):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be a positive int")
-        if self.q_rank is not None and not is_count(self.q_rank):
-            raise OptionError(f"q_rank {self.q_rank!r} must be a positive int, or None")
-        for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be True or False")
-        for name, kinds in (("norm", (RMSNorm,)), ("positions", (Rotary,)), ("score", (ScaledDot, Dot))):
-            if not isinstance(getattr(self, name), kinds):
-                wanted = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
-                raise OptionError(f"{name} {getattr(self, name)!r} must be {wanted}")
-        if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
-            raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
+        check_options(self)
         _ = self.positions.width(self.rope_dim)
-        check_precision(self.precision)
-        _ = keep_threshold(self.dropout_rate)
 
     @property
     def width(self) -> int:
@@ -262,7 +258,7 @@ class LatentAttention(Contract):
             ShapeError: the cache has other batch axes.
         """
         if form not in FORMS:
-            raise OptionError(f"form {form!r} must be one of {', '.join(map(repr, FORMS))}")
+            raise OptionError(f"form {shown(form)} must be one of {', '.join(map(repr, FORMS))}")
         if cache is None:
             return "expanded" if form == "auto" else form
         *_, t, _ = x.shape

@@ -23,20 +23,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from attention.spec.algebra import Mask
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
-from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
+from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName, shown
+from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project
 from attention.spec.masks import Causal, Lengths
-from attention.spec.numbers import is_finite
+from attention.spec.norms import EPS
+from attention.spec.options import Option, check_options, one_of
 from attention.spec.params import Param
-from attention.spec.scores import mix, products
+from attention.spec.scores import WIDTH, mix, products
 
 FEATURES = ("elu+1", "relu")
 FORMS = ("auto", "scan", "quadratic")
@@ -77,13 +79,16 @@ class LinearAttention(Contract):
     out_bias: bool = True
     precision: str | None = None
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_dim"), WIDTH | ""),
+        **dict.fromkeys(("embed_dim", "num_heads"), WIDTH),
+        "feature_map": one_of(*FEATURES),
+        "eps": EPS,
+        "precision": PRECISION,
+    }
+
     def __post_init__(self) -> None:
-        if not isinstance(self.causal, bool):
-            raise OptionError(f"causal {self.causal!r} must be True or False")
-        if self.feature_map not in FEATURES:
-            raise OptionError(f"feature_map {self.feature_map!r} must be one of {', '.join(map(repr, FEATURES))}")
-        if not (is_finite(self.eps) and self.eps >= 0):
-            raise OptionError(f"eps {self.eps!r} must be a finite number >= 0")
+        check_options(self)
         _ = self.attention
 
     @cached_property
@@ -182,7 +187,7 @@ def choose(implementation: str, mask: Mask | None, *, carries: bool) -> str:
         KernelRefused: the form asked for cannot do it, or neither can.
     """
     if implementation not in FORMS:
-        raise UnknownName(f"implementation {implementation!r} must be one of {', '.join(map(repr, FORMS))}")
+        raise UnknownName(f"implementation {shown(implementation)} must be one of {', '.join(map(repr, FORMS))}")
     reason = None if mask is None or isinstance(mask, Lengths) else f"sums over keys that are there or not, not over {mask!r}"
     if implementation == "quadratic" or (implementation == "auto" and reason and not carries):
         if carries:

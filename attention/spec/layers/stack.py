@@ -13,14 +13,16 @@ from typing import Any, ClassVar, Self
 
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import normed
 from attention.spec.layers.tokens import only, seed_at
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock, check_norm, check_part
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
-from attention.spec.numbers import is_count
+from attention.spec.options import Option, check_options, whole
 from attention.spec.params import Param, inner, nest
+
+MOST_BLOCKS = 4096
+"""The most blocks of a stack: each has names, shapes and arrays of its own."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class Stack(Contract):
 
     kind: ClassVar[type[Block]] = Block
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"depth": whole(1, MOST_BLOCKS)}
+
     def __post_init__(self) -> None:
         check_part("block", self.block, self.kind)
-        if not is_count(self.depth):
-            raise OptionError(f"depth {self.depth!r} must be a positive int")
+        check_options(self)
         if self.final_norm is not None:
             check_norm("final_norm", self.final_norm)
 

@@ -25,18 +25,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from attention.spec import random
 from attention.spec.algebra import Mask
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import normed
 from attention.spec.layers.tokens import check_tokens, dropped, kept, only, seed_at, settled
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
+from attention.spec.options import Option, check_options, one_of
 from attention.spec.params import Param, inner, nest
+from attention.spec.random import DROPOUT_RATE
 
 ORDERS = ("post", "pre")
 
@@ -67,11 +68,11 @@ class Block(Contract):
     def calls(self, call: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return what each part is called with beside arrays and seed, by name."""
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"order": one_of(*ORDERS), "dropout_rate": DROPOUT_RATE}
+
     def __post_init__(self) -> None:
         check_norm("norm", self.norm)
-        if self.order not in ORDERS:
-            raise OptionError(f"order {self.order!r} must be one of {', '.join(map(repr, ORDERS))}")
-        _ = random.keep_threshold(self.dropout_rate)
+        check_options(self)
 
     @property
     def width(self) -> int:
@@ -217,7 +218,9 @@ class DecoderBlock(Block):
             wanted = f"({self.width}, M', M', {self.width}) as self_attention has"
             raise OptionError(f"cross_attention widths {(*widths.values(), cross.out_width)} must be {wanted}")
         if cross.positions is not None:
-            raise OptionError(f"cross_attention positions {cross.positions!r} must be None: a memory has places of its own")
+            raise OptionError(
+                f"cross_attention positions {shown(cross.positions)} must be None: a memory has places of its own"
+            )
         _check_fed(self.feed_forward, self.width)
 
     @property
@@ -244,13 +247,13 @@ class DecoderBlock(Block):
 def check_part(name: str, part: Any, kind: type[Contract]) -> None:
     """Raise OptionError unless a part is of its kind."""
     if not isinstance(part, kind):
-        raise OptionError(f"{name} {part!r} must be {kind.__name__}(...)")
+        raise OptionError(f"{name} {shown(part)} must be {kind.__name__}(...)")
 
 
 def check_norm(name: str, norm: Any) -> None:
     """Raise OptionError unless this is a norm under which a padded token, which is a row of zeros, has a gradient."""
     if not isinstance(norm, (LayerNorm, RMSNorm)):
-        raise OptionError(f"{name} {norm!r} must be LayerNorm(...) or RMSNorm(...)")
+        raise OptionError(f"{name} {shown(norm)} must be LayerNorm(...) or RMSNorm(...)")
     if norm.eps == 0:
         raise OptionError(f"{name} eps 0 must be positive: a padded token is a row of zeros")
 

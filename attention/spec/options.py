@@ -1,0 +1,187 @@
+"""Options: what an argument may be, written once, and the error that says so.
+
+    EMBED_DIM = whole(1)        EMBED_DIM.check("embed_dim", value)        raises unless value is what it must be
+
+    class Contract:
+        OPTIONS = {"embed_dim": whole(1), "gate": one_of("headwise", none=True)}        check_options(self)
+
+    @takes(head_dim=whole(1))
+    def width(self, head_dim): ...
+
+A field that is declared `bool` is a switch without an entry. No check runs code of the value's: an object that cannot be
+compared, hashed or shown is refused like any other.
+"""
+
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# pyright: reportUnnecessaryIsInstance=false
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache, wraps
+from typing import Any, TypeVar
+
+import numpy as np
+
+from attention.spec.errors import AttentionError, OptionError, shown
+from attention.spec.numbers import is_count, is_finite
+
+MOST = 2**31 - 1
+"""The largest number that JAX counts to while its 64-bit mode is off, and so the largest size."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Option:
+    """What an argument may be.
+
+    Args:
+        wanted: in words, as a message says it.
+        holds: whether a value is one.
+        error: what is raised if it is not.
+        most: the largest int, which a message names only to who exceeds it.
+    """
+
+    wanted: str
+    holds: Callable[[Any], bool]
+    error: type[AttentionError] = OptionError
+    most: int | None = None
+
+    def check(self, label: str, value: Any) -> None:
+        """Raise `error` unless the value is what it must be; `label` is what the message calls it."""
+        if not self.holds(value):
+            beyond = self.most is not None and is_count(value, self.most + 1)
+            raise self.error(f"{label} {shown(value)} must be {f'at most {self.most}' if beyond else self.wanted}")
+
+    def __or__(self, words: str) -> Option:
+        """Return the option with None allowed, the message ending in these words."""
+        return replace(self, wanted=f"{self.wanted}{words}", holds=lambda value: value is None or self.holds(value))
+
+    def raising(self, error: type[AttentionError]) -> Option:
+        """Return the option with another error."""
+        return replace(self, error=error)
+
+
+def whole(least: int = 1, most: int | None = MOST, *, wanted: str = "", none: bool = False) -> Option:
+    """Return the option of an int from `least` to `most`, if that is given.
+
+    >>> whole(1).check("num_heads", 0)
+    Traceback (most recent call last):
+    attention.spec.errors.OptionError: num_heads 0 must be a positive int
+    """
+    said = wanted or ("a positive int" if least == 1 else f"an int >= {least}")
+    option = Option(said, lambda value: is_count(value, least) and (most is None or value <= most), most=most)
+    return option | ", or None" if none else option
+
+
+def number(
+    least: float | None = None, *, above: float | None = None, below: float | None = None, wanted: str = "", none: bool = False
+) -> Option:
+    """Return the option of a finite number: at least `least`, above `above`, below `below`, each if given."""
+    bounds = ((">=", least), (">", above), ("<", below))
+    said = wanted or "a finite number" + " and".join(f" {sign} {bound:g}" for sign, bound in bounds if bound is not None)
+
+    def holds(value: Any) -> bool:
+        return (
+            is_finite(value)
+            and (least is None or value >= least)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+
+    return Option(said, holds) | ", or None" if none else Option(said, holds)
+
+
+def one_of(*names: str, none: bool = False, wanted: str = "") -> Option:
+    """Return the option of one of some words."""
+    said = wanted or ", ".join(map(repr, (None, *names) if none else names))
+    option = Option(wanted or f"one of {said}", lambda value: type(value) is str and value in names)
+    return option | "" if none else option
+
+
+def instance(*kinds: type, none: bool = False, wanted: str = "") -> Option:
+    """Return the option of an object of some classes."""
+    said = wanted or " or ".join(f"{kind.__name__}(...)" for kind in kinds)
+    option = Option(said, lambda value: isinstance(value, kinds))
+    return option | ", or None" if none else option
+
+
+SWITCH = Option("True or False", lambda value: isinstance(value, bool))
+FUNCTION = Option("a function", callable)
+TEXT = Option("a string", lambda value: type(value) is str)
+SHAPE = Option(
+    "a tuple of ints >= 0", lambda value: isinstance(value, (tuple, list)) and all(is_count(n, 0) and n <= MOST for n in value)
+)
+MAPPING = Option("a mapping of arrays by name", lambda value: isinstance(value, Mapping))
+
+
+def check_options(owner: Any, prefix: str = "") -> None:
+    """Raise unless each field of a dataclass is what the `OPTIONS` of its class say, and each `bool` a switch.
+
+    Args:
+        owner: the object, whose fields are set.
+        prefix: what stands before a field's name in a message, with its blank.
+    """
+    for name, option in _options(type(owner)):
+        option.check(f"{prefix}{name}", getattr(owner, name))
+
+
+@cache
+def _options(kind: type) -> tuple[tuple[str, Option], ...]:
+    given: dict[str, Option] = getattr(kind, "OPTIONS", {})
+    switches = {f.name: SWITCH for f in fields(kind) if f.type in ("bool", bool) and f.init}
+    return tuple((f.name, {**switches, **given}[f.name]) for f in fields(kind) if f.name in {**switches, **given})
+
+
+def takes(**options: Option) -> Callable[[F], F]:
+    """Return a decorator of a function or method whose arguments must be what they are said to be.
+
+    >>> @takes(width=whole(1))
+    ... def double(width):
+    ...     return 2 * width
+    >>> double("x")
+    Traceback (most recent call last):
+    attention.spec.errors.OptionError: width 'x' must be a positive int
+    """
+
+    def decorate(function: F) -> F:
+        places = tuple(inspect.signature(function).parameters)
+
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            for place, value in zip(places, args, strict=False):
+                if place in options:
+                    options[place].check(place, value)
+            for name, value in kwargs.items():
+                if name in options:
+                    options[name].check(name, value)
+            return function(*args, **kwargs)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
+
+
+def is_array(value: Any) -> bool:
+    """Return whether a value is an array of any framework: it has a shape and a dtype, and is no scalar of NumPy's."""
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
+
+
+def finite_array(label: str, value: Any, error: type[AttentionError]) -> np.ndarray:
+    """Return real numbers, or nested lists of them, as a float64 array, or raise `error`.
+
+    >>> finite_array("positions", [0, 1], OptionError)
+    array([0., 1.])
+    """
+    if isinstance(value, (list, tuple, int, float)) or is_array(value) or isinstance(value, np.generic):
+        try:
+            array = np.asarray(value)
+            if array.dtype.kind in "iuf" or array.dtype.name == "bfloat16":
+                return array.astype(np.float64)
+        # What another framework raises for an array that lies elsewhere, is traced, or needs a gradient.
+        except (ValueError, TypeError, RuntimeError, OverflowError):
+            pass
+    raise error(f"{label} {shown(value)} must be an array of numbers")
