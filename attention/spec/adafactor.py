@@ -33,7 +33,7 @@ import numpy as np
 
 from attention.spec.axes import Array
 from attention.spec.optimizer import SHARE, SIZE, Arrays, State, Step
-from attention.spec.options import SHAPE, Option, number, one_of, takes, whole
+from attention.spec.options import FLOATS, NAMESPACE, SHAPE, Option, checked, number, one_of, whole
 
 FactoredAxes = Literal["last", "largest"]
 
@@ -81,7 +81,7 @@ class Adafactor(Step):
     }
     ELEMENTWISE: ClassVar[bool] = False
 
-    @takes(shape=SHAPE)
+    @checked(shape=SHAPE)
     def factored(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """Return the two axes by which an array of this shape is factored, columns last; None if it is not.
 
@@ -94,6 +94,7 @@ class Adafactor(Step):
         rows, columns = int(order[-2]), int(order[-1])
         return (rows, columns) if min(shape[rows], shape[columns]) >= self.least_factored else None
 
+    @checked(xp=NAMESPACE, params=FLOATS)
     def init(self, xp: Any, params: Mapping[str, Array]) -> State:
         """Return the state before the first step; a moment that a parameter does without has one element."""
         moments: dict[str, Arrays] = {letter: {} for letter in self.MOMENTS}

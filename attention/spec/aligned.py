@@ -15,7 +15,10 @@ from attention.spec.axes import Array, Sizes
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.fields import MOST, is_count, set_integers
 from attention.spec.grid import Grid
+from attention.spec.options import one_of
 from attention.spec.tree import data
+
+ALIGN = one_of("start", "end", none=True, wanted="None, 'start' or 'end'")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,8 +33,7 @@ class Aligned(Mask):
     query_positions: Array = field(default=None, kw_only=True, metadata=data("T"))
 
     def __post_init__(self) -> None:
-        if self.align not in (None, "start", "end"):
-            raise OptionError(f"{type(self).__name__} align {shown(self.align)} must be None, 'start' or 'end'")
+        ALIGN.check(f"{type(self).__name__} align", self.align)
         if self.query_positions is not None:
             if self.align is not None:
                 raise OptionError(f"{type(self).__name__} must have align or query_positions, not both")

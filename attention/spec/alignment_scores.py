@@ -17,22 +17,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from attention.spec.axes import Array
-from attention.spec.options import Option, check_options, takes, whole
+from attention.spec.options import Option, check_options, checked, whole
 from attention.spec.params import Param
-from attention.spec.scores import WIDTH, Cosine, Dot, ScaledDot
+from attention.spec.scores import HEAD_DIM, WIDTH, Cosine, Dot, ScaledDot
 
 
 @dataclass(frozen=True)
 class General:
     """Luong's general score: the query, mapped to the width of a key, times the key."""
 
-    @takes(head_dim=WIDTH)
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the product of the mapped query and the key is multiplied by: 1."""
         del head_dim
         return 1.0
 
-    @takes(query_width=WIDTH, key_width=WIDTH)
+    @checked(query_width=WIDTH, key_width=WIDTH)
     def params(self, query_width: int, key_width: int) -> dict[str, Param]:
         """Return the learned array: "score_proj.kernel" `(M, M')`."""
         return {"score_proj.kernel": Param((query_width, key_width), "MD", inputs=1)}
@@ -63,7 +63,7 @@ class TanhScore:
     def __post_init__(self) -> None:
         check_options(self, f"{type(self).__name__} ")
 
-    @takes(head_dim=WIDTH)
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what a product of query and key is multiplied by: 1, for there is none."""
         del head_dim
@@ -79,7 +79,7 @@ class TanhScore:
 class Additive(TanhScore):
     """Bahdanau's additive score, a kernel each for query and key; arguments as `TanhScore`."""
 
-    @takes(query_width=WIDTH, key_width=WIDTH)
+    @checked(query_width=WIDTH, key_width=WIDTH)
     def params(self, query_width: int, key_width: int) -> dict[str, Param]:
         """Return "score_q_proj.kernel" `(M, A)`, perhaps its ".bias", "score_k_proj.kernel" `(M', A)`, "score_v" `(A,)`."""
         width = self.hidden or query_width
@@ -93,7 +93,7 @@ class Additive(TanhScore):
 class Concat(TanhScore):
     """Luong's concat score, one kernel for both, the query's rows first; arguments as `TanhScore`."""
 
-    @takes(query_width=WIDTH, key_width=WIDTH)
+    @checked(query_width=WIDTH, key_width=WIDTH)
     def params(self, query_width: int, key_width: int) -> dict[str, Param]:
         """Return "score_proj.kernel" `(M + M', A)`, perhaps its ".bias", and "score_v" `(A,)`."""
         width = self.hidden or query_width

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from attention.spec.attend import STAGES
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName, shown
 from attention.spec.masks import Mask
-from attention.spec.options import one_of
+from attention.spec.options import ARRAY, one_of
 from attention.spec.random import keep_threshold
 from attention.spec.rules import Rule, first
 from attention.spec.scores import ScoreMod, check_cap
@@ -74,13 +74,14 @@ class Request:
             raise OptionError(f"score_mod {shown(self.score_mod)} must be a function (score, b, h, t, s) -> score, or None")
         _ = keep_threshold(self.dropout_rate)
         check_precision(self.precision)
-        for stage in self.stages:
-            if stage not in STAGES:
-                raise OptionError(f"return_stages {shown(stage)} must be among {', '.join(STAGES)}")
+        _ = stage_names(self.stages)
         if self.dropout_rate and self.dropout_seed is None:
             raise OptionError(f"dropout_seed None must be an integer when dropout_rate is {self.dropout_rate}")
         if self.bias is not None:
+            ARRAY.check("bias", self.bias)
             check_broadcast("bias", self.bias, self.sizes.scores, "(*batch, H, T, S)")
+        if self.sinks is not None:
+            ARRAY.check("sinks", self.sinks)
         if self.sinks is not None and tuple(self.sinks.shape) != (self.sizes.H,):
             raise ShapeError(f"sinks {tuple(self.sinks.shape)} must be (H,) = ({self.sizes.H},)")
 
@@ -117,6 +118,28 @@ class Request:
         }
         missing = [name for name, wanted in asked.items() if wanted and name not in features]
         return f"has no {', no '.join(missing)}" if missing else None
+
+
+def stage_names(given: Any) -> tuple[str, ...]:
+    """Return the names of stages that a call asks for, none for None.
+
+    Raises:
+        OptionError: not a tuple or list of names among `STAGES`.
+
+    >>> stage_names("weights")
+    Traceback (most recent call last):
+    attention.spec.errors.OptionError: return_stages 'weights' must be a tuple of names: ('weights',)
+    """
+    if given is None or (type(given) is tuple and not given):
+        return ()
+    if type(given) is str and given in STAGES:
+        raise OptionError(f"return_stages {given!r} must be a tuple of names: ({given!r},)")
+    if not isinstance(given, (tuple, list)):
+        raise OptionError(f"return_stages {shown(given)} must be a tuple of names among {', '.join(STAGES)}")
+    for stage in given:
+        if not (type(stage) is str and stage in STAGES):
+            raise OptionError(f"return_stages {shown(stage)} must be among {', '.join(STAGES)}")
+    return tuple(given)
 
 
 def check_precision(precision: str | None) -> None:
@@ -202,7 +225,7 @@ def choose(
         KernelRefused: the kernel asked for by name refuses, or all that "auto" may ask do.
     """
     rule = None
-    if implementation == "auto":
+    if type(implementation) is str and implementation == "auto":
         known: tuple[Rule, ...] = getattr(kernels, "rules", ()) if rules is None else rules
         rule = first(known, request) if known else None
         asked = order(kernels, rule)

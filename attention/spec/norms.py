@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError
-from attention.spec.options import TEXT, Option, check_options, number, takes, whole
+from attention.spec.options import TEXT, Option, check_options, checked, number, whole
 from attention.spec.params import Param
 
 EPS = number(0)
@@ -44,7 +44,7 @@ class RMSNorm:
     def __post_init__(self) -> None:
         check_options(self, "RMSNorm ")
 
-    @takes(width=WIDTH, axis=TEXT)
+    @checked(width=WIDTH, axis=TEXT)
     def params(self, width: int, axis: str = "M") -> dict[str, Param]:
         """Return the learned arrays of a norm over `width` features, whose axis letter is `axis`."""
         return {"scale": Param((width,), axis, fill=0.0 if self.offset else 1.0)}
@@ -73,7 +73,7 @@ class LayerNorm:
     def __post_init__(self) -> None:
         check_options(self, "LayerNorm ")
 
-    @takes(width=WIDTH, axis=TEXT)
+    @checked(width=WIDTH, axis=TEXT)
     def params(self, width: int, axis: str = "M") -> dict[str, Param]:
         """Return the learned arrays of a norm over `width` features, whose axis letter is `axis`."""
         tree = {"scale": Param((width,), axis, fill=1.0)}
@@ -103,7 +103,7 @@ class L2Norm:
         if self.eps == 0:
             raise OptionError("L2Norm eps 0 must be positive: an array of zeros has no direction")
 
-    @takes(width=WIDTH, axis=TEXT)
+    @checked(width=WIDTH, axis=TEXT)
     def params(self, width: int, axis: str = "M") -> dict[str, Param]:
         """Return the learned arrays: none."""
         del width, axis

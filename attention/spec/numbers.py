@@ -27,6 +27,11 @@ def is_finite(value: Any) -> bool:
     )
 
 
+def is_symbolic(value: Any) -> bool:
+    """Return whether `value` is a size that an exporter leaves open: torch's SymInt, or a dimension of jax.export."""
+    return type(value).__name__ in ("SymInt", "_DimExpr")
+
+
 def is_count(value: Any, least: int = 1) -> bool:
     """Return whether `value` is an int, and no bool, of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

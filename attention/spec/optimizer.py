@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final, get_args
 
 from attention.spec.axes import Array
-from attention.spec.errors import ParamError
-from attention.spec.options import Option, check_options, instance, number, one_of, whole
+from attention.spec.errors import OptionError, ParamError
+from attention.spec.options import FLOATS, NAMESPACE, Option, check_options, checked, instance, number, one_of, whole
 from attention.spec.params import Param
 from attention.spec.schedules import Clip, Schedule, rate
 
@@ -104,11 +104,13 @@ class Step(ABC):
     def __post_init__(self) -> None:
         check_options(self, f"{type(self).__name__} ")
 
+    @checked(xp=NAMESPACE, params=FLOATS)
     def init(self, xp: Any, params: Mapping[str, Array]) -> State:
         """Return the state before the first step."""
         return State(0, {letter: {name: xp.zeros_like(p) for name, p in params.items()} for letter in self.MOMENTS})
 
     @final
+    @checked(xp=NAMESPACE, params=FLOATS, gradients=FLOATS)
     def step(self, xp: Any, params: Mapping[str, Array], gradients: Mapping[str, Array], state: State) -> tuple[Arrays, State]:
         """Return the parameters after one more step, and what it leaves to the next.
 
@@ -122,6 +124,7 @@ class Step(ABC):
             ParamError: the gradients' names or shapes are not those of the parameters.
         """
         _check_gradients(params, gradients)
+        self._check_state(params, state)
         gradients = {name: g * self.gradient_scale for name, g in gradients.items()}
         gradients = gradients if self.clip is None else self.clip.clipped(xp, gradients)
         after: Arrays = {}
@@ -134,6 +137,12 @@ class Step(ABC):
             for letter in self.MOMENTS:
                 moments[letter][name] = now[letter]
         return after, State(state.count + 1, moments)
+
+    def _check_state(self, params: Mapping[str, Array], state: Any) -> None:
+        """Raise OptionError unless a state is one of this step and of these parameters."""
+        fits = isinstance(state, State) and all(set(params) <= set(state.moments.get(letter, {})) for letter in self.MOMENTS)
+        if not fits:
+            raise OptionError(f"state {type(state).__name__} must be what `init` or the last step of these parameters returned")
 
     @final
     def change(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
@@ -153,6 +162,7 @@ class Step(ABC):
         moved, moments = self.move(xp, p, g, moments, t, learning_rate)
         return (moved + (learning_rate if self.decay_times_rate else 1.0) * decay * p if decay else moved), moments
 
+    @checked(rank=whole(0))
     def spares(self, rank: int) -> bool:
         """Return whether an array of this rank does not decay."""
         return self.decayed == "matrices" and rank < 2

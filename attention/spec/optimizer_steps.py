@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 
 from attention.spec.axes import Array
 from attention.spec.optimizer import SHARE, SIZE, Arrays, State, Step
-from attention.spec.options import Option, one_of
+from attention.spec.options import FLOATS, NAMESPACE, Option, checked, one_of
 
 AMSGrad = Literal["raw", "corrected"]
 AMSGRAD = one_of(*get_args(AMSGrad), wanted="'raw', 'corrected'") | " or None"
@@ -176,6 +176,7 @@ class RMSprop(Step):
         "initial": SIZE,
     }
 
+    @checked(xp=NAMESPACE, params=FLOATS)
     def init(self, xp: Any, params: Mapping[str, Array]) -> State:
         """Return the state before the first step."""
         return _started(super().init(xp, params), self.initial)
@@ -208,6 +209,7 @@ class Adagrad(Step):
     MOMENTS: ClassVar[tuple[str, ...]] = ("v",)
     OPTIONS: ClassVar[Mapping[str, Option]] = {**Step.OPTIONS, "initial": SIZE, "eps": SIZE, "eps_root": SIZE}
 
+    @checked(xp=NAMESPACE, params=FLOATS)
     def init(self, xp: Any, params: Mapping[str, Array]) -> State:
         """Return the state before the first step."""
         return _started(super().init(xp, params), self.initial)

@@ -5,7 +5,7 @@
     class Contract:
         OPTIONS = {"embed_dim": whole(1), "gate": one_of("headwise", none=True)}        check_options(self)
 
-    @takes(head_dim=whole(1))
+    @checked(head_dim=whole(1))
     def width(self, head_dim): ...
 
 A field that is declared `bool` is a switch without an entry. No check runs code of the value's: an object that cannot be
@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from attention.spec.errors import AttentionError, OptionError, shown
-from attention.spec.numbers import is_count, is_finite
+from attention.spec.axes import COMPUTE, dtype_name
+from attention.spec.errors import AttentionError, DTypeError, OptionError, shown
+from attention.spec.numbers import is_count, is_finite, is_symbolic
 
 MOST = 2**31 - 1
 """The largest number that JAX counts to while its 64-bit mode is off, and so the largest size."""
@@ -109,13 +110,48 @@ def instance(*kinds: type, none: bool = False, wanted: str = "") -> Option:
     return option | ", or None" if none else option
 
 
+def size(least: int = 1, most: int = MOST) -> Option:
+    """Return the option of an axis' size as a call has it: an int of at least `least`, or what an exporter leaves open."""
+    plain = whole(least, most)
+    return replace(plain, holds=lambda value: is_symbolic(value) or plain.holds(value))
+
+
 SWITCH = Option("True or False", lambda value: isinstance(value, bool))
 FUNCTION = Option("a function", callable)
 TEXT = Option("a string", lambda value: type(value) is str)
 SHAPE = Option(
     "a tuple of ints >= 0", lambda value: isinstance(value, (tuple, list)) and all(is_count(n, 0) and n <= MOST for n in value)
 )
-MAPPING = Option("a mapping of arrays by name", lambda value: isinstance(value, Mapping))
+
+
+def is_array(value: Any) -> bool:
+    """Return whether a value is an array of any framework: it has a shape and a dtype."""
+    # Not its values: an array may be traced, lie elsewhere, or have none.
+    return isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype")
+
+
+ARRAY = Option("an array", is_array, DTypeError)
+
+
+def arrays_by_name(*names: str) -> Option:
+    """Return the option of a mapping of arrays by name, these among them; None may stand for one that is absent."""
+    said = f", with {', '.join(map(repr, names))}" if names else ""
+
+    def holds(value: Any) -> bool:
+        return (
+            isinstance(value, Mapping)
+            and all(name in value for name in names)
+            and all(type(name) is str and (is_array(x) or (x is None and name not in names)) for name, x in value.items())
+        )
+
+    return Option(f"a mapping of arrays by name{said}", holds)
+
+
+ARRAYS = arrays_by_name()
+FLOATS = Option(
+    "a mapping of floating arrays by name",
+    lambda value: ARRAYS.holds(value) and all(x is not None and dtype_name(x) in COMPUTE for x in value.values()),
+)
 
 
 def check_options(owner: Any, prefix: str = "") -> None:
@@ -136,10 +172,10 @@ def _options(kind: type) -> tuple[tuple[str, Option], ...]:
     return tuple((f.name, {**switches, **given}[f.name]) for f in fields(kind) if f.name in {**switches, **given})
 
 
-def takes(**options: Option) -> Callable[[F], F]:
+def checked(**options: Option) -> Callable[[F], F]:
     """Return a decorator of a function or method whose arguments must be what they are said to be.
 
-    >>> @takes(width=whole(1))
+    >>> @checked(width=whole(1))
     ... def double(width):
     ...     return 2 * width
     >>> double("x")
@@ -151,7 +187,7 @@ def takes(**options: Option) -> Callable[[F], F]:
         places = tuple(inspect.signature(function).parameters)
 
         @wraps(function)
-        def checked(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             for place, value in zip(places, args, strict=False):
                 if place in options:
                     options[place].check(place, value)
@@ -160,14 +196,9 @@ def takes(**options: Option) -> Callable[[F], F]:
                     options[name].check(name, value)
             return function(*args, **kwargs)
 
-        return checked  # type: ignore[return-value]
+        return call  # type: ignore[return-value]
 
     return decorate
-
-
-def is_array(value: Any) -> bool:
-    """Return whether a value is an array of any framework: it has a shape and a dtype, and is no scalar of NumPy's."""
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
 
 
 def finite_array(label: str, value: Any, error: type[AttentionError]) -> np.ndarray:
@@ -185,3 +216,6 @@ def finite_array(label: str, value: Any, error: type[AttentionError]) -> np.ndar
         except (ValueError, TypeError, RuntimeError, OverflowError):
             pass
     raise error(f"{label} {shown(value)} must be an array of numbers")
+
+
+NAMESPACE = Option("an array namespace such as numpy", lambda value: callable(getattr(value, "zeros_like", None)))

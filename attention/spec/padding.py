@@ -15,7 +15,10 @@ from attention.spec.axes import Array, Sizes
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.fields import is_count, set_integers
 from attention.spec.grid import Grid
+from attention.spec.options import one_of
 from attention.spec.tree import data
+
+PADDING = one_of("right", "left", wanted="'right' or 'left'")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,8 +69,7 @@ class Lengths(Mask):
         set_integers(self, "kv", self.kv)
         if self.q is not None:
             set_integers(self, "q", self.q)
-        if self.padding not in ("right", "left"):
-            raise OptionError(f"Lengths padding {shown(self.padding)} must be 'right' or 'left'")
+        PADDING.check("Lengths padding", self.padding)
 
     def allowed(self, at: Grid) -> Array:
         left = self.padding == "left"

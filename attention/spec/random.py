@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from attention.spec.axes import Array, dtype_name
-from attention.spec.errors import OptionError, ShapeError
-from attention.spec.options import number
+from attention.spec.errors import OptionError, ShapeError, shown
+from attention.spec.options import is_array, number
 
 WORD = 0xFFFFFFFF
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -51,10 +51,10 @@ def key(seed: Array) -> Key:
     seed = _unwrapped(seed)
     if isinstance(seed, (int, np.integer)):
         if not 0 <= int(seed) < 2**64:
-            raise OptionError(f"seed {seed} must be in [0, 2**64)")
+            raise OptionError(f"seed {shown(int(seed))} must be in [0, 2**64)")
         return int(seed) >> 32, int(seed) & WORD
-    if not hasattr(seed, "dtype") or "int" not in dtype_name(seed) or tuple(seed.shape) not in ((), (2,)):
-        got = f"{dtype_name(seed)} {tuple(seed.shape)}" if hasattr(seed, "dtype") else repr(seed)
+    if not is_array(seed) or "int" not in dtype_name(seed) or tuple(seed.shape) not in ((), (2,)):
+        got = f"{dtype_name(seed)} {tuple(seed.shape)}" if is_array(seed) else shown(seed)
         raise OptionError(f"seed {got} must be an int in [0, 2**64), or an integer scalar")
     if isinstance(seed, np.ndarray) and seed.shape:
         return int(seed[0]) & WORD, int(seed[1]) & WORD

@@ -27,7 +27,7 @@ import numpy as np
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, PositionError, shown
 from attention.spec.numbers import is_count
-from attention.spec.options import Option, check_options, finite_array, instance, number, one_of, takes, whole
+from attention.spec.options import Option, check_options, checked, finite_array, instance, number, one_of, size
 from attention.spec.rotary_growth import DynamicNTK, LongRope
 from attention.spec.rotary_scaling import BASE, MOST_WIDTH, Constants, Linear, Llama3, Yarn, unscaled
 
@@ -36,7 +36,7 @@ Scaling = Linear | DynamicNTK | Yarn | Llama3 | LongRope
 SCALINGS = (Linear, DynamicNTK, Yarn, Llama3, LongRope)
 STYLE = one_of(*STYLES)
 SIZE = number(0)
-HEAD_DIM = whole(1, MOST_WIDTH)
+HEAD_DIM = size(1, MOST_WIDTH)
 MOST_PATCHES = 2**24
 """The most patches of an image whose places are listed."""
 
@@ -78,7 +78,7 @@ class Rotary:
         """Whether the frequencies depend on the length of a call."""
         return self.scaling is not None and self.scaling.grows
 
-    @takes(head_dim=HEAD_DIM)
+    @checked(head_dim=HEAD_DIM)
     def width(self, head_dim: int) -> int:
         """Return R, the number of rotated features.
 
@@ -90,13 +90,13 @@ class Rotary:
             self.scaling.check(rotated)
         return rotated
 
-    @takes(head_dim=HEAD_DIM)
+    @checked(head_dim=HEAD_DIM)
     def constants(self, head_dim: int) -> Constants:
         """Return what is known before the call: the frequencies, or what the scaling makes them from."""
         rotated = self.width(head_dim)
         return (unscaled(self.base, rotated),) if self.scaling is None else self.scaling.constants(self.base, rotated)
 
-    @takes(head_dim=HEAD_DIM, length=SIZE)
+    @checked(head_dim=HEAD_DIM, length=SIZE)
     def frequencies(self, head_dim: int, length: float = 0) -> np.ndarray:
         """Return `(R/2,)` float64: radians per position of each pair, in a call of `length` positions."""
         constants = self.constants(head_dim)
@@ -186,7 +186,7 @@ class AxialRotary:
         index = np.arange(height * width)
         return np.stack([index // width, index % width], axis=-1)
 
-    @takes(head_dim=HEAD_DIM)
+    @checked(head_dim=HEAD_DIM)
     def width(self, head_dim: int) -> int:
         """Return R, the number of rotated features.
 
@@ -195,12 +195,12 @@ class AxialRotary:
         """
         return _width(self, head_dim, multiple=4)
 
-    @takes(head_dim=HEAD_DIM)
+    @checked(head_dim=HEAD_DIM)
     def constants(self, head_dim: int) -> Constants:
         """Return the frequencies, `(R/4,)` float64."""
         return (self.frequencies(head_dim),)
 
-    @takes(head_dim=HEAD_DIM)
+    @checked(head_dim=HEAD_DIM)
     def frequencies(self, head_dim: int) -> np.ndarray:
         """Return `(R/4,)` float64: radians per row, and per column, of each pair."""
         return unscaled(self.base, self.width(head_dim) // 2)

@@ -25,7 +25,7 @@ import numpy as np
 
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError
-from attention.spec.options import Option, check_options, takes, whole
+from attention.spec.options import Option, check_options, checked, whole
 from attention.spec.rotary_scaling import BASE, LENGTH, POSITIVE, WIDTH, Constants, Plain, unscaled
 
 DIVISORS = Option(
@@ -46,7 +46,7 @@ class DynamicNTK(Plain):
     def __post_init__(self) -> None:
         check_options(self, "DynamicNTK ")
 
-    @takes(base=BASE, width=WIDTH)
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the unscaled frequencies, and the power of the growth that multiplies each."""
         # The first pair has power 0 whatever the width; R = 2 has no other.
@@ -103,14 +103,14 @@ class LongRope(Plain):
         factor = self.factor or (self.max_positions or 0) / self.original_max_positions
         return 1.0 if factor <= 1 else math.sqrt(1.0 + math.log(factor) / math.log(self.original_max_positions))
 
-    @takes(width=WIDTH)
+    @checked(width=WIDTH)
     def check(self, width: int) -> None:
         """Raise OptionError unless there is a divisor for each pair."""
         for name in ("short_factor", "long_factor"):
             if len(getattr(self, name)) != width // 2:
                 raise OptionError(f"LongRope {name} has {len(getattr(self, name))} numbers but must have R / 2 = {width // 2}")
 
-    @takes(base=BASE, width=WIDTH)
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies of short calls and those of long ones."""
         frequencies = unscaled(base, width)

@@ -27,7 +27,7 @@ import numpy as np
 
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, shown
-from attention.spec.options import Option, check_options, number, takes, whole
+from attention.spec.options import Option, check_options, checked, number, whole
 
 Constants = tuple[np.ndarray, ...]
 """What a scaling knows before the call: float64 arrays, `(R/2,)` each."""
@@ -57,7 +57,7 @@ class Plain:
         """What cosines and sines are multiplied by."""
         return 1.0
 
-    @takes(width=WIDTH)
+    @checked(width=WIDTH)
     def check(self, width: int) -> None:
         """Raise OptionError unless the scaling fits R = `width`."""
 
@@ -87,7 +87,7 @@ class Linear(Plain):
     def __post_init__(self) -> None:
         check_options(self, "Linear ")
 
-    @takes(base=BASE, width=WIDTH)
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies."""
         return (unscaled(base, width) / self.factor,)
@@ -141,7 +141,7 @@ class Yarn(Plain):
     def _sharpened(self, scale: float) -> float:
         return 1.0 if self.factor <= 1 else 0.1 * scale * math.log(self.factor) + 1.0
 
-    @takes(base=BASE, width=WIDTH)
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies."""
         frequencies, ramp = unscaled(base, width), self._ramp(base, width)
@@ -182,7 +182,7 @@ class Llama3(Plain):
             got = f"Llama3 high_freq_factor {self.high_freq_factor!r}"
             raise OptionError(f"{got} must be above low_freq_factor = {self.low_freq_factor!r}")
 
-    @takes(base=BASE, width=WIDTH)
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies."""
         frequencies = unscaled(base, width)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from attention.spec.axes import Array
-from attention.spec.options import Option, check_options, number, one_of, takes, whole
+from attention.spec.options import FLOATS, NAMESPACE, Option, check_options, checked, number, one_of, whole
 
 ClipBy = Literal["global norm", "tensor norm", "value"]
 
@@ -54,7 +54,7 @@ class LinearRate(Schedule):
     def __post_init__(self) -> None:
         check_options(self, f"{type(self).__name__} ")
 
-    @takes(count=COUNT)
+    @checked(count=COUNT)
     def rate(self, count: int) -> float:
         return self.first + (self.last - self.first) * min(count, self.steps) / self.steps
 
@@ -72,7 +72,7 @@ class CosineRate(Schedule):
     def __post_init__(self) -> None:
         check_options(self, f"{type(self).__name__} ")
 
-    @takes(count=COUNT)
+    @checked(count=COUNT)
     def rate(self, count: int) -> float:
         share = (1.0 + math.cos(math.pi * min(count, self.steps) / self.steps)) / 2.0
         return self.last + (self.first - self.last) * share
@@ -97,7 +97,7 @@ class WarmUp(Schedule):
     def __post_init__(self) -> None:
         check_options(self, "WarmUp ")
 
-    @takes(count=COUNT)
+    @checked(count=COUNT)
     def rate(self, count: int) -> float:
         if count < self.steps:
             return rate(self.then, 0) * count / self.steps
@@ -132,6 +132,7 @@ class Clip:
     def __post_init__(self) -> None:
         check_options(self, "Clip ")
 
+    @checked(xp=NAMESPACE, gradients=FLOATS)
     def clipped(self, xp: Any, gradients: Mapping[str, Array]) -> dict[str, Array]:
         """Return the gradients, none of them longer than the bound."""
         if self.by == "value":

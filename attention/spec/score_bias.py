@@ -24,11 +24,11 @@ from typing import Any, ClassVar
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError
 from attention.spec.numbers import is_count, is_finite
-from attention.spec.options import MOST, Option, check_options, takes, whole
+from attention.spec.options import MOST, Option, check_options, checked, size
 from attention.spec.params import Param
 from attention.spec.scores import heads_first
 
-HEADS = whole(1, 2**16)
+HEADS = size(1, 2**16)
 MOST_BUCKETS = 1024
 """The most buckets: their bounds are roots of integers that have more digits the more buckets there are."""
 
@@ -80,7 +80,7 @@ class Alibi:
         check_options(self, "Alibi ")
         object.__setattr__(self, "slopes", tuple(float(x) for x in self.slopes))
 
-    @takes(heads=HEADS)
+    @checked(heads=HEADS)
     def rates(self, heads: int) -> tuple[float, ...]:
         """Return the slope of each head.
 
@@ -98,7 +98,7 @@ class Alibi:
         between = _geometric(2 * below)[0::2]
         return (_geometric(below) + between)[:heads]
 
-    @takes(heads=HEADS, head_dim=HEADS)
+    @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
         """Return what is learned: nothing."""
         del head_dim
@@ -192,7 +192,7 @@ class RelativeBias:
             bucket = bucket + xp.astype(d >= threshold, d.dtype)
         return xp.where(distance > 0, bucket + self._side, bucket) if self.bidirectional else bucket
 
-    @takes(heads=HEADS, head_dim=HEADS)
+    @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
         """Return what is learned: a number for each bucket and head, first of variance 1 / (H D) as in T5."""
         return {"relative_bias": Param((self.num_buckets, heads), "PH", spread=math.sqrt(3.0 / (heads * head_dim)))}
@@ -234,7 +234,7 @@ class RelativeKeys:
     def __post_init__(self) -> None:
         check_options(self, "RelativeKeys ")
 
-    @takes(heads=HEADS, head_dim=HEADS)
+    @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
         """Return what is learned: a vector for each distance from -k to k, shared by the heads; first values Glorot's."""
         del heads

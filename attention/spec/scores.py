@@ -20,10 +20,11 @@ from typing import Any, ClassVar
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.norms import unit
-from attention.spec.options import Option, check_options, number, takes, whole
+from attention.spec.options import Option, check_options, checked, number, size, whole
 from attention.spec.params import Param
 
 WIDTH = whole(1)
+HEAD_DIM = size()
 POSITIVE = number(above=0, wanted="a positive finite number")
 CAP = POSITIVE | ", or None"
 
@@ -32,7 +33,7 @@ CAP = POSITIVE | ", or None"
 class Dot:
     """The plain dot product, unscaled."""
 
-    @takes(head_dim=WIDTH)
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the dot product is multiplied by: 1."""
         del head_dim
@@ -54,7 +55,7 @@ class ScaledDot:
     def __post_init__(self) -> None:
         check_options(self)
 
-    @takes(head_dim=WIDTH)
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the dot product is multiplied by."""
         return 1.0 / math.sqrt(head_dim) if self.scale is None else self.scale
@@ -79,13 +80,13 @@ class Cosine:
     def __post_init__(self) -> None:
         check_options(self, "Cosine ")
 
-    @takes(head_dim=WIDTH)
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the product of the prepared queries and keys is multiplied by: 1."""
         del head_dim
         return 1.0
 
-    @takes(heads=WIDTH)
+    @checked(heads=WIDTH)
     def params(self, heads: int) -> dict[str, Param]:
         """Return the learned array: "log_scale" `(H,)`, the logarithm of the inverse temperature."""
         return {"log_scale": Param((heads,), "H", fill=math.log(self.initial))}

@@ -99,6 +99,8 @@ def _counted(positions: Array, count: int, device: torch.device) -> Tensor:
 
 
 def _native(x: Array, device: torch.device | None) -> Tensor:
+    if not isinstance(x, (Tensor, np.ndarray, int)):
+        raise PositionError(f"positions {type(x).__module__}.{type(x).__name__} must be a torch.Tensor or numpy.ndarray")
     if isinstance(x, np.ndarray):
         # A copy: torch warns of memory that must not be written to, and cannot count backwards through it.
         x = x.copy()

@@ -30,13 +30,15 @@ from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.oracle import project
-from attention.spec.options import Option, check_options, instance
+from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance
 from attention.spec.params import Param
 from attention.spec.random import DROPOUT_RATE, keep
 from attention.spec.scores import CAP, WIDTH, Cosine, Dot, ScaledDot, soft_cap
 
 SCORES = (Dot, ScaledDot, General, Concat, Additive, Cosine)
 WIDTHS = ("query_dim", "key_dim", "value_dim", "attn_dim")
+
+INPUTS = arrays_by_name("query", "key")
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class AlignmentAttention(Contract):
                 tree[f"{letter}_proj.bias"] = Param((self.attn_dim,), "A")
         return {**tree, **learned(self.score, *self.score_widths)}
 
+    @checked(query=ARRAY, key=ARRAY, value=ARRAY)
     def sizes(self, query: Array, key: Array, value: Array) -> Sizes:
         """Return the sizes of a call, T = 1 for a single state.
 
@@ -142,12 +145,14 @@ class AlignmentAttention(Contract):
             raise ShapeError(f"query {shape} must be {letters} as key has")
         return Sizes(tuple(batch), t, s, 1, 1, self.score_widths[1], self.attn_dim or widths["value"])
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         key = arrays["key"]
         n = self.sizes(arrays["query"], key, arrays.get("value", key))
         rows = () if is_state(arrays["query"], key) else (n.T,)
         return {"context": (*n.batch, *rows, n.E), "weights": (*n.batch, *rows, n.S)}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         key, seed = arrays["key"], call.get("dropout_seed")
         sizes = self.sizes(arrays["query"], key, arrays.get("value", key))

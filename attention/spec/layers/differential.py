@@ -36,7 +36,7 @@ from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project, rotate
 from attention.spec.layers.tokens import seed_at
 from attention.spec.norms import Norm, RMSNorm
-from attention.spec.options import Option, check_options, instance, whole
+from attention.spec.options import Option, arrays_by_name, check_options, checked, instance, whole
 from attention.spec.params import Param, inner, nest
 from attention.spec.positions import AxialRotary, Rotary
 from attention.spec.random import DROPOUT_RATE, keep
@@ -45,6 +45,8 @@ from attention.spec.scores import WIDTH, Dot, ScaledDot
 PLACES = ("first", "second")
 """The two attentions; each drops by a child of the call's seed of this name."""
 LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+
+INPUTS = arrays_by_name("query")
 
 
 @dataclass(frozen=True)
@@ -161,15 +163,18 @@ class DifferentialAttention(Contract):
         }
         return {name: param for name, param in tree.items() if param is not None}
 
+    @checked(arrays=INPUTS)
     def sizes_of(self, arrays: Mapping[str, Array]) -> Sizes:
         """Return the sizes of each of the two attentions of a call, as `MultiHeadAttention` does."""
         return self.attention.sizes_of(arrays)
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         n = self.sizes_of(arrays)
         weights = (*n.batch, 2, *n.scores[-3:])
         return {"output": (*n.batch, n.T, self.embed_dim), "weights": weights, "logsumexp": weights[:-1]}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of a call: that of `MultiHeadAttention`, with "keep" a dict by `PLACES`."""
         seed = call.pop("dropout_seed", None)

@@ -27,9 +27,11 @@ from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import project
 from attention.spec.layers.tokens import check_tokens, dropped, kept
-from attention.spec.options import Option, check_options, one_of
+from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param
 from attention.spec.scores import WIDTH
+
+INPUTS = arrays_by_name("x")
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,12 @@ class FeedForward(Contract):
                 tree[f"{name}.bias"] = Param((columns,), axes[1])
         return tree
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         check_tokens("x", arrays["x"], self.embed_dim)
         return {"output": tuple(arrays["x"].shape)}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return "keep": bool `(*batch, T, A)`, or None without dropout."""
         check_tokens("x", arrays["x"], self.embed_dim)

@@ -27,7 +27,7 @@ from attention.spec.layers import oracle
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import BIASES, shield_inputs
 from attention.spec.norms import L2Norm, LayerNorm, Norm, RMSNorm
-from attention.spec.options import SWITCH, Option, check_options, instance, one_of
+from attention.spec.options import ARRAY, SWITCH, Option, arrays_by_name, check_options, checked, instance, one_of
 from attention.spec.params import Param, nest
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary
 from attention.spec.random import DROPOUT_RATE
@@ -44,6 +44,9 @@ GATES = ("headwise", "elementwise")
 def _one(*kinds: type) -> Option:
     """Return the option of one of some classes, None among them by its type."""
     return instance(*kinds, wanted=", ".join("None" if kind is type(None) else f"{kind.__name__}(...)" for kind in kinds))
+
+
+INPUTS = arrays_by_name("query")
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,7 @@ class MultiHeadAttention(Contract):
         tree |= self.positions.params(h, d) if isinstance(self.positions, BIASES) else {}
         return {name: param for name, param in tree.items() if param is not None}
 
+    @checked(query=ARRAY, key=ARRAY, value=ARRAY)
     def sizes(self, query: Array, key: Array, value: Array) -> Sizes:
         """Return the sizes of a call.
 
@@ -228,20 +232,24 @@ class MultiHeadAttention(Contract):
                 raise ShapeError(f"{name} {tuple(array.shape)} must be (*batch, S, M) with batch = {tuple(batch)}, S = {s}")
         return Sizes(tuple(batch), t, s, self.num_heads, self.kv_heads, self.width, self.value_width)
 
+    @checked(arrays=INPUTS)
     def sizes_of(self, arrays: Mapping[str, Array]) -> Sizes:
         """Return the sizes of a call from its arrays by name, those that are absent being what they default to."""
         query = arrays["query"]
         key = arrays.get("key", query)
         return self.sizes(query, key, arrays.get("value", key))
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         n = self.sizes_of(arrays)
         weights = (*n.scores[:-1], n.S + self.extra_keys)
         return {"output": (*n.batch, n.T, self.out_width), "weights": weights, "logsumexp": weights[:-1]}
 
+    @checked(arrays=INPUTS)
     def optional(self, arrays: Mapping[str, Array]) -> Shapes:
         return {"bias": self.sizes_of(arrays).scores}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         return oracle.settle(self, self.sizes_of(arrays), **call)
 

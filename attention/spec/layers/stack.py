@@ -18,11 +18,13 @@ from attention.spec.layers.oracle import normed
 from attention.spec.layers.tokens import only, seed_at
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock, check_norm, check_part
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
-from attention.spec.options import Option, check_options, whole
+from attention.spec.options import Option, arrays_by_name, check_options, checked, whole
 from attention.spec.params import Param, inner, nest
 
 MOST_BLOCKS = 4096
 """The most blocks of a stack: each has names, shapes and arrays of its own."""
+
+INPUTS = arrays_by_name("x")
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,11 @@ class Stack(Contract):
             tree |= nest(name, part.params)
         return tree if self.final_norm is None else tree | nest("final_norm", self.final_norm.params(self.block.width))
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         return self.block.results(arrays)
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of each block by its name, and "present" `(*batch, T, 1)`."""
         seed = call.pop("dropout_seed", None)

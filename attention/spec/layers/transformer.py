@@ -35,11 +35,13 @@ from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import normed
 from attention.spec.layers.tokens import check_tokens, dropped, kept, only, seed_at, settled
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
-from attention.spec.options import Option, check_options, one_of
+from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param, inner, nest
 from attention.spec.random import DROPOUT_RATE
 
 ORDERS = ("post", "pre")
+
+INPUTS = arrays_by_name("x")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +92,21 @@ class Block(Contract):
             tree |= nest(name, part.params) | nest(f"norm{i}", self.norm.params(self.width))
         return tree
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         self.check(arrays)
         return {"output": tuple(arrays["x"].shape)}
 
+    @checked(arrays=INPUTS)
     def check(self, arrays: Mapping[str, Array]) -> None:
         """Raise ShapeError unless the inputs fit the block and each other."""
         check_tokens("x", arrays["x"], self.width)
         if "memory" in self.inputs:
+            arrays_by_name("x", "memory").check("arrays", arrays)
             batch = tuple(arrays["x"].shape[:-2])
             check_tokens("memory", arrays["memory"], self.inputs["memory"], "S", batch)
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of each part by its name, "present" `(*batch, T, 1)`, and "dropout1" and so on."""
         self.check(arrays)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import differential as spec
 from attention.spec.positions import check_positions
 from attention.torch_impl import params
@@ -67,6 +68,7 @@ class DifferentialAttention(Layer):
             AttentionError: as `dot_product_attention`; PositionError where positions are missing.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         asked = query if key is None else key
         given = (query, asked, asked if value is None else value)
         mask, sizes = self._check(*given, mask, query_positions, key_positions)

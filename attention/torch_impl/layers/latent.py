@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array, Sizes, check_float
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
 from attention.torch_impl import params
@@ -70,6 +71,7 @@ class LatentAttention(Layer):
                 cache forgets keys that the mask shows.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask, x.device)
         where = positions if cache is None else cache.upcoming(sizes.T, positions)

@@ -17,6 +17,7 @@ from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
 from attention.spec.plans import Plans, Settled
@@ -84,6 +85,7 @@ class MultiHeadAttention(Layer):
             AttentionError: as `dot_product_attention`; PositionError where positions are missing; OptionError where the
                 cache forgets keys that the mask shows.
         """
+        return_stages = stage_names(return_stages)
         if key is value is mask is bias is query_positions is key_positions is cache is None and not return_stages:
             again = self._again(query, implementation)
             if again is not None:
