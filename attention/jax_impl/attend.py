@@ -20,7 +20,7 @@ from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError, OptionError
 from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose, stage_names
-from attention.spec.scores import ScaledDot, ScoreMod
+from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 
 
 def dot_product_attention(
@@ -112,6 +112,8 @@ def make_request(
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     if dropout_seed is not None:
         check_seed(dropout_seed)
+    if score_mod is not None:
+        SCORE_MOD.check("score_mod", score_mod)
     q, k, v, bias, sinks = check_arrays(query=q, key=k, value=v, bias=bias, sinks=sinks)
     dtype = check_float(query=q, key=k, value=v)
     check_beside(dtype, bias=bias, sinks=sinks)

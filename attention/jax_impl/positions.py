@@ -51,7 +51,7 @@ def rotate(rotary: Rotation | None, x: jax.Array, positions: Array = None, *, le
 
 def shared_length(positions: Positions | None, query_positions: Array, key_positions: Array) -> jax.Array | None:
     """Return the length that both rotations of a call are given, or None: the spec's `shared_length`."""
-    if query_positions is None or key_positions is None:
+    if not getattr(positions, "grows", False) or query_positions is None or key_positions is None:
         return None
     where = (_native(x) for x in (query_positions, key_positions))
     return spec.shared_length(jnp, positions, *where)

@@ -17,8 +17,9 @@ from attention.spec.attend import STAGES
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName, shown
 from attention.spec.masks import Mask
-from attention.spec.options import ARRAY, one_of
-from attention.spec.random import keep_threshold
+from attention.spec.numbers import is_symbolic
+from attention.spec.options import ARRAY, Option, checked, instance, one_of
+from attention.spec.random import count, keep_threshold
 from attention.spec.rules import Rule, first
 from attention.spec.scores import ScoreMod, check_cap
 
@@ -26,6 +27,9 @@ PRECISIONS = (None, "default", "high", "highest")
 """Least precision of a float32 product, rising. None: whatever the framework is set to. "highest": no TF32, no bf16 passes."""
 
 PRECISION = one_of(*filter(None, PRECISIONS), none=True)
+
+
+REQUEST = instance(Sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +73,15 @@ class Request:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        REQUEST.check("sizes", self.sizes)
         check_cap(self.softcap)
         if self.score_mod is not None and not callable(self.score_mod):
             raise OptionError(f"score_mod {shown(self.score_mod)} must be a function (score, b, h, t, s) -> score, or None")
         _ = keep_threshold(self.dropout_rate)
         check_precision(self.precision)
         _ = stage_names(self.stages)
+        if self.dropout_rate and not any(map(is_symbolic, self.sizes.scores)):
+            _ = count(self.sizes.scores)
         if self.dropout_rate and self.dropout_seed is None:
             raise OptionError(f"dropout_seed None must be an integer when dropout_rate is {self.dropout_rate}")
         if self.bias is not None:
@@ -194,6 +201,17 @@ class Kernels(dict[str, Kernel]):
         self.rules = rules
 
 
+def _is_table(value: object) -> bool:
+    """Return whether a value is a mapping of kernels by name, and not empty."""
+    return isinstance(value, Mapping) and bool(value) and all(hasattr(kernel, "refuses") for kernel in value.values())
+
+
+RULES = Option(
+    "a tuple of rules, or None", lambda value: isinstance(value, tuple) and all(isinstance(rule, Rule) for rule in value)
+)
+REQUESTED = instance(Request, wanted="a Request")
+
+
 @dataclass(frozen=True)
 class Choice:
     """The kernel that answers a request, why those before it do not, and the rule that put them in this order.
@@ -209,6 +227,7 @@ class Choice:
     rule: Rule | None = None
 
 
+@checked(kernels=Option("a table of kernels", _is_table), request=REQUESTED)
 def choose(
     kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto", rules: tuple[Rule, ...] | None = None
 ) -> Choice:
@@ -227,6 +246,7 @@ def choose(
     rule = None
     if type(implementation) is str and implementation == "auto":
         known: tuple[Rule, ...] = getattr(kernels, "rules", ()) if rules is None else rules
+        RULES.check("rules", known)
         rule = first(known, request) if known else None
         asked = order(kernels, rule)
     elif isinstance(implementation, str) and implementation in kernels:  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 LARGEST = 1.7976931348623157e308
-"""The largest float64. Python's own ints go beyond it."""
+"""The largest float64."""
+LONGEST = 2**63
+"""One more than the largest int that a framework takes for a number."""
 
 
 def is_finite(value: Any) -> bool:
@@ -20,11 +22,9 @@ def is_finite(value: Any) -> bool:
     (True, False, False, False)
     """
     # Not math.isfinite, which torch.compile cannot follow where it takes an option for a variable; NaN is in no interval.
-    return (
-        isinstance(value, (int, float, np.integer, np.floating))
-        and not isinstance(value, bool)
-        and -LARGEST <= value <= LARGEST
-    )
+    if isinstance(value, (int, np.integer)):
+        return not isinstance(value, bool) and -LONGEST <= value < LONGEST
+    return isinstance(value, (float, np.floating)) and -LARGEST <= value <= LARGEST
 
 
 def is_symbolic(value: Any) -> bool:

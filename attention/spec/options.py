@@ -210,12 +210,22 @@ def finite_array(label: str, value: Any, error: type[AttentionError]) -> np.ndar
     if isinstance(value, (list, tuple, int, float)) or is_array(value) or isinstance(value, np.generic):
         try:
             array = np.asarray(value)
-            if array.dtype.kind in "iuf" or array.dtype.name == "bfloat16":
+            if (array.dtype.kind in "iuf" or array.dtype.name == "bfloat16") and np.isfinite(array).all():
                 return array.astype(np.float64)
         # What another framework raises for an array that lies elsewhere, is traced, or needs a gradient.
         except (ValueError, TypeError, RuntimeError, OverflowError):
             pass
-    raise error(f"{label} {shown(value)} must be an array of numbers")
+    raise error(f"{label} {shown(value)} must be an array of finite numbers")
+
+
+def takes_arguments(function: Any, count: int) -> bool:
+    """Return whether a function can be called with so many arguments by place."""
+    try:
+        _ = inspect.signature(function).bind(*range(count))
+    # TypeError: no function, or one of other arguments; ValueError: of C, which does not list them; others: an object's own.
+    except Exception:  # noqa: BLE001
+        return False
+    return True
 
 
 NAMESPACE = Option("an array namespace such as numpy", lambda value: callable(getattr(value, "zeros_like", None)))

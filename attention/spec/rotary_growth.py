@@ -113,6 +113,7 @@ class LongRope(Plain):
     @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies of short calls and those of long ones."""
+        self.check(width)
         frequencies = unscaled(base, width)
         return frequencies / np.asarray(self.short_factor), frequencies / np.asarray(self.long_factor)
 

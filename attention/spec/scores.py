@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.norms import unit
-from attention.spec.options import Option, check_options, checked, number, size, whole
+from attention.spec.options import Option, check_options, checked, number, size, takes_arguments, whole
 from attention.spec.params import Param
 
 WIDTH = whole(1)
@@ -153,6 +154,9 @@ def soft_cap(xp: Any, scores: Array, cap: float | None) -> Array:
 
 ScoreMod = Callable[[Array, Array, Array, Array, Array], Array]
 """`(score, b, h, t, s) -> score`, written with operators: batch row (row-major over all batch axes), head, query, key."""
+
+
+SCORE_MOD = Option("a function (score, b, h, t, s) -> score, or None", partial(takes_arguments, count=5))
 
 
 def bind(score_mod: ScoreMod | None, sizes: Sizes, arange: Callable[[int], Array]) -> Callable[[Array], Array] | None:

@@ -22,7 +22,7 @@ from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError, OptionError
 from attention.spec.kernels import _RECORDS, OPTIONAL, Choice, Request, answer, choose, stage_names  # pyright: ignore[reportPrivateUsage]
 from attention.spec.plans import Call, Plans
-from attention.spec.scores import ScaledDot, ScoreMod
+from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
 from attention.torch_impl.masks import isolated, native, read
 from attention.torch_impl.random import check_seed
@@ -145,7 +145,7 @@ def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
         return None
     found: list[Any] = [torch.is_grad_enabled(), id(KERNELS.rules), *map(id, KERNELS.values())]
     for x in tensors:
-        if (type(x) is not Tensor and type(x) is not torch.nn.Parameter) or torch.is_autocast_enabled(x.device.type):
+        if (type(x) is not Tensor and type(x) is not torch.nn.Parameter) or autocasts(x.device):
             return None
         found += (x.shape, x.dtype, x.device, x.requires_grad)
     return tuple(found)
@@ -188,6 +188,8 @@ def make_request(
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     if dropout_seed is not None:
         check_seed(dropout_seed)
+    if score_mod is not None and not torch.compiler.is_compiling():
+        SCORE_MOD.check("score_mod", score_mod)
     check_tensors(query=q, key=k, value=v, bias=bias, sinks=sinks)
     dtype = check_float(query=q, key=k, value=v)
     check_beside(dtype, bias=bias, sinks=sinks)
@@ -223,3 +225,21 @@ def check_tensors(**arrays: Any) -> None:
             raise DTypeError(f"{name} {type(array).__module__}.{type(array).__name__} must be a torch.Tensor")
         if array is not None and array.layout is not torch.strided:
             raise DTypeError(f"{name} {array.layout} must be a dense torch.Tensor")
+    check_devices(**arrays)
+
+
+def check_devices(**arrays: Tensor | None) -> None:
+    """Raise DTypeError unless all tensors are on one device."""
+    first = ""
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        first = first or name
+        wanted = arrays[first]
+        if wanted is not None and array.device != wanted.device:
+            raise DTypeError(f"{name} on {array.device} must be on {wanted.device} as {first} is")
+
+
+def autocasts(device: torch.device) -> bool:
+    """Return whether autocast is at work on a device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -20,7 +20,7 @@ from attention.spec import random as spec_random
 from attention.spec.architecture import Architecture, check_contract
 from attention.spec.axes import COMPUTE, Array, dtype_name
 from attention.spec.layers.tokens import dropped
-from attention.spec.options import TEXT, checked
+from attention.spec.options import SWITCH, TEXT, checked
 from attention.spec.params import Weights, numpy_dtype
 
 
@@ -65,6 +65,7 @@ class Layer(nnx.Module):
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Switch dropout off or on, as `nnx.view(layer, deterministic=True)` asks of every module it finds."""
+        (SWITCH | ", or None").check("deterministic", deterministic)
         if deterministic is not None:
             self.deterministic = deterministic
 

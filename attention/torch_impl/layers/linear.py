@@ -20,7 +20,7 @@ from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
 from attention.spec.options import SWITCH
 from attention.spec.scores import heads_first
-from attention.torch_impl.attend import check_tensors
+from attention.torch_impl.attend import autocasts, check_devices, check_tensors
 from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import allowed, native, read, sheltered
 
@@ -91,7 +91,8 @@ class LinearAttention(Layer):
     ) -> tuple[Mask | None, str, Sizes]:
         """Return what remains to be masked, the form, and the sizes."""
         check_tensors(query=query, key=key, value=value, state=state)
-        if not torch.is_autocast_enabled(query.device.type):
+        check_devices(query=query, parameters=self.q_proj.weight)
+        if not autocasts(query.device):
             _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.weight)
         c = self.contract
         sizes = c.attention.sizes(query, key, value)

@@ -24,7 +24,7 @@ from attention.spec.plans import Plans, Settled
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
 from attention.torch_impl import params
-from attention.torch_impl.attend import check_tensors, dot_product_attention, plan, signature
+from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention, plan, signature
 from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import allowed, native, read, sheltered
 from attention.torch_impl.norms import Norm
@@ -160,7 +160,8 @@ class MultiHeadAttention(Layer):
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:
         check_tensors(query=query, key=key, value=value)
-        if not torch.is_autocast_enabled(query.device.type):
+        check_devices(query=query, parameters=self.q_proj.weight)
+        if not autocasts(query.device):
             _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.weight)
         return self.contract.sizes(query, key, value)
 
