@@ -19,6 +19,7 @@ from attention.spec import jax_random, nnx_random
 from attention.spec import random as spec
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, shown
+from attention.spec.options import is_array
 
 Device = Any
 """A device of JAX, a sharding, or None."""
@@ -27,9 +28,8 @@ Device = Any
 def check_seed(seed: Any) -> None:
     """Raise OptionError unless a seed is an int, or integers of this framework or of NumPy."""
     if not isinstance(seed, (int, np.integer, np.ndarray, jax.Array)):
-        raise OptionError(
-            f"seed {shown(seed)} must be an int in [0, 2**64), or an integer scalar: a jax.Array or numpy.ndarray"
-        )
+        of = ": a jax.Array or numpy.ndarray" if is_array(seed) else ""
+        raise OptionError(f"seed {shown(seed)} must be an int in [0, 2**64), or an integer scalar{of}")
 
 
 def key(seed: Array, device: Device = None) -> spec.Key:

@@ -31,6 +31,7 @@ from attention.parity.verdict import Verdict
 from attention.spec.errors import OptionError, ShapeError, shown
 from attention.spec.kernels import Kernel, recorded
 from attention.spec.layers.contract import Contract
+from attention.spec.options import FUNCTION, ITERABLE, SWITCH, checked, instance, whole
 from attention.spec.params import Weights, cast, check_weights
 
 THEIRS = "theirs"
@@ -62,6 +63,7 @@ class Seen:
     theirs: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
 
 
+@checked(seen=ITERABLE, backends=ITERABLE, runs=whole(1, 2**16), gradients=SWITCH, progress=FUNCTION)
 def layerwise(
     seen: Iterable[Seen],
     backends: Sequence[str] = sides.BACKENDS,
@@ -89,6 +91,7 @@ def layerwise(
     found = [sides.find(backend) for backend in backends]
     rows: list[Row] = []
     for layer in seen:
+        instance(Seen).check("seen", layer)
         _ = progress(layer.name)
         rows += _rows(layer, found, runs, gradients=gradients)
     advice = "parity.check(contract) of the layer that fails: if it agrees, look at how its weights and options were read"

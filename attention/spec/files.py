@@ -29,7 +29,7 @@ from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.axes import Array
 from attention.spec.errors import AttentionError, FileError, MaskError, OptionError
 from attention.spec.layers.alignment import AlignmentAttention
-from attention.spec.layers.contract import Contract
+from attention.spec.layers.contract import BACKEND, Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.latent import LatentAttention
@@ -39,6 +39,7 @@ from attention.spec.layers.stack import Decoder, Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import KINDS
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
+from attention.spec.options import PATH, checked
 from attention.spec.params import Weights, check_weights
 from attention.spec.positions import (
     Alibi,
@@ -109,6 +110,7 @@ def decode(part: Any) -> Any:
         raise FileError(f"contract {part['type']} has fields this version does not know: {error}") from error
 
 
+@checked(path=PATH)
 def save(path: str | os.PathLike[str], contract: Contract, weights: Mapping[str, Array]) -> None:
     """Write weights with their contract.
 
@@ -117,7 +119,7 @@ def save(path: str | os.PathLike[str], contract: Contract, weights: Mapping[str,
         FileError: the path cannot be written.
     """
     if not isinstance(contract, Contract):
-        raise OptionError(f"contract {contract!r} must be a layer's contract")
+        raise OptionError(f"contract {type(contract).__name__} must be a layer's contract")
     check_weights(contract.params, weights, "float64")
     write(path, weights, {**FORMAT, "contract": json.dumps(encode(contract))})
 
@@ -170,6 +172,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Contract, Weights]:
     return contract, {name: weights[name] for name in contract.params}
 
 
+@checked(path=PATH, backend=BACKEND | ", or None")
 def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     """Return the layer that a file holds, built in a framework; without one, `(contract, weights)`.
 

@@ -18,15 +18,16 @@ compared, hashed or shown is refused like any other.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache, wraps
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
 
 from attention.spec.axes import COMPUTE, dtype_name
-from attention.spec.errors import AttentionError, DTypeError, OptionError, shown
+from attention.spec.errors import AttentionError, DTypeError, FileError, OptionError, shown
 from attention.spec.numbers import is_count, is_finite, is_symbolic
 
 MOST = 2**31 - 1
@@ -124,6 +125,9 @@ SHAPE = Option(
 )
 
 
+MAPPING = Option("a mapping", lambda value: isinstance(value, Mapping))
+
+
 def is_array(value: Any) -> bool:
     """Return whether a value is an array of any framework: it has a shape and a dtype."""
     # Not its values: an array may be traced, lie elsewhere, or have none.
@@ -216,6 +220,23 @@ def finite_array(label: str, value: Any, error: type[AttentionError]) -> np.ndar
         except (ValueError, TypeError, RuntimeError, OverflowError):
             pass
     raise error(f"{label} {shown(value)} must be an array of finite numbers")
+
+
+def _is_path(value: Any) -> bool:
+    """Return whether a value is a path that a file system could have."""
+    if type(value) is str:
+        return bool(value) and "\0" not in value and len(value) <= LONGEST_PATH
+    return isinstance(value, PurePath)
+
+
+LONGEST_PATH = 4096
+PATH = Option("a path", _is_path, FileError)
+ITERABLE = Option(
+    "a tuple of names",
+    lambda value: (
+        isinstance(value, Iterable) and not isinstance(value, (str, bytes, bytearray, Mapping)) and not is_array(value)
+    ),
+)
 
 
 def takes_arguments(function: Any, count: int) -> bool:

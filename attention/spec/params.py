@@ -90,7 +90,7 @@ def numpy_dtype(name: str) -> np.dtype:
     """
     named = _named(name)
     if named not in COMPUTE:
-        raise UnknownName(f"dtype {shown(name)} must be one of {', '.join(map(repr, COMPUTE))}")
+        raise UnknownName(f"dtype {shown(name)} must be one of {', '.join(COMPUTE)}")
     return np.dtype(ml_dtypes.bfloat16 if named == "bfloat16" else named)
 
 

@@ -23,14 +23,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from attention.spec.axes import Array
-from attention.spec.options import FLOATS, NAMESPACE, Option, check_options, checked, number, one_of, whole
+from attention.spec.axes import Array, dtype_name
+from attention.spec.options import FLOATS, NAMESPACE, Option, check_options, checked, is_array, number, one_of, whole
 
 ClipBy = Literal["global norm", "tensor norm", "value"]
 
 RATE = number(0)
 STEPS = whole(1, wanted="an int >= 1")
-COUNT = whole(0)
+WHOLE = whole(0)
+COUNT = Option(WHOLE.wanted, lambda value: WHOLE.holds(value) or (is_array(value) and "int" in dtype_name(value)))
 
 
 class Schedule(ABC):

@@ -27,6 +27,7 @@ from attention.parity.doctor.visitors import patient
 from attention.parity.probes import Probe
 from attention.spec.errors import OptionError, SideFailed, shown
 from attention.spec.layers.contract import Contract
+from attention.spec.options import SWITCH, checked, number
 
 PATIENCE = 20.0
 """Seconds for the search among pairs, unless more are given."""
@@ -36,6 +37,7 @@ KEPT_BACK = 3
 """How many further questions a name has to hold on."""
 
 
+@checked(pairs=SWITCH, patience=number(0))
 def diagnose(
     torch_side: Any,
     jax_side: Any,

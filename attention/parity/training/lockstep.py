@@ -23,12 +23,14 @@ from attention.parity.training.result import Training
 from attention.parity.training.torch_learner import TorchLearner
 from attention.spec.errors import OptionError, shown
 from attention.spec.numbers import is_count
+from attention.spec.options import FUNCTION, checked, instance
 from attention.spec.params import Weights
 
 DENSE = 10
 """Steps at the beginning after each of which weights are compared: most mistakes show in one of them."""
 
 
+@checked(recipe=instance(Recipe), progress=FUNCTION | ", or None")
 def train(
     recipe: Recipe, *, twins: int = 2, watch: int = 1, progress: Callable[[int, float], object] | None = None
 ) -> Training:

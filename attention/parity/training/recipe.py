@@ -20,6 +20,7 @@ from attention.spec.architecture import Architecture
 from attention.spec.errors import OptionError, ParamError, shown
 from attention.spec.numbers import is_count
 from attention.spec.optimizer import Step
+from attention.spec.options import checked, whole
 from attention.spec.params import Weights
 
 Batch = Mapping[str, np.ndarray]
@@ -104,10 +105,12 @@ class Recipe:
             raise ParamError("weights of a recipe without an architecture are those of its models")
         return self.architecture.init(self.seed)
 
+    @checked(step=whole(0))
     def dropout_seed(self, step: int) -> int:
         """Return the seed of every dropout mask of a step, a 32-bit word."""
         return int(random.bits(random.key(self.seed), np.int64(step)))
 
+    @checked(step=whole(0))
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, checked.
 
