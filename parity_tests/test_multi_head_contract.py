@@ -271,7 +271,7 @@ class TestRefusals:
             ({"softcap": "high"}, OptionError, "softcap 'high' must be a positive finite number"),
             ({"dropout_rate": 1.0}, OptionError, r"dropout_rate 1\.0 must be in \[0, 1\)"),
             ({"dropout_rate": -0.1}, OptionError, r"dropout_rate -0\.1 must be in \[0, 1\)"),
-            ({"dropout_rate": "low"}, OptionError, r"dropout_rate low must be in \[0, 1\)"),
+            ({"dropout_rate": "low"}, OptionError, r"dropout_rate 'low' must be in \[0, 1\)"),
             ({"precision": "tf32"}, OptionError, "precision 'tf32' must be one of None, 'default', 'high', 'highest'"),
         ],
         ids=str,

@@ -264,7 +264,7 @@ OPTIONS: Refusals = {
     "rate that is no number": (
         core(dropout_rate="half", dropout_seed=0),
         OptionError,
-        "dropout_rate half must be in [0, 1)",
+        "dropout_rate 'half' must be in [0, 1)",
     ),
     "unknown stage": (
         core(return_stages=("probs",)),

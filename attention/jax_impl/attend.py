@@ -6,6 +6,7 @@ context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 from __future__ import annotations
 
 from functools import partial
+from inspect import signature as signature_of
 from typing import Any
 
 import jax
@@ -14,11 +15,12 @@ import numpy as np
 
 from attention.jax_impl.kernels import KERNELS
 from attention.jax_impl.masks import isolated, native, read
+from attention.jax_impl.random import check_seed
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
-from attention.spec.errors import DTypeError
-from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose
-from attention.spec.scores import ScaledDot, ScoreMod
+from attention.spec.errors import DTypeError, OptionError
+from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose, stage_names
+from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 
 
 def dot_product_attention(
@@ -67,11 +69,10 @@ def dot_product_attention(
         UnknownName: no such kernel.
         KernelRefused: the kernel asked for by name cannot do this.
     """
-    request = make_request(
-        q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages or ())
-    )
+    named = stage_names(return_stages)
+    request = make_request(q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, named)
     stages = _run(request, implementation)
-    return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
+    return (stages["context"], {name: stages[name] for name in named}) if named else stages["context"]
 
 
 def _run(request: Request, implementation: str) -> dict[str, jax.Array]:
@@ -81,10 +82,16 @@ def _run(request: Request, implementation: str) -> dict[str, jax.Array]:
     return isolated(request, run)
 
 
+OPTIONS = tuple(name for name, p in signature_of(dot_product_attention).parameters.items() if p.kind is p.KEYWORD_ONLY)
+
+
 def explain(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str = "auto", **options: Any) -> Choice:
     """Return the choice that `dot_product_attention` would make for the same arguments: the kernel and every refusal."""
-    named = {"return_stages": "stages"}
-    return choose(KERNELS, make_request(q, k, v, **{named.get(n, n): x for n, x in options.items()}), implementation)
+    for name in options:
+        if name not in OPTIONS:
+            raise OptionError(f"{name} is no argument of dot_product_attention: {', '.join(OPTIONS)}")
+    stages = stage_names(options.pop("return_stages", ()))
+    return choose(KERNELS, make_request(q, k, v, **options, stages=stages), implementation)
 
 
 def make_request(
@@ -103,6 +110,10 @@ def make_request(
     stages: tuple[str, ...] = (),
 ) -> Request:
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
+    if dropout_seed is not None:
+        check_seed(dropout_seed)
+    if score_mod is not None:
+        SCORE_MOD.check("score_mod", score_mod)
     q, k, v, bias, sinks = check_arrays(query=q, key=k, value=v, bias=bias, sinks=sinks)
     dtype = check_float(query=q, key=k, value=v)
     check_beside(dtype, bias=bias, sinks=sinks)

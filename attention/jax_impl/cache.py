@@ -16,7 +16,8 @@ from jax.core import Tracer
 from attention.spec import cache as spec
 from attention.spec import pages, slots
 from attention.spec.axes import Array
-from attention.spec.errors import DTypeError
+from attention.spec.cache import unallocated
+from attention.spec.errors import CacheError, DTypeError, OptionError, shown
 from attention.spec.params import numpy_dtype
 
 
@@ -33,9 +34,14 @@ class JaxMemory:
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device: Any) -> jax.Array:
         kind = numpy_dtype(dtype)
-        if dtype == "float64" and jnp.result_type(float) != jnp.float64:
+        if device is not None and not isinstance(device, (jax.Device, jax.sharding.Sharding)):
+            raise OptionError(f"device {shown(device)} must be a jax.Device, a sharding, or None")
+        if kind.name == "float64" and jnp.result_type(float) != jnp.float64:
             raise DTypeError("dtype float64 must wait for JAX's 64-bit mode: jax.config.update('jax_enable_x64', True)")
-        return jnp.zeros(shape, kind, device=device)
+        try:
+            return jnp.zeros(shape, kind, device=device)
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            raise CacheError(unallocated(shape, kind.itemsize)) from None
 
     def integers(self, values: Any, *, like: Array = None, device: Any = None) -> jax.Array:
         return jnp.asarray(values, jnp.int32, device=device)

@@ -17,6 +17,9 @@ from flax import nnx
 
 from attention.jax_impl.layers.layer import Layer
 from attention.spec.errors import DTypeError, OptionError
+from attention.spec.options import instance
+
+LAYER = instance(Layer, wanted="a layer of attention.jax_impl")
 
 
 def compiled(layer: Layer) -> Callable[..., Any]:
@@ -33,7 +36,7 @@ def compiled(layer: Layer) -> Callable[..., Any]:
         own stream.
 
     Raises:
-        OptionError: by the function, where dropout has no seed.
+        OptionError: `layer` is none; by the function, where dropout has no seed.
         DTypeError: by the function, of an argument that is no array.
 
     >>> import jax.numpy as jnp
@@ -42,6 +45,7 @@ def compiled(layer: Layer) -> Callable[..., Any]:
     >>> fast(jnp.zeros((3, 5, 8)), mask=spec.Lengths(kv=[5, 2, 1])).shape
     (3, 5, 8)
     """
+    LAYER.check("layer", layer)
     graph, state = nnx.split(layer)
     found, tree = jax.tree.flatten_with_path(state)
     live = {path: part for path, part in nnx.iter_graph(layer) if isinstance(part, nnx.Variable)}

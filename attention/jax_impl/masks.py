@@ -19,6 +19,7 @@ from jax.core import Tracer
 from attention.spec import isolation
 from attention.spec.algebra import Grid, Mask, check_mask
 from attention.spec.axes import Array, Sizes, dtype_name
+from attention.spec.errors import MaskError
 from attention.spec.isolation import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
 from attention.spec.kernels import Request
 from attention.spec.masks import KINDS
@@ -30,7 +31,13 @@ def native(mask: Mask | None) -> Mask | None:
     Raises:
         MaskError: not a Mask.
     """
-    return None if mask is None else check_mask(mask).map(lambda x: _wide(jnp.asarray(x)))
+    return None if mask is None else check_mask(mask).map(lambda x: _wide(_array(x)))
+
+
+def _array(x: Array) -> jax.Array:
+    if not isinstance(x, (jax.Array, np.ndarray)):
+        raise MaskError(f"mask array {type(x).__module__}.{type(x).__name__} must be a jax.Array or numpy.ndarray")
+    return jnp.asarray(x)
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ from flax import nnx
 
 from attention._extras import require
 from attention.spec.adafactor import Adafactor
-from attention.spec.errors import OptionError, ParamError
+from attention.spec.errors import OptionError, ParamError, shown
 from attention.spec.optimizer import Step, matrix
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
@@ -52,6 +52,8 @@ def optimizer(step: Step, layer: nnx.Module) -> Any:
 
     if not isinstance(step, Step):
         raise OptionError(f"step {type(step).__name__} must be a step such as spec.Adam")
+    if not isinstance(layer, nnx.Module):
+        raise OptionError(f"layer {shown(layer)} must be an nnx.Module")
     if not jax.tree.leaves(nnx.state(layer, nnx.Param)):
         raise OptionError(f"layer {type(layer).__name__} must have an nnx.Param")
     shapes = seen(layer)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from attention.spec import positions as spec
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
@@ -50,9 +51,9 @@ def rotate(rotary: Rotation | None, x: jax.Array, positions: Array = None, *, le
 
 def shared_length(positions: Positions | None, query_positions: Array, key_positions: Array) -> jax.Array | None:
     """Return the length that both rotations of a call are given, or None: the spec's `shared_length`."""
-    if query_positions is None or key_positions is None:
+    if not getattr(positions, "grows", False) or query_positions is None or key_positions is None:
         return None
-    where = (jnp.asarray(x) for x in (query_positions, key_positions))
+    where = (_native(x) for x in (query_positions, key_positions))
     return spec.shared_length(jnp, positions, *where)
 
 
@@ -95,4 +96,10 @@ def bias(
 
 def _counted(positions: Array, count: int) -> jax.Array:
     """Return the positions as an array of JAX, those that are None counting from 0."""
-    return jnp.arange(count) if positions is None else jnp.asarray(positions)
+    return jnp.arange(count) if positions is None else _native(positions)
+
+
+def _native(x: Array) -> jax.Array:
+    if not isinstance(x, (jax.Array, np.ndarray)):
+        raise PositionError(f"positions {type(x).__module__}.{type(x).__name__} must be a jax.Array or numpy.ndarray")
+    return jnp.asarray(x)

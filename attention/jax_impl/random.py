@@ -12,15 +12,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from attention.spec import jax_random, nnx_random
 from attention.spec import random as spec
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
+from attention.spec.options import is_array
 
 Device = Any
 """A device of JAX, a sharding, or None."""
+
+
+def check_seed(seed: Any) -> None:
+    """Raise OptionError unless a seed is an int, or integers of this framework or of NumPy."""
+    if not isinstance(seed, (int, np.integer, np.ndarray, jax.Array)):
+        of = ": a jax.Array or numpy.ndarray" if is_array(seed) else ""
+        raise OptionError(f"seed {shown(seed)} must be an int in [0, 2**64), or an integer scalar{of}")
 
 
 def key(seed: Array, device: Device = None) -> spec.Key:

@@ -28,7 +28,8 @@ from jax.interpreters import ad, batching, mlir
 
 from attention.parity.evaluate import is_float, widened
 from attention.parity.noise import Noise, Spreads
-from attention.spec.errors import DTypeError, OptionError
+from attention.spec.errors import DTypeError, OptionError, shown
+from attention.spec.options import one_of, takes_arguments, whole
 
 Array = Any
 Tree = Any
@@ -71,8 +72,7 @@ def rounding(dtype_name: str) -> Rounding:
     Raises:
         DTypeError: the name is not one of `ROUNDINGS`.
     """
-    if dtype_name not in ROUNDINGS:
-        raise DTypeError(f"dtype {dtype_name!r} must be one of {', '.join(ROUNDINGS)}")
+    one_of(*ROUNDINGS, wanted=f"one of {', '.join(ROUNDINGS)}").raising(DTypeError).check("dtype", dtype_name)
     return ROUNDINGS[dtype_name]
 
 
@@ -179,8 +179,8 @@ def budget(
         DTypeError: an unknown dtype name, or an argument that is no float, integer or bool.
         OptionError: `arguments` is no tuple, `runs` < 1 or `seed` < 0.
     """
-    _check(arguments, runs, seed)
-    units = np.asarray([(r.unit, r.floor) for r in (rounding(dtype), rounding(storage or dtype))])
+    _check(program, arguments, runs, seed)
+    units = np.asarray([(r.unit, r.floor) for r in (rounding(dtype), rounding(dtype if storage is None else storage))])
     arguments = jax.tree.map(_upcast, arguments)
     leaves, structure = jax.tree.flatten(arguments)
     # Always the CPU, so that a seed means the same budget whatever accelerator is there.
@@ -205,13 +205,13 @@ def _traced(program: Program, structure: Any, leaves: tuple[tuple[tuple[int, ...
     return jaxpr, jax.tree.structure(outputs)
 
 
-def _check(arguments: Any, runs: Any, seed: Any) -> None:
+def _check(program: Any, arguments: Any, runs: Any, seed: Any) -> None:
     if not isinstance(arguments, tuple):
         raise OptionError(f"arguments {type(arguments).__name__} must be a tuple")
-    if not isinstance(runs, int) or runs < 1:
-        raise OptionError(f"runs {runs!r} must be an int >= 1")
-    if not isinstance(seed, int) or seed < 0:
-        raise OptionError(f"seed {seed!r} must be an int >= 0")
+    if not takes_arguments(program, len(arguments)):
+        raise OptionError(f"program {shown(program)} must be a function of {len(arguments)} arguments")
+    whole(1, 2**16, wanted="an int >= 1").check("runs", runs)
+    whole(0).check("seed", seed)
 
 
 def _upcast(leaf: Any) -> Array:

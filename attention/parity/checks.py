@@ -14,7 +14,7 @@ import numpy as np
 
 from attention.parity import certificate, sides
 from attention.parity.budget import Budget, budget, differentiated, rounding
-from attention.parity.probes import Probe, probes
+from attention.parity.probes import Probe, check_contract, probes
 from attention.parity.report import Report, Row
 from attention.parity.rounding import ROUNDS, LayerProgram
 from attention.parity.sides import Ran
@@ -22,11 +22,15 @@ from attention.parity.verdict import Verdict, judge
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import KernelRefused
 from attention.spec.layers.contract import Contract
+from attention.spec.options import FUNCTION, ITERABLE, MAPPING, TEXT, checked, instance, whole
 
+PROBE = instance(Probe, wanted="a Probe, as `probes` returns them")
+RUNS = whole(1, 2**16)
 AGAIN = 64
 """Runs of the budget that a failing array is judged by: 8 may miss what rounding does to a saturated row one time in ten."""
 
 
+@checked(probe=PROBE, rounds=ITERABLE, runs=RUNS)
 def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
     """Return what a correct program makes of a probe, and how far it may stray: dicts by result name.
 
@@ -91,6 +95,14 @@ def judged(probe: Probe, ran: Ran, budgets: Callable[[Probe, tuple[str, ...]], B
     return verdicts(ran.results, expect(probe, ran.rounds, AGAIN))
 
 
+@checked(
+    subject=TEXT,
+    probe=PROBE,
+    backends=ITERABLE,
+    implementation=TEXT,
+    facts=MAPPING | ", or None",
+    expected=FUNCTION | ", or None",
+)
 def check_probe(
     subject: str,
     probe: Probe,
@@ -126,6 +138,7 @@ def check_probe(
     return rows
 
 
+@checked(name=TEXT, dtypes=ITERABLE, backends=ITERABLE, implementation=TEXT, progress=FUNCTION)
 def check(
     contract: Contract,
     *,
@@ -149,6 +162,7 @@ def check(
         UnknownName: no such dtype, backend or kernel.
         MissingExtra: a backend's framework is not installed.
     """
+    check_contract(contract)
     rows: list[Row] = []
     for dtype in dtypes:
         for probe in probes(contract, dtype):

@@ -18,10 +18,12 @@ from typing import Any
 from attention.parity.doctor import Diagnosis, diagnose
 from attention.parity.doctor.rules import Finding, name_mistake
 from attention.parity.pair import compare
+from attention.parity.pair.inputs import DTYPE, LOAD
 from attention.parity.report import Report, plain, write
 from attention.parity.tracing import Divergence, locate
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.contract import Contract
+from attention.spec.options import PATH, SWITCH, checked, instance
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ class Checkup:
         }
         return {**(self.report or Report()).to_dict(), **plain(found)}
 
+    @checked(path=PATH)
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write everything as one page.
 
@@ -79,6 +82,10 @@ class Checkup:
         write(path, html.page(self.report, self.divergence, named or None, ok=self.ok))
 
 
+CONTRACT = instance(Contract, wanted="a contract such as spec.MultiHeadAttention(...)")
+
+
+@checked(gradients=SWITCH, trace=SWITCH, load=LOAD, dtype=DTYPE, contract=CONTRACT | ", or None")
 def checkup(
     torch_side: Any,
     jax_side: Any,

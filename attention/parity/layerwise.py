@@ -28,9 +28,10 @@ from attention.parity.report import Report, Row
 from attention.parity.rounding import ROUNDS, LayerProgram
 from attention.parity.sides import Ran
 from attention.parity.verdict import Verdict
-from attention.spec.errors import OptionError, ShapeError
+from attention.spec.errors import OptionError, ShapeError, shown
 from attention.spec.kernels import Kernel, recorded
 from attention.spec.layers.contract import Contract
+from attention.spec.options import FUNCTION, ITERABLE, SWITCH, checked, instance, whole
 from attention.spec.params import Weights, cast, check_weights
 
 THEIRS = "theirs"
@@ -62,6 +63,7 @@ class Seen:
     theirs: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
 
 
+@checked(seen=ITERABLE, backends=ITERABLE, runs=whole(1, 2**16), gradients=SWITCH, progress=FUNCTION)
 def layerwise(
     seen: Iterable[Seen],
     backends: Sequence[str] = sides.BACKENDS,
@@ -89,6 +91,7 @@ def layerwise(
     found = [sides.find(backend) for backend in backends]
     rows: list[Row] = []
     for layer in seen:
+        instance(Seen).check("seen", layer)
         _ = progress(layer.name)
         rows += _rows(layer, found, runs, gradients=gradients)
     advice = "parity.check(contract) of the layer that fails: if it agrees, look at how its weights and options were read"
@@ -136,7 +139,7 @@ def _probe(layer: Seen, *, gradients: bool) -> Probe:
     contract = layer.contract
     taken = [name for name in CALL if name in contract.takes]
     if unknown := sorted(set(layer.call) - set(taken)):
-        raise OptionError(f"{layer.name} call {unknown[0]!r} must be one of {', '.join(taken) or 'nothing'}")
+        raise OptionError(f"{layer.name} call {shown(unknown[0])} must be one of {', '.join(taken) or 'nothing'}")
     check_weights(contract.params, layer.weights, "float32")
     arrays = {name: np.asarray(x, np.float32) for name, x in layer.arrays.items()}
     shapes = contract.results(arrays)
@@ -158,7 +161,7 @@ def _stages(layer: Seen, known: tuple[str, ...]) -> tuple[str, ...]:
     """Return the stages that theirs shows: ours are asked for the same."""
     allowed = known if "stages" in layer.contract.takes else layer.contract.outputs
     if unknown := sorted(set(layer.theirs or ()) - set(allowed)):
-        raise OptionError(f"{layer.name} theirs {unknown[0]!r} must be one of {', '.join(allowed)}")
+        raise OptionError(f"{layer.name} theirs {shown(unknown[0])} must be one of {', '.join(allowed)}")
     return tuple(name for name in layer.theirs or () if name not in layer.contract.outputs)
 
 

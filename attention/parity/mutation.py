@@ -28,7 +28,7 @@ from attention.parity.reference import Layer
 from attention.parity.report import Report
 from attention.parity.verdict import Verdict
 from attention.spec import cases
-from attention.spec.errors import OptionError, UnknownName
+from attention.spec.errors import OptionError, UnknownName, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.params import Weights
 
@@ -79,9 +79,9 @@ class ParityFixture:
             UnknownName: no such backend.
         """
         if not isinstance(contract, Contract):
-            raise OptionError(f"contract {contract!r} must be a layer's contract")
+            raise OptionError(f"contract {shown(contract)} must be a layer's contract")
         if backend not in ("numpy", *sides.BACKENDS):
-            raise UnknownName(f"backend {backend!r} must be one of numpy, {', '.join(sides.BACKENDS)}")
+            raise UnknownName(f"backend {shown(backend)} must be one of numpy, {', '.join(sides.BACKENDS)}")
         _ = sides.find(backend)
         return Layer(contract, Drawer(contract, "float32").weights() if weights is None else weights, backend, self.plant)
 
@@ -148,7 +148,7 @@ def select(words: Sequence[str]) -> list[Mutant]:
     """
     found = [m for m in MUTANTS if not words or any(word.lower() in f"{m.name} {m.case} {m.knob}".lower() for word in words)]
     if not found:
-        raise UnknownName(f"mutants {', '.join(words)!r} must be part of one of: {'; '.join(m.name for m in MUTANTS)}")
+        raise UnknownName(f"mutants {shown(', '.join(words))} must be part of one of: {'; '.join(m.name for m in MUTANTS)}")
     return found
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from attention.spec.algebra import Mask
 from attention.spec.attend import STAGES
 from attention.spec.axes import Sizes
-from attention.spec.errors import MaskError
+from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import Dense, Lengths, Segments
+from attention.spec.options import checked, whole
 from attention.spec.params import Weights, cast, numpy_dtype
 from attention.spec.positions import AxialRotary
 
@@ -145,6 +146,15 @@ class Drawer:
         return True
 
 
+def check_contract(contract: object) -> None:
+    """Raise OptionError unless this is a contract."""
+    if not isinstance(contract, Contract):
+        raise OptionError(
+            f"contract {shown(contract)} must be a contract such as spec.MultiHeadAttention(embed_dim=8, num_heads=2)"
+        )
+
+
+@checked(seed=whole(0))
 def probes(contract: Contract, dtype: str = "float32", seed: int = 0) -> list[Probe]:
     """Return every probe that the contract has a meaning for.
 
@@ -153,7 +163,8 @@ def probes(contract: Contract, dtype: str = "float32", seed: int = 0) -> list[Pr
         dtype: of weights and arrays.
         seed: of all numbers.
     """
-    drawer = Drawer(contract, dtype, seed)
+    check_contract(contract)
+    drawer = Drawer(contract, numpy_dtype(dtype).name, seed)
     return [*_square(drawer), *_rectangular(drawer), *_placed(drawer), *_dropped(drawer)]
 
 

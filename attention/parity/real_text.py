@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 
 REACTIONS = (
     # Suzuki coupling: phenylboronic acid and 4-bromopyridine give 4-phenylpyridine.
@@ -64,7 +64,7 @@ def reactions(folder: Path, texts: Sequence[str] = REACTIONS) -> Batch:
     for text, row in zip(texts, rows, strict=True):
         # findall skips what fits no token, so the pieces must add up to the text again.
         if "".join(row[1:-1]) != text or not vocabulary.keys() >= set(row):
-            raise OptionError(f"text {text!r} must be made of tokens of {folder / 'vocab.txt'}, but gave {' '.join(row)}")
+            raise OptionError(f"text {shown(text)} must be made of tokens of {folder / 'vocab.txt'}, but gave {' '.join(row)}")
     return _pad(rows, [[vocabulary[token] for token in row] for row in rows])
 
 
@@ -84,7 +84,7 @@ def sentences(folder: Path, texts: Sequence[str] = SENTENCES) -> Batch:
     cut = [tokenizer.encode(text) for text in texts]
     for text, row in zip(texts, cut, strict=True):
         if "[UNK]" in row.tokens:
-            raise OptionError(f"text {text!r} must be made of tokens of {folder}, but gave {' '.join(row.tokens)}")
+            raise OptionError(f"text {shown(text)} must be made of tokens of {folder}, but gave {' '.join(row.tokens)}")
     return _pad([tuple(row.tokens) for row in cut], [row.ids for row in cut])
 
 

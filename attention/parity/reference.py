@@ -18,7 +18,7 @@ import numpy as np
 from attention.parity import sides
 from attention.parity.probes import CALL, Probe
 from attention.spec.axes import COMPUTE
-from attention.spec.errors import DTypeError, OptionError, ShapeError
+from attention.spec.errors import DTypeError, OptionError, ShapeError, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.params import Weights
 
@@ -75,7 +75,7 @@ class Layer:
             raise OptionError(f"positional arguments {len(given)} must be at most {len(names)}: {', '.join(names)}")
         both = {**dict(zip(names, given, strict=False)), **named}
         if wrong := sorted(set(both) - inputs - keywords):
-            raise OptionError(f"argument {wrong[0]!r} must be one of {', '.join(sorted(inputs | keywords))}")
+            raise OptionError(f"argument {shown(wrong[0])} must be one of {', '.join(sorted(inputs | keywords))}")
         arrays = {name: x for name, x in both.items() if name in inputs and x is not None}
         first = next(iter(self.contract.inputs))
         if first not in arrays:

@@ -22,7 +22,8 @@ from rich.console import Console
 from attention.parity import certificate
 from attention.parity.verdict import MOST_MAX, MOST_RMS, Verdict
 from attention.spec.disk import brief, write_text
-from attention.spec.errors import FileError, ParityError
+from attention.spec.errors import FileError, OptionError, ParityError, shown
+from attention.spec.options import PATH, TEXT, checked
 
 OWN = "own"
 """The kernel of a program that is its user's: nothing is known of it."""
@@ -147,6 +148,8 @@ class Report:
         """Print the report, to a terminal at its own width at least: a cut table would hide what it is there to show."""
         from attention.parity import terminal  # noqa: PLC0415 - as above
 
+        if console is not None and not hasattr(console, "print"):
+            raise OptionError(f"console {shown(console)} must be a rich.console.Console, or None")
         terminal.show(self, console or Console(width=max(Console().width, terminal.width(self))))
 
     def groups(self) -> Iterator[list[Row]]:
@@ -174,6 +177,7 @@ class Report:
             }
         )
 
+    @checked(path=PATH)
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate as JSON.
 
@@ -182,6 +186,7 @@ class Report:
         """
         write(path, json.dumps(self.to_dict(), indent=1))
 
+    @checked(path=PATH)
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the report as one page that needs nothing else: histograms of z, error maps, attention maps.
 
@@ -193,11 +198,13 @@ class Report:
 
         write(path, html.page(self))
 
+    @checked(advice=TEXT)
     def advised(self, advice: str) -> Report:
         """Return the same report with what to run next."""
         return replace(self, advice=advice)
 
 
+@checked(path=PATH)
 def write(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, and its folders.
 

@@ -24,6 +24,7 @@ from attention._extras import require
 from attention.parity.probes import Probe
 from attention.spec.errors import UnknownName
 from attention.spec.kernels import Kernel, recorded
+from attention.spec.options import one_of
 
 Results = dict[str, np.ndarray]
 
@@ -225,8 +226,7 @@ def find(name: str) -> Side:
         UnknownName: there is none.
         MissingExtra: its framework is not installed.
     """
-    if name not in SIDES:
-        raise UnknownName(f"backend {name!r} must be one of {', '.join(SIDES)}")
+    one_of(*SIDES).raising(UnknownName).check("backend", name)
     framework = name.removesuffix("_eager")
     if framework in BACKENDS:
         require(framework, extra=framework, wanted_by=f"backend {name!r}")

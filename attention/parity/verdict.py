@@ -14,7 +14,8 @@ import numpy as np
 
 from attention.parity import pictures
 from attention.parity.pictures import Picture
-from attention.spec.errors import ShapeError
+from attention.spec.errors import DTypeError, ShapeError
+from attention.spec.options import TEXT, Option, checked
 
 MOST_RMS, MOST_MAX = 4.0, 30.0
 
@@ -65,6 +66,14 @@ class Verdict:
         )
 
 
+NUMBERS = Option(
+    "a NumPy array of numbers",
+    lambda value: isinstance(value, np.ndarray) and (value.dtype.kind in "biuf" or value.dtype.name == "bfloat16"),
+    DTypeError,
+)
+
+
+@checked(name=TEXT, got=NUMBERS, wanted=NUMBERS, sigma=NUMBERS)
 def judge(name: str, got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> Verdict:
     """Return the verdict on one array.
 
@@ -77,6 +86,8 @@ def judge(name: str, got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> 
     Raises:
         ShapeError: the shapes differ.
     """
+    if sigma.shape != wanted.shape:
+        raise ShapeError(f"{name} sigma {sigma.shape} must be {wanted.shape} as the oracle's is")
     if got.shape != wanted.shape:
         raise ShapeError(f"{name} {got.shape} must be {wanted.shape} as the oracle's is")
     z = scores(got.astype(np.float64), wanted, sigma)

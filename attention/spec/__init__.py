@@ -10,8 +10,9 @@ from attention.spec.adafactor import Adafactor
 from attention.spec.algebra import And, Mask, Not, Or
 from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.architecture import Architecture
-from attention.spec.attend import STAGES, attend
+from attention.spec.attend import STAGES
 from attention.spec.blocks import Schedule, schedule
+from attention.spec.checked_attend import attend
 from attention.spec.files import load, save
 from attention.spec.kernels import Choice, Kernel, Request, choose
 from attention.spec.layers.alignment import AlignmentAttention

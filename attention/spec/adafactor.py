@@ -32,8 +32,8 @@ from typing import Any, ClassVar, Literal, final, get_args
 import numpy as np
 
 from attention.spec.axes import Array
-from attention.spec.numbers import is_count, is_finite
-from attention.spec.optimizer import Arrays, State, Step, check
+from attention.spec.optimizer import SHARE, SIZE, Arrays, State, Step
+from attention.spec.options import FLOATS, NAMESPACE, SHAPE, Option, checked, number, one_of, whole
 
 FactoredAxes = Literal["last", "largest"]
 
@@ -70,17 +70,18 @@ class Adafactor(Step):
     factored_axes: FactoredAxes = "last"
 
     MOMENTS: ClassVar[tuple[str, ...]] = ("R", "C", "v", "b")
-    SHARES: ClassVar[tuple[str, ...]] = ("b1",)
-    SIZES: ClassVar[tuple[str, ...]] = ("decay_exponent", "eps", "floor", "least_scale")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **Step.OPTIONS,
+        "b1": SHARE,
+        **dict.fromkeys(("decay_exponent", "eps", "floor", "least_scale"), SIZE),
+        "most_rms": number(above=0) | " or None",
+        "steps_before": whole(0),
+        "least_factored": whole(1, wanted="an int >= 1"),
+        "factored_axes": one_of(*get_args(FactoredAxes), wanted="'last' or 'largest'"),
+    }
     ELEMENTWISE: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, "most_rms", lambda x: x is None or (is_finite(x) and x > 0), "a finite number > 0 or None")
-        check(self, "steps_before", lambda x: is_count(x, 0), "an int >= 0")
-        check(self, "least_factored", is_count, "an int >= 1")
-        check(self, "factored_axes", lambda x: x in get_args(FactoredAxes), "'last' or 'largest'")
-
+    @checked(shape=SHAPE)
     def factored(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """Return the two axes by which an array of this shape is factored, columns last; None if it is not.
 
@@ -93,6 +94,7 @@ class Adafactor(Step):
         rows, columns = int(order[-2]), int(order[-1])
         return (rows, columns) if min(shape[rows], shape[columns]) >= self.least_factored else None
 
+    @checked(xp=NAMESPACE, params=FLOATS)
     def init(self, xp: Any, params: Mapping[str, Array]) -> State:
         """Return the state before the first step; a moment that a parameter does without has one element."""
         moments: dict[str, Arrays] = {letter: {} for letter in self.MOMENTS}

@@ -21,6 +21,7 @@ from attention.spec.drawing import FINEST, MOST, figure, picture, view
 from attention.spec.errors import MaskError
 from attention.spec.fields import check_counts, check_fits
 from attention.spec.grid import Grid
+from attention.spec.options import Option, checked, whole
 from attention.spec.tree import DATA, Tree
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ __all__ = ["DATA", "And", "Grid", "Mask", "Not", "Or", "Pair", "Read", "both", "
 
 Read = Callable[[Array], "np.ndarray | None"]
 """How a room reads a mask's data on the host: None where the values are not known yet (a traced array)."""
+
+COUNT = whole(0, none=True).raising(MaskError)
+INDEX = whole(0).raising(MaskError)
 
 
 class Mask(Tree):
@@ -98,6 +102,7 @@ class Mask(Tree):
         except (MaskError, TypeError, RuntimeError):
             return repr(self)
 
+    @checked(T=COUNT, S=COUNT, row=INDEX, head=INDEX)
     def draw(self, T: int | None = None, S: int | None = None, *, row: int = 0, head: int = 0) -> str:
         """Return a picture of text, at most 16 by 16.
 
@@ -112,6 +117,7 @@ class Mask(Tree):
         """
         return picture(repr(self), *view(self, T, S, row, head, MOST))
 
+    @checked(T=COUNT, S=COUNT, row=INDEX, head=INDEX)
     def plot(self, T: int | None = None, S: int | None = None, *, row: int = 0, head: int = 0) -> Figure:
         """Return a matplotlib figure; arguments as in `draw`.
 
@@ -127,6 +133,16 @@ def check_mask(mask: object) -> Mask:
     if not isinstance(mask, Mask):
         raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
     return mask
+
+
+MASK = Option("a Mask, or None", lambda value: value is None or isinstance(value, Mask), MaskError)
+"""A mask as a call has it."""
+STRUCTURE = Option(
+    "structure without arrays: pass lengths and arrays with the call",
+    lambda value: value is None or (isinstance(value, Mask) and value.is_static),
+    MaskError,
+)
+"""A mask as a contract has one."""
 
 
 def farthest(*masks: Mask) -> int | None:

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 
 from attention.spec.algebra import Mask, Read
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError, OptionError
+from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.fields import MOST, is_count, set_integers
 from attention.spec.grid import Grid
+from attention.spec.options import one_of
 from attention.spec.tree import data
+
+ALIGN = one_of("start", "end", none=True, wanted="None, 'start' or 'end'")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,8 +33,7 @@ class Aligned(Mask):
     query_positions: Array = field(default=None, kw_only=True, metadata=data("T"))
 
     def __post_init__(self) -> None:
-        if self.align not in (None, "start", "end"):
-            raise OptionError(f"{type(self).__name__} align {self.align!r} must be None, 'start' or 'end'")
+        ALIGN.check(f"{type(self).__name__} align", self.align)
         if self.query_positions is not None:
             if self.align is not None:
                 raise OptionError(f"{type(self).__name__} must have align or query_positions, not both")
@@ -90,7 +92,7 @@ class Window(Aligned):
         for name in ("before", "after"):
             value = getattr(self, name)
             if value is not None and not is_count(value, 0):
-                raise OptionError(f"Window {name} {value!r} must be an int >= 0, in keys besides the query's own, or None")
+                raise OptionError(f"Window {name} {shown(value)} must be an int >= 0, in keys besides the query's own, or None")
 
     def allowed(self, at: Grid) -> Array:
         offset = at.s - self.position(at)
@@ -118,7 +120,7 @@ class Chunked(Aligned):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not is_count(self.size, 1):
-            raise OptionError(f"Chunked size {self.size!r} must be an int >= 1")
+            raise OptionError(f"Chunked size {shown(self.size)} must be an int >= 1")
 
     def allowed(self, at: Grid) -> Array:
         size = min(self.size, MOST)

@@ -10,30 +10,29 @@ References:
     Luong et al., arXiv:1508.04025, equation 8 (general, concat); Bahdanau et al., arXiv:1409.0473, section A.1.2 (additive).
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
-# pyright: reportUnnecessaryIsInstance=false
-
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
-from attention.spec.numbers import is_count
+from attention.spec.options import Option, check_options, checked, whole
 from attention.spec.params import Param
-from attention.spec.scores import Cosine, Dot, ScaledDot
+from attention.spec.scores import HEAD_DIM, WIDTH, Cosine, Dot, ScaledDot
 
 
 @dataclass(frozen=True)
 class General:
     """Luong's general score: the query, mapped to the width of a key, times the key."""
 
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the product of the mapped query and the key is multiplied by: 1."""
         del head_dim
         return 1.0
 
+    @checked(query_width=WIDTH, key_width=WIDTH)
     def params(self, query_width: int, key_width: int) -> dict[str, Param]:
         """Return the learned array: "score_proj.kernel" `(M, M')`."""
         return {"score_proj.kernel": Param((query_width, key_width), "MD", inputs=1)}
@@ -59,14 +58,12 @@ class TanhScore:
     bias: bool = False
     lean: int | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("hidden", "lean"):
-            value = getattr(self, name)
-            if not (value is None or is_count(value)):
-                raise OptionError(f"{type(self).__name__} {name} {value!r} must be a positive int, or None")
-        if not isinstance(self.bias, bool):
-            raise OptionError(f"{type(self).__name__} bias {self.bias!r} must be True or False")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"hidden": whole(none=True), "lean": whole(none=True)}
 
+    def __post_init__(self) -> None:
+        check_options(self, f"{type(self).__name__} ")
+
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what a product of query and key is multiplied by: 1, for there is none."""
         del head_dim
@@ -82,6 +79,7 @@ class TanhScore:
 class Additive(TanhScore):
     """Bahdanau's additive score, a kernel each for query and key; arguments as `TanhScore`."""
 
+    @checked(query_width=WIDTH, key_width=WIDTH)
     def params(self, query_width: int, key_width: int) -> dict[str, Param]:
         """Return "score_q_proj.kernel" `(M, A)`, perhaps its ".bias", "score_k_proj.kernel" `(M', A)`, "score_v" `(A,)`."""
         width = self.hidden or query_width
@@ -95,6 +93,7 @@ class Additive(TanhScore):
 class Concat(TanhScore):
     """Luong's concat score, one kernel for both, the query's rows first; arguments as `TanhScore`."""
 
+    @checked(query_width=WIDTH, key_width=WIDTH)
     def params(self, query_width: int, key_width: int) -> dict[str, Param]:
         """Return "score_proj.kernel" `(M + M', A)`, perhaps its ".bias", and "score_v" `(A,)`."""
         width = self.hidden or query_width

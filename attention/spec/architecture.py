@@ -12,8 +12,30 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 
+from attention.spec.errors import OptionError, shown
 from attention.spec.norms import Norm
 from attention.spec.params import Param, Weights, init, nest
+
+
+def check_contract(layer: str, contract: object, kind: type[Architecture], *more: object) -> None:
+    """Raise OptionError unless a layer is made of its contract, and of nothing else by place.
+
+    Args:
+        layer: the layer's name.
+        contract: what it is given.
+        kind: what it must be.
+        more: further arguments by place, of which there are none.
+    """
+    if isinstance(contract, kind) and not more:
+        return
+    wanted = f"spec.{kind.__name__}"
+    if isinstance(contract, int):
+        # What torch.nn and flax.nnx take is what the contract takes.
+        given = ", ".join(map(shown, (contract, *more)))
+        raise OptionError(f"contract {type(contract).__name__} must be a {wanted}: {layer}({wanted}({given}))")
+    if not isinstance(contract, kind):
+        raise OptionError(f"contract {shown(contract)} must be a {wanted}")
+    raise OptionError(f"{layer} {', '.join(map(shown, more))} must be given by name: seed=, dtype=")
 
 
 class Architecture:

@@ -136,6 +136,12 @@ def broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return all(a == 1 or a == b for a, b in zip(reversed(shape), reversed(wanted), strict=False))  # noqa: PLR1714 - see above
 
 
+def check_shape(name: str, array: Array, wanted: tuple[int, ...], letters: str) -> None:
+    """Raise ShapeError unless `array` has exactly the shape `wanted`, whose axes are `letters`."""
+    if tuple(array.shape) != wanted:
+        raise ShapeError(f"{name} {tuple(array.shape)} must be {letters} = {wanted}")
+
+
 def check_broadcast(name: str, array: Array, wanted: tuple[int, ...], letters: str) -> None:
     """Raise ShapeError unless `array` broadcasts to `wanted`, whose axes are `letters`."""
     if not broadcasts(tuple(array.shape), wanted):

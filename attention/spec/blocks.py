@@ -25,14 +25,22 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import Mask
+from attention.spec.algebra import MASK, Mask
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError
 from attention.spec.fields import MOST, is_count
 from attention.spec.grid import Grid
 from attention.spec.intervals import Interval, Ternary
+from attention.spec.numbers import is_symbolic
+from attention.spec.options import NAMESPACE, SWITCH, Option, checked, instance
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
+TILE = Option(
+    "two ints >= 1, queries and keys",
+    lambda value: isinstance(value, (tuple, list)) and len(value) == 2 and all(is_count(n, 1) for n in value),
+)
+MOST_TILES = 2**26
+"""The most tiles of a schedule, a byte each."""
 SIGNS = "·▒■"
 WIDEST = 64
 """The most tiles, each way, that a drawing shows."""
@@ -112,6 +120,7 @@ class Schedule:
         return "\n".join([head, *rows, f"{SIGNS[FULL]} full  {SIGNS[PARTIAL]} partial  {SIGNS[EMPTY]} empty"])
 
 
+@checked(mask=MASK, sizes=instance(Sizes), xp=NAMESPACE, known=SWITCH)
 def schedule(mask: Mask | None, sizes: Sizes, tile: tuple[int, int], xp: Any = np, *, known: bool = True) -> Schedule:
     """Return the tiles of a checked mask.
 
@@ -137,9 +146,10 @@ def schedule(mask: Mask | None, sizes: Sizes, tile: tuple[int, int], xp: Any = n
     ···▒■▒
     ■ full  ▒ partial  · empty
     """
-    if len(tile) != 2 or not all(is_count(n, 1) for n in tile):
-        raise OptionError(f"tile {tile!r} must be two ints >= 1, queries and keys")
+    TILE.check("tile", tile)
     counts = tuple(-(-n // size) for n, size in zip((sizes.T, sizes.S), tile, strict=True))
+    if not any(map(is_symbolic, counts)) and counts[0] * counts[1] > MOST_TILES:
+        raise OptionError(f"tile {tile} of T = {sizes.T}, S = {sizes.S} must make at most {MOST_TILES} tiles")
     shape = (*(1 for _ in sizes.batch), 1, *counts)
     if mask is None or 0 in counts:
         return Schedule(xp.full(shape, FULL, dtype=xp.int8), tile, sizes.T, sizes.S, xp)

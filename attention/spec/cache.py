@@ -24,6 +24,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -32,9 +33,13 @@ import numpy as np
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import Array, check_broadcast, check_float
-from attention.spec.errors import AttentionError, DTypeError, MaskError, OptionError, PositionError, ShapeError
-from attention.spec.fields import integers
+from attention.spec.errors import AttentionError, DTypeError, MaskError, OptionError, PositionError, ShapeError, shown
+from attention.spec.fields import MOST, integers
 from attention.spec.numbers import is_count
+from attention.spec.options import size
+
+TOKENS = size(0)
+"""How many tokens come."""
 
 
 class Memory(Protocol):
@@ -150,6 +155,8 @@ class Cache:
     def given(self, positions: Any, t: int, like: Array) -> Array:
         """Return given positions as native integers `(*batch, T)`, having checked what can be."""
         positions = check_integers("positions", positions, PositionError)
+        if not (isinstance(positions, np.ndarray) or self.memory.is_native(positions)):
+            raise PositionError(f"positions {type(positions).__module__} must be of the cache's framework, or of NumPy")
         check_broadcast("positions", positions, (*self.batch, t), "(*batch, T)")
         native = self.memory.xp.broadcast_to(self.memory.integers(positions, like=like), (*self.batch, t))
         return self.memory.xp.where(native < 0, -1, native)
@@ -163,9 +170,14 @@ class Cache:
 def counts(name: str, given: Any, least: int) -> tuple[int, ...]:
     """Return the ints given, or raise OptionError unless each is at least `least`."""
     given = tuple(given) if isinstance(given, (tuple, list)) else (given,)
-    if not all(is_count(n, least) for n in given):
-        raise OptionError(f"{name} {', '.join(map(repr, given))} must be ints >= {least}")
+    if not all(is_count(n, least) and n <= MOST for n in given):
+        raise OptionError(f"{name} {', '.join(map(shown, given))} must be ints >= {least}, and below 2**31")
     return given
+
+
+def unallocated(shape: tuple[int, ...], itemsize: int) -> str:
+    """Return the message of a cache whose storage cannot be allocated."""
+    return f"cache {shape} of {math.prod(shape) * itemsize / 1e9:.3g} GB must fit into memory, and cannot be allocated"
 
 
 def overflow(held: int, capacity: int, new: int, whose: str = "") -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attention.spec.alignment_scores import Additive, Concat, General
-from attention.spec.errors import UnknownName
+from attention.spec.errors import UnknownName, shown
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.contract import Contract
 from attention.spec.layers.differential import DifferentialAttention
@@ -217,5 +217,5 @@ def find(name: str) -> Case:
         UnknownName: there is none.
     """
     if name not in CASES:
-        raise UnknownName(f"contract {name!r} must be one of {', '.join(CASES)}")
+        raise UnknownName(f"contract {shown(name)} must be one of {', '.join(CASES)}")
     return CASES[name]

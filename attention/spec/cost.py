@@ -30,7 +30,7 @@ import numpy as np
 from attention.spec.algebra import Mask
 from attention.spec.axes import COMPUTE
 from attention.spec.blocks import EMPTY, FULL, Schedule, schedule
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.kernels import Request
 from attention.spec.rules import STRUCTURES, structure
 
@@ -78,7 +78,7 @@ class Machine:
         for name in ("peak", "bandwidth"):
             value = getattr(self, name)
             if not 0 < value < inf:
-                raise OptionError(f"Machine {name} {value!r} must be a positive finite number, of FLOP/s or byte/s")
+                raise OptionError(f"Machine {name} {shown(value)} must be a positive finite number, of FLOP/s or byte/s")
 
     @property
     def ridge(self) -> float:
@@ -113,7 +113,7 @@ class Traits:
     def __post_init__(self) -> None:
         unknown = [name for name in self.follows if name not in STRUCTURES]
         if unknown:
-            raise OptionError(f"Traits follows {unknown[0]!r} must be among {', '.join(STRUCTURES)}")
+            raise OptionError(f"Traits follows {shown(unknown[0])} must be among {', '.join(STRUCTURES)}")
 
 
 @dataclass(frozen=True)

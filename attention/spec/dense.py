@@ -22,9 +22,10 @@ import numpy as np
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import COMPUTE, Array, dtype_name
-from attention.spec.errors import MaskError
+from attention.spec.errors import MaskError, shown
 from attention.spec.fields import check_rank, is_count, known
 from attention.spec.grid import Grid
+from attention.spec.options import is_array
 from attention.spec.tree import data
 
 ADDITIVE = "a mask of 0 and -inf is Dense.from_additive(mask)"
@@ -71,7 +72,7 @@ class Dense(Mask):
             return cls(~mask)
         rows, t, s = mask.shape
         if num_heads is None or not is_count(num_heads, 1) or rows % num_heads:
-            raise MaskError(f"{name} num_heads {num_heads!r} must be H, a divisor of B * H = {rows}")
+            raise MaskError(f"{name} num_heads {shown(num_heads)} must be H, a divisor of B * H = {rows}")
         return cls(~mask.reshape((rows // num_heads, num_heads, t, s)))
 
     @classmethod
@@ -140,8 +141,10 @@ def _listed(name: str, value: Any, wanted: str = "bool") -> Array:
         try:
             value = np.asarray(value)
         except ValueError:
-            raise MaskError(f"{name} {value!r} must be {wanted} in rows of one length") from None
-    if not hasattr(value, "dtype"):
+            raise MaskError(f"{name} {shown(value)} must be {wanted} in rows of one length") from None
+    # Not what has a shape and no values, nor torch's sparse arrays, which cannot be compared.
+    layout = getattr(value, "layout", None)
+    if not (is_array(value) and hasattr(value, "__getitem__")) or (layout is not None and "strided" not in str(layout)):
         raise MaskError(f"{name} {type(value).__name__} must be {wanted}, in an array")
     return value
 

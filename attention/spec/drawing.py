@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError, MissingExtra
+from attention.spec.errors import MaskError, MissingExtra, shown
 from attention.spec.grid import Grid
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def known_sizes(mask: Mask, T: int | None = None, S: int | None = None) -> Sizes
     try:
         batch = np.broadcast_shapes(*batches)
     except ValueError:
-        raise MaskError(f"mask {mask!r} must hold arrays whose batch axes broadcast") from None
+        raise MaskError(f"mask {shown(mask)} must hold arrays whose batch axes broadcast") from None
     # Counts say how many there are at least, and only where no array has that axis.
     sizes = {axis: max(SIZE, most) for axis, most in _counted(mask)} | sizes
     t = sizes.get("T", sizes.get("S", SIZE)) if T is None else T

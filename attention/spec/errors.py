@@ -1,4 +1,4 @@
-"""Errors: the whole tree on one screen. A message says argument, got, wanted, in that order.
+"""Errors: the whole tree on one screen. A message says argument, got, wanted, in that order, in at most `LONGEST` characters.
 
 AttentionError(ValueError)
 ├── ShapeError        a rank or a size does not fit the axes
@@ -16,9 +16,22 @@ AttentionError(ValueError)
 └── ParityError       a comparison that was asserted to agree did not (also an AssertionError)
 """
 
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+LONGEST = 480
+"""The most characters of a message, whatever the input."""
+HEAD, TAIL = 300, 130
+"""How many of them are the beginning and the end of a message that had to be shortened."""
+
 
 class AttentionError(ValueError):
     """The root: catch it to catch every error that this library raises on purpose."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(shortened(str(arg)) for arg in args))
 
 
 class ShapeError(AttentionError):
@@ -70,4 +83,39 @@ class SideFailed(AttentionError):
 
 
 class ParityError(AttentionError, AssertionError):
-    """A comparison that was asserted to agree did not; the message is the report."""
+    """A comparison that was asserted to agree did not; the message is the report, of any length."""
+
+    def __init__(self, *args: object) -> None:
+        # A report is read whole; nothing of a user's is repeated in it.
+        Exception.__init__(self, *args)
+
+
+def shortened(text: str) -> str:
+    """Return the text, or its beginning and its end, which says what was wanted, if it has more than `LONGEST` characters."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:HEAD]} ... ({len(text) - HEAD - TAIL} characters) ... {text[-TAIL:]}"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxfrozenset = _REPR.maxdict = 16
+_REPR.maxstring = _REPR.maxlong = 80
+_REPR.maxother = 160
+
+
+def shown(value: Any) -> str:
+    """Return what a message says of a value: its representation, shortened; its dtype and shape if it is an array.
+
+    >>> shown("odd"), shown([1] * 1000), shown(10**5000)
+    ("'odd'", '[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, ...]', 'an int of 16610 bits')
+    """
+    if isinstance(value, int) and value.bit_length() > 256:
+        # Python refuses to write out an int of more than 4,300 digits.
+        return f"an int of {value.bit_length()} bits"
+    try:
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if len(value.shape) else repr(value)[:80]
+        return _REPR.repr(value)
+    # An object's own code runs here, and may do anything.
+    except Exception:  # noqa: BLE001
+        return f"of type {type(value).__name__}"

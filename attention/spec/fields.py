@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from attention.spec.axes import Array, Sizes, broadcasts, dtype_name
-from attention.spec.errors import MaskError
+from attention.spec.errors import MaskError, shown
 
 MOST = 2**31 - 1
 """The largest number that JAX counts to while its 64-bit mode is off."""
@@ -43,9 +43,9 @@ def integers(label: str, value: Any) -> Array:
         try:
             value = np.asarray(value, None if value else np.int64)
         except ValueError:
-            raise MaskError(f"{label} {value!r} must be integers in rows of one length") from None
+            raise MaskError(f"{label} {shown(value)} must be integers in rows of one length") from None
     if not hasattr(value, "dtype"):
-        raise MaskError(f"{label} {value!r} must be integers: a list or an array")
+        raise MaskError(f"{label} {shown(value)} must be integers: a list or an array")
     if "int" not in dtype_name(value):
         raise MaskError(f"{label} {dtype_name(value)} must be integers")
     if isinstance(value, np.ndarray) and value.size:

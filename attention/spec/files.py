@@ -29,7 +29,7 @@ from attention.spec.axes import COMPUTE, Array
 from attention.spec.disk import brief, listed, opened, parsed, replaced
 from attention.spec.errors import AttentionError, DTypeError, FileError, MaskError, OptionError, ParamError, UnknownName
 from attention.spec.layers.alignment import AlignmentAttention
-from attention.spec.layers.contract import ROOMS, Contract
+from attention.spec.layers.contract import BACKEND, ROOMS, Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.latent import LatentAttention
@@ -39,6 +39,7 @@ from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import KINDS
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
+from attention.spec.options import PATH, checked
 from attention.spec.params import Weights, check_weights
 from attention.spec.positions import (
     Alibi,
@@ -119,6 +120,7 @@ def decode(part: Any) -> Any:
         raise FileError(f"contract {part['type']} cannot be made of its fields: {brief(error)}") from error
 
 
+@checked(path=PATH)
 def save(path: str | os.PathLike[str], contract: Contract, weights: Mapping[str, Array]) -> None:
     """Write weights with their contract.
 
@@ -216,6 +218,7 @@ def check_tensors(contract: Contract, head: Header) -> None:
         raise DTypeError(f"{head.said}: {listed(other)} must be one of {', '.join(COMPUTE)}")
 
 
+@checked(path=PATH, backend=BACKEND | ", or None")
 def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     """Return the layer that a file holds, built in a framework; without one, `(contract, weights)`.
 

@@ -33,7 +33,7 @@ import numpy as np
 from attention.spec import random
 from attention.spec.axes import Array, dtype_name
 from attention.spec.erf_inverse import erf_inverse
-from attention.spec.errors import DTypeError, OptionError, ShapeError
+from attention.spec.errors import DTypeError, OptionError, ShapeError, shown
 from attention.spec.numbers import is_count, is_finite
 from attention.spec.params import numpy_dtype
 from attention.spec.random import WORD, Key
@@ -55,7 +55,7 @@ def key(seed: Array, wide: bool = False) -> Key:
     ((0, 7), (0, 4294967295), (0, 5), (1, 5))
     """
     if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool):
-        raise OptionError(f"seed {seed!r} must be an int")
+        raise OptionError(f"seed {shown(seed)} must be an int")
     return (int(seed) >> 32 & WORD if wide else 0), int(seed) & WORD
 
 
@@ -94,7 +94,7 @@ def seed_of(of: Key) -> int:
 def split(of: Key, num: int = 2) -> tuple[Key, ...]:
     """Return this many children of a key."""
     if not is_count(num, 0):
-        raise OptionError(f"num {num!r} must be an int of at least 0")
+        raise OptionError(f"num {shown(num)} must be an int of at least 0")
     return tuple((int(a), int(b)) for a, b in zip(*_words(of, num), strict=True))
 
 
@@ -110,7 +110,7 @@ def bits(of: Key, shape: Shape = (), width: int = 32) -> np.ndarray:
         OptionError: another width.
     """
     if width not in (8, 16, 32, 64):
-        raise OptionError(f"width {width!r} must be 8, 16, 32 or 64")
+        raise OptionError(f"width {shown(width)} must be 8, 16, 32 or 64")
     high, low = _words(of, random.count(shape))
     made = high.astype(np.uint64) << np.uint64(32) | low if width == 64 else high ^ low
     return made.astype(f"uint{width}").reshape(shape)

@@ -11,18 +11,25 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from attention.spec.attend import STAGES
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, dtype_name
-from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
+from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName, shown
 from attention.spec.masks import Mask
-from attention.spec.random import keep_threshold
+from attention.spec.numbers import is_symbolic
+from attention.spec.options import ARRAY, Option, checked, instance, one_of
+from attention.spec.random import count, keep_threshold
 from attention.spec.rules import Rule, first
 from attention.spec.scores import ScoreMod, check_cap
 
 PRECISIONS = (None, "default", "high", "highest")
 """Least precision of a float32 product, rising. None: whatever the framework is set to. "highest": no TF32, no bf16 passes."""
+
+PRECISION = one_of(*filter(None, PRECISIONS), none=True)
+
+
+REQUEST = instance(Sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,18 +73,22 @@ class Request:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        REQUEST.check("sizes", self.sizes)
         check_cap(self.softcap)
         if self.score_mod is not None and not callable(self.score_mod):
-            raise OptionError(f"score_mod {self.score_mod!r} must be a function (score, b, h, t, s) -> score, or None")
+            raise OptionError(f"score_mod {shown(self.score_mod)} must be a function (score, b, h, t, s) -> score, or None")
         _ = keep_threshold(self.dropout_rate)
         check_precision(self.precision)
-        for stage in self.stages:
-            if stage not in STAGES:
-                raise OptionError(f"return_stages {stage!r} must be among {', '.join(STAGES)}")
+        _ = stage_names(self.stages)
+        if self.dropout_rate and not any(map(is_symbolic, self.sizes.scores)):
+            _ = count(self.sizes.scores)
         if self.dropout_rate and self.dropout_seed is None:
             raise OptionError(f"dropout_seed None must be an integer when dropout_rate is {self.dropout_rate}")
         if self.bias is not None:
+            ARRAY.check("bias", self.bias)
             check_broadcast("bias", self.bias, self.sizes.scores, "(*batch, H, T, S)")
+        if self.sinks is not None:
+            ARRAY.check("sinks", self.sinks)
         if self.sinks is not None and tuple(self.sinks.shape) != (self.sizes.H,):
             raise ShapeError(f"sinks {tuple(self.sinks.shape)} must be (H,) = ({self.sizes.H},)")
 
@@ -116,10 +127,31 @@ class Request:
         return f"has no {', no '.join(missing)}" if missing else None
 
 
+def stage_names(given: Any) -> tuple[str, ...]:
+    """Return the names of stages that a call asks for, none for None.
+
+    Raises:
+        OptionError: not a tuple or list of names among `STAGES`.
+
+    >>> stage_names("weights")
+    Traceback (most recent call last):
+    attention.spec.errors.OptionError: return_stages 'weights' must be a tuple of names: ('weights',)
+    """
+    if given is None or (type(given) is tuple and not given):
+        return ()
+    if type(given) is str and given in STAGES:
+        raise OptionError(f"return_stages {given!r} must be a tuple of names: ({given!r},)")
+    if not isinstance(given, (tuple, list)):
+        raise OptionError(f"return_stages {shown(given)} must be a tuple of names among {', '.join(STAGES)}")
+    for stage in given:
+        if not (type(stage) is str and stage in STAGES):
+            raise OptionError(f"return_stages {shown(stage)} must be among {', '.join(STAGES)}")
+    return tuple(given)
+
+
 def check_precision(precision: str | None) -> None:
     """Raise OptionError unless `precision` is one of `PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision {precision!r} must be one of {', '.join(map(repr, PRECISIONS))}")
+    PRECISION.check("precision", precision)
 
 
 OPTIONAL = ("bias", "sinks", "state")
@@ -169,6 +201,17 @@ class Kernels(dict[str, Kernel]):
         self.rules = rules
 
 
+def _is_table(value: object) -> bool:
+    """Return whether a value is a mapping of kernels by name, and not empty."""
+    return isinstance(value, Mapping) and bool(value) and all(hasattr(kernel, "refuses") for kernel in value.values())
+
+
+RULES = Option(
+    "a tuple of rules, or None", lambda value: isinstance(value, tuple) and all(isinstance(rule, Rule) for rule in value)
+)
+REQUESTED = instance(Request, wanted="a Request")
+
+
 @dataclass(frozen=True)
 class Choice:
     """The kernel that answers a request, why those before it do not, and the rule that put them in this order.
@@ -184,6 +227,7 @@ class Choice:
     rule: Rule | None = None
 
 
+@checked(kernels=Option("a table of kernels", _is_table), request=REQUESTED)
 def choose(
     kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto", rules: tuple[Rule, ...] | None = None
 ) -> Choice:
@@ -200,14 +244,15 @@ def choose(
         KernelRefused: the kernel asked for by name refuses, or all that "auto" may ask do.
     """
     rule = None
-    if implementation == "auto":
+    if type(implementation) is str and implementation == "auto":
         known: tuple[Rule, ...] = getattr(kernels, "rules", ()) if rules is None else rules
+        RULES.check("rules", known)
         rule = first(known, request) if known else None
         asked = order(kernels, rule)
     elif isinstance(implementation, str) and implementation in kernels:  # pyright: ignore[reportUnnecessaryIsInstance]
         asked = [implementation]
     else:
-        raise UnknownName(f"implementation {implementation!r} must be 'auto' or one of {', '.join(kernels)}")
+        raise UnknownName(f"implementation {shown(implementation)} must be 'auto' or one of {', '.join(kernels)}")
     refusals: list[tuple[str, str]] = []
     for name in asked:
         kernel = kernels[name]

@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 
 from attention.spec import jax_random
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.jax_random import Shape
 from attention.spec.nnx_random import Rngs
 from attention.spec.random import Key
@@ -64,7 +64,7 @@ def variance_scaling(
     fan_in, fan_out = shape[in_axis] * places, shape[out_axis] * places
     fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
     if mode not in fans:
-        raise OptionError(f"mode {mode!r} must be one of {', '.join(fans)}")
+        raise OptionError(f"mode {shown(mode)} must be one of {', '.join(fans)}")
     number = np.dtype(dtype).type
     variance = number(scale / fans[mode])
     if distribution == "truncated_normal":
@@ -74,7 +74,7 @@ def variance_scaling(
         return jax_random.normal(of, shape, dtype) * np.sqrt(variance)
     if distribution == "uniform":
         return jax_random.uniform(of, shape, dtype, -1.0) * np.sqrt(number(3) * variance)
-    raise OptionError(f"distribution {distribution!r} must be one of truncated_normal, normal, uniform")
+    raise OptionError(f"distribution {shown(distribution)} must be one of truncated_normal, normal, uniform")
 
 
 lecun_normal = partial(variance_scaling, scale=1.0, mode="fan_in", distribution="truncated_normal")

@@ -21,7 +21,7 @@ import numpy as np
 
 from attention.spec import jax_random
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError, UnknownName
+from attention.spec.errors import OptionError, UnknownName, shown
 from attention.spec.jax_random import Shape
 from attention.spec.numbers import is_finite
 from attention.spec.random import Key
@@ -78,7 +78,9 @@ class Rngs:
         """Return the stream of this name, or `default`."""
         found = self._streams.get(name, self._streams.get("default"))
         if found is None:
-            raise UnknownName(f"stream {name!r} must be one of {', '.join(self._streams) or 'none'}, or there be a default")
+            raise UnknownName(
+                f"stream {shown(name)} must be one of {', '.join(self._streams) or 'none'}, or there be a default"
+            )
         return found
 
     def __getattr__(self, name: str) -> RngStream:

@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError
-from attention.spec.numbers import is_finite
+from attention.spec.options import TEXT, Option, check_options, checked, number, whole
 from attention.spec.params import Param
+
+EPS = number(0)
+WIDTH = whole(1)
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,12 @@ class RMSNorm:
     eps: float = 1e-6
     offset: bool = False
 
-    def __post_init__(self) -> None:
-        _check_eps(self)
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"eps": EPS}
 
+    def __post_init__(self) -> None:
+        check_options(self, "RMSNorm ")
+
+    @checked(width=WIDTH, axis=TEXT)
     def params(self, width: int, axis: str = "M") -> dict[str, Param]:
         """Return the learned arrays of a norm over `width` features, whose axis letter is `axis`."""
         return {"scale": Param((width,), axis, fill=0.0 if self.offset else 1.0)}
@@ -62,9 +68,12 @@ class LayerNorm:
     eps: float = 1e-5
     bias: bool = True
 
-    def __post_init__(self) -> None:
-        _check_eps(self)
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"eps": EPS}
 
+    def __post_init__(self) -> None:
+        check_options(self, "LayerNorm ")
+
+    @checked(width=WIDTH, axis=TEXT)
     def params(self, width: int, axis: str = "M") -> dict[str, Param]:
         """Return the learned arrays of a norm over `width` features, whose axis letter is `axis`."""
         tree = {"scale": Param((width,), axis, fill=1.0)}
@@ -87,11 +96,14 @@ class L2Norm:
 
     eps: float = 1e-12
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"eps": EPS}
+
     def __post_init__(self) -> None:
-        _check_eps(self)
+        check_options(self, "L2Norm ")
         if self.eps == 0:
             raise OptionError("L2Norm eps 0 must be positive: an array of zeros has no direction")
 
+    @checked(width=WIDTH, axis=TEXT)
     def params(self, width: int, axis: str = "M") -> dict[str, Param]:
         """Return the learned arrays: none."""
         del width, axis
@@ -112,8 +124,3 @@ def unit(xp: Any, x: Array, eps: float) -> Array:
 
 
 Norm = RMSNorm | LayerNorm | L2Norm
-
-
-def _check_eps(norm: RMSNorm | LayerNorm | L2Norm) -> None:
-    if not (is_finite(norm.eps) and norm.eps >= 0):
-        raise OptionError(f"{type(norm).__name__} eps {norm.eps!r} must be a finite number >= 0")

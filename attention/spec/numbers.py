@@ -1,18 +1,35 @@
 """Numbers: what counts as one when an option is checked. A bool does not, though Python says that it is an int."""
 
-# To a type checker a bool is no Real; to Python it is.
+# Bad input comes from code that nobody type-checked, so it is looked at again here.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
+
+import numpy as np
+
+LARGEST = 1.7976931348623157e308
+"""The largest float64."""
+LONGEST = 2**63
+"""One more than the largest int that a framework takes for a number."""
 
 
 def is_finite(value: Any) -> bool:
-    """Return whether `value` is a finite number, and no bool."""
-    # Not math.isfinite, which torch.compile cannot follow where it takes an option for a variable; inf - inf is NaN.
-    return isinstance(value, Real) and not isinstance(value, bool) and value - value == 0
+    """Return whether `value` is a finite number that a float can hold, and no bool.
+
+    >>> is_finite(0.5), is_finite(float("nan")), is_finite(10**400), is_finite(True)
+    (True, False, False, False)
+    """
+    # Not math.isfinite, which torch.compile cannot follow where it takes an option for a variable; NaN is in no interval.
+    if isinstance(value, (int, np.integer)):
+        return not isinstance(value, bool) and -LONGEST <= value < LONGEST
+    return isinstance(value, (float, np.floating)) and -LARGEST <= value <= LARGEST
+
+
+def is_symbolic(value: Any) -> bool:
+    """Return whether `value` is a size that an exporter leaves open: torch's SymInt, or a dimension of jax.export."""
+    return type(value).__name__ in ("SymInt", "_DimExpr")
 
 
 def is_count(value: Any, least: int = 1) -> bool:

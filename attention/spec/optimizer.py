@@ -18,18 +18,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final, get_args
 
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, ParamError
-from attention.spec.numbers import is_count, is_finite
+from attention.spec.options import FLOATS, NAMESPACE, Option, check_options, checked, instance, number, one_of, whole
 from attention.spec.params import Param
 from attention.spec.schedules import Clip, Schedule, rate
 
 Arrays = dict[str, Array]
 Decayed = Literal["all", "matrices"]
+
+SIZE = number(0)
+SHARE = number(0, below=1, wanted="a number >= 0 and < 1")
+RATE = Option("a schedule or a finite number >= 0", lambda value: isinstance(value, Schedule) or SIZE.holds(value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,27 +91,26 @@ class Step(ABC):
     learning_rate: float | Schedule = field(kw_only=False)
 
     MOMENTS: ClassVar[tuple[str, ...]]
-    SHARES: ClassVar[tuple[str, ...]] = ()
-    SIZES: ClassVar[tuple[str, ...]] = ("weight_decay",)
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "learning_rate": RATE,
+        "weight_decay": SIZE,
+        "gradient_scale": number(),
+        "first_count": whole(0),
+        "decayed": one_of(*get_args(Decayed), wanted="'all' or 'matrices'"),
+        "clip": instance(Clip, wanted="a Clip") | " or None",
+    }
     ELEMENTWISE: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.learning_rate, Schedule):
-            check(self, "learning_rate", lambda x: is_finite(x) and x >= 0, "a schedule or a finite number >= 0")
-        for name in self.SHARES:
-            check(self, name, lambda x: is_finite(x) and 0 <= x < 1, "a number >= 0 and < 1")
-        for name in (*self.SIZES, *Step.SIZES):
-            check(self, name, lambda x: is_finite(x) and x >= 0, "a finite number >= 0")
-        check(self, "gradient_scale", is_finite, "a finite number")
-        check(self, "first_count", lambda x: is_count(x, 0), "an int >= 0")
-        check(self, "decayed", lambda x: x in get_args(Decayed), "'all' or 'matrices'")
-        check(self, "clip", lambda x: x is None or isinstance(x, Clip), "a Clip or None")
+        check_options(self, f"{type(self).__name__} ")
 
+    @checked(xp=NAMESPACE, params=FLOATS)
     def init(self, xp: Any, params: Mapping[str, Array]) -> State:
         """Return the state before the first step."""
         return State(0, {letter: {name: xp.zeros_like(p) for name, p in params.items()} for letter in self.MOMENTS})
 
     @final
+    @checked(xp=NAMESPACE, params=FLOATS, gradients=FLOATS)
     def step(self, xp: Any, params: Mapping[str, Array], gradients: Mapping[str, Array], state: State) -> tuple[Arrays, State]:
         """Return the parameters after one more step, and what it leaves to the next.
 
@@ -121,6 +124,7 @@ class Step(ABC):
             ParamError: the gradients' names or shapes are not those of the parameters.
         """
         _check_gradients(params, gradients)
+        self._check_state(params, state)
         gradients = {name: g * self.gradient_scale for name, g in gradients.items()}
         gradients = gradients if self.clip is None else self.clip.clipped(xp, gradients)
         after: Arrays = {}
@@ -133,6 +137,12 @@ class Step(ABC):
             for letter in self.MOMENTS:
                 moments[letter][name] = now[letter]
         return after, State(state.count + 1, moments)
+
+    def _check_state(self, params: Mapping[str, Array], state: Any) -> None:
+        """Raise OptionError unless a state is one of this step and of these parameters."""
+        fits = isinstance(state, State) and all(set(params) <= set(state.moments.get(letter, {})) for letter in self.MOMENTS)
+        if not fits:
+            raise OptionError(f"state {type(state).__name__} must be what `init` or the last step of these parameters returned")
 
     @final
     def change(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
@@ -152,6 +162,7 @@ class Step(ABC):
         moved, moments = self.move(xp, p, g, moments, t, learning_rate)
         return (moved + (learning_rate if self.decay_times_rate else 1.0) * decay * p if decay else moved), moments
 
+    @checked(rank=whole(0))
     def spares(self, rank: int) -> bool:
         """Return whether an array of this rank does not decay."""
         return self.decayed == "matrices" and rank < 2
@@ -159,13 +170,6 @@ class Step(ABC):
     @abstractmethod
     def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         """Return r u and the new running sums of one array; `t` counts steps from 1."""
-
-
-def check(step: Step, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
-    """Raise OptionError unless an option of a step is one that it can have."""
-    value = getattr(step, name)
-    if not holds(value):
-        raise OptionError(f"{type(step).__name__} {name} {value!r} must be {wanted}")
 
 
 def _check_gradients(params: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:

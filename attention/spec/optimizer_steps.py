@@ -25,9 +25,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final, get_args
 
 from attention.spec.axes import Array
-from attention.spec.optimizer import Arrays, State, Step, check
+from attention.spec.optimizer import SHARE, SIZE, Arrays, State, Step
+from attention.spec.options import FLOATS, NAMESPACE, Option, checked, one_of
 
 AMSGrad = Literal["raw", "corrected"]
+AMSGRAD = one_of(*get_args(AMSGrad), wanted="'raw', 'corrected'") | " or None"
 
 
 @final
@@ -52,7 +54,7 @@ class SGD(Step):
     rate_in_sum: bool = False
 
     MOMENTS: ClassVar[tuple[str, ...]] = ("b",)
-    SHARES: ClassVar[tuple[str, ...]] = ("momentum", "dampening")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {**Step.OPTIONS, "momentum": SHARE, "dampening": SHARE}
 
     def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         if not self.momentum:
@@ -93,12 +95,14 @@ class Adam(Step):
     nesterov: bool = False
 
     MOMENTS: ClassVar[tuple[str, ...]] = ("m", "v", "most")
-    SHARES: ClassVar[tuple[str, ...]] = ("b1", "b2")
-    SIZES: ClassVar[tuple[str, ...]] = ("eps", "eps_root")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, "amsgrad", lambda x: x is None or x in get_args(AMSGrad), "'raw', 'corrected' or None")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **Step.OPTIONS,
+        "b1": SHARE,
+        "b2": SHARE,
+        "eps": SIZE,
+        "eps_root": SIZE,
+        "amsgrad": AMSGRAD,
+    }
 
     def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         m = self.b1 * moments["m"] + (1.0 - self.b1) * g
@@ -132,7 +136,7 @@ class Lion(Step):
     b2: float = 0.99
 
     MOMENTS: ClassVar[tuple[str, ...]] = ("m",)
-    SHARES: ClassVar[tuple[str, ...]] = ("b1", "b2")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {**Step.OPTIONS, "b1": SHARE, "b2": SHARE}
 
     def move(self, xp: Any, p: Array, g: Array, moments: Arrays, t: Any, learning_rate: Any) -> tuple[Array, Arrays]:
         u = xp.sign(self.b1 * moments["m"] + (1.0 - self.b1) * g)
@@ -163,9 +167,16 @@ class RMSprop(Step):
     rate_in_sum: bool = False
 
     MOMENTS: ClassVar[tuple[str, ...]] = ("m", "v", "b")
-    SHARES: ClassVar[tuple[str, ...]] = ("decay", "momentum")
-    SIZES: ClassVar[tuple[str, ...]] = ("eps", "eps_root", "initial")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **Step.OPTIONS,
+        "decay": SHARE,
+        "momentum": SHARE,
+        "eps": SIZE,
+        "eps_root": SIZE,
+        "initial": SIZE,
+    }
 
+    @checked(xp=NAMESPACE, params=FLOATS)
     def init(self, xp: Any, params: Mapping[str, Array]) -> State:
         """Return the state before the first step."""
         return _started(super().init(xp, params), self.initial)
@@ -196,8 +207,9 @@ class Adagrad(Step):
     eps_root: float = 0.0
 
     MOMENTS: ClassVar[tuple[str, ...]] = ("v",)
-    SIZES: ClassVar[tuple[str, ...]] = ("initial", "eps", "eps_root")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {**Step.OPTIONS, "initial": SIZE, "eps": SIZE, "eps_root": SIZE}
 
+    @checked(xp=NAMESPACE, params=FLOATS)
     def init(self, xp: Any, params: Mapping[str, Array]) -> State:
         """Return the state before the first step."""
         return _started(super().init(xp, params), self.initial)

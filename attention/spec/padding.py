@@ -12,10 +12,13 @@ from typing import Any
 
 from attention.spec.algebra import Mask, Read
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError, OptionError
+from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.fields import is_count, set_integers
 from attention.spec.grid import Grid
+from attention.spec.options import one_of
 from attention.spec.tree import data
+
+PADDING = one_of("right", "left", wanted="'right' or 'left'")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +36,7 @@ class Prefix(Mask):
         if self.by_row:
             set_integers(self, "length", self.length)
         elif not is_count(self.length, 0):
-            raise OptionError(f"Prefix length {self.length!r} must be an int >= 0 or integers (*batch,)")
+            raise OptionError(f"Prefix length {shown(self.length)} must be an int >= 0 or integers (*batch,)")
 
     @property
     def holds_arrays(self) -> bool:
@@ -66,8 +69,7 @@ class Lengths(Mask):
         set_integers(self, "kv", self.kv)
         if self.q is not None:
             set_integers(self, "q", self.q)
-        if self.padding not in ("right", "left"):
-            raise OptionError(f"Lengths padding {self.padding!r} must be 'right' or 'left'")
+        PADDING.check("Lengths padding", self.padding)
 
     def allowed(self, at: Grid) -> Array:
         left = self.padding == "left"

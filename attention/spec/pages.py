@@ -17,8 +17,9 @@ from typing import Any, Self
 import numpy as np
 
 from attention.spec.axes import Array
-from attention.spec.cache import Appended, Cache, check_integers, counts, overflow
+from attention.spec.cache import TOKENS, Appended, Cache, check_integers, counts, overflow
 from attention.spec.errors import CacheError, DTypeError, PositionError, ShapeError
+from attention.spec.options import checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +123,7 @@ class PagedCache(Cache):
             slots = xp.where(lost[:, None], tail, slots)
         return Appended(new, key, value, slots, placed)
 
+    @checked(t=TOKENS)
     def upcoming(self, t: int, positions: Any = None) -> Array:
         return self.place(positions, t)[0]
 

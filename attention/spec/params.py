@@ -13,16 +13,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
 
 from attention.spec import random
 from attention.spec.axes import COMPUTE, Array, dtype_name
-from attention.spec.errors import DTypeError, ParamError, UnknownName
+from attention.spec.errors import DTypeError, OptionError, ParamError, UnknownName, shown
+from attention.spec.options import SHAPE, TEXT, Option, check_options, checked, number, whole
 
 Weights = dict[str, np.ndarray]
 """Canonical weights: a name and a NumPy array each."""
+
+WEIGHTS = Option("a mapping of arrays by name", lambda value: isinstance(value, Mapping), ParamError)
+PARAMS = Option(
+    "a mapping of names to Param",
+    lambda value: isinstance(value, Mapping) and all(isinstance(x, Param) for x in value.values()),
+)
+SEED = Option(
+    "an int in [0, 2**64)", lambda value: isinstance(value, (int, np.integer, np.ndarray)) and random.key(value) is not None
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,23 @@ class Param:
     fill: float = 0.0
     spread: float | None = None
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "shape": SHAPE,
+        "axes": TEXT,
+        "inputs": whole(0),
+        "fill": number(),
+        "spread": number(none=True),
+    }
+
+    def __post_init__(self) -> None:
+        # A tree is made anew for many a call, so what is plainly right is not looked at one by one.
+        if not (type(self.shape) is tuple and type(self.axes) is str and type(self.fill) is float and self.spread is None):
+            check_options(self, "Param ")
+        if type(self.inputs) is not int or not 0 <= self.inputs <= len(self.shape):
+            raise OptionError(
+                f"Param inputs {shown(self.inputs)} must be an int from 0 to {len(self.shape)}, the axes of shape"
+            )
+
     @property
     def limit(self) -> float:
         """The bound `a` of the uniform first values, rounded to float32; 0 where nothing is drawn."""
@@ -55,16 +83,31 @@ class Param:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Return the NumPy dtype called `name`, bfloat16 included.
+    """Return the NumPy dtype called `name`, bfloat16 included; a framework's own dtype is as good as its name.
 
     Raises:
         UnknownName: not a floating dtype of ours.
     """
-    if name not in COMPUTE:
-        raise UnknownName(f"dtype {name!r} must be one of {', '.join(COMPUTE)}")
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    named = _named(name)
+    if named not in COMPUTE:
+        raise UnknownName(f"dtype {shown(name)} must be one of {', '.join(COMPUTE)}")
+    return np.dtype(ml_dtypes.bfloat16 if named == "bfloat16" else named)
 
 
+def _named(dtype: Any) -> str:
+    """Return the bare name of a dtype: a string is one, and so are the objects of torch, NumPy and JAX."""
+    if type(dtype) is str:
+        return dtype
+    # torch.float16; np.dtype("float16"); np.float16, jnp.float16 and ml_dtypes.bfloat16 by their class.
+    names = (
+        str(dtype) if type(dtype).__module__ == "torch" else "",
+        getattr(dtype, "name", ""),
+        getattr(dtype, "__name__", ""),
+    )
+    return next((x for name in names if type(name) is str and (x := name.removeprefix("torch.")) in COMPUTE), "")
+
+
+@checked(seed=SEED)
 def init(params: Mapping[str, Param], seed: int, dtype: str = "float32") -> Weights:
     """Return first weights, drawn in float32 and rounded to `dtype`."""
     root, kind = random.key(seed), numpy_dtype(dtype)
@@ -77,6 +120,7 @@ def _first(name: str, param: Param, root: random.Key) -> np.ndarray:
     return random.uniform(random.fold_in(root, random.label(name)), param.shape) * np.float32(param.limit)
 
 
+@checked(prefix=TEXT, params=PARAMS)
 def nest(prefix: str, params: Mapping[str, Param]) -> dict[str, Param]:
     """Return a parameter tree as a part of a larger one.
 
@@ -92,9 +136,23 @@ def inner(prefix: str, weights: Mapping[str, Array]) -> dict[str, Array]:
     return {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
 
 
+@checked(weights=WEIGHTS)
 def cast(weights: Mapping[str, Array], dtype: str) -> Weights:
     """Return the weights rounded to `dtype`: the explicit way to lose digits."""
-    return {name: np.asarray(value).astype(numpy_dtype(dtype)) for name, value in weights.items()}
+    kind = numpy_dtype(dtype)
+    return {name: _numbers(name, value).astype(kind) for name, value in weights.items()}
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    """Return an array of numbers in NumPy, or raise ParamError."""
+    try:
+        array = np.asarray(value)
+    # What another framework raises for an array that is traced, lies elsewhere, or needs a gradient.
+    except (ValueError, TypeError, RuntimeError):
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise ParamError(f"weights[{shown(name)}] {shown(value)} must be an array of numbers")
+    return array
 
 
 def check_weights(
@@ -112,8 +170,9 @@ def check_weights(
         ParamError: some are missing, unexpected or misshapen; all are named.
         DTypeError: some would lose digits in `dtype`; all are named.
     """
+    WEIGHTS.check("weights", weights)
     faults = [f"missing {name} {param.shape}" for name, param in params.items() if name not in weights]
-    faults += [f"unexpected {name}" for name in weights if name not in params]
+    faults += [f"unexpected {shown(name)}" for name in weights if name not in params]
     both = [name for name in params if name in weights]
     for name in both:
         if not isinstance(weights[name], kinds):

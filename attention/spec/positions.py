@@ -11,6 +11,7 @@ from typing import Any
 
 from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import PositionError, ShapeError
+from attention.spec.options import is_array
 from attention.spec.rotary import STYLES, AxialRotary, Rotary, Scaling
 from attention.spec.rotary_growth import DynamicNTK, LongRope
 from attention.spec.rotary_scaling import Linear, Llama3, Yarn
@@ -37,6 +38,7 @@ __all__ = [
     "ScoreBias",
     "Yarn",
     "check_both",
+    "check_integral",
     "check_positions",
     "shared_length",
 ]
@@ -67,9 +69,7 @@ def check_positions(query_positions: Array, key_positions: Array, sizes: Sizes, 
     for name, given, size, letter in named:
         if given is None:
             continue
-        if not hasattr(given, "dtype") or "int" not in dtype_name(given):
-            got = dtype_name(given) if hasattr(given, "dtype") else type(given).__name__
-            raise PositionError(f"{name} {got} must be an array of integers")
+        check_integral(name, given)
         if not axial:
             check_broadcast(name, given, (*sizes.batch, size), f"(*batch, {letter})")
             continue
@@ -78,6 +78,13 @@ def check_positions(query_positions: Array, key_positions: Array, sizes: Sizes, 
         if tuple(given.shape[-1:]) != (2,):
             raise ShapeError(f"{name} {tuple(given.shape)} must broadcast to (*batch, {letter}, 2) = {wanted}, its last axis 2")
         check_broadcast(name, given, wanted, f"(*batch, {letter}, 2)")
+
+
+def check_integral(name: str, given: Any) -> None:
+    """Raise PositionError unless positions are an array of integers."""
+    if not is_array(given) or "int" not in dtype_name(given):
+        got = dtype_name(given) if is_array(given) else type(given).__name__
+        raise PositionError(f"{name} {got} must be an array of integers")
 
 
 def check_both(query_positions: Array, key_positions: Array) -> None:

@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 
 from attention.spec.axes import Array, dtype_name
-from attention.spec.errors import OptionError, ShapeError
-from attention.spec.numbers import is_finite
+from attention.spec.errors import OptionError, ShapeError, shown
+from attention.spec.options import is_array, number
 
 WORD = 0xFFFFFFFF
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
 Key = tuple[Array, Array]
+
+DROPOUT_RATE = number(0, below=1, wanted="in [0, 1)")
 
 
 def key(seed: Array) -> Key:
@@ -49,10 +51,10 @@ def key(seed: Array) -> Key:
     seed = _unwrapped(seed)
     if isinstance(seed, (int, np.integer)):
         if not 0 <= int(seed) < 2**64:
-            raise OptionError(f"seed {seed} must be in [0, 2**64)")
+            raise OptionError(f"seed {shown(int(seed))} must be in [0, 2**64)")
         return int(seed) >> 32, int(seed) & WORD
-    if not hasattr(seed, "dtype") or "int" not in dtype_name(seed) or tuple(seed.shape) not in ((), (2,)):
-        got = f"{dtype_name(seed)} {tuple(seed.shape)}" if hasattr(seed, "dtype") else repr(seed)
+    if not is_array(seed) or "int" not in dtype_name(seed) or tuple(seed.shape) not in ((), (2,)):
+        got = f"{dtype_name(seed)} {tuple(seed.shape)}" if is_array(seed) else shown(seed)
         raise OptionError(f"seed {got} must be an int in [0, 2**64), or an integer scalar")
     if isinstance(seed, np.ndarray) and seed.shape:
         return int(seed[0]) & WORD, int(seed[1]) & WORD
@@ -126,8 +128,7 @@ def keep_threshold(rate: float) -> int:
     Raises:
         OptionError: `rate` lies outside [0, 1).
     """
-    if not (is_finite(rate) and 0.0 <= rate < 1.0):
-        raise OptionError(f"dropout_rate {rate} must be in [0, 1)")
+    DROPOUT_RATE.check("dropout_rate", rate)
     return math.ceil(float(np.float32(1.0 - rate)) * 2**23)
 
 

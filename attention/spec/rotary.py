@@ -18,20 +18,33 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
-from attention.spec.numbers import is_count, is_finite
+from attention.spec.errors import OptionError, PositionError, shown
+from attention.spec.numbers import is_count
+from attention.spec.options import Option, check_options, checked, finite_array, instance, number, one_of, size
 from attention.spec.rotary_growth import DynamicNTK, LongRope
-from attention.spec.rotary_scaling import Constants, Linear, Llama3, Yarn, unscaled
+from attention.spec.rotary_scaling import BASE, MOST_WIDTH, Constants, Linear, Llama3, Yarn, unscaled
 
 STYLES = ("half", "interleaved")
 Scaling = Linear | DynamicNTK | Yarn | Llama3 | LongRope
 SCALINGS = (Linear, DynamicNTK, Yarn, Llama3, LongRope)
+STYLE = one_of(*STYLES)
+SIZE = number(0)
+HEAD_DIM = size(1, MOST_WIDTH)
+MOST_PATCHES = 2**24
+"""The most patches of an image whose places are listed."""
+
+
+def _multiple(n: int) -> Option:
+    """Return the option of a width whose features form pairs, or pairs of pairs."""
+    said = {2: "an even number", 4: "a multiple of 4"}[n]
+    return Option(f"{said} >= {n}, or None", lambda value: value is None or (is_count(value, n) and value % n == 0))
 
 
 @dataclass(frozen=True)
@@ -50,17 +63,22 @@ class Rotary:
     rotary_dim: int | None = None
     scaling: Scaling | None = None
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "base": BASE,
+        "style": STYLE,
+        "rotary_dim": _multiple(2),
+        "scaling": instance(*SCALINGS, wanted=f"one of {', '.join(kind.__name__ for kind in SCALINGS)}") | ", or None",
+    }
+
     def __post_init__(self) -> None:
-        _check(self, multiple=2)
-        if self.scaling is not None and not isinstance(self.scaling, SCALINGS):
-            names = ", ".join(kind.__name__ for kind in SCALINGS)
-            raise OptionError(f"Rotary scaling {self.scaling!r} must be one of {names}, or None")
+        check_options(self, "Rotary ")
 
     @property
     def grows(self) -> bool:
         """Whether the frequencies depend on the length of a call."""
         return self.scaling is not None and self.scaling.grows
 
+    @checked(head_dim=HEAD_DIM)
     def width(self, head_dim: int) -> int:
         """Return R, the number of rotated features.
 
@@ -72,11 +90,13 @@ class Rotary:
             self.scaling.check(rotated)
         return rotated
 
+    @checked(head_dim=HEAD_DIM)
     def constants(self, head_dim: int) -> Constants:
         """Return what is known before the call: the frequencies, or what the scaling makes them from."""
         rotated = self.width(head_dim)
         return (unscaled(self.base, rotated),) if self.scaling is None else self.scaling.constants(self.base, rotated)
 
+    @checked(head_dim=HEAD_DIM, length=SIZE)
     def frequencies(self, head_dim: int, length: float = 0) -> np.ndarray:
         """Return `(R/2,)` float64: radians per position of each pair, in a call of `length` positions."""
         constants = self.constants(head_dim)
@@ -103,8 +123,9 @@ class Rotary:
 
     def tables(self, positions: np.ndarray, head_dim: int, length: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Return cosines and sines, `(*positions.shape, R/2)` float64."""
+        constants, positions = self.constants(head_dim), _check_tables(positions, length, 0)
         length = None if length is None else np.asarray(length, np.float64)
-        return self.turns(np, np.asarray(positions, np.float64), self.constants(head_dim), length)
+        return self.turns(np, positions, constants, length)
 
     def rotate(self, xp: Any, x: Array, cos: Array, sin: Array) -> Array:
         """Rotate heads.
@@ -137,8 +158,10 @@ class AxialRotary:
     style: str = "half"
     rotary_dim: int | None = None
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"base": BASE, "style": STYLE, "rotary_dim": _multiple(4)}
+
     def __post_init__(self) -> None:
-        _check(self, multiple=4)
+        check_options(self, "AxialRotary ")
 
     @property
     def grows(self) -> bool:
@@ -155,11 +178,15 @@ class AxialRotary:
         >>> AxialRotary.grid(2, 2).tolist()
         [[0, 0], [0, 1], [1, 0], [1, 1]]
         """
-        if not (is_count(height) and is_count(width)):
-            raise OptionError(f"AxialRotary.grid ({height!r}, {width!r}) must be a positive int each")
+        if not (is_count(height) and is_count(width) and height * width <= MOST_PATCHES):
+            raise OptionError(
+                f"AxialRotary.grid ({shown(height)}, {shown(width)}) must be a positive int each,"
+                f" and at most {MOST_PATCHES} together"
+            )
         index = np.arange(height * width)
         return np.stack([index // width, index % width], axis=-1)
 
+    @checked(head_dim=HEAD_DIM)
     def width(self, head_dim: int) -> int:
         """Return R, the number of rotated features.
 
@@ -168,10 +195,12 @@ class AxialRotary:
         """
         return _width(self, head_dim, multiple=4)
 
+    @checked(head_dim=HEAD_DIM)
     def constants(self, head_dim: int) -> Constants:
         """Return the frequencies, `(R/4,)` float64."""
         return (self.frequencies(head_dim),)
 
+    @checked(head_dim=HEAD_DIM)
     def frequencies(self, head_dim: int) -> np.ndarray:
         """Return `(R/4,)` float64: radians per row, and per column, of each pair."""
         return unscaled(self.base, self.width(head_dim) // 2)
@@ -184,7 +213,7 @@ class AxialRotary:
 
     def tables(self, positions: np.ndarray, head_dim: int, length: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Return cosines and sines, `(*batch, N, R/2)` float64, of positions `(*batch, N, 2)`."""
-        return self.turns(np, np.asarray(positions, np.float64), self.constants(head_dim), length)
+        return self.turns(np, _check_tables(positions, length, 2), self.constants(head_dim), length)
 
     def rotate(self, xp: Any, x: Array, cos: Array, sin: Array) -> Array:
         """Rotate heads, as `Rotary.rotate` does."""
@@ -209,15 +238,15 @@ def _turn(xp: Any, style: str, x: Array, cos: Array, sin: Array) -> Array:
     return xp.concat([head, tail], axis=-1) if tail.shape[-1] else head
 
 
-def _check(rotary: Rotary | AxialRotary, multiple: int) -> None:
-    """Raise OptionError unless the options that both rotaries have are in range."""
-    kind, width = type(rotary).__name__, rotary.rotary_dim
-    if rotary.style not in STYLES:
-        raise OptionError(f"{kind} style {rotary.style!r} must be one of {', '.join(map(repr, STYLES))}")
-    if not (is_finite(rotary.base) and rotary.base > 1):
-        raise OptionError(f"{kind} base {rotary.base!r} must be a finite number above 1")
-    if width is not None and not (is_count(width, multiple) and width % multiple == 0):
-        raise OptionError(f"{kind} rotary_dim {width} must be {_MULTIPLES[multiple]} >= {multiple}, or None")
+def _check_tables(positions: Any, length: Any, axes: int) -> np.ndarray:
+    """Return positions as float64, having checked that they and the length are numbers."""
+    array = finite_array("positions", positions, PositionError)
+    if array.ndim < axes or (axes > 1 and array.shape[-1] != 2):
+        wanted = "(*batch, N, 2)" if axes > 1 else "(*batch, N)"
+        raise PositionError(f"positions {array.shape} must be {wanted}")
+    if length is not None:
+        _ = finite_array("length", length, PositionError)
+    return array
 
 
 def _width(rotary: Rotary | AxialRotary, head_dim: int, multiple: int) -> int:
@@ -226,6 +255,3 @@ def _width(rotary: Rotary | AxialRotary, head_dim: int, multiple: int) -> int:
         kind, wanted = type(rotary).__name__, {2: "even", 4: "a multiple of 4"}[multiple]
         raise OptionError(f"{kind} rotary_dim {rotated} must be {wanted} and at most head_dim = {head_dim}")
     return rotated
-
-
-_MULTIPLES = {2: "an even number", 4: "a multiple of 4"}

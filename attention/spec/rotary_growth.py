@@ -17,14 +17,20 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError
-from attention.spec.rotary_scaling import Constants, Plain, check_count, check_positive, is_positive, unscaled
+from attention.spec.options import Option, check_options, checked, whole
+from attention.spec.rotary_scaling import BASE, LENGTH, POSITIVE, WIDTH, Constants, Plain, unscaled
+
+DIVISORS = Option(
+    "a tuple of positive finite numbers", lambda value: isinstance(value, (list, tuple)) and all(map(POSITIVE.holds, value))
+)
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,12 @@ class DynamicNTK(Plain):
     factor: float
     max_positions: int
 
-    def __post_init__(self) -> None:
-        check_positive(self, "factor")
-        check_count(self, "max_positions")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"factor": POSITIVE, "max_positions": LENGTH}
 
+    def __post_init__(self) -> None:
+        check_options(self, "DynamicNTK ")
+
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the unscaled frequencies, and the power of the growth that multiplies each."""
         # The first pair has power 0 whatever the width; R = 2 has no other.
@@ -72,21 +80,20 @@ class LongRope(Plain):
     max_positions: int | None = None
     attention_factor: float | None = None
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(("short_factor", "long_factor"), DIVISORS),
+        "original_max_positions": whole(2, wanted="an int of at least 2"),
+        **dict.fromkeys(("factor", "max_positions", "attention_factor"), POSITIVE | ""),
+    }
+
     def __post_init__(self) -> None:
+        check_options(self, "LongRope ")
         for name in ("short_factor", "long_factor"):
-            self._store_divisors(name)
-        check_count(self, "original_max_positions", 2)
-        check_positive(self, *(n for n in ("factor", "max_positions", "attention_factor") if getattr(self, n) is not None))
+            # A file holds lists; a contract must be hashable.
+            object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         given = (self.factor is not None) + (self.max_positions is not None)
         if given > 1 or not (given or self.attention_factor is not None):
             raise OptionError("LongRope must have factor or max_positions, one of them, or an attention_factor")
-
-    def _store_divisors(self, name: str) -> None:
-        value: Any = getattr(self, name)
-        if not isinstance(value, (list, tuple)) or not all(is_positive(x) for x in cast("tuple[Any, ...]", value)):
-            raise OptionError(f"LongRope {name} {value!r} must be a tuple of positive finite numbers")
-        # A file holds lists; a contract must be hashable.
-        object.__setattr__(self, name, tuple(float(x) for x in cast("tuple[float, ...]", value)))
 
     @property
     def amplitude(self) -> float:
@@ -96,14 +103,17 @@ class LongRope(Plain):
         factor = self.factor or (self.max_positions or 0) / self.original_max_positions
         return 1.0 if factor <= 1 else math.sqrt(1.0 + math.log(factor) / math.log(self.original_max_positions))
 
+    @checked(width=WIDTH)
     def check(self, width: int) -> None:
         """Raise OptionError unless there is a divisor for each pair."""
         for name in ("short_factor", "long_factor"):
             if len(getattr(self, name)) != width // 2:
                 raise OptionError(f"LongRope {name} has {len(getattr(self, name))} numbers but must have R / 2 = {width // 2}")
 
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies of short calls and those of long ones."""
+        self.check(width)
         frequencies = unscaled(base, width)
         return frequencies / np.asarray(self.short_factor), frequencies / np.asarray(self.long_factor)
 

@@ -19,14 +19,15 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
-from attention.spec.numbers import is_count, is_finite
+from attention.spec.errors import OptionError, shown
+from attention.spec.options import Option, check_options, checked, number, whole
 
 Constants = tuple[np.ndarray, ...]
 """What a scaling knows before the call: float64 arrays, `(R/2,)` each."""
@@ -37,24 +38,12 @@ def unscaled(base: float, width: int) -> np.ndarray:
     return base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
 
 
-def is_positive(value: Any) -> bool:
-    """Return whether `value` is a positive finite number, and no bool."""
-    return is_finite(value) and value > 0
-
-
-def check_positive(owner: Any, *names: str) -> None:
-    """Raise OptionError unless each named field of `owner` is a positive finite number."""
-    for name in names:
-        value = getattr(owner, name)
-        if not is_positive(value):
-            raise OptionError(f"{type(owner).__name__} {name} {value!r} must be a positive finite number")
-
-
-def check_count(owner: Any, name: str, least: int = 1) -> None:
-    """Raise OptionError unless the named field of `owner` is an int of at least `least`."""
-    value = getattr(owner, name)
-    if not is_count(value, least):
-        raise OptionError(f"{type(owner).__name__} {name} {value!r} must be an int of at least {least}")
+POSITIVE = number(above=0, wanted="a positive finite number")
+LENGTH = whole(1, wanted="an int of at least 1")
+BASE = number(above=1, wanted="a finite number above 1")
+MOST_WIDTH = 2**20
+"""The most features of a head whose angles are computed."""
+WIDTH = whole(2, MOST_WIDTH)
 
 
 @dataclass(frozen=True)
@@ -68,6 +57,7 @@ class Plain:
         """What cosines and sines are multiplied by."""
         return 1.0
 
+    @checked(width=WIDTH)
     def check(self, width: int) -> None:
         """Raise OptionError unless the scaling fits R = `width`."""
 
@@ -92,9 +82,12 @@ class Linear(Plain):
 
     factor: float
 
-    def __post_init__(self) -> None:
-        check_positive(self, "factor")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"factor": POSITIVE}
 
+    def __post_init__(self) -> None:
+        check_options(self, "Linear ")
+
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies."""
         return (unscaled(base, width) / self.factor,)
@@ -125,12 +118,16 @@ class Yarn(Plain):
     mscale_all_dim: float | None = None
     truncate: bool = True
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(("factor", "beta_fast", "beta_slow"), POSITIVE),
+        "original_max_positions": LENGTH,
+        **dict.fromkeys(("attention_factor", "mscale", "mscale_all_dim"), POSITIVE | ""),
+    }
+
     def __post_init__(self) -> None:
-        check_positive(self, "factor", "beta_fast", "beta_slow")
-        check_count(self, "original_max_positions")
-        check_positive(self, *(n for n in ("attention_factor", "mscale", "mscale_all_dim") if getattr(self, n) is not None))
+        check_options(self, "Yarn ")
         if self.beta_fast <= self.beta_slow:
-            raise OptionError(f"Yarn beta_fast {self.beta_fast!r} must be above beta_slow = {self.beta_slow!r}")
+            raise OptionError(f"Yarn beta_fast {shown(self.beta_fast)} must be above beta_slow = {self.beta_slow!r}")
 
     @property
     def amplitude(self) -> float:
@@ -144,6 +141,7 @@ class Yarn(Plain):
     def _sharpened(self, scale: float) -> float:
         return 1.0 if self.factor <= 1 else 0.1 * scale * math.log(self.factor) + 1.0
 
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies."""
         frequencies, ramp = unscaled(base, width), self._ramp(base, width)
@@ -173,13 +171,18 @@ class Llama3(Plain):
     high_freq_factor: float
     original_max_positions: int
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor"), POSITIVE),
+        "original_max_positions": LENGTH,
+    }
+
     def __post_init__(self) -> None:
-        check_positive(self, "factor", "low_freq_factor", "high_freq_factor")
-        check_count(self, "original_max_positions")
+        check_options(self, "Llama3 ")
         if self.high_freq_factor <= self.low_freq_factor:
             got = f"Llama3 high_freq_factor {self.high_freq_factor!r}"
             raise OptionError(f"{got} must be above low_freq_factor = {self.low_freq_factor!r}")
 
+    @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
         """Return the frequencies."""
         frequencies = unscaled(base, width)

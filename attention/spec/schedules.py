@@ -21,13 +21,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from attention.spec.axes import Array
-from attention.spec.errors import OptionError
-from attention.spec.numbers import is_count, is_finite
+from attention.spec.axes import Array, dtype_name
+from attention.spec.options import FLOATS, NAMESPACE, Option, check_options, checked, is_array, number, one_of, whole
 
 ClipBy = Literal["global norm", "tensor norm", "value"]
+
+RATE = number(0)
+STEPS = whole(1, wanted="an int >= 1")
+WHOLE = whole(0)
+COUNT = Option(WHOLE.wanted, lambda value: WHOLE.holds(value) or (is_array(value) and "int" in dtype_name(value)))
 
 
 class Schedule(ABC):
@@ -46,10 +50,12 @@ class LinearRate(Schedule):
     last: float
     steps: int
 
-    def __post_init__(self) -> None:
-        _check_rates(self, first=self.first, last=self.last)
-        _check_steps(self, self.steps)
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"first": RATE, "last": RATE, "steps": STEPS}
 
+    def __post_init__(self) -> None:
+        check_options(self, f"{type(self).__name__} ")
+
+    @checked(count=COUNT)
     def rate(self, count: int) -> float:
         return self.first + (self.last - self.first) * min(count, self.steps) / self.steps
 
@@ -62,10 +68,12 @@ class CosineRate(Schedule):
     steps: int
     last: float = 0.0
 
-    def __post_init__(self) -> None:
-        _check_rates(self, first=self.first, last=self.last)
-        _check_steps(self, self.steps)
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"first": RATE, "last": RATE, "steps": STEPS}
 
+    def __post_init__(self) -> None:
+        check_options(self, f"{type(self).__name__} ")
+
+    @checked(count=COUNT)
     def rate(self, count: int) -> float:
         share = (1.0 + math.cos(math.pi * min(count, self.steps) / self.steps)) / 2.0
         return self.last + (self.first - self.last) * share
@@ -82,11 +90,15 @@ class WarmUp(Schedule):
     steps: int
     then: Schedule | float
 
-    def __post_init__(self) -> None:
-        _check_steps(self, self.steps)
-        if not isinstance(self.then, Schedule):
-            _check_rates(self, then=self.then)
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "steps": STEPS,
+        "then": Option(RATE.wanted, lambda value: isinstance(value, Schedule) or RATE.holds(value)),
+    }
 
+    def __post_init__(self) -> None:
+        check_options(self, "WarmUp ")
+
+    @checked(count=COUNT)
     def rate(self, count: int) -> float:
         if count < self.steps:
             return rate(self.then, 0) * count / self.steps
@@ -112,14 +124,16 @@ class Clip:
     by: ClipBy = "global norm"
     eps: float = 0.0
 
-    def __post_init__(self) -> None:
-        if self.by not in get_args(ClipBy):
-            raise OptionError(f"Clip by {self.by!r} must be one of {', '.join(get_args(ClipBy))}")
-        if not (is_finite(self.most) and self.most > 0):
-            raise OptionError(f"Clip most {self.most!r} must be a finite number > 0")
-        if not (is_finite(self.eps) and self.eps >= 0):
-            raise OptionError(f"Clip eps {self.eps!r} must be a finite number >= 0")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "most": number(above=0),
+        "by": one_of(*get_args(ClipBy), wanted=f"one of {', '.join(get_args(ClipBy))}"),
+        "eps": RATE,
+    }
 
+    def __post_init__(self) -> None:
+        check_options(self, "Clip ")
+
+    @checked(xp=NAMESPACE, gradients=FLOATS)
     def clipped(self, xp: Any, gradients: Mapping[str, Array]) -> dict[str, Array]:
         """Return the gradients, none of them longer than the bound."""
         if self.by == "value":
@@ -136,14 +150,3 @@ class Clip:
         short = norm <= self.most
         one = xp.ones_like(norm)
         return xp.where(short, one, self.most / xp.where(short, one, norm))
-
-
-def _check_rates(schedule: Schedule, **rates: float) -> None:
-    for name, value in rates.items():
-        if not (is_finite(value) and value >= 0):
-            raise OptionError(f"{type(schedule).__name__} {name} {value!r} must be a finite number >= 0")
-
-
-def _check_steps(schedule: Schedule, steps: int) -> None:
-    if not is_count(steps):
-        raise OptionError(f"{type(schedule).__name__} steps {steps!r} must be an int >= 1")

@@ -19,22 +19,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError
 from attention.spec.numbers import is_count, is_finite
+from attention.spec.options import MOST, Option, check_options, checked, size
 from attention.spec.params import Param
 from attention.spec.scores import heads_first
 
-MOST = 2**31 - 1
-"""The largest distance: what JAX counts to while its 64-bit mode is off."""
+HEADS = size(1, 2**16)
+MOST_BUCKETS = 1024
+"""The most buckets: their bounds are roots of integers that have more digits the more buckets there are."""
 
 
-def _check_count(owner: Any, name: str, least: int) -> None:
-    value = getattr(owner, name)
-    if not is_count(value, least) or value > MOST:
-        raise OptionError(f"{type(owner).__name__} {name} {value!r} must be an int of at least {least}, below 2**31")
+def _distance(least: int, most: int = MOST) -> Option:
+    """Return the option of a distance or a count of buckets. JAX counts to 2**31 while its 64-bit mode is off."""
+    wanted = f"an int of at least {least}, below {'2**31' if most == MOST else most + 1}"
+    return Option(wanted, lambda value: is_count(value, least) and value <= most)
+
+
+SLOPES = Option(
+    "a tuple of finite numbers, or None", lambda value: isinstance(value, (list, tuple)) and all(map(is_finite, value))
+)
 
 
 def apart(xp: Any, query_positions: Array, key_positions: Array) -> Array:
@@ -65,13 +72,15 @@ class Alibi:
 
     slopes: tuple[float, ...] | None = None
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"slopes": SLOPES}
+
     def __post_init__(self) -> None:
         if self.slopes is None:
             return
-        if not isinstance(self.slopes, (list, tuple)) or not all(is_finite(x) for x in self.slopes):
-            raise OptionError(f"Alibi slopes {self.slopes!r} must be a tuple of finite numbers, or None")
+        check_options(self, "Alibi ")
         object.__setattr__(self, "slopes", tuple(float(x) for x in self.slopes))
 
+    @checked(heads=HEADS)
     def rates(self, heads: int) -> tuple[float, ...]:
         """Return the slope of each head.
 
@@ -89,6 +98,7 @@ class Alibi:
         between = _geometric(2 * below)[0::2]
         return (_geometric(below) + between)[:heads]
 
+    @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
         """Return what is learned: nothing."""
         del head_dim
@@ -134,13 +144,18 @@ class RelativeBias:
     max_distance: int = 128
     bidirectional: bool = True
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "num_buckets": _distance(2, MOST_BUCKETS),
+        "max_distance": _distance(1),
+    }
+
     def __post_init__(self) -> None:
-        if not isinstance(self.bidirectional, bool):
-            raise OptionError(f"RelativeBias bidirectional {self.bidirectional!r} must be True or False")
-        _check_count(self, "num_buckets", 4 if self.bidirectional else 2)
+        check_options(self, "RelativeBias ")
+        if self.bidirectional:
+            _distance(4, MOST_BUCKETS).check("RelativeBias num_buckets", self.num_buckets)
         if self.bidirectional and self.num_buckets % 2:
             raise OptionError(f"RelativeBias num_buckets {self.num_buckets} must be even where bidirectional")
-        _check_count(self, "max_distance", self._exact + 1)
+        _distance(self._exact + 1).check("RelativeBias max_distance", self.max_distance)
 
     @property
     def _side(self) -> int:
@@ -177,6 +192,7 @@ class RelativeBias:
             bucket = bucket + xp.astype(d >= threshold, d.dtype)
         return xp.where(distance > 0, bucket + self._side, bucket) if self.bidirectional else bucket
 
+    @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
         """Return what is learned: a number for each bucket and head, first of variance 1 / (H D) as in T5."""
         return {"relative_bias": Param((self.num_buckets, heads), "PH", spread=math.sqrt(3.0 / (heads * head_dim)))}
@@ -213,9 +229,12 @@ class RelativeKeys:
 
     max_distance: int
 
-    def __post_init__(self) -> None:
-        _check_count(self, "max_distance", 1)
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"max_distance": _distance(1, 2**24)}
 
+    def __post_init__(self) -> None:
+        check_options(self, "RelativeKeys ")
+
+    @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
         """Return what is learned: a vector for each distance from -k to k, shared by the heads; first values Glorot's."""
         del heads

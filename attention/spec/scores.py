@@ -15,19 +15,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from attention.spec.axes import Array, Sizes, dtype_name
-from attention.spec.errors import DTypeError, OptionError, ShapeError
+from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.norms import unit
-from attention.spec.numbers import is_finite
+from attention.spec.options import Option, check_options, checked, number, size, takes_arguments, whole
 from attention.spec.params import Param
+
+WIDTH = whole(1)
+HEAD_DIM = size()
+POSITIVE = number(above=0, wanted="a positive finite number")
+CAP = POSITIVE | ", or None"
 
 
 @dataclass(frozen=True)
 class Dot:
     """The plain dot product, unscaled."""
 
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the dot product is multiplied by: 1."""
         del head_dim
@@ -44,10 +51,12 @@ class ScaledDot:
 
     scale: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.scale is not None and not is_finite(self.scale):
-            raise OptionError(f"scale {self.scale!r} must be a finite number, or None for 1 / sqrt(D)")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"scale": number() | ", or None for 1 / sqrt(D)"}
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the dot product is multiplied by."""
         return 1.0 / math.sqrt(head_dim) if self.scale is None else self.scale
@@ -67,17 +76,18 @@ class Cosine:
     most: float | None = 100.0
     eps: float = 1e-12
 
-    def __post_init__(self) -> None:
-        for name in ("initial", "most", "eps"):
-            value = getattr(self, name)
-            if not ((is_finite(value) and value > 0) or (name == "most" and value is None)):
-                raise OptionError(f"Cosine {name} {value!r} must be a positive finite number")
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"initial": POSITIVE, "most": POSITIVE | "", "eps": POSITIVE}
 
+    def __post_init__(self) -> None:
+        check_options(self, "Cosine ")
+
+    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the product of the prepared queries and keys is multiplied by: 1."""
         del head_dim
         return 1.0
 
+    @checked(heads=WIDTH)
     def params(self, heads: int) -> dict[str, Param]:
         """Return the learned array: "log_scale" `(H,)`, the logarithm of the inverse temperature."""
         return {"log_scale": Param((heads,), "H", fill=math.log(self.initial))}
@@ -146,6 +156,9 @@ ScoreMod = Callable[[Array, Array, Array, Array, Array], Array]
 """`(score, b, h, t, s) -> score`, written with operators: batch row (row-major over all batch axes), head, query, key."""
 
 
+SCORE_MOD = Option("a function (score, b, h, t, s) -> score, or None", partial(takes_arguments, count=5))
+
+
 def bind(score_mod: ScoreMod | None, sizes: Sizes, arange: Callable[[int], Array]) -> Callable[[Array], Array] | None:
     """Return a user's function as one of the scores alone.
 
@@ -176,5 +189,4 @@ def bind(score_mod: ScoreMod | None, sizes: Sizes, arange: Callable[[int], Array
 
 def check_cap(cap: float | None) -> None:
     """Raise OptionError unless `cap` is None or a positive finite number."""
-    if cap is not None and not (is_finite(cap) and cap > 0):
-        raise OptionError(f"softcap {cap!r} must be a positive finite number, or None")
+    CAP.check("softcap", cap)

@@ -17,10 +17,13 @@ from array_api_compat import array_namespace, device
 
 from attention.spec.algebra import Mask, Read
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError
+from attention.spec.errors import MaskError, shown
 from attention.spec.fields import check_rank, integers, is_count, known, set_integers
 from attention.spec.grid import Grid
 from attention.spec.tree import data
+
+MOST_IDS = 2**30
+"""The most documents times positions that are compared to find the ids."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +77,7 @@ class Segments(Mask):
         kv = _ids("cu_seqlens", cu_seqlens, "size", size)
         if cu_seqlens_q is None:
             if size_q is not None:
-                raise MaskError(f"Segments.from_cu_seqlens size_q {size_q!r} must come with cu_seqlens_q")
+                raise MaskError(f"Segments.from_cu_seqlens size_q {shown(size_q)} must come with cu_seqlens_q")
             return cls(kv)
         return cls(kv, _ids("cu_seqlens_q", cu_seqlens_q, "size_q", size_q))
 
@@ -106,13 +109,19 @@ def _ids(name: str, offsets: Any, size_name: str, size: int | None) -> Array:
     offsets = integers(label, offsets)
     check_rank(label, offsets, "(documents + 1,)", least=1, most=1)
     if offsets.shape[0] == 0 or known((offsets[:1] == 0) & (offsets[1:] >= offsets[:-1]).all()) is False:
-        raise MaskError(f"{label} {[int(x) for x in offsets]} must begin at 0 and never fall")
+        raise MaskError(f"{label} {shown([int(x) for x in offsets])} must begin at 0 and never fall")
     if size is None:
         if known(offsets >= 0) is None:
             raise MaskError(f"{label} must be known numbers, or come with {size_name}: what is traced has no size yet")
         size = int(offsets[-1])
     if not is_count(size, 0) or known(offsets[-1:] <= size) is False:
-        raise MaskError(f"Segments.from_cu_seqlens {size_name} {size!r} must be an int >= {offsets[-1]}, where documents end")
+        raise MaskError(
+            f"Segments.from_cu_seqlens {size_name} {shown(size)} must be an int >= {shown(offsets[-1])}, where documents end"
+        )
+    if size * offsets.shape[0] > MOST_IDS:
+        raise MaskError(
+            f"{label} of {offsets.shape[0] - 1} documents and {shown(size)} positions must be at most {MOST_IDS} together"
+        )
     xp: Any = array_namespace(offsets)
     at = xp.arange(size, dtype=offsets.dtype, device=device(offsets))
     document = xp.sum(xp.asarray(offsets[1:, None] <= at, dtype=xp.int32), axis=0, dtype=xp.int32)

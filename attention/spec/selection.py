@@ -15,7 +15,7 @@ from typing import Any
 
 from attention.spec.algebra import Mask, Read, check_mask, farthest
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError
+from attention.spec.errors import MaskError, shown
 from attention.spec.fields import MOST, set_integers
 from attention.spec.grid import Grid
 from attention.spec.tree import DATA, data
@@ -29,7 +29,7 @@ class Several(Mask):
 
     def __post_init__(self) -> None:
         if not isinstance(self.masks, (tuple, list)) or not self.masks:
-            raise MaskError(f"{type(self).__name__} masks {self.masks!r} must be a tuple of at least one Mask")
+            raise MaskError(f"{type(self).__name__} masks {shown(self.masks)} must be a tuple of at least one Mask")
         object.__setattr__(self, "masks", tuple(check_mask(mask) for mask in self.masks))
 
     @property
@@ -106,7 +106,7 @@ class Placed(Mask):
 
     def __post_init__(self) -> None:
         if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
-            raise MaskError(f"Placed mask {self.mask!r} must be structure without arrays, or None")
+            raise MaskError(f"Placed mask {shown(self.mask)} must be structure without arrays, or None")
         set_integers(self, "query_positions", self.query_positions)
         set_integers(self, "key_positions", self.key_positions)
 

@@ -13,10 +13,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from attention.spec.algebra import Mask
+from attention.spec.algebra import MASK, Mask
 from attention.spec.axes import Array
-from attention.spec.cache import Appended, Cache, check_rise, counts, overflow
+from attention.spec.cache import TOKENS, Appended, Cache, check_rise, counts, overflow
 from attention.spec.errors import CacheError, OptionError
+from attention.spec.options import checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +37,13 @@ class Slotted(Cache):
     @classmethod
     def empty(cls, batch: Any, slots: int, heads: int, width: int, value_width: int | None, dtype: str, device: Any) -> Any:
         """Return key, value and positions of empty slots, having checked the sizes."""
-        batch = counts("batch", (batch,) if isinstance(batch, int) else batch, 0)
+        batch = counts("batch", batch, 0)
         value_width = width if value_width is None else value_width
         _ = counts("num_kv_heads, head_dim, value_dim", (heads, width, value_width), 1)
         key, value = (cls.memory.zeros((*batch, slots, heads, w), dtype, device) for w in (width, value_width))
         return key, value, cls.memory.integers(np.full((*batch, slots), -1), device=device)
 
+    @checked(t=TOKENS)
     def upcoming(self, t: int, positions: Any = None) -> Array:
         return self.place(positions, t)
 
@@ -153,6 +155,7 @@ class RollingCache(Slotted):
         return self.positions.shape[-1]
 
     def check(self, mask: Mask | None) -> None:
+        MASK.check("mask", mask)
         reach = None if mask is None else mask.reach
         if reach is None or reach > self.window:
             seen = "any number of keys" if reach is None else f"{reach} keys"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import partial
+from inspect import signature as signature_of
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from torch.autograd import forward_ad
 
 from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
-from attention.spec.errors import DTypeError
-from attention.spec.kernels import _RECORDS, OPTIONAL, Choice, Request, answer, choose  # pyright: ignore[reportPrivateUsage]
+from attention.spec.errors import DTypeError, OptionError
+from attention.spec.kernels import _RECORDS, OPTIONAL, Choice, Request, answer, choose, stage_names  # pyright: ignore[reportPrivateUsage]
 from attention.spec.plans import Call, Plans
-from attention.spec.scores import ScaledDot, ScoreMod
+from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
 from attention.torch_impl.masks import isolated, native, read
+from attention.torch_impl.random import check_seed
 
 PLANS: Plans[Call] = Plans()
 """Of calls that have no options but structure."""
@@ -77,7 +79,8 @@ def dot_product_attention(
     """
     if not torch.is_grad_enabled():
         q, k, v = _unrecorded(q), _unrecorded(k), _unrecorded(v)
-    absent = bias is sinks is score_mod is precision is None and not return_stages
+    named = stage_names(return_stages)
+    absent = bias is sinks is score_mod is precision is None and not named
     if absent and is_plain(scale, softcap, dropout_rate, implementation):
         found = signature(q, k, v)
         if found is not None:
@@ -85,11 +88,9 @@ def dot_product_attention(
             call = PLANS.get(found) or plan(PLANS, found, q, k, v, mask, scale, softcap, implementation)
             if call is not None:
                 return call.run(q, k, v)
-    request = make_request(
-        q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, tuple(return_stages or ())
-    )
+    request = make_request(q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, named)
     stages = _run(request, implementation)
-    return (stages["context"], {name: stages[name] for name in request.stages}) if return_stages else stages["context"]
+    return (stages["context"], {name: stages[name] for name in named}) if named else stages["context"]
 
 
 def plan(
@@ -144,7 +145,7 @@ def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
         return None
     found: list[Any] = [torch.is_grad_enabled(), id(KERNELS.rules), *map(id, KERNELS.values())]
     for x in tensors:
-        if (type(x) is not Tensor and type(x) is not torch.nn.Parameter) or torch.is_autocast_enabled(x.device.type):
+        if (type(x) is not Tensor and type(x) is not torch.nn.Parameter) or autocasts(x.device):
             return None
         found += (x.shape, x.dtype, x.device, x.requires_grad)
     return tuple(found)
@@ -157,10 +158,16 @@ def _run(request: Request, implementation: str) -> dict[str, Tensor]:
     return isolated(request, run)
 
 
+OPTIONS = tuple(name for name, p in signature_of(dot_product_attention).parameters.items() if p.kind is p.KEYWORD_ONLY)
+
+
 def explain(q: Tensor, k: Tensor, v: Tensor, *, implementation: str = "auto", **options: Any) -> Choice:
     """Return the choice that `dot_product_attention` would make for the same arguments: the kernel and every refusal."""
-    named = {"return_stages": "stages"}
-    return choose(KERNELS, make_request(q, k, v, **{named.get(n, n): x for n, x in options.items()}), implementation)
+    for name in options:
+        if name not in OPTIONS:
+            raise OptionError(f"{name} is no argument of dot_product_attention: {', '.join(OPTIONS)}")
+    stages = stage_names(options.pop("return_stages", ()))
+    return choose(KERNELS, make_request(q, k, v, **options, stages=stages), implementation)
 
 
 def make_request(
@@ -179,6 +186,10 @@ def make_request(
     stages: tuple[str, ...] = (),
 ) -> Request:
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
+    if dropout_seed is not None:
+        check_seed(dropout_seed)
+    if score_mod is not None and not torch.compiler.is_compiling():
+        SCORE_MOD.check("score_mod", score_mod)
     check_tensors(query=q, key=k, value=v, bias=bias, sinks=sinks)
     dtype = check_float(query=q, key=k, value=v)
     check_beside(dtype, bias=bias, sinks=sinks)
@@ -212,3 +223,23 @@ def check_tensors(**arrays: Any) -> None:
     for name, array in arrays.items():
         if not isinstance(array, Tensor) and not (array is None and name in OPTIONAL):
             raise DTypeError(f"{name} {type(array).__module__}.{type(array).__name__} must be a torch.Tensor")
+        if array is not None and array.layout is not torch.strided:
+            raise DTypeError(f"{name} {array.layout} must be a dense torch.Tensor")
+    check_devices(**arrays)
+
+
+def check_devices(**arrays: Tensor | None) -> None:
+    """Raise DTypeError unless all tensors are on one device."""
+    first = ""
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        first = first or name
+        wanted = arrays[first]
+        if wanted is not None and array.device != wanted.device:
+            raise DTypeError(f"{name} on {array.device} must be on {wanted.device} as {first} is")
+
+
+def autocasts(device: torch.device) -> bool:
+    """Return whether autocast is at work on a device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -15,6 +15,8 @@ from torch import Tensor
 from attention.spec import cache as spec
 from attention.spec import pages, slots
 from attention.spec.axes import Array
+from attention.spec.cache import unallocated
+from attention.spec.errors import CacheError, OptionError, shown
 from attention.spec.params import numpy_dtype
 
 
@@ -34,7 +36,13 @@ class TorchMemory:
         return isinstance(x, Tensor)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device: Any) -> Tensor:
-        return torch.zeros(shape, dtype=getattr(torch, numpy_dtype(dtype).name), device=device)
+        kind = getattr(torch, numpy_dtype(dtype).name)
+        _check_device(device)
+        try:
+            return torch.zeros(shape, dtype=kind, device=device)
+        # What torch's allocators raise, of which only that of CUDA has a class of its own.
+        except (RuntimeError, MemoryError):
+            raise CacheError(unallocated(shape, kind.itemsize)) from None
 
     def integers(self, values: Any, *, like: Array = None, device: Any = None) -> Tensor:
         return torch.as_tensor(values, dtype=torch.int64, device=device if like is None else like.device)
@@ -47,6 +55,17 @@ class TorchMemory:
 
     def write_pages(self, pool: Array, block: Array, offset: Array, new: Array) -> Tensor:
         return pool.index_put((block, offset), new)
+
+
+def _check_device(device: Any) -> None:
+    """Raise OptionError unless torch knows a device of this name."""
+    try:
+        # An int is the number of an accelerator, or a mistake.
+        known = device is None or isinstance(torch.device(device), torch.device)
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        known = False
+    if not known or isinstance(device, int):
+        raise OptionError(f"device {shown(device)} must be a torch.device, or its name, or None")
 
 
 @final

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from attention.spec.options import instance
 from attention.torch_impl.layers.layer import Layer
+
+LAYER = instance(Layer, wanted="a layer of attention.torch_impl")
 
 
 def compiled(layer: Layer) -> Callable[..., Any]:
@@ -22,7 +25,11 @@ def compiled(layer: Layer) -> Callable[..., Any]:
     Args:
         layer: of this package; it is not changed.
 
+    Raises:
+        OptionError: `layer` is none.
+
     Returns:
         A function with the layer's arguments and results.
     """
+    LAYER.check("layer", layer)
     return torch.compile(layer, fullgraph=True)

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree  # torch.export names this module as t
 from attention.spec import isolation
 from attention.spec.algebra import Grid, Mask, check_mask
 from attention.spec.axes import Array, Sizes, dtype_name
+from attention.spec.errors import MaskError
 from attention.spec.isolation import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
 from attention.spec.kernels import Request
 from attention.spec.masks import KINDS
@@ -35,6 +36,8 @@ def native(mask: Mask | None, device: torch.device) -> Mask | None:
 
 
 def _tensor(x: Array, device: torch.device) -> Tensor:
+    if not isinstance(x, (Tensor, np.ndarray)) or (isinstance(x, Tensor) and x.layout is not torch.strided):
+        raise MaskError(f"mask array {type(x).__module__}.{type(x).__name__} must be a dense torch.Tensor or numpy.ndarray")
     # A copy: torch warns of memory that must not be written to, and cannot count backwards through it.
     return torch.as_tensor(x.copy() if isinstance(x, np.ndarray) else x, device=device)
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from attention.spec.adafactor import Adafactor
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.optimizer import Step
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, RMSprop
 from attention.spec.schedules import Clip, rate
@@ -43,6 +43,8 @@ def optimizer(step: Step, layer: nn.Module) -> Optimizer:
     """
     if not isinstance(step, Step):
         raise OptionError(f"step {type(step).__name__} must be a step such as spec.Adam")
+    if not isinstance(layer, nn.Module):
+        raise OptionError(f"layer {shown(layer)} must be an nn.Module")
     params = [p for p in layer.parameters() if p.requires_grad]
     if not params:
         raise OptionError(f"layer {type(layer).__name__} must have a parameter that requires a gradient")

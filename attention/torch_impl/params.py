@@ -16,6 +16,7 @@ from torch.nn.utils import skip_init
 
 from attention.spec import random as spec_random
 from attention.spec.axes import Array, dtype_name
+from attention.spec.errors import ParamError
 from attention.spec.norms import Norm
 from attention.spec.params import Param, Weights, check_weights
 from attention.torch_impl import norms as modules
@@ -110,6 +111,9 @@ def load(module: nn.Module, params: Mapping[str, Param], weights: Mapping[str, A
     # A layer that learns nothing has no dtype, and takes no weights.
     dtype = dtype_name(parameter(module, next(iter(params)))) if params else ""
     check_weights(params, weights, dtype, (np.ndarray, Tensor))
+    for name, array in weights.items():
+        if isinstance(array, Tensor) and (array.is_meta or array.layout is not torch.strided):
+            raise ParamError(f"{name} must be a dense torch.Tensor that holds numbers, not on the meta device")
     native = {name: to_native(param, to_tensor(weights[name])) for name, param in params.items()}
     for name, tensor in native.items():
         target = parameter(module, name)

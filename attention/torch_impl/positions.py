@@ -50,7 +50,7 @@ def rotate(rotary: Rotation | None, x: Tensor, positions: Array = None, *, lengt
 
 def shared_length(positions: Positions | None, query_positions: Array, key_positions: Array) -> Tensor | None:
     """Return the length that both rotations of a call are given, or None: the spec's `shared_length`."""
-    if query_positions is None or key_positions is None:
+    if not getattr(positions, "grows", False) or query_positions is None or key_positions is None:
         return None
     where = (_native(x, None) for x in (query_positions, key_positions))
     return spec.shared_length(xp, positions, *where)
@@ -99,6 +99,8 @@ def _counted(positions: Array, count: int, device: torch.device) -> Tensor:
 
 
 def _native(x: Array, device: torch.device | None) -> Tensor:
+    if not isinstance(x, (Tensor, np.ndarray, int)):
+        raise PositionError(f"positions {type(x).__module__}.{type(x).__name__} must be a torch.Tensor or numpy.ndarray")
     if isinstance(x, np.ndarray):
         # A copy: torch warns of memory that must not be written to, and cannot count backwards through it.
         x = x.copy()

@@ -12,7 +12,9 @@ A key of `jax.random` is a seed here, and `dropout_mask` is what `nnx.Dropout` k
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,9 +24,18 @@ from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeA
 from attention.spec import jax_random, nnx_random
 from attention.spec import random as spec
 from attention.spec.axes import Array
+from attention.spec.errors import OptionError, shown
+from attention.spec.options import is_array
 
 PIECE = 2**16
 """Numbers that each thread of a CPU works on at a time: three arrays of them are 768 KiB, and fill a core's second cache."""
+
+
+def check_seed(seed: Any) -> None:
+    """Raise OptionError unless a seed is an int, or integers of this framework or of NumPy."""
+    if not isinstance(seed, (int, np.integer, np.ndarray, Tensor)):
+        of = ": a torch.Tensor or numpy.ndarray" if is_array(seed) else ""
+        raise OptionError(f"seed {shown(seed)} must be an int in [0, 2**64), or an integer scalar{of}")
 
 
 def key(seed: Array, device: torch.device | None = None) -> spec.Key:

@@ -20,6 +20,7 @@ from attention.spec.algebra import Mask, both
 from attention.spec.alignment_scores import Concat, General, TanhScore
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
 from attention.spec.isolation import lost
+from attention.spec.kernels import REFERENCE, stage_names
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
 from attention.spec.scores import Cosine, soft_cap
@@ -67,6 +68,7 @@ class AlignmentAttention(Layer):
             AttentionError: as `dot_product_attention`.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         q, k, v = check_arrays(query=query, key=key, value=key if value is None else value)
         mask, sizes = self._check(q, k, v, mask)
         state = is_state(q, k)
@@ -87,7 +89,7 @@ class AlignmentAttention(Layer):
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
             return_stages=("weights", *return_stages),
-            implementation="reference" if implementation == "auto" else implementation,
+            implementation=REFERENCE if type(implementation) is str and implementation == "auto" else implementation,
         )
         made = bare({**stages, "context": context}, found, c.softcap, state=state, xp=jnp)
         rows = gone[..., 0, :] if state and gone is not None else gone

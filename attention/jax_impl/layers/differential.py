@@ -21,6 +21,7 @@ from attention.jax_impl.positions import rotate, shared_length
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import differential as spec
 from attention.spec.positions import check_positions
 
@@ -68,6 +69,7 @@ class DifferentialAttention(Layer):
             AttentionError: as `dot_product_attention`; PositionError where positions are missing.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         asked = query if key is None else key
         given: Sequence[jax.Array] = check_arrays(query=query, key=asked, value=asked if value is None else value)
         mask, sizes = self._check(given, mask, query_positions, key_positions)

@@ -19,6 +19,7 @@ from attention.jax_impl.positions import rotate
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array, Sizes, check_float
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
 
@@ -69,6 +70,7 @@ class LatentAttention(Layer):
                 cache forgets keys that the mask shows.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         (x,) = check_arrays(x=x)
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask)

@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from attention import spec
 from attention.jax_impl import params, random
 from attention.jax_impl.attend import check_x64
+from attention.jax_impl.random import check_seed
 from attention.spec import random as spec_random
-from attention.spec.architecture import Architecture
+from attention.spec.architecture import Architecture, check_contract
 from attention.spec.axes import COMPUTE, Array, dtype_name
 from attention.spec.layers.tokens import dropped
+from attention.spec.options import SWITCH, TEXT, checked
 from attention.spec.params import Weights, numpy_dtype
 
 
@@ -30,16 +33,21 @@ class Layer(nnx.Module):
         dtype: of the parameters.
 
     Raises:
+        OptionError: no contract of this layer, or no seed.
         UnknownName: no such dtype.
         DTypeError: float64 while JAX's 64-bit mode is off.
     """
 
     contract: Any
 
-    def __init__(self, contract: Architecture, *, seed: int | None = 0, dtype: str = "float32") -> None:
-        self.contract = contract
+    def __init__(self, contract: Architecture, *more: Any, seed: int | None = 0, dtype: str = "float32") -> None:
+        check_contract(type(self).__name__, contract, _described(type(self)), *more)
         kind = numpy_dtype(dtype)
+        dtype = kind.name
         check_x64("dtype", dtype)
+        if seed is not None:
+            check_seed(seed)
+        self.contract = contract
         self.build_parts(dtype)
         params.build(self, contract.own_params, contract.norms, dtype, getattr(contract, "precision", None))
         self.deterministic = False
@@ -57,6 +65,7 @@ class Layer(nnx.Module):
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Switch dropout off or on, as `nnx.view(layer, deterministic=True)` asks of every module it finds."""
+        (SWITCH | ", or None").check("deterministic", deterministic)
         if deterministic is not None:
             self.deterministic = deterministic
 
@@ -75,8 +84,11 @@ class Layer(nnx.Module):
 
     def _seed(self, given: Any) -> Any:
         """Return the dropout seed of this call: drawn from the layer's own stream while training, unless given."""
-        if given is not None or self.deterministic or self.rngs is None:
+        if given is not None:
+            check_seed(given)
             return given
+        if self.deterministic or self.rngs is None:
+            return None
         return jax.random.bits(self.rngs.dropout())
 
     def drop(self, x: jax.Array, rate: float, seed: Any) -> jax.Array:
@@ -88,6 +100,16 @@ class Layer(nnx.Module):
         return dropped(jnp, wide, random.keep(self._seed(seed), rate, x.shape), rate).astype(x.dtype)
 
 
+def _described(layer: type[Layer]) -> type[Architecture]:
+    """Return the class of a layer's contract: that of the same name, of the class of ours from which it is derived."""
+    ours = (kind for kind in layer.__mro__ if kind.__module__.startswith(__name__.rpartition(".")[0]))
+    return getattr(spec, next(ours).__name__, Architecture)
+
+
+@checked(name=TEXT)
 def seed_at(seed: Any, name: str) -> Any:
     """Return the dropout seed of a place inside a layer: 32 bits that depend on the layer's seed and the place's name."""
-    return None if seed is None else spec_random.bits(random.key(seed), jnp.uint32(spec_random.label(name)))
+    if seed is None:
+        return None
+    check_seed(seed)
+    return spec_random.bits(random.key(seed), jnp.uint32(spec_random.label(name)))

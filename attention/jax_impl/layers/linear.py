@@ -20,6 +20,7 @@ from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
 from attention.spec.isolation import lost
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
+from attention.spec.options import SWITCH
 from attention.spec.scores import heads_first
 
 
@@ -65,6 +66,7 @@ class LinearAttention(Layer):
         """
         asked = query if key is None else key
         *given, state = check_arrays(query=query, key=asked, value=asked if value is None else value, state=state)
+        SWITCH.check("return_state", return_state)
         carries = return_state or state is not None
         mask, form, sizes = self._check(given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, carried=state is not None)

@@ -24,6 +24,7 @@ from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
 from attention.spec.positions import check_positions
@@ -81,6 +82,7 @@ class MultiHeadAttention(Layer):
                 cache forgets keys that the mask shows.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         key = query if key is None else key
         x_q, x_k, x_v = check_arrays(query=query, key=key, value=key if value is None else value)
         sizes, gone = self._check(x_q, x_k, x_v), None

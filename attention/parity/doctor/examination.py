@@ -25,8 +25,9 @@ from attention.parity.doctor.search import RANKED, Cause, Group, Search
 from attention.parity.doctor.turns import own_budget
 from attention.parity.doctor.visitors import patient
 from attention.parity.probes import Probe
-from attention.spec.errors import OptionError, SideFailed
+from attention.spec.errors import OptionError, SideFailed, shown
 from attention.spec.layers.contract import Contract
+from attention.spec.options import SWITCH, checked, number
 
 PATIENCE = 20.0
 """Seconds for the search among pairs, unless more are given."""
@@ -36,6 +37,7 @@ KEPT_BACK = 3
 """How many further questions a name has to hold on."""
 
 
+@checked(pairs=SWITCH, patience=number(0))
 def diagnose(
     torch_side: Any,
     jax_side: Any,
@@ -63,7 +65,7 @@ def diagnose(
         OptionError: `contract` is no layer, or a program's parameters are not said to be which.
     """
     if not isinstance(contract, Contract):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(f"contract {contract!r} must be a layer's, such as MultiHeadAttention(...)")
+        raise OptionError(f"contract {shown(contract)} must be a layer's, such as MultiHeadAttention(...)")
     given = (("torch", torch_side, torch_params), ("jax", jax_side, jax_params))
     found = [examine(patient(side, name, contract, p), contract, pairs=pairs, patience=patience) for name, side, p in given]
     return Diagnosis(*found)

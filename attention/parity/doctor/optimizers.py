@@ -20,8 +20,9 @@ from attention.parity.doctor.step_hypotheses import Hypothesis, hypotheses, neig
 from attention.parity.doctor.step_probe import step_probe
 from attention.parity.doctor.step_sides import Side, Trajectory, framework, run
 from attention.parity.verdict import Verdict, judge
-from attention.spec.errors import OptionError
+from attention.spec.errors import DTypeError, OptionError
 from attention.spec.optimizer import Step
+from attention.spec.options import Option, checked, one_of, whole
 
 FAR = 1e30
 """How far an element is that is NaN or infinite on one side alone."""
@@ -127,6 +128,14 @@ class StepDiagnosis:
         return "\n".join(lines)
 
 
+@checked(
+    names=Option(
+        "a pair of names",
+        lambda value: isinstance(value, tuple) and len(value) == 2 and all(type(name) is str for name in value),
+    ),
+    dtype=one_of("", "float32", "float64").raising(DTypeError),
+    seed=whole(0),
+)
 def diagnose_step(
     first: Side, second: Side, contract: Step, *, names: tuple[str, str] = ("first", "second"), dtype: str = "", seed: int = 0
 ) -> StepDiagnosis:

@@ -22,7 +22,7 @@ from attention.parity.matching.param_map import by_name, faults
 from attention.parity.matching.shapes import fusions, layouts
 from attention.parity.matching.values import Moves
 from attention.parity.programs import Arrays, Program
-from attention.spec.errors import ParamError
+from attention.spec.errors import ParamError, shown
 from attention.spec.layers.contract import Contract
 
 Line = str | None | list[str] | tuple[Any, ...]
@@ -95,7 +95,9 @@ def _parts(name: str, shape: Shape, parts: dict[str, Shape], programs: tuple[Pro
 def _known(program: Program, name: str) -> np.ndarray:
     if name not in program.params:
         close = get_close_matches(str(name), program.params, n=3) or list(program.params)[:3]
-        raise ParamError(f"{name!r} must be a parameter of {program.name}, such as {', '.join(close) or 'none: it has none'}")
+        raise ParamError(
+            f"{shown(name)} must be a parameter of {program.name}, such as {', '.join(close) or 'none: it has none'}"
+        )
     return program.params[name]
 
 

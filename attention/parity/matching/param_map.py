@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from attention.parity.matching.moves import Block, Move, Shape
 from attention.parity.programs import Arrays
 from attention.spec.disk import brief, listed, read_json, write_text
 from attention.spec.errors import FileError, ParamError
+from attention.spec.options import PATH, Option, check_options, checked
 
 FORMAT = "attention.parity.ParamMap"
 VERSION = 1
@@ -32,6 +33,14 @@ MOST_DRAWN, MOST_TIMES, MOST_PARTS = 2**27, 4, 2**12
 """Elements that are marked off one by one, how often each on average, and blocks of an array that are compared in pairs."""
 
 Given = Mapping[str, np.ndarray]
+
+GIVEN = Option(
+    "NumPy arrays by name",
+    lambda value: isinstance(value, Mapping) and all(isinstance(array, np.ndarray) for array in value.values()),
+    ParamError,
+)
+MOVES = Option("a tuple of Move", lambda value: isinstance(value, tuple) and all(isinstance(move, Move) for move in value))
+NAMES = Option("a tuple of names", lambda value: isinstance(value, tuple) and all(type(name) is str for name in value))
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,18 @@ class ParamMap:
     left_over: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     ties: tuple[str, ...] = ()
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "moves": MOVES,
+        "copies": MOVES,
+        "left_over": Option(
+            "a pair of tuples of names",
+            lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(NAMES.holds, value)),
+        ),
+        "ties": NAMES,
+    }
+
     def __post_init__(self) -> None:
+        check_options(self, "ParamMap ")
         for side, blocks, left in zip(("first", "second"), (self.firsts, self.seconds), self.left_over, strict=True):
             wrong = list(faults(blocks).values())
             wrong += [f"{name} is both matched and left over" for name in left if name in blocks]
@@ -81,6 +101,7 @@ class ParamMap:
         moves, copies = (tuple(move.inverse for move in group) for group in (self.moves, self.copies))
         return ParamMap(moves, copies, (self.left_over[1], self.left_over[0]), self.ties)
 
+    @checked(arrays=GIVEN)
     def forward(self, arrays: Given) -> Arrays:
         """Return the second program's arrays of the first's: values, or gradients; some of them, or all.
 
@@ -97,10 +118,12 @@ class ParamMap:
         tied = self._from(arrays, [copy for copy in self.copies if copy.second.name not in self.seconds])
         return {**_whole(blocks), **{copy.second.name: copy.forward(arrays[copy.first.name]).copy() for copy in tied}}
 
+    @checked(arrays=GIVEN)
     def backward(self, arrays: Given) -> Arrays:
         """Return the first program's arrays of the second's: the inverse of `forward`, and like it in all else."""
         return self.inverse.forward(arrays)
 
+    @checked(first=GIVEN, second=GIVEN)
     def gradients(self, first: Given, second: Given) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return both programs' gradients side by side, by the names and in the layout of the second.
 
@@ -142,6 +165,7 @@ class ParamMap:
             lines += [f"left over in the {side}: {', '.join(names)}"] if names else []
         return "\n".join([line.removesuffix("   by ").rstrip() for line in lines] + [f"tie: {tie}" for tie in self.ties])
 
+    @checked(path=PATH)
     def to_json(self, path: str | Path) -> None:
         """Write the map to a file, whole or not at all.
 
@@ -159,6 +183,7 @@ class ParamMap:
         write_text(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
+    @checked(path=PATH)
     def from_json(cls, path: str | Path) -> ParamMap:
         """Read a map that `to_json` wrote.
 

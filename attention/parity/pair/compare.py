@@ -19,16 +19,20 @@ from typing import Any
 from attention.parity import certificate
 from attention.parity.evaluate import is_float
 from attention.parity.pair import pairing, preflight
-from attention.parity.pair.inputs import Dtypes, call_of, cotangents, pairs_of, rounded, rounded_call
+from attention.parity.pair.inputs import LOAD, Dtypes, call_of, cotangents, pairs_of, rounded, rounded_call
 from attention.parity.pair.judging import blind, judged
 from attention.parity.pair.learned import Learned, learned
 from attention.parity.pair.oracles import WAYS, Question, oracle
 from attention.parity.pair.settling import settled
 from attention.parity.programs import Call, Made, Program, program
 from attention.parity.report import OWN, Report, Row
-from attention.spec.errors import OptionError, ParamError, ShapeError, SideFailed
+from attention.spec.errors import ParamError, ShapeError, SideFailed
+from attention.spec.options import ITERABLE, MAPPING, SWITCH, TEXT, checked, one_of, whole
+
+WAY = one_of(*WAYS, wanted=f"one of {', '.join(WAYS)}")
 
 
+@checked(load=LOAD, dtypes=ITERABLE, gradients=SWITCH, cotangents=MAPPING | ", or None", seed=whole(0), name=TEXT, budget=WAY)
 def compare(
     torch_side: Any,
     jax_side: Any,
@@ -67,8 +71,6 @@ def compare(
         ShapeError: a cotangent is not shaped as its output.
         ParamError: the map that is given does not fit the parameters.
     """
-    if budget not in WAYS:
-        raise OptionError(f"budget {budget!r} must be one of {', '.join(WAYS)}")
     call, pairs = call_of(inputs), pairs_of(dtypes)
     both = (settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call))
     names = both[0].framework, both[1].framework

@@ -19,9 +19,12 @@ from attention.parity.budget import rounding
 from attention.parity.evaluate import is_float
 from attention.parity.programs import Arrays, Call
 from attention.spec.axes import COMPUTE
-from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName
+from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName, shown
+from attention.spec.options import one_of
 
 Dtypes = tuple[str, str]
+LOAD = one_of("first", "second", none=True)
+DTYPE = one_of(*COMPUTE).raising(UnknownName)
 
 
 def call_of(inputs: Any) -> Call:
@@ -31,7 +34,10 @@ def call_of(inputs: Any) -> Call:
         OptionError: there is no array among them.
         DTypeError: an array holds neither floats nor integers nor bools.
     """
-    call = Call.of(inputs).map(_array)
+    try:
+        call = Call.of(inputs).map(_array)
+    except RecursionError:
+        raise OptionError(f"inputs {type(inputs).__name__} must not hold itself, nor be nested a hundred times") from None
     if (call.args or call.kwargs) and not call.leaves:
         raise OptionError(f"inputs {type(inputs).__name__} must hold arrays, by position or by name")
     return call
@@ -59,12 +65,12 @@ def pairs_of(dtypes: Any) -> list[Dtypes]:
     asked: list[Any] = [dtypes] if isinstance(dtypes, str) else list(dtypes)
     found: list[Dtypes] = []
     for each in asked:
-        pair = (each, each) if isinstance(each, str) else tuple(each)
-        if len(pair) != 2 or any(dtype not in COMPUTE for dtype in pair):
-            raise UnknownName(f"dtypes {each!r} must be one of {', '.join(COMPUTE)}, or a pair of them")
+        pair = each if isinstance(each, (tuple, list)) else (each, each)
+        if len(pair) != 2 or not all(map(DTYPE.holds, pair)):
+            raise UnknownName(f"dtypes {shown(each)} must be one of {', '.join(COMPUTE)}, or a pair of them")
         found.append((pair[0], pair[1]))
     if not found:
-        raise OptionError(f"dtypes {dtypes!r} must name at least one of {', '.join(COMPUTE)}")
+        raise OptionError(f"dtypes {shown(dtypes)} must name at least one of {', '.join(COMPUTE)}")
     return found
 
 
@@ -106,7 +112,7 @@ def cotangents(outputs: Mapping[str, np.ndarray], given: Mapping[str, Any] | Non
         return rounded({name: draws.standard_normal(x.shape) for name, x in floats.items()}, dtypes)
     for name, cotangent in given.items():
         if name not in floats:
-            raise UnknownName(f"cotangents {name!r} must be one of the float outputs {', '.join(floats)}")
+            raise UnknownName(f"cotangents {shown(name)} must be one of the float outputs {', '.join(floats)}")
         if np.shape(cotangent) != floats[name].shape:
             raise ShapeError(f"cotangents {name!r} {np.shape(cotangent)} must be {floats[name].shape} as the output is")
     return rounded({name: np.asarray(_array(name, x), np.float64) for name, x in given.items()}, dtypes)

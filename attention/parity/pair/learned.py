@@ -12,7 +12,7 @@ import numpy as np
 
 from attention.parity.pair.pairing import names_of
 from attention.parity.programs import Arrays, Call, Program
-from attention.spec.errors import OptionError, ParamError
+from attention.spec.errors import OptionError, ParamError, shown
 
 if TYPE_CHECKING:
     from attention.parity.matching.param_map import ParamMap
@@ -52,7 +52,7 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
         ParamError: the map that is given does not fit.
     """
     if load not in LOADS:
-        raise OptionError(f"load {load!r} must be None, 'first' or 'second'")
+        raise OptionError(f"load {shown(load)} must be None, 'first' or 'second'")
     own = (programs[0].params, programs[1].params)
     for label, params in zip(labels, own, strict=True):
         clashes = sorted(call.leaves.keys() & params.keys())

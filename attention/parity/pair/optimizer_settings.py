@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from attention.spec.errors import OptionError, UnknownName
+from attention.spec.errors import OptionError, UnknownName, shown
 
 TWINS: dict[str, dict[str, str]] = {
     "Adam": {"lr": "learning_rate", "beta1": "b1", "beta2": "b2", "eps": "eps"},
@@ -49,7 +49,7 @@ def optimizer_warnings(optimizer: Any, factory: Callable[..., Any], **settings: 
     if not hasattr(optimizer, "param_groups"):
         raise OptionError(f"optimizer {kind} must be an instance of a class in torch.optim")
     if kind not in TWINS:
-        raise UnknownName(f"optimizer {kind!r} must be one of {', '.join(TWINS)}")
+        raise UnknownName(f"optimizer {shown(kind)} must be one of {', '.join(TWINS)}")
     theirs = _settings(factory, settings)
     found: list[str] = []
     for number, group in enumerate(optimizer.param_groups):

@@ -16,10 +16,12 @@ from typing import Any
 from attention._extras import require
 from attention.parity.programs.program import Program, paths
 from attention.spec.errors import OptionError, UnknownName
+from attention.spec.options import TEXT, checked, one_of
 
 FRAMEWORKS = ("torch", "jax", "numpy")
 
 
+@checked(name=TEXT)
 def program(side: Any, framework: str | None = None, name: str = "") -> Program:
     """Return the program that a user's side is.
 
@@ -37,8 +39,7 @@ def program(side: Any, framework: str | None = None, name: str = "") -> Program:
     """
     if isinstance(side, Program):
         return side
-    if framework is not None and framework not in FRAMEWORKS:
-        raise UnknownName(f"framework {framework!r} must be one of {', '.join(FRAMEWORKS)}")
+    one_of(*FRAMEWORKS, none=True, wanted=f"one of {', '.join(FRAMEWORKS)}").raising(UnknownName).check("framework", framework)
     if isinstance(side, type):
         raise OptionError(f"side {side.__name__} is a class, and must be an instance of it, or a function")
     kind = _told(side) or framework or "jax"

@@ -21,7 +21,7 @@ from typing import Any
 
 from attention.spec import disk
 from attention.spec.disk import brief, read_json
-from attention.spec.errors import FileError, UnknownName
+from attention.spec.errors import FileError, UnknownName, shown
 
 FORMAT, VERSION = "attention-cases", "1"
 INDEX = "index.json"
@@ -93,7 +93,7 @@ class Index:
         for kind, names in (("contract", cases), ("dtype", dtypes)):
             for name in names:
                 if name not in held[kind]:
-                    raise UnknownName(f"{kind} {name!r} must be one of those exported: {', '.join(held[kind])}")
+                    raise UnknownName(f"{kind} {shown(name)} must be one of those exported: {', '.join(held[kind])}")
         return [e for e in self.entries if (not cases or e.case in cases) and (not dtypes or e.dtype in dtypes)]
 
     def to_json(self) -> str:
@@ -173,7 +173,7 @@ def _entry(call: Any) -> Entry:
     path = PurePosixPath(entry.path)
     # An index from elsewhere must not make us read, or remove, what lies outside its folder.
     if len(path.parts) != 2 or ".." in path.parts or call["path"] != entry.path or set(entry.sha256) != set(SUFFIXES):
-        raise ValueError(f"call {call['path']!r} must lie at {entry.path!r}, with a checksum each of {SUFFIXES}")
+        raise ValueError(f"call {shown(call['path'])} must lie at {entry.path!r}, with a checksum each of {SUFFIXES}")
     return entry
 
 

@@ -26,7 +26,7 @@ from attention.parity.suite.layout import FORMAT, INDEX, VERSION, Entry, Index, 
 from attention.parity.verdict import MOST_MAX, MOST_RMS
 from attention.spec import cases
 from attention.spec.axes import COMPUTE
-from attention.spec.errors import AttentionError, FileError, OptionError, UnknownName
+from attention.spec.errors import AttentionError, FileError, OptionError, UnknownName, shown
 from attention.spec.files import encode
 from attention.spec.params import numpy_dtype
 
@@ -63,7 +63,7 @@ def export(
         _ = numpy_dtype(dtype)
     for stage in rounds:
         if stage not in ROUNDS:
-            raise UnknownName(f"rounds {stage!r} must be one of {', '.join(map(repr, ROUNDS))}")
+            raise UnknownName(f"rounds {shown(stage)} must be one of {', '.join(map(repr, ROUNDS))}")
     if seed < 0:
         raise OptionError(f"seed {seed} must be an int >= 0")
     target = Path(folder)
@@ -75,7 +75,7 @@ def export(
         index = recipe.write(partial)
         _move(partial, target, index)
     except OSError as error:
-        raise FileError(f"folder {str(target)!r} must be writable: {error}") from error
+        raise FileError(f"folder {shown(str(target))} must be writable: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return index

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from attention._extras import require
-from attention.parity.pair.inputs import call_of
+from attention.parity.pair.inputs import DTYPE, LOAD, call_of
 from attention.parity.pair.learned import alike
 from attention.parity.pair.settling import settled
 from attention.parity.programs import Arrays, Call, Program, program
@@ -22,8 +22,10 @@ from attention.parity.tracing.event import Recording
 from attention.parity.tracing.frontier import cone
 from attention.parity.tracing.stops import parted_stops
 from attention.spec.errors import OptionError
+from attention.spec.options import SWITCH, checked
 
 
+@checked(load=LOAD, gradients=SWITCH, dtype=DTYPE | ", or None")
 def locate(
     torch_side: Any,
     jax_side: Any,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attention._extras import require
-from attention.spec.errors import FileError
+from attention.spec.errors import FileError, shown
 
 if TYPE_CHECKING:
     from attention.parity.training.result import Training
@@ -45,7 +45,7 @@ def draw(training: Training, path: str | os.PathLike[str]) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise FileError(f"path {str(path)!r} must be writable, and end as a picture does: {error}") from error
+        raise FileError(f"path {shown(str(path))} must be writable, and end as a picture does: {error}") from error
 
 
 def _curves(axes: Any, training: Training) -> None:

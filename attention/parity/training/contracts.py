@@ -20,7 +20,7 @@ import numpy as np
 from attention.parity.probes import Drawer, N
 from attention.parity.training.named import OPTIMIZERS
 from attention.parity.training.recipe import BACKENDS, Recipe
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.numbers import is_count, is_finite
 from attention.spec.optimizer import Step
@@ -55,9 +55,9 @@ def of_contract(
     if not isinstance(contract, Contract):  # pyright: ignore[reportUnnecessaryIsInstance] - users pass what they like
         raise OptionError(f"contract {type(contract).__name__} must be a contract such as spec.MultiHeadAttention")
     if not is_count(seed, 0):
-        raise OptionError(f"seed {seed!r} must be an int >= 0")
+        raise OptionError(f"seed {shown(seed)} must be an int >= 0")
     if not is_finite(loudness):
-        raise OptionError(f"loudness {loudness!r} must be a finite number")
+        raise OptionError(f"loudness {shown(loudness)} must be a finite number")
     drawer = Drawer(contract, "float32", seed)
     loss = _loss(drawer, loudness)
     described: dict[str, Any] = {

@@ -21,14 +21,16 @@ from attention.parity.training.models import models
 from attention.parity.training.recipe import Recipe
 from attention.parity.training.result import Training
 from attention.parity.training.torch_learner import TorchLearner
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.numbers import is_count
+from attention.spec.options import FUNCTION, checked, instance
 from attention.spec.params import Weights
 
 DENSE = 10
 """Steps at the beginning after each of which weights are compared: most mistakes show in one of them."""
 
 
+@checked(recipe=instance(Recipe), progress=FUNCTION | ", or None")
 def train(
     recipe: Recipe, *, twins: int = 2, watch: int = 1, progress: Callable[[int, float], object] | None = None
 ) -> Training:
@@ -50,7 +52,7 @@ def train(
     """
     for name, value in (("twins", twins), ("watch", watch)):
         if not is_count(value):
-            raise OptionError(f"{name} {value!r} must be an int >= 1")
+            raise OptionError(f"{name} {shown(value)} must be an int >= 1")
     start, kinds = models(recipe)
     torch = TorchLearner(recipe, kinds["torch"], start)
     ours = JaxLearner(recipe, kinds["jax"], start)

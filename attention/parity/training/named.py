@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from attention.spec.adafactor import Adafactor
-from attention.spec.errors import UnknownName
+from attention.spec.errors import UnknownName, shown
 from attention.spec.optimizer import Step
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
@@ -38,7 +38,7 @@ def find(name: str) -> Step:
         UnknownName: there is none.
     """
     if name not in OPTIMIZERS:
-        raise UnknownName(f"optimizer {name!r} must be one of {', '.join(OPTIMIZERS)}")
+        raise UnknownName(f"optimizer {shown(name)} must be one of {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name]
 
 

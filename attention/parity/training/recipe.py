@@ -17,9 +17,10 @@ import numpy as np
 
 from attention.spec import random
 from attention.spec.architecture import Architecture
-from attention.spec.errors import OptionError, ParamError
+from attention.spec.errors import OptionError, ParamError, shown
 from attention.spec.numbers import is_count
 from attention.spec.optimizer import Step
+from attention.spec.options import checked, whole
 from attention.spec.params import Weights
 
 Batch = Mapping[str, np.ndarray]
@@ -104,10 +105,12 @@ class Recipe:
             raise ParamError("weights of a recipe without an architecture are those of its models")
         return self.architecture.init(self.seed)
 
+    @checked(step=whole(0))
     def dropout_seed(self, step: int) -> int:
         """Return the seed of every dropout mask of a step, a 32-bit word."""
         return int(random.bits(random.key(self.seed), np.int64(step)))
 
+    @checked(step=whole(0))
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, checked.
 
@@ -136,7 +139,7 @@ def _check_narrow(name: str, array: np.ndarray) -> None:
 
 def _check(recipe: Recipe, name: str, holds: bool, wanted: str) -> None:
     if not holds:
-        raise OptionError(f"Recipe {name} {getattr(recipe, name)!r} must be {wanted}")
+        raise OptionError(f"Recipe {name} {shown(getattr(recipe, name))} must be {wanted}")
 
 
 def _check_backends(recipe: Recipe, name: str) -> None:

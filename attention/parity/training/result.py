@@ -17,6 +17,7 @@ from attention.parity.training.envelope import Outside, Runs
 from attention.parity.training.named import words
 from attention.parity.training.recipe import Recipe
 from attention.spec.errors import ParityError
+from attention.spec.options import PATH, checked
 
 LOSS = "loss"
 
@@ -124,6 +125,7 @@ class Training:
             }
         )
 
+    @checked(path=PATH)
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the facts and every curve as JSON.
 
@@ -134,6 +136,7 @@ class Training:
         losses = {name: values.tolist() for name, values in self.losses.items()}
         write(path, json.dumps(plain({**self.facts(), "losses": losses, "watched": self.watched.tolist(), "curves": curves})))
 
+    @checked(path=PATH)
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw both loss curves, their difference in its envelope, and the parameter that is nearest to its own.
 

@@ -21,22 +21,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.algebra import Mask, both, evaluate
+from attention.spec.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.alignment_scores import Additive, AlignmentScore, Concat, General, TanhScore, additive, learned
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError, OptionError, ShapeError
-from attention.spec.kernels import check_precision
+from attention.spec.errors import OptionError, ShapeError
+from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.oracle import project
-from attention.spec.numbers import is_count
+from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance
 from attention.spec.params import Param
-from attention.spec.random import keep, keep_threshold
-from attention.spec.scores import Cosine, Dot, ScaledDot, check_cap, soft_cap
+from attention.spec.random import DROPOUT_RATE, keep
+from attention.spec.scores import CAP, WIDTH, Cosine, Dot, ScaledDot, soft_cap
 
 SCORES = (Dot, ScaledDot, General, Concat, Additive, Cosine)
 WIDTHS = ("query_dim", "key_dim", "value_dim", "attn_dim")
+
+INPUTS = arrays_by_name("query", "key")
 
 
 @dataclass(frozen=True)
@@ -76,21 +78,21 @@ class AlignmentAttention(Contract):
     outputs: ClassVar[tuple[str, ...]] = ("context", "weights")
     takes: ClassVar[frozenset[str]] = frozenset({"mask", "dropout_seed"})
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(WIDTHS, WIDTH | ""),
+        "query_dim": WIDTH,
+        "score": instance(*SCORES, wanted=", ".join(f"{kind.__name__}(...)" for kind in SCORES)),
+        "mask": STRUCTURE,
+        "softcap": CAP,
+        "precision": PRECISION,
+        "dropout_rate": DROPOUT_RATE,
+    }
+
     def __post_init__(self) -> None:
-        for name in WIDTHS:
-            value = getattr(self, name)
-            if not (is_count(value) or (value is None and name != "query_dim")):
-                raise OptionError(f"{name} {value!r} must be a positive int")
-        if not isinstance(self.score, SCORES):
-            raise OptionError(f"score {self.score!r} must be {', '.join(f'{kind.__name__}(...)' for kind in SCORES)}")
+        check_options(self)
         q, k = self.score_widths
         if isinstance(self.score, (Dot, ScaledDot, Cosine)) and q != k:
             raise OptionError(f"key_dim {k} must be query_dim = {q} for {type(self.score).__name__}, or attn_dim be given")
-        if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
-            raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
-        check_cap(self.softcap)
-        check_precision(self.precision)
-        _ = keep_threshold(self.dropout_rate)
 
     @property
     def inputs(self) -> dict[str, int]:
@@ -117,6 +119,7 @@ class AlignmentAttention(Contract):
                 tree[f"{letter}_proj.bias"] = Param((self.attn_dim,), "A")
         return {**tree, **learned(self.score, *self.score_widths)}
 
+    @checked(query=ARRAY, key=ARRAY, value=ARRAY)
     def sizes(self, query: Array, key: Array, value: Array) -> Sizes:
         """Return the sizes of a call, T = 1 for a single state.
 
@@ -142,12 +145,14 @@ class AlignmentAttention(Contract):
             raise ShapeError(f"query {shape} must be {letters} as key has")
         return Sizes(tuple(batch), t, s, 1, 1, self.score_widths[1], self.attn_dim or widths["value"])
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         key = arrays["key"]
         n = self.sizes(arrays["query"], key, arrays.get("value", key))
         rows = () if is_state(arrays["query"], key) else (n.T,)
         return {"context": (*n.batch, *rows, n.E), "weights": (*n.batch, *rows, n.S)}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         key, seed = arrays["key"], call.get("dropout_seed")
         sizes = self.sizes(arrays["query"], key, arrays.get("value", key))

@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Self
 from attention.spec.architecture import Architecture
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError, UnknownName
+from attention.spec.errors import OptionError, UnknownName, shown
+from attention.spec.options import ARRAYS, Option, checked
 
 ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
 
@@ -26,6 +27,8 @@ Setting = dict[str, Any]
 """What a call fixes beside its numbers: NumPy arrays by name, None where there is nothing to fix."""
 
 Shapes = dict[str, tuple[int, ...]]
+
+BACKEND = Option(f"one of {', '.join(ROOMS)}", lambda value: type(value) is str and value in ROOMS, UnknownName)
 
 
 class Contract(Architecture):
@@ -95,6 +98,7 @@ class Contract(Architecture):
             mark: told of every value that a real program writes down, by name.
         """
 
+    @checked(arrays=ARRAYS)
     def optional(self, arrays: Mapping[str, Array]) -> Shapes:
         """Return the shapes of arrays that a call may leave out, for which zeros stand: calls then share a compilation."""
         del arrays
@@ -122,13 +126,14 @@ class Contract(Architecture):
             OptionError: a seed of first weights beside weights.
             ParamError: weights are missing, unexpected or misshapen.
         """
-        if backend not in ROOMS:
-            raise UnknownName(f"backend {backend!r} must be one of {', '.join(ROOMS)}")
+        BACKEND.check("backend", backend)
         layer = getattr(importlib.import_module(ROOMS[backend]), type(self).__name__)
         if weights is None:
             return layer(self, **options)
         if options.setdefault("seed") is not None:
-            raise OptionError(f"seed {options['seed']!r} must be None where weights are given: first weights are not drawn")
+            raise OptionError(
+                f"seed {shown(options['seed'])} must be None where weights are given: first weights are not drawn"
+            )
         made = layer(self, **options)
         made.load_weights(weights)
         return made

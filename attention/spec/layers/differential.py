@@ -25,25 +25,28 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from attention.spec.algebra import Mask
+from attention.spec.algebra import STRUCTURE, Mask
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError
+from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project, rotate
 from attention.spec.layers.tokens import seed_at
 from attention.spec.norms import Norm, RMSNorm
-from attention.spec.numbers import is_count
+from attention.spec.options import Option, arrays_by_name, check_options, checked, instance, whole
 from attention.spec.params import Param, inner, nest
 from attention.spec.positions import AxialRotary, Rotary
-from attention.spec.random import keep
-from attention.spec.scores import Dot, ScaledDot
+from attention.spec.random import DROPOUT_RATE, keep
+from attention.spec.scores import WIDTH, Dot, ScaledDot
 
 PLACES = ("first", "second")
 """The two attentions; each drops by a child of the call's seed of this name."""
 LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+
+INPUTS = arrays_by_name("query")
 
 
 @dataclass(frozen=True)
@@ -86,20 +89,20 @@ class DifferentialAttention(Contract):
 
     takes: ClassVar[frozenset[str]] = frozenset({"mask", "query_positions", "key_positions", "dropout_seed", "stages"})
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(("embed_dim", "num_heads"), WIDTH),
+        **dict.fromkeys(("num_kv_heads", "head_dim"), WIDTH | ""),
+        "depth": whole(0, wanted="an int >= 0, the layers before this one"),
+        "norm": instance(RMSNorm),
+        "score": instance(ScaledDot, Dot),
+        "positions": instance(Rotary, AxialRotary) | " or None",
+        "mask": STRUCTURE,
+        "dropout_rate": DROPOUT_RATE,
+        "precision": PRECISION,
+    }
+
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "num_heads"):
-            if not is_count(getattr(self, name)):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be a positive int")
-        if not is_count(self.depth, 0):
-            raise OptionError(f"depth {self.depth!r} must be an int >= 0, the layers before this one")
-        kinds = {"norm": (RMSNorm,), "score": (ScaledDot, Dot), "positions": (Rotary, AxialRotary, type(None))}
-        for name, wanted in kinds.items():
-            if not isinstance(getattr(self, name), wanted):
-                names = " or ".join("None" if kind is type(None) else f"{kind.__name__}(...)" for kind in wanted)
-                raise OptionError(f"{name} {getattr(self, name)!r} must be {names}")
-        for name in ("qkv_bias", "out_bias"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be True or False")
+        check_options(self)
         if self.head_dim is None and self.embed_dim % (2 * self.num_heads):
             raise OptionError(
                 f"2 num_heads = {2 * self.num_heads} must divide embed_dim = {self.embed_dim}, or head_dim be given"
@@ -160,15 +163,18 @@ class DifferentialAttention(Contract):
         }
         return {name: param for name, param in tree.items() if param is not None}
 
+    @checked(arrays=INPUTS)
     def sizes_of(self, arrays: Mapping[str, Array]) -> Sizes:
         """Return the sizes of each of the two attentions of a call, as `MultiHeadAttention` does."""
         return self.attention.sizes_of(arrays)
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         n = self.sizes_of(arrays)
         weights = (*n.batch, 2, *n.scores[-3:])
         return {"output": (*n.batch, n.T, self.embed_dim), "weights": weights, "logsumexp": weights[:-1]}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of a call: that of `MultiHeadAttention`, with "keep" a dict by `PLACES`."""
         seed = call.pop("dropout_seed", None)

@@ -23,13 +23,15 @@ from attention.spec import random
 from attention.spec.activations import GATED, NAMES, PLAIN
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
-from attention.spec.kernels import check_precision
+from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import project
 from attention.spec.layers.tokens import check_tokens, dropped, kept
-from attention.spec.numbers import is_count
+from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param
+from attention.spec.scores import WIDTH
+
+INPUTS = arrays_by_name("x")
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,15 @@ class FeedForward(Contract):
 
     takes: ClassVar[frozenset[str]] = frozenset({"dropout_seed"})
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(("embed_dim", "hidden_dim"), WIDTH),
+        "activation": one_of(*NAMES),
+        "precision": PRECISION,
+        "dropout_rate": random.DROPOUT_RATE,
+    }
+
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "hidden_dim"):
-            if not is_count(getattr(self, name)):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be a positive int")
-        if self.activation not in NAMES:
-            raise OptionError(f"activation {self.activation!r} must be one of {', '.join(map(repr, NAMES))}")
-        if not isinstance(self.bias, bool):
-            raise OptionError(f"bias {self.bias!r} must be True or False")
-        check_precision(self.precision)
-        _ = random.keep_threshold(self.dropout_rate)
+        check_options(self)
 
     @property
     def gated(self) -> bool:
@@ -98,10 +99,12 @@ class FeedForward(Contract):
                 tree[f"{name}.bias"] = Param((columns,), axes[1])
         return tree
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         check_tokens("x", arrays["x"], self.embed_dim)
         return {"output": tuple(arrays["x"].shape)}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return "keep": bool `(*batch, T, A)`, or None without dropout."""
         check_tokens("x", arrays["x"], self.embed_dim)

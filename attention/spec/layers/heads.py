@@ -20,7 +20,7 @@ from attention.spec.algebra import And, Mask, Or
 from attention.spec.attend import reachable
 from attention.spec.axes import Array, Sizes
 from attention.spec.cache import Cache
-from attention.spec.errors import DTypeError, OptionError, PositionError, ShapeError
+from attention.spec.errors import DTypeError, OptionError, PositionError, ShapeError, shown
 from attention.spec.isolation import finite
 from attention.spec.masks import Prefix
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys
@@ -102,10 +102,10 @@ def check_continues(contract: Any, cache: Any, key_positions: Array, sizes: Size
     if key_positions is not None:
         raise PositionError("key_positions must be None with a cache: its keys have the positions at which they were appended")
     if contract.mask is None or looks_ahead(contract.mask):
-        raise OptionError(f"mask {contract.mask!r} must hide later keys to be used with a cache, as Causal() does")
+        raise OptionError(f"mask {shown(contract.mask)} must hide later keys to be used with a cache, as Causal() does")
     if isinstance(contract.positions, AxialRotary) or getattr(contract.positions, "grows", False):
         raise OptionError(
-            f"positions {contract.positions!r} must not depend on the length, or be rows and columns, with a cache"
+            f"positions {shown(contract.positions)} must not depend on the length, or be rows and columns, with a cache"
         )
     if tuple(cache.batch) != sizes.batch or sizes.S != sizes.T:
         got = f"batch {sizes.batch} with {sizes.T} queries and {sizes.S} keys"

@@ -24,24 +24,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.algebra import Mask, both, evaluate
+from attention.spec.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
-from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
-from attention.spec.errors import DTypeError, MaskError, OptionError, PositionError, ShapeError
-from attention.spec.kernels import check_precision
+from attention.spec.axes import Array, Sizes, check_broadcast
+from attention.spec.errors import DTypeError, ShapeError
+from attention.spec.kernels import PRECISION
 from attention.spec.layers import heads
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import normed, project
 from attention.spec.norms import Norm, RMSNorm
-from attention.spec.numbers import is_count
+from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance, one_of
 from attention.spec.params import Param, nest
-from attention.spec.positions import Rotary
-from attention.spec.random import keep, keep_threshold
-from attention.spec.scores import Dot, ScaledDot, heads_first
+from attention.spec.positions import Rotary, check_integral
+from attention.spec.random import DROPOUT_RATE, keep
+from attention.spec.scores import WIDTH, Dot, ScaledDot, heads_first
 
 FORMS = ("auto", "expanded", "absorbed")
+FORM = one_of(*FORMS)
 WIDTHS = ("embed_dim", "num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim")
 SWITCHES = ("down_bias", "q_bias", "out_bias")
+
+INPUTS = arrays_by_name("x")
 
 
 @dataclass(frozen=True)
@@ -93,24 +96,20 @@ class LatentAttention(Contract):
 
     takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "stages"})
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(WIDTHS, WIDTH),
+        "q_rank": WIDTH | ", or None",
+        "norm": instance(RMSNorm),
+        "positions": instance(Rotary),
+        "score": instance(ScaledDot, Dot),
+        "mask": STRUCTURE,
+        "precision": PRECISION,
+        "dropout_rate": DROPOUT_RATE,
+    }
+
     def __post_init__(self) -> None:
-        for name in WIDTHS:
-            if not is_count(getattr(self, name)):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be a positive int")
-        if self.q_rank is not None and not is_count(self.q_rank):
-            raise OptionError(f"q_rank {self.q_rank!r} must be a positive int, or None")
-        for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be True or False")
-        for name, kinds in (("norm", (RMSNorm,)), ("positions", (Rotary,)), ("score", (ScaledDot, Dot))):
-            if not isinstance(getattr(self, name), kinds):
-                wanted = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
-                raise OptionError(f"{name} {getattr(self, name)!r} must be {wanted}")
-        if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
-            raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
+        check_options(self)
         _ = self.positions.width(self.rope_dim)
-        check_precision(self.precision)
-        _ = keep_threshold(self.dropout_rate)
 
     @property
     def width(self) -> int:
@@ -156,6 +155,7 @@ class LatentAttention(Contract):
         absent = () if self.down_bias else ("q_down.bias", "kv_down.bias")
         return {name: param for name, param in tree.items() if param is not None and name not in absent}
 
+    @checked(x=ARRAY)
     def sizes(self, x: Array) -> Sizes:
         """Return the sizes of the expanded attention of a call.
 
@@ -170,10 +170,12 @@ class LatentAttention(Contract):
         *batch, t, _ = x.shape
         return Sizes(tuple(batch), t, t, self.num_heads, self.num_heads, self.width, self.value_dim)
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         n = self.sizes(arrays["x"])
         return {"output": (*n.batch, n.T, self.embed_dim), "weights": n.scores, "logsumexp": n.scores[:-1]}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of a call whose keywords are `mask`, `positions` and `dropout_seed`.
 
@@ -261,8 +263,7 @@ class LatentAttention(Contract):
             DTypeError: no cache, or that of another framework.
             ShapeError: the cache has other batch axes.
         """
-        if form not in FORMS:
-            raise OptionError(f"form {form!r} must be one of {', '.join(map(repr, FORMS))}")
+        FORM.check("form", form)
         if cache is None:
             return "expanded" if form == "auto" else form
         *_, t, _ = x.shape
@@ -284,9 +285,7 @@ def check_places(positions: Array, sizes: Sizes) -> None:
     """
     if positions is None:
         return
-    if not hasattr(positions, "dtype") or "int" not in dtype_name(positions):
-        got = dtype_name(positions) if hasattr(positions, "dtype") else type(positions).__name__
-        raise PositionError(f"positions {got} must be an array of integers")
+    check_integral("positions", positions)
     check_broadcast("positions", positions, (*sizes.batch, sizes.T), "(*batch, T)")
 
 

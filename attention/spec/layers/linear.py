@@ -23,25 +23,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from attention.spec.algebra import Mask
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
+from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project
 from attention.spec.masks import Causal, Lengths
-from attention.spec.numbers import is_finite
+from attention.spec.norms import EPS
+from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param
-from attention.spec.scores import mix, products
+from attention.spec.scores import WIDTH, mix, products
 
 FEATURES = ("elu+1", "relu")
 FORMS = ("auto", "scan", "quadratic")
+FORM = one_of(*FORMS).raising(UnknownName)
 CHUNK = 64
 """Tokens that the scan takes at a time: within a chunk the products are made as they stand."""
+
+INPUTS = arrays_by_name("query")
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,16 @@ class LinearAttention(Contract):
     out_bias: bool = True
     precision: str | None = None
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_dim"), WIDTH | ""),
+        **dict.fromkeys(("embed_dim", "num_heads"), WIDTH),
+        "feature_map": one_of(*FEATURES),
+        "eps": EPS,
+        "precision": PRECISION,
+    }
+
     def __post_init__(self) -> None:
-        if not isinstance(self.causal, bool):
-            raise OptionError(f"causal {self.causal!r} must be True or False")
-        if self.feature_map not in FEATURES:
-            raise OptionError(f"feature_map {self.feature_map!r} must be one of {', '.join(map(repr, FEATURES))}")
-        if not (is_finite(self.eps) and self.eps >= 0):
-            raise OptionError(f"eps {self.eps!r} must be a finite number >= 0")
+        check_options(self)
         _ = self.attention
 
     @cached_property
@@ -111,14 +119,17 @@ class LinearAttention(Contract):
         """The parameter tree: that of multi-head attention."""
         return self.attention.params
 
+    @checked(arrays=INPUTS)
     def sizes_of(self, arrays: Mapping[str, Array]) -> Sizes:
         """Return the sizes of a call, as `MultiHeadAttention` does."""
         return self.attention.sizes_of(arrays)
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         n = self.sizes_of(arrays)
         return {"output": (*n.batch, n.T, self.embed_dim)}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of a call: "allowed", bool `(*batch, H, T, S)`."""
         return {"allowed": self.attention.settle(arrays, **call)["allowed"]}
@@ -163,6 +174,7 @@ class LinearAttention(Contract):
             raise OptionError("state must be None, and not returned, where causal is False: every token needs all keys")
         if state is None:
             return
+        ARRAY.check("state", state)
         if tuple(state.shape) != self.state_shape(sizes):
             raise ShapeError(f"state {tuple(state.shape)} must be (*batch, K, D, E + 1) = {self.state_shape(sizes)}")
         if dtype_name(state) != COMPUTE[dtype]:
@@ -181,8 +193,7 @@ def choose(implementation: str, mask: Mask | None, *, carries: bool) -> str:
         UnknownName: no such form.
         KernelRefused: the form asked for cannot do it, or neither can.
     """
-    if implementation not in FORMS:
-        raise UnknownName(f"implementation {implementation!r} must be one of {', '.join(map(repr, FORMS))}")
+    FORM.check("implementation", implementation)
     reason = None if mask is None or isinstance(mask, Lengths) else f"sums over keys that are there or not, not over {mask!r}"
     if implementation == "quadratic" or (implementation == "auto" and reason and not carries):
         if carries:

@@ -18,28 +18,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from attention.spec.algebra import Mask
+from attention.spec.algebra import STRUCTURE, Mask
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array, Sizes
-from attention.spec.errors import MaskError, OptionError, ShapeError
-from attention.spec.kernels import check_precision
+from attention.spec.errors import OptionError, ShapeError
+from attention.spec.kernels import PRECISION
 from attention.spec.layers import oracle
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import BIASES, shield_inputs
 from attention.spec.norms import L2Norm, LayerNorm, Norm, RMSNorm
-from attention.spec.numbers import is_count
+from attention.spec.options import ARRAY, SWITCH, Option, arrays_by_name, check_options, checked, instance, one_of
 from attention.spec.params import Param, nest
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary
-from attention.spec.random import keep_threshold
-from attention.spec.scores import Cosine, Dot, ScaledDot, check_cap
+from attention.spec.random import DROPOUT_RATE
+from attention.spec.scores import CAP, WIDTH, Cosine, Dot, ScaledDot
 
 __all__ = ["MultiHeadAttention", "shield_inputs"]
 
 Positions = Rotary | AxialRotary | Alibi | RelativeBias | RelativeKeys
 WIDTHS = ("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_dim", "kdim", "vdim", "out_dim")
-SWITCHES = ("out_bias", "sinks", "add_bias_kv", "add_zero_attn")
 SOFTMAX = ("standard", "off_by_one")
-GATES = (None, "headwise", "elementwise")
+GATES = ("headwise", "elementwise")
+
+
+def _one(*kinds: type) -> Option:
+    """Return the option of one of some classes, None among them by its type."""
+    return instance(*kinds, wanted=", ".join("None" if kind is type(None) else f"{kind.__name__}(...)" for kind in kinds))
+
+
+INPUTS = arrays_by_name("query")
 
 
 @dataclass(frozen=True)
@@ -100,46 +107,41 @@ class MultiHeadAttention(Contract):
 
     takes: ClassVar[frozenset[str]] = frozenset({"mask", "query_positions", "key_positions", "dropout_seed", "bias", "stages"})
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        **dict.fromkeys(WIDTHS, WIDTH | ""),
+        **dict.fromkeys(("embed_dim", "num_heads"), WIDTH),
+        "qkv_bias": Option(
+            "True or False, or one of them each for q, k and v",
+            lambda value: (
+                SWITCH.holds(value) or (isinstance(value, tuple) and len(value) == 3 and all(map(SWITCH.holds, value)))
+            ),
+        ),
+        "mask": STRUCTURE,
+        "score": _one(Dot, ScaledDot, Cosine),
+        "positions": _one(Rotary, AxialRotary, *BIASES, type(None)),
+        "qk_norm": _one(RMSNorm, LayerNorm, L2Norm, type(None)),
+        "softmax": one_of(*SOFTMAX),
+        "gate": one_of(*GATES, none=True),
+        "softcap": CAP,
+        "precision": PRECISION,
+        "dropout_rate": DROPOUT_RATE,
+    }
+
     def __post_init__(self) -> None:
+        check_options(self)
         self._check_sizes()
-        self._check_kinds()
-        if self.mask is not None and not (isinstance(self.mask, Mask) and self.mask.is_static):
-            raise MaskError(f"mask {self.mask!r} must be structure without arrays: pass lengths and arrays with the call")
         if isinstance(self.positions, (Rotary, AxialRotary)):
             _ = self.positions.width(self.width)
-        check_cap(self.softcap)
-        check_precision(self.precision)
-        _ = keep_threshold(self.dropout_rate)
         if self.sinks and self.softmax == "off_by_one":
             raise OptionError("softmax 'off_by_one' must be 'standard' when sinks is True: it is a sink whose logit is 0")
         if self.softcap is not None and isinstance(self.positions, RelativeKeys):
             raise OptionError(f"softcap {self.softcap} must be None with RelativeKeys, whose share of a score it would bound")
 
     def _check_sizes(self) -> None:
-        for name in WIDTHS:
-            value = getattr(self, name)
-            if not (is_count(value) or (value is None and name not in ("embed_dim", "num_heads"))):
-                raise OptionError(f"{name} {value!r} must be a positive int")
         if self.num_heads % self.kv_heads:
             raise OptionError(f"num_kv_heads {self.kv_heads} must divide num_heads = {self.num_heads}")
         if self.head_dim is None and self.embed_dim % self.num_heads:
             raise OptionError(f"num_heads {self.num_heads} must divide embed_dim = {self.embed_dim}, or head_dim be given")
-
-    def _check_kinds(self) -> None:
-        biases = self.qkv_bias if isinstance(self.qkv_bias, tuple) else (self.qkv_bias,) * 3
-        if len(biases) != 3 or not all(isinstance(x, bool) for x in biases):
-            raise OptionError(f"qkv_bias {self.qkv_bias!r} must be True or False, or one of them each for q, k and v")
-        for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be True or False")
-        for name, kinds in (("score", (Dot, ScaledDot, Cosine)), ("positions", (Rotary, AxialRotary, *BIASES, type(None)))):
-            if not isinstance(getattr(self, name), kinds):
-                raise OptionError(f"{name} {getattr(self, name)!r} must be {_choices(kinds)}")
-        if not isinstance(self.qk_norm, (RMSNorm, LayerNorm, L2Norm, type(None))):
-            raise OptionError(f"qk_norm {self.qk_norm!r} must be {_choices((RMSNorm, LayerNorm, L2Norm, type(None)))}")
-        for name, values in (("softmax", SOFTMAX), ("gate", GATES)):
-            if getattr(self, name) not in values:
-                raise OptionError(f"{name} {getattr(self, name)!r} must be one of {', '.join(map(repr, values))}")
 
     @property
     def kv_heads(self) -> int:
@@ -207,6 +209,7 @@ class MultiHeadAttention(Contract):
         tree |= self.positions.params(h, d) if isinstance(self.positions, BIASES) else {}
         return {name: param for name, param in tree.items() if param is not None}
 
+    @checked(query=ARRAY, key=ARRAY, value=ARRAY)
     def sizes(self, query: Array, key: Array, value: Array) -> Sizes:
         """Return the sizes of a call.
 
@@ -229,20 +232,24 @@ class MultiHeadAttention(Contract):
                 raise ShapeError(f"{name} {tuple(array.shape)} must be (*batch, S, M) with batch = {tuple(batch)}, S = {s}")
         return Sizes(tuple(batch), t, s, self.num_heads, self.kv_heads, self.width, self.value_width)
 
+    @checked(arrays=INPUTS)
     def sizes_of(self, arrays: Mapping[str, Array]) -> Sizes:
         """Return the sizes of a call from its arrays by name, those that are absent being what they default to."""
         query = arrays["query"]
         key = arrays.get("key", query)
         return self.sizes(query, key, arrays.get("value", key))
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         n = self.sizes_of(arrays)
         weights = (*n.scores[:-1], n.S + self.extra_keys)
         return {"output": (*n.batch, n.T, self.out_width), "weights": weights, "logsumexp": weights[:-1]}
 
+    @checked(arrays=INPUTS)
     def optional(self, arrays: Mapping[str, Array]) -> Shapes:
         return {"bias": self.sizes_of(arrays).scores}
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         return oracle.settle(self, self.sizes_of(arrays), **call)
 
@@ -260,7 +267,3 @@ class MultiHeadAttention(Contract):
 
     def unsettled(self) -> MultiHeadAttention:
         return replace(self, mask=None, precision=None)
-
-
-def _choices(kinds: tuple[type, ...]) -> str:
-    return ", ".join("None" if kind is type(None) else f"{kind.__name__}(...)" for kind in kinds)

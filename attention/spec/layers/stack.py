@@ -13,17 +13,18 @@ from typing import Any, ClassVar, Self
 
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import normed
 from attention.spec.layers.tokens import only, seed_at
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock, check_norm, check_part
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
-from attention.spec.numbers import is_count
+from attention.spec.options import Option, arrays_by_name, check_options, checked, whole
 from attention.spec.params import Param, inner, nest
 
 MOST_BLOCKS = 4096
 """Blocks of a stack. A contract may come from a file, and its parameters are listed block by block."""
+
+INPUTS = arrays_by_name("x")
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Stack(Contract):
 
     kind: ClassVar[type[Block]] = Block
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"depth": whole(1, MOST_BLOCKS)}
+
     def __post_init__(self) -> None:
         check_part("block", self.block, self.kind)
-        if not is_count(self.depth) or self.depth > MOST_BLOCKS:
-            raise OptionError(f"depth {self.depth!r} must be a positive int, at most {MOST_BLOCKS}")
+        check_options(self)
         if self.final_norm is not None:
             check_norm("final_norm", self.final_norm)
 
@@ -76,9 +78,11 @@ class Stack(Contract):
             tree |= nest(name, each)
         return tree if self.final_norm is None else tree | nest("final_norm", self.final_norm.params(self.block.width))
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         return self.block.results(arrays)
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of each block by its name, and "present" `(*batch, T, 1)`."""
         seed = call.pop("dropout_seed", None)

@@ -25,20 +25,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from attention.spec import random
 from attention.spec.algebra import Mask
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import normed
 from attention.spec.layers.tokens import check_tokens, dropped, kept, only, seed_at, settled
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
+from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param, inner, nest
+from attention.spec.random import DROPOUT_RATE
 
 ORDERS = ("post", "pre")
+
+INPUTS = arrays_by_name("x")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +70,11 @@ class Block(Contract):
     def calls(self, call: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return what each part is called with beside arrays and seed, by name."""
 
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"order": one_of(*ORDERS), "dropout_rate": DROPOUT_RATE}
+
     def __post_init__(self) -> None:
         check_norm("norm", self.norm)
-        if self.order not in ORDERS:
-            raise OptionError(f"order {self.order!r} must be one of {', '.join(map(repr, ORDERS))}")
-        _ = random.keep_threshold(self.dropout_rate)
+        check_options(self)
 
     @property
     def width(self) -> int:
@@ -89,17 +92,21 @@ class Block(Contract):
             tree |= nest(name, part.params) | nest(f"norm{i}", self.norm.params(self.width))
         return tree
 
+    @checked(arrays=INPUTS)
     def results(self, arrays: Mapping[str, Array]) -> Shapes:
         self.check(arrays)
         return {"output": tuple(arrays["x"].shape)}
 
+    @checked(arrays=INPUTS)
     def check(self, arrays: Mapping[str, Array]) -> None:
         """Raise ShapeError unless the inputs fit the block and each other."""
         check_tokens("x", arrays["x"], self.width)
         if "memory" in self.inputs:
+            arrays_by_name("x", "memory").check("arrays", arrays)
             batch = tuple(arrays["x"].shape[:-2])
             check_tokens("memory", arrays["memory"], self.inputs["memory"], "S", batch)
 
+    @checked(arrays=INPUTS)
     def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
         """Return the setting of each part by its name, "present" `(*batch, T, 1)`, and "dropout1" and so on."""
         self.check(arrays)
@@ -217,7 +224,9 @@ class DecoderBlock(Block):
             wanted = f"({self.width}, M', M', {self.width}) as self_attention has"
             raise OptionError(f"cross_attention widths {(*widths.values(), cross.out_width)} must be {wanted}")
         if cross.positions is not None:
-            raise OptionError(f"cross_attention positions {cross.positions!r} must be None: a memory has places of its own")
+            raise OptionError(
+                f"cross_attention positions {shown(cross.positions)} must be None: a memory has places of its own"
+            )
         _check_fed(self.feed_forward, self.width)
 
     @property
@@ -244,13 +253,13 @@ class DecoderBlock(Block):
 def check_part(name: str, part: Any, kind: type[Contract]) -> None:
     """Raise OptionError unless a part is of its kind."""
     if not isinstance(part, kind):
-        raise OptionError(f"{name} {part!r} must be {kind.__name__}(...)")
+        raise OptionError(f"{name} {shown(part)} must be {kind.__name__}(...)")
 
 
 def check_norm(name: str, norm: Any) -> None:
     """Raise OptionError unless this is a norm under which a padded token, which is a row of zeros, has a gradient."""
     if not isinstance(norm, (LayerNorm, RMSNorm)):
-        raise OptionError(f"{name} {norm!r} must be LayerNorm(...) or RMSNorm(...)")
+        raise OptionError(f"{name} {shown(norm)} must be LayerNorm(...) or RMSNorm(...)")
     if norm.eps == 0:
         raise OptionError(f"{name} eps 0 must be positive: a padded token is a row of zeros")
 

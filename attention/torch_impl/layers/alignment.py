@@ -16,11 +16,12 @@ from attention.spec.algebra import Mask, both
 from attention.spec.alignment_scores import Concat, General, TanhScore
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
 from attention.spec.isolation import lost
+from attention.spec.kernels import REFERENCE, stage_names
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
 from attention.spec.scores import Cosine, soft_cap
 from attention.torch_impl import params, scores
-from attention.torch_impl.attend import check_tensors, dot_product_attention
+from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import native, read, sheltered
 
@@ -67,6 +68,7 @@ class AlignmentAttention(Layer):
             AttentionError: as `dot_product_attention`.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         v = key if value is None else value
         mask, sizes = self._check(query, key, v, mask)
         state = is_state(query, key)
@@ -87,7 +89,7 @@ class AlignmentAttention(Layer):
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
             return_stages=("weights", *return_stages),
-            implementation="reference" if implementation == "auto" else implementation,
+            implementation=REFERENCE if type(implementation) is str and implementation == "auto" else implementation,
         )
         made = bare({**stages, "context": context}, found, c.softcap, state=state, xp=xp)
         rows = gone[..., 0, :] if state and gone is not None else gone
@@ -96,7 +98,8 @@ class AlignmentAttention(Layer):
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> tuple[Mask | None, Sizes]:
         check_tensors(query=query, key=key, value=value)
-        if not torch.is_autocast_enabled(query.device.type):
+        check_devices(query=query, parameters=next(self.parameters(), None))
+        if not autocasts(query.device):
             _ = check_float(query=query, key=key, value=value, parameters=next(self.parameters(), None))
         sizes = self.contract.sizes(query, key, value)
         mask = both(self.contract.mask, native(mask, query.device))

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import differential as spec
 from attention.spec.positions import check_positions
 from attention.torch_impl import params
-from attention.torch_impl.attend import check_tensors, dot_product_attention
+from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer, seed_at
 from attention.torch_impl.masks import native, read, sheltered
 from attention.torch_impl.norms import Norm
@@ -67,6 +68,7 @@ class DifferentialAttention(Layer):
             AttentionError: as `dot_product_attention`; PositionError where positions are missing.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         asked = query if key is None else key
         given = (query, asked, asked if value is None else value)
         mask, sizes = self._check(*given, mask, query_positions, key_positions)
@@ -95,7 +97,8 @@ class DifferentialAttention(Layer):
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, query_positions: Array, key_positions: Array
     ) -> tuple[Mask | None, Sizes]:
         check_tensors(query=query, key=key, value=value)
-        if not torch.is_autocast_enabled(query.device.type):
+        check_devices(query=query, parameters=self.q_proj.weight)
+        if not autocasts(query.device):
             _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.weight)
         sizes = self.contract.attention.sizes(query, key, value)
         if self.contract.positions is not None:

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from attention.spec.axes import check_float
 from attention.spec.layers.feed_forward import FeedForward as Contract
 from attention.spec.layers.tokens import check_tokens
-from attention.torch_impl.attend import check_tensors
+from attention.torch_impl.attend import autocasts, check_devices, check_tensors
 from attention.torch_impl.layers.layer import Layer
 
 CURVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -60,5 +59,6 @@ class FeedForward(Layer):
 def check_input(x: Tensor, weight: Tensor, **others: Tensor) -> None:
     """Raise DTypeError unless the inputs are tensors of the layer's dtype, or autocast will make them so."""
     check_tensors(x=x, **others)
-    if not torch.is_autocast_enabled(x.device.type):
+    check_devices(x=x, parameters=weight)
+    if not autocasts(x.device):
         _ = check_float(x=x, **others, parameters=weight)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array, Sizes, check_float
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
 from attention.torch_impl import params
-from attention.torch_impl.attend import check_tensors, dot_product_attention
+from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import native, read, sheltered
 from attention.torch_impl.norms import Norm
@@ -70,6 +71,7 @@ class LatentAttention(Layer):
                 cache forgets keys that the mask shows.
         """
         c = self.contract
+        return_stages = stage_names(return_stages)
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask, x.device)
         where = positions if cache is None else cache.upcoming(sizes.T, positions)
@@ -104,7 +106,8 @@ class LatentAttention(Layer):
 
     def _check(self, x: Tensor, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
         check_tensors(x=x)
-        if not torch.is_autocast_enabled(x.device.type):
+        check_devices(x=x, parameters=self.kv_down.weight)
+        if not autocasts(x.device):
             _ = check_float(x=x, parameters=self.kv_down.weight)
         sizes = self.contract.sizes(x)
         spec.check_places(positions, sizes)

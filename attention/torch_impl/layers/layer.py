@@ -12,13 +12,16 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
+from attention import spec
 from attention.spec import random as spec_random
-from attention.spec.architecture import Architecture
+from attention.spec.architecture import Architecture, check_contract
 from attention.spec.axes import Array
 from attention.spec.layers.tokens import dropped
+from attention.spec.options import TEXT, checked
 from attention.spec.params import Weights, numpy_dtype
 from attention.torch_impl import params, random
 from attention.torch_impl.kernels.constants import constant
+from attention.torch_impl.random import check_seed
 
 
 class Layer(nn.Module):
@@ -30,15 +33,19 @@ class Layer(nn.Module):
         dtype: of the parameters.
 
     Raises:
+        OptionError: no contract of this layer, or no seed.
         UnknownName: no such dtype.
     """
 
     contract: Any
 
-    def __init__(self, contract: Architecture, *, seed: int | None = 0, dtype: str = "float32") -> None:
+    def __init__(self, contract: Architecture, *more: Any, seed: int | None = 0, dtype: str = "float32") -> None:
+        check_contract(type(self).__name__, contract, _described(type(self)), *more)
+        dtype = numpy_dtype(dtype).name
+        if seed is not None:
+            check_seed(seed)
         super().__init__()
         self.contract = contract
-        _ = numpy_dtype(dtype)
         self.build_parts(dtype)
         params.build(self, contract.own_params, contract.norms, dtype)
         if seed is not None:
@@ -65,8 +72,11 @@ class Layer(nn.Module):
 
     def _seed(self, given: Any) -> Any:
         """Return the dropout seed of this call: drawn from torch's generator while training, unless given."""
-        if given is not None or not (self.training and self.contract.drops):
+        if given is not None:
+            check_seed(given)
             return given
+        if not (self.training and self.contract.drops):
+            return None
         return torch.randint(2**31, ())
 
     def drop(self, x: Tensor, rate: float, seed: Any) -> Tensor:
@@ -76,10 +86,18 @@ class Layer(nn.Module):
         return dropped(xp, x, random.keep(self._seed(seed), rate, tuple(x.shape), x.device), rate)
 
 
+def _described(layer: type[Layer]) -> type[Architecture]:
+    """Return the class of a layer's contract: that of the same name, of the class of ours from which it is derived."""
+    ours = (kind for kind in layer.__mro__ if kind.__module__.startswith(__name__.rpartition(".")[0]))
+    return getattr(spec, next(ours).__name__, Architecture)
+
+
+@checked(name=TEXT)
 def seed_at(seed: Any, name: str) -> Any:
     """Return the dropout seed of a place inside a layer: 32 bits that depend on the layer's seed and the place's name."""
     if seed is None:
         return None
+    check_seed(seed)
     return spec_random.bits(random.key(seed), _label(name))
 
 

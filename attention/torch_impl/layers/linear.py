@@ -18,8 +18,9 @@ from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
 from attention.spec.isolation import lost
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
+from attention.spec.options import SWITCH
 from attention.spec.scores import heads_first
-from attention.torch_impl.attend import check_tensors
+from attention.torch_impl.attend import autocasts, check_devices, check_tensors
 from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import allowed, native, read, sheltered
 
@@ -66,6 +67,7 @@ class LinearAttention(Layer):
         """
         asked = query if key is None else key
         given = (query, asked, asked if value is None else value)
+        SWITCH.check("return_state", return_state)
         carries = return_state or state is not None
         mask, form, sizes = self._check(*given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, query.device, carried=state is not None)
@@ -89,7 +91,8 @@ class LinearAttention(Layer):
     ) -> tuple[Mask | None, str, Sizes]:
         """Return what remains to be masked, the form, and the sizes."""
         check_tensors(query=query, key=key, value=value, state=state)
-        if not torch.is_autocast_enabled(query.device.type):
+        check_devices(query=query, parameters=self.q_proj.weight)
+        if not autocasts(query.device):
             _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.weight)
         c = self.contract
         sizes = c.attention.sizes(query, key, value)

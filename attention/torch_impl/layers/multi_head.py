@@ -17,13 +17,14 @@ from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
 from attention.spec.isolation import lost
+from attention.spec.kernels import stage_names
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
 from attention.spec.plans import Plans, Settled
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
 from attention.torch_impl import params
-from attention.torch_impl.attend import check_tensors, dot_product_attention, plan, signature
+from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention, plan, signature
 from attention.torch_impl.layers.layer import Layer
 from attention.torch_impl.masks import allowed, native, read, sheltered
 from attention.torch_impl.norms import Norm
@@ -84,6 +85,7 @@ class MultiHeadAttention(Layer):
             AttentionError: as `dot_product_attention`; PositionError where positions are missing; OptionError where the
                 cache forgets keys that the mask shows.
         """
+        return_stages = stage_names(return_stages)
         if key is value is mask is bias is query_positions is key_positions is cache is None and not return_stages:
             again = self._again(query, implementation)
             if again is not None:
@@ -158,7 +160,8 @@ class MultiHeadAttention(Layer):
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:
         check_tensors(query=query, key=key, value=value)
-        if not torch.is_autocast_enabled(query.device.type):
+        check_devices(query=query, parameters=self.q_proj.weight)
+        if not autocasts(query.device):
             _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.weight)
         return self.contract.sizes(query, key, value)
 

@@ -1,0 +1,102 @@
+"""Odd arguments: whatever is passed to a public call, the answer is a result or an error of ours, never a foreign traceback.
+
+    for each public callable, for each of its arguments, for each kind of odd value: call it
+
+Public callables are found by looking, so a new argument is swept from the day it is born. By default each argument meets one
+value of every kind, another one for each argument; under the marker `slow` it meets all of them.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attention import spec
+from attention.spec.errors import AttentionError, OptionError
+from attention.spec.options import Option
+from parity_tests.odd_values import ODD, VALUES, Odd
+from parity_tests.public_calls import Public, Unknown, public_calls
+from parity_tests.sweeping import fault
+
+CALLS = tuple(public_calls())
+ARGUMENTS = sum(len(call.swept) for call in CALLS)
+GIGABYTES = 4
+"""What a refused call may allocate at most; more ends in a MemoryError, and not in the machine's."""
+
+
+def cover(place: int) -> Iterator[Odd]:
+    """Yield one value of every kind, another one for each place."""
+    for kind in VALUES:
+        values = [odd for odd in ODD if odd.kind == kind]
+        yield values[place % len(values)]
+
+
+def faults(call: Public, values: dict[str, tuple[Odd, ...]]) -> list[str]:
+    """Return every fault of a call, with the argument and the value."""
+    return [
+        f"{call}({argument}={odd}): {found}"
+        for argument, swept in values.items()
+        for odd in swept
+        if (found := fault(call, argument, odd))
+    ]
+
+
+@pytest.fixture(autouse=True)
+def bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder, and with bounded memory: values are paths too, and sizes."""
+    monkeypatch.chdir(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + GIGABYTES * 2**30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("call", CALLS, ids=str)
+    def test_a_valid_call_of_each_public_callable_is_known_and_succeeds(self, call: Public) -> None:
+        _ = call.run(call.arguments())
+
+    @pytest.mark.parametrize("call", [call for call in CALLS if call.swept], ids=str)
+    def test_an_odd_argument_of_each_kind_is_taken_or_refused_in_our_words(self, call: Public) -> None:
+        first = CALLS.index(call)
+        swept = {name: tuple(cover(first + place)) for place, name in enumerate(call.swept)}
+        assert faults(call, swept) == []
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("call", [call for call in CALLS if call.swept], ids=str)
+    def test_every_odd_argument_is_taken_or_refused_in_our_words(self, call: Public) -> None:
+        assert faults(call, dict.fromkeys(call.swept, ODD)) == []
+
+
+class TestLaws:
+    def test_the_default_sweep_meets_every_value(self) -> None:
+        met = {odd for place in range(ARGUMENTS) for odd in cover(place)}
+        assert met == set(ODD)
+
+    def test_a_missing_check_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        call = next(call for call in CALLS if call.name == "spec.FeedForward")
+        swept = dict.fromkeys(call.swept, ODD)
+        assert faults(call, swept) == []
+        monkeypatch.setattr(Option, "check", lambda *_: None)
+        found = faults(call, swept)
+        assert any("hidden_dim" in line or "dropout_rate" in line or "activation" in line for line in found), found
+
+    def test_a_new_callable_without_a_valid_call_is_named(self) -> None:
+        call = next(call for call in CALLS if call.name == "spec.FeedForward")
+        new = Public("spec.Newborn", "spec", None, call.parameters, call.function)
+        with pytest.raises(Unknown, match=r"spec\.Newborn needs a value of embed_dim"):
+            _ = new.arguments()
+
+    @pytest.mark.parametrize("odd", ODD, ids=str)
+    def test_a_message_is_short_whatever_it_shows(self, odd: Odd) -> None:
+        with pytest.raises(AttentionError) as caught:
+            _ = spec.EncoderBlock(odd.make(), odd.make())
+        assert 0 < len(str(caught.value)) < 500
+
+    def test_a_bound_is_named_to_who_exceeds_it(self) -> None:
+        with pytest.raises(OptionError, match=r"depth 100000000 must be at most 4096"):
+            _ = spec.Encoder(spec.EncoderBlock(spec.MultiHeadAttention(8, 2), spec.FeedForward(8, 4)), depth=10**8)
