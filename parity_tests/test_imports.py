@@ -100,7 +100,7 @@ class TestMissingExtra:
     def test_one_line_names_the_extra(self, program: str, room: str, package: str) -> None:
         result = python(ABSENT.format(absent={package}) + program.format(room=room))
         extra = room.removesuffix("_impl")
-        wanted = f"{room} needs {package}, which is not installed: pip install 'attention[{extra}]'"
+        wanted = f"{room} needs {package}, which is not installed: pip install 'attention-parity[{extra}]'"
         assert result.stderr.splitlines()[-1] == f"attention.spec.errors.MissingExtra: {wanted}"
         assert "During handling of the above exception" not in result.stderr
 

@@ -55,7 +55,7 @@ def explained(
         OptionError: `peak` without `bandwidth`, or the other way round.
     """
     if find_spec(backend) is None:
-        yield f"{backend:6} not installed: pip install 'attention[{backend}]'"
+        yield f"{backend:6} not installed: pip install 'attention-parity[{backend}]'"
         return
     if (peak is None) != (bandwidth is None):
         raise OptionError("--peak and --bandwidth must be given together")
