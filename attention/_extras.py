@@ -51,6 +51,6 @@ def namesake() -> str:
     if any(entry.value.startswith("attention.cli:") for entry in found.entry_points):
         return ""
     return (
-        f"the distribution 'attention' {found.version} in this environment is another project that overwrites files of this one: "
+        f"the distribution 'attention' {found.version} here is another project, which overwrites files of this one: "
         "pip uninstall attention, then pip install --force-reinstall --no-deps attention-parity"
     )

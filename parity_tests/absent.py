@@ -20,10 +20,12 @@ import pytest
 
 FOLDER = Path(__file__).parent
 # What the extras bring, by the names under which it is imported.
-OPTIONAL = """
-    torch jax jaxlib flax optax scipy transformers tokenizers onnx matplotlib jinja2
-    babel sklearn sentencepiece rdata gguf accelerate sacrebleu rouge_score jiwer
-""".split()
+# fmt: off
+OPTIONAL = (
+    "torch", "jax", "jaxlib", "flax", "optax", "scipy", "transformers", "tokenizers", "onnx", "matplotlib", "jinja2",
+    "babel", "sklearn", "sentencepiece", "rdata", "gguf", "accelerate", "sacrebleu", "rouge_score", "jiwer",
+)
+# fmt: on
 ABSENT = frozenset(name for name in OPTIONAL if find_spec(name) is None)
 MET: dict[str, str] = {}
 """Which files of tests hold an `Absent`, and why."""

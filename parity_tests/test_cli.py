@@ -94,7 +94,10 @@ class TestExits:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert done.stderr == "attention: backend 'torch' needs torch, which is not installed: pip install 'attention-parity[torch]'\n"
+        assert (
+            done.stderr
+            == "attention: backend 'torch' needs torch, which is not installed: pip install 'attention-parity[torch]'\n"
+        )
 
     def test_help_imports_no_framework_and_no_numpy(self) -> None:
         code = (
