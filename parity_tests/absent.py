@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent
-# What the extras bring, by the names under which it is imported.
+# What extras bring, by the names under which it is imported.
 # fmt: off
 OPTIONAL = (
     "torch", "jax", "jaxlib", "flax", "optax", "scipy", "transformers", "tokenizers", "onnx", "matplotlib", "jinja2",
-    "babel", "sklearn", "sentencepiece", "rdata", "gguf", "accelerate", "sacrebleu", "rouge_score", "jiwer",
+    "babel", "sklearn", "sentencepiece", "rdata", "gguf", "accelerate", "sacrebleu", "rouge_score", "jiwer", "importlinter",
 )
 # fmt: on
 ABSENT = frozenset(name for name in OPTIONAL if find_spec(name) is None)
@@ -76,6 +76,12 @@ class Inherited:
         pytest.skip("its class is derived from one that is not installed")
 
 
+def needs(*names: str) -> pytest.MarkDecorator:
+    """Mark a test, or a class of them, that starts programs which use what may be absent."""
+    missing = [name for name in names if name in ABSENT]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
+
+
 def reason(error: BaseException | None) -> str | None:
     """Return what is said of a test that failed for want of a framework, or None where that was not why."""
     if not isinstance(error, ImportError):
@@ -92,7 +98,7 @@ def named(value: Any) -> str | None:
     return f"{missing} is not installed" if missing in ABSENT else None
 
 
-def _importing(
+def importing(
     name: str,
     globals: Any = None,  # noqa: A002 - as Python calls it
     locals: Any = None,  # noqa: A002
@@ -129,4 +135,4 @@ _import = builtins.__import__
 def watch() -> None:
     """Answer the imports of this folder, if a framework is absent."""
     if ABSENT:
-        builtins.__import__ = _importing
+        builtins.__import__ = importing

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from attention import cli
 from attention.parity import runs
 from attention.parity.report import Report
+from parity_tests.absent import needs
 
 
 def run(*words: str) -> Result:
@@ -30,6 +31,7 @@ class TestValues:
         assert "rotary_interleaved" in result.output
         assert "pip install --no-deps rxnmapper==0.4.3" in result.output
 
+    @needs("torch", "jax")
     def test_parity_of_one_contract_writes_json(self, tmp_path: Path) -> None:
         path = tmp_path / "report.json"
         result = run("parity", "--contract", "multi_query", "--backend", "torch", "--json", str(path))
@@ -38,6 +40,7 @@ class TestValues:
         assert "0 outside their budget" in result.output
         assert json.loads(path.read_text())["ok"] is True
 
+    @needs("torch", "jax")
     def test_kernels_show_every_kernel_and_why_not(self) -> None:
         result = run("kernels", "--softcap", "5")
         assert result.exit_code == 0
@@ -45,6 +48,7 @@ class TestValues:
         assert "torch  kernel 'reference' runs" in result.output
         assert "jax    kernel 'reference' runs" in result.output
 
+    @needs("torch", "jax")
     def test_kernels_show_that_one_is_preferred(self) -> None:
         assert "could run; 'sdpa' is preferred" in run("kernels").output
 
@@ -54,6 +58,7 @@ class TestExits:
         monkeypatch.setattr(runs, "plan", lambda *_: [runs.Step("nothing compared", Report)])
         assert run("parity").exit_code == 1
 
+    @needs("torch", "jax")
     @pytest.mark.parametrize(
         ("words", "line"),
         [

@@ -70,8 +70,8 @@ def tried(wheel: Path, extra: str, python: str) -> str:
 def main() -> None:
     """Build and try."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--python", default=sys.executable, help="the interpreter of the environments")
-    parser.add_argument("--extra", action="append", choices=EXTRAS, help="'' is none; all in turn if not given")
+    _ = parser.add_argument("--python", default=sys.executable, help="the interpreter of the environments")
+    _ = parser.add_argument("--extra", action="append", choices=EXTRAS, help="'' is none; all in turn if not given")
     chosen = parser.parse_args()
     wheel = build()
     print(f"{wheel.relative_to(ROOT)}, {wheel.stat().st_size / 1e6:.1f} MB", flush=True)

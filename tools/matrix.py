@@ -29,9 +29,9 @@ OLDEST, NEWEST = 11, 13
 """The minor versions of Python 3 that are looked for."""
 # fmt: off
 FAST = (
-    "attend", "attend_gradients", "budget", "cache", "cli", "cost", "decode", "dropout", "exchange", "files", "imports", "isolation", "jax_adapters", "kernels",
-    "mask_conversions", "mask_refusals", "masks", "multi_head_contract", "params", "positions", "random", "room_kernels", "rooms", "scores", "stages",
-    "torch_transforms", "tuning",
+    "attend", "attend_gradients", "budget", "cli", "cost", "exchange", "extras", "files", "imports", "jax_adapters", "kernels",
+    "mask_conversions", "mask_refusals", "masks", "multi_head_contract", "params", "positions", "random", "room_kernels",
+    "rooms", "stages", "tuning",
 )
 # fmt: on
 """The files of tests that are run: the formula, and each backend's masks, kernels, positions, caches, layers and transforms."""
@@ -108,7 +108,7 @@ def shown(row: dict[str, Any]) -> str:
 def main() -> int:
     """Run the matrix, write it down, and return 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--python", action="append", help="an interpreter; every one that is found if not given")
+    _ = parser.add_argument("--python", action="append", help="an interpreter; every one that is found if not given")
     chosen = parser.parse_args()
     wheel, table = build(), list[dict[str, Any]]()
     for python in chosen.python or interpreters():

@@ -33,7 +33,7 @@ def main(installed: list[str]) -> None:
     check_command(installed)
     if "jax" in installed:
         check_parity(installed)
-    sys.stdout.write(f"smoke test: {' and '.join(installed) or 'no backend'}, Python {sys.version.split()[0]}: passed\n")
+    print(f"smoke test: {' and '.join(installed) or 'no backend'}, Python {sys.version.split()[0]}: passed")
 
 
 def check(ok: object, what: str) -> None:
