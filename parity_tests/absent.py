@@ -84,10 +84,13 @@ def needs(*names: str) -> pytest.MarkDecorator:
 
 def reason(error: BaseException | None) -> str | None:
     """Return what is said of a test that failed for want of a framework, or None where that was not why."""
-    if not isinstance(error, ImportError):
-        return None
-    missing = (error.name or "").partition(".")[0]
-    return f"{missing} is not installed" if missing in ABSENT else None
+    while error is not None:
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+        if missing in ABSENT:
+            return f"{missing} is not installed"
+        # What was raised while that was handled, such as a refusal that was expected with another text.
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def named(value: Any) -> str | None:

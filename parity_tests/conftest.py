@@ -50,7 +50,7 @@ class Module(pytest.Module):
         try:
             return super().collect()
         except Exception as error:
-            why = absent.reason(error.__cause__) or absent.MET.get(str(self.path))
+            why = absent.reason(error) or absent.MET.get(str(self.path))
             if why is None:
                 raise
             pytest.skip(why, allow_module_level=True)
@@ -81,13 +81,16 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, object, object]:
-    """Skip a test that the package refused for want of what is absent."""
+    """Skip a test that failed for want of what is absent."""
     try:
         return (yield)
-    except ImportError as error:
+    except BaseException as error:
         if (why := absent.reason(error)) is None:
             raise
         pytest.skip(why)
+
+
+pytest_runtest_setup = pytest_runtest_call  # what a fixture was refused
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
