@@ -95,6 +95,8 @@ def reason(error: BaseException | None) -> str | None:
 
 def named(value: Any) -> str | None:
     """Return why a test may not be given `value` as a parameter, or None if it may."""
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(named, value)), None)  # the words of a command
     if isinstance(value, Absent):
         return value._reason  # noqa: SLF001 - of this file
     missing = value.removesuffix("_impl") if isinstance(value, str) else ""

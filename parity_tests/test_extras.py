@@ -11,6 +11,7 @@ from attention._extras import namesake, require
 from attention.spec.errors import MissingExtra
 from parity_tests import absent
 
+WHY = "jix is not installed"
 OURS = "[console_scripts]\nattention = attention.cli:main\n"
 WARNING = (
     "the distribution 'attention' 5.0.0 here is another project, which overwrites files of this one: pip uninstall attention"
@@ -104,4 +105,4 @@ class TestAbsent:
         assert absent.reason(error) == why
 
     def test_a_parameter_that_names_it_is_skipped(self) -> None:
-        assert [absent.named(value) for value in ("jix", "jix_impl", "jax", 3)] == ["jix is not installed"] * 2 + [None] * 2
+        assert [absent.named(value) for value in ("jix", ["--side", "jix_impl"], "jax", 3)] == [WHY, WHY, None, None]

@@ -112,6 +112,12 @@ class TestMissingExtra:
         assert "MissingExtra: parity (its error budgets are traced by JAX) needs jax" in result.stderr.splitlines()[-1]
         assert result.stderr.endswith("which is not installed: pip install 'attention-parity[all]'\n")
 
+    @needs("jax")
+    def test_training_asks_for_torch(self) -> None:
+        result = python(ABSENT.format(absent={"torch"}) + "import attention.parity.training")
+        wanted = "parity.train needs torch, which is not installed: pip install 'attention-parity[all]'"
+        assert result.stderr.splitlines()[-1] == f"attention.spec.errors.MissingExtra: {wanted}"
+
     @pytest.mark.parametrize(("backend", "ones"), [("torch", "torch.ones"), ("jax", "jax.numpy.ones")])
     def test_the_other_backend_works_alone(self, backend: str, ones: str) -> None:
         absent = set(FORBIDDEN[f"{backend}_impl"])
