@@ -18,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 $(shell $(BIN)/python -c "" 2>/dev/null || rm -f $(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help parity minilm conformance test check bench examples clean
+.PHONY: help parity minilm conformance test check dist matrix bench examples clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -39,6 +39,12 @@ check: $(READY) ## formatting, lint, types, rules of the rooms, doctests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --doctest-modules --doctest-glob="*.md" attention examples README.md
+
+dist: $(READY) ## build wheel and sdist, and try the wheel in an empty environment with each extra in turn
+	$(BIN)/python -m tools.dist
+
+matrix: $(READY) ## the fast tests on every Python that is installed, with each framework alone and with both
+	$(BIN)/python -m tools.matrix
 
 conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, transformers) through both backends
 	$(BIN)/python -m conformance onnx --baselines --json build/onnx.json
@@ -77,6 +83,8 @@ clean: ## remove what the commands wrote, but keep the environment
 $(READY): pyproject.toml constraints.txt
 	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
+	@# Before 0.2 this project was installed under a name that belongs to another one.
+	@$(PIP) uninstall -qqy attention
 	$(PIP) install -c constraints.txt -e '.[all,report,real,conformance,examples,dev]'
 	@touch $@
 

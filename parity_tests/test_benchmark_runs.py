@@ -222,7 +222,7 @@ class TestCommand:
         monkeypatch.setattr("attention._extras.find_spec", lambda module: None if module == "matplotlib" else module)
         ran = CliRunner().invoke(app, ["run", "--json="])
         assert ran.exit_code == 2
-        assert "pip install 'attention[report]'" in ran.output
+        assert "pip install 'attention-parity[report]'" in ran.output
 
     def test_an_installed_package_says_where_its_benchmarks_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Path, "exists", lambda _: False)

@@ -13,6 +13,7 @@ from attention import cli
 from attention.parity import runs, sides
 from attention.parity.report import Report
 from attention.spec.errors import UnknownName
+from parity_tests.absent import needs
 
 
 def run(*words: str) -> Result:
@@ -32,6 +33,7 @@ class TestValues:
         assert "rotary_interleaved" in result.output
         assert "pip install --no-deps rxnmapper==0.4.3" in result.output
 
+    @needs("torch", "jax")
     def test_parity_of_one_contract_writes_json(self, tmp_path: Path) -> None:
         path = tmp_path / "report.json"
         result = run("parity", "--contract", "multi_query", "--backend", "torch", "--json", str(path))
@@ -50,6 +52,7 @@ class TestValues:
         assert serial["general, float32"].ok
         assert all(serial[name].to_dict()["rows"] == report.to_dict()["rows"] for name, report in reports.items())
 
+    @needs("torch", "jax")
     def test_kernels_show_every_kernel_and_why_not(self) -> None:
         result = run("kernels", "--softcap", "5")
         assert result.exit_code == 0
@@ -57,6 +60,7 @@ class TestValues:
         assert "torch  kernel 'reference' runs" in result.output
         assert "jax    kernel 'reference' runs" in result.output
 
+    @needs("torch", "jax")
     def test_kernels_show_that_one_is_preferred(self) -> None:
         assert "could run; 'sdpa' is preferred" in run("kernels").output
 
@@ -66,6 +70,7 @@ class TestExits:
         monkeypatch.setattr(runs, "plan", lambda *_: [runs.Step("nothing compared", Report)])
         assert run("parity").exit_code == 1
 
+    @needs("torch", "jax")
     @pytest.mark.parametrize(
         ("words", "line"),
         [
@@ -106,7 +111,10 @@ class TestExits:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert done.stderr == "attention: backend 'torch' needs torch, which is not installed: pip install 'attention[torch]'\n"
+        assert (
+            done.stderr
+            == "attention: backend 'torch' needs torch, which is not installed: pip install 'attention-parity[torch]'\n"
+        )
 
     def test_help_imports_no_framework_and_no_numpy(self) -> None:
         code = (

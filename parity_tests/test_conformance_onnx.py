@@ -202,4 +202,4 @@ class TestRefusals:
         monkeypatch.setattr("attention._extras.find_spec", lambda module: None if module == "onnx" else module)
         ran = CliRunner().invoke(app, ["onnx"])
         assert ran.exit_code == 2
-        assert "pip install 'attention[conformance]'" in ran.output
+        assert "pip install 'attention-parity[conformance]'" in ran.output

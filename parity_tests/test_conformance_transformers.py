@@ -14,7 +14,9 @@ from attention import spec
 from attention.exchange import bert, deepseek, gpt2, llama, rope, t5, vit, whisper
 from attention.parity import sides
 
-pytest.importorskip("transformers", reason="the extra 'conformance' brings transformers: pip install attention[conformance]")
+pytest.importorskip(
+    "transformers", reason="the extra 'conformance' brings transformers: pip install attention-parity[conformance]"
+)
 
 from conformance import transformers_modules as modules
 from conformance.peers import LIMIT, apart, compare, widened

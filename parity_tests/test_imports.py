@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from parity_tests.absent import needs
+
 ROOT = Path(__file__).parents[1]
 JAX = frozenset({"jax", "jaxlib", "flax", "optax"})
 FRAMEWORKS = JAX | {"torch", "transformers"}
@@ -82,6 +84,7 @@ class TestLoaded:
         plant(tmp_path, {"attention/__init__.py": "", deep: f"import {foreign}", f"{foreign}.py": ""})
         assert loaded_by(WALK.format(room=room), tmp_path) & FORBIDDEN[room] == {foreign}
 
+    @needs("torch", "jax")
     def test_every_public_name_is_there(self) -> None:
         result = python("import attention\nfor name in attention.__all__: getattr(attention, name)")
         assert result.returncode == 0, result.stderr
@@ -100,9 +103,20 @@ class TestMissingExtra:
     def test_one_line_names_the_extra(self, program: str, room: str, package: str) -> None:
         result = python(ABSENT.format(absent={package}) + program.format(room=room))
         extra = room.removesuffix("_impl")
-        wanted = f"{room} needs {package}, which is not installed: pip install 'attention[{extra}]'"
+        wanted = f"{room} needs {package}, which is not installed: pip install 'attention-parity[{extra}]'"
         assert result.stderr.splitlines()[-1] == f"attention.spec.errors.MissingExtra: {wanted}"
         assert "During handling of the above exception" not in result.stderr
+
+    def test_the_proof_asks_for_jax(self) -> None:
+        result = python(ABSENT.format(absent={"jax"}) + "from attention import parity")
+        assert "MissingExtra: parity (its error budgets are traced by JAX) needs jax" in result.stderr.splitlines()[-1]
+        assert result.stderr.endswith("which is not installed: pip install 'attention-parity[all]'\n")
+
+    @needs("jax")
+    def test_training_asks_for_torch(self) -> None:
+        result = python(ABSENT.format(absent={"torch"}) + "import attention.parity.training")
+        wanted = "parity.train needs torch, which is not installed: pip install 'attention-parity[all]'"
+        assert result.stderr.splitlines()[-1] == f"attention.spec.errors.MissingExtra: {wanted}"
 
     @pytest.mark.parametrize(("backend", "ones"), [("torch", "torch.ones"), ("jax", "jax.numpy.ones")])
     def test_the_other_backend_works_alone(self, backend: str, ones: str) -> None:
@@ -113,6 +127,7 @@ class TestMissingExtra:
         assert result.stdout.split() == ["2", "3", "8"], result.stderr
 
 
+@needs("importlinter")
 class TestLinter:
     """The rules of the rooms as import-linter reads them in pyproject.toml."""
 

@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from attention.cli.loading import load, load_inputs, side
 from attention.spec.errors import FileError, OptionError, SideFailed, UnknownName
+from parity_tests.absent import OPTIONAL, needs
 
 MODEL = """
 import neighbour_of_model
@@ -90,6 +91,7 @@ class TestRefusals:
         assert type(raised.value) is kind
         assert str(raised.value).startswith(text)
 
+    @needs(*OPTIONAL)  # whose absence puts a line of absent.py into every traceback
     def test_what_a_users_file_raises_is_told_with_its_line(self, model: Path, tmp_path: Path) -> None:
         with pytest.raises(SideFailed, match=r"make_broken failed at .*foreign_model\.py:6, `.*`: RuntimeError: no weights"):
             _ = side(f"{model}:make_broken")

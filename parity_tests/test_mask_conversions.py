@@ -20,6 +20,7 @@ from attention.spec.algebra import Mask
 from attention.spec.errors import MaskError
 from attention.spec.masks import Dense, Segments
 from attention.torch_impl.params import to_numpy
+from parity_tests.absent import needs
 from parity_tests.drawn_masks import of, table
 
 B, H, T, S, D = 2, 3, 4, 5, 2
@@ -101,6 +102,7 @@ class TestValues:
         with jax.enable_x64(dtype == "int64"):
             allows(Dense.from_huggingface(KINDS[kind](KEYS.astype(dtype))), KEYS[:, None, None, :])
 
+    @needs("torch", "transformers")
     def test_huggingface_keeps_what_bert_gives_weight_to(self) -> None:
         transformers = pytest.importorskip("transformers")
         config = transformers.BertConfig(

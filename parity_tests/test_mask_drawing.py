@@ -139,6 +139,6 @@ class TestRefusals:
     def test_without_matplotlib_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(drawing, "find_spec", lambda _name: None)
         with pytest.raises(
-            MissingExtra, match=r"plot needs matplotlib, which is not installed: pip install 'attention\[report\]'"
+            MissingExtra, match=r"plot needs matplotlib, which is not installed: pip install 'attention-parity\[report\]'"
         ):
             _ = Causal().plot()

@@ -435,7 +435,7 @@ class TestRefusals:
 
     def test_optax_is_asked_for_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_extras, "find_spec", lambda _: None)
-        with pytest.raises(MissingExtra, match=r"jax_impl.optimizer needs optax, .* pip install 'attention\[all\]'"):
+        with pytest.raises(MissingExtra, match=r"jax_impl.optimizer needs optax, .* pip install 'attention-parity\[all\]'"):
             _ = jax_optimizers.optimizer(SGD(0.1), JaxLayer(Model()))
 
     @pytest.mark.parametrize(

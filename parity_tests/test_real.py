@@ -78,7 +78,7 @@ class TestFiles:
 
     def test_missing_transformers_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("attention._extras.find_spec", lambda _name: None)
-        with pytest.raises(MissingExtra, match=r"'rxnmapper' needs transformers, .*: pip install 'attention\[real\]'"):
+        with pytest.raises(MissingExtra, match=r"'rxnmapper' needs transformers, .*: pip install 'attention-parity\[real\]'"):
             _ = real.layers("rxnmapper")
 
     def test_an_unknown_model_lists_the_known(self) -> None:

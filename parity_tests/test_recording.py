@@ -26,6 +26,7 @@ from attention.parity.probes import probes
 from attention.parity.programs import Call
 from attention.spec import cases
 from attention.spec.errors import FileError, OptionError, SideFailed, UnknownName
+from parity_tests.absent import needs
 
 CASE = "general"
 (OUTPUT, *_) = cases.find(CASE).contract.outputs
@@ -172,6 +173,7 @@ class TestValues:
         older = replace(of_contract, environment={**of_contract.environment, "torch": "1.0"})
         assert "otherwise than here: torch 1.0 (here " in older.note
 
+    @needs("torch", "jax")
     def test_the_command_records_and_judges(self, tmp_path: Path) -> None:
         path, told = str(tmp_path / "out.safetensors"), tmp_path / "out.json"
         recorded = run("record", "--side", "torch", "--contract", CASE, path)

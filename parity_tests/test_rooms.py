@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from attention import jax_impl, spec, torch_impl
+from parity_tests.absent import needs
+
+pytestmark = needs("torch", "jax")
 
 # The layers: every class that a room offers.
 LAYERS = [name for name in torch_impl.__all__ if isinstance(getattr(torch_impl, name), type) and "Cache" not in name]

@@ -22,6 +22,7 @@ from attention.parity.training.named import OPTIMIZERS
 from attention.spec.cases import CASES
 from attention.spec.errors import FileError, OptionError, ParamError, ParityError, SideFailed, UnknownName
 from attention.spec.optimizer_steps import SGD
+from parity_tests.absent import needs
 
 LAYER = CASES["additive"].contract
 
@@ -184,6 +185,7 @@ class TestReport:
         assert (found.outside[0].what, found.outside[0].step) == ("loss", 1)
         assert "parity.checkup(torch_model, jax_model, inputs) names" in str(found)
 
+    @needs("torch", "optax")
     def test_command_line(self, tmp_path: Path) -> None:
         words = [
             "parity",
@@ -203,6 +205,7 @@ class TestReport:
         assert json.loads((tmp_path / "x.json").read_text())["general"]["optimizer"] == "SGD, rate 0.1"
         assert CliRunner().invoke(app, ["parity", "--train", "--optimizer", "sophia"]).exit_code == 2
 
+    @needs("torch", "optax")
     def test_command_line_fails_where_runs_part(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from attention.parity.training import envelope  # noqa: PLC0415 - only here
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import typer
 
+from attention._extras import namesake
+
 app = typer.Typer(
     name="attention",
     help="One attention, two frameworks, proven equal. Begin with: attention parity",
@@ -40,4 +42,6 @@ def one_line() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line."""
+    if warning := namesake():
+        typer.echo(f"attention: {warning}", err=True)
     app()

@@ -5,7 +5,8 @@ time >= max(FLOPs / peak, bytes / bandwidth)        spec/cost.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -55,17 +56,15 @@ def explained(
         OptionError: `peak` without `bandwidth`, or the other way round.
     """
     if find_spec(backend) is None:
-        yield f"{backend:6} not installed: pip install 'attention[{backend}]'"
+        yield f"{backend:6} not installed: pip install 'attention-parity[{backend}]'"
         return
     if (peak is None) != (bandwidth is None):
         raise OptionError("--peak and --bandwidth must be given together")
     room = import_module(f"attention.{backend}_impl")
     machine = None if peak is None or bandwidth is None else Machine(peak * 1e9, bandwidth * 1e9)
-    from attention.parity.sides import zeros  # noqa: PLC0415 - frameworks are imported by the command that needs them
-
     of, mask = call.of, None if call.mask is None else parse(call.mask, call.of)
     shapes = (*of.batch, of.T, of.H, of.D), (*of.batch, of.S, of.K, of.D), (*of.batch, of.S, of.K, of.E)
-    with zeros(backend, call.dtype) as make:
+    with _zeros(backend, call.dtype) as make:
         arrays = [make(shape) for shape in shapes]
         if call.gradient and backend == "torch":
             arrays = [x.requires_grad_() for x in arrays]
@@ -83,6 +82,19 @@ def explained(
                 else ""
             )
             yield f"{backend:6} {said}" + ("" if "refuses" in said else told)
+
+
+@contextmanager
+def _zeros(backend: str, dtype: str) -> Iterator[Callable[[tuple[int, ...]], Any]]:
+    """Give a function that makes arrays of zeros in a framework, float64 included."""
+    if backend == "torch":
+        torch = import_module("torch")
+        yield lambda shape: torch.zeros(shape, dtype=getattr(torch, dtype))
+    else:
+        import jax  # noqa: PLC0415
+
+        with jax.enable_x64(dtype == "float64"):
+            yield lambda shape: jax.numpy.zeros(shape, dtype)
 
 
 def _asked(room: ModuleType, arrays: list[Any], options: dict[str, Any], name: str) -> Choice | str:

@@ -25,8 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from attention import __version__
+
 FORMAT, VERSION = "attention certificate", 1
-PACKAGES = ("attention", "numpy", "torch", "jax", "jaxlib", "flax", "optax", "transformers")
+PACKAGES = ("numpy", "torch", "jax", "jaxlib", "flax", "optax", "transformers")
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -64,7 +66,7 @@ def source(subject: Any) -> dict[str, str]:
 
 def environment() -> dict[str, str]:
     """Return what the numbers depend on: versions, machine, devices and precision flags."""
-    found = {name: _version(name) for name in PACKAGES}
+    found = {"attention": __version__, **{name: _version(name) for name in PACKAGES}}
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     place = {"python": platform.python_version(), "machine": machine}
     return {**place, **found, **_torch(sys.modules.get("torch")), **_jax(sys.modules.get("jax"))}

@@ -12,8 +12,7 @@ one operation at a time, which tells a mistake of the program from one of its co
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -197,19 +196,6 @@ def _options(stages: tuple[str, ...], implementation: str) -> dict[str, Any]:
     """Return the options of a call that a layer may lack, where they are asked for."""
     asked = {"return_stages": stages, "implementation": "" if implementation == "auto" else implementation}
     return {name: value for name, value in asked.items() if value}
-
-
-@contextmanager
-def zeros(backend: str, dtype: str) -> Iterator[Callable[[tuple[int, ...]], Any]]:
-    """Give a function that makes arrays of zeros in a framework, float64 included: what `explain` is asked about."""
-    if backend == "torch":
-        torch = importlib.import_module("torch")
-        yield lambda shape: torch.zeros(shape, dtype=getattr(torch, dtype))
-    else:
-        import jax  # noqa: PLC0415
-
-        with jax.enable_x64(dtype == "float64"):
-            yield lambda shape: jax.numpy.zeros(shape, dtype)
 
 
 SIDES: dict[str, Side] = {

@@ -169,7 +169,7 @@ def figure(title: str, allowed: np.ndarray, sizes: Sizes) -> Figure:
         MissingExtra: matplotlib is not installed.
     """
     if find_spec("matplotlib") is None:
-        raise MissingExtra("Mask.plot needs matplotlib, which is not installed: pip install 'attention[report]'")
+        raise MissingExtra("Mask.plot needs matplotlib, which is not installed: pip install 'attention-parity[report]'")
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - the check above gives the clear line
     from matplotlib.figure import Figure  # noqa: PLC0415
 

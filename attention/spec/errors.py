@@ -75,7 +75,10 @@ class UnknownName(AttentionError):
 
 
 class MissingExtra(AttentionError, ImportError):
-    """An optional dependency is absent; the message names the extra that brings it."""
+    """An optional dependency is absent; the message names the extra that brings it, and `name` the package."""
+
+    def __init__(self, message: str, *, name: str | None = None) -> None:
+        ImportError.__init__(self, message, name=name)
 
 
 class SideFailed(AttentionError):

@@ -27,9 +27,9 @@ from attention.spec.algebra import Mask
 from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.axes import COMPUTE, Array
 from attention.spec.disk import brief, listed, opened, parsed, replaced
-from attention.spec.errors import AttentionError, DTypeError, FileError, MaskError, OptionError, ParamError, UnknownName
+from attention.spec.errors import AttentionError, DTypeError, FileError, MaskError, OptionError, ParamError
 from attention.spec.layers.alignment import AlignmentAttention
-from attention.spec.layers.contract import BACKEND, ROOMS, Contract
+from attention.spec.layers.contract import BACKEND, Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.latent import LatentAttention
@@ -233,8 +233,6 @@ def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
         UnknownName: no such backend.
         MissingExtra: the framework is not installed.
     """
-    if backend is not None and (not isinstance(backend, str) or backend not in ROOMS):
-        raise UnknownName(f"backend {brief(repr(backend))} must be one of {', '.join(ROOMS)}, or None")
     contract, weights = read(path)
     if backend is None:
         return contract, weights

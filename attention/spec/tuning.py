@@ -25,6 +25,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
+from attention import __version__
 from attention.spec.disk import brief, read_json, write_text
 from attention.spec.errors import FileError, OptionError
 from attention.spec.fields import MOST, is_count
@@ -191,13 +192,12 @@ def _ignored(path: Path, reason: str) -> dict[str, dict[str, Any]]:
 @lru_cache(maxsize=8)
 def versions(kernel: str) -> dict[str, str]:
     """Return the versions on which a tile depends: ours, and that of the framework of the kernel's room."""
-    found: dict[str, str] = {}
-    for package in ("attention", kernel.partition(".")[0]):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    framework = kernel.partition(".")[0]
+    try:
+        version = metadata.version(framework)
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    return {"attention": __version__, framework: version}
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
+from attention import __version__
 from attention.parity.checks import expect
 from attention.parity.probes import Probe, probes
 from attention.parity.rounding import ROUNDS
@@ -129,7 +130,8 @@ class _Recipe:
 
 def versions() -> dict[str, str]:
     """Return the versions of what made the numbers."""
-    return {name: metadata.version(name) for name in ("attention", "numpy", "jax", "ml_dtypes", "safetensors")}
+    packages = ("numpy", "jax", "ml_dtypes", "safetensors")
+    return {"attention": __version__, **{name: metadata.version(name) for name in packages}}
 
 
 def _check_free(target: Path, *, force: bool) -> None:

@@ -1,7 +1,12 @@
 """Training: the same steps in both frameworks, judged by how far rounding alone drives a run from its twin."""
 
-from attention.parity.training.lockstep import train
-from attention.parity.training.recipe import Batch, Recipe
-from attention.parity.training.result import Training
+from attention._extras import require
+
+for package in ("optax", "torch"):
+    require(package, extra="all", wanted_by="parity.train")
+
+from attention.parity.training.lockstep import train  # noqa: E402 - what these import was just asked for
+from attention.parity.training.recipe import Batch, Recipe  # noqa: E402
+from attention.parity.training.result import Training  # noqa: E402
 
 __all__ = ["Batch", "Recipe", "Training", "train"]
