@@ -5,6 +5,7 @@ rendered(page) = page        a block that somebody edited, or a results file tha
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 from dataclasses import replace
@@ -49,7 +50,8 @@ class TestLaws:
         assert list(complaints(page)) == []
 
     def test_every_file_that_code_and_messages_name_is_there(self) -> None:
-        texts = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in CODE}
+        others = [ROOT / name for name in ("Makefile", "pyproject.toml", ".ci/run")]
+        texts = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in (*CODE, *others)}
         absent = {
             path: [*claims.absent(text, ROOT / path.parent), *claims.unknown_commands(text)] for path, text in texts.items()
         }
@@ -97,6 +99,7 @@ class TestValues:
             *("1.46x at S 512", "4 s each on average", "0 condemned", "93 of the 345 bounds", "`1.46x`", "a rate of `0.25 %`"),
             *("half as long as before", "ten times faster", "it costs a tenth of that", "| 49 | of the ports |", "off by 1e-5"),
             *("```text\n12 GB/s\n```", "about 20 ns", "- 68 mistakes", "takes (2.5)", "rate 0.003 %", "## 99 correct runs"),
+            *("forty-nine of them agree", "half of them", "x1.5 faster", "12x", "three times the memory", "in (0.5) of all"),
         ],
     )
     def test_a_measured_number_in_prose_is_found(self, planted: str) -> None:
@@ -171,6 +174,9 @@ class TestValues:
     def test_columns_and_tables(self) -> None:
         assert columns([("a", "bb"), ("ccc", "d")], frozenset({1})).splitlines() == ["a    bb", "─" * 7, "ccc   d"]
         assert table(("a", "b"), [("c", "d")]) == "| a | b |\n| --- | --- |\n| c | d |"
+
+    def test_what_fits_into_a_line_stands_on_one(self) -> None:
+        assert doctest.testmod(recorded).failed == 0
 
     def test_a_file_is_read_as_it_was_written(self, tmp_path: Path) -> None:
         made = one(data={"rows": [["x", 1, None]] * 40, "text": "ü"})

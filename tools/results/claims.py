@@ -28,14 +28,18 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 RUN = ("pycon", "python", "console", "json")
 """Fences that hold code. What a `text` fence shows was printed by something, and is checked."""
 CODE = re.compile(r"`([^`\n]+)`")
-NUMBER = re.compile(r"(?<!\w)(?<![A-Za-z][-.])\d[\d.,]*\d|(?<!\w)(?<![A-Za-z][-.])\d")
+NUMBER = re.compile(r"(?<!\w)(?<![A-Za-z][-.])\d|\b[x\N{MULTIPLICATION SIGN}]\d")
+"""A digit that begins a number, and no name such as float64, T5 or GPT-2."""
 MEASURE = re.compile(r"[<>=~ ]*\d[\d., /e-]*(?:x|%|s|ms|us|ns|min|h|[kMG]i?B|times)?")
 """Inline code that is nothing but a number is no code."""
 SPELLED = re.compile(
-    r"\b(?:half|twice) as \w+|\b(?:two|three|four|five|six|seven|eight|nine|ten|twenty|fifty|hundred) times\b"
-    r"|\ba (?:third|quarter|fifth|sixth|tenth|hundredth|thousandth) of\b",
+    r"\b(?:four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
+    r"|hundreds?|thousands?|dozens?|half|thirds?|quarters?|fifth|sixth|tenth|hundredth|thousandth|percent"
+    r"|twice as|(?:two|three) times)\b",
     re.IGNORECASE,
 )
+"""Numbers in words; two or three of something may be said."""
+
 
 SUFFIXES = "py|md|json|toml|txt|png|html"
 FOLDERS = ("attention", "benchmarks", "conformance", "docs", "examples", "parity_tests", "results", "tools")
@@ -109,7 +113,7 @@ def unknown_commands(text: str) -> list[str]:
     named = re.findall(r"(?:`|^\$ |^ {4})make ([a-z][\w-]*(?: [a-z][\w-]*)*)", text, re.MULTILINE)
     asked = {target for words in named for target in words.split()}
     missing = [f"make {target}" for target in asked if target not in targets and not target.startswith(patterns)]
-    modules = set(re.findall(r"python -m ([\w.]+)", text))
+    modules = set(re.findall(r"python -m (\w+(?:\.\w+)*)(?!\w|\.\$)", text))
     return sorted([*missing, *(f"python -m {module}" for module in modules if not _is_module(module))])
 
 
