@@ -8,11 +8,15 @@ from __future__ import annotations
 import doctest
 import json
 import re
+import sys
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from attention.spec.errors import FileError, OptionError, UnknownName
 from tools.results import claims, recorded, running
@@ -170,6 +174,36 @@ class TestValues:
         assert "window" in page
         assert "FAIL" in page
         assert "5 arrays compared with the float64 oracle, 1 outside their budget." in page
+
+    def test_the_modules_of_others_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from conformance.__main__ import app  # noqa: PLC0415 - as above
+        from conformance.peers import Line  # noqa: PLC0415
+
+        made = [
+            Line("a: 1", "torch", "float64", 0.5),
+            Line("a: 2", "torch", "float64", 0.25),
+            Line("a: 1", "theirs", "float32", 90),
+        ]
+        monkeypatch.setitem(sys.modules, "conformance.flax_mha", SimpleNamespace(run=lambda: made))
+        path = tmp_path / "new" / "modules.json"
+        assert CliRunner().invoke(app, ["modules", "flax", f"--json={path}"]).exit_code == 0
+        data = MEASUREMENTS["modules"].collect(path.read_text(encoding="utf-8"))
+        assert data["rows"] == [["flax", "torch", "float64", 2, 2, 0.5], ["flax", "theirs", "float32", 1, 0, 90.0]]
+        page = body("modules", lambda _: one(name="modules", data=data))
+        assert "| `flax.nnx.MultiHeadAttention` | 2 / 2, 0.5 |  |  |  | 0 / 1, 90 |" in page
+
+    def test_the_trials_of_the_diagnosis_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from attention.parity.doctor import score  # noqa: PLC0415 - as above
+
+        found: Any = SimpleNamespace(causes=(), state="unknown", seconds=1.0)
+        done = [score.Trial("pairs", "self", "a + b", found, good) for good in (True, False, True)]
+        monkeypatch.setattr(score, "trials", lambda *_: iter(done))
+        path = tmp_path / "score.json"
+        assert score.main(["--json", str(path)]) == 1
+        data = MEASUREMENTS["diagnosis"].collect(path.read_text(encoding="utf-8"))
+        assert data == {"side": "torch", "kinds": {"pairs": {"total": 3, "good": 2}}}
+        page = body("mistakes", lambda name: one(name=name, data=data) if name == "diagnosis" else None)
+        assert "| 3 random pairs of them | the truth among the first three in 2 |" in page
 
     def test_columns_and_tables(self) -> None:
         assert columns([("a", "bb"), ("ccc", "d")], frozenset({1})).splitlines() == ["a    bb", "─" * 7, "ccc   d"]
