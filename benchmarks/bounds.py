@@ -11,8 +11,9 @@
     seconds   to compile                                                   at most
     beside    milliseconds of an import beyond those of its framework      at most
 
-Numbers are from the project's list of what must hold: "3.window" is item 3 of it. "SDPA" is given (B, H, T, D) in one
-piece, as it likes it best; "SDPA strided" what this project is given, (B, T, H, D), as a view.
+A name begins with its group: 1 and 2 are dense and causal calls of JAX and of torch, 3 masks with structure, 4 memory, 5 the
+share of the GEMM's rate, 6 decoding, 7 the overhead of a call, 8 accuracy, 9 accelerators. "SDPA" is given (B, H, T, D) in
+one piece, as it likes it best; "SDPA strided" what this project is given, (B, T, H, D), as a view.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _bound(name: str, quantity: str, entrant: str, against: str, limit: float, *
 
 
 def _dense() -> Iterator[Bound]:
-    """Item 1: JAX's "auto" against SDPA and jax.nn. Item 2: torch's against SDPA."""
+    """Groups 1 and 2: JAX's "auto" against SDPA and jax.nn, torch's against SDPA."""
     limits = {
         ("float32", FORWARD): {"dense": 1.10, "causal": 1.20},
         ("float32", BACKWARD): {"dense": 1.05, "causal": 1.15},
@@ -101,7 +102,7 @@ def _dense() -> Iterator[Bound]:
 
 
 def _structured() -> Iterator[Bound]:
-    """Item 3: masks with structure."""
+    """Group 3: masks with structure."""
     faster = {
         ("window", FORWARD): {"torch": 8.0, "jax": 7.0},
         ("segments", FORWARD): {"torch": 7.0, "jax": 3.5},
@@ -125,7 +126,7 @@ def _structured() -> Iterator[Bound]:
 
 
 def _memory() -> Iterator[Bound]:
-    """Item 4: memory."""
+    """Group 4: memory."""
     for mask, side, program in product(("dense", *FLEX), ("torch", "jax"), PROGRAMS):
         limit, cases = (1.1 if program == FORWARD else 1.2), (Case(mask, s, program=program) for s in SWELLING)
         yield _bound(f"4.{mask}.{SHORT[program]}.{side}", SWELL, f"{side} auto", "", limit, *cases)
@@ -137,7 +138,7 @@ def _memory() -> Iterator[Bound]:
 
 
 def _rest() -> Iterator[Bound]:
-    """Items 5 to 8."""
+    """Groups 5 to 8."""
     for (d, limit), side in product({64: 0.70, 128: 0.80}.items(), ("torch", "jax")):
         yield _bound(f"5.D{d}.{side}", FRACTION, f"{side} auto", f"{side} GEMM", limit, Case("dense", 4096, D=d))
     for b in (1, 4):
@@ -147,7 +148,7 @@ def _rest() -> Iterator[Bound]:
             yield _bound(f"6.strided.{dtype}.B{b}", RATIO, "torch auto", "SDPA strided", limit, case)
             yield _bound(f"6.jax.{dtype}.B{b}", SPEEDUP, "jax auto", "jax.nn", 4.0, case)
     for side in ("torch", "jax"):
-        # The list names no number: a quarter of the cache shall cost at most half.
+        # A quarter of the cache shall cost at most half.
         cases = (Case(mask, 4096, 1, 4, 32, 8, 128) for mask in ("quarter", "dense"))
         yield _bound(f"6.valid.{side}", GROWTH, f"{side} auto", "", 0.5, *cases)
     yield Bound("7.torch", LAYER, "torch module", "Linear + SDPA", (), 1.15)
@@ -162,7 +163,7 @@ def _rest() -> Iterator[Bound]:
 
 
 def _accelerator() -> Iterator[Bound]:
-    """Item 9: where there is an accelerator."""
+    """Group 9: where there is an accelerator."""
     for side, d, s in product(("torch", "jax"), (64, 128), (4096, 8192, 16384)):
         for mask, limit in {"dense": 1 / 0.95, "causal": 1 / 0.95, "window": 1.0, "segments": 1.0}.items():
             case = Case(mask, s, B=2, H=16, D=d, dtype="bfloat16")

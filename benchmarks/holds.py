@@ -36,7 +36,7 @@ def select(only: Sequence[str], *, accelerator: bool) -> list[Bound]:
 
     Args:
         only: beginnings of names; all, if none.
-        accelerator: whether there is one; its bounds are item 9, all others are a CPU's.
+        accelerator: whether there is one; its bounds are group 9, all others are a CPU's.
 
     Raises:
         UnknownName: no bound begins so.

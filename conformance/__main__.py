@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from json import dumps
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,27 +47,35 @@ def modules(
     suites: Annotated[
         list[str] | None, typer.Argument(help=f"Among {', '.join(SUITES)}; default all but keras, which is not installed here.")
     ] = None,
+    json: Annotated[str, typer.Option(metavar="PATH", help="Where every line goes; '' for nowhere.")] = "",
 ) -> None:
     """Compare the attention modules of transformers, torch and Flax with ours: the same weights, outputs and gradients.
 
     In float64 they agree to 1e-12; in float32 both backends keep within the rounding budget.
     """
-    _exit(lambda: _modules(suites or [name for name in SUITES if name != "keras"]))
+    _exit(lambda: _modules(suites or [name for name in SUITES if name != "keras"], json))
 
 
-def _modules(names: Sequence[str]) -> bool:
+def _modules(names: Sequence[str], json: str) -> bool:
     from attention.spec.errors import UnknownName  # noqa: PLC0415
     from conformance.peers import summary  # noqa: PLC0415
+    from conformance.table import writable  # noqa: PLC0415
 
     for name in names:
         if name not in SUITES:
             raise UnknownName(f"suite {name!r} must be one of {', '.join(SUITES)}")
-    ok = True
+    if json:
+        writable(json)
+    ok, every = True, list[dict[str, object]]()
     for name in names:
         lines = importlib.import_module(f"conformance.{SUITES[name]}").run()
+        every += [{"suite": name, **asdict(line), "passed": line.passed} for line in lines]
         for row in summary(lines):
             typer.echo("  ".join(f"{cell!s:{width}}" for cell, width in zip(row, WIDTHS, strict=False)).rstrip())
         ok = ok and all(line.passed for line in lines if line.backend != "theirs")
+    if json:
+        found = {"versions": {name: version(name) for name in names if name != "keras"}, "lines": every}
+        _ = Path(json).write_text(dumps(found, indent=1) + "\n", encoding="utf-8")
     return ok
 
 

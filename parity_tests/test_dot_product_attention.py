@@ -1,4 +1,4 @@
-"""The functional core, asked of every kernel of both rooms: DESIGN.md section 3, line by line.
+"""The functional core, asked of every kernel of both rooms.
 
 float32 is compared without a tolerance, on numbers whose answer is exact: zero scores (every weight is 1 / n) and
 scores so far apart that one key takes all. float64 is compared with the formula, and the formula with plain loops.
@@ -33,8 +33,8 @@ def drawn(rows: str) -> np.ndarray:
     return np.array([[letter == "1" for letter in row] for row in rows.split()])
 
 
-# Three queries and five keys, by hand from DESIGN.md section 3. Causal sees 1, 2, 3 keys from the start and 3, 4, 5
-# from the end: reference/semantics.md, item 4.
+# Three queries and five keys, by hand. Causal sees 1, 2, 3 keys from the start, as torch's `is_causal` and `jax.nn` do, and 3,
+# 4, 5 from the end, as FlashAttention and torch's `causal_lower_right` do.
 KEYS_SEEN: dict[str, tuple[Mask, str]] = {
     "causal start": (spec.Causal(align="start"), "10000 11000 11100"),
     "causal end": (spec.Causal(align="end"), "11100 11110 11111"),

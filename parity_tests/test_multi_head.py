@@ -347,5 +347,5 @@ class TestPeers:
             wanted = np.asarray(peer(jnp.asarray(query), mask=jnp.asarray(seen)))
         for room in (TORCH, JAX):
             got = run(room, self.PLAIN, {"query": query}, mask=spec.Lengths(kv=self.LENGTHS) & spec.Causal())
-            # Its softmax runs in float32 whatever the inputs: reference/semantics.md, item 8.
+            # Its softmax runs in float32 whatever the inputs: jax.nn.dot_product_attention's.
             close(got["output"], wanted, 1e-6)

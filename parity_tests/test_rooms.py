@@ -90,9 +90,8 @@ class TestSignatures:
         assert methods == public(getattr(jax_impl, name)) - {"set_view"}
         assert methods <= set(METHODS)
 
-    def test_the_public_face_is_that_of_the_design(self) -> None:
+    def test_the_arguments_of_the_functional_core_and_their_order(self) -> None:
         names = [name for name, _, _ in signature(jax_impl, "dot_product_attention")]
-        # DESIGN.md section 4, in its order; score_mod came with the custom scores.
         assert names == [
             *("q", "k", "v", "mask", "bias", "scale", "softcap", "score_mod", "sinks", "dropout_rate", "dropout_seed"),
             *("precision", "return_stages", "implementation"),

@@ -1,8 +1,6 @@
 """Plants: what each mutant does to a call. A knob of the contract, a weight, a position or a number is turned wrongly.
 
-    plant(right probe) = wrong probe        the program that runs it is honest
-
-The numbers are those of the list of porting mistakes in `mutants`.
+plant(right probe) = wrong probe        the program that runs it is honest
 """
 
 # A plant reads fields of one layer's contract; which layer a mutant is of, its case says.

@@ -13,7 +13,7 @@ room's reference kernel.
 
 References:
     Vaswani et al., arXiv:1706.03762, equation 1; Milakov and Gimelshein, arXiv:1805.02867 (stable softmax); Xiao et al.,
-    arXiv:2309.17453 (sinks). What an empty row and a padded key do is this project's choice: DESIGN.md section 3.
+    arXiv:2309.17453 (sinks). What an empty row and a padded key do is this project's choice.
 """
 
 from __future__ import annotations

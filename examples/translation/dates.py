@@ -41,7 +41,7 @@ DAY, SHOWN = date(2026, 9, 21), ("en_US", "fr", "tr")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is learned from how much. The defaults are those of the numbers in the README."""
+    """How much is learned from how much. The defaults are those of the full run."""
 
     pairs: int = 25_600
     held_out: int = 1_000

@@ -44,7 +44,7 @@ Texts = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is learned from how much. The defaults are those of the numbers in the README.
+    """How much is learned from how much. The defaults are those of the full run.
 
     `longest` and `vocabulary` are of source and target: words, the end of the target included, and symbols.
     """

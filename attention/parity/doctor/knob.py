@@ -66,7 +66,6 @@ class Knob:
         name: what it is.
         story: how the mistake comes about, with numbers where they were measured.
         source: who made it; "measured" where it was this project.
-        numbers: of the rows in the list of porting mistakes, if any.
         fix_torch: the line that is right in PyTorch.
         fix_jax: the line that is right in JAX.
         turn: the mistakes of this kind at one site.
@@ -75,7 +74,6 @@ class Knob:
     name: str
     story: str
     source: str
-    numbers: tuple[int, ...]
     fix_torch: str
     fix_jax: str
     turn: Callable[[Site], Iterable[Mistake | Dial]]

@@ -1,7 +1,6 @@
 """The knobs of attention: how scores are made and which keys are seen.
 
-Each has a story, those who made the mistake, and the line that is right. The numbers are rows of the list of porting mistakes
-(reference/porting_mistakes.md), whose sources these are.
+Each has a story, those who made the mistake, and the line that is right.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ SCORING = (
         "scale",
         "the factor of the scores is missing, applied on both sides, folded into a checkpoint, or rounded to bfloat16",
         "MaxText's conversion; transformers#29402, litgpt#1031",
-        (4, 5),
         "F.scaled_dot_product_attention(q, k, v, scale=D**-0.5)  # its default; never also on q",
         "jax.nn.dot_product_attention(q, k, v, scale=D**-0.5)  # its default; a Python float, never a bfloat16 array",
         scoring.scale,
@@ -23,7 +21,6 @@ SCORING = (
         "temperature",
         "the learned temperature of a cosine score is a logarithm, and bounded",
         "Swin V2, arXiv:2111.09883",
-        (),
         "scores = torch.clamp(log_scale, max=math.log(most)).exp() * cosine",
         "scores = jnp.exp(jnp.minimum(log_scale, math.log(most))) * cosine",
         scoring.temperature,
@@ -32,7 +29,6 @@ SCORING = (
         "soft cap",
         "the cap is forgotten, another model's, or stands after the bias or the mask",
         "measured; Gemma 2, arXiv:2408.00118; tokamax caps after the bias",
-        (23,),
         "scores = cap * torch.tanh(scores / cap)  # then the bias, then the mask",
         "scores = cap * jnp.tanh(scores / cap)  # then the bias, then the mask",
         scoring.cap,
@@ -41,7 +37,6 @@ SCORING = (
         "bias of the call",
         "an additive bias is ignored, subtracted, scaled with the scores, or laid out (key, query)",
         "measured",
-        (22,),
         "F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, H, T, S), added after the scale",
         "jax.nn.dot_product_attention(q, k, v, bias=bias)  # (B, H, T, S), added after the scale",
         scoring.call_bias,
@@ -50,7 +45,6 @@ SCORING = (
         "sinks",
         "a learned logit, or a 1, joins the denominator and gives no value",
         "GPT-OSS; Xiao et al., arXiv:2309.17453; Miller, Attention is off by one, 2023",
-        (),
         "weights = torch.softmax(torch.cat([scores, sinks], -1), -1)[..., :-1]",
         "weights = jax.nn.softmax(jnp.concatenate([scores, sinks], -1), -1)[..., :-1]",
         scoring.denominator,
@@ -59,7 +53,6 @@ SCORING = (
         "softmax",
         "weights are normalised over the wrong axis or do not know of the mask; a row without a key is mean(v) or NaN, not 0",
         "pytorch#103963, mlx#2395; jax.nn masks with -0.7 finfo.max",
-        (13,),
         "weights = torch.softmax(scores.masked_fill(~allowed, -torch.inf), -1).where(allowed.any(-1, keepdim=True), 0.0)",
         "weights = jnp.where(allowed.any(-1, keepdims=True), jax.nn.softmax(scores, -1, where=allowed), 0.0)",
         scoring.normaliser,
@@ -68,7 +61,6 @@ SCORING = (
         "dropout",
         "other weights are dropped: keep for drop, one mask for all heads, eval for train",
         "FlashAttention#180; flax's broadcast_dropout",
-        (21,),
         "model.train() or model.eval(); keep = bits < 1 - rate; weights * keep / (1 - rate)",
         "deterministic=...; broadcast_dropout=False; weights * keep / (1 - rate)",
         dropping.dropout,
@@ -77,7 +69,6 @@ SCORING = (
         "appended keys",
         "torch.nn.MultiheadAttention appends a learned key and one of zeros; no other library does",
         "torch's add_bias_kv and add_zero_attn",
-        (),
         "nn.MultiheadAttention(..., add_bias_kv=True, add_zero_attn=True)",
         "k = jnp.concatenate([k, bias_k, zeros], axis=-3)  # and v; the mask gets a column of True for each",
         scoring.appended,
@@ -86,7 +77,6 @@ SCORING = (
         "output gate",
         "the gate on the context is forgotten, or belongs to another head",
         "arXiv:2505.06708",
-        (),
         "context = context * torch.sigmoid(gate_proj(query))",
         "context = context * jax.nn.sigmoid(gate_proj(query))",
         scoring.gates,
@@ -98,7 +88,6 @@ VISIBILITY = (
         "mask polarity",
         "True means drop in torch's nn.MultiheadAttention, and keep everywhere else",
         "TransformerEngine#614, LLMs-from-scratch#1061",
-        (6,),
         "F.scaled_dot_product_attention(q, k, v, attn_mask=allowed); nn.MultiheadAttention wants ~allowed",
         "jax.nn.dot_product_attention(q, k, v, mask=allowed)  # True = may attend",
         visibility.polarity,
@@ -106,8 +95,7 @@ VISIBILITY = (
     Knob(
         "mask",
         "a mask is ignored, another row's, another head's, or laid out (key, query)",
-        "measured; torch's is_causal hint drops it (semantics 5)",
-        (6,),
+        "measured; torch.nn.MultiheadAttention drops it where is_causal is set",
         "attn_mask=allowed[:, None]  # (B, 1 or H, T, S), beside no is_causal",
         "mask=allowed[:, None]  # (B, 1 or H, T, S)",
         visibility.ignored,
@@ -116,7 +104,6 @@ VISIBILITY = (
         "causal",
         "the diagonal starts at the other corner when T != S, is missing, or is off by one",
         "mlx#2835, pytorch#103082, onnx#8068",
-        (7,),
         "attn_mask=torch.ones(T, S, dtype=torch.bool).tril(S - T)  # is_causal=True is tril(0)",
         "mask=jnp.tril(jnp.ones((T, S), bool), S - T)  # is_causal=True is tril(0)",
         visibility.causal,
@@ -125,7 +112,6 @@ VISIBILITY = (
         "window",
         "a window of n shows n, n + 1 or 2n + 1 keys, depending on the library; or it is absent",
         "transformers#29176 (torch against Flax), #39408",
-        (8,),
         "allowed = (t - s >= 0) & (t - s <= before)  # before: keys besides the query's own",
         "local_window_size=(before, after)  # keys besides the query's own",
         visibility.window,
@@ -133,8 +119,7 @@ VISIBILITY = (
     Knob(
         "padded tokens",
         "a token that attends to nothing is no token, and its output is 0",
-        "this project's choice, DESIGN.md section 3",
-        (12, 13),
+        "this project's choice",
         "y = torch.where(present[..., None], y, 0.0)",
         "y = jnp.where(present[..., None], y, 0.0)",
         visibility.presence,

@@ -11,6 +11,7 @@ right        both rooms as they are: they agree
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ from attention.parity.doctor.turns import answer
 from attention.parity.mutants import MUTANTS, Mutant
 from attention.parity.plants import Plant, compose
 from attention.parity.probes import Probe
+from attention.parity.report import write
 from attention.spec import cases
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract
@@ -186,6 +188,12 @@ def trials(kind: str | None, pairs: int, seed: int, side: str, only: Sequence[st
         yield from (right(case, backend) for case in shown for backend in sides.BACKENDS)
 
 
+def counts(done: Sequence[Trial]) -> dict[str, dict[str, int]]:
+    """Return how many trials of each kind there were, and how many were right."""
+    own = {kind: [trial.good for trial in done if trial.kind == kind] for kind in WANTED}
+    return {kind: {"total": len(good), "good": sum(good)} for kind, good in own.items() if good}
+
+
 def summary(done: Sequence[Trial]) -> list[str]:
     """Return a line for each kind of trial."""
     lines: list[str] = []
@@ -215,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _ = parser.add_argument("--side", default="torch", help="who runs the catalogue's mutants: torch, jax_eager, numpy")
     _ = parser.add_argument("--cases", nargs="*", default=(), help="these contracts alone")
     _ = parser.add_argument("--kind", choices=[*WANTED], help="one kind of trial alone")
+    _ = parser.add_argument("--json", metavar="PATH", help="write the counts to this file")
     given = parser.parse_args(arguments)
     console, done = Console(highlight=False, soft_wrap=True), list[Trial]()
     for trial in trials(given.kind, given.pairs, given.seed, given.side, given.cases):
@@ -223,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in summary(done):
         console.print(line, markup=False)
     console.print(f"{time.monotonic() - began:.0f} s")
+    if given.json:
+        write(given.json, json.dumps({"side": given.side, "seed": given.seed, "kinds": counts(done)}, indent=1))
     return 0 if ok(done) else 1
 
 

@@ -2,7 +2,7 @@
 
     turn(right step) = wrong step, or None where the step has no such knob
 
-Row 26 of the porting mistakes, and its neighbours. What a contract can suffer from, `step_hypotheses` says.
+What a contract can suffer from, `step_hypotheses` says.
 """
 
 from __future__ import annotations

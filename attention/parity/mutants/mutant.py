@@ -35,8 +35,3 @@ class Mutant:
     def source(self) -> str:
         """Who made it."""
         return KNOBS[self.knob].source
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """The rows of the list of porting mistakes that it belongs to."""
-        return KNOBS[self.knob].numbers

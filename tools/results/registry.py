@@ -1,0 +1,10 @@
+"""What is measured and what is shown, by name: a module of this folder for each subject."""
+
+from __future__ import annotations
+
+from tools.results import conformance, lessons, mistakes, parity, speed, trained, transcripts
+
+_SUBJECTS = (parity, conformance, lessons, trained, speed, mistakes, transcripts)
+
+MEASUREMENTS = {each.name: each for subject in _SUBJECTS for each in subject.MEASUREMENTS}
+FIGURES = {each.name: each for subject in _SUBJECTS for each in subject.FIGURES}
