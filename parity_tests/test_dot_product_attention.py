@@ -17,8 +17,9 @@ from hypothesis.extra.numpy import arrays
 
 from attention import spec
 from attention.spec.algebra import Mask
+from parity_tests.covering import pairwise
 from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, settled
-from parity_tests.rooms import Kernel, close, each_kernel, numbers
+from parity_tests.rooms import KERNELS, Kernel, close, each_kernel, numbers
 
 each_case = pytest.mark.parametrize("case", CASES)
 
@@ -56,6 +57,14 @@ KEYS_SEEN: dict[str, tuple[Mask, str]] = {
     "right padding": (spec.Lengths(kv=[2, 2], q=[1, 1]), "11000 00000 00000"),
     "left padding": (spec.Lengths(kv=[2, 2], q=[1, 1], padding="left"), "00000 00000 00011"),
     "dense": (spec.Dense(drawn("10010 00000 01111")), "10010 00000 01111"),
+}
+
+HIDES: dict[str, Mask] = {
+    "right": spec.Lengths(kv=[4, 0], q=[5, 3]),
+    "left": spec.Lengths(kv=[4, 6], q=[2, 5], padding="left") & spec.Causal(align="end"),
+    "segments": SEGMENTS,
+    # Nobody sees key 1 of the second key head, which the first has: heads 2 and 3.
+    "heads": spec.Dense(np.ones((H, T, S), bool) & ~((np.arange(H) >= 2)[:, None, None] & (np.arange(S) == 1))),
 }
 
 
@@ -207,20 +216,10 @@ class TestLaws:
             np.testing.assert_array_equal(dq[empty_rows], 0)
             np.testing.assert_array_equal([dk[1], dv[1]], 0)
 
-    @pytest.mark.parametrize(
-        "mask",
-        [
-            spec.Lengths(kv=[4, 0], q=[5, 3]),
-            spec.Lengths(kv=[4, 6], q=[2, 5], padding="left") & spec.Causal(align="end"),
-            SEGMENTS,
-            # Nobody sees key 1 of the second key head, which the first has: heads 2 and 3.
-            spec.Dense(np.ones((H, T, S), bool) & ~((np.arange(H) >= 2)[:, None, None] & (np.arange(S) == 1))),
-        ],
-        ids=["right", "left", "segments", "heads"],
-    )
-    @each_kernel
-    def test_what_nobody_sees_reaches_nothing(self, kernel: Kernel, mask: Mask) -> None:
-        q, k, v = qkv(dtype="float32")
+    # `test_mask_packing.py` asks every kernel of poison in documents too.
+    @pairwise("kernel, name", KERNELS, HIDES, strength=1)
+    def test_what_nobody_sees_reaches_nothing(self, kernel: Kernel, name: str) -> None:
+        mask, (q, k, v) = HIDES[name], qkv(dtype="float32")
         allowed = allowed_by(mask, q, k, v)
         unseen = ~np.any(allowed.reshape(B, K, -1, S), axis=-2).swapaxes(-1, -2)[..., None]
         empty = ~np.any(allowed, axis=-1).swapaxes(-1, -2)[..., None]
