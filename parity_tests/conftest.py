@@ -27,8 +27,8 @@ DEFAULTS = {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    # What a test compiles runs once or twice, and LLVM's optimiser takes longer than that. `make parity` runs what users run.
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    # What a test compiles runs once or twice, and to optimise it takes longer than that. `make parity` runs what users run.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
 }
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for every core, and threads of several workers on one core only wait for each other.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -26,12 +27,13 @@ from parity_tests.absent import ABSENT
 
 @dataclass(frozen=True)
 class Room:
-    """One room: how it reads NumPy, is read by NumPy, and differentiates a scalar of several arrays."""
+    """One room: how it reads NumPy, is read by NumPy, runs a function, and differentiates a scalar of several arrays."""
 
     name: str
     module: ModuleType
     array: Callable[[np.ndarray], Any]
     numpy: Callable[[Any], np.ndarray]
+    whole: Callable[[Callable[..., Any]], Callable[..., Any]]
     grad: Callable[[Callable[..., Any], list[Any]], Any]
 
     def native(self, x: Any) -> Any:
@@ -51,11 +53,12 @@ def torch_grad(scalar: Callable[..., Any], arrays: list[torch.Tensor]) -> Any:
 
 
 def jax_grad(scalar: Callable[..., Any], arrays: list[jax.Array]) -> Any:
-    return jax.grad(scalar, tuple(range(len(arrays))))(*arrays)
+    return jax.jit(jax.grad(scalar, tuple(range(len(arrays)))))(*arrays)
 
 
-TORCH = Room("torch", torch_impl, to_tensor, to_numpy, torch_grad)
-JAX = Room("jax", jax_impl, jnp.asarray, np.asarray, jax_grad)
+# JAX compiles a call as a whole in a fraction of the time that it takes over each operation alone.
+TORCH = Room("torch", torch_impl, to_tensor, to_numpy, lambda call: call, torch_grad)
+JAX = Room("jax", jax_impl, jnp.asarray, np.asarray, jax.jit, jax_grad)
 ROOMS = tuple(room for room in (TORCH, JAX) if room.name not in ABSENT)
 each_room = pytest.mark.parametrize("room", ROOMS, ids=str)
 
@@ -90,22 +93,19 @@ class Kernel:
         assert (choice.kernel.name, choice.refusals) == (self.name, ())
         return self.name
 
-    def _native(self, *arrays: Any, **options: Any) -> Any:
+    def answer(self, *arrays: Any, **options: Any) -> Any:
+        """Return what the room returns for its own arrays."""
         return self.room.module.dot_product_attention(*arrays, implementation=self.chosen(*arrays, **options), **options)
 
     def attend(self, *arrays: np.ndarray, **options: Any) -> np.ndarray:
         """Return the context."""
         with wide(*arrays):
-            options = {name: self.room.native(x) for name, x in options.items()}
-            return self.room.numpy(self._native(*(self.room.array(x) for x in arrays), **options))
+            return self.room.numpy(_attend(self, Same(options))(*map(self.room.array, arrays)))
 
     def stages(self, *arrays: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
         """Return every stage by name."""
         with wide(*arrays):
-            options = {name: self.room.native(x) for name, x in options.items()}
-            inputs = [self.room.array(x) for x in arrays]
-            context, stages = self._native(*inputs, return_stages=STAGES, **options)
-            assert tuple(stages) == STAGES
+            context, stages = _stages(self, Same(options))(*map(self.room.array, arrays))
             np.testing.assert_array_equal(self.room.numpy(context), self.room.numpy(stages["context"]))
             return {name: self.room.numpy(x) for name, x in stages.items()}
 
@@ -113,18 +113,61 @@ class Kernel:
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, along: np.ndarray, *, stage: str = "context", **options: Any
     ) -> list[np.ndarray]:
         """Return the gradients of `sum(stage * along)` with respect to q, k, v and each array among the options."""
-        names = [name for name, x in options.items() if isinstance(x, np.ndarray)]
+        learned = [x for x in options.values() if isinstance(x, np.ndarray)]
         with wide(q):
-            inputs = [self.room.array(x) for x in (q, k, v, *(options[name] for name in names))]
-            direction = self.room.array(along)
+            call = _grads(self, stage, Same(options))
+            return [self.room.numpy(g) for g in call(*map(self.room.array, (along, q, k, v, *learned)))]
 
-            def scalar(q: Any, k: Any, v: Any, *rest: Any) -> Any:
-                given = options | dict(zip(names, rest, strict=True))
-                if stage == "context":
-                    return (self._native(q, k, v, **given) * direction).sum()
-                return (self._native(q, k, v, return_stages=(stage,), **given)[1][stage] * direction).sum()
 
-            return [self.room.numpy(g) for g in self.room.grad(scalar, inputs)]
+class Same:
+    """Options of a call, equal to others where each of them is the same object."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.options))
+
+    def __eq__(self, other: object) -> bool:
+        mine, theirs = (list(x.options.items()) if isinstance(x, Same) else [] for x in (self, other))
+        return len(mine) == len(theirs) and all(a == b and x is y for (a, x), (b, y) in zip(mine, theirs, strict=True))
+
+
+# Calls that differ in their arrays alone share a compilation, which is what such a call costs in JAX.
+
+
+@lru_cache(maxsize=8)
+def _attend(kernel: Kernel, same: Same) -> Callable[..., Any]:
+    options = {name: kernel.room.native(x) for name, x in same.options.items()}
+    return kernel.room.whole(lambda *inputs: kernel.answer(*inputs, **options))
+
+
+@lru_cache(maxsize=8)
+def _stages(kernel: Kernel, same: Same) -> Callable[..., Any]:
+    options = {name: kernel.room.native(x) for name, x in same.options.items()}
+
+    def call(*inputs: Any) -> Any:
+        context, stages = kernel.answer(*inputs, return_stages=STAGES, **options)
+        assert tuple(stages) == STAGES
+        return context, stages
+
+    return kernel.room.whole(call)
+
+
+@lru_cache(maxsize=8)
+def _grads(kernel: Kernel, stage: str, same: Same) -> Callable[..., Any]:
+    names = [name for name, x in same.options.items() if isinstance(x, np.ndarray)]
+
+    def gradients(along: Any, *inputs: Any) -> Any:
+        def scalar(q: Any, k: Any, v: Any, *rest: Any) -> Any:
+            given = same.options | dict(zip(names, rest, strict=True))
+            if stage == "context":
+                return (kernel.answer(q, k, v, **given) * along).sum()
+            return (kernel.answer(q, k, v, return_stages=(stage,), **given)[1][stage] * along).sum()
+
+        return kernel.room.grad(scalar, list(inputs))
+
+    return kernel.room.whole(gradients)
 
 
 def runs_here(kernel: Kernel) -> bool:

@@ -5,38 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from attention import spec
 from attention.parity import sides
 from attention.parity.checks import expect
 from conformance import flax_mha as mha
 from conformance.peers import apart, strayed, widened
+from parity_tests.covering import pairwise
 
 PLAIN, NORMED = mha.Module(), mha.Module(normalize_qk=True)
-# Every three of the four options in every combination; `python -m conformance flax` asks all, with every mask.
-HALF = [m for m in mha.MODULES if (m.normalize_qk + m.use_bias + m.grouped + m.separate) % 2]
-each_module = pytest.mark.parametrize("module", HALF, ids=str)
-
-
-def turn(module: mha.Module) -> str:
-    """Return the masks that a module meets here."""
-    return mha.MASKS[HALF.index(module) % 3]
+OPTIONS, SWITCHES = "normalize_qk, use_bias, grouped, separate, masks", ((True, False),) * 4
 
 
 class TestLaws:
-    @each_module
-    def test_both_rooms_agree_in_float64_and_float32(self, module: mha.Module) -> None:
+    # Every pair of options of the module and of its masks.
+    @pairwise(OPTIONS, *SWITCHES, mha.MASKS)
+    def test_both_rooms_agree_in_float64_and_float32(
+        self, normalize_qk: bool, use_bias: bool, grouped: bool, separate: bool, masks: str
+    ) -> None:
+        module = mha.Module(normalize_qk, use_bias, grouped, separate)
         # Of two modules whose widths alone differ, JAX is asked of one.
         backends = ("torch", "jax") if module.separate else ("torch",)
-        lines = list(mha.lines(module, turn(module), backends))
+        lines = list(mha.lines(module, masks, backends))
         wanted = [(backend, dtype) for backend in backends for dtype in ("float64", "float32")]
         assert [(line.backend, line.dtype) for line in lines] == [*wanted, ("theirs", "float32")]
         # With normalize_qk theirs is outside the budget, and why is shown below.
         assert not [line for line in lines if not line.passed and not (line.backend == "theirs" and module.normalize_qk)]
-
-    def test_every_mask_is_met(self) -> None:
-        assert {turn(module) for module in HALF} == set(mha.MASKS)
 
 
 class TestDifferences:

@@ -13,22 +13,27 @@ from attention.parity import sides
 from attention.torch_impl.params import to_numpy, to_tensor
 from conformance import torch_mha as mha
 from conformance.peers import LIMIT, apart, draw, widened
+from parity_tests.covering import pairwise
 
 PLAIN, APPENDS = mha.Module(), mha.Module(add_bias_kv=True, add_zero_attn=True)
-# Every three of the four options in every combination.
-HALF = [m for m in mha.MODULES if (m.bias + m.add_bias_kv + m.add_zero_attn + m.separate) % 2]
-each_module = pytest.mark.parametrize("module", mha.MODULES, ids=str)
+OPTIONS, SWITCHES = "bias, add_bias_kv, add_zero_attn, separate", ((True, False),) * 4
 
 
 class TestLaws:
-    @pytest.mark.parametrize("masks", mha.GRID, ids=str)
-    @each_module
-    def test_torch_agrees_however_theirs_is_called(self, module: mha.Module, masks: mha.Masks) -> None:
+    # Every pair of options of the module and of its masks.
+    @pairwise(f"{OPTIONS}, masks", *SWITCHES, mha.GRID)
+    def test_torch_agrees_however_theirs_is_called(
+        self, bias: bool, add_bias_kv: bool, add_zero_attn: bool, separate: bool, masks: mha.Masks
+    ) -> None:
+        module = mha.Module(bias, add_bias_kv, add_zero_attn, separate)
         assert not [line for line in mha.wide(module, masks, ("torch",)) if not line.passed]
 
-    @pytest.mark.parametrize("module", HALF, ids=str)
-    def test_jax_agrees_with_one_kind_of_mask_each(self, module: mha.Module) -> None:
+    @pairwise(OPTIONS, *SWITCHES)
+    def test_jax_agrees_with_one_kind_of_mask_each(
+        self, bias: bool, add_bias_kv: bool, add_zero_attn: bool, separate: bool
+    ) -> None:
         # `python -m conformance torch` asks all of the grid.
+        module = mha.Module(bias, add_bias_kv, add_zero_attn, separate)
         assert not [line for line in mha.wide(module, mha.turn(module), ("jax_eager",)) if not line.passed]
 
     @pytest.mark.parametrize("module", [PLAIN, APPENDS], ids=str)

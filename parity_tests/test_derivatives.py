@@ -19,8 +19,9 @@ from torch import Tensor
 
 from attention import jax_impl, spec, torch_impl
 from attention.spec.errors import KernelRefused
+from parity_tests.covering import pairwise
 from parity_tests.formula import CASES, PER_HEAD, B, D, H, T, formula, formula_grads, qkv
-from parity_tests.rooms import Kernel, Room, close, each_kernel, each_room, numbers
+from parity_tests.rooms import KERNELS, Kernel, Room, close, each_room, numbers
 
 each_case = pytest.mark.parametrize("case", CASES)
 # torch.func's forward mode loads decompositions that torch itself still writes as TorchScript.
@@ -41,8 +42,8 @@ class TestFirst:
         # A central difference of 1e-5 is off by about 1e-10 third derivatives, which are 1e6 times larger at scale 100.
         np.testing.assert_allclose((ahead - behind) / 2, slope, rtol=1e-4 if case == "large scores" else 1e-7)
 
-    @each_case
-    @each_kernel
+    # Every kernel and every case; values are asked of every kernel in every case in `test_dot_product_attention.py`.
+    @pairwise("kernel, case", KERNELS, list(CASES), strength=1)
     def test_float64_gradients_are_the_formulas_to_1e_13(self, kernel: Kernel, case: str) -> None:
         (changed, options), (along, wanted) = CASES[case], formula_grads(case)
         given = qkv(**changed)

@@ -180,9 +180,11 @@ class TestVmap:
     def test_unbatched_and_many_batch_axes_are_the_flat_batch(self) -> None:
         module, x = layer(), array(0, 2, 3, T, M)
         mask = spec.Lengths(kv=np.array([[5, 2, 1], [0, 3, 4]]))
-        flat = module(x.reshape(6, T, M), mask=spec.Lengths(kv=mask.kv.reshape(6)))
-        same(module(x, mask=mask), flat.reshape(x.shape))
-        same(module(x[0, 1], mask=spec.Lengths(kv=np.array(2))), flat[1])
+        # Three shapes, each of which is compiled as a whole.
+        call = jax.jit(lambda inputs, mask: module(inputs, mask=mask))
+        flat = call(x.reshape(6, T, M), spec.Lengths(kv=mask.kv.reshape(6)))
+        same(call(x, mask), flat.reshape(x.shape))
+        same(call(x[0, 1], spec.Lengths(kv=np.array(2))), flat[1])
 
 
 class TestDerivatives:
@@ -193,10 +195,11 @@ class TestDerivatives:
 
     def test_grad_and_jvp_are_finite_differences(self) -> None:
         given, steps = qkv(), tuple(1e-6 * array(10 + i, *x.shape) for i, x in enumerate(qkv()))
-        ahead, behind = (self.scalar(*(x + s * d for x, d in zip(given, steps, strict=True))) for s in (1, -1))
-        _, slope = jax.jvp(self.scalar, given, steps)
+        scalar = jax.jit(self.scalar)
+        ahead, behind = (scalar(*(x + s * d for x, d in zip(given, steps, strict=True))) for s in (1, -1))
+        _, slope = jax.jvp(scalar, given, steps)
         np.testing.assert_allclose(slope, (ahead - behind) / 2, rtol=1e-8)
-        pulled = sum((g * d).sum() for g, d in zip(jax.grad(self.scalar, (0, 1, 2))(*given), steps, strict=True))
+        pulled = sum((g * d).sum() for g, d in zip(jax.grad(scalar, (0, 1, 2))(*given), steps, strict=True))
         np.testing.assert_allclose(slope, pulled, rtol=1e-12)
 
     def test_hessian_is_symmetric_and_a_difference_of_gradients(self) -> None:
@@ -207,7 +210,7 @@ class TestDerivatives:
         def scalar(x: jax.Array) -> jax.Array:
             return jnp.cos(dot_product_attention(x, k, v, mask=mask)).sum()
 
-        curved, step, slope = jax.hessian(scalar)(q), 1e-6 * array(7, *q.shape), jax.grad(scalar)
+        curved, step, slope = jax.jit(jax.hessian(scalar))(q), 1e-6 * array(7, *q.shape), jax.jit(jax.grad(scalar))
         flat = np.asarray(curved).reshape(q.size, q.size)
         assert np.abs(flat).max() > 1e-6
         np.testing.assert_allclose(flat, flat.T, rtol=0, atol=1e-15)
@@ -222,7 +225,8 @@ class TestDerivatives:
         def call(x: jax.Array) -> Any:
             return dot_product_attention(x, k, v, **empty)
 
-        for tree in (jax.jacfwd(call)(q), jax.jacrev(call)(q), jax.jacfwd(jax.jacrev(call))(q)):
+        for derivative in (jax.jacfwd(call), jax.jacrev(call), jax.jacfwd(jax.jacrev(call))):
+            tree = jax.jit(derivative)(q)
             for leaf in jax.tree.leaves(tree):
                 np.testing.assert_array_equal(leaf, 0)
 
@@ -237,7 +241,8 @@ class TestDerivatives:
             return jnp.cos((jax.checkpoint(call) if again else call)(weights, x)).sum()
 
         assert "remat" in str(jax.make_jaxpr(lambda s: loss(s, again=True))(state))
-        same(jax.grad(lambda s: loss(s, again=True))(state), jax.grad(lambda s: loss(s, again=False))(state), 1e-13)
+        slopes = [jax.jit(jax.grad(partial(loss, again=again)))(state) for again in (True, False)]
+        same(*slopes, 1e-13)
 
     def test_nnx_grad_has_a_gradient_for_every_parameter(self) -> None:
         x = array(0, B, T, M)

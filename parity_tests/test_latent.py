@@ -246,7 +246,7 @@ class TestProof:
 
     def test_bfloat16_stays_within_its_own(self) -> None:
         (probe,) = chosen(absorbed(WHOLE), "bfloat16", "padding")
-        Report(tuple(check_probe("latent", probe, ("torch", "jax_eager")))).assert_ok()
+        Report(tuple(check_probe("latent", probe, ("torch", "jax")))).assert_ok()
 
     @pytest.mark.parametrize("form", [lambda c: c, absorbed], ids=["expanded", "absorbed"])
     def test_float64_gradients_are_the_formulas_to_1e_13(self, form: Callable[[Any], Any]) -> None:

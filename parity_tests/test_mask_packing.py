@@ -27,7 +27,8 @@ def qkv(seed: int, size: int = SIZE) -> list[np.ndarray]:
 
 
 def attend(room: Room, arrays: Iterable[np.ndarray], mask: Mask | None) -> np.ndarray:
-    return room.numpy(room.module.dot_product_attention(*map(room.array, arrays), mask=mask))
+    call = room.whole(lambda *inputs: room.module.dot_product_attention(*inputs, mask=mask))
+    return room.numpy(call(*map(room.array, arrays)))
 
 
 def grads(room: Room, arrays: list[np.ndarray], mask: Mask, rows: slice) -> list[np.ndarray]:

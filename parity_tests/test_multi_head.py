@@ -116,7 +116,10 @@ def run(room: Room, c: spec.MultiHeadAttention, inputs: dict[str, np.ndarray], *
     """Return every stage and the output in float64."""
     with wide(inputs["query"]):
         layer = loaded(room, c, weights_of(c))
-        output, stages = call(room, layer, inputs, options | {"return_stages": spec.STAGES})
+        whole = nnx.jit if room is JAX else lambda call: call
+        output, stages = whole(lambda layer, given: call(room, layer, {}, options | given | {"return_stages": spec.STAGES}))(
+            layer, {name: room.array(x) for name, x in inputs.items()}
+        )
         return {name: room.numpy(x) for name, x in {**stages, "output": output}.items()}
 
 
@@ -143,7 +146,7 @@ def grads(
             def scalar(module: Any, given: dict[str, Any]) -> Any:
                 return jnp.cos(call(room, module, {}, given | options)).sum()
 
-            of_layer, of_inputs = nnx.grad(scalar, argnums=(0, 1))(layer, native)
+            of_layer, of_inputs = nnx.jit(nnx.grad(scalar, argnums=(0, 1)))(layer, native)
             paths = {name: name.split(".") for name in c.params}
             found = {name: of_layer[part][leaf].get_value() for name, (part, leaf) in paths.items()} | of_inputs
         return {name: room.numpy(g) for name, g in found.items()}
@@ -226,7 +229,7 @@ class TestGradients:
             def scalar(params: Any, given: Any) -> Any:
                 return jnp.cos(judged(c, jnp, params, given, options)["output"]).sum()
 
-            of_params, of_inputs = nnx.grad(scalar, argnums=(0, 1))(
+            of_params, of_inputs = nnx.jit(nnx.grad(scalar, argnums=(0, 1)))(
                 {n: jnp.asarray(w) for n, w in weights.items()}, {n: jnp.asarray(x) for n, x in inputs.items()}
             )
             wanted = {n: np.asarray(g) for n, g in {**of_params, **of_inputs}.items()}

@@ -120,7 +120,8 @@ class TestCompile:
         assert not torch.equal(first, second)
         assert counter.compiled == 1
 
-    # Inductor's own imports still write TorchScript.
+    # Inductor starts a C++ compiler. Its own imports still write TorchScript.
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
     def test_inductor_gives_the_outputs_and_gradients_of_eager(self) -> None:
         torch.compiler.reset()

@@ -30,7 +30,7 @@ def record(names: Sequence[str], *, written: bool) -> None:
     for name in names:
         if not written:
             running.run(MEASUREMENTS[name])
-        print(running.collect(MEASUREMENTS[name]).write().relative_to(ROOT))  # noqa: T201 - this is a command
+        print(running.collect(MEASUREMENTS[name]).write().relative_to(ROOT))
     render()
 
 
@@ -41,7 +41,7 @@ def render() -> None:
         made = rendered(text)
         if made != text:
             _ = page.write_text(made, encoding="utf-8")
-            print(f"{page.relative_to(ROOT)} written anew")  # noqa: T201 - as above
+            print(f"{page.relative_to(ROOT)} written anew")
 
 
 def pictures() -> dict[str, str]:
@@ -79,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             render()
         else:
             found = [line for page in pages() for line in complaints(page)]
-            print("\n".join(found) or "every number has its file")  # noqa: T201 - as above
+            print("\n".join(found) or "every number has its file")
             return 1 if found else 0
     except AttentionError as error:
-        print(f"results: {error}", file=sys.stderr)  # noqa: T201 - as above
+        print(f"results: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -31,10 +31,10 @@ def run(measurement: Measurement) -> None:
     # A page is as wide as it is, whatever terminal somebody records in.
     environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1"}
     if measurement.wrote:
-        code = subprocess.run(argv, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603 - the commands are this repository's
+        code = subprocess.run(argv, cwd=ROOT, env=environment, check=False).returncode
     else:
         with path.open("w", encoding="utf-8") as out:
-            code = subprocess.run(argv, cwd=ROOT, env=environment, check=False, stdout=out).returncode  # noqa: S603 - as above
+            code = subprocess.run(argv, cwd=ROOT, env=environment, check=False, stdout=out).returncode
     if code not in (0, 1):
         raise OptionError(f"{measurement.line!r} must exit with 0 or 1 to be recorded, and exited with {code}")
 
