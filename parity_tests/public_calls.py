@@ -120,6 +120,10 @@ class Public:
                 raise Unknown(f"{self.name} needs a value of {p.name}: say one in public_calls.ARGUMENTS")
         return known
 
+    def briefly(self) -> dict[str, Any]:
+        """Return the arguments of a call that is over soon: one whose first program raises, where a call runs two programs."""
+        return self.arguments() | ({"torch_side": raises} if self.name in PAIRS else {})
+
     def run(self, arguments: Mapping[str, Any]) -> Any:
         """Return what the call makes of arguments by name."""
         by_place = [p.name for p in self.parameters if p.kind is p.POSITIONAL_ONLY]
@@ -255,6 +259,14 @@ def jax_double(x: Any) -> Any:
     """Return twice `x`."""
     return x * 2
 
+
+def raises(x: Any) -> Any:
+    """Raise, as a program may."""
+    raise ArithmeticError(f"{type(x).__name__}, and it is over")
+
+
+PAIRS = frozenset({"parity.checkup", "parity.compare", "parity.diagnose", "parity.locate", "parity.match"})
+"""Calls that run two programs, which takes long if both succeed."""
 
 X = np.linspace(-1, 1, 3, dtype=np.float32)
 

@@ -20,15 +20,22 @@ LONGEST = 500
 SECONDS = 10.0
 """The most time of a processor that a call may take: what is refused is refused at once, but a first call may import a library."""
 
-DATA = frozenset({"bias", "sinks", "q", "k", "v"})
+DATA = frozenset({"bias", "sinks", "q", "k", "v", "x"})
 """Arguments that are arrays, which may hold NaN."""
 FUNCTIONS = frozenset({"score_mod", "constant"})
 """Arguments that are functions, which may raise what they like."""
 
 
-def fault(call: Public, argument: str, odd: Odd) -> str:
-    """Return what is wrong with a call one of whose arguments is odd, or "" if nothing is."""
-    arguments = call.arguments()
+def fault(call: Public, argument: str, odd: Odd, *, briefly: bool = False) -> str:
+    """Return what is wrong with a call one of whose arguments is odd, or "" if nothing is.
+
+    Args:
+        call: what is called.
+        argument: which of its arguments is odd.
+        odd: the value.
+        briefly: whether a call of two programs may be over with the first.
+    """
+    arguments = call.briefly() if briefly else call.arguments()
     arguments[argument] = odd.make()
     begun = time.process_time()
     try:

@@ -29,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from attention.parity.evaluate import is_float, widened
 from attention.parity.noise import Noise, Spreads
 from attention.spec.errors import DTypeError, OptionError, shown
-from attention.spec.options import one_of, takes_arguments, whole
+from attention.spec.options import Option, one_of, takes_arguments, whole
 
 Array = Any
 Tree = Any
@@ -76,6 +76,14 @@ def rounding(dtype_name: str) -> Rounding:
     return ROUNDINGS[dtype_name]
 
 
+FLOAT = Option(
+    "a float array of NumPy or JAX",
+    lambda value: (
+        isinstance(value, (jax.Array, np.ndarray, np.generic, float))
+        and is_float(np.asarray(value) if isinstance(value, float) else value)
+    ),
+    DTypeError,
+)
 _stored = Primitive("stored")
 _stored.def_impl(lambda x, **_: x)
 _stored.def_abstract_eval(lambda x, **_: x)
@@ -94,11 +102,13 @@ ad.deflinear2(_stored, _stored_transpose)
 
 def stored(x: Array) -> Array:
     """Return float array `x`, which a program writes down in its storage dtype, and so the cotangent of `x`."""
+    FLOAT.check("x", x)
     return _stored.bind(x, forward=True, backward=True)
 
 
 def stored_gradient(x: Array) -> Array:
     """Return float array `x`, whose bits are given, but whose cotangent is written down in the storage dtype."""
+    FLOAT.check("x", x)
     return _stored.bind(x, forward=False, backward=True)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from attention.spec import random
 from attention.spec.axes import COMPUTE, Array, dtype_name
 from attention.spec.errors import DTypeError, OptionError, ParamError, UnknownName, shown
-from attention.spec.options import SHAPE, TEXT, Option, check_options, checked, number, whole
+from attention.spec.options import SHAPE, TEXT, Option, checked, number, whole
 
 Weights = dict[str, np.ndarray]
 """Canonical weights: a name and a NumPy array each."""
@@ -65,7 +65,8 @@ class Param:
     def __post_init__(self) -> None:
         # A tree is made anew for many a call, so what is plainly right is not looked at one by one.
         if not (type(self.shape) is tuple and type(self.axes) is str and type(self.fill) is float and self.spread is None):
-            check_options(self, "Param ")
+            for name, option in self.OPTIONS.items():
+                option.check(f"Param {name}", getattr(self, name))
         if type(self.inputs) is not int or not 0 <= self.inputs <= len(self.shape):
             raise OptionError(
                 f"Param inputs {shown(self.inputs)} must be an int from 0 to {len(self.shape)}, the axes of shape"

@@ -27,6 +27,7 @@ from attention.spec.params import Param
 WIDTH = whole(1)
 HEAD_DIM = size()
 POSITIVE = number(above=0, wanted="a positive finite number")
+SCALE = number() | ", or None for 1 / sqrt(D)"
 CAP = POSITIVE | ", or None"
 
 
@@ -34,10 +35,9 @@ CAP = POSITIVE | ", or None"
 class Dot:
     """The plain dot product, unscaled."""
 
-    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the dot product is multiplied by: 1."""
-        del head_dim
+        HEAD_DIM.check("head_dim", head_dim)
         return 1.0
 
 
@@ -51,14 +51,13 @@ class ScaledDot:
 
     scale: float | None = None
 
-    OPTIONS: ClassVar[Mapping[str, Option]] = {"scale": number() | ", or None for 1 / sqrt(D)"}
-
     def __post_init__(self) -> None:
-        check_options(self)
+        # Not by `check_options`: torch.compile cannot trace a class' fields, and this class is made in every call.
+        SCALE.check("scale", self.scale)
 
-    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the dot product is multiplied by."""
+        HEAD_DIM.check("head_dim", head_dim)
         return 1.0 / math.sqrt(head_dim) if self.scale is None else self.scale
 
 
@@ -81,10 +80,9 @@ class Cosine:
     def __post_init__(self) -> None:
         check_options(self, "Cosine ")
 
-    @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
         """Return what the product of the prepared queries and keys is multiplied by: 1."""
-        del head_dim
+        HEAD_DIM.check("head_dim", head_dim)
         return 1.0
 
     @checked(heads=WIDTH)

@@ -47,6 +47,8 @@ def _array(path: str, leaf: Any) -> Any:
     if type(leaf).__module__.partition(".")[0] == "torch" and hasattr(leaf, "detach"):
         from attention.torch_impl.params import to_numpy  # noqa: PLC0415 - a tensor is there, so torch is too
 
+        if leaf.is_meta or "strided" not in str(leaf.layout):
+            raise DTypeError(f"{path} {shown(leaf)} must be a dense torch.Tensor that holds numbers")
         leaf = to_numpy(leaf)
     # A typed random key has no numbers of its own; it is an option.
     if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
