@@ -61,7 +61,7 @@ check-doctests: $(READY)
 	$(call timed,doctests,$(BIN)/python -m pytest -p parity_tests.conftest --doctest-modules --doctest-glob='*.md' attention examples README.md)
 
 dist: $(READY) ## build wheel and sdist, and try the wheel in an empty environment with each extra in turn
-	$(BIN)/python -m tools.dist
+	$(call timed,dist,$(BIN)/python -m tools.dist)
 
 matrix: $(READY) ## the fast tests on every Python that is installed, with each framework alone and with both
 	$(BIN)/python -m tools.matrix

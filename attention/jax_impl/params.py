@@ -54,8 +54,9 @@ def build(
     """
     kind = numpy_dtype(dtype)
     for name, norm in norms.items():
+        # A norm that learns nothing is of any width.
         widths = [param.shape[0] for inner, param in params.items() if inner.startswith(f"{name}.")]
-        setattr(module, name, modules.Norm(norm, widths[0] if widths else 0, dtype=dtype))
+        setattr(module, name, modules.Norm(norm, widths[0] if widths else 1, dtype=dtype))
     for name, param in params.items():
         part, _, leaf = name.rpartition(".")
         if param.inputs:

@@ -46,8 +46,9 @@ def build(module: nn.Module, params: Mapping[str, Param], norms: Mapping[str, No
     """
     kind = getattr(torch, dtype)
     for name, norm in norms.items():
+        # A norm that learns nothing is of any width.
         widths = [param.shape[0] for inner, param in params.items() if inner.startswith(f"{name}.")]
-        module.add_module(name, modules.Norm(norm, widths[0] if widths else 0, dtype=dtype))
+        module.add_module(name, modules.Norm(norm, widths[0] if widths else 1, dtype=dtype))
     for name, param in params.items():
         part, _, leaf = name.rpartition(".")
         if param.inputs:
