@@ -24,8 +24,8 @@ from typing import Any
 
 from attention.spec.errors import AttentionError, FileError
 
-MOST_JSON = 8 * 2**20
-"""Bytes of a JSON text. The worst of this size takes a quarter of a gigabyte once it is parsed."""
+MOST_JSON, MOST_MARKS = 8 * 2**20, 2**20
+"""Bytes of a JSON text, and commas and opening brackets in it: what is parsed takes tens of bytes for each."""
 
 DEEPEST = 100
 """Levels of a JSON text: far from Python's own limit, which recursive functions over it would meet."""
@@ -125,6 +125,7 @@ def parsed(text: str | bytes, said: str) -> Any:
         raise FileError(f"{said}: {len(text)} bytes of JSON must be at most {MOST_JSON}")
     try:
         text = text if isinstance(text, str) else text.decode("utf-8")
+        _check_marks(text)
         value = json.loads(text, parse_int=_integer, object_pairs_hook=_object)
         if "\\u" in text:
             # Half a surrogate pair is a text that cannot be written anywhere.
@@ -133,6 +134,12 @@ def parsed(text: str | bytes, said: str) -> Any:
         raise FileError(f"{said}: {brief(error)}") from None
     _check_depth(value, said)
     return value
+
+
+def _check_marks(text: str) -> None:
+    marks = sum(map(text.count, ",[{"))
+    if marks > MOST_MARKS:
+        raise ValueError(f"{marks} commas and brackets must be at most {MOST_MARKS}")
 
 
 def _integer(digits: str) -> int:
