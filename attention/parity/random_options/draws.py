@@ -80,11 +80,20 @@ class Draw:
             made[name] = (*self.batch, *(() if self.state and name == "query" else rows), width)
         return made
 
+    def call(self) -> dict[str, Any]:
+        """Return the keywords of the call beside its arrays."""
+        return {name: getattr(self, name) for name in CALL if name in self.contract.takes}
+
+    def check(self) -> None:
+        """Raise AttentionError unless the contract takes the call."""
+        arrays = {name: np.zeros(shape) for name, shape in self.shapes().items()}
+        _ = self.contract.params, self.contract.results(arrays), self.contract.settle(arrays, **self.call())
+
     def probe(self) -> Probe:
         """Return the call with its numbers."""
         rng = np.random.default_rng(self.seed)
         arrays = {name: rng.normal(size=shape) for name, shape in self.shapes().items()}
-        call = {name: getattr(self, name) for name in CALL if name in self.contract.takes}
+        call = self.call()
         if self.poisoned:
             poison(self.contract, arrays, self.contract.settle(arrays, **call), rng)
         if self.bias is not None:
@@ -150,8 +159,7 @@ def drawn(number: int, seed: int = 0) -> Draw:
     while True:
         try:
             draw = _drawn(pick)
-            probe = draw.probe()
-            _ = probe.contract.settle(probe.arrays, **probe.call())
+            draw.check()
         # Not every option goes with every other one: those that do not are refused by name, and drawn again.
         except AttentionError:
             continue

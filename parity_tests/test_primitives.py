@@ -1,0 +1,48 @@
+"""Primitives: each rule of evaluation in NumPy makes what JAX makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from attention.parity.noise import Noise
+
+X = np.random.default_rng(0).normal(size=(3, 4))
+WHOLE = np.array([7, -7, 5, 0, -(2**31), 2**31 - 1], np.int32)
+OTHER = np.array([2, 2, 0, 3, 3, 2**31 - 1], np.int32)
+BITS = np.array([1, 2**31, 2**32 - 1, 12345], np.uint32)
+COUNTS = np.array([0, 1, 31, 40], np.uint32)
+
+PROGRAMS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
+    "pad": (lambda x: lax.pad(x, 2.0, [(1, 2, 1), (-1, 0, 0)]), (X,)),
+    "cut": (lambda x: lax.pad(x, 2.0, [(-1, -1, 0), (0, -2, 2)]), (X,)),
+    "stack": (lambda x: jnp.stack([x, 2 * x], axis=1), (X,)),
+    "split": (lambda x: jnp.concatenate(jnp.split(x, [1, 3], axis=1)[::-1], axis=1), (X,)),
+    "iota": (lambda x: x + lax.broadcasted_iota(float, x.shape, 1), (X,)),
+    "rev": (lambda x: x[::-1], (X,)),
+    "cumulated": (lambda x: (jnp.cumsum(x, 0), jnp.cumprod(x, 1), lax.cumsum(x, 1, reverse=True)), (X,)),
+    "curves": (lambda x: (jax.nn.sigmoid(x), lax.erf(x), lax.erfc(x), lax.rsqrt(x * x), (x * x) ** 1.5), (X,)),
+    "products": (lambda x: jnp.prod(x, axis=0), (X,)),
+    "whole": (lambda x, y: (x + y, x - y, x * y, -x, abs(x), jnp.sign(x), jnp.maximum(x, y), x < y, x == y), (WHOLE, OTHER)),
+    "division": (lambda x, y: (lax.div(x, y), lax.rem(x, y)), (WHOLE[:4], OTHER[:4])),
+    "sums": (lambda x: (jnp.sum(x, dtype=np.int32), jnp.max(x), jnp.min(x), jnp.cumsum(x, dtype=np.int32)), (WHOLE,)),
+    "bits": (lambda x, y: (x & y, x | y, x ^ y, ~x, x + y, x * y), (BITS, BITS[::-1].copy())),
+    "shifts": (lambda x, y: (lax.shift_left(x, y), lax.shift_right_logical(x, y)), (BITS, COUNTS)),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_numpy_makes_what_jax_makes(name: str) -> None:
+    program, given = PROGRAMS[name]
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+        wanted = jax.tree.leaves(jax.jit(program)(*given))
+        got = Noise(None, np.zeros((2, 2))).read(jax.make_jaxpr(program)(*given), list(given))
+        for x, y in zip(got, wanted, strict=True):
+            assert (x.dtype, x.shape) == (y.dtype, y.shape)
+            np.testing.assert_allclose(x, np.asarray(y), rtol=1e-14, atol=1e-15)
