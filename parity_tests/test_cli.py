@@ -27,6 +27,7 @@ class TestValues:
         assert result.exit_code == 0
         assert "float64 oracle" in result.output or "kernel" in result.output
 
+    @needs("jax")
     def test_list_names_contracts_and_models(self) -> None:
         result = run("parity", "--list")
         assert result.exit_code == 0
@@ -66,6 +67,7 @@ class TestValues:
 
 
 class TestExits:
+    @needs("jax")
     def test_a_mismatch_exits_with_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runs, "plan", lambda *_: [runs.Step("nothing compared", Report)])
         assert run("parity").exit_code == 1
@@ -86,6 +88,7 @@ class TestExits:
         assert result.stderr.startswith(line)
         assert result.stderr.count("\n") == 1
 
+    @needs("jax")
     def test_an_interrupt_is_one_line_and_exits_with_130(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted() -> Report:
             raise KeyboardInterrupt
@@ -95,6 +98,7 @@ class TestExits:
         assert result.exit_code == 130
         assert "attention: interrupted" in result.stderr
 
+    @needs("jax")
     def test_an_error_that_is_not_ours_is_not_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken() -> Report:
             raise ValueError("a bug")
@@ -102,6 +106,7 @@ class TestExits:
         monkeypatch.setattr(runs, "plan", lambda *_: [runs.Step("bug", broken)])
         assert isinstance(run("parity").exception, ValueError)
 
+    @needs("jax")
     def test_a_missing_framework_is_one_line_that_names_the_extra(self) -> None:
         code = (
             "import sys, importlib.util as u; find = u.find_spec\n"

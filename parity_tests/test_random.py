@@ -25,6 +25,7 @@ from attention.jax_impl import random as jax_random
 from attention.spec import random
 from attention.spec.errors import OptionError, ShapeError
 from attention.torch_impl import random as torch_random
+from parity_tests.absent import needs
 
 SEEDS = (0, 7, 2**31, 2**32 - 1, 2**32 + 5, 2**64 - 1)
 RATES = (0.0, 1e-9, 0.1, 0.3, 0.5, 1 - 2**-20)
@@ -192,6 +193,7 @@ class TestTransforms:
         for seed in (7, 2**31 - 1):
             np.testing.assert_array_equal(compiled(torch.tensor(seed)).numpy(), random.keep(seed, 0.3, SHAPE))
 
+    @needs("jax")
     def test_devices_of_jax_draw_their_own_part_of_the_same_mask(self) -> None:
         # The number of devices is fixed when JAX begins, and its compiler is as users run it.
         flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
