@@ -74,6 +74,10 @@ def function(x: Any) -> Any:
     return x
 
 
+def nothing(*_: Any, **__: Any) -> None:
+    """Return nothing of whatever is given."""
+
+
 VALUES: dict[str, dict[str, Callable[[], Any]]] = {
     "none": {"None": lambda: None, "Ellipsis": lambda: ..., "NotImplemented": lambda: NotImplemented},
     "text": {
@@ -146,7 +150,7 @@ VALUES: dict[str, dict[str, Callable[[], Any]]] = {
     },
     "callable": {
         "function": lambda: function,
-        "lambda": lambda: lambda *args, **kwargs: None,
+        "nothing": lambda: nothing,
         "class": lambda: Stranger,
         "type": lambda: int,
         "module": lambda: np,

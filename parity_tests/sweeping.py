@@ -18,7 +18,7 @@ from parity_tests.public_calls import Public
 LONGEST = 500
 """The most characters of a message."""
 SECONDS = 10.0
-"""The most time of a processor that a call may take: what is refused is refused at once, but a first call may import a library."""
+"""The most time of a processor that a call may take: a refusal takes none, but a first call may import a library."""
 
 DATA = frozenset({"bias", "sinks", "q", "k", "v", "x"})
 """Arguments that are arrays, which may hold NaN."""

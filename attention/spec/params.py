@@ -173,7 +173,7 @@ def check_weights(
     """
     WEIGHTS.check("weights", weights)
     faults = [f"missing {name} {param.shape}" for name, param in params.items() if name not in weights]
-    faults += [f"unexpected {shown(name)}" for name in weights if name not in params]
+    faults += [f"unexpected {name if type(name) is str else shown(name)}" for name in weights if name not in params]
     both = [name for name in params if name in weights]
     for name in both:
         if not isinstance(weights[name], kinds):

@@ -25,7 +25,6 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attention import __version__
 from attention.spec.disk import brief, read_json, write_text
 from attention.spec.errors import FileError, OptionError
 from attention.spec.fields import MOST, is_count
@@ -193,11 +192,14 @@ def _ignored(path: Path, reason: str) -> dict[str, dict[str, Any]]:
 def versions(kernel: str) -> dict[str, str]:
     """Return the versions on which a tile depends: ours, and that of the framework of the kernel's room."""
     framework = kernel.partition(".")[0]
+    return {"attention": _version("attention-parity"), framework: _version(framework)}
+
+
+def _version(distribution: str) -> str:
     try:
-        version = metadata.version(framework)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        version = "not installed"
-    return {"attention": __version__, framework: version}
+        return "not installed"
 
 
 @lru_cache(maxsize=8)

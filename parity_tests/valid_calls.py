@@ -1,0 +1,405 @@
+"""Valid calls: one of every public callable, from which odd ones are made by replacing an argument.
+
+ARGUMENTS["spec.Window"]() = {"before": 1, "after": 0}        what has a default may be left out
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from attention import jax_impl, parity, spec, torch_impl
+from attention.spec.axes import Sizes
+
+SIZES = Sizes((2,), 3, 3, 2, 2, 4, 4)
+MHA = spec.MultiHeadAttention(8, 2)
+FFN = spec.FeedForward(8, 4)
+ENCODER = spec.EncoderBlock(MHA, FFN)
+DECODER = spec.DecoderBlock(MHA, MHA, FFN)
+CONTRACTS: dict[str, Any] = {
+    "AlignmentAttention": spec.AlignmentAttention(8, 8),
+    "Decoder": spec.Decoder(DECODER, 1),
+    "DecoderBlock": DECODER,
+    "DifferentialAttention": spec.DifferentialAttention(8, 1, 1),
+    "Encoder": spec.Encoder(ENCODER, 1),
+    "EncoderBlock": ENCODER,
+    "FeedForward": FFN,
+    "LatentAttention": spec.LatentAttention(8, 2, 4, 2, 2, 2),
+    "LinearAttention": spec.LinearAttention(8, 2),
+    "MultiHeadAttention": spec.MultiHeadAttention(8, 2, positions=spec.Rotary()),
+}
+
+
+def zeros(*shape: int) -> np.ndarray:
+    """Return small numbers, none of them 0."""
+    return (np.arange(np.prod(shape), dtype=np.float32).reshape(shape) % 7 - 3.5) / 8
+
+
+NATIVE: dict[str, Callable[[Any], Any]] = {"torch_impl": torch.as_tensor, "jax_impl": jnp.asarray}
+
+
+def attended(room: str) -> dict[str, Any]:
+    """Return q, k and v in a framework."""
+    return {name: NATIVE[room](zeros(2, 3, 2, 4)) for name in "qkv"}
+
+
+def tokens(room: str, *names: str) -> dict[str, Any]:
+    """Return tokens in a framework."""
+    return {name: NATIVE[room](zeros(2, 3, 8)) for name in names}
+
+
+def dense(room: str = "") -> Any:
+    """Return a mask with an array."""
+    del room
+    return spec.Dense(np.ones((3, 3), bool))
+
+
+def weights_of(contract: Any) -> Any:
+    """Return first weights."""
+    return contract.init(0)
+
+
+class Double(torch.nn.Module):
+    """A program with a parameter, in torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+def torch_double(x: Any) -> Any:
+    """Return twice `x`."""
+    return x * 2
+
+
+def jax_double(x: Any) -> Any:
+    """Return twice `x`."""
+    return x * 2
+
+
+def raises(x: Any) -> Any:
+    """Raise, as a program may."""
+    raise ArithmeticError(f"{type(x).__name__}, and it is over")
+
+
+PAIRS = frozenset({"parity.checkup", "parity.compare", "parity.diagnose", "parity.locate", "parity.match"})
+"""Calls that run two programs, which takes long if both succeed."""
+
+X = np.linspace(-1, 1, 3, dtype=np.float32)
+
+
+def pair(**more: Any) -> dict[str, Any]:
+    """Return two programs and their inputs."""
+    return {"torch_side": torch_double, "jax_side": jax_double, **more}
+
+
+@cache
+def probe() -> Any:
+    """Return a probe of the smallest of contracts."""
+    return parity.probes(spec.FeedForward(2, 2))[0]
+
+
+def recipe() -> dict[str, Any]:
+    """Return the arguments of a recipe."""
+
+    def loss(model: Any, batch: Any, seed: Any) -> Any:
+        del seed
+        return (model(batch["x"]) ** 2).mean()
+
+    return {
+        "architecture": FFN,
+        "models": {"torch": torch_impl.FeedForward, "jax": jax_impl.FeedForward},
+        "losses": {"torch": loss, "jax": loss},
+        "optimizer": spec.SGD(0.1),
+        "batches": lambda _: {"x": zeros(2, 3, 8)},
+        "steps": 1,
+    }
+
+
+def step_params() -> dict[str, Any]:
+    """Return parameters by name."""
+    return {"p": zeros(2, 3)}
+
+
+HEADS = {"num_kv_heads": 1, "head_dim": 2}
+
+
+def cache_of(room: str, kind: str) -> dict[str, Any]:
+    """Return the arguments of a cache's constructor."""
+    module = {"torch_impl": torch_impl, "jax_impl": jax_impl}[room]
+    made = {
+        "StaticCache": lambda: module.StaticCache.make(1, 4, **HEADS),
+        "RollingCache": lambda: module.RollingCache.make(1, 4, **HEADS),
+        "PagedCache": lambda: module.PagedCache.make([[0, 1]], 2, 2, **HEADS),
+    }[kind]()
+    return {part.name: getattr(made, part.name) for part in fields(made)}
+
+
+ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "attention.save": lambda: {"path": "odd.safetensors", "contract": FFN, "weights": FFN.init(0)},
+    "attention.load": lambda: {"path": saved()},
+    **dict.fromkeys(
+        ("spec.SGD", "spec.Adafactor", "spec.Adagrad", "spec.Adam", "spec.Lion", "spec.RMSprop"), lambda: {"learning_rate": 0.1}
+    ),
+    "spec.SGD.init": lambda: {"xp": np, "params": step_params()},
+    "spec.RMSprop.init": lambda: {"xp": np, "params": step_params()},
+    "spec.Adafactor.init": lambda: {"xp": np, "params": step_params()},
+    "spec.Adafactor.factored": lambda: {"shape": (3, 7)},
+    "spec.SGD.spares": lambda: {"rank": 1},
+    "spec.SGD.step": lambda: {
+        "xp": np,
+        "params": step_params(),
+        "gradients": step_params(),
+        "state": spec.SGD(0.1, momentum=0.5).init(np, step_params()),
+    },
+    "spec.AlignmentAttention": lambda: {"query_dim": 8},
+    **dict.fromkeys(("spec.And", "spec.Or"), lambda: {"left": spec.Causal(), "right": dense()}),
+    "spec.Not": lambda: {"mask": dense()},
+    "spec.Chunked": lambda: {"size": 2},
+    "spec.Clip": lambda: {"most": 1.0},
+    "spec.Clip.clipped": lambda: {"xp": np, "gradients": step_params()},
+    "spec.CosineRate": lambda: {"first": 0.1, "steps": 3},
+    "spec.LinearRate": lambda: {"first": 0.1, "last": 0.0, "steps": 3},
+    "spec.WarmUp": lambda: {"steps": 2, "then": 0.1},
+    **{f"spec.{name}.rate": lambda: {"count": 1} for name in ("CosineRate", "LinearRate", "WarmUp")},
+    "spec.Decoder": lambda: {"block": DECODER, "depth": 1},
+    "spec.Encoder": lambda: {"block": ENCODER, "depth": 1},
+    "spec.DecoderBlock": lambda: {"self_attention": MHA, "cross_attention": MHA, "feed_forward": FFN},
+    "spec.EncoderBlock": lambda: {"attention": MHA, "feed_forward": FFN},
+    "spec.Dense": lambda: {"array": np.ones((3, 3), bool)},
+    "spec.DifferentialAttention": lambda: {"embed_dim": 8, "num_heads": 1, "depth": 1},
+    "spec.DynamicNTK": lambda: {"factor": 2.0, "max_positions": 4},
+    "spec.FeedForward": lambda: {"embed_dim": 8, "hidden_dim": 4},
+    "spec.LatentAttention": lambda: {
+        "embed_dim": 8,
+        "num_heads": 2,
+        "kv_rank": 4,
+        "nope_dim": 2,
+        "rope_dim": 2,
+        "value_dim": 2,
+    },
+    "spec.Lengths": lambda: {"kv": [3, 2]},
+    "spec.Linear": lambda: {"factor": 2.0},
+    "spec.LinearAttention": lambda: {"embed_dim": 8, "num_heads": 2},
+    "spec.Llama3": lambda: {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positions": 8},
+    "spec.LongRope": lambda: {
+        "short_factor": (1.0, 1.0),
+        "long_factor": (2.0, 2.0),
+        "original_max_positions": 4,
+        "factor": 2.0,
+    },
+    "spec.MultiHeadAttention": lambda: {"embed_dim": 8, "num_heads": 2},
+    "spec.Param": lambda: {"shape": (2, 3), "axes": "MD"},
+    **dict.fromkeys(("spec.PerHead", "spec.PerRow"), lambda: {"masks": (spec.Causal(), dense())}),
+    "spec.Placed": lambda: {"mask": spec.Causal(), "query_positions": np.arange(3), "key_positions": np.arange(3)},
+    "spec.Prefix": lambda: {"length": 2},
+    "spec.RelativeKeys": lambda: {"max_distance": 2},
+    "spec.Request": lambda: {**attended("torch_impl"), "sizes": SIZES, "dtype": "float32", "scale": 1.0},
+    "spec.Segments": lambda: {"kv": [[0, 0, 1]]},
+    "spec.Window": lambda: {"before": 1, "after": 0},
+    "spec.Yarn": lambda: {"factor": 2.0, "original_max_positions": 8},
+    "spec.attend": lambda: {"xp": np, "scale": 1.0, **{n: zeros(2, 3, 2, 4) for n in "qkv"}},
+    "spec.cast": lambda: {"weights": step_params(), "dtype": "float16"},
+    "spec.choose": lambda: {
+        "kernels": torch_impl.KERNELS,
+        "request": spec.Request(**attended("torch_impl"), sizes=SIZES, dtype="float32", scale=1.0),
+    },
+    "spec.nest": lambda: {"prefix": "a", "params": MHA.params},
+    "spec.schedule": lambda: {"mask": spec.Causal(), "sizes": SIZES, "tile": (2, 2)},
+    **{f"spec.{name}.factor": lambda: {"head_dim": 4} for name in ("Dot", "ScaledDot", "Cosine", "Additive", "General")},
+    **{f"spec.{n}.params": lambda: {"query_width": 4, "key_width": 4} for n in ("Additive", "Concat", "General")},
+    "spec.Cosine.params": lambda: {"heads": 2},
+    **{f"spec.{name}.params": lambda: {"heads": 2, "head_dim": 4} for name in ("Alibi", "RelativeBias", "RelativeKeys")},
+    "spec.Alibi.rates": lambda: {"heads": 2},
+    **{f"spec.{name}.params": lambda: {"width": 4} for name in ("L2Norm", "LayerNorm", "RMSNorm")},
+    "spec.AlignmentAttention.build": lambda: {"backend": "torch"},
+    "spec.AlignmentAttention.init": lambda: {"seed": 0},
+    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries()} for n in ("optional", "results", "settle")},
+    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries("query", "key")} for n in ("results", "settle")},
+    "spec.AlignmentAttention.sizes": lambda: queries("query", "key", "value"),
+    **{
+        f"spec.{kind}.{n}": lambda: {"arrays": queries()}
+        for kind in ("MultiHeadAttention", "DifferentialAttention", "LinearAttention")
+        for n in ("optional", "results", "settle", "sizes_of")
+    },
+    "spec.MultiHeadAttention.sizes": lambda: queries("query", "key", "value"),
+    "spec.LinearAttention.check_state": lambda: {"state": None, "sizes": SIZES, "dtype": "float32", "carries": False},
+    "spec.LinearAttention.state_shape": lambda: {"sizes": SIZES},
+    "spec.LatentAttention.chosen": lambda: {"form": "auto", "cache": None, "x": zeros(2, 3, 8)},
+    "spec.LatentAttention.sizes": lambda: queries("x"),
+    **{
+        f"spec.{kind}.{n}": lambda: {"arrays": queries("x")}
+        for kind in ("LatentAttention", "FeedForward", "EncoderBlock")
+        for n in ("results", "settle")
+    },
+    **{
+        f"spec.{kind}.{n}": lambda: {"arrays": queries("x", "memory")}
+        for kind in ("Decoder", "DecoderBlock")
+        for n in ("results", "settle", "check")
+    },
+    **{f"spec.{kind}.calls": lambda: {"call": {}} for kind in ("EncoderBlock", "DecoderBlock")},
+    "spec.AxialRotary.grid": lambda: {"height": 2, "width": 2},
+    **{
+        f"spec.{kind}.{n}": lambda: {"head_dim": 4}
+        for kind in ("Rotary", "AxialRotary")
+        for n in ("constants", "frequencies", "width")
+    },
+    "spec.Rotary.tables": lambda: {"positions": np.arange(3), "head_dim": 4},
+    "spec.AxialRotary.tables": lambda: {"positions": np.zeros((3, 2), int), "head_dim": 4},
+    **{f"spec.{kind}.check": lambda: {"width": 4} for kind in ("DynamicNTK", "LongRope")},
+    **{
+        f"spec.{kind}.constants": lambda: {"base": 10_000.0, "width": 4}
+        for kind in ("DynamicNTK", "LongRope", "Linear", "Llama3", "Yarn")
+    },
+    "spec.Segments.from_cu_seqlens": lambda: {"cu_seqlens": [0, 2, 3]},
+    "spec.Segments.from_positions": lambda: {"positions": [[0, 1, 0]]},
+    "spec.Dense.from_additive": lambda: {"bias": np.zeros((3, 3), np.float32)},
+    **{f"spec.Dense.{n}": lambda: {"attention_mask": np.ones((2, 3, 3), bool)} for n in ("from_keras",)},
+    "spec.Dense.from_huggingface": lambda: {"attention_mask": np.ones((2, 3), int)},
+    "spec.Dense.from_flax": lambda: {"mask": np.ones((2, 1, 3, 3), bool)},
+    "spec.Dense.from_sdpa": lambda: {"attn_mask": np.ones((3, 3), bool)},
+    "spec.Dense.from_torch_attn_mask": lambda: {"attn_mask": np.zeros((3, 3), bool), "num_heads": 2},
+    "spec.Dense.from_torch_key_padding_mask": lambda: {"key_padding_mask": np.zeros((2, 3), bool)},
+    "parity.Call.map": lambda: {"function": lambda _, leaf: leaf},
+    "parity.Call.of": lambda: {"inputs": X},
+    "parity.ParamMap.backward": lambda: {"arrays": {}},
+    "parity.ParamMap.forward": lambda: {"arrays": {}},
+    "parity.ParamMap.gradients": lambda: {"first": {}, "second": {}},
+    "parity.ParamMap.to_json": lambda: {"path": "odd.json"},
+    "parity.ParamMap.from_json": lambda: {"path": mapped()},
+    "parity.Report.to_json": lambda: {"path": "odd.json"},
+    "parity.Report.to_html": lambda: {"path": "odd.html"},
+    "parity.Report.advised": lambda: {"advice": "nothing"},
+    "parity.Checkup.to_html": lambda: {"path": "odd.html"},
+    "parity.Probe": lambda: {
+        "name": "odd",
+        "contract": FFN,
+        "dtype": "float32",
+        "weights": FFN.init(0),
+        "arrays": queries("x"),
+        "cotangents": {"output": zeros(2, 3, 8)},
+    },
+    "parity.Recipe": recipe,
+    "parity.Recipe.batch": lambda: {"step": 0},
+    "parity.Recipe.dropout_seed": lambda: {"step": 0},
+    "parity.Recipe.of_contract": lambda: {"contract": FFN, "steps": 1, "optimizer": spec.SGD(0.1)},
+    "parity.Seen": lambda: {"name": "odd", "contract": FFN, "weights": FFN.init(0), "arrays": queries("x")},
+    "parity.Training.to_json": lambda: {"path": "odd.json"},
+    "parity.Training.plot": lambda: {"path": "odd.png"},
+    "parity.budget": lambda: {"program": jax_double, "arguments": (X,), "dtype": "float32", "runs": 1},
+    "parity.check": lambda: {"contract": spec.FeedForward(2, 2), "backends": ("numpy",)},
+    "parity.check_probe": lambda: {"subject": "odd", "probe": probe(), "backends": ("numpy",)},
+    "parity.checkup": lambda: pair(inputs=X),
+    "parity.compare": lambda: pair(inputs=X),
+    "parity.locate": lambda: pair(inputs=X),
+    "parity.match": lambda: pair(call=X),
+    "parity.diagnose": lambda: pair(contract=spec.FeedForward(2, 2)),
+    "parity.diagnose_step": lambda: {"first": spec.SGD(0.1), "second": spec.SGD(0.1), "contract": spec.SGD(0.1)},
+    "parity.differentiated": lambda: {"program": jax_double},
+    "parity.expect": lambda: {"probe": probe(), "runs": 1},
+    "parity.judge": lambda: {"name": "odd", "got": X, "wanted": X, "sigma": np.ones(3)},
+    "parity.layerwise": lambda: {"seen": [], "backends": ("numpy",), "runs": 1},
+    "parity.probes": lambda: {"contract": spec.FeedForward(2, 2)},
+    "parity.program": lambda: {"side": jax_double},
+    "parity.rounding": lambda: {"dtype_name": "float32"},
+    "parity.stored": lambda: {"x": jnp.asarray(X)},
+    "parity.stored_gradient": lambda: {"x": jnp.asarray(X)},
+    "parity.train": lambda: {"recipe": parity.Recipe(**recipe()), "twins": 1},
+}
+
+
+def queries(*names: str) -> dict[str, np.ndarray]:
+    """Return NumPy tokens."""
+    return {name: zeros(2, 3, 8) for name in names or ("query",)}
+
+
+def both_rooms() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield the valid calls that both frameworks have."""
+    inputs: dict[str, tuple[str, ...]] = {
+        "AlignmentAttention": ("query", "key"),
+        "Decoder": ("x", "memory"),
+        "DecoderBlock": ("x", "memory"),
+        "DifferentialAttention": ("query",),
+        "Encoder": ("x",),
+        "EncoderBlock": ("x",),
+        "FeedForward": ("x",),
+        "LatentAttention": ("x",),
+        "LinearAttention": ("query",),
+        "MultiHeadAttention": ("query",),
+    }
+    for room, call in (("torch_impl", "forward"), ("jax_impl", "__call__")):
+        yield f"{room}.dot_product_attention", lambda room=room: attended(room)
+        yield f"{room}.explain", lambda room=room: attended(room)
+        yield f"{room}.compiled", lambda room=room: {"layer": instance(f"{room}.FeedForward")}
+        yield f"{room}.optimizer", lambda room=room: {"step": spec.SGD(0.1), "layer": instance(f"{room}.FeedForward")}
+        yield f"{room}.seed_at", lambda: {"seed": 3, "name": "here"}
+        for name, contract in CONTRACTS.items():
+            yield f"{room}.{name}", lambda contract=contract: {"contract": contract}
+            yield f"{room}.{name}.{call}", lambda room=room, name=name: tokens(room, *inputs[name])
+            yield f"{room}.{name}.load_weights", lambda contract=contract: {"weights": weights_of(contract)}
+            yield f"{room}.{name}.drop", lambda room=room: {**tokens(room, "x"), "rate": 0.5, "seed": 1}
+            yield f"{room}.{name}.build_parts", lambda: {"dtype": "float32"}
+        for kind in ("StaticCache", "RollingCache", "PagedCache"):
+            yield f"{room}.{kind}", lambda room=room, kind=kind: cache_of(room, kind)
+            yield f"{room}.{kind}.append", lambda room=room: {n: NATIVE[room](zeros(1, 2, 1, 2)) for n in "kv"}
+            yield f"{room}.{kind}.check", lambda: {"mask": spec.Window(1, 0)}
+            yield f"{room}.{kind}.sizes_of", lambda room=room: {n: NATIVE[room](zeros(1, 2, 1, 2)) for n in "kv"}
+            yield f"{room}.{kind}.place", lambda: {"positions": None, "t": 2}
+            yield f"{room}.{kind}.upcoming", lambda: {"t": 2}
+        yield f"{room}.StaticCache.make", lambda: {"batch": 1, "capacity": 4, **HEADS}
+        yield f"{room}.RollingCache.make", lambda: {"batch": 1, "window": 4, **HEADS}
+        yield f"{room}.PagedCache.make", lambda: {"block_table": [[0, 1]], "num_blocks": 2, "block_size": 2, **HEADS}
+        yield f"{room}.PagedCache.assign", lambda: {"block_table": [[1, 0]]}
+
+
+ARGUMENTS |= dict(both_rooms())
+
+
+@cache
+def saved() -> str:
+    """Return a file with a contract and its weights."""
+    spec.save("valid.safetensors", FFN, FFN.init(0))
+    return "valid.safetensors"
+
+
+@cache
+def mapped() -> str:
+    """Return a file with a map."""
+    parity.ParamMap().to_json("valid.json")
+    return "valid.json"
+
+
+@cache
+def instance(name: str) -> Any:
+    """Return an object of a public class."""
+    room, _, kind = name.partition(".")
+    held = getattr(importlib.import_module(f"attention.{room}"), kind)
+    if name in MADE:
+        return MADE[name]()
+    given = ARGUMENTS.get(name)
+    made = held(**(given() if given is not None else {}))
+    return made.eval() if isinstance(made, torch.nn.Module) else made
+
+
+MADE: dict[str, Callable[[], Any]] = {
+    "spec.SGD": lambda: spec.SGD(0.1, momentum=0.5),
+    "spec.AlignmentAttention": lambda: spec.AlignmentAttention(8, 8),
+    "spec.Schedule": lambda: spec.schedule(spec.Causal(), SIZES, (2, 2)),
+    "spec.Choice": lambda: spec.Choice(torch_impl.KERNELS["reference"], ()),
+    "parity.Report": lambda: parity.check(spec.FeedForward(2, 2), backends=("numpy",)),
+    "parity.Checkup": lambda: parity.checkup(torch_double, jax_double, X),
+    "parity.Divergence": lambda: parity.locate(torch_double, jax_double, X),
+    "parity.Diagnosis": lambda: parity.diagnose(torch_double, jax_double, spec.FeedForward(2, 2)),
+    "parity.Training": lambda: parity.train(parity.Recipe(**recipe()), twins=1),
+    "parity.Made": lambda: parity.Made({}),
+}
