@@ -5,7 +5,7 @@ for all i < j, a in axes[i], b in axes[j]:  some row has row[i] = a and row[j] =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -14,19 +14,22 @@ import pytest
 Row = tuple[Any, ...]
 
 
-def covering(axes: Sequence[Sequence[Any]], strength: int = 2, allowed: Callable[..., bool] | None = None) -> list[Row]:
+def covering(axes: Sequence[Collection[Any]], strength: int = 2, allowed: Callable[..., bool] | None = None) -> list[Row]:
     """Return rows, the same ones always, in which every `strength` options of different axes are met together.
 
-    Each next row is the first of those that meet the most that no row has met; ids of the options are their places.
+    Each next row is the first of those that meet the most of what no row before has met.
     """
-    places = [row for row in product(*(range(len(axis)) for axis in axes)) if allowed is None or allowed(*_at(axes, row))]
-    met = {row: {(where, tuple(row[i] for i in where)) for where in combinations(range(len(axes)), strength)} for row in places}
+    every = [tuple(axis) for axis in axes]
+    places = [row for row in product(*map(range, map(len, every))) if allowed is None or allowed(*_at(every, row))]
+    met = {
+        row: {(where, tuple(row[i] for i in where)) for where in combinations(range(len(every)), strength)} for row in places
+    }
     left = set().union(*met.values())
     rows: list[Row] = []
     while left:
         best = max(places, key=lambda row: len(met[row] & left))
         left -= met[best]
-        rows.append(_at(axes, best))
+        rows.append(_at(every, best))
     return rows
 
 
@@ -35,7 +38,7 @@ def _at(axes: Sequence[Sequence[Any]], places: Sequence[int]) -> Row:
 
 
 def pairwise(
-    names: str, *axes: Sequence[Any], strength: int = 2, allowed: Callable[..., bool] | None = None
+    names: str, *axes: Collection[Any], strength: int = 2, allowed: Callable[..., bool] | None = None
 ) -> pytest.MarkDecorator:
     """Parametrise a test by every combination: those of the covering array run always, the others in `make test-all`."""
     chosen = covering(axes, strength, allowed)
