@@ -43,7 +43,7 @@ class TestFirst:
         np.testing.assert_allclose((ahead - behind) / 2, slope, rtol=1e-4 if case == "large scores" else 1e-7)
 
     # Every kernel and every case; values are asked of every kernel in every case in `test_dot_product_attention.py`.
-    @pairwise("kernel, case", KERNELS, list(CASES), strength=1)
+    @pairwise("kernel, case", KERNELS, CASES, strength=1)
     def test_float64_gradients_are_the_formulas_to_1e_13(self, kernel: Kernel, case: str) -> None:
         (changed, options), (along, wanted) = CASES[case], formula_grads(case)
         given = qkv(**changed)

@@ -28,7 +28,12 @@ WANTED = 0.9
 PINS = (".float()", "float32", "jax.nn.dot_product_attention", "nnx.Embed")
 """What keeps a program in float32 although its inputs are float64, as the originals do."""
 
-each_port = pytest.mark.parametrize("port", PORTS, ids=lambda port: port.name)
+
+def named(port: Port) -> str:
+    return port.name
+
+
+each_port = pytest.mark.parametrize("port", PORTS, ids=named)
 
 
 @cache
@@ -118,13 +123,15 @@ class TestValues:
     def test_mending_exchanges_the_line_below_the_comment(self) -> None:
         assert mend(f"if x:\n    {MEND}y = 2\n    y = 1\nz = 3{HERE}\n") == f"if x:\n    {MEND}y = 2\n    y = 2\nz = 3{HERE}\n"
 
-    @each_port
+    @pytest.mark.parametrize(
+        "port", [*PORTS[::2], *(pytest.param(port, marks=pytest.mark.slow) for port in PORTS[1::2])], ids=named
+    )
     def test_a_right_port_raises_no_alarm(self, port: Port) -> None:
         divergence = located(port, right=True, gradients=port.gradients)
         assert not divergence.found, str(divergence)
 
     # Backward traces are long, so that every fourth port stands for all.
-    @pytest.mark.parametrize("port", PORTS[::4], ids=lambda port: port.name)
+    @pytest.mark.parametrize("port", PORTS[::4], ids=named)
     def test_the_gradients_of_a_right_port_raise_no_alarm(self, port: Port) -> None:
         divergence = located(port, right=True, gradients=True)
         assert not divergence.found, str(divergence)
