@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -44,7 +45,7 @@ class TestValues:
         assert json.loads(path.read_text())["ok"] is True
 
     def test_processes_share_the_work_and_an_error_of_one_ends_it(self) -> None:
-        steps = [*runs.plan(["general"], [], backends=["numpy"]), runs.Step("wrong", partial(sides.find, "mlx"))]
+        steps = [*runs.plan(["general"], [], backends=["numpy"]), runs.Step("wrong", cast("Any", partial(sides.find, "mlx")))]
         reports: dict[str, Report] = {}
         with pytest.raises(UnknownName, match=r"^backend 'mlx' must be one of numpy, torch, jax"):  # noqa: PT012 - a loop fills the dict
             for step, report in runs.run(steps, jobs=2):
