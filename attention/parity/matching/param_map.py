@@ -6,6 +6,9 @@ A tied array, held once by one program and twice by the other, stands beside the
 and its gradients are added up before they are compared.
 """
 
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json
