@@ -153,7 +153,7 @@ VALUES: dict[str, dict[str, Callable[[], Any]]] = {
         "nothing": lambda: nothing,
         "class": lambda: Stranger,
         "type": lambda: int,
-        "module": lambda: np,
+        "Python module": lambda: np,
         "torch dtype": lambda: torch.float32,
         "numpy dtype": lambda: np.dtype("float32"),
     },

@@ -62,6 +62,7 @@ INNER: dict[str, str] = {
     "build_parts": "a part of a layer's constructor",
     "drop": "a part of a layer's call",
     "calls": "a part of `settle`",
+    "lacks": "a part of a kernel's refusal",
     "chosen": "a part of a call",
     "check_state": "a part of a call",
     "state_shape": "a part of a call",
@@ -94,7 +95,14 @@ class Public:
     @property
     def swept(self) -> tuple[str, ...]:
         """The arguments to sweep."""
-        return tuple(p.name for p in self.parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+        return tuple(p.name for p in self.parameters if self._is_swept(p))
+
+    def _is_swept(self, p: inspect.Parameter) -> bool:
+        """Return whether a parameter is swept: one that takes any number of values, where a valid call says one."""
+        given = ARGUMENTS.get(self.name)
+        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            return given is not None and p.name in given()
+        return True
 
     def __str__(self) -> str:
         return self.name
@@ -122,7 +130,7 @@ class Public:
 
     def run(self, arguments: Mapping[str, Any]) -> Any:
         """Return what the call makes of arguments by name."""
-        by_place = [p.name for p in self.parameters if p.kind is p.POSITIONAL_ONLY]
+        by_place = [p.name for p in self.parameters if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) and p.name in arguments]
         places = [arguments[name] for name in by_place]
         named = {name: value for name, value in arguments.items() if name not in by_place}
         function = self.function

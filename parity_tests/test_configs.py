@@ -165,6 +165,13 @@ def fault(read: Read, config: object) -> str:
     return ""
 
 
+TABLES: dict[str, Read] = {
+    "llama": llama.decoder_dialect,
+    "gguf": gguf.decoder_dialect,
+    "marian": lambda n: marian.dialect(n, 1),
+}
+
+
 class TestLaws:
     @pytest.mark.parametrize("name", READERS)
     def test_an_odd_value_is_read_or_refused_in_our_words(self, name: str) -> None:
@@ -175,7 +182,7 @@ class TestLaws:
         found |= {(key, "absent"): fault(read, {k: v for k, v in config.items() if k != key}) for key in config}
         assert {place: said for place, said in found.items() if said} == {}
 
-    @pytest.mark.parametrize("tables", [llama.decoder_dialect, gguf.decoder_dialect, lambda n: marian.dialect(n, 1)], ids=str)
+    @pytest.mark.parametrize("tables", TABLES.values(), ids=TABLES)
     def test_a_table_of_any_depth_is_made_or_refused_at_once(self, tables: Read) -> None:
         assert {repr(odd)[:40]: said for odd in ODD if (said := fault(tables, odd))} == {}
 

@@ -206,6 +206,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "spec.RelativeKeys": lambda: {"max_distance": 2},
     "spec.Request": lambda: {**attended("torch_impl"), "sizes": SIZES, "dtype": "float32", "scale": 1.0},
     "spec.Segments": lambda: {"kv": [[0, 0, 1]]},
+    "spec.Schedule.of": lambda: {"kinds": 2},
     "spec.Window": lambda: {"before": 1, "after": 0},
     "spec.Yarn": lambda: {"factor": 2.0, "original_max_positions": 8},
     "spec.attend": lambda: {"xp": np, "scale": 1.0, **{n: zeros(2, 3, 2, 4) for n in "qkv"}},

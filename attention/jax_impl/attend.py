@@ -17,8 +17,8 @@ from attention.jax_impl.kernels import KERNELS
 from attention.jax_impl.masks import isolated, native, read
 from attention.jax_impl.random import check_seed
 from attention.spec.algebra import Mask
-from attention.spec.axes import check_beside, check_float, sizes
-from attention.spec.errors import DTypeError, OptionError
+from attention.spec.axes import COMPUTE, check_beside, check_float, sizes
+from attention.spec.errors import DTypeError, OptionError, shown
 from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose, stage_names
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 
@@ -152,6 +152,9 @@ def check_arrays(**arrays: Any) -> list[Any]:
     for name, array in arrays.items():
         if not isinstance(array, (jax.Array, np.ndarray)) and not (array is None and name in OPTIONAL):
             raise DTypeError(f"{name} {type(array).__module__}.{type(array).__name__} must be a jax.Array or numpy.ndarray")
+        if isinstance(array, np.ndarray) and array.dtype.kind in "OSUVMm":
+            # What JAX has no array of.
+            raise DTypeError(f"{name} {shown(array)} must be one of {', '.join(COMPUTE)}")
         if array is not None:
             check_x64(name, str(array.dtype))
         converted.append(None if array is None else jnp.asarray(array))

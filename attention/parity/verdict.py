@@ -6,6 +6,9 @@
 Where the oracle is exact (sigma = 0) or not finite, the array must be equal.
 """
 
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace

@@ -32,9 +32,10 @@ from attention.spec.fields import MOST, is_count
 from attention.spec.grid import Grid
 from attention.spec.intervals import Interval, Ternary
 from attention.spec.numbers import is_symbolic
-from attention.spec.options import NAMESPACE, SWITCH, Option, checked, instance
+from attention.spec.options import NAMESPACE, SWITCH, Option, checked, instance, whole
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
+KIND = whole(EMPTY, FULL, wanted=f"EMPTY = {EMPTY}, PARTIAL = {PARTIAL} or FULL = {FULL}")
 TILE = Option(
     "two ints >= 1, queries and keys",
     lambda value: isinstance(value, (tuple, list)) and len(value) == 2 and all(is_count(n, 1) for n in value),
@@ -73,6 +74,10 @@ class Schedule:
             index: `(*batch, H, tiles of T, tiles of S)`, of which the first `counts` are meant. What follows are the numbers
             of the other tiles.
         """
+        if not kinds:
+            raise OptionError(f"kinds must be given, among EMPTY = {EMPTY}, PARTIAL = {PARTIAL} and FULL = {FULL}")
+        for kind in kinds:
+            KIND.check("kinds", kind)
         found: Array = self.kinds == kinds[0]
         for kind in kinds[1:]:
             found = found | (self.kinds == kind)

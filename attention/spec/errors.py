@@ -16,6 +16,9 @@ AttentionError(ValueError)
 └── ParityError       a comparison that was asserted to agree did not (also an AssertionError)
 """
 
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import reprlib
@@ -116,8 +119,9 @@ def shown(value: Any) -> str:
         # Python refuses to write out an int of more than 4,300 digits.
         return f"an int of {value.bit_length()} bits"
     try:
-        if hasattr(value, "shape") and hasattr(value, "dtype"):
-            return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if len(value.shape) else repr(value)[:80]
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+        if isinstance(shape, tuple) and shape and dtype is not None:
+            return f"{str(dtype).removeprefix('torch.')}{list(shape)}"
         return _REPR.repr(value)
     # An object's own code runs here, and may do anything.
     except Exception:  # noqa: BLE001

@@ -6,6 +6,9 @@
 A refusal is data, not an exception: "auto" and `attention kernels` read the same one. Nothing falls back silently.
 """
 
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping

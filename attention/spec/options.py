@@ -15,6 +15,9 @@ compared, hashed or shown is refused like any other.
 # Bad input comes from code that nobody type-checked, so it is looked at again here.
 # pyright: reportUnnecessaryIsInstance=false
 
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import inspect

@@ -8,6 +8,9 @@ The uniform numbers are exact in float32 and scaled by one rounded product, so t
 bits.
 """
 
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math
@@ -32,7 +35,7 @@ PARAMS = Option(
     lambda value: isinstance(value, Mapping) and all(isinstance(x, Param) for x in value.values()),
 )
 SEED = Option(
-    "an int in [0, 2**64)", lambda value: isinstance(value, (int, np.integer, np.ndarray)) and random.key(value) is not None
+    "an int in [0, 2**64)", lambda value: isinstance(value, (int, np.integer, np.ndarray)) and bool(random.key(value))
 )
 
 

@@ -7,6 +7,9 @@ Single mistakes first; then one number of any value; then pairs. If several expl
 mathematics for this contract. If none does, that is said.
 """
 
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

@@ -12,6 +12,9 @@ References:
 # Bad input comes from code that nobody type-checked, so it is looked at again here.
 # pyright: reportUnnecessaryIsInstance=false
 
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
