@@ -40,6 +40,10 @@ class Absent:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
+    def __repr__(self) -> str:
+        # Without an address: a test that is named by it has to have one name in every process.
+        return f"<{self._reason}>"
+
     def _use(self, *given: Any, **options: Any) -> Any:
         del given, options
         if Absent.running:

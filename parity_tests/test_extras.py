@@ -71,6 +71,7 @@ class TestAbsent:
         scope = {"__file__": __file__, "__name__": "here"}
         jix = absent.importing("jix.numpy", scope)
         assert not isinstance(1, jix.Array)
+        assert str(jix.float32) == f"<{WHY}>"
         with pytest.raises(pytest.skip.Exception, match="jix is not installed"):
             jix.numpy.ones(3)
         assert list(absent.MET.items()) == [(__file__, "jix is not installed")]
