@@ -64,7 +64,7 @@ dist: $(READY) ## build wheel and sdist, and try the wheel in an empty environme
 	$(call timed,dist,$(BIN)/python -m tools.dist)
 
 matrix: $(READY) ## the fast tests on every Python that is installed, with each framework alone and with both
-	$(BIN)/python -m tools.matrix
+	$(BIN)/python -m tools.results record matrix
 
 conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, transformers) through both backends
 	$(BIN)/python -m conformance onnx --baselines --json build/onnx.json

@@ -1,6 +1,6 @@
 """The fast tests on every interpreter of this machine: with JAX alone, with both frameworks, and with PyTorch alone.
 
-    python -m tools.matrix                     writes results/matrix.json
+    python -m tools.matrix                     writes build/matrix.json, which `make matrix` keeps in results/
     python -m tools.matrix --python python3.12 --python /opt/python3.13/bin/python3
 
 For each interpreter an environment is made below `build/matrix/`; the wheel is installed with one extra after the other, and
@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.machine import cpu_name
 from tools.dist import EXTRAS, ROOT, build, environment, install, run, smoke
 
-PLACE, RESULTS = ROOT / "build" / "matrix", ROOT / "results" / "matrix.json"
+PLACE, RESULTS = ROOT / "build" / "matrix", ROOT / "build" / "matrix.json"
 OLDEST, NEWEST = 11, 13
 """The minor versions of Python 3 that are looked for."""
 # fmt: off
