@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from attention.parity.random_options.draws import Draw, attention
-from attention.spec.algebra import And, Mask, Not, Or, Pair, evaluate
+from attention.spec.algebra import And, Mask, Not, Or, Pair, both, evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.stack import Stack
@@ -70,6 +70,8 @@ def _steps(draw: Draw) -> Iterator[Callable[[], Draw]]:
     for name in ("mask", "memory_mask"):
         for part in _parts(getattr(draw, name)):
             yield lambda name=name, part=part: replace(draw, **{name: part})
+    if getattr(draw.contract, "mask", None) is not None:
+        yield lambda: _moved(draw)
     yield from _smaller(draw)
 
 
@@ -91,6 +93,15 @@ def _parts(mask: Mask | None) -> Iterator[Mask]:
     """Yield the masks of which a mask consists."""
     if isinstance(mask, (Pair, Several, Not)):
         yield from mask.inside
+
+
+def _moved(draw: Draw) -> Draw:
+    """Return a draw whose call holds the contract's mask, written out, so that its rows and keys can be cut."""
+    contract: Any = draw.contract
+    keys = draw.S if "key" in contract.inputs else draw.T
+    sizes = Sizes(draw.batch, draw.T, keys, getattr(contract, "num_heads", 1), 1, 1, 1)
+    full = np.broadcast_to(np.asarray(evaluate(both(contract.mask, draw.mask), sizes)), sizes.scores)
+    return replace(draw, contract=replace(contract, mask=None), mask=Dense(full.copy()))
 
 
 def _smaller(draw: Draw) -> Iterator[Callable[[], Draw]]:
