@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -66,7 +67,8 @@ def _steps(draw: Draw) -> Iterator[Callable[[], Draw]]:
         yield lambda: replace(draw, **dict.fromkeys(PLACES))
     for count in range(1, min(draw.given, len(draw.contract.inputs))):
         yield lambda count=count: replace(draw, given=count)
-    yield from (lambda step=step: replace(draw, contract=step()) for step in _without(draw.contract))
+    for step in _without(draw.contract):
+        yield partial(_changed, draw, "contract", step)
     for name in ("mask", "memory_mask"):
         for part in _parts(getattr(draw, name)):
             yield lambda name=name, part=part: replace(draw, **{name: part})
@@ -84,9 +86,14 @@ def _without(part: Any) -> Iterator[Callable[[], Any]]:
         if isinstance(value, Mask):
             yield from (lambda f=f, inner=inner: replace(part, **{f.name: inner}) for inner in _parts(value))
         elif is_dataclass(value):
-            yield from (lambda f=f, step=step: replace(part, **{f.name: step()}) for step in _without(value))
+            for step in _without(value):
+                yield partial(_changed, part, f.name, step)
         elif f.name == "depth" and value > 1:
             yield lambda f=f: replace(part, **{f.name: 1})
+
+
+def _changed(part: Any, name: str, make: Callable[[], Any]) -> Any:
+    return replace(part, **{name: make()})
 
 
 def _parts(mask: Mask | None) -> Iterator[Mask]:
@@ -173,7 +180,8 @@ def written(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"np.array({value.tolist()})"
     if isinstance(value, tuple):
-        return f"({', '.join(map(written, value))}{',' if len(value) == 1 else ''})"
+        items = cast("tuple[Any, ...]", value)
+        return f"({', '.join(map(written, items))}{',' if len(items) == 1 else ''})"
     if isinstance(value, (And, Or)):
         return f"({written(value.left)} {'&' if isinstance(value, And) else '|'} {written(value.right)})"
     if isinstance(value, Not):
