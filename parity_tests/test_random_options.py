@@ -212,7 +212,7 @@ class TestValues:
 
 class TestRefusals:
     @pytest.mark.parametrize("given", [{"draws": 0}, {"seed": -1}, {"first": -1}])
-    def test_numbers_out_of_range(self, given: dict[str, int]) -> None:
+    def test_numbers_out_of_range(self, given: dict[str, Any]) -> None:
         with pytest.raises(OptionError, match="must be an int >="):
             _ = random_options.random_options(**given)
 

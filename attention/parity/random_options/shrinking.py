@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
 from attention.parity.random_options.draws import Draw, attention
-from attention.spec.algebra import And, Mask, Not, Or, Pair, evaluate
+from attention.spec.algebra import And, Mask, Not, Or, Pair, both, evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.stack import Stack
@@ -66,10 +67,13 @@ def _steps(draw: Draw) -> Iterator[Callable[[], Draw]]:
         yield lambda: replace(draw, **dict.fromkeys(PLACES))
     for count in range(1, min(draw.given, len(draw.contract.inputs))):
         yield lambda count=count: replace(draw, given=count)
-    yield from (lambda step=step: replace(draw, contract=step()) for step in _without(draw.contract))
+    for step in _without(draw.contract):
+        yield partial(_changed, draw, "contract", step)
     for name in ("mask", "memory_mask"):
         for part in _parts(getattr(draw, name)):
             yield lambda name=name, part=part: replace(draw, **{name: part})
+    if getattr(draw.contract, "mask", None) is not None:
+        yield lambda: _moved(draw)
     yield from _smaller(draw)
 
 
@@ -82,15 +86,29 @@ def _without(part: Any) -> Iterator[Callable[[], Any]]:
         if isinstance(value, Mask):
             yield from (lambda f=f, inner=inner: replace(part, **{f.name: inner}) for inner in _parts(value))
         elif is_dataclass(value):
-            yield from (lambda f=f, step=step: replace(part, **{f.name: step()}) for step in _without(value))
+            for step in _without(value):
+                yield partial(_changed, part, f.name, step)
         elif f.name == "depth" and value > 1:
             yield lambda f=f: replace(part, **{f.name: 1})
+
+
+def _changed(part: Any, name: str, make: Callable[[], Any]) -> Any:
+    return replace(part, **{name: make()})
 
 
 def _parts(mask: Mask | None) -> Iterator[Mask]:
     """Yield the masks of which a mask consists."""
     if isinstance(mask, (Pair, Several, Not)):
         yield from mask.inside
+
+
+def _moved(draw: Draw) -> Draw:
+    """Return a draw whose call holds the contract's mask, written out, so that its rows and keys can be cut."""
+    contract: Any = draw.contract
+    keys = draw.S if "key" in contract.inputs else draw.T
+    sizes = Sizes(draw.batch, draw.T, keys, getattr(contract, "num_heads", 1), 1, 1, 1)
+    full = np.broadcast_to(np.asarray(evaluate(both(contract.mask, draw.mask), sizes)), sizes.scores)
+    return replace(draw, contract=replace(contract, mask=None), mask=Dense(full.copy()))
 
 
 def _smaller(draw: Draw) -> Iterator[Callable[[], Draw]]:
@@ -162,7 +180,8 @@ def written(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"np.array({value.tolist()})"
     if isinstance(value, tuple):
-        return f"({', '.join(map(written, value))}{',' if len(value) == 1 else ''})"
+        items = cast("tuple[Any, ...]", value)
+        return f"({', '.join(map(written, items))}{',' if len(items) == 1 else ''})"
     if isinstance(value, (And, Or)):
         return f"({written(value.left)} {'&' if isinstance(value, And) else '|'} {written(value.right)})"
     if isinstance(value, Not):
