@@ -199,7 +199,7 @@ VALUES: dict[str, dict[str, Callable[[], Any]]] = {
         "sparse tensor": lambda: torch.zeros(2, 3).to_sparse(),
         "gradient tensor": lambda: torch.zeros(2, 3, 8, requires_grad=True),
         "parameter": lambda: torch.nn.Parameter(torch.zeros(3)),
-        "module": lambda: torch.nn.Linear(2, 2),
+        "nn.Module": lambda: torch.nn.Linear(2, 2),
         "meta tensor": lambda: torch.zeros(2, 3, 8, device="meta"),
     },
     "jax": {

@@ -72,7 +72,7 @@ def check_counts(label: str, values: np.ndarray | None, axis: str, sizes: Sizes)
     """Raise MaskError if known counts leave 0..size. Traced ones cannot be looked at and are taken as they are."""
     most = getattr(sizes, axis)
     if values is not None and bool(np.any((values < 0) | (values > most))):
-        raise MaskError(f"{label} {values.tolist()} must be in 0..{axis} = {most}")
+        raise MaskError(f"{label} {shown(values.tolist())} must be in 0..{axis} = {most}")
 
 
 def check_rank(label: str, value: Array, letters: str, *, least: int, most: int | None = None) -> None:
