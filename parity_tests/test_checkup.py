@@ -116,7 +116,7 @@ class TestRefusals:
             ((), "attention: inputs None must be given, or a contract"),
             (("--contract", "nope"), "attention: contract 'nope' must be one of self"),
             (("--contract", "math:pi"), "attention: contract 'math:pi' is a float, and must be a contract"),
-            ((*INPUTS, "--values", "third"), "attention: load 'third' must be None, 'first' or 'second'"),
+            ((*INPUTS, "--values", "third"), "attention: load 'third' must be one of None, 'first', 'second'"),
             (("--inputs", "nowhere.npz"), "attention: inputs 'nowhere.npz' must be a file"),
         ],
     )

@@ -47,7 +47,7 @@ class TestValues:
     def test_processes_share_the_work_and_an_error_of_one_ends_it(self) -> None:
         steps = [*runs.plan(["general"], [], backends=["numpy"]), runs.Step("wrong", cast("Any", partial(sides.find, "mlx")))]
         reports: dict[str, Report] = {}
-        with pytest.raises(UnknownName, match=r"^backend 'mlx' must be one of numpy, torch, jax"):  # noqa: PT012 - a loop fills the dict
+        with pytest.raises(UnknownName, match=r"^backend 'mlx' must be one of 'numpy', 'torch', 'jax'"):  # noqa: PT012 - a loop fills the dict
             for step, report in runs.run(steps, jobs=2):
                 reports[step.name] = report
         serial = {step.name: report for step, report in runs.run(steps[:1])}
@@ -79,7 +79,7 @@ class TestExits:
         [
             (["--contract", "nope"], "attention: contract 'nope' must be one of self, cross"),
             (["--dtype", "int8", "--contract", "self"], "attention: dtype 'int8' must be one of float64, float32"),
-            (["--backend", "mlx"], "attention: backend 'mlx' must be one of numpy, torch, jax"),
+            (["--backend", "mlx"], "attention: backend 'mlx' must be one of 'numpy', 'torch', 'jax'"),
             (["--real", "gpt5"], "attention: real model 'gpt5' must be one of rxnmapper, minilm"),
         ],
     )

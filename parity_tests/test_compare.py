@@ -476,7 +476,7 @@ class TestRefusals:
             _ = compare(torch.tanh, jnp.tanh, X.astype(np.complex64))
         with pytest.raises(OptionError, match="budget 'mine' must be one of auto, jax, torch, ratio"):
             _ = compare(torch.tanh, jnp.tanh, X, budget="mine")
-        with pytest.raises(OptionError, match="load 'both' must be None, 'first' or 'second'"):
+        with pytest.raises(OptionError, match="load 'both' must be one of None, 'first', 'second'"):
             _ = compare(torch.tanh, jnp.tanh, X, load="both")
         with pytest.raises(UnknownName, match="cotangents 'loss' must be one of the float outputs output"):
             _ = compare(torch.tanh, jnp.tanh, X, cotangents={"loss": X})

@@ -166,7 +166,7 @@ class TestValues:
 
 class TestRefusals:
     def test_unknown_names(self) -> None:
-        with pytest.raises(UnknownName, match=r"^backend 'tensorflow' must be one of numpy, torch, jax, jax_eager$"):
+        with pytest.raises(UnknownName, match=r"^backend 'tensorflow' must be one of 'numpy', 'torch', 'jax', 'jax_eager'$"):
             _ = sides.find("tensorflow")
         with pytest.raises(UnknownName, match=r"^implementation 'magic' must be 'auto' or one of sdpa, reference, "):
             _ = check_probe("tiny", plain(), ["torch"], "magic")

@@ -24,7 +24,8 @@ def is_finite(value: Any) -> bool:
     # Not math.isfinite, which torch.compile cannot follow where it takes an option for a variable; NaN is in no interval.
     if isinstance(value, (int, np.integer)):
         return not isinstance(value, bool) and bool(-LONGEST <= value < LONGEST)
-    return isinstance(value, (float, np.floating)) and bool(-LARGEST <= value <= LARGEST)
+    # As a float, because NumPy would make the limits float32 beside one.
+    return isinstance(value, (float, np.floating)) and -LARGEST <= float(value) <= LARGEST
 
 
 def is_symbolic(value: Any) -> bool:
