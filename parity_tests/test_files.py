@@ -274,7 +274,7 @@ class TestRefusals:
         with pytest.raises(AttentionError, match=r"must be (float64|a whole safetensors file)"):
             _ = attention.load(path)
 
-    @pytest.mark.parametrize("target", ["none/layer", "file/layer", "folder", "n" * 300, "", ".", "a\0b"])
+    @pytest.mark.parametrize("target", ["none/layer", "file/layer", "folder", "n" * 300, "."])
     def test_a_path_that_cannot_be_written(self, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         _ = (tmp_path / "file").write_text("whole")

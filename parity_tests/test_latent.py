@@ -50,8 +50,11 @@ class Absorbed(spec.LatentAttention):
     def formula(self, *given: Any, **options: Any) -> dict[str, Any]:
         return super().formula(*given, **options, form="absorbed")
 
-    def build(self, backend: str, **options: Any) -> Any:
-        return absorbed_layer(backend)(self, **options)
+    def build(self, backend: str, *, weights: Any = None, **options: Any) -> Any:
+        layer = absorbed_layer(backend)(self, **options)
+        if weights is not None:
+            layer.load_weights(weights)
+        return layer
 
 
 @cache

@@ -35,7 +35,7 @@ def native(mask: Mask | None) -> Mask | None:
 
 
 def _array(x: Array) -> jax.Array:
-    if not isinstance(x, (jax.Array, np.ndarray)):
+    if not isinstance(x, (jax.Array, np.ndarray, np.generic)):
         raise MaskError(f"mask array {type(x).__module__}.{type(x).__name__} must be a jax.Array or numpy.ndarray")
     return jnp.asarray(x)
 

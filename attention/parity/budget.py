@@ -221,7 +221,7 @@ def _check(program: Any, arguments: Any, runs: Any, seed: Any) -> None:
     if not takes_arguments(program, len(arguments)):
         raise OptionError(f"program {shown(program)} must be a function of {len(arguments)} arguments")
     whole(1, 2**16, wanted="an int >= 1").check("runs", runs)
-    whole(0).check("seed", seed)
+    whole(0, 2**64 - 1).check("seed", seed)
 
 
 def _upcast(leaf: Any) -> Array:

@@ -175,12 +175,14 @@ def _square(drawer: Drawer) -> Iterator[Probe]:
     yield drawer.draw("saturated scores", scale=6.0)
     if not drawer.takes("mask"):
         return
-    yield _poisoned(drawer, "padding", Lengths(kv=[N, 8, 0], q=[N, 8, 0]), biased=drawer.takes("bias"))
+    yield _poisoned(drawer, "padding", Lengths(kv=[N, 8, 0], q=[N, 8, 0]))
     packed: dict[str, Any] = _masked(drawer, Segments(kv=_documents()))
     yield drawer.draw("packed", **packed)
     if drawer.takes("stages"):
         heads = drawer.contract.results(drawer.draw("").arrays)["weights"][-3]
-        yield drawer.draw("mask per head", mask=Dense(_holes(heads)), stages=("weights", "logsumexp"))
+        yield drawer.draw("mask per head", mask=Dense(_holes(heads)))
+        stages = ("weights", "logsumexp")
+        yield drawer.draw("stages", mask=Lengths(kv=[N, 8, 0]), stages=stages, biased=drawer.takes("bias"))
 
 
 def _masked(drawer: Drawer, mask: Mask) -> dict[str, Mask]:
@@ -202,9 +204,10 @@ def _placed(drawer: Drawer) -> Iterator[Probe]:
     names = ("query_positions", "key_positions") if drawer.takes("query_positions", "key_positions") else ("positions",)
     if getattr(drawer.contract, "positions", None) is None or not drawer.takes(*names):
         return
+    far = drawer.places(N, FAR)
+    yield drawer.draw("far positions", **dict.fromkeys(names, far))
     lengths = np.asarray([N, 8, 4])
-    # The positions of two rows begin far away, and those of the padding stand still.
-    left = np.maximum(np.arange(N) - (N - lengths)[:, None], 0) + np.asarray([[FAR], [0], [FAR]])
+    left = np.maximum(np.arange(N) - (N - lengths)[:, None], 0)
     if drawer.axial:
         left = np.stack([left, left[:, ::-1]], axis=-1)
     mask = Lengths(kv=lengths, q=lengths, padding="left")
@@ -229,12 +232,12 @@ def _holes(heads: int) -> np.ndarray:
     return allowed
 
 
-def _poisoned(drawer: Drawer, name: str, mask: Lengths, *, biased: bool = False, **call: Any) -> Probe:
-    """Return a probe with NaN and inf in every padded token, and perhaps a bias."""
-    probe = drawer.draw(name, biased=biased, **_masked(drawer, mask), **call)
+def _poisoned(drawer: Drawer, name: str, mask: Lengths, **call: Any) -> Probe:
+    """Return a probe with NaN and inf in every padded token."""
+    probe = drawer.draw(name, **_masked(drawer, mask), **call)
     arrays = {name: x.copy() for name, x in probe.arrays.items()}
     for row, length in enumerate(mask.kv):
         gone = slice(None, N - int(length)) if mask.padding == "left" else slice(int(length), None)
-        for x in (x for given, x in arrays.items() if given in drawer.contract.inputs):
+        for x in arrays.values():
             x[row, gone, 0::2], x[row, gone, 1::2] = np.nan, np.inf
     return replace(probe, arrays=arrays)

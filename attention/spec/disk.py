@@ -48,10 +48,20 @@ def brief(value: object, most: int = _LONGEST) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def listed(faults: list[str], most: int = 3) -> str:
-    """Return the first faults of a list, for an error message, and how many there are besides."""
-    more = f"; and {len(faults) - most} more" if len(faults) > most else ""
-    return "; ".join(brief(fault, 110) for fault in faults[:most]) + more
+def listed(faults: list[str], most: int = 300) -> str:
+    """Return the first faults of a list, for an error message of `most` characters, and how many there are besides.
+
+    >>> listed(["missing a", "missing b", "missing c"], 20)
+    'missing a; missing b; and 1 more'
+    """
+    told, room = list[str](), most
+    for fault in (brief(fault, 110) for fault in faults):
+        room -= len(fault)
+        if told and room < 0:
+            break
+        told.append(fault)
+    left = len(faults) - len(told)
+    return "; ".join([*told, *([f"and {left} more"] if left else [])])
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import numpy as np
 
 from attention.spec import random
 from attention.spec.axes import COMPUTE, Array, dtype_name
+from attention.spec.disk import listed
 from attention.spec.errors import DTypeError, OptionError, ParamError, UnknownName, shown
 from attention.spec.options import SHAPE, TEXT, Option, checked, number, whole
 
@@ -185,7 +186,7 @@ def check_weights(
         elif tuple(weights[name].shape) != params[name].shape:
             faults.append(f"{name} {tuple(weights[name].shape)} must be {params[name].shape}")
     if faults:
-        raise ParamError("weights do not fit: " + "; ".join(faults))
+        raise ParamError(f"weights do not fit: {listed(faults)}")
     lossy = [f"{name} {dtype_name(weights[name])}" for name in both if not _widens(dtype_name(weights[name]), dtype)]
     if lossy:
         raise DTypeError(f"weights would lose digits: {'; '.join(lossy)} must be {dtype}: round them with spec.cast")
