@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from attention.spec.errors import shown
-
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
@@ -72,7 +70,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _probes(contract: Any, dtype: str = "float32", seed: int = 0) -> list[Probe]:
     from attention.parity.probes import probes  # noqa: PLC0415 - a session that uses no fixture imports nothing
-    from attention.spec.errors import OptionError  # noqa: PLC0415, shown
+    from attention.spec.errors import OptionError, shown  # noqa: PLC0415
     from attention.spec.layers.contract import Contract  # noqa: PLC0415
 
     if not isinstance(contract, Contract):

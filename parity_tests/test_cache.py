@@ -350,7 +350,10 @@ class TestRefusals:
             (lambda: kinds.StaticCache.make(1, 0, 1, 1), "capacity 0 must be ints >= 1, and below 2**31"),
             (lambda: kinds.StaticCache.make((2, -1), 1, 1, 1), "batch 2, -1 must be ints >= 0, and below 2**31"),
             (lambda: kinds.RollingCache.make(1, 2.0, 1, 1), "window 2.0 must be ints >= 1, and below 2**31"),
-            (lambda: kinds.RollingCache.make(1, 2, True, 1), "num_kv_heads, head_dim, value_dim True, 1, 1 must be ints >= 1, and below 2**31"),
+            (
+                lambda: kinds.RollingCache.make(1, 2, True, 1),
+                "num_kv_heads, head_dim, value_dim True, 1, 1 must be ints >= 1, and below 2**31",
+            ),
             (
                 lambda: kinds.PagedCache.make([[0]], 0, 3, 1, 1),
                 "num_blocks, block_size, num_kv_heads, head_dim, value_dim 0, 3, 1, 1, 1 must be ints >= 1, and below 2**31",

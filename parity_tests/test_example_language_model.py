@@ -351,7 +351,7 @@ class TestRefusals:
             _ = gguf.config({"general.architecture": "llama", "llama.rope.scaling.factor": 2.0})
 
     @pytest.mark.parametrize(
-        ("change", "text"), [({"model_type": "gemma2"}, "must be one of llama"), ({"hidden_act": "relu"}, "'relu' must be")]
+        ("change", "text"), [({"model_type": "gemma2"}, "must be one of 'llama'"), ({"hidden_act": "relu"}, "'relu' must be")]
     )
     def test_a_block_that_is_another(self, change: dict[str, Any], text: str) -> None:
         with pytest.raises(OptionError, match=text):

@@ -23,7 +23,7 @@ from attention.exchange import gguf_file, marian
 from attention.parity.matching import param_map
 from attention.parity.matching.param_map import ParamMap
 from attention.spec import disk, files, tensors
-from attention.spec.errors import AttentionError, FileError, OptionError, ParamError
+from attention.spec.errors import AttentionError, FileError, OptionError, ParamError, ParityError
 from parity_tests.hostile_files import CHARACTERS, Format, Outcome, campaign, damaged, outcome, put
 from parity_tests.hostile_formats import formats, header_text, metadata, with_header
 
@@ -121,7 +121,7 @@ class TestPlanted:
         [
             (lambda _: np.zeros(2)[9], "IndexError"),
             (lambda _: bytearray(600_000_000) and None, "600 MB"),
-            (lambda _: (_ for _ in ()).throw(FileError("x" * CHARACTERS)), "500 characters"),
+            (lambda _: (_ for _ in ()).throw(ParityError("x" * CHARACTERS)), "500 characters"),
             (lambda _: (_ for _ in ()).throw(FileError("two\nlines")), "2 lines"),
             (lambda _: np.float32(1e38) * np.float32(1e38), "RuntimeWarning"),
         ],
@@ -289,5 +289,5 @@ class TestRefusals:
             self.refused(tmp_path / name, said, FileError, lambda path: load_inputs(str(path)))
 
     def test_a_stack_of_more_blocks_than_any_model_has(self) -> None:
-        with pytest.raises(OptionError, match="depth 100000000 must be a positive int"):
+        with pytest.raises(OptionError, match="depth 100000000 must be at most 4096"):
             _ = spec.Encoder(spec.EncoderBlock(CONTRACT, spec.FeedForward(4, 6)), 10**8)

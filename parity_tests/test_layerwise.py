@@ -159,7 +159,7 @@ class TestRefusals:
             _ = layerwise([replace(seen(BLOCK), theirs={"hidden": np.zeros(1)})])
 
     def test_weights_that_do_not_fit(self) -> None:
-        with pytest.raises(ParamError, match=r"missing norm1\.scale"):
+        with pytest.raises(ParamError, match=r"weights do not fit: missing self_attn\.q_proj\.kernel"):
             _ = layerwise([replace(seen(BLOCK), weights={})])
 
     def test_arrays_that_do_not_fit(self) -> None:

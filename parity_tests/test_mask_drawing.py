@@ -127,7 +127,7 @@ class TestRefusals:
             (Prefix(9), {"T": 2, "S": 3}, r"Prefix length 9 must be in 0\.\.S = 3"),
             (Lengths([1, 2]), {"row": B}, r"row 2 and head 0 must be in 0\.\.1 and 0\.\.0, which the mask has"),
             (Causal(), {"head": 1}, r"row 0 and head 1 must be in 0\.\.0 and 0\.\.0"),
-            (Causal(), {"row": -1}, "row -1 and head 0 must be in"),
+            (Causal(), {"row": -1}, "row -1 must be an int >= 0"),
             (Lengths([1, 2]) & Lengths([1, 2, 3]), {}, "must hold arrays whose batch axes broadcast"),
         ],
     )

@@ -605,7 +605,7 @@ class TestRefusals:
 
     def test_a_gate_has_no_tensor_in_torch(self) -> None:
         contract = spec.EncoderBlock(spec.MultiHeadAttention(M, 2), feed(activation="geglu"))
-        with pytest.raises(ParamError, match=r"TransformerEncoderLayer has no tensor for ffn\.gate\.bias, ffn\.gate\.kernel"):
+        with pytest.raises(ParamError, match=r"TransformerEncoderLayer has no tensor for ffn\.gate\.bias; ffn\.gate\.kernel"):
             _ = dialect.write(contract.init(0), torch_transformer.dialect(contract), contract)
         with pytest.raises(OptionError, match="activation 'silu' must be one of 'relu', 'gelu'"):
             _ = torch_transformer.encoder_block({"d_model": 6, "nhead": 2, "activation": "silu"})

@@ -71,7 +71,7 @@ class Verdict:
 
 NUMBERS = Option(
     "a NumPy array of numbers",
-    lambda value: isinstance(value, np.ndarray) and (value.dtype.kind in "biuf" or value.dtype.name == "bfloat16"),
+    lambda value: isinstance(value, (np.ndarray, np.number)) and (value.dtype.kind in "biuf" or value.dtype.name == "bfloat16"),
     DTypeError,
 )
 

@@ -22,7 +22,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from attention.spec.errors import AttentionError, FileError
+from attention.spec.errors import AttentionError, FileError, shown
 
 MOST_JSON, MOST_MARKS = 8 * 2**20, 2**20
 """Bytes of a JSON text, and commas and opening brackets in it: what is parsed takes tens of bytes for each."""
@@ -48,10 +48,15 @@ def brief(value: object, most: int = _LONGEST) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def listed(faults: list[str], most: int = 3) -> str:
-    """Return the first faults of a list, for an error message, and how many there are besides."""
-    more = f"; and {len(faults) - most} more" if len(faults) > most else ""
-    return "; ".join(brief(fault, 110) for fault in faults[:most]) + more
+def listed(faults: list[str], most: int = 240) -> str:
+    """Return the first faults of a list in about so many characters, for an error message, and how many there are besides."""
+    named: list[str] = []
+    for fault in faults:
+        named.append(brief(fault, 110))
+        if sum(map(len, named)) > most:
+            break
+    more = f"; and {len(faults) - len(named)} more" if len(faults) > len(named) else ""
+    return "; ".join(named) + more
 
 
 @contextmanager
@@ -220,4 +225,4 @@ def _is_special(path: Path) -> bool:
 
 
 def _named(path: object) -> str:
-    return brief(repr(str(Path(path)) if isinstance(path, (str, os.PathLike)) else path))
+    return brief(repr(str(Path(path)))) if isinstance(path, (str, os.PathLike)) else shown(path)

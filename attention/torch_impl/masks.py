@@ -36,10 +36,10 @@ def native(mask: Mask | None, device: torch.device) -> Mask | None:
 
 
 def _tensor(x: Array, device: torch.device) -> Tensor:
-    if not isinstance(x, (Tensor, np.ndarray)) or (isinstance(x, Tensor) and x.layout is not torch.strided):
+    if not isinstance(x, (Tensor, np.ndarray, np.generic)) or (isinstance(x, Tensor) and x.layout is not torch.strided):
         raise MaskError(f"mask array {type(x).__module__}.{type(x).__name__} must be a dense torch.Tensor or numpy.ndarray")
     # A copy: torch warns of memory that must not be written to, and cannot count backwards through it.
-    return torch.as_tensor(x.copy() if isinstance(x, np.ndarray) else x, device=device)
+    return torch.as_tensor(x if isinstance(x, Tensor) else np.array(x), device=device)
 
 
 def _wide(x: Tensor) -> Tensor:
