@@ -22,7 +22,7 @@ SECONDS = 10.0
 
 DATA = frozenset({"bias", "sinks", "q", "k", "v", "x"})
 """Arguments that are arrays, which may hold NaN."""
-FUNCTIONS = frozenset({"score_mod", "constant"})
+FUNCTIONS = frozenset({"score_mod", "constant", "progress"})
 """Arguments that are functions, which may raise what they like."""
 
 

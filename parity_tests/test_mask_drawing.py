@@ -127,6 +127,7 @@ class TestRefusals:
             (Prefix(9), {"T": 2, "S": 3}, r"Prefix length 9 must be in 0\.\.S = 3"),
             (Lengths([1, 2]), {"row": B}, r"row 2 and head 0 must be in 0\.\.1 and 0\.\.0, which the mask has"),
             (Causal(), {"head": 1}, r"row 0 and head 1 must be in 0\.\.0 and 0\.\.0"),
+            (Causal(), {"row": -1}, "row -1 must be an int >= 0"),
             (Lengths([1, 2]) & Lengths([1, 2, 3]), {}, "must hold arrays whose batch axes broadcast"),
         ],
     )
@@ -134,10 +135,6 @@ class TestRefusals:
         for draw in (mask.draw, mask.plot):
             with pytest.raises(MaskError, match=text, check=lambda caught: type(caught) is MaskError):
                 _ = draw(**call)
-
-    def test_a_row_is_counted_from_0(self) -> None:
-        with pytest.raises(MaskError, match="row -1 must be an int >= 0"):
-            _ = Causal().draw(row=-1)
 
     def test_without_matplotlib_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(drawing, "find_spec", lambda _name: None)

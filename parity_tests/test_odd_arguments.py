@@ -78,12 +78,11 @@ class TestLaws:
         assert met == set(ODD)
 
     def test_a_missing_check_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        call = next(call for call in CALLS if call.name == "spec.FeedForward")
-        swept = dict.fromkeys(call.swept, ODD)
-        assert faults(call, swept) == []
+        # A constructor would hold whatever it is given; a rate is computed at once.
+        call = next(call for call in CALLS if call.name == "spec.CosineRate.rate")
+        assert faults(call, {"count": ODD}) == []
         monkeypatch.setattr(Option, "check", lambda *_: None)
-        found = faults(call, swept)
-        assert any("hidden_dim" in line or "dropout_rate" in line or "activation" in line for line in found), found
+        assert any("count='odd'" in line and "TypeError" in line for line in faults(call, {"count": ODD}))
 
     def test_a_new_callable_without_a_valid_call_is_named(self) -> None:
         call = next(call for call in CALLS if call.name == "spec.FeedForward")

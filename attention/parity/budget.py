@@ -29,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from attention.parity.evaluate import is_float, widened
 from attention.parity.noise import Noise, Spreads
 from attention.spec.errors import DTypeError, OptionError, shown
-from attention.spec.options import Option, one_of, takes_arguments, whole
+from attention.spec.options import SEED, Option, one_of, takes_arguments, whole
 
 Array = Any
 Tree = Any
@@ -221,7 +221,7 @@ def _check(program: Any, arguments: Any, runs: Any, seed: Any) -> None:
     if not takes_arguments(program, len(arguments)):
         raise OptionError(f"program {shown(program)} must be a function of {len(arguments)} arguments")
     whole(1, 2**16, wanted="an int >= 1").check("runs", runs)
-    whole(0, 2**64 - 1).check("seed", seed)
+    SEED.check("seed", seed)
 
 
 def _upcast(leaf: Any) -> Array:

@@ -19,7 +19,7 @@ from attention.spec.axes import Sizes
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import Dense, Lengths, Segments
-from attention.spec.options import checked, whole
+from attention.spec.options import SEED, checked
 from attention.spec.params import Weights, cast, numpy_dtype
 from attention.spec.positions import AxialRotary
 
@@ -154,7 +154,7 @@ def check_contract(contract: object) -> None:
         )
 
 
-@checked(seed=whole(0))
+@checked(seed=SEED)
 def probes(contract: Contract, dtype: str = "float32", seed: int = 0) -> list[Probe]:
     """Return every probe that the contract has a meaning for.
 

@@ -22,7 +22,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from attention.spec.errors import AttentionError, FileError
+from attention.spec.errors import AttentionError, FileError, shown
 
 MOST_JSON, MOST_MARKS = 8 * 2**20, 2**20
 """Bytes of a JSON text, and commas and opening brackets in it: what is parsed takes tens of bytes for each."""
@@ -230,4 +230,4 @@ def _is_special(path: Path) -> bool:
 
 
 def _named(path: object) -> str:
-    return brief(repr(str(Path(path)) if isinstance(path, (str, os.PathLike)) else path))
+    return brief(repr(str(Path(path)))) if isinstance(path, (str, os.PathLike)) else shown(path)

@@ -27,7 +27,7 @@ from attention.spec.algebra import Mask
 from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.axes import COMPUTE, Array
 from attention.spec.disk import brief, listed, opened, parsed, replaced
-from attention.spec.errors import AttentionError, DTypeError, FileError, MaskError, OptionError, ParamError
+from attention.spec.errors import AttentionError, DTypeError, FileError, MaskError, OptionError, ParamError, shown
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.contract import BACKEND, Contract
 from attention.spec.layers.differential import DifferentialAttention
@@ -39,7 +39,7 @@ from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import KINDS
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
-from attention.spec.options import PATH, checked
+from attention.spec.options import checked
 from attention.spec.params import Weights, check_weights
 from attention.spec.positions import (
     Alibi,
@@ -120,7 +120,6 @@ def decode(part: Any) -> Any:
         raise FileError(f"contract {part['type']} cannot be made of its fields: {brief(error)}") from error
 
 
-@checked(path=PATH)
 def save(path: str | os.PathLike[str], contract: Contract, weights: Mapping[str, Array]) -> None:
     """Write weights with their contract.
 
@@ -130,9 +129,9 @@ def save(path: str | os.PathLike[str], contract: Contract, weights: Mapping[str,
         FileError: the path cannot be written, or the contract is too large for a header.
     """
     if not isinstance(contract, Contract):
-        raise OptionError(f"contract {brief(repr(contract))} must be a layer's contract")
+        raise OptionError(f"contract {shown(contract)} must be a layer's contract")
     if not isinstance(weights, Mapping):
-        raise ParamError(f"weights {brief(repr(weights))} must be arrays by name")
+        raise ParamError(f"weights {shown(weights)} must be arrays by name")
     check_weights(contract.params, weights, "float64")
     text = json.dumps(encode(contract))
     # What could not be read again must not take the place of a file.
@@ -218,7 +217,7 @@ def check_tensors(contract: Contract, head: Header) -> None:
         raise DTypeError(f"{head.said}: {listed(other)} must be one of {', '.join(COMPUTE)}")
 
 
-@checked(path=PATH, backend=BACKEND | ", or None")
+@checked(backend=BACKEND | ", or None")
 def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     """Return the layer that a file holds, built in a framework; without one, `(contract, weights)`.
 

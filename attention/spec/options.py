@@ -120,6 +120,7 @@ def size(least: int = 1, most: int = MOST) -> Option:
     return replace(plain, holds=lambda value: is_symbolic(value) or plain.holds(value))
 
 
+SEED = whole(0, 2**63 - 1)
 SWITCH = Option("True or False", lambda value: isinstance(value, bool))
 FUNCTION = Option("a function", callable)
 TEXT = Option("a string", lambda value: type(value) is str)

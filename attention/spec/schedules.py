@@ -31,7 +31,9 @@ ClipBy = Literal["global norm", "tensor norm", "value"]
 RATE = number(0)
 STEPS = whole(1, wanted="an int >= 1")
 WHOLE = whole(0)
-COUNT = Option(WHOLE.wanted, lambda value: WHOLE.holds(value) or (is_array(value) and "int" in dtype_name(value)))
+COUNT = Option(
+    WHOLE.wanted, lambda value: WHOLE.holds(value) or (is_array(value) and value.shape == () and "int" in dtype_name(value))
+)
 
 
 class Schedule(ABC):

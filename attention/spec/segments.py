@@ -116,7 +116,7 @@ def _ids(name: str, offsets: Any, size_name: str, size: int | None) -> Array:
         size = int(offsets[-1])
     if not is_count(size, 0) or known(offsets[-1:] <= size) is False:
         raise MaskError(
-            f"Segments.from_cu_seqlens {size_name} {shown(size)} must be an int >= {int(offsets[-1])}, where documents end"
+            f"Segments.from_cu_seqlens {size_name} {shown(size)} must be an int >= {offsets[-1]}, where documents end"
         )
     if size * offsets.shape[0] > MOST_IDS:
         raise MaskError(

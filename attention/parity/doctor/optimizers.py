@@ -25,7 +25,7 @@ from attention.parity.doctor.step_sides import Side, Trajectory, framework, run
 from attention.parity.verdict import Verdict, judge
 from attention.spec.errors import DTypeError, OptionError
 from attention.spec.optimizer import Step
-from attention.spec.options import Option, checked, one_of, whole
+from attention.spec.options import SEED, Option, checked, one_of
 
 FAR = 1e30
 """How far an element is that is NaN or infinite on one side alone."""
@@ -137,7 +137,7 @@ class StepDiagnosis:
         lambda value: isinstance(value, tuple) and len(value) == 2 and all(type(name) is str for name in value),
     ),
     dtype=one_of("", "float32", "float64").raising(DTypeError),
-    seed=whole(0),
+    seed=SEED,
 )
 def diagnose_step(
     first: Side, second: Side, contract: Step, *, names: tuple[str, str] = ("first", "second"), dtype: str = "", seed: int = 0

@@ -27,12 +27,12 @@ from attention.parity.pair.settling import settled
 from attention.parity.programs import Call, Made, Program, program
 from attention.parity.report import OWN, Report, Row
 from attention.spec.errors import ParamError, ShapeError, SideFailed
-from attention.spec.options import ITERABLE, MAPPING, SWITCH, TEXT, checked, one_of, whole
+from attention.spec.options import ITERABLE, MAPPING, SEED, SWITCH, TEXT, checked, one_of
 
 WAY = one_of(*WAYS, wanted=f"one of {', '.join(WAYS)}")
 
 
-@checked(load=LOAD, dtypes=ITERABLE, gradients=SWITCH, cotangents=MAPPING | ", or None", seed=whole(0), name=TEXT, budget=WAY)
+@checked(load=LOAD, dtypes=ITERABLE, gradients=SWITCH, cotangents=MAPPING | ", or None", seed=SEED, name=TEXT, budget=WAY)
 def compare(
     torch_side: Any,
     jax_side: Any,
