@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from attention import exchange
+from parity_tests.exchange_calls import EXCHANGE
 from parity_tests.valid_calls import ARGUMENTS, PAIRS, instance, raises
 
 MODULES = (
@@ -23,7 +26,6 @@ MODULES = (
     "attention.torch_impl",
     "attention.jax_impl",
     "attention.parity",
-    "attention.exchange",
 )
 
 FORMULAS = frozenset({"xp", "at", "read", "convert", "mark"})
@@ -160,6 +162,19 @@ def public_calls() -> Iterator[Public]:
             if called not in RESULTS:
                 yield Public(called, room, None, _parameters(found.__init__)[1:], found)
             yield from _methods(called, room, found, seen)
+    for name in EXCHANGE:
+        place, _, last = name.rpartition(".")
+        found = getattr(importlib.import_module(f"attention.exchange.{place}"), last)
+        yield Public(f"exchange.{name}", "exchange", None, _parameters(found), found)
+
+
+def exchange_functions() -> Iterator[str]:
+    """Yield the public functions of the modules that read and write foreign checkpoints, as "module.function"."""
+    for place in pkgutil.iter_modules(exchange.__path__):
+        module = importlib.import_module(f"attention.exchange.{place.name}")
+        for name, held in vars(module).items():
+            if inspect.isfunction(held) and not name.startswith("_") and held.__module__ == module.__name__:
+                yield f"{place.name}.{name}"
 
 
 def _methods(called: str, room: str, kind: type, seen: set[Any]) -> Iterator[Public]:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from attention import spec
+from attention import jax_impl, spec, torch_impl
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.options import Option
+from parity_tests.exchange_calls import EXCHANGE, UNSWEPT
 from parity_tests.odd_values import ODD, VALUES, Odd
-from parity_tests.public_calls import Public, Unknown, public_calls
+from parity_tests.public_calls import Public, Unknown, exchange_functions, public_calls
 from parity_tests.sweeping import fault
 
 CALLS = tuple(public_calls())
@@ -90,11 +92,23 @@ class TestLaws:
         with pytest.raises(Unknown, match=r"spec\.Newborn needs a value of embed_dim"):
             _ = new.arguments()
 
+    def test_every_function_for_foreign_checkpoints_is_swept_or_says_why_not(self) -> None:
+        found = {name for name in exchange_functions() if name.partition(".")[0] not in ("config", "rope")}
+        # These two are in `dialect`, and other modules hand them on.
+        assert found - {"dialect.read", "dialect.write"} == (set(EXCHANGE) | set(UNSWEPT)) - {"bert.read", "bert.write"}
+
     @pytest.mark.parametrize("odd", ODD, ids=str)
     def test_a_message_is_short_whatever_it_shows(self, odd: Odd) -> None:
         with pytest.raises(AttentionError) as caught:
             _ = spec.EncoderBlock(odd.make(), odd.make())
         assert 0 < len(str(caught.value)) < 500
+
+    @pytest.mark.parametrize("room", [torch_impl, jax_impl], ids=["torch", "jax"])
+    @pytest.mark.parametrize("name", ["device", "rngs", "batch_first"])
+    def test_an_argument_of_another_layer_is_refused_by_name(self, room: Any, name: str) -> None:
+        wanted = rf"FeedForward {name}=None must be one of seed=, dtype=, or an option of spec\.FeedForward"
+        with pytest.raises(OptionError, match=wanted):
+            _ = room.FeedForward(spec.FeedForward(8, 4), **{name: None})
 
     def test_a_bound_is_named_to_who_exceeds_it(self) -> None:
         with pytest.raises(OptionError, match=r"depth 100000000 must be at most 4096"):

@@ -17,6 +17,7 @@ import torch
 
 from attention import jax_impl, parity, spec, torch_impl
 from attention.spec.axes import Sizes
+from parity_tests.exchange_calls import EXCHANGE
 
 SIZES = Sizes((2,), 3, 3, 2, 2, 4, 4)
 MHA = spec.MultiHeadAttention(8, 2)
@@ -363,7 +364,7 @@ def both_rooms() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         yield f"{room}.PagedCache.assign", lambda: {"block_table": [[1, 0]]}
 
 
-ARGUMENTS |= dict(both_rooms())
+ARGUMENTS |= dict(both_rooms()) | {f"exchange.{name}": make for name, make in EXCHANGE.items()}
 
 
 @cache

@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from attention.spec.disk import brief
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.fields import MOST
 from attention.spec.layers.stack import MOST_BLOCKS
 from attention.spec.numbers import is_count, is_finite
@@ -29,7 +28,7 @@ def get(config: Config, name: str, absent: Any = None) -> Any:
         OptionError: it is no mapping.
     """
     if not isinstance(config, Mapping):
-        raise OptionError(f"config {brief(repr(config))} must be a mapping of names to values")
+        raise OptionError(f"config {shown(config)} must be a mapping of names to values")
     return config.get(name, absent)
 
 
@@ -101,7 +100,7 @@ def numbers(config: Config, name: str) -> tuple[float, ...]:
     """
     value = need(config, name)
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
-        raise OptionError(f"config {name} {brief(repr(value))} must be a list of numbers")
+        raise OptionError(f"config {name} {shown(value)} must be a list of numbers")
     return tuple(_finite(name, x) for x in cast("Sequence[Any]", value))
 
 
@@ -113,7 +112,7 @@ def switch(config: Config, name: str, absent: bool) -> bool:
     """
     value = get(config, name)
     if not isinstance(value, (bool, type(None))):
-        raise OptionError(f"config {name} {brief(repr(value))} must be true or false")
+        raise OptionError(f"config {name} {shown(value)} must be true or false")
     return absent if value is None else value
 
 
@@ -125,7 +124,7 @@ def word(config: Config, name: str, known: Sequence[str], absent: str | None = N
     """
     value = absent if get(config, name) is None else config[name]
     if not isinstance(value, str) or value not in known:
-        raise OptionError(f"{name} {brief(repr(value))} must be one of {', '.join(map(repr, known))}")
+        raise OptionError(f"{name} {shown(value)} must be one of {', '.join(map(repr, known))}")
     return value
 
 
@@ -137,7 +136,7 @@ def inner(config: Config, name: str) -> Config:
     """
     value = get(config, name)
     if not isinstance(value, (Mapping, type(None))):
-        raise OptionError(f"config {name} {brief(repr(value))} must be a mapping of names to values")
+        raise OptionError(f"config {name} {shown(value)} must be a mapping of names to values")
     return value or {}
 
 
@@ -149,7 +148,7 @@ def check_depth(depth: object) -> None:
 def check_layer(layer: object) -> None:
     """Raise OptionError unless `layer` is an int of 0 or more."""
     if not is_count(layer, 0):
-        raise OptionError(f"layer {brief(repr(layer))} must be an int >= 0")
+        raise OptionError(f"layer {shown(layer)} must be an int >= 0")
 
 
 def divided(width: int, heads: int, names: tuple[str, str]) -> int:
@@ -165,7 +164,7 @@ def divided(width: int, heads: int, names: tuple[str, str]) -> int:
 
 def _counted(name: str, value: Any, most: int) -> int:
     if not is_count(value) or value > most:
-        raise OptionError(f"config {name} {brief(repr(value))} must be an int from 1 to {most}")
+        raise OptionError(f"config {name} {shown(value)} must be an int from 1 to {most}")
     return value
 
 
@@ -176,5 +175,5 @@ def _finite(name: str, value: Any) -> float:
     except OverflowError:
         finite, made = False, 0.0
     if not finite:
-        raise OptionError(f"config {name} {brief(repr(value))} must be a finite number")
+        raise OptionError(f"config {name} {shown(value)} must be a finite number")
     return made

@@ -32,7 +32,7 @@ from attention.exchange import dialect
 from attention.exchange.dialect import Dialect, Row
 from attention.spec.architecture import Architecture
 from attention.spec.disk import brief, content
-from attention.spec.errors import FileError, OptionError, ParamError
+from attention.spec.errors import FileError, OptionError, ParamError, shown
 from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.numbers import is_count
 from attention.spec.params import Param, Weights
@@ -78,7 +78,7 @@ def read(data: bytes, name: str = "data") -> Model:
         FileError: it is another kind of file, cut short, or goes on beyond its end.
     """
     if not isinstance(data, bytes):
-        raise FileError(f"{name} {brief(repr(data), 60)} must be the bytes of a file")
+        raise FileError(f"{name} {shown(data)} must be the bytes of a file")
     bytes_ = _Reader(data, name)
     version = bytes_.number(4)
     if version not in VERSIONS:
@@ -106,12 +106,12 @@ def write(model: Model) -> bytes:
         FileError: no model, or one that the format cannot hold: of another dtype, or of a name that is no ASCII.
     """
     if not isinstance(model, Model):
-        raise FileError(f"model {brief(repr(model))} must be a Model")
+        raise FileError(f"model {shown(model)} must be a Model")
     parts = [_number(6), _text(model.kind), _number(model.revision), _number(len(model.variables))]
     numbers = {dtype: number for number, dtype in DTYPES.items()}
     for name, array in model.variables.items():
         if not isinstance(array, np.ndarray):
-            raise FileError(f"{brief(name, 60)} {brief(repr(array), 60)} must be a NumPy array")
+            raise FileError(f"{brief(name, 60)} {shown(array)} must be a NumPy array")
         if array.dtype.newbyteorder("<") not in numbers:
             raise FileError(f"{brief(name, 60)} {brief(array.dtype, 60)} must be one of {', '.join(map(str, numbers))}")
         shape = (_number(array.ndim, 1), *map(_number, array.shape))
@@ -169,13 +169,13 @@ class _Reader:
 
 def _number(value: int, n: int = 4) -> bytes:
     if not is_count(value, 0) or value >= 2 ** (8 * n):
-        raise FileError(f"number {brief(repr(value), 60)} must be an int below 2**{8 * n}, as the format stores it")
+        raise FileError(f"number {shown(value)} must be an int below 2**{8 * n}, as the format stores it")
     return value.to_bytes(n, "little")
 
 
 def _text(value: str) -> bytes:
     if not isinstance(value, str) or not value.isascii():
-        raise FileError(f"text {brief(repr(value), 60)} must be ASCII")
+        raise FileError(f"text {shown(value)} must be ASCII")
     return _number(len(value) + 1, 2) + value.encode("ascii") + b"\0"
 
 
@@ -217,7 +217,7 @@ def stack(contract: Encoder | Decoder) -> Dialect:
         OptionError: no stack.
     """
     if not isinstance(contract, Stack):
-        raise OptionError(f"contract {brief(repr(contract))} must be an Encoder or a Decoder")
+        raise OptionError(f"contract {shown(contract)} must be an Encoder or a Decoder")
     table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
     rows = tuple(
         replace(row, canonical=f"layers.{i}.{row.canonical}", stored=f"layer_{i}/{row.stored}")

@@ -23,7 +23,8 @@ import numpy as np
 
 from attention.spec.architecture import Architecture
 from attention.spec.disk import brief, listed
-from attention.spec.errors import OptionError, ParamError
+from attention.spec.errors import OptionError, ParamError, shown
+from attention.spec.options import TEXT, checked
 from attention.spec.params import Param, Weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -137,6 +138,7 @@ def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architec
     return {name: by_name[name] for name in params}
 
 
+@checked(at=TEXT.raising(ParamError))
 def write(weights: Weights, dialect: Dialect, contract: Architecture, at: str = "") -> dict[str, np.ndarray]:
     """Return the stored tensors, named under the prefix `at`, of canonical `weights`: the inverse of `read`.
 
@@ -152,17 +154,17 @@ def write(weights: Weights, dialect: Dialect, contract: Architecture, at: str = 
 
 def _params(contract: Architecture, dialect: Dialect) -> Mapping[str, Param]:
     if not isinstance(dialect, Dialect):
-        raise OptionError(f"dialect {brief(repr(dialect))} must be a Dialect")
+        raise OptionError(f"dialect {shown(dialect)} must be a Dialect")
     params = getattr(contract, "params", None)
     if not isinstance(params, Mapping):
-        raise OptionError(f"contract {brief(repr(contract))} must be an architecture")
+        raise OptionError(f"contract {shown(contract)} must be an architecture")
     return params
 
 
 def _arrays(tensors: Mapping[str, Any], at: str) -> dict[str, np.ndarray]:
     """Return the tensors under a name prefix, without it, as NumPy arrays."""
     if not isinstance(tensors, Mapping) or not isinstance(at, str):
-        raise ParamError(f"tensors {brief(repr(tensors), 60)} at {brief(repr(at), 60)} must be arrays by name, and a text")
+        raise ParamError(f"tensors {shown(tensors)} at {shown(at)} must be arrays by name, and a text")
     if other := [name for name in tensors if not isinstance(name, str)]:
         raise ParamError(f"name {brief(repr(other[0]), 60)} of a tensor must be a text")
     return {name.removeprefix(at): _array(name, x) for name, x in tensors.items() if name.startswith(at)}

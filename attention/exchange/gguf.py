@@ -27,7 +27,7 @@ from attention.exchange.gguf_file import parse
 from attention.exchange.llama import stacked
 from attention.exchange.rope import rotary
 from attention.spec.disk import brief, opened
-from attention.spec.errors import FileError, OptionError
+from attention.spec.errors import FileError, OptionError, shown
 from attention.spec.layers.stack import Encoder
 
 BLOCK = Dialect(
@@ -104,7 +104,7 @@ def config(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in ours:
             found[ours[name]] = value
         elif name != option and not (name in NEUTRAL and type(value) is type(NEUTRAL[name]) and value == NEUTRAL[name]):
-            raise OptionError(f"{brief(option, 60)} {brief(repr(value), 60)} must be absent: it is not read here")
+            raise OptionError(f"{brief(option, 60)} {shown(value)} must be absent: it is not read here")
     return {"model_type": kind, **{name: found[name] for name in NAMES if name in found}}
 
 

@@ -16,6 +16,7 @@ from attention.exchange.config import any_count, check_layer, count, divided, sw
 from attention.exchange.dialect import Dialect, Row
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal
+from attention.spec.options import SWITCH, checked
 from attention.spec.scores import ScaledDot
 
 
@@ -32,6 +33,7 @@ GPT2 = Dialect("GPT-2", (*_conv("q_proj", "c_attn", ("M", "|HD")), *_KEYS, *_OUT
 GPT2_CROSS = Dialect("GPT-2 cross-attention", (*_conv("q_proj", "q_attn", ("M", "HD")), *_KEYS, *_OUT), beside=_BESIDE)
 
 
+@checked(cross=SWITCH)
 def contract(config: Mapping[str, Any], layer: int = 0, *, cross: bool = False) -> MultiHeadAttention:
     """Return the contract of the attention that a GPT-2 `config.json` describes.
 

@@ -18,12 +18,14 @@ from attention.exchange.config import any_count, count
 from attention.exchange.dialect import Dialect, Row, projections
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal
+from attention.spec.options import SWITCH, checked
 from attention.spec.positions import RelativeBias
 from attention.spec.scores import Dot
 
 T5 = Dialect("T5", (*projections("q", "k", "v", "o"), Row("relative_bias", "relative_attention_bias.weight", ("P", "H"))))
 
 
+@checked(decoder=SWITCH, cross=SWITCH)
 def contract(config: Mapping[str, Any], *, decoder: bool = False, cross: bool = False) -> MultiHeadAttention:
     """Return the contract of the attention that a T5 `config.json` describes.
 

@@ -25,7 +25,7 @@ from attention.exchange.dialect import Dialect, Row, linear, under
 from attention.exchange.torch_mha import PACKED
 from attention.spec.algebra import Mask
 from attention.spec.disk import brief
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder, Stack
@@ -76,7 +76,7 @@ def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialec
         OptionError: torch has no such layer: the mathematics would be another.
     """
     if not isinstance(contract, (Block, Stack)):
-        raise OptionError(f"contract {brief(repr(contract))} must be a block or a stack of blocks")
+        raise OptionError(f"contract {shown(contract)} must be a block or a stack of blocks")
     block = contract if isinstance(contract, Block) else contract.block
     _check(block)
     table = DECODER_LAYER if isinstance(block, DecoderBlock) else ENCODER_LAYER

@@ -18,14 +18,14 @@ from typing import Any
 
 from attention.exchange.config import count, depth, word
 from attention.exchange.dialect import Dialect, Row, linear, projections, under
-from attention.spec.disk import brief
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, shown
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal
 from attention.spec.norms import LayerNorm
+from attention.spec.options import SWITCH, checked
 
 WHISPER = Dialect("Whisper", projections("q_proj", "k_proj", "v_proj", "out_proj"))
 
@@ -35,6 +35,7 @@ THEIRS = {"self_attn": ("self_attn", "norm1"), "cross_attn": ("encoder_attn", "n
 ACTIVATIONS = ("gelu", "relu", "silu")
 
 
+@checked(decoder=SWITCH, cross=SWITCH)
 def contract(config: Mapping[str, Any], *, decoder: bool = False, cross: bool = False) -> MultiHeadAttention:
     """Return the contract of the attention that a Whisper `config.json` describes.
 
@@ -71,7 +72,7 @@ def stack(contract: Encoder | Decoder) -> Dialect:
         OptionError: no stack.
     """
     if not isinstance(contract, Stack):
-        raise OptionError(f"contract {brief(repr(contract))} must be an Encoder or a Decoder")
+        raise OptionError(f"contract {shown(contract)} must be an Encoder or a Decoder")
     table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
     rows = [row for name in contract.parts for row in under(f"{name}.", f"{name}.", table.rows)]
     return Dialect(f"Whisper {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))

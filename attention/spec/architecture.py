@@ -17,7 +17,7 @@ from attention.spec.norms import Norm
 from attention.spec.params import Param, Weights, init, nest
 
 
-def check_contract(layer: str, contract: object, kind: type[Architecture], *more: object) -> None:
+def check_contract(layer: str, contract: object, kind: type[Architecture], *more: object, **other: object) -> None:
     """Raise OptionError unless a layer is made of its contract, and of nothing else by place.
 
     Args:
@@ -25,8 +25,9 @@ def check_contract(layer: str, contract: object, kind: type[Architecture], *more
         contract: what it is given.
         kind: what it must be.
         more: further arguments by place, of which there are none.
+        other: arguments by name that no layer has, such as those of torch's and flax's.
     """
-    if isinstance(contract, kind) and not more:
+    if isinstance(contract, kind) and not more and not other:
         return
     wanted = f"spec.{kind.__name__}"
     if isinstance(contract, int):
@@ -35,7 +36,10 @@ def check_contract(layer: str, contract: object, kind: type[Architecture], *more
         raise OptionError(f"contract {type(contract).__name__} must be a {wanted}: {layer}({wanted}({given}))")
     if not isinstance(contract, kind):
         raise OptionError(f"contract {shown(contract)} must be a {wanted}")
-    raise OptionError(f"{layer} {', '.join(map(shown, more))} must be given by name: seed=, dtype=")
+    if more:
+        raise OptionError(f"{layer} {', '.join(map(shown, more))} must be given by name: seed=, dtype=")
+    given = ", ".join(f"{name}={shown(value)}" for name, value in other.items())
+    raise OptionError(f"{layer} {given} must be one of seed=, dtype=, or an option of {wanted}(...)")
 
 
 class Architecture:

@@ -40,8 +40,8 @@ class Layer(nnx.Module):
 
     contract: Any
 
-    def __init__(self, contract: Architecture, *more: Any, seed: int | None = 0, dtype: str = "float32") -> None:
-        check_contract(type(self).__name__, contract, _described(type(self)), *more)
+    def __init__(self, contract: Architecture, *more: Any, seed: int | None = 0, dtype: str = "float32", **other: Any) -> None:
+        check_contract(type(self).__name__, contract, _described(type(self)), *more, **other)
         kind = numpy_dtype(dtype)
         dtype = kind.name
         check_x64("dtype", dtype)

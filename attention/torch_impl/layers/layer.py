@@ -39,8 +39,8 @@ class Layer(nn.Module):
 
     contract: Any
 
-    def __init__(self, contract: Architecture, *more: Any, seed: int | None = 0, dtype: str = "float32") -> None:
-        check_contract(type(self).__name__, contract, _described(type(self)), *more)
+    def __init__(self, contract: Architecture, *more: Any, seed: int | None = 0, dtype: str = "float32", **other: Any) -> None:
+        check_contract(type(self).__name__, contract, _described(type(self)), *more, **other)
         dtype = numpy_dtype(dtype).name
         if seed is not None:
             check_seed(seed)
