@@ -25,7 +25,7 @@ def is_finite(value: Any) -> bool:
     if isinstance(value, (int, np.integer)):
         return not isinstance(value, bool) and bool(-LONGEST <= value < LONGEST)
     # As a float, because NumPy would make the limits float32 beside one.
-    return isinstance(value, (float, np.floating)) and -LARGEST <= float(value) <= LARGEST
+    return isinstance(value, (float, np.floating)) and -LARGEST <= float(value) <= LARGEST  # pyright: ignore[reportUnknownArgumentType]
 
 
 def is_symbolic(value: Any) -> bool:
