@@ -60,6 +60,9 @@ def _further(drawer: Drawer) -> Iterator[Probe]:
         small = drawer.draw("small inputs", scale=SMALL)
         yield small
         yield replace(small, name=QUIET, weights=_quiet(small))
+        # The probes show a bias together with stages, which a program of a user's does not return.
+        if drawer.takes("bias"):
+            yield drawer.draw("bias", biased=True)
         shifted = drawer.draw("large mean")
         yield replace(shifted, arrays=_moved(shifted.arrays))
     reach = max((_reach(site.contract) for site in sites(drawer.contract)), default=0)
