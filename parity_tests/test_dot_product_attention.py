@@ -216,6 +216,19 @@ class TestLaws:
             np.testing.assert_array_equal(dq[empty_rows], 0)
             np.testing.assert_array_equal([dk[1], dv[1]], 0)
 
+    # FlashAttention hides later keys by -inf before it multiplies by the scale.
+    @each_kernel
+    @pytest.mark.parametrize("scale", [-0.7, 0.0])
+    @pytest.mark.parametrize("align", ["start", "end"])
+    def test_a_scale_may_be_negative_or_zero_beside_a_causal_mask(self, kernel: Kernel, scale: float, align: str) -> None:
+        (q, k, v), mask, along = qkv(), spec.Causal(align=align), numbers(8, B, T, H, D)
+        sign = np.sign(scale)
+        same = (q * sign, k, v), {"mask": mask, "scale": abs(scale) or 1.0}
+        close(kernel.attend(q, k, v, mask=mask, scale=scale), kernel.attend(*same[0], **same[1]), 1e-14)
+        dq, *others = kernel.grads(*same[0], along, **same[1])
+        for got, wanted in zip(kernel.grads(q, k, v, along, mask=mask, scale=scale), (dq * sign, *others), strict=True):
+            close(got, wanted, 1e-14)
+
     # `test_mask_packing.py` asks every kernel of poison in documents too.
     @pairwise("kernel, name", KERNELS, HIDES, strength=1)
     def test_what_nobody_sees_reaches_nothing(self, kernel: Kernel, name: str) -> None:

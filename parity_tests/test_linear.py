@@ -229,6 +229,21 @@ class TestTransforms:
         assert torch.func.grad(lambda x: layer(x).sum())(x).isfinite().all()
 
 
+class TestHidden:
+    @each_room
+    @pytest.mark.parametrize("causal", [False, True], ids=["whole", "causal"])
+    @pytest.mark.parametrize("padding", ["left", "right"])
+    def test_a_key_that_no_query_reads_may_hold_anything(self, room: Room, causal: bool, padding: str) -> None:
+        layer = room.module.LinearAttention(spec.LinearAttention(6, 2, causal=causal))
+        x, mask = numbers(9, 2, 5, 6, dtype="float32"), spec.Lengths(kv=[4, 3], q=[2, 0], padding=padding)
+        wanted, keys = room.numpy(layer(room.array(x), mask=mask)), x.copy()
+        # Nobody reads in the second row; in the first, nobody reads on after the two queries that stand first.
+        keys[1] = np.nan
+        if causal and padding == "right":
+            keys[0, 2:] = np.nan
+        np.testing.assert_array_equal(room.numpy(layer(room.array(x), room.array(keys), mask=mask)), wanted)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "text"),

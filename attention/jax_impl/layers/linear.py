@@ -69,7 +69,7 @@ class LinearAttention(Layer):
         SWITCH.check("return_state", return_state)
         carries = return_state or state is not None
         mask, form, sizes = self._check(given, mask, state, implementation, carries=carries)
-        seen, there = self._seen(mask, form, sizes, carried=state is not None)
+        seen, there = self._seen(mask, form, sizes, carried=state is not None, leaves=carries)
         gone = None
         if there is not None:
             given = [jnp.where(rows[..., None], x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True)]
@@ -101,12 +101,12 @@ class LinearAttention(Layer):
         return whole if form == "quadratic" else mask, form, sizes
 
     def _seen(
-        self, mask: Mask | None, form: str, sizes: Sizes, *, carried: bool
+        self, mask: Mask | None, form: str, sizes: Sizes, *, carried: bool, leaves: bool
     ) -> tuple[jax.Array | None, tuple[jax.Array, jax.Array] | None]:
         """Return what the quadratic form masks, and which queries and keys the scan takes."""
         if form == "quadratic" or not isinstance(mask, Lengths):
             return allowed(mask, sizes), None
-        return None, spec.present(jnp, mask, allowed, sizes, causal=self.contract.causal, carried=carried)
+        return None, spec.present(jnp, mask, allowed, sizes, causal=self.contract.causal, carried=carried, leaves=leaves)
 
     def _heads(self, given: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return features of queries and keys, and values with a column of ones, in the compute dtype."""

@@ -205,9 +205,9 @@ def choose(implementation: str, mask: Mask | None, *, carries: bool) -> str:
 
 
 def present(
-    xp: Any, mask: Lengths, allowed: Callable[[Mask, Sizes], Array], sizes: Sizes, *, causal: bool, carried: bool
+    xp: Any, mask: Lengths, allowed: Callable[[Mask, Sizes], Array], sizes: Sizes, *, causal: bool, carried: bool, leaves: bool
 ) -> tuple[Array, Array]:
-    """Return which queries see anything and which keys are there, without T * S booleans.
+    """Return which queries see anything and which keys are read, without T * S booleans.
 
     Args:
         xp: the array namespace.
@@ -216,6 +216,7 @@ def present(
         sizes: of the call.
         causal: whether a query sees only the keys up to its own.
         carried: whether there were keys before this call's.
+        leaves: whether the keys are read by later calls too.
 
     Returns:
         bool `(*batch, T)` and `(*batch, S)`; batch axes may be 1.
@@ -225,6 +226,10 @@ def present(
     rows = xp.ones_like(any_key) if carried else any_key
     if mask.q is not None:
         rows = rows & allowed(Lengths(mask.q, padding=mask.padding), replace(sizes, S=sizes.T))[..., 0, 0, :]
+    if mask.q is not None and not leaves:
+        # A key that every query has left behind, or that no query is there to read, may hold anything.
+        later = xp.flip(xp.cumsum(xp.astype(xp.flip(rows, axis=-1), xp.int32), axis=-1), axis=-1) > 0
+        keys = keys & (later if causal else xp.any(rows, axis=-1)[..., None])
     return rows, keys
 
 

@@ -22,6 +22,7 @@ from attention.spec.isolation import Tokens
 from attention.spec.kernels import Request
 from attention.spec.plans import Ready
 from attention.torch_impl.kernels import derivatives, precision
+from attention.torch_impl.kernels.blockwise.flash import positive
 from attention.torch_impl.kernels.lowering import Lowering, lower
 from attention.torch_impl.kernels.zones import TRAPEZOID, TRIANGLE, Box
 from attention.torch_impl.masks import shielded
@@ -84,8 +85,16 @@ def _plain(name: str, causal: bool, scale: float, grouped: bool, packed: bool, q
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if packed:
         k, v = k.contiguous(), v.contiguous()
+    if causal:
+        q, scale = _above_zero(q, scale)
     out = scaled_dot_product_attention(q, k, v, attn_mask=None, is_causal=causal, scale=scale, enable_gqa=grouped)
     return (derivatives.last(name, out) if out.requires_grad else out).transpose(1, 2)
+
+
+def _above_zero(q: Tensor, scale: float) -> tuple[Tensor, float]:
+    """Return queries and a scale that give the same products, the scale above 0: see `flash.positive`."""
+    sign, scale = positive(scale)
+    return q if sign == 1.0 else q * sign, scale
 
 
 def _diagonals(request: Request) -> tuple[str, ...]:
@@ -148,9 +157,11 @@ def _fused(name: str, request: Request, given: Tokens, mask: Tensor | None, diag
         k, v, grouped = _repeated(k, of.group), _repeated(v, of.group), False
     if _packs(request):
         k, v = k.contiguous(), v.contiguous()
-    attn_mask = _lower_right(q, k) if diagonal == TRAPEZOID else mask
+    attn_mask, scale = _lower_right(q, k) if diagonal == TRAPEZOID else mask, request.scale
+    if diagonal is not None:
+        q, scale = _above_zero(q, scale)
     out = scaled_dot_product_attention(
-        q, k, v, attn_mask=attn_mask, is_causal=diagonal == TRIANGLE, scale=request.scale, enable_gqa=grouped
+        q, k, v, attn_mask=attn_mask, is_causal=diagonal == TRIANGLE, scale=scale, enable_gqa=grouped
     )
     out = derivatives.last(name, out)
     return out if out.shape[-1] == of.E else out[..., : of.E]

@@ -70,7 +70,7 @@ class LinearAttention(Layer):
         SWITCH.check("return_state", return_state)
         carries = return_state or state is not None
         mask, form, sizes = self._check(*given, mask, state, implementation, carries=carries)
-        seen, there = self._seen(mask, form, sizes, query.device, carried=state is not None)
+        seen, there = self._seen(mask, form, sizes, query.device, carried=state is not None, leaves=carries)
         gone = None
         if there is not None:
             given = tuple(torch.where(rows.unsqueeze(-1), x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True))
@@ -105,13 +105,13 @@ class LinearAttention(Layer):
         return whole if form == "quadratic" else mask, form, sizes
 
     def _seen(
-        self, mask: Mask | None, form: str, sizes: Sizes, device: torch.device, *, carried: bool
+        self, mask: Mask | None, form: str, sizes: Sizes, device: torch.device, *, carried: bool, leaves: bool
     ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
         """Return what the quadratic form masks, and which queries and keys the scan takes."""
         if form == "quadratic" or not isinstance(mask, Lengths):
             return allowed(mask, sizes, device), None
         causal = self.contract.causal
-        there = spec.present(xp, mask, lambda m, n: allowed(m, n, device), sizes, causal=causal, carried=carried)
+        there = spec.present(xp, mask, lambda m, n: allowed(m, n, device), sizes, causal=causal, carried=carried, leaves=leaves)
         return None, there
 
     def _heads(self, given: Sequence[Tensor], n: Sizes) -> tuple[Tensor, Tensor, Tensor]:

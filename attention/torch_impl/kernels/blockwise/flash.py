@@ -34,11 +34,25 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, added: Tensor | None,
         added: float32 or wider, `(b, h, t, s)`, or None.
         triangle: whether query t sees keys 0..t alone.
     """
-    return _FORWARD(q, k, v, 0.0, triangle, attn_mask=added, scale=scale)
+    sign, scale = positive(scale) if triangle else (1.0, scale)
+    return _FORWARD(q if sign == 1.0 else q * sign, k, v, 0.0, triangle, attn_mask=added, scale=scale)
 
 
 def backward(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, added: Tensor | None, triangle: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v, in their shapes and dtype; `lse` is finite where a row is empty."""
-    return _BACKWARD(g, q, k, v, out, lse, 0.0, triangle, attn_mask=added, scale=scale)
+    sign, scale = positive(scale) if triangle else (1.0, scale)
+    if sign == 1.0:
+        return _BACKWARD(g, q, k, v, out, lse, 0.0, triangle, attn_mask=added, scale=scale)
+    dq, dk, dv = _BACKWARD(g, q * sign, k, v, out, lse, 0.0, triangle, attn_mask=added, scale=scale)
+    return dq * sign, dk, dv
+
+
+def positive(scale: float) -> tuple[float, float]:
+    """Return what queries are multiplied by, and a scale above 0, so that products are what they were.
+
+    The operators hide later keys by -inf before they multiply by the scale, which makes inf or NaN of that where it is not
+    above 0.
+    """
+    return (1.0, scale) if scale > 0 else (-1.0 if scale else 0.0, -scale or 1.0)
