@@ -47,9 +47,7 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
     shapes = contract.results(probe.arrays)
     cotangents = {name: probe.cotangents.get(name, np.zeros(shape)).astype(np.float64) for name, shape in shapes.items()}
-    # Where storage is no coarser than arithmetic, writing a stage down changes nothing, and is not counted twice.
-    coarse = COMPUTE[probe.dtype] != probe.dtype
-    flags = {name: np.bool_(name in rounds and (coarse or name == "logsumexp")) for name in ROUNDS}
+    flags = {name: np.bool_(name in counted(probe.dtype, rounds)) for name in ROUNDS}
     made = budget(
         differentiated(LayerProgram(contract.unsettled(), tuple(shapes))),
         ((probe.weights, arrays, contract.settle(probe.arrays, **probe.call()), flags), cotangents),
@@ -58,6 +56,15 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
         runs=runs,
     )
     return Budget(_named(made.value, probe), _named(made.sigma, probe))
+
+
+def counted(dtype: str, rounds: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the stages whose rounding by a kernel moves its results: budgets that differ in others are one.
+
+    Where storage is no coarser than arithmetic, writing a stage down changes nothing; a kept logsumexp does in every dtype.
+    """
+    coarse = COMPUTE[dtype] != dtype
+    return tuple(name for name in ROUNDS if name in rounds and (coarse or name == "logsumexp"))
 
 
 def as_float64(expected: Budget) -> Budget:
@@ -122,7 +129,11 @@ def check_probe(
         expected: gives the budget of a probe and a kernel's roundings; `expect` if None.
     """
     rows: list[Row] = []
-    budgets = cache(expected or expect)
+    made = cache(expected or expect)
+
+    def budgets(probe: Probe, rounds: tuple[str, ...]) -> Budget:
+        return made(probe, counted(probe.dtype, rounds))
+
     for backend in backends:
         side = sides.find(backend)
         # The contract of a probe asks for this precision, whatever the flags of the frameworks say.

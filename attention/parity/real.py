@@ -164,15 +164,15 @@ def layers(name: str) -> list[RealLayer]:
     return found
 
 
-def depth(name: str) -> int:
-    """Return how many attention layers the real model called `name` has, without loading it.
+def check_installed(name: str) -> None:
+    """Check that the real model called `name` could be loaded, without loading it.
 
     Raises:
         UnknownName: there is no such model.
         MissingExtra: its package, or `transformers`, is not installed.
         FileError: a file is not the pinned one.
     """
-    return _configured(name)[2]["num_hidden_layers"]
+    _ = _configured(name)
 
 
 def _configured(name: str) -> tuple[RealModel, Path, dict[str, Any]]:

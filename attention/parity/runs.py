@@ -31,7 +31,7 @@ RUNS = 16
 
 @dataclass(frozen=True)
 class Step:
-    """One part of a run: a contract in one dtype, or a layer of a trained model. Another process can do it too."""
+    """One part of a run: a contract in one dtype, or a trained model. Another process can do it too."""
 
     name: str
     run: Callable[[], Report]
@@ -68,10 +68,8 @@ def plan(
         for dtype in dtypes
     ]
     for model in models:
-        steps += [
-            Step(f"{model}, layer {layer}", partial(_check_layer, model, layer, tuple(backends), implementation))
-            for layer in range(real.depth(model))
-        ]
+        real.check_installed(model)
+        steps.append(Step(model, partial(_check_model, model, tuple(backends), implementation)))
     return steps
 
 
@@ -80,11 +78,8 @@ def _check_case(name: str, dtype: str, backends: Sequence[str], implementation: 
     return Report(report.rows)
 
 
-_layers = cache(real.layers)
-
-
-def _check_layer(model: str, layer: int, backends: Sequence[str], implementation: str) -> Report:
-    return check_layer(_layers(model)[layer], backends, implementation)
+def _check_model(name: str, backends: Sequence[str], implementation: str) -> Report:
+    return sum((check_layer(layer, backends, implementation) for layer in real.layers(name)), Report())
 
 
 def run(steps: Sequence[Step], jobs: int = 1) -> Iterator[tuple[Step, Report]]:
@@ -105,7 +100,8 @@ def run(steps: Sequence[Step], jobs: int = 1) -> Iterator[tuple[Step, Report]]:
         return
     # Neither framework outlives a fork, and threads of two processes on one core only wait for each other.
     with _one_thread(), ProcessPoolExecutor(min(jobs, len(steps)), multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(step.run): step for step in steps}
+        # The longest steps, stacks of blocks and trained models, stand last in a plan, and must not be begun last.
+        running = {pool.submit(step.run): step for step in [steps[0], *steps[:0:-1]]}
         try:
             for done in as_completed(running):
                 yield running[done], done.result()

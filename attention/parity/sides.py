@@ -110,8 +110,10 @@ class TorchSide:
 
 OPTIMISED = ("plain", "real text")
 """Probes that XLA compiles with all its optimisations, as it does for users."""
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""How XLA's CPU compiler is asked to compile the other probes: the same program, in a third of the time. It runs only once."""
+ALONE = {"xla_cpu_parallel_codegen_split_count": 1}
+"""How XLA's CPU compiler is asked to compile: in one piece, for a process on each core leaves it no other core."""
+QUICKLY = {**ALONE, "xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""How it is asked to compile the other probes: the same program, in a third of the time. It runs only once."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _jax_program(
         chosen[_signature((learned, arrays, call, cotangents))] = tuple(kernels)
         return results, pull_back(cotangents)
 
-    options = QUICKLY if compiler == "quick" and jax.default_backend() == "cpu" else {}
+    options = (QUICKLY if compiler == "quick" else ALONE) if jax.default_backend() == "cpu" else {}
     return (program if compiler == "none" else jax.jit(program, compiler_options=options)), chosen
 
 
