@@ -217,14 +217,10 @@ class TestRefusals:
         self.refused(tmp_path, "it is a folder; give a file in it")
 
     @pytest.mark.parametrize(
-        ("path", "said"),
-        [
-            *((path, "must be a path") for path in (None, 3, 1.5, b"x", [], {}, np.zeros(2), "", "a\0b", "x" * 5000)),
-            *((path, "must be a whole safetensors file") for path in ("/dev/null", "/dev/zero")),
-        ],
+        "path", [None, 3, 1.5, b"x", [], {}, np.zeros(2), "", "a\0b", "x" * 5000, "/dev/null", "/dev/zero"]
     )
-    def test_what_is_no_path_of_a_file(self, path: Any, said: str) -> None:
-        self.refused(path, said)
+    def test_what_is_no_path_of_a_file(self, path: Any) -> None:
+        self.refused(path, "must be a whole safetensors file")
 
     def test_a_pipe_is_refused_and_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
