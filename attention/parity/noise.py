@@ -9,7 +9,7 @@
 
 u is the unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`; below floor a result may
 underflow. To first order a spread is the same in every run, so the unperturbed run computes those of sums, and the others
-reuse them. One rounding error is spread evenly over an interval, and so is xi, which also costs a fifth of a normal draw.
+reuse them. One rounding error is spread evenly over an interval, and so is xi.
 
 References:
     Parker, Monte Carlo Arithmetic, 1997; Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (the sqrt(log2 n) of a tree sum).

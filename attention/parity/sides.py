@@ -113,7 +113,7 @@ OPTIMISED = ("plain", "real text")
 ALONE = {"xla_cpu_parallel_codegen_split_count": 1}
 """How XLA's CPU compiler is asked to compile: in one piece, for a process on each core leaves it no other core."""
 QUICKLY = {**ALONE, "xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""How it is asked to compile the other probes: the same program, in a third of the time. It runs only once."""
+"""How it is asked to compile the other probes: the same program, sooner. It runs only once."""
 
 
 @dataclass(frozen=True)
