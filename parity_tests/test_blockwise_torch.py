@@ -24,7 +24,7 @@ from attention.spec.blocks import FULL, PARTIAL
 from attention.spec.errors import KernelRefused
 from attention.torch_impl import dot_product_attention
 from attention.torch_impl.attend import make_request
-from attention.torch_impl.kernels.blockwise import Blockwise, compiled, passes
+from attention.torch_impl.kernels.blockwise import Blockwise, compiled, flash, passes
 from attention.torch_impl.kernels.blockwise.call import Limits
 from attention.torch_impl.kernels.blockwise.cells import TRIANGLE
 from attention.torch_impl.kernels.blockwise.plan import Part, plan
@@ -385,3 +385,15 @@ class TestRefusals:
 
         with pytest.raises(KernelRefused, match="has no mask that vmap holds"):
             _ = torch.func.vmap(one)(q, k, v, torch.tensor([3, 4]))
+
+
+class TestFlash:
+    @pytest.mark.parametrize("scale", [0.7, -0.7, 0.0])
+    def test_a_triangle_is_its_mask_whatever_the_sign_of_the_scale(self, scale: float) -> None:
+        q, k, v, g = torch.randn(4, 1, 2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        added = torch.zeros(5, 5, dtype=torch.float64).masked_fill(~torch.ones(5, 5, dtype=torch.bool).tril(), -torch.inf)
+        masks = ((added.expand(1, 2, 5, 5), False), (None, True))
+        (out, lse), got = (flash.forward(q, k, v, scale, *mask) for mask in masks)
+        torch.testing.assert_close(got, (out, lse))
+        wanted, found = (flash.backward(g, q, k, v, out, lse, scale, *mask) for mask in masks)
+        torch.testing.assert_close(found, wanted)
