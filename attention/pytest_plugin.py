@@ -19,8 +19,8 @@ import pytest
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-    from attention.parity.mutation import ParityFixture
-    from attention.parity.probes import Probe
+    from attention.parity.contracts.probes import Probe
+    from attention.parity.mutation_testing.fixture import ParityFixture
 
 MUTANT, TEST, FATE, FEATURE, MOVED = (f"parity.{word}" for word in ("mutant", "test", "fate", "feature", "moved"))
 FAILING, ASKED = pytest.StashKey[set[str]](), pytest.StashKey[dict[str, set[Any]]]()
@@ -69,7 +69,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _probes(contract: Any, dtype: str = "float32", seed: int = 0) -> list[Probe]:
-    from attention.parity.probes import probes  # noqa: PLC0415 - a session that uses no fixture imports nothing
+    from attention.parity.contracts.probes import probes  # noqa: PLC0415 - a session that uses no fixture imports nothing
     from attention.spec.errors import OptionError, shown  # noqa: PLC0415
     from attention.spec.layers.contract import Contract  # noqa: PLC0415
 
@@ -79,7 +79,7 @@ def _probes(contract: Any, dtype: str = "float32", seed: int = 0) -> list[Probe]
 
 
 def _mutants(words: list[str]) -> list[Any]:
-    from attention.parity.mutation import select  # noqa: PLC0415
+    from attention.parity.mutation_testing.fixture import select  # noqa: PLC0415
 
     return select(words)
 
@@ -95,7 +95,7 @@ def _usage(function: Any, *args: Any, **kwargs: Any) -> Any:
 @pytest.fixture
 def parity(request: pytest.FixtureRequest) -> ParityFixture:
     """`attention.parity`, and `parity.layer(contract, weights)`: a reference to compare with. See --parity-mutants."""
-    from attention.parity.mutation import ParityFixture  # noqa: PLC0415
+    from attention.parity.mutation_testing.fixture import ParityFixture  # noqa: PLC0415
 
     return ParityFixture(getattr(request, "param", None))
 
@@ -129,7 +129,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("fails without a mutant")
     asked = item.config.stash[ASKED].get(test)
     if asked is not None:
-        from attention.parity.mutation import revealing  # noqa: PLC0415
+        from attention.parity.mutation_testing.fixture import revealing  # noqa: PLC0415
 
         if not any(revealing(mutant, contract) for contract in asked):
             item.user_properties += _fate(item, "equal" if asked else "unasked")
@@ -153,7 +153,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Say what a test was given, and turn the failure of a mutant's run into a kill."""
     report = yield
-    loaded, given = sys.modules.get("attention.parity.mutation"), _given(item)
+    loaded, given = sys.modules.get("attention.parity.mutation_testing.fixture"), _given(item)
     if report.failed and _mutant(item) is None:
         item.config.stash[FAILING].add(_test(item))
     if loaded is None or not isinstance(given, loaded.ParityFixture) or report.when != "call":
@@ -207,7 +207,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     option = terminalreporter.config.option
     if not (option.parity_mutants or option.parity_mutants_like):
         return
-    from attention.parity.kills import lines  # noqa: PLC0415
+    from attention.parity.mutation_testing.summary import lines  # noqa: PLC0415
 
     reports = [report for found in terminalreporter.stats.values() for report in found]
     said = [(dict(r.user_properties), r.outcome) for r in reports if getattr(r, "when", "teardown") != "teardown"]

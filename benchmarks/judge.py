@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import stop_gradient
 
-from attention.parity.budget import Budget, budget, differentiated
-from attention.parity.checks import AGAIN, as_float64, verdicts
-from attention.parity.rounding import ROUNDS, Marker, stored_gradient
-from attention.parity.verdict import Verdict
-from attention.parity.verdict import judge as verdict_on
+from attention.parity.contracts.check import AGAIN, as_float64, verdicts
+from attention.parity.numerics.comparison import Verdict
+from attention.parity.numerics.comparison import judge as verdict_on
+from attention.parity.numerics.error_budget import Budget, budget, differentiated
+from attention.parity.numerics.rounding_sites import ROUNDS, Marker, stored_gradient
 from attention.spec.attend import attend
 from attention.spec.axes import COMPUTE
 from benchmarks.cases import FORWARD, SEED, Case, drawn

@@ -72,7 +72,7 @@ def free_bytes(side: str) -> float:
 def machine(sides: tuple[str, ...] = SIDES) -> dict[str, Any]:
     """Return what the times depend on."""
     # It brings JAX along, which a child that measures torch's memory has no use for.
-    from attention.parity.certificate import environment  # noqa: PLC0415
+    from attention.parity.results.provenance import environment  # noqa: PLC0415
 
     threads = None
     if "torch" in sides:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.checks import expect, verdicts
-from attention.parity.probes import Probe
+from attention.parity.contracts.check import expect, verdicts
+from attention.parity.contracts.probes import Probe
 from attention.spec import MultiHeadAttention
 from attention.spec.kernels import recorded
 from benchmarks.adapters import FUSED

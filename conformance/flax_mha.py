@@ -29,9 +29,9 @@ from flax import nnx
 from attention import spec
 from attention.exchange import flax_mha
 from attention.exchange.dialect import read, write
-from attention.parity import sides
-from attention.parity.checks import expect
-from attention.parity.probes import Probe
+from attention.parity.contracts.backends import find
+from attention.parity.contracts.check import expect
+from attention.parity.contracts.probes import Probe
 from attention.spec.errors import ParamError
 from conformance.peers import BACKENDS, Line, Results, apart, draw, strayed, widened
 
@@ -150,7 +150,7 @@ def lines(module: Module, masks: str, backends: tuple[str, ...] = BACKENDS) -> I
     asked = probe(module, masks)
     expected, wanted = expect(asked), theirs(widened(asked), module, masks)
     for backend in backends:
-        side, name = sides.find(backend), backend.removesuffix("_eager")
+        side, name = find(backend), backend.removesuffix("_eager")
         yield Line(asked.name, name, "float64", apart(side.run(widened(asked), "auto").results, wanted) / NARROW)
         yield Line(asked.name, name, "float32", strayed(side.run(asked, "auto").results, expected))
     yield Line(asked.name, "theirs", "float32", strayed(theirs(asked, module, masks), expected))
@@ -163,7 +163,7 @@ def empty() -> tuple[np.ndarray, np.ndarray]:
     made = load(asked, module)
     mask = jnp.asarray(np.array([True, True, False])[:, None, None, None])
     got = made(*(jnp.asarray(x) for x in asked.arrays.values()), mask=jnp.broadcast_to(mask, (B, 1, T, S)))
-    return np.asarray(got), sides.find("torch").run(asked, "auto").results["output"]
+    return np.asarray(got), find("torch").run(asked, "auto").results["output"]
 
 
 def run(backends: tuple[str, ...] = BACKENDS) -> list[Line]:

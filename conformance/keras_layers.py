@@ -30,10 +30,10 @@ import numpy as np
 from attention import spec
 from attention.exchange import keras_mha
 from attention.exchange.dialect import read, write
-from attention.parity import sides
-from attention.parity.budget import Budget
-from attention.parity.checks import expect
-from attention.parity.probes import Probe
+from attention.parity.contracts.backends import find
+from attention.parity.contracts.check import expect
+from attention.parity.contracts.probes import Probe
+from attention.parity.numerics.error_budget import Budget
 from attention.spec.errors import ParamError
 from conformance.peers import LIMIT, Line, Results, apart, draw, strayed, widened
 
@@ -156,7 +156,7 @@ def lines(module: Module, masks: str, backends: tuple[str, ...] = BACKENDS) -> I
     expected = expect(asked)
     expected = Budget({**expected.value, **unfused}, expected.sigma)
     for backend in backends:
-        side = sides.find(backend)
+        side = find(backend)
         got = side.run(widened(asked), "auto").results
         worst = max(apart(got, unfused) / LIMIT, apart({name: got[name] for name in fused}, fused) / NARROW)
         yield Line(asked.name, backend, "float64", worst)
@@ -197,7 +197,7 @@ def additive_lines(masks: str, backends: tuple[str, ...] = BACKENDS) -> Iterator
     wanted, sigma = additive(widened(asked), masks), expect(asked).sigma
     expected = Budget(wanted, sigma)
     for backend in backends:
-        side = sides.find(backend)
+        side = find(backend)
         wide, narrow = (side.run(p, "auto").results for p in (widened(asked), asked))
         yield Line(asked.name, backend, "float64", apart({name: wide[name] for name in wanted}, wanted) / NARROW)
         yield Line(asked.name, backend, "float32", strayed({name: narrow[name] for name in wanted}, expected))
@@ -214,7 +214,7 @@ def empty() -> dict[str, np.ndarray]:
     layer.build(*(x.shape for x in arrays.values()))
     tensors = write(asked.weights, keras_mha.KERAS, asked.contract)
     values = [jnp.asarray(tensors[".".join(v.path.split("/")[-2:])]) for v in layer.trainable_variables]
-    made = {"ours": sides.find("torch").run(asked, "auto").results["output"]}
+    made = {"ours": find("torch").run(asked, "auto").results["output"]}
     for name, scores in (("fused", False), ("scores", True)):
         output, _ = layer.stateless_call(values, [], *arrays.values(), **seen, return_attention_scores=scores)
         made[name] = np.asarray(output[0] if scores else output)

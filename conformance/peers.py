@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from attention.parity import sides
-from attention.parity.budget import Budget
-from attention.parity.checks import expect
-from attention.parity.probes import Drawer, Probe
-from attention.parity.verdict import MOST_MAX, MOST_RMS, judge
+from attention.parity.contracts.backends import find
+from attention.parity.contracts.check import expect
+from attention.parity.contracts.probes import Drawer, Probe
+from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, judge
+from attention.parity.numerics.error_budget import Budget
 from attention.spec.algebra import Mask
 from attention.spec.errors import ParityError
 from attention.spec.layers.contract import Contract
@@ -91,7 +91,7 @@ def compare(probe: Probe, theirs: Theirs, backends: Iterable[str] = BACKENDS) ->
     wanted, lines = theirs(widened(probe)), list[Line]()
     expected = Budget(wanted, expect(probe).sigma)
     for backend in backends:
-        side, name = sides.find(backend), backend.removesuffix("_eager")
+        side, name = find(backend), backend.removesuffix("_eager")
         lines.append(Line(probe.name, name, "float64", apart(side.run(widened(probe), "auto").results, wanted) / LIMIT))
         lines.append(Line(probe.name, name, "float32", strayed(side.run(probe, "auto").results, expected)))
     lines.append(Line(probe.name, "theirs", "float32", strayed(theirs(probe), expected)))

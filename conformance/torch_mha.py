@@ -27,10 +27,10 @@ import torch
 from attention import spec
 from attention.exchange import torch_mha
 from attention.exchange.dialect import read, write
-from attention.parity import sides
-from attention.parity.budget import Budget
-from attention.parity.checks import expect
-from attention.parity.probes import Probe
+from attention.parity.contracts.backends import find
+from attention.parity.contracts.check import expect
+from attention.parity.contracts.probes import Probe
+from attention.parity.numerics.error_budget import Budget
 from attention.torch_impl.params import to_numpy, to_tensor
 from conformance.peers import LIMIT, Line, Results, apart, draw, strayed, widened
 
@@ -185,7 +185,7 @@ def wide(module: Module, masks: Masks, backends: tuple[str, ...] = BACKENDS) -> 
     asked = probe(module, masks)
     wanted = [theirs(widened(asked), module, masks, call) for call in calls(masks) if not forgets(module, masks, call)]
     for backend in backends:
-        got, name = sides.find(backend).run(widened(asked), "auto").results, backend.removesuffix("_eager")
+        got, name = find(backend).run(widened(asked), "auto").results, backend.removesuffix("_eager")
         yield Line(asked.name, name, "float64", max(apart({n: got[n] for n in w}, w) for w in wanted) / LIMIT)
 
 
@@ -195,7 +195,7 @@ def narrow(module: Module, masks: Masks, backends: tuple[str, ...] = BACKENDS) -
     call, expected = Call(weights="weights"), expect(asked)
     expected = Budget({**expected.value, **theirs(widened(asked), module, masks, call)}, expected.sigma)
     for backend in backends:
-        got = sides.find(backend).run(asked, "auto").results
+        got = find(backend).run(asked, "auto").results
         yield Line(asked.name, backend.removesuffix("_eager"), "float32", strayed(got, expected))
     yield Line(asked.name, "theirs", "float32", strayed(theirs(asked, module, masks, call), expected))
 

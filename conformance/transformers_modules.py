@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map
 
 from attention.exchange import bert, deepseek, gpt2, llama, t5, vit, whisper
 from attention.exchange.dialect import Dialect, read, write
-from attention.parity.probes import Probe
+from attention.parity.contracts.probes import Probe
 from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import Lengths

@@ -16,11 +16,11 @@ from attention import spec
 from attention.cli.loading import load_inputs
 from attention.exchange import ctranslate2, dialect, gguf, llama, marian
 from attention.exchange.ctranslate2 import Model
-from attention.parity import suite
-from attention.parity.matching.moves import Block, Move
-from attention.parity.matching.param_map import ParamMap
-from attention.parity.pair import recorded_contracts, recorded_program, recording
-from attention.parity.suite.layout import FORMAT, INDEX, VERSION, Entry, Index
+from attention.parity import exported_cases
+from attention.parity.compare import recorded_contracts, recording_file, replayed_program
+from attention.parity.exported_cases.file_format import FORMAT, INDEX, VERSION, Entry, Index
+from attention.parity.param_mapping.block_moves import Block, Move
+from attention.parity.param_mapping.param_map import ParamMap
 from attention.spec import files, tuning
 from parity_tests import marian_files
 from parity_tests.hostile_files import Format
@@ -93,19 +93,19 @@ def saved(folder: Path) -> list[Format]:
 def recorded(folder: Path) -> list[Format]:
     """Recordings of a program and of a contract."""
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    found = recorded_program.record(lambda x, y, scale: x * scale + y["y"][0], "numpy", {"x": x, "y": {"y": [x]}, "scale": 2.0})
-    recording.write(folder / "program", found)
+    found = replayed_program.record(lambda x, y, scale: x * scale + y["y"][0], "numpy", {"x": x, "y": {"y": [x]}, "scale": 2.0})
+    recording_file.write(folder / "program", found)
     whole = recorded_contracts.record(["dot"], "numpy")
     first, texts = whole.facts["calls"][0], (HEADER, metadata("recording"), metadata("recording"))
     at = f"{first['case']}/{first['probe']}/{first['dtype']}/"
     kept = {name: array for name, array in whole.arrays.items() if name.startswith(at)}
-    recording.write(folder / "contract", recording.Recording("contracts", {**whole.facts, "calls": [first]}, kept))
+    recording_file.write(folder / "contract", recording_file.Recording("contracts", {**whole.facts, "calls": [first]}, kept))
 
     def program(path: Path) -> object:
-        return recorded_program.replayed(recording.read(path))
+        return replayed_program.replayed(recording_file.read(path))
 
     def contract(path: Path) -> object:
-        return list(recorded_contracts.checked_calls(recording.read(path)))
+        return list(recorded_contracts.checked_calls(recording_file.read(path)))
 
     return [
         tensors("recording, program", (folder / "program").read_bytes(), program, texts),
@@ -130,11 +130,11 @@ def exported(folder: Path) -> list[Format]:
         about = {"mine": {"about": "", "source": "", "contract": files.encode(contract)}}
         return Index((Entry("mine", "few keys", "float32", sums),), about, {"numpy": "2"}).to_json().encode()
 
-    def port(given: suite.Given) -> dict[str, np.ndarray]:
+    def port(given: exported_cases.Given) -> dict[str, np.ndarray]:
         return {"output": given.inputs["query"]}
 
     def check(root: Path) -> object:
-        return suite.check(root, port)
+        return exported_cases.check(root, port)
 
     def of_file(path: Path) -> object:
         root = path.parent.parent

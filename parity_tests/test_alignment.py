@@ -20,8 +20,8 @@ import torch
 from flax import nnx
 
 from attention import jax_impl, parity, spec, torch_impl
-from attention.parity import sides
-from attention.parity.probes import Probe
+from attention.parity.contracts import backends
+from attention.parity.contracts.probes import Probe
 from attention.spec.errors import AttentionError, DTypeError, KernelRefused, MaskError, OptionError, ShapeError, UnknownName
 from attention.spec.random import keep
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
@@ -120,7 +120,7 @@ class TestLaws:
     @each_side
     def test_outputs_and_gradients_are_those_of_the_loops(self, contract: spec.AlignmentAttention, side: str) -> None:
         case = probe(contract, (B, T), (B, S))
-        got = sides.find(side).run(case, "auto").results
+        got = backends.find(side).run(case, "auto").results
         wanted = loops(contract, {**case.arrays, **case.weights})
         for name in contract.outputs:
             close(got[name], wanted[name], WITHIN)
@@ -135,7 +135,7 @@ class TestLaws:
         mask = spec.Dense(numbers(3, B, 1, T, S) > 0)
         case = probe(contract, (B, T), (B, S), mask=mask)
         got, wanted = (
-            sides.NumpySide().run(case, "auto").results,
+            backends.NumpySide().run(case, "auto").results,
             loops(contract, {**case.arrays, **case.weights}, mask.array[:, 0]),
         )
         for name in contract.outputs:
@@ -188,7 +188,7 @@ class TestLaws:
     def test_dropout_drops_from_the_context_and_not_from_the_weights(self, room: Room) -> None:
         contract = replace(CONTRACTS["additive"], dropout_rate=0.5)
         case = probe(contract, (B, T), (B, S), dropout_seed=7)
-        got = sides.find({TORCH: "torch", JAX: "jax_eager"}[room]).run(case, "auto").results
+        got = backends.find({TORCH: "torch", JAX: "jax_eager"}[room]).run(case, "auto").results
         wanted = loops(contract, {**case.arrays, **case.weights})["weights"]
         close(got["weights"], wanted, WITHIN)
         kept = keep(7, 0.5, (B, 1, T, S))[:, 0]
@@ -360,7 +360,7 @@ class TestMutants:
         right = replace(right, dtype="float32", weights=weights, arrays=arrays, cotangents=cotangents)
         expected = parity.expect(right, runs=4)
         for case, lives in ((right, True), (plant(right), False)):
-            made = sides.find("torch").run(case, "auto")
+            made = backends.find("torch").run(case, "auto")
             verdicts = [parity.judge(n, made.results[n], expected.value[n], expected.sigma[n]) for n in contract.outputs]
             assert all(verdict.agrees for verdict in verdicts) == lives, verdicts
 

@@ -16,7 +16,7 @@ import torch
 from attention import spec
 from attention.exchange import torch_mha
 from attention.exchange.dialect import write
-from attention.parity.probes import Probe
+from attention.parity.contracts.probes import Probe
 from attention.parity.random_options import Draw
 from attention.parity.random_options.examining import LIMIT, PROGRAMS
 from attention.torch_impl.params import to_numpy, to_tensor

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from attention.parity.budget import ROUNDINGS, budget, differentiated, rounding, stored, stored_gradient
+from attention.parity.numerics.error_budget import ROUNDINGS, budget, differentiated, rounding, stored, stored_gradient
 from attention.spec.errors import DTypeError, OptionError
 
 # The RMS of N sigmas of 8 runs each is known to 1 / (4 sqrt(N)): to 0.6 %, so 3 % is out of reach of chance.

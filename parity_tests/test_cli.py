@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from attention import cli
-from attention.parity import runs, sides
-from attention.parity.report import Report
+from attention.parity.contracts import backends, verify
+from attention.parity.results.report import Report
 from attention.spec.errors import UnknownName
 from parity_tests.absent import needs
 
@@ -45,12 +45,15 @@ class TestValues:
         assert json.loads(path.read_text())["ok"] is True
 
     def test_processes_share_the_work_and_an_error_of_one_ends_it(self) -> None:
-        steps = [*runs.plan(["general"], [], backends=["numpy"]), runs.Step("wrong", cast("Any", partial(sides.find, "mlx")))]
+        steps = [
+            *verify.plan(["general"], [], backends=["numpy"]),
+            verify.Step("wrong", cast("Any", partial(backends.find, "mlx"))),
+        ]
         reports: dict[str, Report] = {}
         with pytest.raises(UnknownName, match=r"^backend 'mlx' must be one of 'numpy', 'torch', 'jax'"):  # noqa: PT012 - a loop fills the dict
-            for step, report in runs.run(steps, jobs=2):
+            for step, report in verify.run(steps, jobs=2):
                 reports[step.name] = report
-        serial = {step.name: report for step, report in runs.run(steps[:1])}
+        serial = {step.name: report for step, report in verify.run(steps[:1])}
         assert serial["general, float32"].ok
         assert all(serial[name].to_dict()["rows"] == report.to_dict()["rows"] for name, report in reports.items())
 
@@ -70,7 +73,7 @@ class TestValues:
 class TestExits:
     @needs("jax")
     def test_a_mismatch_exits_with_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(runs, "plan", lambda *_: [runs.Step("nothing compared", Report)])
+        monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("nothing compared", Report)])
         assert run("parity").exit_code == 1
 
     @needs("torch", "jax")
@@ -94,7 +97,7 @@ class TestExits:
         def interrupted() -> Report:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(runs, "plan", lambda *_: [runs.Step("long", interrupted)])
+        monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("long", interrupted)])
         result = run("parity")
         assert result.exit_code == 130
         assert "attention: interrupted" in result.stderr
@@ -104,7 +107,7 @@ class TestExits:
         def broken() -> Report:
             raise ValueError("a bug")
 
-        monkeypatch.setattr(runs, "plan", lambda *_: [runs.Step("bug", broken)])
+        monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("bug", broken)])
         assert isinstance(run("parity").exception, ValueError)
 
     @needs("jax")

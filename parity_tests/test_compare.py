@@ -18,12 +18,12 @@ from flax import linen, nnx
 from jax import lax
 from torch import nn
 
-from attention.parity.pair import compare
-from attention.parity.pair.perturbed import perturbed
-from attention.parity.pair.traced import traced
-from attention.parity.programs import Call, program
-from attention.parity.programs.jax_program import JaxProgram
-from attention.parity.report import Report
+from attention.parity.adapters import Call, program
+from attention.parity.adapters.jax_program import JaxProgram
+from attention.parity.compare import compare
+from attention.parity.compare.jax_budget import traced
+from attention.parity.compare.torch_budget import perturbed
+from attention.parity.results.report import Report
 from attention.spec.errors import DTypeError, OptionError, ParityError, ShapeError, UnknownName
 
 T, D = 5, 4

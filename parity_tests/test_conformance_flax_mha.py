@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from attention import spec
-from attention.parity import sides
-from attention.parity.checks import expect
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import expect
 from conformance import flax_mha as mha
 from conformance.peers import apart, strayed, widened
 from parity_tests.covering import pairwise
@@ -42,7 +42,7 @@ class TestDifferences:
 
     def test_their_float64_ends_at_the_digits_of_float32(self) -> None:
         probe = widened(mha.probe(PLAIN, "none"))
-        assert 1e-9 < apart(sides.find("torch").run(probe, "auto").results, mha.theirs(probe, PLAIN, "none")) < mha.NARROW
+        assert 1e-9 < apart(backends.find("torch").run(probe, "auto").results, mha.theirs(probe, PLAIN, "none")) < mha.NARROW
 
     def test_their_row_without_a_key_is_the_mean_of_all_values_and_ours_is_zero(self) -> None:
         probe = mha.probe(PLAIN, "none")
@@ -60,4 +60,4 @@ class TestDifferences:
         probe = widened(mha.probe(PLAIN, "padded causal"))
         wanted = mha.theirs(probe, PLAIN, "padded causal")
         late = replace(probe, mask=spec.Lengths(kv=np.array([mha.S, 4, 1])) & spec.Causal(align="end"))
-        assert apart(sides.find("torch").run(late, "auto").results, wanted) > 1e-2
+        assert apart(backends.find("torch").run(late, "auto").results, wanted) > 1e-2

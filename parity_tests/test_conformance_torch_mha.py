@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attention import spec
-from attention.parity import sides
+from attention.parity.contracts import backends
 from attention.torch_impl.params import to_numpy, to_tensor
 from conformance import torch_mha as mha
 from conformance.peers import LIMIT, apart, draw, widened
@@ -58,7 +58,7 @@ class TestValues:
         made = mha.load(probe, PLAIN, batch_first=True)
         hidden = torch.triu(torch.ones(mha.T, mha.T, dtype=torch.bool), 1)
         wanted = to_numpy(made(x, x, x, attn_mask=hidden, need_weights=False)[0])
-        got = sides.find("torch").run(replace(probe, mask=spec.Causal()), "auto").results["output"]
+        got = backends.find("torch").run(replace(probe, mask=spec.Causal()), "auto").results["output"]
         np.testing.assert_allclose(got if rows else got[0], wanted, rtol=0, atol=LIMIT)
 
     @pytest.mark.parametrize("padded", [False, True])
@@ -72,7 +72,7 @@ class TestValues:
         made = mha.load(probe, PLAIN, batch_first=True).eval()
         with torch.no_grad():
             wanted = to_numpy(made(x, x, x, key_padding_mask=dropped, need_weights=False)[0])
-        got = sides.find("torch").run(probe, "auto").results["output"]
+        got = backends.find("torch").run(probe, "auto").results["output"]
         np.testing.assert_allclose(got, wanted, rtol=0, atol=LIMIT)
 
     def test_a_weight_in_the_wrong_place_is_seen(self) -> None:
@@ -80,7 +80,7 @@ class TestValues:
         probe = widened(mha.probe(PLAIN, masks))
         wanted = mha.theirs(probe, PLAIN, masks, mha.Call())
         moved = {**probe.weights, "q_proj.kernel": probe.weights["k_proj.kernel"]}
-        got = sides.find("torch").run(replace(probe, weights=moved), "auto").results
+        got = backends.find("torch").run(replace(probe, weights=moved), "auto").results
         assert apart({name: got[name] for name in wanted}, wanted) > 1e-3
 
 
@@ -105,7 +105,7 @@ class TestDifferences:
         dropped = torch.tensor(np.arange(mha.S) >= lengths[:, None])
         inputs = (to_tensor(x) for x in probe.arrays.values())
         output = to_numpy(made(*inputs, key_padding_mask=dropped, need_weights=weights)[0])
-        ours = sides.find("torch").run(probe, "auto").results["output"]
+        ours = backends.find("torch").run(probe, "auto").results["output"]
         np.testing.assert_allclose(ours[:2], output[:2], rtol=0, atol=LIMIT)
         np.testing.assert_array_equal(ours[2], np.broadcast_to(probe.weights["out_proj.bias"], ours[2].shape))
         np.testing.assert_array_equal(output[2] - ours[2], np.full_like(ours[2], theirs))

@@ -12,7 +12,7 @@ import torch
 
 from attention import spec
 from attention.exchange import bert, deepseek, gpt2, llama, rope, t5, vit, whisper
-from attention.parity import sides
+from attention.parity.contracts import backends
 
 pytest.importorskip(
     "transformers", reason="the extra 'conformance' brings transformers: pip install attention-parity[conformance]"
@@ -103,7 +103,7 @@ MUTANTS: dict[str, tuple[str, dict[str, Any]]] = {
 def strayed(subject: modules.Subject, contract: Any) -> float:
     """Return how far our layer of `contract` is from their module, as a share of the largest element."""
     probe = widened(subject.probe())
-    return apart(sides.find("torch").run(replace(probe, contract=contract), "auto").results, subject.run(probe))
+    return apart(backends.find("torch").run(replace(probe, contract=contract), "auto").results, subject.run(probe))
 
 
 class TestMutants:
@@ -129,7 +129,7 @@ class TestDifferences:
         probe = widened(replace(subject.probe(), mask=spec.Lengths(kv=modules.EMPTY)))
         monkeypatch.setattr(modules, "LENGTHS", modules.EMPTY)
         theirs = subject.run(probe)["output"]
-        ours = sides.find("torch").run(probe, "auto").results["output"]
+        ours = backends.find("torch").run(probe, "auto").results["output"]
         # Row 2 has two tokens, and a window of three keys: from query 4 on there is nothing to see.
         np.testing.assert_allclose(theirs[2, :4], ours[2, :4], rtol=0, atol=1e-12)
         np.testing.assert_array_equal(ours[2, 4:], 0.0)

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from attention import spec
-from attention.parity import sides
-from attention.parity.checks import check_probe, expect, verdicts
-from attention.parity.probes import Probe, probes
-from attention.parity.report import Report
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import check_probe, expect, verdicts
+from attention.parity.contracts.probes import Probe, probes
+from attention.parity.results.report import Report
 from attention.spec.errors import MaskError, OptionError, PositionError, ShapeError
 from attention.spec.layers.differential import LAMBDAS, strength
 from attention.spec.norms import RMSNorm
@@ -171,8 +171,8 @@ class TestProof:
         probe = chosen(WHOLE, "float64", "padding")
         wanted = expect(probe, runs=2).value
         largest = max(np.abs(g).max() for g in wanted.values())
-        for side in sides.BACKENDS:
-            got = sides.find(side).run(probe, "auto").results
+        for side in backends.BACKENDS:
+            got = backends.find(side).run(probe, "auto").results
             assert set(got) == set(wanted)
             for name, value in got.items():
                 np.testing.assert_allclose(value, wanted[name], rtol=0, atol=1e-13 * largest, err_msg=name)
@@ -197,7 +197,7 @@ class TestMutants:
     def test_a_wrongly_turned_knob_is_outside_the_budget(self, name: str) -> None:
         probe, expected = self.judge()
         wrong: Any = MUTANTS[name](WHOLE)
-        results = sides.find("torch").run(replace(probe, contract=wrong.pinned()), "auto").results
+        results = backends.find("torch").run(replace(probe, contract=wrong.pinned()), "auto").results
         assert not all(verdict.agrees for verdict in verdicts(results, expected))
 
     def test_halves_for_neighbours_is_outside_the_budget(self) -> None:
@@ -205,14 +205,14 @@ class TestMutants:
         probe, expected = self.judge()
         order = np.arange(2 * H).reshape(H, 2).T.reshape(-1)
         moved = {n: probe.weights[n].take(order, -2) for n in ("q_proj.kernel", "q_proj.bias")}
-        results = sides.find("torch").run(replace(probe, weights={**probe.weights, **moved}), "auto").results
+        results = backends.find("torch").run(replace(probe, weights={**probe.weights, **moved}), "auto").results
         assert not all(verdict.agrees for verdict in verdicts({"output": results["output"]}, expected))
 
     @staticmethod
     @cache
     def judge() -> tuple[Probe, Any]:
         probe = chosen(WHOLE, "float32", "dropout")
-        right = sides.find("torch").run(probe, "auto")
+        right = backends.find("torch").run(probe, "auto")
         expected = expect(probe, right.rounds)
         assert all(verdict.agrees for verdict in verdicts(right.results, expected))
         return probe, expected

@@ -14,20 +14,20 @@ import torch
 from torch.nn import functional
 
 from attention import spec
-from attention.parity.doctor import KNOBS, diagnose, examine, hypotheses
-from attention.parity.doctor.evidence import Asked, explains
-from attention.parity.doctor.examination import ask
-from attention.parity.doctor.patients import Answer, Patient, RoomPatient
-from attention.parity.doctor.questions import questions
-from attention.parity.doctor.score import Planted, pair, random_pairs, single, stranger
-from attention.parity.doctor.search import Search
-from attention.parity.doctor.sites import sites
-from attention.parity.doctor.strangers import strangers
-from attention.parity.doctor.turns import Altered, answer
-from attention.parity.doctor.visitors import patient
-from attention.parity.mutants import MUTANTS, Mutant
-from attention.parity.probes import Probe
-from attention.parity.sides import NumpySide
+from attention.parity.contracts.backends import NumpySide
+from attention.parity.contracts.probes import Probe
+from attention.parity.diagnosis import KNOBS, diagnose, examine, hypotheses
+from attention.parity.diagnosis.diagnose import ask
+from attention.parity.diagnosis.evidence import Asked, explains
+from attention.parity.diagnosis.library_program import Answer, Patient, RoomPatient
+from attention.parity.diagnosis.search import Search
+from attention.parity.diagnosis.test_inputs import questions
+from attention.parity.diagnosis.user_program import patient
+from attention.parity.evaluation.diagnosis_accuracy import Planted, pair, random_pairs, single, stranger
+from attention.parity.evaluation.unlisted_mutations import strangers
+from attention.parity.mutation_testing import MUTANTS, Mutant
+from attention.parity.mutations.formula_hooks import Altered, answer
+from attention.parity.mutations.locations import sites
 from attention.spec import cases
 from attention.spec.errors import OptionError, SideFailed
 from attention.spec.layers.contract import Contract

@@ -11,8 +11,8 @@ import optax
 import pytest
 import torch
 
-from attention.parity.training import Recipe, Training, envelope, rounding, train
-from attention.parity.training.named import OPTIMIZERS
+from attention.parity.training import Recipe, Training, envelope, optimizer_rounding, train
+from attention.parity.training.optimizer_names import OPTIMIZERS
 from attention.spec.cases import CASES
 from attention.spec.errors import ParityError
 from attention.spec.optimizer import Step
@@ -148,12 +148,12 @@ class TestValues:
         exact = 1.0 - b**steps
         lost = np.abs(np.asarray(1 - jnp.float32(b) ** jnp.asarray(steps, jnp.int32), np.float64) / exact - 1)
         # XLA multiplies t times over, so that more than one rounding is in a power.
-        assert (lost <= envelope.OWN * np.array([rounding.slow(b, int(t)) for t in steps])).all()
-        assert (lost >= 0.2 * np.array([rounding.slow(b, int(t)) for t in steps])).any()
+        assert (lost <= envelope.OWN * np.array([optimizer_rounding.slow(b, int(t)) for t in steps])).all()
+        assert (lost >= 0.2 * np.array([optimizer_rounding.slow(b, int(t)) for t in steps])).any()
 
     def test_slow_is_what_is_lost_at_the_usual_b2(self) -> None:
         # float32(0.999) is 0.999 + 1.29e-8, and 1 - 0.999 is 0.001.
-        assert rounding.slow(0.999, 1) == pytest.approx(1.29e-5 + UNIT / 1e-3, rel=1e-2)
+        assert optimizer_rounding.slow(0.999, 1) == pytest.approx(1.29e-5 + UNIT / 1e-3, rel=1e-2)
 
     def test_leak_is_what_torch_does_to_a_parameter_without_a_gradient(self) -> None:
         p = torch.nn.Parameter(torch.ones(()))
@@ -162,11 +162,11 @@ class TestValues:
             p.grad = torch.zeros(())
             _ = optimizer.step()
         lost = abs(float(p.detach()) - (1 - 1e-5) ** 50)
-        assert 10 * UNIT < lost <= 50 * (rounding.leak(ADAMW, 0) + UNIT)
+        assert 10 * UNIT < lost <= 50 * (optimizer_rounding.leak(ADAMW, 0) + UNIT)
 
     def test_no_numbers_are_rounded_where_there_are_none(self) -> None:
-        assert rounding.leak(Adam(1e-3, weight_decay=0.1), 0) == 0.0
-        assert rounding.share(OPTIMIZERS["sgd"], 0) == 4 * UNIT
+        assert optimizer_rounding.leak(Adam(1e-3, weight_decay=0.1), 0) == 0.0
+        assert optimizer_rounding.share(OPTIMIZERS["sgd"], 0) == 4 * UNIT
 
 
 class TestReport:

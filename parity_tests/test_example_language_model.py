@@ -24,7 +24,7 @@ pytest.importorskip("rdata", reason="the novels are read by rdata: pip install '
 
 from attention import parity, spec
 from attention.exchange import dialect, gguf, llama
-from attention.parity.layerwise import Seen, layerwise
+from attention.parity.pretrained.layerwise import Seen, layerwise
 from attention.spec.errors import FileError, MissingExtra, OptionError
 from attention.spec.params import Weights, inner
 from examples.language_model import model_jax, model_torch, smollm2, smollm2_theirs

@@ -14,8 +14,8 @@ import pytest
 
 from attention import parity, spec
 from attention.exchange import ctranslate2, dialect
-from attention.parity.checks import verdicts
-from attention.parity.layerwise import layerwise
+from attention.parity.contracts.check import verdicts
+from attention.parity.pretrained.layerwise import layerwise
 from attention.spec.errors import MissingExtra, OptionError
 from examples.speech import mel, prompts, scoring, whisper, whisper_files, word_times
 

@@ -17,19 +17,19 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from attention import cli
-from attention.parity import false_alarms as alarms
-from attention.parity import sides
-from attention.parity.probes import Probe
-from attention.parity.report import Row
-from attention.parity.sides import Ran
-from attention.parity.suite.draws import DTYPES, FRAMES, GROUP, Form, drawn, form
-from attention.parity.verdict import Verdict
+from attention.parity.contracts import backends
+from attention.parity.contracts.backends import Ran
+from attention.parity.contracts.probes import Probe
+from attention.parity.evaluation import false_positive_rate as alarms
+from attention.parity.exported_cases.random_calls import DTYPES, FRAMES, GROUP, Form, drawn, form
+from attention.parity.numerics.comparison import Verdict
+from attention.parity.results.report import Row
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.scores import ScaledDot
 
 SINGLE = ("float32",)
-TORCH = (sides.find("torch"),)
+TORCH = (backends.find("torch"),)
 
 
 def first_group(wanted: Callable[[Form], bool]) -> int:

@@ -19,9 +19,9 @@ import torch
 from flax import nnx
 
 from attention import parity, spec
-from attention.parity import sides
-from attention.parity.checks import expect, verdicts
-from attention.parity.probes import Probe, probes
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import expect, verdicts
+from attention.parity.contracts.probes import Probe, probes
 from attention.spec import activations
 from attention.spec.errors import AttentionError, DTypeError, OptionError, ShapeError
 from attention.spec.random import keep
@@ -149,7 +149,7 @@ class TestLaws:
     def test_float64_is_the_oracle_to_1e_13(self, contract: spec.FeedForward, side: str) -> None:
         # All probes, the saturated one and dropout included; outputs and the gradient of every parameter and of x.
         for probe in probes(contract, "float64"):
-            got, wanted = sides.find(side).run(probe, "auto").results, expect(probe).value
+            got, wanted = backends.find(side).run(probe, "auto").results, expect(probe).value
             assert set(got) == set(wanted) == {"output", "d x", *(f"d {name}" for name in contract.params)}
             for name, value in got.items():
                 close(value, wanted[name])
@@ -211,7 +211,7 @@ class TestMutants:
         self, name: str, case: str, plant: Callable[[Probe], Probe], record_property: Callable[[str, Any], None]
     ) -> None:
         for right in probes(CONTRACTS[case]):
-            got = sides.find("torch").run(plant(right), "auto").results
+            got = backends.find("torch").run(plant(right), "auto").results
             if not all(verdict.agrees for verdict in verdicts({"output": got["output"]}, expect(right))):
                 record_property("kill", (name, f"FeedForward {case}", "torch", right.name))
                 return

@@ -20,8 +20,8 @@ import attention
 from attention import spec
 from attention.cli.loading import load_inputs
 from attention.exchange import gguf_file, marian
-from attention.parity.matching import param_map
-from attention.parity.matching.param_map import ParamMap
+from attention.parity.param_mapping import param_map
+from attention.parity.param_mapping.param_map import ParamMap
 from attention.spec import disk, files, tensors
 from attention.spec.errors import AttentionError, FileError, OptionError, ParamError, ParityError
 from parity_tests.hostile_files import CHARACTERS, Format, Outcome, campaign, damaged, outcome, put

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from attention import parity, spec
-from attention.parity import html, plants, sides
-from attention.parity.checks import check_probe, expect, verdicts
-from attention.parity.html import charts
-from attention.parity.pictures import BINS, MOST, Picture, histogram, of
-from attention.parity.report import Report, Row
+from attention.parity import rendering
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import check_probe, expect, verdicts
+from attention.parity.mutations import operators
+from attention.parity.numerics.error_maps import BINS, MOST, Picture, histogram, of
+from attention.parity.rendering import charts
+from attention.parity.results.report import Report, Row
 from attention.parity.tracing import Coverage, Divergence, Event, Moment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -38,7 +40,7 @@ def reported() -> Report:
     """Return a report with a right program, a wrong one, and one that failed."""
     contract = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
     probe = next(probe for probe in parity.probes(contract) if probe.name == "stages")
-    wrong = sides.find("torch").run(plants.scale_off(probe), "auto").results
+    wrong = backends.find("torch").run(operators.scale_off(probe), "auto").results
     row = Row("scale off", "stages", "torch", "sdpa", "float32", verdicts(wrong, expect(probe)))
     failed = Row("mine", "-", "jax", "", "float32", failure="jax raised ValueError at <model.py>:12")
     rows = (*check_probe("right", probe, ["torch"]), row, failed)
@@ -55,7 +57,7 @@ def diverged() -> Divergence:
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return html.page(reported(), divergence=diverged(), diagnosis="the scale is wrong")
+    return rendering.page(reported(), divergence=diverged(), diagnosis="the scale is wrong")
 
 
 class TestLaws:
@@ -122,12 +124,12 @@ class TestValues:
     def test_of_a_long_trace_what_is_near_the_divergence_is_shown(self) -> None:
         same = Moment(Event("torch", 0, "add", np.zeros(1)), Event("jax", 0, "add", np.zeros(1)), True)
         found = diverged()
-        page = html.page(divergence=replace(found, timeline=(same,) * 900 + found.timeline + (same,) * 99))
+        page = rendering.page(divergence=replace(found, timeline=(same,) * 900 + found.timeline + (same,) * 99))
         assert page.count('<tr class="apart">') == 2
         assert "920 more operations" in page
 
     def test_a_report_without_trace_has_none(self) -> None:
-        assert "First divergence" not in html.page(Report())
+        assert "First divergence" not in rendering.page(Report())
 
     def test_an_image_has_a_pixel_for_each_element(self) -> None:
         import base64  # noqa: PLC0415

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attention import spec
-from attention.parity import sides
-from attention.parity.checks import check_probe, expect, verdicts
-from attention.parity.probes import Probe, probes
-from attention.parity.report import Report
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import check_probe, expect, verdicts
+from attention.parity.contracts.probes import Probe, probes
+from attention.parity.results.report import Report
 from attention.spec.errors import DTypeError, MaskError, OptionError, PositionError, ShapeError
 from attention.spec.layers.contract import ROOMS as MODULES
 from attention.spec.layers.latent import absorb, expand
@@ -245,7 +245,7 @@ class TestProof:
 
     def test_both_rooms_stay_within_the_budget(self) -> None:
         (probe,) = chosen(absorbed(WHOLE), "float32", "padding")
-        Report(tuple(check_probe("latent", probe, sides.BACKENDS))).assert_ok()
+        Report(tuple(check_probe("latent", probe, backends.BACKENDS))).assert_ok()
 
     def test_bfloat16_stays_within_its_own(self) -> None:
         (probe,) = chosen(absorbed(WHOLE), "bfloat16", "padding")
@@ -256,8 +256,8 @@ class TestProof:
         (probe,) = chosen(form(WHOLE), "float64", "padding")
         wanted = expect(probe, runs=2).value
         largest = max(np.abs(g).max() for g in wanted.values())
-        for side in sides.BACKENDS:
-            got = sides.find(side).run(probe, "auto").results
+        for side in backends.BACKENDS:
+            got = backends.find(side).run(probe, "auto").results
             assert set(got) == set(wanted)
             for name, value in got.items():
                 np.testing.assert_allclose(value, wanted[name], rtol=0, atol=1e-13 * largest, err_msg=name)
@@ -280,16 +280,16 @@ class TestMutants:
     @pytest.mark.parametrize("name", MUTANTS)
     def test_a_wrongly_turned_knob_is_outside_the_budget(self, name: str) -> None:
         probe, expected = judge()
-        right = sides.find("torch").run(probe, "auto")
+        right = backends.find("torch").run(probe, "auto")
         assert all(verdict.agrees for verdict in verdicts(right.results, expected))
-        wrong = sides.find("torch").run(replace(probe, contract=MUTANTS[name](probe.contract)), "auto")  # type: ignore[arg-type]
+        wrong = backends.find("torch").run(replace(probe, contract=MUTANTS[name](probe.contract)), "auto")  # type: ignore[arg-type]
         assert not all(verdict.agrees for verdict in verdicts(wrong.results, expected))
 
 
 @cache
 def judge() -> tuple[Probe, Any]:
     (probe,) = chosen(WHOLE, "float32", "dropout")
-    return probe, expect(probe, sides.find("torch").run(probe, "auto").rounds)
+    return probe, expect(probe, backends.find("torch").run(probe, "auto").rounds)
 
 
 class TestTransforms:

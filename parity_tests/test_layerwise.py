@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.parity.layerwise import Seen, layerwise
-from attention.parity.report import Report
+from attention.parity.pretrained.layerwise import Seen, layerwise
+from attention.parity.results.report import Report
 from attention.spec.errors import OptionError, ParamError, ShapeError, UnknownName
 from attention.torch_impl.layers import transformer
 

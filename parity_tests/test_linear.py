@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from attention import spec
-from attention.parity import sides
-from attention.parity.checks import check_probe, expect, verdicts
-from attention.parity.probes import Probe, probes
-from attention.parity.report import Report
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import check_probe, expect, verdicts
+from attention.parity.contracts.probes import Probe, probes
+from attention.parity.results.report import Report
 from attention.spec.errors import DTypeError, KernelRefused, MaskError, OptionError, ShapeError, UnknownName
 from attention.spec.layers.linear import CHUNK, features, ratio
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
@@ -179,8 +179,8 @@ class TestProof:
         probe = chosen(CONTRACTS[name], "float64", "padding")
         wanted = expect(probe, runs=2).value
         largest = max(np.abs(g).max() for g in wanted.values())
-        for side in sides.BACKENDS:
-            got = sides.find(side).run(probe, "scan").results
+        for side in backends.BACKENDS:
+            got = backends.find(side).run(probe, "scan").results
             assert set(got) == set(wanted)
             for result, value in got.items():
                 np.testing.assert_allclose(value, wanted[result], rtol=0, atol=1e-13 * largest, err_msg=result)
@@ -200,14 +200,14 @@ class TestMutants:
     def test_a_wrongly_turned_knob_is_outside_the_budget(self, name: str) -> None:
         probe, expected = self.judge()
         wrong: Any = MUTANTS[name](CAUSAL)
-        results = sides.find("torch").run(replace(probe, contract=wrong.pinned()), "auto").results
+        results = backends.find("torch").run(replace(probe, contract=wrong.pinned()), "auto").results
         assert not all(verdict.agrees for verdict in verdicts(results, expected))
 
     @staticmethod
     @cache
     def judge() -> tuple[Probe, Any]:
         probe = chosen(CAUSAL, "float32", "plain")
-        right = sides.find("torch").run(probe, "auto")
+        right = backends.find("torch").run(probe, "auto")
         expected = expect(probe)
         assert all(verdict.agrees for verdict in verdicts(right.results, expected))
         return probe, expected

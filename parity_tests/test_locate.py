@@ -262,7 +262,7 @@ class TestTold:
 
 class TestRefusals:
     def test_a_numpy_side_is_refused(self) -> None:
-        from attention.parity.programs import program  # noqa: PLC0415 - only here
+        from attention.parity.adapters import program  # noqa: PLC0415 - only here
 
         with pytest.raises(OptionError, match="in numpy, and must be in torch or jax to be traced"):
             _ = locate(lambda x: x, program(lambda x: x, "numpy"), X)

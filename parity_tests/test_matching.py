@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from attention import spec
 from attention.exchange import flax_mha, gpt2, torch_mha
 from attention.exchange.dialect import read, write
-from attention.parity.matching import Block, Move, ParamMap, match
-from attention.parity.matching.values import fingerprint
-from attention.parity.programs import Arrays, Call, Made, Program, program
+from attention.parity.adapters import Arrays, Call, Made, Program, program
+from attention.parity.param_mapping import Block, Move, ParamMap, match
+from attention.parity.param_mapping.value_search import fingerprint
 from attention.spec.errors import FileError, ParamError, SideFailed
 
 M, H, D = 10, 2, 5

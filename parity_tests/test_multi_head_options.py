@@ -17,9 +17,9 @@ import torch
 from flax import nnx
 
 from attention import jax_impl, spec, torch_impl
-from attention.parity import sides
-from attention.parity.checks import expect
-from attention.parity.probes import probes
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import expect
+from attention.parity.contracts.probes import probes
 from attention.spec.cases import CASES
 from attention.spec.errors import AttentionError, OptionError
 from parity_tests.rooms import close, numbers
@@ -51,7 +51,7 @@ class TestLaws:
     def test_float64_is_the_formula_to_1e_13_with_every_gradient(self, name: str, side: str) -> None:
         # JAX spends a second on every new shape, and is asked of the call that is given a bias where there is one.
         for probe in probes(CASES[name].contract, "float64")[2 if side == "jax_eager" else 0 : 3]:
-            wanted, got = expect(probe, runs=1).value, sides.find(side).run(probe, "auto").results
+            wanted, got = expect(probe, runs=1).value, backends.find(side).run(probe, "auto").results
             assert set(got) == set(wanted)
             for key, value in wanted.items():
                 # A sum of terms that cancel is only as good as its terms: a key's bias moves no score but through the mask.

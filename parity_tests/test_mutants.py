@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attention.parity import sides
-from attention.parity.checks import expect
-from attention.parity.mutants import MULTI_HEAD, MUTANTS, Mutant
-from attention.parity.probes import Probe, probes
-from attention.parity.verdict import judge
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import expect
+from attention.parity.contracts.probes import Probe, probes
+from attention.parity.mutation_testing import MULTI_HEAD, MUTANTS, Mutant
+from attention.parity.numerics.comparison import judge
 from attention.spec import cases
 
 # The mistake lies in the call, so that a compilation would show nothing more.
@@ -31,7 +31,7 @@ expected_of = cache(expect)
 def survives(right: Probe, wrong: Probe, side: str) -> bool:
     """Return whether the output of the wrong call lies within the budget of the right one."""
     expected = expected_of(right)
-    got = sides.find(side).run(wrong, "auto").results
+    got = backends.find(side).run(wrong, "auto").results
     names = right.contract.outputs
     return all(judge(name, got[name], expected.value[name], expected.sigma[name]).agrees for name in names)
 

@@ -11,13 +11,13 @@ import optax
 import pytest
 import torch
 
-from attention.parity.doctor import step_sides
-from attention.parity.doctor.optimizers import diagnose_step
-from attention.parity.doctor.step_budget import StepBudgets, effective
-from attention.parity.doctor.step_code import code
-from attention.parity.doctor.step_hypotheses import hypotheses
-from attention.parity.doctor.step_mistakes import MISTAKES
-from attention.parity.doctor.step_probe import StepProbe, step_probe
+from attention.parity.optimizers import adapters
+from attention.parity.optimizers.diagnose_step import diagnose_step
+from attention.parity.optimizers.error_budget import StepBudgets, effective
+from attention.parity.optimizers.hypotheses import hypotheses
+from attention.parity.optimizers.mutations import MISTAKES
+from attention.parity.optimizers.probe import StepProbe, step_probe
+from attention.parity.optimizers.reference_code import code
 from attention.spec.adafactor import Adafactor
 from attention.spec.errors import OptionError, ParamError, SideFailed
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
@@ -40,7 +40,7 @@ def distance(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]
 def apart(side: Any, step: Any, probe: StepProbe | None = None) -> float:
     """Return how far a framework's steps are from the formula's."""
     probe = probe or step_probe(step)
-    return distance(step_sides.run("side", side, probe), step_sides.formula(step, probe))
+    return distance(adapters.run("side", side, probe), adapters.formula(step, probe))
 
 
 def _rate(count: Any) -> float:
@@ -171,7 +171,7 @@ class TestLaws:
 
     def test_the_formula_runs_in_every_framework(self) -> None:
         probe = step_probe(ADAMW)
-        wanted = step_sides.formula(ADAMW, probe)[0]
+        wanted = adapters.formula(ADAMW, probe)[0]
         state = ADAMW.init(torch, params := {name: torch.tensor(p) for name, p in probe.params.items()})
         got, _ = ADAMW.step(torch, params, {name: torch.tensor(g) for name, g in probe.gradients[0].items()}, state)
         assert distance([{name: p.numpy() for name, p in got.items()}], [wanted]) < EXACT
@@ -260,7 +260,7 @@ class TestMistakes:
     def test_what_is_no_known_mistake_is_not_named(self) -> None:
         def strange(params: dict[str, np.ndarray], gradients: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
             crooked = [{name: g * (1 + 0.01 * np.sin(g)) for name, g in of_step.items()} for of_step in gradients]
-            return step_sides.steps_of(np, SGD(0.1), params, crooked)
+            return adapters.steps_of(np, SGD(0.1), params, crooked)
 
         found = diagnose_step(strange, SGD(0.1), SGD(0.1), names=("mine", "formula"))
         assert not found.first.known
@@ -269,7 +269,7 @@ class TestMistakes:
     def test_a_side_in_float32_is_right_in_float32(self) -> None:
         def coarse(params: dict[str, np.ndarray], gradients: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
             narrow = [{name: g.astype(np.float32) for name, g in of_step.items()} for of_step in gradients]
-            return step_sides.steps_of(np, ADAMW, {name: p.astype(np.float32) for name, p in params.items()}, narrow)
+            return adapters.steps_of(np, ADAMW, {name: p.astype(np.float32) for name, p in params.items()}, narrow)
 
         assert diagnose_step(coarse, ADAMW, ADAMW).ok
         assert not diagnose_step(coarse, ADAMW, replace(ADAMW, eps=1e-7)).ok

@@ -23,10 +23,10 @@ from torch import nn
 from attention import _extras
 from attention.jax_impl import optimizers as jax_optimizers
 from attention.jax_impl.layers.layer import Layer as JaxLayer
-from attention.parity.doctor.step_budget import StepBudgets
-from attention.parity.doctor.step_probe import StepProbe, step_probe
-from attention.parity.doctor.step_sides import formula
-from attention.parity.verdict import judge
+from attention.parity.numerics.comparison import judge
+from attention.parity.optimizers.adapters import formula
+from attention.parity.optimizers.error_budget import StepBudgets
+from attention.parity.optimizers.probe import StepProbe, step_probe
 from attention.spec.adafactor import Adafactor
 from attention.spec.architecture import Architecture
 from attention.spec.errors import MissingExtra, OptionError, ParamError

@@ -18,8 +18,8 @@ import pytest
 from attention import jax_impl, spec
 from attention.jax_impl.attend import make_request
 from attention.jax_impl.kernels.pallas import Pallas
-from attention.parity.checks import check_probe
-from attention.parity.probes import probes
+from attention.parity.contracts.check import check_probe
+from attention.parity.contracts.probes import probes
 from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
 from attention.spec.blocks import EMPTY, FULL, PARTIAL, schedule

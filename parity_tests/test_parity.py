@@ -8,10 +8,10 @@ import pytest
 
 from attention import jax_impl, parity, spec, torch_impl
 from attention.jax_impl.kernels import blockwise as jax_blockwise
-from attention.parity import sides
-from attention.parity.checks import check_probe, expect
-from attention.parity.probes import Probe, probes
-from attention.parity.verdict import judge
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import check_probe, expect
+from attention.parity.contracts.probes import Probe, probes
+from attention.parity.numerics.comparison import judge
 from attention.spec.cases import CASES
 from attention.spec.errors import OptionError, ShapeError, UnknownName
 from attention.spec.kernels import Kernel
@@ -103,7 +103,7 @@ class TestLaws:
 
     def test_the_two_rooms_agree_in_float64_to_1e_14(self) -> None:
         for probe in probes(CASES["grouped"].contract, "float64"):
-            torch, jax = (sides.find(name).run(probe, "reference").results for name in ("torch", "jax_eager"))
+            torch, jax = (backends.find(name).run(probe, "reference").results for name in ("torch", "jax_eager"))
             for name in ("output", *probe.stages):
                 finite = np.isfinite(torch[name])
                 assert np.array_equal(finite, np.isfinite(jax[name]))
@@ -129,7 +129,7 @@ class TestLaws:
 class TestValues:
     def test_an_empty_row_must_be_exactly_the_bias(self) -> None:
         probe = next(p for p in probes(CASES["causal"].contract) if p.name == "padding")
-        got = sides.find("torch").run(probe, "auto").results["output"]
+        got = backends.find("torch").run(probe, "auto").results["output"]
         assert np.array_equal(got[2], np.broadcast_to(probe.weights["out_proj.bias"], got[2].shape))
 
     def test_a_difference_in_an_exact_place_is_infinitely_wrong(self) -> None:
@@ -167,7 +167,7 @@ class TestValues:
 class TestRefusals:
     def test_unknown_names(self) -> None:
         with pytest.raises(UnknownName, match=r"^backend 'tensorflow' must be one of 'numpy', 'torch', 'jax', 'jax_eager'$"):
-            _ = sides.find("tensorflow")
+            _ = backends.find("tensorflow")
         with pytest.raises(UnknownName, match=r"^implementation 'magic' must be 'auto' or one of sdpa, reference, "):
             _ = check_probe("tiny", plain(), ["torch"], "magic")
 

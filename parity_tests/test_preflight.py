@@ -12,10 +12,10 @@ import torch
 from flax import linen, nnx
 from torch import nn
 
-from attention.parity.pair import products
-from attention.parity.pair.parts import activations, parts
-from attention.parity.pair.preflight import CANCELLATION, GELU, optimizer_warnings, warnings
-from attention.parity.programs import Call, Program, program
+from attention.parity.adapters import Call, Program, program
+from attention.parity.compare import matmul_precision
+from attention.parity.compare.module_tree import activations, parts
+from attention.parity.compare.settings_audit import CANCELLATION, GELU, optimizer_warnings, warnings
 from attention.spec.errors import OptionError, UnknownName
 
 CALL = Call.of(np.ones((2, 4), np.float32))
@@ -173,9 +173,9 @@ class TestValues:
 
     def test_autocast_is_named_and_measured(self) -> None:
         side = program(Torch().eval(), name="torch")
-        assert products.loss(side) < products.LEAST / 50
+        assert matmul_precision.loss(side) < matmul_precision.LEAST / 50
         with torch.autocast("cpu"):
-            assert 2.0**-10 < products.loss(side) < 2.0**-7
+            assert 2.0**-10 < matmul_precision.loss(side) < 2.0**-7
             said = found(Torch().eval(), Jax())
             assert said.keys() == {"autocast"}
             assert "autocast to bfloat16: relative error up to 3.9e-03" in said["autocast"]
@@ -185,12 +185,12 @@ class TestValues:
             a, b = (((x.view(np.uint32) + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32) for x in (a, b))
             return a @ b
 
-        monkeypatch.setattr(products, "_jax_product", in_tf32)
+        monkeypatch.setattr(matmul_precision, "_jax_product", in_tf32)
         line = found(Torch().eval(), Jax())["matmul precision"]
         assert "jax multiplies float32 with a relative error of" in line
         assert "jax_default_matmul_precision=None on cpu" in line
         side = program(Jax(), name="jax")
-        assert 2.0**-13 < products.loss(side) < 2.0**-10
+        assert 2.0**-13 < matmul_precision.loss(side) < 2.0**-10
 
     def test_frozen_parameters_are_named(self) -> None:
         module = Torch().eval()

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from attention import spec
-from attention.parity import mutation
-from attention.parity.kills import lines
-from attention.parity.mutants import MUTANTS, Mutant
-from attention.parity.mutation import ParityFixture, moved, planted, revealing, select
-from attention.parity.probes import Probe, probes
+from attention.parity.contracts.probes import Probe, probes
+from attention.parity.mutation_testing import MUTANTS, Mutant, fixture
+from attention.parity.mutation_testing.fixture import ParityFixture, moved, planted, revealing, select
+from attention.parity.mutation_testing.summary import lines
 from attention.spec.errors import DTypeError, OptionError, UnknownName
 
 pytest_plugins = ("pytester",)
@@ -45,7 +44,7 @@ def test_naive(parity):
     np.testing.assert_allclose(layer(x), mine(layer.weights, x), rtol=1e-3, atol=1e-3)
 """
 GOOD = """
-from attention.parity.sides import NumpySide
+from attention.parity.contracts.backends import NumpySide
 
 @pytest.mark.parity_probes(CONTRACT)
 def test_good(parity, parity_probe):
@@ -71,7 +70,7 @@ def run(pytester: pytest.Pytester) -> Run:
 @pytest.fixture
 def one_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a check of a contract run on the first of its probes alone, which is enough to see that it is run."""
-    monkeypatch.setattr(mutation, "probes", lambda *asked: probes(*asked)[:1])
+    monkeypatch.setattr(fixture, "probes", lambda *asked: probes(*asked)[:1])
 
 
 def like(*words: str) -> list[str]:

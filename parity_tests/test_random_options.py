@@ -19,14 +19,14 @@ import attention.jax_impl.layers.multi_head as jax_multi_head
 import attention.torch_impl.layers.multi_head as torch_multi_head
 from attention import cli, spec
 from attention.parity import random_options
-from attention.parity.probes import CALL, Probe
+from attention.parity.contracts.backends import NumpySide
+from attention.parity.contracts.probes import CALL, Probe
+from attention.parity.exported_cases.random_contracts import Pick
 from attention.parity.random_options import Draw, code, drawn, examine, running, shrunk
 from attention.parity.random_options.examining import PROGRAMS, Disagreement, compared
 from attention.parity.random_options.masks import given
 from attention.parity.random_options.shrinking import written
 from attention.parity.random_options.values import FRAMES, VALUES
-from attention.parity.sides import NumpySide
-from attention.parity.suite.contracts import Pick
 from attention.spec.errors import OptionError
 from attention.spec.layers import heads, oracle
 from attention.spec.layers.contract import Contract

@@ -20,10 +20,10 @@ from typer.testing import CliRunner, Result
 
 import attention.cli.recording  # noqa: F401 - joins the commands
 from attention import cli
-from attention.parity.pair import recorded_contracts, recorded_program
-from attention.parity.pair.recording import Recording, read, write
-from attention.parity.probes import probes
-from attention.parity.programs import Call
+from attention.parity.adapters import Call
+from attention.parity.compare import recorded_contracts, replayed_program
+from attention.parity.compare.recording_file import Recording, read, write
+from attention.parity.contracts.probes import probes
 from attention.spec import cases
 from attention.spec.errors import FileError, OptionError, SideFailed, UnknownName
 from parity_tests.absent import needs
@@ -69,7 +69,7 @@ def of_contract() -> Recording:
 
 @pytest.fixture(scope="module")
 def of_program() -> Recording:
-    return recorded_program.record(Torch(), "torch", INPUTS)
+    return replayed_program.record(Torch(), "torch", INPUTS)
 
 
 def turned(recording: Recording, name: str, turn: Callable[[np.ndarray], np.ndarray]) -> Recording:
@@ -111,7 +111,7 @@ class TestLaws:
         assert [row.side for row in report.rows[:2]] == ["torch (recorded)", "numpy"]
 
     def test_a_program_of_another_framework_agrees_with_a_recorded_one(self, of_program: Recording) -> None:
-        report = recorded_program.against(of_program, Jax(), "jax")
+        report = replayed_program.against(of_program, Jax(), "jax")
         assert report.ok, str(report)
         compared = {verdict.name for row in report.rows for verdict in row.verdicts}
         assert compared >= {"output[0]", "output[1]", "d x.x"}
@@ -119,13 +119,13 @@ class TestLaws:
         assert [len(row.verdicts) for row in report.rows] == [7, 7]
 
     def test_a_program_that_is_wrong_fails(self, of_program: Recording) -> None:
-        report = recorded_program.against(of_program, Wrong(), "jax")
+        report = replayed_program.against(of_program, Wrong(), "jax")
         assert not report.ok
         assert any(verdict.name == "output[0]" for _, verdict in report.failures())
 
     def test_a_program_without_parameters_is_compared_too(self) -> None:
-        recording = recorded_program.record(lambda x, y: x @ y, "numpy", (np.ones((2, 3)), np.ones((3, 2))))
-        assert recorded_program.against(recording, lambda x, y: x @ y, "jax").ok
+        recording = replayed_program.record(lambda x, y: x @ y, "numpy", (np.ones((2, 3)), np.ones((3, 2))))
+        assert replayed_program.against(recording, lambda x, y: x @ y, "jax").ok
 
     def test_a_fingerprint_tells_calls_apart(self) -> None:
         first, *others = probes(cases.find(CASE).contract)
@@ -138,7 +138,7 @@ class TestLaws:
 
 class TestValues:
     def test_the_inputs_come_back_as_they_were_given(self, of_program: Recording) -> None:
-        call = recorded_program.replayed(of_program).call
+        call = replayed_program.replayed(of_program).call
         assert call.args == ()
         assert call.kwargs["scale"] == 2.0
         np.testing.assert_array_equal(call.kwargs["x"]["x"], INPUTS["x"]["x"])  # type: ignore[index]
@@ -156,8 +156,8 @@ class TestValues:
     )
     def test_any_tree_of_inputs_survives(self, inputs: Any) -> None:
         call = Call.of(inputs)
-        told = json.loads(json.dumps(recorded_program._encoded(call)))  # noqa: SLF001 - the format of the file
-        again = Call(*(recorded_program._decoded(told[part], call.leaves) for part in ("args", "kwargs")))  # noqa: SLF001
+        told = json.loads(json.dumps(replayed_program._encoded(call)))  # noqa: SLF001 - the format of the file
+        again = Call(*(replayed_program._decoded(told[part], call.leaves) for part in ("args", "kwargs")))  # noqa: SLF001
         assert repr(again.args) == repr(call.args)
         assert repr(again.kwargs) == repr(dict(call.kwargs))
 
@@ -214,9 +214,9 @@ class TestRefusals:
             _ = recorded_contracts.against(replace(of_contract, facts={"side": "torch", "calls": [{}]}))
         for facts in ({}, {**of_program.facts, "call": {}}, {**of_program.facts, "call": {"args": 3, "kwargs": 4}}):
             with pytest.raises(FileError, match="recording must hold a whole call and its results"):
-                _ = recorded_program.replayed(replace(of_program, facts=facts))
+                _ = replayed_program.replayed(replace(of_program, facts=facts))
         with pytest.raises(FileError, match="recording must hold outputs"):
-            _ = recorded_program.replayed(
+            _ = replayed_program.replayed(
                 replace(of_program, arrays={n: x for n, x in of_program.arrays.items() if "outputs" not in n})
             )
 
@@ -249,7 +249,7 @@ class TestRefusals:
             write(tmp_path / "no" / "out.safetensors", of_program)
 
     def test_a_replay_of_what_was_not_recorded(self, of_program: Recording) -> None:
-        program = recorded_program.replayed(of_program)
+        program = replayed_program.replayed(of_program)
         call, params = program.call, program.params
         other = {name: x + 1 for name, x in params.items()}
         for asked, text in (
@@ -265,7 +265,7 @@ class TestRefusals:
 
     def test_an_option_that_no_file_holds(self) -> None:
         with pytest.raises(OptionError, match="input f function must be an array, a number, a text, a bool or None"):
-            _ = recorded_program.record(lambda x, f: f(x), "numpy", {"x": np.ones(2), "f": lambda x: x})
+            _ = replayed_program.record(lambda x, f: f(x), "numpy", {"x": np.ones(2), "f": lambda x: x})
 
     def test_a_side_that_does_not_exist(self, of_contract: Recording) -> None:
         with pytest.raises(UnknownName, match="backend 'mlx'"):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from attention import parity, spec
-from attention.parity import certificate, sides
-from attention.parity.checks import check_probe, expect, verdicts
-from attention.parity.report import Mutation, Report, Row
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import check_probe, expect, verdicts
+from attention.parity.results import provenance
+from attention.parity.results.report import Mutation, Report, Row
 from attention.spec.errors import FileError, ParityError
 
 TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
@@ -29,7 +30,7 @@ def right() -> Report:
 def wrong() -> Report:
     probe = plain()
     turned = replace(probe, weights={**probe.weights, "v_proj.bias": probe.weights["v_proj.bias"] + np.float32(1e-3)})
-    found = verdicts(sides.find("torch").run(turned, "auto").results, expect(probe))
+    found = verdicts(backends.find("torch").run(turned, "auto").results, expect(probe))
     return Report((Row("tiny", "plain", "torch", "sdpa", "float32", found),), advice="attention doctor a b")
 
 
@@ -60,14 +61,14 @@ class TestLaws:
 
     def test_equal_weights_have_one_digest_and_others_another(self) -> None:
         weights = {"b": np.zeros(3), "a": np.ones((2, 2), np.float32)}
-        one = certificate.digest(weights)
-        assert certificate.digest(dict(reversed(weights.items()))) == one
+        one = provenance.digest(weights)
+        assert provenance.digest(dict(reversed(weights.items()))) == one
         for other in (
             {**weights, "b": np.zeros((3, 1))},
             {**weights, "b": np.zeros(3, np.float32)},
             {**weights, "c": np.zeros(0)},
         ):
-            assert certificate.digest(other) != one
+            assert provenance.digest(other) != one
 
 
 class TestValues:
@@ -105,7 +106,7 @@ class TestValues:
         assert {v["name"] for v in read["rows"][0]["verdicts"]} == {"output", "d query", *(f"d {n}" for n in TINY.params)}
         assert read["rows"][0]["facts"] == {
             "tokens": 7,
-            "weights": certificate.digest(plain().weights),
+            "weights": provenance.digest(plain().weights),
             "matmul precision": "highest",
         }
         assert read["mutation"] == {"killed": ["a"], "survived": []}

@@ -150,9 +150,9 @@ class TestValues:
         assert claims.undrawn("![a](docs/figures/absent.png)", {}) == ["docs/figures/absent.png"]
 
     def test_the_table_of_the_page_is_that_of_the_terminal(self) -> None:
-        from attention.parity import terminal  # noqa: PLC0415 - the other tests of this file need no framework
-        from attention.parity.report import Report, Row  # noqa: PLC0415
-        from attention.parity.verdict import Verdict  # noqa: PLC0415
+        from attention.parity.numerics.comparison import Verdict  # noqa: PLC0415
+        from attention.parity.rendering import text  # noqa: PLC0415 - the other tests of this file need no framework
+        from attention.parity.results.report import Report, Row  # noqa: PLC0415
 
         good = Verdict("output", 1.234, 5.67, (0, 1), 1.0, 1.0, 0.1, 4)
         bad = Verdict("d q_proj.bias", 4.5, 12.0, (3,), 2.0, 1.0, 0.1, 4)
@@ -166,8 +166,8 @@ class TestValues:
             )
         )
         data = MEASUREMENTS["parity"].collect(json.dumps(report.to_dict()))
-        assert [tuple(line) for line in data["lines"]] == [terminal.cells(group) for group in report.groups()]
-        assert data["models"] == terminal.models(report)
+        assert [tuple(line) for line in data["lines"]] == [text.cells(group) for group in report.groups()]
+        assert data["models"] == text.models(report)
         assert (data["arrays"], data["outside"]) == (5, 1)
         page = body("parity", lambda _: one(name="parity", data=data))
         # What fails is shown, whichever contract it is of.
@@ -193,13 +193,13 @@ class TestValues:
         assert "| `flax.nnx.MultiHeadAttention` | 2 / 2, 0.5 |  |  |  | 0 / 1, 90 |" in page
 
     def test_the_trials_of_the_diagnosis_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from attention.parity.doctor import score  # noqa: PLC0415 - as above
+        from attention.parity.evaluation import diagnosis_accuracy  # noqa: PLC0415 - as above
 
         found: Any = SimpleNamespace(causes=(), state="unknown", seconds=1.0)
-        done = [score.Trial("pairs", "self", "a + b", found, good) for good in (True, False, True)]
-        monkeypatch.setattr(score, "trials", lambda *_: iter(done))
+        done = [diagnosis_accuracy.Trial("pairs", "self", "a + b", found, good) for good in (True, False, True)]
+        monkeypatch.setattr(diagnosis_accuracy, "trials", lambda *_: iter(done))
         path = tmp_path / "score.json"
-        assert score.main(["--json", str(path)]) == 1
+        assert diagnosis_accuracy.main(["--json", str(path)]) == 1
         data = MEASUREMENTS["diagnosis"].collect(path.read_text(encoding="utf-8"))
         assert data == {"side": "torch", "kinds": {"pairs": {"total": 3, "good": 2}}}
         page = body("mistakes", lambda name: one(name=name, data=data) if name == "diagnosis" else None)

@@ -17,10 +17,10 @@ import torch
 
 from attention import jax_impl, spec, torch_impl
 from attention.jax_impl.kernels.pallas import Pallas
-from attention.parity import sides
-from attention.parity.checks import expect, verdicts
-from attention.parity.probes import Drawer, Probe
-from attention.parity.rounding import ROUNDS
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import expect, verdicts
+from attention.parity.contracts.probes import Drawer, Probe
+from attention.parity.numerics.rounding_sites import ROUNDS
 from attention.spec.kernels import Request
 from attention.torch_impl.kernels.sdpa import Sdpa
 from parity_tests.rooms import JAX, KERNELS, Kernel, numbers
@@ -82,7 +82,7 @@ class TestLaws:
     ) -> None:
         monkeypatch.setitem(jax_impl.KERNELS, "pallas", Pallas(interpret=True))
         probe = alike(dtype)
-        ran = sides.find(kernel.room.name).run(probe, kernel.name)
+        ran = backends.find(kernel.room.name).run(probe, kernel.name)
         assert outside(probe, ran.results, *ran.rounds) == set()
         if dtype != "float32":
             shown = outside(probe, ran.results, *(name for name in ROUNDS if name != "logsumexp"))
@@ -107,6 +107,6 @@ class TestLaws:
     def test_a_delta_from_a_context_of_fewer_digits_is_condemned(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(torch_impl.KERNELS, "coarse", Coarse("coarse"))
         probe = alike("float16")
-        ran = sides.find("torch").run(probe, "coarse")
+        ran = backends.find("torch").run(probe, "coarse")
         assert outside(probe, ran.results, *ran.rounds) >= {"d q_proj.bias", "d k_proj.bias"}
         assert outside(probe, {"output": ran.results["output"]}, *ran.rounds) == set()

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from attention.parity.doctor.rules import Finding, Known, Scene, name_scene
-from attention.parity.doctor.rules.elementwise import ACTIVATIONS
+from attention.parity.diagnosis.rules import Finding, Known, Scene, name_scene
+from attention.parity.diagnosis.rules.elementwise import ACTIVATIONS
 
 DRAWS = np.random.default_rng(7)
 X = DRAWS.normal(size=(2, 5, 7))

@@ -20,12 +20,12 @@ from safetensors.numpy import load, save
 from typer.testing import CliRunner, Result
 
 from attention import cli
-from attention.parity import suite
-from attention.parity.budget import Budget
-from attention.parity.probes import Probe, probes
-from attention.parity.report import Report
-from attention.parity.suite import Given, arrays, checking, layout, writing
-from attention.parity.suite.given import loaded
+from attention.parity import exported_cases
+from attention.parity.contracts.probes import Probe, probes
+from attention.parity.exported_cases import Given, call_arrays, checker, file_format, writer
+from attention.parity.exported_cases.implementation_io import loaded
+from attention.parity.numerics.error_budget import Budget
+from attention.parity.results.report import Report
 from attention.spec.axes import COMPUTE
 from attention.spec.cases import CASES
 from attention.spec.errors import FileError, OptionError, UnknownName
@@ -37,7 +37,7 @@ NOTHING = Budget({}, {})
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "cases"
-    _ = suite.export(folder, ["self"])
+    _ = exported_cases.export(folder, ["self"])
     return folder
 
 
@@ -84,7 +84,7 @@ def found(report: Report) -> dict[str, str]:
 
 def all_arrays(probe: Probe) -> dict[str, np.ndarray]:
     """What an implementation sees, and nothing else."""
-    return loaded(save(arrays.gathered(probe, NOTHING)))
+    return loaded(save(call_arrays.gathered(probe, NOTHING)))
 
 
 def setting(template: Mapping[str, Any], given: Mapping[str, np.ndarray], place: str = "") -> dict[str, Any]:
@@ -94,8 +94,8 @@ def setting(template: Mapping[str, Any], given: Mapping[str, np.ndarray], place:
         inner = f"{place}.{name}".removeprefix(".")
         if value is None:
             made[name] = None
-        elif name in arrays.TABLES:
-            made[name] = tuple(given[f"rotary.{here}.{arrays.TABLES[name]}.{part}"] for part in ("cos", "sin"))
+        elif name in call_arrays.TABLES:
+            made[name] = tuple(given[f"rotary.{here}.{call_arrays.TABLES[name]}.{part}"] for part in ("cos", "sin"))
         elif name.endswith("_positions"):
             made[name] = given[f"positions.{name.removesuffix('_positions')}"]
         elif name == "keep" and isinstance(value, Mapping):
@@ -126,7 +126,7 @@ class TestLaws:
                 np.testing.assert_array_equal(got[output], wanted[output], err_msg=probe.name)
 
     def test_a_right_implementation_agrees_on_every_probe(self, exported: Path) -> None:
-        report = suite.check(exported, port)
+        report = exported_cases.check(exported, port)
         report.assert_ok()
         assert {v.name for row in report.rows for v in row.verdicts} > {
             "output",
@@ -139,17 +139,17 @@ class TestLaws:
         assert not report.notes, "everything was compared"
 
     def test_a_scale_wrong_by_0_003_percent_is_seen_in_every_probe_that_has_it(self, exported: Path) -> None:
-        report = suite.check(exported, off_by_a_little)
+        report = exported_cases.check(exported, off_by_a_little)
         assert not any(row.agrees for row in report.rows)
         assert {row.side for row in report.rows} == {"off_by_a_little"}
 
     def test_the_same_seed_writes_the_same_bytes_and_another_does_not(
         self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(writing, "probes", lambda *args: probes(*args)[:2])
-        again, other = suite.export(tmp_path / "a", ["self"]), suite.export(tmp_path / "b", ["self"], seed=1)
-        assert again.entries == suite.read_index(exported).entries[:2]
-        assert again == suite.read_index(tmp_path / "a")
+        monkeypatch.setattr(writer, "probes", lambda *args: probes(*args)[:2])
+        again, other = exported_cases.export(tmp_path / "a", ["self"]), exported_cases.export(tmp_path / "b", ["self"], seed=1)
+        assert again.entries == exported_cases.read_index(exported).entries[:2]
+        assert again == exported_cases.read_index(tmp_path / "a")
         assert all(
             a.sha256["safetensors"] != b.sha256["safetensors"] for a, b in zip(again.entries, other.entries, strict=True)
         )
@@ -157,9 +157,9 @@ class TestLaws:
     def test_rounding_that_is_declared_widens_the_budget_and_nothing_else(
         self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        entry = suite.Entry("self", "saturated scores", "float32")
-        monkeypatch.setattr(writing, "probes", lambda *args: [p for p in probes(*args) if p.name == entry.probe])
-        _ = suite.export(tmp_path / "cases", ["self"], rounds=["logsumexp"])
+        entry = exported_cases.Entry("self", "saturated scores", "float32")
+        monkeypatch.setattr(writer, "probes", lambda *args: [p for p in probes(*args) if p.name == entry.probe])
+        _ = exported_cases.export(tmp_path / "cases", ["self"], rounds=["logsumexp"])
         plain, fused = (load((folder / entry.files[1]).read_bytes()) for folder in (exported, tmp_path / "cases"))
         assert np.median(fused["sigma.d q_proj.kernel"] / plain["sigma.d q_proj.kernel"]) > 1.2
         np.testing.assert_array_equal(fused["oracle.output"], plain["oracle.output"])
@@ -203,7 +203,7 @@ class TestValues:
         assert "positions.x" in all_arrays(probes(CASES["encoder_pre_norm"].contract)[0])
 
     def test_notes_say_what_is_unusual(self) -> None:
-        said = {p.name: " ".join(arrays.notes(p, all_arrays(p))) for p in probes(CASES["dropout"].contract)}
+        said = {p.name: " ".join(call_arrays.notes(p, all_arrays(p))) for p in probes(CASES["dropout"].contract)}
         assert "query: padded tokens hold NaN and inf" in said["padding"]
         assert "may attend to no key" in said["padding"]
         assert "dropout is on" in said["dropout"]
@@ -221,7 +221,7 @@ class TestValues:
         assert {str(given[n].dtype) for n in ("inputs.query", "weights.q_proj.kernel", "cotangents.output")} == {dtype}
 
     def test_what_is_not_given_is_said(self, exported: Path) -> None:
-        report = suite.check(
+        report = exported_cases.check(
             exported, lambda given: {n: x for n, x in port(given).items() if n != "d v_proj.bias"}, name="mine"
         )
         assert report.ok
@@ -242,8 +242,8 @@ class TestValues:
 
     def test_the_documentation_names_every_group(self) -> None:
         text = (Path(__file__).parents[1] / "docs" / "cases_format.md").read_text()
-        assert all(f"| `{group}` |" in text for group in layout.GROUPS)
-        assert f"version {layout.VERSION}" in text
+        assert all(f"| `{group}` |" in text for group in file_format.GROUPS)
+        assert f"version {file_format.VERSION}" in text
 
 
 class TestFailures:
@@ -267,8 +267,8 @@ class TestFailures:
         ],
     )
     def test_results_that_cannot_be_judged(self, exported: Path, result: Any, text: str) -> None:
-        asked = suite.question(exported, suite.read_index(exported).entries[0])
-        row, absent = checking.answer(asked, result, "mine")
+        asked = exported_cases.question(exported, exported_cases.read_index(exported).entries[0])
+        row, absent = checker.answer(asked, result, "mine")
         assert re.search(text, row.failure)
         assert not row.agrees
         assert absent == ()
@@ -279,7 +279,7 @@ class TestFailures:
                 return {"output": np.ones(2) @ np.ones(3)}
             return port(given)
 
-        report = suite.check(exported, fragile)
+        report = exported_cases.check(exported, fragile)
         failures = found(report)
         assert re.match(r"raised ValueError at test_suite.py:\d+: matmul: ", failures.pop("packed"))
         assert not report.ok
@@ -292,7 +292,7 @@ class TestFailures:
                 raise NotImplementedError("no bias")
             return port(given)
 
-        report = suite.check(exported, modest)
+        report = exported_cases.check(exported, modest)
         assert report.ok
         assert [row.refusal for row in report.rows if row.refusal] == ["modest refuses: no bias"] * 2
 
@@ -301,7 +301,7 @@ class TestFailures:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            _ = suite.check(exported, interrupted)
+            _ = exported_cases.check(exported, interrupted)
 
     def test_arrays_are_the_receivers_own(self, exported: Path) -> None:
         def greedy(given: Given) -> dict[str, np.ndarray]:
@@ -310,7 +310,7 @@ class TestFailures:
                 array[...] = 0
             return made
 
-        suite.check(exported, greedy).assert_ok()
+        exported_cases.check(exported, greedy).assert_ok()
 
 
 class TestRefusals:
@@ -327,25 +327,25 @@ class TestRefusals:
         self, tmp_path: Path, options: dict[str, Any], text: str, error: type[Exception]
     ) -> None:
         with pytest.raises(error, match=text):
-            _ = suite.export(tmp_path / "cases", **options)
+            _ = exported_cases.export(tmp_path / "cases", **options)
         assert not list(tmp_path.iterdir())
 
     def test_a_folder_that_holds_other_files_is_left_alone(self, tmp_path: Path) -> None:
         _ = (tmp_path / "thesis.tex").write_text("years of work")
         with pytest.raises(FileError, match="holds other files, but must be absent, empty or an export; --force writes beside"):
-            _ = suite.export(tmp_path, ["dot"])
+            _ = exported_cases.export(tmp_path, ["dot"])
         with pytest.raises(FileError, match="is a file, but must be a folder or absent"):
-            _ = suite.export(tmp_path / "thesis.tex", ["dot"])
+            _ = exported_cases.export(tmp_path / "thesis.tex", ["dot"])
         assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
     def test_an_export_takes_the_place_of_the_old_one_and_spares_what_is_not_its_own(
         self, cases: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(writing, "probes", lambda *_: [])
+        monkeypatch.setattr(writer, "probes", lambda *_: [])
         _ = (cases / "self" / "mine.txt").write_text("")
         (cases / "mine").mkdir()
         _ = (cases / "mine" / "port.py").write_text("")
-        _ = suite.export(cases, ["causal"])
+        _ = exported_cases.export(cases, ["causal"])
         assert sorted(p.relative_to(cases).as_posix() for p in cases.rglob("*") if p.is_file()) == [
             "index.json",
             "mine/port.py",
@@ -359,18 +359,18 @@ class TestRefusals:
         def crash(*_: Any) -> None:
             raise error
 
-        before = suite.read_index(cases)
-        monkeypatch.setattr(writing, "expect", crash)
+        before = exported_cases.read_index(cases)
+        monkeypatch.setattr(writer, "expect", crash)
         caught = (
             pytest.raises(FileError, match="must be writable: disk full")
             if isinstance(error, OSError)
             else pytest.raises(KeyboardInterrupt)
         )
         with caught:
-            _ = suite.export(cases, ["causal"])
-        assert suite.read_index(cases) == before
+            _ = exported_cases.export(cases, ["causal"])
+        assert exported_cases.read_index(cases) == before
         assert list(cases.parent.iterdir()) == [cases], "nothing half written lies beside it"
-        suite.check(cases, port).assert_ok()
+        exported_cases.check(cases, port).assert_ok()
 
     def test_a_file_that_changed_is_refused(self, cases: Path) -> None:
         path = cases / "self" / "plain.float32.safetensors"
@@ -378,10 +378,10 @@ class TestRefusals:
         for content in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
             _ = path.write_bytes(content)
             with pytest.raises(FileError, match=r"plain.float32.safetensors' has SHA-256 .* but must have .* export it anew"):
-                _ = suite.check(cases, port)
+                _ = exported_cases.check(cases, port)
         path.unlink()
         with pytest.raises(FileError, match=r"must be readable: .*No such file"):
-            _ = suite.check(cases, port)
+            _ = exported_cases.check(cases, port)
 
     @pytest.mark.parametrize(
         ("change", "text"),
@@ -405,7 +405,7 @@ class TestRefusals:
         path = cases / "index.json"
         _ = path.write_text(json.dumps(json.loads(path.read_text()) | change))
         with pytest.raises(FileError, match=text) as caught:
-            _ = suite.check(cases, port)
+            _ = exported_cases.check(cases, port)
         assert type(caught.value) is FileError
 
     @pytest.mark.parametrize("content", [None, b"", b"[1]", b"{", b"\xff", b"[" * 100_000])
@@ -413,13 +413,13 @@ class TestRefusals:
         if content is not None:
             _ = (tmp_path / "index.json").write_bytes(content)
         with pytest.raises(FileError, match=r"must hold index.json|must be JSON|but must have"):
-            _ = suite.check(tmp_path, port)
+            _ = exported_cases.check(tmp_path, port)
 
     def test_names_that_were_not_exported(self, exported: Path) -> None:
         with pytest.raises(UnknownName, match="contract 'causal' must be one of those exported: self"):
-            _ = suite.check(exported, port, contracts=["causal"])
+            _ = exported_cases.check(exported, port, contracts=["causal"])
         with pytest.raises(UnknownName, match="dtype 'float16' must be one of those exported: float32"):
-            _ = suite.check(exported, port, dtypes=["float16"])
+            _ = exported_cases.check(exported, port, dtypes=["float16"])
 
 
 def run(*words: str) -> Result:
@@ -427,14 +427,14 @@ def run(*words: str) -> Result:
 
 
 class TestCommands:
-    PORT = "from attention.parity.suite import Given\n\ndef run(given: Given):\n    return {}\n"
+    PORT = "from attention.parity.exported_cases import Given\n\ndef run(given: Given):\n    return {}\n"
 
     def test_list_names_contracts_and_calls(self, exported: Path) -> None:
         assert "rotary_interleaved" in run("list").stdout
         assert run("list", str(exported)).stdout.split("\n")[0].split() == ["self", "float32", "plain"]
 
     def test_export_says_how_much_it_wrote(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(writing, "probes", lambda *args: probes(*args)[:1])
+        monkeypatch.setattr(writer, "probes", lambda *args: probes(*args)[:1])
         result = run("export", str(tmp_path / "cases"), "--contract", "self", "--dtype", "bfloat16")
         assert result.exit_code == 0, result.output
         assert re.search(r"1 calls of 1 contracts in .*cases: 0\.\d MB", result.stdout)

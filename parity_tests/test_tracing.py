@@ -16,16 +16,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from attention.parity.programs import Call, program
-from attention.parity.tracing.alignment import Alignment, increasing
-from attention.parity.tracing.constants import share_constants
-from attention.parity.tracing.difference import difference, familiar
-from attention.parity.tracing.event import Recording
+from attention.parity.adapters import Call, program
+from attention.parity.tracing.array_difference import difference, familiar
+from attention.parity.tracing.axis_permutations import consistent
+from attention.parity.tracing.constant_tables import share_constants
+from attention.parity.tracing.dtype_casts import narrowed
 from attention.parity.tracing.fingerprint import fingerprint, masked
-from attention.parity.tracing.layout import consistent
 from attention.parity.tracing.locate import record
-from attention.parity.tracing.roundings import narrowed
-from attention.parity.tracing.source import Place, is_user, within
+from attention.parity.tracing.source_location import Place, is_user, within
+from attention.parity.tracing.trace import Recording
+from attention.parity.tracing.trace_alignment import Alignment, increasing
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 3, 5))

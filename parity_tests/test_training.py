@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from attention.cli import app
 from attention.parity import ParamMap, match
-from attention.parity.training import Recipe, Training, named, train
-from attention.parity.training.named import OPTIMIZERS
+from attention.parity.training import Recipe, Training, optimizer_names, train
+from attention.parity.training.optimizer_names import OPTIMIZERS
 from attention.spec.cases import CASES
 from attention.spec.errors import FileError, OptionError, ParamError, ParityError, SideFailed, UnknownName
 from attention.spec.optimizer_steps import SGD
@@ -315,7 +315,7 @@ class TestRefusals:
         with pytest.raises(OptionError, match="contract str must be a contract"):
             _ = Recipe.of_contract("self")  # type: ignore[arg-type]
         with pytest.raises(UnknownName, match="optimizer 'sophia' must be one of adamw"):
-            _ = named.find("sophia")
+            _ = optimizer_names.find("sophia")
 
     def test_a_recipe_is_a_record(self) -> None:
         assert replace(pair(), steps=7).steps == 7

@@ -21,9 +21,9 @@ from flax import nnx
 
 from attention import spec
 from attention.exchange import dialect, torch_transformer
-from attention.parity import sides
-from attention.parity.checks import check_probe, expect, verdicts
-from attention.parity.probes import Probe, probes
+from attention.parity.contracts import backends
+from attention.parity.contracts.check import check_probe, expect, verdicts
+from attention.parity.contracts.probes import Probe, probes
 from attention.spec.errors import AttentionError, DTypeError, MaskError, OptionError, ParamError, ShapeError
 from attention.spec.layers.contract import Contract
 from attention.spec.layers.tokens import seed_at
@@ -78,7 +78,7 @@ def by_hand(contract: Contract, weights: spec.Weights | None = None, dtype: str 
 
 
 def run(side: str, probe: Probe) -> dict[str, np.ndarray]:
-    return sides.find(side).run(probe, "auto").results
+    return backends.find(side).run(probe, "auto").results
 
 
 @cache

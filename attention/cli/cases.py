@@ -37,7 +37,7 @@ def list_cases(
             for case in CASES.values():
                 typer.echo(f"{case.name:20} {case.about} ({case.source})")
             return
-        from attention.parity.suite import read_index  # noqa: PLC0415
+        from attention.parity.exported_cases import read_index  # noqa: PLC0415
 
         for entry in read_index(folder).entries:
             typer.echo(f"{entry.case:20} {entry.dtype:9} {entry.probe}")
@@ -60,7 +60,7 @@ def export(
     With each result goes sigma, how far rounding alone may move every element. The format is docs/cases_format.md.
     """
     with one_line():
-        from attention.parity.suite import export as write  # noqa: PLC0415 - as above
+        from attention.parity.exported_cases import export as write  # noqa: PLC0415 - as above
 
         with _progress() as tell:
             index = write(
@@ -87,7 +87,7 @@ def check(
     """
     with one_line():
         from attention.cli.loading import load  # noqa: PLC0415 - as above
-        from attention.parity.suite import check as judge  # noqa: PLC0415
+        from attention.parity.exported_cases import check as judge  # noqa: PLC0415
         from attention.spec.errors import OptionError  # noqa: PLC0415
 
         function = load(with_)

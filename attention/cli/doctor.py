@@ -70,7 +70,7 @@ def _examined(
     # Frameworks are imported by the command that needs them, and NumPy too.
     from attention.cli.loading import load_inputs, side  # noqa: PLC0415
     from attention.parity.checkup import checkup  # noqa: PLC0415
-    from attention.parity.matching import ParamMap  # noqa: PLC0415
+    from attention.parity.param_mapping import ParamMap  # noqa: PLC0415
 
     return checkup(
         side(torch_side),
@@ -110,6 +110,6 @@ def _contract(name: str) -> Contract:
 def _write_json(found: Checkup, path: str) -> None:
     from json import dumps  # noqa: PLC0415
 
-    from attention.parity.report import write  # noqa: PLC0415
+    from attention.parity.results.report import write  # noqa: PLC0415
 
     write(path, dumps(found.to_dict(), indent=1))

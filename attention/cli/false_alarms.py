@@ -13,7 +13,7 @@ from attention.cli.app import one_line
 from attention.cli.parity import parity_app
 
 if TYPE_CHECKING:
-    from attention.parity.false_alarms import Tally
+    from attention.parity.evaluation.false_positive_rate import Tally
 
 
 @parity_app.command("false-alarms")
@@ -32,9 +32,9 @@ def false_alarms(
     Exits with 1 if that is one draw in 1,000 or more. Draw 1234 of a seed is the same whatever the range it is run in.
     """
     with one_line():
-        from attention.parity import false_alarms as alarms  # noqa: PLC0415 - frameworks are imported by the command that needs them
-        from attention.parity.report import write  # noqa: PLC0415
-        from attention.parity.suite.draws import DTYPES  # noqa: PLC0415
+        from attention.parity.evaluation import false_positive_rate as alarms  # noqa: PLC0415 - frameworks are imported by the command that needs them
+        from attention.parity.exported_cases.random_calls import DTYPES  # noqa: PLC0415
+        from attention.parity.results.report import write  # noqa: PLC0415
 
         dtypes = tuple(dtype or DTYPES)
         if draw is not None:
@@ -54,8 +54,8 @@ def false_alarms(
 
 def _alone(draw: int, seed: int, dtypes: tuple[str, ...]) -> bool:
     """Show one draw, and return whether it agrees."""
-    from attention.parity.false_alarms import false_alarms as run  # noqa: PLC0415 - as above
-    from attention.parity.report import Report  # noqa: PLC0415
+    from attention.parity.evaluation.false_positive_rate import false_alarms as run  # noqa: PLC0415 - as above
+    from attention.parity.results.report import Report  # noqa: PLC0415
 
     found = run(1, seed, first=draw, dtypes=dtypes)
     report = Report(found.last)

@@ -142,7 +142,7 @@ def _called(function: Any, spec: str) -> Any:
 
 def _guarded(work: Any, spec: str) -> Any:
     """Return what the user's code returns; what it raises is told as theirs, with its file and line."""
-    from attention.parity.programs.blame import blamed  # noqa: PLC0415 - the help of a command must not pay for it
+    from attention.parity.adapters.user_errors import blamed  # noqa: PLC0415 - the help of a command must not pay for it
 
     with blamed(spec):
         return work()

@@ -11,7 +11,7 @@ import typer
 from attention.cli.app import app, one_line
 
 if TYPE_CHECKING:
-    from attention.parity.report import Report
+    from attention.parity.results.report import Report
 
 
 parity_app = typer.Typer(
@@ -82,7 +82,7 @@ def parity(
 
 
 def _list() -> None:
-    from attention.parity.real import REAL  # noqa: PLC0415
+    from attention.parity.pretrained.models import REAL  # noqa: PLC0415
     from attention.spec.cases import CASES  # noqa: PLC0415
 
     typer.echo("contracts (--contract)")
@@ -99,12 +99,13 @@ def _run(
     """Return the report of everything asked for, having shown each row as soon as it was there."""
     from rich.console import Console  # noqa: PLC0415
 
-    from attention.parity import runs, terminal  # noqa: PLC0415
-    from attention.parity.report import Report  # noqa: PLC0415
+    from attention.parity.contracts import verify  # noqa: PLC0415
+    from attention.parity.rendering import text  # noqa: PLC0415
+    from attention.parity.results.report import Report  # noqa: PLC0415
 
-    steps = runs.plan(contracts, real, dtypes, backends, kernel)
-    live, reports = terminal.Live(Console(width=1000)), dict[str, Report]()
-    for step, part in runs.run(steps, jobs):
+    steps = verify.plan(contracts, real, dtypes, backends, kernel)
+    live, reports = text.Live(Console(width=1000)), dict[str, Report]()
+    for step, part in verify.run(steps, jobs):
         live.show(part)
         reports[step.name] = part
     report = sum((reports[step.name] for step in steps), Report())

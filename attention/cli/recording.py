@@ -17,8 +17,8 @@ from attention.cli.app import one_line
 from attention.cli.parity import parity_app
 
 if TYPE_CHECKING:
-    from attention.parity.pair.recording import Recording
-    from attention.parity.report import Report
+    from attention.parity.compare.recording_file import Recording
+    from attention.parity.results.report import Report
 
 PROGRAM = "A program of yours: module:name or path/to/file.py:name, a model or a function."
 OTHER = {"torch": "jax", "jax": "torch", "jax_eager": "torch", "numpy": "torch"}
@@ -41,7 +41,7 @@ def record(
 ) -> None:
     """Run one side and write down what it makes: outputs and every gradient, for a machine that has the other side."""
     with one_line():
-        from attention.parity.pair.recording import write  # noqa: PLC0415 - frameworks are imported by the command that needs them
+        from attention.parity.compare.recording_file import write  # noqa: PLC0415 - frameworks are imported by the command that needs them
 
         if program is None:
             _refuse(inputs is not None, "--inputs", "--program")
@@ -62,7 +62,7 @@ def _refuse(wrong: bool, option: str, wanted: str) -> None:
 
 
 def _contracts(contracts: list[str], side: str, dtypes: list[str], implementation: str) -> Recording:
-    from attention.parity.pair import recorded_contracts  # noqa: PLC0415
+    from attention.parity.compare import recorded_contracts  # noqa: PLC0415
 
     with _told() as progress:
         return recorded_contracts.record(contracts, side, dtypes=dtypes, implementation=implementation, progress=progress)
@@ -70,12 +70,12 @@ def _contracts(contracts: list[str], side: str, dtypes: list[str], implementatio
 
 def _program(program: str, inputs: str | None, side: str, dtypes: list[str], seed: int) -> Recording:
     from attention.cli import loading  # noqa: PLC0415
-    from attention.parity.pair import recorded_program  # noqa: PLC0415
+    from attention.parity.compare import replayed_program  # noqa: PLC0415
 
     _refuse(inputs is None, "--program", "--inputs")
     _refuse(len(dtypes) > 1, "--dtype once", "--program")
     given = loading.load_inputs(str(inputs))
-    return recorded_program.record(loading.side(program), side, given, dtype=dtypes[0], seed=seed)
+    return replayed_program.record(loading.side(program), side, given, dtype=dtypes[0], seed=seed)
 
 
 @parity_app.command()
@@ -94,7 +94,7 @@ def against(
 ) -> None:
     """Judge a recording, and what runs here beside it, against the float64 oracle; exit 1 on a mismatch."""
     with one_line():
-        from attention.parity.pair.recording import read  # noqa: PLC0415
+        from attention.parity.compare.recording_file import read  # noqa: PLC0415
 
         recording = read(path)
         if recording.kind == "program":
@@ -109,7 +109,7 @@ def against(
 
 
 def _against_contracts(recording: Recording, side: str | None) -> Report:
-    from attention.parity.pair import recorded_contracts  # noqa: PLC0415
+    from attention.parity.compare import recorded_contracts  # noqa: PLC0415
 
     other = OTHER.get(str(recording.facts["side"]), "none")
     chosen = side or (other if find_spec(other) else "none")
@@ -119,16 +119,16 @@ def _against_contracts(recording: Recording, side: str | None) -> Report:
 
 def _against_program(recording: Recording, program: str | None, side: str | None, params: str | None, load: bool) -> Report:
     from attention.cli import loading  # noqa: PLC0415
-    from attention.parity.pair import recorded_program  # noqa: PLC0415
+    from attention.parity.compare import replayed_program  # noqa: PLC0415
 
     _refuse(program is None, "a recording of a program", "--program, the one to compare it with")
     chosen = side or OTHER.get(str(recording.facts["side"]), "jax")
     known = None
     if params is not None:
-        from attention.parity.matching.param_map import ParamMap  # noqa: PLC0415
+        from attention.parity.param_mapping.param_map import ParamMap  # noqa: PLC0415
 
         known = ParamMap.from_json(params)
-    return recorded_program.against(recording, loading.side(str(program)), chosen, load=load, params=known)
+    return replayed_program.against(recording, loading.side(str(program)), chosen, load=load, params=known)
 
 
 @contextmanager

@@ -30,11 +30,11 @@ def run(contracts: Sequence[str], optimizer: str, steps: int, seed: int, json: s
     """
     from rich.console import Console  # noqa: PLC0415 - frameworks are imported by the command that needs them
 
-    from attention.parity.report import write  # noqa: PLC0415
-    from attention.parity.training import named  # noqa: PLC0415
+    from attention.parity.results.report import write  # noqa: PLC0415
+    from attention.parity.training import optimizer_names  # noqa: PLC0415
     from attention.spec import cases  # noqa: PLC0415
 
-    step = named.find(optimizer)
+    step = optimizer_names.find(optimizer)
     chosen = [cases.find(name) for name in (cases.CASES if "all" in contracts else contracts)]
     console = Console()
     runs = _trained({case.name: case.contract for case in chosen}, step, steps, seed)

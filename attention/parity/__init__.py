@@ -21,22 +21,27 @@ from attention._extras import require
 
 require("jax", extra="all", wanted_by="parity (its error budgets are traced by JAX)")
 
-from attention.parity import mutants  # noqa: E402 - what these import was just asked for
-from attention.parity.budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
-from attention.parity.checks import check, check_probe, expect  # noqa: E402
+from attention.parity import mutation_testing  # noqa: E402 - what these import was just asked for
+from attention.parity.adapters import (  # noqa: E402
+    Call,
+    Made,
+    Program,
+    program,
+)
 from attention.parity.checkup import Checkup, checkup  # noqa: E402
-from attention.parity.doctor import Diagnosis, diagnose  # noqa: E402
-from attention.parity.layerwise import Seen, layerwise  # noqa: E402
-from attention.parity.matching import ParamMap, match  # noqa: E402
-from attention.parity.pair import compare  # noqa: E402
-from attention.parity.probes import Probe, probes  # noqa: E402
-from attention.parity.programs import Call, Made, Program, program  # noqa: E402
-from attention.parity.report import Report, Row  # noqa: E402
+from attention.parity.compare import compare  # noqa: E402
+from attention.parity.contracts.check import check, check_probe, expect  # noqa: E402
+from attention.parity.contracts.probes import Probe, probes  # noqa: E402
+from attention.parity.diagnosis import Diagnosis, diagnose  # noqa: E402
+from attention.parity.numerics.comparison import Verdict, judge  # noqa: E402
+from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
+from attention.parity.param_mapping import ParamMap, match  # noqa: E402
+from attention.parity.pretrained.layerwise import Seen, layerwise  # noqa: E402
+from attention.parity.results.report import Report, Row  # noqa: E402
 from attention.parity.tracing import Divergence, locate  # noqa: E402
-from attention.parity.verdict import Verdict, judge  # noqa: E402
 
 if TYPE_CHECKING:
-    from attention.parity.doctor.optimizers import diagnose_step
+    from attention.parity.optimizers.diagnose_step import diagnose_step
     from attention.parity.training import Recipe, Training, train
 
 __all__ = [
@@ -68,7 +73,7 @@ __all__ = [
     "layerwise",
     "locate",
     "match",
-    "mutants",
+    "mutation_testing",
     "probes",
     "program",
     "rounding",
@@ -79,7 +84,7 @@ __all__ = [
 
 
 _TRAINS = {
-    "diagnose_step": "attention.parity.doctor.optimizers",
+    "diagnose_step": "attention.parity.optimizers.diagnose_step",
     **dict.fromkeys(("Recipe", "Training", "train"), "attention.parity.training"),
 }
 

@@ -15,11 +15,11 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from attention.parity.doctor import Diagnosis, diagnose
-from attention.parity.doctor.rules import Finding, name_mistake
-from attention.parity.pair import compare
-from attention.parity.pair.inputs import DTYPE, LOAD
-from attention.parity.report import Report, plain, write
+from attention.parity.adapters.inputs import DTYPE, LOAD
+from attention.parity.compare import compare
+from attention.parity.diagnosis import Diagnosis, diagnose
+from attention.parity.diagnosis.rules import Finding, name_mistake
+from attention.parity.results.report import Report, plain, write
 from attention.parity.tracing import Divergence, locate
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.contract import Contract
@@ -76,10 +76,10 @@ class Checkup:
             FileError: the path cannot be written.
             MissingExtra: what draws the page is not installed.
         """
-        from attention.parity import html  # noqa: PLC0415 - needs the extra `report`
+        from attention.parity import rendering  # noqa: PLC0415 - needs the extra `report`
 
         named = "\n".join(map(str, (*self.named, *((self.diagnosis,) if self.diagnosis else ()))))
-        write(path, html.page(self.report, self.divergence, named or None, ok=self.ok))
+        write(path, rendering.page(self.report, self.divergence, named or None, ok=self.ok))
 
 
 CONTRACT = instance(Contract, wanted="a contract such as spec.MultiHeadAttention(...)")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from attention._extras import require
-from attention.parity.pinned import pinned
+from attention.parity.pretrained.package_files import pinned
 
 MNIST_FILE, MNIST_SHA256 = "data/data/mnist_5k.csv.gz", "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 HELD_OUT = 5

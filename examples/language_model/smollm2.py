@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attention.exchange import dialect, gguf
-from attention.parity.pinned import pinned
+from attention.parity.pretrained.package_files import pinned
 from attention.spec.params import Weights
 from examples.language_model.model import LanguageModel
 

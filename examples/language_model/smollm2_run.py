@@ -17,8 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from attention.parity.layerwise import layerwise
-from attention.parity.report import Report
+from attention.parity.pretrained.layerwise import layerwise
+from attention.parity.results.report import Report
 from examples.language_model import model_jax, model_torch, smollm2, smollm2_theirs
 from examples.language_model.model import surprise
 from examples.language_model.sampling import write

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from attention.parity.layerwise import Seen
+from attention.parity.pretrained.layerwise import Seen
 from attention.spec.params import Weights, inner
 from examples.language_model.model import LanguageModel
 

@@ -20,7 +20,7 @@ import numpy as np
 from attention import spec
 from attention.exchange import ctranslate2, whisper
 from attention.exchange.dialect import Dialect, Row
-from attention.parity.pinned import pinned
+from attention.parity.pretrained.package_files import pinned
 from attention.spec.errors import OptionError
 from attention.spec.params import Weights
 from examples.speech.whisper import Rules, Whisper

@@ -23,7 +23,7 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from attention.exchange import ctranslate2
-from attention.parity.layerwise import layerwise
+from attention.parity.pretrained.layerwise import layerwise
 from examples.lesson import run
 from examples.speech import whisper, whisper_files, whisper_jax, whisper_theirs, whisper_torch
 from examples.speech.mel import SECONDS, log_mel

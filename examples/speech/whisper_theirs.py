@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from attention.parity.layerwise import Seen
+from attention.parity.pretrained.layerwise import Seen
 from attention.spec.params import inner
 from examples.speech import whisper_files
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attention.exchange import marian as exchange
-from attention.parity.pinned import pinned
+from attention.parity.pretrained.package_files import pinned
 from attention.spec.errors import MissingExtra
 from attention.spec.params import Weights
 from examples.translation import marian

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from attention.parity.report import Report
+from attention.parity.results.report import Report
 from examples.lesson import run
 from examples.translation import alignment_figure, marian, marian_jax, marian_package, marian_torch
 from examples.translation.marian_sentences import SENTENCES

@@ -52,7 +52,7 @@ def render(results: Results) -> str:
 MEASUREMENTS = (
     Measurement(
         name="diagnosis",
-        command=("attention.parity.doctor.score", "--pairs", "20", "--json", "build/diagnosis.json"),
+        command=("attention.parity.evaluation.diagnosis_accuracy", "--pairs", "20", "--json", "build/diagnosis.json"),
         wrote="build/diagnosis.json",
         collect=collect_diagnosis,
     ),

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.probes import CALL, Probe
+from attention.parity.contracts.probes import CALL, Probe
+from attention.parity.exported_cases.random_contracts import Frame, Pick
 from attention.parity.random_options.masks import Batch, given
 from attention.parity.random_options.values import FRAMES, KINDS, make
-from attention.parity.suite.contracts import Frame, Pick
 from attention.spec.algebra import Mask
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract, Setting

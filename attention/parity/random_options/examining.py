@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.probes import Probe
+from attention.parity.contracts.probes import Probe
 from attention.parity.random_options import programs as run
 from attention.parity.random_options.draws import Draw
 

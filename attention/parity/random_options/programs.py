@@ -22,9 +22,9 @@ from flax import nnx
 from jax.lax import stop_gradient
 
 from attention.jax_impl.params import parameter
-from attention.parity.noise import Noise
-from attention.parity.probes import Probe
-from attention.parity.sides import Results, TorchSide
+from attention.parity.contracts.backends import Results, TorchSide
+from attention.parity.contracts.probes import Probe
+from attention.parity.numerics.noise import Noise
 
 Tree = Any
 Arrays = dict[str, Any]

@@ -13,8 +13,8 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
+from attention.parity.exported_cases.random_contracts import Frame, Pick
 from attention.parity.random_options.masks import structural
-from attention.parity.suite.contracts import Frame, Pick
 from attention.spec.activations import GATED, PLAIN
 from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.errors import OptionError

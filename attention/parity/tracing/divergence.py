@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from attention.parity.tracing.difference import Difference
-from attention.parity.tracing.event import Event
+from attention.parity.tracing.array_difference import Difference
+from attention.parity.tracing.trace import Event
 
 
 @dataclass(frozen=True)

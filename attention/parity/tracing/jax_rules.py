@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.evaluate import apply, widened
+from attention.parity.numerics.jaxpr_interpreter import apply, widened
 
 Array = Any
 

@@ -9,18 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 from attention._extras import require
-from attention.parity.pair.inputs import DTYPE, LOAD, call_of
-from attention.parity.pair.learned import alike
-from attention.parity.pair.settling import settled
-from attention.parity.programs import Arrays, Call, Program, program
-from attention.parity.tracing.alignment import Alignment
-from attention.parity.tracing.choice import Choice, choose
-from attention.parity.tracing.constants import share_constants
-from attention.parity.tracing.difference import Difference, difference
+from attention.parity.adapters import Arrays, Call, Program, program
+from attention.parity.adapters.detect_numpy import settled
+from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
+from attention.parity.param_mapping.parameter_values import alike
+from attention.parity.tracing.array_difference import Difference, difference
+from attention.parity.tracing.backward_slice import cone
+from attention.parity.tracing.constant_tables import share_constants
 from attention.parity.tracing.divergence import Coverage, Divergence, Moment
-from attention.parity.tracing.event import Recording
-from attention.parity.tracing.frontier import cone
-from attention.parity.tracing.stops import parted_stops
+from attention.parity.tracing.fault_localization import Choice, choose
+from attention.parity.tracing.stop_gradient import parted_stops
+from attention.parity.tracing.trace import Recording
+from attention.parity.tracing.trace_alignment import Alignment
 from attention.spec.errors import OptionError
 from attention.spec.options import SWITCH, checked
 
@@ -89,12 +89,12 @@ def record(
     # A framework is imported when a program of it is recorded, not before.
     if side.framework == "torch":
         require("torch", extra="torch", wanted_by="locate")
-        from attention.parity.tracing.torch_recorder import record_torch  # noqa: PLC0415
+        from attention.parity.tracing.torch_tracer import record_torch  # noqa: PLC0415
 
         return record_torch(side, call, None, dtype, gradients=gradients)  # pyright: ignore[reportArgumentType]
     if side.framework == "jax":
         require("jax", extra="jax", wanted_by="locate")
-        from attention.parity.tracing.jax_recorder import record_jax  # noqa: PLC0415
+        from attention.parity.tracing.jax_tracer import record_jax  # noqa: PLC0415
 
         return record_jax(side, call, None, dtype, gradients=gradients, weights=weights)  # pyright: ignore[reportArgumentType]
     raise OptionError(f"side {side.name} is in {side.framework}, and must be in torch or jax to be traced")

@@ -89,7 +89,7 @@ class Recipe:
     @classmethod
     def of_contract(cls, contract: Any, **options: Any) -> Recipe:
         """Return the recipe that trains a layer to do as a target says: see `training.contracts.of_contract`."""
-        from attention.parity.training.contracts import of_contract  # noqa: PLC0415 - it makes what this file describes
+        from attention.parity.training.layer_recipe import of_contract  # noqa: PLC0415 - it makes what this file describes
 
         return of_contract(contract, **options)
 

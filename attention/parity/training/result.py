@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.report import plain, write
+from attention.parity.results.report import plain, write
 from attention.parity.training import envelope
 from attention.parity.training.envelope import Outside, Runs
-from attention.parity.training.named import words
+from attention.parity.training.optimizer_names import words
 from attention.parity.training.recipe import Recipe
 from attention.spec.errors import ParityError
 from attention.spec.options import PATH, checked
@@ -101,7 +101,7 @@ class Training:
         """What `diagnose_step` says of the optimisers that a user brought; None if there are none."""
         if not self.recipe.optimizers:
             return None
-        from attention.parity.doctor.optimizers import diagnose_step  # noqa: PLC0415 - only a mismatch needs it
+        from attention.parity.optimizers.diagnose_step import diagnose_step  # noqa: PLC0415 - only a mismatch needs it
 
         sides = [self.recipe.optimizers.get(backend, self.recipe.optimizer) for backend in ("torch", "jax")]
         return diagnose_step(sides[0], sides[1], self.recipe.optimizer, names=("torch", "jax"))
@@ -144,14 +144,14 @@ class Training:
             FileError: the path cannot be written.
             MissingExtra: matplotlib is not installed.
         """
-        from attention.parity.training import chart  # noqa: PLC0415 - needs the extra `report`
+        from attention.parity.rendering import training_plot  # noqa: PLC0415 - needs the extra `report`
 
-        chart.draw(self, path)
+        training_plot.draw(self, path)
 
     def __str__(self) -> str:
-        from attention.parity.training import terminal  # noqa: PLC0415 - that file draws what this one holds
+        from attention.parity.rendering import training_text  # noqa: PLC0415 - that file draws what this one holds
 
-        return terminal.text(self)
+        return training_text.text(self)
 
     def _steps(self, what: str) -> np.ndarray:
         return np.arange(len(self.losses["torch"])) if what == LOSS else self.watched

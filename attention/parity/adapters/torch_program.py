@@ -1,0 +1,199 @@
+"""Programs in torch: a module, a function of tensors, or of parameters and tensors.
+
+    outputs = program(params, inputs)        d x = d sum(cotangent * output) / d x        by autograd
+
+A module is called through `torch.func.functional_call` with tensors of our own in the place of its parameters and buffers, so
+that neither its values, gradients, dtype nor mode are touched. It keeps its device and its training or evaluation mode.
+"""
+
+# torch leaves many of its types unknown, which strict mode reports at every use.
+# pyright: standard
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from attention.parity.adapters.named_outputs import named_outputs
+from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped, paths
+from attention.parity.adapters.user_errors import blamed
+from attention.spec.errors import ParamError
+from attention.torch_impl.params import to_numpy, to_tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A program with its parameters and inputs in place, ready to run once: it may write to its inputs.
+
+    Args:
+        name: of the program.
+        leaves: the parameters by name and the inputs by path; the float ones require grad, in the dtype asked for.
+        call: calls the user's program and returns whatever that returns.
+    """
+
+    name: str
+    leaves: dict[str, Tensor]
+    call: Callable[[], Any]
+
+    def run(self) -> Any:
+        """Return what the program returns, a pytree of tensors.
+
+        Raises:
+            SideFailed: the program raised.
+        """
+        with blamed(self.name), torch.enable_grad():
+            return self.call()
+
+    def outputs(self) -> dict[str, Tensor]:
+        """Return what the program returns, by path.
+
+        Raises:
+            SideFailed: the program raised, or a leaf is no array.
+        """
+        return named_outputs(self.name, self.run(), _array)
+
+    def gradients(self, outputs: Mapping[str, Tensor], cotangents: Arrays) -> dict[str, Tensor]:
+        """Return the gradient of every float leaf, as "d NAME"; zeros where no output depends on it.
+
+        Args:
+            outputs: by path, with their graph.
+            cotangents: by path; those of outputs that need no gradient count for nothing.
+        """
+        wanted = {name: leaf for name, leaf in self.leaves.items() if leaf.requires_grad}
+        reached = {name: outputs[name] for name in cotangents if outputs[name].requires_grad}
+        if not reached or not wanted:
+            return {f"d {name}": torch.zeros_like(leaf) for name, leaf in wanted.items()}
+        weights = [to_tensor(cotangents[name]).to(output) for name, output in reached.items()]
+        with blamed(self.name):
+            found = torch.autograd.grad(list(reached.values()), list(wanted.values()), weights, allow_unused=True)
+        pairs = zip(wanted.items(), found, strict=True)
+        return {f"d {name}": torch.zeros_like(leaf) if gradient is None else gradient for (name, leaf), gradient in pairs}
+
+
+@dataclass(eq=False)
+class TorchProgram(Program):
+    """A program in torch.
+
+    Args:
+        function: a module, or `function(*inputs)`, or `function(params, *inputs)` where there is a tree.
+        tree: nested dicts, lists and tuples of tensors; None if the function takes no parameters.
+        name: what reports call it.
+    """
+
+    function: Callable[..., Any]
+    tree: Any = None
+    name: str = "torch"
+    params: Arrays = field(init=False)
+    framework: ClassVar[str] = "torch"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __post_init__(self) -> None:
+        self.params = {name: to_numpy(x) for name, x in self._learned().items()}
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module, if the program is one."""
+        return self.function if isinstance(self.function, nn.Module) else None
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that parameters and buffers live on; the first is where inputs go."""
+        tensors = [*self._learned().values(), *(self.module.buffers() if self.module else ())]
+        return tuple(dict.fromkeys(x.device for x in tensors)) or (torch.get_default_device(),)
+
+    def _learned(self) -> dict[str, Tensor]:
+        """Return the parameters by name; a tied one stands once, under the first of its names."""
+        if self.module is None:
+            leaves = paths(self.tree) if self.tree is not None else ()
+            tensors = {path: leaf for path, leaf in leaves if isinstance(leaf, Tensor | np.ndarray)}
+            return {path: to_tensor(leaf) for path, leaf in tensors.items()}
+        found: dict[str, Tensor] = dict(self.module.named_parameters())
+        lazy = [name for name, param in found.items() if is_lazy(param)]
+        if lazy:
+            raise ParamError(f"parameters {', '.join(lazy)} of {self.name} must have values: call the module once before")
+        return found
+
+    def bind(self, call: Call, params: Arrays | None = None, dtype: str | None = None) -> Bound:
+        """Return the program with parameters and inputs in place; nothing has run yet.
+
+        Args:
+            call: the inputs.
+            params: values to use instead of the program's own, all of them.
+            dtype: what float parameters and inputs are cast to; None leaves them as they are given.
+        """
+        learned, device = self._learned(), self.devices[0]
+        chosen = self.params if params is None else params
+        values = {name: to_tensor(chosen[name]).to(x.device) for name, x in learned.items()}
+        given = {path: to_tensor(x).to(device) for path, x in call.leaves.items()}
+        leaves = {name: _leaf(x, dtype) for name, x in [*values.items(), *given.items()]}
+        # A program may write to its inputs, which autograd forbids of a leaf.
+        copies = {path: leaves[path].clone() for path in given}
+        inputs = call.map(copies.get)
+        learned = {name: leaves[name] for name in values}
+        state = self._state(values, dtype)
+        return Bound(self.name, leaves, lambda: self._call(learned, inputs, state))
+
+    def _call(self, learned: dict[str, Tensor], inputs: Call, state: dict[str, Tensor]) -> Any:
+        if self.module is not None:
+            with restored(self.module):
+                everything = {**state, **learned}
+                return torch.func.functional_call(self.module, everything, inputs.args, dict(inputs.kwargs), tie_weights=True)
+        tree = () if self.tree is None else (mapped(learned.get, self.tree),)
+        return self.function(*tree, *inputs.args, **inputs.kwargs)
+
+    def _state(self, values: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
+        """Return copies of the module's buffers, cast as `module.to(dtype)` would cast them."""
+        if self.module is None:
+            return {}
+        # A module that is of this dtype already has its buffers as its user wants them.
+        floats = [x for x in values.values() if x.is_floating_point()]
+        casts = dtype is not None and (dtype == "float64" or any(x.dtype != getattr(torch, dtype) for x in floats))
+        return {name: _cast(x.detach().clone(), dtype if casts else None) for name, x in self.module.named_buffers()}
+
+    def run(
+        self, call: Call, *, params: Arrays | None = None, cotangents: Arrays | None = None, dtype: str | None = None
+    ) -> Made:
+        with same_draws(self.devices):
+            bound = self.bind(call, params, dtype)
+            outputs = bound.outputs()
+            gradients = {} if cotangents is None else bound.gradients(outputs, cotangents)
+        return Made(*({name: to_numpy(x) for name, x in made.items()} for made in (outputs, gradients)))
+
+
+def _cast(x: Tensor, dtype: str | None) -> Tensor:
+    return x.to(getattr(torch, dtype)) if dtype is not None and x.is_floating_point() else x
+
+
+def _leaf(x: Tensor, dtype: str | None) -> Tensor:
+    # A copy: the user's own tensor neither gets a gradient nor is written to.
+    x = _cast(x.detach().clone(), dtype)
+    return x.requires_grad_(x.is_floating_point())
+
+
+def _array(leaf: Any) -> Tensor | None:
+    return leaf if isinstance(leaf, Tensor) else to_tensor(leaf) if isinstance(leaf, np.ndarray | np.generic) else None
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """Give every part of a module the attributes that it had before: caches, counters, modes."""
+    before = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            vars(part).clear()
+            vars(part).update(attributes)
+
+
+@contextmanager
+def same_draws(devices: tuple[torch.device, ...] = ()) -> Iterator[None]:
+    """Leave the random generators of the CPU and of these devices where they were."""
+    with torch.random.fork_rng([device for device in devices if device.type == "cuda"], device_type="cuda"):
+        yield

@@ -1,0 +1,93 @@
+"""The factory: a user's side, whatever it is, as a program.
+
+nn.Module -> TorchProgram        NNX, Linen, a callable pytree -> JaxProgram        a function -> as it is told
+"""
+
+# A side is whatever its user brought, of types that strict mode cannot know.
+# pyright: standard
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from attention._extras import require
+from attention.parity.adapters.program import Program, paths
+from attention.spec.errors import OptionError, UnknownName
+from attention.spec.options import TEXT, checked, one_of
+
+FRAMEWORKS = ("torch", "jax", "numpy")
+
+
+@checked(name=TEXT)
+def program(side: Any, framework: str | None = None, name: str = "") -> Program:
+    """Return the program that a user's side is.
+
+    Args:
+        side: an `nn.Module`; an NNX module; `(linen_module, variables)`; `(function, params)` where `function(params, *inputs)`
+            is pure; a pytree that is callable, as Equinox makes them; or a function of arrays. A program is returned as it is.
+        framework: what a plain function is written in: "torch", "jax" or "numpy"; JAX if None. Modules tell by themselves,
+            and so do parameters that are tensors.
+        name: what reports call it; the framework, file and class or function if "".
+
+    Raises:
+        UnknownName: no such framework.
+        MissingExtra: the framework is not installed.
+        OptionError: the side is nothing that can be called.
+    """
+    if isinstance(side, Program):
+        return side
+    one_of(*FRAMEWORKS, none=True, wanted=f"one of {', '.join(FRAMEWORKS)}").raising(UnknownName).check("framework", framework)
+    if isinstance(side, type):
+        raise OptionError(f"side {side.__name__} is a class, and must be an instance of it, or a function")
+    kind = _told(side) or framework or "jax"
+    function, tree = side if _is_pair(side) else (side, None)
+    if not callable(function):
+        raise OptionError(f"side {type(side).__name__} must be callable, or a pair (function, params) or (module, variables)")
+    called = name or f"{kind} {_where(function)}"
+    # A framework is imported when a program of it is made, not before.
+    if kind == "torch":
+        require("torch", extra="torch", wanted_by=called)
+        from attention.parity.adapters.torch_program import TorchProgram  # noqa: PLC0415
+
+        return TorchProgram(function, tree, called)
+    if kind == "numpy":
+        from attention.parity.adapters.numpy_program import NumpyProgram  # noqa: PLC0415
+
+        return NumpyProgram(function, tree, called)
+    from attention.parity.adapters.jax_program import JaxProgram  # noqa: PLC0415
+
+    return JaxProgram(side, called)
+
+
+def _is_pair(side: Any) -> bool:
+    return isinstance(side, tuple) and len(side) == 2 and callable(side[0])  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _told(side: Any) -> str:
+    """Return the framework that a side shows by itself, or ""."""
+    function, tree = side if _is_pair(side) else (side, None)
+    # What is not imported yet cannot have made the side.
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    flax = tuple(sys.modules[name].Module for name in ("flax.nnx", "flax.linen") if name in sys.modules)
+    if torch and (isinstance(function, torch.nn.Module) or any(isinstance(leaf, torch.Tensor) for _, leaf in paths(tree))):
+        return "torch"
+    if isinstance(function, flax):
+        return "jax"
+    if jax and callable(function) and (tree is not None or not jax.tree_util.all_leaves([function])):
+        arrays = jax.tree.leaves(function if tree is None else tree)
+        return "jax" if tree is None or any(isinstance(leaf, jax.Array) for leaf in arrays) else ""
+    return ""
+
+
+def _where(function: Any) -> str:
+    """Return "model.py:Block" for what a user wrote, or its bare name where no file is known."""
+    owner = function if inspect.isroutine(function) else getattr(function, "func", type(function))
+    owner = inspect.unwrap(owner)
+    called = getattr(owner, "__qualname__", type(owner).__name__).replace("<locals>.", "")
+    try:
+        return f"{Path(inspect.getsourcefile(owner) or '').name}:{called}"
+    except TypeError:
+        return called.rpartition(".")[2]

@@ -1,0 +1,78 @@
+"""Traced: the budget of a user's JAX program, by the interpreter that contracts are judged by.
+
+value, sigma = budget(differentiated(program), ((params, args, kwargs), cotangents))        by name
+"""
+
+# JAX leaves the types of its arrays unknown, which strict mode reports at every use.
+# pyright: standard
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attention.parity.adapters import Arrays, Call
+from attention.parity.adapters.jax_program import JaxProgram, leaves
+from attention.parity.numerics.error_budget import Budget, budget, differentiated
+from attention.parity.numerics.jaxpr_interpreter import is_float
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The outputs of a program by name, all of them floats.
+
+    Args:
+        program: the user's.
+        narrow: the dtype in which it is traced; "" for that of its arguments. A program that says float32 of some arrays and
+            is given float64 for others may not fit together; traced in float32, it is evaluated in float64 all the same.
+    """
+
+    # A dataclass and no closure: two of the same program are equal, so they share one trace.
+    program: JaxProgram
+    narrow: str = ""
+
+    def __call__(self, *arguments: Any) -> dict[str, Any]:
+        if not self.narrow:
+            return self._run(*arguments)
+        arguments = jax.tree.map(lambda x: jnp.asarray(x, self.narrow) if is_float(x) else x, arguments)
+        with jax.enable_x64(False):
+            return self._run(*arguments)
+
+    def _run(self, *arguments: Any) -> dict[str, Any]:
+        outputs = self.program.outputs(self.program.pure(*arguments))
+        # Integers become floats, through which no gradient flows, so that they too are compared.
+        return {name: jnp.asarray(x, x.dtype if is_float(x) else float) for name, x in outputs.items()}
+
+
+def traced(
+    program: JaxProgram, call: Call, params: Arrays, cotangents: Arrays | None, *, dtype: str, narrow: str = ""
+) -> Budget:
+    """Return what a program makes in float64 and how far correct rounding may move it: dicts by name.
+
+    Args:
+        program: the user's.
+        call: the inputs, whose bits are given.
+        params: by the program's names.
+        cotangents: by the names of outputs; None asks for no gradients.
+        dtype: the dtype whose rounding is counted.
+        narrow: the dtype in which it is traced; "" for float64.
+    """
+    subject: Any = _Outputs(program, narrow)
+    arguments: tuple[Any, ...] = program.arguments(call, params)
+    if cotangents is None:
+        return budget(subject, arguments, dtype=dtype)
+    with jax.enable_x64(not narrow):
+        shapes = jax.eval_shape(subject, *arguments)
+    weights = {name: np.asarray(cotangents.get(name, np.zeros(x.shape)), np.float64) for name, x in shapes.items()}
+    made = budget(differentiated(subject), (arguments, weights), dtype=dtype)
+    return Budget(_named(made.value), _named(made.sigma))
+
+
+def _named(tree: Any) -> Arrays:
+    """Return outputs and gradients by name, as sides name them."""
+    outputs, (params, args, kwargs) = tree
+    return {**outputs, **{f"d {name}": x for name, x in {**params, **leaves(Call(args, kwargs))}.items()}}

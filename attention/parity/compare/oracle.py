@@ -1,0 +1,217 @@
+"""Oracles: what the two programs should have made, and how far rounding may move each element.
+
+    jax      the JAX side, traced in float64, or in its own dtype and evaluated in float64      value, sigma = budget(program)
+    torch    the torch side in float64, under a mode that perturbs each operation               sigma = spread of 8 runs
+    ratio    any side in float64                                            sigma = RMS error of the other side in this dtype
+
+They are tried in this order, the second program before the first; the report says which it was, and why not those before it.
+With the ratio, a side may stray 4 times (RMS) as far from float64 as the other does, 30 times in one element; others allow
+twice the error of a reference in the same dtype (the tests of FlashAttention, arXiv:2205.14135).
+"""
+
+# A side is whatever its user brought, of types that strict mode cannot know.
+# pyright: standard
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from attention.parity.adapters import Arrays, Call, Made, Program
+from attention.parity.adapters.jax_program import JaxProgram
+from attention.parity.adapters.user_errors import described
+from attention.parity.compare.jax_budget import traced
+from attention.parity.contracts.check import as_float64
+from attention.parity.numerics.comparison import judge
+from attention.parity.numerics.error_budget import Budget, rounding
+from attention.parity.param_mapping.result_pairing import Pairing
+from attention.spec.errors import SideFailed
+
+WAYS = ("auto", "jax", "torch", "ratio")
+LONGEST = 240
+"""Characters of a reason that a note repeats."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One program, its data and what is asked of it.
+
+    Args:
+        program: one side.
+        call: the inputs, whose bits are given.
+        params: by the program's own names.
+        cotangents: by the program's own names of outputs; None asks for no gradients.
+        dtype: what it computes in.
+        index: 0 for the first program, 1 for the second.
+    """
+
+    program: Program
+    call: Call
+    params: Arrays
+    cotangents: Arrays | None
+    dtype: str
+    index: int
+
+    @property
+    def counted(self) -> str:
+        """The dtype whose rounding is counted: that of float64 would drown in the oracle's, and is scaled instead."""
+        return "float32" if self.dtype == "float64" else self.dtype
+
+    def run(self, dtype: str) -> Made:
+        """Return what the program makes in a dtype."""
+        cotangents = self.cotangents if self.program.differentiable else None
+        return self.program.run(self.call, params=self.params, cotangents=cotangents, dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Oracle:
+    """What is right, by the names of one program.
+
+    Attributes:
+        side: 0 if the names are the first program's, 1 if the second's.
+        way: how it was made, a line for the report.
+        budgets: float64 values and sigma of each program, which differ in sigma alone.
+    """
+
+    side: int
+    way: str
+    budgets: tuple[Budget, Budget]
+
+
+Pair = tuple[Question, Question]
+
+
+def oracle(pair: Pair, pairing: Pairing, made: Sequence[Made | None], way: str = "auto") -> Oracle:
+    """Return the first oracle that can be had.
+
+    Args:
+        pair: the first and the second program, with their data.
+        pairing: of their results.
+        made: what the two made, for the ratio; None for one that failed.
+        way: one of `WAYS`.
+
+    Raises:
+        SideFailed: there is none; the message has every reason.
+    """
+    reasons: list[str] = []
+    unlike: Oracle | None = None
+    for kind, side, attempt in _attempts(pair, pairing, made):
+        if way not in ("auto", kind) or (unlike and kind != "jax"):
+            continue
+        try:
+            told, budgets = attempt()
+        except SideFailed as error:
+            reasons.append(_short(str(error)))
+        except Exception as error:  # noqa: BLE001 - a user's program may raise anything when it is traced
+            reasons.append(_short(f"{pair[side].program.name}: {described(error)}"))
+        else:
+            before = f", because {'; '.join(dict.fromkeys(reasons))}" if reasons else ""
+            found = Oracle(side, f"budget: {told}{before}", budgets)
+            if kind != "jax" or _like(made[side], budgets[side]):
+                return found
+            # A constant such as an eps may be taken from the dtype, so that float64 is another program than the one that ran.
+            unlike = unlike or found
+            reasons.append("it is another program in float64")
+    if unlike:
+        return unlike
+    raise SideFailed("; ".join(dict.fromkeys(reasons)) or f"no side of this pair can give the budget {way!r}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def _like(made: Made | None, expected: Budget) -> bool:
+    """Return whether a program that ran is within the budget of its own float64."""
+    results = {} if made is None else {**made.outputs, **made.gradients}
+    return all(
+        judge(name, x.astype(np.float64), expected.value[name], expected.sigma[name]).agrees for name, x in results.items()
+    )
+
+
+Attempt = Callable[[], tuple[str, tuple[Budget, Budget]]]
+
+
+def _attempts(pair: Pair, pairing: Pairing, made: Sequence[Made | None]) -> Iterator[tuple[str, int, Attempt]]:
+    """Yield every way to an oracle, the best first."""
+    for side in (1, 0):
+        if isinstance(pair[side].program, JaxProgram):
+            yield "jax", side, partial(_traced, pair, side, narrow=False)
+            yield "jax", side, partial(_traced, pair, side, narrow=True)
+    for side in (1, 0):
+        # A program that ran elsewhere has a framework too, but cannot be run here.
+        if hasattr(pair[side].program, "bind"):
+            yield "torch", side, partial(_perturbed, pair, side)
+    for side in (1, 0):
+        yield "ratio", side, partial(_ratio, pair, side, pairing, made)
+
+
+def _traced(pair: Pair, side: int, *, narrow: bool) -> tuple[str, tuple[Budget, Budget]]:
+    subject = pair[side]
+    assert isinstance(subject.program, JaxProgram)  # noqa: S101 - for the type checker
+    data = subject.program, subject.call, subject.params, subject.cotangents
+    kind = subject.counted if narrow else ""
+    found = {dtype: traced(*data, dtype=dtype, narrow=kind) for dtype in {each.counted for each in pair}}
+    told = f"traced in {kind} and evaluated in float64" if narrow else "traced in float64"
+    return f"{subject.program.name} {told}, each operation perturbed", _scaled(pair, found)
+
+
+def _perturbed(pair: Pair, side: int) -> tuple[str, tuple[Budget, Budget]]:
+    from attention.parity.compare.torch_budget import perturbed  # noqa: PLC0415 - only this way needs torch
+
+    subject = pair[side]
+    data = subject.program, subject.call, subject.params, subject.cotangents
+    found = {dtype: perturbed(*data, dtype=dtype) for dtype in {each.counted for each in pair}}
+    return f"{subject.program.name} run in float64, each operation perturbed", _scaled(pair, found)
+
+
+def _scaled(pair: Pair, found: Mapping[str, Budget]) -> tuple[Budget, Budget]:
+    """Return the budget of each program, from those of the dtypes that were counted."""
+    first, second = (_of(each, found[each.counted]) for each in pair)
+    return first, second
+
+
+def _of(question: Question, made: Budget) -> Budget:
+    return as_float64(made) if question.dtype == "float64" else made
+
+
+def _ratio(pair: Pair, side: int, pairing: Pairing, made: Sequence[Made | None]) -> tuple[str, tuple[Budget, Budget]]:
+    """Return the float64 run of one side, with the error of each side as the budget of the other."""
+    exact = pair[side].run("float64")
+    value = {name: x.astype(np.float64) for name, x in {**exact.outputs, **exact.gradients}.items()}
+    errors = [_errors(question, side, pairing, value, own) for question, own in zip(pair, made, strict=True)]
+    sigmas = [_allowed(value, errors[1 - question.index], rounding(question.counted).unit) for question in pair]
+    budgets = [_of(question, Budget(value, sigma)) for question, sigma in zip(pair, sigmas, strict=True)]
+    told = f"{pair[side].program.name} run in float64, each side allowed 4 times the RMS error of the other"
+    return told, (budgets[0], budgets[1])
+
+
+def _errors(question: Question, side: int, pairing: Pairing, value: Arrays, made: Made | None) -> dict[str, float]:
+    """Return the RMS error of what a program makes, by the reference's names; none if it failed."""
+    if made is None:
+        return {}
+    made = question.run("float32") if question.dtype == "float64" else made
+    pairs = pairing.onto(question.index, side, {**made.outputs, **made.gradients}, value)
+    with np.errstate(invalid="ignore"):
+        return {
+            name: _rms(np.where(got == wanted, 0.0, got.astype(np.float64) - wanted)) for name, (got, wanted) in pairs.items()
+        }
+
+
+def _allowed(value: Arrays, errors: dict[str, float], unit: float) -> Arrays:
+    """Return the error that is allowed per element: that of the other side, and at least one rounding of each element's row."""
+    return {name: np.maximum(errors.get(name, 0.0), unit / math.sqrt(3) * _row(x)) for name, x in value.items()}
+
+
+def _row(x: np.ndarray) -> np.ndarray:
+    finite = np.where(np.isfinite(x), x, 0.0)
+    return np.broadcast_to(np.sqrt(np.mean(finite**2, -1, keepdims=True)), x.shape) if x.ndim and x.size else np.abs(finite)
+
+
+def _rms(error: np.ndarray) -> float:
+    finite = error[np.isfinite(error)]
+    return float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0

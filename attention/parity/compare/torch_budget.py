@@ -1,0 +1,59 @@
+"""Perturbed: the budget of a user's torch program, run in float64 under a mode that rounds every operation at random.
+
+value = run without noise        sigma = spread of 8 runs with it        by name
+"""
+
+# torch leaves many of its types unknown, which strict mode reports at every use.
+# pyright: standard
+
+from __future__ import annotations
+
+import numpy as np
+
+from attention.parity.adapters import Arrays, Call, Program
+from attention.parity.adapters.torch_program import TorchProgram, same_draws
+from attention.parity.numerics.error_budget import (
+    Budget,
+    Rounding,
+    rounding,
+    spread,
+)
+from attention.parity.numerics.stochastic_rounding_torch import noisy
+
+
+def perturbed(program: Program, call: Call, params: Arrays, cotangents: Arrays | None, *, dtype: str, runs: int = 8) -> Budget:
+    """Return what a program makes in float64 and how far correct rounding may move it: dicts by name.
+
+    Args:
+        program: a TorchProgram.
+        call: the inputs, whose bits are given.
+        params: by the program's names.
+        cotangents: by the names of outputs; None asks for no gradients.
+        dtype: the dtype whose rounding is counted.
+        runs: of the Monte Carlo arithmetic.
+    """
+    assert isinstance(program, TorchProgram)  # noqa: S101 - for the type checker
+    unit = rounding(dtype)
+
+    def run(draws: np.random.Generator | None) -> Arrays:
+        return _results(program, call, params, cotangents, draws, unit)
+
+    value = run(None)
+    moved = [run(np.random.default_rng((0, number))) for number in range(runs)]
+    return Budget(value, {name: spread(x, *(each[name] for each in moved)) for name, x in value.items()})
+
+
+def _results(
+    program: TorchProgram,
+    call: Call,
+    params: Arrays,
+    cotangents: Arrays | None,
+    draws: np.random.Generator | None,
+    unit: Rounding,
+) -> Arrays:
+    """Return the outputs and gradients of one run. The backward pass of the CPU runs in this thread, and so in the mode too."""
+    bound = program.bind(call, params, "float64")
+    with same_draws(program.devices), noisy(draws, unit):
+        outputs = bound.outputs()
+        gradients = {} if cotangents is None else bound.gradients(outputs, cotangents)
+    return {name: x.detach().cpu().double().numpy() for name, x in {**outputs, **gradients}.items()}

@@ -1,0 +1,1 @@
+"""Contracts: probes, the two backends, and the check that judges them."""

@@ -1,0 +1,221 @@
+"""Sides: the programs that are compared, behind one protocol.
+
+    side.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
+
+"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms; "jax_eager" is JAX
+one operation at a time, which tells a mistake of the program from one of its compilation.
+"""
+
+# The frameworks leave many of their types unknown, which strict mode reports at every use.
+# pyright: standard
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from attention._extras import require
+from attention.parity.contracts.probes import Probe
+from attention.spec.errors import UnknownName
+from attention.spec.kernels import Kernel, recorded
+from attention.spec.options import one_of
+
+Results = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a side made of a probe, and on what.
+
+    Attributes:
+        results: the outputs, the stages asked for, and the gradient of every input and parameter.
+        kernels: those that were chosen, one for each attention.
+    """
+
+    results: Results
+    kernels: tuple[Kernel, ...] = ()
+
+    @property
+    def kernel(self) -> str:
+        """The names of the kernels, each once."""
+        return ", ".join(dict.fromkeys(kernel.name for kernel in self.kernels)) or "formula"
+
+    @property
+    def rounds(self) -> tuple[str, ...]:
+        """The stages that the kernels round to the dtype of their inputs."""
+        return tuple(dict.fromkeys(stage for kernel in self.kernels for stage in kernel.rounds))
+
+
+class Side(Protocol):
+    """A program that can be probed."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    def run(self, probe: Probe, implementation: str) -> Ran:
+        """Return what the program makes of the probe.
+
+        Raises:
+            KernelRefused: the kernel asked for cannot do it.
+        """
+        ...
+
+
+class NumpySide:
+    """The formula in NumPy float64. It has no gradients: the oracle's come from JAX, and are checked by differences."""
+
+    name = "numpy"
+
+    def run(self, probe: Probe, implementation: str) -> Ran:
+        del implementation
+        weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
+        setting = probe.contract.settle(probe.arrays, **probe.call())
+        # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
+        with np.errstate(invalid="ignore", over="ignore"):
+            made = probe.contract.formula(np, weights, arrays, setting)
+        return Ran({name: made[name] for name in (*probe.contract.outputs, *probe.stages)})
+
+
+class TorchSide:
+    """The layer of `torch_impl`."""
+
+    name = "torch"
+
+    def run(self, probe: Probe, implementation: str) -> Ran:
+        torch, room = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
+        params = room.params
+        layer = probe.contract.build("torch", weights=probe.weights, dtype=probe.dtype)
+        layer.train(probe.dropout_seed is not None)
+        inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
+        with recorded() as kernels:
+            results = named(probe, layer(**inputs, **probe.call(), **_options(probe.stages, implementation)))
+        learned = {name: params.parameter(layer, name) for name in probe.contract.params}
+        gradients = torch.autograd.grad(
+            [results[name] for name in probe.cotangents],
+            [*inputs.values(), *learned.values()],
+            [params.to_tensor(x) for x in probe.cotangents.values()],
+        )
+        for (name, _), gradient in zip([*inputs.items(), *learned.items()], gradients, strict=True):
+            param = probe.contract.params.get(name)
+            results[f"d {name}"] = gradient if param is None else params.to_canonical(param, gradient)
+        return Ran({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
+
+
+OPTIMISED = ("plain", "real text")
+"""Probes that XLA compiles with all its optimisations, as it does for users."""
+ALONE = {"xla_cpu_parallel_codegen_split_count": 1}
+"""How XLA's CPU compiler is asked to compile: in one piece, for a process on each core leaves it no other core."""
+QUICKLY = {**ALONE, "xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""How it is asked to compile the other probes: the same program, sooner. It runs only once."""
+
+
+@dataclass(frozen=True)
+class JaxSide:
+    """The layer of `jax_impl`, under `jax.jit` or one operation at a time.
+
+    Args:
+        name: what reports call it.
+        compiled: whether XLA sees the whole layer, and may fuse and reorder it.
+    """
+
+    name: str = "jax"
+    compiled: bool = True
+
+    def run(self, probe: Probe, implementation: str) -> Ran:
+        import jax  # noqa: PLC0415 - only this side needs it
+        from flax import nnx  # noqa: PLC0415
+
+        with jax.enable_x64(probe.dtype == "float64"):
+            # Its parameters are loaded over, so that they need not be made, which JAX would compile.
+            layer = nnx.eval_shape(lambda: probe.contract.build("jax", seed=None, dtype=probe.dtype))
+            layer.load_weights(probe.weights)
+            layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
+            graph, learned, rest = nnx.split(layer, nnx.Param, ...)
+            compiler = ("default" if probe.name in OPTIMISED else "quick") if self.compiled else "none"
+            program, chosen = _jax_program(probe.contract.outputs, graph, implementation, probe.stages, compiler)
+            given = jax.tree.map(jax.numpy.asarray, (probe.arrays, probe.call(), probe.cotangents))
+            results, (d_learned, d_arrays) = program(learned, rest, *given)
+            nnx.update(layer, d_learned)
+            gradients = {f"d {name}": x for name, x in [*d_arrays.items(), *layer.weights().items()]}
+            kernels = chosen[_signature((learned, *given))]
+            return Ran({name: np.asarray(x) for name, x in {**results, **gradients}.items()}, kernels)
+
+
+@cache
+def _jax_program(
+    outputs: tuple[str, ...], graph: Any, implementation: str, stages: tuple[str, ...], compiler: str
+) -> tuple[Callable[..., Any], dict[Any, tuple[Kernel, ...]]]:
+    """Return the layer with its gradients, and where it writes down its kernels while it is traced.
+
+    Probes that differ in data alone share one compilation.
+    """
+    import jax  # noqa: PLC0415
+    from flax import nnx  # noqa: PLC0415
+
+    chosen: dict[Any, tuple[Kernel, ...]] = {}
+
+    def program(learned: Any, rest: Any, arrays: Any, call: Any, cotangents: Any) -> Any:
+        def forward(learned: Any, arrays: Any) -> tuple[Any, Any]:
+            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_options(stages, implementation))
+            results = _by_name(outputs, stages, made)
+            return {name: results[name] for name in cotangents}, results
+
+        with recorded() as kernels:
+            _, pull_back, results = jax.vjp(forward, learned, arrays, has_aux=True)
+        chosen[_signature((learned, arrays, call, cotangents))] = tuple(kernels)
+        return results, pull_back(cotangents)
+
+    options = (QUICKLY if compiler == "quick" else ALONE) if jax.default_backend() == "cpu" else {}
+    return (program if compiler == "none" else jax.jit(program, compiler_options=options)), chosen
+
+
+def _signature(tree: Any) -> Any:
+    """Return what a compilation depends on: structure, shapes and dtypes."""
+    import jax  # noqa: PLC0415
+
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def named(probe: Probe, made: Any) -> dict[str, Any]:
+    """Return what a layer made by the names of its contract's outputs and of the stages asked for."""
+    return _by_name(probe.contract.outputs, probe.stages, made)
+
+
+def _by_name(outputs: tuple[str, ...], stages: tuple[str, ...], made: Any) -> dict[str, Any]:
+    *values, staged = made if stages else (*(made if isinstance(made, tuple) else (made,)), {})
+    return {**dict(zip(outputs, values, strict=True)), **staged}
+
+
+def _options(stages: tuple[str, ...], implementation: str) -> dict[str, Any]:
+    """Return the options of a call that a layer may lack, where they are asked for."""
+    asked = {"return_stages": stages, "implementation": "" if implementation == "auto" else implementation}
+    return {name: value for name, value in asked.items() if value}
+
+
+SIDES: dict[str, Side] = {
+    side.name: side for side in (NumpySide(), TorchSide(), JaxSide(), JaxSide("jax_eager", compiled=False))
+}
+BACKENDS = ("torch", "jax")
+"""The rooms' sides: what is compared unless something else is asked for."""
+
+
+def find(name: str) -> Side:
+    """Return the side called `name`.
+
+    Raises:
+        UnknownName: there is none.
+        MissingExtra: its framework is not installed.
+    """
+    one_of(*SIDES).raising(UnknownName).check("backend", name)
+    framework = name.removesuffix("_eager")
+    if framework in BACKENDS:
+        require(framework, extra=framework, wanted_by=f"backend {name!r}")
+    return SIDES[name]

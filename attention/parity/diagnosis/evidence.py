@@ -1,0 +1,161 @@
+"""Evidence: what a program answered, and how far a hypothesis is from it.
+
+    distance = RMS of (answer - hypothesis) / spread         spread: sigma of the right call, nowhere below its own RMS
+    explains <=> every verdict against the hypothesis's own budget agrees, on every question
+
+The distance is cheap, NumPy alone, and sorts out; the verdict is strict, and decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from attention.parity.contracts.probes import Probe
+from attention.parity.mutations.formula_hooks import answer, own_budget
+from attention.parity.mutations.mutation import Mistake
+from attention.parity.mutations.operators import Plant
+from attention.parity.numerics.comparison import Verdict, judge
+from attention.parity.numerics.error_budget import Budget
+from attention.spec.errors import AttentionError
+
+Answer = dict[str, np.ndarray]
+
+NEAR = 100.0
+"""The distance up to which a hypothesis is worth a verdict: a wrong program may round up to so much more than the right one."""
+FAR = 1e8
+"""The distance of what cannot be compared, such as NaN beside a number."""
+SMALL = 2**14
+"""The most numbers of an answer that is remembered."""
+SAME = 0.5
+"""The distance up to which two hypotheses are the same to rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One question and what the program made of it.
+
+    Attributes:
+        probe: the right call.
+        got: the program's outputs.
+        right: what a right program makes, and its error bar.
+    """
+
+    probe: Probe
+    got: Answer
+    right: Budget
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """A verdict on each output, against the contract."""
+        return _judged(self.got, self.right)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the program does here what the contract says."""
+        return all(verdict.agrees for verdict in self.verdicts)
+
+    @cached_property
+    def wanted(self) -> np.ndarray:
+        """The right outputs that the program also gives, in one row."""
+        return _flat({name: self.right.value[name] for name in self.got})
+
+    @cached_property
+    def given(self) -> np.ndarray:
+        """The program's outputs, likewise."""
+        return _flat({name: self.got[name] for name in self.got})
+
+    @cached_property
+    def spread(self) -> np.ndarray:
+        """What distances are counted in: `(n,)`, positive."""
+        rows: list[np.ndarray] = []
+        for name in self.got:
+            sigma, value = self.right.sigma[name], self.right.value[name]
+            seen: np.ndarray = sigma[np.isfinite(sigma)]
+            typical = float(np.sqrt(np.mean(seen**2))) if seen.size else 0.0
+            # Where the right result is exact, a wrong one is not.
+            least = max(typical, 2.0**-24 * float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value))), 1e-38)
+            rows.append(np.hypot(np.where(np.isfinite(sigma), sigma, 0.0), least).reshape(-1))
+        return np.concatenate(rows)
+
+    def made(self, plant: Plant, *, remember: bool = True) -> np.ndarray | None:
+        """Return what a program with this mistake makes of the question; None if it could not answer."""
+        known = remember and self.given.size <= SMALL
+        wrong = _remembered(plant, self.probe) if known else _made(plant, self.probe)
+        flat = None if wrong is None else _flat({name: wrong[name] for name in self.got if name in wrong})
+        return None if flat is None or flat.shape != self.given.shape else flat
+
+    def distance(self, outputs: np.ndarray | None) -> float:
+        """Return how far the program is from these outputs."""
+        return FAR if outputs is None else _rms(self.given, outputs, self.spread)
+
+    def apart(self, first: np.ndarray | None, second: np.ndarray | None) -> float:
+        """Return how far two outputs are from each other."""
+        return FAR if first is None or second is None else _rms(first, second, self.spread)
+
+    def z(self, plant: Plant, *, strict: bool) -> tuple[Verdict, ...]:
+        """Return a verdict on each output, against a program with this mistake; none if it could not answer.
+
+        Args:
+            plant: the mistake.
+            strict: whether to take that program's own budget even where the right one's would do.
+        """
+        wrong = None if strict else _remembered(plant, self.probe)
+        if wrong is not None:
+            verdicts = _judged(self.got, Budget(wrong, self.right.sigma))
+            if all(verdict.agrees for verdict in verdicts):
+                return verdicts
+        try:
+            return _judged(self.got, own_budget(plant(self.probe)))
+        except AttentionError:
+            return ()
+
+
+def explains(mistake: Mistake, asked: Iterable[Asked], *, strict: bool = False) -> list[tuple[Verdict, ...]] | None:
+    """Return the verdicts of every question if the mistake explains them all, or None at the first that it does not."""
+    found: list[tuple[Verdict, ...]] = []
+    for question in asked:
+        verdicts = question.z(mistake.plant, strict=strict)
+        if not verdicts or not all(verdict.agrees for verdict in verdicts):
+            return None
+        found.append(verdicts)
+    return found
+
+
+def _made(plant: Plant, probe: Probe) -> Answer | None:
+    try:
+        return answer(plant(probe))
+    except AttentionError:
+        return None
+
+
+# The same questions are asked of both sides, and of everyone who has the contract.
+_remembered = lru_cache(maxsize=4096)(_made)
+
+
+def worst(verdicts: Iterable[Verdict]) -> float:
+    """Return the largest RMS z."""
+    return max((verdict.rms for verdict in verdicts), default=np.inf)
+
+
+def hardest_first(asked: Sequence[Asked]) -> list[Asked]:
+    """Return the questions in the order in which they refute most hypotheses: those answered wrongly, then the others."""
+    return sorted(asked, key=lambda question: question.agrees)
+
+
+def _judged(got: Answer, wanted: Budget) -> tuple[Verdict, ...]:
+    return tuple(judge(name, x, wanted.value[name], wanted.sigma[name]) for name, x in got.items())
+
+
+def _flat(arrays: Answer) -> np.ndarray:
+    return np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in arrays.values()])
+
+
+def _rms(first: np.ndarray, second: np.ndarray, spread: np.ndarray) -> float:
+    with np.errstate(all="ignore"):
+        z = np.abs(first - second) / spread
+        z = np.where((first == second) | (np.isnan(first) & np.isnan(second)), 0.0, np.where(np.isfinite(z), z, FAR))
+        return float(np.sqrt(np.mean(np.minimum(z, FAR) ** 2)))

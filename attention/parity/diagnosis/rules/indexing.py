@@ -1,0 +1,274 @@
+"""Places: the right elements in other places, masks of other places, and elements that are rounded.
+
+jax = torch, its axes in another order, rolled, reversed, tiled where repeated        mask on jax = mask on torch, moved
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import numpy as np
+
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix, near
+from attention.parity.tracing.fingerprint import masked
+
+
+def other_mask(scene: Scene) -> Finding | None:
+    """Name how two masks differ: the complement, a diagonal moved, a prefix one shorter, none at all."""
+    pair = _masks(scene)
+    if pair is None or pair[0].shape != pair[1].shape or (pair[0] == pair[1]).all():
+        return None
+    torch, jax = pair
+    share = f"masked: {torch.mean():.0%} on torch, {jax.mean():.0%} on jax; they differ in {(torch != jax).mean():.0%}"
+    if (torch != jax).all():
+        return Finding("mask of the other polarity", f"one is the complement of the other; {share}", "~mask", "~mask")
+    first, second = _band(torch), _band(jax)
+    if first is None or second is None:
+        return None
+    t, s = torch.shape[-2:]
+    return _bands(first, second, t, s, share)
+
+
+def _masks(scene: Scene) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return where each side masks; None if they say so in different ways."""
+    if scene.torch.dtype == bool and scene.jax.dtype == bool:
+        # The sides may not mean the same by True: what is seen is what the larger part of a causal mask is not.
+        return ~scene.torch, ~scene.jax
+    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f" or scene.torch.shape != scene.jax.shape:
+        return None
+    torch, jax = masked(scene.torch), masked(scene.jax)
+    if not (torch.any() and jax.any()):
+        return None
+    # Elsewhere the arrays must be equal: otherwise the mask is not all that differs.
+    both = ~torch & ~jax
+    a, b = scene.torch[both], scene.jax[both]
+    scale = float(np.abs(a).max(initial=0.0))
+    return (torch, jax) if (np.abs(a - b) <= 4 * scene.limit * scale).all() else None
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Masks nothing where low <= key - query <= high."""
+
+    low: float
+    high: float
+
+
+def _band(hidden: np.ndarray) -> _Band | None:
+    """Return the band that a mask over (queries, keys) leaves; None if it leaves something else."""
+    if hidden.ndim < 2:
+        return None
+    flat = hidden.reshape(-1, *hidden.shape[-2:])
+    seen = ~flat[0]
+    t, s = (int(n) for n in seen.shape)
+    # Of one query every prefix is a band.
+    if t < 2:
+        return None
+    if (flat != flat[0]).any() or not seen.any():
+        return None
+    query, key = np.indices((t, s))
+    apart = key - query
+    low, high = int(apart[seen].min()), int(apart[seen].max())
+    if (seen != ((apart >= low) & (apart <= high))).any():
+        return None
+    return _Band(-np.inf if low == apart.min() else low, np.inf if high == apart.max() else high)
+
+
+def _bands(torch: _Band, jax: _Band, t: int, s: int, share: str) -> Finding | None:
+    told = f"keys seen: {_span(torch)} on torch, {_span(jax)} on jax, of {t} queries and {s} keys; {share}"
+    if torch.high != jax.high and torch.low == jax.low:
+        ends = {"start": 0, "end": s - t}
+        names = [[name for name, high in ends.items() if high == band.high] for band in (torch, jax)]
+        if t != s and all(names):
+            mend = f"tril(diagonal={int(jax.high)})", f"jnp.tril(k={int(torch.high)})"
+            return Finding(f"causal corner {names[0][0]} on torch, {names[1][0]} on jax", told, *mend)
+        if np.isinf(torch.high) or np.isinf(jax.high):
+            return Finding(f"{'torch' if np.isinf(torch.high) else 'jax'} sees later keys", told)
+        return Finding(f"causal mask off by {abs(int(torch.high - jax.high))}", told)
+    if torch.low != jax.low and torch.high == jax.high:
+        if np.isinf(torch.low) or np.isinf(jax.low):
+            return Finding(f"window missing on {'torch' if np.isinf(torch.low) else 'jax'}", told)
+        return Finding(f"window off by {abs(int(torch.low - jax.low))}", told)
+    return None
+
+
+def _span(band: _Band) -> str:
+    return f"[{band.low:g}, {band.high:g}] from the query"
+
+
+def off_by_one_prefix(scene: Scene) -> Finding | None:
+    """Name rows of which one side sees the first n keys and the other n + 1."""
+    pair = _masks(scene)
+    if pair is None or pair[0].shape != pair[1].shape:
+        return None
+    counts: list[np.ndarray] = []
+    for hidden in pair:
+        seen = ~hidden.reshape(-1, hidden.shape[-1])
+        n = seen.sum(-1)
+        if (seen != (np.arange(seen.shape[-1]) < n[:, None])).any():
+            return None
+        counts.append(n)
+    apart = np.unique(counts[0] - counts[1])
+    if apart.size != 1 or abs(apart[0]) != 1:
+        return None
+    n = int(apart[0])
+    name = f"prefix off by one: {'jax' if n > 0 else 'torch'} sees one key less"
+    evidence = f"first keys seen by row: {counts[0][:4].tolist()} on torch, {counts[1][:4].tolist()} on jax"
+    return Finding(name, evidence, *(("< position", "<= position") if n > 0 else ("<= position", "< position")))
+
+
+def tiled(scene: Scene) -> Finding | None:
+    """Name repetition of each element on one side and of the whole on the other."""
+    a, b = scene.torch, scene.jax
+    if a.shape != b.shape or a.dtype.kind != "f":
+        return None
+    for axis in range(a.ndim):
+        n = a.shape[axis]
+        for groups in (g for g in range(2, n // 2 + 1) if n % g == 0):
+            for side, other, x, y in (("torch", "jax", a, b), ("jax", "torch", b, a)):
+                once = np.take(x, np.arange(0, n, n // groups, dtype=np.int64), axis)
+                if (np.repeat(once, n // groups, axis) == x).all() and scene.equal(
+                    y, np.concatenate([once] * (n // groups), axis)
+                ):
+                    name = f"heads repeated on {side}, tiled on {other}"
+                    mend = {
+                        "torch": "repeat_interleave(n, dim) as torch.repeat tiles",
+                        "jax": "jnp.repeat(x, n, axis), not jnp.tile",
+                    }
+                    evidence = f"axis {axis} of {a.shape}: {groups} heads {n // groups} times"
+                    return Finding(name, evidence, **fix(other, mend[other]))
+    return None
+
+
+def split_otherwise(scene: Scene) -> Finding | None:
+    """Name axes that one side splits or merges as (h d) and the other as (d h)."""
+    a, b = scene.torch, scene.jax
+    if a.size != b.size or not 6 <= a.size <= 100_000:
+        return None
+    if scene.equal(a.reshape(-1), b.reshape(-1)):
+        # The same order, cut into axes of exchanged sizes.
+        if a.shape == b.shape or sorted(a.shape) != sorted(b.shape):
+            return None
+        return Finding(
+            "axes split in another order", f"one row of elements is cut as {a.shape} on torch and as {b.shape} on jax"
+        )
+    if not scene.equal(np.sort(a, None), np.sort(b, None)):
+        return None
+    for first in range(b.ndim):
+        for last in range(first + 1, b.ndim + 1):
+            for p, q, r in _factors(int(np.prod(b.shape[first:last]))):
+                shape = (*b.shape[:first], p, q, r, *b.shape[last:])
+                # Of all factors few fit the first row; the whole is compared for these alone.
+                if scene.equal(a.reshape(-1), b.reshape(shape).swapaxes(first, first + 1).reshape(-1)):
+                    evidence = (
+                        f"torch {a.shape} = jax {b.shape}, {p * q * r} of it cut as ({p}, {q}, {r}) and the first two exchanged"
+                    )
+                    return Finding("axes in another order: split, merged or transposed otherwise", evidence)
+    return None
+
+
+def _factors(n: int) -> Iterator[tuple[int, int, int]]:
+    """Yield every p q r = n with p, q > 1."""
+    for p in (p for p in range(2, n // 2 + 1) if n % p == 0):
+        yield from ((p, q, n // p // q) for q in range(2, n // p + 1) if n // p % q == 0)
+
+
+ROTATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "halves, (-x2, x1)": lambda x: np.concatenate([-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]], -1),
+    "halves, (x2, -x1)": lambda x: np.concatenate([x[..., x.shape[-1] // 2 :], -x[..., : x.shape[-1] // 2]], -1),
+    "neighbours, (-x2, x1)": lambda x: np.stack([-x[..., 1::2], x[..., 0::2]], -1).reshape(x.shape),
+    "neighbours, (x2, -x1)": lambda x: np.stack([x[..., 1::2], -x[..., 0::2]], -1).reshape(x.shape),
+    "neighbours, laid out as halves": lambda x: np.concatenate([-x[..., 1::2], x[..., 0::2]], -1),
+}
+
+
+def other_rotation(scene: Scene) -> Finding | None:
+    """Name the features that a rotary embedding pairs, or which way it turns."""
+    for known, x, y in scene.of_size():
+        if x.shape[-1] % 2 or y.shape[-1] % 2:
+            continue
+        torch = [name for name, turn in ROTATIONS.items() if scene.equal(scene.torch, turn(x))]
+        jax = [name for name, turn in ROTATIONS.items() if scene.equal(scene.jax, turn(y))]
+        if torch and jax and torch[0] != jax[0]:
+            name = f"rotary pairs {torch[0]} on torch; {jax[0]} on jax"
+            return Finding(name, f"both rebuilt from x = {known.label}", jax[0], torch[0])
+    return None
+
+
+PARTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "the first half": lambda x: x[..., : x.shape[-1] // 2],
+    "the second half": lambda x: x[..., x.shape[-1] // 2 :],
+    "every other one from the first": lambda x: x[..., 0::2],
+    "every other one from the second": lambda x: x[..., 1::2],
+}
+
+
+def other_part(scene: Scene) -> Finding | None:
+    """Name halves of the features on one side, and neighbours on the other."""
+    for known in scene.known:
+        if not (known.torch.ndim and known.jax.ndim) or known.torch.size != 2 * scene.torch.size:
+            continue
+        if known.torch.shape[-1] % 2 or known.jax.shape[-1] % 2:
+            continue
+        torch = [name for name, part in PARTS.items() if near(scene.torch, part(known.torch))]
+        jax = [name for name, part in PARTS.items() if near(scene.jax, part(known.jax))]
+        if len(torch) == len(jax) == 1 and torch != jax:
+            name = f"features split otherwise: {torch[0]} on torch, {jax[0]} on jax"
+            return Finding(name, f"both parts of x = {known.label}", jax[0], torch[0])
+    return None
+
+
+def moved(scene: Scene) -> Finding | None:
+    """Name a roll along one axis or two, or a flip."""
+    a, b = scene.torch, scene.jax
+    if a.shape != b.shape or a.size < 3 or scene.equal(a, b) or not scene.equal(np.sort(a, None), np.sort(b, None)):
+        return None
+    for axis in range(a.ndim):
+        if a.shape[axis] > 2 and scene.equal(np.flip(a, axis), b):
+            return Finding(
+                f"reversed along axis {axis}", f"jax = torch reversed, {a.shape}", f"flip([{axis}])", f"jnp.flip(axis={axis})"
+            )
+    for axes in (*((i,) for i in range(a.ndim)), *combinations(range(a.ndim), 2)):
+        for shifts in product(*(range(1, min(a.shape[i], 32)) for i in axes)):
+            if scene.equal(np.roll(a, shifts, axes), b):
+                told = [min(shift, a.shape[i] - shift) for shift, i in zip(shifts, axes, strict=True)]
+                where = " and ".join(f"by {n} along axis {i}" for n, i in zip(told, axes, strict=True))
+                return Finding(f"rolled {where}", f"jax = torch rolled by {shifts} along {axes} of {a.shape}")
+    return None
+
+
+def coarser(scene: Scene) -> Finding | None:
+    """Name an array that one side makes in a coarser dtype."""
+    relation = scene.relation
+    if relation.kind == "rounded":
+        side, dtype = relation.numbers["side"], relation.numbers["dtype"]
+        return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"))
+    coarse, fine = max(scene.units), min(scene.units)
+    if relation.kind != "values" or coarse < 2.0**-12 or fine * 2 > coarse:
+        return None
+    # Rounding that is known to happen on one side only, and an error of that size: what else would leave that little?
+    if not coarse / 50 <= relation.numbers["rms"] <= 4 * coarse:
+        return None
+    side = "torch" if scene.units[0] == coarse else "jax"
+    dtype = {2.0**-8: "bfloat16", 2.0**-9: "bfloat16", 2.0**-11: "float16"}.get(coarse, "a coarser dtype")
+    # The size of an error is evidence, and no proof that this operation is the one that narrows.
+    return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"), sure=False)
+
+
+def stopped(scene: Scene) -> Finding | None:
+    """Name a gradient that is zero on one side."""
+    if not scene.backward or scene.relation.kind != "zero":
+        return None
+    side, other = ("torch", "jax") if not scene.torch.any() else ("jax", "torch")
+    mend = {"torch": ".detach()", "jax": "jax.lax.stop_gradient"}
+    return Finding(
+        f"gradient stopped on {side} alone",
+        scene.relation.text,
+        **(fix(other, mend[other]) | fix(side, f"without {mend[side]}")),
+    )
+
+
+SAME_ELEMENTS = (tiled, split_otherwise)
+RULES = (other_mask, off_by_one_prefix, tiled, split_otherwise, other_rotation, other_part, moved, coarser, stopped)

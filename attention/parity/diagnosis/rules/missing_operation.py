@@ -1,0 +1,51 @@
+"""One-sided: what one program does to an array that agrees, and the other nowhere does.
+
+c tanh(x / c)        nobody has such an array by chance
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from attention.parity.diagnosis.rules.elementwise import cap
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, agreed, fix
+from attention.parity.tracing import Divergence
+
+
+def name(divergence: Divergence) -> tuple[Finding, ...]:
+    """Return the soft cap that only one side has."""
+    with np.errstate(all="ignore"):
+        found = {side: dict(_caps(divergence, side)) for side in ("torch", "jax")}
+    for side, other in (("torch", "jax"), ("jax", "torch")):
+        if found[side] and not found[other]:
+            c, label = next(iter(found[side].items()))
+            evidence = f"{side} = {c:.6g} tanh(x / {c:.6g}), x = {label}; {other} has no such array"
+            return (
+                Finding(
+                    f"a soft cap of {c:.6g} on {side}, none on {other}",
+                    evidence,
+                    sure=False,
+                    **fix(other, f"{c:.6g} * tanh(x / {c:.6g})"),
+                ),
+            )
+    return ()
+
+
+def _caps(divergence: Divergence, side: str) -> Iterator[tuple[float, str]]:
+    """Yield the caps of a side's own arrays, and what is capped."""
+    known = agreed(divergence)
+    for moment in divergence.timeline:
+        event = getattr(moment, side)
+        if moment.matched or event is None or not event.is_float or event.value.size < 4:
+            continue
+        for k in known:
+            x = getattr(k, side)
+            if x.size != event.value.size:
+                continue
+            scene = Scene(event.value, event.value)
+            c = cap(scene, event.value, x.reshape(event.value.shape))
+            if c is not None and math.isfinite(c):
+                yield round(c, 9), k.label

@@ -1,0 +1,205 @@
+"""Scenes: two arrays that should be equal and are not, and the arrays that both programs had made alike before.
+
+    torch = f(known on torch)        jax = g(known on jax)        f and g of one family, and not the same: the mistake's name
+
+A rule rebuilds both arrays from what is known to agree. What it cannot rebuild, it does not name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from attention.parity.tracing import Divergence, Event
+from attention.parity.tracing.array_difference import Difference, difference
+from attention.parity.tracing.fingerprint import masked, tolerance
+
+MOST_APART, MOST_PAIRS, MOST_KNOWN = 60, 200, 60
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """An array that both programs made.
+
+    Attributes:
+        torch, jax: the same elements, each in its side's layout.
+        label: what it is called.
+        given: whether it is a parameter or an input.
+    """
+
+    torch: np.ndarray
+    jax: np.ndarray
+    label: str = ""
+    given: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Two arrays that part.
+
+    Attributes:
+        torch, jax: the arrays, each in its side's layout.
+        known: what agrees, the nearest first.
+        units: unit roundoff of the coarsest dtype that took part on each side.
+        limit: how far apart two computations of one array may lie, relative to its largest element.
+        proven: whether one array in the place of the other mends the outputs.
+        absent: the side that lacks an operation, "torch" or "jax"; "" if both have one.
+        backward: whether they are gradients.
+        sizes: of axes nearby.
+    """
+
+    torch: np.ndarray
+    jax: np.ndarray
+    known: tuple[Known, ...] = ()
+    units: tuple[float, float] = (2.0**-53, 2.0**-53)
+    limit: float = 1e-9
+    proven: bool = True
+    absent: str = ""
+    backward: bool = False
+    sizes: frozenset[int] = field(default_factory=frozenset[int])
+
+    @cached_property
+    def relation(self) -> Difference:
+        """How the arrays differ."""
+        return difference(self.torch, self.jax)
+
+    def of_size(self) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
+        """Yield what is known and has as many elements as the arrays, shaped as these."""
+        for known in self.known:
+            if known.torch.size == self.torch.size > 1 and known.jax.size == self.jax.size:
+                yield known, known.torch.reshape(self.torch.shape), known.jax.reshape(self.jax.shape)
+
+    def equal(self, a: np.ndarray, b: np.ndarray, slack: float = 4.0) -> bool:
+        """Return whether two arrays are equal within rounding."""
+        return equal(a, b, slack * self.limit)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A mistake by name.
+
+    Attributes:
+        name: what is wrong, or which way the sides differ where either may be right.
+        evidence: the numbers.
+        torch, jax: what to write there to have what the other side has.
+        sure: whether both arrays were rebuilt from what agrees, within rounding; otherwise it is the likeliest of several.
+    """
+
+    name: str
+    evidence: str
+    torch: str = ""
+    jax: str = ""
+    sure: bool = True
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}{'' if self.sure else '  (likely)'}", f"    {self.evidence}"]
+        mends = [f"in {side}: {text}" for side, text in (("torch", self.torch), ("jax", self.jax)) if text]
+        # Either may be the wrong one, and only one of them is to be changed.
+        lines += [f"    {'or' if i else 'either'} {mend}" if len(mends) > 1 else f"    {mend}" for i, mend in enumerate(mends)]
+        return "\n".join(lines)
+
+
+def near(value: np.ndarray, rebuilt: np.ndarray, limit: float = 1e-6) -> bool:
+    """Return whether an array is another one but for constants that a framework keeps in float32, in this layout or another."""
+    if value.size != rebuilt.size:
+        return False
+    if value.shape == rebuilt.shape and equal(value, rebuilt, limit):
+        return True
+    # So many numbers are not the same in another order by chance.
+    return value.size >= 8 and equal(np.sort(value, None), np.sort(rebuilt, None), limit)
+
+
+def fix(side: str, text: str) -> dict[str, Any]:
+    """Return what to write on one side, as an argument of `Finding`."""
+    return {side: text}
+
+
+Rule = Callable[[Scene], Finding | None]
+
+
+def equal(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
+    """Return whether two arrays are equal relative to the largest element, what both mask aside."""
+    if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
+        return False
+    hidden = masked(b)
+    if (masked(a) != hidden).any() or hidden.all():
+        return False
+    a, b = a[~hidden], b[~hidden]
+    scale = float(np.abs(b).max(initial=0.0))
+    return bool(scale) and bool((np.abs(a - b) <= limit * scale).all())
+
+
+def scenes(divergence: Divergence) -> Iterator[Scene]:
+    """Yield the pairs of arrays that hold the mistake: those of which a swap has proven it, then where the programs part."""
+    if divergence.torch is None or divergence.jax is None or divergence.difference is None:
+        return
+    known = agreed(divergence)
+    sizes = frozenset(n for k in known for x in (k.torch, k.jax) for n in x.shape if n > 1)
+    proven = [] if divergence.kind == "unproven" else list(_proven(divergence))
+    shown = (divergence.torch, divergence.jax)
+    for torch, jax in (*proven, *([] if shown in proven else [shown])):
+        units = (torch.unit, jax.unit)
+        limit = max(tolerance(max(units)), 1e-9)
+        backward = torch.backward or jax.backward
+        absent = divergence.kind.removeprefix("absent in ") if divergence.kind.startswith("absent") else ""
+        more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes}
+        yield Scene(torch.value, jax.value, known, units, limit, proven=(torch, jax) in proven, **more)
+
+
+def agreed(divergence: Divergence) -> tuple[Known, ...]:
+    """Return what agrees: what was made last first, then parameters and inputs."""
+    pairs = [(m.torch, m.jax) for m in divergence.timeline if m.matched and m.torch is not None and m.jax is not None]
+    last = divergence.torch.index + MOST_APART if divergence.torch else 0
+    before = [(t, j) for t, j in pairs if t.index < last and t.value.dtype.kind == j.value.dtype.kind == "f"]
+    made = [_both(t, j) for t, j in reversed(before) if not t.is_given]
+    given = [_both(t, j) for t, j in before if t.is_given]
+    return (*made[:MOST_KNOWN], *given)
+
+
+def _both(torch: Event, jax: Event) -> Known:
+    label = torch.name if torch.is_given else f"{torch.label} at {torch.place}"
+    return Known(torch.value, jax.value, label, torch.is_given)
+
+
+def _proven(divergence: Divergence) -> Iterator[tuple[Event, Event]]:
+    """Yield the pairs that differ as the divergence says: the arrays that were swapped are told by how they differ."""
+    wanted, tried = divergence.difference, 0
+    for torch, jax in _pairs(divergence):
+        if wanted is None or torch.value.size != jax.value.size or tried >= MOST_PAIRS:
+            continue
+        tried += 1
+        if _alike(difference(torch.value, jax.value), wanted):
+            yield torch, jax
+
+
+def _alike(one: Difference, other: Difference) -> bool:
+    """Return whether two differences are of the same elements, laid out in one way or another."""
+    if one.kind != other.kind:
+        return False
+    names = {
+        name for name in ("rms", "torch", "jax", "factor", "offset", "differ") if isinstance(other.numbers.get(name), float)
+    }
+    if not names:
+        return one.text == other.text
+    return all(math.isclose(one.numbers.get(name, math.nan), other.numbers[name], rel_tol=1e-9) for name in names)
+
+
+def _pairs(divergence: Divergence) -> Iterator[tuple[Event, Event]]:
+    """Yield pairs of events, those nearest to where the programs part first."""
+    if divergence.torch is None or divergence.jax is None:
+        return
+    torch = [m.torch for m in divergence.timeline if m.torch is not None and not m.matched]
+    jax = [m.jax for m in divergence.timeline if m.jax is not None and not m.matched]
+    first, second = divergence.torch, divergence.jax
+    torch = [t for t in torch if t.index >= first.index][:MOST_APART]
+    jax = [j for j in jax if j.index >= second.index][:MOST_APART]
+    # Of an operation that one side lacks, the other array is one that agrees.
+    torch = [first, *([] if divergence.kind == "absent in torch" else torch)]
+    jax = [second, *([] if divergence.kind == "absent in jax" else jax)]
+    order = sorted((i + j, i, j) for i in range(len(torch)) for j in range(len(jax)))
+    yield from dict.fromkeys((torch[i], jax[j]) for _, i, j in order)

@@ -1,0 +1,80 @@
+"""Proven: what a divergence's own difference says, of two arrays of which one in the place of the other mends the outputs.
+
+jax = c torch, c = (n - 1) / n        a variance with its bias
+jax = c torch, c = 1 / sqrt(n)        a scale
+"""
+
+from __future__ import annotations
+
+import math
+
+from attention.parity.diagnosis.rules.operand_pair import Finding
+from attention.parity.tracing import Divergence
+from attention.parity.tracing.array_difference import Difference
+
+USUAL = (0.0, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+
+
+def name(divergence: Divergence) -> tuple[Finding, ...]:
+    """Return what the difference of a divergence is called; nothing where no swap has proven it."""
+    relation = divergence.difference
+    if relation is None or divergence.kind == "unproven" or divergence.torch is None or divergence.jax is None:
+        return ()
+    if "gradient is stopped" in relation.text:
+        told = f"{divergence.torch.op} on torch, {divergence.jax.op} on jax"
+        return (Finding("gradient stopped on one side, or of another array", told, ".detach()", "jax.lax.stop_gradient"),)
+    c = relation.numbers.get("factor") if relation.kind == "factor" else None
+    if relation.kind == "values" and not relation.numbers.get("where", True) and relation.numbers["torch"]:
+        # Any two numbers have a factor; that of two losses says something if it is the size of an axis.
+        c = relation.numbers["jax"] / relation.numbers["torch"]
+        found = _whole(c, _sizes(divergence))
+    else:
+        found = _factor(float(c), _sizes(divergence), relation) if c else _eps(relation)
+    return (found,) if found else ()
+
+
+def _eps(relation: Difference) -> Finding | None:
+    """Name two usual epsilons that are as far apart as the arrays."""
+    apart = float(relation.numbers.get("offset", 0.0)) if relation.kind == "offset" else 0.0
+    pairs = [(a, b) for a in USUAL for b in USUAL if apart and math.isclose(b - a, apart, rel_tol=1e-6)]
+    if len(pairs) != 1:
+        return None
+    [(torch, jax)] = pairs
+    name = f"eps {torch:g} on torch, {jax:g} on jax"
+    return Finding(name, f"{relation.text}, as only these two of the usual ones are", f"eps={jax:g}", f"epsilon={torch:g}")
+
+
+def _sizes(divergence: Divergence) -> list[int]:
+    return sorted({n for m in divergence.timeline for e in (m.torch, m.jax) if e is not None for n in e.shape if n > 1})
+
+
+def _factor(c: float, sizes: list[int], relation: Difference) -> Finding | None:
+    for n in sizes:
+        for what, ratio in (("variance", (n - 1) / n), ("deviation", math.sqrt((n - 1) / n))):
+            for value, torch, jax in ((ratio, "unbiased", "biased"), (1 / ratio, "biased", "unbiased")):
+                if n > 2 and math.isclose(c, value, rel_tol=1e-9):
+                    mend = {"unbiased": ("correction=1", "ddof=1"), "biased": ("correction=0", "ddof=0")}
+                    told = f"jax = {c:.9g} torch, which is n and n - 1 of n = {n}"
+                    # A factor that an axis happens to have is likely, and no proof.
+                    return Finding(f"{torch} {what} on torch, {jax} on jax", told, mend[jax][0], mend[torch][1], sure=False)
+    for n in sizes:
+        for value, text in ((n**0.5, f"sqrt({n})"), (n**-0.5, f"1 / sqrt({n})")):
+            if math.isclose(c, value, rel_tol=1e-9):
+                return Finding(
+                    f"a scale of {text}, torch to jax", f"jax = {c:.9g} torch; an axis has {n}", f"* {text}", f"/ {text}"
+                )
+    if whole := _whole(c, sizes):
+        return whole
+    if math.isclose(c, -1.0, rel_tol=1e-9):
+        return Finding("the other sign", "jax = -torch")
+    return Finding(f"a factor of {c:.9g}, torch to jax", relation.text)
+
+
+def _whole(c: float, sizes: list[int]) -> Finding | None:
+    """Name a factor that is the size of an axis, or one over it."""
+    for n in sizes:
+        if math.isclose(c, n, rel_tol=1e-9) or math.isclose(1 / c, n, rel_tol=1e-9):
+            mean, total = ("torch", "jax") if c > 1 else ("jax", "torch")
+            name = f"a factor of {n}, the size of an axis: {mean} takes a mean where {total} takes a sum, or a scale"
+            return Finding(name, f"jax = {c:.9g} torch", sure=False)
+    return None

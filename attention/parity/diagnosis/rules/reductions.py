@@ -1,0 +1,248 @@
+"""Along an axis: sums, means, softmax, norms, and what is added at the end.
+
+torch = reduce(x, axis)        jax = another reduction of the same x, or along another axis
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, fix
+from attention.spec.axes import broadcasts
+
+MOST_AXES, MOST_ADDENDS = 5, 30
+
+
+def softmax_axis(scene: Scene) -> Finding | None:
+    """Name a softmax that sums to one along another axis."""
+    for known, x, y in scene.of_size():
+        torch, jax = _softmax(scene, scene.torch, x), _softmax(scene, scene.jax, y)
+        if torch is None or jax is None:
+            continue
+        n, m = scene.torch.shape[torch], scene.jax.shape[jax]
+        # An axis has no name in two layouts, but it has a size.
+        if n != m or (scene.torch.shape == scene.jax.shape and torch != jax):
+            evidence = f"torch sums to 1 along axis {torch} of {scene.torch.shape}, jax along {jax} of {scene.jax.shape}"
+            mend = f"softmax(dim={jax})" if scene.torch.shape == scene.jax.shape else f"softmax over the axis of {m}"
+            other = f"jax.nn.softmax(axis={torch})" if scene.torch.shape == scene.jax.shape else f"softmax over the axis of {n}"
+            return Finding("softmax over another axis", f"{evidence}; x = {known.label}", mend, other)
+    return None
+
+
+def _softmax(scene: Scene, value: np.ndarray, x: np.ndarray) -> int | None:
+    for axis in range(x.ndim):
+        top = np.max(x, axis=axis, keepdims=True)
+        with np.errstate(all="ignore"):
+            e = np.exp(x - np.where(np.isfinite(top), top, 0.0))
+        if x.shape[axis] > 1 and scene.equal(value, e / np.sum(e, axis=axis, keepdims=True)):
+            return axis
+    return None
+
+
+def another_reduction(scene: Scene) -> Finding | None:
+    """Name a sum, mean, maximum, variance or length of one array that the other side takes otherwise."""
+    for known in scene.known:
+        if known.torch.size <= scene.torch.size or known.torch.size > 200_000:
+            continue
+        torch = list(_reductions(scene, scene.torch, known.torch))
+        jax = list(_reductions(scene, scene.jax, known.jax)) if torch else []
+        if torch and jax and not set(torch) & set(jax):
+            first, second = torch[0], jax[0]
+            told = [f"{name} over {_sizes(axes)}" for name, axes in (first, second)]
+            name = _reduced(first[0], second[0], same=first[1] == second[1]) or f"{told[0]} on torch, {told[1]} on jax"
+            return Finding(name, f"torch = {told[0]}, jax = {told[1]} of x = {known.label}", told[1], told[0])
+    return None
+
+
+def _reduced(torch: str, jax: str, *, same: bool) -> str:
+    if same and {torch, jax} in ({"unbiased variance", "variance"}, {"unbiased deviation", "deviation"}):
+        return f"{torch} on torch, {jax} on jax"
+    return ""
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    return f"{'axes' if len(sizes) > 1 else 'the axis'} of {' and '.join(map(str, sizes))}"
+
+
+def _reductions(scene: Scene, value: np.ndarray, x: np.ndarray) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield what reductions of `x` the value is: their names, and the sizes of the axes they are over."""
+    flat = value.reshape(-1)
+    for count in range(1, min(x.ndim, MOST_AXES) + 1):
+        for axes in combinations(range(x.ndim), count):
+            n = math.prod(x.shape[a] for a in axes)
+            if n < 2 or x.size // n != flat.size:
+                continue
+            mean, square = np.mean(x, axis=axes), np.mean(x * x, axis=axes)
+            spread = np.mean((x - np.mean(x, axis=axes, keepdims=True)) ** 2, axis=axes)
+            # Of centred elements a variance is a mean square too: the first name is told.
+            made = {
+                "variance": spread, "unbiased variance": spread * n / (n - 1),
+                "deviation": np.sqrt(spread), "unbiased deviation": np.sqrt(spread * n / (n - 1)),
+                "mean": mean, "sum": n * mean, "mean square": square, "sum of squares": n * square,
+                "length": np.sqrt(n * square), "maximum": np.max(x, axis=axes),
+            }  # fmt: skip
+            sizes = tuple(x.shape[a] for a in axes)
+            yield from ((name, sizes) for name, y in made.items() if scene.equal(flat, y.reshape(-1)))
+
+
+def normed(scene: Scene) -> Finding | None:
+    """Name two divisors of one array: a variance with or without bias, an eps, a length along another axis."""
+    for known, x, y in scene.of_size():
+        torch, jax = _quotient(scene.torch, x), _quotient(scene.jax, y)
+        if torch is None or jax is None:
+            continue
+        first, second = _divisor(scene, torch, x), _divisor(scene, jax, y)
+        if first and second and first != second:
+            evidence = f"torch = x / {first}, jax = x / {second}, x = {known.label}"
+            return Finding(f"divided by {first} on torch, by {second} on jax", evidence, f"/ {second}", f"/ {first}")
+    return None
+
+
+def _quotient(value: np.ndarray, x: np.ndarray) -> np.ndarray | None:
+    with np.errstate(all="ignore"):
+        r = x / value
+    return r if np.isfinite(r).all() and (r > 0).all() else None
+
+
+def _divisor(scene: Scene, r: np.ndarray, x: np.ndarray) -> str:
+    """Return which length of `x` its divisor `r` is, and along which axis."""
+    for axis in range(x.ndim):
+        n = x.shape[axis]
+        if n < 2 or not scene.equal(r, np.broadcast_to(np.take(r, [0], axis), r.shape)):
+            continue
+        square = np.mean(x * x, axis=axis, keepdims=True)
+        spread = np.mean((x - np.mean(x, axis=axis, keepdims=True)) ** 2, axis=axis, keepdims=True)
+        made = {
+            "its length": n * square,
+            "its root mean square": square,
+            "its deviation": spread,
+            "its unbiased deviation": spread * n / (n - 1),
+        }
+        for name, y in made.items():
+            if scene.equal(r, np.broadcast_to(np.sqrt(y), r.shape)):
+                return f"{name} along axis {axis} of {x.shape}" if x.ndim > 1 else name
+    return ""
+
+
+def counted(scene: Scene) -> Finding | None:
+    """Name a sum that is divided by other counts."""
+    for known, x, y in scene.of_size():
+        torch, jax = _counts(scene.torch, x), _counts(scene.jax, y)
+        if torch is not None and jax is not None and not np.array_equal(torch, jax):
+            told = [f"{np.unique(counts)[::-1][:6].tolist()}" for counts in (torch, jax)]
+            evidence = f"torch = x / {told[0]}, jax = x / {told[1]}, x = {known.label}"
+            return Finding(
+                "a mean over another count: padding is counted on one side", evidence, f"/ {told[1]}", f"/ {told[0]}"
+            )
+    return None
+
+
+def _counts(value: np.ndarray, x: np.ndarray) -> np.ndarray | None:
+    """Return the whole numbers above 0 that divide each row; None if they are none."""
+    r = x / value
+    if not np.isfinite(r).all():
+        return None
+    counts = np.rint(np.nanmedian(r, axis=-1)) if r.ndim else np.zeros(0)
+    whole = np.isfinite(r).all() and (counts >= 1).all() and (np.abs(r - counts[..., None]) <= 1e-9 * counts[..., None]).all()
+    return counts if whole and counts.size > 1 else None
+
+
+def another_addend(scene: Scene) -> Finding | None:
+    """Name a sum of which one addend is another array on the other side, or is missing there."""
+    if (
+        scene.torch.size != scene.jax.size
+        or scene.torch.dtype.kind != "f"
+        or scene.jax.dtype.kind != "f"
+        or scene.torch.size < 4
+    ):
+        return None
+    if np.squeeze(scene.torch).shape != np.squeeze(scene.jax).shape and scene.torch.shape[-1] != scene.jax.shape[-1]:
+        return None
+    apart = scene.torch - scene.jax.reshape(scene.torch.shape)
+    if not np.isfinite(apart).all() or scene.equal(apart, np.full_like(apart, apart.flat[0])):
+        return None
+    able = [(k, _like(k.torch, apart)) for k in scene.known[:MOST_ADDENDS]]
+    same = [(k, x) for k, x in able if x is not None]
+    for known, x in same:
+        for sign, side, other in ((1.0, "torch", "jax"), (-1.0, "jax", "torch")):
+            if scene.equal(apart, sign * x):
+                if weighted := _one_more(scene, x, sign, known.label):
+                    return weighted
+                what = "a bias is" if known.given and known.torch.ndim == 1 else "an addend is"
+                return Finding(
+                    f"{what} missing on {other}, or too much on {side}",
+                    f"{side} = {other} + {known.label}",
+                    **fix(other, f"+ {known.label}"),
+                )
+    return _bias(scene, apart) or _exchanged(scene, apart, same)
+
+
+def _one_more(scene: Scene, x: np.ndarray, sign: float, label: str) -> Finding | None:
+    """Name x (1 + w) beside x w, of which the difference is x: w is the same for many elements."""
+    ratio = (scene.jax.reshape(x.shape) if sign > 0 else scene.torch) / x
+    along = [i for i in range(x.ndim) if x.shape[i] > 1]
+    if len(along) < 2 or not np.isfinite(ratio).all():
+        return None
+    if not any(scene.equal(ratio, np.broadcast_to(np.take(ratio, [0], i), x.shape), slack=1e3) for i in along):
+        return None
+    told = ("1 + w", "w") if sign > 0 else ("w", "1 + w")
+    evidence = f"torch = x ({told[0]}), jax = x ({told[1]}), x = {label}"
+    return Finding(f"scaled by {told[0]} on torch, by {told[1]} on jax", evidence, f"x * ({told[1]})", f"x * ({told[0]})")
+
+
+def _bias(scene: Scene, apart: np.ndarray) -> Finding | None:
+    """Name rows that all differ by the same vector."""
+    rows = apart.reshape(-1, apart.shape[-1])
+    if len(rows) < 2 or rows.shape[1] < 2 or not scene.equal(rows, np.broadcast_to(rows[:1], rows.shape), slack=1e3):
+        return None
+    evidence = f"torch - jax is {np.array2string(rows[0][:4], precision=4)}... in each of {len(rows)} rows"
+    if scene.absent:
+        return Finding(f"a bias is missing on {scene.absent}", evidence, **fix(scene.absent, "+ bias"))
+    return Finding("a bias is missing, or another one is added", evidence, sure=False)
+
+
+def _exchanged(scene: Scene, apart: np.ndarray, same: list[tuple[Known, np.ndarray]]) -> Finding | None:
+    for (a, x), (b, y) in combinations([(k, x) for k, x in same if x.shape == apart.shape], 2):
+        for sign, first, second in ((1.0, a, b), (-1.0, b, a)):
+            if scene.equal(apart, sign * (x - y)):
+                evidence = f"torch - jax = a - b, a = {first.label}, b = {second.label}"
+                name = "another branch is added: the residual is taken from another array"
+                return Finding(name, evidence, f"add {second.label}", f"add {first.label}")
+    return None
+
+
+def _like(x: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
+    """Return an array as an addend of a shape: as it is, reshaped, or as a row for all; None if it is none."""
+    if not np.isfinite(x).all():
+        return None
+    if x.size == wanted.size:
+        return x.reshape(wanted.shape)
+    if x.ndim == 1 and wanted.ndim > 1 and x.size == wanted.shape[-1]:
+        return np.broadcast_to(x, wanted.shape)
+    return None
+
+
+def scale_and_one(scene: Scene) -> Finding | None:
+    """Name x w on one side and x (1 + w) on the other."""
+    rows = [k for k in scene.known if k.torch.size * 2 <= scene.torch.size]
+    for known, x, y in scene.of_size():
+        for row in rows:
+            w, v = row.torch, row.jax
+            if not (broadcasts(w.shape, x.shape) and broadcasts(v.shape, y.shape)):
+                continue
+            plain, one = scene.equal(scene.torch, x * w), scene.equal(scene.torch, x * (1.0 + w))
+            other_plain, other_one = scene.equal(scene.jax, y * v), scene.equal(scene.jax, y * (1.0 + v))
+            if (plain and other_one) or (one and other_plain):
+                told = ("w", "1 + w") if plain else ("1 + w", "w")
+                evidence = f"torch = x ({told[0]}), jax = x ({told[1]}), w = {row.label}, x = {known.label}"
+                return Finding(
+                    f"scaled by {told[0]} on torch, by {told[1]} on jax", evidence, f"x * ({told[1]})", f"x * ({told[0]})"
+                )
+    return None
+
+
+RULES = (softmax_axis, another_reduction, normed, counted, scale_and_one, another_addend)

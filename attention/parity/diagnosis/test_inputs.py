@@ -1,0 +1,93 @@
+"""Questions: the calls that the doctor asks a program, of a contract and of a kind that programs can answer.
+
+    the probes of a contract, padding filled with numbers        + small inputs, a large mean, T beyond every window
+
+A probe for our own layers holds NaN where nothing may be read. A stranger's program has every right to multiply it by 0,
+and what it makes of that would hide all else; so here padded tokens hold numbers.
+"""
+
+# Masks and positions are fields that not every layer has.
+# pyright: standard, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from attention.parity.contracts.probes import Drawer, N, Probe, probes
+from attention.parity.mutations.locations import sites
+from attention.spec.layers.contract import Contract
+from attention.spec.params import Weights
+
+SMALL, MEAN = 0.01, 20.0
+"""Inputs that an eps can be seen beside; a mean that a variance must not drown in."""
+QUIET = "small inputs and biases"
+"""The question that needs weights of its own."""
+FARTHEST = 512
+"""The longest call that is made to see beyond a window."""
+
+
+def questions(contract: Contract, weights: Weights | None = None, seed: int = 0) -> list[Probe]:
+    """Return the calls to ask, the plainest first.
+
+    Args:
+        contract: the layer.
+        weights: those of the program, if it cannot be given others.
+        seed: of all numbers.
+    """
+    asked = _drawn(contract, seed)
+    if weights is None:
+        return list(asked)
+    return [replace(probe, weights={**weights}) for probe in asked if probe.name != QUIET]
+
+
+@lru_cache(maxsize=32)
+def _drawn(contract: Contract, seed: int) -> tuple[Probe, ...]:
+    asked = (_filled(probe, seed) for probe in probes(contract, seed=seed) if not probe.stages)
+    return (*asked, *_further(Drawer(contract, "float32", seed)))
+
+
+def second_opinion(contract: Contract, weights: Weights | None = None) -> list[Probe]:
+    """Return calls with other numbers, on which a diagnosis has to hold before it is told."""
+    return questions(contract, weights, seed=1)
+
+
+def _further(drawer: Drawer) -> Iterator[Probe]:
+    if drawer.allows(N, N):
+        small = drawer.draw("small inputs", scale=SMALL)
+        yield small
+        yield replace(small, name=QUIET, weights=_quiet(small))
+        # The probes show a bias together with stages, which a program of a user's does not return.
+        if drawer.takes("bias"):
+            yield drawer.draw("bias", biased=True)
+        shifted = drawer.draw("large mean")
+        yield replace(shifted, arrays=_moved(shifted.arrays))
+    reach = max((_reach(site.contract) for site in sites(drawer.contract)), default=0)
+    if N <= reach <= FARTHEST and drawer.allows(reach + 5, reach + 5):
+        yield drawer.draw("beyond the window", reach + 5, reach + 5)
+
+
+def _reach(part: object) -> int:
+    mask = getattr(part, "mask", None)
+    return getattr(mask, "reach", None) or 0
+
+
+def _quiet(probe: Probe) -> Weights:
+    """Return the weights with small biases, but those of norms, so that what a norm is given is as small as the inputs."""
+    params = probe.contract.params
+    small = {n for n in params if n.endswith("proj.bias") or n.split(".")[-2:] in (["up", "bias"], ["down", "bias"])}
+    return {n: x * x.dtype.type(SMALL) if n in small else x for n, x in probe.weights.items()}
+
+
+def _moved(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: x + x.dtype.type(MEAN) for name, x in arrays.items()}
+
+
+def _filled(probe: Probe, seed: int) -> Probe:
+    """Return the probe with random numbers in the place of NaN and inf."""
+    rng = np.random.default_rng((seed, 17))
+    arrays = {n: np.where(np.isfinite(x), x, rng.normal(size=x.shape).astype(x.dtype)) for n, x in probe.arrays.items()}
+    return replace(probe, arrays=arrays)

@@ -1,0 +1,1 @@
+"""Evaluation of the proof: accuracy of the diagnosis, unlisted mutations, the false positive rate."""

@@ -1,0 +1,37 @@
+"""A mutant: a call turned wrongly, so that an honest side that runs it is wrong in one known way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attention.parity.mutations.operators import Plant
+from attention.parity.mutations.registry import KNOBS
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A planted mistake.
+
+    Args:
+        name: what is wrong.
+        knob: what is turned wrongly: one of `doctor.KNOBS`, whose story and source are the mutant's.
+        case: the contract in `spec.cases` that must notice.
+        probe: what a test's data need so that the mistake shows.
+        plant: makes the wrong call out of the right one.
+    """
+
+    name: str
+    knob: str
+    case: str
+    probe: str
+    plant: Plant
+
+    @property
+    def story(self) -> str:
+        """How the mistake comes about."""
+        return KNOBS[self.knob].story
+
+    @property
+    def source(self) -> str:
+        """Who made it."""
+        return KNOBS[self.knob].source

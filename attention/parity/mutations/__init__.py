@@ -1,0 +1,1 @@
+"""Mutations: the catalogue of known mistakes, and how each is applied."""

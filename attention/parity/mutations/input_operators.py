@@ -1,0 +1,83 @@
+"""Plants of what a call is given: another input, another bias, inputs and weights that were rounded on the way.
+
+plant(right probe) = wrong probe        as in `plants.py`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+
+from attention.parity.contracts.probes import Probe
+from attention.parity.mutations.operators import Plant
+
+
+def input_for(name: str, other: str) -> Plant:
+    """Plant another input in the place of one."""
+
+    def plant(probe: Probe) -> Probe:
+        arrays = inputs(probe)
+        return replace(probe, arrays={**arrays, name: arrays[other]})
+
+    return plant
+
+
+def inputs_exchanged(probe: Probe) -> Probe:
+    """Exchange key and value."""
+    arrays = inputs(probe)
+    return replace(probe, arrays={**arrays, "key": arrays["value"], "value": arrays["key"]})
+
+
+def inputs(probe: Probe) -> dict[str, np.ndarray]:
+    """Return the arrays of a call, those included that it leaves out because they are another's."""
+    if "query" not in probe.arrays:
+        return dict(probe.arrays)
+    key = probe.arrays.get("key", probe.arrays["query"])
+    return {**probe.arrays, "key": key, "value": probe.arrays.get("value", key)}
+
+
+def bias_turned(turn: Callable[[np.ndarray], np.ndarray]) -> Plant:
+    """Plant another bias of the call."""
+
+    def plant(probe: Probe) -> Probe:
+        return replace(probe, arrays={name: turn(x) if name == "bias" else x for name, x in probe.arrays.items()})
+
+    return plant
+
+
+bias_ignored = bias_turned(np.zeros_like)
+"""Forget the bias that comes with a call."""
+
+
+def in_tf32(x: np.ndarray) -> np.ndarray:
+    """Return float32 `x` rounded to TensorFloat-32: ten bits behind the point (20)."""
+    rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isfinite(x), rounded, x)
+
+
+ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "TF32": in_tf32,
+    "bfloat16": lambda x: x.astype(ml_dtypes.bfloat16).astype(x.dtype),
+    "float16": lambda x: x.astype(np.float16).astype(x.dtype),
+}
+
+
+def inputs_turned(turn: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...]) -> Plant:
+    """Plant other inputs, those included that a call leaves out because they are another's."""
+
+    def plant(probe: Probe) -> Probe:
+        return replace(probe, arrays={name: turn(x) if name in names else x for name, x in inputs(probe).items()})
+
+    return plant
+
+
+def weights_turned(turn: Callable[[np.ndarray], np.ndarray]) -> Plant:
+    """Plant every parameter otherwise."""
+    return lambda probe: replace(probe, weights={name: turn(x) for name, x in probe.weights.items()})
+
+
+queries_in_tf32 = inputs_turned(in_tf32, ("query",))
+"""Round the queries to TensorFloat-32 (20)."""

@@ -1,0 +1,142 @@
+"""Sites: the parts of a contract at which a mistake can sit.
+
+    contract.block.attention        weights "layers.0.self_attn.", "layers.1.self_attn."        attentions 0 and 1 of a call
+
+One text builds every layer of a stack, so a mistake in it sits in all of them: a site is all places of one part.
+"""
+
+# A part's fields depend on which layer it is.
+# pyright: standard, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from attention.parity.contracts.probes import Probe
+from attention.parity.mutations import operators
+from attention.parity.mutations.operators import Plant
+from attention.spec.algebra import Mask
+from attention.spec.layers.contract import Contract, Setting
+from attention.spec.layers.differential import DifferentialAttention
+from attention.spec.layers.feed_forward import FeedForward
+from attention.spec.layers.stack import Stack
+from attention.spec.layers.transformer import Block
+
+Place = tuple[str, ...]
+
+NAMES = {"attention": "self_attn", "self_attention": "self_attn", "cross_attention": "cross_attn", "feed_forward": "ffn"}
+"""A block's parts, by the fields that hold them."""
+LABELS = {"self_attention": "self-attention", "cross_attention": "cross-attention"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A part of a contract.
+
+    Attributes:
+        whole: the contract.
+        path: the fields that lead to the part, such as "block.attention"; "" for the whole.
+        places: where it stands in the formula, once for each layer of a stack.
+        label: what tells it from its like; "" where there is one of a kind.
+    """
+
+    whole: Contract
+    path: str = ""
+    places: tuple[Place, ...] = ((),)
+    label: str = ""
+
+    @property
+    def contract(self) -> Any:
+        """The part."""
+        return self.within(self.whole)
+
+    def within(self, contract: Contract) -> Any:
+        """Return the part of another contract, which a mistake may already have turned."""
+        part: Any = contract
+        for name in filter(None, self.path.split(".")):
+            part = getattr(part, name)
+        return part
+
+    def option(self, **options: object) -> Plant:
+        """Plant other options of the part."""
+        return operators.part(self.path, **options) if self.path else operators.option(**options)
+
+    def inner(self, field: str, **options: object) -> Plant:
+        """Plant other options of what one field of the part holds, such as its positions."""
+        return operators.part(f"{self.path}.{field}".lstrip("."), **options)
+
+    def weight(self, name: str, turn: Callable[[np.ndarray], Any]) -> Plant:
+        """Plant another parameter, at every place."""
+        return operators.compose(*(operators.weight(full, turn) for full in self.names(name)))
+
+    def swap(self, first: str, second: str) -> Plant:
+        """Plant two parameters in each other's place, at every place."""
+        pairs = zip(self.names(first), self.names(second), strict=True)
+        return operators.compose(*(operators.swap_weights(*pair) for pair in pairs))
+
+    def names(self, name: str) -> list[str]:
+        """Return the full names of a parameter of the part."""
+        return [".".join((*place, name)) for place in self.places]
+
+    @property
+    def mask_name(self) -> str:
+        """The keyword of a call that holds this attention's mask."""
+        return "memory_mask" if self.path.endswith("cross_attention") else "mask"
+
+    def mask(self, turn: Callable[[Mask | None, Mask | None], tuple[Mask | None, Mask | None]]) -> Plant:
+        """Plant other masks: `turn` is given the layer's own and the call's."""
+
+        def plant(probe: Probe) -> Probe:
+            own, given = turn(getattr(self.within(probe.contract), "mask", None), getattr(probe, self.mask_name))
+            probe = self.option(mask=own)(probe) if hasattr(self.contract, "mask") else probe
+            return replace(probe, **{self.mask_name: given})
+
+        return plant
+
+    def settings(self, setting: Setting) -> list[Setting]:
+        """Return the part's own settings, one for each place."""
+        return [_inside(setting, place) for place in self.places]
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        """Which attentions of one call of the whole are this part's, in the order in which they are computed."""
+        order = list(_attentions(self.whole))
+        return tuple(i for i, place in enumerate(order) if place in self.places)
+
+
+def sites(contract: Contract) -> list[Site]:
+    """Return every part of a contract, the whole first."""
+    return list(_walk(Site(contract)))
+
+
+def _walk(site: Site) -> Iterator[Site]:
+    yield site
+    part = site.contract
+    if isinstance(part, Stack):
+        names = {"block": list(part.parts)}
+    elif isinstance(part, Block):
+        names = {f.name: [NAMES[f.name]] for f in fields(part) if f.name in NAMES}
+    else:
+        return
+    for field, inner in names.items():
+        places = tuple((*place, name) for place in site.places for name in inner)
+        label = LABELS.get(field, site.label)
+        yield from _walk(replace(site, path=f"{site.path}.{field}".lstrip("."), places=places, label=label))
+
+
+def _attentions(contract: Contract, place: Place = ()) -> Iterator[Place]:
+    if contract.parts:
+        for name, part in contract.parts.items():
+            yield from _attentions(part, (*place, name))
+    elif not isinstance(contract, FeedForward):
+        yield from [place] * (2 if isinstance(contract, DifferentialAttention) else 1)
+
+
+def _inside(setting: Setting, place: Place) -> Setting:
+    for name in place:
+        setting = setting[name]
+    return setting

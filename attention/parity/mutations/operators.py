@@ -1,0 +1,223 @@
+"""Plants: what each mutant does to a call. A knob of the contract, a weight, a position or a number is turned wrongly.
+
+plant(right probe) = wrong probe        the program that runs it is honest
+"""
+
+# A plant reads fields of one layer's contract; which layer a mutant is of, its case says.
+# pyright: standard, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from attention.parity.contracts.probes import Probe
+from attention.spec.algebra import And, Mask, Not, Or, both, evaluate
+from attention.spec.errors import OptionError, ParamError
+from attention.spec.layers.contract import Contract
+from attention.spec.masks import Causal, Window
+from attention.spec.positions import Rotary
+from attention.spec.scores import ScaledDot
+
+Plant = Callable[[Probe], Probe]
+
+OFF_BY = 3e-5
+"""A scale wrong by 0.003 %: what a tolerance of 1e-3 lets pass."""
+
+
+def compose(*several: Plant) -> Plant:
+    """Plant several mistakes, one after another."""
+
+    def plant(probe: Probe) -> Probe:
+        for one in several:
+            probe = one(probe)
+        return probe
+
+    return plant
+
+
+def option(**options: object) -> Plant:
+    """Plant other options of the contract; weights that it then lacks are forgotten."""
+
+    def plant(probe: Probe) -> Probe:
+        return with_options(probe, **options)
+
+    return plant
+
+
+def part(path: str, **options: object) -> Plant:
+    """Plant other options of a part of the contract: `path` names it by its fields, such as "block.feed_forward"."""
+
+    def turned(owner: Any, names: list[str]) -> Any:
+        if not names:
+            return changed(owner, **options)
+        return changed(owner, **{names[0]: turned(getattr(owner, names[0], None), names[1:])})
+
+    def plant(probe: Probe) -> Probe:
+        first, *rest = path.split(".")
+        return with_options(probe, **{first: turned(getattr(probe.contract, first), rest)})
+
+    return plant
+
+
+def weight(name: str, turn: Callable[[np.ndarray], Any]) -> Plant:
+    """Plant another parameter."""
+
+    def plant(probe: Probe) -> Probe:
+        old = _param(probe, name)
+        return replace(probe, weights={**probe.weights, name: np.asarray(turn(old), old.dtype)})
+
+    return plant
+
+
+def place(turn: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...] = ("query_positions", "key_positions")) -> Plant:
+    """Plant other positions; those that count from 0 are written out first."""
+
+    def plant(probe: Probe) -> Probe:
+        n = probe.sizes
+        given = {"query_positions": np.arange(n.T), "key_positions": np.arange(n.S)}
+        given = {name: x if getattr(probe, name) is None else getattr(probe, name) for name, x in given.items()}
+        return replace(probe, **{name: turn(x) if name in names else x for name, x in given.items()})
+
+    return plant
+
+
+def in_bfloat16(positions: np.ndarray) -> np.ndarray:
+    """Return the positions as bfloat16 holds them: 8190 becomes 8192 (11)."""
+    return positions.astype(ml_dtypes.bfloat16).astype(np.int64)
+
+
+def swap_weights(first: str, second: str) -> Plant:
+    """Plant two parameters in each other's place (3)."""
+
+    def plant(probe: Probe) -> Probe:
+        pair = {first: _param(probe, second), second: _param(probe, first)}
+        return replace(probe, weights={**probe.weights, **pair})
+
+    return plant
+
+
+def head_first(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel (M, H, D) whose columns were split as (D, H) (2)."""
+    m, h, d = kernel.shape
+    return kernel.reshape(m, d, h).transpose(0, 2, 1)
+
+
+def head_last(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel (M, H, D) whose columns (D, H) were split as (H, D): the reverse of `head_first` (2)."""
+    m, h, d = kernel.shape
+    return kernel.transpose(0, 2, 1).reshape(m, h, d)
+
+
+def other_dropout(probe: Probe) -> Probe:
+    """Drop other weights (21)."""
+    return replace(probe, dropout_seed=None if probe.dropout_seed is None else probe.dropout_seed + 1)
+
+
+def scale_off(probe: Probe) -> Probe:
+    """Multiply the scale by 1.00003 (5)."""
+    factor = probe.contract.score.factor(probe.contract.width)
+    return with_options(probe, score=ScaledDot(factor * (1 + OFF_BY)))
+
+
+def window_off_by_one(probe: Probe) -> Probe:
+    """Count the query's own key among those before it (8)."""
+    return with_options(probe, mask=swapped(probe.contract.mask, lambda m: replace(m, before=m.before - 1), Window))
+
+
+def causal_corner_swapped(probe: Probe) -> Probe:
+    """Align the diagonal at the other corner (7)."""
+    other = {"start": "end", "end": "start"}
+    return with_options(probe, mask=swapped(probe.contract.mask, lambda m: replace(m, align=other[m.align]), Causal))
+
+
+def heads_tiled(probe: Probe) -> Probe:
+    """Let query head h read key head h mod K instead of h // (H / K) (14)."""
+    h, k = probe.contract.num_heads, probe.contract.kv_heads
+    order = np.arange(h).reshape(h // k, k).T.reshape(-1)
+    # Tiling is grouping with the query heads in another order.
+    weights = dict(probe.weights)
+    for name in ("q_proj.kernel", "q_proj.bias", "out_proj.kernel"):
+        if name in weights:
+            weights[name] = np.take(weights[name], order, axis=1 if name == "q_proj.kernel" else 0)
+    return replace(probe, weights=weights)
+
+
+def rotary_style_swapped(probe: Probe) -> Probe:
+    """Pair neighbouring features instead of halves, or the other way round (9)."""
+    rotary = probe.contract.positions
+    if rotary is None:
+        return probe
+    other = {"half": "interleaved", "interleaved": "half"}[rotary.style]
+    return with_options(probe, positions=Rotary(rotary.base, other, rotary.rotary_dim))
+
+
+def polarity_inverted(probe: Probe) -> Probe:
+    """Read True as "may not attend" (6)."""
+    mask = both(probe.contract.mask, probe.mask)
+    return replace(with_options(probe, mask=None), mask=None if mask is None else Not(mask))
+
+
+def soft_cap_forgotten(probe: Probe) -> Probe:
+    """Leave scores unbounded (4)."""
+    return with_options(probe, softcap=None)
+
+
+def bias_dropped(probe: Probe) -> Probe:
+    """Forget the bias of the value projection (22)."""
+    name = "v_proj.bias"
+    return replace(probe, weights={**probe.weights, name: np.zeros_like(probe.weights[name])})
+
+
+def empty_row_mean(probe: Probe) -> Probe:
+    """Mask by adding a large finite number, so that a row without a key becomes mean(v) (13)."""
+    mask = both(probe.contract.mask, probe.mask)
+    allowed = evaluate(mask, probe.sizes)
+    added = np.where(np.ones(probe.sizes.scores, bool) if allowed is None else allowed, 0.0, -1e30)
+    bias = probe.arrays.get("bias", np.zeros(probe.sizes.scores))
+    arrays = {**probe.arrays, "bias": (bias + added).astype(probe.arrays["query"].dtype)}
+    return replace(with_options(probe, mask=None), mask=None, arrays=arrays)
+
+
+def changed(owner: Any, **options: object) -> Any:
+    """Return a contract or a part of one with other options.
+
+    Raises:
+        OptionError: it is not there, or has no such option: an earlier mistake took it away.
+    """
+    known = {f.name for f in fields(owner)} if is_dataclass(owner) else set[str]()
+    if not known.issuperset(options):
+        raise OptionError(f"{type(owner).__name__} must have the options {', '.join(options)} to be planted")
+    right: Any = owner
+    return replace(right, **options)
+
+
+def _param(probe: Probe, name: str) -> np.ndarray:
+    """Return a parameter of the call.
+
+    Raises:
+        ParamError: it has none of this name: an earlier mistake took it away.
+    """
+    if name not in probe.weights:
+        raise ParamError(f"weights must have {name} for it to be planted")
+    return probe.weights[name]
+
+
+def with_options(probe: Probe, **options: object) -> Probe:
+    """Return the probe of a contract with other options; weights that it then lacks are forgotten."""
+    right: Any = probe.contract
+    contract: Contract = changed(right, **options)
+    return replace(probe, contract=contract, weights={name: _param(probe, name) for name in contract.params})
+
+
+def swapped(mask: Any, turn: Callable[[Any], Mask], kind: type[Mask]) -> Any:
+    """Return the mask with `turn` applied to its parts of one kind."""
+    if isinstance(mask, kind):
+        return turn(mask)
+    if isinstance(mask, (And, Or)):
+        return replace(mask, left=swapped(mask.left, turn, kind), right=swapped(mask.right, turn, kind))
+    return mask

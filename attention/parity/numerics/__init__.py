@@ -1,0 +1,1 @@
+"""Numerics: error budgets, the jaxpr interpreter, stochastic rounding, the comparison of arrays."""

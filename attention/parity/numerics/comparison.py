@@ -1,0 +1,118 @@
+"""Comparison: is this array as near to the oracle as a correct program comes?
+
+    z = error / sigma        per element, sigma from `budget`
+    agrees  <=>  RMS z <= 4  and  max |z| <= 30
+
+Where the oracle is exact (sigma = 0) or not finite, the array must be equal.
+"""
+
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from attention.parity.numerics import error_maps
+from attention.parity.numerics.error_maps import Picture
+from attention.spec.errors import DTypeError, ShapeError
+from attention.spec.options import TEXT, Option, checked
+
+MOST_RMS, MOST_MAX = 4.0, 30.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one array of one program compares with the oracle.
+
+    Attributes:
+        name: "output", a stage, or "d " and what the gradient is of.
+        rms: root mean square of z; inf if an element had to be equal and is not.
+        worst: the largest |z|.
+        index: where it is.
+        got: the element there.
+        wanted: the oracle's.
+        sigma: its budget.
+        elements: how many were compared.
+        histogram: of |z|, see `error_maps.histogram`.
+        pictures: of |z|, for outputs and for whatever does not agree.
+    """
+
+    name: str
+    rms: float
+    worst: float
+    index: tuple[int, ...]
+    got: float
+    wanted: float
+    sigma: float
+    elements: int
+    histogram: tuple[int, ...] = field(default=(), repr=False)
+    pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the array is as near as a correct program comes."""
+        return self.rms <= MOST_RMS and self.worst <= MOST_MAX
+
+    @property
+    def badness(self) -> float:
+        """How near the array is to its limits; above 1 it fails."""
+        return max(self.rms / MOST_RMS, self.worst / MOST_MAX)
+
+    def __str__(self) -> str:
+        where = ", ".join(map(str, self.index))
+        return (
+            f"{self.name}: z rms {self.rms:.2f}, max {self.worst:.1f} at [{where}]:"
+            f" got {self.got:.9g}, wanted {self.wanted:.9g}, sigma {self.sigma:.2g}"
+        )
+
+
+NUMBERS = Option(
+    "a NumPy array of numbers",
+    lambda value: (
+        isinstance(value, (np.ndarray, np.generic)) and (value.dtype.kind in "biuf" or value.dtype.name == "bfloat16")
+    ),
+    DTypeError,
+)
+
+
+@checked(name=TEXT, got=NUMBERS, wanted=NUMBERS, sigma=NUMBERS)
+def judge(name: str, got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> Verdict:
+    """Return the verdict on one array.
+
+    Args:
+        name: what the array is.
+        got: what a program made, any float dtype.
+        wanted: the oracle, float64, of the same shape.
+        sigma: its budget, of the same shape.
+
+    Raises:
+        ShapeError: the shapes differ.
+    """
+    if sigma.shape != wanted.shape:
+        raise ShapeError(f"{name} sigma {sigma.shape} must be {wanted.shape} as the oracle's is")
+    if got.shape != wanted.shape:
+        raise ShapeError(f"{name} {got.shape} must be {wanted.shape} as the oracle's is")
+    z = scores(got.astype(np.float64), wanted, sigma)
+    if not z.size:
+        return Verdict(name, 0.0, 0.0, (), np.nan, np.nan, np.nan, 0)
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(z)), z.shape))
+    with np.errstate(over="ignore"):
+        rms = float(np.sqrt(np.mean(z**2)))
+    worst = float(z[index])
+    counts = error_maps.histogram(z)
+    verdict = Verdict(name, rms, worst, index, float(got[index]), float(wanted[index]), float(sigma[index]), z.size, counts)
+    # A model has many gradients, and those that agree need no picture.
+    if verdict.agrees and name.startswith("d "):
+        return verdict
+    return replace(verdict, pictures=error_maps.of(name, z, got, wanted))
+
+
+def scores(got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Return |z| per element: inf where an exact or non-finite element differs, or where a NaN or no budget stands."""
+    same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        z = np.abs(got - wanted) / sigma
+    return np.where(same, 0.0, np.where(np.isnan(z), np.inf, z))

@@ -1,0 +1,244 @@
+"""Error budgets: how far a correct program may stray from the same mathematics in float64.
+
+    sigma = RMS over runs of (perturbed - unperturbed), at least 0.3 times its own RMS along the last axis
+
+A program is traced once in float64 and its jaxpr interpreted: every result is perturbed as if it had been rounded (see
+`noise`). Unperturbed, the same interpreter is the oracle.
+
+References:
+    Parker, Monte Carlo Arithmetic, 1997. Higham and Mary, SIAM J. Sci. Comput. 41, 2019: why sums grow so slowly.
+"""
+
+# JAX leaves the types of its arrays and equations unknown, which strict mode reports at every use.
+# pyright: standard
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from attention.parity.numerics.jaxpr_interpreter import is_float, widened
+from attention.parity.numerics.noise import Noise, Spreads
+from attention.spec.errors import DTypeError, OptionError, shown
+from attention.spec.options import SEED, Option, one_of, takes_arguments, whole
+
+Array = Any
+Tree = Any
+Program = Callable[..., Tree]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How a dtype rounds.
+
+    Args:
+        unit: unit roundoff, half the distance from 1 to the next number.
+        tiny: smallest normal number.
+        gradual: whether every machine keeps results below `tiny` as subnormals; if not, some flush them to zero.
+    """
+
+    unit: float
+    tiny: float
+    gradual: bool = False
+
+    @property
+    def floor(self) -> float:
+        """The absolute error that a result near zero may have."""
+        return self.unit * self.tiny if self.gradual else self.tiny
+
+
+# XLA flushes float32 and bfloat16 subnormals on CPU and TPU; those of float16 begin where attention weights live.
+ROUNDINGS = {
+    "float64": Rounding(2.0**-53, 2.0**-1022),
+    "float32": Rounding(2.0**-24, 2.0**-126),
+    "tensorfloat32": Rounding(2.0**-11, 2.0**-126),
+    "bfloat16": Rounding(2.0**-8, 2.0**-126),
+    "float16": Rounding(2.0**-11, 2.0**-14, gradual=True),
+}
+
+
+def rounding(dtype_name: str) -> Rounding:
+    """Return how the dtype of this name rounds.
+
+    Raises:
+        DTypeError: the name is not one of `ROUNDINGS`.
+    """
+    one_of(*ROUNDINGS, wanted=f"one of {', '.join(ROUNDINGS)}").raising(DTypeError).check("dtype", dtype_name)
+    return ROUNDINGS[dtype_name]
+
+
+FLOAT = Option(
+    "a float array of NumPy or JAX",
+    lambda value: (
+        isinstance(value, (jax.Array, np.ndarray, np.generic, float))
+        and is_float(np.asarray(value) if isinstance(value, float) else value)
+    ),
+    DTypeError,
+)
+_stored = Primitive("stored")
+_stored.def_impl(lambda x, **_: x)
+_stored.def_abstract_eval(lambda x, **_: x)
+batching.defvectorized(_stored)
+mlir.register_lowering(_stored, lambda _context, x, **_: [x])
+
+
+def _stored_transpose(cotangent: Any, _x: Any, *, forward: bool, backward: bool) -> list[Any]:
+    if type(cotangent) is ad.Zero:
+        return [cotangent]
+    return [_stored.bind(cotangent, forward=backward, backward=forward)]
+
+
+ad.deflinear2(_stored, _stored_transpose)
+
+
+def stored(x: Array) -> Array:
+    """Return float array `x`, which a program writes down in its storage dtype, and so the cotangent of `x`."""
+    FLOAT.check("x", x)
+    return _stored.bind(x, forward=True, backward=True)
+
+
+def stored_gradient(x: Array) -> Array:
+    """Return float array `x`, whose bits are given, but whose cotangent is written down in the storage dtype."""
+    FLOAT.check("x", x)
+    return _stored.bind(x, forward=False, backward=True)
+
+
+@dataclass(frozen=True)
+class _Differentiated:
+    # A dataclass and no closure: two of the same program are equal, so they share one trace.
+    program: Program
+
+    def __call__(self, arguments: tuple[Tree, ...], cotangents: Tree) -> tuple[Tree, Tree]:
+        leaves, structure = jax.tree.flatten(arguments)
+        floats = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
+
+        def program(*values: Array) -> Tree:
+            filled = dict(zip(floats, values, strict=True))
+            return self.program(*structure.unflatten([filled.get(i, leaf) for i, leaf in enumerate(leaves)]))
+
+        outputs, pull_back = jax.vjp(program, *(leaves[i] for i in floats))
+        cotangents = jax.tree.map(lambda c, o: jnp.asarray(c, o.dtype), cotangents, outputs)
+        gradients = dict(zip(floats, pull_back(cotangents), strict=True))
+        return outputs, structure.unflatten([gradients.get(i) for i in range(len(leaves))])
+
+
+def differentiated(program: Program) -> Program:
+    """Return the program `(arguments, cotangents) -> (outputs, gradients)`, whose budget covers the backward pass.
+
+        budget(differentiated(program), (arguments, cotangents), dtype="float32")
+
+    Args:
+        program: `program(*arguments)` returns a pytree of float arrays.
+
+    Returns:
+        A program of two arguments: the tuple `arguments`, and `cotangents` shaped as its outputs. `gradients` is
+        shaped as `arguments`, with None in place of every integer or bool, which are constants.
+    """
+    return _Differentiated(program)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The oracle and its error bar.
+
+    Args:
+        value: the float64 results, a pytree of NumPy arrays.
+        sigma: one standard deviation of each element's rounding error, shaped and in units as `value`. 0 where nothing
+            is rounded or `value` is not finite; NaN where a perturbed run broke down, for which there is no budget.
+    """
+
+    value: Tree
+    sigma: Tree
+
+
+def budget(
+    program: Program,
+    arguments: tuple[Tree, ...],
+    *,
+    dtype: str,
+    storage: str | None = None,
+    runs: int = 8,
+    seed: int = 0,
+) -> Budget:
+    """Return the float64 results of a program and how far correct rounding may move each of them.
+
+        >>> budget(lambda x: x + 1, (np.zeros(3, np.float32),), dtype="float32").value
+        array([1., 1., 1.])
+
+    Args:
+        program: hashable; `program(*arguments)` is traceable by JAX and returns a pytree of float arrays. An equal
+            program with the same shapes is traced once, whatever the dtype. Where it narrows floats they stay
+            float64: say `stored` there. A kernel that JAX cannot see into counts as one rounding.
+        arguments: a tuple of pytrees. Floats are given bits, upcast exactly; integers and bools stay as they are. All
+            are traced: what must be static belongs in the program.
+        dtype: the name of the dtype that the program computes in, a key of `ROUNDINGS`.
+        storage: the name of the dtype at `stored` and `stored_gradient`; `dtype` if None.
+        runs: number of perturbed runs, at least 1. The relative error of sigma is about 1 / sqrt(2 runs).
+        seed: a non-negative int. The same seed gives the same budget.
+
+    Raises:
+        DTypeError: an unknown dtype name, or an argument that is no float, integer or bool.
+        OptionError: `arguments` is no tuple, `runs` < 1 or `seed` < 0.
+    """
+    _check(program, arguments, runs, seed)
+    units = np.asarray([(r.unit, r.floor) for r in (rounding(dtype), rounding(dtype if storage is None else storage))])
+    arguments = jax.tree.map(_upcast, arguments)
+    leaves, structure = jax.tree.flatten(arguments)
+    # Always the CPU, so that a seed means the same budget whatever accelerator is there.
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
+        jaxpr, outputs = _traced(program, structure, tuple((leaf.shape, leaf.dtype.name) for leaf in leaves))
+
+        spreads = Spreads()
+
+        def run(draws: np.random.Generator | None) -> Tree:
+            return outputs.unflatten(Noise(draws, units, spreads).read(jaxpr, leaves))
+
+        value = run(None)
+        perturbed = [run(np.random.Generator(np.random.SFC64((seed, number)))) for number in range(runs)]
+        return Budget(value, jax.tree.map(spread, value, *perturbed))
+
+
+@lru_cache(maxsize=256)
+def _traced(program: Program, structure: Any, leaves: tuple[tuple[tuple[int, ...], str], ...]) -> tuple[Any, Any]:
+    """Return the jaxpr of a program, and the structure of its outputs. Equal programs of one shape are traced once."""
+    arguments = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
+    jaxpr, outputs = jax.make_jaxpr(program, return_shape=True)(*arguments)
+    return jaxpr, jax.tree.structure(outputs)
+
+
+def _check(program: Any, arguments: Any, runs: Any, seed: Any) -> None:
+    if not isinstance(arguments, tuple):
+        raise OptionError(f"arguments {type(arguments).__name__} must be a tuple")
+    if not takes_arguments(program, len(arguments)):
+        raise OptionError(f"program {shown(program)} must be a function of {len(arguments)} arguments")
+    whole(1, 2**16, wanted="an int >= 1").check("runs", runs)
+    SEED.check("seed", seed)
+
+
+def _upcast(leaf: Any) -> Array:
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "biu" and not is_float(array):
+        raise DTypeError(f"arguments {array.dtype} must be floats, integers or bools")
+    return widened(array)
+
+
+def spread(value: Array, *perturbed: Array) -> Array:
+    """Return the spread of the perturbed values, shaped as `value`; by hypot, because the square of 1e-200 is 0."""
+    with np.errstate(invalid="ignore"):
+        moved = np.stack(perturbed) - value
+    # -inf - -inf is NaN, yet a score that is masked in every run has not moved.
+    moved = np.where(np.isfinite(value), np.where(np.isfinite(moved), moved, np.nan), 0.0)
+    sigma = np.hypot.reduce(moved, axis=0) / math.sqrt(len(perturbed))
+    if not sigma.size or not sigma.ndim:
+        return np.asarray(sigma)
+    # An element that was lucky in every run is no better known than its neighbours.
+    return np.maximum(sigma, 0.3 * np.hypot.reduce(sigma, axis=-1, keepdims=True) / math.sqrt(sigma.shape[-1]))

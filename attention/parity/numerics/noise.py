@@ -1,0 +1,229 @@
+"""Noise: the interpreter that rounds every result of a float64 program at random, as a real one rounds it.
+
+    perturbed result = o + max(spread, min(|o|, floor)) * xi        xi ~ U(-1, 1), whose standard deviation is 1 / sqrt(3)
+
+    spread = 0                                        exact results: a move, a choice, a comparison, a sign
+    spread = u |o|                                    add, mul, div, tanh, ...
+    spread = 1.5 u |o|                                exp, log; 2.4 of tanh, 1.2 of logistic: see FACTORS
+    spread = u sqrt(log2(n) sum (a_k b_k)^2 + o^2)    a sum of n terms or products
+
+u is the unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`; below floor a result may
+underflow. To first order a spread is the same in every run, so the unperturbed run computes those of sums, and the others
+reuse them. One rounding error is spread evenly over an interval, and so is xi.
+
+References:
+    Parker, Monte Carlo Arithmetic, 1997; Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (the sqrt(log2 n) of a tree sum).
+"""
+
+# JAX leaves the types of its arrays and equations unknown, which strict mode reports at every use.
+# pyright: standard
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+from jax.extend.core import Var
+
+from attention.parity.numerics.jaxpr_interpreter import apply, is_float, widened
+
+Array = Any
+
+# Float results of these are moved or chosen, never rounded. A primitive that no table names is rounded once.
+EXACT = frozenset(
+    """
+    abs approx_top_k bitcast_convert_type broadcast_in_dim broadcast_to ceil clamp concatenate convert_element_type
+    copy cummax cummin device_put dynamic_slice dynamic_update_slice empty empty2 floor gather imag iota max min name
+    neg nextafter optimization_barrier pad pmax pmin pvary real reduce_max reduce_min reduce_precision
+    reduce_window_max reduce_window_min rem reshape reshard rev rng_uniform round scatter scatter-max scatter-min
+    select_n sharding_constraint sign slice sort split squeeze stack stop_gradient tile top_k transpose unstack
+    """.split()  # noqa: SIM905 a table of names is read at a glance, a column of sixty quoted lines is not
+)
+
+# A call is no operation: its body is read as if it stood in its place.
+CALLS = frozenset(
+    """
+    call closed_call composite core_call custom_jvp_call custom_vjp_call custom_vmap_call eval_jaxpr jit program_order
+    remat2
+    """.split()  # noqa: SIM905 as above
+)
+
+# The error of the usual implementations, in roundings. XLA's tanh, measured on the CPU: RMS 1.41 units of float32 and 1.02 of
+# float64, where a rounding has 0.58; its logistic 0.69.
+FACTORS = {"exp": 1.5, "exp2": 1.5, "expm1": 1.5, "log": 1.5, "log1p": 1.5, "log2": 1.5, "logistic": 1.2, "tanh": 2.4}
+
+# n of a sum, from its parameters and operands. Linear in each operand: of squares, these make sum (a b)^2.
+TERMS: dict[str, Callable[..., int]] = {
+    "conv_general_dilated": lambda p, _, rhs: rhs.size // rhs.shape[p["dimension_numbers"].rhs_spec[0]],
+    "cumsum": lambda p, x: x.shape[p["axis"]],
+    "dot_general": lambda p, lhs, _: math.prod(lhs.shape[axis] for axis in p["dimension_numbers"][0][0]),
+    "reduce_sum": lambda p, x: math.prod(x.shape[axis] for axis in p["axes"]),
+    "reduce_window_sum": lambda p, _: math.prod(p["window_dimensions"]),
+}
+
+
+def _body(eqn: Any) -> Any:
+    return next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "call") if name in eqn.params)
+
+
+def _rounds(eqn: Any) -> bool:
+    name = eqn.primitive.name
+    if name in EXACT or name in LOOPS or not any(is_float(v.aval) for v in eqn.outvars):
+        return False
+    return name != "stored" or eqn.params["forward"]
+
+
+MOST_KEPT = 2**28
+"""Bytes of spreads that one budget keeps for its runs; what is beyond is computed anew in each."""
+
+
+class Spreads:
+    """The spreads of an unperturbed run, for the perturbed runs, which meet the same operations in the same order."""
+
+    def __init__(self) -> None:
+        self.kept: list[list[Array] | None] = []
+        self.size = 0
+
+    def keep(self, spreads: list[Array]) -> None:
+        """Keep the spreads of one operation, an array or a share of each result; at most `MOST_KEPT` in all."""
+        narrow = [_narrow(s) if isinstance(s, np.ndarray) else s for s in spreads]
+        self.size += sum(s.nbytes for s in narrow if isinstance(s, np.ndarray))
+        self.kept.append(narrow if self.size <= MOST_KEPT else None)
+
+
+def _narrow(spread: Array) -> Array:
+    """Return a spread in float32, half the memory, if that can hold it."""
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = spread.astype(np.float32)
+    lost = ~np.isfinite(narrow) | ((narrow < np.finfo(np.float32).tiny) & (spread > 0))
+    return spread if lost.any() else narrow
+
+
+class Noise:
+    """Interprets a jaxpr in NumPy, perturbing as it goes.
+
+    Args:
+        draws: the generator of xi; None perturbs nothing, which is the oracle.
+        units: `(2, 2)`: unit roundoff and floor of the compute dtype, and those of the storage dtype.
+        spreads: filled by an unperturbed run, read by perturbed ones of the same program and arguments.
+    """
+
+    def __init__(self, draws: np.random.Generator | None, units: Array, spreads: Spreads | None = None) -> None:
+        self.draws, self.units = draws, units
+        self.spreads = spreads
+        self.known = iter(() if spreads is None or draws is None else spreads.kept)
+
+    def read(self, jaxpr: Any, arguments: Sequence[Array]) -> list[Array]:
+        """Return the perturbed outputs of a jaxpr, open or closed."""
+        constants = [widened(c) for c in getattr(jaxpr, "consts", ())]
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+
+        def value(atom: Any) -> Array:
+            return values[atom] if isinstance(atom, Var) else widened(np.asarray(atom.val, atom.aval.dtype))
+
+        for eqn in jaxpr.eqns:
+            operands = [value(atom) for atom in eqn.invars]
+            if eqn.primitive.name in CALLS:
+                results = self.read(_body(eqn), operands)
+            else:
+                results = LOOPS.get(eqn.primitive.name, Noise.round)(self, eqn, operands)
+            values.update(zip(eqn.outvars, results, strict=True))
+        return [value(atom) for atom in jaxpr.outvars]
+
+    def round(self, eqn: Any, operands: list[Array]) -> list[Array]:
+        """Return the results of one primitive, rounded as the tables say."""
+        results = apply(eqn, operands)
+        if (self.draws is None and self.spreads is None) or not _rounds(eqn):
+            return results
+        if self.draws is None:
+            cast("Spreads", self.spreads).keep(self._spreads(eqn, operands, results))
+            return results
+        known = next(self.known, None)
+        spreads = self._spreads(eqn, operands, results) if known is None else known
+        return [_perturb(self.draws, o, s) if is_float(o) else o for o, s in zip(results, spreads, strict=True)]
+
+    def _spreads(self, eqn: Any, operands: list[Array], results: list[Array]) -> list[Any]:
+        """Return how far rounding moves each result: per element, or a float, as a share of each element."""
+        name = eqn.primitive.name
+        unit, floor = self.units[1 if name == "stored" else 0]
+        if name in TERMS:
+            depth = math.log2(max(1, TERMS[name](eqn.params, *operands)))
+            squares = apply(eqn, [x * x for x in operands])
+            return [_raised(o, unit * np.sqrt(depth * s + o * o), floor) for s, o in zip(squares, results, strict=True)]
+        share = float(unit * FACTORS.get(name, 1.0))
+        return [_share(o, share, floor) for o in results]
+
+    @contextmanager
+    def apart(self) -> Generator[None]:
+        """Neither keep nor reuse spreads: perturbed runs may take another branch, or another number of turns."""
+        spreads, known = self.spreads, self.known
+        self.spreads, self.known = None, iter(())
+        yield
+        self.spreads, self.known = spreads, known
+
+
+def _raised(o: Array, spread: Array, floor: float) -> Array:
+    """Return the spread where underflow is possible too, and 0 where a result is not finite and stays what it is."""
+    spread = np.maximum(spread, np.minimum(abs(o), floor))
+    return np.where(np.isfinite(spread), spread, 0.0)
+
+
+def _share(o: Array, share: float, floor: float) -> Array | float:
+    """Return the spread of a result of which each element is off by the same share: that share, unless some may underflow."""
+    if not is_float(o):
+        return share
+    size = abs(o)
+    small = (size < floor / share) & (size > 0)
+    return _raised(o, share * size, floor) if small.any() else share
+
+
+def _perturb(draws: np.random.Generator, o: Array, spread: Array | float) -> Array:
+    """Return `o` as a rounding error of at most `spread`, or of that share of each element, may leave it."""
+    xi = draws.random(o.shape, np.float32) * np.float32(2) - np.float32(1)
+    if isinstance(spread, float):
+        # inf * 0 is NaN and inf * (1 + xi) is not: what is infinite stays what it is.
+        return o * np.add(xi * np.float32(spread), 1.0, dtype=np.float64)
+    return o + xi * spread
+
+
+def _scan(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
+    p = eqn.params
+    # JAX 0.11 groups the operands where 0.10 counts them.
+    n, m = map(len, p["ft_in"].unpack()[:2]) if "ft_in" in p else (p["num_consts"], p["num_carry"])
+    constants, carry, xs = operands[:n], operands[n : n + m], operands[n + m :]
+    rows: list[list[Array]] = []
+    order = range(p["length"])
+    for i in reversed(order) if p["reverse"] else order:
+        results = noise.read(p["jaxpr"], [*constants, *carry, *(x[i] for x in xs)])
+        carry = results[:m]
+        rows.append(results[m:])
+    if p["reverse"]:
+        rows.reverse()
+    if not rows:
+        # Nothing ran, so that only the jaxpr knows the shapes.
+        return [*carry, *(np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars[m:])]
+    return [*carry, *map(np.stack, zip(*rows, strict=True))]
+
+
+def _while(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
+    p = eqn.params
+    n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+    state = operands[m:]
+    with noise.apart():
+        while noise.read(p["cond_jaxpr"], [*operands[:n], *state])[0]:
+            state = noise.read(p["body_jaxpr"], [*operands[n:m], *state])
+    return state
+
+
+def _cond(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
+    branches = eqn.params["branches"]
+    # As XLA does, an index out of range takes the nearest branch.
+    with noise.apart():
+        return noise.read(branches[min(max(int(operands[0]), 0), len(branches) - 1)], operands[1:])
+
+
+LOOPS: dict[str, Callable[[Noise, Any, list[Array]], list[Array]]] = {"scan": _scan, "while": _while, "cond": _cond}

@@ -1,0 +1,1 @@
+"""Optimizers: one step of an optimiser against the reference code of its rule."""

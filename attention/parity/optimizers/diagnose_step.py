@@ -1,0 +1,249 @@
+"""Optimisers: which knob of its step is turned wrongly on a side.
+
+    seen = parameters after each step of the probe        z = (seen - hypothesis) / sigma
+    a hypothesis explains a side  <=>  RMS z <= 4 and max |z| <= 30, for every tensor after every step
+
+Single mistakes first; then one number of any value; then pairs. If several explain, all are said: they are the same
+mathematics for this contract. If none does, that is said.
+"""
+
+# Values are whatever a user passed, of types that strict mode cannot know.
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from attention.parity.numerics.comparison import Verdict, judge
+from attention.parity.optimizers.adapters import Side, Trajectory, framework, run
+from attention.parity.optimizers.error_budget import StepBudgets, effective, flat
+from attention.parity.optimizers.hypotheses import Hypothesis, hypotheses, neighbours, pairs, solved
+from attention.parity.optimizers.probe import step_probe
+from attention.parity.optimizers.reference_code import Code, code
+from attention.spec.errors import DTypeError, OptionError
+from attention.spec.optimizer import Step
+from attention.spec.options import SEED, Option, checked, one_of
+
+FAR = 1e30
+"""How far an element is that is NaN or infinite on one side alone."""
+MOST_CLOSE, CLOSE, BEHIND = 8, 9.0, 3.0
+"""How many of the nearest hypotheses are judged by budgets of their own, how far they may be, in powers of e of the contract's
+sigma, and how far behind the nearest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A hypothesis beside what was seen.
+
+    Attributes:
+        hypothesis: the step, and what is wrong with it.
+        worst: the worst array's verdict; it agrees if the hypothesis explains the side.
+    """
+
+    hypothesis: Hypothesis
+    worst: Verdict
+
+    @property
+    def explains(self) -> bool:
+        """Whether every array of every step is as near as rounding allows."""
+        return self.worst.agrees
+
+
+@dataclass(frozen=True, eq=False)
+class SideFindings:
+    """What is wrong with one side.
+
+    Attributes:
+        name: the side's.
+        framework: "torch", "optax", "numpy" or "formula".
+        explanations: every hypothesis that explains the side, all the same mathematics; empty if none is known.
+        nearest: the nearest that does not.
+    """
+
+    name: str
+    framework: str
+    explanations: tuple[Explanation, ...]
+    nearest: Explanation | None
+
+    @property
+    def right(self) -> bool:
+        """Whether the side does as the contract says."""
+        return any(not found.hypothesis.mistakes for found in self.explanations)
+
+    @property
+    def known(self) -> bool:
+        """Whether the side is explained."""
+        return bool(self.explanations)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What explains the side: known mistakes, or else numbers that were solved for; one name if the answer is unique."""
+        known = tuple(found.hypothesis.name for found in self.explanations if not found.hypothesis.solved)
+        return known or tuple(found.hypothesis.name for found in self.explanations)
+
+    @property
+    def same(self) -> tuple[str, ...]:
+        """Numbers that, turned alone, would be the same mathematics as `names` for this contract."""
+        return tuple(found.hypothesis.name for found in self.explanations if found.hypothesis.name not in self.names)
+
+    def __str__(self) -> str:
+        if not self.known:
+            near = f"; nearest, and wrong: {self.nearest.hypothesis.name} ({self.nearest.worst})" if self.nearest else ""
+            return f"{self.name}: none of the known mistakes fits{near}"
+        how = "unique" if len(self.names) == 1 else "the same mathematics for this contract"
+        how += f"; the same would be {' or '.join(self.same)}" if self.same else ""
+        lines = [f"{self.name}: {' = '.join(self.names)}" + ("" if self.right else f"  ({how})")]
+        lines += [f"    {mistake.story} [{mistake.source}]" for mistake in self.explanations[0].hypothesis.mistakes]
+        worst = self.explanations[0].worst
+        lines.append(f"    evidence: worst of all arrays and steps is {worst}")
+        if self.nearest:
+            lines.append(f"    next best: {self.nearest.hypothesis.name}, {self.nearest.worst}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class StepDiagnosis:
+    """What is wrong with two sides of an optimiser step.
+
+    Attributes:
+        contract: the step that is meant.
+        first, second: what was found.
+        code: the contract as each framework says it: the fix.
+    """
+
+    contract: Step
+    first: SideFindings
+    second: SideFindings
+    code: dict[str, Code] = field(default_factory=dict[str, Code])
+
+    @property
+    def ok(self) -> bool:
+        """Whether both sides do as the contract says."""
+        return self.first.right and self.second.right
+
+    def __str__(self) -> str:
+        lines = [str(self.first), str(self.second)]
+        if not self.ok:
+            lines += ["as the contract says:", *(f"    {name}: {said}" for name, said in self.code.items())]
+        return "\n".join(lines)
+
+
+@checked(
+    names=Option(
+        "a pair of names",
+        lambda value: isinstance(value, tuple) and len(value) == 2 and all(type(name) is str for name in value),
+    ),
+    dtype=one_of("", "float32", "float64").raising(DTypeError),
+    seed=SEED,
+)
+def diagnose_step(
+    first: Side, second: Side, contract: Step, *, names: tuple[str, str] = ("first", "second"), dtype: str = "", seed: int = 0
+) -> StepDiagnosis:
+    """Return which knob of the contract each side has turned wrongly.
+
+        diagnose_step(lambda params: torch.optim.AdamW(params, lr=1e-3), optax.adamw(1e-3),
+                      spec.Adam(1e-3, weight_decay=0.01, decoupled=True))
+
+    Args:
+        first: a spec step; a function of parameters that returns a torch optimiser, or a tuple of what is called and stepped
+            in this order; an optax.GradientTransformation; or a function of parameters and of the list of gradients that
+            returns the parameters after each step, all dicts of NumPy arrays.
+        second: the same.
+        contract: the step that is meant.
+        names: what the sides are called.
+        dtype: in which functions of arrays compute, "float32" or "float64"; that of their results if empty. torch and optax
+            are run in float64.
+        seed: of the probe.
+
+    Raises:
+        OptionError: a side or the contract is nothing of that kind.
+        SideFailed: a side raised, or returned what cannot be compared.
+    """
+    if not isinstance(contract, Step):  # pyright: ignore[reportUnnecessaryIsInstance] - users pass what they like
+        raise OptionError(f"contract {type(contract).__name__} must be a step such as spec.Adam")
+    probe = step_probe(contract, seed)
+    budgets: dict[str, StepBudgets] = {}
+
+    def found(name: str, side: Side) -> SideFindings:
+        seen = run(name, side, probe)
+        kind = dtype or _dtype(seen)
+        explaining, nearest = explain(seen, contract, budgets.setdefault(kind, StepBudgets(probe, kind)))
+        return SideFindings(name, framework(side), tuple(explaining), nearest)
+
+    one, two = found(names[0], first), found(names[1], second)
+    return StepDiagnosis(contract, one, two, code(contract))
+
+
+def explain(seen: Trajectory, contract: Step, budgets: StepBudgets) -> tuple[list[Explanation], Explanation | None]:
+    """Return every hypothesis that explains a trajectory, and the nearest one that does not.
+
+    Args:
+        seen: parameters after each step.
+        contract: the step that is meant.
+        budgets: of what was run.
+    """
+    jury = _Jury(seen, contract, budgets)
+    singles = effective(hypotheses(contract), contract, budgets)
+    if (right := jury.judged(Hypothesis(contract))).explains:
+        return [right], jury.nearest(singles)
+    explaining = jury.explaining(singles)
+    told = {mistake.knob for found in explaining for mistake in found.hypothesis.mistakes}
+    explaining += jury.explaining(solved(contract, jury.residual, told))
+    for candidates in (pairs(contract), neighbours(singles, jury.residual)):
+        explaining = explaining or jury.explaining(candidates)
+    explained = [found.hypothesis for found in explaining]
+    return explaining, jury.nearest([h for h in singles if h not in explained])
+
+
+class _Jury:
+    """Judges hypotheses by what was seen: all by the contract's budget, the nearest by their own."""
+
+    def __init__(self, seen: Trajectory, contract: Step, budgets: StepBudgets) -> None:
+        self.seen, self.contract, self.budgets = seen, contract, budgets
+        self.flat_seen = flat(seen)
+        self.flat_sigma = np.maximum(flat(budgets.sigma(contract)), np.finfo(np.float64).tiny)
+
+    def residual(self, step: Step) -> np.ndarray:
+        """Return (hypothesis - seen) / sigma of the contract, flat."""
+        wanted = self.budgets.flat(step)
+        same = (wanted == self.flat_seen) | (np.isnan(wanted) & np.isnan(self.flat_seen))
+        with np.errstate(all="ignore"):
+            far = (wanted - self.flat_seen) / self.flat_sigma
+        return np.where(same, 0.0, np.where(np.isfinite(far), far, FAR))
+
+    def distance(self, hypothesis: Hypothesis) -> float:
+        """Return how far a hypothesis is, in a measure that one element cannot decide."""
+        return float(np.mean(np.log1p(np.abs(self.residual(hypothesis.step)))))
+
+    def judged(self, hypothesis: Hypothesis) -> Explanation:
+        """Return the verdict on a hypothesis by its own budget."""
+        return Explanation(hypothesis, self._worst(self.seen, hypothesis.step))
+
+    def _worst(self, seen: Trajectory, step: Step) -> Verdict:
+        wanted, sigmas = self.budgets.after(step), self.budgets.sigma(step)
+        verdicts = [
+            judge(f"{name} after step {number + 1}", seen[number][name], after[name], sigmas[number][name])
+            for number, after in enumerate(wanted)
+            for name in after
+        ]
+        return max(verdicts, key=lambda verdict: (not verdict.agrees, verdict.rms))
+
+    def explaining(self, candidates: Iterable[Hypothesis]) -> list[Explanation]:
+        """Return those hypotheses that explain what was seen, of the nearest ones."""
+        far = {h: self.distance(h) for h in candidates}
+        least = min(far.values(), default=0.0)
+        near = [h for h in sorted(far, key=far.__getitem__)[:MOST_CLOSE] if far[h] < min(CLOSE, least + BEHIND)]
+        right = self.budgets.after(self.contract)
+        # What would explain the contract's own steps as well, because it rounds so coarsely, explains nothing.
+        return [found for h in near if (found := self.judged(h)).explains and not self._worst(right, h.step).agrees]
+
+    def nearest(self, candidates: Sequence[Hypothesis]) -> Explanation | None:
+        """Return the nearest hypothesis."""
+        return self.judged(min(candidates, key=self.distance)) if candidates else None
+
+
+def _dtype(seen: Trajectory) -> str:
+    return "float64" if all(p.dtype == np.float64 for p in seen[0].values()) else "float32"

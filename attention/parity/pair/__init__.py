@@ -1,5 +1,0 @@
-"""Pairs: two programs of a user, on the same inputs and the same parameters."""
-
-from attention.parity.pair.compare import compare
-
-__all__ = ["compare"]

@@ -1,0 +1,95 @@
+"""Following: a bias goes where the outputs of its kernel go.
+
+    kernel[..., o] -> kernel'[..., o']        implies        bias[o] -> bias'[o']
+
+So a zero bias, of which values say nothing and shapes little, is fused, split or reordered as its kernel is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from attention.parity.adapters import Arrays
+from attention.parity.param_mapping.block_moves import Move, Shape
+from attention.parity.param_mapping.name_assignment import spelt, words
+from attention.parity.param_mapping.param_map import by_name, faults
+from attention.parity.param_mapping.permutation import Lines, Pool, solve
+
+
+def follow(moves: Sequence[Move], first: Arrays, second: Arrays) -> list[Move]:
+    """Return the moves of the biases whose kernels are matched.
+
+    Args:
+        moves: those of the kernels.
+        first: the first program's parameters that are not matched yet.
+        second: the second's.
+    """
+    ours, theirs = ({stem(name): name for name in arrays if "bias" in words(name)} for arrays in (first, second))
+    pool = Pool({name: first[name].shape for name in ours.values()})
+    labels = pool.labels()
+    into: dict[str, list[Move]] = {}
+    for move in moves:
+        into.setdefault(move.second.name, []).append(move)
+    found: list[Move] = []
+    for kernel, parts in into.items():
+        name = theirs.get(stem(kernel))
+        biases = {move.first.name: ours.get(stem(move.first.name)) for move in parts}
+        known = {source: labels[bias] for source, bias in biases.items() if bias is not None}
+        if name is not None and name != kernel and len(known) == len(biases):
+            led = _led(name, second[name].shape, parts, known, pool)
+            found += [replace(move, evidence=f"its kernel {kernel}") for move in led]
+    wrong = faults(by_name(move.first for move in found))
+    gone = {move.second.name for move in found if move.first.name in wrong}
+    return [move for move in found if move.second.name not in gone]
+
+
+def stem(name: str) -> tuple[str, ...]:
+    """Return the pieces of a name that a kernel and its bias share.
+
+    >>> stem("attn.in_proj_weight"), stem("attn.wq"), stem("attn.bq")
+    (('attn', 'in', 'proj'), ('attn', 'q'), ('attn', 'q'))
+    """
+    pieces = ((piece, words(piece)) for piece in spelt(name))
+    roles = {"weight", "bias"}
+    return tuple(
+        word for piece, meant in pieces for word in ([w for w in meant if w not in roles] if roles & {*meant} else [piece])
+    )
+
+
+def _led(name: str, shape: Shape, parts: list[Move], biases: Arrays, pool: Pool) -> tuple[Move, ...]:
+    """Return the moves of a bias whose kernel is made of `parts`, or none where it is no bias of its outputs."""
+    kernel = parts[0].second.shape
+    spreads = [list(_spread(biases[move.first.name], move.first.shape)) for move in parts]
+    for choice in range(min(len(each) for each in spreads)):
+        filled = np.full(kernel, -1)
+        for move, spread in zip(parts, spreads, strict=True):
+            move.second.of(filled)[...] = move.forward(move.first.of(spread[choice]))
+        for start, stop in _places(shape, kernel):
+            other = tuple(0 if not start <= axis < stop else slice(None) for axis in range(len(kernel)))
+            line = filled[other]
+            wide = line.reshape(*(1,) * start, *kernel[start:stop], *(1,) * (len(kernel) - stop))
+            lines = Lines.of(line.reshape(shape)) if np.array_equal(np.broadcast_to(wide, kernel), filled) else None
+            moves = None if lines is None else solve(name, lines, pool)
+            if moves is not None:
+                return moves
+    return ()
+
+
+def _spread(bias: np.ndarray, kernel: Shape) -> Iterator[np.ndarray]:
+    """Yield the labels of a bias at every element of its kernel, for each run of axes that may be the outputs."""
+    for start, stop in _places(bias.shape, kernel):
+        wide = bias.reshape(*(1,) * start, *kernel[start:stop], *(1,) * (len(kernel) - stop))
+        # A block of it is sliced and reshaped next, which a broadcast view allows only as a copy.
+        yield np.broadcast_to(wide, kernel).copy()
+
+
+def _places(bias: Shape, kernel: Shape) -> list[tuple[int, int]]:
+    """Return the runs of a kernel's axes that are as large as the bias, those of its very shape first."""
+    size = math.prod(bias)
+    runs = [(start, stop) for start in range(len(kernel)) for stop in range(start + 1, len(kernel) + 1)]
+    fit = [run for run in runs if math.prod(kernel[slice(*run)]) == size]
+    return sorted(fit, key=lambda run: (kernel[slice(*run)] != bias, run[1] - run[0]))

@@ -1,0 +1,200 @@
+"""Plan: a map that is still open: for each array its possible layouts, the most likely one first.
+
+map = what was decided + the first choice of every entry + biases that follow their kernels + the rest by name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from attention.parity.adapters import Arrays
+from attention.parity.param_mapping.bias_inference import follow
+from attention.parity.param_mapping.block_moves import Shape
+from attention.parity.param_mapping.name_assignment import assign, numbered, words
+from attention.parity.param_mapping.param_map import ParamMap
+from attention.parity.param_mapping.permutation import Pool, moves_of
+from attention.parity.param_mapping.shape_layouts import Layout, layouts
+from attention.parity.param_mapping.value_search import Moves
+
+Preference = Callable[[list[Layout], Shape, Shape], list[Layout]]
+"""Puts the layouts between two shapes in order, the likely one first."""
+Best = Callable[[str, str], Preference]
+"""The preference for a parameter of the first and one of the second, by their names."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Arrays that belong together.
+
+    Attributes:
+        choices: the moves that may join them, the most likely first.
+        evidence: why they are thought to belong together.
+    """
+
+    choices: tuple[Moves, ...]
+    evidence: str
+
+    @property
+    def moves(self) -> Moves:
+        """The first choice."""
+        return tuple(replace(move, evidence=self.evidence) for move in self.choices[0])
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What entries have in common whose layout is one question: names but for numbers, shapes, and choices."""
+        ends = [(_numberless(m.first.name), m.first.shape, _numberless(m.second.name), m.second.shape) for m in self.choices[0]]
+        return (tuple(ends), len(self.choices))
+
+    def __str__(self) -> str:
+        firsts, seconds = ({m.first.name: None for m in self.choices[0]}, {m.second.name: None for m in self.choices[0]})
+        return f"{', '.join(firsts)} -> {', '.join(seconds)}"
+
+
+def _numberless(name: str) -> tuple[str, ...]:
+    return tuple(word for word in words(name) if not word.isdigit())
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An open map between the parameters of two programs.
+
+    Attributes:
+        first: the first program's parameters.
+        second: the second's.
+        entries: what is matched, biases that follow aside.
+        copies: tied arrays.
+        siblings: sets of entries, by their places, that their names do not tell apart.
+        apart: names of the first that are to be left over.
+    """
+
+    first: Arrays
+    second: Arrays
+    entries: tuple[Entry, ...] = ()
+    copies: Moves = ()
+    siblings: tuple[tuple[int, ...], ...] = ()
+    apart: frozenset[str] = frozenset()
+
+    @property
+    def left(self) -> tuple[Arrays, Arrays]:
+        """The parameters of both that no entry and no copy has; empty arrays have nothing to match."""
+        moves = [move for entry in self.entries for move in entry.choices[0]] + list(self.copies)
+        used = {move.first.name for move in moves} | self.apart, {move.second.name for move in moves}
+        sides = zip((self.first, self.second), used, strict=True)
+        return tuple({name: x for name, x in arrays.items() if name not in gone and x.size} for arrays, gone in sides)  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def map(self) -> ParamMap:
+        """The map that the first choices make."""
+        moves = [move for entry in self.entries for move in entry.moves]
+        moves += follow(moves, *self.left)
+        rest = replace(self, entries=(*self.entries, *(Entry(((move,),), "") for move in moves)))
+        moves += [move for entry in paired(*rest.left) for move in entry.moves]
+        ends = [{move.first.name for move in (*moves, *self.copies)}, {move.second.name for move in (*moves, *self.copies)}]
+        left = [
+            tuple(name for name in arrays if name not in end)
+            for arrays, end in zip((self.first, self.second), ends, strict=True)
+        ]
+        return ParamMap(tuple(moves), self.copies, (left[0], left[1]))
+
+    def chosen(self, places: Iterable[int], choice: int) -> Plan:
+        """Return the plan in which these entries have another of their choices first."""
+        entries = list(self.entries)
+        for place in places:
+            choices = entries[place].choices
+            entries[place] = replace(entries[place], choices=(choices[choice], *choices[:choice], *choices[choice + 1 :]))
+        return replace(self, entries=tuple(entries))
+
+    def swapped(self, one: int, other: int) -> Plan:
+        """Return the plan in which two entries have exchanged the second's arrays."""
+        entries = list(self.entries)
+        for place, source in ((one, other), (other, one)):
+            name = self.entries[source].choices[0][0].second.name
+            choices = tuple(tuple(m.between(m.first.name, name) for m in moves) for moves in entries[place].choices)
+            entries[place] = replace(entries[place], choices=choices)
+        return replace(self, entries=tuple(entries))
+
+    def said(self, places: Iterable[int], evidence: str) -> Plan:
+        """Return the plan with other evidence for some entries."""
+        places = set(places)
+        entries = (replace(e, evidence=evidence) if at in places else e for at, e in enumerate(self.entries))
+        return replace(self, entries=tuple(entries))
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something that neither values nor names decide.
+
+    Attributes:
+        places: the entries that it is about.
+        siblings: whether it asks which array of the second is that of the first of these entries; else it asks for their
+            layout, which is taken to be the same for all.
+    """
+
+    places: tuple[int, ...]
+    siblings: bool = False
+
+    def answers(self, plan: Plan) -> list[Plan]:
+        """Return the plans to decide between, the present one first."""
+        if self.siblings:
+            first = self.places[0]
+            return [plan, *(plan.swapped(first, other) for other in self.places[1:])]
+        count = len(plan.entries[self.places[0]].choices)
+        return [plan, *(plan.chosen(self.places, choice) for choice in range(1, count))]
+
+    def split(self) -> list[Question]:
+        """Return the question of layout for each entry by itself, where that is another question."""
+        return [Question((place,)) for place in self.places] if not self.siblings and len(self.places) > 1 else []
+
+    def next(self, *, settled: bool) -> list[Question]:
+        """Return what is to be asked when this is answered: the remaining siblings, or entry by entry what is not settled."""
+        if self.siblings:
+            return [Question(self.places[1:], siblings=True)] if len(self.places) > 2 else []
+        return [] if settled else self.split()
+
+    def beside(self, asked: Question) -> Question:
+        """Return what is open of this question while another is asked."""
+        if self.siblings != asked.siblings:
+            return self
+        gone = asked.places[:1] if self.siblings else asked.places
+        return Question(tuple(place for place in self.places if place not in gone), self.siblings)
+
+    def text(self, plan: Plan, count: int) -> str:
+        """Return what cannot be told."""
+        entries = [plan.entries[place] for place in self.places]
+        if self.siblings:
+            return f"which of {', '.join(e.choices[0][0].first.name for e in entries)} is which is not told"
+        others = f" and {len(entries) - 1} alike" if len(entries) > 1 else ""
+        said = " | ".join(" + ".join(m.words for m in moves) for moves in entries[0].choices[: min(count, 3)])
+        return f"{entries[0]}{others}: {count} layouts fit ({said}{' | ...' if count > 3 else ''})"
+
+
+def questions(plan: Plan) -> list[Question]:
+    """Return what is open: layouts of entries that are alike at once, then which sibling is which."""
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for place, entry in enumerate(plan.entries):
+        if len(entry.choices) > 1:
+            kinds.setdefault(entry.kind, []).append(place)
+    return [Question(tuple(places)) for places in kinds.values()] + [Question(each, siblings=True) for each in plan.siblings]
+
+
+def paired(first: Arrays, second: Arrays, best: Best = lambda _one, _other: lambda found, _start, _end: found) -> list[Entry]:
+    """Return the pairing of whole arrays that their names and shapes say, each in every layout that the shapes leave.
+
+    Args:
+        first: the first program's parameters that are left.
+        second: the second's.
+        best: of two names: what puts layouts in order of preference.
+    """
+    shapes = {(one.shape, other.shape): layouts(one.shape, other.shape) for one in first.values() for other in second.values()}
+    pairs = assign(numbered(list(first)), numbered(list(second)), lambda a, b: bool(shapes[first[a].shape, second[b].shape]))
+    found: list[Entry] = []
+    for one, (other, score) in pairs.items():
+        start, end = first[one].shape, second[other].shape
+        pool = Pool({one: start})
+        labels = pool.labels()[one]
+        ranked = best(one, other)(shapes[start, end], start, end)
+        choices = tuple(moves for each in ranked if (moves := moves_of(pool, {other: each.of(labels, end)})))
+        found.append(Entry(choices, "names" if score > 0 else "shapes"))
+    return found

@@ -1,0 +1,198 @@
+"""Outputs: when neither values nor names decide, both programs are run, and the map that makes them agree is kept.
+
+    error(map) = |second(map.forward(x)) - first(x)| / |first(x)|        for random x
+
+One question is asked at a time, with values that are blind to the others (`veil`), so that the number of runs is the number
+of answers, not their product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from attention.parity.adapters import Arrays, Call, Program
+from attention.parity.param_mapping.candidates import Plan, Question, questions
+from attention.parity.param_mapping.param_map import ParamMap
+from attention.parity.param_mapping.symmetrized_values import Veil
+from attention.parity.param_mapping.value_search import FLOATS
+from attention.spec.errors import AttentionError
+
+MOST_RUNS = 200
+AGREES = 1e-3
+"""The largest relative error of float32 outputs that are said to agree."""
+APART = 10.0
+"""How much larger the error of a map must be to be told from the best."""
+CLEARER = 0.5
+"""Where no map agrees, how small the best error must be, relative to the present map's, to change it."""
+FLOOR = 1e-7
+"""An error that rounding alone may make."""
+CONFIRMING = 4
+"""Where a map makes the outputs agree, so many of its layouts are tried to see whether it is the only one."""
+MOST_ROUNDS = 3
+"""How often what remains open is asked again."""
+GUESSED = frozenset({"names", "shapes"})
+"""Evidence that the outputs may better."""
+NOISE = 0.3
+"""Of what is added to the parameters, relative to their size."""
+
+
+@dataclass
+class Trial:
+    """Both programs on one call, and how often they ran.
+
+    Args:
+        first: the first program.
+        second: the second.
+        call: the inputs.
+    """
+
+    first: Program
+    second: Program
+    call: Call
+    runs: int = field(default=0, init=False)
+    failure: str = field(default="", init=False)
+
+    def error(self, plan: Plan, values: Arrays) -> float:
+        """Return the relative error of the second's outputs, infinite where they cannot be compared.
+
+        Args:
+            plan: whose map carries the values over.
+            values: of matched parameters of the first.
+        """
+        wanted = self.outputs(self.first, plan.map.backward(plan.map.forward(values)))
+        return self.distance(plan.map, values, wanted)
+
+    def distance(self, found: ParamMap, values: Arrays, wanted: Arrays | None) -> float:
+        """Return how far the second's outputs are from `wanted`, with values carried over by a map."""
+        made = None if wanted is None else self.outputs(self.second, found.forward(values))
+        return float("inf") if made is None or wanted is None else difference(wanted, made)
+
+    def outputs(self, program: Program, values: Arrays) -> Arrays | None:
+        """Return what a program makes with some of its parameters replaced, or None where it fails."""
+        self.runs += 1
+        own = program.params
+        try:
+            return program.run(
+                self.call, params={**own, **{name: x.astype(own[name].dtype) for name, x in values.items()}}
+            ).outputs
+        except AttentionError as error:
+            self.failure = self.failure or str(error)
+            return None
+
+
+def difference(wanted: Arrays, made: Arrays) -> float:
+    """Return the largest relative error of the float outputs, in whatever layout; infinite where they do not fit.
+
+    Outputs that have the same names are compared by name, others in order.
+    """
+    names = wanted.keys() == made.keys()
+    pairs = (
+        [(x, made[name]) for name, x in wanted.items()] if names else list(zip(wanted.values(), made.values(), strict=False))
+    )
+    worst, compared = 0.0, False
+    for one, other in pairs:
+        if one.size != other.size:
+            return float("inf")
+        ours, theirs = (np.asarray(x, np.float64).ravel() for x in (one, other))
+        if one.shape != other.shape:
+            ours, theirs = np.sort(ours), np.sort(theirs)
+        finite = np.isfinite(ours)
+        if not np.array_equal(finite, np.isfinite(theirs)):
+            return float("inf")
+        size = float(np.sqrt(np.sum(ours[finite] ** 2)))
+        away = float(np.sqrt(np.sum((ours[finite] - theirs[finite]) ** 2)))
+        compared |= size > 0
+        worst = max(worst, away / size if size else (0.0 if away == 0 else float("inf")))
+    return worst if compared else float("inf")
+
+
+def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...]]:
+    """Return the plan with its open questions answered by the outputs, and those that remain, in words.
+
+    Args:
+        plan: the open map.
+        trial: the two programs.
+    """
+    waiting = questions(plan)
+    if not any(entry.evidence in GUESSED for entry in plan.entries) and not waiting:
+        return plan, ()
+    values = noisy(plan)
+    error = trial.error(plan, values)
+    if trial.failure:
+        return plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting)
+    asked = {place for question in waiting for place in question.places}
+    ties: dict[Question, str] = {}
+    for _ in range(MOST_ROUNDS):
+        before = len(ties)
+        plan, ties = _round(waiting, plan, trial, values, agreed=error <= AGREES, again=bool(ties))
+        error = trial.error(plan, values)
+        # What is settled no longer needs to be hidden, so what it hid may be asked again.
+        if not ties or len(ties) == before:
+            break
+        waiting = list(ties)
+    return _confirmed(plan, error, asked), tuple(ties.values())
+
+
+def _round(
+    waiting: list[Question], plan: Plan, trial: Trial, values: Arrays, *, agreed: bool, again: bool
+) -> tuple[Plan, dict[Question, str]]:
+    """Return the plan after asking every question once, and those that remain open, with what is to be said of them."""
+    ties: dict[Question, str] = {}
+    veil = Veil(plan, values)
+    while waiting:
+        question, waiting = waiting[0], waiting[1:]
+        hidden = values if agreed else veil.over([other.beside(question) for other in (*waiting, *ties)], question)
+        answer, tie = _ask(question, plan, trial, hidden, agreed=agreed)
+        if answer is not plan and not question.siblings:
+            veil = veil.after(answer, question.places)
+        plan = answer
+        following = [] if again else question.next(settled=agreed or not tie)
+        waiting = following + waiting
+        if tie and (question.siblings or not following):
+            ties[question] = tie
+    return plan, ties
+
+
+def _confirmed(plan: Plan, error: float, asked: Iterable[int]) -> Plan:
+    """Return the plan whose evidence says whether outputs agree in the end."""
+    entries = enumerate(plan.entries)
+    if error <= AGREES:
+        return plan.said((at for at, entry in entries if entry.evidence in GUESSED), "outputs agree")
+    for at in (at for at in asked if plan.entries[at].evidence in GUESSED):
+        count = len(plan.entries[at].choices)
+        plan = plan.said([at], f"best of {max(count, 2)}, outputs still differ ({error:.2g})")
+    return plan
+
+
+def _ask(question: Question, plan: Plan, trial: Trial, values: Arrays, *, agreed: bool) -> tuple[Plan, str]:
+    """Return the plan with the best answer, and what remains untold, or ""; where outputs agree already, ask few others."""
+    answers = question.answers(plan)[: CONFIRMING if agreed else None]
+    if trial.runs + len(answers) + 1 > MOST_RUNS - 2 * MOST_ROUNDS:
+        return plan, f"{question.text(plan, len(answers))}; not asked: {MOST_RUNS} runs are the most"
+    wanted = trial.outputs(trial.first, plan.map.backward(plan.map.forward(values)))
+    errors = [trial.distance(answer.map, values, wanted) for answer in answers]
+    best = min(errors)
+    if best > AGREES:
+        winner = answers[errors.index(best)] if best <= CLEARER * errors[0] else plan
+        clear = sum(error <= best / CLEARER for error in errors) == 1
+        return winner, "" if clear else f"{question.text(plan, len(answers))}; none makes the outputs agree"
+    good = [at for at, error in enumerate(errors) if error <= AGREES and error <= APART * max(best, FLOOR)]
+    tie = "" if len(good) == 1 else f"{question.text(plan, len(answers))}; the outputs agree under {len(good)} of them"
+    return answers[good[0]], tie
+
+
+def noisy(plan: Plan, seed: int = 0) -> Arrays:
+    """Return the first's matched parameters with noise, so that no bias is zero and no kernel symmetric."""
+    rng = np.random.default_rng(seed)
+    moved = {move.first.name for move in plan.map.moves}
+    found: Arrays = {}
+    for name, array in plan.first.items():
+        if name in moved and array.dtype.kind not in FLOATS:
+            found[name] = array
+        elif name in moved:
+            size = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
+            found[name] = array + NOISE * (size or NOISE) * rng.standard_normal(array.shape)
+    return found

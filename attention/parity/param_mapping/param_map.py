@@ -1,0 +1,291 @@
+"""ParamMap: which arrays of one program are which of another's, exact to the bit and in both directions.
+
+    backward(forward(x)) = x        forward(backward(y)) = y        every element of a matched array is used exactly once
+
+A tied array, held once by one program and twice by the other, stands beside the bijection as a copy: its values are copied,
+and its gradients are added up before they are compared.
+"""
+
+# JSON may hold anything.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from attention.parity.adapters import Arrays
+from attention.parity.param_mapping.block_moves import Block, Move, Shape
+from attention.spec.disk import brief, listed, read_json, write_text
+from attention.spec.errors import FileError, ParamError
+from attention.spec.options import PATH, Option, check_options, checked
+
+FORMAT = "attention.parity.ParamMap"
+VERSION = 1
+MOST_DRAWN, MOST_TIMES, MOST_PARTS = 2**27, 4, 2**12
+"""Elements that are marked off one by one, how often each on average, and blocks of an array that are compared in pairs."""
+
+Given = Mapping[str, np.ndarray]
+
+GIVEN = Option(
+    "NumPy arrays by name",
+    lambda value: isinstance(value, Mapping) and all(isinstance(array, np.ndarray) for array in value.values()),
+    ParamError,
+)
+MOVES = Option("a tuple of Move", lambda value: isinstance(value, tuple) and all(isinstance(move, Move) for move in value))
+NAMES = Option("a tuple of names", lambda value: isinstance(value, tuple) and all(type(name) is str for name in value))
+
+
+@dataclass(frozen=True)
+class ParamMap:
+    """A reversible map between the parameters of two programs.
+
+    Args:
+        moves: the bijection.
+        copies: moves to or from a whole array that the other program, which holds it once, has in the bijection already.
+        left_over: the names that have no counterpart, of the first and of the second.
+        ties: what the evidence could not tell apart, a line each; empty where no other map fits as well.
+
+    Raises:
+        ParamError: an element of a matched array is used twice or never, or a name is both matched and left over.
+    """
+
+    moves: tuple[Move, ...] = ()
+    copies: tuple[Move, ...] = ()
+    left_over: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    ties: tuple[str, ...] = ()
+
+    OPTIONS: ClassVar[Mapping[str, Option]] = {
+        "moves": MOVES,
+        "copies": MOVES,
+        "left_over": Option(
+            "a pair of tuples of names",
+            lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(NAMES.holds, value)),
+        ),
+        "ties": NAMES,
+    }
+
+    def __post_init__(self) -> None:
+        check_options(self, "ParamMap ")
+        for side, blocks, left in zip(("first", "second"), (self.firsts, self.seconds), self.left_over, strict=True):
+            wrong = list(faults(blocks).values())
+            wrong += [f"{name} is both matched and left over" for name in left if name in blocks]
+            if wrong:
+                raise ParamError(f"the {side} program's parameters must each be used exactly once: {listed(wrong)}")
+        for copy in self.copies:
+            ends = (copy.first.name in self.firsts, copy.second.name in self.seconds)
+            if sum(ends) != 1 or not (copy.first.whole and copy.second.whole):
+                ends = f"{brief(copy.first, 100)} -> {brief(copy.second, 100)}"
+                raise ParamError(f"a tied {ends} must be whole, one end of it in the bijection")
+
+    @cached_property
+    def firsts(self) -> dict[str, list[Block]]:
+        """The blocks of each matched array of the first program, copies aside."""
+        return by_name(move.first for move in self.moves)
+
+    @cached_property
+    def seconds(self) -> dict[str, list[Block]]:
+        """The blocks of each matched array of the second program, copies aside."""
+        return by_name(move.second for move in self.moves)
+
+    @property
+    def inverse(self) -> ParamMap:
+        """The map from the second program to the first."""
+        moves, copies = (tuple(move.inverse for move in group) for group in (self.moves, self.copies))
+        return ParamMap(moves, copies, (self.left_over[1], self.left_over[0]), self.ties)
+
+    @checked(arrays=GIVEN)
+    def forward(self, arrays: Given) -> Arrays:
+        """Return the second program's arrays of the first's: values, or gradients; some of them, or all.
+
+        An array of the second is returned if all that it is made of is given; what is left over is passed over. A tied array
+        is copied, which is right for values; for its gradients see `gradients`.
+
+        Raises:
+            ParamError: an array is unknown or misshapen.
+        """
+        check(arrays, self)
+        blocks = [
+            (move.second, move.forward(move.first.of(arrays[move.first.name]))) for move in self._from(arrays, self.moves)
+        ]
+        tied = self._from(arrays, [copy for copy in self.copies if copy.second.name not in self.seconds])
+        return {**_whole(blocks), **{copy.second.name: copy.forward(arrays[copy.first.name]).copy() for copy in tied}}
+
+    @checked(arrays=GIVEN)
+    def backward(self, arrays: Given) -> Arrays:
+        """Return the first program's arrays of the second's: the inverse of `forward`, and like it in all else."""
+        return self.inverse.forward(arrays)
+
+    @checked(first=GIVEN, second=GIVEN)
+    def gradients(self, first: Given, second: Given) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return both programs' gradients side by side, by the names and in the layout of the second.
+
+        The gradients of the two copies of a tied array are added up, as the program that holds it once has done. Where
+        only a part of an array of the second is given, that part is named: "qkv (24, 8) rows 0:8".
+
+        Args:
+            first: gradients of the first program's parameters, by name; some of them, or all.
+            second: those of the second's.
+
+        Raises:
+            ParamError: an array is unknown or misshapen.
+        """
+        check(first, self)
+        check(second, self.inverse)
+        found: dict[Block, tuple[np.ndarray, np.ndarray]] = {}
+        for move in self._from(first, self.moves):
+            if move.second.name in second:
+                ours, theirs = move.forward(move.first.of(first[move.first.name])), move.second.of(second[move.second.name])
+                for copy in self.copies:
+                    if copy.second.name == move.second.name and copy.first.name in first:
+                        ours = ours + move.second.of(copy.forward(first[copy.first.name]))
+                    elif copy.first.name == move.first.name and copy.second.name in second:
+                        theirs = theirs + move.forward(move.first.of(copy.backward(second[copy.second.name])))
+                found[move.second] = (ours, theirs)
+        sides = [_whole([(block, pair[side]) for block, pair in found.items()]) for side in (0, 1)]
+        parts = {str(block): pair for block, pair in found.items() if block.name not in sides[0]}
+        return {**{name: (sides[0][name], sides[1][name]) for name in sides[0]}, **parts}
+
+    def _from(self, arrays: Given, moves: Iterable[Move]) -> list[Move]:
+        return [move for move in moves if move.first.name in arrays]
+
+    def __str__(self) -> str:
+        moves = [(move, move.words) for move in self.moves] + [(copy, f"{copy.words}, tied") for copy in self.copies]
+        rows = [(f"{m.first.name} {m.first.shape}", f"{m.second.name} {m.second.shape}", said, m.evidence) for m, said in moves]
+        wide = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+        lines = [f"{a:{wide[0]}}  ->  {b:{wide[1]}}   {c:{wide[2]}}   by {d}" for a, b, c, d in rows]
+        for side, names in zip(("first", "second"), self.left_over, strict=True):
+            lines += [f"left over in the {side}: {', '.join(names)}"] if names else []
+        return "\n".join([line.removesuffix("   by ").rstrip() for line in lines] + [f"tie: {tie}" for tie in self.ties])
+
+    @checked(path=PATH)
+    def to_json(self, path: str | Path) -> None:
+        """Write the map to a file, whole or not at all.
+
+        Raises:
+            FileError: the path cannot be written.
+        """
+        data = {
+            "format": FORMAT,
+            "version": VERSION,
+            "moves": [move.to_dict() for move in self.moves],
+            "copies": [copy.to_dict() for copy in self.copies],
+            "left_over": self.left_over,
+            "ties": self.ties,
+        }
+        write_text(path, json.dumps(data, indent=1) + "\n")
+
+    @classmethod
+    @checked(path=PATH)
+    def from_json(cls, path: str | Path) -> ParamMap:
+        """Read a map that `to_json` wrote.
+
+        Raises:
+            FileError: the file cannot be read, is not ours, is of a later version, or is damaged.
+            ParamError: what it describes is no bijection.
+        """
+        said = f"path {brief(repr(str(path)))}"
+        data = read_json(path, "a parameter map in JSON")
+        if not isinstance(data, dict) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+            raise FileError(f"{said} must have format {FORMAT!r} and version {VERSION}")
+        try:
+            return _parsed(data)
+        except ParamError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{said} is damaged: {type(error).__name__} {brief(error)}") from error
+
+
+def _parsed(data: dict[str, Any]) -> ParamMap:
+    moves, copies = (tuple(Move.from_dict(each) for each in data[key]) for key in ("moves", "copies"))
+    first, second = map(_texts, data["left_over"])
+    return ParamMap(moves, copies, (first, second), _texts(data["ties"]))
+
+
+def _texts(texts: Any) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{brief(repr(texts), 60)} must be a list of texts")
+    return tuple(texts)
+
+
+def check(arrays: Given, found: ParamMap) -> None:
+    """Refuse arrays that the first program of a map does not have.
+
+    Raises:
+        ParamError: an array is unknown or misshapen.
+    """
+    wanted: dict[str, Shape] = {move.first.name: move.first.shape for move in (*found.moves, *found.copies)}
+    wrong = [
+        f"{name} {array.shape} must be {wanted[name]}" if name in wanted else f"{name} must be a parameter of the map"
+        for name, array in arrays.items()
+        if wanted.get(name) != array.shape and name not in found.left_over[0]
+    ]
+    if wrong:
+        raise ParamError(listed(wrong))
+
+
+def by_name(blocks: Iterable[Block]) -> dict[str, list[Block]]:
+    """Return blocks by the array that they are of."""
+    found: dict[str, list[Block]] = {}
+    for block in blocks:
+        found.setdefault(block.name, []).append(block)
+    return found
+
+
+def faults(blocks: Mapping[str, list[Block]]) -> dict[str, str]:
+    """Return what is wrong with each array whose blocks do not cover every element exactly once."""
+    wrong: dict[str, str] = {}
+    drawn = 0
+    for name, parts in blocks.items():
+        if len(parts) == 1 and parts[0].whole:
+            continue
+        if len({part.shape for part in parts}) > 1:
+            wrong[name] = f"{name} has two shapes, {parts[0].shape} and {parts[-1].shape}"
+            continue
+        if _cover(parts):
+            continue
+        size, covered = math.prod(parts[0].shape), sum(math.prod(part.sizes) for part in parts)
+        drawn += size
+        if drawn > MOST_DRAWN or covered > MOST_TIMES * size:
+            wrong[name] = f"{name} {parts[0].shape}, of which not every element is used once, as far as can be told"
+            continue
+        used = np.zeros(parts[0].shape, np.uint8)
+        for part in parts:
+            part.of(used)[...] += 1
+        never, twice = int(np.sum(used == 0)), int(np.sum(used > 1))
+        counts = [f"{count} elements {how}" for count, how in ((never, "are never used"), (twice, "are used twice")) if count]
+        if counts:
+            wrong[name] = f"{name} {parts[0].shape}, of which {' and '.join(counts)}"
+    return wrong
+
+
+def _cover(parts: list[Block]) -> bool:
+    """Return whether boxes of one split are as large as the array together, and no two overlap: no array is made for it."""
+    if len(parts) > MOST_PARTS or len({part.split for part in parts}) > 1:
+        return False
+    if sum(math.prod(part.sizes) for part in parts) != math.prod(parts[0].shape):
+        return False
+    spans = np.array([part.spans for part in parts], np.int64).reshape(len(parts), -1, 2)
+    # A box overlaps itself.
+    first, last = spans[:, :, 0], spans[:, :, 1]
+    # A box overlaps itself.
+    return all(np.sum(np.all((first < box[:, 1]) & (last > box[:, 0]), axis=1)) == 1 for box in spans)
+
+
+def _whole(filled: list[tuple[Block, np.ndarray]]) -> Arrays:
+    """Return the arrays all of whose elements are given."""
+    made: Arrays = {}
+    for name, blocks in by_name(block for block, _ in filled).items():
+        values = [value for block, value in filled if block.name == name]
+        if sum(value.size for value in values) == int(np.prod(blocks[0].shape)):
+            made[name] = np.empty(blocks[0].shape, np.result_type(*values))
+            for block, value in zip(blocks, values, strict=True):
+                block.of(made[name])[...] = value
+    return made

@@ -1,0 +1,141 @@
+"""Learned: the values that both programs run with, and whether they are the same.
+
+load="first":  second = forward(first)        load="second":  first = backward(second)        None: they must be equal
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attention.parity.adapters import Arrays, Call, Program
+from attention.parity.param_mapping.result_pairing import names_of
+from attention.spec.errors import OptionError, ParamError, shown
+
+if TYPE_CHECKING:
+    from attention.parity.param_mapping.param_map import ParamMap
+
+LOADS = (None, "first", "second")
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The parameters of both programs.
+
+    Attributes:
+        map: how they belong together; None if one program has none.
+        values: of the first and of the second program, all of them.
+        notes: lines for the report.
+        failure: why the programs cannot be compared with these values, or "".
+    """
+
+    map: ParamMap | None
+    values: tuple[Arrays, Arrays]
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+
+
+def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Call, given: Any, load: str | None) -> Learned:
+    """Return the values that both programs run with.
+
+    Args:
+        programs: the first and the second.
+        labels: what the report calls them.
+        call: inputs for functional evidence.
+        given: a ParamMap, a mapping of names, a dialect, or None if the map is to be solved.
+        load: whose values are copied onto the other.
+
+    Raises:
+        OptionError: `load` is none of `LOADS`.
+        ParamError: the map that is given does not fit.
+    """
+    if load not in LOADS:
+        raise OptionError(f"load {shown(load)} must be None, 'first' or 'second'")
+    own = (programs[0].params, programs[1].params)
+    for label, params in zip(labels, own, strict=True):
+        clashes = sorted(call.leaves.keys() & params.keys())
+        if clashes:
+            raise OptionError(
+                f"inputs {', '.join(clashes)} must not be called as parameters of {label} are: give them by position"
+            )
+    if not all(own):
+        return Learned(None, own, _alone(labels, own))
+    from attention.parity.param_mapping import match  # noqa: PLC0415 - a pair without parameters does not need it
+
+    try:
+        found = match(programs[0], programs[1], call, given=given)
+    except ParamError as error:
+        if given is not None:
+            raise
+        return Learned(None, own, failure=f"parameters of {labels[0]} and {labels[1]} cannot be matched: {error}")
+    notes = _notes(found, labels, own)
+    if not found.moves:
+        return Learned(
+            None, own, notes, f"no parameter of {labels[0]} ({_few(own[0])}) fits any of {labels[1]} ({_few(own[1])})"
+        )
+    values = (
+        {**own[0], **(found.backward(own[1]) if load == "second" else {})},
+        {**own[1], **(found.forward(own[0]) if load == "first" else {})},
+    )
+    differing = _differing(found.forward(values[0]), values[1])
+    failure = (
+        f"values of {_few(differing)} differ between {labels[0]} and {labels[1]}:"
+        " pass load='first' or load='second' to copy those of one onto the other"
+    )
+    return Learned(found, values, notes, failure if differing else "")
+
+
+def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str | None) -> tuple[Program, Program]:
+    """Return the programs, each with the values that `load` says; as they are if it is None.
+
+    Args:
+        programs: the first and the second.
+        call: inputs for functional evidence.
+        given: a ParamMap, a mapping of names, a dialect, or None if the map is to be solved.
+        load: whose values are copied onto the other.
+
+    Raises:
+        OptionError: `load` is none of `LOADS`.
+        ParamError: the parameters cannot be matched.
+    """
+    if load is None:
+        return programs
+    known = learned(programs, ("the first side", "the second side"), call, given, load)
+    if known.failure:
+        raise ParamError(known.failure)
+    return programs[0].loaded(known.values[0]), programs[1].loaded(known.values[1])
+
+
+def _differing(first: Arrays, second: Arrays) -> dict[str, float]:
+    """Return the largest difference of each parameter whose values differ once both are in the coarser of their dtypes."""
+    found: dict[str, float] = {}
+    for name in first.keys() & second.keys():
+        one, other = first[name], second[name]
+        coarse = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+        one, other = (x.astype(coarse).astype(np.float64) for x in (one, other))
+        if not np.array_equal(one, other, equal_nan=True):
+            found[name] = float(np.nanmax(np.abs(one - other)))
+    return {name: found[name] for name in second if name in found}
+
+
+def _notes(found: ParamMap, labels: tuple[str, str], own: tuple[Arrays, Arrays]) -> tuple[str, ...]:
+    counts = [len(names_of(found, side)) - len(found.left_over[side]) for side in (0, 1)]
+    told = [f"parameters: {counts[0]} of {len(own[0])} of {labels[0]}, {counts[1]} of {len(own[1])} of {labels[1]} matched"]
+    for label, names in zip(labels, found.left_over, strict=True):
+        told += [f"parameters left over in {label}, their gradients not compared: {', '.join(names)}"] if names else []
+    return (*told, *(f"parameters that no evidence tells apart: {tie}" for tie in found.ties))
+
+
+def _alone(labels: tuple[str, str], own: tuple[Arrays, Arrays]) -> tuple[str, ...]:
+    """Return the note on parameters that only one program has."""
+    if not any(own):
+        return ()
+    side = 0 if own[0] else 1
+    return (f"parameters of {labels[side]} ({_few(own[side])}) are not compared: {labels[1 - side]} has none",)
+
+
+def _few(names: Any) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

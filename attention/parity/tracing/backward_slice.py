@@ -1,0 +1,57 @@
+"""The frontier: where two programs part, walking back from the outputs that differ.
+
+    frontier = {e unexplained, on the way to an output that differs, whose inputs all need no explanation}
+
+An array without a partner is harmless if all that depends on it has partners again: the walk ends at every array that is fine,
+so that a variance computed in another way is never reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from attention.parity.tracing.trace import Recording
+
+
+@dataclass(frozen=True, eq=False)
+class Cone:
+    """What lies between the arrays that agree and the outputs that differ, on one side.
+
+    Attributes:
+        frontier: indices of the events without a partner whose inputs are fine, in order.
+        inside: indices of all events without a partner on the way, the outputs among them, in order.
+        border: indices of the fine events that those inside were made from, in order.
+    """
+
+    frontier: tuple[int, ...]
+    inside: tuple[int, ...]
+    border: tuple[int, ...]
+
+
+def cone(recording: Recording, fine: list[bool], outputs: Iterable[int]) -> Cone:
+    """Walk back from outputs that differ through all that is not fine."""
+    inside: set[int] = set()
+    waiting = list(outputs)
+    while waiting:
+        i = waiting.pop()
+        if i in inside:
+            continue
+        inside.add(i)
+        waiting.extend(n for n in recording.events[i].inputs if not fine[n])
+    frontier = [i for i in sorted(inside) if all(fine[n] for n in recording.events[i].inputs)]
+    border = sorted({n for i in inside for n in recording.events[i].inputs if fine[n]})
+    return Cone(tuple(frontier), tuple(sorted(inside)), tuple(border))
+
+
+def ancestors(recording: Recording, start: int, within: Iterable[int]) -> set[int]:
+    """Return an event and all that it was made from, as far as they are among some."""
+    allowed = set(within)
+    found: set[int] = set()
+    waiting = [start]
+    while waiting:
+        i = waiting.pop()
+        if i not in found:
+            found.add(i)
+            waiting.extend(n for n in recording.events[i].inputs if n in allowed)
+    return found

@@ -1,0 +1,56 @@
+"""Constants: tables that one side made in float32 are given to the other as they are.
+
+    1 / 10000 ** (arange(0, D, 2) / D)        in float32, when the module was built;        in float64, in the JAX function
+
+The two differ by a rounding of float32, which is no mistake, and would drown those that are as small. So the JAX side is run
+again with the constants of the torch side, wherever the two are equal to within that rounding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attention.parity.tracing.activation_patching import laid, rerun
+from attention.parity.tracing.axis_permutations import close
+from attention.parity.tracing.fingerprint import fingerprint
+from attention.parity.tracing.trace import Event, Recording
+
+# Relative to the largest element: of equal constants, and of those that a rounding of float32 sets apart.
+SAME, ROUNDED = 1e-10, 1e-6
+
+
+def share_constants(torch: Recording, jax: Recording) -> tuple[str, ...]:
+    """Give the constants of the torch side to the JAX side, whose events change in place; return what a reader must know.
+
+    Args:
+        torch: the recording of the torch side.
+        jax: that of the JAX side, with its steps.
+    """
+    if not jax.steps:
+        return ()
+    shared: list[str] = []
+    for event in filter(_is_table, torch.events):
+        for other in [other for other in jax.events if _is_table(other)]:
+            value = _rounded(event, other)
+            if value is not None:
+                for i, x in rerun(jax, {other.index: value}).items():
+                    jax.events[i].value = x
+                shared.append(f"{other.label} at {other.place}")
+    return (f"rounded to float32 on one side, and made equal: {', '.join(dict.fromkeys(shared))}",) if shared else ()
+
+
+def _is_table(event: Event) -> bool:
+    return not event.role and event.value.dtype.kind == "f" and event.value.size > 1 and event.op != "output"
+
+
+def _rounded(event: Event, other: Event) -> np.ndarray | None:
+    """Return what to put in the place of a JAX event that a rounding sets apart from one of torch, or None if nothing does."""
+    if other.value.size != event.value.size:
+        return None
+    here, there = fingerprint(event.value), fingerprint(other.value)
+    if here.pattern != there.pattern or here.statistics.shape != there.statistics.shape:
+        return None
+    if (abs(there.statistics - here.statistics) > ROUNDED * here.scale).any():
+        return None
+    near = [value for value in laid(event.value, other.value) if close(value, other.value, ROUNDED)]
+    return near[0] if near and not close(near[0], other.value, SAME) else None

@@ -1,0 +1,261 @@
+"""The JAX side, recorded: its jaxpr evaluated in NumPy, one equation at a time, through every call and loop.
+
+    jit(f)(x)    ->    the equations of f, each with the line of f that made it, or else with the line of the call
+
+A loop is unrolled: each turn leaves its own events. Where the program narrows, the values are narrowed: a run in float64 keeps
+what the program calls float32 in float64, and what it calls bfloat16 in bfloat16.
+"""
+
+# JAX leaves the types of its arrays and equations unknown, which strict mode reports at every use.
+# pyright: standard
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Var
+
+from attention.parity.adapters.jax_program import JaxProgram, width
+from attention.parity.adapters.program import Arrays, Call
+from attention.parity.adapters.user_errors import blamed, described
+from attention.parity.numerics.jaxpr_interpreter import is_float, widened
+from attention.parity.numerics.noise import CALLS
+from attention.parity.tracing.dtype_casts import cotangent, literal, rounded, unit
+from attention.parity.tracing.jax_rules import evaluated
+from attention.parity.tracing.jax_source_lines import own_lines
+from attention.parity.tracing.source_location import Frame, Place, is_direct, library, places, within
+from attention.parity.tracing.trace import Recording, Step
+from attention.spec.errors import OptionError
+
+Array = Any
+Where = tuple[Place, ...]
+
+
+def record_jax(
+    program: JaxProgram, call: Call, params: Arrays | None, dtype: str | None, *, gradients: bool, weights: Arrays | None = None
+) -> Recording:
+    """Trace a program, evaluate it and return every event.
+
+    Args:
+        program: a program in JAX.
+        call: the inputs.
+        params: values to use instead of the program's own.
+        dtype: what float parameters and inputs are cast to.
+        gradients: whether the program `(inputs, cotangents) -> (outputs, gradients)` is traced instead.
+        weights: the cotangents by the names of outputs, where these have their shapes; `cotangent(output)` otherwise.
+
+    Raises:
+        SideFailed: the program raised, or returned what is no array.
+    """
+    recording = Recording("jax", around=partial(_around, dtype))
+    with _around(dtype):
+        learned, args, kwargs = program.arguments(call, params, dtype)
+        given = {**learned, **Call(args, kwargs).leaves}
+        recorder = Recorder(recording, dtype, {name: "param" if name in learned else "input" for name in given})
+        forward = _forward(program, learned, Call(args, kwargs))
+        found = recorder.run(program.name, forward, given)
+        if gradients:
+            # The backward program repeats the forward one, whose stops it may have dropped.
+            stops = list(recording.stops)
+            del recording.events[:], recording.steps[:]
+            weights = {n: _weights(x, (weights or {}).get(n)) for n, x in recorder.last.items() if x.dtype == np.float64}
+            both = _both(forward, given, list(weights))
+            with own_lines():
+                found = recorder.run(
+                    program.name, both, {**given, **{f"cotangent of {name}": x for name, x in weights.items()}}
+                )
+            recording.stops[:] = stops
+    recording.close(found)
+    return recording
+
+
+def _weights(output: Array, given: Array | None) -> Array:
+    return cotangent(output) if given is None or given.shape != output.shape else given
+
+
+@contextmanager
+def _around(dtype: str | None) -> Iterator[None]:
+    """Evaluate as wide as the run is, and on the CPU, whatever accelerator is there."""
+    with width(dtype), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
+        yield
+
+
+def _forward(program: JaxProgram, learned: Arrays, call: Call) -> Callable[[dict[str, Array]], dict[str, Array]]:
+    """Return the program as a function of named arrays."""
+
+    def forward(arrays: dict[str, Array]) -> dict[str, Array]:
+        filled = call.map(arrays.get)
+        return program.outputs(program.pure({name: arrays[name] for name in learned}, filled.args, filled.kwargs))
+
+    return forward
+
+
+def _both(forward: Callable[..., dict[str, Array]], given: Arrays, reached: list[str]) -> Callable[..., dict[str, Array]]:
+    """Return the program that also returns the gradient of every float array, as "d NAME"."""
+    floats = [name for name, x in given.items() if is_float(x)]
+
+    def both(arrays: dict[str, Array]) -> dict[str, Array]:
+        rest = {name: arrays[name] for name in given if name not in floats}
+
+        def reach(values: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+            made = forward({**rest, **values})
+            return {name: made[name] for name in reached}, made
+
+        made, pull_back, everything = jax.vjp(reach, {name: arrays[name] for name in floats}, has_aux=True)
+        weights = {name: jnp.asarray(arrays[f"cotangent of {name}"], x.dtype) for name, x in made.items()}
+        [gradients] = pull_back(weights)
+        return {**everything, **{f"d {name}": x for name, x in gradients.items()}}
+
+    return both
+
+
+class Recorder:
+    """Evaluates jaxprs and records what they make.
+
+    Args:
+        recording: what is appended to.
+        dtype: of the run.
+        roles: of the arguments, by name; what has none is a cotangent.
+    """
+
+    def __init__(self, recording: Recording, dtype: str | None, roles: dict[str, str] | None = None) -> None:
+        self.recording, self.dtype, self.roles = recording, dtype, roles or {}
+        self.last: Arrays = {}
+
+    def run(self, name: str, function: Callable[..., dict[str, Array]], given: Arrays) -> dict[str, int]:
+        """Record a function of named arrays, and return the events of its outputs."""
+        with blamed(name):
+            jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(given)
+        # A dict is flattened in the order of its sorted names.
+        leaves = [self.leaf(np.asarray(given[name]), name) for name in sorted(given)]
+        try:
+            made = self.read(jaxpr, leaves, ())
+        # What no rule of ours evaluates, such as a random key, is no mistake of the program.
+        except Exception as error:  # noqa: BLE001
+            raise OptionError(f"{name} cannot be traced: {described(error)}") from None
+        found = dict(zip(sorted(shapes), made, strict=True))
+        self.last = {path: self.recording.events[i].value for path, i in found.items()}
+        return {path: found[path] for path in shapes}
+
+    def leaf(self, x: Array, name: str = "") -> int:
+        """Record what the program was given: an argument, or a constant."""
+        dtype = str(x.dtype)
+        role = self.roles.get(name, "cotangent") if name else ""
+        slack = 0.0 if name else literal(x, self.dtype)
+        more = {"dtype": dtype, "name": name, "role": role, "slack": slack}
+        return self.recording.add("leaf", widened(x), (), unit(dtype, self.dtype), **more)
+
+    def read(self, jaxpr: Any, operands: Sequence[int], where: Where) -> list[int]:
+        """Record the equations of a jaxpr, open or closed, that is called at a place."""
+        constants = [self.leaf(np.asarray(c)) for c in getattr(jaxpr, "consts", ())]
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        nodes: dict[Any, int] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *operands], strict=True))
+
+        def node(atom: Any) -> int:
+            return nodes[atom] if isinstance(atom, Var) else self.leaf(np.asarray(atom.val, atom.aval.dtype))
+
+        for eqn in jaxpr.eqns:
+            inputs = [node(atom) for atom in eqn.invars]
+            here = within(places(_frames(eqn)), where) or library(_frames(eqn))
+            name = eqn.primitive.name
+            if name in CALLS or name == "checkpoint":
+                body = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "call") if key in eqn.params)
+                results = self.read(body, inputs, here)
+            else:
+                results = LOOPS.get(name, Recorder.one)(self, eqn, inputs, here)
+            nodes.update(zip(eqn.outvars, results, strict=True))
+        return [node(atom) for atom in jaxpr.outvars]
+
+    def one(self, eqn: Any, inputs: list[int], where: Where) -> list[int]:
+        """Record one primitive."""
+        avals = [v.aval for v in eqn.outvars]
+
+        narrows = any(unit(str(aval.dtype), self.dtype) > unit("float64", self.dtype) for aval in avals)
+
+        def run(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+            made = evaluated(eqn, values)
+            if not narrows:
+                return made
+            return [rounded(x, aval.dtype, self.dtype) for x, aval in zip(made, avals, strict=True)]
+
+        more = {"options": _options(eqn), "backward": "transpose" in str(eqn.source_info.name_stack)}
+        if eqn.primitive.name == "stop_gradient" and is_direct(_frames(eqn)):
+            self.recording.stops.append(replace(self.recording.events[inputs[0]], places=where, op="stop_gradient"))
+        units = [unit(str(aval.dtype), self.dtype) for aval in avals]
+        return self.made(eqn.primitive.name, inputs, where, run, units, dtypes=[str(aval.dtype) for aval in avals], **more)
+
+    def made(self, op: str, inputs: list[int], where: Where, run: Any, units: list[float], **more: Any) -> list[int]:
+        """Evaluate a step, and record what it makes."""
+        events = self.recording.events
+        results = run([events[i].value for i in inputs])
+        dtypes = more.pop("dtypes", None) or [str(x.dtype) for x in results]
+        triples = zip(results, units or [0.0] * len(results), dtypes, strict=True)
+        made = [self.recording.add(op, x, inputs, u, dtype=dtype, places=where, **more) for x, u, dtype in triples]
+        self.recording.steps.append(Step(tuple(inputs), tuple(made), run))
+        return made
+
+
+def _frames(eqn: Any) -> list[Frame]:
+    """Return the frames since the trace of the innermost function began, where JAX cuts them, up to our own."""
+    trace = eqn.source_info.traceback
+    found: list[Frame] = []
+    for frame in trace.frames if trace is not None else ():
+        if frame.file_name.endswith("/jax_lines.py"):
+            # It stands between JAX and the line that it looks for.
+            continue
+        if "/attention/parity/" in frame.file_name:
+            break
+        found.append((frame.file_name, frame.line_num, frame.function_name))
+    return found
+
+
+def _options(eqn: Any) -> str:
+    plain = {k: v for k, v in eqn.params.items() if isinstance(v, int | float | str | tuple | np.dtype) and v not in ((), None)}
+    return ", ".join(f"{name}={x}" for name, x in plain.items())[:80]
+
+
+def _scan(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list[int]:
+    p = eqn.params
+    # JAX 0.11 groups the operands where 0.10 counts them.
+    n, m = map(len, p["ft_in"].unpack()[:2]) if "ft_in" in p else (p["num_consts"], p["num_carry"])
+    constants, carry, xs = inputs[:n], inputs[n : n + m], inputs[n + m :]
+    rows: list[list[int]] = []
+    order = range(p["length"])
+    for i in reversed(order) if p["reverse"] else order:
+        turn = [recorder.made("slice", [x], where, lambda v, i=i: [v[0][i]], [], options=f"[{i}]")[0] for x in xs]
+        results = recorder.read(p["jaxpr"], [*constants, *carry, *turn], where)
+        carry = results[:m]
+        rows.append(results[m:])
+    if p["reverse"]:
+        rows.reverse()
+    stacked = [recorder.made("stack", list(made), where, lambda v: [np.stack(v)], [])[0] for made in zip(*rows, strict=True)]
+    if not rows:
+        # Nothing ran, so that only the jaxpr knows the shapes.
+        stacked = [recorder.leaf(np.zeros(v.aval.shape, v.aval.dtype)) for v in eqn.outvars[m:]]
+    return [*carry, *stacked]
+
+
+def _while(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list[int]:
+    p = eqn.params
+    n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+    state = inputs[m:]
+    while recorder.recording.events[recorder.read(p["cond_jaxpr"], [*inputs[:n], *state], where)[0]].value:
+        state = recorder.read(p["body_jaxpr"], [*inputs[n:m], *state], where)
+    return state
+
+
+def _cond(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list[int]:
+    branches = eqn.params["branches"]
+    chosen = int(recorder.recording.events[inputs[0]].value)
+    # As XLA does, an index out of range takes the nearest branch.
+    return recorder.read(branches[min(max(chosen, 0), len(branches) - 1)], inputs[1:], where)
+
+
+LOOPS: dict[str, Callable[[Recorder, Any, list[int], Where], list[int]]] = {"scan": _scan, "while": _while, "cond": _cond}

@@ -1,0 +1,175 @@
+"""Events: every array that a program made, in order, with the line that made it and the arrays it was made from.
+
+    event 12    mul    float64 (2, 7, 12)    model.py:31    from events 10 and 4
+
+The events of one program are a graph without cycles: the inputs of an event stand before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from attention.parity.tracing.source_location import NOWHERE, Place
+
+# Operations whose result is made of the elements of one operand, each in as many places as it likes.
+MOVES = frozenset(
+    """
+    _reshape_alias _to_copy _unsafe_view alias broadcast_in_dim broadcast_to clone contiguous convert_element_type copy
+    detach expand expand_dims lift_fresh optimization_barrier name permute pvary repeat repeat_interleave reshape rev roll
+    squeeze stop_gradient t tile transpose unsqueeze view
+    """.split()  # noqa: SIM905 a table of names is read at a glance, a column of thirty quoted lines is not
+)
+
+# What an array depends on, the least telling first.
+ROLES = ("", "param", "input", "cotangent")
+
+
+@dataclass(eq=False)
+class Event:
+    """One array that a program made or was given.
+
+    Attributes:
+        side: "torch" or "jax".
+        index: its place in the recording.
+        op: the operation's name, such as "mul"; "leaf" for what the program was given, "output" for what it returned.
+        value: what was made: floats as float64, the rest as it is.
+        inputs: the indices of the events it was made from.
+        places: the user's stack, innermost first.
+        dtype: the name of the dtype that the program gave the array.
+        unit: the unit roundoff of the coarsest dtype that took part in it.
+        slack: how far, relative to the largest element, a kernel that took part in it is from its own definition.
+        role: of a leaf: "input", "param" or "cotangent"; "" for a constant. Of others: the last of `ROLES` among what it was
+            made of.
+        name: of a leaf or an output; what a fused operation is called of which this is a part.
+        options: what the operation was told beside its operands, for reading.
+        backward: whether it belongs to the backward pass.
+    """
+
+    side: str
+    index: int
+    op: str
+    value: np.ndarray
+    inputs: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
+    dtype: str = "float64"
+    unit: float = 2.0**-53
+    slack: float = 0.0
+    role: str = ""
+    name: str = ""
+    options: str = ""
+    backward: bool = False
+
+    @property
+    def place(self) -> Place:
+        """The innermost line of the user."""
+        return self.places[0] if self.places else NOWHERE
+
+    @property
+    def file(self) -> str:
+        return self.place.file
+
+    @property
+    def line(self) -> int:
+        return self.place.line
+
+    @property
+    def text(self) -> str:
+        return self.place.text
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the program was given it, rather than made it."""
+        return self.op == "leaf"
+
+    @property
+    def is_move(self) -> bool:
+        """Whether it only lays out anew what it was made from."""
+        return self.op in MOVES
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds numbers that are computed with, real or complex."""
+        return self.value.dtype.kind in "fc"
+
+    @property
+    def is_operation(self) -> bool:
+        """Whether it was computed: neither given, nor returned, nor only laid out anew."""
+        return not self.is_given and self.op != "output" and not self.is_move
+
+    @property
+    def label(self) -> str:
+        """The operation and its shape: "softmax: exp (2, 3, 7, 7)"."""
+        if self.op in {"leaf", "output"}:
+            return f"{self.op} {self.name or 'constant'} {self.shape}"
+        return f"{self.name + ': ' if self.name else ''}{self.op} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """How events were made, so that they can be made again from other values.
+
+    Attributes:
+        inputs: indices of events.
+        outputs: indices of events, all of one operation.
+        run: from the values of the inputs to those of the outputs.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+
+
+@dataclass(eq=False)
+class Recording:
+    """All events of one run of one program.
+
+    Attributes:
+        side: "torch" or "jax".
+        events: in order.
+        outputs: event by the path of the output, or of "d " and the name of a gradient.
+        steps: how each event was made, in order, where the recorder knows (the JAX side).
+        stops: the arrays whose gradient the program stops, where it calls for that.
+        around: what a step must be run inside of.
+    """
+
+    side: str
+    events: list[Event] = field(default_factory=list[Event])
+    outputs: dict[str, int] = field(default_factory=dict[str, int])
+    steps: list[Step] = field(default_factory=list[Step])
+    stops: list[Event] = field(default_factory=list[Event])
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def add(self, op: str, value: Any, inputs: Sequence[int] = (), unit: float = 2.0**-53, **more: Any) -> int:
+        """Append an event, as coarse as the coarsest of its inputs, and return its index."""
+        made_of = [self.events[i] for i in inputs]
+        more["unit"] = max([unit, *(event.unit for event in made_of)])
+        more["slack"] = max([more.get("slack", 0.0), *(event.slack for event in made_of)])
+        more.setdefault("role", max((event.role for event in made_of), key=ROLES.index, default=""))
+        event = Event(self.side, len(self.events), op, value, tuple(inputs), **more)
+        self.events.append(event)
+        return event.index
+
+    def close(self, outputs: dict[str, int]) -> None:
+        """Append an event for each output, which stands for the caller who reads it."""
+        for name, i in outputs.items():
+            made = self.events[i]
+            places, dtype, backward = made.places, made.dtype, made.backward
+            self.outputs[name] = self.add("output", made.value, (i,), places=places, dtype=dtype, backward=backward, name=name)
+
+    @property
+    def consumers(self) -> dict[int, list[int]]:
+        """The events that were made from each event."""
+        found: dict[int, list[int]] = {event.index: [] for event in self.events}
+        for event in self.events:
+            for i in dict.fromkeys(event.inputs):
+                found[i].append(event.index)
+        return found

@@ -1,0 +1,116 @@
+"""Lockstep: both frameworks and the twins take each step of a recipe together.
+
+torch[0] = jax[0] = weights        twin[i][0] = weights moved by one rounding unit, up or down at random
+
+The twins are runs of JAX's side: they show how far rounding alone drives a run. Losses are compared at every step, weights
+after each of the first ten and then after every `watch`-th.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from attention.parity.training import optimizer_rounding
+from attention.parity.training.distance import Distances, distances, furthest, moved, sizes, unit
+from attention.parity.training.envelope import Runs
+from attention.parity.training.jax_trainer import JaxLearner
+from attention.parity.training.model_io import models
+from attention.parity.training.recipe import Recipe
+from attention.parity.training.result import Training
+from attention.parity.training.torch_trainer import TorchLearner
+from attention.spec.errors import OptionError, shown
+from attention.spec.numbers import is_count
+from attention.spec.options import FUNCTION, checked, instance
+from attention.spec.params import Weights
+
+DENSE = 10
+"""Steps at the beginning after each of which weights are compared: most mistakes show in one of them."""
+
+
+@checked(recipe=instance(Recipe), progress=FUNCTION | ", or None")
+def train(
+    recipe: Recipe, *, twins: int = 2, watch: int = 1, progress: Callable[[int, float], object] | None = None
+) -> Training:
+    """Train a recipe in both frameworks, from the same bits, and judge whether they stay together.
+
+    Args:
+        recipe: what is trained, on what, and how.
+        twins: how many runs of JAX's side begin one rounding unit away, and so show how far rounding alone drives a run.
+        watch: every how many steps weights are compared, after the first ten; losses are at every step.
+        progress: told of each step, counted from 1, and of its loss.
+
+    Returns:
+        The trained models, the losses and the verdict.
+
+    Raises:
+        OptionError: an argument, or a batch, is not what it must be.
+        ParamError: a pair's parameters do not belong together.
+        SideFailed: a loss or an optimiser raised, or a loss is no scalar.
+    """
+    for name, value in (("twins", twins), ("watch", watch)):
+        if not is_count(value):
+            raise OptionError(f"{name} {shown(value)} must be an int >= 1")
+    start, kinds = models(recipe)
+    torch = TorchLearner(recipe, kinds["torch"], start)
+    ours = JaxLearner(recipe, kinds["jax"], start)
+    begun = [moved(start, twin) for twin in range(twins)]
+    others = [JaxLearner(recipe, kinds["jax"], weights, like=ours) for weights in begun]
+    names = ("jax", *(f"twin {i}" for i in range(twins)))
+    losses: dict[str, list[float]] = {name: [] for name in ("torch", *names)}
+    watcher = _Watcher(start)
+    for step in range(recipe.steps):
+        batch, seed = recipe.batch(step), recipe.dropout_seed(step)
+        arrays = JaxLearner.arrays(batch)
+        # JAX computes while torch does.
+        pending = [learner.step(arrays, seed) for learner in (ours, *others)]
+        losses["torch"].append(float(torch.step(TorchLearner.arrays(batch), seed)))
+        for name, value in zip(names, pending, strict=True):
+            losses[name].append(float(value))
+        if step < DENSE or step % watch == 0 or step == recipe.steps - 1:
+            watcher.look(step, torch.weights(), ours.weights(), [other.weights() for other in others])
+        if progress is not None:
+            _ = progress(step + 1, losses["torch"][-1])
+    return Training(
+        recipe=recipe,
+        models={"torch": torch.finished(), "jax": ours.finished()},
+        losses={name: np.array(values) for name, values in losses.items()},
+        runs=watcher.seen(recipe, furthest([distances(weights, start) for weights in begun])),
+    )
+
+
+class _Watcher:
+    """Writes down how far runs are from each other."""
+
+    def __init__(self, start: Weights) -> None:
+        self._start, self._last = start, start
+        self._steps: list[int] = []
+        self._seen: dict[str, list[Distances]] = {name: [] for name in ("apart", "spread", "size", "gone")}
+
+    def look(self, step: int, torch: Weights, ours: Weights, others: Sequence[Weights]) -> None:
+        """Compare the weights after a step."""
+        self._steps.append(step)
+        self._seen["apart"].append(distances(torch, ours))
+        self._seen["spread"].append(furthest([distances(other, ours) for other in others]))
+        self._seen["size"].append(sizes(ours))
+        self._seen["gone"].append(distances(ours, self._last))
+        # What `weights` returns may be a view of what the next step writes over.
+        self._last = {name: w.copy() for name, w in ours.items()}
+
+    def seen(self, recipe: Recipe, first: Distances) -> Runs:
+        """Return all of it."""
+        curves: dict[str, Any] = {
+            what: {name: np.array([distance[name] for distance in found]) for name in self._start}
+            for what, found in self._seen.items()
+        }
+        return Runs(
+            counts={name: w.size for name, w in self._start.items()},
+            watched=np.array(self._steps),
+            first=first,
+            share=np.array([optimizer_rounding.share(recipe.optimizer, step) for step in range(recipe.steps)]),
+            leak=np.array([optimizer_rounding.leak(recipe.optimizer, step) for step in range(recipe.steps)]),
+            unit=unit(self._start),
+            **curves,
+        )
