@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import attention.jax_impl.layers.multi_head as jax_multi_head
 import attention.torch_impl.layers.multi_head as torch_multi_head
 from attention import cli, spec
+from attention.cli.false_alarms import progress_bar
 from attention.parity import random_options
 from attention.parity.contracts.backends import NumpySide
 from attention.parity.contracts.probes import CALL, Probe
@@ -220,6 +221,13 @@ class TestRefusals:
 
 
 class TestCommands:
+    def test_a_log_gets_a_line_after_every_tenth_of_the_draws(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with progress_bar(20) as tell:
+            for ran in range(1, 21):
+                tell(ran, ran // 15)
+        lines = capsys.readouterr().err.splitlines()
+        assert (len(lines), lines[0], lines[-1]) == (10, "2 of 20 draws, 0 failed", "20 of 20 draws, 1 failed")
+
     def test_a_disagreement_is_printed_as_code_and_exits_with_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = (Disagreement(("formula", "torch"), "output", 1.0, (0,), (1.0, 2.0)),)
         monkeypatch.setattr(running, "examine", lambda *_: found)

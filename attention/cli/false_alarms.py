@@ -67,13 +67,24 @@ def _alone(draw: int, seed: int, dtypes: tuple[str, ...]) -> bool:
 
 @contextmanager
 def progress_bar(draws: int) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that shows on stderr how many draws ran, and how many of them failed."""
+    """Give a function that shows on stderr how many draws ran, and how many of them failed.
+
+    A terminal shows a bar; anything else, such as a log, gets a line after every tenth of the draws.
+    """
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     console = Console(stderr=True)
-    # Where nobody watches, an error is one line and not two.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        step = max(draws // 10, 1)
+
+        def line(ran: int, failed: int) -> None:
+            if draws > step and ran % step == 0:
+                typer.echo(f"{ran} of {draws} draws, {failed} failed", err=True)
+
+        yield line
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=draws)
         yield lambda ran, failed: progress.update(task, completed=ran, description=f"{failed} failed")
