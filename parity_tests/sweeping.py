@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -19,10 +22,12 @@ LONGEST = 500
 """The most characters of a message."""
 SECONDS = 10.0
 """The most time of a processor that a call may take: a refusal takes none, but a first call may import a library."""
+PATIENCE = 12
+"""A call is interrupted after so many times `SECONDS` of wall time, on a machine that other processes load."""
 
 DATA = frozenset({"bias", "sinks", "q", "k", "v", "x"})
 """Arguments that are arrays, which may hold NaN."""
-FUNCTIONS = frozenset({"score_mod", "constant", "progress"})
+FUNCTIONS = frozenset({"score_mod", "constant", "progress", "program", "expected"})
 """Arguments that are functions, which may raise what they like."""
 
 
@@ -39,7 +44,8 @@ def fault(call: Public, argument: str, odd: Odd, *, briefly: bool = False) -> st
     arguments[argument] = odd.make()
     begun = time.process_time()
     try:
-        made = call.run(arguments)
+        with _interrupted(int(SECONDS * PATIENCE)):
+            made = call.run(arguments)
     except AttentionError as error:
         return _message_fault(str(error)) or _slow(begun)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the fault that is looked for
@@ -49,6 +55,22 @@ def fault(call: Public, argument: str, odd: Odd, *, briefly: bool = False) -> st
     if odd.kind == "not finite" and argument not in DATA and not finite(made):
         return "a result that is not finite"
     return ""
+
+
+@contextmanager
+def _interrupted(seconds: int) -> Iterator[None]:
+    """Raise a TimeoutError in a call that runs for longer, so that a size without a limit is a failure and no endless run."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"runs for more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _is_theirs(argument: str, value: object) -> bool:

@@ -382,7 +382,7 @@ class TestRefusals:
             ({"score": spec.Cosine()}, OptionError, "key_dim 11 must be query_dim = 7 for Cosine, or attn_dim be given"),
             ({"mask": spec.Lengths([3])}, MaskError, r"mask Lengths\(.*must be structure without arrays"),
             ({"mask": "causal"}, MaskError, "mask 'causal' must be structure without arrays"),
-            ({"softcap": 0.0}, OptionError, r"softcap 0\.0 must be a positive finite number"),
+            ({"softcap": 0.0}, OptionError, r"softcap 0\.0 must be a positive finite number in float32"),
             ({"dropout_rate": 1.0}, OptionError, r"dropout_rate 1\.0 must be in \[0, 1\)"),
             ({"precision": "tf32"}, OptionError, "precision 'tf32' must be one of None, 'default'"),
         ],

@@ -281,7 +281,7 @@ class TestRequest:
         ("options", "error", "text"),
         [
             ({"score_mod": "alibi"}, OptionError, "score_mod 'alibi' must be a function .* -> score, or None"),
-            ({"softcap": 0.0}, OptionError, r"softcap 0\.0 must be a positive finite number, or None"),
+            ({"softcap": 0.0}, OptionError, r"softcap 0\.0 must be a positive finite number in float32, or None"),
             ({"dropout_rate": 1.0, "dropout_seed": 0}, OptionError, r"dropout_rate 1\.0 must be in \[0, 1\)"),
             ({"dropout_rate": 0.1}, OptionError, r"dropout_seed None must be an integer when dropout_rate is 0\.1"),
             ({"precision": "tf32"}, OptionError, "precision 'tf32' must be one of None, 'default', 'high', 'highest'"),

@@ -271,16 +271,16 @@ OPTIONS: Refusals = {
         OptionError,
         "return_stages 'probs' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context",
     ),
-    "soft cap of 0": (core(softcap=0.0), OptionError, "softcap 0.0 must be a positive finite number, or None"),
+    "soft cap of 0": (core(softcap=0.0), OptionError, "softcap 0.0 must be a positive finite number in float32, or None"),
     "scale that is no number": (
         core(scale="small"),
         OptionError,
-        "scale 'small' must be a finite number, or None for 1 / sqrt(D)",
+        "scale 'small' must be a finite number in float32, or None for 1 / sqrt(D)",
     ),
     "infinite scale": (
         core(scale=float("inf")),
         OptionError,
-        "scale inf must be a finite number, or None for 1 / sqrt(D)",
+        "scale inf must be a finite number in float32, or None for 1 / sqrt(D)",
     ),
     "unknown precision": (
         core(precision="tf32"),

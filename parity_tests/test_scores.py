@@ -192,12 +192,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("make", "text"),
         [
-            (lambda: ScaledDot(math.inf), "scale inf must be a finite number, or None for 1 / sqrt"),
-            (lambda: ScaledDot(math.nan), "scale nan must be a finite number"),
-            (lambda: check_cap(0.0), r"softcap 0\.0 must be a positive finite number, or None"),
-            (lambda: check_cap(-50.0), r"softcap -50\.0 must be a positive finite number"),
-            (lambda: check_cap(math.inf), "softcap inf must be a positive finite number"),
-            (lambda: check_cap(math.nan), "softcap nan must be a positive finite number"),
+            (lambda: ScaledDot(math.inf), "scale inf must be a finite number in float32, or None for 1 / sqrt"),
+            (lambda: ScaledDot(math.nan), "scale nan must be a finite number in float32"),
+            (lambda: check_cap(0.0), r"softcap 0\.0 must be a positive finite number in float32, or None"),
+            (lambda: check_cap(-50.0), r"softcap -50\.0 must be a positive finite number in float32"),
+            (lambda: check_cap(math.inf), "softcap inf must be a positive finite number in float32"),
+            (lambda: check_cap(math.nan), "softcap nan must be a positive finite number in float32"),
         ],
     )
     def test_an_option_outside_its_range(self, make: Callable[[], object], text: str) -> None:

@@ -310,7 +310,7 @@ class TestRefusals:
             _ = train(pair(optimizers={"jax": 0.1}))
 
     def test_arguments(self) -> None:
-        with pytest.raises(OptionError, match="twins 0 must be an int >= 1"):
+        with pytest.raises(OptionError, match="twins 0 must be a positive int"):
             _ = train(pair(), twins=0)
         with pytest.raises(OptionError, match="contract str must be a contract"):
             _ = Recipe.of_contract("self")  # type: ignore[arg-type]

@@ -16,8 +16,9 @@ from attention.spec.attend import Mark
 from attention.spec.attend import attend as formula
 from attention.spec.axes import COMPUTE, Array, check_broadcast, check_float, check_shape, dtype_name, sizes
 from attention.spec.errors import DTypeError
-from attention.spec.numbers import is_finite
+from attention.spec.numbers import LARGEST32, is_finite
 from attention.spec.options import ARRAY, NAMESPACE, Option, is_array, takes_arguments
+from attention.spec.scores import CAP
 
 
 def _is_scalar(value: Any) -> bool:
@@ -28,6 +29,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 NUMBER = Option("a finite number", _is_scalar)
+SCALAR = Option("a finite number in float32", lambda value: _is_scalar(value) and (is_array(value) or abs(value) <= LARGEST32))
 BOOL = Option("an array of bool", lambda value: is_array(value) and dtype_name(value) == "bool", DTypeError)
 FUNCTION = Option("a function of one array", partial(takes_arguments, count=1))
 OPTIONS = {
@@ -35,9 +37,9 @@ OPTIONS = {
     **dict.fromkeys(("q", "k", "v"), ARRAY),
     **dict.fromkeys(("bias", "sinks"), ARRAY | ", or None"),
     **dict.fromkeys(("allowed", "keep"), BOOL | ", or None"),
-    "scale": NUMBER,
+    "scale": SCALAR,
     "dropout_rate": NUMBER,
-    "softcap": NUMBER | ", or None",
+    "softcap": CAP,
     "score_mod": FUNCTION | ", or None",
     "constant": FUNCTION,
     "mark": Option("a Mark", lambda value: isinstance(value, Mark)),

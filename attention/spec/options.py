@@ -83,16 +83,23 @@ def whole(least: int = 1, most: int | None = MOST, *, wanted: str = "", none: bo
 
 
 def number(
-    least: float | None = None, *, above: float | None = None, below: float | None = None, wanted: str = "", none: bool = False
+    least: float | None = None,
+    *,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    wanted: str = "",
+    none: bool = False,
 ) -> Option:
-    """Return the option of a finite number: at least `least`, above `above`, below `below`, each if given."""
-    bounds = ((">=", least), (">", above), ("<", below))
+    """Return the option of a finite number: at least `least`, at most `most`, above `above`, below `below`, each if given."""
+    bounds = ((">=", least), ("<=", most), (">", above), ("<", below))
     said = wanted or "a finite number" + " and".join(f" {sign} {bound:g}" for sign, bound in bounds if bound is not None)
 
     def holds(value: Any) -> bool:
         return (
             is_finite(value)
             and (least is None or value >= least)
+            and (most is None or value <= most)
             and (above is None or value > above)
             and (below is None or value < below)
         )
@@ -122,7 +129,6 @@ def size(least: int = 1, most: int = MOST) -> Option:
 
 SEED = whole(0, 2**63 - 1)
 SWITCH = Option("True or False", lambda value: isinstance(value, bool))
-FUNCTION = Option("a function", callable)
 TEXT = Option("a string", lambda value: type(value) is str)
 SHAPE = Option(
     "a tuple of ints >= 0", lambda value: isinstance(value, (tuple, list)) and all(is_count(n, 0) and n <= MOST for n in value)
@@ -251,6 +257,11 @@ def takes_arguments(function: Any, count: int) -> bool:
     except Exception:  # noqa: BLE001
         return False
     return True
+
+
+def function_of(count: int) -> Option:
+    """Return the option of a function that can be called with so many arguments by place."""
+    return Option(f"a function of {count} argument{'s' if count > 1 else ''}", lambda value: takes_arguments(value, count))
 
 
 NAMESPACE = Option("an array namespace such as numpy", lambda value: callable(getattr(value, "zeros_like", None)))

@@ -21,14 +21,15 @@ from typing import Any, ClassVar
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.norms import unit
+from attention.spec.numbers import LARGEST32, SMALLEST32
 from attention.spec.options import Option, check_options, checked, number, size, takes_arguments, whole
 from attention.spec.params import Param
 
 WIDTH = whole(1)
 HEAD_DIM = size()
 POSITIVE = number(above=0, wanted="a positive finite number")
-SCALE = number() | ", or None for 1 / sqrt(D)"
-CAP = POSITIVE | ", or None"
+SCALE = number(-LARGEST32, most=LARGEST32, wanted="a finite number in float32") | ", or None for 1 / sqrt(D)"
+CAP = number(SMALLEST32, most=LARGEST32, wanted="a positive finite number in float32") | ", or None"
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def heads_first(xp: Any, x: Array) -> Array:
 
 def soft_cap(xp: Any, scores: Array, cap: float | None) -> Array:
     """Return `cap * tanh(scores / cap)`, or the scores as they are where `cap` is None."""
-    return scores if cap is None else cap * xp.tanh(scores / cap)
+    # As a float: JAX would make an int an int32, which may not hold it.
+    return scores if cap is None else float(cap) * xp.tanh(scores / float(cap))
 
 
 ScoreMod = Callable[[Array, Array, Array, Array, Array], Array]

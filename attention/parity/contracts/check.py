@@ -22,8 +22,9 @@ from attention.parity.results.report import Report, Row
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import KernelRefused
 from attention.spec.layers.contract import Contract
-from attention.spec.options import FUNCTION, ITERABLE, MAPPING, TEXT, checked, instance, whole
+from attention.spec.options import ITERABLE, MAPPING, TEXT, checked, function_of, instance, whole
 
+BUDGET = instance(Budget, wanted="a Budget")
 PROBE = instance(Probe, wanted="a Probe, as `probes` returns them")
 RUNS = whole(1, 2**16)
 AGAIN = 64
@@ -108,7 +109,7 @@ def judged(probe: Probe, ran: Ran, budgets: Callable[[Probe, tuple[str, ...]], B
     backends=ITERABLE,
     implementation=TEXT,
     facts=MAPPING | ", or None",
-    expected=FUNCTION | ", or None",
+    expected=function_of(2) | ", or None",
 )
 def check_probe(
     subject: str,
@@ -132,7 +133,9 @@ def check_probe(
     made = cache(expected or expect)
 
     def budgets(probe: Probe, rounds: tuple[str, ...]) -> Budget:
-        return made(probe, counted(probe.dtype, rounds))
+        budget = made(probe, counted(probe.dtype, rounds))
+        BUDGET.check("expected result", budget)
+        return budget
 
     for backend in backends:
         side = find(backend)
@@ -149,7 +152,7 @@ def check_probe(
     return rows
 
 
-@checked(name=TEXT, dtypes=ITERABLE, backends=ITERABLE, implementation=TEXT, progress=FUNCTION)
+@checked(name=TEXT, dtypes=ITERABLE, backends=ITERABLE, implementation=TEXT, progress=function_of(1))
 def check(
     contract: Contract,
     *,

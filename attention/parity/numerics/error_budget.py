@@ -80,6 +80,7 @@ FLOAT = Option(
     "a float array of NumPy or JAX",
     lambda value: (
         isinstance(value, (jax.Array, np.ndarray, np.generic, float))
+        and not isinstance(value, np.ma.MaskedArray)
         and is_float(np.asarray(value) if isinstance(value, float) else value)
     ),
     DTypeError,

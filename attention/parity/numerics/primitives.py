@@ -28,7 +28,7 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 def is_float(x: Any) -> bool:
     """Return whether an array, or an abstract one, holds floats."""
     # Asked of every operand of every operation, and NumPy's own floats answer sooner.
-    return x.dtype.kind == "f" or jnp.issubdtype(x.dtype, jnp.floating)
+    return getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def widened(x: Array) -> Array:

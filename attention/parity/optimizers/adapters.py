@@ -63,7 +63,12 @@ def framework(side: Side) -> str:
     if not callable(side):
         return ""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = [p for p in inspect.signature(side).parameters.values() if p.default is p.empty and p.kind in kinds]
+    try:
+        signature = inspect.signature(side)
+    # A class or a function of C that lists no arguments.
+    except ValueError:
+        return ""
+    wanted = [p for p in signature.parameters.values() if p.default is p.empty and p.kind in kinds]
     return {1: "torch", 2: "numpy"}.get(len(wanted), "")
 
 

@@ -31,7 +31,7 @@ from attention.parity.results.report import Report, Row
 from attention.spec.errors import OptionError, ShapeError, shown
 from attention.spec.kernels import Kernel, recorded
 from attention.spec.layers.contract import Contract
-from attention.spec.options import FUNCTION, ITERABLE, SWITCH, checked, instance, whole
+from attention.spec.options import ITERABLE, SWITCH, checked, function_of, instance, whole
 from attention.spec.params import Weights, cast, check_weights
 
 THEIRS = "theirs"
@@ -63,7 +63,7 @@ class Seen:
     theirs: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
 
 
-@checked(seen=ITERABLE, backends=ITERABLE, runs=whole(1, 2**16), gradients=SWITCH, progress=FUNCTION)
+@checked(seen=ITERABLE, backends=ITERABLE, runs=whole(1, 2**16), gradients=SWITCH, progress=function_of(1))
 def layerwise(
     seen: Iterable[Seen],
     backends: Sequence[str] = BACKENDS,

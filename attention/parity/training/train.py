@@ -21,16 +21,16 @@ from attention.parity.training.model_io import models
 from attention.parity.training.recipe import Recipe
 from attention.parity.training.result import Training
 from attention.parity.training.torch_trainer import TorchLearner
-from attention.spec.errors import OptionError, shown
-from attention.spec.numbers import is_count
-from attention.spec.options import FUNCTION, checked, instance
+from attention.spec.options import checked, function_of, instance, whole
 from attention.spec.params import Weights
 
 DENSE = 10
 """Steps at the beginning after each of which weights are compared: most mistakes show in one of them."""
+MOST_TWINS = 64
+"""More runs say nothing more of rounding, and each holds the model and its optimiser again."""
 
 
-@checked(recipe=instance(Recipe), progress=FUNCTION | ", or None")
+@checked(recipe=instance(Recipe), twins=whole(1, MOST_TWINS), watch=whole(), progress=function_of(2) | ", or None")
 def train(
     recipe: Recipe, *, twins: int = 2, watch: int = 1, progress: Callable[[int, float], object] | None = None
 ) -> Training:
@@ -50,9 +50,6 @@ def train(
         ParamError: a pair's parameters do not belong together.
         SideFailed: a loss or an optimiser raised, or a loss is no scalar.
     """
-    for name, value in (("twins", twins), ("watch", watch)):
-        if not is_count(value):
-            raise OptionError(f"{name} {shown(value)} must be an int >= 1")
     start, kinds = models(recipe)
     torch = TorchLearner(recipe, kinds["torch"], start)
     ours = JaxLearner(recipe, kinds["jax"], start)
