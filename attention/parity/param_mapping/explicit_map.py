@@ -81,11 +81,8 @@ def _transposed(name: str, labels: np.ndarray, order: object) -> np.ndarray:
 
 def _parts(name: str, shape: Shape, parts: dict[str, Shape], programs: tuple[Program, Program]) -> Moves:
     """Return the moves of an array that holds several of the second's one after another."""
-    pool = Pool(parts)
-    labels = pool.labels()
     ways = (programs[1].framework, programs[0].framework)
-    made = next(fusions(shape, list(labels.values()), preference(next(iter(parts)), name, ways)), None)
-    moves = None if made is None else moves_of(pool, {name: made})
+    moves = next(fusions(name, shape, parts, preference(next(iter(parts)), name, ways)), None)
     if moves is None:
         sizes = ", ".join(f"{part} {end}" for part, end in parts.items())
         raise ParamError(f"{name} {shape} must be what {sizes} are, one after another along one axis")

@@ -194,5 +194,7 @@ def noisy(plan: Plan, seed: int = 0) -> Arrays:
             found[name] = array
         elif name in moved:
             size = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
-            found[name] = array + NOISE * (size or NOISE) * rng.standard_normal(array.shape)
+            noise = NOISE * (size or NOISE) * rng.standard_normal(array.shape, np.float32)
+            # NumPy makes a number of an array without axes.
+            found[name] = np.asarray(array + noise, None if array.dtype.kind == "V" else array.dtype)
     return found

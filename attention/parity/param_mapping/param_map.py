@@ -281,11 +281,13 @@ def _cover(parts: list[Block]) -> bool:
 
 def _whole(filled: list[tuple[Block, np.ndarray]]) -> Arrays:
     """Return the arrays all of whose elements are given."""
+    groups: dict[str, list[tuple[Block, np.ndarray]]] = {}
+    for block, value in filled:
+        groups.setdefault(block.name, []).append((block, value))
     made: Arrays = {}
-    for name, blocks in by_name(block for block, _ in filled).items():
-        values = [value for block, value in filled if block.name == name]
-        if sum(value.size for value in values) == int(np.prod(blocks[0].shape)):
-            made[name] = np.empty(blocks[0].shape, np.result_type(*values))
-            for block, value in zip(blocks, values, strict=True):
+    for name, parts in groups.items():
+        if sum(value.size for _, value in parts) == math.prod(parts[0][0].shape):
+            made[name] = np.empty(parts[0][0].shape, np.result_type(*(value for _, value in parts)))
+            for block, value in parts:
                 block.of(made[name])[...] = value
     return made

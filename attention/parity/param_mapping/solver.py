@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from attention.parity.adapters import Call, Program
+from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping import value_search
 from attention.parity.param_mapping.block_moves import Move
 from attention.parity.param_mapping.candidates import Entry, Plan, Preference, paired, questions
@@ -19,6 +19,7 @@ from attention.parity.param_mapping.layout_conventions import learned, preferenc
 from attention.parity.param_mapping.name_assignment import alike, numbered, words
 from attention.parity.param_mapping.output_disambiguation import Trial, decide
 from attention.parity.param_mapping.param_map import ParamMap
+from attention.parity.param_mapping.stacked_layers import stacks
 
 MARGIN = 0.02
 """How much likeness an exchange of two names must cost for the names to tell them apart."""
@@ -48,6 +49,7 @@ def solve(
     def best(one: str, other: str) -> Preference:
         return preference(one, other, (first.framework, second.framework))
 
+    plan = replace(plan, entries=(*plan.entries, *stacks(*plan.left, best)))
     for entries in (fused, paired):
         # Biases follow their kernels, whose layout is not decided yet.
         ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
@@ -66,15 +68,19 @@ def _carried(entry: Entry, plan: Plan) -> Entry:
     if len(entry.choices) < 2 or entry.evidence == "values":
         return entry
     names = [{end: None for m in entry.choices[0] for end in (getattr(m, side).name,)} for side in ("first", "second")]
-    one, other = value_search.same_dtype({n: plan.first[n] for n in names[0]}, {n: plan.second[n] for n in names[1]})
+    one, other = {n: plan.first[n] for n in names[0]}, {n: plan.second[n] for n in names[1]}
     if not all(value_search.told(array) for array in (*one.values(), *other.values())):
         return entry
-    exact = tuple(
-        moves
-        for moves in entry.choices
-        if all(np.array_equal(made, other[name]) for name, made in ParamMap(moves).forward(one).items())
-    )
+    kind = value_search.narrowest(one, other)
+    exact = tuple(moves for moves in entry.choices if all(_carries(move, one, other, kind) for move in moves))
     return Entry(exact, "values") if exact else entry
+
+
+def _carries(move: Move, first: Arrays, second: Arrays, kind: np.dtype) -> bool:
+    """Return whether a move gives the second's block of the first's, to the bit."""
+    ours, theirs = move.forward(move.first.of(first[move.first.name])), move.second.of(second[move.second.name])
+    rows = value_search.cast(ours[:1], kind), value_search.cast(theirs[:1], kind)
+    return np.array_equal(*rows) and np.array_equal(value_search.cast(ours, kind), value_search.cast(theirs, kind))
 
 
 def _siblings(plan: Plan) -> list[tuple[int, ...]]:
