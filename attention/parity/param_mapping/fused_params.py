@@ -1,12 +1,13 @@
 """Find the arrays of one program that join several of the other's, by the words of their names.
 
 attn.in_proj_weight (3 HD, M)    <->    attn.q.kernel, attn.k.kernel, attn.v.kernel (M, H, D)
+lstm.weight_ih_l0 (4 H, I)       <->    ii.kernel, if.kernel, ig.kernel, io.kernel (I, H)
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
 
@@ -17,8 +18,40 @@ from attention.parity.param_mapping.name_assignment import assign, numbered, wor
 from attention.parity.param_mapping.shape_layouts import fusions
 from attention.parity.param_mapping.value_search import Moves
 
-PARTS = (("q", "k", "v"), ("k", "v"), ("gate", "up"))
-"""Words that one name has together and several names have one each, in the order of convention."""
+@dataclass(frozen=True)
+class Parts:
+    """Words of which several names have one each.
+
+    Attributes:
+        words: in the order of convention.
+        whole: what the name of all of them has; all words if "".
+        family: a name with one of these words is about that.
+    """
+
+    words: tuple[str, ...]
+    whole: str = ""
+    family: tuple[str, ...] = ()
+
+    def of(self, name: str) -> set[str]:
+        """Return which of the family's words a name has."""
+        return {*(self.family or self.words)} & {*words(name)}
+
+    def joins(self, name: str) -> bool:
+        """Return whether a name says that its array holds all parts."""
+        return self.whole in words(name) if self.whole else self.of(name) == {*self.words}
+
+
+QKV = ("q", "k", "v")
+PARTS = (
+    Parts(QKV),
+    Parts(("k", "v"), family=QKV),
+    Parts(("gate", "up")),
+    # The gates of torch's LSTM and GRU in their documented order, and Flax' names for them.
+    Parts(("ii", "if", "ig", "io"), "ih"),
+    Parts(("hi", "hf", "hg", "ho"), "hh"),
+    Parts(("ir", "iz", "in"), "ih"),
+    Parts(("hr", "hz", "hn"), "hh"),
+)
 MOST_CHOICES = 48
 """How many layouts of a fused array are kept."""
 
@@ -34,11 +67,11 @@ def fused(first: Arrays, second: Arrays, best: Best) -> list[Entry]:
     return found
 
 
-def _joined(wholes: Arrays, singles: Arrays, parts: Sequence[str], best: Best, *, flipped: bool) -> list[Entry]:
+def _joined(wholes: Arrays, singles: Arrays, parts: Parts, best: Best, *, flipped: bool) -> list[Entry]:
     """Return the entries in which an array of `wholes` is several of `singles`; `flipped` where the first has the singles."""
-    described = {name: Counter(said) for name, said in numbered(list(wholes)).items() if _parts(name) == set(parts)}
+    described = {name: Counter(said) for name, said in numbered(list(wholes)).items() if parts.joins(name)}
     for said in described.values():
-        for part in parts:
+        for part in parts.words:
             del said[part]
     single = numbered(list(singles))
     shared = {
@@ -58,18 +91,14 @@ def _joined(wholes: Arrays, singles: Arrays, parts: Sequence[str], best: Best, *
     return found
 
 
-def _parts(name: str) -> set[str]:
-    return {word for parts in PARTS for word in parts} & {*words(name)}
-
-
-def _groups(singles: Arrays, parts: Sequence[str]) -> list[tuple[str, ...]]:
+def _groups(singles: Arrays, parts: Parts) -> list[tuple[str, ...]]:
     """Return the names that differ in one of the parts alone, all parts present."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for name in singles:
-        if len(mine := _parts(name)) == 1 and mine <= set(parts):
+        if len(mine := parts.of(name)) == 1 and mine <= {*parts.words}:
             key = tuple(word for word in words(name) if word not in mine)
             found.setdefault(key, {})[next(iter(mine))] = name
-    return [tuple(group[part] for part in parts) for group in found.values() if len(group) == len(parts)]
+    return [tuple(group[part] for part in parts.words) for group in found.values() if len(group) == len(parts.words)]
 
 
 def _choices(whole: str, shape: Shape, parts: dict[str, Shape], best: Best, *, flipped: bool) -> tuple[Moves, ...]:

@@ -156,6 +156,22 @@ def alike(one: Counter[str], other: Counter[str]) -> float:
     return _total(both) / max(_total(either), 1.0)
 
 
+def told_apart(first: tuple[str, str], second: tuple[str, str]) -> bool:
+    """Return whether two names of each program say which is which: what tells one pair apart stands in both of its names.
+
+    >>> told_apart(("norm1.weight", "norm2.weight"), ("LayerNorm_1.scale", "LayerNorm_2.scale"))
+    True
+    >>> told_apart(("norm1.weight", "norm2.weight"), ("LayerNorm_0.scale", "LayerNorm_1.scale"))
+    False
+
+    Args:
+        first: two names of the first program.
+        second: those of the second that they are paired with, in this order.
+    """
+    ours, theirs = (tuple(Counter(words(name)) for name in pair) for pair in (first, second))
+    return all((ours[at] - ours[1 - at]) & (theirs[at] - theirs[1 - at]) for at in (0, 1))
+
+
 def _total(found: Counter[str]) -> float:
     return sum(_WEIGHT.get(word, 2.0 if word.startswith("#") else 1.0) * count for word, count in found.items())
 

@@ -17,6 +17,7 @@ from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.candidates import Plan, Question, questions
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.symmetrized_values import Veil
+from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
 from attention.parity.param_mapping.value_search import FLOATS
 from attention.spec.errors import AttentionError
 
@@ -33,8 +34,10 @@ CONFIRMING = 4
 """Where a map makes the outputs agree, so many of its layouts are tried to see whether it is the only one."""
 MOST_ROUNDS = 3
 """How often what remains open is asked again."""
-GUESSED = frozenset({"names", "shapes"})
+GUESSED = frozenset({"names", "shapes", NAMES_AND_USE, USE})
 """Evidence that the outputs may better."""
+MOST_ELEMENTS = 10**8
+"""A larger program whose map leaves no question is not run to confirm it."""
 NOISE = 0.3
 """Of what is added to the parameters, relative to their size."""
 
@@ -117,6 +120,8 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...]]:
         trial: the two programs.
     """
     waiting = questions(plan)
+    if not waiting and sum(array.size for array in plan.first.values()) > MOST_ELEMENTS:
+        return plan, ()
     if not any(entry.evidence in GUESSED for entry in plan.entries) and not waiting:
         return plan, ()
     values = noisy(plan)

@@ -73,7 +73,9 @@ def _containers(singles: Arrays) -> Iterator[list[Group]]:
         lists: dict[tuple[object, ...], dict[str, tuple[int, ...]]] = {}
         for name, said in pieces.items():
             for places in combinations(digits[name], count):
-                prefix = tuple("*" if at in places else piece for at, piece in enumerate(said[: places[-1] + 1]))
+                # The experts of every layer are one list of lists.
+                stem = enumerate(said[: places[-1] + 1])
+                prefix = tuple("*" if at in places else "#" if piece.isdigit() else piece for at, piece in stem)
                 lists.setdefault((places, prefix), {})[name] = tuple(int(said[at]) for at in places)
         for (places, _), members in lists.items():
             sizes = [sorted({numbers[axis] for numbers in members.values()}) for axis in range(count)]
