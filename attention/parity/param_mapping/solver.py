@@ -69,10 +69,10 @@ def solve(
     if alignment is not None:
         plan = alignment.apart(plan)
     if call is not None and plan.map.moves:
-        plan, ties = decide(plan, Trial(first, second, call))
+        plan, ties, unsaid = decide(plan, Trial(first, second, call))
     else:
-        ties = tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan))
-    return replace(plan.map, ties=ties)
+        ties, unsaid = tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)), ()
+    return replace(plan.map, ties=ties, open=unsaid)
 
 
 def _in_order(params: Arrays, uses: Uses) -> Arrays:
