@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from attention.parity.adapters import Arrays
-from attention.parity.param_mapping.block_moves import Move, Shape
+from attention.parity.param_mapping.block_moves import Block, Move, Shape
 from attention.parity.param_mapping.name_assignment import spelt, words
 from attention.parity.param_mapping.param_map import by_name, faults
 from attention.parity.param_mapping.permutation import Lines, Pool, solve
@@ -40,7 +40,9 @@ def follow(moves: Sequence[Move], first: Arrays, second: Arrays) -> list[Move]:
         biases = {move.first.name: ours.get(stem(move.first.name)) for move in parts}
         known = {source: labels[bias] for source, bias in biases.items() if bias is not None}
         if name is not None and name != kernel and len(known) == len(biases):
-            led = _led(name, second[name].shape, parts, known, pool)
+            bias = ours[stem(parts[0].first.name)]
+            led = _plain(bias, first[bias].shape, parts, name, second[name].shape)
+            led = led or _led(name, second[name].shape, parts, known, pool)
             found += [replace(move, evidence=f"its kernel {kernel}") for move in led]
     wrong = faults(by_name(move.first for move in found))
     gone = {move.second.name for move in found if move.first.name in wrong}
@@ -58,6 +60,14 @@ def stem(name: str) -> tuple[str, ...]:
     return tuple(
         word for piece, meant in pieces for word in ([w for w in meant if w not in roles] if roles & {*meant} else [piece])
     )
+
+
+def _plain(bias: str, shape: Shape, parts: list[Move], name: str, end: Shape) -> tuple[Move, ...]:
+    """Return the move of a bias whose kernel moves as a whole and keeps its outputs in order, or none."""
+    [move, *others] = parts
+    size = math.prod(shape)
+    whole = not others and move.first.whole and move.second.whole and size in move.axes and size == math.prod(end)
+    return (Move(Block.all_of(bias, shape), Block.all_of(name, end), (size,), (0,)),) if whole else ()
 
 
 def _led(name: str, shape: Shape, parts: list[Move], biases: Arrays, pool: Pool) -> tuple[Move, ...]:

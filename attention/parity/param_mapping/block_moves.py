@@ -71,7 +71,8 @@ class Block:
 
     def of(self, array: np.ndarray) -> np.ndarray:
         """Return the box of `array`: a view of it where it is contiguous."""
-        return array.reshape(self.split)[tuple(slice(*span) for span in self.spans)]
+        # Without the dots the box of a single number were no view of it.
+        return array.reshape(self.split)[(*(slice(*span) for span in self.spans), ...)]
 
     @property
     def where(self) -> str:
@@ -88,6 +89,25 @@ class Block:
 
     def __str__(self) -> str:
         return f"{self.name} {self.shape} {self.where}".rstrip()
+
+
+def simplified(axes: Shape, order: tuple[int, ...]) -> tuple[Shape, tuple[int, ...]]:
+    """Return a transpose without axes of size 1, and with axes that stay neighbours joined.
+
+    >>> simplified((10, 2, 5), (1, 2, 0))
+    ((10, 10), (1, 0))
+    """
+    kept = [axis for axis in order if axes[axis] != 1]
+    groups: list[list[int]] = []
+    between = [axis for axis in range(len(axes)) if axes[axis] != 1]
+    for axis in kept:
+        if groups and between.index(groups[-1][-1]) + 1 == between.index(axis):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    ranked = sorted(groups)
+    sizes = tuple(math.prod(axes[axis] for axis in group) for group in ranked)
+    return sizes, tuple(ranked.index(group) for group in groups)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from attention.parity.param_mapping.bias_inference import follow
 from attention.parity.param_mapping.block_moves import Shape
 from attention.parity.param_mapping.name_assignment import assign, numbered, words
 from attention.parity.param_mapping.param_map import ParamMap
-from attention.parity.param_mapping.permutation import Pool, moves_of
 from attention.parity.param_mapping.shape_layouts import Layout, layouts
 from attention.parity.param_mapping.value_search import Moves
 
@@ -22,6 +21,17 @@ Preference = Callable[[list[Layout], Shape, Shape], list[Layout]]
 """Puts the layouts between two shapes in order, the likely one first."""
 Best = Callable[[str, str], Preference]
 """The preference for a parameter of the first and one of the second, by their names."""
+
+
+def backward(best: Preference) -> Preference:
+    """Return what prefers, from the second's arrays to the first's, the inverse of what `best` does."""
+
+    def order(found: list[Layout], start: Shape, end: Shape) -> list[Layout]:
+        inverses = [each.inverse for each in found]
+        ranked = best(inverses, end, start)
+        return [found[inverses.index(each)] for each in ranked]
+
+    return order
 
 
 @dataclass(frozen=True)
@@ -187,14 +197,24 @@ def paired(first: Arrays, second: Arrays, best: Best = lambda _one, _other: lamb
         second: the second's.
         best: of two names: what puts layouts in order of preference.
     """
-    shapes = {(one.shape, other.shape): layouts(one.shape, other.shape) for one in first.values() for other in second.values()}
-    pairs = assign(numbered(list(first)), numbered(list(second)), lambda a, b: bool(shapes[first[a].shape, second[b].shape]))
-    found: list[Entry] = []
-    for one, (other, score) in pairs.items():
-        start, end = first[one].shape, second[other].shape
-        pool = Pool({one: start})
-        labels = pool.labels()[one]
-        ranked = best(one, other)(shapes[start, end], start, end)
-        choices = tuple(moves for each in ranked if (moves := moves_of(pool, {other: each.of(labels, end)})))
-        found.append(Entry(choices, "names" if score > 0 else "shapes"))
-    return found
+    names = numbered(list(first)), numbered(list(second))
+    ways: dict[tuple[Shape, Shape], list[Layout]] = {}
+
+    def between(one: str, other: str) -> list[Layout]:
+        shapes = first[one].shape, second[other].shape
+        if shapes not in ways:
+            ways[shapes] = layouts(*shapes)
+        return ways[shapes]
+
+    found: dict[str, Entry] = {}
+    # Only arrays of one size can be the same, so that the pairs are sought size by size.
+    for size in dict.fromkeys(array.size for array in first.values()):
+        sides = (
+            {n: said[n] for n, x in side.items() if x.size == size} for said, side in zip(names, (first, second), strict=True)
+        )
+        for one, (other, score) in assign(*sides, lambda a, b: bool(between(a, b))).items():
+            start, end = first[one].shape, second[other].shape
+            ranked = best(one, other)(between(one, other), start, end)
+            choices = tuple((each.move(one, start, other, end),) for each in ranked)
+            found[one] = Entry(tuple(dict.fromkeys(choices)), "names" if score > 0 else "shapes")
+    return [found[one] for one in first if one in found]

@@ -1,6 +1,11 @@
-"""Given: a map that the user writes, or that a dialect's table holds, as moves.
+r"""Maps that a user writes, that a framework's own table holds, or that a dialect's table holds, as moves.
 
     {"fc.weight": ("fc.kernel", "transpose"), "in_proj_weight": ["q.kernel", "k.kernel", "v.kernel"], "unused": None}
+    {"layers.{i}.fc.weight": "blocks_{i}.fc.kernel"}                    for every number i
+    {"layers.{i}.fc.weight": "blocks.fc.kernel"}                        all numbers, stacked along the first axis
+    {("q.weight", "k.weight", "v.weight"): "qkv.kernel"}                one after another
+    {r"layers\.(\d+)\.fc\.weight": (r"layers.\1.fc.w", ((1, 0), None))}  a regular expression, a transpose and a reshape
+    [("fc.weight", "fc.kernel")]                                        pairs
     (dialect, contract)        stored <-> canonical        (dialect, dialect, contract)        stored <-> stored
 
 A table is a function of arrays that computes nothing: given arrays that hold their own addresses, it says where each went.
@@ -8,15 +13,18 @@ A table is a function of arrays that computes nothing: given arrays that hold th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
+from itertools import zip_longest
 from typing import Any, cast
 
 import numpy as np
 
 from attention.exchange.dialect import Dialect, write
 from attention.parity.adapters import Arrays, Program
-from attention.parity.param_mapping.block_moves import Move, Shape
+from attention.parity.param_mapping.block_moves import Move, simplified
 from attention.parity.param_mapping.layout_conventions import preference
 from attention.parity.param_mapping.param_map import by_name, faults
 from attention.parity.param_mapping.permutation import Pool, moves_of
@@ -26,38 +34,128 @@ from attention.spec.errors import ParamError, shown
 from attention.spec.layers.contract import Contract
 
 Line = str | None | list[str] | tuple[Any, ...]
-Given = Mapping[str, Line]
+Given = Mapping[Any, Line]
 
 
-def explicit(first: Program, second: Program, given: Given) -> tuple[tuple[Move, ...], frozenset[str]]:
+def explicit(first: Program, second: Program, given: Given | Sequence[tuple[Any, Any]]) -> tuple[tuple[Move, ...], frozenset[str]]:
     """Return the moves of a mapping that the user wrote, and the names that it leaves over.
 
     Args:
-        first: the program whose names are the keys.
-        second: the other. A value is its name; a name with "transpose", or with the order of axes that `np.transpose`
-            takes; a list of names, in the order in which the first's array holds them; or None.
-        given: the mapping. A shape that can be had in several ways without an order is read as it is, or by convention.
+        first: the program whose names are the keys; the other's are the values, or the other way round.
+        second: the other program.
+        given: the mapping, or pairs. A key is a name, a name with numbers in braces, a regular expression, or a tuple of names. A
+            value is a name; a name with "transpose", with the order of axes that `np.transpose` takes, or with a pair of
+            such an order and a shape; a list of names, in the order in which the first's array holds them; or None. A shape
+            that can be had in several ways without an order is read as it is, or by convention.
 
     Raises:
         ParamError: a name is unknown or used twice, or no reshape and transpose leads from one shape to the other.
     """
-    moves = [move for name, line in given.items() if line is not None for move in _line(first, second, name, line)]
+    lines = list(given.items()) if isinstance(given, Mapping) else [(pair[0], pair[1]) for pair in given]
+    if lines and not any(_matches(first, key) for key, _ in lines) and all(_matches(second, key) for key, _ in lines):
+        moves, apart = explicit(second, first, given)
+        return tuple(move.inverse for move in moves), frozenset(apart)
+    moves = [move for key, line in lines if line is not None for move in _lines(first, second, key, line)]
     for blocks in (by_name(move.first for move in moves), by_name(move.second for move in moves)):
         for wrong in faults(blocks).values():
             raise ParamError(f"the given map must use each parameter once, not {wrong}")
-    return tuple(moves), frozenset(name for name, line in given.items() if line is None and _known(first, name).size)
+    return tuple(moves), frozenset(name for key, line in lines if line is None for name, _ in _named(first, key))
+
+
+Found = Callable[[str], str]
+"""Fills what a key matched into a name of the other program."""
+
+
+def _matches(program: Program, key: Any) -> list[tuple[str, Found]]:
+    """Return the parameters that a key names, each with what fills the numbers that it matched into another name."""
+    if not isinstance(key, str):
+        return [found for each in key for found in _matches(program, each)] if isinstance(key, tuple) else []
+    known = _canonical(program)
+    if _plain(key) in known:
+        return [(known[_plain(key)], lambda text: text)]
+    braces = re.findall(r"\{(\w+)\}", key)
+    pattern = key
+    if braces:
+        pieces = re.split(r"\{\w+\}", _plain(key))
+        names = [f"(?P<{name}>\\d+)" if name not in braces[:at] else f"(?P={name})" for at, name in enumerate(braces)]
+        pattern = "".join(re.escape(piece) + name for piece, name in zip_longest(pieces, names, fillvalue=""))
+    try:
+        hits = [(name, hit) for plain, name in known.items() if (hit := re.fullmatch(pattern, plain))]
+    except re.error:
+        return []
+    return [(name, partial(_filled, hit, braces)) for name, hit in sorted(hits, key=lambda each: _order(each[1]))]
+
+
+def _order(hit: re.Match[str]) -> tuple[int, ...]:
+    return tuple(int(group) for group in hit.groups() if group and group.isdigit())
+
+
+def _filled(hit: re.Match[str], braces: Sequence[str], text: str) -> str:
+    if braces:
+        for name in braces:
+            text = text.replace(f"{{{name}}}", hit[name])
+        return text
+    try:
+        return hit.expand(text)
+    except (re.error, IndexError) as error:
+        raise ParamError(f"{shown(text)} must be filled by what {shown(hit.re.pattern)} matches: {error}") from None
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is spelt with dots alone: layers[0].kernel and layers/0/kernel are layers.0.kernel."""
+    return re.sub(r"[\[\]/']+", ".", name).strip(".").replace("..", ".") if not set("\\(*+^$") & {*name} else name
+
+
+def _canonical(program: Program) -> dict[str, str]:
+    return {_plain(name): name for name in program.params}
+
+
+def _named(program: Program, key: Any) -> list[tuple[str, Found]]:
+    """Return what a key names.
+
+    Raises:
+        ParamError: nothing.
+    """
+    found = _matches(program, key)
+    if not found:
+        wrong = next((each for each in key if not _matches(program, each)), key) if isinstance(key, tuple) else key
+        _ = _known(program, wrong)
+    return found
+
+
+def _lines(first: Program, second: Program, key: Any, line: Any) -> list[Move]:
+    """Return the moves of one line."""
+    names = _named(first, key)
+    size = len(cast("tuple[Any, ...]", line)) if isinstance(line, (str, list, tuple)) else 0
+    if not size or (isinstance(line, tuple) and size != 2):
+        raise ParamError(f"{key!r} is given {line!r}, which must be a name, (name, order), a list of names, or None")
+    target = line[0] if isinstance(line, tuple) else line
+    if not isinstance(target, str):
+        return [move for name, fill in names for move in _parts(first, second, name, [fill(str(part)) for part in cast("Any", target)])]
+    ends = [fill(target) for _, fill in names]
+    if len({*ends}) == 1 and len(names) > 1:
+        order = line[1] if isinstance(line, tuple) else None
+        return list(_joined(first, second, [name for name, _ in names], ends[0], order, stacked=not isinstance(key, tuple)))
+    if len(names) == 1 and "{" in ends[0]:
+        several = [name for name, _ in _named(second, ends[0])]
+        return [move.inverse for move in _joined(second, first, several, names[0][0], None, stacked=True)]
+    return [
+        move
+        for (name, _), end in zip(names, ends, strict=True)
+        for move in _line(first, second, name, (end, line[1]) if isinstance(line, tuple) else end)
+    ]
 
 
 def _line(first: Program, second: Program, name: str, line: Any) -> Moves:
     start = _known(first, name).shape
-    size = len(cast("tuple[Any, ...]", line)) if isinstance(line, (str, list, tuple)) else 0
-    if not size or (isinstance(line, tuple) and size != 2):
-        raise ParamError(f"{name!r} is given {line!r}, which must be a name, (name, order), a list of names, or None")
-    if isinstance(line, list):
-        parts = cast("list[str]", line)
-        return _parts(name, start, {part: _known(second, part).shape for part in parts}, (first, second))
     other, order = (line, None) if isinstance(line, str) else cast("tuple[str, Any]", line)
+    other = _spelt(second, other)
     end = _known(second, other).shape
+    if _is_pair(order):
+        order, shape = order
+        if shape is not None and tuple(shape) != end:
+            raise ParamError(f"shape {shape} of {name} must be {end} as {other} of {second.name} is")
+        order = tuple(range(len(start))) if order is None else order
     labels = Pool({name: start}).labels()[name]
     laid = labels if order is None else _transposed(name, labels, order)
     if order is None and laid.size == np.prod(end) and start != end:
@@ -67,6 +165,11 @@ def _line(first: Program, second: Program, name: str, line: Any) -> Moves:
     if moves is None:
         raise ParamError(f"{name} {start} must be a reshape of {other} {end}, after {order or 'any transpose'}")
     return moves
+
+
+def _is_pair(order: Any) -> bool:
+    """Return whether an order is a pair of an order and a shape, either of which may be None."""
+    return isinstance(order, tuple) and len(order) == 2 and any(each is None or isinstance(each, (tuple, list)) for each in order)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def _transposed(name: str, labels: np.ndarray, order: object) -> np.ndarray:
@@ -79,17 +182,32 @@ def _transposed(name: str, labels: np.ndarray, order: object) -> np.ndarray:
     raise ParamError(f"order {order!r} of {name} {labels.shape} must be 'transpose' or an order of its {labels.ndim} axes")
 
 
-def _parts(name: str, shape: Shape, parts: dict[str, Shape], programs: tuple[Program, Program]) -> Moves:
+def _parts(first: Program, second: Program, name: str, parts: list[str]) -> Moves:
     """Return the moves of an array that holds several of the second's one after another."""
-    pool = Pool(parts)
-    labels = pool.labels()
-    ways = (programs[1].framework, programs[0].framework)
-    made = next(fusions(shape, list(labels.values()), preference(next(iter(parts)), name, ways)), None)
-    moves = None if made is None else moves_of(pool, {name: made})
-    if moves is None:
-        sizes = ", ".join(f"{part} {end}" for part, end in parts.items())
-        raise ParamError(f"{name} {shape} must be what {sizes} are, one after another along one axis")
+    moves = _joined(second, first, parts, name, None, stacked=False)
     return tuple(move.inverse for move in moves)
+
+
+def _joined(first: Program, second: Program, names: list[str], whole: str, order: Any, *, stacked: bool) -> Moves:
+    """Return the moves of several arrays of the first into one of the second, stacked or one after another.
+
+    Raises:
+        ParamError: the sizes do not fit, or no layout has this order.
+    """
+    names, whole = [_spelt(first, name) for name in names], _spelt(second, whole)
+    shape, parts = _known(second, whole).shape, {name: _known(first, name).shape for name in names}
+    best = preference(names[0], whole, (first.framework, second.framework))
+    axes = int(stacked and shape[:1] == (len(names),))
+    wanted = tuple(reversed(range(len(parts[names[0]])))) if order == "transpose" else order
+    for moves in fusions(whole, shape, parts, best, stacked=axes):
+        if wanted is None or (moves[0].axes, moves[0].order) == simplified(parts[names[0]], tuple(wanted)):
+            return moves
+    sizes = ", ".join(f"{part} {end}" for part, end in list(parts.items())[:4])
+    raise ParamError(f"{whole} {shape} must be what {sizes} are, one after another along one axis")
+
+
+def _spelt(program: Program, name: str) -> str:
+    return _canonical(program).get(_plain(name), name)
 
 
 def _known(program: Program, name: str) -> np.ndarray:

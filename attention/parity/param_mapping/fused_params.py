@@ -1,26 +1,57 @@
-"""Fused: one array of a program that is several of the other's, as far as names and shapes tell.
+"""Find the arrays of one program that join several of the other's, by the words of their names.
 
-attn.in_proj_weight (3 HD, M)    <->    attn.q.kernel, attn.k.kernel, attn.v.kernel (M, H, D)        by their words
-blocks.kernel (L, M, F)          <->    blocks.0.kernel, ..., blocks.L-1.kernel (M, F)               by their number
+attn.in_proj_weight (3 HD, M)    <->    attn.q.kernel, attn.k.kernel, attn.v.kernel (M, H, D)
+lstm.weight_ih_l0 (4 H, I)       <->    ii.kernel, if.kernel, ig.kernel, io.kernel (I, H)
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
 
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Shape
-from attention.parity.param_mapping.candidates import Best, Entry, Preference
+from attention.parity.param_mapping.candidates import Best, Entry, backward
 from attention.parity.param_mapping.name_assignment import assign, numbered, words
-from attention.parity.param_mapping.permutation import Pool, moves_of
-from attention.parity.param_mapping.shape_layouts import Layout, fusions
+from attention.parity.param_mapping.shape_layouts import fusions
 from attention.parity.param_mapping.value_search import Moves
 
-PARTS = (("q", "k", "v"), ("k", "v"), ("gate", "up"))
-"""Words that one name has together and several names have one each, in the order of convention."""
+@dataclass(frozen=True)
+class Parts:
+    """Words of which several names have one each.
+
+    Attributes:
+        words: in the order of convention.
+        whole: what the name of all of them has; all words if "".
+        family: a name with one of these words is about that.
+    """
+
+    words: tuple[str, ...]
+    whole: str = ""
+    family: tuple[str, ...] = ()
+
+    def of(self, name: str) -> set[str]:
+        """Return which of the family's words a name has."""
+        return {*(self.family or self.words)} & {*words(name)}
+
+    def joins(self, name: str) -> bool:
+        """Return whether a name says that its array holds all parts."""
+        return self.whole in words(name) if self.whole else self.of(name) == {*self.words}
+
+
+QKV = ("q", "k", "v")
+PARTS = (
+    Parts(QKV),
+    Parts(("k", "v"), family=QKV),
+    Parts(("gate", "up")),
+    # The gates of torch's LSTM and GRU in their documented order, and Flax' names for them.
+    Parts(("ii", "if", "ig", "io"), "ih"),
+    Parts(("hi", "hf", "hg", "ho"), "hh"),
+    Parts(("ir", "iz", "in"), "ih"),
+    Parts(("hr", "hz", "hn"), "hh"),
+)
 MOST_CHOICES = 48
 """How many layouts of a fused array are kept."""
 
@@ -28,27 +59,24 @@ MOST_CHOICES = 48
 def fused(first: Arrays, second: Arrays, best: Best) -> list[Entry]:
     """Return the entries of arrays of either program that are several of the other's."""
     found: list[Entry] = []
-    for parts in (*PARTS, None):
+    for parts in PARTS:
         for flipped in (False, True):
-            taken = [{end for entry in found for m in entry.choices[0] for end in (m.first.name, m.second.name)}] * 2
-            ours, theirs = (
-                {n: x for n, x in side.items() if n not in gone} for side, gone in zip((first, second), taken, strict=True)
-            )
+            used = {block.name for entry in found for m in entry.choices[0] for block in (m.first, m.second)}
+            ours, theirs = ({n: x for n, x in side.items() if n not in used} for side in (first, second))
             found += _joined(*((theirs, ours) if flipped else (ours, theirs)), parts, best, flipped=flipped)
     return found
 
 
-def _joined(wholes: Arrays, singles: Arrays, parts: Sequence[str] | None, best: Best, *, flipped: bool) -> list[Entry]:
+def _joined(wholes: Arrays, singles: Arrays, parts: Parts, best: Best, *, flipped: bool) -> list[Entry]:
     """Return the entries in which an array of `wholes` is several of `singles`; `flipped` where the first has the singles."""
-    groups = _groups(singles, parts)
-    described = numbered(list(wholes))
-    if parts is not None:
-        described = {name: Counter(found) for name, found in described.items() if _parts(name) == set(parts)}
-        for said in described.values():
-            for part in parts:
-                del said[part]
+    described = {name: Counter(said) for name, said in numbered(list(wholes)).items() if parts.joins(name)}
+    for said in described.values():
+        for part in parts.words:
+            del said[part]
     single = numbered(list(singles))
-    shared = {names: _shared([single[name] for name in names]) for names in groups}
+    shared = {
+        names: reduce(lambda one, other: one & other, (single[name] for name in names)) for names in _groups(singles, parts)
+    }
     keys = {" ".join(names): names for names in shared}
 
     def fits(whole: str, key: str) -> bool:
@@ -63,50 +91,19 @@ def _joined(wholes: Arrays, singles: Arrays, parts: Sequence[str] | None, best: 
     return found
 
 
-def _shared(counters: list[Counter[str]]) -> Counter[str]:
-    """Return the words that all have."""
-    return reduce(lambda one, other: one & other, counters)
-
-
-def _parts(name: str) -> set[str]:
-    return {word for parts in PARTS for word in parts} & {*words(name)}
-
-
-def _groups(singles: Arrays, parts: Sequence[str] | None) -> list[tuple[str, ...]]:
-    """Return the names that differ in one of the parts alone, all parts present; without parts, in a number alone."""
-    found: dict[tuple[object, ...], dict[str, str]] = {}
+def _groups(singles: Arrays, parts: Parts) -> list[tuple[str, ...]]:
+    """Return the names that differ in one of the parts alone, all parts present."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
     for name in singles:
-        said = words(name)
-        if parts is None:
-            numbers = [at for at, word in enumerate(said) if word.isdigit()]
-            for at in numbers[:1]:
-                key = (*said[:at], "#", *said[at + 1 :], singles[name].shape)
-                found.setdefault(key, {})[f"{int(said[at]):09d}"] = name
-        elif len(mine := _parts(name)) == 1 and mine <= set(parts):
-            key = tuple(word for word in said if word not in mine)
+        if len(mine := parts.of(name)) == 1 and mine <= {*parts.words}:
+            key = tuple(word for word in words(name) if word not in mine)
             found.setdefault(key, {})[next(iter(mine))] = name
-    if parts is None:
-        return [tuple(group[number] for number in sorted(group)) for group in found.values() if len(group) > 1]
-    return [tuple(group[part] for part in parts) for group in found.values() if len(group) == len(parts)]
+    return [tuple(group[part] for part in parts.words) for group in found.values() if len(group) == len(parts.words)]
 
 
 def _choices(whole: str, shape: Shape, parts: dict[str, Shape], best: Best, *, flipped: bool) -> tuple[Moves, ...]:
     """Return the distinct ways to make an array of parts, as moves from the first program to the second."""
-    pool = Pool(parts)
     name = next(iter(parts))
-    order = best(name, whole) if flipped else _backward(best(whole, name))
-    labels = pool.labels()
-    made = (moves_of(pool, {whole: each}) for each in fusions(shape, [labels[part] for part in parts], order))
-    moves = (each if flipped else tuple(move.inverse for move in each) for each in made if each)
+    order = best(name, whole) if flipped else backward(best(whole, name))
+    moves = (each if flipped else tuple(m.inverse for m in each) for each in fusions(whole, shape, parts, order))
     return tuple(dict.fromkeys(islice(moves, MOST_CHOICES)))
-
-
-def _backward(best: Preference) -> Preference:
-    """Return what prefers, from the second's arrays to the first's, the inverse of what `best` does."""
-
-    def order(found: list[Layout], start: Shape, end: Shape) -> list[Layout]:
-        inverses = [each.inverse for each in found]
-        ranked = best(inverses, end, start)
-        return [found[inverses.index(each)] for each in ranked]
-
-    return order

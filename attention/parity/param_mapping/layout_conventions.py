@@ -23,6 +23,16 @@ def stored(name: str, framework: str) -> str:
     return ROWS if leaf == ["weight"] or framework == "torch" else COLUMNS
 
 
+DOCUMENTED = frozenset({"weight", "kernel", "w", "embedding", "scale", "bias"})
+"""What the frameworks' own layers call their parameters."""
+
+
+def documented(name: str) -> bool:
+    """Return whether a parameter is called as one of the frameworks' own layers, whose layout is documented."""
+    pieces = [piece for piece in spelt(name) if not piece.isdigit()]
+    return bool({*pieces[-1:], *pieces[-2:-1]} & DOCUMENTED) or "weight" in pieces
+
+
 def preference(first: str, second: str, frameworks: tuple[str, str]) -> Preference:
     """Return what puts layouts from one parameter to the other in order, the likely one first.
 

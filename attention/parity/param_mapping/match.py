@@ -28,8 +28,8 @@ def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -
         jax_side: another.
         call: inputs to run both on, as `compare` takes them, where values, names and shapes leave a question open; None
             leaves it a tie.
-        given: what is known. None: nothing. A mapping of the first's names to the second's (see `given.explicit`): what it
-            does not name is solved. A `ParamMap`: it alone. `(Dialect, Contract)` or `(Dialect, Dialect, Contract)`: the
+        given: what is known. None: nothing. A mapping of the first's names to the second's, with patterns, in either
+            direction, or a list of pairs (see `explicit_map.explicit`): what it does not name is solved. A `ParamMap`: it alone. `(Dialect, Contract)` or `(Dialect, Dialect, Contract)`: the
             layers of the table; the rest is solved.
 
     Returns:
@@ -42,7 +42,7 @@ def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -
     call = None if call is None else Call.of(call)
     if isinstance(given, ParamMap):
         return _fitting(first, second, given)
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) or _is_pairs(given):
         moves, apart = explicit(first, second, cast("Given", given))
         return solve(first, second, call, moves, apart)
     if given is None:
@@ -52,6 +52,10 @@ def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -
         raise ParamError("given must be a mapping of names, a ParamMap, or (Dialect, Contract)")
     moves = table(first, second, tables, contract)
     return solve(first, second, call, tuple(replace(move, evidence=tables[0].name) for move in moves))
+
+
+def _is_pairs(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def _fitting(first: Program, second: Program, given: ParamMap) -> ParamMap:

@@ -32,7 +32,7 @@ _SAME = {
     "q k v weight": "wqkv w_qkv",
     "q k v bias": "bqkv b_qkv",
     "k v": "kv kv_proj to_kv wkv key_value",
-    "gate up": "gate_up gate_up_proj",
+    "gate up": "gate_up gate_up_proj gating_einsum",
     "o": "out output out_proj o_proj to_out attention_output out_lin proj_out",
     "up": "fc1 fc_1 linear1 linear_1 lin1 c_fc up_proj fc_in wi intermediate dense_h_to_4h",
     "down": "fc2 fc_2 linear2 linear_2 lin2 down_proj fc_out dense_4h_to_h",
@@ -45,7 +45,10 @@ _SAME = {
     "head": "lm_head classifier logits unembed heads",
     "embed weight": "embedding embeddings",
     "embed": "emb wte embed_tokens tok_embeddings token_embedding word_embeddings tok_emb token",
-    "embed pos": "wpe pos_embed pos_embedding position_embeddings position_embedding positional_embedding pos_emb",
+    "embed type": "token_type_embeddings token_type_embedding token_types token_type type_embeddings type_embedding "
+    "segment_embeddings segment_embedding segment_embed",
+    "embed pos": "wpe pos_embed pos_embedding position_embeddings position_embedding positional_embedding pos_emb pos_embeds embed_positions "
+    "position positional pos_table",
     "encoder": "enc",
     "decoder": "dec",
     "final": "norm_f ln_f final_norm",
@@ -77,10 +80,24 @@ NEVER = -1.0
 def spelt(name: str) -> list[str]:
     """Return the pieces of a name, lower case: at dots, slashes, brackets, underscores, digits and humps.
 
+    Digits inside a word are part of it; those at its end are a number.
+
     >>> spelt("encoder.layers_0/LayerNorm_1['scale']")
     ['encoder', 'layers', '0', 'layer', 'norm', '1', 'scale']
+    >>> spelt("GPT2Block_0.conv1"), spelt("Conv2D_1")
+    (['gpt2', 'block', '0', 'conv', '1'], ['conv', '1'])
     """
-    return [piece.lower() for piece in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+    found: list[str] = []
+    for token in re.findall(r"[A-Za-z0-9]+", re.sub(r"(?<=[a-z])[123][dD](?![a-z])", "", name)):
+        pieces = [(piece[0].lower(), piece.end()) for piece in re.finditer(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", token)]
+        before = len(found)
+        for piece, end in pieces:
+            # A number that letters follow is no count: the 2 of GPT2Block.
+            if piece.isdigit() and len(found) > before and token[end : end + 1].isalpha():
+                found[-1] += piece
+            else:
+                found.append(piece)
+    return found
 
 
 @cache
@@ -103,20 +120,21 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def numbered(names: Sequence[str]) -> dict[str, Counter[str]]:
-    """Return the words of names, each number counted from 0 among those that the same words lead up to."""
+    """Return the words of names, each number counted from 0 among those that the same words lead up to.
+
+    A number that is the same in all these names tells nothing apart, and does not count.
+    """
     seen: dict[tuple[str, ...], set[int]] = {}
     for name in names:
         for stem, number in _numbers(words(name)):
             seen.setdefault(stem, set()).add(number)
-    return {
-        name: Counter(
-            [
-                *(word for word in words(name) if not word.isdigit()),
-                *(f"#{depth} {sorted(seen[stem]).index(number)}" for depth, (stem, number) in enumerate(_numbers(words(name)))),
-            ]
-        )
-        for name in names
-    }
+    place = {stem: {number: at for at, number in enumerate(sorted(numbers))} for stem, numbers in seen.items()}
+    found: dict[str, Counter[str]] = {}
+    for name in names:
+        counts = [place[stem][number] for stem, number in _numbers(words(name)) if len(seen[stem]) > 1]
+        said = [word for word in words(name) if not word.isdigit()]
+        found[name] = Counter([*said, *(f"#{depth} {count}" for depth, count in enumerate(counts))])
+    return found
 
 
 def _numbers(found: tuple[str, ...]) -> list[tuple[tuple[str, ...], int]]:
@@ -138,6 +156,22 @@ def alike(one: Counter[str], other: Counter[str]) -> float:
     return _total(both) / max(_total(either), 1.0)
 
 
+def told_apart(first: tuple[str, str], second: tuple[str, str]) -> bool:
+    """Return whether two names of each program say which is which: what tells one pair apart stands in both of its names.
+
+    >>> told_apart(("norm1.weight", "norm2.weight"), ("LayerNorm_1.scale", "LayerNorm_2.scale"))
+    True
+    >>> told_apart(("norm1.weight", "norm2.weight"), ("LayerNorm_0.scale", "LayerNorm_1.scale"))
+    False
+
+    Args:
+        first: two names of the first program.
+        second: those of the second that they are paired with, in this order.
+    """
+    ours, theirs = (tuple(Counter(words(name)) for name in pair) for pair in (first, second))
+    return all((ours[at] - ours[1 - at]) & (theirs[at] - theirs[1 - at]) for at in (0, 1))
+
+
 def _total(found: Counter[str]) -> float:
     return sum(_WEIGHT.get(word, 2.0 if word.startswith("#") else 1.0) * count for word, count in found.items())
 
@@ -154,6 +188,30 @@ def assign(
         second: those of the second's.
         fits: whether two parameters may be paired at all.
     """
+    same = _same(first, second, fits)
+    rest = {n: w for n, w in first.items() if n not in same}, {n: w for n, w in second.items() if n not in same.values()}
+    pairs = _assigned(*rest, fits) if all(rest) else {}
+    found = {**{name: (other, 1.0) for name, other in same.items()}, **pairs}
+    return {name: found[name] for name in first if name in found}
+
+
+def _same(
+    first: Mapping[str, Counter[str]], second: Mapping[str, Counter[str]], fits: Callable[[str, str], bool]
+) -> dict[str, str]:
+    """Return the pairs of names that mean the very same words, which no other name does."""
+    keys: list[dict[frozenset[tuple[str, int]], list[str]]] = [{}, {}]
+    for side, found in zip((first, second), keys, strict=True):
+        for name, said in side.items():
+            found.setdefault(frozenset(said.items()), []).append(name)
+    pairs = (
+        (names[0], keys[1][key][0]) for key, names in keys[0].items() if key and len(names) == len(keys[1].get(key, ())) == 1
+    )
+    return {one: other for one, other in pairs if fits(one, other)}
+
+
+def _assigned(
+    first: Mapping[str, Counter[str]], second: Mapping[str, Counter[str]], fits: Callable[[str, str], bool]
+) -> dict[str, tuple[str, float]]:
     score = np.full((len(first), len(second)), NEVER)
     for row, (name, ours) in enumerate(first.items()):
         for column, (other, theirs) in enumerate(second.items()):

@@ -15,8 +15,10 @@ import numpy as np
 
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.candidates import Plan, Question, questions
+from attention.parity.param_mapping.layout_conventions import documented
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.symmetrized_values import Veil
+from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
 from attention.parity.param_mapping.value_search import FLOATS
 from attention.spec.errors import AttentionError
 
@@ -33,8 +35,10 @@ CONFIRMING = 4
 """Where a map makes the outputs agree, so many of its layouts are tried to see whether it is the only one."""
 MOST_ROUNDS = 3
 """How often what remains open is asked again."""
-GUESSED = frozenset({"names", "shapes"})
+GUESSED = frozenset({"names", "shapes", NAMES_AND_USE, USE})
 """Evidence that the outputs may better."""
+MOST_ELEMENTS = 10**8
+"""A larger program whose map leaves no question is not run to confirm it."""
 NOISE = 0.3
 """Of what is added to the parameters, relative to their size."""
 
@@ -109,20 +113,25 @@ def difference(wanted: Arrays, made: Arrays) -> float:
     return worst if compared else float("inf")
 
 
-def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...]]:
-    """Return the plan with its open questions answered by the outputs, and those that remain, in words.
+def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, ...]]:
+    """Return the plan with its open questions answered by the outputs, those that remain, and why the map is open, in words.
+
+    Where outputs differ under the map, a program may be wrong, or the map. It is the map that is open where no evidence says
+    which parameter is which, or how it is laid out: neither names, nor the order of use, nor a documented layout.
 
     Args:
         plan: the open map.
         trial: the two programs.
     """
     waiting = questions(plan)
+    if not waiting and sum(array.size for array in plan.first.values()) > MOST_ELEMENTS:
+        return plan, (), ()
     if not any(entry.evidence in GUESSED for entry in plan.entries) and not waiting:
-        return plan, ()
+        return plan, (), ()
     values = noisy(plan)
     error = trial.error(plan, values)
     if trial.failure:
-        return plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting)
+        return plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting), ()
     asked = {place for question in waiting for place in question.places}
     ties: dict[Question, str] = {}
     for _ in range(MOST_ROUNDS):
@@ -133,7 +142,27 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...]]:
         if not ties or len(ties) == before:
             break
         waiting = list(ties)
-    return _confirmed(plan, error, asked), tuple(ties.values())
+    plan = _confirmed(plan, error, asked)
+    if error <= AGREES:
+        return plan, tuple(ties.values()), ()
+    ties = {question: tie for question, tie in ties.items() if not _documented(question, plan)}
+    return plan, tuple(ties.values()), (*ties.values(), *_unsaid(plan))
+
+
+def _documented(question: Question, plan: Plan) -> bool:
+    """Return whether a question of layout has an answer in the conventions of the frameworks, which was tried first."""
+    moves = [move for place in question.places for move in plan.entries[place].choices[0]]
+    return not question.siblings and all(documented(name) for m in moves for name in (m.first.name, m.second.name))
+
+
+def _unsaid(plan: Plan) -> list[str]:
+    """Return what no evidence but shapes says of a plan's pairs, and what both programs have left over."""
+    found = [f"{entry}: nothing but their shapes says so" for entry in plan.entries if entry.evidence == "shapes"]
+    left = plan.map.left_over
+    if all(left):
+        sides = (", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") for names in left)
+        found.append("{} of the first and {} of the second have no counterpart".format(*sides))
+    return found
 
 
 def _round(
@@ -194,5 +223,7 @@ def noisy(plan: Plan, seed: int = 0) -> Arrays:
             found[name] = array
         elif name in moved:
             size = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
-            found[name] = array + NOISE * (size or NOISE) * rng.standard_normal(array.shape)
+            noise = NOISE * (size or NOISE) * rng.standard_normal(array.shape, np.float32)
+            # NumPy makes a number of an array without axes.
+            found[name] = np.asarray(array + noise, None if array.dtype.kind == "V" else array.dtype)
     return found

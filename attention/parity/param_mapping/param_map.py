@@ -52,6 +52,8 @@ class ParamMap:
         copies: moves to or from a whole array that the other program, which holds it once, has in the bijection already.
         left_over: the names that have no counterpart, of the first and of the second.
         ties: what the evidence could not tell apart, a line each; empty where no other map fits as well.
+        open: why two programs whose outputs differ under this map cannot be compared by it, a line each: what no evidence says;
+            empty where the map is established.
 
     Raises:
         ParamError: an element of a matched array is used twice or never, or a name is both matched and left over.
@@ -61,6 +63,7 @@ class ParamMap:
     copies: tuple[Move, ...] = ()
     left_over: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     ties: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         "moves": MOVES,
@@ -70,6 +73,7 @@ class ParamMap:
             lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(NAMES.holds, value)),
         ),
         "ties": NAMES,
+        "open": NAMES,
     }
 
     def __post_init__(self) -> None:
@@ -99,7 +103,7 @@ class ParamMap:
     def inverse(self) -> ParamMap:
         """The map from the second program to the first."""
         moves, copies = (tuple(move.inverse for move in group) for group in (self.moves, self.copies))
-        return ParamMap(moves, copies, (self.left_over[1], self.left_over[0]), self.ties)
+        return ParamMap(moves, copies, (self.left_over[1], self.left_over[0]), self.ties, self.open)
 
     @checked(arrays=GIVEN)
     def forward(self, arrays: Given) -> Arrays:
@@ -163,7 +167,7 @@ class ParamMap:
         lines = [f"{a:{wide[0]}}  ->  {b:{wide[1]}}   {c:{wide[2]}}   by {d}" for a, b, c, d in rows]
         for side, names in zip(("first", "second"), self.left_over, strict=True):
             lines += [f"left over in the {side}: {', '.join(names)}"] if names else []
-        return "\n".join([line.removesuffix("   by ").rstrip() for line in lines] + [f"tie: {tie}" for tie in self.ties])
+        return "\n".join([line.removesuffix("   by ").rstrip() for line in lines] + [f"tie: {tie}" for tie in self.ties] + [f"open: {each}" for each in self.open])
 
     @checked(path=PATH)
     def to_json(self, path: str | Path) -> None:
@@ -179,6 +183,7 @@ class ParamMap:
             "copies": [copy.to_dict() for copy in self.copies],
             "left_over": self.left_over,
             "ties": self.ties,
+            "open": self.open,
         }
         write_text(path, json.dumps(data, indent=1) + "\n")
 
@@ -206,7 +211,7 @@ class ParamMap:
 def _parsed(data: dict[str, Any]) -> ParamMap:
     moves, copies = (tuple(Move.from_dict(each) for each in data[key]) for key in ("moves", "copies"))
     first, second = map(_texts, data["left_over"])
-    return ParamMap(moves, copies, (first, second), _texts(data["ties"]))
+    return ParamMap(moves, copies, (first, second), _texts(data["ties"]), _texts(data.get("open", [])))
 
 
 def _texts(texts: Any) -> tuple[str, ...]:
@@ -281,11 +286,13 @@ def _cover(parts: list[Block]) -> bool:
 
 def _whole(filled: list[tuple[Block, np.ndarray]]) -> Arrays:
     """Return the arrays all of whose elements are given."""
+    groups: dict[str, list[tuple[Block, np.ndarray]]] = {}
+    for block, value in filled:
+        groups.setdefault(block.name, []).append((block, value))
     made: Arrays = {}
-    for name, blocks in by_name(block for block, _ in filled).items():
-        values = [value for block, value in filled if block.name == name]
-        if sum(value.size for value in values) == int(np.prod(blocks[0].shape)):
-            made[name] = np.empty(blocks[0].shape, np.result_type(*values))
-            for block, value in zip(blocks, values, strict=True):
+    for name, parts in groups.items():
+        if sum(value.size for _, value in parts) == math.prod(parts[0][0].shape):
+            made[name] = np.empty(parts[0][0].shape, np.result_type(*(value for _, value in parts)))
+            for block, value in parts:
                 block.of(made[name])[...] = value
     return made

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attention.parity.adapters import Arrays, Call, Program
+from attention.parity.param_mapping.map_table import snippet
 from attention.parity.param_mapping.result_pairing import names_of
+from attention.spec.disk import brief
 from attention.spec.errors import OptionError, ParamError, shown
 
 if TYPE_CHECKING:
@@ -29,12 +31,14 @@ class Learned:
         values: of the first and of the second program, all of them.
         notes: lines for the report.
         failure: why the programs cannot be compared with these values, or "".
+        open: what no evidence says of the map, where that is why they cannot be compared.
     """
 
     map: ParamMap | None
     values: tuple[Arrays, Arrays]
     notes: tuple[str, ...] = ()
     failure: str = ""
+    open: tuple[str, ...] = ()
 
 
 def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Call, given: Any, load: str | None) -> Learned:
@@ -79,12 +83,21 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
         {**own[0], **(found.backward(own[1]) if load == "second" else {})},
         {**own[1], **(found.forward(own[0]) if load == "first" else {})},
     )
-    differing = _differing(found.forward(values[0]), values[1])
+    if found.open:
+        return Learned(found, values, notes, _open(found), found.open)
+    differing = {} if load else _differing(found, *values)
     failure = (
         f"values of {_few(differing)} differ between {labels[0]} and {labels[1]}:"
         " pass load='first' or load='second' to copy those of one onto the other"
     )
     return Learned(found, values, notes, failure if differing else "")
+
+
+def _open(found: ParamMap) -> str:
+    """Return what is open of a map, and how to say it."""
+    said = "; ".join(brief(line, 120) for line in found.open[:2])
+    more = f"; and {len(found.open) - 2} more" if len(found.open) > 2 else ""
+    return f"cannot compare: the parameter map is open: {said}{more}. Say it, as in params={brief(snippet(found), 120)}"
 
 
 def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str | None) -> tuple[Program, Program]:
@@ -108,16 +121,18 @@ def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str |
     return programs[0].loaded(known.values[0]), programs[1].loaded(known.values[1])
 
 
-def _differing(first: Arrays, second: Arrays) -> dict[str, float]:
+def _differing(found: ParamMap, first: Arrays, second: Arrays) -> dict[str, float]:
     """Return the largest difference of each parameter whose values differ once both are in the coarser of their dtypes."""
-    found: dict[str, float] = {}
-    for name in first.keys() & second.keys():
-        one, other = first[name], second[name]
+    worst: dict[str, float] = {}
+    for move in (*found.moves, *found.copies):
+        one, other = move.forward(move.first.of(first[move.first.name])), move.second.of(second[move.second.name])
+        if one.dtype == other.dtype and np.array_equal(one, other):
+            continue
         coarse = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
         one, other = (x.astype(coarse).astype(np.float64) for x in (one, other))
         if not np.array_equal(one, other, equal_nan=True):
-            found[name] = float(np.nanmax(np.abs(one - other)))
-    return {name: found[name] for name in second if name in found}
+            worst[move.second.name] = max(worst.get(move.second.name, 0.0), float(np.nanmax(np.abs(one - other))))
+    return {name: worst[name] for name in second if name in worst}
 
 
 def _notes(found: ParamMap, labels: tuple[str, str], own: tuple[Arrays, Arrays]) -> tuple[str, ...]:

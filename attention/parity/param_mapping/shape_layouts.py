@@ -9,13 +9,13 @@ torch stores a kernel (out, in, *window) and calls it `weight`; Flax and Keras s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 
-from attention.parity.param_mapping.block_moves import Shape
+from attention.parity.param_mapping.block_moves import Block, Move, Shape, simplified
 
 MOST_AXES = 5
 """Arrays of more axes are matched as they are, or not at all."""
@@ -35,6 +35,14 @@ class Layout:
     def of(self, array: np.ndarray, shape: Shape) -> np.ndarray:
         """Return the array in the other's layout."""
         return array.reshape(self.axes).transpose(self.order).reshape(shape)
+
+    def move(self, first: str, start: Shape, second: str, end: Shape) -> Move:
+        """Return the move of a whole array to another, in this layout."""
+        return self.into(first, start, Block.all_of(second, end))
+
+    def into(self, first: str, start: Shape, block: Block) -> Move:
+        """Return the move of a whole array into a block of another, in this layout."""
+        return Move(Block.all_of(first, start), block, *simplified(self.axes, self.order))
 
     @property
     def inverse(self) -> Layout:
@@ -91,45 +99,64 @@ def layouts(first: Shape, second: Shape) -> list[Layout]:
 
 
 def fusions(
-    whole: Shape, parts: Sequence[np.ndarray], best: Callable[[list[Layout], Shape, Shape], list[Layout]]
-) -> Iterator[np.ndarray]:
-    """Yield every array of shape `whole` that joins the parts along one axis, the conventional ones first.
+    name: str,
+    whole: Shape,
+    parts: Mapping[str, Shape],
+    best: Callable[[list[Layout], Shape, Shape], list[Layout]],
+    *,
+    stacked: int = 0,
+) -> Iterator[tuple[Move, ...]]:
+    """Yield the moves of parts into one array that joins them along one axis, the conventional ones first.
 
     Args:
-        whole: the shape of the fused array.
-        parts: arrays, such as labels of their elements, in the order that convention has: q, k, v.
+        name: of the fused array.
+        whole: its shape.
+        parts: the shapes of the parts by name, in the order that convention has: q, k, v.
         best: puts the layouts between two shapes in order of preference.
+        stacked: how many leading axes count the parts, each of which is one index of them, in this order; 0 for none.
     """
-    for axis, size in enumerate(whole):
-        rest = math.prod(whole) // size
-        widths = [part.size // rest for part in parts]
-        if sum(widths) != size or any(part.size % rest for part in parts):
+    names = list(parts)
+    real, whole = whole, (math.prod(whole[:stacked]), *whole[stacked:]) if stacked else whole
+    for axis, size in enumerate(whole[:1] if stacked else whole):
+        rest = math.prod(whole) // max(size, 1)
+        widths = [math.prod(shape) // rest for shape in parts.values()]
+        if sum(widths) != size or any(math.prod(shape) % rest for shape in parts.values()):
             continue
         shapes: list[Shape] = [(*whole[:axis], width, *whole[axis + 1 :]) for width in widths]
-        choices = [best(layouts(part.shape, shape), part.shape, shape) for part, shape in zip(parts, shapes, strict=True)]
+        choices = [best(layouts(part, shape), part, shape) for part, shape in zip(parts.values(), shapes, strict=True)]
         for layout in choices[0]:
             alike = [next((each for each in choice if each.order == layout.order), None) for choice in choices]
-            turned = [each.of(part, shape) for each, part, shape in zip(alike, parts, shapes, strict=True) if each is not None]
-            if len(turned) == len(parts):
-                yield from _interleaved(turned, axis, _group_counts(widths, parts))
+            if None in alike:
+                continue
+            ways = dict(zip(names, alike, strict=True))
+            for groups in [1] if stacked else _group_counts(widths, list(parts.values())):
+                orders = [names] if stacked or len(names) > MOST_ORDERED else permutations(names)
+                for order in orders:
+                    blocks = _blocks(Block.all_of(name, real), whole, axis, groups, {p: widths[names.index(p)] for p in order})
+                    yield tuple(ways[part].into(part, parts[part], blocks[part]) for part in names)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _interleaved(parts: list[np.ndarray], axis: int, counts: list[int]) -> Iterator[np.ndarray]:
-    """Yield the parts joined along an axis, one after another and then within each of several groups, in every order."""
-    orders = list(permutations(parts)) if len(parts) <= MOST_ORDERED else [tuple(parts)]
-    for groups in counts:
-        for order in orders:
-            split = [part.reshape(*part.shape[:axis], groups, -1, *part.shape[axis + 1 :]) for part in order]
-            joined = np.concatenate(split, axis=axis + 1)
-            yield joined.reshape(*parts[0].shape[:axis], -1, *parts[0].shape[axis + 1 :])
+def _blocks(array: Block, whole: Shape, axis: int, groups: int, widths: dict[str, int]) -> dict[str, Block]:
+    """Return the block of each part: one after another, in each of equal groups, along one axis of the whole."""
+    split = (*whole[:axis], *((groups,) if groups > 1 else ()), whole[axis] // groups, *whole[axis + 1 :])
+    at = axis + (groups > 1)
+    found: dict[str, Block] = {}
+    start = 0
+    for part, width in widths.items():
+        stop = start + width // groups
+        spans = [(0, size) for size in split]
+        spans[at] = (start, stop)
+        found[part] = Block(array.name, array.shape, split, tuple(spans))
+        start = stop
+    return found
 
 
-def _group_counts(widths: list[int], parts: Sequence[np.ndarray]) -> list[int]:
+def _group_counts(widths: list[int], parts: Sequence[Shape]) -> list[int]:
     """Return how many groups the parts may be interleaved in: 1, then sizes of their axes, then other divisors."""
     most = math.gcd(*widths)
     if len(parts) > MOST_ORDERED:
         return [1]
-    sizes = [size for part in parts for size in part.shape]
+    sizes = [size for part in parts for size in part]
     divisors = [count for count in range(2, most + 1) if most % count == 0]
     return [1, *sorted(divisors, key=lambda count: (count not in sizes, count))[: MOST_GROUPS - 1]]
 

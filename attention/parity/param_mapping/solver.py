@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from attention.parity.adapters import Call, Program
+from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping import value_search
 from attention.parity.param_mapping.block_moves import Move
 from attention.parity.param_mapping.candidates import Entry, Plan, Preference, paired, questions
@@ -19,6 +19,9 @@ from attention.parity.param_mapping.layout_conventions import learned, preferenc
 from attention.parity.param_mapping.name_assignment import alike, numbered, words
 from attention.parity.param_mapping.output_disambiguation import Trial, decide
 from attention.parity.param_mapping.param_map import ParamMap
+from attention.parity.param_mapping.param_use import Uses
+from attention.parity.param_mapping.stacked_layers import stacks
+from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE, Alignment, uses_of
 
 MARGIN = 0.02
 """How much likeness an exchange of two names must cost for the names to tell them apart."""
@@ -41,6 +44,7 @@ def solve(
         apart: names of the first that are known to have no counterpart.
     """
     known = tuple(Entry(((move,),), move.evidence or "given") for move in given)
+    alignment = None
     plan = Plan(first.params, second.params, known, apart=apart)
     found = value_search.search(*plan.left)
     plan = replace(plan, entries=(*known, *(Entry(choices, "values") for choices in found.entries)), copies=found.copies)
@@ -48,17 +52,35 @@ def solve(
     def best(one: str, other: str) -> Preference:
         return preference(one, other, (first.framework, second.framework))
 
+    if call is not None and all(plan.left) and any(x.size > 1 for side in plan.left for x in side.values()):
+        uses = uses_of(first, call), uses_of(second, call)
+        if uses[0] is not None and uses[1] is not None:
+            alignment = Alignment(uses[0], uses[1])
+            plan = replace(plan, first=_in_order(plan.first, uses[0]), second=_in_order(plan.second, uses[1]))
+    plan = replace(plan, entries=(*plan.entries, *stacks(*plan.left, best)))
     for entries in (fused, paired):
         # Biases follow their kernels, whose layout is not decided yet.
         ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
         plan = replace(plan, entries=(*plan.entries, *entries(ours, theirs, best)))
     plan = replace(plan, entries=tuple(learned([_carried(entry, plan) for entry in plan.entries])))
+    if alignment is not None:
+        plan = alignment.aligned(plan)
     plan = replace(plan, siblings=tuple(_siblings(plan)))
+    if alignment is not None:
+        plan = alignment.apart(plan)
     if call is not None and plan.map.moves:
-        plan, ties = decide(plan, Trial(first, second, call))
+        plan, ties, unsaid = decide(plan, Trial(first, second, call))
     else:
-        ties = tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan))
-    return replace(plan.map, ties=ties)
+        ties, unsaid = tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)), ()
+    return replace(plan.map, ties=ties, open=unsaid)
+
+
+def _in_order(params: Arrays, uses: Uses) -> Arrays:
+    """Return the parameters in the order in which they are used, those that are not at the end."""
+    place: dict[str, int] = {}
+    for at, use in enumerate(uses.found):
+        _ = place.setdefault(use.view.name, at)
+    return dict(sorted(params.items(), key=lambda item: place.get(item[0], len(uses.found))))
 
 
 def _carried(entry: Entry, plan: Plan) -> Entry:
@@ -66,15 +88,19 @@ def _carried(entry: Entry, plan: Plan) -> Entry:
     if len(entry.choices) < 2 or entry.evidence == "values":
         return entry
     names = [{end: None for m in entry.choices[0] for end in (getattr(m, side).name,)} for side in ("first", "second")]
-    one, other = value_search.same_dtype({n: plan.first[n] for n in names[0]}, {n: plan.second[n] for n in names[1]})
+    one, other = {n: plan.first[n] for n in names[0]}, {n: plan.second[n] for n in names[1]}
     if not all(value_search.told(array) for array in (*one.values(), *other.values())):
         return entry
-    exact = tuple(
-        moves
-        for moves in entry.choices
-        if all(np.array_equal(made, other[name]) for name, made in ParamMap(moves).forward(one).items())
-    )
+    kind = value_search.narrowest(one, other)
+    exact = tuple(moves for moves in entry.choices if all(_carries(move, one, other, kind) for move in moves))
     return Entry(exact, "values") if exact else entry
+
+
+def _carries(move: Move, first: Arrays, second: Arrays, kind: np.dtype) -> bool:
+    """Return whether a move gives the second's block of the first's, to the bit."""
+    ours, theirs = move.forward(move.first.of(first[move.first.name])), move.second.of(second[move.second.name])
+    rows = value_search.cast(ours[:1], kind), value_search.cast(theirs[:1], kind)
+    return np.array_equal(*rows) and np.array_equal(value_search.cast(ours, kind), value_search.cast(theirs, kind))
 
 
 def _siblings(plan: Plan) -> list[tuple[int, ...]]:
@@ -83,7 +109,7 @@ def _siblings(plan: Plan) -> list[tuple[int, ...]]:
     shapes: dict[tuple[object, ...], list[int]] = {}
     for place, entry in enumerate(plan.entries):
         move = entry.choices[0][0]
-        if entry.evidence in {"names", "shapes"} and move.first.whole and move.second.whole:
+        if entry.evidence in {"names", "shapes", NAMES_AND_USE, USE} and move.first.whole and move.second.whole:
             shapes.setdefault((move.first.shape, move.second.shape), []).append(place)
     sets: list[set[int]] = []
     for places in shapes.values():

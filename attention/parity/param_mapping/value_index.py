@@ -1,13 +1,16 @@
-"""Lookup: where each number of an array stands among other arrays, when it stands there but once.
+"""Find where the numbers of an array stand among other arrays, in time linear in their size.
 
+    owners_of(second, first)[name] = the arrays of the first that hold sampled elements of an array of the second
     values[address(x)] = x          for the x that occur once; the rest follow, because addresses add up along the axes
 
-Among millions of float32 numbers many occur twice by chance, so the arrays that a few dozen elements point to are found
-first, and only those are searched. What is found is checked on every element, to the bit.
+A sample of every array is looked for in one pass over all others; only the arrays in which all of it is found are sorted and
+searched. A sample that is not found says that the values do not agree, and nothing is sorted. What is found is checked on
+every element, to the bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -16,10 +19,100 @@ from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Move
 from attention.parity.param_mapping.permutation import Lines, Pool, solve
 
-SAMPLES = 256
-"""Elements of an array that are asked which arrays they come from."""
+SAMPLES = 64
+"""Elements of an array that are looked for; all of them must be found."""
 ROWS = 1024
 """Lines along an axis that are looked at."""
+CHUNK = 2**14
+"""Elements that are read at once, few enough to stay in a core's cache."""
+MOST_LARGER = 8
+"""Several arrays that hold the sample by chance are larger together than this many times the array."""
+ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+"""Odd factors that mix the bits of a number: those of splitmix64."""
+_FILTER_BITS = 22
+
+
+def bits_of(array: np.ndarray, kind: np.dtype) -> Iterator[np.ndarray]:
+    """Yield the bits of an array's elements as uint64, chunk by chunk, after a cast to `kind`; the two zeros are one."""
+    flat = array.reshape(-1)
+    zero = kind.type(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, flat.size, CHUNK):
+            part = flat[start : start + CHUNK].astype(kind, copy=False) + zero
+            yield part.view(f"u{kind.itemsize}").astype(np.uint64)
+
+
+def fingerprint(array: np.ndarray, kind: np.dtype | None = None) -> int:
+    """Return a number that arrays with the same elements share, in whatever order, and that adds up over parts."""
+    total = 0
+    for mixed in bits_of(array, kind or array.dtype):
+        mixed += ODD[0]
+        mixed *= ODD[0]
+        mixed ^= mixed >> np.uint64(29)
+        mixed *= ODD[1]
+        mixed ^= mixed >> np.uint64(32)
+        total += int(np.sum(mixed, dtype=np.uint64))
+    return total % 2**64
+
+
+def owners_of(second: Arrays, first: Arrays, kind: np.dtype) -> dict[str, tuple[str, ...]]:
+    """Return, for each array of the second whose sample is found in the first, the fewest arrays of the first that hold it.
+
+    Args:
+        second: arrays that are looked for.
+        first: arrays that are searched, once.
+        kind: the dtype in which numbers are compared.
+    """
+    samples = {name: np.concatenate([*bits_of(_sample(array), kind)]) for name, array in second.items()}
+    if not samples or not first:
+        return {}
+    wanted = np.unique(np.concatenate([*samples.values()]))
+    seen = np.zeros(2**_FILTER_BITS, bool)
+    seen[_slot(wanted)] = True
+    held = {owner: _held(array, kind, wanted, seen) for owner, array in first.items()}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, sample in samples.items():
+        at = np.searchsorted(wanted, sample)
+        owners = _cover({owner: has[at] for owner, has in held.items()})
+        large = sum(first[owner].size for owner in owners)
+        if owners and (len(owners) == 1 or large <= MOST_LARGER * second[name].size):
+            found[name] = owners
+    return found
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    flat = array.reshape(-1)
+    # An odd step visits all columns of an array whose rows are a power of 2 long.
+    step = max(1, flat.size // SAMPLES) | 1
+    return flat[::step]
+
+
+def _slot(bits: np.ndarray) -> np.ndarray:
+    return (bits * ODD[0]) >> np.uint64(64 - _FILTER_BITS)
+
+
+def _held(array: np.ndarray, kind: np.dtype, wanted: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return which of the wanted numbers an array holds."""
+    found = np.zeros(wanted.size, bool)
+    for bits in bits_of(array, kind):
+        near = bits[seen[_slot(bits)]]
+        at = np.minimum(np.searchsorted(wanted, near), wanted.size - 1)
+        found[at[wanted[at] == near]] = True
+    return found
+
+
+def _cover(held: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Return few arrays that hold a whole sample together, or none."""
+    names, has = list(held), np.stack([*held.values()])
+    open_, chosen = np.ones(has.shape[1], bool), list[str]()
+    while open_.any():
+        counts = has[:, open_].sum(axis=1)
+        best = int(np.argmax(counts))
+        if not counts[best]:
+            return ()
+        chosen.append(names[best])
+        open_ &= ~has[best]
+    return tuple(name for name in names if name in chosen)
 
 
 class Lookup:
@@ -32,7 +125,6 @@ class Lookup:
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
         self.pool = Pool({name: array.shape for name, array in arrays.items()})
-        self._narrower: dict[tuple[str, ...], Lookup] = {}
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -62,18 +154,6 @@ class Lookup:
             name: of the array.
             array: of the same dtype.
         """
-        if not self.arrays:
-            return None
-        flat = array.ravel()
-        asked, known = self._find(flat[:: max(1, flat.size // SAMPLES)])
-        owners = tuple(self.pool.names[int(place)] for place in np.unique(self.pool.owners(asked[known])).tolist())
-        if len(owners) == len(self.arrays):
-            return self._solve(name, array)
-        if owners and owners not in self._narrower:
-            self._narrower[owners] = Lookup({owner: self.arrays[owner] for owner in owners})
-        return self._narrower[owners].solve(name, array) if owners else None
-
-    def _solve(self, name: str, array: np.ndarray) -> tuple[Move, ...] | None:
         lines = _lines(*self._find(array))
         if lines is None:
             return None

@@ -1,11 +1,11 @@
-"""Values: which arrays hold the same numbers, and where each number went, when weights were carried over already.
+"""Which arrays of two programs hold the same numbers, and where each number went.
 
     fingerprint(x) = sum over elements of mix(bits) mod 2^64        whatever the order
     fingerprint(x ++ y) = fingerprint(x) + fingerprint(y)
 
-Whole arrays are paired by fingerprint. The rest (fused, split, interleaved) is found by looking up, for one line along each
-axis of an array, where its numbers stand in the first program; what is found is then checked on every element. Constant
-arrays say nothing, and equal ones (layers that were cloned) are told apart by name.
+Whole arrays are paired by fingerprint. The rest (fused, split, interleaved) is found by looking up where the numbers of an
+array stand in the other program; what is found is then checked on every element. Constant arrays say nothing, and equal ones
+(layers that were cloned) are told apart by name.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Move
 from attention.parity.param_mapping.name_assignment import assign, numbered
 from attention.parity.param_mapping.param_map import by_name, faults
-from attention.parity.param_mapping.permutation import Pool, moves_of
 from attention.parity.param_mapping.shape_layouts import layouts
-from attention.parity.param_mapping.value_index import Lookup
+from attention.parity.param_mapping.value_index import Lookup, fingerprint, owners_of
 
 Moves = tuple[Move, ...]
 Words = Mapping[str, Counter[str]]
-ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
-"""Odd factors that mix the bits of a number: those of splitmix64."""
 
 
 @dataclass(frozen=True)
@@ -48,37 +45,36 @@ FLOATS = "fV"
 """Kinds of the dtypes that are compared; bfloat16 and its like are of kind V."""
 
 
-def fingerprint(array: np.ndarray) -> int:
-    """Return a number that arrays with the same elements share, in whatever order, and that adds up over parts."""
-    # 0 + x makes the two zeros one.
-    bits = np.ascontiguousarray(array + array.dtype.type(0)).view(f"u{array.dtype.itemsize}").astype(np.uint64)
-    mixed = (bits + ODD[0]) * ODD[0]
-    mixed = (mixed ^ (mixed >> np.uint64(29))) * ODD[1]
-    return int(np.sum(mixed ^ (mixed >> np.uint64(32)), dtype=np.uint64))
-
-
 def told(array: np.ndarray) -> bool:
     """Return whether an array's numbers say which it is: they are floats, more than one, and not all the same."""
-    return array.size > 1 and array.dtype.kind in FLOATS and bool(np.any(array.ravel()[0] != array))
+    if array.size < 2 or array.dtype.kind not in FLOATS:
+        return False
+    flat = array.reshape(-1)
+    return bool(np.any(flat[0] != flat[:16])) or bool(np.any(flat[0] != flat))
 
 
-def same_dtype(*sides: Arrays) -> list[Arrays]:
-    """Return the arrays in the narrowest float dtype among them, so that a port's float32 meets a checkpoint's bfloat16."""
+def narrowest(*sides: Arrays) -> np.dtype:
+    """Return the narrowest dtype of the arrays, in which a port's float32 meets a checkpoint's bfloat16."""
     kinds = {array.dtype for arrays in sides for array in arrays.values()}
-    narrow = min(kinds, key=lambda kind: (kind.itemsize, str(kind)), default=np.dtype(np.float32))
+    return min(kinds, key=lambda kind: (kind.itemsize, str(kind)), default=np.dtype(np.float32))
+
+
+def cast(array: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Return an array in another dtype, or as it is."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return [{name: array.astype(narrow, copy=False) for name, array in arrays.items()} for arrays in sides]
+        return array.astype(kind, copy=False)
 
 
 def search(first: Arrays, second: Arrays) -> Found:
     """Return what equal numbers say about the parameters of two programs."""
-    one, other = same_dtype(*({name: x for name, x in side.items() if told(x)} for side in (first, second)))
-    found = _wholes(one, other)
+    one, other = ({name: x for name, x in side.items() if told(x)} for side in (first, second))
+    kind = narrowest(one, other)
+    found = _wholes(one, other, kind)
     one, other = _without(one, other, [move for choices in found.entries for move in choices[0]] + list(found.copies))
-    entries = _parts(one, other)
+    entries = _parts(one, other, kind)
     one, other = _without(one, other, [move for moves in entries for move in moves])
     # A fused array of parts with unequal strides is no sum of lines, but each part is a box of it.
-    entries += [tuple(move.inverse for move in moves) for moves in _parts(other, one)]
+    entries += [tuple(move.inverse for move in moves) for moves in _parts(other, one, kind)]
     return Found((*found.entries, *((moves,) for moves in entries)), found.copies)
 
 
@@ -89,39 +85,59 @@ def _without(first: Arrays, second: Arrays, moves: Sequence[Move]) -> tuple[Arra
     return ours, theirs
 
 
-def _parts(first: Arrays, second: Arrays) -> list[Moves]:
+def _parts(first: Arrays, second: Arrays, kind: np.dtype) -> list[Moves]:
     """Return, for each array of the second that is made of parts of the first's, its moves."""
-    ours, theirs = _equal(first), _equal(second)
-    lookup = Lookup({name: first[name] for name in ours})
-    solved = {name: moves for name in theirs if (moves := lookup.solve(name, second[name])) is not None}
+    held = owners_of(second, first, kind)
+    if not held:
+        return []
+    ours, theirs = _equal(first), _equal({name: second[name] for name in held})
+    stand = {name: group[0] for group in ours.values() for name in group}
+    solved: dict[str, Moves] = {}
+    lookup, last = Lookup({}), ()
+    # Arrays with the same owners stand together, so that these are sorted once.
+    for name in sorted(theirs, key=lambda each: held[each]):
+        owners = tuple(dict.fromkeys(stand[owner] for owner in held[name]))
+        if owners != last:
+            lookup, last = Lookup({owner: cast(first[owner], kind) for owner in owners}), owners
+        moves = lookup.solve(name, cast(second[name], kind))
+        if moves is not None:
+            solved[name] = moves
     return _used_once(_spread(solved, ours, theirs))
 
 
-def _wholes(first: Arrays, second: Arrays) -> Found:
+def _wholes(first: Arrays, second: Arrays, kind: np.dtype) -> Found:
     """Return the arrays that hold the same numbers as one of the other program's; equal ones are paired by name."""
     groups: dict[tuple[int, int], tuple[list[str], list[str]]] = {}
+    sizes = {array.size for array in first.values()} & {array.size for array in second.values()}
     for side, arrays in enumerate((first, second)):
         for name, array in arrays.items():
-            groups.setdefault((fingerprint(array), array.size), ([], []))[side].append(name)
+            if array.size in sizes:
+                groups.setdefault((fingerprint(array, kind), array.size), ([], []))[side].append(name)
     words = [numbered(list(first)), numbered(list(second))]
-    found = Found()
+    entries: list[tuple[Moves, ...]] = []
+    copies: list[Move] = []
     for ours, theirs in groups.values():
         pairs = _paired(ours, theirs, words)
-        entries = [choices for other, one in pairs.items() if (choices := _exact(one, first[one], other, second[other]))]
-        if len(entries) == len(pairs):
-            spare = _tied(pairs, ours, theirs)
-            copies = [_exact(one, first[one], other, second[other])[0] for one, other in spare]
-            found = Found((*found.entries, *entries), (*found.copies, *(move for moves in copies for move in moves)))
-    return found
+        exact = [_exact(one, first[one], other, second[other], kind) for other, one in pairs.items()]
+        if all(exact):
+            entries += exact
+            spare = [_exact(one, first[one], other, second[other], kind) for one, other in _tied(pairs, ours, theirs)]
+            copies += [move for choices in spare if choices for move in choices[0]]
+    return Found(tuple(entries), tuple(copies))
 
 
-def _exact(one: str, ours: np.ndarray, name: str, theirs: np.ndarray) -> tuple[Moves, ...]:
+def _exact(one: str, ours: np.ndarray, name: str, theirs: np.ndarray, kind: np.dtype) -> tuple[Moves, ...]:
     """Return all moves that lead from one array to another of the same numbers."""
-    pool = Pool({one: ours.shape})
-    exact = [each for each in layouts(ours.shape, theirs.shape) if np.array_equal(each.of(ours, theirs.shape), theirs)]
-    found = [moves_of(pool, {name: each.of(pool.labels()[one], theirs.shape)}) for each in exact]
+    ours, theirs = cast(ours, kind), cast(theirs, kind)
+    exact = [each for each in layouts(ours.shape, theirs.shape) if _same(each.of(ours, theirs.shape), theirs)]
+    found = [(each.move(one, ours.shape, name, theirs.shape),) for each in exact]
     looked = None if exact else Lookup({one: ours}).solve(name, theirs)
     return tuple(tuple(replace(move, evidence="values") for move in moves) for moves in (*found, looked) if moves)
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    # Most layouts that do not fit differ in the first row.
+    return bool(np.array_equal(one[:1], other[:1])) and bool(np.array_equal(one, other))
 
 
 def _paired(ours: list[str], theirs: list[str], words: Sequence[Words]) -> dict[str, str]:

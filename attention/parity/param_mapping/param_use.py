@@ -1,0 +1,157 @@
+"""How a program uses its parameters: in which order, on what, and which axes it sums over; no value is looked at.
+
+    Use("fc.weight", "product", roles={"in": ((4, 1),), "out": ((6, 4),)}, after={"norm.weight"})
+
+Two programs that compute the same use corresponding parameters after corresponding ones, and sum over corresponding axes, so
+that a use settles what names and shapes leave open, whether or not the numbers that come out agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attention.parity.param_mapping.block_moves import Shape
+
+Digits = tuple[tuple[int, int], ...]
+"""Size and stride, in elements of the parameter, of each axis that counts in a role, the slowest first."""
+MOST_USES = 20_000
+"""A program that uses its parameters more often is not followed to its end."""
+
+PRODUCTS = frozenset({"product", "scale", "gather", "other"})
+"""Kinds of use after which the result is the parameter's own; a sum with a parameter is not."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Elements of one parameter, as an array: what remains of it after slices, transposes and reshapes.
+
+    Attributes:
+        name: of the parameter.
+        start: the address of the first element.
+        shape: of the view.
+        strides: in elements, 0 where it is broadcast; None where they are not known.
+    """
+
+    name: str
+    start: int
+    shape: Shape
+    strides: Shape | None
+
+    @classmethod
+    def whole(cls, name: str, shape: Shape) -> View:
+        """Return the whole of a parameter."""
+        return cls(name, 0, shape, strides_of(shape))
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The addresses that it lies between; all of them where strides are not known."""
+        if self.strides is None:
+            return (0, 2**62)
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (self.start, self.start + last + 1)
+
+    def reshaped(self, shape: Shape) -> View:
+        """Return it in another shape; the strides are lost where no view has that shape."""
+        if self.strides is None:
+            return View(self.name, self.start, shape, None)
+        digits = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
+        strides: list[int] = []
+        for size in reversed(shape):
+            taken, stride = 1, digits[-1][1] if digits else 0
+            while taken < size and digits:
+                extent, step = digits.pop()
+                if step != stride * taken or (size // taken) % extent and extent % (size // taken):
+                    return View(self.name, self.start, shape, None)
+                part = min(extent, size // taken)
+                taken *= part
+                if part < extent:
+                    digits.append((extent // part, step * part))
+            if taken != size:
+                return View(self.name, self.start, shape, None)
+            strides.insert(0, stride if size > 1 else 0)
+        return View(self.name, self.start, shape, tuple(strides))
+
+    def digits(self, axes: Iterable[int]) -> Digits | None:
+        """Return how some of its axes count."""
+        if self.strides is None:
+            return None
+        return tuple((self.shape[axis], self.strides[axis]) for axis in axes if self.shape[axis] > 1)
+
+
+def strides_of(shape: Shape) -> Shape:
+    """Return the strides of an array in row-major order, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+@dataclass(frozen=True)
+class Use:
+    """One place where a program computes with a parameter.
+
+    Attributes:
+        view: what part of it.
+        kind: "product", "scale", "gather", "sum" or "other".
+        roles: how its elements count in each role, such as "in" and "out"; empty where that is not known.
+        after: places in the list of uses: the last parameters that the other operand was computed with.
+    """
+
+    view: View
+    kind: str
+    roles: Mapping[str, Digits]
+    after: frozenset[int]
+
+
+@dataclass
+class Uses:
+    """All uses of the parameters of one run, in order."""
+
+    found: list[Use] = field(default_factory=list[Use])
+    _before: list[int] = field(default_factory=list[int], repr=False)
+
+    def add(self, view: View, kind: str, roles: Mapping[str, Digits | None], after: frozenset[int]) -> frozenset[int]:
+        """Append a use, and return the last parameters that its result was computed with.
+
+        Args:
+            view: what is used.
+            kind: how.
+            roles: how its elements count; a role that is not known makes all unknown.
+            after: the last parameters of the other operand.
+        """
+        if len(self.found) >= MOST_USES:
+            raise Unfollowed(f"more than {MOST_USES} uses of parameters")
+        known = {name: digits for name, digits in roles.items() if digits is not None}
+        self.found.append(Use(view, kind, known if len(known) == len(roles) else {}, after))
+        at = len(self.found) - 1
+        before = 0
+        for other in after:
+            before |= self._before[other] | 1 << other
+        self._before.append(before)
+        return frozenset({at}) if kind in PRODUCTS else after
+
+    def last(self, sets: Iterable[frozenset[int]]) -> frozenset[int]:
+        """Return the uses among several sets that come before no other of them."""
+        every = frozenset().union(*sets)
+        if len(every) < 2:
+            return every
+        before = 0
+        for at in every:
+            before |= self._before[at]
+        return frozenset(at for at in every if not before >> at & 1)
+
+
+class Unfollowed(Exception):
+    """A program whose uses of its parameters are not followed."""
+
+
+def product_roles(view: View, batch: Sequence[int], summed: Sequence[int]) -> dict[str, Any]:
+    """Return the roles of a parameter's axes in a matrix product.
+
+    Args:
+        view: the parameter.
+        batch: its axes that both operands share, in order.
+        summed: its axes that are summed over, in the order of the other operand's axes.
+    """
+    rest = [axis for axis in range(len(view.shape)) if axis not in {*batch, *summed}]
+    return {"batch": view.digits(batch), "in": view.digits(summed), "out": view.digits(rest)}
