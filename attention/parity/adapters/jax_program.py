@@ -175,6 +175,8 @@ def _opened(_: str, leaf: Any) -> Any:
 
 
 def _cast(x: np.ndarray, dtype: str | None) -> np.ndarray:
+    if dtype in ("float32", "float64") and x.dtype.kind == "c":
+        return x.astype(np.complex128 if dtype == "float64" else np.complex64)
     return x.astype(dtype) if dtype and is_float(x) else x
 
 

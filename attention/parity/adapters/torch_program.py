@@ -170,6 +170,8 @@ class TorchProgram(Program):
 
 
 def _cast(x: Tensor, dtype: str | None) -> Tensor:
+    if dtype in ("float32", "float64") and x.is_complex():
+        return x.to(torch.complex128 if dtype == "float64" else torch.complex64)
     return x.to(getattr(torch, dtype)) if dtype is not None and x.is_floating_point() else x
 
 
