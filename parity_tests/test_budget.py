@@ -364,9 +364,9 @@ class TestRefusals:
             ({"dtype": "int8"}, DTypeError, f"dtype 'int8' must be one of {NAMES}"),
             ({"storage": "int8"}, DTypeError, f"dtype 'int8' must be one of {NAMES}"),
             (
-                {"arguments": (np.ones(2, complex),)},
+                {"arguments": (np.array(["a"]),)},
                 DTypeError,
-                "arguments complex128 must be floats, integers or bools",
+                "arguments <U1 must be numbers, bools or random keys",
             ),
             ({"arguments": ONES}, OptionError, "arguments ndarray must be a tuple"),
             ({"runs": 0}, OptionError, "runs 0 must be an int >= 1"),

@@ -423,7 +423,6 @@ class TestFailures:
     def test_what_is_no_array_is_told_by_side(self) -> None:
         assert "jax: output of jax test_compare.py:" in (text := failure(compare(torch.tanh, lambda _: None, X)))
         assert text.endswith("is None, and must be an array: let it return the arrays to compare")
-        assert "output of torch is complex64, and must be floats" in failure(compare(lambda x: x + 0j, jnp.tanh, X))
 
     def test_values_that_differ_are_named(self) -> None:
         text = failure(compare(Torch(), Nnx(2 * W), X))
@@ -472,8 +471,8 @@ class TestRefusals:
             _ = compare(torch.tanh, jnp.tanh, X, dtypes=[])
         with pytest.raises(OptionError, match="inputs int must hold arrays"):
             _ = compare(torch.tanh, jnp.tanh, 3)
-        with pytest.raises(DTypeError, match="input complex64 must be floats, integers or bools"):
-            _ = compare(torch.tanh, jnp.tanh, X.astype(np.complex64))
+        with pytest.raises(DTypeError, match="input <U1 must be numbers or bools"):
+            _ = compare(torch.tanh, jnp.tanh, np.array(["a"]))
         with pytest.raises(OptionError, match="budget 'mine' must be one of auto, jax, torch, ratio"):
             _ = compare(torch.tanh, jnp.tanh, X, budget="mine")
         with pytest.raises(OptionError, match="load 'both' must be one of None, 'first', 'second'"):

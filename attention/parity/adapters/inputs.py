@@ -32,7 +32,7 @@ def call_of(inputs: Any) -> Call:
 
     Raises:
         OptionError: there is no array among them.
-        DTypeError: an array holds neither floats nor integers nor bools.
+        DTypeError: an array holds neither numbers nor bools.
     """
     try:
         call = Call.of(inputs).map(_array)
@@ -53,8 +53,8 @@ def _array(path: str, leaf: Any) -> Any:
     # A typed random key has no numbers of its own; it is an option.
     if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = np.asarray(leaf)
-    if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biu" and not is_float(leaf):
-        raise DTypeError(f"{path} {leaf.dtype} must be floats, integers or bools")
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "biuc" and not is_float(leaf):
+        raise DTypeError(f"{path} {leaf.dtype} must be numbers or bools")
     return leaf
 
 
@@ -92,6 +92,8 @@ def rounded_call(call: Call, dtypes: Dtypes) -> Call:
 
 
 def _round(x: np.ndarray, dtypes: Dtypes) -> np.ndarray:
+    if x.dtype.kind == "c" and dtypes != ("float64", "float64"):
+        return x.astype(np.complex64)
     return x.astype(coarser(dtypes)) if is_float(x) else x
 
 

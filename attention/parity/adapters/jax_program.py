@@ -22,6 +22,7 @@ import numpy as np
 from attention.parity.adapters.jax_callables import Form, form
 from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped
+from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.numerics.jaxpr_interpreter import is_float
 
@@ -90,7 +91,8 @@ class JaxProgram(Program):
         state = [x.astype(np.float64) if wide else x for x in self.form.state]
         args, kwargs = mapped(_opened, (args, dict(kwargs)))
         try:
-            return self.form.apply(dict(params), state, args, kwargs)
+            with own_draws(), untouched(*owners(self.subject)):
+                return self.form.apply(dict(params), state, args, kwargs)
         except SystemExit as error:
             # Whoever traces this catches errors, and must not end with the user's script.
             raise RuntimeError(f"the program called sys.exit({error.code})") from None
@@ -173,6 +175,8 @@ def _opened(_: str, leaf: Any) -> Any:
 
 
 def _cast(x: np.ndarray, dtype: str | None) -> np.ndarray:
+    if dtype in ("float32", "float64") and x.dtype.kind == "c":
+        return x.astype(np.complex128 if dtype == "float64" else np.complex64)
     return x.astype(dtype) if dtype and is_float(x) else x
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attention.parity.adapters.program import paths
 from attention.spec.errors import SideFailed
@@ -47,4 +47,9 @@ def named_outputs(name: str, tree: Any, array: Callable[[Any], T | None]) -> dic
             raise SideFailed(f"{path} of {name} is {got}, and must be an array: let it return the arrays to compare")
     if not leaves:
         raise SideFailed(f"output of {name} is {type(tree).__name__} without an array, and must hold one")
-    return {path: made for path, (_, made) in leaves.items() if made is not None}
+    found: dict[str, Any] = {}
+    for path, (_, made) in leaves.items():
+        # The two parts of a complex number are rounded, and differentiated, as two real ones.
+        whole = "complex" not in str(getattr(made, "dtype", ""))
+        found |= {path: made} if whole else {f"{path}.real": cast("Any", made).real, f"{path}.imag": cast("Any", made).imag}
+    return found

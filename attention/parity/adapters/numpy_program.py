@@ -16,6 +16,7 @@ import numpy as np
 
 from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped, paths
+from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.spec.errors import OptionError
@@ -59,12 +60,8 @@ class NumpyProgram(Program):
         values = self.params if params is None else params
         call = call.map(lambda _, leaf: given(leaf))
         learned = () if self.tree is None else (mapped(lambda path, leaf: given(values.get(path, leaf)), self.tree),)
-        before = np.random.get_state()  # noqa: NPY002 - the legacy generator is what a user's program may move
-        try:
-            with blamed(self.name):
-                return Made(named_outputs(self.name, self.function(*learned, *call.args, **call.kwargs), _to_numpy))
-        finally:
-            np.random.set_state(before)  # noqa: NPY002 - as above
+        with own_draws(), untouched(*owners(self.function)), blamed(self.name):
+            return Made(named_outputs(self.name, self.function(*learned, *call.args, **call.kwargs), _to_numpy))
 
 
 def _to_numpy(leaf: Any) -> np.ndarray | None:

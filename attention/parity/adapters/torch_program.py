@@ -2,8 +2,8 @@
 
     outputs = program(params, inputs)        d x = d sum(cotangent * output) / d x        by autograd
 
-A module is called through `torch.func.functional_call` with tensors of our own in the place of its parameters and buffers, so
-that neither its values, gradients, dtype nor mode are touched. It keeps its device and its training or evaluation mode.
+A module is called with tensors of our own at every place that holds one of its parameters, buffers or other tensors, and gets
+its own back afterwards: values, ties, gradients, dtype and mode stay as they were. It runs on its device and in its mode.
 """
 
 # torch leaves many of its types unknown, which strict mode reports at every use.
@@ -11,7 +11,7 @@ that neither its values, gradients, dtype nor mode are touched. It keeps its dev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped, paths
+from attention.parity.adapters.untouched import Saved, held_modules, own_draws, untouched
 from attention.parity.adapters.user_errors import blamed
 from attention.spec.errors import ParamError
 from attention.torch_impl.params import to_numpy, to_tensor
@@ -99,12 +100,15 @@ class TorchProgram(Program):
     @property
     def module(self) -> nn.Module | None:
         """The module, if the program is one."""
-        return self.function if isinstance(self.function, nn.Module) else None
+        if not isinstance(self.function, nn.Module):
+            return None
+        return compiled_from(self.function)
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """The devices that parameters and buffers live on; the first is where inputs go."""
-        tensors = [*self._learned().values(), *(self.module.buffers() if self.module else ())]
+        # A container of modules without any is false.
+        tensors = [*self._learned().values(), *(self.module.buffers() if self.module is not None else ())]
         return tuple(dict.fromkeys(x.device for x in tensors)) or (torch.get_default_device(),)
 
     def _learned(self) -> dict[str, Tensor]:
@@ -136,25 +140,24 @@ class TorchProgram(Program):
         copies = {path: leaves[path].clone() for path in given}
         inputs = call.map(copies.get)
         learned = {name: leaves[name] for name in values}
-        state = self._state(values, dtype)
-        return Bound(self.name, leaves, lambda: self._call(learned, inputs, state))
+        return Bound(self.name, leaves, lambda: self._call(learned, inputs, dtype))
 
-    def _call(self, learned: dict[str, Tensor], inputs: Call, state: dict[str, Tensor]) -> Any:
-        if self.module is not None:
-            with restored(self.module):
-                everything = {**state, **learned}
-                return torch.func.functional_call(self.module, everything, inputs.args, dict(inputs.kwargs), tie_weights=True)
-        tree = () if self.tree is None else (mapped(learned.get, self.tree),)
-        return self.function(*tree, *inputs.args, **inputs.kwargs)
-
-    def _state(self, values: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
-        """Return copies of the module's buffers, cast as `module.to(dtype)` would cast them."""
+    def _call(self, learned: dict[str, Tensor], inputs: Call, dtype: str | None) -> Any:
         if self.module is None:
-            return {}
+            tree = () if self.tree is None else (mapped(learned.get, self.tree),)
+            with replaced(held_modules(self.function), {}, plain=dtype):
+                return self.function(*tree, *inputs.args, **inputs.kwargs)
+        ours = {id(x): learned[name] for name, x in self.module.named_parameters()}
+        kind = dtype if self._casts(learned, dtype) else None
+        ours |= {id(x): _cast(x.detach().clone(), kind) for x in self.module.buffers()}
+        with replaced([self.module], ours, plain=kind):
+            return self.module(*inputs.args, **inputs.kwargs)
+
+    def _casts(self, learned: Mapping[str, Tensor], dtype: str | None) -> bool:
+        """Return whether buffers are cast as `module.to(dtype)` would cast them."""
         # A module that is of this dtype already has its buffers as its user wants them.
-        floats = [x for x in values.values() if x.is_floating_point()]
-        casts = dtype is not None and (dtype == "float64" or any(x.dtype != getattr(torch, dtype) for x in floats))
-        return {name: _cast(x.detach().clone(), dtype if casts else None) for name, x in self.module.named_buffers()}
+        own = [x for name, x in self._learned().items() if x.is_floating_point() and name in learned]
+        return dtype is not None and (dtype == "float64" or any(x.dtype != getattr(torch, dtype) for x in own))
 
     def run(
         self, call: Call, *, params: Arrays | None = None, cotangents: Arrays | None = None, dtype: str | None = None
@@ -167,6 +170,8 @@ class TorchProgram(Program):
 
 
 def _cast(x: Tensor, dtype: str | None) -> Tensor:
+    if dtype in ("float32", "float64") and x.is_complex():
+        return x.to(torch.complex128 if dtype == "float64" else torch.complex64)
     return x.to(getattr(torch, dtype)) if dtype is not None and x.is_floating_point() else x
 
 
@@ -181,19 +186,50 @@ def _array(leaf: Any) -> Tensor | None:
 
 
 @contextmanager
-def restored(module: nn.Module) -> Iterator[None]:
-    """Give every part of a module the attributes that it had before: caches, counters, modes."""
-    before = [(part, dict(vars(part))) for part in module.modules()]
+def replaced(modules: Sequence[nn.Module], ours: Mapping[int, Tensor], *, plain: str | None) -> Iterator[None]:
+    """Put tensors of ours at every place within modules that holds a tensor, and give the modules theirs back afterwards.
+
+    Args:
+        modules: the user's.
+        ours: by the `id` of the tensor whose places each takes; any other tensor or array is replaced by a copy.
+        plain: the dtype of the comparison; "float64" casts the copies too, which `module.to` would leave as they are.
+    """
+    if not modules:
+        yield
+        return
+    saved, made = Saved(*modules), dict[int, Any](ours)
+
+    def each(item: Any) -> Any:
+        if isinstance(item, np.ndarray):
+            return made.setdefault(id(item), item.copy())
+        if not isinstance(item, Tensor) or is_lazy(item):
+            return item
+        if id(item) not in made:
+            made[id(item)] = _cast(item.detach().clone(), plain if plain == "float64" else None)
+        return made[id(item)]
+
     try:
+        saved.substituted(each)
         yield
     finally:
-        for part, attributes in before:
-            vars(part).clear()
-            vars(part).update(attributes)
+        saved.restore()
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """Give every part of a module what it held before: caches, counters, modes."""
+    with untouched(module):
+        yield
+
+
+def compiled_from(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` wraps, as nothing can be replaced in what it compiled; any other as it is."""
+    inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else module
 
 
 @contextmanager
 def same_draws(devices: tuple[torch.device, ...] = ()) -> Iterator[None]:
     """Leave the random generators of the CPU and of these devices where they were."""
-    with torch.random.fork_rng([device for device in devices if device.type == "cuda"], device_type="cuda"):
+    with own_draws(), torch.random.fork_rng([device for device in devices if device.type == "cuda"], device_type="cuda"):
         yield

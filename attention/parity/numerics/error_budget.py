@@ -26,7 +26,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from attention.parity.numerics.jaxpr_interpreter import is_float, widened
+from attention.parity.numerics.jaxpr_interpreter import concrete, is_complex, is_float, is_key, widened
 from attention.parity.numerics.noise import Noise, Spreads
 from attention.spec.errors import DTypeError, OptionError, shown
 from attention.spec.options import SEED, Option, one_of, takes_arguments, whole
@@ -187,7 +187,7 @@ def budget(
         seed: a non-negative int. The same seed gives the same budget.
 
     Raises:
-        DTypeError: an unknown dtype name, or an argument that is no float, integer or bool.
+        DTypeError: an unknown dtype name, or an argument that is neither a number, a bool nor a random key.
         OptionError: `arguments` is no tuple, `runs` < 1 or `seed` < 0.
     """
     _check(program, arguments, runs, seed)
@@ -196,7 +196,7 @@ def budget(
     leaves, structure = jax.tree.flatten(arguments)
     # Always the CPU, so that a seed means the same budget whatever accelerator is there.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
-        jaxpr, outputs = _traced(program, structure, tuple((leaf.shape, leaf.dtype.name) for leaf in leaves))
+        jaxpr, outputs = _traced(program, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
 
         spreads = Spreads()
 
@@ -209,7 +209,7 @@ def budget(
 
 
 @lru_cache(maxsize=256)
-def _traced(program: Program, structure: Any, leaves: tuple[tuple[tuple[int, ...], str], ...]) -> tuple[Any, Any]:
+def _traced(program: Program, structure: Any, leaves: tuple[tuple[tuple[int, ...], Any], ...]) -> tuple[Any, Any]:
     """Return the jaxpr of a program, and the structure of its outputs. Equal programs of one shape are traced once."""
     arguments = structure.unflatten([jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves])
     jaxpr, outputs = jax.make_jaxpr(program, return_shape=True)(*arguments)
@@ -226,9 +226,11 @@ def _check(program: Any, arguments: Any, runs: Any, seed: Any) -> None:
 
 
 def _upcast(leaf: Any) -> Array:
-    array = np.asarray(leaf)
-    if array.dtype.kind not in "biu" and not is_float(array):
-        raise DTypeError(f"arguments {array.dtype} must be floats, integers or bools")
+    array = concrete(leaf)
+    if is_key(array):
+        return array
+    if array.dtype.kind not in "biu" and not is_float(array) and not is_complex(array):
+        raise DTypeError(f"arguments {array.dtype} must be numbers, bools or random keys")
     return widened(array)
 
 
@@ -238,7 +240,7 @@ def spread(value: Array, *perturbed: Array) -> Array:
         moved = np.stack(perturbed) - value
     # -inf - -inf is NaN, yet a score that is masked in every run has not moved.
     moved = np.where(np.isfinite(value), np.where(np.isfinite(moved), moved, np.nan), 0.0)
-    sigma = np.hypot.reduce(moved, axis=0) / math.sqrt(len(perturbed))
+    sigma = np.hypot.reduce(np.abs(moved), axis=0) / math.sqrt(len(perturbed))
     if not sigma.size or not sigma.ndim:
         return np.asarray(sigma)
     # An element that was lucky in every run is no better known than its neighbours.

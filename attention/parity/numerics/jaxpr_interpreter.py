@@ -14,12 +14,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from attention.parity.numerics.primitives import INTEGERS, MOVES, RULES, SCATTERS, Rule, is_float, widened
+from attention.parity.numerics.primitives import (
+    INTEGERS,
+    MOVES,
+    RULES,
+    SCATTERS,
+    Rule,
+    concrete,
+    is_complex,
+    is_float,
+    is_key,
+    wide,
+    widened,
+)
 
-__all__ = ["apply", "is_float", "widened"]
+__all__ = ["apply", "concrete", "is_complex", "is_float", "is_key", "widened"]
 
 Array = Any
 
@@ -34,14 +45,15 @@ def apply(eqn: Any, operands: Sequence[Array]) -> list[Array]:
         return [widened(np.asarray(SCATTERS[eqn.primitive.name](eqn.params, *operands)))]
     params = eqn.primitive.get_bind_params(eqn.params)
     if eqn.primitive.name != "bitcast_convert_type":
-        narrow = [k for k, v in params.items() if isinstance(v, np.dtype) and jnp.issubdtype(v, jnp.floating)]
-        params = params | dict.fromkeys(narrow, np.dtype(np.float64))
+        params = params | {name: wide(kind) for name, kind in params.items() if isinstance(kind, np.dtype)}
     results = eqn.primitive.bind(*operands, **params)
-    return [widened(np.asarray(o)) for o in (results if eqn.primitive.multiple_results else [results])]
+    return [widened(concrete(o)) for o in (results if eqn.primitive.multiple_results else [results])]
 
 
 def _rule(name: str, operands: Sequence[Array]) -> Rule | None:
     """Return the rule of a primitive on these operands, or None where JAX's own has to be bound."""
+    if any(map(is_key, operands)):
+        return None
     if name in MOVES or all(is_float(x) or x.dtype == bool for x in operands):
         return RULES.get(name)
     return INTEGERS.get(name) if all(x.dtype.kind in "iub" for x in operands) else None

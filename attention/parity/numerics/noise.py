@@ -6,10 +6,12 @@
     spread = u |o|                                    add, mul, div, tanh, ...
     spread = 1.5 u |o|                                exp, log; 2.4 of tanh, 1.2 of logistic: see FACTORS
     spread = u sqrt(log2(n) sum (a_k b_k)^2 + o^2)    a sum of n terms or products
+    spread = 0                                        constants made of constants, where the dtype holds them: 2.0 - 1.0
 
-u is the unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`; below floor a result may
-underflow. To first order a spread is the same in every run, so the unperturbed run computes those of sums, and the others
-reuse them. One rounding error is spread evenly over an interval, and so is xi.
+u is the unit roundoff of the compute dtype, of the dtype that the program casts to where that is coarser, or of the storage
+dtype where the program says `stored`; below floor a result may underflow. To first order a spread is the same in every run, so
+the unperturbed run computes those of sums, and the others reuse them. One rounding error is spread evenly over an interval, and
+so is xi.
 
 References:
     Parker, Monte Carlo Arithmetic, 1997; Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (the sqrt(log2 n) of a tree sum).
@@ -25,10 +27,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
 
-from attention.parity.numerics.jaxpr_interpreter import apply, is_float, widened
+from attention.parity.numerics.jaxpr_interpreter import apply, concrete, is_complex, is_float, is_key, widened
 
 Array = Any
 
@@ -65,13 +68,52 @@ TERMS: dict[str, Callable[..., int]] = {
 }
 
 
+CORRECT = frozenset({"add", "add_any", "div", "integer_pow", "mul", "sqrt", "square", "sub"})
+"""Results of these are correctly rounded, so that one which the dtype can hold is not rounded at all. It counts for constants
+alone: 6 / 3 may be 6 * fl(1/3) in another program, but nobody computes 2.0 - 1.0 in another way."""
+
+# Unit roundoff and floor of the dtypes that a program may cast to on purpose.
+NARROW = {"bfloat16": (2.0**-8, 2.0**-126), "float16": (2.0**-11, 2.0**-38)}
+
+
+def _held(x: Array, unit: float) -> Array:
+    """Return where a dtype of this unit roundoff holds a float64 exactly."""
+    if unit == 2.0**-24:
+        with np.errstate(over="ignore"):
+            return x.astype(np.float32) == x
+    whole = np.frexp(x)[0] / unit
+    return whole == np.rint(whole)
+
+
+def _exact(eqn: Any, operands: Sequence[Array], result: Array, unit: float) -> Array | None:
+    """Return where a result of constants is exact, or None where nowhere."""
+    name = eqn.primitive.name
+    if name in TERMS:
+        # A sum of whole numbers, all of them small enough, is exact in any order.
+        if not all(x.dtype.kind in "biu" or (is_float(x) and bool((x == np.rint(x)).all())) for x in operands):
+            return None
+        return np.asarray(apply(eqn, [np.abs(x) for x in operands])[0] < 1 / unit)
+    if name not in CORRECT or not is_float(result):
+        return None
+    held = _held(result, unit) & (result != 0)
+    if not held.any():
+        return None
+    for x in operands:
+        held = held & (_held(x, unit) if is_float(x) else True)
+    return held if held.any() else None
+
+
 def _body(eqn: Any) -> Any:
     return next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "call") if name in eqn.params)
 
 
 def _rounds(eqn: Any) -> bool:
     name = eqn.primitive.name
-    if name in EXACT or name in LOOPS or not any(is_float(v.aval) for v in eqn.outvars):
+    if name == "convert_element_type":
+        return eqn.params["new_dtype"].name in NARROW
+    if name == "abs" and is_complex(eqn.invars[0].aval):
+        return True
+    if name in EXACT or name in LOOPS or not any(is_float(v.aval) or is_complex(v.aval) for v in eqn.outvars):
         return False
     return name != "stored" or eqn.params["forward"]
 
@@ -115,28 +157,42 @@ class Noise:
         self.draws, self.units = draws, units
         self.spreads = spreads
         self.known = iter(() if spreads is None or draws is None else spreads.kept)
+        self.constant = False
 
-    def read(self, jaxpr: Any, arguments: Sequence[Array]) -> list[Array]:
-        """Return the perturbed outputs of a jaxpr, open or closed."""
-        constants = [widened(c) for c in getattr(jaxpr, "consts", ())]
+    def read(self, jaxpr: Any, arguments: Sequence[Array], fixed: Sequence[bool] = ()) -> list[Array]:
+        """Return the perturbed outputs of a jaxpr, open or closed.
+
+        Args:
+            jaxpr: of the program.
+            arguments: in float64.
+            fixed: which of them are constants of the program around it; none if empty.
+        """
+        constants = [widened(concrete(c)) for c in getattr(jaxpr, "consts", ())]
         jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
         def value(atom: Any) -> Array:
-            return values[atom] if isinstance(atom, Var) else widened(np.asarray(atom.val, atom.aval.dtype))
+            if isinstance(atom, Var):
+                return values[atom]
+            return atom.val if is_key(atom.aval) else widened(np.asarray(atom.val, atom.aval.dtype))
 
+        constant = {*jaxpr.constvars, *(v for v, is_fixed in zip(jaxpr.invars, fixed, strict=False) if is_fixed)}
         for eqn in jaxpr.eqns:
             operands = [value(atom) for atom in eqn.invars]
+            flags = [not isinstance(atom, Var) or atom in constant for atom in eqn.invars]
+            if all(flags):
+                constant.update(eqn.outvars)
             if eqn.primitive.name in CALLS:
-                results = self.read(_body(eqn), operands)
+                results = self.read(_body(eqn), operands, flags)
             else:
+                self.constant = all(flags)
                 results = LOOPS.get(eqn.primitive.name, Noise.round)(self, eqn, operands)
             values.update(zip(eqn.outvars, results, strict=True))
         return [value(atom) for atom in jaxpr.outvars]
 
     def round(self, eqn: Any, operands: list[Array]) -> list[Array]:
         """Return the results of one primitive, rounded as the tables say."""
-        results = apply(eqn, operands)
+        results = apply(eqn, _whole(operands) if eqn.primitive.name == "pow" else operands)
         if (self.draws is None and self.spreads is None) or not _rounds(eqn):
             return results
         if self.draws is None:
@@ -144,18 +200,33 @@ class Noise:
             return results
         known = next(self.known, None)
         spreads = self._spreads(eqn, operands, results) if known is None else known
-        return [_perturb(self.draws, o, s) if is_float(o) else o for o, s in zip(results, spreads, strict=True)]
+        moved = zip(results, spreads, strict=True)
+        return [_perturb(self.draws, o, s) if is_float(o) or is_complex(o) else o for o, s in moved]
 
     def _spreads(self, eqn: Any, operands: list[Array], results: list[Array]) -> list[Any]:
         """Return how far rounding moves each result: per element, or a float, as a share of each element."""
         name = eqn.primitive.name
         unit, floor = self.units[1 if name == "stored" else 0]
+        narrow, low = NARROW.get(eqn.outvars[0].aval.dtype.name, (0.0, 0.0))
+        if narrow > unit:
+            unit, floor = narrow, low
+        elif name == "convert_element_type":
+            return [0.0 for _ in results]
+        if name == "fft":
+            return [_transformed(eqn, results[0], unit)]
+        exact = _exact(eqn, operands, results[0], unit) if self.constant else None
         if name in TERMS:
             depth = math.log2(max(1, TERMS[name](eqn.params, *operands)))
-            squares = apply(eqn, [x * x for x in operands])
-            return [_raised(o, unit * np.sqrt(depth * s + o * o), floor) for s, o in zip(squares, results, strict=True)]
-        share = float(unit * FACTORS.get(name, 1.0))
-        return [_share(o, share, floor) for o in results]
+            squares = apply(eqn, [_squared(x) for x in operands])
+            spreads = [
+                _raised(o, unit * np.sqrt(depth * s + _squared(o)), floor) for s, o in zip(squares, results, strict=True)
+            ]
+        else:
+            share = float(unit * FACTORS.get(name, 1.0))
+            spreads = [_share(o, share, floor) for o in results]
+            if exact is not None and isinstance(spreads[0], float):
+                spreads[0] = np.abs(results[0]) * spreads[0]
+        return spreads if exact is None else [np.where(exact, 0.0, spread) for spread in spreads]
 
     @contextmanager
     def apart(self) -> Generator[None]:
@@ -164,6 +235,23 @@ class Noise:
         self.spreads, self.known = None, iter(())
         yield
         self.spreads, self.known = spreads, known
+
+
+def _whole(operands: list[Array]) -> list[Array]:
+    """Return base and exponent, the exponent a whole number where the base is negative: no other has a power there."""
+    base, exponent = operands
+    return [base, np.where(np.less(base, 0), np.rint(exponent), exponent)] if is_float(base) else operands
+
+
+def _squared(x: Array) -> Array:
+    return x.real**2 + x.imag**2 if is_complex(x) else x * x
+
+
+def _transformed(eqn: Any, o: Array, unit: float) -> Array:
+    """Return the spread of a Fourier transform: each element errs by the size of all, log2(n) roundings deep."""
+    axes = tuple(range(-len(eqn.params["fft_lengths"]), 0))
+    depth = math.log2(max(2, math.prod(eqn.params["fft_lengths"])))
+    return np.broadcast_to(unit * np.sqrt(depth * np.mean(_squared(o), axes, keepdims=True)), o.shape)
 
 
 def _raised(o: Array, spread: Array, floor: float) -> Array:
@@ -175,7 +263,7 @@ def _raised(o: Array, spread: Array, floor: float) -> Array:
 def _share(o: Array, share: float, floor: float) -> Array | float:
     """Return the spread of a result of which each element is off by the same share: that share, unless some may underflow."""
     if not is_float(o):
-        return share
+        return share * np.abs(o) if is_complex(o) else share
     size = abs(o)
     small = (size < floor / share) & (size > 0)
     return _raised(o, share * size, floor) if small.any() else share
@@ -183,6 +271,8 @@ def _share(o: Array, share: float, floor: float) -> Array | float:
 
 def _perturb(draws: np.random.Generator, o: Array, spread: Array | float) -> Array:
     """Return `o` as a rounding error of at most `spread`, or of that share of each element, may leave it."""
+    if is_complex(o):
+        return _perturb(draws, o.real, spread) + 1j * _perturb(draws, o.imag, spread)
     xi = draws.random(o.shape, np.float32) * np.float32(2) - np.float32(1)
     if isinstance(spread, float):
         # inf * 0 is NaN and inf * (1 + xi) is not: what is infinite stays what it is.
@@ -206,7 +296,11 @@ def _scan(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
     if not rows:
         # Nothing ran, so that only the jaxpr knows the shapes.
         return [*carry, *(np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars[m:])]
-    return [*carry, *map(np.stack, zip(*rows, strict=True))]
+    return [*carry, *map(_stacked, zip(*rows, strict=True))]
+
+
+def _stacked(rows: Sequence[Array]) -> Array:
+    return jnp.stack(rows) if is_key(rows[0]) else np.stack(rows)
 
 
 def _while(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:

@@ -27,12 +27,29 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 def is_float(x: Any) -> bool:
     """Return whether an array, or an abstract one, holds floats."""
-    # Asked of every operand of every operation, and NumPy's own floats answer sooner.
+    # Asked of every operand of every operation, and NumPy's own floats answer sooner. A random key has a dtype without a kind.
     return getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating)
 
 
+def is_complex(x: Any) -> bool:
+    """Return whether an array, or an abstract one, holds complex numbers."""
+    return getattr(x.dtype, "kind", "") == "c"
+
+
+def is_key(x: Any) -> bool:
+    """Return whether an array, or an abstract one, holds typed random keys, which NumPy cannot hold."""
+    return not hasattr(x.dtype, "kind")
+
+
+def concrete(x: Any) -> Array:
+    """Return an array in NumPy, and random keys as they are."""
+    return x if hasattr(x, "dtype") and is_key(x) else np.asarray(x)
+
+
 def widened(x: Array) -> Array:
-    """Return floats as float64, and anything else as it is."""
+    """Return floats as float64, complex numbers as complex128, and anything else as it is."""
+    if is_complex(x):
+        return x.astype(np.complex128)
     return x.astype(np.float64) if is_float(x) and x.dtype != np.float64 else x
 
 
@@ -116,7 +133,16 @@ def _select_n(_: Any, which: Array, *cases: Array) -> Array:
 
 
 def _convert(p: Any, x: Array) -> Array:
-    return x.astype(np.float64 if jnp.issubdtype(p["new_dtype"], jnp.floating) else p["new_dtype"])
+    if is_complex(x) and not np.issubdtype(p["new_dtype"], np.complexfloating):
+        x = x.real
+    return x.astype(wide(p["new_dtype"]))
+
+
+def wide(dtype: Any) -> Any:
+    """Return float64 for a dtype of floats, complex128 for one of complex numbers, and any other as it is."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return np.dtype(np.float64)
+    return np.dtype(np.complex128) if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
 
 
 def _scattered(function: Callable[..., Array]) -> Rule:

@@ -76,6 +76,9 @@ FUSED = """
     """.split()  # noqa: SIM905 as above
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
+COARSE: dict[Any, float] = {torch.bfloat16: noise.NARROW["bfloat16"][0], torch.float16: noise.NARROW["float16"][0]}
+"""Unit roundoff of the dtypes that a program may cast to on purpose."""
+FOURIER = ("_fft_c2c", "_fft_c2r", "_fft_r2c")
 
 
 @cache
@@ -98,7 +101,8 @@ class TorchNoise(TorchDispatchMode):
         self.draws, self.rounding = draws, rounding
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = {name: torch.float64 if value in NARROW else value for name, value in (kwargs or {}).items()}
+        cast = COARSE.get((kwargs or {}).get("dtype"), 0.0)
+        kwargs = {name: _wide_dtype(value) for name, value in (kwargs or {}).items()}
         if _views(func):
             return func(*args, **kwargs)
         if not _writes(func):
@@ -106,14 +110,19 @@ class TorchNoise(TorchDispatchMode):
         if func in _fused():
             with self:
                 return _fused()[func](*args, **kwargs)
+        if func.overloadpacket is torch.ops.aten.pow:
+            args = _whole(*args)
         results = func(*args, **kwargs)
         name = func.overloadpacket.__name__
         bare = name.removesuffix("_")
         # index_put with accumulate, its fourth argument, adds.
-        if self.draws is None or (bare in EXACT and not (bare == "index_put" and any(args[3:]))):
+        exact = (bare in EXACT and not (bare == "index_put" and any(args[3:]))) and not (bare == "abs" and args[0].is_complex())
+        if self.draws is None or (exact and not (bare == "_to_copy" and cast > self.rounding.unit)):
             return results
         single = isinstance(results, Tensor)
         made = (results,) if single else tuple(results) if isinstance(results, (tuple, list)) else ()
+        if bare == "_to_copy":
+            return self._rounded(made[0], cast * made[0].abs(), written=False)
         spreads = self._spreads(func, bare, args, kwargs, made, fresh=not _writes(func))
         made = [self._rounded(o, s, written=_writes(func)) for o, s in zip(made, spreads, strict=True)]
         return made[0] if single else type(results)(made) if made else results
@@ -121,7 +130,9 @@ class TorchNoise(TorchDispatchMode):
     def _spreads(self, func: Any, name: str, args: Any, kwargs: Any, made: tuple[Any, ...], *, fresh: bool) -> list[Any]:
         """Return how far rounding moves each result, per element; None for what is no float."""
         unit = self.rounding.unit
-        floats = [o.abs() if isinstance(o, Tensor) and o.is_floating_point() else None for o in made]
+        floats = [o.abs() if isinstance(o, Tensor) and (o.is_floating_point() or o.is_complex()) else None for o in made]
+        if name in FOURIER:
+            return [None if o is None else _transformed(o, args[1], unit) for o in floats]
         if name not in TERMS or not fresh:
             return [None if o is None else unit * FACTORS.get(name, 1.0) * o for o in floats]
         depth = math.log2(max(1, TERMS[name](*args, **kwargs)))
@@ -134,6 +145,8 @@ class TorchNoise(TorchDispatchMode):
         if spread is None or self.draws is None:
             return o
         xi = torch.from_numpy(self.draws.standard_normal(tuple(o.shape))).to(o.device) / math.sqrt(3)
+        if o.is_complex():
+            xi = torch.complex(xi, torch.from_numpy(self.draws.standard_normal(tuple(o.shape))).to(o.device) / math.sqrt(3))
         moved = o + torch.maximum(spread, o.abs().clamp(max=self.rounding.floor)) * xi
         # inf + inf * xi may be NaN: a score that is masked with -inf stays what it is.
         moved = torch.where(torch.isfinite(spread), moved, o).to(o.dtype)
@@ -153,11 +166,29 @@ class _Eps(TorchFunctionMode):
 
 
 def _wide(x: Tensor) -> Tensor:
-    return x.double() if x.dtype in NARROW else x
+    return x.to(_wide_dtype(x.dtype))
+
+
+def _wide_dtype(value: Any) -> Any:
+    return torch.float64 if value in NARROW else torch.complex128 if value is torch.complex64 else value
 
 
 def _square(x: Tensor) -> Tensor:
-    return x * x if x.is_floating_point() else x
+    return x.abs().square() if x.is_complex() else x * x if x.is_floating_point() else x
+
+
+def _transformed(size: Tensor, axes: Any, unit: float) -> Tensor:
+    """Return the spread of a Fourier transform, as `noise` has it."""
+    depth = math.log2(max(2, math.prod(size.shape[axis] for axis in axes)))
+    return (unit * (depth * size.square().mean(tuple(axes), keepdim=True)).sqrt()).expand_as(size)
+
+
+def _whole(base: Any, exponent: Any, *rest: Any) -> tuple[Any, ...]:
+    """Return the operands of a power, as `noise` has them."""
+    if isinstance(exponent, Tensor) and exponent.is_floating_point():
+        negative = base < 0 if isinstance(base, Tensor) and base.is_floating_point() else torch.tensor(False)
+        exponent = torch.where(negative, exponent.round(), exponent)
+    return base, exponent, *rest
 
 
 def _factor(name: str, value: Any) -> Any:
