@@ -43,6 +43,8 @@ RESULTS: dict[str, str] = {
     "parity.Checkup": "what `checkup` returns",
     "parity.Diagnosis": "what `diagnose` returns",
     "parity.Divergence": "what `locate` returns",
+    "parity.LogitsComparison": "what `compare_logits` returns",
+    "parity.Decoding": "what `compare_decoding` returns",
     "parity.Made": "what a program returns",
     "parity.Report": "what `check` and `compare` return",
     "parity.Row": "a part of a report",

@@ -88,6 +88,22 @@ def jax_double(x: Any) -> Any:
     return x * 2
 
 
+def cached_whole(params: Any, tokens: Any, positions: Any) -> Any:
+    """Return the outputs of a model that looks at nothing but its token."""
+    del params
+    return jnp.sin(jnp.stack([tokens, positions], axis=-1).astype(jnp.float32))
+
+
+def cached_step(params: Any, cache: Any, tokens: Any, positions: Any) -> Any:
+    """Return the same, with the cache that it does not need."""
+    return cached_whole(params, tokens, positions), cache
+
+
+def no_cache(batch: int, length: int) -> tuple[int, int]:
+    """Return a cache that holds nothing."""
+    return batch, length
+
+
 def raises(x: Any) -> Any:
     """Raise, as a program may."""
     raise ArithmeticError(f"{type(x).__name__}, and it is over")
@@ -303,6 +319,16 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.check_probe": lambda: {"subject": "odd", "probe": probe(), "backends": ("numpy",)},
     "parity.checkup": lambda: pair(inputs=X),
     "parity.compare": lambda: pair(inputs=X),
+    "parity.CachedModel": lambda: {"step": cached_step, "init_cache": no_cache, "whole": cached_whole},
+    "parity.Decoding.to_json": lambda: {"path": "odd.json"},
+    "parity.compare_decoding": lambda: {
+        "torch_side": parity.CachedModel(cached_step, no_cache, cached_whole),
+        "jax_side": None,
+        "tokens": np.ones((2, 3), int),
+    },
+    "parity.LogitsComparison.to_json": lambda: {"path": "odd.json"},
+    "parity.LogitsComparison.plot": lambda: {"path": "odd.png"},
+    "parity.compare_logits": lambda: {"actual": zeros(2, 3, 5), "expected": zeros(2, 3, 5)},
     "parity.locate": lambda: pair(inputs=X),
     "parity.match": lambda: pair(call=X),
     "parity.diagnose": lambda: pair(contract=spec.FeedForward(2, 2)),
@@ -310,7 +336,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.differentiated": lambda: {"program": jax_double},
     "parity.expect": lambda: {"probe": probe(), "runs": 1},
     "parity.judge": lambda: {"name": "odd", "got": X, "wanted": X, "sigma": np.ones(3)},
-    "parity.layerwise": lambda: {"seen": [], "backends": ("numpy",), "runs": 1},
+    "parity.layerwise": lambda: {"torch_model": [], "backends": ("numpy",), "runs": 1},
     "parity.probes": lambda: {"contract": spec.FeedForward(2, 2)},
     "parity.program": lambda: {"side": jax_double},
     "parity.rounding": lambda: {"dtype_name": "float32"},
@@ -404,4 +430,8 @@ MADE: dict[str, Callable[[], Any]] = {
     "parity.Diagnosis": lambda: parity.diagnose(torch_double, jax_double, spec.FeedForward(2, 2)),
     "parity.Training": lambda: parity.train(parity.Recipe(**recipe()), twins=1),
     "parity.Made": lambda: parity.Made({}),
+    "parity.Decoding": lambda: parity.compare_decoding(
+        parity.CachedModel(cached_step, no_cache, cached_whole), None, np.ones((2, 3), int)
+    ),
+    "parity.LogitsComparison": lambda: parity.compare_logits(zeros(2, 3, 5), zeros(2, 3, 5)),
 }

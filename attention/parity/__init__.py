@@ -11,7 +11,9 @@ True
     diagnose    which knob of a contract a program turned wrongly; diagnose_step, of an optimiser's step
     checkup     compare, then locate and name the mistake
     train       one recipe followed by torch.optim and by optax, inside an envelope of twins
-    layerwise   every layer of a trained model, on what it really received
+    layerwise   two models block by block, each on what it really received
+    compare_logits    the logits of two language models, position by position
+    compare_decoding  decoding with a cache beside the whole pass
 """
 
 import importlib
@@ -28,15 +30,17 @@ from attention.parity.adapters import (  # noqa: E402
     Program,
     program,
 )
+from attention.parity.blocks.layerwise import layerwise  # noqa: E402
 from attention.parity.checkup import Checkup, checkup  # noqa: E402
 from attention.parity.compare import compare  # noqa: E402
 from attention.parity.contracts.check import check, check_probe, expect  # noqa: E402
 from attention.parity.contracts.probes import Probe, probes  # noqa: E402
 from attention.parity.diagnosis import Diagnosis, diagnose  # noqa: E402
+from attention.parity.language_models import CachedModel, Decoding, LogitsComparison, compare_decoding, compare_logits  # noqa: E402
 from attention.parity.numerics.comparison import Verdict, judge  # noqa: E402
 from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
 from attention.parity.param_mapping import ParamMap, match  # noqa: E402
-from attention.parity.pretrained.layerwise import Seen, layerwise  # noqa: E402
+from attention.parity.pretrained.layerwise import Seen  # noqa: E402
 from attention.parity.results.report import Report, Row  # noqa: E402
 from attention.parity.tracing import Divergence, locate  # noqa: E402
 
@@ -46,10 +50,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "CachedModel",
     "Call",
     "Checkup",
+    "Decoding",
     "Diagnosis",
     "Divergence",
+    "LogitsComparison",
     "Made",
     "ParamMap",
     "Probe",
@@ -65,6 +72,8 @@ __all__ = [
     "check_probe",
     "checkup",
     "compare",
+    "compare_decoding",
+    "compare_logits",
     "diagnose",
     "diagnose_step",
     "differentiated",

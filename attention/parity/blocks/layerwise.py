@@ -1,0 +1,188 @@
+"""Layer by layer: two models block by block, each block on what it really received, and their whole outputs beside them.
+
+    torch block on what it received            against the float64 run of one of them
+    jax block on the same hidden states        a row each
+
+Nothing which an earlier block did is held against a later one, so that the rows that fail are those of the blocks that are
+wrong; and only one block is in float64 at a time, so that a model of a billion parameters fits where two copies of it do.
+"""
+
+# Models are whatever their user brought, of types that strict mode cannot know.
+# pyright: standard
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attention.parity.adapters.inputs import call_of
+from attention.parity.adapters.program import Call
+from attention.parity.blocks.pair import Pair, told_once
+from attention.parity.blocks.recorded_side import Side
+from attention.parity.blocks.units import Unit, parts, units, within
+from attention.parity.blocks.whole import whole
+from attention.parity.contracts.backends import BACKENDS
+from attention.parity.param_mapping import ParamMap, match
+from attention.parity.pretrained.layerwise import layerwise as seen_layers
+from attention.parity.results.report import OWN, Report, Row
+from attention.spec.errors import OptionError, ParamError, UnknownName, shown
+from attention.spec.options import FUNCTION, ITERABLE, SWITCH, Option, checked
+from attention.spec.options import whole as int_from
+
+BLOCKS = Option(
+    '"auto" or pairs of paths',
+    lambda value: (
+        (type(value) is str and value == "auto")
+        or (
+            isinstance(value, (list, tuple))
+            and all(isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(p) is str for p in pair) for pair in value)
+        )
+    ),
+)
+SMALL = 2**24
+"""Parameters up to which a map that names and values leave open is settled by running both models."""
+MOST_NAMED = 3
+
+
+@checked(blocks=BLOCKS, gradients=SWITCH, backends=ITERABLE, runs=int_from(1, 2**16), progress=FUNCTION)
+def layerwise(
+    torch_model: Any,
+    jax_model: Any = None,
+    inputs: Any = None,
+    *,
+    blocks: Any = "auto",
+    params: Any = None,
+    gradients: bool = False,
+    progress: Callable[[str], object] = lambda _: None,
+    backends: Sequence[str] = BACKENDS,
+    runs: int = 16,
+) -> Report:
+    """Return the report of two models, block by block, each on what it really received, and of their whole outputs.
+
+    Args:
+        torch_model: an `nn.Module`. Or, without `jax_model` and `inputs`, an iterable of `parity.Seen`: the layers of a trained
+            model with our contracts, each judged in both of our backends (see `pretrained.layerwise`).
+        jax_model: an NNX module, or `(linen_module, variables)`; either model may be of any of these kinds. Both have equal
+            parameters and are in evaluation mode.
+        inputs: of both models, as `compare` takes them. A model that takes `use_cache` is called with False.
+        blocks: "auto", or pairs of paths such as `("model.layers.3", "layers.3")`. "auto" takes the numbered submodules of the
+            first model and what stands beside them, such as embedding, last norm and head; the parameter map gives the
+            counterpart of each.
+        params: how parameters belong together, as `compare` takes it; None if it is to be solved.
+        gradients: whether the gradients of each block are compared too, by its hidden states and parameters.
+        progress: called with the path of each block before it is compared.
+        backends: of the layers of contracts alone: names of sides.
+        runs: of the layers of contracts alone: of each layer's budget.
+
+    Returns:
+        Rows of the subject "whole model", and two for each block. Notes say which parts could not be compared by themselves.
+
+    Raises:
+        OptionError: a model is of no kind whose parts can be seen, or the inputs hold no array.
+        ParamError: the parameters cannot be matched, or a map that is given does not fit.
+        UnknownName: a model has no module of a path in `blocks`.
+        SideFailed: a model raised.
+    """
+    if jax_model is None and inputs is None:
+        return seen_layers(torch_model, backends, runs, gradients=gradients, progress=progress)
+    call = call_of(inputs)
+    sides = _side(torch_model, call), _side(jax_model, call)
+    names = sides[0].program.framework, sides[1].program.framework
+    labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
+    found = _matched(sides, call, params)
+    chosen, notes = _chosen(sides, found) if blocks == "auto" else (_given(sides, found, blocks), [])
+    recorded = [
+        side.record(call, {(unit.second if index else unit.first) for unit in chosen}) for index, side in enumerate(sides)
+    ]
+    pair = Pair(sides, labels, call, (recorded[0], recorded[1]), gradients)
+    _ = progress("whole model")
+    report = Report(
+        tuple(whole(sides, labels, call, pair.runs, Row("whole model", "inputs", "", OWN, pair.dtype))), tuple(notes)
+    )
+    for unit in chosen:
+        _ = progress(unit.first)
+        report += pair.compared(unit)
+    return _concluded(Report(report.rows, told_once(report.notes)), chosen)
+
+
+def _side(model: Any, call: Call) -> Side:
+    """Return a model whose parts can be recorded.
+
+    Raises:
+        OptionError: it is of no kind whose parts can be seen.
+    """
+    torch, flax = sys.modules.get("torch"), sys.modules.get("flax")
+    if torch and isinstance(model, torch.nn.Module):
+        from attention.parity.blocks.torch_side import TorchSide  # noqa: PLC0415 - needs torch
+
+        return TorchSide(model)
+    if flax:
+        from attention.parity.blocks.flax_side import LinenSide, NnxSide, linen, nnx  # noqa: PLC0415 - needs Flax
+
+        if isinstance(model, nnx.Module):
+            return NnxSide(model)
+        if (
+            isinstance(model, tuple)
+            and len(model) == 2
+            and isinstance(model[0], linen.Module)
+            and isinstance(model[1], Mapping)
+        ):
+            return LinenSide(*model, call)
+    raise OptionError(f"model {shown(model)} must be an nn.Module, an NNX module, or (linen module, variables)")
+
+
+def _matched(sides: tuple[Side, Side], call: Call, given: Any) -> ParamMap:
+    """Return the map of the parameters.
+
+    Raises:
+        ParamError: there is none.
+    """
+    first, second = (side.program for side in sides)
+    size = sum(x.size for x in first.params.values())
+    if not first.params or not second.params:
+        raise ParamError(f"parameters of {first.name} and {second.name} must be there: blocks are found from their map")
+    found = match(first, second, call if size <= SMALL else None, given=given)
+    if not found.moves:
+        raise ParamError(f"no parameter of {first.name} fits any of {second.name}")
+    return found
+
+
+def _chosen(sides: tuple[Side, Side], found: ParamMap) -> tuple[list[Unit], list[str]]:
+    paths = list(parts(sides[0].modules, sides[0].program.params))
+    return units(paths, found, sides[1].modules)
+
+
+def _given(sides: tuple[Side, Side], found: ParamMap, blocks: Sequence[Sequence[str]]) -> list[Unit]:
+    """Return the parts that the user names.
+
+    Raises:
+        UnknownName: there is no such module.
+    """
+    made: list[Unit] = []
+    for first, second in blocks:
+        for path, side in ((first, sides[0]), (second, sides[1])):
+            if not path or path not in side.modules:
+                raise UnknownName(f"blocks {shown(path)} must be a module of {side.program.name}")
+        inside = [
+            move
+            for move in found.moves
+            if move.first.name.startswith(f"{first}.") and move.second.name.startswith(f"{second}.")
+        ]
+        made.append(Unit(first, second, within(found, first, second, inside)))
+    return made
+
+
+def _concluded(report: Report, chosen: Sequence[Unit]) -> Report:
+    """Return the report with what its rows say together."""
+    wrong = [unit.first for unit in chosen if any(row.subject == unit.first and not row.agrees for row in report.rows)]
+    apart = any(row.subject == "whole model" and not row.agrees for row in report.rows)
+    if wrong:
+        told = f"of {len(chosen)} parts, {len(wrong)} differ on what they received: {', '.join(wrong[:MOST_NAMED])}"
+        told += " ..." if len(wrong) > MOST_NAMED else ""
+        advice = f"parity.locate of {wrong[0]} alone finds the first operation at which they part"
+        return Report(report.rows, (told, *report.notes), advice)
+    if apart:
+        told = "every part agrees on what it received, and the whole models differ: look at what passes between the parts"
+        return Report(report.rows, (told, *report.notes))
+    return report

@@ -1,0 +1,143 @@
+"""The parts of two models that are compared one by one: found from the parameter map and the module tree of the first.
+
+    Unit("model.layers.3", "layers.3")        a repeated block, or a part beside the blocks, and its counterpart
+
+Blocks are numbered submodules: the members of a list, or attributes such as `layer_0`, `layer_1`. The counterpart of a part is
+the innermost module of the other model that holds all parameters which the map gives for those of the part, and no others.
+"""
+
+# Modules are whatever their user brought, of types that strict mode cannot know.
+# pyright: standard
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from attention.parity.param_mapping import ParamMap
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of the first model and its counterpart.
+
+    Attributes:
+        first: its path in the first model.
+        second: that of its counterpart in the second.
+        params: the map of their parameters, by the names within each.
+    """
+
+    first: str
+    second: str
+    params: ParamMap
+
+
+def parts(modules: Mapping[str, object], params: Iterable[str]) -> Iterator[str]:
+    """Yield the paths of a model's parts, in the order of its modules: blocks, and what stands beside them.
+
+    Args:
+        modules: every module by its path, "" the model itself.
+        params: the names of the parameters.
+    """
+    names = tuple(params)
+    blocks = outermost(numbered(modules))
+
+    def walk(path: str) -> Iterator[str]:
+        if path in blocks:
+            yield path
+        elif any(block.startswith(f"{path}." if path else "") for block in blocks):
+            for child in children(modules, path):
+                yield from walk(child)
+        elif path and any(name.startswith(f"{path}.") for name in names):
+            yield path
+
+    if blocks:
+        yield from walk("")
+    else:
+        for child in children(modules, ""):
+            yield from walk(child)
+
+
+def numbered(modules: Mapping[str, object]) -> set[str]:
+    """Return the paths of numbered siblings: members of a list, or attributes that differ in a number and share a class."""
+    groups: dict[tuple[str, type], list[str]] = {}
+    for path in modules:
+        parent, _, last = path.rpartition(".")
+        if found := re.fullmatch(r"(.*?)(\d+)", last):
+            stem = f"{parent}.{found[1]}" if parent else found[1]
+            # A list may hold blocks of several classes; attributes of one stem and several classes are no list.
+            kind = type(modules[path]) if found[1] else object
+            groups.setdefault((stem, kind), []).append(path)
+    return {path for paths in groups.values() if len(paths) > 1 or paths[0].rpartition(".")[2].isdigit() for path in paths}
+
+
+def outermost(paths: Iterable[str]) -> set[str]:
+    """Return those of the paths that lie in none of the others."""
+    found = set(paths)
+    return {path for path in found if not any(other != path and path.startswith(f"{other}.") for other in found)}
+
+
+def children(modules: Mapping[str, object], path: str) -> list[str]:
+    """Return the paths of the direct children of a module."""
+    depth = path.count(".") + 1 if path else 0
+    return [other for other in modules if other.startswith(f"{path}." if path else "") and other and other.count(".") == depth]
+
+
+def units(paths: Iterable[str], found: ParamMap, modules: Mapping[str, object]) -> tuple[list[Unit], list[str]]:
+    """Return the parts that have a counterpart, and a line for each of those that have none.
+
+    Args:
+        paths: of the parts of the first model.
+        found: the parameter map.
+        modules: every module of the second model by its path.
+    """
+    made: list[Unit] = []
+    notes: list[str] = []
+    for path in paths:
+        moves = [move for move in found.moves if move.first.name.startswith(f"{path}.")]
+        names = {move.second.name for move in moves}
+        other = counterpart(names, modules)
+        held = {move.second.name for move in found.moves if other and move.second.name.startswith(f"{other}.")}
+        left = [name for name in found.left_over[0] if name.startswith(f"{path}.")]
+        if not moves or not other or held != names:
+            notes.append(f"{path} was not compared by itself: {_why(moves, other, held - names)}")
+            continue
+        notes += [f"{path}: {', '.join(left[:3])} of it are left over in the map"] if left else []
+        made.append(Unit(path, other, within(found, path, other, moves)))
+    return made, notes
+
+
+def _why(moves: list, other: str, more: set[str]) -> str:
+    if not moves:
+        return "no parameter of its own is in the map"
+    if not other:
+        return "its parameters lie in several modules of the other model, or in an array that the layers share"
+    return f"{other} of the other model holds more than it: {', '.join(sorted(more)[:3])}"
+
+
+def counterpart(names: Iterable[str], modules: Mapping[str, object]) -> str:
+    """Return the path of the innermost module that holds all of these parameters, or "" if only the model itself does."""
+    split = [name.split(".") for name in names]
+    if not split:
+        return ""
+    common = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*split, strict=False))]
+    for end in range(min(len(common), min(map(len, split)) - 1), 0, -1):
+        if ".".join(common[:end]) in modules:
+            return ".".join(common[:end])
+    return ""
+
+
+def within(found: ParamMap, first: str, second: str, moves: list) -> ParamMap:
+    """Return the map of two parts, by the names that their parameters have in a module that holds the part as `block`."""
+
+    def renamed(move):
+        ends = ((move.first, first), (move.second, second))
+        one, other = (replace(block, name=f"block{block.name.removeprefix(path)}") for block, path in ends)
+        return replace(move, first=one, second=other)
+
+    copies = [
+        copy for copy in found.copies if copy.first.name.startswith(f"{first}.") and copy.second.name.startswith(f"{second}.")
+    ]
+    return ParamMap(tuple(map(renamed, moves)), tuple(map(renamed, copies)))

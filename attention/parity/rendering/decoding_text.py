@@ -1,0 +1,54 @@
+"""A comparison of decoding as text: the verdict, and a line for each run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from attention.parity.language_models.three_verdicts import SURELY
+from attention.parity.numerics.comparison import MOST_RMS
+
+if TYPE_CHECKING:
+    from attention.parity.language_models.decoding_result import Decoding, DecodingRow
+
+HEADINGS = ("side", "run", "RMS error", "explained", "ratio", "at its worst", "parts at", "")
+WIDE = 160
+
+
+def text(found: Decoding) -> str:
+    """Return the comparison as plain text."""
+    console = Console(width=WIDE, no_color=True, highlight=False)
+    with console.capture() as captured:
+        console.print(f"decoding beside the whole pass: {found.verdict.upper()}", markup=False)
+        console.print(table(found))
+        console.print(
+            f"ratio = RMS error / RMS that rounding explains; agrees up to {MOST_RMS:g}, differs above {SURELY:g}", markup=False
+        )
+        for row in found.rows:
+            if row.failure:
+                console.print(f"{row.side}, {row.run}: {row.failure}", markup=False, soft_wrap=True)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def table(found: Decoding) -> Table:
+    """Return the table: a line for each run."""
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in HEADINGS:
+        made.add_column(heading, no_wrap=True, justify="left" if heading in ("side", "run", "") else "right")
+    for row in found.rows:
+        made.add_row(*(escape(cell) for cell in cells(row)))
+    return made
+
+
+def cells(row: DecodingRow) -> tuple[str, ...]:
+    """Return the line of a run."""
+    if row.comparison is None:
+        return (row.side, row.run, "-", "-", "-", "-", "-", "not run")
+    seen = row.comparison.summary()
+    numbers = (seen["RMS error"], seen["explained by rounding"], seen["ratio"], seen["worst ratio"])
+    at = "-" if row.parts_at is None else f"step {row.parts_at}"
+    return (row.side, row.run, *(f"{number:.3g}" for number in numbers), at, row.verdict)
