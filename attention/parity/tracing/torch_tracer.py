@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.torch_program import TorchProgram, same_draws
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.tracing.dtype_casts import cotangent, unit
+from attention.parity.tracing.dtype_casts import cotangent, own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
 from attention.parity.tracing.torch_instrumentation import FUSED, Asked, default, frames, in_parts, stack
 from attention.parity.tracing.trace import Recording
@@ -58,7 +58,8 @@ def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype
             bound = program.bind(call, params, dtype)
         around.enter_context(default(dtype))
         roles = {name: ("param" if name in program.params else "input", value(leaf)) for name, leaf in bound.leaves.items()}
-        mode = Recorder(recording, roles, dtype)
+        own = own_dtype(program.params) if dtype == "float64" else None
+        mode = Recorder(recording, roles, dtype, own)
         # Only a forward pass under this mode leaves its lines to the backward pass.
         around.enter_context(torch.autograd.set_detect_anomaly(gradients, check_nan=False))
         with mode, mode.asked:
@@ -81,11 +82,14 @@ class Recorder(TorchDispatchMode):
         recording: what is appended to.
         given: the roles and arrays of what has a name: parameters, inputs.
         dtype: of the run.
+        own: the dtype whose machine epsilon the program reads; None for that of the run.
     """
 
-    def __init__(self, recording: Recording, given: dict[str, tuple[str, np.ndarray]], dtype: str | None) -> None:
+    def __init__(
+        self, recording: Recording, given: dict[str, tuple[str, np.ndarray]], dtype: str | None, own: str | None = None
+    ) -> None:
         super().__init__()
-        self.recording, self.given, self.dtype = recording, dict(given), dtype
+        self.recording, self.given, self.dtype, self.own = recording, dict(given), dtype, own
         # The event of each tensor and the version it had, by id; the tensors are kept so that no id is used twice.
         self.known: dict[int, tuple[Tensor, int, int]] = {}
         self.written: dict[int, int] = {}
@@ -95,6 +99,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = _widened(kwargs or {}) if self.dtype == "float64" else (kwargs or {})
+        args = tuple(own_eps(x, self.own) for x in args)
         inputs = [self.node(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         name = func._schema.name.rpartition("::")[2]  # noqa: SLF001 the name that every op has, and no public way to it
         backward = torch._C._current_autograd_node() is not None  # noqa: SLF001 as above
