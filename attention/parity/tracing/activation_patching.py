@@ -113,7 +113,9 @@ def _known(alignment: Alignment, i: int, value: np.ndarray) -> bool:
 def carry(alignment: Alignment, replaced: Mapping[int, np.ndarray], only: frozenset[int] | None = None) -> Alignment:
     """Return the two programs with arrays of the JAX side replaced, and made again what depends on them."""
     made = rerun(alignment.jax, replaced, only)
-    changed = {i: x for i, x in made.items() if not np.array_equal(x, alignment.jax.events[i].value, equal_nan=x.dtype.kind == "f")}
+    changed = {
+        i: x for i, x in made.items() if not np.array_equal(x, alignment.jax.events[i].value, equal_nan=x.dtype.kind == "f")
+    }
     events = [replace(e, value=changed[e.index]) if e.index in changed else e for e in alignment.jax.events]
     return Alignment(alignment.torch, replace(alignment.jax, events=events), alignment, frozenset(changed))
 

@@ -13,7 +13,6 @@ from typing import Any
 from attention.parity.tracing.array_difference import Difference
 from attention.parity.tracing.trace import Event
 
-
 # A share of the error that counts as all of it.
 MOST = 0.9995
 
@@ -70,7 +69,8 @@ class Divergence:
         outputs: the names of the outputs and gradients that differ, and how.
         notes: what a reader must know to trust this.
         share: of the outputs' error that this explains; of what is unproven, the share that nothing else explains.
-        pairs: the arrays that part, one pair for each time that the line runs; the operands of each agree.
+        runs: the same, where the line parts again when it runs for the next layer or the next operand.
+        region: on either side, what was made from agreeing arrays up to the array that parts, and what that was made from.
         given: parameters, inputs and constants that both sides have, as pairs.
         others: further divergences, found with this one mended, the one that explains most first.
     """
@@ -86,7 +86,8 @@ class Divergence:
     outputs: dict[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
     share: float = 1.0
-    pairs: tuple[tuple[Event, Event], ...] = ()
+    runs: tuple[Divergence, ...] = ()
+    region: tuple[tuple[Event, ...], tuple[Event, ...]] = ((), ())
     given: tuple[tuple[Event, Event], ...] = ()
     others: tuple[Divergence, ...] = ()
 
@@ -100,12 +101,12 @@ class Divergence:
         cover = f"matched: torch {self.coverage[0]}, jax {self.coverage[1]}"
         if not self.found or self.torch is None or self.jax is None:
             return "\n".join(["no divergence", f"  {cover}", *(f"  {note}" for note in self.notes)])
-        lines = self._place()
+        lines = self.place()
         for other in self.others:
-            lines += other._place()
+            lines += other.place()
         return "\n".join([*lines, "outputs that differ:", head, cover, *self.notes])
 
-    def _place(self) -> list[str]:
+    def place(self) -> list[str]:
         """Return the lines on both sides, how the arrays differ, and what share of the error that explains."""
         assert self.torch is not None  # noqa: S101 - for the type checker
         assert self.jax is not None  # noqa: S101 - for the type checker

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,11 +18,10 @@ from attention.parity.tracing.activation_patching import Pair, Swap, carry, laid
 from attention.parity.tracing.backward_slice import Cone, ancestors, cone
 from attention.parity.tracing.fault_localization import Choice, choose
 from attention.parity.tracing.fingerprint import masked, real
-from attention.parity.tracing.trace import Event
 from attention.parity.tracing.trace_alignment import Alignment
 
-# Divergences that are looked for at most, arrays that are carried across in all, and pairs that are kept as evidence of one.
-MOST_PARTS, MOST_CARRIED, MOST_EVIDENCE = 6, 24, 3
+# Divergences that are looked for at most, arrays that are carried across in all, and further runs of one line that are kept.
+MOST_PARTS, MOST_CARRIED, MOST_RUNS = 6, 24, 2
 # Roundings of the programs' dtype that two computations of one array may be apart, relative to each element.
 ULPS = 4.0
 # What is left of the outputs' error, in roundings relative to their size, that no operation needs to explain.
@@ -36,15 +36,23 @@ class Part:
         choice: where it is.
         alignment: the programs with all earlier divergences carried across.
         share: of the outputs' error that it explains; for what is unproven, that which is left.
-        pairs: the arrays that part, one for each time that the line runs, whose operands agree.
+        runs: where the same line parts again, each with all before it carried across, so that its operands agree.
         benign: whether a rounding of the programs' dtype explains it.
     """
 
     choice: Choice
     alignment: Alignment
     share: float = 0.0
-    pairs: tuple[tuple[Event, Event], ...] = ()
+    runs: tuple[Part, ...] = ()
     benign: bool = False
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The arrays that were exchanged; None where nothing is proven."""
+        found = self.choice.swap
+        if found is None:
+            return None
+        return self.alignment.torch.events[found.torch].value, self.alignment.jax.events[found.jax].value
 
 
 def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
@@ -65,16 +73,16 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
         parts.append(part)
         before = _error(state, ends)
         if choice.swap is None:
-            part.share = before / whole if whole else 0.0
+            part.share = _share(before, 0.0, whole)
             part.benign = before <= LEFT * unit
             break
         if choice.swap.mended == 1:
-            part.pairs = _evidence(state, choice)
-            part.share = before / whole if whole else 0.0
+            part.runs = _runs(part)
+            part.share = _share(before, 0.0, whole)
             part.benign = _is_benign(part, unit)
             break
         state = _carried(state, part)
-        part.share = max(0.0, before - _error(state, ends)) / whole if whole else 0.0
+        part.share = _share(before, _error(state, ends), whole)
         carried += 1
         state, more = _again(state, parts, ends, whole, MOST_CARRIED - carried)
         carried += more
@@ -100,11 +108,15 @@ def _rounded(state: Alignment, unit: float) -> tuple[Alignment, list[Part], int]
         after = _best(state, [pair], None)
         if _agreeing(after) <= _agreeing(state) + 1:
             continue
-        t, j = state.torch.events[pair[0]], state.jax.events[pair[1]]
-        choice = Choice("different", *pair, Swap(*pair, 0.0, (pair,)))
-        _ = parts.setdefault((t.place, j.place), Part(choice, state, 0.0, ((t, j),), benign=True))
+        key = state.torch.events[pair[0]].place, state.jax.events[pair[1]].place
+        _ = parts.setdefault(key, Part(_at(pair), state, benign=True))
         state, count = after, count + 1
     return state, list(parts.values()), count
+
+
+def _at(pair: Pair, like: Choice | None = None) -> Choice:
+    kind = "different" if like is None else like.kind
+    return Choice(kind, *pair, Swap(*pair, 0.0, (pair,)))
 
 
 def _near(state: Alignment, unit: float, tried: set[int]) -> Iterator[Pair]:
@@ -142,7 +154,6 @@ def _carried(state: Alignment, part: Part) -> Alignment:
     """Return the programs with the first pair of a divergence carried across, in the layout that brings most into agreement."""
     found = part.choice.swap
     assert found is not None  # noqa: S101 - for the type checker
-    part.pairs = (*part.pairs, (state.torch.events[found.torch], state.jax.events[found.jax]))
     return _best(state, [(found.torch, found.jax)], None if found.only is None else frozenset(found.only))
 
 
@@ -151,9 +162,7 @@ def _best(state: Alignment, pairs: Sequence[Pair], only: frozenset[int] | None) 
     return max(after, key=_agreeing, default=state)
 
 
-def _again(
-    state: Alignment, parts: Sequence[Part], ends: Sequence[Pair], whole: float, most: int
-) -> tuple[Alignment, int]:
+def _again(state: Alignment, parts: Sequence[Part], ends: Sequence[Pair], whole: float, most: int) -> tuple[Alignment, int]:
     """Carry across every other time that a known line runs, as far as its operands agree, and count the error to it."""
     count = 0
     moved = True
@@ -162,10 +171,10 @@ def _again(
         for part in parts:
             for pair in _ready(state, part):
                 before = _error(state, ends)
-                if len(part.pairs) < MOST_EVIDENCE:
-                    part.pairs = (*part.pairs, (state.torch.events[pair[0]], state.jax.events[pair[1]]))
+                if len(part.runs) < MOST_RUNS:
+                    part.runs = (*part.runs, Part(_at(pair, part.choice), state))
                 state = _best(state, [pair], None)
-                part.share += max(0.0, before - _error(state, ends)) / whole if whole else 0.0
+                part.share += _share(before, _error(state, ends), whole)
                 count, moved = count + 1, True
     return state, count
 
@@ -193,21 +202,22 @@ def _all_mend(state: Alignment, parts: Sequence[Part]) -> bool:
     return any(mended(state, rerun(state.jax, replaced)) == 1 for replaced in replacements(state, pairs)[:1])
 
 
-def _evidence(state: Alignment, choice: Choice) -> tuple[tuple[Event, Event], ...]:
-    """Return the pairs of a proven divergence, each as it is where the runs of the line before it are carried across."""
-    found: list[tuple[Event, Event]] = []
+def _runs(part: Part) -> tuple[Part, ...]:
+    """Return the further runs of the line of a proven divergence, each with those before it carried across."""
+    found: list[Part] = []
+    choice, state = part.choice, part.alignment
     assert choice.swap is not None  # noqa: S101 - for the type checker
-    pairs = sorted(choice.swap.pairs, key=lambda pair: pair[1])[:MOST_EVIDENCE]
-    for n, (t, j) in enumerate(pairs):
-        found.append((state.torch.events[t], state.jax.events[j]))
-        if n + 1 < len(pairs):
-            state = _best(state, [(t, j)], None)
+    pairs = sorted(choice.swap.pairs, key=lambda pair: pair[1])[: MOST_RUNS + 1]
+    for pair, after in pairwise(pairs):
+        state = _best(state, [pair], None)
+        found.append(Part(_at(after, choice), state))
     return tuple(found)
 
 
 def _is_benign(part: Part, unit: float) -> bool:
-    """Return whether a rounding of the dtype that the programs run in explains the difference of every pair."""
-    return bool(part.pairs) and all(_within(t.value, j.value, ULPS * unit) for t, j in part.pairs)
+    """Return whether a rounding of the dtype that the programs run in explains the difference, each time that the line runs."""
+    pairs = [each.arrays for each in (part, *part.runs)]
+    return all(pair is not None and _within(*pair, ULPS * unit) for pair in pairs)
 
 
 def _within(t: np.ndarray, j: np.ndarray, limit: float) -> bool:
@@ -219,6 +229,11 @@ def _within(t: np.ndarray, j: np.ndarray, limit: float) -> bool:
         if (np.abs(a - b)[seen] <= limit * np.maximum(np.abs(a), np.abs(b))[seen]).all():
             return True
     return False
+
+
+def _share(before: float, after: float, whole: float) -> float:
+    """Return the share of the whole error that went."""
+    return min(1.0, max(0.0, before - after) / whole) if whole else 0.0
 
 
 def _error(state: Alignment, ends: Sequence[Pair]) -> float:

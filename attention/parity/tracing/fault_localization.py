@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product, takewhile
+from itertools import product
 
 from attention.parity.tracing.activation_patching import (
     Pair,
@@ -29,7 +29,6 @@ from attention.parity.tracing.activation_patching import (
 from attention.parity.tracing.axis_permutations import close, consistent
 from attention.parity.tracing.backward_slice import Cone, ancestors
 from attention.parity.tracing.fingerprint import real
-from attention.parity.tracing.source_location import Place
 from attention.parity.tracing.trace import ROLES, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
@@ -56,8 +55,6 @@ class Choice:
         torch: index of the torch event to show.
         jax: index of the JAX event to show.
         swap: the evidence, where there is any.
-        torch_places: the lines to show, where they are not the event's own.
-        jax_places: the same of the JAX side.
         instances: the pairs of the same operations, each time that their lines run.
         sizes: how many events of either side without a partner lie behind the pair that was swapped.
     """
@@ -66,8 +63,6 @@ class Choice:
     torch: int
     jax: int
     swap: Swap | None = None
-    torch_places: tuple[Place, ...] = ()
-    jax_places: tuple[Place, ...] = ()
     instances: tuple[Pair, ...] = ()
     sizes: tuple[int, int] = (0, 0)
 
@@ -116,7 +111,9 @@ def _gain(alignment: Alignment, t: int, j: int, only: tuple[int, ...] | None) ->
     found = 0
     for replaced in replacements(alignment, [(t, j)]):
         after = carry(alignment, replaced, None if only is None else frozenset(only))
-        moved = [i for i in after.changed if i != j and alignment.jax.events[i].is_operation and alignment.jax.events[i].is_float]
+        moved = [
+            i for i in after.changed if i != j and alignment.jax.events[i].is_operation and alignment.jax.events[i].is_float
+        ]
         gained = sum(bool(after.alike[1][i]) and not alignment.alike[1][i] for i in moved)
         lost = sum(bool(alignment.alike[1][i]) and not after.alike[1][i] for i in moved)
         found = max(found, gained - lost)
@@ -136,24 +133,12 @@ def _shown(alignment: Alignment, kind: str, found: Swap, first: Cone, second: Co
     elif kind == "absent in torch":
         t = _repeated(alignment, 0, t)
         t = _beside((alignment.jax, j, found.jax), (alignment.torch, t), first)
-    torch_places = () if kind == "absent in torch" else _shared(alignment.torch, first, found.torch)
-    jax_places = () if kind == "absent in jax" else _shared(alignment.jax, second, found.jax)
     sizes = (
         len(ancestors(alignment.torch, found.torch, frozenset(first.inside))),
         len(ancestors(alignment.jax, found.jax, frozenset(second.inside))),
     )
     repeated = () if found.only is not None else tuple(instances(alignment, found.torch, found.jax))
-    return Choice(kind, t, j, found, torch_places, jax_places, repeated, sizes)
-
-
-def _shared(side: Recording, region: Cone, end: int) -> tuple[Place, ...]:
-    """Return the frames that all of a region share, if it is spread over functions: the mistake is in how these are called."""
-    stacks = [side.events[i].places for i in ancestors(side, end, region.inside) if side.events[i].is_operation]
-    if len({places[0].function for places in stacks if places}) < 2 or not all(stacks):
-        return ()
-    columns = zip(*(places[::-1] for places in stacks), strict=False)
-    shared = [column[0] for column in takewhile(lambda column: len({*column}) == 1, columns)]
-    return tuple(shared[::-1])
+    return Choice(kind, t, j, found, repeated, sizes)
 
 
 def _root(side: Recording, region: Cone, end: int | None = None) -> int:
@@ -194,7 +179,7 @@ def _smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[Trial
 
     @cache
     def size(which: int, i: int) -> tuple[int, int]:
-        side, region = ((alignment.torch, first), (alignment.jax, second))[which]
+        side = (alignment.torch, alignment.jax)[which]
         behind = [n for n in ancestors(side, i, inside[which], MOST_REGION) if side.events[n].is_operation]
         return len({side.events[n].place for n in behind}), len(behind)
 
@@ -271,7 +256,9 @@ def _tables(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
     if share < 1:
         return None
     t, j = pairs[0]
-    return Choice("different", _root(alignment.torch, first, t), _root(alignment.jax, second, j), Swap(t, j, share, tuple(pairs)))
+    return Choice(
+        "different", _root(alignment.torch, first, t), _root(alignment.jax, second, j), Swap(t, j, share, tuple(pairs))
+    )
 
 
 def _ends(alignment: Alignment, which: int, region: Cone) -> list[int]:

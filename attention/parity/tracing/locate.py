@@ -15,10 +15,11 @@ from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
 from attention.parity.numerics.error_budget import ROUNDINGS
 from attention.parity.param_mapping.parameter_values import alike
 from attention.parity.tracing.array_difference import Difference, difference
+from attention.parity.tracing.backward_slice import ancestors
 from attention.parity.tracing.constant_tables import share_constants
 from attention.parity.tracing.divergence import Coverage, Divergence, Moment
 from attention.parity.tracing.error_attribution import Part, attribute
-from attention.parity.tracing.fault_localization import Choice
+from attention.parity.tracing.fault_localization import MOST_REGION, Choice
 from attention.parity.tracing.stop_gradient import parted_stops
 from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
@@ -134,19 +135,33 @@ def _benign(found: Divergence) -> str:
     said = found.difference.text if found.difference else ""
     if found.kind == "unproven":
         return f"what is left of the outputs' difference is of the size of a rounding: {said}"
-    return f"within a rounding, so no divergence: {found.torch and found.torch.place} and {found.jax and found.jax.place}: {said}"
+    return (
+        f"within a rounding, so no divergence: {found.torch and found.torch.place} and {found.jax and found.jax.place}: {said}"
+    )
 
 
 def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
     alignment, choice = part.alignment, part.choice
     t, j = alignment.torch.events[choice.torch], alignment.jax.events[choice.jax]
-    t = replace(t, places=choice.torch_places or t.places)
-    j = replace(j, places=choice.jax_places or j.places)
     before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
     agreed = (alignment.torch.events[before[-1][0]], alignment.jax.events[before[-1][1]]) if before else None
     apart, timeline = _apart(alignment, choice), _timeline(alignment, choice)
-    more = {"share": part.share, "pairs": part.pairs, "given": _given(alignment)}
+    runs = tuple(_told(run, coverage) for run in part.runs)
+    more = {"share": part.share, "runs": runs, "given": _given(alignment), "region": _region(alignment, choice)}
     return Divergence(True, coverage, choice.kind, t, j, agreed, apart, timeline, **more)
+
+
+def _region(alignment: Alignment, choice: Choice) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+    """Return what lies behind the arrays that part, on either side, and the agreeing arrays that this was made from."""
+    ends = (choice.swap.torch, choice.swap.jax) if choice.swap else (choice.torch, choice.jax)
+    found: list[tuple[Event, ...]] = []
+    for which, (side, fine, end) in enumerate(zip((alignment.torch, alignment.jax), alignment.fine, ends, strict=True)):
+        inside = ancestors(side, end, frozenset(i for i, ok in enumerate(fine) if not ok), MOST_REGION)
+        if choice.kind == ("absent in torch", "absent in jax")[which]:
+            inside = {end}
+        around = {n for i in inside for n in side.events[i].inputs}
+        found.append(tuple(side.events[i] for i in sorted(inside | around)))
+    return found[0], found[1]
 
 
 def _given(alignment: Alignment) -> tuple[tuple[Event, Event], ...]:

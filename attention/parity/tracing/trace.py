@@ -49,6 +49,7 @@ class Event:
         name: of a leaf or an output; what a fused operation is called of which this is a part.
         options: what the operation was told beside its operands, for reading.
         backward: whether it belongs to the backward pass.
+        alternatives: what the operation would have made with another option, by the text of its own and of the other.
     """
 
     side: str
@@ -64,6 +65,7 @@ class Event:
     name: str = ""
     options: str = ""
     backward: bool = False
+    alternatives: dict[tuple[str, str], np.ndarray] = field(default_factory=dict[tuple[str, str], np.ndarray])
 
     @property
     def place(self) -> Place:
