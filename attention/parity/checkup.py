@@ -138,7 +138,8 @@ def checkup(
             if report is None:
                 raise
             report = replace(report, notes=(*report.notes, f"not diagnosed: {error}"))
-    findings = name_mistake(divergence) if divergence is not None and divergence.found else ()
+    places = divergence.all if divergence is not None else ()
+    findings = tuple({finding.name: finding for place in places for finding in name_mistake(place)}.values())
     return Checkup(report, divergence, findings, diagnosis)
 
 

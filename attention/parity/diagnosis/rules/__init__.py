@@ -12,13 +12,31 @@ from dataclasses import replace
 
 import numpy as np
 
-from attention.parity.diagnosis.rules import elementwise, indexing, missing_operation, patched, reductions
+from attention.parity.diagnosis.rules import (
+    elementwise,
+    indexing,
+    masking,
+    missing_operation,
+    operands,
+    options,
+    patched,
+    positions,
+    reductions,
+)
 from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, scenes
 from attention.parity.tracing import Divergence
 
 __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
 
-RULES: tuple[Rule, ...] = (*elementwise.RULES, *indexing.RULES, *reductions.RULES)
+SPECIFIC: tuple[Rule, ...] = (*options.RULES, *elementwise.SPECIFIC, *positions.RULES)
+RULES: tuple[Rule, ...] = (
+    *SPECIFIC,
+    *elementwise.GENERAL,
+    *masking.RULES,
+    *indexing.RULES,
+    *reductions.RULES,
+    *operands.RULES,
+)
 
 
 COARSE = 1e-4
@@ -30,7 +48,7 @@ def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, 
     # A rule may divide by what is 0, or take inf from inf; such an array then equals nothing.
     with np.errstate(all="ignore"):
         # Where much is rounded, almost anything rebuilds an array.
-        for rule in rules if scene.limit <= COARSE else (indexing.coarser,):
+        for rule in rules if scene.limit <= COARSE else (indexing.coarser,) if rules is not SPECIFIC else ():
             if finding := rule(scene):
                 return (finding,)
     return ()
@@ -44,9 +62,22 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
     """
     if not divergence.found:
         return ()
-    for scene in scenes(divergence):
-        # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
-        found = name_scene(scene) if scene.proven else name_scene(scene, indexing.SAME_ELEMENTS)
-        if found:
-            return found if scene.proven else tuple(replace(finding, sure=False) for finding in found)
+    first = _named(divergence)
+    again = [_named(run) for run in divergence.runs] if first else []
+    # A line that runs again makes the same mistake again: where it seems to make another, neither is sure.
+    if any(found and found[0].name != first[0].name for found in again):
+        return ()
+    return first
+
+
+def _named(divergence: Divergence) -> tuple[Finding, ...]:
+    made = list(scenes(divergence))
+    # What can only be one mistake is looked for at every place before what may be several.
+    for rules in (SPECIFIC, RULES):
+        for scene in made:
+            # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
+            chosen = rules if scene.proven else indexing.SAME_ELEMENTS if rules is RULES else ()
+            found = name_scene(scene, chosen)
+            if found:
+                return found if scene.proven else tuple(replace(finding, sure=False) for finding in found)
     return patched.name(divergence) or missing_operation.name(divergence)
