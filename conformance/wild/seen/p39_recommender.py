@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 LOADED = False
+SINGLE = True  # nnx.Embed returns float32, the type that it was made with
 
 FIELDS, VOCAB, FACTORS, NUMERIC = (5, 7, 4), 16, 8, 3
 
@@ -98,10 +99,12 @@ def convert(module):
     def a(t):
         return jnp.asarray(t.detach().numpy())
 
-    starts = [0, *np.cumsum(FIELDS)]
-    for i, (lo, hi) in enumerate(zip(starts, starts[1:])):
-        model.first_order[i][...] = a(module.linear.weight)[lo:hi, 0]
-        model.factors[i].embedding[...] = a(module.embedding.weight)[lo:hi]
+    start = 0
+    for i, n in enumerate(FIELDS):
+        rows = slice(start, start + n)
+        model.first_order[i][...] = a(module.linear.weight)[rows, 0]
+        model.factors[i].embedding[...] = a(module.embedding.weight)[rows]
+        start += n
     model.intercept[...] = a(module.bias)[0]
     hidden, bn, _, _, score = module.mlp
     for ours, theirs in ((model.hidden, hidden), (model.score, score)):
@@ -118,27 +121,27 @@ MISTAKES = [
         "side": "jax",
         "old": "pairs = 0.5 * jnp.sum(",
         "new": "pairs = jnp.sum(",
-        "line": 0,
+        "line": 82,
     },
     {
         "name": "labels are not smoothed",
         "side": "jax",
         "old": "target = 0.9 * clicked + 0.05",
         "new": "target = clicked",
-        "line": 0,
+        "line": 86,
     },
     {
         "name": "the numbers come before the embeddings",
         "side": "torch",
         "old": "torch.cat([e.flatten(1), numbers], dim=1)",
         "new": "torch.cat([numbers, e.flatten(1)], dim=1)",
-        "line": 0,
+        "line": 46,
     },
     {
         "name": "batch norm uses the batch's statistics",
         "side": "jax",
         "old": "use_running_average=True",
         "new": "use_running_average=False",
-        "line": 0,
+        "line": 74,
     },
 ]
