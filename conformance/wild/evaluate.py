@@ -1,0 +1,133 @@
+"""Runs `parity.checkup` on pairs of a folder, right and wrong, and counts: `python -m conformance.wild.evaluate [FILE or FOLDER ...]`.
+
+    right pair          must not be said to differ
+    wrong pair          must be said to differ; the line of the planted mistake should be among the lines shown
+    --right             only the right pairs           --json PATH    write every outcome
+    --seconds N         give up on one run after N seconds of wall time
+
+Names of mistakes are printed beside what was planted: whether a name is right is for a person to judge.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attention import parity
+from conformance.wild.check import load, plant
+
+
+def pair(path: Path) -> tuple[Any, Any, Any, str | None]:
+    """Return both programs of a file, its inputs, and whose parameters both shall use."""
+    module = load(path, path.read_text())
+    given = module.inputs()
+    inputs = {k: np.asarray(v) for k, v in given.items()} if isinstance(given, dict) else tuple(map(np.asarray, given))
+    return module.torch_side(), module.jax_side(), inputs, None if module.LOADED else "first"
+
+
+def lines(divergence: Any) -> Iterator[tuple[str, str, int]]:
+    """Yield side, file and line of everything that a divergence shows."""
+    for found in divergence.all if divergence is not None else ():
+        for each in (found, *found.runs):
+            for event in (each.torch, each.jax):
+                if event is not None:
+                    name, _, line = event.place.rpartition(":")
+                    yield event.side, name, int(line) if line.isdigit() else 0
+
+
+def run(path: Path, span: tuple[str, int, int] | None) -> dict[str, Any]:
+    """Return what the checkup makes of a file; `span` is the side of the mistake, its first and its last line."""
+    begun = time.process_time()
+    first, second, inputs, load = pair(path)
+    try:
+        found = parity.checkup(first, second, inputs, load=load)
+    except Exception as error:  # noqa: BLE001 - whatever is raised is the outcome
+        return {"verdict": "error", "why": f"{type(error).__name__}: {error}"[:300], "seconds": time.process_time() - begun}
+    shown = list(lines(found.divergence))
+    right = span is not None and any(side == span[0] and span[1] <= line <= span[2] for side, _, line in shown)
+    report = found.report
+    return {
+        "verdict": getattr(report, "verdict", None) or ("agrees" if found.ok else "differs"),
+        "ok": found.ok,
+        "line": right,
+        "shown": [f"{side}:{line}" for side, _, line in shown],
+        "names": [str(name)[:200] for name in found.named],
+        "why": "; ".join(row.failure for row in report.rows if row.failure)[:300] if report is not None else "",
+        "share": getattr(found.divergence, "share", None),
+        "kind": getattr(found.divergence, "kind", ""),
+        "seconds": time.process_time() - begun,
+    }
+
+
+def stop(*_: object) -> None:
+    """End a run that takes too long."""
+    raise TimeoutError("took too long")
+
+
+def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, str, Path, tuple[str, int, int] | None]]:
+    """Yield the case's name, the planted mistake, the file to import and the span of the mistake."""
+    yield f"{path.stem}", "", path, None
+    if right_only:
+        return
+    source = path.read_text()
+    for index, mistake in enumerate(load(path, source).MISTAKES):
+        # A file of its own, so that lines are those that a user would see.
+        wrong = folder / f"{path.stem}_{index}.py"
+        _ = wrong.write_text(plant(source, mistake))
+        last = mistake["line"] + max(mistake["new"].strip("\n").count("\n"), mistake["old"].strip("\n").count("\n"))
+        yield f"{path.stem}:{index}", mistake["name"], wrong, (mistake["side"], mistake["line"], last)
+
+
+def main(arguments: list[str]) -> int:
+    """0 if no right pair is said to differ and no wrong one to agree."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    _ = parser.add_argument("places", nargs="*", type=Path, default=[Path(__file__).parent / "seen"])
+    _ = parser.add_argument("--right", action="store_true")
+    _ = parser.add_argument("--json", type=Path)
+    _ = parser.add_argument("--seconds", type=int, default=300)
+    chosen = parser.parse_args(arguments)
+    files = sorted(f for p in chosen.places for f in (p.glob("p*.py") if p.is_dir() else [p]))
+    _ = signal.signal(signal.SIGALRM, stop)
+    outcomes: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in files:
+            for name, planted, file, span in cases(path, Path(folder), right_only=chosen.right):
+                signal.alarm(chosen.seconds)
+                outcome = {"case": name, "planted": planted, **run(file, span)}
+                signal.alarm(0)
+                outcomes.append(outcome)
+                print(told(outcome), flush=True)  # noqa: T201
+                if chosen.json is not None:
+                    _ = chosen.json.write_text(json.dumps(outcomes, indent=1))
+    right, wrong = ([o for o in outcomes if bool(o["planted"]) == kind] for kind in (False, True))
+    condemned = [o["case"] for o in right if o["verdict"] == "differs"]
+    passed = [o["case"] for o in wrong if o["verdict"] == "agrees"]
+    print(f"{len(right)} right pairs: {len(condemned)} said to differ {condemned}, {said(right)}")  # noqa: T201
+    named = sum(bool(o.get("names")) and "none of the known" not in o["names"][0] for o in wrong)
+    found = sum(bool(o.get("line")) for o in wrong)
+    print(f"{len(wrong)} wrong pairs: {len(passed)} passed {passed}, line shown {found}, named {named}, {said(wrong)}")  # noqa: T201
+    return int(bool(condemned or passed))
+
+
+def said(outcomes: list[dict[str, Any]]) -> str:
+    """Return how often each verdict was given, and the median time."""
+    counts = {v: sum(o["verdict"] == v for o in outcomes) for v in sorted({o["verdict"] for o in outcomes})}
+    return f"{counts}, median {np.median([o['seconds'] for o in outcomes] or [0]):.1f} s of CPU"
+
+
+def told(outcome: dict[str, Any]) -> str:
+    """Return a case as a line."""
+    tail = [f"planted: {outcome['planted']}", f"line {outcome.get('line')}", f"named: {outcome.get('names')}"]
+    extra = " | ".join(tail) if outcome["planted"] else ""
+    return f"{outcome['case']:26} {outcome['verdict']:12} {outcome['seconds']:5.1f} s {extra} {outcome.get('why', '')}".rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
