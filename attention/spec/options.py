@@ -129,6 +129,7 @@ def size(least: int = 1, most: int = MOST) -> Option:
 
 SEED = whole(0, 2**63 - 1)
 SWITCH = Option("True or False", lambda value: isinstance(value, bool))
+FUNCTION = Option("a function", callable)
 TEXT = Option("a string", lambda value: type(value) is str)
 SHAPE = Option(
     "a tuple of ints >= 0", lambda value: isinstance(value, (tuple, list)) and all(is_count(n, 0) and n <= MOST for n in value)
