@@ -17,6 +17,7 @@ from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.shape_layouts import Layout, layouts
 from attention.parity.param_mapping.value_search import Moves
 
+ALONE = "the only ones of their size"
 Preference = Callable[[list[Layout], Shape, Shape], list[Layout]]
 """Puts the layouts between two shapes in order, the likely one first."""
 Best = Callable[[str, str], Preference]
@@ -53,7 +54,13 @@ class Entry:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What entries have in common whose layout is one question: names but for numbers, shapes, and choices."""
+        """What entries have in common whose layout is one question: names but for numbers, shapes, and choices.
+
+        Fused arrays are fused alike everywhere, so that their parts alone count.
+        """
+        if len(self.choices[0]) > 1:
+            move = self.choices[0][0]
+            return (len(self.choices[0]), len(self.choices), len(move.first.shape), len(move.second.shape), move.first.whole)
         ends = [(_numberless(m.first.name), m.first.shape, _numberless(m.second.name), m.second.shape) for m in self.choices[0]]
         return (tuple(ends), len(self.choices))
 
@@ -153,15 +160,17 @@ class Question:
         count = len(plan.entries[self.places[0]].choices)
         return [plan, *(plan.chosen(self.places, choice) for choice in range(1, count))]
 
-    def split(self) -> list[Question]:
+    def split(self, plan: Plan) -> list[Question]:
         """Return the question of layout for each entry by itself, where that is another question."""
-        return [Question((place,)) for place in self.places] if not self.siblings and len(self.places) > 1 else []
+        if self.siblings or len(plan.entries[self.places[0]].choices[0]) > 1:
+            return []
+        return [Question((place,)) for place in self.places] if len(self.places) > 1 else []
 
-    def next(self, *, settled: bool) -> list[Question]:
+    def next(self, plan: Plan, *, settled: bool) -> list[Question]:
         """Return what is to be asked when this is answered: the remaining siblings, or entry by entry what is not settled."""
         if self.siblings:
             return [Question(self.places[1:], siblings=True)] if len(self.places) > 2 else []
-        return [] if settled else self.split()
+        return [] if settled else self.split(plan)
 
     def beside(self, asked: Question) -> Question:
         """Return what is open of this question while another is asked."""
@@ -216,5 +225,7 @@ def paired(first: Arrays, second: Arrays, best: Best = lambda _one, _other: lamb
             start, end = first[one].shape, second[other].shape
             ranked = best(one, other)(between(one, other), start, end)
             choices = tuple((each.move(one, start, other, end),) for each in ranked)
-            found[one] = Entry(tuple(dict.fromkeys(choices)), "names" if score > 0 else "shapes")
+            alone = all(len(side) == 1 for side in sides)
+            evidence = "names" if score > 0 else ALONE if alone else "shapes"
+            found[one] = Entry(tuple(dict.fromkeys(choices)), evidence)
     return [found[one] for one in first if one in found]

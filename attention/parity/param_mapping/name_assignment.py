@@ -53,7 +53,7 @@ _SAME = {
     "decoder": "dec",
     "final": "norm_f ln_f final_norm",
     "weight": "kernel scale gamma w weights",
-    "bias": "beta b biases",
+    "bias": "beta b biases offset",
     "": "proj linear dense model module params param layer layers block blocks h transformer net self _ value_ raw",
 }
 _WORDS = {spelling: meaning.split() for meaning, spellings in _SAME.items() for spelling in spellings.split()}
@@ -77,6 +77,11 @@ NEVER = -1.0
 """How alike two names are that say they are different things."""
 
 
+@cache
+def _pieces(name: str) -> tuple[str, ...]:
+    return tuple(_spelt(name))
+
+
 def spelt(name: str) -> list[str]:
     """Return the pieces of a name, lower case: at dots, slashes, brackets, underscores, digits and humps.
 
@@ -87,6 +92,10 @@ def spelt(name: str) -> list[str]:
     >>> spelt("GPT2Block_0.conv1"), spelt("Conv2D_1")
     (['gpt2', 'block', '0', 'conv', '1'], ['conv', '1'])
     """
+    return [*_pieces(name)]
+
+
+def _spelt(name: str) -> list[str]:
     found: list[str] = []
     for token in re.findall(r"[A-Za-z0-9]+", re.sub(r"(?<=[a-z])[123][dD](?![a-z])", "", name)):
         pieces = [(piece[0].lower(), piece.end()) for piece in re.finditer(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", token)]

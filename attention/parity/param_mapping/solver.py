@@ -13,8 +13,8 @@ import numpy as np
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping import value_search
 from attention.parity.param_mapping.block_moves import Move
-from attention.parity.param_mapping.candidates import Entry, Plan, Preference, paired, questions
-from attention.parity.param_mapping.fused_params import fused
+from attention.parity.param_mapping.candidates import ALONE, Entry, Plan, Preference, paired, questions
+from attention.parity.param_mapping.fused_params import fused, leftover
 from attention.parity.param_mapping.layout_conventions import learned, preference
 from attention.parity.param_mapping.name_assignment import alike, numbered, words
 from attention.parity.param_mapping.output_disambiguation import Trial, decide
@@ -62,6 +62,10 @@ def solve(
         # Biases follow their kernels, whose layout is not decided yet.
         ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
         plan = replace(plan, entries=(*plan.entries, *entries(ours, theirs, best)))
+    rest = tuple({n: x for n, x in side.items() if n in left} for side, left in zip(plan.left, plan.map.left_over, strict=True))
+    if all(rest):
+        known_uses = (alignment.first, alignment.second) if alignment is not None else (None, None)
+        plan = replace(plan, entries=(*plan.entries, *leftover(*rest, best, known_uses)))
     plan = replace(plan, entries=tuple(learned([_carried(entry, plan) for entry in plan.entries])))
     if alignment is not None:
         plan = alignment.aligned(plan)
@@ -109,7 +113,7 @@ def _siblings(plan: Plan) -> list[tuple[int, ...]]:
     shapes: dict[tuple[object, ...], list[int]] = {}
     for place, entry in enumerate(plan.entries):
         move = entry.choices[0][0]
-        if entry.evidence in {"names", "shapes", NAMES_AND_USE, USE} and move.first.whole and move.second.whole:
+        if entry.evidence in {"names", "shapes", ALONE, NAMES_AND_USE, USE} and move.first.whole and move.second.whole:
             shapes.setdefault((move.first.shape, move.second.shape), []).append(place)
     sets: list[set[int]] = []
     for places in shapes.values():
