@@ -5,7 +5,7 @@ map = what was decided + the first choice of every entry + biases that follow th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +17,9 @@ from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.shape_layouts import Layout, layouts
 from attention.parity.param_mapping.value_search import Moves
 
+Kinds = Mapping[str, frozenset[str]]
+"""What each parameter is used for."""
+ANY: frozenset[str] = frozenset()
 ALONE = "the only ones of their size"
 Preference = Callable[[list[Layout], Shape, Shape], list[Layout]]
 """Puts the layouts between two shapes in order, the likely one first."""
@@ -84,6 +87,7 @@ class Plan:
         copies: tied arrays.
         siblings: sets of entries, by their places, that their names do not tell apart.
         apart: names of the first that are to be left over.
+        kinds: what the parameters of both are used for, where that is known: "product", "gather", "scale", "sum".
     """
 
     first: Arrays
@@ -92,6 +96,7 @@ class Plan:
     copies: Moves = ()
     siblings: tuple[tuple[int, ...], ...] = ()
     apart: frozenset[str] = frozenset()
+    kinds: tuple[Kinds, Kinds] = ({}, {})
 
     @property
     def left(self) -> tuple[Arrays, Arrays]:
@@ -107,7 +112,7 @@ class Plan:
         moves = [move for entry in self.entries for move in entry.moves]
         moves += follow(moves, *self.left)
         rest = replace(self, entries=(*self.entries, *(Entry(((move,),), "") for move in moves)))
-        moves += [move for entry in paired(*rest.left) for move in entry.moves]
+        moves += [move for entry in paired(*rest.left, kinds=self.kinds) for move in entry.moves]
         ends = [{move.first.name for move in (*moves, *self.copies)}, {move.second.name for move in (*moves, *self.copies)}]
         left = [
             tuple(name for name in arrays if name not in end)
@@ -198,13 +203,19 @@ def questions(plan: Plan) -> list[Question]:
     return [Question(tuple(places)) for places in kinds.values()] + [Question(each, siblings=True) for each in plan.siblings]
 
 
-def paired(first: Arrays, second: Arrays, best: Best = lambda _one, _other: lambda found, _start, _end: found) -> list[Entry]:
+def paired(
+    first: Arrays,
+    second: Arrays,
+    best: Best = lambda _one, _other: lambda found, _start, _end: found,
+    kinds: tuple[Kinds, Kinds] = ({}, {}),
+) -> list[Entry]:
     """Return the pairing of whole arrays that their names and shapes say, each in every layout that the shapes leave.
 
     Args:
         first: the first program's parameters that are left.
         second: the second's.
         best: of two names: what puts layouts in order of preference.
+        kinds: what the parameters are used for.
     """
     names = numbered(list(first)), numbered(list(second))
     ways: dict[tuple[Shape, Shape], list[Layout]] = {}
@@ -215,13 +226,17 @@ def paired(first: Arrays, second: Arrays, best: Best = lambda _one, _other: lamb
             ways[shapes] = layouts(*shapes)
         return ways[shapes]
 
+    def unlike(one: str, other: str) -> bool:
+        ours, theirs = kinds[0].get(one, ANY), kinds[1].get(other, ANY)
+        return not ours & theirs and ANY not in (ours, theirs) and "other" not in ours | theirs
+
     found: dict[str, Entry] = {}
     # Only arrays of one size can be the same, so that the pairs are sought size by size.
     for size in dict.fromkeys(array.size for array in first.values()):
         sides = (
             {n: said[n] for n, x in side.items() if x.size == size} for said, side in zip(names, (first, second), strict=True)
         )
-        for one, (other, score) in assign(*sides, lambda a, b: bool(between(a, b))).items():
+        for one, (other, score) in assign(*sides, lambda a, b: bool(between(a, b)), unlike).items():
             start, end = first[one].shape, second[other].shape
             ranked = best(one, other)(between(one, other), start, end)
             choices = tuple((each.move(one, start, other, end),) for each in ranked)

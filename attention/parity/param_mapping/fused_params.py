@@ -87,9 +87,11 @@ def leftover(first: Arrays, second: Arrays, best: Best, uses: tuple[Uses | None,
         wholes, singles = (second, first) if flipped else (first, second)
         sets = _together(singles, uses[0] if flipped else uses[1])
         for size in dict.fromkeys(array.size for array in wholes.values()):
-            fitting = [names for names in sets if sum(singles[name].size for name in names) == size]
             several = [name for name, array in wholes.items() if array.size == size]
-            if len(fitting) == len(several):
+            # What several are used on says more than their numbers.
+            ways = ([names for names in each if sum(singles[name].size for name in names) == size] for each in sets)
+            fitting = next((way for way in ways if len(way) == len(several)), None)
+            if fitting is not None:
                 for whole, names in zip(several, fitting, strict=True):
                     parts = {name: singles[name].shape for name in names}
                     choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped)
@@ -99,15 +101,18 @@ def leftover(first: Arrays, second: Arrays, best: Best, uses: tuple[Uses | None,
     return found
 
 
-def _together(singles: Arrays, uses: Uses | None) -> list[tuple[str, ...]]:
-    """Return the sets of arrays that belong together, in order."""
-    sets: dict[tuple[object, ...], list[str]] = {}
+def _together(singles: Arrays, uses: Uses | None) -> tuple[list[tuple[str, ...]], ...]:
+    """Return the sets of arrays that are used on the same, and those that differ in a number, each in order."""
+    used: dict[tuple[object, ...], list[str]] = {}
+    counted: dict[tuple[object, ...], list[str]] = {}
+    first = {} if uses is None else {use.view.name: use for use in reversed(uses.found)}
     for name, array in singles.items():
-        key: tuple[object, ...] = tuple("#" if piece.isdigit() else piece for piece in spelt(name))
-        use = None if uses is None else next((use for use in uses.found if use.view.name == name), None)
-        for each in ((key, array.ndim), *(((use.after, use.kind, array.ndim),) if use is not None else ())):
-            sets.setdefault(each, []).append(name)
-    return list(dict.fromkeys(tuple(names) for names in sets.values() if 1 < len(names) <= MOST_TOGETHER))
+        key = tuple("#" if piece.isdigit() else piece for piece in spelt(name))
+        counted.setdefault((key, array.ndim), []).append(name)
+        if name in first:
+            used.setdefault((first[name].after, first[name].kind, array.ndim), []).append(name)
+    sides = ([tuple(names) for names in sets.values() if 1 < len(names) <= MOST_TOGETHER] for sets in (used, counted))
+    return tuple(sides)
 
 
 def _joined(wholes: Arrays, singles: Arrays, parts: Parts, best: Best, *, flipped: bool) -> list[Entry]:

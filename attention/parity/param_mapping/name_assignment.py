@@ -17,9 +17,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 _SAME = {
-    "q": "query queries q_proj query_proj to_q q_lin q_linear",
-    "k": "key keys k_proj key_proj to_k k_lin k_linear",
-    "v": "value values v_proj value_proj to_v v_lin v_linear",
+    "q": "w_qs query queries q_proj query_proj to_q q_lin q_linear",
+    "k": "w_ks key keys k_proj key_proj to_k k_lin k_linear",
+    "v": "w_vs value values v_proj value_proj to_v v_lin v_linear",
     "q weight": "wq w_q",
     "k weight": "wk w_k",
     "v weight": "wv w_v",
@@ -32,7 +32,7 @@ _SAME = {
     "q k v weight": "wqkv w_qkv",
     "q k v bias": "bqkv b_qkv",
     "k v": "kv kv_proj to_kv wkv key_value",
-    "gate up": "gate_up gate_up_proj gating_einsum",
+    "gate up": "gate_up gate_up_proj gating gating_einsum",
     "o": "out output out_proj o_proj to_out attention_output out_lin proj_out",
     "up": "fc1 fc_1 linear1 linear_1 lin1 c_fc up_proj fc_in wi intermediate dense_h_to_4h",
     "down": "fc2 fc_2 linear2 linear_2 lin2 down_proj fc_out dense_4h_to_h",
@@ -73,6 +73,8 @@ _WEIGHT = {
     "norm": 2.0,
     "embed": 2.0,
 }
+UNLIKE = 0.8
+"""What it costs two names that their parameters are used for different things: one as a kernel, the other as a table."""
 NEVER = -1.0
 """How alike two names are that say they are different things."""
 
@@ -186,7 +188,10 @@ def _total(found: Counter[str]) -> float:
 
 
 def assign(
-    first: Mapping[str, Counter[str]], second: Mapping[str, Counter[str]], fits: Callable[[str, str], bool]
+    first: Mapping[str, Counter[str]],
+    second: Mapping[str, Counter[str]],
+    fits: Callable[[str, str], bool],
+    unlike: Callable[[str, str], bool] = lambda _one, _other: False,
 ) -> dict[str, tuple[str, float]]:
     """Return the pairing of names with the greatest sum of likeness, and of each pair how much it is worth.
 
@@ -196,10 +201,11 @@ def assign(
         first: the words of the first's names, as `numbered` returns them.
         second: those of the second's.
         fits: whether two parameters may be paired at all.
+        unlike: whether two are used for different things, which counts against them.
     """
-    same = _same(first, second, fits)
+    same = _same(first, second, lambda one, other: fits(one, other) and not unlike(one, other))
     rest = {n: w for n, w in first.items() if n not in same}, {n: w for n, w in second.items() if n not in same.values()}
-    pairs = _assigned(*rest, fits) if all(rest) else {}
+    pairs = _assigned(*rest, fits, unlike) if all(rest) else {}
     found = {**{name: (other, 1.0) for name, other in same.items()}, **pairs}
     return {name: found[name] for name in first if name in found}
 
@@ -219,17 +225,22 @@ def _same(
 
 
 def _assigned(
-    first: Mapping[str, Counter[str]], second: Mapping[str, Counter[str]], fits: Callable[[str, str], bool]
+    first: Mapping[str, Counter[str]],
+    second: Mapping[str, Counter[str]],
+    fits: Callable[[str, str], bool],
+    unlike: Callable[[str, str], bool],
 ) -> dict[str, tuple[str, float]]:
     score = np.full((len(first), len(second)), NEVER)
+    against = np.zeros(score.shape)
     for row, (name, ours) in enumerate(first.items()):
         for column, (other, theirs) in enumerate(second.items()):
             if fits(name, other):
                 score[row, column] = alike(ours, theirs)
+                against[row, column] = UNLIKE * unlike(name, other)
     names, others = list(first), list(second)
     place = np.abs(np.linspace(0, 1, len(names))[:, None] - np.linspace(0, 1, len(others)))
     # A pair that may not be must cost more than all that could be won by it.
-    cost = np.where(score == NEVER, 1e6, -score - 1.0 + 1e-3 * place)
+    cost = np.where(score == NEVER, 1e6, -score - 1.0 + against + 1e-3 * place)
     # SciPy, which comes with JAX, says nothing of its types.
     best: list[np.ndarray] = list(linear_sum_assignment(cost))  # pyright: ignore[reportUnknownArgumentType]
     pairs = [(int(row), int(column)) for row, column in zip(*best, strict=True)]

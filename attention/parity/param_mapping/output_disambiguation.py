@@ -143,11 +143,11 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, 
         if not ties or len(ties) == before:
             break
         waiting = list(ties)
-    plan = _confirmed(plan, error, asked)
+    said = _confirmed(plan, error, asked)
     if error <= AGREES:
-        return plan, tuple(ties.values()), ()
+        return said, tuple(ties.values()), ()
     ties = {question: tie for question, tie in ties.items() if not _documented(question, plan)}
-    return plan, tuple(ties.values()), (*ties.values(), *_unsaid(plan))
+    return said, tuple(ties.values()), (*ties.values(), *_unsaid(plan))
 
 
 def _documented(question: Question, plan: Plan) -> bool:

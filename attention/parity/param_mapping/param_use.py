@@ -130,6 +130,14 @@ class Uses:
         self._before.append(before)
         return frozenset({at}) if kind in PRODUCTS else after
 
+    @property
+    def kinds(self) -> dict[str, frozenset[str]]:
+        """What each parameter is used for."""
+        found: dict[str, frozenset[str]] = {}
+        for use in self.found:
+            found[use.view.name] = found.get(use.view.name, frozenset()) | {use.kind}
+        return found
+
     def last(self, sets: Iterable[frozenset[int]]) -> frozenset[int]:
         """Return the uses among several sets that come before no other of them."""
         every = frozenset().union(*sets)

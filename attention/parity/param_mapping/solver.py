@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -56,9 +57,10 @@ def solve(
         uses = uses_of(first, call), uses_of(second, call)
         if uses[0] is not None and uses[1] is not None:
             alignment = Alignment(uses[0], uses[1])
-            plan = replace(plan, first=_in_order(plan.first, uses[0]), second=_in_order(plan.second, uses[1]))
+            ordered = _in_order(plan.first, uses[0]), _in_order(plan.second, uses[1])
+            plan = replace(plan, first=ordered[0], second=ordered[1], kinds=(uses[0].kinds, uses[1].kinds))
     plan = replace(plan, entries=(*plan.entries, *stacks(*plan.left, best)))
-    for entries in (fused, paired):
+    for entries in (fused, partial(paired, kinds=plan.kinds)):
         # Biases follow their kernels, whose layout is not decided yet.
         ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
         plan = replace(plan, entries=(*plan.entries, *entries(ours, theirs, best)))
