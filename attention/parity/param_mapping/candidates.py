@@ -11,7 +11,7 @@ from functools import cached_property
 
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.bias_inference import follow
-from attention.parity.param_mapping.block_moves import Shape
+from attention.parity.param_mapping.block_moves import Move, Shape
 from attention.parity.param_mapping.name_assignment import assign, numbered, words
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.shape_layouts import Layout, layouts
@@ -113,6 +113,7 @@ class Plan:
         moves += follow(moves, *self.left)
         rest = replace(self, entries=(*self.entries, *(Entry(((move,),), "") for move in moves)))
         moves += [move for entry in paired(*rest.left, kinds=self.kinds) for move in entry.moves]
+        moves = _without_halves(moves, self.first, self.second)
         ends = [{move.first.name for move in (*moves, *self.copies)}, {move.second.name for move in (*moves, *self.copies)}]
         left = [
             tuple(name for name in arrays if name not in end)
@@ -142,6 +143,16 @@ class Plan:
         places = set(places)
         entries = (replace(e, evidence=evidence) if at in places else e for at, e in enumerate(self.entries))
         return replace(self, entries=tuple(entries))
+
+
+def _without_halves(moves: list[Move], first: Arrays, second: Arrays) -> list[Move]:
+    """Return the moves without a recurrent bias that the other program has added to a second one: no map says that."""
+    for side, arrays in (("first", first), ("second", second)):
+        moved = {getattr(move, side).name for move in moves}
+        spare = {name for name in arrays if name not in moved and "bias" in words(name)}
+        halves = {name.replace(one, other) for name in spare for one, other in (("ih", "hh"), ("hh", "ih")) if one in name}
+        moves = [move for move in moves if getattr(move, side).name not in halves]
+    return moves
 
 
 @dataclass(frozen=True)

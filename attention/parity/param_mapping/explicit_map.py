@@ -37,7 +37,9 @@ Line = str | None | list[str] | tuple[Any, ...]
 Given = Mapping[Any, Line]
 
 
-def explicit(first: Program, second: Program, given: Given | Sequence[tuple[Any, Any]]) -> tuple[tuple[Move, ...], frozenset[str]]:
+def explicit(
+    first: Program, second: Program, given: Given | Sequence[tuple[Any, Any]]
+) -> tuple[tuple[Move, ...], frozenset[str]]:
     """Return the moves of a mapping that the user wrote, and the names that it leaves over.
 
     Args:
@@ -114,13 +116,14 @@ def _named(program: Program, key: Any) -> list[tuple[str, Found]]:
     """Return what a key names.
 
     Raises:
-        ParamError: nothing.
+        ParamError: it names nothing.
     """
-    found = _matches(program, key)
-    if not found:
-        wrong = next((each for each in key if not _matches(program, each)), key) if isinstance(key, tuple) else key
-        _ = _known(program, wrong)
-    return found
+    several: tuple[Any, ...] = key if isinstance(key, tuple) else (key,)
+    found = [_matches(program, each) for each in several]
+    for each, hits in zip(several, found, strict=True):
+        if not hits:
+            _ = _known(program, each)
+    return [hit for hits in found for hit in hits]
 
 
 def _lines(first: Program, second: Program, key: Any, line: Any) -> list[Move]:
@@ -131,7 +134,11 @@ def _lines(first: Program, second: Program, key: Any, line: Any) -> list[Move]:
         raise ParamError(f"{key!r} is given {line!r}, which must be a name, (name, order), a list of names, or None")
     target = line[0] if isinstance(line, tuple) else line
     if not isinstance(target, str):
-        return [move for name, fill in names for move in _parts(first, second, name, [fill(str(part)) for part in cast("Any", target)])]
+        return [
+            move
+            for name, fill in names
+            for move in _parts(first, second, name, [fill(str(part)) for part in cast("Any", target)])
+        ]
     ends = [fill(target) for _, fill in names]
     if len({*ends}) == 1 and len(names) > 1:
         order = line[1] if isinstance(line, tuple) else None
@@ -169,7 +176,9 @@ def _line(first: Program, second: Program, name: str, line: Any) -> Moves:
 
 def _is_pair(order: Any) -> bool:
     """Return whether an order is a pair of an order and a shape, either of which may be None."""
-    return isinstance(order, tuple) and len(order) == 2 and any(each is None or isinstance(each, (tuple, list)) for each in order)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return (
+        isinstance(order, tuple) and len(order) == 2 and any(each is None or isinstance(each, (tuple, list)) for each in order)
+    )  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def _transposed(name: str, labels: np.ndarray, order: object) -> np.ndarray:
@@ -198,6 +207,10 @@ def _joined(first: Program, second: Program, names: list[str], whole: str, order
     shape, parts = _known(second, whole).shape, {name: _known(first, name).shape for name in names}
     best = preference(names[0], whole, (first.framework, second.framework))
     axes = int(stacked and shape[:1] == (len(names),))
+    if _is_pair(order):
+        order, end = order
+        if end is not None and tuple(end) != shape[axes:]:
+            raise ParamError(f"shape {end} of {names[0]} must be {shape[axes:]}, that of a layer of {whole}")
     wanted = tuple(reversed(range(len(parts[names[0]])))) if order == "transpose" else order
     for moves in fusions(whole, shape, parts, best, stacked=axes):
         if wanted is None or (moves[0].axes, moves[0].order) == simplified(parts[names[0]], tuple(wanted)):

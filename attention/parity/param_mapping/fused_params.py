@@ -19,6 +19,7 @@ from attention.parity.param_mapping.param_use import Uses
 from attention.parity.param_mapping.shape_layouts import fusions
 from attention.parity.param_mapping.value_search import Moves
 
+
 @dataclass(frozen=True)
 class Parts:
     """Words of which several names have one each.

@@ -156,7 +156,9 @@ def _documented(question: Question, plan: Plan) -> bool:
     fused = not question.siblings and all(len(plan.entries[place].choices[0]) > 1 for place in question.places)
     said = all(plan.entries[place].evidence.startswith("names") for place in question.places)
     # Parts that the names tell stand in the order of their words: q, k, v.
-    return (fused and said) or not question.siblings and all(documented(name) for m in moves for name in (m.first.name, m.second.name))
+    return (fused and said) or (
+        not question.siblings and all(documented(name) for m in moves for name in (m.first.name, m.second.name))
+    )
 
 
 def _unsaid(plan: Plan) -> list[str]:

@@ -167,7 +167,11 @@ class ParamMap:
         lines = [f"{a:{wide[0]}}  ->  {b:{wide[1]}}   {c:{wide[2]}}   by {d}" for a, b, c, d in rows]
         for side, names in zip(("first", "second"), self.left_over, strict=True):
             lines += [f"left over in the {side}: {', '.join(names)}"] if names else []
-        return "\n".join([line.removesuffix("   by ").rstrip() for line in lines] + [f"tie: {tie}" for tie in self.ties] + [f"open: {each}" for each in self.open])
+        return "\n".join(
+            [line.removesuffix("   by ").rstrip() for line in lines]
+            + [f"tie: {tie}" for tie in self.ties]
+            + [f"open: {each}" for each in self.open]
+        )
 
     @checked(path=PATH)
     def to_json(self, path: str | Path) -> None:

@@ -63,7 +63,7 @@ class View:
             taken, stride = 1, digits[-1][1] if digits else 0
             while taken < size and digits:
                 extent, step = digits.pop()
-                if step != stride * taken or (size // taken) % extent and extent % (size // taken):
+                if step != stride * taken or ((size // taken) % extent and extent % (size // taken)):
                     return View(self.name, self.start, shape, None)
                 part = min(extent, size // taken)
                 taken *= part
