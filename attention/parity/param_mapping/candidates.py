@@ -244,14 +244,14 @@ def paired(
     found: dict[str, Entry] = {}
     # Only arrays of one size can be the same, so that the pairs are sought size by size.
     for size in dict.fromkeys(array.size for array in first.values()):
-        sides = (
+        mine, yours = (
             {n: said[n] for n, x in side.items() if x.size == size} for said, side in zip(names, (first, second), strict=True)
         )
-        for one, (other, score) in assign(*sides, lambda a, b: bool(between(a, b)), unlike).items():
+        for one, (other, score) in assign(mine, yours, lambda a, b: bool(between(a, b)), unlike).items():
             start, end = first[one].shape, second[other].shape
             ranked = best(one, other)(between(one, other), start, end)
             choices = tuple((each.move(one, start, other, end),) for each in ranked)
-            alone = all(len(side) == 1 for side in sides)
+            alone = len(mine) == len(yours) == 1
             evidence = "names" if score > 0 else ALONE if alone else "shapes"
             found[one] = Entry(tuple(dict.fromkeys(choices)), evidence)
     return [found[one] for one in first if one in found]

@@ -30,7 +30,7 @@ def table(found: ParamMap) -> str:
             (f"{key[0]} {m[0].first.shape}", f"{key[1]} {m[0].second.shape}", m[0].words, key[3], len(m))
             for key, m in rows.items()
         ]
-        wide = [max(len(row[column]) for row in cells) for column in range(3)]
+        wide = [max(len(str(row[column])) for row in cells) for column in range(3)]
         lines += [
             f"  {a:{wide[0]}}  ->  {b:{wide[1]}}   {c:{wide[2]}}   by {d or 'its name'}{f'   {n} times' if n > 1 else ''}"
             for a, b, c, d, n in cells

@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from attention.exchange.dialect import Dialect
 from attention.parity.adapters import Call, Program, program
-from attention.parity.param_mapping.explicit_map import Given, explicit, table
+from attention.parity.param_mapping.dialect_map import table
+from attention.parity.param_mapping.explicit_map import Given, explicit
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.solver import solve
 from attention.spec.errors import ParamError

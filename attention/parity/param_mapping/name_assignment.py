@@ -47,7 +47,8 @@ _SAME = {
     "embed": "emb wte embed_tokens tok_embeddings token_embedding word_embeddings tok_emb token",
     "embed type": "token_type_embeddings token_type_embedding token_types token_type type_embeddings type_embedding "
     "segment_embeddings segment_embedding segment_embed",
-    "embed pos": "wpe pos_embed pos_embedding position_embeddings position_embedding positional_embedding pos_emb pos_embeds embed_positions "
+    "embed pos": "wpe pos_embed pos_embedding position_embeddings position_embedding positional_embedding "
+    "pos_emb pos_embeds embed_positions "
     "position positional pos_table",
     "encoder": "enc",
     "decoder": "dec",

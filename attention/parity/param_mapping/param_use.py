@@ -140,7 +140,7 @@ class Uses:
 
     def last(self, sets: Iterable[frozenset[int]]) -> frozenset[int]:
         """Return the uses among several sets that come before no other of them."""
-        every = frozenset().union(*sets)
+        every = frozenset[int]().union(*sets)
         if len(every) < 2:
             return every
         before = 0
