@@ -11,7 +11,6 @@ import pytest
 
 from attention.parity.adapters import Arrays, Call, Made, Program
 from attention.parity.param_mapping import ParamMap, match
-from attention.parity.param_mapping.map_table import table
 from attention.parity.param_mapping.name_assignment import numbered, told_apart
 from attention.parity.param_mapping.parameter_values import learned
 from attention.spec.errors import ParamError
@@ -213,7 +212,7 @@ class TestOpen:
         found = match(Fake(self.SIDES[0], "torch", even), Fake(self.SIDES[1], "jax", odd), CALL)
         assert any("is not told" in line for line in found.open)
         assert "open: " in str(found)
-        assert "open: " in table(found)
+        assert "open: " in found.table
 
     def test_programs_under_an_open_map_cannot_be_compared_and_the_message_says_how_they_can(self) -> None:
         pair = Fake(self.SIDES[0], "torch", even), Fake(self.SIDES[1], "jax", odd)
@@ -241,11 +240,42 @@ class TestOpen:
 
     def test_a_table_shows_layers_that_are_alike_on_one_line(self) -> None:
         first = drawn({f"layers.{i}.fc.weight": (4, 6) for i in range(12)})
-        text = table(matched(first, drawn({f"block_{i}.fc.kernel": (6, 4) for i in range(12)}, 9)))
+        text = matched(first, drawn({f"block_{i}.fc.kernel": (6, 4) for i in range(12)}, 9)).table
         assert text.splitlines() == [
             "layers.{i}",
             "  fc.weight (4, 6)  ->  block_{i}.fc.kernel (6, 4)   transposed   by names   12 times",
         ]
+
+
+class TestExchanges:
+    def test_names_that_mislead_are_overruled_by_the_outputs(self) -> None:
+        """Norms of ones, whose values hide the exchange, in programs whose use of them cannot be followed."""
+        first = {"input_layernorm.weight": np.ones(6), "post_attention_layernorm.weight": np.ones(6), "fc.weight": draw(6, 6)}
+        second = {
+            "feedforward_layernorm.scale": np.ones(6),
+            "self_attention_layernorm.scale": np.ones(6),
+            "fc.kernel": draw(6, 6).T.copy(),
+        }
+
+        def ours(p: Arrays, x: np.ndarray) -> np.ndarray:
+            return np.tanh((x * p["input_layernorm.weight"]) @ p["fc.weight"].T) * p["post_attention_layernorm.weight"]
+
+        def theirs(p: Arrays, x: np.ndarray) -> np.ndarray:
+            return np.tanh((x * p["self_attention_layernorm.scale"]) @ p["fc.kernel"]) * p["feedforward_layernorm.scale"]
+
+        found = match(Fake(first, "torch", ours), Fake(second, "jax", theirs), CALL)
+        assert told(found)["input_layernorm.weight"] == "self_attention_layernorm.scale"
+        assert {move.evidence for move in found.moves if "norm" in move.first.name} == {"outputs agree"}
+
+    def test_names_that_both_sides_tell_apart_are_not(self) -> None:
+        """A port that uses norm2 for norm1 is wrong, and its map does not hide it."""
+        first = {"norm1.weight": np.ones(6), "norm2.weight": np.ones(6)}
+        second = {"norm1.scale": np.ones(6), "norm2.scale": np.ones(6)}
+        sides = (
+            Fake(first, "torch", lambda p, x: np.tanh(x * p["norm1.weight"]) * p["norm2.weight"]),
+            Fake(second, "jax", lambda p, x: np.tanh(x * p["norm2.scale"]) * p["norm1.scale"]),
+        )
+        assert told(match(*sides, CALL)) == {"norm1.weight": "norm1.scale", "norm2.weight": "norm2.scale"}
 
 
 class TestCost:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.candidates import ALONE, Plan, Question, questions
 from attention.parity.param_mapping.layout_conventions import documented
-from attention.parity.param_mapping.name_assignment import words
+from attention.parity.param_mapping.name_assignment import told_apart, words
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.symmetrized_values import Veil
 from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
@@ -40,6 +41,9 @@ GUESSED = frozenset({"names", "shapes", ALONE, NAMES_AND_USE, USE})
 """Evidence that the outputs may better."""
 MOST_ELEMENTS = 10**8
 """A larger program whose map leaves no question is not run to confirm it."""
+WEAK = frozenset({"names", "shapes"})
+"""Evidence of pairs that are exchanged where outputs differ."""
+MOST_EXCHANGES = 24
 NOISE = 0.3
 """Of what is added to the parameters, relative to their size."""
 
@@ -143,11 +147,36 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, 
         if not ties or len(ties) == before:
             break
         waiting = list(ties)
+    if error > AGREES:
+        plan, error = _exchanged(plan, trial, values, error)
     said = _confirmed(plan, error, asked)
     if error <= AGREES:
         return said, tuple(ties.values()), ()
     ties = {question: tie for question, tie in ties.items() if not _documented(question, plan)}
     return said, tuple(ties.values()), (*ties.values(), *_unsaid(plan))
+
+
+def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[Plan, float]:
+    """Return the plan after the exchange of two kinds of parameters, in all layers, that makes the outputs agree, if one does.
+
+    Names alone may mislead: `input_layernorm` and `post_attention_layernorm` beside `feedforward_layernorm` and
+    `self_attention_layernorm`. What names tell apart on both sides, or the order of use confirms, is not exchanged.
+    """
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for place, entry in enumerate(plan.entries):
+        if entry.evidence in WEAK and len(entry.choices[0]) == 1:
+            kinds.setdefault((entry.choices[0][0].first.shape, entry.choices[0][0].second.shape, entry.kind), []).append(place)
+    pairs = [(a, b) for a, b in combinations(kinds, 2) if a[:2] == b[:2] and len(kinds[a]) == len(kinds[b])]
+    for one, other in pairs[:MOST_EXCHANGES]:
+        changed = plan
+        for first, second in zip(kinds[one], kinds[other], strict=True):
+            moves = plan.entries[first].choices[0][0], plan.entries[second].choices[0][0]
+            if not told_apart((moves[0].first.name, moves[1].first.name), (moves[0].second.name, moves[1].second.name)):
+                changed = changed.swapped(first, second)
+        now = error if changed is plan or trial.runs + 2 > MOST_RUNS else trial.error(changed, values)
+        if now <= AGREES:
+            return changed, now
+    return plan, error
 
 
 def _documented(question: Question, plan: Plan) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from attention.parity.adapters import Arrays
+from attention.parity.param_mapping import map_table
 from attention.parity.param_mapping.block_moves import Block, Move, Shape
 from attention.spec.disk import brief, listed, read_json, write_text
 from attention.spec.errors import FileError, ParamError
@@ -172,6 +173,11 @@ class ParamMap:
             + [f"tie: {tie}" for tie in self.ties]
             + [f"open: {each}" for each in self.open]
         )
+
+    @property
+    def table(self) -> str:
+        """The map block by block, what is alike in several layers on one line."""
+        return map_table.table(self)
 
     @checked(path=PATH)
     def to_json(self, path: str | Path) -> None:
