@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -49,17 +50,21 @@ def follow(moves: Sequence[Move], first: Arrays, second: Arrays) -> list[Move]:
     return [move for move in found if move.second.name not in gone]
 
 
+@cache
 def stem(name: str) -> tuple[str, ...]:
     """Return the pieces of a name that a kernel and its bias share.
 
     >>> stem("attn.in_proj_weight"), stem("attn.wq"), stem("attn.bq")
     (('attn', 'in', 'proj'), ('attn', 'q'), ('attn', 'q'))
     """
-    pieces = ((piece, words(piece)) for piece in spelt(name))
+    pieces = spelt(name)
     roles = {"weight", "bias"}
-    return tuple(
-        word for piece, meant in pieces for word in ([w for w in meant if w not in roles] if roles & {*meant} else [piece])
-    )
+    found: list[str] = []
+    for at, piece in enumerate(pieces):
+        # What is called gamma within a name is a module.
+        meant = words(piece) if at >= len(pieces) - 2 else ()
+        found += [word for word in meant if word not in roles] if roles & {*meant} else [piece]
+    return tuple(found)
 
 
 def _plain(bias: str, shape: Shape, parts: list[Move], name: str, end: Shape) -> tuple[Move, ...]:

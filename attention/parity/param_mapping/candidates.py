@@ -5,18 +5,22 @@ map = what was decided + the first choice of every entry + biases that follow th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.bias_inference import follow
-from attention.parity.param_mapping.block_moves import Shape
+from attention.parity.param_mapping.block_moves import Move, Shape
 from attention.parity.param_mapping.name_assignment import assign, numbered, words
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.shape_layouts import Layout, layouts
 from attention.parity.param_mapping.value_search import Moves
 
+Kinds = Mapping[str, frozenset[str]]
+"""What each parameter is used for."""
+ANY: frozenset[str] = frozenset()
+ALONE = "the only ones of their size"
 Preference = Callable[[list[Layout], Shape, Shape], list[Layout]]
 """Puts the layouts between two shapes in order, the likely one first."""
 Best = Callable[[str, str], Preference]
@@ -53,7 +57,13 @@ class Entry:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What entries have in common whose layout is one question: names but for numbers, shapes, and choices."""
+        """What entries have in common whose layout is one question: names but for numbers, shapes, and choices.
+
+        Fused arrays are fused alike everywhere, so that their parts alone count.
+        """
+        if len(self.choices[0]) > 1:
+            move = self.choices[0][0]
+            return (len(self.choices[0]), len(self.choices), len(move.first.shape), len(move.second.shape), move.first.whole)
         ends = [(_numberless(m.first.name), m.first.shape, _numberless(m.second.name), m.second.shape) for m in self.choices[0]]
         return (tuple(ends), len(self.choices))
 
@@ -77,6 +87,7 @@ class Plan:
         copies: tied arrays.
         siblings: sets of entries, by their places, that their names do not tell apart.
         apart: names of the first that are to be left over.
+        kinds: what the parameters of both are used for, where that is known: "product", "gather", "scale", "sum".
     """
 
     first: Arrays
@@ -85,6 +96,7 @@ class Plan:
     copies: Moves = ()
     siblings: tuple[tuple[int, ...], ...] = ()
     apart: frozenset[str] = frozenset()
+    kinds: tuple[Kinds, Kinds] = ({}, {})
 
     @property
     def left(self) -> tuple[Arrays, Arrays]:
@@ -100,7 +112,8 @@ class Plan:
         moves = [move for entry in self.entries for move in entry.moves]
         moves += follow(moves, *self.left)
         rest = replace(self, entries=(*self.entries, *(Entry(((move,),), "") for move in moves)))
-        moves += [move for entry in paired(*rest.left) for move in entry.moves]
+        moves += [move for entry in paired(*rest.left, kinds=self.kinds) for move in entry.moves]
+        moves = _without_halves(moves, self.first, self.second)
         ends = [{move.first.name for move in (*moves, *self.copies)}, {move.second.name for move in (*moves, *self.copies)}]
         left = [
             tuple(name for name in arrays if name not in end)
@@ -132,6 +145,16 @@ class Plan:
         return replace(self, entries=tuple(entries))
 
 
+def _without_halves(moves: list[Move], first: Arrays, second: Arrays) -> list[Move]:
+    """Return the moves without a recurrent bias that the other program has added to a second one: no map says that."""
+    for side, arrays in (("first", first), ("second", second)):
+        moved = {getattr(move, side).name for move in moves}
+        spare = {name for name in arrays if name not in moved and "bias" in words(name)}
+        halves = {name.replace(one, other) for name in spare for one, other in (("ih", "hh"), ("hh", "ih")) if one in name}
+        moves = [move for move in moves if getattr(move, side).name not in halves]
+    return moves
+
+
 @dataclass(frozen=True)
 class Question:
     """Something that neither values nor names decide.
@@ -153,15 +176,17 @@ class Question:
         count = len(plan.entries[self.places[0]].choices)
         return [plan, *(plan.chosen(self.places, choice) for choice in range(1, count))]
 
-    def split(self) -> list[Question]:
+    def split(self, plan: Plan) -> list[Question]:
         """Return the question of layout for each entry by itself, where that is another question."""
-        return [Question((place,)) for place in self.places] if not self.siblings and len(self.places) > 1 else []
+        if self.siblings or len(plan.entries[self.places[0]].choices[0]) > 1:
+            return []
+        return [Question((place,)) for place in self.places] if len(self.places) > 1 else []
 
-    def next(self, *, settled: bool) -> list[Question]:
+    def next(self, plan: Plan, *, settled: bool) -> list[Question]:
         """Return what is to be asked when this is answered: the remaining siblings, or entry by entry what is not settled."""
         if self.siblings:
             return [Question(self.places[1:], siblings=True)] if len(self.places) > 2 else []
-        return [] if settled else self.split()
+        return [] if settled else self.split(plan)
 
     def beside(self, asked: Question) -> Question:
         """Return what is open of this question while another is asked."""
@@ -189,13 +214,19 @@ def questions(plan: Plan) -> list[Question]:
     return [Question(tuple(places)) for places in kinds.values()] + [Question(each, siblings=True) for each in plan.siblings]
 
 
-def paired(first: Arrays, second: Arrays, best: Best = lambda _one, _other: lambda found, _start, _end: found) -> list[Entry]:
+def paired(
+    first: Arrays,
+    second: Arrays,
+    best: Best = lambda _one, _other: lambda found, _start, _end: found,
+    kinds: tuple[Kinds, Kinds] = ({}, {}),
+) -> list[Entry]:
     """Return the pairing of whole arrays that their names and shapes say, each in every layout that the shapes leave.
 
     Args:
         first: the first program's parameters that are left.
         second: the second's.
         best: of two names: what puts layouts in order of preference.
+        kinds: what the parameters are used for.
     """
     names = numbered(list(first)), numbered(list(second))
     ways: dict[tuple[Shape, Shape], list[Layout]] = {}
@@ -206,15 +237,21 @@ def paired(first: Arrays, second: Arrays, best: Best = lambda _one, _other: lamb
             ways[shapes] = layouts(*shapes)
         return ways[shapes]
 
+    def unlike(one: str, other: str) -> bool:
+        ours, theirs = kinds[0].get(one, ANY), kinds[1].get(other, ANY)
+        return not ours & theirs and ANY not in (ours, theirs) and "other" not in ours | theirs
+
     found: dict[str, Entry] = {}
     # Only arrays of one size can be the same, so that the pairs are sought size by size.
     for size in dict.fromkeys(array.size for array in first.values()):
-        sides = (
+        mine, yours = (
             {n: said[n] for n, x in side.items() if x.size == size} for said, side in zip(names, (first, second), strict=True)
         )
-        for one, (other, score) in assign(*sides, lambda a, b: bool(between(a, b))).items():
+        for one, (other, score) in assign(mine, yours, lambda a, b: bool(between(a, b)), unlike).items():
             start, end = first[one].shape, second[other].shape
             ranked = best(one, other)(between(one, other), start, end)
             choices = tuple((each.move(one, start, other, end),) for each in ranked)
-            found[one] = Entry(tuple(dict.fromkeys(choices)), "names" if score > 0 else "shapes")
+            alone = len(mine) == len(yours) == 1
+            evidence = "names" if score > 0 else ALONE if alone else "shapes"
+            found[one] = Entry(tuple(dict.fromkeys(choices)), evidence)
     return [found[one] for one in first if one in found]

@@ -14,9 +14,11 @@ from itertools import islice
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Shape
 from attention.parity.param_mapping.candidates import Best, Entry, backward
-from attention.parity.param_mapping.name_assignment import assign, numbered, words
+from attention.parity.param_mapping.name_assignment import assign, numbered, spelt, words
+from attention.parity.param_mapping.param_use import Uses
 from attention.parity.param_mapping.shape_layouts import fusions
 from attention.parity.param_mapping.value_search import Moves
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -52,6 +54,8 @@ PARTS = (
     Parts(("ir", "iz", "in"), "ih"),
     Parts(("hr", "hz", "hn"), "hh"),
 )
+MOST_TOGETHER = 64
+"""Arrays that may be one of the other program's, where no word says so."""
 MOST_CHOICES = 48
 """How many layouts of a fused array are kept."""
 
@@ -65,6 +69,51 @@ def fused(first: Arrays, second: Arrays, best: Best) -> list[Entry]:
             ours, theirs = ({n: x for n, x in side.items() if n not in used} for side in (first, second))
             found += _joined(*((theirs, ours) if flipped else (ours, theirs)), parts, best, flipped=flipped)
     return found
+
+
+def leftover(first: Arrays, second: Arrays, best: Best, uses: tuple[Uses | None, Uses | None]) -> list[Entry]:
+    """Return the entries of arrays that neither names nor shapes have paired, and that hold several of the other's.
+
+    Several belong together if they differ in a number alone, or if they are used on the same arrays, one after another. They
+    must be as large as the whole together, and as many sets must be so as there are wholes.
+
+    Args:
+        first: the first program's parameters that are left, in the order of use.
+        second: the second's.
+        best: the preference among layouts, by the names of two parameters.
+        uses: of both programs, where they are known.
+    """
+    found: list[Entry] = []
+    for flipped in (False, True):
+        wholes, singles = (second, first) if flipped else (first, second)
+        sets = _together(singles, uses[0] if flipped else uses[1])
+        for size in dict.fromkeys(array.size for array in wholes.values()):
+            several = [name for name, array in wholes.items() if array.size == size]
+            # What several are used on says more than their numbers.
+            ways = ([names for names in each if sum(singles[name].size for name in names) == size] for each in sets)
+            fitting = next((way for way in ways if len(way) == len(several)), None)
+            if fitting is not None:
+                for whole, names in zip(several, fitting, strict=True):
+                    parts = {name: singles[name].shape for name in names}
+                    choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped)
+                    found += [Entry(choices, "shapes")] if choices else []
+        gone = {block.name for entry in found for m in entry.choices[0] for block in (m.first, m.second)}
+        first, second = ({n: x for n, x in side.items() if n not in gone} for side in (first, second))
+    return found
+
+
+def _together(singles: Arrays, uses: Uses | None) -> tuple[list[tuple[str, ...]], ...]:
+    """Return the sets of arrays that are used on the same, and those that differ in a number, each in order."""
+    used: dict[tuple[object, ...], list[str]] = {}
+    counted: dict[tuple[object, ...], list[str]] = {}
+    first = {} if uses is None else {use.view.name: use for use in reversed(uses.found)}
+    for name, array in singles.items():
+        key = tuple("#" if piece.isdigit() else piece for piece in spelt(name))
+        counted.setdefault((key, array.ndim), []).append(name)
+        if name in first:
+            used.setdefault((first[name].after, first[name].kind, array.ndim), []).append(name)
+    sides = ([tuple(names) for names in sets.values() if 1 < len(names) <= MOST_TOGETHER] for sets in (used, counted))
+    return tuple(sides)
 
 
 def _joined(wholes: Arrays, singles: Arrays, parts: Parts, best: Best, *, flipped: bool) -> list[Entry]:

@@ -28,8 +28,28 @@ MOST_TURNS = 256
 _SUMS = frozenset({"add", "sub", "add_any"})
 _SCALES = frozenset({"mul", "div"})
 _KEEPS = frozenset(
-    "convert_element_type copy copy_p stop_gradient neg exp log tanh logistic abs sqrt rsqrt square integer_pow sign name"
-    " reduce_precision optimization_barrier sharding_constraint pvary".split()
+    [
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "stop_gradient",
+        "neg",
+        "exp",
+        "log",
+        "tanh",
+        "logistic",
+        "abs",
+        "sqrt",
+        "rsqrt",
+        "square",
+        "integer_pow",
+        "sign",
+        "name",
+        "reduce_precision",
+        "optimization_barrier",
+        "sharding_constraint",
+        "pvary",
+    ]
 )
 _JOINS = frozenset({"concatenate", "select_n", "max", "min", "pad", "dynamic_update_slice", "clamp"})
 
@@ -69,19 +89,11 @@ class _Reader:
 
     def _equation(self, eqn: Any, inputs: list[Seen]) -> list[Seen]:
         name, p = eqn.primitive.name, eqn.params
-        if name == "scan":
-            return self._scan(eqn, inputs)
-        if name == "cond":
-            made = [self.read(branch, inputs[1:]) for branch in p["branches"]]
-            return [self._joined(each) for each in zip(*made, strict=True)]
-        if name == "while":
-            return self.read(p["body_jaxpr"], inputs[p["cond_nconsts"] :])
+        if name in _LOOPS:
+            return _LOOPS[name](self, eqn, inputs)
         body = next((p[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in p), None)
         if body is not None and len(getattr(body, "jaxpr", body).invars) == len(inputs):
             return self.read(body, inputs)
-        views = [x for x in inputs if isinstance(x, View)]
-        if not views:
-            return [self.uses.last(x for x in inputs if not isinstance(x, View))] * len(eqn.outvars)
         if name in _MOVES and isinstance(inputs[0], View):
             return [_MOVES[name](inputs[0], eqn)]
         if name in _KEEPS and len(inputs) == 1:
@@ -92,6 +104,8 @@ class _Reader:
         """Return what an equation makes of parameters and other arrays."""
         views = [x for x in inputs if isinstance(x, View)]
         after = self.uses.last(x for x in inputs if not isinstance(x, View))
+        if not views:
+            return after
         shape = eqn.outvars[0].aval.shape
         if not self._depends(eqn, inputs) and name in _SUMS | _SCALES and len({view.name for view in views}) == 1:
             # 1 + scale, or scale times a constant, is still the scale.
@@ -106,13 +120,9 @@ class _Reader:
         return made
 
     def _depends(self, eqn: Any, inputs: list[Seen]) -> bool:
-        """Return whether an operand was made of parameters or is as large as the result, as one made of inputs is."""
-        size = max(x.shape.__len__() for x in inputs if isinstance(x, View))
-        return any(
-            x is not NOTHING or len(atom.aval.shape) > size
-            for x, atom in zip(inputs, eqn.invars, strict=True)
-            if not isinstance(x, View)
-        ) or any(not isinstance(x, View) and atom.aval.size > 1 for x, atom in zip(inputs, eqn.invars, strict=True))
+        """Return whether an operand beside the parameter is more than a number: made of parameters, or of inputs."""
+        others = [(x, atom) for x, atom in zip(inputs, eqn.invars, strict=True) if not isinstance(x, View)]
+        return any(x or atom.aval.size > 1 for x, atom in others)
 
     def _kind(self, eqn: Any, name: str, inputs: list[Seen], view: View) -> tuple[str, dict[str, Any]]:
         p, side = eqn.params, next(at for at, x in enumerate(inputs) if x is view)
@@ -132,6 +142,13 @@ class _Reader:
             return several[0]
         return self.uses.last(x for x in several if not isinstance(x, View))
 
+    def _cond(self, eqn: Any, inputs: list[Seen]) -> list[Seen]:
+        made = [self.read(branch, inputs[1:]) for branch in eqn.params["branches"]]
+        return [self._joined(each) for each in zip(*made, strict=True)]
+
+    def _while(self, eqn: Any, inputs: list[Seen]) -> list[Seen]:
+        return self.read(eqn.params["body_jaxpr"], inputs[eqn.params["cond_nconsts"] :])
+
     def _scan(self, eqn: Any, inputs: list[Seen]) -> list[Seen]:
         p = eqn.params
         # JAX 0.11 groups the operands where 0.10 counts them.
@@ -148,6 +165,13 @@ class _Reader:
             made.append(results[m:])
         outputs = [self._joined(each) for each in zip(*made, strict=True)] if made else [NOTHING] * (len(eqn.outvars) - m)
         return [*carry, *outputs]
+
+
+_LOOPS: dict[str, Callable[[_Reader, Any, list[Seen]], list[Seen]]] = {
+    "scan": _Reader._scan,  # noqa: SLF001 the class's own file
+    "cond": _Reader._cond,  # noqa: SLF001
+    "while": _Reader._while,  # noqa: SLF001
+}
 
 
 def _row(x: Seen, turn: int) -> Seen:
@@ -178,7 +202,9 @@ def _broadcast(view: View, eqn: Any) -> View:
     if view.strides is None:
         return replace(view, shape=shape)
     at = {axis: own for own, axis in enumerate(eqn.params["broadcast_dimensions"])}
-    strides = tuple(view.strides[at[axis]] if axis in at and view.shape[at[axis]] == size else 0 for axis, size in enumerate(shape))
+    strides = tuple(
+        view.strides[at[axis]] if axis in at and view.shape[at[axis]] == size else 0 for axis, size in enumerate(shape)
+    )
     # A broadcast array counts no further elements.
     kept = tuple(size if stride else 1 for size, stride in zip(shape, strides, strict=True))
     return replace(view, shape=kept if kept == shape else shape, strides=strides)

@@ -1,7 +1,7 @@
 """Print a parameter map block by block, and as the mapping of names that `match` and `compare` take.
 
-    layers.{0..11}    12 blocks
-      attn.q.weight (8, 8)    ->    blocks_{i}.query.kernel (8, 8)    transposed    by values
+layers.{0..11}    12 blocks
+  attn.q.weight (8, 8)    ->    blocks_{i}.query.kernel (8, 8)    transposed    by values
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ def table(found: ParamMap) -> str:
     lines: list[str] = []
     for block, rows in blocks.items():
         lines.append(block or "(outside all blocks)")
-        cells = [(f"{key[0]} {m[0].first.shape}", f"{key[1]} {m[0].second.shape}", m[0].words, key[3], len(m)) for key, m in rows.items()]
-        wide = [max(len(row[column]) for row in cells) for column in range(3)]
+        cells = [
+            (f"{key[0]} {m[0].first.shape}", f"{key[1]} {m[0].second.shape}", m[0].words, key[3], len(m))
+            for key, m in rows.items()
+        ]
+        wide = [max(len(str(row[column])) for row in cells) for column in range(3)]
         lines += [
             f"  {a:{wide[0]}}  ->  {b:{wide[1]}}   {c:{wide[2]}}   by {d or 'its name'}{f'   {n} times' if n > 1 else ''}"
             for a, b, c, d, n in cells

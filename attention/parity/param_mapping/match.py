@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from attention.exchange.dialect import Dialect
 from attention.parity.adapters import Call, Program, program
-from attention.parity.param_mapping.explicit_map import Given, explicit, table
+from attention.parity.param_mapping.dialect_map import table
+from attention.parity.param_mapping.explicit_map import Given, explicit
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.solver import solve
 from attention.spec.errors import ParamError
@@ -29,8 +30,8 @@ def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -
         call: inputs to run both on, as `compare` takes them, where values, names and shapes leave a question open; None
             leaves it a tie.
         given: what is known. None: nothing. A mapping of the first's names to the second's, with patterns, in either
-            direction, or a list of pairs (see `explicit_map.explicit`): what it does not name is solved. A `ParamMap`: it alone. `(Dialect, Contract)` or `(Dialect, Dialect, Contract)`: the
-            layers of the table; the rest is solved.
+            direction, or a list of pairs (see `explicit_map.explicit`): what it does not name is solved. A `ParamMap`: it
+            alone. `(Dialect, Contract)` or `(Dialect, Dialect, Contract)`: the layers of the table; the rest is solved.
 
     Returns:
         A bijection of all that has a counterpart; the rest is in `left_over`. Programs that share nothing give an empty map.

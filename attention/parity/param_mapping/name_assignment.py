@@ -17,9 +17,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 _SAME = {
-    "q": "query queries q_proj query_proj to_q q_lin q_linear",
-    "k": "key keys k_proj key_proj to_k k_lin k_linear",
-    "v": "value values v_proj value_proj to_v v_lin v_linear",
+    "q": "w_qs query queries q_proj query_proj to_q q_lin q_linear",
+    "k": "w_ks key keys k_proj key_proj to_k k_lin k_linear",
+    "v": "w_vs value values v_proj value_proj to_v v_lin v_linear",
     "q weight": "wq w_q",
     "k weight": "wk w_k",
     "v weight": "wv w_v",
@@ -32,7 +32,7 @@ _SAME = {
     "q k v weight": "wqkv w_qkv",
     "q k v bias": "bqkv b_qkv",
     "k v": "kv kv_proj to_kv wkv key_value",
-    "gate up": "gate_up gate_up_proj gating_einsum",
+    "gate up": "gate_up gate_up_proj gating gating_einsum",
     "o": "out output out_proj o_proj to_out attention_output out_lin proj_out",
     "up": "fc1 fc_1 linear1 linear_1 lin1 c_fc up_proj fc_in wi intermediate dense_h_to_4h",
     "down": "fc2 fc_2 linear2 linear_2 lin2 down_proj fc_out dense_4h_to_h",
@@ -47,13 +47,14 @@ _SAME = {
     "embed": "emb wte embed_tokens tok_embeddings token_embedding word_embeddings tok_emb token",
     "embed type": "token_type_embeddings token_type_embedding token_types token_type type_embeddings type_embedding "
     "segment_embeddings segment_embedding segment_embed",
-    "embed pos": "wpe pos_embed pos_embedding position_embeddings position_embedding positional_embedding pos_emb pos_embeds embed_positions "
+    "embed pos": "wpe pos_embed pos_embedding position_embeddings position_embedding positional_embedding "
+    "pos_emb pos_embeds embed_positions "
     "position positional pos_table",
     "encoder": "enc",
     "decoder": "dec",
     "final": "norm_f ln_f final_norm",
     "weight": "kernel scale gamma w weights",
-    "bias": "beta b biases",
+    "bias": "beta b biases offset",
     "": "proj linear dense model module params param layer layers block blocks h transformer net self _ value_ raw",
 }
 _WORDS = {spelling: meaning.split() for meaning, spellings in _SAME.items() for spelling in spellings.split()}
@@ -73,8 +74,15 @@ _WEIGHT = {
     "norm": 2.0,
     "embed": 2.0,
 }
+UNLIKE = 0.8
+"""What it costs two names that their parameters are used for different things: one as a kernel, the other as a table."""
 NEVER = -1.0
 """How alike two names are that say they are different things."""
+
+
+@cache
+def _pieces(name: str) -> tuple[str, ...]:
+    return tuple(_spelt(name))
 
 
 def spelt(name: str) -> list[str]:
@@ -87,6 +95,10 @@ def spelt(name: str) -> list[str]:
     >>> spelt("GPT2Block_0.conv1"), spelt("Conv2D_1")
     (['gpt2', 'block', '0', 'conv', '1'], ['conv', '1'])
     """
+    return [*_pieces(name)]
+
+
+def _spelt(name: str) -> list[str]:
     found: list[str] = []
     for token in re.findall(r"[A-Za-z0-9]+", re.sub(r"(?<=[a-z])[123][dD](?![a-z])", "", name)):
         pieces = [(piece[0].lower(), piece.end()) for piece in re.finditer(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", token)]
@@ -177,7 +189,10 @@ def _total(found: Counter[str]) -> float:
 
 
 def assign(
-    first: Mapping[str, Counter[str]], second: Mapping[str, Counter[str]], fits: Callable[[str, str], bool]
+    first: Mapping[str, Counter[str]],
+    second: Mapping[str, Counter[str]],
+    fits: Callable[[str, str], bool],
+    unlike: Callable[[str, str], bool] = lambda _one, _other: False,
 ) -> dict[str, tuple[str, float]]:
     """Return the pairing of names with the greatest sum of likeness, and of each pair how much it is worth.
 
@@ -187,10 +202,11 @@ def assign(
         first: the words of the first's names, as `numbered` returns them.
         second: those of the second's.
         fits: whether two parameters may be paired at all.
+        unlike: whether two are used for different things, which counts against them.
     """
-    same = _same(first, second, fits)
+    same = _same(first, second, lambda one, other: fits(one, other) and not unlike(one, other))
     rest = {n: w for n, w in first.items() if n not in same}, {n: w for n, w in second.items() if n not in same.values()}
-    pairs = _assigned(*rest, fits) if all(rest) else {}
+    pairs = _assigned(*rest, fits, unlike) if all(rest) else {}
     found = {**{name: (other, 1.0) for name, other in same.items()}, **pairs}
     return {name: found[name] for name in first if name in found}
 
@@ -210,17 +226,22 @@ def _same(
 
 
 def _assigned(
-    first: Mapping[str, Counter[str]], second: Mapping[str, Counter[str]], fits: Callable[[str, str], bool]
+    first: Mapping[str, Counter[str]],
+    second: Mapping[str, Counter[str]],
+    fits: Callable[[str, str], bool],
+    unlike: Callable[[str, str], bool],
 ) -> dict[str, tuple[str, float]]:
     score = np.full((len(first), len(second)), NEVER)
+    against = np.zeros(score.shape)
     for row, (name, ours) in enumerate(first.items()):
         for column, (other, theirs) in enumerate(second.items()):
             if fits(name, other):
                 score[row, column] = alike(ours, theirs)
+                against[row, column] = UNLIKE * unlike(name, other)
     names, others = list(first), list(second)
     place = np.abs(np.linspace(0, 1, len(names))[:, None] - np.linspace(0, 1, len(others)))
     # A pair that may not be must cost more than all that could be won by it.
-    cost = np.where(score == NEVER, 1e6, -score - 1.0 + 1e-3 * place)
+    cost = np.where(score == NEVER, 1e6, -score - 1.0 + against + 1e-3 * place)
     # SciPy, which comes with JAX, says nothing of its types.
     best: list[np.ndarray] = list(linear_sum_assignment(cost))  # pyright: ignore[reportUnknownArgumentType]
     pairs = [(int(row), int(column)) for row, column in zip(*best, strict=True)]

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
 from attention.parity.adapters import Arrays, Call, Program
-from attention.parity.param_mapping.candidates import Plan, Question, questions
+from attention.parity.param_mapping.candidates import ALONE, Plan, Question, questions
 from attention.parity.param_mapping.layout_conventions import documented
+from attention.parity.param_mapping.name_assignment import told_apart, words
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.symmetrized_values import Veil
 from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
@@ -35,10 +37,13 @@ CONFIRMING = 4
 """Where a map makes the outputs agree, so many of its layouts are tried to see whether it is the only one."""
 MOST_ROUNDS = 3
 """How often what remains open is asked again."""
-GUESSED = frozenset({"names", "shapes", NAMES_AND_USE, USE})
+GUESSED = frozenset({"names", "shapes", ALONE, NAMES_AND_USE, USE})
 """Evidence that the outputs may better."""
 MOST_ELEMENTS = 10**8
 """A larger program whose map leaves no question is not run to confirm it."""
+WEAK = frozenset({"names", "shapes"})
+"""Evidence of pairs that are exchanged where outputs differ."""
+MOST_EXCHANGES = 24
 NOISE = 0.3
 """Of what is added to the parameters, relative to their size."""
 
@@ -142,23 +147,55 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, 
         if not ties or len(ties) == before:
             break
         waiting = list(ties)
-    plan = _confirmed(plan, error, asked)
+    if error > AGREES:
+        plan, error = _exchanged(plan, trial, values, error)
+    said = _confirmed(plan, error, asked)
     if error <= AGREES:
-        return plan, tuple(ties.values()), ()
+        return said, tuple(ties.values()), ()
     ties = {question: tie for question, tie in ties.items() if not _documented(question, plan)}
-    return plan, tuple(ties.values()), (*ties.values(), *_unsaid(plan))
+    return said, tuple(ties.values()), (*ties.values(), *_unsaid(plan))
+
+
+def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[Plan, float]:
+    """Return the plan after the exchange of two kinds of parameters, in all layers, that makes the outputs agree, if one does.
+
+    Names alone may mislead: `input_layernorm` and `post_attention_layernorm` beside `feedforward_layernorm` and
+    `self_attention_layernorm`. What names tell apart on both sides, or the order of use confirms, is not exchanged.
+    """
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for place, entry in enumerate(plan.entries):
+        if entry.evidence in WEAK and len(entry.choices[0]) == 1:
+            kinds.setdefault((entry.choices[0][0].first.shape, entry.choices[0][0].second.shape, entry.kind), []).append(place)
+    pairs = [(a, b) for a, b in combinations(kinds, 2) if a[:2] == b[:2] and len(kinds[a]) == len(kinds[b])]
+    for one, other in pairs[:MOST_EXCHANGES]:
+        changed = plan
+        for first, second in zip(kinds[one], kinds[other], strict=True):
+            moves = plan.entries[first].choices[0][0], plan.entries[second].choices[0][0]
+            if not told_apart((moves[0].first.name, moves[1].first.name), (moves[0].second.name, moves[1].second.name)):
+                changed = changed.swapped(first, second)
+        now = error if changed is plan or trial.runs + 2 > MOST_RUNS else trial.error(changed, values)
+        if now <= AGREES:
+            return changed, now
+    return plan, error
 
 
 def _documented(question: Question, plan: Plan) -> bool:
     """Return whether a question of layout has an answer in the conventions of the frameworks, which was tried first."""
     moves = [move for place in question.places for move in plan.entries[place].choices[0]]
-    return not question.siblings and all(documented(name) for m in moves for name in (m.first.name, m.second.name))
+    fused = not question.siblings and all(len(plan.entries[place].choices[0]) > 1 for place in question.places)
+    said = all(plan.entries[place].evidence.startswith("names") for place in question.places)
+    # Parts that the names tell stand in the order of their words: q, k, v.
+    return (fused and said) or (
+        not question.siblings and all(documented(name) for m in moves for name in (m.first.name, m.second.name))
+    )
 
 
 def _unsaid(plan: Plan) -> list[str]:
     """Return what no evidence but shapes says of a plan's pairs, and what both programs have left over."""
     found = [f"{entry}: nothing but their shapes says so" for entry in plan.entries if entry.evidence == "shapes"]
     left = plan.map.left_over
+    recurrent = [name for names in left for name in names if "bias" in name and {"ih", "hh"} & {*words(name)}]
+    found += [f"{name} is added to another bias, which the other program holds as one: no map says that" for name in recurrent]
     if all(left):
         sides = (", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") for names in left)
         found.append("{} of the first and {} of the second have no counterpart".format(*sides))
@@ -178,7 +215,7 @@ def _round(
         if answer is not plan and not question.siblings:
             veil = veil.after(answer, question.places)
         plan = answer
-        following = [] if again else question.next(settled=agreed or not tie)
+        following = [] if again else question.next(plan, settled=agreed or not tie)
         waiting = following + waiting
         if tie and (question.siblings or not following):
             ties[question] = tie

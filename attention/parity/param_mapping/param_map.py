@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from attention.parity.adapters import Arrays
+from attention.parity.param_mapping import map_table
 from attention.parity.param_mapping.block_moves import Block, Move, Shape
 from attention.spec.disk import brief, listed, read_json, write_text
 from attention.spec.errors import FileError, ParamError
@@ -167,7 +168,16 @@ class ParamMap:
         lines = [f"{a:{wide[0]}}  ->  {b:{wide[1]}}   {c:{wide[2]}}   by {d}" for a, b, c, d in rows]
         for side, names in zip(("first", "second"), self.left_over, strict=True):
             lines += [f"left over in the {side}: {', '.join(names)}"] if names else []
-        return "\n".join([line.removesuffix("   by ").rstrip() for line in lines] + [f"tie: {tie}" for tie in self.ties] + [f"open: {each}" for each in self.open])
+        return "\n".join(
+            [line.removesuffix("   by ").rstrip() for line in lines]
+            + [f"tie: {tie}" for tie in self.ties]
+            + [f"open: {each}" for each in self.open]
+        )
+
+    @property
+    def table(self) -> str:
+        """The map block by block, what is alike in several layers on one line."""
+        return map_table.table(self)
 
     @checked(path=PATH)
     def to_json(self, path: str | Path) -> None:

@@ -63,7 +63,7 @@ class View:
             taken, stride = 1, digits[-1][1] if digits else 0
             while taken < size and digits:
                 extent, step = digits.pop()
-                if step != stride * taken or (size // taken) % extent and extent % (size // taken):
+                if step != stride * taken or ((size // taken) % extent and extent % (size // taken)):
                     return View(self.name, self.start, shape, None)
                 part = min(extent, size // taken)
                 taken *= part
@@ -130,9 +130,17 @@ class Uses:
         self._before.append(before)
         return frozenset({at}) if kind in PRODUCTS else after
 
+    @property
+    def kinds(self) -> dict[str, frozenset[str]]:
+        """What each parameter is used for."""
+        found: dict[str, frozenset[str]] = {}
+        for use in self.found:
+            found[use.view.name] = found.get(use.view.name, frozenset()) | {use.kind}
+        return found
+
     def last(self, sets: Iterable[frozenset[int]]) -> frozenset[int]:
         """Return the uses among several sets that come before no other of them."""
-        every = frozenset().union(*sets)
+        every = frozenset[int]().union(*sets)
         if len(every) < 2:
             return every
         before = 0

@@ -83,9 +83,10 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
         {**own[0], **(found.backward(own[1]) if load == "second" else {})},
         {**own[1], **(found.forward(own[0]) if load == "first" else {})},
     )
-    if found.open:
-        return Learned(found, values, notes, _open(found), found.open)
     differing = {} if load else _differing(found, *values)
+    # Two programs that run with their own values need a map for their gradients alone.
+    if found.open and (load or differing):
+        return Learned(found, values, notes, _open(found), found.open)
     failure = (
         f"values of {_few(differing)} differ between {labels[0]} and {labels[1]}:"
         " pass load='first' or load='second' to copy those of one onto the other"

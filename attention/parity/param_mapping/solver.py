@@ -1,20 +1,21 @@
 """Solve: the parameter map of two programs, from what is known about them, the surest first.
 
-given moves  >  equal values  >  names  >  shapes  >  the outputs of both, which settle what is still open
+given moves  >  equal values  >  names and documented layouts  >  the order of use  >  the outputs of both
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping import value_search
 from attention.parity.param_mapping.block_moves import Move
-from attention.parity.param_mapping.candidates import Entry, Plan, Preference, paired, questions
-from attention.parity.param_mapping.fused_params import fused
+from attention.parity.param_mapping.candidates import ALONE, Entry, Plan, Preference, paired, questions
+from attention.parity.param_mapping.fused_params import fused, leftover
 from attention.parity.param_mapping.layout_conventions import learned, preference
 from attention.parity.param_mapping.name_assignment import alike, numbered, words
 from attention.parity.param_mapping.output_disambiguation import Trial, decide
@@ -44,24 +45,12 @@ def solve(
         apart: names of the first that are known to have no counterpart.
     """
     known = tuple(Entry(((move,),), move.evidence or "given") for move in given)
-    alignment = None
     plan = Plan(first.params, second.params, known, apart=apart)
     found = value_search.search(*plan.left)
     plan = replace(plan, entries=(*known, *(Entry(choices, "values") for choices in found.entries)), copies=found.copies)
 
-    def best(one: str, other: str) -> Preference:
-        return preference(one, other, (first.framework, second.framework))
-
-    if call is not None and all(plan.left) and any(x.size > 1 for side in plan.left for x in side.values()):
-        uses = uses_of(first, call), uses_of(second, call)
-        if uses[0] is not None and uses[1] is not None:
-            alignment = Alignment(uses[0], uses[1])
-            plan = replace(plan, first=_in_order(plan.first, uses[0]), second=_in_order(plan.second, uses[1]))
-    plan = replace(plan, entries=(*plan.entries, *stacks(*plan.left, best)))
-    for entries in (fused, paired):
-        # Biases follow their kernels, whose layout is not decided yet.
-        ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
-        plan = replace(plan, entries=(*plan.entries, *entries(ours, theirs, best)))
+    plan, alignment = _used(plan, first, second, call)
+    plan = _paired(plan, alignment, (first.framework, second.framework))
     plan = replace(plan, entries=tuple(learned([_carried(entry, plan) for entry in plan.entries])))
     if alignment is not None:
         plan = alignment.aligned(plan)
@@ -73,6 +62,37 @@ def solve(
     else:
         ties, unsaid = tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)), ()
     return replace(plan.map, ties=ties, open=unsaid)
+
+
+def _used(plan: Plan, first: Program, second: Program, call: Call | None) -> tuple[Plan, Alignment | None]:
+    """Return the plan with parameters in the order of use, and the uses of both programs, where they can be followed."""
+    if call is None or not all(plan.left):
+        return plan, None
+    uses = uses_of(first, call), uses_of(second, call)
+    if uses[0] is None or uses[1] is None:
+        return plan, None
+    ordered = _in_order(plan.first, uses[0]), _in_order(plan.second, uses[1])
+    plan = replace(plan, first=ordered[0], second=ordered[1], kinds=(uses[0].kinds, uses[1].kinds))
+    return plan, Alignment(uses[0], uses[1])
+
+
+def _paired(plan: Plan, alignment: Alignment | None, frameworks: tuple[str, str]) -> Plan:
+    """Return the plan with what stacks, words, names and shapes say, in this order."""
+
+    def best(one: str, other: str) -> Preference:
+        return preference(one, other, frameworks)
+
+    plan = replace(plan, entries=(*plan.entries, *stacks(*plan.left, best)))
+    for entries in (fused, partial(paired, kinds=plan.kinds)):
+        # Biases follow their kernels, whose layout is not decided yet.
+        ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
+        plan = replace(plan, entries=(*plan.entries, *entries(ours, theirs, best)))
+    left = plan.map.left_over
+    ours, theirs = ({n: x for n, x in side.items() if n in names} for side, names in zip(plan.left, left, strict=True))
+    if ours and theirs:
+        uses = (alignment.first, alignment.second) if alignment is not None else (None, None)
+        plan = replace(plan, entries=(*plan.entries, *leftover(ours, theirs, best, uses)))
+    return plan
 
 
 def _in_order(params: Arrays, uses: Uses) -> Arrays:
@@ -109,7 +129,7 @@ def _siblings(plan: Plan) -> list[tuple[int, ...]]:
     shapes: dict[tuple[object, ...], list[int]] = {}
     for place, entry in enumerate(plan.entries):
         move = entry.choices[0][0]
-        if entry.evidence in {"names", "shapes", NAMES_AND_USE, USE} and move.first.whole and move.second.whole:
+        if entry.evidence in {"names", "shapes", ALONE, NAMES_AND_USE, USE} and move.first.whole and move.second.whole:
             shapes.setdefault((move.first.shape, move.second.shape), []).append(place)
     sets: list[set[int]] = []
     for places in shapes.values():

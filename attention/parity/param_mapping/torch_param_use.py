@@ -31,9 +31,12 @@ _SUMS = frozenset({"add", "add_", "sub", "sub_", "rsub"})
 _SCALES = frozenset({"mul", "mul_", "div", "div_"})
 _JOINS = frozenset({"cat", "stack", "where", "maximum", "minimum", "copy_", "constant_pad_nd", "masked_fill"})
 _KEEPS = frozenset(
-    "_to_copy clone contiguous exp neg log tanh sigmoid abs sqrt rsqrt square pow expm1 alias detach lift_fresh".split()
+    # A table of names is read at a glance, a column of quoted lines is not.
+    "_to_copy clone contiguous exp neg log tanh sigmoid abs sqrt rsqrt square pow expm1 alias detach lift_fresh".split()  # noqa: SIM905
 )
-_NORMS = frozenset({"native_layer_norm", "native_group_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"})
+_NORMS = frozenset(
+    {"native_layer_norm", "native_group_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
+)
 _MATRICES = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2), "mv": (0, 1), "addmv": (1, 2), "dot": (0, 1)}
 """Where the operands of a product stand among the arguments."""
 

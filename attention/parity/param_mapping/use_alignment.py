@@ -1,9 +1,9 @@
 """Compare how two programs use their parameters, under a map that is still open, and mend the map where that says so.
 
-    edges(program) = {(p, q): q is computed with what p was computed with last}        of matched parameters
-    a right map makes the edges of both programs the same; an exchange of two parameters that makes them more alike is kept
+edges(program) = {(p, q): q is computed with what p was computed with last}        of matched parameters
+a right map makes the edges of both programs the same; an exchange of two parameters that makes them more alike is kept
 
-    element x of a kernel -> element y        only if x and y count the same input and outputs in the same order
+element x of a kernel -> element y        only if x and y count the same input and outputs in the same order
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Alignment:
     def aligned(self, plan: Plan) -> Plan:
         """Return the plan with parameters exchanged and layouts chosen as their uses say."""
         plan = self._exchanged(plan)
-        return replace(plan, entries=tuple(_as_most([replace(e, choices=self._fitting(e.choices)) for e in plan.entries], plan)))
+        return replace(
+            plan, entries=tuple(_as_most([replace(e, choices=self._fitting(e.choices)) for e in plan.entries], plan))
+        )
 
     def apart(self, plan: Plan) -> Plan:
         """Return the plan without the siblings that their uses tell apart, and with what the uses confirm as evidence."""
@@ -111,14 +113,16 @@ class Alignment:
         if pair is None:
             return True
         ours, theirs = _addresses(move)
-        one, other = ({role: _count(use, role, at) for role in _roles(pair)} for use, at in zip(pair, (ours, theirs), strict=True))
+        one, other = (
+            {role: _count(use, role, at) for role in _roles(pair)} for use, at in zip(pair, (ours, theirs), strict=True)
+        )
         if any(np.any(one[role] != other[role]) for role in one if role != "out"):
             return False
         # A part of a fused kernel counts its outputs from elsewhere, but in the same order.
-        order = np.argsort(other["out"], kind="stable") if "out" in other else []
-        ranked = one["out"][order] if "out" in one else np.zeros(0)
-        same = np.diff(other["out"][order]) == 0 if "out" in other else np.zeros(0, bool)
-        steps = np.diff(ranked)
+        if "out" not in one:
+            return True
+        order = np.argsort(other["out"], kind="stable")
+        same, steps = np.diff(other["out"][order]) == 0, np.diff(one["out"][order])
         return bool(np.all(steps[same] == 0) and np.all(steps[~same] > 0))
 
 
@@ -290,7 +294,11 @@ def _addresses(move: Move) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     size = int(np.prod(move.axes, dtype=np.int64))
     chosen = np.unique(np.concatenate([rng.integers(0, size, SAMPLES), [0, size - 1]]))
-    laid = np.ravel_multi_index(tuple(np.unravel_index(chosen, move.axes)[axis] for axis in move.order), move.laid) if move.axes else chosen
+    laid = (
+        np.ravel_multi_index(tuple(np.unravel_index(chosen, move.axes)[axis] for axis in move.order), move.laid)
+        if move.axes
+        else chosen
+    )
     return _address(move.first, chosen), _address(move.second, laid)
 
 

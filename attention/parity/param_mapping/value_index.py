@@ -45,8 +45,8 @@ def bits_of(array: np.ndarray, kind: np.dtype) -> Iterator[np.ndarray]:
 def fingerprint(array: np.ndarray, kind: np.dtype | None = None) -> int:
     """Return a number that arrays with the same elements share, in whatever order, and that adds up over parts."""
     total = 0
-    for mixed in bits_of(array, kind or array.dtype):
-        mixed += ODD[0]
+    for bits in bits_of(array, kind or array.dtype):
+        mixed = bits + ODD[0]
         mixed *= ODD[0]
         mixed ^= mixed >> np.uint64(29)
         mixed *= ODD[1]
