@@ -66,18 +66,19 @@ def budgeted(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run]) -> tup
     """
     index = next((i for i, side in enumerate(sides) if isinstance(side, TorchSide)), 1)
     side, own = sides[index], runs[index].outputs
-    try:
-        if not isinstance(side, TorchSide):
-            raise SideFailed(f"{side.program.name} is no model of torch")
-        value, sigma = _perturbed(side, call, _coarsest(runs))
-    # Where it cannot be perturbed, its own error is the budget.
-    except SideFailed:
-        value = _wide(side.program.run(call, dtype="float64").outputs)
-        unit = rounding(_coarsest(runs)).unit
-        sigma = {name: np.maximum(_row(own[name] - x), unit * _row(x)) for name, x in value.items()}
-        return index, Budget(value, sigma), "its own error in its own dtype being the budget"
-    scaled = {name: sigma[name] * _lost(own[name], x, sigma[name]) for name, x in value.items()}
-    return index, Budget(value, scaled), "each operation perturbed"
+    if isinstance(side, TorchSide):
+        try:
+            value, sigma = _perturbed(side, call, _coarsest(runs))
+        except SideFailed:
+            # A program may look at the dtype of its parameters, and refuse operands of two.
+            pass
+        else:
+            scaled = {name: sigma[name] * _lost(own[name], x, sigma[name]) for name, x in value.items()}
+            return index, Budget(value, scaled), "each operation perturbed"
+    value = _wide(side.program.run(call, dtype="float64").outputs)
+    unit = rounding(_coarsest(runs)).unit
+    sigma = {name: np.maximum(_row(own[name].astype(np.float64) - x), unit * _row(x)) for name, x in value.items()}
+    return index, Budget(value, sigma), "its own error in its own dtype being the budget"
 
 
 def _perturbed(side: TorchSide, call: Call, dtype: str) -> tuple[Arrays, Arrays]:

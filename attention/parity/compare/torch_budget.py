@@ -22,7 +22,6 @@ from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.parity.numerics.stochastic_rounding_torch import noisy
 from attention.spec.errors import SideFailed
 
-
 LARGE = 2**24
 """Parameters from which on no copy of them in float64 is made, where there are no gradients."""
 
