@@ -143,7 +143,7 @@ class TestLaws:
 
     def test_an_encoder_decoder_decodes_beside_what_its_encoder_reads(self) -> None:
         _ = torch.manual_seed(0)
-        config = T5Config(vocab_size=V, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0)
+        config = T5Config(vocab_size=V, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
         model = T5ForConditionalGeneration(config).eval()
         encoded = {"input_ids": torch.from_numpy(TOKENS[:, ::-1].copy())}
         parity.compare_decoding(model, None, TOKENS, splits=(3,), torch_call=encoded).assert_ok()

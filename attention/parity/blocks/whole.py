@@ -18,7 +18,6 @@ import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.blocks.recorded_side import Run, Side
-from attention.parity.blocks.torch_side import TorchSide
 from attention.parity.compare.verdicts import broken
 from attention.parity.numerics.comparison import MOST_RMS, judge
 from attention.parity.numerics.error_budget import Budget, rounding, spread
@@ -64,9 +63,9 @@ def budgeted(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run]) -> tup
     Raises:
         SideFailed: no model runs in float64.
     """
-    index = next((i for i, side in enumerate(sides) if isinstance(side, TorchSide)), 1)
+    index = next((i for i, side in enumerate(sides) if side.perturbs), 1)
     side, own = sides[index], runs[index].outputs
-    if isinstance(side, TorchSide):
+    if side.perturbs:
         try:
             value, sigma = _perturbed(side, call, _coarsest(runs))
         except SideFailed:
@@ -81,7 +80,7 @@ def budgeted(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run]) -> tup
     return index, Budget(value, sigma), "its own error in its own dtype being the budget"
 
 
-def _perturbed(side: TorchSide, call: Call, dtype: str) -> tuple[Arrays, Arrays]:
+def _perturbed(side: Side, call: Call, dtype: str) -> tuple[Arrays, Arrays]:
     unit = rounding(dtype)
     value = _wide(side.perturbed(call, None, unit))
     size = sum(x.size for x in side.program.params.values())
