@@ -49,6 +49,7 @@ RESULTS: dict[str, str] = {
     "parity.Report": "what `check` and `compare` return",
     "parity.Row": "a part of a report",
     "parity.Training": "what `train` returns",
+    "parity.WorstInput": "what `worst_input` returns",
     "parity.Verdict": "what `judge` returns",
     "parity.Budget": "what `budget` returns",
 }

@@ -12,9 +12,19 @@ import numpy as np
 import pytest
 import torch
 from flax import linen, nnx
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers import (
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    StaticCache,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from typer.testing import CliRunner
 
-from attention import parity
+from attention import cli, parity
 from attention.parity.language_models import Decoding
 from attention.spec.errors import OptionError, ParityError, ShapeError
 
@@ -131,6 +141,13 @@ class TestLaws:
             "prefill 5 + 1 steps, left padding 0, 2",
         ]
 
+    def test_an_encoder_decoder_decodes_beside_what_its_encoder_reads(self) -> None:
+        _ = torch.manual_seed(0)
+        config = T5Config(vocab_size=V, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+        model = T5ForConditionalGeneration(config).eval()
+        encoded = {"input_ids": torch.from_numpy(TOKENS[:, ::-1].copy())}
+        parity.compare_decoding(model, None, TOKENS, splits=(3,), torch_call=encoded).assert_ok()
+
     def test_any_cache_will_do(self) -> None:
         model = llama()
         for cache in (lambda: StaticCache(config=model.config, max_cache_len=8), DynamicCache):
@@ -209,6 +226,38 @@ class TestValues:
         told = parity.compare_decoding(None, parity.CachedModel(broken, model.init_cache, model.whole, model.params), TOKENS)
         assert told.verdict == "cannot tell"
         assert "ArithmeticError: no step" in str(told)
+
+
+class TestCommands:
+    def run(self, folder: Path, *words: str) -> tuple[int, str]:
+        _ = (folder / "models.py").write_text(
+            "import torch\n"
+            "from transformers import LlamaConfig, LlamaForCausalLM\n"
+            "def make_llama(eps=1e-6):\n"
+            "    torch.manual_seed(0)\n"
+            "    sizes = dict(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2)\n"
+            "    return LlamaForCausalLM(LlamaConfig(**sizes, rms_norm_eps=eps)).eval()\n"
+            "def make_other(): return make_llama(0.1)\n"
+        )
+        result = CliRunner().invoke(cli.app, [word.replace("models.py", str(folder / "models.py")) for word in words])
+        return result.exit_code, result.output
+
+    def test_decoding_is_compared(self, tmp_path: Path) -> None:
+        words = ("decoding", "models.py:make_llama", "--tokens", "2,4:int64", "--split", "2", "--left-padding", "0,1")
+        code, text = self.run(tmp_path, *words, "--json", str(tmp_path / "out.json"))
+        assert code == 0, text
+        assert "AGREES" in text
+        assert len(json.loads((tmp_path / "out.json").read_text())["rows"]) == 2
+        assert self.run(tmp_path, "decoding", "models.py:make_llama", "--left-padding", "x")[0] == 2
+        code, text = self.run(tmp_path, "decoding", "models.py:make_llama", "models.py:make_other", "--tokens", "2,4:int64")
+        assert code == 1, text
+
+    def test_layers_are_compared(self, tmp_path: Path) -> None:
+        words = ("models.py:make_other", "--inputs", "input_ids=1,4:int64", "--json", str(tmp_path / "out.json"))
+        code, text = self.run(tmp_path, "layers", "models.py:make_llama", *words)
+        assert code == 1, text
+        rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+        assert [row["subject"] for row in rows if not row["agrees"]] == ["whole model", "model.layers.0", "model.norm"]
 
 
 class TestRefusals:

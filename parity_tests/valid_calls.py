@@ -109,7 +109,9 @@ def raises(x: Any) -> Any:
     raise ArithmeticError(f"{type(x).__name__}, and it is over")
 
 
-PAIRS = frozenset({"parity.checkup", "parity.compare", "parity.diagnose", "parity.locate", "parity.match"})
+PAIRS = frozenset(
+    {"parity.checkup", "parity.compare", "parity.diagnose", "parity.locate", "parity.match", "parity.worst_input"}
+)
 """Calls that run two programs, which takes long if both succeed."""
 
 X = np.linspace(-1, 1, 3, dtype=np.float32)
@@ -342,6 +344,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.rounding": lambda: {"dtype_name": "float32"},
     "parity.stored": lambda: {"x": jnp.asarray(X)},
     "parity.stored_gradient": lambda: {"x": jnp.asarray(X)},
+    "parity.worst_input": lambda: pair(inputs=X, tries=2),
     "parity.train": lambda: {"recipe": parity.Recipe(**recipe()), "twins": 1},
 }
 
@@ -430,6 +433,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "parity.Diagnosis": lambda: parity.diagnose(torch_double, jax_double, spec.FeedForward(2, 2)),
     "parity.Training": lambda: parity.train(parity.Recipe(**recipe()), twins=1),
     "parity.Made": lambda: parity.Made({}),
+    "parity.WorstInput": lambda: parity.worst_input(torch_double, jax_double, X, tries=1),
     "parity.Decoding": lambda: parity.compare_decoding(
         parity.CachedModel(cached_step, no_cache, cached_whole), None, np.ones((2, 3), int)
     ),

@@ -2,6 +2,8 @@
 
     attention parity      the proof: both backends against the float64 oracle; exits 1 on a mismatch
     attention doctor      your own pair of programs: where they part, and the mistake's name
+    attention layers      two models block by block, each on what it really received
+    attention decoding    decoding with a cache beside the whole pass
     attention logits      the logits of two language models, position by position
     attention cases       the cases as files, for a third implementation in any language
     attention kernels     what runs here, and why the rest does not
@@ -11,16 +13,30 @@ Exit codes: 0 all agree, 1 something differs, 2 the call cannot be answered (one
 Each command has a file of its own, which imports a framework only when its command runs.
 """
 
-from attention.cli import bench, cases, doctor, false_alarms, kernels, logits, parity, random_options, recording
+from attention.cli import (
+    bench,
+    cases,
+    decoding,
+    doctor,
+    false_alarms,
+    kernels,
+    layers,
+    logits,
+    parity,
+    random_options,
+    recording,
+)
 from attention.cli.app import app, main
 
 __all__ = [
     "app",
     "bench",
     "cases",
+    "decoding",
     "doctor",
     "false_alarms",
     "kernels",
+    "layers",
     "logits",
     "main",
     "parity",

@@ -13,6 +13,7 @@ True
     train       one recipe followed by torch.optim and by optax, inside an envelope of twins
     layerwise   two models block by block, each on what it really received
     compare_logits    the logits of two language models, position by position
+    worst_input a search for the input on which two programs differ most
     compare_decoding  decoding with a cache beside the whole pass
 """
 
@@ -43,6 +44,7 @@ from attention.parity.param_mapping import ParamMap, match  # noqa: E402
 from attention.parity.pretrained.layerwise import Seen  # noqa: E402
 from attention.parity.results.report import Report, Row  # noqa: E402
 from attention.parity.tracing import Divergence, locate  # noqa: E402
+from attention.parity.worst_inputs import WorstInput, worst_input  # noqa: E402
 
 if TYPE_CHECKING:
     from attention.parity.optimizers.diagnose_step import diagnose_step
@@ -67,6 +69,7 @@ __all__ = [
     "Seen",
     "Training",
     "Verdict",
+    "WorstInput",
     "budget",
     "check",
     "check_probe",
@@ -89,6 +92,7 @@ __all__ = [
     "stored",
     "stored_gradient",
     "train",
+    "worst_input",
 ]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call, Program
+from attention.parity.numerics.error_budget import Rounding
 
 
 @dataclass
@@ -42,10 +43,20 @@ class Side(ABC):
     Attributes:
         program: the model, for its name and its parameters.
         modules: every module of it by its path, "" the model itself.
+        perturbs: whether it has `perturbed`.
     """
 
     program: Program
     modules: Mapping[str, object]
+    perturbs: bool = False
+
+    def perturbed(self, call: Call, draws: np.random.Generator | None, unit: Rounding) -> Arrays:
+        """Return the outputs in float64, each operation rounded at random; parameters are widened one operation at a time.
+
+        Raises:
+            SideFailed: the model raised.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def record(self, call: Call, paths: set[str]) -> Run:

@@ -35,6 +35,8 @@ class TorchSide(Side):
         module: it runs as it is and is left as it was.
     """
 
+    perturbs = True
+
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.program = TorchProgram(module, None, f"torch {type(module).__name__}")
@@ -50,11 +52,6 @@ class TorchSide(Side):
         return run
 
     def perturbed(self, call: Call, draws: np.random.Generator | None, unit: Rounding) -> Arrays:
-        """Return the outputs in float64, each operation rounded at random; parameters are widened one operation at a time.
-
-        Raises:
-            SideFailed: the model raised.
-        """
         with blamed(self.program.name), untouched(self.module), noisy(draws, unit):
             return _arrays(self.program.name, self._run(call))
 

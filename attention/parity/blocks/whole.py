@@ -1,8 +1,12 @@
 """The outputs of two whole models, judged without a second copy of either.
 
-value = the torch model in float64        sigma = spread of perturbed runs        parameters widened one operation at a time
+    value = the torch model in float64        sigma = spread of perturbed runs        parameters widened one operation at a time
+
+Through dozens of layers, real kernels lose a few times what the perturbed runs say, and the model's own error in its own dtype
+shows how much: sigma is scaled by it, up to the limit at which the model would no longer agree with itself.
 """
 
+# Modules are whatever their user brought, of types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -12,11 +16,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from attention.parity.adapters.program import Call
+from attention.parity.adapters.program import Arrays, Call
 from attention.parity.blocks.recorded_side import Run, Side
-from attention.parity.blocks.torch_side import TorchSide
 from attention.parity.compare.verdicts import broken
-from attention.parity.numerics.comparison import judge
+from attention.parity.numerics.comparison import MOST_RMS, judge
 from attention.parity.numerics.error_budget import Budget, rounding, spread
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.parity.param_mapping import result_pairing
@@ -24,7 +27,7 @@ from attention.parity.results.report import Row
 from attention.spec.errors import ShapeError, SideFailed
 
 LARGE = 2**26
-"""Parameters above which two perturbed runs must do: the budget of a row of elements is then as good as that of eight."""
+"""Parameters above which two perturbed runs must do: along a row of logits they say as much as eight of one element."""
 
 
 def whole(sides: tuple[Side, Side], labels: tuple[str, str], call: Call, runs: tuple[Run, Run], row: Row) -> Iterator[Row]:
@@ -39,37 +42,67 @@ def whole(sides: tuple[Side, Side], labels: tuple[str, str], call: Call, runs: t
     """
     try:
         pairs = result_pairing.outputs(runs[0].outputs, runs[1].outputs, labels)
-        index, found = budgeted(sides, call, runs)
+        index, found, told = budgeted(sides, call, runs)
     except (ShapeError, SideFailed) as error:
         yield replace(row, side=labels[1], failure=str(error))
         return
     pairing = result_pairing.Pairing(pairs, None)
+    facts = {"budget": f"{labels[index]} run in float64, {told}"}
     for of, (label, run) in enumerate(zip(labels, runs, strict=True)):
         values = pairing.onto(of, index, run.outputs, found.value)
         sigmas = pairing.onto(of, index, run.outputs, found.sigma)
         wide = {name: (got.astype(np.float64), wanted) for name, (got, wanted) in values.items()}
         verdicts = tuple(judge(name, got, wanted, sigmas[name][1]) for name, (got, wanted) in wide.items())
         failures = [each for name, (got, wanted) in wide.items() for each in broken(name, label, got, wanted)]
-        facts = {"budget": f"{labels[index]} run in float64, each operation perturbed"}
         yield replace(row, side=label, verdicts=verdicts, failure="; ".join(failures[:3]), facts=facts)
 
 
-def budgeted(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run]) -> tuple[int, Budget]:
-    """Return which model is the oracle, and its float64 outputs and their budget by name.
+def budgeted(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run]) -> tuple[int, Budget, str]:
+    """Return which model is the oracle, its float64 outputs and their budget by name, and how it was made.
 
     Raises:
-        SideFailed: neither is a torch model, or it does not run in float64.
+        SideFailed: no model runs in float64.
     """
-    for index, side in enumerate(sides):
-        if isinstance(side, TorchSide):
-            unit = rounding(_coarsest(runs))
-            value = side.perturbed(call, None, unit)
-            size = sum(x.size for x in side.program.params.values())
-            draws = [np.random.default_rng((0, number)) for number in range(2 if size > LARGE else 8)]
-            moved = [side.perturbed(call, each, unit) for each in draws]
-            wide = {name: x.astype(np.float64) for name, x in value.items()}
-            return index, Budget(wide, {name: spread(x, *(each[name] for each in moved)) for name, x in wide.items()})
-    raise SideFailed("the whole models are compared with the float64 run of a torch model, and neither of them is one")
+    index = next((i for i, side in enumerate(sides) if side.perturbs), 1)
+    side, own = sides[index], runs[index].outputs
+    if side.perturbs:
+        try:
+            value, sigma = _perturbed(side, call, _coarsest(runs))
+        except SideFailed:
+            # A program may look at the dtype of its parameters, and refuse operands of two.
+            pass
+        else:
+            scaled = {name: sigma[name] * _lost(own[name], x, sigma[name]) for name, x in value.items()}
+            return index, Budget(value, scaled), "each operation perturbed"
+    value = _wide(side.program.run(call, dtype="float64").outputs)
+    unit = rounding(_coarsest(runs)).unit
+    sigma = {name: np.maximum(_row(own[name].astype(np.float64) - x), unit * _row(x)) for name, x in value.items()}
+    return index, Budget(value, sigma), "its own error in its own dtype being the budget"
+
+
+def _perturbed(side: Side, call: Call, dtype: str) -> tuple[Arrays, Arrays]:
+    unit = rounding(dtype)
+    value = _wide(side.perturbed(call, None, unit))
+    size = sum(x.size for x in side.program.params.values())
+    draws = [np.random.default_rng((0, number)) for number in range(2 if size > LARGE else 8)]
+    moved = [side.perturbed(call, each, unit) for each in draws]
+    return value, {name: spread(x, *(each[name] for each in moved)) for name, x in value.items()}
+
+
+def _lost(own: np.ndarray, value: np.ndarray, sigma: np.ndarray) -> float:
+    """Return how many sigmas the model itself errs by in its own dtype, RMS: at least 1, at most what agrees."""
+    rms = judge("", own.astype(np.float64), value, sigma).rms
+    return min(max(rms, 1.0), MOST_RMS)
+
+
+def _wide(arrays: Arrays) -> Arrays:
+    return {name: x.astype(np.float64) for name, x in arrays.items()}
+
+
+def _row(x: np.ndarray) -> np.ndarray:
+    """Return the RMS along the last axis, for each of its elements."""
+    finite = np.where(np.isfinite(x), x, 0.0).astype(np.float64)
+    return np.broadcast_to(np.sqrt(np.mean(finite**2, axis=-1, keepdims=True)), x.shape) if x.ndim else np.abs(finite)
 
 
 def _coarsest(runs: tuple[Run, Run]) -> str:

@@ -18,7 +18,12 @@ from attention.parity.numerics.error_budget import (
     rounding,
     spread,
 )
+from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.parity.numerics.stochastic_rounding_torch import noisy
+from attention.spec.errors import SideFailed
+
+LARGE = 2**24
+"""Parameters from which on no copy of them in float64 is made, where there are no gradients."""
 
 
 def perturbed(program: Program, call: Call, params: Arrays, cotangents: Arrays | None, *, dtype: str, runs: int = 8) -> Budget:
@@ -35,11 +40,18 @@ def perturbed(program: Program, call: Call, params: Arrays, cotangents: Arrays |
     assert isinstance(program, TorchProgram)  # noqa: S101 - for the type checker
     unit = rounding(dtype)
 
-    def run(draws: np.random.Generator | None) -> Arrays:
-        return _results(program, call, params, cotangents, draws, unit)
+    def run(draws: np.random.Generator | None, *, narrow: bool) -> Arrays:
+        return _results(program, call, params, cotangents, draws, unit, narrow=narrow)
 
-    value = run(None)
-    moved = [run(np.random.default_rng((0, number))) for number in range(runs)]
+    narrow = cotangents is None and sum(x.size for x in params.values()) > LARGE
+    try:
+        value = run(None, narrow=narrow)
+    except SideFailed:
+        # A program may look at the dtype of its parameters, and refuse operands of two.
+        if not narrow:
+            raise
+        narrow, value = False, run(None, narrow=False)
+    moved = [run(np.random.default_rng((0, number)), narrow=narrow) for number in range(runs)]
     return Budget(value, {name: spread(x, *(each[name] for each in moved)) for name, x in value.items()})
 
 
@@ -50,9 +62,24 @@ def _results(
     cotangents: Arrays | None,
     draws: np.random.Generator | None,
     unit: Rounding,
+    *,
+    narrow: bool = False,
 ) -> Arrays:
-    """Return the outputs and gradients of one run. The backward pass of the CPU runs in this thread, and so in the mode too."""
-    bound = program.bind(call, params, "float64")
+    """Return the outputs and gradients of one run. The backward pass of the CPU runs in this thread, and so in the mode too.
+
+    Args:
+        program: the user's.
+        call: the inputs.
+        params: by name.
+        cotangents: by the names of outputs; None asks for no gradients.
+        draws: of the noise; None makes none.
+        unit: the rounding that is counted.
+        narrow: whether parameters stay in their own dtype, to be widened by each operation that uses them: exactly what a
+            copy in float64 would give, in half of its memory.
+    """
+    if narrow:
+        call = call.map(lambda _, leaf: leaf.astype(np.float64) if isinstance(leaf, np.ndarray) and is_float(leaf) else leaf)
+    bound = program.bind(call, params, None if narrow else "float64")
     with same_draws(program.devices), noisy(draws, unit):
         outputs = bound.outputs()
         gradients = {} if cotangents is None else bound.gradients(outputs, cotangents)

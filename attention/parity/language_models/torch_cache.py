@@ -58,16 +58,18 @@ class TorchDecoder(Decoder):
                 "kind can be described by a parity.CachedModel"
             )
         self.cache = found[0]
-        self.takes_padding = "attention_mask" in self.takes
+        # An encoder-decoder decodes with names of its own; what the encoder reads is in `call`.
+        self.prefix = "decoder_" if "decoder_input_ids" in self.takes else ""
+        self.takes_padding = f"{self.prefix}attention_mask" in self.takes
         self.device = next((x.device for x in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
     def whole(self, tokens: np.ndarray, positions: np.ndarray, *, wide: bool = False) -> np.ndarray:
         with self.running(), blamed(self.name):
             given = self._given(tokens, positions, positions) | ({"use_cache": False} if "use_cache" in self.takes else {})
             if not wide:
-                return outputs_of(self.name, self.model(self._tensor(tokens), **given))
+                return outputs_of(self.name, self._made(tokens, given))
             with noisy(None, rounding("float32")):
-                return float64(self.name, self.model(self._tensor(tokens), **given))
+                return float64(self.name, self._made(tokens, given))
 
     def start(self, batch: int, length: int) -> Any:
         return (self.make() if self.make else None), np.zeros((batch, 0), np.int64)
@@ -78,7 +80,7 @@ class TorchDecoder(Decoder):
         given = self._given(tokens, positions, seen) | ({"use_cache": True} if "use_cache" in self.takes else {})
         if held is not None:
             given[self.cache] = held
-        made = self.model(self._tensor(tokens), **given)
+        made = self._made(tokens, given)
         held = made.get(self.cache) if isinstance(made, Mapping) else getattr(made, self.cache, None)
         if held is None and isinstance(made, tuple) and len(made) > 1:
             held = made[1]
@@ -90,8 +92,14 @@ class TorchDecoder(Decoder):
         """Return the keywords of a call: the mask, and the positions if the model takes them, only where there is padding."""
         if not (seen < 0).any():
             return dict(self.call)
-        given = {**self.call, "attention_mask": self._tensor((seen >= 0).astype(np.int64))}
-        return given | ({"position_ids": self._tensor(np.maximum(positions, 0))} if "position_ids" in self.takes else {})
+        given = {**self.call, f"{self.prefix}attention_mask": self._tensor((seen >= 0).astype(np.int64))}
+        places = {f"{self.prefix}position_ids": self._tensor(np.maximum(positions, 0))}
+        return given | {name: x for name, x in places.items() if name in self.takes}
+
+    def _made(self, tokens: np.ndarray, given: Mapping[str, Any]) -> Any:
+        if self.prefix:
+            return self.model(decoder_input_ids=self._tensor(tokens), **given)
+        return self.model(self._tensor(tokens), **given)
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -135,7 +135,7 @@ class TorchNoise(TorchDispatchMode):
             return [None if o is None else _transformed(o, args[1], unit) for o in floats]
         if name not in TERMS or not fresh:
             return [None if o is None else unit * FACTORS.get(name, 1.0) * o for o in floats]
-        depth = math.log2(max(1, TERMS[name](*args, **kwargs)))
+        depth = noise.depth_of(TERMS[name](*args, **kwargs))
         squared = func(*tree_map_only(Tensor, _square, args), **{key: _factor(key, value) for key, value in kwargs.items()})
         squares = (squared,) if isinstance(squared, Tensor) else squared
         return [None if o is None else unit * (depth * s + o * o).sqrt() for o, s in zip(floats, squares, strict=True)]

@@ -1,0 +1,54 @@
+"""`attention decoding`: decoding with a cache beside the whole pass, of one model or of two.
+
+attention decoding original.py:make_model port.py:make_model --tokens tokens.npy --split 4 --left-padding 0,3
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attention.cli.app import app, one_line
+
+if TYPE_CHECKING:
+    from attention.parity.language_models import Decoding
+
+SIDE = "module:name or path/to/file.py:name; a class, or a function called make_..., build_... or create_..., is called."
+
+
+@app.command()
+def decoding(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"A model with a cache, or a parity.CachedModel: {SIDE}")],
+    other: Annotated[str, typer.Argument(metavar="[OTHER]", help="A second one, to be compared with the first.")] = "",
+    tokens: Annotated[str, typer.Option(help="A file of arrays, module:function, or a shape: '2,8:int64'.")] = "2,8:int64",
+    split: Annotated[list[int] | None, typer.Option(help="Tokens of the prefill; repeat for more; default three.")] = None,
+    left_padding: Annotated[str, typer.Option(help="Places of padding before each row: '0,3'.")] = "",
+    json: Annotated[str, typer.Option(metavar="PATH", help="Write every row to this file.")] = "",
+) -> None:
+    """Compare prefill and steps with the whole pass, on each side and across, with and without left padding.
+
+    Exit codes: 0 they agree, 1 they differ, 2 it cannot be told, or the call cannot be answered.
+    """
+    with one_line():
+        found = _compared(model, other, tokens, split, left_padding)
+        typer.echo(str(found))
+        if json:
+            found.to_json(json)
+    raise typer.Exit({"agrees": 0, "differs": 1}.get(found.verdict, 2))
+
+
+def _compared(model: str, other: str, tokens: str, split: list[int] | None, left_padding: str) -> Decoding:
+    # Frameworks are imported by the command that needs them, and NumPy too.
+    from attention.cli.loading import load_inputs, side  # noqa: PLC0415
+    from attention.parity.language_models import compare_decoding  # noqa: PLC0415
+    from attention.spec.errors import OptionError  # noqa: PLC0415
+
+    try:
+        padding = [int(word) for word in left_padding.split(",") if word.strip()] or None
+    except ValueError:
+        raise OptionError(f"--left-padding {left_padding!r} must be ints, such as 0,3") from None
+    given: Any = load_inputs(tokens)
+    if isinstance(given, (tuple, dict)) and len(given) == 1:
+        given = next(iter(given.values())) if isinstance(given, dict) else given[0]
+    return compare_decoding(side(model), side(other) if other else None, given, splits=split or None, left_padding=padding)
