@@ -17,4 +17,7 @@ A mistake is planted by replacing `old` by `new` in the text of the file and imp
 `python -m conformance.wild.check` verifies all of that with plain torch and JAX: the right pair agrees to rounding in float32
 and float64, gradients of the inputs included, and each mistake changes outputs, or gradients where it leaves the outputs alone,
 by more than 1e-4 of their size.
+
+`published` holds ports out of packages, of which `packages.imported` plants the mistakes: there an entry of MISTAKES has a
+"module", the dotted name of the module in whose source text `old` stands and `line` is counted.
 """
