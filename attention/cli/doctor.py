@@ -42,16 +42,19 @@ def doctor(
 ) -> None:
     """Compare two programs of your own, find the first operation at which they part, and name the mistake.
 
-    Exit codes: 0 they agree, 1 they differ or one of them fails, 2 the call cannot be answered.
+    Exit codes: 0 they agree, 1 they differ, 2 cannot tell: one of them fails, nothing was compared, the parameter map is open.
     """
     with one_line():
+        from attention.parity.results.report import EXIT_CODES  # noqa: PLC0415 - NumPy is imported by the command that needs it
+
         found = _examined(torch_side, jax_side, inputs, contract, params, values, dtype, gradients=gradients, trace=trace)
         typer.echo(str(found))
         if json:
             _write_json(found, json)
         if html:
             found.to_html(html)
-    raise typer.Exit(0 if found.ok else 1)
+        code = EXIT_CODES[found.verdict]
+    raise typer.Exit(code)
 
 
 def _examined(

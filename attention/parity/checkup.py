@@ -49,6 +49,16 @@ class Checkup:
         return all(found is None or found for found in looked) and not (self.divergence and self.divergence.found)
 
     @property
+    def verdict(self) -> str:
+        """One of agrees, differs and cannot tell: the comparison leaves it open and nothing else shows a difference."""
+        if self.ok:
+            return "agrees"
+        open_ = (
+            self.report is not None and self.report.verdict == "cannot tell" and (self.diagnosis is None or self.diagnosis.ok)
+        )
+        return "cannot tell" if open_ else "differs"
+
+    @property
     def named(self) -> tuple[object, ...]:
         """What is said of the place where they part: the findings, or that there is none."""
         parted = self.divergence is not None and self.divergence.found
@@ -62,6 +72,7 @@ class Checkup:
         """Return JSON-ready data."""
         found = {
             "ok": self.ok,
+            "verdict": self.verdict,
             "divergence": None if self.divergence is None else self.divergence.to_dict(),
             "findings": [asdict(finding) for finding in self.findings],
             "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),

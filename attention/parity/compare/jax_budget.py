@@ -43,7 +43,7 @@ class _Outputs:
             return self._run(*arguments)
 
     def _run(self, *arguments: Any) -> dict[str, Any]:
-        outputs = self.program.outputs(self.program.pure(*arguments))
+        outputs = self.program.results(*arguments)
         # Integers become floats, through which no gradient flows, so that they too are compared.
         return {name: jnp.asarray(x, x.dtype if is_float(x) else float) for name, x in outputs.items()}
 

@@ -74,11 +74,13 @@ class Oracle:
     Attributes:
         side: 0 if the names are the first program's, 1 if the second's.
         way: how it was made, a line for the report.
+        ratio: whether the budget is the other program's own error.
         budgets: float64 values and sigma of each program, which differ in sigma alone.
     """
 
     side: int
     way: str
+    ratio: bool
     budgets: tuple[Budget, Budget]
 
 
@@ -110,7 +112,7 @@ def oracle(pair: Pair, pairing: Pairing, made: Sequence[Made | None], way: str =
             reasons.append(_short(f"{pair[side].program.name}: {described(error)}"))
         else:
             before = f", because {'; '.join(dict.fromkeys(reasons))}" if reasons else ""
-            found = Oracle(side, f"budget: {told}{before}", budgets)
+            found = Oracle(side, f"budget: {told}{before}", kind == "ratio", budgets)
             if kind != "jax" or _like(made[side], budgets[side]):
                 return found
             # A constant such as an eps may be taken from the dtype, so that float64 is another program than the one that ran.
@@ -171,11 +173,12 @@ def _perturbed(pair: Pair, side: int) -> tuple[str, tuple[Budget, Budget]]:
 
 def _scaled(pair: Pair, found: Mapping[str, Budget]) -> tuple[Budget, Budget]:
     """Return the budget of each program, from those of the dtypes that were counted."""
-    first, second = (_of(each, found[each.counted]) for each in pair)
+    first, second = (scaled(each, found[each.counted]) for each in pair)
     return first, second
 
 
-def _of(question: Question, made: Budget) -> Budget:
+def scaled(question: Question, made: Budget) -> Budget:
+    """Return the budget of the dtype that a program computes in, from that of the dtype that was counted."""
     return as_float64(made) if question.dtype == "float64" else made
 
 
@@ -185,7 +188,7 @@ def _ratio(pair: Pair, side: int, pairing: Pairing, made: Sequence[Made | None])
     value = {name: x.astype(np.float64) for name, x in {**exact.outputs, **exact.gradients}.items()}
     errors = [_errors(question, side, pairing, value, own) for question, own in zip(pair, made, strict=True)]
     sigmas = [_allowed(value, errors[1 - question.index], rounding(question.counted).unit) for question in pair]
-    budgets = [_of(question, Budget(value, sigma)) for question, sigma in zip(pair, sigmas, strict=True)]
+    budgets = [scaled(question, Budget(value, sigma)) for question, sigma in zip(pair, sigmas, strict=True)]
     told = f"{pair[side].program.name} run in float64, each side allowed 4 times the RMS error of the other"
     return told, (budgets[0], budgets[1])
 
