@@ -49,7 +49,7 @@ def form(side: Any) -> Form:
         OptionError: it is nothing that can be called.
         ParamError: the variables of a Linen module hold no "params".
     """
-    if is_haiku(side):
+    if isinstance(side, tuple) and type(side[0]).__name__.startswith("Transformed"):
         return _haiku(*side)
     if is_keras(side):
         return Form(*keras_arrays(side))
@@ -113,12 +113,6 @@ def _nnx(module: nnx.Module) -> Form:
         return outputs, split(nnx.split(again, nnx.Param, ...)[2], joint=".")[0]
 
     return Form(params, apply, others)
-
-
-def is_haiku(side: Any) -> bool:
-    """Return whether a side is `(transformed, params)` or `(transformed, params, state)` of Haiku."""
-    pure = side[0] if isinstance(side, tuple) and len(side) in (2, 3) else None
-    return type(pure).__name__.startswith("Transformed") and {"init", "apply"} <= {*getattr(pure, "_fields", ())}
 
 
 def _haiku(transformed: Any, tree: Any, kept: Any = None) -> Form:
