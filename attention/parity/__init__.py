@@ -7,6 +7,7 @@ True
 
     check       a contract: every probe, both rooms, against the float64 oracle
     compare     any two programs: modules, functions, of torch, JAX or NumPy
+    tolerances  how far a right program may be off, for a test of one's own; assert_close uses it
     locate      the first operation at which two programs part, with the line of each file
     diagnose    which knob of a contract a program turned wrongly; diagnose_step, of an optimiser's step
     checkup     compare, then locate and name the mistake
@@ -29,7 +30,7 @@ from attention.parity.adapters import (  # noqa: E402
     program,
 )
 from attention.parity.checkup import Checkup, checkup  # noqa: E402
-from attention.parity.compare import compare  # noqa: E402
+from attention.parity.compare import assert_close, compare, tolerances  # noqa: E402
 from attention.parity.contracts.check import check, check_probe, expect  # noqa: E402
 from attention.parity.contracts.probes import Probe, probes  # noqa: E402
 from attention.parity.diagnosis import Diagnosis, diagnose  # noqa: E402
@@ -60,6 +61,7 @@ __all__ = [
     "Seen",
     "Training",
     "Verdict",
+    "assert_close",
     "budget",
     "check",
     "check_probe",
@@ -79,6 +81,7 @@ __all__ = [
     "rounding",
     "stored",
     "stored_gradient",
+    "tolerances",
     "train",
 ]
 

@@ -8,7 +8,7 @@ outputs="logits"        outputs=("logits", "hidden_states[*]")        outputs={"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def asked(outputs: Any) -> tuple[Patterns, Patterns]:
     """
     if outputs is None:
         return (), ()
-    names = [outputs] if isinstance(outputs, str) else list(outputs) if isinstance(outputs, Iterable) else []
+    names = [outputs] if isinstance(outputs, str) else list(outputs) if isinstance(outputs, (tuple, list, set)) else []
     pairs = [*outputs.items()] if isinstance(outputs, Mapping) else [(name, name) for name in names]
     if not pairs or not all(isinstance(one, str) and one and isinstance(other, str) and other for one, other in pairs):
         raise OptionError(f"outputs {shown(outputs)} must be a name, several names, or a mapping of names to names")
