@@ -101,7 +101,7 @@ class TorchProgram(Program):
     framework: ClassVar[str] = "torch"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
-        self.params = {name: to_numpy(x) for name, x in self._learned().items()}
+        self.params = {name: _view(x) for name, x in self._learned().items()}
 
     @property
     def module(self) -> nn.Module | None:
@@ -148,8 +148,8 @@ class TorchProgram(Program):
         """
         learned, device = self._learned(), self.devices[0]
         chosen = self.params if params is None else params
-        values = {name: to_tensor(chosen[name]).to(x.device) for name, x in learned.items()}
-        given = {path: to_tensor(x).to(device) for path, x in call.leaves.items()}
+        values = {name: _copied(chosen[name]).to(x.device) for name, x in learned.items()}
+        given = {path: _copied(x).to(device) for path, x in call.leaves.items()}
         leaves = {name: _leaf(x, dtype) for name, x in [*values.items(), *given.items()]}
         # A program may write to its inputs, which autograd forbids of a leaf.
         copies = {path: leaves[path].clone() for path in given}
@@ -195,10 +195,24 @@ def _cast(x: Tensor, dtype: str | None) -> Tensor:
     return x.to(getattr(torch, dtype)) if dtype is not None and x.is_floating_point() else x
 
 
+def _copied(x: Tensor | np.ndarray) -> Tensor:
+    # A copy, and one alone: the user's own tensor neither gets a gradient nor is written to.
+    return x.detach().clone() if isinstance(x, Tensor) else to_tensor(x)
+
+
 def _leaf(x: Tensor, dtype: str | None) -> Tensor:
-    # A copy: the user's own tensor neither gets a gradient nor is written to.
-    x = _cast(x.detach().clone(), dtype)
+    x = _cast(x, dtype)
     return x.requires_grad_(x.is_floating_point())
+
+
+def _view(x: Tensor) -> np.ndarray:
+    """Return a tensor's values, read only: the memory of a parameter on the CPU, so that a large model is not held twice."""
+    x = x.detach()
+    if x.device.type != "cpu" or not x.is_contiguous() or x.dtype == torch.bfloat16 or x.is_conj() or x.is_neg():
+        return to_numpy(x)
+    array = x.numpy()
+    array.flags.writeable = False
+    return array
 
 
 def _array(leaf: Any) -> Tensor | None:
