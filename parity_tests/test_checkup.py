@@ -96,6 +96,11 @@ class TestLaws:
         assert result.exit_code == 2
         assert "verdict: cannot tell" in result.output
 
+    def test_outputs_are_picked_by_name(self, files: tuple[str, str]) -> None:
+        result = run(files, ("attend", "attend"), *INPUTS, "--outputs", "logits")
+        assert result.exit_code == 2
+        assert "outputs logits must pick one of" in result.output
+
     def test_a_program_that_cannot_run_in_float64_is_traced_in_its_own_dtype(self, files: tuple[str, str]) -> None:
         result = run(files, ("pinned", "pinned"), *INPUTS)
         assert result.exit_code == 1

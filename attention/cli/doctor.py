@@ -37,6 +37,9 @@ def doctor(
     ] = "",
     params: Annotated[str, typer.Option(metavar="PATH", help="A parameter map, as ParamMap.to_json writes it.")] = "",
     dtype: Annotated[str, typer.Option(help="What floats are cast to for the comparison.")] = "float32",
+    outputs: Annotated[
+        list[str] | None, typer.Option(help="An output to compare, by name or pattern such as logits; repeat for more.")
+    ] = None,
     json: Annotated[str, typer.Option(metavar="PATH", help="Write the certificate to this file.")] = "",
     html: Annotated[str, typer.Option(metavar="PATH", help="Write one page with everything to this file.")] = "",
 ) -> None:
@@ -47,7 +50,10 @@ def doctor(
     with one_line():
         from attention.parity.results.report import EXIT_CODES  # noqa: PLC0415 - NumPy is imported by the command that needs it
 
-        found = _examined(torch_side, jax_side, inputs, contract, params, values, dtype, gradients=gradients, trace=trace)
+        names = tuple(outputs or ()) or None
+        found = _examined(
+            torch_side, jax_side, inputs, contract, params, values, dtype, gradients=gradients, trace=trace, outputs=names
+        )
         typer.echo(str(found))
         if json:
             _write_json(found, json)
@@ -68,6 +74,7 @@ def _examined(
     *,
     gradients: bool,
     trace: bool,
+    outputs: tuple[str, ...] | None,
 ) -> Checkup:
     """Return what was found out about the programs of these names."""
     # Frameworks are imported by the command that needs them, and NumPy too.
@@ -85,6 +92,7 @@ def _examined(
         dtype=dtype,
         gradients=gradients,
         trace=trace,
+        outputs=outputs,
     )
 
 

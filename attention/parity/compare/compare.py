@@ -85,7 +85,7 @@ def compare(
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     subject = name or f"{both[0].name} and {both[1].name}"
     picks = asked(outputs)
-    both = (both[0].picking(picks[0]), both[1].picking(picks[1]))
+    both = (both[0].picking(picks[0]), both[1].picking(picks[1])) if outputs is not None else both
     known = learned(both, labels, call, params, load)
     state = settled_state(both, labels, known.map, load)
     task = Task(watched(state), labels, call, known, gradients, cotangents, seed, budget)
