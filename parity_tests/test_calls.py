@@ -8,6 +8,8 @@ random keys, exact constants, complex values, bfloat16 inside, caches in results
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
+from flax import linen, nnx
 from torch import nn
 
 from attention.parity import compare
+from attention.spec.errors import OptionError
 
 X = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -172,3 +175,217 @@ class TestWrappers:
 
     def test_a_container_without_length_or_without_parts_is_a_module(self) -> None:
         compare(nn.Sequential(), lambda x: x, X).assert_ok()
+
+
+@dataclass
+class Result:
+    """What a program of JAX returns by name."""
+
+    last: Any
+    note: str = "a text"
+
+
+class ModelOutput(dict):
+    """Stands for the class of transformers that its results derive from."""
+
+
+class Batched(nn.Module):
+    bn: Any
+
+    def __init__(self, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(5, momentum=momentum)
+        with torch.no_grad():
+            self.bn.running_mean.copy_(torch.arange(5.0) / 3)
+            self.bn.running_var.copy_(1 + torch.arange(5.0))
+
+    def forward(self, x: Any) -> Any:
+        return self.bn(x)
+
+
+class BatchedPort(nnx.Module):
+    def __init__(self, momentum: float = 0.9, *, average: bool = True) -> None:
+        self.bn = nnx.BatchNorm(5, momentum=momentum, epsilon=1e-5, use_running_average=average, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        return self.bn(x)
+
+
+class LinenBatched(linen.Module):
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        return linen.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5, name="bn")(x)
+
+
+class TestOutputs:
+    def test_caches_of_a_result_are_left_out_and_said_to_be(self) -> None:
+        def model(x: Any) -> Any:
+            return ModelOutput(logits=x * 2, past_key_values=object())
+
+        report = compare(model, lambda x: x * 2, X)
+        report.assert_ok()
+        assert noted(report, "left out of torch: output.past_key_values, a cache")
+
+    def test_a_lone_output_is_compared_with_the_logits_of_a_result_that_has_more(self) -> None:
+        def model(x: Any) -> Any:
+            return ModelOutput(loss=x.mean(), logits=x * 2, hidden_states=(x, x))
+
+        report = compare(model, lambda x: x * 2, X)
+        report.assert_ok()
+        assert noted(report, "output.logits is compared, and not output, ") or noted(report, "output.logits is compared")
+        assert not compare(model, lambda x: x * 2.1, X).ok
+
+    def test_what_both_have_by_name_is_compared_and_the_rest_named(self) -> None:
+        report = compare(lambda x: {"a": x, "b": 2 * x}, lambda x: {"b": 2 * x}, X)
+        report.assert_ok()
+        assert noted(report, "output.b is compared, and not output.a")
+
+    @pytest.mark.parametrize("picked", ["last", ("last",), "output.last", {"last": "hidden[1]"}, "la*"])
+    def test_outputs_picks_what_is_compared(self, picked: Any) -> None:
+        def torch_side(x: Any) -> Any:
+            return {"first": x, "last": 2 * x}
+
+        def jax_side(x: Any) -> Any:
+            return {"hidden": [x, 2 * x]} if isinstance(picked, dict) else {"first": x + 1, "last": 2 * x}
+
+        report = compare(torch_side, jax_side, X, outputs=picked)
+        report.assert_ok()
+        assert len(report.rows[0].verdicts) == 2
+
+    def test_a_pick_that_nothing_has_cannot_be_told(self) -> None:
+        report = compare(torch.tanh, jnp.tanh, X, outputs="logits")
+        assert report.verdict == "cannot tell"
+        assert "outputs logits must pick one of" in report.rows[0].failure
+        with pytest.raises(OptionError, match="outputs 3 must be a name, several names"):
+            _ = compare(torch.tanh, jnp.tanh, X, outputs=3)
+
+    def test_numbers_are_arrays_and_texts_are_left_out(self) -> None:
+        report = compare(lambda x: (x, 3, True), lambda x: [x, 3, True], X)
+        report.assert_ok()
+        report = compare(lambda x: {"last": x}, Result, X)
+        report.assert_ok()
+        assert noted(report, "left out of jax: output.note, a str")
+
+
+class TestUndefinedGradients:
+    def test_a_mask_that_one_program_differentiates_is_named_and_the_rest_compared(self) -> None:
+        mask = (np.arange(15).reshape(3, 5) % 3 > 0).astype(np.float32)
+
+        def torch_side(x: Any, m: Any) -> Any:
+            return torch.softmax(x + torch.where(m > 0, 0.0, -1e9), -1)
+
+        report = compare(torch_side, lambda x, m: jax.nn.softmax(x - 1e9 * (1 - m), -1), (X, mask))
+        report.assert_ok()
+        assert noted(report, "d input[1] is not compared: one program differentiates this mask")
+        assert {v.name for v in report.rows[0].verdicts} == {"output", "d input[0]"}
+
+    def test_an_input_that_is_no_mask_must_have_its_gradient(self) -> None:
+        assert not compare(lambda x: x.detach() * 2, lambda x: x * 2, X).ok
+        assert not compare(lambda x: x.detach() * 2, lambda x: x * 2, np.ones((3, 5), np.float32)).ok
+
+    def test_a_frozen_row_is_named_and_the_others_are_compared(self) -> None:
+        class Table(nn.Module):
+            def __init__(self, factor: float) -> None:
+                super().__init__()
+                self.e, self.factor = nn.Embedding(7, 4, padding_idx=2), factor
+
+            def forward(self, ids: Any) -> Any:
+                e = self.e(ids)
+                return e.detach() + self.factor * (e - e.detach())
+
+        ids, port = np.array([[2, 1, 0], [3, 2, 2]]), nnx.Embed(7, 4, rngs=nnx.Rngs(0))
+        report = compare(Table(1.0), port, ids, load="first")
+        report.assert_ok()
+        assert noted(report, "d embedding, row 2 is not compared: torch freezes it (padding_idx)")
+        assert not compare(Table(1.01), port, ids, load="first").ok
+
+    @pytest.mark.parametrize(
+        ("torch_side", "jax_side"),
+        [
+            (lambda x: x.max(-1)[0], lambda x: jnp.max(x, -1)),
+            (torch.relu, lambda x: jnp.maximum(x, 0)),
+            (torch.abs, lambda x: jnp.where(x >= 0, x, -x)),
+            (lambda x: x.clamp(0, 1), lambda x: jnp.minimum(jnp.maximum(x, 0), 1)),
+        ],
+        ids=["max", "relu", "abs", "clip"],
+    )
+    def test_a_tie_or_kink_is_compared_beside_it(self, torch_side: Any, jax_side: Any) -> None:
+        report = compare(torch_side, jax_side, np.zeros((3, 5), np.float32))
+        report.assert_ok()
+        assert noted(report, "d input: not defined at these numbers")
+
+    def test_a_wrong_gradient_at_a_kink_is_wrong_beside_it_too(self) -> None:
+        zeros = np.zeros((3, 5), np.float32)
+        assert not compare(lambda x: x.max(-1)[0].detach() + 0 * x.sum(-1), lambda x: jnp.max(x, -1), zeros).ok
+
+    def test_a_program_is_judged_by_the_rounding_of_its_own_operations(self) -> None:
+        # Torch differentiates logsumexp by exp(x - logsumexp), which loses |logsumexp| roundings.
+        x = np.random.default_rng(0).standard_normal((6, 16)).astype(np.float32) + 900
+        report = compare(lambda x: torch.logsumexp(x, -1), lambda x: jax.nn.logsumexp(x, -1), x)
+        report.assert_ok()
+        assert noted(report, "is judged by the rounding of its own operations")
+        assert not compare(lambda x: torch.logsumexp(x, -1), lambda x: jax.nn.logsumexp(x[:, 1:], -1), x).ok
+
+
+class TestState:
+    def test_statistics_are_loaded_with_the_parameters(self) -> None:
+        report = compare(Batched().eval(), BatchedPort(), X, load="first")
+        report.assert_ok()
+        assert noted(report, "state differs in bn.running_mean of torch and bn.mean of jax")
+        assert compare(Batched().eval(), BatchedPort(), X, load="second").ok
+        apart = compare(Batched().eval(), BatchedPort(), X)
+        assert not apart.ok
+        assert noted(apart, ": pass load='first' or load='second' to copy it")
+
+    @pytest.mark.parametrize(("momentum", "right"), [(0.9, True), (0.99, False), (0.1, False)])
+    def test_updated_statistics_are_compared_in_training(self, momentum: float, right: bool) -> None:
+        report = compare(Batched().train(), BatchedPort(momentum, average=False), X, load="first")
+        assert report.ok is right, report
+        assert noted(report, "torch takes 3 / 2 of the batch's variance") is right
+        assert {"bn.mean after the call"} <= {v.name for v in report.rows[0].verdicts}
+
+    def test_a_linen_module_writes_its_collections(self) -> None:
+        module = LinenBatched()
+        report = compare(Batched().train(), (module, module.init(jax.random.key(0), X)), X, load="first")
+        report.assert_ok()
+        assert any("after the call" in v.name for v in report.rows[1].verdicts)
+
+    def test_a_buffer_that_is_no_statistic_is_part_of_the_program(self) -> None:
+        class Biased(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("final_bias", torch.arange(5.0))
+
+            def forward(self, x: Any) -> Any:
+                return x + self.final_bias
+
+        class Port(nnx.Module):
+            def __init__(self) -> None:
+                self.final_bias = nnx.Variable(jnp.zeros(5))
+
+            def __call__(self, x: Any) -> Any:
+                return x + self.final_bias[...]
+
+        assert compare(Biased(), Port(), X, load="first").ok
+        assert not compare(Biased(), Port(), X).ok
+
+
+class TestVerdicts:
+    def test_nothing_compared_is_no_agreement(self) -> None:
+        report = compare(Scaled(), ScaledPort(), np.zeros((0, 5), np.float32))
+        assert report.verdict == "cannot tell"
+        assert report.exit_code == 2
+
+    def test_a_program_that_fails_leaves_it_open_and_one_that_differs_does_not(self) -> None:
+        assert compare(torch.tanh, lambda x: 1 / 0, X).verdict == "cannot tell"  # noqa: ARG005 - fails before it looks
+        assert compare(torch.tanh, jnp.sin, X).verdict == "differs"
+        assert compare(torch.tanh, lambda x: jnp.tanh(x)[:1], X).verdict == "differs"
+        assert compare(torch.tanh, lambda x: jnp.tanh(x) / 0, X).verdict == "differs"
+        assert compare(torch.tanh, jnp.tanh, X).verdict == "agrees"
+
+    def test_numbers_are_for_people_and_no_side_is_called_wrong(self) -> None:
+        text = str(compare(torch.tanh, lambda x: 2 * jnp.tanh(x), X))
+        assert "verdict: differs" in text
+        assert "the reference is jax in float64: where torch differs from it, either of them may be wrong" in text
+        assert "FAIL" not in text
+        assert re.search(r"z rms \d\.\de[67],", text)

@@ -86,10 +86,20 @@ class TestLaws:
 
     def test_what_fails_is_told_by_side_and_not_traced(self, files: tuple[str, str]) -> None:
         result = run(files, ("broken", "attend"), *INPUTS)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "RuntimeError: no such head" in result.output
         assert "model.py:10" in result.output
         assert "divergence" not in result.output
+
+    def test_empty_inputs_compare_nothing_and_agree_with_nothing(self, files: tuple[str, str]) -> None:
+        result = run(files, ("attend", "attend"), "--inputs", "0,4,3")
+        assert result.exit_code == 2
+        assert "verdict: cannot tell" in result.output
+
+    def test_outputs_are_picked_by_name(self, files: tuple[str, str]) -> None:
+        result = run(files, ("attend", "attend"), *INPUTS, "--outputs", "logits")
+        assert result.exit_code == 2
+        assert "outputs logits must pick one of" in result.output
 
     def test_a_program_that_cannot_run_in_float64_is_traced_in_its_own_dtype(self, files: tuple[str, str]) -> None:
         result = run(files, ("pinned", "pinned"), *INPUTS)

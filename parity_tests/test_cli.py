@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from attention import cli
 from attention.parity.contracts import backends, verify
-from attention.parity.results.report import Report
+from attention.parity.results.report import Report, Row
 from attention.spec.errors import UnknownName
 from parity_tests.absent import needs
 
@@ -72,8 +72,11 @@ class TestValues:
 
 class TestExits:
     @needs("jax")
-    def test_a_mismatch_exits_with_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_mismatch_exits_with_1_and_nothing_compared_with_2(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("nothing compared", Report)])
+        assert run("parity").exit_code == 2
+        wrong = Report((Row("self", "plain", "torch", "sdpa", "float32", failure="NaN in output"),))
+        monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("wrong", lambda: wrong)])
         assert run("parity").exit_code == 1
 
     @needs("torch", "jax")

@@ -132,7 +132,7 @@ class TestLaws:
         wrong = compare(torch_attention, jax_mistaken, (Q, K, V))
         assert rms_z(wrong, "torch") > 30
         assert rms_z(wrong, "jax") < 4
-        assert noted(wrong, "where the sides part, torch fails, whichever of them is wrong")
+        assert noted(wrong, "the reference is jax in float64: where torch differs from it, either of them may be wrong")
 
     @pytest.mark.parametrize(
         ("first", "second", "labels", "way"),
@@ -250,7 +250,7 @@ class TestValues:
         report = compare(torch.tanh, branching, X)
         report.assert_ok()
         assert noted(report, "run in float64, each operation perturbed, because jax test_compare.py:branching: TracerBool")
-        assert noted(report, "the oracle is torch in float64: where the sides part, jax fails")
+        assert noted(report, "the reference is torch in float64: where jax differs from it")
 
     def test_a_constant_that_follows_the_dtype_is_taken_from_the_dtype_that_ran(self) -> None:
         def normed(x: Any) -> Any:

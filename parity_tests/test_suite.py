@@ -445,6 +445,7 @@ class TestCommands:
             ("__import__('test_suite_port').port(given)", 0, "0 outside their budget"),
             ("__import__('test_suite_port').off_by_a_little(given)", 1, "d q_proj.kernel"),
             ("1 / 0", 1, "raised ZeroDivisionError at mine.py:4: division by zero"),
+            ("__import__('sys').exit(0)", 1, "raised SystemExit at mine.py:4: 0"),
         ],
     )
     def test_check_exits_with_what_it_found(

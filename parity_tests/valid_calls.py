@@ -316,6 +316,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.Seen": lambda: {"name": "odd", "contract": FFN, "weights": FFN.init(0), "arrays": queries("x")},
     "parity.Training.to_json": lambda: {"path": "odd.json"},
     "parity.Training.plot": lambda: {"path": "odd.png"},
+    "parity.assert_close": lambda: {"actual": X, "expected": X, "budget": 1e-6},
     "parity.budget": lambda: {"program": jax_double, "arguments": (X,), "dtype": "float32", "runs": 1},
     "parity.check": lambda: {"contract": spec.FeedForward(2, 2), "backends": ("numpy",)},
     "parity.check_probe": lambda: {"subject": "odd", "probe": probe(), "backends": ("numpy",)},
@@ -345,6 +346,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.stored": lambda: {"x": jnp.asarray(X)},
     "parity.stored_gradient": lambda: {"x": jnp.asarray(X)},
     "parity.worst_input": lambda: pair(inputs=X, tries=2),
+    "parity.tolerances": lambda: {"side": jax_double, "inputs": X, "gradients": False},
     "parity.train": lambda: {"recipe": parity.Recipe(**recipe()), "twins": 1},
 }
 

@@ -98,7 +98,7 @@ def check(
         report.show()
         if json is not None:
             report.to_json(json)
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(report.exit_code)
 
 
 @contextmanager

@@ -37,21 +37,30 @@ def doctor(
     ] = "",
     params: Annotated[str, typer.Option(metavar="PATH", help="A parameter map, as ParamMap.to_json writes it.")] = "",
     dtype: Annotated[str, typer.Option(help="What floats are cast to for the comparison.")] = "float32",
+    outputs: Annotated[
+        list[str] | None, typer.Option(help="An output to compare, by name or pattern such as logits; repeat for more.")
+    ] = None,
     json: Annotated[str, typer.Option(metavar="PATH", help="Write the certificate to this file.")] = "",
     html: Annotated[str, typer.Option(metavar="PATH", help="Write one page with everything to this file.")] = "",
 ) -> None:
     """Compare two programs of your own, find the first operation at which they part, and name the mistake.
 
-    Exit codes: 0 they agree, 1 they differ or one of them fails, 2 the call cannot be answered.
+    Exit codes: 0 they agree, 1 they differ, 2 cannot tell: one of them fails, nothing was compared, the parameter map is open.
     """
     with one_line():
-        found = _examined(torch_side, jax_side, inputs, contract, params, values, dtype, gradients=gradients, trace=trace)
+        from attention.parity.results.report import EXIT_CODES  # noqa: PLC0415 - NumPy is imported by the command that needs it
+
+        names = tuple(outputs or ()) or None
+        found = _examined(
+            torch_side, jax_side, inputs, contract, params, values, dtype, gradients=gradients, trace=trace, outputs=names
+        )
         typer.echo(str(found))
         if json:
             _write_json(found, json)
         if html:
             found.to_html(html)
-    raise typer.Exit(0 if found.ok else 1)
+        code = EXIT_CODES[found.verdict]
+    raise typer.Exit(code)
 
 
 def _examined(
@@ -65,6 +74,7 @@ def _examined(
     *,
     gradients: bool,
     trace: bool,
+    outputs: tuple[str, ...] | None,
 ) -> Checkup:
     """Return what was found out about the programs of these names."""
     # Frameworks are imported by the command that needs them, and NumPy too.
@@ -82,6 +92,7 @@ def _examined(
         dtype=dtype,
         gradients=gradients,
         trace=trace,
+        outputs=outputs,
     )
 
 

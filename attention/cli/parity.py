@@ -78,7 +78,7 @@ def parity(
         report = _run(contracts, real or [], dtype or ["float32"], backend or ["torch", "jax"], implementation, jobs or _jobs())
         if json is not None:
             report.to_json(json)
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(report.exit_code)
 
 
 def _list() -> None:

@@ -105,7 +105,7 @@ def against(
         report.show()
         if json is not None:
             report.to_json(json)
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(report.exit_code)
 
 
 def _against_contracts(recording: Recording, side: str | None) -> Report:

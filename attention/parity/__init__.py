@@ -7,6 +7,7 @@ True
 
     check       a contract: every probe, both rooms, against the float64 oracle
     compare     any two programs: modules, functions, of torch, JAX or NumPy
+    tolerances  how far a right program may be off, for a test of one's own; assert_close uses it
     locate      the first operation at which two programs part, with the line of each file
     diagnose    which knob of a contract a program turned wrongly; diagnose_step, of an optimiser's step
     checkup     compare, then locate and name the mistake
@@ -33,7 +34,7 @@ from attention.parity.adapters import (  # noqa: E402
 )
 from attention.parity.blocks.layerwise import layerwise  # noqa: E402
 from attention.parity.checkup import Checkup, checkup  # noqa: E402
-from attention.parity.compare import compare  # noqa: E402
+from attention.parity.compare import assert_close, compare, tolerances  # noqa: E402
 from attention.parity.contracts.check import check, check_probe, expect  # noqa: E402
 from attention.parity.contracts.probes import Probe, probes  # noqa: E402
 from attention.parity.diagnosis import Diagnosis, diagnose  # noqa: E402
@@ -70,6 +71,7 @@ __all__ = [
     "Training",
     "Verdict",
     "WorstInput",
+    "assert_close",
     "budget",
     "check",
     "check_probe",
@@ -91,6 +93,7 @@ __all__ = [
     "rounding",
     "stored",
     "stored_gradient",
+    "tolerances",
     "train",
     "worst_input",
 ]

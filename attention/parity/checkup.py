@@ -15,8 +15,10 @@ import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from attention.parity.adapters import program
 from attention.parity.adapters.inputs import DTYPE, LOAD
 from attention.parity.compare import compare
+from attention.parity.compare.output_choice import asked
 from attention.parity.diagnosis import Diagnosis, diagnose
 from attention.parity.diagnosis.rules import Finding, name_mistake
 from attention.parity.results.report import Report, plain, write
@@ -49,6 +51,16 @@ class Checkup:
         return all(found is None or found for found in looked) and not (self.divergence and self.divergence.found)
 
     @property
+    def verdict(self) -> str:
+        """One of agrees, differs and cannot tell: the comparison leaves it open and nothing else shows a difference."""
+        if self.ok:
+            return "agrees"
+        open_ = (
+            self.report is not None and self.report.verdict == "cannot tell" and (self.diagnosis is None or self.diagnosis.ok)
+        )
+        return "cannot tell" if open_ else "differs"
+
+    @property
     def named(self) -> tuple[object, ...]:
         """What is said of the place where they part: the findings, or that there is none."""
         parted = self.divergence is not None and self.divergence.found
@@ -62,6 +74,7 @@ class Checkup:
         """Return JSON-ready data."""
         found = {
             "ok": self.ok,
+            "verdict": self.verdict,
             "divergence": None if self.divergence is None else self.divergence.to_dict(),
             "findings": [asdict(finding) for finding in self.findings],
             "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
@@ -99,6 +112,7 @@ def checkup(
     dtype: str = "float32",
     gradients: bool = True,
     trace: bool = False,
+    outputs: Any = None,
 ) -> Checkup:
     """Return all that can be found out about two programs.
 
@@ -114,6 +128,7 @@ def checkup(
         dtype: what floats are cast to for the comparison.
         gradients: whether gradients are compared and traced too.
         trace: look for the place even if the comparison finds nothing.
+        outputs: which outputs are compared and traced, as `compare` takes them; all if None.
 
     Raises:
         OptionError: neither inputs nor a contract.
@@ -121,6 +136,9 @@ def checkup(
     """
     if inputs is None and contract is None:
         raise OptionError("inputs None must be given, or a contract")
+    if outputs is not None:
+        first, second = asked(outputs)
+        torch_side, jax_side = program(torch_side, "torch").picking(first), program(jax_side, "jax").picking(second)
     report = divergence = diagnosis = None
     if inputs is not None:
         report = compare(torch_side, jax_side, inputs, params=params, load=load, dtypes=(dtype,), gradients=gradients)

@@ -94,7 +94,7 @@ def rounded_call(call: Call, dtypes: Dtypes) -> Call:
 def _round(x: np.ndarray, dtypes: Dtypes) -> np.ndarray:
     if x.dtype.kind == "c" and dtypes != ("float64", "float64"):
         return x.astype(np.complex64)
-    return x.astype(coarser(dtypes)) if is_float(x) else x
+    return x.astype(coarser(dtypes), copy=False) if is_float(x) else x
 
 
 def cotangents(outputs: Mapping[str, np.ndarray], given: Mapping[str, Any] | None, dtypes: Dtypes, seed: int) -> Arrays:

@@ -1,6 +1,6 @@
 """Forms: what a user of JAX may bring, each as a pure function of its parameters.
 
-    outputs = form.apply(params, *args, **kwargs)
+    outputs, state afterwards = form.apply(params, state, args, kwargs)
 
 A form holds arrays and structure only, so that the user's own modules and their state are never touched.
 """
@@ -10,8 +10,9 @@ A form holds arrays and structure only, so that the user's own modules and their
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
 
+from attention.parity.adapters.keras_model import is_keras, keras_arrays
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.spec.errors import OptionError, ParamError
 
@@ -31,13 +33,13 @@ class Form:
 
     Args:
         params: the learned arrays, by path.
-        apply: `apply(params, state, args, kwargs)` returns the outputs.
-        state: every other float array that the program holds, such as running statistics.
+        apply: `apply(params, state, args, kwargs)` returns the outputs and what became of the state, by path.
+        state: every other float array that the program holds, such as running statistics, by path.
     """
 
     params: dict[str, Array]
-    apply: Callable[[dict[str, Array], list[Array], tuple[Any, ...], Mapping[str, Any]], Any]
-    state: tuple[Array, ...] = ()
+    apply: Callable[[dict[str, Array], dict[str, Array], tuple[Any, ...], Mapping[str, Any]], tuple[Any, dict[str, Array]]]
+    state: dict[str, Array] = field(default_factory=dict[str, Array])
 
 
 def form(side: Any) -> Form:
@@ -47,6 +49,10 @@ def form(side: Any) -> Form:
         OptionError: it is nothing that can be called.
         ParamError: the variables of a Linen module hold no "params".
     """
+    if isinstance(side, tuple) and type(side[0]).__name__.startswith("Transformed"):
+        return _haiku(*side)
+    if is_keras(side):
+        return Form(*keras_arrays(side))
     if isinstance(side, linen.Module):
         if side.scope is None:
             raise OptionError(f"side {type(side).__name__} must be a pair (linen module, variables)")
@@ -61,17 +67,17 @@ def form(side: Any) -> Form:
 
 
 def _function(function: Callable[..., Any]) -> Form:
-    return Form({}, lambda _params, _state, args, kwargs: function(*args, **kwargs))
+    return Form({}, lambda _params, _state, args, kwargs: (function(*args, **kwargs), {}))
 
 
 def _pure(function: Callable[..., Any], tree: Any) -> Form:
     params, fill = split(tree)
-    return Form(params, lambda params, _, args, kwargs: function(fill(params), *args, **kwargs))
+    return Form(params, lambda params, _, args, kwargs: (function(fill(params), *args, **kwargs), {}))
 
 
 def _pytree(module: Any) -> Form:
     params, fill = split(module)
-    return Form(params, lambda params, _, args, kwargs: fill(params)(*args, **kwargs))
+    return Form(params, lambda params, _, args, kwargs: (fill(params)(*args, **kwargs), {}))
 
 
 def _linen(module: linen.Module, variables: Any) -> Form:
@@ -79,25 +85,51 @@ def _linen(module: linen.Module, variables: Any) -> Form:
         got = ", ".join(map(str, variables)) if isinstance(variables, Mapping) else type(variables).__name__
         raise ParamError(f"variables {got} of {type(module).__name__} must be a dict with 'params', as module.init returns")
     params, fill = split(variables.get("params", {}))
-    others, fill_others = split({name: inner for name, inner in variables.items() if name != "params"})
+    rest = {name: inner for name, inner in variables.items() if name != "params"}
+    others, fill_others = split(rest)
 
-    def apply(params: dict[str, Array], state: list[Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        collections = {**({"params": fill(params)} if variables else {}), **fill_others(dict(zip(others, state, strict=True)))}
-        return module.apply(collections, *args, mutable=False, **kwargs)
+    def apply(
+        params: dict[str, Array], state: dict[str, Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Array]]:
+        collections = {**({"params": fill(params)} if variables else {}), **fill_others(state)}
+        # What the module writes to its collections is returned by Linen and written nowhere.
+        made = module.apply(collections, *args, mutable=list(rest) or False, **kwargs)
+        return (made[0], split(made[1])[0]) if rest else (made, {})
 
-    return Form(params, apply, tuple(others.values()))
+    return Form(params, apply, others)
 
 
 def _nnx(module: nnx.Module) -> Form:
     graph, learned, rest = nnx.split(module, nnx.Param, ...)
     params, fill = split(learned, joint=".")
-    others, fill_others = split(rest)
+    others, fill_others = split(rest, joint=".")
 
-    def apply(params: dict[str, Array], state: list[Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def apply(
+        params: dict[str, Array], state: dict[str, Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Array]]:
         # Merged from arrays alone, the module is a new one: what it writes to itself is lost with it.
-        return nnx.merge(graph, fill(params), fill_others(dict(zip(others, state, strict=True))))(*args, **kwargs)
+        again: Any = nnx.merge(graph, fill(params), fill_others(state))
+        outputs = again(*args, **kwargs)
+        return outputs, split(nnx.split(again, nnx.Param, ...)[2], joint=".")[0]
 
-    return Form(params, apply, tuple(others.values()))
+    return Form(params, apply, others)
+
+
+def _haiku(transformed: Any, tree: Any, kept: Any = None) -> Form:
+    params, fill = split(tree)
+    state, fill_state = split(kept if kept is not None else {})
+    # `hk.without_apply_rng` takes the key away; a program that draws nothing does not look at it.
+    key = (jax.random.PRNGKey(0),) if "rng" in inspect.signature(transformed.apply).parameters else ()
+
+    def apply(
+        params: dict[str, Array], state: dict[str, Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Array]]:
+        if kept is None:
+            return transformed.apply(fill(params), *key, *args, **kwargs), {}
+        outputs, after = transformed.apply(fill(params), fill_state(state), *key, *args, **kwargs)
+        return outputs, split(after)[0]
+
+    return Form(params, apply, state)
 
 
 def split(tree: Any, joint: str = "") -> tuple[dict[str, Array], Callable[[dict[str, Array]], Any]]:

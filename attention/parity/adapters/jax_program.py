@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attention.parity.adapters.jax_callables import Form, form
-from attention.parity.adapters.named_outputs import named_outputs
+from attention.parity.adapters.named_outputs import Choice, named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped
 from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
@@ -68,6 +68,7 @@ class JaxProgram(Program):
     side: Any
     name: str = "jax"
     params: Arrays = field(init=False)
+    choice: Choice = field(init=False, default_factory=Choice)
     form: Form = field(init=False)
     compiled: bool = field(default=True, init=False)
     framework: ClassVar[str] = "jax"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -75,8 +76,24 @@ class JaxProgram(Program):
     def __post_init__(self) -> None:
         self.form = form(self.side)
         self.params = {name: np.asarray(x) for name, x in self.form.params.items()}
+        self._compile = self._compiled()
+
+    def _compiled(self) -> Any:
         # XLA may leave out a rounding that the program asks for, and so hide a softmax in bfloat16 from a comparison.
-        self._compile = jax.jit(self._make, compiler_options={"xla_allow_excess_precision": False})
+        return jax.jit(self._make, compiler_options={"xla_allow_excess_precision": False})
+
+    @property
+    def state(self) -> Arrays:
+        return {name: np.asarray(x) for name, x in self.form.state.items()}
+
+    def changed(self, **fields: Any) -> Self:
+        other = super().changed(**fields)
+        other._compile = other._compiled()  # noqa: SLF001 - of this class
+        return other
+
+    def holding(self, state: Arrays) -> Self:
+        kept = {name: jnp.asarray(state[name], x.dtype) if name in state else x for name, x in self.form.state.items()}
+        return self.changed(form=replace(self.form, state=kept))
 
     def pure(self, params: Mapping[str, Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return the outputs as the program returns them: a pure function that JAX can trace.
@@ -86,9 +103,19 @@ class JaxProgram(Program):
             args: positional inputs; options as `Static`, as `arguments` gives them.
             kwargs: the same by keyword.
         """
+        return self._applied(params, args, kwargs)[0]
+
+    def results(self, params: Mapping[str, Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the outputs by path, and the state that is watched as the call left it."""
+        outputs, after = self._applied(params, args, kwargs)
+        return {**self.outputs(outputs), **{label: after[name] for name, label in self.watched.items() if name in after}}
+
+    def _applied(
+        self, params: Mapping[str, Array], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Array]]:
         # What the program holds besides its parameters follows them to float64.
         wide = any(x.dtype == np.float64 for x in jax.tree.leaves((dict(params), args, dict(kwargs))) if hasattr(x, "dtype"))
-        state = [x.astype(np.float64) if wide else x for x in self.form.state]
+        state = {name: x.astype(np.float64) if wide else x for name, x in self.form.state.items()}
         args, kwargs = mapped(_opened, (args, dict(kwargs)))
         try:
             with own_draws(), untouched(*owners(self.subject)):
@@ -128,13 +155,13 @@ class JaxProgram(Program):
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return outputs and gradients by name."""
         if cotangents is None:
-            return self.outputs(self.pure(learned, args, kwargs)), {}
+            return self.results(learned, args, kwargs), {}
         given = Call(args, kwargs)
         floats = {path: x for path, x in leaves(given).items() if is_float(x)}
 
         def forward(learned: dict[str, Array], floats: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
             filled = given.map(floats.get)
-            outputs = self.outputs(self.pure(learned, filled.args, filled.kwargs))
+            outputs = self.results(learned, filled.args, filled.kwargs)
             return {name: outputs[name] for name in cotangents}, outputs
 
         reached, pull_back, outputs = jax.vjp(forward, learned, floats, has_aux=True)
@@ -147,7 +174,7 @@ class JaxProgram(Program):
         Raises:
             SideFailed: a leaf is no array.
         """
-        return named_outputs(self.name, made, _array)
+        return named_outputs(self.name, made, _array, self.choice)
 
 
 def leaves(call: Call) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.parity.adapters.named_outputs import named_outputs
+from attention.parity.adapters.named_outputs import Choice, named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped, paths
 from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
@@ -36,6 +36,7 @@ class NumpyProgram(Program):
     tree: Any = None
     name: str = "numpy"
     params: Arrays = field(init=False)
+    choice: Choice = field(init=False, default_factory=Choice)
     framework: ClassVar[str] = "numpy"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class NumpyProgram(Program):
         call = call.map(lambda _, leaf: given(leaf))
         learned = () if self.tree is None else (mapped(lambda path, leaf: given(values.get(path, leaf)), self.tree),)
         with own_draws(), untouched(*owners(self.function)), blamed(self.name):
-            return Made(named_outputs(self.name, self.function(*learned, *call.args, **call.kwargs), _to_numpy))
+            return Made(named_outputs(self.name, self.function(*learned, *call.args, **call.kwargs), _to_numpy, self.choice))
 
 
 def _to_numpy(leaf: Any) -> np.ndarray | None:

@@ -16,9 +16,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
+
+from attention.spec.errors import OptionError
 
 Arrays = dict[str, np.ndarray]
 
@@ -79,11 +82,15 @@ class Program(ABC):
         name: what reports call it, such as "torch model.py:Block".
         framework: "torch", "jax" or "numpy".
         params: the learned arrays, by the program's own names, in its own layout; tied ones stand once.
+        choice: which of its outputs are compared, see `named_outputs`; None for all.
+        watched: state whose values after a call are among the outputs: its names, and what they are called there.
     """
 
     name: str
     framework: str
     params: Arrays
+    choice: Any = None
+    watched: Mapping[str, str] = MappingProxyType({})
 
     @property
     def subject(self) -> Any:
@@ -96,11 +103,37 @@ class Program(ABC):
         """Whether `run` can return gradients."""
         return True
 
+    @property
+    def state(self) -> Arrays:
+        """The float arrays that the program holds and does not learn, such as running statistics, by its own names."""
+        return {}
+
+    def changed(self, **fields: Any) -> Self:
+        """Return the same program with other values of these attributes."""
+        other = copy(self)
+        for name, value in fields.items():
+            setattr(other, name, value)
+        return other
+
+    def picking(self, patterns: tuple[str, ...]) -> Self:
+        """Return the same program with these outputs alone, by names or patterns; all of them if empty."""
+        from attention.parity.adapters.named_outputs import Choice  # noqa: PLC0415 - that file reads the paths of this one
+
+        return self.changed(choice=Choice(patterns))
+
+    def watching(self, state: Mapping[str, str]) -> Self:
+        """Return the same program with state as a call leaves it among its outputs: names in `state`, and what to call them."""
+        return self.changed(watched=dict(state))
+
+    def holding(self, state: Arrays) -> Self:
+        """Return the same program with other values of its state; what is not among them stays."""
+        if state:
+            raise OptionError(f"state {', '.join(state)} must be of a program that holds it, not of {self.name}")
+        return self
+
     def loaded(self, params: Arrays) -> Self:
         """Return the same program with other values of its parameters, all of them."""
-        other = copy(self)
-        other.params = params
-        return other
+        return self.changed(params=params)
 
     @abstractmethod
     def run(

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from attention.parity.adapters.named_outputs import named_outputs
+from attention.parity.adapters.named_outputs import Choice, named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped, paths
 from attention.parity.adapters.untouched import Saved, held_modules, own_draws, untouched
 from attention.parity.adapters.user_errors import blamed
@@ -37,11 +37,15 @@ class Bound:
         name: of the program.
         leaves: the parameters by name and the inputs by path; the float ones require grad, in the dtype asked for.
         call: calls the user's program and returns whatever that returns.
+        choice: which outputs are compared; all if None.
+        after: the state that is watched, as the call left it.
     """
 
     name: str
     leaves: dict[str, Tensor]
     call: Callable[[], Any]
+    choice: Choice | None = None
+    after: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def run(self) -> Any:
         """Return what the program returns, a pytree of tensors.
@@ -58,7 +62,7 @@ class Bound:
         Raises:
             SideFailed: the program raised, or a leaf is no array.
         """
-        return named_outputs(self.name, self.run(), _array)
+        return {**named_outputs(self.name, self.run(), _array, self.choice), **self.after}
 
     def gradients(self, outputs: Mapping[str, Tensor], cotangents: Arrays) -> dict[str, Tensor]:
         """Return the gradient of every float leaf, as "d NAME"; zeros where no output depends on it.
@@ -92,6 +96,8 @@ class TorchProgram(Program):
     tree: Any = None
     name: str = "torch"
     params: Arrays = field(init=False)
+    choice: Choice = field(init=False, default_factory=Choice)
+    held: Arrays = field(init=False, default_factory=dict[str, np.ndarray])
     framework: ClassVar[str] = "torch"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
@@ -103,6 +109,15 @@ class TorchProgram(Program):
         if not isinstance(self.function, nn.Module):
             return None
         return compiled_from(self.function)
+
+    @property
+    def state(self) -> Arrays:
+        """The float buffers by name, the persistent and the others; a shared one stands once."""
+        buffers = self.module.named_buffers() if self.module is not None else ()
+        return {**{name: to_numpy(x) for name, x in buffers if x.is_floating_point()}, **self.held}
+
+    def holding(self, state: Arrays) -> Self:
+        return self.changed(held={**self.held, **state})
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -140,18 +155,23 @@ class TorchProgram(Program):
         copies = {path: leaves[path].clone() for path in given}
         inputs = call.map(copies.get)
         learned = {name: leaves[name] for name in values}
-        return Bound(self.name, leaves, lambda: self._call(learned, inputs, dtype))
+        after: dict[str, Tensor] = {}
+        return Bound(self.name, leaves, lambda: self._call(learned, inputs, dtype, after), self.choice, after)
 
-    def _call(self, learned: dict[str, Tensor], inputs: Call, dtype: str | None) -> Any:
+    def _call(self, learned: dict[str, Tensor], inputs: Call, dtype: str | None, after: dict[str, Tensor]) -> Any:
         if self.module is None:
             tree = () if self.tree is None else (mapped(learned.get, self.tree),)
             with replaced(held_modules(self.function), {}, plain=dtype):
                 return self.function(*tree, *inputs.args, **inputs.kwargs)
         ours = {id(x): learned[name] for name, x in self.module.named_parameters()}
         kind = dtype if self._casts(learned, dtype) else None
-        ours |= {id(x): _cast(x.detach().clone(), kind) for x in self.module.buffers()}
+        held = {name: to_tensor(x).to(self.devices[0]) for name, x in self.held.items()}
+        ours |= {id(x): _cast(held.get(name, x).detach().to(x.dtype).clone(), kind) for name, x in self.module.named_buffers()}
         with replaced([self.module], ours, plain=kind):
-            return self.module(*inputs.args, **inputs.kwargs)
+            outputs = self.module(*inputs.args, **inputs.kwargs)
+            buffers = dict(self.module.named_buffers()) if self.watched else {}
+            after.update({label: buffers[name] for name, label in self.watched.items()})
+            return outputs
 
     def _casts(self, learned: Mapping[str, Tensor], dtype: str | None) -> bool:
         """Return whether buffers are cast as `module.to(dtype)` would cast them."""

@@ -26,8 +26,10 @@ def program(side: Any, framework: str | None = None, name: str = "") -> Program:
     """Return the program that a user's side is.
 
     Args:
-        side: an `nn.Module`; an NNX module; `(linen_module, variables)`; `(function, params)` where `function(params, *inputs)`
-            is pure; a pytree that is callable, as Equinox makes them; or a function of arrays. A program is returned as it is.
+        side: an `nn.Module`, of transformers or wrapped by torch.compile too; an NNX module; `(linen_module, variables)`; a
+            Keras model on the JAX backend; `(transformed, params)` or `(transformed, params, state)` of Haiku;
+            `(function, params)` where `function(params, *inputs)` is pure; a pytree that is callable, as Equinox makes them; or
+            a function of arrays. A program is returned as it is.
         framework: what a plain function is written in: "torch", "jax" or "numpy"; JAX if None. Modules tell by themselves,
             and so do parameters that are tensors.
         name: what reports call it; the framework, file and class or function if "".
@@ -43,6 +45,10 @@ def program(side: Any, framework: str | None = None, name: str = "") -> Program:
     if isinstance(side, type):
         raise OptionError(f"side {side.__name__} is a class, and must be an instance of it, or a function")
     kind = _told(side) or framework or "jax"
+    if kind == "jax" and _is_haiku(side):
+        from attention.parity.adapters.jax_program import JaxProgram  # noqa: PLC0415 - as below
+
+        return JaxProgram(side, name or "jax Haiku")
     function, tree = side if _is_pair(side) else (side, None)
     if not callable(function):
         raise OptionError(f"side {type(side).__name__} must be callable, or a pair (function, params) or (module, variables)")
@@ -66,15 +72,25 @@ def _is_pair(side: Any) -> bool:
     return isinstance(side, tuple) and len(side) == 2 and callable(side[0])  # pyright: ignore[reportUnknownArgumentType]
 
 
+def _is_haiku(side: Any) -> bool:
+    """Return whether a side is `(transformed, params)` or `(transformed, params, state)` of Haiku."""
+    pure = side[0] if isinstance(side, tuple) and len(side) in (2, 3) else None
+    return type(pure).__name__.startswith("Transformed") and {"init", "apply"} <= {*getattr(pure, "_fields", ())}
+
+
 def _told(side: Any) -> str:
     """Return the framework that a side shows by itself, or ""."""
+    if _is_haiku(side):
+        return "jax"
     function, tree = side if _is_pair(side) else (side, None)
     # What is not imported yet cannot have made the side.
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     flax = tuple(sys.modules[name].Module for name in ("flax.nnx", "flax.linen") if name in sys.modules)
     if torch and (isinstance(function, torch.nn.Module) or any(isinstance(leaf, torch.Tensor) for _, leaf in paths(tree))):
         return "torch"
-    if isinstance(function, flax):
+    # Keras on torch's backend makes modules of torch, and on JAX's no pytree.
+    keras = any(kind.__module__.partition(".")[0] == "keras" for kind in type(function).__mro__)
+    if isinstance(function, flax) or keras:
         return "jax"
     if jax and callable(function) and (tree is not None or not jax.tree_util.all_leaves([function])):
         arrays = jax.tree.leaves(function if tree is None else tree)

@@ -1,10 +1,11 @@
 """Compare: any two programs, their outputs and gradients, within a budget of rounding errors.
 
     report = compare(torch_side, jax_side, inputs)
-    report.ok  <=>  every output and gradient of both sides agrees with the float64 run of one of them
+    report.verdict in ("agrees", "differs", "cannot tell")
+    agrees  <=>  every output and gradient of both programs is within the budget of the float64 run of one of them
 
-The oracle is one of the sides, in float64, so a mistake of either shows where they part: in the row of the other. What a user's
-side does wrong by itself, such as an exception or a NaN, is a failure of its row and never an exception of `compare`.
+The reference is one of the programs, in float64, so a mistake of either shows in the row of the other. What a program does
+wrong by itself, such as an exception or a NaN, is a failure of its row and never an exception of `compare`.
 """
 
 # A side is whatever its user brought, of types that strict mode cannot know.
@@ -12,16 +13,19 @@ side does wrong by itself, such as an exception or a NaN, is a failure of its ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attention.parity.adapters import Call, Made, Program, program
 from attention.parity.adapters.detect_numpy import settled
 from attention.parity.adapters.inputs import LOAD, Dtypes, call_of, cotangents, pairs_of, rounded, rounded_call
-from attention.parity.compare import settings_audit
-from attention.parity.compare.oracle import WAYS, Question, oracle
-from attention.parity.compare.verdicts import blind, judged
+from attention.parity.compare import conventions, own_budget, settings_audit
+from attention.parity.compare.conventions import Conventions, Triple
+from attention.parity.compare.oracle import WAYS, Oracle, Pair, Question, oracle
+from attention.parity.compare.output_choice import alike, asked
+from attention.parity.compare.state import settled_state, unchanged, watched
+from attention.parity.compare.verdicts import blind, held, judged, without
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.parity.param_mapping import result_pairing
 from attention.parity.param_mapping.parameter_values import Learned, learned
@@ -47,6 +51,7 @@ def compare(
     seed: int = 0,
     name: str = "",
     budget: str = "auto",
+    outputs: Any = None,
 ) -> Report:
     """Return the report of two programs on the same inputs: outputs, and gradients of inputs and parameters.
 
@@ -63,11 +68,13 @@ def compare(
         cotangents: of float outputs by name; standard normal if None.
         seed: of the cotangents.
         name: what the report calls the pair.
-        budget: "auto", or the one way to a budget that is allowed: "jax", "torch" or "ratio" (see `oracles`).
+        budget: "auto", or the one way to a budget that is allowed: "jax", "torch" or "ratio" (see `oracle`).
+        outputs: what is compared: a name or pattern such as "logits" or "hidden_states[*]", several of them, or a mapping of
+            names of the first program to names of the second; all if None.
 
     Raises:
         UnknownName: no such dtype or budget, or no such output among the cotangents.
-        OptionError: the inputs hold no array, or an option is out of its range.
+        OptionError: the inputs hold no array, an option is out of its range, or `outputs` is nothing of the kind.
         DTypeError: an input is neither float nor integer nor bool.
         ShapeError: a cotangent is not shaped as its output.
         ParamError: the map that is given does not fit the parameters.
@@ -77,20 +84,40 @@ def compare(
     names = both[0].framework, both[1].framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     subject = name or f"{both[0].name} and {both[1].name}"
+    picks = asked(outputs)
+    both = (both[0].picking(picks[0]), both[1].picking(picks[1])) if outputs is not None else both
     known = learned(both, labels, call, params, load)
-    task = Task(both, labels, call, known, gradients, cotangents, seed, budget)
+    state = settled_state(both, labels, known.map, load)
+    task = Task(watched(state), labels, call, known, gradients, cotangents, seed, budget)
     notes = [f"{label} is {each.name}" for label, each in zip(labels, both, strict=True)]
     bare = [label for label, each in zip(labels, both, strict=True) if gradients and not each.differentiable]
     notes += [f"{label} has no gradients: its outputs alone are compared" for label in bare]
-    report = Report((), (*notes, *known.notes, *settings_audit.warnings(*both, call)))
+    notes += [
+        f"{label} was compiled by torch.compile: the module inside is compared, uncompiled" for label in _compiled(both, labels)
+    ]
+    report = Report((), (*notes, *known.notes, *state.notes, *settings_audit.warnings(*both, call)))
     for pair in pairs:
         row = Row(subject, "inputs", "", OWN, pair[0] if pair[0] == pair[1] else "/".join(pair))
-        rows = [replace(row, side=labels[1], failure=known.failure)] if known.failure else list(task.rows(pair, row))
-        report += Report(tuple(rows), tuple(task.notes))
+        open_ = replace(row, side=labels[1], failure=known.failure, open=True)
+        rows = [open_] if known.failure else list(task.rows(pair, row))
+        report += Report(tuple(_undecided(rows, known)), tuple(task.notes))
     if any(row.failure for row in report.rows):
         return report
     loaded = f", load={load!r}" if load else ""
     return report.advised(f"parity.locate(torch_side, jax_side, inputs{loaded}) finds the first operation at which they part")
+
+
+def _compiled(programs: tuple[Program, Program], labels: tuple[str, str]) -> list[str]:
+    return [label for label, each in zip(labels, programs, strict=True) if hasattr(each.subject, "_orig_mod")]
+
+
+def _undecided(rows: list[Row], known: Learned) -> list[Row]:
+    """Return the rows, those that differ left open where the parameter map is: the values may be somebody else's."""
+    ties = known.map.ties if known.map is not None else ()
+    if not ties or all(row.agrees for row in rows):
+        return rows
+    why = f"cannot compare: the parameter map is open: {ties[0]}{f' and {len(ties) - 1} more' if len(ties) > 1 else ''}"
+    return [row if row.agrees else replace(row, failure=row.failure or why, open=True) for row in rows]
 
 
 @dataclass
@@ -126,19 +153,45 @@ class Task:
         yield from failed
         if made[0] is None or made[1] is None:
             return
+        pair, first, second = self._reduced(pair, made[0], made[1])
         try:
-            outputs = self._paired(made[0], made[1])
+            outputs = self._paired(first, second)
         except ShapeError as error:
             yield replace(row, side=self.labels[0], failure=str(error))
             return
+        made = [first, second]
         pairs = result_pairing.Pairing(outputs, self.learned.map)
         if self.gradients and any(each.differentiable for each in self.programs):
-            pair = self._with_cotangents(pair, made[1], outputs, dtypes)
+            pair = self._with_cotangents(pair, second, outputs, dtypes)
             made, failed = self._ran(pair, row)
             yield from failed
         yield from self._judged(pair, made, pairs, row)
 
-    def _questions(self, dtypes: Dtypes) -> tuple[Question, Question]:
+    def _reduced(self, pair: Pair, first: Made, second: Made) -> tuple[Pair, Made, Made]:
+        """Return the questions and results without the outputs that have no counterpart, and the state that no call wrote."""
+        quiet = [unchanged(question.program, made.outputs) for question, made in zip(pair, (first, second), strict=True)]
+        lone = {*quiet[0] ^ quiet[1]}
+        self._note(f"{name} differs from before in one program only: it is not compared" for name in sorted(lone))
+        outputs = [{k: x for k, x in made.outputs.items() if k not in quiet[0] | quiet[1]} for made in (first, second)]
+        picks, told = alike(outputs[0], outputs[1])
+        self._note(told)
+        for question, label in zip(pair, self.labels, strict=True):
+            gone = question.program.choice.left_out if question.program.choice is not None else {}
+            self._note(f"left out of {label}: {path}, {kind}" for path, kind in gone.items())
+        reduced: list[Question] = []
+        results: list[Made] = []
+        for question, found, names in zip(pair, outputs, picks, strict=True):
+            kept = {name: label for name, label in question.program.watched.items() if label in found}
+            program = question.program.watching(kept) if kept != question.program.watched else question.program
+            program = program.picking(names) if names else program
+            reduced.append(replace(question, program=program))
+            results.append(Made({k: x for k, x in found.items() if not names or k in names or k in kept.values()}))
+        return (reduced[0], reduced[1]), results[0], results[1]
+
+    def _note(self, lines: Iterable[str]) -> None:
+        self.notes += [line for line in lines if line not in self.notes]
+
+    def _questions(self, dtypes: Dtypes) -> Pair:
         call = rounded_call(self.call, dtypes)
         values = [rounded(each, dtypes) for each in self.learned.values]
         first, second = (
@@ -147,7 +200,7 @@ class Task:
         )
         return first, second
 
-    def _ran(self, pair: tuple[Question, Question], row: Row) -> tuple[list[Made | None], list[Row]]:
+    def _ran(self, pair: Pair, row: Row) -> tuple[list[Made | None], list[Row]]:
         """Return what both made, None for one that failed, and a row for each failure."""
         made: list[Made | None] = []
         failed: list[Row] = []
@@ -156,7 +209,7 @@ class Task:
                 made.append(_run(question, label))
             except SideFailed as error:
                 made.append(None)
-                failed.append(replace(row, side=label, failure=str(error)))
+                failed.append(replace(row, side=label, failure=str(error), open=True))
         return made, failed
 
     def _paired(self, first: Made, second: Made) -> tuple[tuple[str, str], ...]:
@@ -166,37 +219,89 @@ class Task:
             self.notes.append(f"outputs are paired in order, {self.labels[0]} with {self.labels[1]}: {told}")
         return found
 
-    def _with_cotangents(
-        self, pair: tuple[Question, Question], made: Made, outputs: tuple[tuple[str, str], ...], dtypes: Dtypes
-    ) -> tuple[Question, Question]:
+    def _with_cotangents(self, pair: Pair, made: Made, outputs: tuple[tuple[str, str], ...], dtypes: Dtypes) -> Pair:
         """Return the questions with the cotangents of every output that is float on both sides, by each program's names."""
-        drawn = cotangents(made.outputs, self.cotangents, dtypes, self.seed)
+        state = {*pair[1].program.watched.values()}
+        drawn = cotangents({k: x for k, x in made.outputs.items() if k not in state}, self.cotangents, dtypes, self.seed)
         named = [{names[index]: drawn[names[1]] for names in outputs if names[1] in drawn} for index in (0, 1)]
         return replace(pair[0], cotangents=named[0]), replace(pair[1], cotangents=named[1])
 
-    def _judged(
-        self, pair: tuple[Question, Question], made: list[Made | None], pairs: result_pairing.Pairing, row: Row
-    ) -> Iterator[Row]:
+    def _judged(self, pair: Pair, made: Sequence[Made | None], pairs: result_pairing.Pairing, row: Row) -> Iterator[Row]:
         try:
             found = oracle(pair, pairs, made, self.way)
         except SideFailed as error:
-            yield replace(row, side=self.labels[1], failure=f"there is no budget: {error}")
+            yield replace(row, side=self.labels[1], failure=f"there is no budget: {error}", open=True)
             return
         side, other = self.labels[found.side], self.labels[1 - found.side]
         self.notes.append(found.way)
-        self.notes.append(f"the oracle is {side} in float64: where the sides part, {other} fails, whichever of them is wrong")
+        self.notes.append(f"the reference is {side} in float64: where {other} differs from it, either of them may be wrong")
+        rows: list[Row] = []
         for index, (label, ran) in enumerate(zip(self.labels, made, strict=True)):
             if ran is None:
                 continue
+            row = replace(row, side=label)
             try:
-                verdicts, failure = judged(index, label, ran, found, pairs)
+                triples = self._compared(pair, index, ran, found, pairs)
             except (ParamError, ShapeError) as error:
-                yield replace(row, side=label, failure=f"gradients of {label}: {error}")
-            else:
-                self.notes += [note for note in blind(label, ran) if note not in self.notes]
-                question = pair[index]
-                facts = {"weights": provenance.digest(question.params), **provenance.source(question.program.subject)}
-                yield replace(row, side=label, verdicts=verdicts, failure=failure, facts=facts)
+                rows.append(replace(row, failure=f"gradients of {label}: {error}"))
+                continue
+            verdicts, failure = judged(label, triples)
+            self._note(blind(label, ran))
+            question = pair[index]
+            facts = {"weights": provenance.digest(question.params), **provenance.source(question.program.subject)}
+            rows.append(replace(row, verdicts=verdicts, failure=failure, facts=facts))
+        yield from self._at_a_generic_point(pair, pairs, rows)
+
+    def _compared(self, pair: Pair, index: int, ran: Made, found: Oracle, pairs: result_pairing.Pairing) -> dict[str, Triple]:
+        """Return every result of a program beside the reference, without what frameworks define otherwise."""
+        programs = pair[0].program, pair[1].program
+        known = Conventions(
+            pair[index].call.leaves,
+            conventions.frozen_rows(programs, found.side, self.learned.map),
+            conventions.before(pair[found.side].program),
+        )
+        triples: dict[str, Triple] = {}
+        for name, triple in own_budget.widened(pair[index], held(index, ran, found, pairs), found, pairs, self._note).items():
+            out = None if judged("", {name: triple})[0][0].agrees else known.left_out(name, triple)
+            kept = triple if out is None else without(triple, out[0])
+            self._note([out[1]] if out is not None else [])
+            triples |= {name: kept} if kept is not None else {}
+        return triples
+
+    def _at_a_generic_point(self, pair: Pair, pairs: result_pairing.Pairing, rows: list[Row]) -> list[Row]:
+        """Return the rows; gradients that differ at a tie or a kink alone are taken beside it, where they are defined."""
+        bad = {v.name for row in rows for v in row.verdicts if not v.agrees}
+        whole = len(rows) == len(pair) and not any(row.failure for row in rows)
+        if not bad or not whole or not all(name.startswith("d ") for name in bad):
+            return rows
+        moved = self._moved(pair)
+        made, failed = self._ran(moved, rows[0])
+        if failed:
+            return rows
+        try:
+            found = oracle(moved, pairs, made, self.way)
+            again = [self._compared(moved, i, ran, found, pairs) for i, ran in enumerate(made) if ran is not None]
+        except (SideFailed, ParamError, ShapeError):
+            return rows
+        verdicts = [{v.name: v for v in judged("", triples)[0]} for triples in again]
+        if not all(v.agrees for each in verdicts for v in each.values()):
+            return rows
+        told = "not defined at these numbers, where there is a tie or a kink, and frameworks choose otherwise;"
+        self._note([f"{', '.join(sorted(bad))}: {told} compared a thousandth beside them, where the gradients agree"])
+        return [
+            replace(row, verdicts=tuple(each.get(v.name, v) if v.name in bad else v for v in row.verdicts))
+            for row, each in zip(rows, verdicts, strict=True)
+        ]
+
+    def _moved(self, pair: Pair) -> Pair:
+        """Return the questions at other inputs and parameters, the same for both programs."""
+        dtypes = pair[0].dtype, pair[1].dtype
+        leaves = conventions.moved_slightly(pair[0].call.leaves, self.seed)
+        call = rounded_call(pair[0].call.map(leaves.get), dtypes)
+        first = rounded(conventions.moved_slightly(pair[0].params, self.seed + 1), dtypes)
+        onto = self.learned.map.forward(first) if self.learned.map is not None else {}
+        second = rounded({**pair[1].params, **onto}, dtypes)
+        return replace(pair[0], call=call, params=first), replace(pair[1], call=call, params=second)
 
 
 def _run(question: Question, label: str) -> Made:

@@ -43,13 +43,20 @@ class _Outputs:
             return self._run(*arguments)
 
     def _run(self, *arguments: Any) -> dict[str, Any]:
-        outputs = self.program.outputs(self.program.pure(*arguments))
+        outputs = self.program.results(*arguments)
         # Integers become floats, through which no gradient flows, so that they too are compared.
         return {name: jnp.asarray(x, x.dtype if is_float(x) else float) for name, x in outputs.items()}
 
 
 def traced(
-    program: JaxProgram, call: Call, params: Arrays, cotangents: Arrays | None, *, dtype: str, narrow: str = ""
+    program: JaxProgram,
+    call: Call,
+    params: Arrays,
+    cotangents: Arrays | None,
+    *,
+    dtype: str,
+    narrow: str = "",
+    runs: int = 8,
 ) -> Budget:
     """Return what a program makes in float64 and how far correct rounding may move it: dicts by name.
 
@@ -60,15 +67,16 @@ def traced(
         cotangents: by the names of outputs; None asks for no gradients.
         dtype: the dtype whose rounding is counted.
         narrow: the dtype in which it is traced; "" for float64.
+        runs: of the Monte Carlo arithmetic.
     """
     subject: Any = _Outputs(program, narrow)
     arguments: tuple[Any, ...] = program.arguments(call, params)
     if cotangents is None:
-        return budget(subject, arguments, dtype=dtype)
+        return budget(subject, arguments, dtype=dtype, runs=runs)
     with jax.enable_x64(not narrow):
         shapes = jax.eval_shape(subject, *arguments)
     weights = {name: np.asarray(cotangents.get(name, np.zeros(x.shape)), np.float64) for name, x in shapes.items()}
-    made = budget(differentiated(subject), (arguments, weights), dtype=dtype)
+    made = budget(differentiated(subject), (arguments, weights), dtype=dtype, runs=runs)
     return Budget(_named(made.value), _named(made.sigma))
 
 

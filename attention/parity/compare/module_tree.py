@@ -3,7 +3,7 @@
     parts(program, call) = [Part("encoder.norm1", "LayerNorm", {"eps": 1e-5, ...}), ...]
 
 Torch modules are listed in the order in which they were registered, NNX modules and callable pytrees in the order of their
-attributes. Linen makes its modules while it runs, so that they are listed as they are called.
+attributes. Linen makes its modules while it runs, so that they are listed as they are first called.
 """
 
 # Modules of every library are read through their attributes, which have no types.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,22 +141,21 @@ def _called(program: Program, call: Call) -> list[Part]:
 
     if not isinstance(program, JaxProgram):
         return []
-    found: list[Part] = []
+    found: dict[str, Part] = {}
 
     def see(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name == "__call__":
             said = {name: value for name, value in kwargs.items() if isinstance(value, (bool, int, float))}
-            found.append(
-                Part(".".join(context.module.path), type(context.module).__name__, {**_public(context.module), **said})
-            )
+            path = ".".join(context.module.path)
+            # One module that is called twice is one module.
+            part = Part(path, type(context.module).__name__, {**_public(context.module), **said})
+            found.setdefault(path, part)
         return proceed(*args, **kwargs)
 
-    try:
-        with linen.intercept_methods(see):
-            _ = jax.eval_shape(program.pure, *program.arguments(call))
-    except Exception:  # noqa: BLE001 - a user's program may raise anything; the comparison will say what
-        return found
-    return found
+    # A user's program may raise anything; the comparison will say what.
+    with suppress(Exception), linen.intercept_methods(see):
+        _ = jax.eval_shape(program.pure, *program.arguments(call))
+    return list(found.values())
 
 
 def activations(program_parts: list[Part]) -> dict[str, str]:

@@ -5,6 +5,7 @@
     ratio    any side in float64                                            sigma = RMS error of the other side in this dtype
 
 They are tried in this order, the second program before the first; the report says which it was, and why not those before it.
+A large pair is judged by the ratio, which costs one run in float64 where the others cost nine, and the report says so.
 With the ratio, a side may stray 4 times (RMS) as far from float64 as the other does, 30 times in one element; others allow
 twice the error of a reference in the same dtype (the tests of FlashAttention, arXiv:2205.14135).
 """
@@ -32,6 +33,10 @@ from attention.parity.param_mapping.result_pairing import Pairing
 from attention.spec.errors import SideFailed
 
 WAYS = ("auto", "jax", "torch", "ratio")
+LARGE = 20_000_000
+"""Numbers among the parameters of a pair from which on each program is judged by the ratio, unless a budget is asked for."""
+MEDIUM = 4_000_000
+"""The same, from which on a budget is made of 4 perturbed runs instead of 8."""
 LONGEST = 240
 """Characters of a reason that a note repeats."""
 
@@ -74,11 +79,13 @@ class Oracle:
     Attributes:
         side: 0 if the names are the first program's, 1 if the second's.
         way: how it was made, a line for the report.
+        ratio: whether the budget is the other program's own error.
         budgets: float64 values and sigma of each program, which differ in sigma alone.
     """
 
     side: int
     way: str
+    ratio: bool
     budgets: tuple[Budget, Budget]
 
 
@@ -99,7 +106,8 @@ def oracle(pair: Pair, pairing: Pairing, made: Sequence[Made | None], way: str =
     """
     reasons: list[str] = []
     unlike: Oracle | None = None
-    for kind, side, attempt in _attempts(pair, pairing, made):
+    attempts = sorted(_attempts(pair, pairing, made), key=lambda each: each[0] != "ratio") if cheap(pair, way) else None
+    for kind, side, attempt in attempts or _attempts(pair, pairing, made):
         if way not in ("auto", kind) or (unlike and kind != "jax"):
             continue
         try:
@@ -110,7 +118,9 @@ def oracle(pair: Pair, pairing: Pairing, made: Sequence[Made | None], way: str =
             reasons.append(_short(f"{pair[side].program.name}: {described(error)}"))
         else:
             before = f", because {'; '.join(dict.fromkeys(reasons))}" if reasons else ""
-            found = Oracle(side, f"budget: {told}{before}", budgets)
+            if cheap(pair, way):
+                before += f"; a cheaper budget, as parameters are {size(pair) / 1e6:.0f} M: see budget='jax' and 'torch'"
+            found = Oracle(side, f"budget: {told}{before}", kind == "ratio", budgets)
             if kind != "jax" or _like(made[side], budgets[side]):
                 return found
             # A constant such as an eps may be taken from the dtype, so that float64 is another program than the one that ran.
@@ -119,6 +129,59 @@ def oracle(pair: Pair, pairing: Pairing, made: Sequence[Made | None], way: str =
     if unlike:
         return unlike
     raise SideFailed("; ".join(dict.fromkeys(reasons)) or f"no side of this pair can give the budget {way!r}")
+
+
+def size(pair: Sequence[Question]) -> int:
+    """Return how many numbers the parameters of the larger program are."""
+    return max(sum(x.size for x in each.params.values()) for each in pair)
+
+
+def cheap(pair: Pair, way: str) -> bool:
+    """Return whether a pair is so large that it is judged by the ratio, unless another way is asked for."""
+    return way == "auto" and size(pair) >= LARGE
+
+
+def single(question: Question) -> tuple[str, Budget]:
+    """Return how the budget of one program was made, and the budget.
+
+    Raises:
+        SideFailed: it can be had in no way; the message has every reason.
+    """
+    ways: list[tuple[str, Callable[[], Budget]]] = []
+    if isinstance(question.program, JaxProgram):
+        data = question.program, question.call, question.params, question.cotangents
+        counted = question.counted
+        ways = [
+            ("traced in float64, each operation perturbed", partial(traced, *data, dtype=counted)),
+            (f"traced in {counted}, each operation perturbed", partial(traced, *data, dtype=counted, narrow=counted)),
+        ]
+    elif hasattr(question.program, "bind"):
+        ways = [("run in float64, each operation perturbed", partial(_noisy, question, question.counted))]
+    made = question.run(question.dtype)
+    reasons: list[str] = []
+    found: tuple[str, Budget] | None = None
+    for told, attempt in ways:
+        try:
+            budget = scaled(question, attempt())
+        except Exception as error:  # noqa: BLE001 - a user's program may raise anything when it is traced
+            reasons.append(_short(described(error)))
+            continue
+        if _like(made, budget):
+            return told, budget
+        found = found or (told, budget)
+    if found is None:
+        raise SideFailed(f"{question.program.name} has no budget: {'; '.join(reasons) or 'it cannot be run here'}")
+    return found
+
+
+def _noisy(question: Question, dtype: str, runs: int = 8) -> Budget:
+    from attention.parity.compare.torch_budget import perturbed  # noqa: PLC0415 - only this way needs torch
+
+    return perturbed(question.program, question.call, question.params, question.cotangents, dtype=dtype, runs=runs)
+
+
+def _runs(pair: Pair) -> int:
+    return 8 if size(pair) < MEDIUM else 4
 
 
 def _short(text: str) -> str:
@@ -155,27 +218,30 @@ def _traced(pair: Pair, side: int, *, narrow: bool) -> tuple[str, tuple[Budget, 
     assert isinstance(subject.program, JaxProgram)  # noqa: S101 - for the type checker
     data = subject.program, subject.call, subject.params, subject.cotangents
     kind = subject.counted if narrow else ""
-    found = {dtype: traced(*data, dtype=dtype, narrow=kind) for dtype in {each.counted for each in pair}}
+    runs = _runs(pair)
+    found = {dtype: traced(*data, dtype=dtype, narrow=kind, runs=runs) for dtype in {each.counted for each in pair}}
     told = f"traced in {kind} and evaluated in float64" if narrow else "traced in float64"
-    return f"{subject.program.name} {told}, each operation perturbed", _scaled(pair, found)
+    return f"{subject.program.name} {told}, each operation perturbed{_fewer(runs)}", _scaled(pair, found)
+
+
+def _fewer(runs: int) -> str:
+    return "" if runs == 8 else f" in {runs} runs instead of 8, because the parameters are many"
 
 
 def _perturbed(pair: Pair, side: int) -> tuple[str, tuple[Budget, Budget]]:
-    from attention.parity.compare.torch_budget import perturbed  # noqa: PLC0415 - only this way needs torch
-
-    subject = pair[side]
-    data = subject.program, subject.call, subject.params, subject.cotangents
-    found = {dtype: perturbed(*data, dtype=dtype) for dtype in {each.counted for each in pair}}
-    return f"{subject.program.name} run in float64, each operation perturbed", _scaled(pair, found)
+    subject, runs = pair[side], _runs(pair)
+    found = {dtype: _noisy(subject, dtype, runs) for dtype in {each.counted for each in pair}}
+    return f"{subject.program.name} run in float64, each operation perturbed{_fewer(runs)}", _scaled(pair, found)
 
 
 def _scaled(pair: Pair, found: Mapping[str, Budget]) -> tuple[Budget, Budget]:
     """Return the budget of each program, from those of the dtypes that were counted."""
-    first, second = (_of(each, found[each.counted]) for each in pair)
+    first, second = (scaled(each, found[each.counted]) for each in pair)
     return first, second
 
 
-def _of(question: Question, made: Budget) -> Budget:
+def scaled(question: Question, made: Budget) -> Budget:
+    """Return the budget of the dtype that a program computes in, from that of the dtype that was counted."""
     return as_float64(made) if question.dtype == "float64" else made
 
 
@@ -185,33 +251,41 @@ def _ratio(pair: Pair, side: int, pairing: Pairing, made: Sequence[Made | None])
     value = {name: x.astype(np.float64) for name, x in {**exact.outputs, **exact.gradients}.items()}
     errors = [_errors(question, side, pairing, value, own) for question, own in zip(pair, made, strict=True)]
     sigmas = [_allowed(value, errors[1 - question.index], rounding(question.counted).unit) for question in pair]
-    budgets = [_of(question, Budget(value, sigma)) for question, sigma in zip(pair, sigmas, strict=True)]
+    budgets = [scaled(question, Budget(value, sigma)) for question, sigma in zip(pair, sigmas, strict=True)]
     told = f"{pair[side].program.name} run in float64, each side allowed 4 times the RMS error of the other"
     return told, (budgets[0], budgets[1])
 
 
-def _errors(question: Question, side: int, pairing: Pairing, value: Arrays, made: Made | None) -> dict[str, float]:
-    """Return the RMS error of what a program makes, by the reference's names; none if it failed."""
+def _errors(question: Question, side: int, pairing: Pairing, value: Arrays, made: Made | None) -> Arrays:
+    """Return the RMS error of each row of what a program makes, and at least that of the whole array; none if it failed."""
     if made is None:
         return {}
     made = question.run("float32") if question.dtype == "float64" else made
     pairs = pairing.onto(question.index, side, {**made.outputs, **made.gradients}, value)
+    return {name: _rows(_error(got, wanted)) for name, (got, wanted) in pairs.items()}
+
+
+def _error(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
-        return {
-            name: _rms(np.where(got == wanted, 0.0, got.astype(np.float64) - wanted)) for name, (got, wanted) in pairs.items()
-        }
+        error = np.where(got == wanted, 0.0, got.astype(np.float64) - wanted)
+    return np.where(np.isfinite(error), error, 0.0)
 
 
-def _allowed(value: Arrays, errors: dict[str, float], unit: float) -> Arrays:
+def _rows(x: np.ndarray) -> np.ndarray:
+    """Return the RMS of each row, at least that of all: of a table of words, the rows that were looked up err alone."""
+    if not x.ndim or not x.size:
+        return np.abs(x)
+    squares = np.mean(np.square(x), -1, keepdims=True)
+    return np.sqrt(np.maximum(squares, squares.mean()))
+
+
+def _allowed(value: Arrays, errors: Arrays, unit: float) -> Arrays:
     """Return the error that is allowed per element: that of the other side, and at least one rounding of each element's row."""
-    return {name: np.maximum(errors.get(name, 0.0), unit / math.sqrt(3) * _row(x)) for name, x in value.items()}
+    least = {name: unit / math.sqrt(3) * _row(x) for name, x in value.items()}
+    # One number a row: a large gradient has no room for more.
+    return {name: np.broadcast_to(np.maximum(errors.get(name, 0.0), low), value[name].shape) for name, low in least.items()}
 
 
 def _row(x: np.ndarray) -> np.ndarray:
     finite = np.where(np.isfinite(x), x, 0.0)
-    return np.broadcast_to(np.sqrt(np.mean(finite**2, -1, keepdims=True)), x.shape) if x.ndim and x.size else np.abs(finite)
-
-
-def _rms(error: np.ndarray) -> float:
-    finite = error[np.isfinite(error)]
-    return float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
+    return np.sqrt(np.mean(np.square(finite), -1, keepdims=True)) if x.ndim and x.size else np.abs(finite)

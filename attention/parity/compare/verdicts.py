@@ -5,9 +5,12 @@ row.verdicts = judge(got, value, sigma)        row.failure = "NaN in output of t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from attention.parity.adapters import Made
+from attention.parity.compare.conventions import Triple
 from attention.parity.compare.oracle import Oracle
 from attention.parity.numerics.comparison import Verdict, judge
 from attention.parity.param_mapping.result_pairing import Pairing
@@ -16,12 +19,11 @@ MOST = 3
 """Arrays that a failure names: the rest are its consequences."""
 
 
-def judged(of: int, label: str, made: Made, oracle: Oracle, pairing: Pairing) -> tuple[tuple[Verdict, ...], str]:
-    """Return a verdict on every result that the oracle knows, and what is wrong with the program itself, or "".
+def held(of: int, made: Made, oracle: Oracle, pairing: Pairing) -> dict[str, Triple]:
+    """Return every result that the oracle has: what the program made, what it should be, and its budget.
 
     Args:
         of: 0 for the first program, 1 for the second.
-        label: what the report calls it.
         made: its results.
         oracle: values and budgets.
         pairing: of the names of both programs.
@@ -32,13 +34,25 @@ def judged(of: int, label: str, made: Made, oracle: Oracle, pairing: Pairing) ->
     results, expected = {**made.outputs, **made.gradients}, oracle.budgets[of]
     values = pairing.onto(of, oracle.side, results, expected.value)
     sigmas = pairing.onto(of, oracle.side, results, expected.sigma)
-    verdicts: list[Verdict] = []
-    failures: list[str] = []
-    for name, (narrow, wanted) in values.items():
-        got = narrow.astype(np.float64)
-        verdicts.append(judge(name, got, wanted, sigmas[name][1]))
-        failures += broken(name, label, got, wanted)
-    return tuple(verdicts), "; ".join(failures[:MOST])
+    return {name: (got.astype(np.float64), wanted, sigmas[name][1]) for name, (got, wanted) in values.items()}
+
+
+def judged(label: str, triples: Mapping[str, Triple]) -> tuple[tuple[Verdict, ...], str]:
+    """Return a verdict on every result, and what is wrong with the program itself, or "".
+
+    Args:
+        label: what the report calls it.
+        triples: as `held` returns them.
+    """
+    verdicts = tuple(judge(name, *triple) for name, triple in triples.items())
+    failures = [line for name, (got, wanted, _) in triples.items() for line in broken(name, label, got, wanted)]
+    return verdicts, "; ".join(failures[:MOST])
+
+
+def without(triple: Triple, out: np.ndarray) -> Triple | None:
+    """Return a result without some of its elements, which then agree; None if no element is left."""
+    got, wanted, sigma = triple
+    return None if out.all() else (np.where(out, wanted, got), wanted, sigma)
 
 
 def broken(name: str, label: str, got: np.ndarray, wanted: np.ndarray) -> list[str]:

@@ -80,7 +80,7 @@ def answer(asked: Question, function: Function, side: str) -> tuple[Row, tuple[s
     except NotImplementedError as refusal:
         return replace(row, refusal=f"{side} refuses: {refusal or 'not implemented'}"), ()
     # A user's function may raise anything, and the calls after this one are still to be made.
-    except Exception as error:  # noqa: BLE001
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         return replace(row, failure=f"raised {type(error).__name__}{_where(error)}: {error}"), ()
     made, faults = _readable(results, asked)
     if faults:
@@ -113,7 +113,7 @@ def _readable(results: Any, asked: Question) -> tuple[Arrays, list[str]]:
     return made, faults
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     """Return the last line of the user's own file that the error passed through."""
     ours, *frames = traceback.extract_tb(error.__traceback__)
     del ours

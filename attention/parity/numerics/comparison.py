@@ -64,9 +64,21 @@ class Verdict:
     def __str__(self) -> str:
         where = ", ".join(map(str, self.index))
         return (
-            f"{self.name}: z rms {self.rms:.2f}, max {self.worst:.1f} at [{where}]:"
+            f"{self.name}: z rms {shown_z(self.rms)}, max {shown_z(self.worst, 1)} at [{where}]:"
             f" got {self.got:.9g}, wanted {self.wanted:.9g}, sigma {self.sigma:.2g}"
         )
+
+
+def shown_z(z: float, digits: int = 2) -> str:
+    """Return z as people read it.
+
+    >>> shown_z(0.456), shown_z(16592818.37), shown_z(float("inf"))
+    ('0.46', '1.7e7', 'inf')
+    """
+    if z < 1000 or not np.isfinite(z):
+        return f"{z:.{digits}f}"
+    size, _, power = f"{z:.1e}".partition("e")
+    return f"{size}e{int(power)}"
 
 
 NUMBERS = Option(

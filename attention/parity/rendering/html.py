@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict
+from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict, shown_z
 from attention.parity.numerics.error_maps import Picture
 from attention.parity.rendering import charts, text
 from attention.parity.results import provenance
@@ -38,6 +38,7 @@ def page(
     return _template().render(
         ok=shown.ok if ok is None else ok,
         judged=report is not None,
+        verdict=shown.verdict,
         complaint="" if report is None or shown.ok else shown.complaint(),
         compared=sum(len(row.verdicts) for row in shown.rows),
         failed=sum(1 for _ in shown.failures()),
@@ -101,8 +102,8 @@ def _line(row: Row, verdict: Verdict) -> dict[str, Any]:
         "probe": row.probe,
         "name": verdict.name,
         "ok": verdict.agrees,
-        "rms": f"{verdict.rms:.2f}",
-        "worst": f"{verdict.worst:.1f}",
+        "rms": shown_z(verdict.rms),
+        "worst": shown_z(verdict.worst, 1),
         "index": ", ".join(map(str, verdict.index)),
         "got": f"{verdict.got:.9g}",
         "wanted": f"{verdict.wanted:.9g}",

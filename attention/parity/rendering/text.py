@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict
+from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict, shown_z
 from attention.parity.results.report import OWN, Report, Row
 
 HEADINGS = ("contract", "dtype", "side", "kernel", "probes", "output z", "gradient z", "worst element", "")
-WIDTHS = (18, 8, 12, 15, 6, 12, 12, 38, 4)
+WIDTHS = (18, 8, 12, 15, 6, 12, 12, 38, 11)
 """Of the columns of a report that is printed before its longest cell is known."""
 MOST_FAILURES = 40
 """How many failures are told a line each; more of them teach nothing."""
@@ -96,6 +96,8 @@ def lines(report: Report) -> Iterator[str]:
     yield from models(report)
     compared, failures = sum(len(row.verdicts) for row in report.rows), sum(1 for _ in report.failures())
     yield f"{compared} arrays compared with the float64 oracle, {failures} outside their budget."
+    if pairs(report):
+        yield f"verdict: {report.verdict}"
     if report.mutation is not None:
         yield f"{report.mutation}{''.join(f'; survived: {name}' for name in report.mutation.survived)}"
     if report.advice and not report.ok:
@@ -105,15 +107,20 @@ def lines(report: Report) -> Iterator[str]:
 def table(report: Report) -> Table:
     """Return the table: for each subject, dtype and side, the worst output and the worst gradient."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=limits())
-    pairs = bool(report.rows) and all(row.kernel == OWN for row in report.rows)
+    own = pairs(report)
     # Of a user's own pair there is nothing to say about kernels and probes.
-    shown = [i for i, heading in enumerate(HEADINGS) if not (pairs and heading in ("kernel", "probes"))]
+    shown = [i for i, heading in enumerate(HEADINGS) if not (own and heading in ("kernel", "probes"))]
     for i in shown:
-        made.add_column("pair" if pairs and not i else HEADINGS[i], no_wrap=True)
+        made.add_column("pair" if own and not i else HEADINGS[i], no_wrap=True)
     for group in report.groups():
         told = cells(group)
         made.add_row(*(escape(told[i]) for i in shown))
     return made
+
+
+def pairs(report: Report) -> bool:
+    """Return whether a report is of users' own programs."""
+    return bool(report.rows) and all(row.kernel == OWN for row in report.rows)
 
 
 def models(report: Report) -> list[str]:
@@ -137,15 +144,25 @@ def cells(rows: list[Row]) -> tuple[str, ...]:
     head = (first.subject, first.dtype, first.side, kernels, str(len(rows)))
     if not every:
         failed = any(row.failure for row in rows)
-        return (*head, "-", "-", "see below" if failed else first.refusal, "FAILED" if failed else "refused")
+        return (*head, "-", "-", "see below" if failed else first.refusal, _ending(rows) if failed else "refused")
     values = [verdict for verdict in every if not verdict.name.startswith("d ")]
     gradients = [verdict for verdict in every if verdict.name.startswith("d ")]
     worst = max(every, key=lambda verdict: verdict.badness)
     where = f"{worst.name}[{','.join(map(str, worst.index))}]"
-    return (*head, _z(values), _z(gradients), where, "ok" if all(row.agrees for row in rows) else "FAIL")
+    return (*head, _z(values), _z(gradients), where, _ending(rows))
+
+
+def _ending(rows: list[Row]) -> str:
+    """Return the last word of a group: of a pair, one side differs from the reference, and neither need be the wrong one."""
+    right = all(row.agrees for row in rows)
+    if not right and not any(row.differs for row in rows):
+        return "cannot tell"
+    if all(row.kernel == OWN for row in rows):
+        return "agrees" if right else "differs"
+    return "ok" if right else "FAIL" if any(row.verdicts for row in rows) else "FAILED"
 
 
 def _z(verdicts: list[Verdict]) -> str:
     if not verdicts:
         return "-"
-    return f"{max(v.rms for v in verdicts):.2f} / {max(v.worst for v in verdicts):.1f}"
+    return f"{shown_z(max(v.rms for v in verdicts))} / {shown_z(max(v.worst for v in verdicts), 1)}"

@@ -1,7 +1,8 @@
 """Reports: what was compared, how it came out, and where to look next.
 
     report = Report(rows, notes)        a row is one probe, or one comparison, on one side
-    ok  <=>  something was compared, all verdicts agree, and no program failed
+    ok  <=>  an output was compared, all verdicts agree, and no program failed
+    verdict in ("agrees", "differs", "cannot tell")         exit codes 0, 1, 2
 
 `terminal` prints one, `html` draws one, and a certificate is one as JSON with what it depends on.
 """
@@ -28,6 +29,9 @@ from attention.spec.options import PATH, TEXT, checked
 OWN = "own"
 """The kernel of a program that is its user's: nothing is known of it."""
 
+EXIT_CODES = {"agrees": 0, "differs": 1, "cannot tell": 2}
+"""Of a command, by the verdict."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -42,6 +46,7 @@ class Row:
         verdicts: on the output, on stages, and on every gradient.
         refusal: why nothing ran, though nothing is wrong, or "".
         failure: what is wrong with the program itself, so that it could not be compared, or "".
+        open: whether the failure leaves open if the programs agree: one raised, or the parameter map is not established.
         facts: what else is known, such as the number of tokens.
     """
 
@@ -53,12 +58,18 @@ class Row:
     verdicts: tuple[Verdict, ...] = ()
     refusal: str = ""
     failure: str = ""
+    open: bool = False
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def agrees(self) -> bool:
         """Whether every verdict is good. A refusal compares nothing and condemns nothing; a failure condemns."""
         return not self.failure and all(verdict.agrees for verdict in self.verdicts)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the program is shown to differ: a verdict is bad or it failed, and nothing leaves that open."""
+        return not self.open and not self.agrees
 
     def __str__(self) -> str:
         if self.kernel == OWN:
@@ -105,8 +116,19 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether something was compared and all of it agrees."""
-        return any(v.elements for row in self.rows for v in row.verdicts) and all(row.agrees for row in self.rows)
+        """Whether an output was compared and all agrees; gradients of empty outputs are zeros, which agree without meaning."""
+        compared = any(v.elements and not v.name.startswith("d ") for row in self.rows for v in row.verdicts)
+        return compared and all(row.agrees for row in self.rows)
+
+    @property
+    def verdict(self) -> str:
+        """One of agrees, differs and cannot tell: nothing was compared, or what failed leaves it open."""
+        return "agrees" if self.ok else "differs" if any(row.differs for row in self.rows) else "cannot tell"
+
+    @property
+    def exit_code(self) -> int:
+        """What a command ends with: 0 agrees, 1 differs, 2 cannot tell."""
+        return EXIT_CODES[self.verdict]
 
     def failures(self) -> Iterator[tuple[Row, Verdict]]:
         """Yield every verdict that does not agree, with its row."""
@@ -168,6 +190,7 @@ class Report:
                 "format": provenance.FORMAT,
                 "version": provenance.VERSION,
                 "ok": self.ok,
+                "verdict": self.verdict,
                 "limits": limits,
                 "environment": provenance.environment(),
                 "code": provenance.code(),
