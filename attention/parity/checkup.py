@@ -25,6 +25,24 @@ from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.contract import Contract
 from attention.spec.options import PATH, SWITCH, checked, instance
 
+SETTINGS = frozenset(
+    [
+        "autocast",
+        "compute dtype",
+        "convolution precision",
+        "fast variance",
+        "gelu",
+        "matmul precision",
+        "momentum",
+        "norm eps",
+        "norm layers",
+        "padding_idx",
+        "parameter dtypes",
+        "training mode",
+    ]
+)
+"""What the lines of `settings_audit.warnings` that explain a difference begin with."""
+
 
 @dataclass(frozen=True, eq=False)
 class Checkup:
@@ -50,9 +68,19 @@ class Checkup:
 
     @property
     def named(self) -> tuple[object, ...]:
-        """What is said of the place where they part: the findings, or that there is none."""
+        """What is said of the places where they part: the findings, else the settings that differ, else that there is none."""
         parted = self.divergence is not None and self.divergence.found
-        return self.findings or (("none of the known mistakes fits this operation",) if parted else ())
+        if self.findings or not (parted or (self.report is not None and not self.report.ok)):
+            return self.findings
+        if self.settings:
+            return ("no operation names a mistake by itself; these settings differ, and may be it:", *self.settings)
+        return ("none of the known mistakes fits this operation",) if parted else ()
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What the audit of settings found: settings of which each makes two right programs differ."""
+        notes = self.report.notes if self.report else ()
+        return tuple(f"    {note}" for note in notes if note.partition(":")[0] in SETTINGS)
 
     def __str__(self) -> str:
         parts = [str(part) for part in (self.report, self.divergence, *self.named, self.diagnosis) if part is not None]
@@ -138,7 +166,8 @@ def checkup(
             if report is None:
                 raise
             report = replace(report, notes=(*report.notes, f"not diagnosed: {error}"))
-    findings = name_mistake(divergence) if divergence is not None and divergence.found else ()
+    places = divergence.all if divergence is not None else ()
+    findings = tuple({finding.name: finding for place in places for finding in name_mistake(place)}.values())
     return Checkup(report, divergence, findings, diagnosis)
 
 

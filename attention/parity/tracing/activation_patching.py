@@ -1,4 +1,4 @@
-"""Counterfactuals: what the JAX side would return had some of its arrays been those of the torch side.
+"""Activation patching: what the JAX side would return had some of its arrays been those of the torch side.
 
     replace j by t; run all that depends on it again; do the outputs agree now?
 
@@ -8,19 +8,24 @@ times, for each layer or for queries and for keys, is replaced each time.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 
 from attention.parity.tracing.axis_permutations import arranged, consistent
-from attention.parity.tracing.fingerprint import real
+from attention.parity.tracing.fingerprint import fingerprint, real
 from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
 # Layouts of one array that are tried at most; equal sizes leave many, of which the first few are the likely ones.
 MOST_LAYOUTS = 4
+# Operations after a replaced array in which an agreement is looked for before everything is run again.
+NEAR = 12
+
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,15 @@ class Swap:
         torch: index of the first event that is taken.
         jax: index of the first event that is replaced.
         mended: the share of the outputs that differed and now agree.
+        pairs: all pairs that were replaced.
+        only: the events that read the replacement; None for all.
     """
 
     torch: int
     jax: int
     mended: float
+    pairs: tuple[Pair, ...] = ()
+    only: tuple[int, ...] | None = None
 
 
 def swap(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None) -> Swap | None:
@@ -47,28 +56,71 @@ def swap(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None
         j: index of a JAX event.
         only: the events that read the replacement; None for all that read `j`.
     """
-    pairs = [(t, j)] if only is not None else instances(alignment, t, j)
+    readers = None if only is None else tuple(only)
+    pairs = [(t, j)] if readers is not None else instances(alignment, t, j)
+    best: Swap | None = None
     for chosen in [pairs, pairs[:1]] if len(pairs) > 1 else [pairs]:
-        mended = _best(alignment, chosen, only)
-        if mended:
-            return Swap(t, j, mended)
-    return None
+        share = _best(alignment, chosen, readers)
+        if share and (best is None or share > best.mended):
+            best = Swap(t, j, share, tuple(chosen), readers)
+        if share == 1:
+            break
+    return best
 
 
-def _best(alignment: Alignment, pairs: list[tuple[int, int]], only: Iterable[int] | None) -> float:
+def _best(alignment: Alignment, pairs: list[Pair], only: Iterable[int] | None) -> float:
     """Return the largest share of outputs that a layout of the replacements mends."""
-    layouts = [laid(alignment.torch.events[t].value, alignment.jax.events[j].value) for t, j in pairs]
     readers = None if only is None else frozenset(only)
     best = 0.0
-    for values in zip(*layouts, strict=False):
-        replaced = {j: value for (_, j), value in zip(pairs, values, strict=True)}
+    for replaced in replacements(alignment, pairs):
         best = max(best, mended(alignment, rerun(alignment.jax, replaced, readers)))
         if best == 1:
             break
     return best
 
 
-def instances(alignment: Alignment, t: int, j: int) -> list[tuple[int, int]]:
+def replacements(alignment: Alignment, pairs: Iterable[Pair]) -> list[dict[int, np.ndarray]]:
+    """Return the ways in which the torch arrays of pairs can stand in the place of those of JAX, by JAX event."""
+    pairs = list(pairs)
+    layouts = [laid(alignment.torch.events[t].value, alignment.jax.events[j].value) for t, j in pairs]
+    found = zip(*layouts, strict=False)
+    return [{j: value for (_, j), value in zip(pairs, values, strict=True)} for values in found]
+
+
+def heals(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None) -> tuple[bool, bool]:
+    """Return whether a replacement brings the next operations into agreement, and whether the outputs are among them.
+
+    This runs a few operations, where `swap` runs all, and so tells quickly which swaps are worth trying.
+    """
+    readers = None if only is None else frozenset(only)
+    whole = False
+    for replaced in replacements(alignment, [(t, j)]):
+        changed = rerun(alignment.jax, replaced, readers, most=NEAR)
+        made = [i for i in changed if i not in replaced and alignment.jax.events[i].is_float]
+        if any(alignment.jax.events[i].op == "output" for i in made):
+            whole = True
+        if any(_known(alignment, i, changed[i]) for i in made if alignment.jax.events[i].is_operation):
+            return True, whole
+    return False, whole
+
+
+def _known(alignment: Alignment, i: int, value: np.ndarray) -> bool:
+    """Return whether a new array of a JAX event is one that the torch side made, where the old one was not."""
+    event = alignment.jax.events[i]
+    return not alignment.alike[1][i] and bool(alignment.index.equal(fingerprint(value, event.unit, 0.0, event.slack)))
+
+
+def carry(alignment: Alignment, replaced: Mapping[int, np.ndarray], only: frozenset[int] | None = None) -> Alignment:
+    """Return the two programs with arrays of the JAX side replaced, and made again what depends on them."""
+    made = rerun(alignment.jax, replaced, only)
+    changed = {
+        i: x for i, x in made.items() if not np.array_equal(x, alignment.jax.events[i].value, equal_nan=x.dtype.kind == "f")
+    }
+    events = [replace(e, value=changed[e.index]) if e.index in changed else e for e in alignment.jax.events]
+    return Alignment(alignment.torch, replace(alignment.jax, events=events), alignment, frozenset(changed))
+
+
+def instances(alignment: Alignment, t: int, j: int) -> list[Pair]:
     """Return the pairs that stand for the same two operations, run several times; the given pair first."""
     here = [_likes(side, side.events[i]) for side, i in ((alignment.torch, t), (alignment.jax, j))]
     if len(here[0]) != len(here[1]) or here[0].index(t) != here[1].index(j):
@@ -101,7 +153,7 @@ def laid(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
 
 
 def rerun(
-    recording: Recording, replaced: Mapping[int, np.ndarray], only: frozenset[int] | None = None
+    recording: Recording, replaced: Mapping[int, np.ndarray], only: frozenset[int] | None = None, most: int | None = None
 ) -> dict[int, np.ndarray]:
     """Return the values of all events that change when some are replaced.
 
@@ -109,19 +161,35 @@ def rerun(
         recording: of the JAX side.
         replaced: values by event.
         only: the events that read the replacement; None for all.
+        most: how many operations are run at most; None for all that depend on the replacement.
     """
     changed: dict[int, np.ndarray] = dict(replaced) if only is None else {}
+    first = (
+        (n for i in replaced for n in recording.readers.get(i, ()))
+        if only is None
+        else (recording.made_by[i] for i in only if i in recording.made_by)
+    )
+    waiting = sorted(set(first))
+    queued = set(waiting)
+    run = 0
     with np.errstate(all="ignore"), recording.around():
-        for step in recording.steps:
+        while waiting and (most is None or run < most):
+            step = recording.steps[heapq.heappop(waiting)]
             reads = only is not None and not only.isdisjoint(step.outputs)
-            if changed.keys().isdisjoint(step.inputs) and not reads:
-                continue
             seen = {**changed, **replaced} if reads else changed
             try:
                 made = step.run([seen.get(i, recording.events[i].value) for i in step.inputs])
             except (ValueError, TypeError, IndexError):
                 return {}
-            changed.update((i, x) for i, x in zip(step.outputs, made, strict=True) if only is not None or i not in replaced)
+            run += 1
+            for i, x in zip(step.outputs, made, strict=True):
+                if only is None and i in replaced:
+                    continue
+                changed[i] = x
+                for n in recording.readers.get(i, ()):
+                    if n not in queued:
+                        queued.add(n)
+                        heapq.heappush(waiting, n)
     for i in recording.outputs.values():
         [made] = recording.events[i].inputs
         seen = {**changed, **replaced} if only is not None and i in only else changed

@@ -44,12 +44,12 @@ def cone(recording: Recording, fine: list[bool], outputs: Iterable[int]) -> Cone
     return Cone(tuple(frontier), tuple(sorted(inside)), tuple(border))
 
 
-def ancestors(recording: Recording, start: int, within: Iterable[int]) -> set[int]:
-    """Return an event and all that it was made from, as far as they are among some."""
-    allowed = set(within)
+def ancestors(recording: Recording, start: int, within: Iterable[int], most: int | None = None) -> set[int]:
+    """Return an event and all that it was made from, as far as they are among some; about `most` of them at most."""
+    allowed = within if isinstance(within, frozenset) else frozenset(within)
     found: set[int] = set()
     waiting = [start]
-    while waiting:
+    while waiting and (most is None or len(found) < most):
         i = waiting.pop()
         if i not in found:
             found.add(i)

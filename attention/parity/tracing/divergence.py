@@ -13,6 +13,9 @@ from typing import Any
 from attention.parity.tracing.array_difference import Difference
 from attention.parity.tracing.trace import Event
 
+# A share of the error that counts as all of it.
+MOST = 0.9995
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -59,12 +62,19 @@ class Divergence:
             outputs.
         torch: the event of the torch side at which they part.
         jax: that of the JAX side.
+        ends: the pair of which one array in the place of the other mends what follows, which may lie behind those shown; None
+            where nothing is proven.
         agreed: the last pair that agrees before it.
         difference: how the two arrays differ.
         coverage: of the torch side and of the JAX side.
         timeline: the aligned traces, in order.
         outputs: the names of the outputs and gradients that differ, and how.
         notes: what a reader must know to trust this.
+        share: of the outputs' error that this explains; of what is unproven, the share that nothing else explains.
+        runs: the same, where the line parts again when it runs for the next layer or the next operand.
+        region: on either side, what was made from agreeing arrays up to the array that parts, and what that was made from.
+        given: parameters, inputs and constants that both sides have, as pairs.
+        others: further divergences, found with this one mended, the one that explains most first.
     """
 
     found: bool
@@ -72,25 +82,46 @@ class Divergence:
     kind: str = ""
     torch: Event | None = None
     jax: Event | None = None
+    ends: tuple[Event, Event] | None = None
     agreed: tuple[Event, Event] | None = None
     difference: Difference | None = None
     timeline: tuple[Moment, ...] = ()
     outputs: dict[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
+    share: float = 1.0
+    runs: tuple[Divergence, ...] = ()
+    region: tuple[tuple[Event, ...], tuple[Event, ...]] = ((), ())
+    given: tuple[tuple[Event, Event], ...] = ()
+    others: tuple[Divergence, ...] = ()
+
+    @property
+    def all(self) -> tuple[Divergence, ...]:
+        """This divergence and the others; nothing where none was found."""
+        return (self, *self.others) if self.found else ()
 
     def __str__(self) -> str:
         head = "\n".join(f"  {name}: {text}" for name, text in self.outputs.items())
         cover = f"matched: torch {self.coverage[0]}, jax {self.coverage[1]}"
         if not self.found or self.torch is None or self.jax is None:
             return "\n".join(["no divergence", f"  {cover}", *(f"  {note}" for note in self.notes)])
+        lines = self.place()
+        for other in self.others:
+            lines += other.place()
+        return "\n".join([*lines, "outputs that differ:", head, cover, *self.notes])
+
+    def place(self) -> list[str]:
+        """Return the lines on both sides, how the arrays differ, and what share of the error that explains."""
+        assert self.torch is not None  # noqa: S101 - for the type checker
+        assert self.jax is not None  # noqa: S101 - for the type checker
         said = self.difference.text if self.difference else ""
-        lines = [f"divergence ({self.kind}): {said}", *shown(self.torch), *shown(self.jax)]
+        share = f"; explains {explained(self.share)} of the outputs' error" if self.others or self.share < MOST else ""
+        lines = [f"divergence ({self.kind}): {said}{share}", *shown(self.torch), *shown(self.jax)]
         if self.agreed is not None:
             lines += [
                 "last in agreement:",
                 *(f"  {event.side:5}  {event.label}  {event.place}  {event.text}" for event in self.agreed),
             ]
-        return "\n".join([*lines, "outputs that differ:", head, cover, *self.notes])
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the arrays as JSON-ready data."""
@@ -104,7 +135,18 @@ class Divergence:
             "coverage": {side: vars(x) for side, x in zip(("torch", "jax"), self.coverage, strict=True)},
             "outputs": self.outputs,
             "notes": list(self.notes),
+            "share": self.share,
+            "others": [other.to_dict() for other in self.others],
         }
+
+
+def explained(share: float) -> str:
+    """Return a share of the error in per cent.
+
+    >>> explained(0.5), explained(1.0), explained(7e-5)
+    ('50%', '100%', '0.007%')
+    """
+    return f"{100 * share:.3g}%" if share < MOST else "100%"
 
 
 def shown(event: Event) -> list[str]:

@@ -10,6 +10,7 @@ A run in float64 is the mathematics of a program: its own float32 is as wide as 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -45,6 +46,21 @@ def literal(x: np.ndarray, run: str | None) -> float:
     """
     whole = x.dtype != np.float32 or run != "float64" or not np.any(x.view(np.uint32) & np.uint32(0xFFF))
     return 0.0 if whole else 2.0**-22
+
+
+def own_dtype(params: Mapping[str, np.ndarray]) -> str:
+    """Return the dtype that a program runs in when its user runs it: that of its parameters, float32 where it has none."""
+    floats = [str(x.dtype) for x in params.values() if str(x.dtype) in _UNITS]
+    return max(floats, key=floats.count, default="float32")
+
+
+def own_eps(x: Any, own: str | None) -> Any:
+    """Return a number of a program as its own dtype has it: a run in float64 must not exchange the machine epsilon.
+
+    >>> own_eps(2.0**-52, "float32"), own_eps(1e-5, "float32")
+    (1.1920928955078125e-07, 1e-05)
+    """
+    return 2 * _UNITS[own] if own in _UNITS and isinstance(x, float) and x == 2.0**-52 else x
 
 
 def cotangent(output: np.ndarray) -> np.ndarray:

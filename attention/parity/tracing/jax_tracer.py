@@ -27,12 +27,12 @@ from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.user_errors import blamed, described
 from attention.parity.numerics.jaxpr_interpreter import is_float, widened
 from attention.parity.numerics.noise import CALLS
-from attention.parity.tracing.dtype_casts import cotangent, literal, rounded, unit
-from attention.parity.tracing.jax_rules import evaluated
+from attention.parity.tracing.dtype_casts import cotangent, literal, own_dtype, own_eps, rounded, unit
+from attention.parity.tracing.jax_rules import evaluated, is_key, plain
 from attention.parity.tracing.jax_source_lines import own_lines
 from attention.parity.tracing.source_location import Frame, Place, is_direct, library, places, within
 from attention.parity.tracing.trace import Recording, Step
-from attention.spec.errors import OptionError
+from attention.spec.errors import OptionError, SideFailed
 
 Array = Any
 Where = tuple[Place, ...]
@@ -58,7 +58,8 @@ def record_jax(
     with _around(dtype):
         learned, args, kwargs = program.arguments(call, params, dtype)
         given = {**learned, **Call(args, kwargs).leaves}
-        recorder = Recorder(recording, dtype, {name: "param" if name in learned else "input" for name in given})
+        own = own_dtype(program.params) if dtype == "float64" else None
+        recorder = Recorder(recording, dtype, {name: "param" if name in learned else "input" for name in given}, own)
         forward = _forward(program, learned, Call(args, kwargs))
         found = recorder.run(program.name, forward, given)
         if gradients:
@@ -123,18 +124,20 @@ class Recorder:
         recording: what is appended to.
         dtype: of the run.
         roles: of the arguments, by name; what has none is a cotangent.
+        own: the dtype whose machine epsilon the program reads; None for that of the run.
     """
 
-    def __init__(self, recording: Recording, dtype: str | None, roles: dict[str, str] | None = None) -> None:
-        self.recording, self.dtype, self.roles = recording, dtype, roles or {}
+    def __init__(
+        self, recording: Recording, dtype: str | None, roles: dict[str, str] | None = None, own: str | None = None
+    ) -> None:
+        self.recording, self.dtype, self.roles, self.own = recording, dtype, roles or {}, own
         self.last: Arrays = {}
 
     def run(self, name: str, function: Callable[..., dict[str, Array]], given: Arrays) -> dict[str, int]:
         """Record a function of named arrays, and return the events of its outputs."""
-        with blamed(name):
-            jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(given)
+        jaxpr, shapes = _traced(name, function, given, self.dtype)
         # A dict is flattened in the order of its sorted names.
-        leaves = [self.leaf(np.asarray(given[name]), name) for name in sorted(given)]
+        leaves = [self.leaf(plain(given[name]), name) for name in sorted(given)]
         try:
             made = self.read(jaxpr, leaves, ())
         # What no rule of ours evaluates, such as a random key, is no mistake of the program.
@@ -146,6 +149,8 @@ class Recorder:
 
     def leaf(self, x: Array, name: str = "") -> int:
         """Record what the program was given: an argument, or a constant."""
+        if not x.ndim and not name and x.dtype == np.float64:
+            x = np.asarray(own_eps(float(x), self.own))
         dtype = str(x.dtype)
         role = self.roles.get(name, "cotangent") if name else ""
         slack = 0.0 if name else literal(x, self.dtype)
@@ -154,7 +159,7 @@ class Recorder:
 
     def read(self, jaxpr: Any, operands: Sequence[int], where: Where) -> list[int]:
         """Record the equations of a jaxpr, open or closed, that is called at a place."""
-        constants = [self.leaf(np.asarray(c)) for c in getattr(jaxpr, "consts", ())]
+        constants = [self.leaf(plain(c)) for c in getattr(jaxpr, "consts", ())]
         jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         nodes: dict[Any, int] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *operands], strict=True))
 
@@ -202,12 +207,29 @@ class Recorder:
         return made
 
 
+def _traced(name: str, function: Callable[..., Any], given: Arrays, dtype: str | None) -> tuple[Any, Any]:
+    """Return the jaxpr of a function and the shapes of its results, both as wide as the run where the program allows that.
+
+    One that mixes Python's whole numbers with int32, or names float32, may not fit together in JAX's 64-bit mode: its jaxpr is
+    then that of float32, and is evaluated in float64 all the same.
+    """
+    try:
+        with blamed(name):
+            return jax.make_jaxpr(function, return_shape=True)(given)
+    except SideFailed:
+        if dtype != "float64":
+            raise
+        narrow = {n: x.astype(np.float32) if not is_key(x) and is_float(x) else x for n, x in given.items()}
+        with jax.enable_x64(False), blamed(name):
+            return jax.make_jaxpr(function, return_shape=True)(narrow)
+
+
 def _frames(eqn: Any) -> list[Frame]:
     """Return the frames since the trace of the innermost function began, where JAX cuts them, up to our own."""
     trace = eqn.source_info.traceback
     found: list[Frame] = []
     for frame in trace.frames if trace is not None else ():
-        if frame.file_name.endswith("/jax_lines.py"):
+        if frame.file_name.endswith("/jax_source_lines.py"):
             # It stands between JAX and the line that it looks for.
             continue
         if "/attention/parity/" in frame.file_name:

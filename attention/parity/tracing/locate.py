@@ -12,14 +12,16 @@ from attention._extras import require
 from attention.parity.adapters import Arrays, Call, Program, program
 from attention.parity.adapters.detect_numpy import settled
 from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
+from attention.parity.numerics.error_budget import ROUNDINGS
 from attention.parity.param_mapping.parameter_values import alike
 from attention.parity.tracing.array_difference import Difference, difference
-from attention.parity.tracing.backward_slice import cone
+from attention.parity.tracing.backward_slice import ancestors
 from attention.parity.tracing.constant_tables import share_constants
 from attention.parity.tracing.divergence import Coverage, Divergence, Moment
-from attention.parity.tracing.fault_localization import Choice, choose
+from attention.parity.tracing.error_attribution import Part, attribute
+from attention.parity.tracing.fault_localization import MOST_REGION, Choice
 from attention.parity.tracing.stop_gradient import parted_stops
-from attention.parity.tracing.trace import Recording
+from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 from attention.spec.errors import OptionError
 from attention.spec.options import SWITCH, checked
@@ -100,8 +102,14 @@ def record(
     raise OptionError(f"side {side.name} is in {side.framework}, and must be in torch or jax to be traced")
 
 
-def parted(torch: Recording, jax: Recording) -> Divergence:
-    """Return where two recordings part."""
+def parted(torch: Recording, jax: Recording, unit: float = ROUNDINGS["float32"].unit) -> Divergence:
+    """Return where two recordings part.
+
+    Args:
+        torch: the recording of the torch side.
+        jax: that of the JAX side.
+        unit: the unit roundoff of the dtype that the programs run in: what it explains is no divergence.
+    """
     notes = share_constants(torch, jax)
     alignment = Alignment(torch, jax)
     coverage = _coverage(torch, alignment.partners[0]), _coverage(jax, alignment.partners[1])
@@ -112,20 +120,58 @@ def parted(torch: Recording, jax: Recording) -> Divergence:
         kind, t, j = stops
         said = Difference("stop", "the gradient is stopped on one side, or of another array", {})
         return Divergence(True, coverage, kind, t, j, difference=said, outputs=_outputs(alignment), notes=notes)
-    ends = zip(*alignment.unequal, strict=True)
-    cones = [cone(side, fine, end) for side, fine, end in zip((torch, jax), alignment.fine, ends, strict=True)]
-    choice = choose(alignment, *cones)
-    return _told(alignment, choice, coverage, notes)
+    parts = attribute(alignment, unit)
+    told = [_told(part, coverage) for part in parts]
+    notes = (*notes, *(_benign(each) for part, each in zip(parts, told, strict=True) if part.benign))
+    grave = sorted((each for part, each in zip(parts, told, strict=True) if not part.benign), key=lambda each: -each.share)
+    outputs = _outputs(alignment)
+    if not grave:
+        return Divergence(False, coverage, timeline=_timeline(alignment, None), outputs=outputs, notes=notes)
+    return replace(grave[0], outputs=outputs, notes=notes, others=tuple(grave[1:]))
 
 
-def _told(alignment: Alignment, choice: Choice, coverage: tuple[Coverage, Coverage], notes: tuple[str, ...]) -> Divergence:
+def _benign(found: Divergence) -> str:
+    """Return what a reader is told of a difference that a rounding explains."""
+    said = found.difference.text if found.difference else ""
+    if found.kind == "unproven":
+        return f"what is left of the outputs' difference is of the size of a rounding: {said}"
+    return (
+        f"within a rounding, so no divergence: {found.torch and found.torch.place} and {found.jax and found.jax.place}: {said}"
+    )
+
+
+def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
+    alignment, choice = part.alignment, part.choice
     t, j = alignment.torch.events[choice.torch], alignment.jax.events[choice.jax]
-    t = replace(t, places=choice.torch_places or t.places)
-    j = replace(j, places=choice.jax_places or j.places)
     before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
     agreed = (alignment.torch.events[before[-1][0]], alignment.jax.events[before[-1][1]]) if before else None
-    apart, outputs, timeline = _apart(alignment, choice), _outputs(alignment), _timeline(alignment, choice)
-    return Divergence(True, coverage, choice.kind, t, j, agreed, apart, timeline, outputs, notes)
+    apart, timeline = _apart(alignment, choice), _timeline(alignment, choice)
+    swapped = choice.swap
+    ends = (alignment.torch.events[swapped.torch], alignment.jax.events[swapped.jax]) if swapped else None
+    runs = tuple(_told(run, coverage) for run in part.runs)
+    more = {"share": part.share, "runs": runs, "given": _given(alignment), "region": _region(alignment, choice)}
+    return Divergence(True, coverage, choice.kind, t, j, ends, agreed, apart, timeline, **more)
+
+
+def _region(alignment: Alignment, choice: Choice) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+    """Return what lies behind the arrays that part, on either side, and the agreeing arrays that this was made from."""
+    ends = (choice.swap.torch, choice.swap.jax) if choice.swap else (choice.torch, choice.jax)
+    found: list[tuple[Event, ...]] = []
+    for which, (side, fine, end) in enumerate(zip((alignment.torch, alignment.jax), alignment.fine, ends, strict=True)):
+        inside = ancestors(side, end, frozenset(i for i, ok in enumerate(fine) if not ok), MOST_REGION)
+        if choice.kind == ("absent in torch", "absent in jax")[which]:
+            inside = {end}
+        around = {n for i in inside for n in side.events[i].inputs}
+        found.append(tuple(side.events[i] for i in sorted(inside | around)))
+    return found[0], found[1]
+
+
+def _given(alignment: Alignment) -> tuple[tuple[Event, Event], ...]:
+    """Return the arrays that both programs were given, or hold, each torch one with the first of JAX that is equal to it."""
+    torch, jax = alignment.torch.events, alignment.jax.events
+    leaves = [e for e in torch if e.is_given and e.is_float and e.value.size > 1]
+    pairs = ((e, next((jax[j] for j in alignment.partners[0][e.index] if jax[j].is_given), None)) for e in leaves)
+    return tuple((t, j) for t, j in pairs if j is not None)
 
 
 def _outputs(alignment: Alignment) -> dict[str, str]:

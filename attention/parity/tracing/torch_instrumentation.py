@@ -36,7 +36,7 @@ FUSED = frozenset(
 _TRACEBACK = re.compile(r'File "(.+)", line (\d+), in (.+)')
 _OURS = __file__.rpartition("tracing")[0]
 # The modes stand between the program and what it calls.
-_BETWEEN = (__file__, __file__.replace("torch_modes", "torch_recorder"))
+_BETWEEN = (__file__, __file__.replace("torch_instrumentation", "torch_tracer"))
 
 
 class Asked(TorchFunctionMode):

@@ -12,7 +12,7 @@ that of the forward operation, which autograd's anomaly mode remembers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.torch_program import TorchProgram, same_draws
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.tracing.dtype_casts import cotangent, unit
+from attention.parity.tracing.dtype_casts import cotangent, own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
 from attention.parity.tracing.torch_instrumentation import FUSED, Asked, default, frames, in_parts, stack
 from attention.parity.tracing.trace import Recording
@@ -58,7 +58,8 @@ def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype
             bound = program.bind(call, params, dtype)
         around.enter_context(default(dtype))
         roles = {name: ("param" if name in program.params else "input", value(leaf)) for name, leaf in bound.leaves.items()}
-        mode = Recorder(recording, roles, dtype)
+        own = own_dtype(program.params) if dtype == "float64" else None
+        mode = Recorder(recording, roles, dtype, own)
         # Only a forward pass under this mode leaves its lines to the backward pass.
         around.enter_context(torch.autograd.set_detect_anomaly(gradients, check_nan=False))
         with mode, mode.asked:
@@ -81,11 +82,14 @@ class Recorder(TorchDispatchMode):
         recording: what is appended to.
         given: the roles and arrays of what has a name: parameters, inputs.
         dtype: of the run.
+        own: the dtype whose machine epsilon the program reads; None for that of the run.
     """
 
-    def __init__(self, recording: Recording, given: dict[str, tuple[str, np.ndarray]], dtype: str | None) -> None:
+    def __init__(
+        self, recording: Recording, given: dict[str, tuple[str, np.ndarray]], dtype: str | None, own: str | None = None
+    ) -> None:
         super().__init__()
-        self.recording, self.given, self.dtype = recording, dict(given), dtype
+        self.recording, self.given, self.dtype, self.own = recording, dict(given), dtype, own
         # The event of each tensor and the version it had, by id; the tensors are kept so that no id is used twice.
         self.known: dict[int, tuple[Tensor, int, int]] = {}
         self.written: dict[int, int] = {}
@@ -95,6 +99,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = _widened(kwargs or {}) if self.dtype == "float64" else (kwargs or {})
+        args = tuple(own_eps(x, self.own) for x in args)
         inputs = [self.node(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         name = func._schema.name.rpartition("::")[2]  # noqa: SLF001 the name that every op has, and no public way to it
         backward = torch._C._current_autograd_node() is not None  # noqa: SLF001 as above
@@ -111,8 +116,9 @@ class Recorder(TorchDispatchMode):
             self._keep(made[0], inputs[0])
             return result
         options = ", ".join(_spoken(x) for x in [*args, *kwargs.items()] if not isinstance(x, Tensor))
+        others = alternatives(func, args, kwargs) if name in OPTIONS and len(made) == 1 else {}
         for x in made:
-            more = {"name": self.fused, "options": options[:80], "backward": backward}
+            more = {"name": self.fused, "options": options[:80], "backward": backward, "alternatives": others}
             self._keep(x, self._add(name, x, inputs, **more))
             self._wrote(x, name)
         return result
@@ -186,6 +192,35 @@ def value(x: Tensor) -> np.ndarray:
     """Return a copy: floats as float64, the rest as they are."""
     x = x.detach().cpu().resolve_conj().resolve_neg()
     return (x.double() if x.is_floating_point() else x.to(torch.complex128) if x.is_complex() else x).numpy().copy()
+
+
+# Options of operations that people set otherwise than the other side has them.
+OPTIONS = {
+    "avg_pool1d": ("count_include_pad", "ceil_mode"),
+    "avg_pool2d": ("count_include_pad", "ceil_mode"),
+    "avg_pool3d": ("count_include_pad", "ceil_mode"),
+    "grid_sampler_2d": ("align_corners",),
+    "grid_sampler_3d": ("align_corners",),
+    "upsample_bicubic2d": ("align_corners",),
+    "upsample_bilinear2d": ("align_corners",),
+    "upsample_linear1d": ("align_corners",),
+    "upsample_trilinear3d": ("align_corners",),
+}
+
+
+def alternatives(func: Any, args: tuple[Any, ...], kwargs: Any) -> dict[tuple[str, str], np.ndarray]:
+    """Return what an operation makes with each of its switches the other way, by the text of its own and of the other."""
+    found: dict[tuple[str, str], np.ndarray] = {}
+    arguments = func._schema.arguments  # noqa: SLF001 the names that every op has, and no public way to them
+    for n, argument in enumerate(arguments):
+        if argument.name not in OPTIONS[func._schema.name.rpartition("::")[2]]:  # noqa: SLF001 as above
+            continue
+        own = args[n] if n < len(args) else kwargs.get(argument.name, argument.default_value)
+        given = [a.default_value if i >= len(args) else args[i] for i, a in enumerate(arguments)]
+        given[n] = not own
+        with suppress(RuntimeError), torch.no_grad():
+            found[f"{argument.name}={own}", f"{argument.name}={not own}"] = value(func(*given))
+    return found
 
 
 def _version(x: Tensor) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class Event:
         name: of a leaf or an output; what a fused operation is called of which this is a part.
         options: what the operation was told beside its operands, for reading.
         backward: whether it belongs to the backward pass.
+        alternatives: what the operation would have made with another option, by the text of its own and of the other.
     """
 
     side: str
@@ -63,6 +65,7 @@ class Event:
     name: str = ""
     options: str = ""
     backward: bool = False
+    alternatives: dict[tuple[str, str], np.ndarray] = field(default_factory=dict[tuple[str, str], np.ndarray])
 
     @property
     def place(self) -> Place:
@@ -165,9 +168,23 @@ class Recording:
             places, dtype, backward = made.places, made.dtype, made.backward
             self.outputs[name] = self.add("output", made.value, (i,), places=places, dtype=dtype, backward=backward, name=name)
 
-    @property
+    @cached_property
+    def readers(self) -> dict[int, list[int]]:
+        """The steps that read each event, in order; of a recording that is complete."""
+        found: dict[int, list[int]] = {}
+        for n, step in enumerate(self.steps):
+            for i in dict.fromkeys(step.inputs):
+                found.setdefault(i, []).append(n)
+        return found
+
+    @cached_property
+    def made_by(self) -> dict[int, int]:
+        """The step that made each event; of a recording that is complete."""
+        return {i: n for n, step in enumerate(self.steps) for i in step.outputs}
+
+    @cached_property
     def consumers(self) -> dict[int, list[int]]:
-        """The events that were made from each event."""
+        """The events that were made from each event; of a recording that is complete."""
         found: dict[int, list[int]] = {event.index: [] for event in self.events}
         for event in self.events:
             for i in dict.fromkeys(event.inputs):

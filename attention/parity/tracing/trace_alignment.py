@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -53,15 +54,18 @@ class Index:
         return [group[n] for n in near if self.prints[group[n]].equals(other)]
 
 
-def prints(recording: Recording) -> list[Fingerprint]:
-    """Return the fingerprint of every event of a recording."""
+def prints(
+    recording: Recording, known: Mapping[int, Fingerprint] | None = None, changed: frozenset[int] = frozenset()
+) -> list[Fingerprint]:
+    """Return the fingerprint of every event of a recording, those that are known and have not changed as they are."""
     found: list[Fingerprint] = []
     floors: list[float] = []
     for event in recording.events:
         largest = max((found[i].scale for i in event.inputs), default=0.0)
         # What is made of a rounding error of zero is one too.
         floors.append(max([NOISE * largest, *(floors[i] for i in event.inputs)]))
-        found.append(fingerprint(event.value, event.unit, floors[-1], event.slack))
+        same = None if known is None or event.index in changed else known[event.index]
+        found.append(same or fingerprint(event.value, event.unit, floors[-1], event.slack))
     return found
 
 
@@ -72,31 +76,45 @@ class Alignment:
     Args:
         torch: the recording of the torch side.
         jax: that of the JAX side.
+        before: the same programs before some arrays of JAX were replaced; None for the programs as they ran.
+        changed: the JAX events whose arrays are others than in `before`.
     """
 
     torch: Recording
     jax: Recording
+    before: Alignment | None = None
+    changed: frozenset[int] = frozenset()
 
     @cached_property
     def prints(self) -> tuple[list[Fingerprint], list[Fingerprint]]:
         """The fingerprints of the events of either side."""
-        return prints(self.torch), prints(self.jax)
+        if self.before is None:
+            return prints(self.torch), prints(self.jax)
+        there, known = self.before.prints
+        return there, prints(self.jax, dict(enumerate(known)), self.changed)
 
     @cached_property
-    def index(self) -> tuple[Index, Index]:
-        """The fingerprints of either side, to look others up in."""
-        return Index(self.prints[0]), Index(self.prints[1])
+    def index(self) -> Index:
+        """The fingerprints of the torch side, to look others up in."""
+        return Index(self.prints[0]) if self.before is None else self.before.index
 
     @cached_property
     def alike(self) -> tuple[list[list[int]], list[list[int]]]:
         """The events of the other side that hold the same elements, in whatever layout, for every event of either side."""
-        there = [self.index[1].equal(found) for found in self.prints[0]]
-        return there, _turned(there, len(self.jax.events))
+        known = None if self.before is None else self.before.alike[1]
+        find = self.index.equal
+        back = [find(x) if known is None or j in self.changed else known[j] for j, x in enumerate(self.prints[1])]
+        return _turned(back, len(self.torch.events)), back
 
     @cached_property
     def partners(self) -> tuple[list[list[int]], list[list[int]]]:
         """The events of the other side that hold the same array, for every event of either side."""
-        there = [[j for j in group if self._same(i, j)] for i, group in enumerate(self.alike[0])]
+        known = None if self.before is None else [frozenset(group) for group in self.before.partners[1]]
+
+        def same(i: int, j: int) -> bool:
+            return self._same(i, j) if known is None or j in self.changed else i in known[j]
+
+        there = [[j for j in group if same(i, j)] for i, group in enumerate(self.alike[0])]
         return there, _turned(there, len(self.jax.events))
 
     def _same(self, i: int, j: int) -> bool:

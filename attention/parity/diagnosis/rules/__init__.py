@@ -8,17 +8,36 @@ has proven that nothing else differs. No finding: none of the known mistakes fit
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 
-from attention.parity.diagnosis.rules import elementwise, indexing, missing_operation, patched, reductions
+from attention.parity.diagnosis.rules import (
+    elementwise,
+    indexing,
+    masking,
+    missing_operation,
+    operands,
+    options,
+    patched,
+    positions,
+    reductions,
+)
 from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, scenes
 from attention.parity.tracing import Divergence
 
 __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
 
-RULES: tuple[Rule, ...] = (*elementwise.RULES, *indexing.RULES, *reductions.RULES)
+SPECIFIC: tuple[Rule, ...] = (*options.RULES, *elementwise.SPECIFIC, *positions.RULES)
+RULES: tuple[Rule, ...] = (
+    *SPECIFIC,
+    *elementwise.GENERAL,
+    *masking.RULES,
+    *indexing.RULES,
+    *reductions.RULES,
+    *operands.RULES,
+)
 
 
 COARSE = 1e-4
@@ -30,7 +49,7 @@ def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, 
     # A rule may divide by what is 0, or take inf from inf; such an array then equals nothing.
     with np.errstate(all="ignore"):
         # Where much is rounded, almost anything rebuilds an array.
-        for rule in rules if scene.limit <= COARSE else (indexing.coarser,):
+        for rule in rules if scene.limit <= COARSE else (indexing.coarser,) if rules is not SPECIFIC else ():
             if finding := rule(scene):
                 return (finding,)
     return ()
@@ -44,9 +63,29 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
     """
     if not divergence.found:
         return ()
-    for scene in scenes(divergence):
-        # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
-        found = name_scene(scene) if scene.proven else name_scene(scene, indexing.SAME_ELEMENTS)
-        if found:
-            return found if scene.proven else tuple(replace(finding, sure=False) for finding in found)
+    first = _named(divergence)
+    again = [_named(run) for run in divergence.runs] if first else []
+    others = [found[0].name for found in again if found and found[0].name != first[0].name]
+    # A line that runs again makes the same mistake again: numbers that are others each time are no mistake's.
+    if any(_worded(name) == _worded(first[0].name) for name in others):
+        return ()
+    return tuple(replace(finding, sure=False) for finding in first) if others else first
+
+
+def _worded(name: str) -> str:
+    return re.sub(r"[\d.]+(e[-+]\d+)?", "", name)
+
+
+def _named(divergence: Divergence) -> tuple[Finding, ...]:
+    near, far = list(scenes(divergence)), list[Scene]()
+    # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
+    for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
+        if made is far and not far:
+            far += list(scenes(divergence, further=True))[len(near) :]
+        for scene in made:
+            # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
+            chosen = rules if scene.proven else indexing.SAME_ELEMENTS if rules is RULES else ()
+            found = name_scene(scene, chosen)
+            if found:
+                return found if scene.proven else tuple(replace(finding, sure=False) for finding in found)
     return patched.name(divergence) or missing_operation.name(divergence)

@@ -6,11 +6,11 @@ torch = f(x)        jax = g(x)        x agrees, f and g of the table below
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, near
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, magnitudes, near
 from attention.spec import activations
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -54,12 +54,18 @@ WRITTEN = {
     "elu + 1": ("F.elu(x) + 1", "jax.nn.elu(x) + 1"),
     "relu + 1": ("F.relu(x) + 1", "jax.nn.relu(x) + 1"),
 }
+LEAST = 3
+"""Magnitudes of an argument that an activation is known by."""
+MOST_REDUCED = 24
+"""Agreed arrays whose variances are tried."""
 GATES = ("sigmoid", "silu", "gelu by erf", "gelu by tanh", "relu", "tanh")
 
 
 def another_activation(scene: Scene) -> Finding | None:
     """Name two activations of one agreed array."""
     for known, x, y in scene.of_size():
+        if magnitudes(x) < LEAST:
+            continue
         torch, jax = _which(scene.torch, x), _which(scene.jax, y)
         if torch and jax and torch != jax:
             mend = WRITTEN.get(jax, (f"{jax} of x", ""))[0], WRITTEN.get(torch, ("", f"{torch} of x"))[1]
@@ -110,6 +116,8 @@ def soft_cap(scene: Scene) -> Finding | None:
         torch, jax = cap(scene, scene.torch, x), cap(scene, scene.jax, y)
         if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-6):
             continue
+        if magnitudes(x) < 2:
+            continue
         told = [f"a soft cap of {c:.6g}" if math.isfinite(c) else "no soft cap" for c in (torch, jax)]
         form = "{c:.6g} * tanh(x / {c:.6g})"
         first, second = (form.format(c=c) if math.isfinite(c) else "x, without a cap" for c in (jax, torch))
@@ -135,17 +143,67 @@ def cap(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
     return c if c and scene.equal(value, c * np.tanh(x / c)) else None
 
 
+FORMS: dict[str, Map] = {"": lambda y: y, "1 / sqrt": lambda y: y**-2.0, "sqrt": lambda y: y * y}
+"""What makes an addend of a value: that of x + e, of 1 / sqrt(x + e), of sqrt(x + e)."""
+
+
 def shifted(scene: Scene) -> Finding | None:
     """Name x + e on one side and x + another e on the other: an epsilon, or an off-by-one."""
-    for known, x, y in scene.of_size():
-        torch, jax = _shift(scene.torch, x), _shift(scene.jax, y)
-        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-6, abs_tol=1e-300):
+    for known, x, y in _addable(scene):
+        # Two arrays that are apart by as much as what is solved for are not the same array.
+        apart = float(np.abs(np.sort(x, None) - np.sort(y, None)).max(initial=0.0))
+        if magnitudes(x) < 2:
             continue
-        small = max(abs(torch), abs(jax)) <= 1e-2 and (x >= 0).all()
-        name = f"eps {torch:.3g} on torch, {jax:.3g} on jax" if small else f"{torch:.6g} added on torch, {jax:.6g} on jax"
-        evidence = f"torch = x + {torch:.6g}, jax = x + {jax:.6g}, x = {known.label}"
-        return Finding(name, evidence, f"{'eps=' if small else '+ '}{jax:.3g}", f"{'epsilon=' if small else '+ '}{torch:.3g}")
+        for f in FORMS.values():
+            torch, jax = _shift(f(scene.torch), x), _shift(f(scene.jax), y)
+            if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-6, abs_tol=1e-300):
+                continue
+            if abs(torch - jax) < 20 * apart or not (_may_be_nothing(scene, 0, torch) and _may_be_nothing(scene, 1, jax)):
+                continue
+            small = max(abs(torch), abs(jax)) <= 1e-2 and (x >= 0).all()
+            first, second = _round(torch), _round(jax)
+            name = f"eps {first} on torch, {second} on jax" if small else f"{first} added on torch, {second} added on jax"
+            evidence = f"torch = x + {first}, jax = x + {second}, x = {known.label}"
+            mends = (f"eps={second}", f"epsilon={first}") if small else (_plus(jax - torch), _plus(torch - jax))
+            return Finding(name, evidence, *mends)
     return None
+
+
+def _addable(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
+    """Yield what is known and has the size of the arrays, and the variances and mean squares of what is larger."""
+    yield from scene.of_size()
+    n = scene.torch.size
+    for side in scene.region:
+        # What only one side holds as it is, such as a variance to which the other added its eps when it was built.
+        for event in side:
+            if event.is_given and event.is_float and event.value.size == n > 1:
+                x = event.value
+                yield (
+                    Known(x, x, event.name or "a constant", given=True),
+                    x.reshape(scene.torch.shape),
+                    x.reshape(scene.jax.shape),
+                )
+    for known in scene.known[:MOST_REDUCED]:
+        x, y = known.torch, known.jax
+        if x.ndim < 2 or y.ndim < 2 or x.size == n or x.shape[-1] != y.shape[-1] or x.size != n * x.shape[-1]:
+            continue
+        for what, f in (("variance", lambda a: np.var(a, -1)), ("mean square", lambda a: np.mean(a * a, -1))):
+            label = f"the {what} of {known.label}"
+            yield Known(x, y, label), f(x).reshape(scene.torch.shape), f(y).reshape(scene.jax.shape)
+
+
+def _may_be_nothing(scene: Scene, which: int, e: float) -> bool:
+    """Return whether it can be that nothing is added: not where the side does add something to a variance."""
+    return bool(e) or not scene.runs(which, "add")
+
+
+def _round(e: float) -> str:
+    """Return what was added as people write it: of six digits, or fewer if these are it within a thousandth of its own."""
+    return f"{e:.3g}" if math.isclose(e, float(f"{e:.3g}"), rel_tol=2e-3, abs_tol=1e-300) else f"{e:.6g}"
+
+
+def _plus(e: float) -> str:
+    return f"x + {e:.6g}" if e >= 0 else f"x - {-e:.6g}"
 
 
 def _shift(value: np.ndarray, x: np.ndarray) -> float | None:
@@ -165,8 +223,12 @@ def scaled(scene: Scene) -> Finding | None:
         if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-7):
             continue
         evidence = f"torch = {torch:.9g} x, jax = {jax:.9g} x, x = {known.label}"
-        name = f"scale {_told(torch, scene.sizes)} on torch, {_told(jax, scene.sizes)} on jax"
-        return Finding(name, evidence, f"* {_told(jax, scene.sizes)}", f"* {_told(torch, scene.sizes)}")
+        told = [factor_text(c, scene.sizes) for c in (torch, jax)]
+        what = "negative slope of a leaky relu" if scene.runs(0, "leaky_relu") else "scale"
+        name = f"{what} {told[0]} on torch, {told[1]} on jax"
+        # Through one magnitude many functions go.
+        sure = magnitudes(x) > 1
+        return Finding(name, evidence, times(jax / torch), times(torch / jax), sure=sure)
     return None
 
 
@@ -179,13 +241,44 @@ def _factor(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
     return c if c and seen.all() and scene.equal(value, c * x) else None
 
 
-def _told(c: float, sizes: frozenset[int]) -> str:
-    """Return a factor as people write it, if an axis has the size for it."""
-    for n in sorted(sizes):
-        for value, text in ((n**0.5, f"sqrt({n})"), (n**-0.5, f"1 / sqrt({n})"), (1 / n, f"1 / {n}"), (n, f"{n}")):
-            if math.isclose(c, value, rel_tol=1e-9):
-                return text
+def factor_text(c: float, sizes: frozenset[int] = frozenset()) -> str:
+    """Return a factor as people write it: a whole number, its root, or one over these, if it is one.
+
+    Args:
+        c: the factor.
+        sizes: of axes nearby, of which a factor is told even where it is a short decimal.
+
+    >>> factor_text(24**-0.5), factor_text(0.25), factor_text(0.3), factor_text(-8.0)
+    ('1 / sqrt(24)', '1 / 4', '0.3', '-8')
+    """
+    a, sign = abs(c), "-" if c < 0 else ""
+    if not a or not math.isfinite(a):
+        return f"{c:.6g}"
+    # 0.2 is 1 / 5, and nobody writes it so.
+    if f"{a:.3g}" == f"{a:.12g}" and a < 1 and math.log2(a) % 1 and round(1 / a) not in sizes:
+        return f"{c:.6g}"
+    for value, text in ((a, "{}"), (1 / a, "1 / {}"), (a * a, "sqrt({})"), (1 / (a * a), "1 / sqrt({})")):
+        n = round(value)
+        if 1 <= n <= 2**16 and math.isclose(value, n, rel_tol=1e-9):
+            return sign + text.format(n)
     return f"{c:.6g}"
 
 
-RULES = (another_activation, gate_exchanged, another_operand, soft_cap, shifted, scaled)
+def times(c: float) -> str:
+    """Return what to write in the place of x for c x: an expression that Python evaluates to it.
+
+    >>> times(0.5), times(24**0.5)
+    ('x * 0.5', 'x * math.sqrt(24)')
+    """
+    n = round(c * c) if 0 < c < 256 else 0
+    m = round(1 / (c * c)) if c > 0 and c * c * 2**16 > 1 else 0
+    root = n > 1 and math.isclose(c * c, n, rel_tol=1e-9) and math.isqrt(n) ** 2 != n
+    if root:
+        return f"x * math.sqrt({n})"
+    if m > 1 and math.isclose(c * c * m, 1.0, rel_tol=1e-9) and math.isqrt(m) ** 2 != m:
+        return f"x / math.sqrt({m})"
+    return f"x * {c:.12g}"
+
+
+SPECIFIC = (another_activation, gate_exchanged, another_operand)
+GENERAL = (scaled, soft_cap, shifted)

@@ -1,122 +1,16 @@
-"""Places: the right elements in other places, masks of other places, and elements that are rounded.
+"""Indexing: the right elements in other places, and elements that are rounded.
 
-jax = torch, its axes in another order, rolled, reversed, tiled where repeated        mask on jax = mask on torch, moved
+jax = torch, its axes in another order, rolled, reversed, tiled where repeated
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
 
 from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix, near
-from attention.parity.tracing.fingerprint import masked
-
-
-def other_mask(scene: Scene) -> Finding | None:
-    """Name how two masks differ: the complement, a diagonal moved, a prefix one shorter, none at all."""
-    pair = _masks(scene)
-    if pair is None or pair[0].shape != pair[1].shape or (pair[0] == pair[1]).all():
-        return None
-    torch, jax = pair
-    share = f"masked: {torch.mean():.0%} on torch, {jax.mean():.0%} on jax; they differ in {(torch != jax).mean():.0%}"
-    if (torch != jax).all():
-        return Finding("mask of the other polarity", f"one is the complement of the other; {share}", "~mask", "~mask")
-    first, second = _band(torch), _band(jax)
-    if first is None or second is None:
-        return None
-    t, s = torch.shape[-2:]
-    return _bands(first, second, t, s, share)
-
-
-def _masks(scene: Scene) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return where each side masks; None if they say so in different ways."""
-    if scene.torch.dtype == bool and scene.jax.dtype == bool:
-        # The sides may not mean the same by True: what is seen is what the larger part of a causal mask is not.
-        return ~scene.torch, ~scene.jax
-    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f" or scene.torch.shape != scene.jax.shape:
-        return None
-    torch, jax = masked(scene.torch), masked(scene.jax)
-    if not (torch.any() and jax.any()):
-        return None
-    # Elsewhere the arrays must be equal: otherwise the mask is not all that differs.
-    both = ~torch & ~jax
-    a, b = scene.torch[both], scene.jax[both]
-    scale = float(np.abs(a).max(initial=0.0))
-    return (torch, jax) if (np.abs(a - b) <= 4 * scene.limit * scale).all() else None
-
-
-@dataclass(frozen=True)
-class _Band:
-    """Masks nothing where low <= key - query <= high."""
-
-    low: float
-    high: float
-
-
-def _band(hidden: np.ndarray) -> _Band | None:
-    """Return the band that a mask over (queries, keys) leaves; None if it leaves something else."""
-    if hidden.ndim < 2:
-        return None
-    flat = hidden.reshape(-1, *hidden.shape[-2:])
-    seen = ~flat[0]
-    t, s = (int(n) for n in seen.shape)
-    # Of one query every prefix is a band.
-    if t < 2:
-        return None
-    if (flat != flat[0]).any() or not seen.any():
-        return None
-    query, key = np.indices((t, s))
-    apart = key - query
-    low, high = int(apart[seen].min()), int(apart[seen].max())
-    if (seen != ((apart >= low) & (apart <= high))).any():
-        return None
-    return _Band(-np.inf if low == apart.min() else low, np.inf if high == apart.max() else high)
-
-
-def _bands(torch: _Band, jax: _Band, t: int, s: int, share: str) -> Finding | None:
-    told = f"keys seen: {_span(torch)} on torch, {_span(jax)} on jax, of {t} queries and {s} keys; {share}"
-    if torch.high != jax.high and torch.low == jax.low:
-        ends = {"start": 0, "end": s - t}
-        names = [[name for name, high in ends.items() if high == band.high] for band in (torch, jax)]
-        if t != s and all(names):
-            mend = f"tril(diagonal={int(jax.high)})", f"jnp.tril(k={int(torch.high)})"
-            return Finding(f"causal corner {names[0][0]} on torch, {names[1][0]} on jax", told, *mend)
-        if np.isinf(torch.high) or np.isinf(jax.high):
-            return Finding(f"{'torch' if np.isinf(torch.high) else 'jax'} sees later keys", told)
-        return Finding(f"causal mask off by {abs(int(torch.high - jax.high))}", told)
-    if torch.low != jax.low and torch.high == jax.high:
-        if np.isinf(torch.low) or np.isinf(jax.low):
-            return Finding(f"window missing on {'torch' if np.isinf(torch.low) else 'jax'}", told)
-        return Finding(f"window off by {abs(int(torch.low - jax.low))}", told)
-    return None
-
-
-def _span(band: _Band) -> str:
-    return f"[{band.low:g}, {band.high:g}] from the query"
-
-
-def off_by_one_prefix(scene: Scene) -> Finding | None:
-    """Name rows of which one side sees the first n keys and the other n + 1."""
-    pair = _masks(scene)
-    if pair is None or pair[0].shape != pair[1].shape:
-        return None
-    counts: list[np.ndarray] = []
-    for hidden in pair:
-        seen = ~hidden.reshape(-1, hidden.shape[-1])
-        n = seen.sum(-1)
-        if (seen != (np.arange(seen.shape[-1]) < n[:, None])).any():
-            return None
-        counts.append(n)
-    apart = np.unique(counts[0] - counts[1])
-    if apart.size != 1 or abs(apart[0]) != 1:
-        return None
-    n = int(apart[0])
-    name = f"prefix off by one: {'jax' if n > 0 else 'torch'} sees one key less"
-    evidence = f"first keys seen by row: {counts[0][:4].tolist()} on torch, {counts[1][:4].tolist()} on jax"
-    return Finding(name, evidence, *(("< position", "<= position") if n > 0 else ("<= position", "< position")))
 
 
 def tiled(scene: Scene) -> Finding | None:
@@ -271,4 +165,4 @@ def stopped(scene: Scene) -> Finding | None:
 
 
 SAME_ELEMENTS = (tiled, split_otherwise)
-RULES = (other_mask, off_by_one_prefix, tiled, split_otherwise, other_rotation, other_part, moved, coarser, stopped)
+RULES = (tiled, split_otherwise, other_rotation, other_part, moved, coarser, stopped)

@@ -11,12 +11,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from attention.parity.diagnosis.rules.elementwise import cap
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, agreed, fix
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, agreed, fix, magnitudes
 from attention.parity.tracing import Divergence
+
+LEAST = 4
+"""Magnitudes that a cap has to hold for: it is fitted to one of them."""
 
 
 def name(divergence: Divergence) -> tuple[Finding, ...]:
     """Return the soft cap that only one side has."""
+    # A cap is a tanh: where the other side has one too, it caps something, if not this array.
+    capped = [
+        any("tanh" in getattr(m, side).op for m in divergence.timeline if getattr(m, side) and not m.matched)
+        for side in ("torch", "jax")
+    ]
+    if all(capped) or not any(capped):
+        return ()
     with np.errstate(all="ignore"):
         found = {side: dict(_caps(divergence, side)) for side in ("torch", "jax")}
     for side, other in (("torch", "jax"), ("jax", "torch")):
@@ -47,5 +57,5 @@ def _caps(divergence: Divergence, side: str) -> Iterator[tuple[float, str]]:
                 continue
             scene = Scene(event.value, event.value)
             c = cap(scene, event.value, x.reshape(event.value.shape))
-            if c is not None and math.isfinite(c):
+            if c is not None and math.isfinite(c) and magnitudes(x) >= LEAST:
                 yield round(c, 9), k.label

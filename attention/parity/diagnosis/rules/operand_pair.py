@@ -51,6 +51,7 @@ class Scene:
         absent: the side that lacks an operation, "torch" or "jax"; "" if both have one.
         backward: whether they are gradients.
         sizes: of axes nearby.
+        region: the operations behind either array since the programs agreed, and what these read.
     """
 
     torch: np.ndarray
@@ -62,6 +63,11 @@ class Scene:
     absent: str = ""
     backward: bool = False
     sizes: frozenset[int] = field(default_factory=frozenset[int])
+    region: tuple[tuple[Event, ...], tuple[Event, ...]] = ((), ())
+
+    def runs(self, which: int, *ops: str) -> bool:
+        """Return whether a side (0 is torch, 1 JAX) runs one of these operations since the programs agreed."""
+        return any(any(op in f"{e.name} {e.op}" for op in ops) for e in self.region[which] if e.is_operation)
 
     @cached_property
     def relation(self) -> Difference:
@@ -114,6 +120,17 @@ def near(value: np.ndarray, rebuilt: np.ndarray, limit: float = 1e-6) -> bool:
     return value.size >= 8 and equal(np.sort(value, None), np.sort(rebuilt, None), limit)
 
 
+def magnitudes(x: np.ndarray) -> int:
+    """Return how many different magnitudes an array has, up to 9; what is fitted to a single one proves nothing.
+
+    >>> magnitudes(np.array([1.0, -1.0, 0.0])), magnitudes(np.array([1.0, -2.0, 3.0]))
+    (1, 3)
+    """
+    size = np.abs(x[np.isfinite(x) & (np.abs(x) < 1e29)])
+    top = float(size.max(initial=0.0))
+    return min(9, np.unique(np.round(size[size > 1e-6 * top] / top, 6)).size) if top else 0
+
+
 def fix(side: str, text: str) -> dict[str, Any]:
     """Return what to write on one side, as an argument of `Finding`."""
     return {side: text}
@@ -134,21 +151,28 @@ def equal(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
     return bool(scale) and bool((np.abs(a - b) <= limit * scale).all())
 
 
-def scenes(divergence: Divergence) -> Iterator[Scene]:
-    """Yield the pairs of arrays that hold the mistake: those of which a swap has proven it, then where the programs part."""
+def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
+    """Yield the pairs of arrays that hold the mistake: the one of which a swap has proven it, then where the programs part.
+
+    Args:
+        divergence: of `locate`.
+        further: whether other pairs that differ in the same way are yielded too, such as the same arrays in other layouts.
+    """
     if divergence.torch is None or divergence.jax is None or divergence.difference is None:
         return
     known = agreed(divergence)
     sizes = frozenset(n for k in known for x in (k.torch, k.jax) for n in x.shape if n > 1)
-    proven = [] if divergence.kind == "unproven" else list(_proven(divergence))
+    ends = divergence.ends
     shown = (divergence.torch, divergence.jax)
-    for torch, jax in (*proven, *([] if shown in proven else [shown])):
+    proven = () if divergence.kind == "unproven" else ([ends] if ends else _proven(divergence))
+    for torch, jax in dict.fromkeys((*proven, shown, *(_proven(divergence) if ends and further else ()))):
         units = (torch.unit, jax.unit)
         limit = max(tolerance(max(units)), 1e-9)
         backward = torch.backward or jax.backward
         absent = divergence.kind.removeprefix("absent in ") if divergence.kind.startswith("absent") else ""
-        more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes}
-        yield Scene(torch.value, jax.value, known, units, limit, proven=(torch, jax) in proven, **more)
+        more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes, "region": divergence.region}
+        proof = divergence.kind != "unproven" and ((torch, jax) != shown or ends in (None, shown))
+        yield Scene(torch.value, jax.value, known, units, limit, proven=proof, **more)
 
 
 def agreed(divergence: Divergence) -> tuple[Known, ...]:
@@ -156,13 +180,13 @@ def agreed(divergence: Divergence) -> tuple[Known, ...]:
     pairs = [(m.torch, m.jax) for m in divergence.timeline if m.matched and m.torch is not None and m.jax is not None]
     last = divergence.torch.index + MOST_APART if divergence.torch else 0
     before = [(t, j) for t, j in pairs if t.index < last and t.value.dtype.kind == j.value.dtype.kind == "f"]
-    made = [_both(t, j) for t, j in reversed(before) if not t.is_given]
-    given = [_both(t, j) for t, j in before if t.is_given]
-    return (*made[:MOST_KNOWN], *given)
+    made = [_both(t, j) for t, j in reversed(before)]
+    given = [_both(t, j) for t, j in divergence.given]
+    return (*made[:MOST_KNOWN], *given[:MOST_KNOWN])
 
 
 def _both(torch: Event, jax: Event) -> Known:
-    label = torch.name if torch.is_given else f"{torch.label} at {torch.place}"
+    label = (torch.name or jax.name or "a constant") if torch.is_given else f"{torch.label} at {torch.place}"
     return Known(torch.value, jax.value, label, torch.is_given)
 
 

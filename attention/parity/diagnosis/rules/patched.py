@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 
-from attention.parity.diagnosis.rules.operand_pair import Finding
+import numpy as np
+
+from attention.parity.diagnosis.rules.elementwise import factor_text, times
+from attention.parity.diagnosis.rules.operand_pair import Finding, magnitudes
 from attention.parity.tracing import Divergence
 from attention.parity.tracing.array_difference import Difference
 
-USUAL = (0.0, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+USUAL = (1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 def name(divergence: Divergence) -> tuple[Finding, ...]:
@@ -29,14 +32,22 @@ def name(divergence: Divergence) -> tuple[Finding, ...]:
         c = relation.numbers["jax"] / relation.numbers["torch"]
         found = _whole(c, _sizes(divergence))
     else:
-        found = _factor(float(c), _sizes(divergence), relation) if c else _eps(relation)
+        a = np.abs((divergence.ends or (divergence.torch,))[0].value)
+        a = a[np.isfinite(a)]
+        if magnitudes(a if c else a - a.min(initial=np.inf)) < (2 if c else 1):
+            # One number has a factor and an offset to any other.
+            return ()
+        found = _factor(float(c), divergence, relation) if c else _eps(relation, divergence.kind)
     return (found,) if found else ()
 
 
-def _eps(relation: Difference) -> Finding | None:
+def _eps(relation: Difference, kind: str) -> Finding | None:
     """Name two usual epsilons that are as far apart as the arrays."""
     apart = float(relation.numbers.get("offset", 0.0)) if relation.kind == "offset" else 0.0
-    pairs = [(a, b) for a in USUAL for b in USUAL if apart and math.isclose(b - a, apart, rel_tol=1e-6)]
+    # Nothing is added only where an operation is absent.
+    first = (0.0,) if kind == "absent in torch" else USUAL
+    second = (0.0,) if kind == "absent in jax" else USUAL
+    pairs = [(a, b) for a in first for b in second if apart and math.isclose(b - a, apart, rel_tol=1e-6)]
     if len(pairs) != 1:
         return None
     [(torch, jax)] = pairs
@@ -48,26 +59,33 @@ def _sizes(divergence: Divergence) -> list[int]:
     return sorted({n for m in divergence.timeline for e in (m.torch, m.jax) if e is not None for n in e.shape if n > 1})
 
 
-def _factor(c: float, sizes: list[int], relation: Difference) -> Finding | None:
+def _factor(c: float, divergence: Divergence, relation: Difference) -> Finding | None:
+    sizes = _sizes(divergence)
+    if found := _unbiased(c, divergence, sizes):
+        return found
+    for n in sizes:
+        if math.isclose(c, n**0.5, rel_tol=1e-9) or math.isclose(c, n**-0.5, rel_tol=1e-9):
+            told = f"jax = {c:.9g} torch; an axis has {n}"
+            return Finding(f"a scale of {factor_text(c)}, torch to jax", told, times(c), times(1 / c))
+    if whole := _whole(c, sizes):
+        return whole
+    if math.isclose(c, -1.0, rel_tol=1e-9):
+        return Finding("the other sign", "jax = -torch", "-x", "-x")
+    return Finding(f"a factor of {factor_text(c)}, torch to jax", relation.text, times(c), times(1 / c))
+
+
+def _unbiased(c: float, divergence: Divergence, sizes: list[int]) -> Finding | None:
+    """Name n and n - 1 of a variance, where one is computed: a factor that an axis happens to have is no proof."""
+    if not any("var" in f"{e.name} {e.op}" or "std" in f"{e.name} {e.op}" for side in divergence.region for e in side):
+        return None
     for n in sizes:
         for what, ratio in (("variance", (n - 1) / n), ("deviation", math.sqrt((n - 1) / n))):
             for value, torch, jax in ((ratio, "unbiased", "biased"), (1 / ratio, "biased", "unbiased")):
                 if n > 2 and math.isclose(c, value, rel_tol=1e-9):
                     mend = {"unbiased": ("correction=1", "ddof=1"), "biased": ("correction=0", "ddof=0")}
                     told = f"jax = {c:.9g} torch, which is n and n - 1 of n = {n}"
-                    # A factor that an axis happens to have is likely, and no proof.
                     return Finding(f"{torch} {what} on torch, {jax} on jax", told, mend[jax][0], mend[torch][1], sure=False)
-    for n in sizes:
-        for value, text in ((n**0.5, f"sqrt({n})"), (n**-0.5, f"1 / sqrt({n})")):
-            if math.isclose(c, value, rel_tol=1e-9):
-                return Finding(
-                    f"a scale of {text}, torch to jax", f"jax = {c:.9g} torch; an axis has {n}", f"* {text}", f"/ {text}"
-                )
-    if whole := _whole(c, sizes):
-        return whole
-    if math.isclose(c, -1.0, rel_tol=1e-9):
-        return Finding("the other sign", "jax = -torch")
-    return Finding(f"a factor of {c:.9g}, torch to jax", relation.text)
+    return None
 
 
 def _whole(c: float, sizes: list[int]) -> Finding | None:

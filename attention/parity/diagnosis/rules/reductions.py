@@ -64,6 +64,30 @@ def _reduced(torch: str, jax: str, *, same: bool) -> str:
     return ""
 
 
+def centred(scene: Scene) -> Finding | None:
+    """Name x - r on both sides, of which r is a reduction of the same x that the sides take otherwise."""
+    for known, x, y in scene.of_size():
+        made = [_subtracted(scene, value, of) for value, of in ((scene.torch, x), (scene.jax, y))]
+        if made[0] and made[1] and made[0] != made[1]:
+            told = [f"{name} over {_sizes(axes)}" for name, axes in made if name]
+            if len(told) == 2 and told[0] != told[1]:
+                evidence = f"torch = x - {told[0]}, jax = x - {told[1]}, x = {known.label}"
+                return Finding(f"{told[0]} subtracted on torch, {told[1]} on jax", evidence, f"- {told[1]}", f"- {told[0]}")
+    return None
+
+
+def _subtracted(scene: Scene, value: np.ndarray, x: np.ndarray) -> tuple[str, tuple[int, ...]] | None:
+    """Return which mean or maximum of `x`, over axes of which sizes, is subtracted from it."""
+    if value.shape != x.shape or not np.isfinite(x).all() or not np.isfinite(value).all():
+        return None
+    for count in range(1, min(x.ndim, MOST_AXES) + 1):
+        for axes in combinations(range(x.ndim), count):
+            for name, reduce in (("mean", np.mean), ("maximum", np.max)):
+                if math.prod(x.shape[a] for a in axes) > 1 and scene.equal(value, x - reduce(x, axis=axes, keepdims=True)):
+                    return name, tuple(x.shape[a] for a in axes)
+    return None
+
+
 def _sizes(sizes: tuple[int, ...]) -> str:
     return f"{'axes' if len(sizes) > 1 else 'the axis'} of {' and '.join(map(str, sizes))}"
 
@@ -245,4 +269,4 @@ def scale_and_one(scene: Scene) -> Finding | None:
     return None
 
 
-RULES = (softmax_axis, another_reduction, normed, counted, scale_and_one, another_addend)
+RULES = (softmax_axis, another_reduction, centred, normed, counted, scale_and_one, another_addend)

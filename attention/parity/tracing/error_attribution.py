@@ -1,0 +1,255 @@
+"""Error attribution: all places at which two programs part, and what share of the outputs' error each explains.
+
+    find a divergence    ->    carry torch's array across to JAX    ->    share = 1 - error after / error before    ->    go on
+
+Carrying an array across mends all that follows from it, so that the next divergence is found where its operands agree. What a
+rounding of the programs' own dtype explains, such as a table in float32 beside one in float64, is carried across and noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from attention.parity.tracing.activation_patching import Pair, Swap, carry, laid, mended, replacements, rerun
+from attention.parity.tracing.backward_slice import Cone, ancestors, cone
+from attention.parity.tracing.fault_localization import Choice, choose
+from attention.parity.tracing.fingerprint import masked, real
+from attention.parity.tracing.trace_alignment import Alignment
+
+# Divergences that are looked for at most, arrays that are carried across in all, and further runs of one line that are kept.
+MOST_PARTS, MOST_CARRIED, MOST_RUNS = 6, 24, 2
+# Roundings of the programs' dtype that two computations of one array may be apart, relative to each element.
+ULPS = 4.0
+# What is left of the outputs' error, in roundings relative to their size, that no operation needs to explain.
+LEFT = 16.0
+
+
+@dataclass(eq=False)
+class Part:
+    """One divergence.
+
+    Attributes:
+        choice: where it is.
+        alignment: the programs with all earlier divergences carried across.
+        share: of the outputs' error that it explains; for what is unproven, that which is left.
+        runs: where the same line parts again, each with all before it carried across, so that its operands agree.
+        benign: whether a rounding of the programs' dtype explains it.
+    """
+
+    choice: Choice
+    alignment: Alignment
+    share: float = 0.0
+    runs: tuple[Part, ...] = ()
+    benign: bool = False
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The arrays that were exchanged; None where nothing is proven."""
+        found = self.choice.swap
+        if found is None:
+            return None
+        return self.alignment.torch.events[found.torch].value, self.alignment.jax.events[found.jax].value
+
+
+def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
+    """Return where two programs part, in order, until the outputs agree or nothing more is proven.
+
+    Args:
+        alignment: the two programs.
+        unit: the unit roundoff of the dtype that they run in.
+    """
+    parts: list[Part] = []
+    state, ends = alignment, alignment.unequal
+    whole = _error(state, ends)
+    state, rounded, carried = _rounded(state, unit)
+    parts += rounded
+    while state.unequal and len(parts) < MOST_PARTS + len(rounded):
+        choice = choose(state, *_cones(state))
+        part = Part(choice, state)
+        parts.append(part)
+        before = _error(state, ends)
+        if choice.swap is None:
+            part.share = _share(before, 0.0, whole)
+            part.benign = before <= LEFT * unit
+            break
+        if choice.swap.mended == 1:
+            part.runs = _runs(part)
+            part.share = _share(before, 0.0, whole)
+            part.benign = _is_benign(part, unit)
+            break
+        state = _carried(state, part)
+        part.share = _share(before, _error(state, ends), whole)
+        carried += 1
+        state, more = _again(state, parts, ends, whole, MOST_CARRIED - carried)
+        carried += more
+        part.benign = _is_benign(part, unit)
+        if _all_mend(state, parts):
+            total = sum(each.share for each in parts) or 1.0
+            for each in parts:
+                each.share /= total
+            break
+    return tuple(parts)
+
+
+def _rounded(state: Alignment, unit: float) -> tuple[Alignment, list[Part], int]:
+    """Carry across what roundings alone set apart, so that they cannot hide what follows; return also how often."""
+    parts: dict[tuple[object, object], Part] = {}
+    tried: set[int] = set()
+    count = 0
+    while state.unequal and count < MOST_CARRIED:
+        pair = next(_near(state, unit, tried), None)
+        if pair is None:
+            break
+        tried.add(pair[1])
+        after = _best(state, [pair], None)
+        if _agreeing(after) <= _agreeing(state) + 1:
+            continue
+        key = state.torch.events[pair[0]].place, state.jax.events[pair[1]].place
+        _ = parts.setdefault(key, Part(_at(pair), state, benign=True))
+        state, count = after, count + 1
+    return state, list(parts.values()), count
+
+
+def _at(pair: Pair, like: Choice | None = None) -> Choice:
+    kind = "different" if like is None else like.kind
+    return Choice(kind, *pair, Swap(*pair, 0.0, (pair,)))
+
+
+def _near(state: Alignment, unit: float, tried: set[int]) -> Iterator[Pair]:
+    """Yield pairs of arrays on the way to the outputs that are equal within roundings of the programs' dtype, in order."""
+    first, second = _cones(state)
+    left = [t for t in first.inside if state.torch.events[t].is_operation and state.torch.events[t].is_float]
+    prints = state.prints
+    for j in second.inside:
+        event = state.jax.events[j]
+        if j in tried or not event.is_operation or not event.is_float:
+            continue
+        there = prints[1][j]
+        for t in left:
+            here = prints[0][t]
+            if (here.count, here.masked, here.pattern) != (there.count, there.masked, there.pattern) or not here.count:
+                continue
+            if (np.abs(here.statistics - there.statistics) > ULPS * unit * max(here.scale, there.scale)).any():
+                continue
+            if _within(state.torch.events[t].value, event.value, ULPS * unit):
+                yield t, j
+
+
+def _agreeing(state: Alignment) -> int:
+    """Return how many arrays of JAX the torch side has too."""
+    return sum(map(bool, state.alike[1]))
+
+
+def _cones(state: Alignment) -> tuple[Cone, Cone]:
+    ends = zip(*state.unequal, strict=True)
+    first, second = (cone(*each) for each in zip((state.torch, state.jax), state.fine, ends, strict=True))
+    return first, second
+
+
+def _carried(state: Alignment, part: Part) -> Alignment:
+    """Return the programs with the first pair of a divergence carried across, in the layout that brings most into agreement."""
+    found = part.choice.swap
+    assert found is not None  # noqa: S101 - for the type checker
+    return _best(state, [(found.torch, found.jax)], None if found.only is None else frozenset(found.only))
+
+
+def _best(state: Alignment, pairs: Sequence[Pair], only: frozenset[int] | None) -> Alignment:
+    after = [carry(state, replaced, only) for replaced in replacements(state, pairs)]
+    return max(after, key=_agreeing, default=state)
+
+
+def _again(state: Alignment, parts: Sequence[Part], ends: Sequence[Pair], whole: float, most: int) -> tuple[Alignment, int]:
+    """Carry across every other time that a known line runs, as far as its operands agree, and count the error to it."""
+    count = 0
+    moved = True
+    while moved and count < most and state.unequal:
+        moved = False
+        for part in parts:
+            for pair in _ready(state, part):
+                before = _error(state, ends)
+                if len(part.runs) < MOST_RUNS:
+                    part.runs = (*part.runs, Part(_at(pair, part.choice), state))
+                state = _best(state, [pair], None)
+                part.share += _share(before, _error(state, ends), whole)
+                count, moved = count + 1, True
+    return state, count
+
+
+def _ready(state: Alignment, part: Part) -> list[Pair]:
+    """Return the first pair of a line's other runs that parts although no more than that line lies behind it."""
+    found = part.choice.swap
+    if found is None or found.only is not None:
+        return []
+    first, second = (frozenset(region.inside) for region in _cones(state))
+    for t, j in part.choice.instances:
+        if t not in first or j not in second:
+            continue
+        sizes = len(ancestors(state.torch, t, first)), len(ancestors(state.jax, j, second))
+        if sizes[0] <= part.choice.sizes[0] and sizes[1] <= part.choice.sizes[1]:
+            return [(t, j)]
+    return []
+
+
+def _all_mend(state: Alignment, parts: Sequence[Part]) -> bool:
+    """Return whether the known lines, wherever they run, explain all that is left."""
+    if not state.unequal:
+        return True
+    pairs = [pair for part in parts if part.choice.swap is not None for pair in part.choice.instances]
+    return any(mended(state, rerun(state.jax, replaced)) == 1 for replaced in replacements(state, pairs)[:1])
+
+
+def _runs(part: Part) -> tuple[Part, ...]:
+    """Return the further runs of the line of a proven divergence, each with those before it carried across."""
+    found: list[Part] = []
+    choice, state = part.choice, part.alignment
+    assert choice.swap is not None  # noqa: S101 - for the type checker
+    pairs = sorted(choice.swap.pairs, key=lambda pair: pair[1])[: MOST_RUNS + 1]
+    for pair, after in pairwise(pairs):
+        state = _best(state, [pair], None)
+        found.append(Part(_at(after, choice), state))
+    return tuple(found)
+
+
+def _is_benign(part: Part, unit: float) -> bool:
+    """Return whether a rounding of the dtype that the programs run in explains the difference, each time that the line runs."""
+    pairs = [each.arrays for each in (part, *part.runs)]
+    return all(pair is not None and _within(*pair, ULPS * unit) for pair in pairs)
+
+
+def _within(t: np.ndarray, j: np.ndarray, limit: float) -> bool:
+    for x in laid(t, j):
+        a, b = real(x), real(j)
+        if a.dtype.kind != "f" or (masked(a) != masked(b)).any():
+            continue
+        seen = ~masked(a)
+        if (np.abs(a - b)[seen] <= limit * np.maximum(np.abs(a), np.abs(b))[seen]).all():
+            return True
+    return False
+
+
+def _share(before: float, after: float, whole: float) -> float:
+    """Return the share of the whole error that went."""
+    return min(1.0, max(0.0, before - after) / whole) if whole else 0.0
+
+
+def _error(state: Alignment, ends: Sequence[Pair]) -> float:
+    """Return how far outputs are apart: the RMS of the difference relative to that of the output, over all that differed."""
+    found = [_distance(state.torch.events[i].value, state.jax.events[j].value) for i, j in ends]
+    return float(np.sqrt(np.mean(np.square(found)))) if found else 0.0
+
+
+def _distance(t: np.ndarray, j: np.ndarray) -> float:
+    """Return the relative RMS distance of two arrays, in the layout in which they are nearest; 1 where none fits."""
+    best = 1.0
+    for x in laid(t, j):
+        a, b = (np.asarray(real(each), np.float64) for each in (x, j))
+        seen = np.isfinite(a) & np.isfinite(b)
+        if not seen.any() or (np.isfinite(a) != np.isfinite(b)).any():
+            continue
+        size = float(np.sqrt(np.mean(a[seen] ** 2))) or float(np.sqrt(np.mean(b[seen] ** 2))) or 1.0
+        best = min(best, float(np.sqrt(np.mean((a - b)[seen] ** 2))) / size)
+    return best
