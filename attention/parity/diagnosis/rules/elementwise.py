@@ -187,9 +187,17 @@ def _addable(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
         x, y = known.torch, known.jax
         if x.ndim < 2 or y.ndim < 2 or x.size == n or x.shape[-1] != y.shape[-1] or x.size != n * x.shape[-1]:
             continue
-        for what, f in (("variance", lambda a: np.var(a, -1)), ("mean square", lambda a: np.mean(a * a, -1))):
+        for what, f in (("variance", _variance), ("mean square", _mean_square)):
             label = f"the {what} of {known.label}"
             yield Known(x, y, label), f(x).reshape(scene.torch.shape), f(y).reshape(scene.jax.shape)
+
+
+def _variance(x: np.ndarray) -> np.ndarray:
+    return np.var(x, -1)
+
+
+def _mean_square(x: np.ndarray) -> np.ndarray:
+    return np.mean(x * x, -1)
 
 
 def _may_be_nothing(scene: Scene, which: int, e: float) -> bool:
