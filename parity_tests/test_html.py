@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from attention import parity, spec
-from attention.parity import rendering
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect, verdicts
 from attention.parity.mutations import operators
 from attention.parity.numerics.error_maps import BINS, MOST, Picture, histogram, of
-from attention.parity.rendering import charts
+from attention.parity.rendering import charts, html
 from attention.parity.results.report import Report, Row
 from attention.parity.tracing import Coverage, Divergence, Event, Moment
 
@@ -57,7 +56,7 @@ def diverged() -> Divergence:
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return rendering.page(reported(), divergence=diverged(), diagnosis="the scale is wrong")
+    return html.page(reported(), divergence=diverged(), diagnosis="the scale is wrong")
 
 
 class TestLaws:
@@ -124,12 +123,12 @@ class TestValues:
     def test_of_a_long_trace_what_is_near_the_divergence_is_shown(self) -> None:
         same = Moment(Event("torch", 0, "add", np.zeros(1)), Event("jax", 0, "add", np.zeros(1)), True)
         found = diverged()
-        page = rendering.page(divergence=replace(found, timeline=(same,) * 900 + found.timeline + (same,) * 99))
+        page = html.page(divergence=replace(found, timeline=(same,) * 900 + found.timeline + (same,) * 99))
         assert page.count('<tr class="apart">') == 2
         assert "920 more operations" in page
 
     def test_a_report_without_trace_has_none(self) -> None:
-        assert "First divergence" not in rendering.page(Report())
+        assert "First divergence" not in html.page(Report())
 
     def test_an_image_has_a_pixel_for_each_element(self) -> None:
         import base64  # noqa: PLC0415

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from attention.parity.optimizers.error_budget import StepBudgets, effective
 from attention.parity.optimizers.hypotheses import hypotheses
 from attention.parity.optimizers.mutations import MISTAKES
 from attention.parity.optimizers.probe import StepProbe, step_probe
-from attention.parity.optimizers.reference_code import code
+from attention.parity.optimizers.reference_code import code, schedule_code
 from attention.spec.adafactor import Adafactor
 from attention.spec.errors import OptionError, ParamError, SideFailed
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
@@ -265,6 +266,32 @@ class TestMistakes:
         found = diagnose_step(strange, SGD(0.1), SGD(0.1), names=("mine", "formula"))
         assert not found.first.known
         assert str(found).startswith("mine: none of the known mistakes fits; nearest, and wrong: ")
+
+    def test_a_schedule_that_goes_on_past_its_end_is_right_up_to_there(self) -> None:
+        def torchs(params: Any) -> Any:
+            optimizer = torch.optim.SGD(params, lr=0.1)
+            return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=9)
+
+        step = SGD(CosineRate(0.1, 9))
+        found = diagnose_step(torchs, step, step, names=("torch", "formula"))
+        assert found.ok
+        assert found.first.end == 10
+        assert found.first.parts_at == 11
+        assert "up to the end of its schedule, step 10; they part from step 11 on" in str(found)
+        wrong = diagnose_step(torchs, step, SGD(CosineRate(0.1, 8)))
+        assert not wrong.first.right
+        assert wrong.first.parts_at <= 3
+
+    @pytest.mark.parametrize(
+        "schedule", [LinearRate(0.3, 0.1, 4), CosineRate(0.2, 5, 0.02), WarmUp(3, CosineRate(0.2, 5)), WarmUp(2, 0.1)]
+    )
+    def test_a_schedule_is_printed_as_code_that_runs(self, schedule: Any) -> None:
+        said = schedule_code(SGD(schedule))
+        for name in ("torch", "optax"):
+            made = eval(said[name], {"math": math, "optax": optax})  # noqa: S307 - the text is what is tested
+            assert [float(made(n)) for n in range(12)] == pytest.approx(
+                [schedule.rate(n) for n in range(12)], rel=1e-6, abs=1e-8
+            )
 
     def test_a_side_in_float32_is_right_in_float32(self) -> None:
         def coarse(params: dict[str, np.ndarray], gradients: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:

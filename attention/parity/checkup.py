@@ -27,6 +27,16 @@ from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.contract import Contract
 from attention.spec.options import PATH, SWITCH, checked, instance
 
+SETTINGS = {
+    "gelu": ("erf", "tanh", "gelu"),
+    "momentum": ("norm",),
+    "norm eps": ("rsqrt", "sqrt", "norm"),
+    "norm layers": ("rsqrt", "sqrt", "norm"),
+    "training mode": ("norm", "dropout", "bernoulli", "random", "var", "mean"),
+}
+"""What the lines of `settings_audit.warnings` begin with that explain a difference of the mathematics, and the operations that
+they are of. What they say of roundings explains none that a run in float64 shows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Checkup:
@@ -62,9 +72,25 @@ class Checkup:
 
     @property
     def named(self) -> tuple[object, ...]:
-        """What is said of the place where they part: the findings, or that there is none."""
+        """What is said of the places where they part: the findings, else the settings that differ, else that there is none."""
         parted = self.divergence is not None and self.divergence.found
-        return self.findings or (("none of the known mistakes fits this operation",) if parted else ())
+        if self.findings or not (parted or (self.report is not None and not self.report.ok)):
+            return self.findings
+        if self.settings:
+            return ("no operation names a mistake by itself; these settings differ, and may be it:", *self.settings)
+        return ("none of the known mistakes fits this operation",) if parted else ()
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What the audit of settings found that the operations of a divergence depend on; all where none was found."""
+        notes = {note.partition(":")[0]: f"    {note}" for note in (self.report.notes if self.report else ())}
+        found = self.divergence.all if self.divergence is not None else ()
+        ops = {f"{event.name} {event.op}" for each in found for side in each.region for event in side}
+        return tuple(
+            notes[kind]
+            for kind, names in SETTINGS.items()
+            if kind in notes and (not found or any(name in op for name in names for op in ops))
+        )
 
     def __str__(self) -> str:
         parts = [str(part) for part in (self.report, self.divergence, *self.named, self.diagnosis) if part is not None]
@@ -89,10 +115,10 @@ class Checkup:
             FileError: the path cannot be written.
             MissingExtra: what draws the page is not installed.
         """
-        from attention.parity import rendering  # noqa: PLC0415 - needs the extra `report`
+        from attention.parity.rendering import html  # noqa: PLC0415 - needs the extra `report`
 
         named = "\n".join(map(str, (*self.named, *((self.diagnosis,) if self.diagnosis else ()))))
-        write(path, rendering.page(self.report, self.divergence, named or None, ok=self.ok))
+        write(path, html.page(self.report, self.divergence, named or None, ok=self.ok))
 
 
 CONTRACT = instance(Contract, wanted="a contract such as spec.MultiHeadAttention(...)")

@@ -21,11 +21,12 @@ from attention.parity.numerics.comparison import Verdict, judge
 from attention.parity.optimizers.adapters import Side, Trajectory, framework, run
 from attention.parity.optimizers.error_budget import StepBudgets, effective, flat
 from attention.parity.optimizers.hypotheses import Hypothesis, hypotheses, neighbours, pairs, solved
-from attention.parity.optimizers.probe import step_probe
-from attention.parity.optimizers.reference_code import Code, code
+from attention.parity.optimizers.probe import length, step_probe
+from attention.parity.optimizers.reference_code import Code, code, schedule_code
 from attention.spec.errors import DTypeError, OptionError
 from attention.spec.optimizer import Step
 from attention.spec.options import SEED, Option, checked, one_of
+from attention.spec.schedules import Schedule
 
 FAR = 1e30
 """How far an element is that is NaN or infinite on one side alone."""
@@ -61,17 +62,26 @@ class SideFindings:
         framework: "torch", "optax", "numpy" or "formula".
         explanations: every hypothesis that explains the side, all the same mathematics; empty if none is known.
         nearest: the nearest that does not.
+        parts_at: the first step, from 1, after which a parameter is not as the contract says; 0 if there is none.
+        end: the last step of the contract's schedule; 0 where it has none, or the probe does not reach beyond it.
     """
 
     name: str
     framework: str
     explanations: tuple[Explanation, ...]
     nearest: Explanation | None
+    parts_at: int = 0
+    end: int = 0
+
+    @property
+    def past_end(self) -> bool:
+        """Whether the side does as the contract says until its schedule ends, and parts from it only then."""
+        return 0 < self.end < self.parts_at
 
     @property
     def right(self) -> bool:
-        """Whether the side does as the contract says."""
-        return any(not found.hypothesis.mistakes for found in self.explanations)
+        """Whether the side does as the contract says, for as long as its schedule lasts."""
+        return self.past_end or any(not found.hypothesis.mistakes for found in self.explanations)
 
     @property
     def known(self) -> bool:
@@ -90,15 +100,21 @@ class SideFindings:
         return tuple(found.hypothesis.name for found in self.explanations if found.hypothesis.name not in self.names)
 
     def __str__(self) -> str:
+        if self.past_end:
+            return (
+                f"{self.name}: as the contract says up to the end of its schedule, step {self.end}; they part from step"
+                f" {self.parts_at} on, past the end, where the contract's rate stays and this side's does not"
+            )
         if not self.known:
             near = f"; nearest, and wrong: {self.nearest.hypothesis.name} ({self.nearest.worst})" if self.nearest else ""
-            return f"{self.name}: none of the known mistakes fits{near}"
+            return f"{self.name}: none of the known mistakes fits{near}; parts at step {self.parts_at}"
         how = "unique" if len(self.names) == 1 else "the same mathematics for this contract"
         how += f"; the same would be {' or '.join(self.same)}" if self.same else ""
         lines = [f"{self.name}: {' = '.join(self.names)}" + ("" if self.right else f"  ({how})")]
         lines += [f"    {mistake.story} [{mistake.source}]" for mistake in self.explanations[0].hypothesis.mistakes]
         worst = self.explanations[0].worst
         lines.append(f"    evidence: worst of all arrays and steps is {worst}")
+        lines += [f"    parts from the contract at step {self.parts_at}"] if self.parts_at else []
         if self.nearest:
             lines.append(f"    next best: {self.nearest.hypothesis.name}, {self.nearest.worst}")
         return "\n".join(lines)
@@ -127,7 +143,9 @@ class StepDiagnosis:
     def __str__(self) -> str:
         lines = [str(self.first), str(self.second)]
         if not self.ok:
-            lines += ["as the contract says:", *(f"    {name}: {said}" for name, said in self.code.items())]
+            said = [f"    {name}: {words}" for name, words in self.code.items()]
+            rates = schedule_code(self.contract)
+            lines += ["as the contract says:", *said, *(f"    with {name}'s schedule = {text}" for name, text in rates.items())]
         return "\n".join(lines)
 
 
@@ -170,8 +188,10 @@ def diagnose_step(
     def found(name: str, side: Side) -> SideFindings:
         seen = run(name, side, probe)
         kind = dtype or _dtype(seen)
-        explaining, nearest = explain(seen, contract, budgets.setdefault(kind, StepBudgets(probe, kind)))
-        return SideFindings(name, framework(side), tuple(explaining), nearest)
+        made = budgets.setdefault(kind, StepBudgets(probe, kind))
+        explaining, nearest = explain(seen, contract, made)
+        at = _Jury(seen, contract, made).parts_at()
+        return SideFindings(name, framework(side), tuple(explaining), nearest, at, _last(contract, probe.steps))
 
     one, two = found(names[0], first), found(names[1], second)
     return StepDiagnosis(contract, one, two, code(contract))
@@ -231,6 +251,15 @@ class _Jury:
         ]
         return max(verdicts, key=lambda verdict: (not verdict.agrees, verdict.rms))
 
+    def parts_at(self) -> int:
+        """Return the first step, from 1, after which a parameter is not as the contract says; 0 if there is none."""
+        wanted, sigmas = self.budgets.after(self.contract), self.budgets.sigma(self.contract)
+        for number, after in enumerate(wanted):
+            pairs = ((self.seen[number][name], x, sigmas[number][name]) for name, x in after.items())
+            if not all(judge("", *each).agrees for each in pairs):
+                return number + 1
+        return 0
+
     def explaining(self, candidates: Iterable[Hypothesis]) -> list[Explanation]:
         """Return those hypotheses that explain what was seen, of the nearest ones."""
         far = {h: self.distance(h) for h in candidates}
@@ -243,6 +272,14 @@ class _Jury:
     def nearest(self, candidates: Sequence[Hypothesis]) -> Explanation | None:
         """Return the nearest hypothesis."""
         return self.judged(min(candidates, key=self.distance)) if candidates else None
+
+
+def _last(contract: Step, steps: int) -> int:
+    """Return the last step, from 1, whose rate the schedule sets; 0 where there is none, or where a probe ends before it."""
+    if not isinstance(contract.learning_rate, Schedule):
+        return 0
+    last = length(contract.learning_rate) - contract.first_count + 1
+    return last if 0 < last < steps else 0
 
 
 def _dtype(seen: Trajectory) -> str:

@@ -60,7 +60,12 @@ def _long_enough(step: Step, steps: int) -> int:
     """Return as many steps, at least two of them after the schedule's last change, and more where only signs are seen."""
     schedule = step.learning_rate
     steps = 3 * steps if isinstance(step, Lion) else steps
-    return max(steps, min(getattr(schedule, "steps", 0) + 2, 24)) if isinstance(schedule, Schedule) else steps
+    return max(steps, min(length(schedule) + 2, 24)) if isinstance(schedule, Schedule) else steps
+
+
+def length(schedule: Schedule | float) -> int:
+    """Return after how many steps the rate stays what it is."""
+    return getattr(schedule, "steps", 0) + length(getattr(schedule, "then", 0.0)) if isinstance(schedule, Schedule) else 0
 
 
 def _parameter(draws: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

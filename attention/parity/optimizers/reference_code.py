@@ -16,7 +16,7 @@ from typing import Any
 from attention.spec.adafactor import Adafactor
 from attention.spec.optimizer import Step
 from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
-from attention.spec.schedules import Schedule
+from attention.spec.schedules import CosineRate, LinearRate, Schedule, WarmUp, rate
 
 Lacks = list[tuple[bool, str]]
 
@@ -271,6 +271,47 @@ _OPTAX: dict[type[Step], Callable[[Any], tuple[list[str], Lacks]]] = {
 
 def _schedule(step: Step) -> str:
     return f"lambda n: schedule(n + {step.first_count})" if step.first_count else "schedule"
+
+
+def schedule_code(step: Step) -> dict[str, str]:
+    """Return the schedule of a step, a function of the number of steps made, as each framework says it; empty if it has none.
+
+    torch's is a plain function for `LambdaLR`, whose rates multiply the optimiser's `lr` of 1.
+    """
+    if not isinstance(step.learning_rate, Schedule):
+        return {}
+    return {"torch": f"lambda n: {_rate(step.learning_rate, 'n')}", "optax": _optax_schedule(step.learning_rate)}
+
+
+def _rate(schedule: Schedule | float, n: str) -> str:
+    """Return a rate as an expression of the number of steps made, in Python and `math`."""
+    match schedule:
+        case LinearRate(first, last, steps):
+            return f"{first!r} + ({last!r} - {first!r}) * min({n}, {steps}) / {steps}"
+        case CosineRate(first, steps, last):
+            cosine = f"(1 + math.cos(math.pi * min({n}, {steps}) / {steps})) / 2"
+            return f"{last!r} + ({first!r} - {last!r}) * {cosine}"
+        case WarmUp(steps, then):
+            return f"{rate(then, 0)!r} * {n} / {steps} if {n} < {steps} else {_rate(then, f'({n} - {steps})')}"
+        case Schedule():
+            return f"schedule.rate({n})"
+        case _:
+            return repr(schedule)
+
+
+def _optax_schedule(schedule: Schedule | float) -> str:
+    match schedule:
+        case LinearRate(first, last, steps):
+            return f"optax.linear_schedule({first!r}, {last!r}, {steps})"
+        case CosineRate(first, steps, last):
+            return f"optax.cosine_decay_schedule({first!r}, {steps}, {last / first if first else 0.0!r})"
+        case WarmUp(steps, then):
+            warm = f"optax.linear_schedule(0.0, {rate(then, 0)!r}, {steps})"
+            return f"optax.join_schedules([{warm}, {_optax_schedule(then)}], [{steps}])"
+        case Schedule():
+            return "schedule.rate"
+        case _:
+            return f"optax.constant_schedule({schedule!r})"
 
 
 def _words(options: dict[str, Any]) -> str:

@@ -1,10 +1,19 @@
-"""The page: what the template is given, in the order in which it is read."""
+"""A report as one page: no script that is needed, no address that is fetched, light and dark, wide and narrow.
+
+page(report)                              the table, histograms of z, error maps, attention maps, environment
+page(report, divergence, diagnosis)       beside it the aligned trace with the divergence marked, and the mistake's name
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from attention._extras import require
+
+require("jinja2", extra="report", wanted_by="report.to_html")
+require("matplotlib", extra="report", wanted_by="report.to_html")
 
 from jinja2 import Environment, StrictUndefined, Template
 

@@ -217,9 +217,9 @@ class Report:
             FileError: the path cannot be written.
             MissingExtra: what draws the page is not installed.
         """
-        from attention.parity import rendering  # noqa: PLC0415 - needs the extra `report`
+        from attention.parity.rendering import html  # noqa: PLC0415 - needs the extra `report`
 
-        write(path, rendering.page(self))
+        write(path, html.page(self))
 
     @checked(advice=TEXT)
     def advised(self, advice: str) -> Report:

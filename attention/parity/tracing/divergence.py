@@ -15,6 +15,8 @@ from attention.parity.tracing.trace import Event
 
 # A share of the error that counts as all of it.
 MOST = 0.9995
+# A share that is too small to be told.
+LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Divergence:
             outputs.
         torch: the event of the torch side at which they part.
         jax: that of the JAX side.
+        ends: the pair of which one array in the place of the other mends what follows, which may lie behind those shown; None
+            where nothing is proven.
         agreed: the last pair that agrees before it.
         difference: how the two arrays differ.
         coverage: of the torch side and of the JAX side.
@@ -80,6 +84,7 @@ class Divergence:
     kind: str = ""
     torch: Event | None = None
     jax: Event | None = None
+    ends: tuple[Event, Event] | None = None
     agreed: tuple[Event, Event] | None = None
     difference: Difference | None = None
     timeline: tuple[Moment, ...] = ()
@@ -141,9 +146,9 @@ def explained(share: float) -> str:
     """Return a share of the error in per cent.
 
     >>> explained(0.5), explained(1.0), explained(7e-5)
-    ('50%', '100%', '0.007%')
+    ('50%', '100%', 'less than 0.01%')
     """
-    return f"{100 * share:.3g}%" if share < MOST else "100%"
+    return "less than 0.01%" if share < LEAST else f"{100 * share:.3g}%" if share < MOST else "100%"
 
 
 def shown(event: Event) -> list[str]:

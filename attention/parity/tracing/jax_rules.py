@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from attention.parity.numerics.jaxpr_interpreter import apply, widened
@@ -21,7 +22,7 @@ Array = Any
 
 def is_key(x: Any) -> bool:
     """Return whether an array, or an abstract one, holds typed random keys."""
-    return jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key)
+    return jnp.issubdtype(getattr(x, "dtype", np.float64), jax.dtypes.prng_key)
 
 
 def plain(x: Any) -> Array:

@@ -145,10 +145,23 @@ def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
     t, j = alignment.torch.events[choice.torch], alignment.jax.events[choice.jax]
     before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
     agreed = (alignment.torch.events[before[-1][0]], alignment.jax.events[before[-1][1]]) if before else None
-    apart, timeline = _apart(alignment, choice), _timeline(alignment, choice)
-    runs = tuple(_told(run, coverage) for run in part.runs)
-    more = {"share": part.share, "runs": runs, "given": _given(alignment), "region": _region(alignment, choice)}
-    return Divergence(True, coverage, choice.kind, t, j, agreed, apart, timeline, **more)
+    swapped = choice.swap
+    ends = (alignment.torch.events[swapped.torch], alignment.jax.events[swapped.jax]) if swapped else None
+    return Divergence(
+        True,
+        coverage,
+        choice.kind,
+        t,
+        j,
+        ends,
+        agreed,
+        _apart(alignment, choice),
+        _timeline(alignment, choice),
+        share=part.share,
+        runs=tuple(_told(run, coverage) for run in part.runs),
+        given=_given(alignment),
+        region=_region(alignment, choice),
+    )
 
 
 def _region(alignment: Alignment, choice: Choice) -> tuple[tuple[Event, ...], tuple[Event, ...]]:

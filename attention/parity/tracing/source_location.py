@@ -20,8 +20,19 @@ from attention.parity.adapters.user_errors import FRAMEWORKS, shown
 # A frame of a stack: file, line, function.
 Frame = tuple[str, int, str]
 
+# Packages of layers, and files of model libraries, that stand between a model's own lines and what is computed: where a model's
+# line called them, that line is shown. A model that is installed, such as one of transformers, is the user's.
+_BETWEEN = (
+    *(f"/site-packages/{name}/" for name in ("accelerate", "beartype", "chex", "einops", "haiku", "jaxtyping", "keras")),
+    *(f"/site-packages/{name}/" for name in ("lightning", "optax", "qwix", "torchvision/ops", "typeguard")),
+    *(f"/site-packages/transformers/{name}" for name in ("generation/", "integrations/", "modeling_layers.py")),
+    *(f"/site-packages/transformers/{name}" for name in ("modeling_utils.py", "utils/")),
+)
 # Files of a framework that say what is computed, and not how it gets to be computed.
-_MODULES = ("/torch/nn/", "/flax/", "/equinox/", "/jax/_src/nn/", "/attention/torch_impl/", "/attention/jax_impl/")
+_MODULES = (
+    *("/torch/nn/", "/flax/", "/equinox/", "/jax/_src/nn/", "/keras/src/layers/", "/haiku/_src/"),
+    *("/attention/torch_impl/", "/attention/jax_impl/"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,22 @@ def _folders() -> tuple[str, ...]:
 
 
 def places(frames: Iterable[Frame]) -> tuple[Place, ...]:
-    """Return the user's frames of a stack, in the order that they are given in: innermost first."""
-    return tuple(Place(*frame) for frame in frames if is_user(frame[0]))
+    """Return the user's frames of a stack, in the order that they are given in: innermost first.
+
+    What only stands between a model's line and an operation is left out, unless nothing else is there.
+    """
+    found = [Place(*frame) for frame in frames if is_user(frame[0])]
+    own = [place for place in found if not is_between(place.file)]
+    return tuple(own or [place for place in found if any(part in place.file for part in _MODULES)] or found)
+
+
+def is_between(file: str) -> bool:
+    """Return whether a file is of a package of layers, or passes a call on.
+
+    >>> is_between("/lib/site-packages/transformers/utils/generic.py"), is_between("/lib/site-packages/tunix/models/llama3.py")
+    (True, False)
+    """
+    return any(part in file for part in _BETWEEN)
 
 
 def within(inner: tuple[Place, ...], outer: tuple[Place, ...]) -> tuple[Place, ...]:

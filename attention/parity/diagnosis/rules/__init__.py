@@ -8,6 +8,7 @@ has proven that nothing else differs. No finding: none of the known mistakes fit
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -64,16 +65,23 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
         return ()
     first = _named(divergence)
     again = [_named(run) for run in divergence.runs] if first else []
-    # A line that runs again makes the same mistake again: where it seems to make another, neither is sure.
-    if any(found and found[0].name != first[0].name for found in again):
+    others = [found[0].name for found in again if found and found[0].name != first[0].name]
+    # A line that runs again makes the same mistake again: numbers that are others each time are no mistake's.
+    if any(_worded(name) == _worded(first[0].name) for name in others):
         return ()
-    return first
+    return tuple(replace(finding, sure=False) for finding in first) if others else first
+
+
+def _worded(name: str) -> str:
+    return re.sub(r"[\d.]+(e[-+]\d+)?", "", name)
 
 
 def _named(divergence: Divergence) -> tuple[Finding, ...]:
-    made = list(scenes(divergence))
-    # What can only be one mistake is looked for at every place before what may be several.
-    for rules in (SPECIFIC, RULES):
+    near, far = list(scenes(divergence)), list[Scene]()
+    # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
+    for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
+        if made is far and not far:
+            far += list(scenes(divergence, further=True))[len(near) :]
         for scene in made:
             # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
             chosen = rules if scene.proven else indexing.SAME_ELEMENTS if rules is RULES else ()

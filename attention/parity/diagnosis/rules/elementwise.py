@@ -54,6 +54,8 @@ WRITTEN = {
     "elu + 1": ("F.elu(x) + 1", "jax.nn.elu(x) + 1"),
     "relu + 1": ("F.relu(x) + 1", "jax.nn.relu(x) + 1"),
 }
+LEAST = 3
+"""Magnitudes of an argument that an activation is known by."""
 MOST_REDUCED = 24
 """Agreed arrays whose variances are tried."""
 GATES = ("sigmoid", "silu", "gelu by erf", "gelu by tanh", "relu", "tanh")
@@ -62,6 +64,8 @@ GATES = ("sigmoid", "silu", "gelu by erf", "gelu by tanh", "relu", "tanh")
 def another_activation(scene: Scene) -> Finding | None:
     """Name two activations of one agreed array."""
     for known, x, y in scene.of_size():
+        if magnitudes(x) < LEAST:
+            continue
         torch, jax = _which(scene.torch, x), _which(scene.jax, y)
         if torch and jax and torch != jax:
             mend = WRITTEN.get(jax, (f"{jax} of x", ""))[0], WRITTEN.get(torch, ("", f"{torch} of x"))[1]
@@ -169,13 +173,31 @@ def _addable(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
     """Yield what is known and has the size of the arrays, and the variances and mean squares of what is larger."""
     yield from scene.of_size()
     n = scene.torch.size
+    for side in scene.region:
+        # What only one side holds as it is, such as a variance to which the other added its eps when it was built.
+        for event in side:
+            if event.is_given and event.is_float and event.value.size == n > 1:
+                x = event.value
+                yield (
+                    Known(x, x, event.name or "a constant", given=True),
+                    x.reshape(scene.torch.shape),
+                    x.reshape(scene.jax.shape),
+                )
     for known in scene.known[:MOST_REDUCED]:
         x, y = known.torch, known.jax
         if x.ndim < 2 or y.ndim < 2 or x.size == n or x.shape[-1] != y.shape[-1] or x.size != n * x.shape[-1]:
             continue
-        for what, f in (("variance", lambda a: np.var(a, -1)), ("mean square", lambda a: np.mean(a * a, -1))):
+        for what, f in (("variance", _variance), ("mean square", _mean_square)):
             label = f"the {what} of {known.label}"
             yield Known(x, y, label), f(x).reshape(scene.torch.shape), f(y).reshape(scene.jax.shape)
+
+
+def _variance(x: np.ndarray) -> np.ndarray:
+    return np.var(x, -1)
+
+
+def _mean_square(x: np.ndarray) -> np.ndarray:
+    return np.mean(x * x, -1)
 
 
 def _may_be_nothing(scene: Scene, which: int, e: float) -> bool:
@@ -209,7 +231,9 @@ def scaled(scene: Scene) -> Finding | None:
         if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-7):
             continue
         evidence = f"torch = {torch:.9g} x, jax = {jax:.9g} x, x = {known.label}"
-        name = f"scale {factor_text(torch)} on torch, {factor_text(jax)} on jax"
+        told = [factor_text(c, scene.sizes) for c in (torch, jax)]
+        what = "negative slope of a leaky relu" if scene.runs(0, "leaky_relu") else "scale"
+        name = f"{what} {told[0]} on torch, {told[1]} on jax"
         # Through one magnitude many functions go.
         sure = magnitudes(x) > 1
         return Finding(name, evidence, times(jax / torch), times(torch / jax), sure=sure)
@@ -225,8 +249,12 @@ def _factor(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
     return c if c and seen.all() and scene.equal(value, c * x) else None
 
 
-def factor_text(c: float) -> str:
+def factor_text(c: float, sizes: frozenset[int] = frozenset()) -> str:
     """Return a factor as people write it: a whole number, its root, or one over these, if it is one.
+
+    Args:
+        c: the factor.
+        sizes: of axes nearby, of which a factor is told even where it is a short decimal.
 
     >>> factor_text(24**-0.5), factor_text(0.25), factor_text(0.3), factor_text(-8.0)
     ('1 / sqrt(24)', '1 / 4', '0.3', '-8')
@@ -235,7 +263,7 @@ def factor_text(c: float) -> str:
     if not a or not math.isfinite(a):
         return f"{c:.6g}"
     # 0.2 is 1 / 5, and nobody writes it so.
-    if f"{a:.3g}" == f"{a:.12g}" and a < 1 and math.log2(a) % 1:
+    if f"{a:.3g}" == f"{a:.12g}" and a < 1 and math.log2(a) % 1 and round(1 / a) not in sizes:
         return f"{c:.6g}"
     for value, text in ((a, "{}"), (1 / a, "1 / {}"), (a * a, "sqrt({})"), (1 / (a * a), "1 / sqrt({})")):
         n = round(value)

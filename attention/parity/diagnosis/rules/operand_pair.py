@@ -151,21 +151,28 @@ def equal(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
     return bool(scale) and bool((np.abs(a - b) <= limit * scale).all())
 
 
-def scenes(divergence: Divergence) -> Iterator[Scene]:
-    """Yield the pairs of arrays that hold the mistake: those of which a swap has proven it, then where the programs part."""
+def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
+    """Yield the pairs of arrays that hold the mistake: the one of which a swap has proven it, then where the programs part.
+
+    Args:
+        divergence: of `locate`.
+        further: whether other pairs that differ in the same way are yielded too, such as the same arrays in other layouts.
+    """
     if divergence.torch is None or divergence.jax is None or divergence.difference is None:
         return
     known = agreed(divergence)
     sizes = frozenset(n for k in known for x in (k.torch, k.jax) for n in x.shape if n > 1)
-    proven = [] if divergence.kind == "unproven" else list(_proven(divergence))
+    ends = divergence.ends
     shown = (divergence.torch, divergence.jax)
-    for torch, jax in (*proven, *([] if shown in proven else [shown])):
+    proven = () if divergence.kind == "unproven" else ([ends] if ends else _proven(divergence))
+    for torch, jax in dict.fromkeys((*proven, shown, *(_proven(divergence) if ends and further else ()))):
         units = (torch.unit, jax.unit)
         limit = max(tolerance(max(units)), 1e-9)
         backward = torch.backward or jax.backward
         absent = divergence.kind.removeprefix("absent in ") if divergence.kind.startswith("absent") else ""
         more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes, "region": divergence.region}
-        yield Scene(torch.value, jax.value, known, units, limit, proven=(torch, jax) in proven, **more)
+        proof = divergence.kind != "unproven" and ((torch, jax) != shown or ends in (None, shown))
+        yield Scene(torch.value, jax.value, known, units, limit, proven=proof, **more)
 
 
 def agreed(divergence: Divergence) -> tuple[Known, ...]:

@@ -32,8 +32,9 @@ def name(divergence: Divergence) -> tuple[Finding, ...]:
         c = relation.numbers["jax"] / relation.numbers["torch"]
         found = _whole(c, _sizes(divergence))
     else:
-        a = divergence.torch.value
-        if magnitudes(a if c else a - float(np.mean(a))) < 2:
+        a = np.abs((divergence.ends or (divergence.torch,))[0].value)
+        a = a[np.isfinite(a)]
+        if magnitudes(a if c else a - a.min(initial=np.inf)) < (2 if c else 1):
             # One number has a factor and an offset to any other.
             return ()
         found = _factor(float(c), divergence, relation) if c else _eps(relation, divergence.kind)

@@ -67,25 +67,23 @@ def _reduced(torch: str, jax: str, *, same: bool) -> str:
 def centred(scene: Scene) -> Finding | None:
     """Name x - r on both sides, of which r is a reduction of the same x that the sides take otherwise."""
     for known, x, y in scene.of_size():
-        made = [_subtracted(scene, value, of) for value, of in ((scene.torch, x), (scene.jax, y))]
-        if made[0] and made[1] and made[0] != made[1]:
-            told = [f"{name} over {_sizes(axes)}" for name, axes in made if name]
-            if len(told) == 2 and told[0] != told[1]:
-                evidence = f"torch = x - {told[0]}, jax = x - {told[1]}, x = {known.label}"
-                return Finding(f"{told[0]} subtracted on torch, {told[1]} on jax", evidence, f"- {told[1]}", f"- {told[0]}")
+        torch, jax = _subtracted(scene, scene.torch, x), _subtracted(scene, scene.jax, y)
+        if torch and jax and torch != jax:
+            evidence = f"torch = x - {torch}, jax = x - {jax}, x = {known.label}"
+            return Finding(f"{torch} subtracted on torch, {jax} on jax", evidence, f"x - {jax}", f"x - {torch}")
     return None
 
 
-def _subtracted(scene: Scene, value: np.ndarray, x: np.ndarray) -> tuple[str, tuple[int, ...]] | None:
-    """Return which mean or maximum of `x`, over axes of which sizes, is subtracted from it."""
+def _subtracted(scene: Scene, value: np.ndarray, x: np.ndarray) -> str:
+    """Return which mean or maximum of `x`, over axes of which sizes, is subtracted from it; "" if none is."""
     if value.shape != x.shape or not np.isfinite(x).all() or not np.isfinite(value).all():
-        return None
+        return ""
     for count in range(1, min(x.ndim, MOST_AXES) + 1):
         for axes in combinations(range(x.ndim), count):
             for name, reduce in (("mean", np.mean), ("maximum", np.max)):
                 if math.prod(x.shape[a] for a in axes) > 1 and scene.equal(value, x - reduce(x, axis=axes, keepdims=True)):
-                    return name, tuple(x.shape[a] for a in axes)
-    return None
+                    return f"{name} over {_sizes(tuple(x.shape[a] for a in axes))}"
+    return ""
 
 
 def _sizes(sizes: tuple[int, ...]) -> str:
