@@ -4,6 +4,8 @@ page(report)                              the table, histograms of z, error maps
 page(report, divergence, diagnosis)       beside it the aligned trace with the divergence marked, and the mistake's name
 """
 
+# ruff: noqa: E402 - what the later lines import is asked for first
+
 from __future__ import annotations
 
 from functools import cache
