@@ -154,6 +154,12 @@ class TestNumbers:
         compare(torch_side, jax_side, X).assert_ok()
         assert not compare(torch_side, lambda x: jax_side(x) * 1.1, X).ok
 
+    def test_a_part_in_bfloat16_in_one_program_alone_is_a_difference(self) -> None:
+        def jax_side(x: Any) -> Any:
+            return jax.nn.softmax(x.astype(jnp.bfloat16), -1).astype(jnp.float32)
+
+        assert compare(lambda x: torch.softmax(x, -1), jax_side, X).verdict == "differs"
+
     def test_options_of_every_kind_pass_through(self) -> None:
         class Config:
             times = 2
@@ -262,7 +268,7 @@ class TestOutputs:
     def test_numbers_are_arrays_and_texts_are_left_out(self) -> None:
         report = compare(lambda x: (x, 3, True), lambda x: [x, 3, True], X)
         report.assert_ok()
-        report = compare(lambda x: {"last": x}, Result, X)
+        report = compare(lambda x: {"last": x}, lambda x: Result(last=x), X)
         report.assert_ok()
         assert noted(report, "left out of jax: output.note, a str")
 
@@ -342,6 +348,7 @@ class TestState:
         report = compare(Batched().train(), BatchedPort(momentum, average=False), X, load="first")
         assert report.ok is right, report
         assert noted(report, "torch takes 3 / 2 of the batch's variance") is right
+        assert noted(report, "batch norm momentum: of each batch") is not right
         assert {"bn.mean after the call"} <= {v.name for v in report.rows[0].verdicts}
 
     def test_a_linen_module_writes_its_collections(self) -> None:
