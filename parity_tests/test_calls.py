@@ -9,6 +9,7 @@ random keys, exact constants, complex values, bfloat16 inside, caches in results
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from flax import linen, nnx
 from torch import nn
 
 from attention.parity import compare
+from attention.parity.adapters import Call, program
 from attention.spec.errors import OptionError
 
 X = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
@@ -154,6 +156,12 @@ class TestNumbers:
         compare(torch_side, jax_side, X).assert_ok()
         assert not compare(torch_side, lambda x: jax_side(x) * 1.1, X).ok
 
+    def test_a_part_in_bfloat16_in_one_program_alone_is_a_difference(self) -> None:
+        def jax_side(x: Any) -> Any:
+            return jax.nn.softmax(x.astype(jnp.bfloat16), -1).astype(jnp.float32)
+
+        assert compare(lambda x: torch.softmax(x, -1), jax_side, X).verdict == "differs"
+
     def test_options_of_every_kind_pass_through(self) -> None:
         class Config:
             times = 2
@@ -172,6 +180,19 @@ class TestWrappers:
         report = compare(wrap(Scaled()), ScaledPort(), X)
         report.assert_ok()
         assert {v.name for v in report.rows[0].verdicts} == {"output", "d input", "d w"}
+
+    def test_a_module_of_torchscript_runs_as_a_copy_with_other_values(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scripted: Any = torch.jit.script(nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)).train())
+        before = {name: x.clone() for name, x in scripted.state_dict().items()}
+        made = program(scripted).run(Call.of(X), params={name: 2 * x for name, x in program(scripted).params.items()})
+        assert not np.array_equal(made.outputs["output"], program(scripted).run(Call.of(X)).outputs["output"])
+        params = {"w": np.zeros((5, 3), np.float32), "b": np.zeros(3, np.float32)}
+        linear = scripted[0]
+        assert compare(linear, (lambda p, x: x @ p["w"] + p["b"], params), X, load="first").ok
+        assert not compare(linear, (lambda p, x: x @ p["w"] - p["b"], params), X, load="first").ok
+        assert all(torch.equal(x, before[name]) for name, x in scripted.state_dict().items())
 
     def test_a_container_without_length_or_without_parts_is_a_module(self) -> None:
         compare(nn.Sequential(), lambda x: x, X).assert_ok()
@@ -262,7 +283,7 @@ class TestOutputs:
     def test_numbers_are_arrays_and_texts_are_left_out(self) -> None:
         report = compare(lambda x: (x, 3, True), lambda x: [x, 3, True], X)
         report.assert_ok()
-        report = compare(lambda x: {"last": x}, Result, X)
+        report = compare(lambda x: {"last": x}, lambda x: Result(last=x), X)
         report.assert_ok()
         assert noted(report, "left out of jax: output.note, a str")
 
@@ -342,6 +363,7 @@ class TestState:
         report = compare(Batched().train(), BatchedPort(momentum, average=False), X, load="first")
         assert report.ok is right, report
         assert noted(report, "torch takes 3 / 2 of the batch's variance") is right
+        assert noted(report, "batch norm momentum: of each batch") is not right
         assert {"bn.mean after the call"} <= {v.name for v in report.rows[0].verdicts}
 
     def test_a_linen_module_writes_its_collections(self) -> None:

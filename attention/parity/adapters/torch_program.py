@@ -11,6 +11,7 @@ its own back afterwards: values, ties, gradients, dtype and mode stay as they we
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,9 +155,21 @@ class TorchProgram(Program):
         # A program may write to its inputs, which autograd forbids of a leaf.
         copies = {path: leaves[path].clone() for path in given}
         inputs = call.map(copies.get)
+        if self.module is not None and any(isinstance(part, torch.jit.ScriptModule) for part in self.module.modules()):
+            return self._scripted(leaves, values, inputs, dtype)
         learned = {name: leaves[name] for name in values}
         after: dict[str, Tensor] = {}
         return Bound(self.name, leaves, lambda: self._call(learned, inputs, dtype, after), self.choice, after)
+
+    def _scripted(self, leaves: dict[str, Tensor], values: Mapping[str, Tensor], inputs: Call, dtype: str | None) -> Bound:
+        """Return a copy of a compiled TorchScript module as the program: nothing can be put in the place of its parameters."""
+        module: Any = copy.deepcopy(self.module)
+        module = module.to(getattr(torch, dtype)) if dtype is not None else module
+        for name, param in module.named_parameters():
+            param.requires_grad_(param.is_floating_point()).data.copy_(values[name])
+        return Bound(
+            self.name, {**leaves, **dict(module.named_parameters())}, lambda: module(*inputs.args, **inputs.kwargs), self.choice
+        )
 
     def _call(self, learned: dict[str, Tensor], inputs: Call, dtype: str | None, after: dict[str, Tensor]) -> Any:
         if self.module is None:

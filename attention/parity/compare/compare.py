@@ -22,6 +22,7 @@ from attention.parity.adapters.detect_numpy import settled
 from attention.parity.adapters.inputs import LOAD, Dtypes, call_of, cotangents, pairs_of, rounded, rounded_call
 from attention.parity.compare import conventions, own_budget, settings_audit
 from attention.parity.compare.conventions import Conventions, Triple
+from attention.parity.compare.narrow_casts import narrow
 from attention.parity.compare.oracle import WAYS, Oracle, Pair, Question, oracle
 from attention.parity.compare.output_choice import alike, asked
 from attention.parity.compare.state import settled_state, unchanged, watched
@@ -227,14 +228,25 @@ class Task:
         return replace(pair[0], cotangents=named[0]), replace(pair[1], cotangents=named[1])
 
     def _judged(self, pair: Pair, made: Sequence[Made | None], pairs: result_pairing.Pairing, row: Row) -> Iterator[Row]:
+        rows = list(self._beside_the_reference(pair, made, pairs, row))
+        differs = any(not verdict.agrees for each in rows for verdict in each.verdicts)
+        if differs and (both := narrow(pair[0]) & narrow(pair[1])):
+            pair = replace(pair[0], casts=True), replace(pair[1], casts=True)
+            self._note([f"both programs compute in {', '.join(sorted(both))} in places, whose roundings are counted"])
+            rows = list(self._beside_the_reference(pair, made, pairs, row))
+        yield from rows
+
+    def _beside_the_reference(
+        self, pair: Pair, made: Sequence[Made | None], pairs: result_pairing.Pairing, row: Row
+    ) -> Iterator[Row]:
         try:
             found = oracle(pair, pairs, made, self.way)
         except SideFailed as error:
             yield replace(row, side=self.labels[1], failure=f"there is no budget: {error}", open=True)
             return
         side, other = self.labels[found.side], self.labels[1 - found.side]
-        self.notes.append(found.way)
-        self.notes.append(f"the reference is {side} in float64: where {other} differs from it, either of them may be wrong")
+        self._note([found.way])
+        self._note([f"the reference is {side} in float64: where {other} differs from it, either of them may be wrong"])
         rows: list[Row] = []
         for index, (label, ran) in enumerate(zip(self.labels, made, strict=True)):
             if ran is None:

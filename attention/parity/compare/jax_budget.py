@@ -57,6 +57,7 @@ def traced(
     dtype: str,
     narrow: str = "",
     runs: int = 8,
+    casts: bool = False,
 ) -> Budget:
     """Return what a program makes in float64 and how far correct rounding may move it: dicts by name.
 
@@ -68,15 +69,16 @@ def traced(
         dtype: the dtype whose rounding is counted.
         narrow: the dtype in which it is traced; "" for float64.
         runs: of the Monte Carlo arithmetic.
+        casts: whether what the program casts to bfloat16 or float16 is rounded as those are.
     """
     subject: Any = _Outputs(program, narrow)
     arguments: tuple[Any, ...] = program.arguments(call, params)
     if cotangents is None:
-        return budget(subject, arguments, dtype=dtype, runs=runs)
+        return budget(subject, arguments, dtype=dtype, runs=runs, casts=casts)
     with jax.enable_x64(not narrow):
         shapes = jax.eval_shape(subject, *arguments)
     weights = {name: np.asarray(cotangents.get(name, np.zeros(x.shape)), np.float64) for name, x in shapes.items()}
-    made = budget(differentiated(subject), (arguments, weights), dtype=dtype, runs=runs)
+    made = budget(differentiated(subject), (arguments, weights), dtype=dtype, runs=runs, casts=casts)
     return Budget(_named(made.value), _named(made.sigma))
 
 

@@ -52,6 +52,7 @@ class Question:
         cotangents: by the program's own names of outputs; None asks for no gradients.
         dtype: what it computes in.
         index: 0 for the first program, 1 for the second.
+        casts: whether the roundings of what both programs cast to a coarser dtype are counted.
     """
 
     program: Program
@@ -60,6 +61,7 @@ class Question:
     cotangents: Arrays | None
     dtype: str
     index: int
+    casts: bool = False
 
     @property
     def counted(self) -> str:
@@ -207,7 +209,8 @@ def _attempts(pair: Pair, pairing: Pairing, made: Sequence[Made | None]) -> Iter
             yield "jax", side, partial(_traced, pair, side, narrow=True)
     for side in (1, 0):
         # A program that ran elsewhere has a framework too, but cannot be run here.
-        if hasattr(pair[side].program, "bind"):
+        # Nor does the mode that perturbs torch's operations see what was cast to fewer digits on the way back.
+        if hasattr(pair[side].program, "bind") and not pair[side].casts:
             yield "torch", side, partial(_perturbed, pair, side)
     for side in (1, 0):
         yield "ratio", side, partial(_ratio, pair, side, pairing, made)
@@ -219,7 +222,10 @@ def _traced(pair: Pair, side: int, *, narrow: bool) -> tuple[str, tuple[Budget, 
     data = subject.program, subject.call, subject.params, subject.cotangents
     kind = subject.counted if narrow else ""
     runs = _runs(pair)
-    found = {dtype: traced(*data, dtype=dtype, narrow=kind, runs=runs) for dtype in {each.counted for each in pair}}
+    found = {
+        dtype: traced(*data, dtype=dtype, narrow=kind, runs=runs, casts=subject.casts)
+        for dtype in {each.counted for each in pair}
+    }
     told = f"traced in {kind} and evaluated in float64" if narrow else "traced in float64"
     return f"{subject.program.name} {told}, each operation perturbed{_fewer(runs)}", _scaled(pair, found)
 

@@ -55,8 +55,8 @@ def _own(question: Question) -> Budget | None:
     data = question.program, question.call, question.params, question.cotangents
     try:
         if isinstance(question.program, JaxProgram):
-            return scaled(question, traced(question.program, *data[1:], dtype=question.counted))
-        if hasattr(question.program, "bind"):
+            return scaled(question, traced(question.program, *data[1:], dtype=question.counted, casts=question.casts))
+        if hasattr(question.program, "bind") and not question.casts:
             from attention.parity.compare.torch_budget import perturbed  # noqa: PLC0415 - only this way needs torch
 
             return scaled(question, perturbed(*data, dtype=question.counted))

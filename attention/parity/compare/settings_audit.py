@@ -69,7 +69,7 @@ def warnings(first: Program, second: Program, call: Call) -> tuple[str, ...]:
         call: the inputs.
     """
     both = Inspected(first, call), Inspected(second, call)
-    rules = (_precision, _width, _dtypes, _compute_dtypes, _modes, _norm_eps, _fast_variance, _gelu, _frozen)
+    rules = (_precision, _width, _dtypes, _compute_dtypes, _modes, _norm_eps, _momentum, _fast_variance, _gelu, _frozen)
     return tuple(line for rule in rules for line in rule(*both))
 
 
@@ -206,6 +206,27 @@ def _norm_eps(first: Inspected, second: Inspected) -> Iterator[str]:
             f"norm eps: {first.name} {a} {a.eps:.3g}, {second.name} {b} {b.eps:.3g}, {len(pairs)} of {len(ours)} norms:"
             f" relative error {abs(a.eps - b.eps) / 2:.1e} / variance of the row"
         )
+
+
+def _momentum(first: Inspected, second: Inspected) -> Iterator[str]:
+    """Yield batch norms that take another share of each batch into their running statistics: torch's m is 1 - m elsewhere."""
+    shares = [_shares(side) for side in (first, second)]
+    if all(shares) and Counter(shares[0]) != Counter(shares[1]):
+        told = (
+            f"{side.name} {', '.join(f'{x:g}' for x in sorted({*found}))}"
+            for side, found in zip((first, second), shares, strict=True)
+        )
+        yield (
+            f"batch norm momentum: of each batch {', '.join(told)} goes into the running statistics, which part in training;"
+            " momentum m of torch is 1 - m of Flax and Keras"
+        )
+
+
+def _shares(side: Inspected) -> list[float]:
+    """Return the share of a batch that each batch norm takes into its running statistics."""
+    found = [part.get("momentum") for part in side.parts if part.norm == "BatchNorm"]
+    own = side.program.framework == "torch"
+    return [round(float(x) if own else 1 - float(x), 6) for x in found if isinstance(x, int | float)]
 
 
 def _fast_variance(first: Inspected, second: Inspected) -> Iterator[str]:

@@ -29,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from attention.parity.numerics.jaxpr_interpreter import concrete, is_complex, is_float, is_key, widened
 from attention.parity.numerics.noise import Noise, Spreads
 from attention.spec.errors import DTypeError, OptionError, shown
-from attention.spec.options import SEED, Option, one_of, takes_arguments, whole
+from attention.spec.options import SEED, SWITCH, Option, one_of, takes_arguments, whole
 
 Array = Any
 Tree = Any
@@ -169,6 +169,7 @@ def budget(
     storage: str | None = None,
     runs: int = 8,
     seed: int = 0,
+    casts: bool = False,
 ) -> Budget:
     """Return the float64 results of a program and how far correct rounding may move each of them.
 
@@ -185,12 +186,14 @@ def budget(
         storage: the name of the dtype at `stored` and `stored_gradient`; `dtype` if None.
         runs: number of perturbed runs, at least 1. The relative error of sigma is about 1 / sqrt(2 runs).
         seed: a non-negative int. The same seed gives the same budget.
+        casts: whether what the program casts to bfloat16 or float16 is rounded as those are, forward and backward.
 
     Raises:
         DTypeError: an unknown dtype name, or an argument that is neither a number, a bool nor a random key.
         OptionError: `arguments` is no tuple, `runs` < 1 or `seed` < 0.
     """
     _check(program, arguments, runs, seed)
+    SWITCH.check("casts", casts)
     units = np.asarray([(r.unit, r.floor) for r in (rounding(dtype), rounding(dtype if storage is None else storage))])
     arguments = jax.tree.map(_upcast, arguments)
     leaves, structure = jax.tree.flatten(arguments)
@@ -201,7 +204,7 @@ def budget(
         spreads = Spreads()
 
         def run(draws: np.random.Generator | None) -> Tree:
-            return outputs.unflatten(Noise(draws, units, spreads).read(jaxpr, leaves))
+            return outputs.unflatten(Noise(draws, units, spreads, casts=casts).read(jaxpr, leaves))
 
         value = run(None)
         perturbed = [run(np.random.Generator(np.random.SFC64((seed, number)))) for number in range(runs)]

@@ -8,10 +8,10 @@
     spread = u sqrt(depth sum (a_k b_k)^2 + o^2)      a sum of n terms or products, depth = max(log2 n, n / 16)
     spread = 0                                        constants made of constants, where the dtype holds them: 2.0 - 1.0
 
-u is the unit roundoff of the compute dtype, of the dtype that the program casts to where that is coarser, or of the storage
-dtype where the program says `stored`; below floor a result may underflow. To first order a spread is the same in every run, so
-the unperturbed run computes those of sums, and the others reuse them. One rounding error is spread evenly over an interval, and
-so is xi.
+u is the unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`, or, where it is asked for,
+of the coarser dtype that the program casts to; below floor a result may underflow. To first order a spread is the same in every
+run, so the unperturbed run computes those of sums, and the others reuse them. One rounding error is spread evenly over an
+interval, and so is xi.
 
 References:
     Parker, Monte Carlo Arithmetic, 1997; Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (the sqrt(log2 n) of a tree sum).
@@ -163,10 +163,13 @@ class Noise:
         draws: the generator of xi; None perturbs nothing, which is the oracle.
         units: `(2, 2)`: unit roundoff and floor of the compute dtype, and those of the storage dtype.
         spreads: filled by an unperturbed run, read by perturbed ones of the same program and arguments.
+        casts: whether what the program casts to bfloat16 or float16 is rounded as those are.
     """
 
-    def __init__(self, draws: np.random.Generator | None, units: Array, spreads: Spreads | None = None) -> None:
-        self.draws, self.units = draws, units
+    def __init__(
+        self, draws: np.random.Generator | None, units: Array, spreads: Spreads | None = None, *, casts: bool = False
+    ) -> None:
+        self.draws, self.units, self.casts = draws, units, casts
         self.spreads = spreads
         self.known = iter(() if spreads is None or draws is None else spreads.kept)
         self.constant = False
@@ -220,7 +223,7 @@ class Noise:
         name = eqn.primitive.name
         unit, floor = self.units[1 if name == "stored" else 0]
         narrow, low = NARROW.get(eqn.outvars[0].aval.dtype.name, (0.0, 0.0))
-        if narrow > unit:
+        if self.casts and narrow > unit:
             unit, floor = narrow, low
         elif name == "convert_element_type":
             return [0.0 for _ in results]

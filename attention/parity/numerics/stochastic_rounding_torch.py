@@ -76,8 +76,6 @@ FUSED = """
     """.split()  # noqa: SIM905 as above
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
-COARSE: dict[Any, float] = {torch.bfloat16: noise.NARROW["bfloat16"][0], torch.float16: noise.NARROW["float16"][0]}
-"""Unit roundoff of the dtypes that a program may cast to on purpose."""
 FOURIER = ("_fft_c2c", "_fft_c2r", "_fft_r2c")
 
 
@@ -101,7 +99,6 @@ class TorchNoise(TorchDispatchMode):
         self.draws, self.rounding = draws, rounding
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        cast = COARSE.get((kwargs or {}).get("dtype"), 0.0)
         kwargs = {name: _wide_dtype(value) for name, value in (kwargs or {}).items()}
         if _views(func):
             return func(*args, **kwargs)
@@ -117,12 +114,10 @@ class TorchNoise(TorchDispatchMode):
         bare = name.removesuffix("_")
         # index_put with accumulate, its fourth argument, adds.
         exact = (bare in EXACT and not (bare == "index_put" and any(args[3:]))) and not (bare == "abs" and args[0].is_complex())
-        if self.draws is None or (exact and not (bare == "_to_copy" and cast > self.rounding.unit)):
+        if self.draws is None or exact:
             return results
         single = isinstance(results, Tensor)
         made = (results,) if single else tuple(results) if isinstance(results, (tuple, list)) else ()
-        if bare == "_to_copy":
-            return self._rounded(made[0], cast * made[0].abs(), written=False)
         spreads = self._spreads(func, bare, args, kwargs, made, fresh=not _writes(func))
         made = [self._rounded(o, s, written=_writes(func)) for o, s in zip(made, spreads, strict=True)]
         return made[0] if single else type(results)(made) if made else results
