@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from attention import parity
 from attention.parity.adapters.program import Call
 from attention.parity.blocks.received import shared
-from attention.parity.blocks.units import counterpart, numbered, parts
+from attention.parity.blocks.units import counterparts, numbered, parts
 from attention.parity.results.report import Report
 from attention.spec.errors import OptionError, ParamError, SideFailed, UnknownName
 from parity_tests.llama_nnx import ported
@@ -131,6 +132,22 @@ class TestLaws:
         assert wrong(report) == {"whole model"}
         assert "look at what passes between the parts" in report.notes[0]
 
+    def test_a_part_that_ends_elsewhere_in_the_other_model_condemns_no_right_port(self) -> None:
+        net, theirs = linen_pair()
+        # The last layer's activation is inside of the part on one side, and outside of it on the other.
+        net.last = nn.Sequential(OrderedDict(dense=net.last, tanh=nn.Tanh()))
+
+        class Outside(LinenNet):
+            @linen.compact
+            def __call__(self, x: Any) -> Any:
+                for i, factor in enumerate(self.factors):
+                    x = x + LinenBlock(factor, name=f"block_{i}")(x)
+                return jnp.tanh(linen.Dense(4, name="last")(x))
+
+        report = parity.layerwise(net, (Outside(), theirs[1]), X)
+        report.assert_ok()
+        assert any(note.startswith("last") and "elsewhere" in note for note in report.notes), report.notes
+
     def test_two_torch_models_are_a_pair_too(self) -> None:
         first, second = llama(), llama()
         parity.layerwise(first, second, IDS, blocks=[("model.layers.0", "model.layers.0")]).assert_ok()
@@ -169,6 +186,29 @@ def fingerprint(model: nn.Module) -> str:
     return hashlib.sha256(b"".join(told)).hexdigest()
 
 
+class Narrow(nn.Module):
+    """A layer that refuses float64, as a kernel of half precision does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x: Any) -> Any:
+        if x.dtype == torch.float64:
+            raise ValueError("no float64")
+        return self.inner(x)
+
+
+class TestCannotTell:
+    def test_a_part_that_refuses_float64_is_judged_with_the_whole_and_not_said_to_differ(self) -> None:
+        first, second = Narrow().eval(), Narrow().eval()
+        _ = second.load_state_dict(first.state_dict())
+        report = parity.layerwise(nn.Sequential(first, nn.Tanh()).eval(), nn.Sequential(second, nn.Tanh()).eval(), X)
+        report.assert_ok()
+        assert {row.subject for row in report.rows} == {"whole model"}
+        assert any("no float64" in note for note in report.notes), report.notes
+
+
 class TestValues:
     @pytest.mark.parametrize(
         ("paths", "wanted"),
@@ -188,10 +228,12 @@ class TestValues:
 
     def test_a_counterpart_holds_all_parameters_and_is_a_module(self) -> None:
         modules = dict.fromkeys(["", "layers.0", "layers.0.mlp", "embed"], object())
-        assert counterpart(["layers.0.mlp.k", "layers.0.norm"], modules) == "layers.0"
-        assert counterpart(["embed.embedding"], modules) == "embed"
-        assert counterpart(["embed.embedding", "layers.0.norm"], modules) == ""
-        assert counterpart(["layers.0.a", "layers.00.a"], modules) == ""
+        every = {"layers.0.mlp.k", "layers.0.norm", "layers.1.norm", "embed.embedding", "pool.dense.k"}
+        assert counterparts({"layers.0.mlp.k", "layers.0.norm"}, every, modules) == ["layers.0"]
+        assert counterparts({"embed.embedding"}, every, modules) == ["embed"]
+        assert counterparts({"pool.dense.k"}, every, {**modules, "pool": 0, "pool.dense": 0}) == ["pool", "pool.dense"]
+        assert counterparts({"embed.embedding", "layers.0.norm"}, every, modules) == []
+        assert counterparts({"layers.0.norm"}, every, modules) == []
 
     def test_arrays_are_paired_by_value_and_what_is_equal_is_not_exchanged(self) -> None:
         rng = np.random.default_rng(0)

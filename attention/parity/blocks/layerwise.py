@@ -91,19 +91,33 @@ def layerwise(
     names = sides[0].program.framework, sides[1].program.framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     found = _matched(sides, call, params)
-    chosen, notes = _chosen(sides, found) if blocks == "auto" else (_given(sides, found, blocks), [])
+    chosen, notes = _chosen(sides, found) if blocks == "auto" else ([[unit] for unit in _given(sides, found, blocks)], [])
     recorded = [
-        side.record(call, {(unit.second if index else unit.first) for unit in chosen}) for index, side in enumerate(sides)
+        side.record(call, {(unit.second if index else unit.first) for alternatives in chosen for unit in alternatives})
+        for index, side in enumerate(sides)
     ]
     pair = Pair(sides, labels, call, (recorded[0], recorded[1]), gradients)
     _ = progress("whole model")
     report = Report(
         tuple(whole(sides, labels, call, pair.runs, Row("whole model", "inputs", "", OWN, pair.dtype))), tuple(notes)
     )
-    for unit in chosen:
-        _ = progress(unit.first)
-        report += pair.compared(unit)
-    return _concluded(Report(report.rows, told_once(report.notes)), chosen)
+    same = bool(report.rows) and all(row.agrees and row.verdicts for row in report.rows)
+    for alternatives in chosen:
+        _ = progress(alternatives[0].first)
+        part = pair.compared(alternatives)
+        report += _bounded(part, alternatives[0].first) if same else part
+    paths = [alternatives[0].first for alternatives in chosen]
+    return _concluded(Report(report.rows, told_once(report.notes)), paths)
+
+
+def _bounded(part: Report, path: str) -> Report:
+    """Return the report of a part of models that agree as a whole: what it makes of the same input cannot be wrong then."""
+    outputs = [v for row in part.rows for v in row.verdicts if not v.name.startswith("d ")]
+    if all(v.agrees for v in outputs) and not any(row.failure for row in part.rows):
+        return part
+    failures = [row.failure for row in part.rows if row.failure]
+    why = failures[0] if failures else "it begins or ends elsewhere in the other model"
+    return Report((), (f"{path} was not compared by itself: {why}", *part.notes))
 
 
 def _side(model: Any, call: Call) -> Side:
@@ -148,7 +162,7 @@ def _matched(sides: tuple[Side, Side], call: Call, given: Any) -> ParamMap:
     return found
 
 
-def _chosen(sides: tuple[Side, Side], found: ParamMap) -> tuple[list[Unit], list[str]]:
+def _chosen(sides: tuple[Side, Side], found: ParamMap) -> tuple[list[list[Unit]], list[str]]:
     paths = list(parts(sides[0].modules, sides[0].program.params))
     return units(paths, found, sides[1].modules)
 
@@ -173,10 +187,11 @@ def _given(sides: tuple[Side, Side], found: ParamMap, blocks: Sequence[Sequence[
     return made
 
 
-def _concluded(report: Report, chosen: Sequence[Unit]) -> Report:
+def _concluded(report: Report, chosen: Sequence[str]) -> Report:
     """Return the report with what its rows say together."""
-    wrong = [unit.first for unit in chosen if any(row.subject == unit.first and not row.agrees for row in report.rows)]
-    apart = any(row.subject == "whole model" and not row.agrees for row in report.rows)
+    failed = {row.subject for row in report.rows if not all(verdict.agrees for verdict in row.verdicts)}
+    wrong = [path for path in chosen if path in failed]
+    apart = "whole model" in failed
     if wrong:
         told = f"of {len(chosen)} parts, {len(wrong)} differ on what they received: {', '.join(wrong[:MOST_NAMED])}"
         told += " ..." if len(wrong) > MOST_NAMED else ""

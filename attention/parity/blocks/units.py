@@ -3,7 +3,8 @@
     Unit("model.layers.3", "layers.3")        a repeated block, or a part beside the blocks, and its counterpart
 
 Blocks are numbered submodules: the members of a list, or attributes such as `layer_0`, `layer_1`. The counterpart of a part is
-the innermost module of the other model that holds all parameters which the map gives for those of the part, and no others.
+a module of the other model that holds all parameters which the map gives for those of the part, and no others. Several may, one
+within another: the outermost is tried first, since a part also does what has no parameters.
 """
 
 # Modules are whatever their user brought, of types that strict mode cannot know.
@@ -85,48 +86,46 @@ def children(modules: Mapping[str, object], path: str) -> list[str]:
     return [other for other in modules if other.startswith(f"{path}." if path else "") and other and other.count(".") == depth]
 
 
-def units(paths: Iterable[str], found: ParamMap, modules: Mapping[str, object]) -> tuple[list[Unit], list[str]]:
-    """Return the parts that have a counterpart, and a line for each of those that have none.
+def units(paths: Iterable[str], found: ParamMap, modules: Mapping[str, object]) -> tuple[list[list[Unit]], list[str]]:
+    """Return each part with its counterparts, the outermost first, and a line for each part that has none.
 
     Args:
         paths: of the parts of the first model.
         found: the parameter map.
         modules: every module of the second model by its path.
     """
-    made: list[Unit] = []
+    made: list[list[Unit]] = []
     notes: list[str] = []
+    every = {move.second.name for move in found.moves}
     for path in paths:
         moves = [move for move in found.moves if move.first.name.startswith(f"{path}.")]
-        names = {move.second.name for move in moves}
-        other = counterpart(names, modules)
-        held = {move.second.name for move in found.moves if other and move.second.name.startswith(f"{other}.")}
+        others = counterparts({move.second.name for move in moves}, every, modules)
         left = [name for name in found.left_over[0] if name.startswith(f"{path}.")]
-        if not moves or not other or held != names:
-            notes.append(f"{path} was not compared by itself: {_why(moves, other, held - names)}")
+        if not others:
+            why = (
+                "no module of the other model holds its parameters and no others"
+                if moves
+                else "none of its parameters is mapped"
+            )
+            notes.append(f"{path} was not compared by itself: {why}")
             continue
         notes += [f"{path}: {', '.join(left[:3])} of it are left over in the map"] if left else []
-        made.append(Unit(path, other, within(found, path, other, moves)))
+        made.append([Unit(path, other, within(found, path, other, moves)) for other in others])
     return made, notes
 
 
-def _why(moves: list, other: str, more: set[str]) -> str:
-    if not moves:
-        return "no parameter of its own is in the map"
-    if not other:
-        return "its parameters lie in several modules of the other model, or in an array that the layers share"
-    return f"{other} of the other model holds more than it: {', '.join(sorted(more)[:3])}"
+def counterparts(names: set[str], every: set[str], modules: Mapping[str, object]) -> list[str]:
+    """Return the paths of the modules that hold these of all parameters and no others, the outermost first.
 
-
-def counterpart(names: Iterable[str], modules: Mapping[str, object]) -> str:
-    """Return the path of the innermost module that holds all of these parameters, or "" if only the model itself does."""
+    >>> counterparts({"a.0.k", "a.0.b"}, {"a.0.k", "a.0.b", "a.1.k"}, dict.fromkeys(["a", "a.0"]))
+    ['a.0']
+    """
     split = [name.split(".") for name in names]
     if not split:
-        return ""
+        return []
     common = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*split, strict=False))]
-    for end in range(min(len(common), min(map(len, split)) - 1), 0, -1):
-        if ".".join(common[:end]) in modules:
-            return ".".join(common[:end])
-    return ""
+    prefixes = [".".join(common[:end]) for end in range(1, min(len(common), min(map(len, split)) - 1) + 1)]
+    return [path for path in prefixes if path in modules and {name for name in every if name.startswith(f"{path}.")} == names]
 
 
 def within(found: ParamMap, first: str, second: str, moves: list) -> ParamMap:

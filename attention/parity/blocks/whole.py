@@ -74,10 +74,22 @@ def budgeted(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run]) -> tup
         else:
             scaled = {name: sigma[name] * _lost(own[name], x, sigma[name]) for name, x in value.items()}
             return index, Budget(value, scaled), "each operation perturbed"
-    value = _wide(side.program.run(call, dtype="float64").outputs)
-    unit = rounding(_coarsest(runs)).unit
-    sigma = {name: np.maximum(_row(own[name].astype(np.float64) - x), unit * _row(x)) for name, x in value.items()}
-    return index, Budget(value, sigma), "its own error in its own dtype being the budget"
+    return _own_error(sides, call, runs, index)
+
+
+def _own_error(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run], first: int) -> tuple[int, Budget, str]:
+    """Return the float64 outputs of the first model that has any, its own error in its own dtype being the budget."""
+    unit, reasons = rounding(_coarsest(runs)).unit, list[str]()
+    for index in (first, 1 - first):
+        try:
+            value = _wide(sides[index].program.run(call, dtype="float64").outputs)
+        except SideFailed as error:
+            reasons.append(str(error))
+            continue
+        errors = {name: runs[index].outputs[name].astype(np.float64) - x for name, x in value.items()}
+        sigma = {name: np.maximum(_row(errors[name]), unit * _row(x)) for name, x in value.items()}
+        return index, Budget(value, sigma), "its own error in its own dtype being the budget"
+    raise SideFailed(f"neither model runs in float64: {'; '.join(reasons)}")
 
 
 def _perturbed(side: Side, call: Call, dtype: str) -> tuple[Arrays, Arrays]:
