@@ -400,6 +400,22 @@ class TestVerdicts:
 
     def test_a_program_that_fails_leaves_it_open_and_one_that_differs_does_not(self) -> None:
         assert compare(torch.tanh, lambda x: 1 / 0, X).verdict == "cannot tell"  # noqa: ARG005 - fails before it looks
+
+    def test_programs_whose_parameters_have_no_map_are_compared_by_what_they_return(self) -> None:
+        first, second = torch.nn.Linear(4, 5, bias=False), torch.nn.Linear(5, 3, bias=False)
+        both = (second.weight @ first.weight).detach().numpy().T
+
+        def product(params: Any, x: Any) -> Any:
+            return x @ params["w"]
+
+        net = torch.nn.Sequential(first, second)
+        x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+        right = compare(net, (product, {"w": both}), x)
+        assert right.verdict == "agrees"
+        assert "gradients of parameters are not compared" in str(right)
+        # The values may be at fault, so nothing is known of the programs.
+        assert compare(net, (product, {"w": both * 1.01}), x).verdict == "cannot tell"
+        assert compare(net, (product, {"w": both}), x, load="first").verdict == "cannot tell"
         assert compare(torch.tanh, jnp.sin, X).verdict == "differs"
         assert compare(torch.tanh, lambda x: jnp.tanh(x)[:1], X).verdict == "differs"
         assert compare(torch.tanh, lambda x: jnp.tanh(x) / 0, X).verdict == "differs"

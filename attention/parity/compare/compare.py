@@ -99,8 +99,7 @@ def compare(
     report = Report((), (*notes, *known.notes, *state.notes, *settings_audit.warnings(*both, call)))
     for pair in pairs:
         row = Row(subject, "inputs", "", OWN, pair[0] if pair[0] == pair[1] else "/".join(pair))
-        open_ = replace(row, side=labels[1], failure=known.failure, open=True)
-        rows = [open_] if known.failure else list(task.rows(pair, row))
+        rows = list(task.rows(pair, row)) if not known.failure else task.unmapped(pair, row, own=load is None)
         report += Report(tuple(_undecided(rows, known)), tuple(task.notes))
     if any(row.failure for row in report.rows):
         return report
@@ -167,6 +166,20 @@ class Task:
             made, failed = self._ran(pair, row)
             yield from failed
         yield from self._judged(pair, made, pairs, row)
+
+    def unmapped(self, dtypes: Dtypes, row: Row, *, own: bool) -> list[Row]:
+        """Return the rows of programs whose parameters are not known to belong together.
+
+        Where each runs with values of its own, outputs that agree are evidence enough; outputs that differ are none, because
+        the values may differ.
+        """
+        alone = replace(self, learned=replace(self.learned, map=None, failure=""), notes=[])
+        rows = list(alone.rows(dtypes, row)) if own else []
+        if not rows or not all(found.agrees for found in rows):
+            return [replace(row, side=self.labels[1], failure=self.learned.failure, open=True)]
+        self._note(alone.notes)
+        self._note([f"gradients of parameters are not compared: {self.learned.failure}"])
+        return rows
 
     def _reduced(self, pair: Pair, first: Made, second: Made) -> tuple[Pair, Made, Made]:
         """Return the questions and results without the outputs that have no counterpart, and the state that no call wrote."""
