@@ -1,4 +1,4 @@
-"""Runs `parity.checkup` on pairs of a folder, right and wrong, and counts: `python -m conformance.wild.evaluate [FILE or FOLDER ...]`.
+"""Runs `parity.checkup` on pairs, right and wrong, and counts: `python -m conformance.wild.evaluate [FILE or FOLDER ...]`.
 
     right pair          must not be said to differ
     wrong pair          must be said to differ; the line of the planted mistake should be among the lines shown
