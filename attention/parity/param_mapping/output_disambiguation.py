@@ -40,7 +40,7 @@ MOST_ROUNDS = 3
 GUESSED = frozenset({"names", "shapes", ALONE, NAMES_AND_USE, USE})
 """Evidence that the outputs may better."""
 MOST_ELEMENTS = 10**8
-"""A larger program whose map leaves no question is not run to confirm it."""
+"""A larger program is not run to confirm its map, nor to ask what it leaves open."""
 WEAK = frozenset({"names", "shapes"})
 """Evidence of pairs that are exchanged where outputs differ."""
 MOST_EXCHANGES = 24
@@ -129,8 +129,9 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, 
         trial: the two programs.
     """
     waiting = questions(plan)
-    if not waiting and sum(array.size for array in plan.first.values()) > MOST_ELEMENTS:
-        return plan, (), ()
+    if sum(array.size for array in plan.first.values()) > MOST_ELEMENTS:
+        why = f"not asked: more than {MOST_ELEMENTS:.0e} elements"
+        return plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; {why}" for q in waiting), ()
     if not any(entry.evidence in GUESSED for entry in plan.entries) and not waiting:
         return plan, (), ()
     values = noisy(plan)

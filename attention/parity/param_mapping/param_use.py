@@ -57,21 +57,21 @@ class View:
         """Return it in another shape; the strides are lost where no view has that shape."""
         if self.strides is None:
             return View(self.name, self.start, shape, None)
-        digits = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
+        # Axes that count on from one another are one; what remains can be split, and not be joined.
+        digits: list[tuple[int, int]] = []
+        for size, stride in zip(self.shape, self.strides, strict=True):
+            if digits and digits[-1][1] == stride * size:
+                digits[-1] = (digits[-1][0] * size, stride)
+            elif size != 1:
+                digits.append((size, stride))
         strides: list[int] = []
         for size in reversed(shape):
-            taken, stride = 1, digits[-1][1] if digits else 0
-            while taken < size and digits:
-                extent, step = digits.pop()
-                if step != stride * taken or ((size // taken) % extent and extent % (size // taken)):
-                    return View(self.name, self.start, shape, None)
-                part = min(extent, size // taken)
-                taken *= part
-                if part < extent:
-                    digits.append((extent // part, step * part))
-            if taken != size:
+            extent, step = digits.pop() if size > 1 and digits else (1, 0)
+            if extent % size:
                 return View(self.name, self.start, shape, None)
-            strides.insert(0, stride if size > 1 else 0)
+            strides.insert(0, step)
+            if extent > size:
+                digits.append((extent // size, step * size))
         return View(self.name, self.start, shape, tuple(strides))
 
     def digits(self, axes: Iterable[int]) -> Digits | None:

@@ -19,13 +19,17 @@ from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Move
 from attention.parity.param_mapping.permutation import Lines, Pool, solve
 
-SAMPLES = 64
-"""Elements of an array that are looked for; all of them must be found."""
+SAMPLES, MORE_SAMPLES = 256, 8192
+"""Elements of an array that are looked for, all of which must be found; more where those that hold them are large.
+
+A drawn float32 has 24 bits, so that any array of 16 million holds 63 % of all of them."""
+LARGE = 2**20
+"""Elements of arrays that are sorted only after more samples."""
 ROWS = 1024
 """Lines along an axis that are looked at."""
 CHUNK = 2**14
 """Elements that are read at once, few enough to stay in a core's cache."""
-MOST_LARGER = 8
+MOST_LARGER = 3
 """Several arrays that hold the sample by chance are larger together than this many times the array."""
 ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 """Odd factors that mix the bits of a number: those of splitmix64."""
@@ -63,42 +67,50 @@ def owners_of(second: Arrays, first: Arrays, kind: np.dtype) -> dict[str, tuple[
         first: arrays that are searched, once.
         kind: the dtype in which numbers are compared.
     """
-    samples = {name: np.concatenate([*bits_of(_sample(array), kind)]) for name, array in second.items()}
+    samples = {name: _sample(array, kind, SAMPLES) for name, array in second.items()}
     if not samples or not first:
         return {}
     wanted = np.unique(np.concatenate([*samples.values()]))
-    seen = np.zeros(2**_FILTER_BITS, bool)
-    seen[_slot(wanted)] = True
-    held = {owner: _held(array, kind, wanted, seen) for owner, array in first.items()}
+    held = _held(first, kind, wanted)
     found: dict[str, tuple[str, ...]] = {}
     for name, sample in samples.items():
         at = np.searchsorted(wanted, sample)
         owners = _cover({owner: has[at] for owner, has in held.items()})
         large = sum(first[owner].size for owner in owners)
-        if owners and (len(owners) == 1 or large <= MOST_LARGER * second[name].size):
-            found[name] = owners
+        if not owners or (len(owners) > 1 and large > MOST_LARGER * second[name].size):
+            continue
+        if large > LARGE:
+            more = np.unique(_sample(second[name], kind, MORE_SAMPLES))
+            every = _held({owner: first[owner] for owner in owners}, kind, more)
+            if not np.all(np.any([*every.values()], axis=0)):
+                continue
+        found[name] = owners
     return found
 
 
-def _sample(array: np.ndarray) -> np.ndarray:
+def _sample(array: np.ndarray, kind: np.dtype, count: int) -> np.ndarray:
+    """Return the bits of about so many elements of an array, spread over it."""
     flat = array.reshape(-1)
     # An odd step visits all columns of an array whose rows are a power of 2 long.
-    step = max(1, flat.size // SAMPLES) | 1
-    return flat[::step]
+    return np.concatenate([*bits_of(flat[:: max(1, flat.size // count) | 1], kind)])
 
 
 def _slot(bits: np.ndarray) -> np.ndarray:
     return (bits * ODD[0]) >> np.uint64(64 - _FILTER_BITS)
 
 
-def _held(array: np.ndarray, kind: np.dtype, wanted: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Return which of the wanted numbers an array holds."""
-    found = np.zeros(wanted.size, bool)
-    for bits in bits_of(array, kind):
-        near = bits[seen[_slot(bits)]]
-        at = np.minimum(np.searchsorted(wanted, near), wanted.size - 1)
-        found[at[wanted[at] == near]] = True
-    return found
+def _held(arrays: Arrays, kind: np.dtype, wanted: np.ndarray) -> dict[str, np.ndarray]:
+    """Return which of the wanted numbers, which are sorted, each array holds."""
+    seen = np.zeros(2**_FILTER_BITS, bool)
+    seen[_slot(wanted)] = True
+    held: dict[str, np.ndarray] = {}
+    for owner, array in arrays.items():
+        held[owner] = np.zeros(wanted.size, bool)
+        for bits in bits_of(array, kind):
+            near = bits[seen[_slot(bits)]]
+            at = np.minimum(np.searchsorted(wanted, near), wanted.size - 1)
+            held[owner][at[wanted[at] == near]] = True
+    return held
 
 
 def _cover(held: dict[str, np.ndarray]) -> tuple[str, ...]:
