@@ -63,16 +63,22 @@ def _switched(name: str, func: Any, args: tuple[Any, ...], kwargs: Any) -> Itera
 
 def _averaged(name: str, func: Any, args: tuple[Any, ...], kwargs: Any) -> Iterator[Other]:
     del name, func, kwargs
-    x, size, stride, padding = (*args, [], 0, 0)[:4]
+    x, size, stride, padding = _pooled(args)
     if x.ndim == 4 and len(args) < 5:
-        yield POOLS, functional.avg_pool2d(x, size, stride or None, padding)
+        yield POOLS, functional.avg_pool2d(x, size, stride, padding)
 
 
 def _largest(name: str, func: Any, args: tuple[Any, ...], kwargs: Any) -> Iterator[Other]:
     yield from _switched(name, func, args, kwargs)
-    x, size, stride, padding = (*args, [], 0, 0)[:4]
+    x, size, stride, padding = _pooled(args)
     if x.ndim == 4:
-        yield (POOLS[1], POOLS[0]), functional.max_pool2d(x, size, stride or None, padding)
+        yield (POOLS[1], POOLS[0]), functional.max_pool2d(x, size, stride, padding)
+
+
+def _pooled(args: tuple[Any, ...]) -> tuple[Tensor, Any, Any, Any]:
+    """Return what is pooled, by windows of what size, at what stride, with what padding."""
+    stride = args[2] if len(args) > 2 else None
+    return args[0], args[1], stride or None, args[3] if len(args) > 3 else 0
 
 
 def _flipped(name: str, func: Any, args: tuple[Any, ...], kwargs: Any) -> Iterator[Other]:
