@@ -253,3 +253,44 @@ class TestValues:
         found = locate(first, second, X[..., :2])
         assert found.jax is not None
         assert found.jax.text.startswith("inv = 1 / base")
+
+    def test_a_helper_that_is_called_wrongly_once_is_not_shown_itself(self) -> None:
+        def norm(x: Any, eps: float) -> Any:
+            return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
+
+        def second(x: Any) -> Any:
+            y = jnp.tanh(norm(x, 1e-5))
+            return norm(y, 1e-2)
+
+        def first(x: Any) -> Any:
+            y = functional.rms_norm(x, (6,), eps=1e-5).tanh()
+            return functional.rms_norm(y, (6,), eps=1e-5)
+
+        found = locate(first, second, X)
+        assert found.jax is not None
+        assert found.jax.text == "return norm(y, 1e-2)"
+
+    def test_another_mask_is_shown_where_it_is_made(self) -> None:
+        def first(x: Any) -> Any:
+            i = torch.arange(5)
+            seen = i[:, None] - i < 3
+            scores = x @ x.mT
+            return scores.masked_fill(~seen, -torch.inf).softmax(-1)
+
+        def second(x: Any) -> Any:
+            i = jnp.arange(5)
+            seen = i[:, None] - i <= 3
+            scores = x @ x.swapaxes(1, 2)
+            return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
+
+        found = locate(first, second, X)
+        assert found.torch is not None
+        assert found.jax is not None
+        assert (found.torch.text, found.jax.text) == ("seen = i[:, None] - i < 3", "seen = i[:, None] - i <= 3")
+
+    def test_a_pool_of_another_kind_is_named(self) -> None:
+        def second(x: Any) -> Any:
+            return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 1, 2, 2), (1, 1, 2, 2), "VALID") / 4
+
+        found = locate(lambda x: functional.max_pool2d(x, 2), second, X[None])
+        assert names(found) == ["max pooling on torch, average pooling on jax"]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from attention.parity.diagnosis.rules import Finding, Known, Scene, name_scene
-from attention.parity.diagnosis.rules.elementwise import ACTIVATIONS
+from attention.parity.diagnosis.rules.elementwise import ACTIVATIONS, WRITTEN
+from attention.parity.diagnosis.rules.operand_pair import in_one_layout
 
 DRAWS = np.random.default_rng(7)
 X = DRAWS.normal(size=(2, 5, 7))
@@ -35,6 +39,8 @@ def causal(high: int, low: int = -99) -> np.ndarray:
 
 MEAN, SPREAD = X.mean(-1, keepdims=True), X.var(-1, keepdims=True)
 KEYS = DRAWS.normal(size=(2, 3, 5))
+
+SQUARE = DRAWS.normal(size=(7, 7))
 
 NAMED: dict[str, tuple[Scene, str]] = {
     "gelu": (
@@ -105,6 +111,27 @@ NAMED: dict[str, tuple[Scene, str]] = {
     ),
     "rolled": (scene(X, np.roll(X, 2, 1)), "rolled by 2 along axis 1"),
     "reversed": (scene(X, X[:, ::-1]), "reversed along axis 1"),
+    "mean subtracted along another axis": (
+        scene(X - MEAN, X - X.mean(1, keepdims=True), X),
+        "mean over the axis of 7 subtracted on torch, mean over the axis of 5 on jax",
+    ),
+    "causal mask missing": (scene(causal(0), SCORES, SCORES), "causal mask missing on jax"),
+    "masked by another value": (
+        scene(causal(0), np.where(np.isfinite(causal(0)), SCORES, -1.0), SCORES),
+        "masked elements are -1 on jax, not masked out as on torch",
+    ),
+    "transposed kernel": (
+        scene(X @ SQUARE.T, X @ SQUARE, X, Known(SQUARE, SQUARE, "w", given=True)),
+        "a square kernel is transposed: torch computes x W^T, jax x W",
+    ),
+    "chunk": (scene(SCORES[..., 3:6], SCORES[..., :3], SCORES[..., :9]), "chunk 2 of 3 on torch, chunk 1 on jax"),
+    "another gate": (scene(X * W, X * MEAN * W, X, W, MEAN * W), "another operand of a product"),
+    "slope": (
+        scene(np.where(X > 0, X, 0.1 * X), np.where(X > 0, X, 0.3 * X), X),
+        "negative slope of a leaky relu 0.1 on torch, 0.3 on jax",
+    ),
+    "eps under a root": (scene((SPREAD + 1e-5) ** -0.5, (SPREAD + 1e-3) ** -0.5, SPREAD), "eps 1e-05 on torch, 0.001 on jax"),
+    "eps of what is larger": (scene(X.var(-1) + 1e-5, X.var(-1) + 1e-6, X), "eps 1e-05 on torch, 1e-06 on jax"),
     "rounded": (scene(X, X.astype(np.float16).astype(np.float64)), "jax computes in float16"),
 }
 
@@ -137,6 +164,54 @@ class TestLaws:
             assert name_scene(same) == ()
 
 
+class TestMends:
+    """What is printed as code runs, and makes of one side's argument what the other side has."""
+
+    @pytest.mark.parametrize("c", [24**-0.5, 0.5, 3.0, -1.5, 6**0.5, 1 / 7])
+    def test_a_scale_is_mended_on_either_side(self, c: float) -> None:
+        [found] = name_scene(scene(X, c * X, X))
+        assert np.allclose(eval(found.torch, {"x": X, "math": math}), c * X, rtol=1e-9)  # noqa: S307 - it is what is tested
+        assert np.allclose(eval(found.jax, {"x": c * X, "math": math}), X, rtol=1e-9)  # noqa: S307
+
+    @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "exp2"])
+    def test_an_activation_is_mended_on_either_side(self, name: str) -> None:
+        torch_code, jax_code = WRITTEN[name]
+        first = eval(torch_code, {"x": torch.tensor(X), "torch": torch, "F": torch.nn.functional})  # noqa: S307
+        assert np.allclose(first.numpy(), ACTIVATIONS[name](X), rtol=1e-9, atol=1e-12)
+        second = eval(jax_code, {"x": jnp.asarray(X, jnp.float32), "jax": jax, "jnp": jnp})  # noqa: S307
+        assert np.allclose(second, ACTIVATIONS[name](X), rtol=1e-4, atol=1e-6)
+
+    def test_a_soft_cap_is_mended_on_either_side(self) -> None:
+        x = 9 * X
+        [found] = name_scene(scene(50 * np.tanh(x / 50), x, x))
+        assert found.torch == "x"
+        assert np.allclose(eval(found.jax, {"x": x, "jnp": np}), 50 * np.tanh(x / 50))  # noqa: S307
+
+
+class TestEvidence:
+    """One magnitude is met by too many functions."""
+
+    def test_one_magnitude_is_no_cap(self) -> None:
+        ones = np.sign(X)
+        [found] = name_scene(scene(0.2 * ones, 0.5 * ones, ones))
+        assert found.name == "scale 1 / 5 on torch, 1 / 2 on jax"
+        assert not found.sure
+
+    def test_another_eps_is_not_read_off_an_array_that_holds_one(self) -> None:
+        # Within a coarse tolerance x and x + 1e-6 are one array; solved from that pair, torch would have no eps.
+        known = Known(SPREAD + 1e-6, SPREAD, "a variance")
+        assert name_scene(Scene(SPREAD + 1e-6, SPREAD + 1e-5, (known,), limit=1e-5)) == ()
+
+    def test_arrays_in_another_layout_are_brought_into_one(self) -> None:
+        images, order = DRAWS.normal(size=(2, 3, 5, 7)), (0, 2, 3, 1)
+        known = Known(images, images.transpose(order), "an image")
+        one = Scene(images, np.roll(images, 2, 3).transpose(order), (known,))
+        found = in_one_layout(one)
+        assert found is not None
+        assert np.array_equal(found.jax, np.roll(images, 2, 3))
+        assert name_scene(found)[0].name == "rolled by 2 along axis 3"
+
+
 class TestValues:
     def test_a_finding_says_what_to_write_on_either_side(self) -> None:
         [found] = name_scene(NAMED["gelu"][0])
@@ -144,11 +219,11 @@ class TestValues:
             "another activation: gelu by tanh on torch, gelu by erf on jax",
             "both rebuilt from x = array 0",
             "F.gelu(x)",
-            "jax.nn.gelu(x), whose default it is",
+            "jax.nn.gelu(x)",
         )
         assert str(found).splitlines()[2:] == [
             "    either in torch: F.gelu(x)",
-            "    or in jax: jax.nn.gelu(x), whose default it is",
+            "    or in jax: jax.nn.gelu(x)",
         ]
 
     @pytest.mark.parametrize("eps", [1e-3, 1e-5, 1e-8, 1e-12])

@@ -20,6 +20,7 @@ from attention.parity.tracing.constant_tables import share_constants
 from attention.parity.tracing.divergence import Coverage, Divergence, Moment
 from attention.parity.tracing.error_attribution import Part, attribute
 from attention.parity.tracing.fault_localization import MOST_REGION, Choice
+from attention.parity.tracing.faulty_line import at_fault
 from attention.parity.tracing.stop_gradient import parted_stops
 from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
@@ -142,7 +143,7 @@ def _benign(found: Divergence) -> str:
 
 def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
     alignment, choice = part.alignment, part.choice
-    t, j = alignment.torch.events[choice.torch], alignment.jax.events[choice.jax]
+    t, j = (at_fault(alignment, which, i) for which, i in enumerate((choice.torch, choice.jax)))
     before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
     agreed = (alignment.torch.events[before[-1][0]], alignment.jax.events[before[-1][1]]) if before else None
     swapped = choice.swap

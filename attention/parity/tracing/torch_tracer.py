@@ -12,7 +12,7 @@ that of the forward operation, which autograd's anomaly mode remembers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from attention.parity.adapters.torch_program import TorchProgram, same_draws
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.tracing.dtype_casts import cotangent, own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
+from attention.parity.tracing.torch_alternatives import alternatives
 from attention.parity.tracing.torch_instrumentation import FUSED, Asked, default, frames, in_parts, stack
 from attention.parity.tracing.trace import Recording
 
@@ -116,9 +117,10 @@ class Recorder(TorchDispatchMode):
             self._keep(made[0], inputs[0])
             return result
         options = ", ".join(_spoken(x) for x in [*args, *kwargs.items()] if not isinstance(x, Tensor))
-        others = alternatives(func, args, kwargs) if name in OPTIONS and len(made) == 1 else {}
+        others = alternatives(func, args, kwargs) if not self.fused else {}
         for x in made:
-            more = {"name": self.fused, "options": options[:80], "backward": backward, "alternatives": others}
+            more = {"name": self.fused, "options": options[:80], "backward": backward}
+            more["alternatives"] = others if x.is_floating_point() else {}
             self._keep(x, self._add(name, x, inputs, **more))
             self._wrote(x, name)
         return result
@@ -192,35 +194,6 @@ def value(x: Tensor) -> np.ndarray:
     """Return a copy: floats as float64, the rest as they are."""
     x = x.detach().cpu().resolve_conj().resolve_neg()
     return (x.double() if x.is_floating_point() else x.to(torch.complex128) if x.is_complex() else x).numpy().copy()
-
-
-# Options of operations that people set otherwise than the other side has them.
-OPTIONS = {
-    "avg_pool1d": ("count_include_pad", "ceil_mode"),
-    "avg_pool2d": ("count_include_pad", "ceil_mode"),
-    "avg_pool3d": ("count_include_pad", "ceil_mode"),
-    "grid_sampler_2d": ("align_corners",),
-    "grid_sampler_3d": ("align_corners",),
-    "upsample_bicubic2d": ("align_corners",),
-    "upsample_bilinear2d": ("align_corners",),
-    "upsample_linear1d": ("align_corners",),
-    "upsample_trilinear3d": ("align_corners",),
-}
-
-
-def alternatives(func: Any, args: tuple[Any, ...], kwargs: Any) -> dict[tuple[str, str], np.ndarray]:
-    """Return what an operation makes with each of its switches the other way, by the text of its own and of the other."""
-    found: dict[tuple[str, str], np.ndarray] = {}
-    arguments = func._schema.arguments  # noqa: SLF001 the names that every op has, and no public way to them
-    for n, argument in enumerate(arguments):
-        if argument.name not in OPTIONS[func._schema.name.rpartition("::")[2]]:  # noqa: SLF001 as above
-            continue
-        own = args[n] if n < len(args) else kwargs.get(argument.name, argument.default_value)
-        given = [a.default_value if i >= len(args) else args[i] for i, a in enumerate(arguments)]
-        given[n] = not own
-        with suppress(RuntimeError), torch.no_grad():
-            found[f"{argument.name}={own}", f"{argument.name}={not own}"] = value(func(*given))
-    return found
 
 
 def _version(x: Tensor) -> int:

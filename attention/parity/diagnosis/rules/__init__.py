@@ -8,7 +8,6 @@ has proven that nothing else differs. No finding: none of the known mistakes fit
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +23,7 @@ from attention.parity.diagnosis.rules import (
     positions,
     reductions,
 )
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, scenes
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, in_one_layout, scenes
 from attention.parity.tracing import Divergence
 
 __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
@@ -66,14 +65,18 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
     first = _named(divergence)
     again = [_named(run) for run in divergence.runs] if first else []
     others = [found[0].name for found in again if found and found[0].name != first[0].name]
-    # A line that runs again makes the same mistake again: numbers that are others each time are no mistake's.
-    if any(_worded(name) == _worded(first[0].name) for name in others):
+    others = [found[0].name for found in again if found and found[0].name != first[0].name]
+    # A line that runs again makes the same mistake again, though perhaps of other halves or in the other direction.
+    if any(not _same_kind(name, first[0].name) for name in others):
         return ()
     return tuple(replace(finding, sure=False) for finding in first) if others else first
 
 
-def _worded(name: str) -> str:
-    return re.sub(r"[\d.]+(e[-+]\d+)?", "", name)
+def _same_kind(one: str, other: str) -> bool:
+    heads = one.partition(":"), other.partition(":")
+    return (bool(heads[0][1]) and heads[0][0] == heads[1][0]) or all(
+        "mask" in name or "window" in name for name in (one, other)
+    )
 
 
 def _named(divergence: Divergence) -> tuple[Finding, ...]:
@@ -82,7 +85,7 @@ def _named(divergence: Divergence) -> tuple[Finding, ...]:
     for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
         if made is far and not far:
             far += list(scenes(divergence, further=True))[len(near) :]
-        for scene in made:
+        for scene in (each for one in made for each in (one, in_one_layout(one)) if each is not None):
             # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
             chosen = rules if scene.proven else indexing.SAME_ELEMENTS if rules is RULES else ()
             found = name_scene(scene, chosen)

@@ -46,14 +46,28 @@ INNER: dict[str, Map] = {
 }
 """What an activation g(x) = x (1 + inner(x)) / 2 is written with."""
 WRITTEN = {
+    "relu": ("F.relu(x)", "jax.nn.relu(x)"),
     "gelu by erf": ("F.gelu(x)", "jax.nn.gelu(x, approximate=False)"),
-    "gelu by tanh": ('F.gelu(x, approximate="tanh")', "jax.nn.gelu(x), whose default it is"),
+    "gelu by tanh": ('F.gelu(x, approximate="tanh")', "jax.nn.gelu(x)"),
     "quick gelu, x sigmoid(1.702 x)": ("x * torch.sigmoid(1.702 * x)", "x * jax.nn.sigmoid(1.702 * x)"),
-    "hard sigmoid": ("F.hardsigmoid(x)", "jax.nn.hard_sigmoid(x)"),
+    "silu": ("F.silu(x)", "jax.nn.silu(x)"),
     "sigmoid": ("torch.sigmoid(x)", "jax.nn.sigmoid(x)"),
+    "hard sigmoid": ("F.hardsigmoid(x)", "jax.nn.hard_sigmoid(x)"),
+    "tanh": ("torch.tanh(x)", "jnp.tanh(x)"),
+    "elu": ("F.elu(x)", "jax.nn.elu(x)"),
     "elu + 1": ("F.elu(x) + 1", "jax.nn.elu(x) + 1"),
     "relu + 1": ("F.relu(x) + 1", "jax.nn.relu(x) + 1"),
+    "leaky relu (0.01)": ("F.leaky_relu(x)", "jax.nn.leaky_relu(x)"),
+    "leaky relu (0.2)": ("F.leaky_relu(x, 0.2)", "jax.nn.leaky_relu(x, 0.2)"),
+    "squared relu": ("F.relu(x) ** 2", "jax.nn.relu(x) ** 2"),
+    "softplus": ("F.softplus(x)", "jax.nn.softplus(x)"),
+    "mish": ("F.mish(x)", "jax.nn.mish(x)"),
+    "exp": ("torch.exp(x)", "jnp.exp(x)"),
+    "exp2": ("torch.exp2(x)", "jnp.exp2(x)"),
 }
+"""Each as code of torch and of JAX, of the argument x."""
+APART = 20.0
+"""How many times the tolerance two fitted numbers must be apart to be two."""
 LEAST = 3
 """Magnitudes of an argument that an activation is known by."""
 MOST_REDUCED = 24
@@ -68,7 +82,7 @@ def another_activation(scene: Scene) -> Finding | None:
             continue
         torch, jax = _which(scene.torch, x), _which(scene.jax, y)
         if torch and jax and torch != jax:
-            mend = WRITTEN.get(jax, (f"{jax} of x", ""))[0], WRITTEN.get(torch, ("", f"{torch} of x"))[1]
+            mend = WRITTEN[jax][0], WRITTEN[torch][1]
             return Finding(f"another activation: {torch} on torch, {jax} on jax", f"both rebuilt from x = {known.label}", *mend)
     return None
 
@@ -78,6 +92,26 @@ def _which(value: np.ndarray, x: np.ndarray) -> str:
     # Programs that write an activation out part inside it: erf(x / sqrt 2) on one side, tanh(...) on the other.
     found += [name for name, f in INNER.items() if any(near(value, c * f(x) + d) for c, d in ((1, 0), (1, 1), (0.5, 0.5)))]
     return found[0] if len(found) == 1 else ""
+
+
+def leaky_slope(scene: Scene) -> Finding | None:
+    """Name the slopes that two leaky ReLUs have below zero."""
+    for known, x, y in scene.of_size():
+        torch, jax = _slope(scene, scene.torch, x), _slope(scene, scene.jax, y)
+        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-5, APART * scene.limit)):
+            continue
+        name = f"negative slope of a leaky relu {torch:.6g} on torch, {jax:.6g} on jax"
+        mends = f"F.leaky_relu(x, {jax:.6g})", f"jax.nn.leaky_relu(x, {torch:.6g})"
+        return Finding(name, f"both rebuilt from x = {known.label}", *mends)
+    return None
+
+
+def _slope(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
+    below = x < 0
+    if not np.isfinite(x).all() or magnitudes(x[below]) < 2 or below.all():
+        return None
+    c = float(np.median(value[below] / x[below]))
+    return c if scene.equal(value, np.where(below, c * x, x)) else None
 
 
 def another_operand(scene: Scene) -> Finding | None:
@@ -114,15 +148,19 @@ def soft_cap(scene: Scene) -> Finding | None:
     """Name c tanh(x / c) on one side, and x or another c on the other."""
     for known, x, y in scene.of_size():
         torch, jax = cap(scene, scene.torch, x), cap(scene, scene.jax, y)
-        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-6):
+        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-6, APART * scene.limit)):
             continue
         if magnitudes(x) < 2:
             continue
         told = [f"a soft cap of {c:.6g}" if math.isfinite(c) else "no soft cap" for c in (torch, jax)]
-        form = "{c:.6g} * tanh(x / {c:.6g})"
-        first, second = (form.format(c=c) if math.isfinite(c) else "x, without a cap" for c in (jax, torch))
+        first, second = capped("torch", jax), capped("jnp", torch)
         return Finding(f"{told[0]} on torch, {told[1]} on jax", f"both rebuilt from x = {known.label}", first, second)
     return None
+
+
+def capped(module: str, c: float) -> str:
+    """Return c tanh(x / c) as code, x where there is no cap."""
+    return f"{c:.6g} * {module}.tanh(x / {c:.6g})" if math.isfinite(c) else "x"
 
 
 def cap(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
@@ -228,7 +266,7 @@ def scaled(scene: Scene) -> Finding | None:
     """Name c x on one side and another c x on the other."""
     for known, x, y in scene.of_size():
         torch, jax = _factor(scene, scene.torch, x), _factor(scene, scene.jax, y)
-        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-7):
+        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-7, APART * scene.limit)):
             continue
         evidence = f"torch = {torch:.9g} x, jax = {jax:.9g} x, x = {known.label}"
         told = [factor_text(c, scene.sizes) for c in (torch, jax)]
@@ -288,5 +326,5 @@ def times(c: float) -> str:
     return f"x * {c:.12g}"
 
 
-SPECIFIC = (another_activation, gate_exchanged, another_operand)
+SPECIFIC = (another_activation, leaky_slope, gate_exchanged, another_operand)
 GENERAL = (scaled, soft_cap, shifted)

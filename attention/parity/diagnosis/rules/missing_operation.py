@@ -38,7 +38,7 @@ def name(divergence: Divergence) -> tuple[Finding, ...]:
                     f"a soft cap of {c:.6g} on {side}, none on {other}",
                     evidence,
                     sure=False,
-                    **fix(other, f"{c:.6g} * tanh(x / {c:.6g})"),
+                    **fix(other, capped("torch" if other == "torch" else "jnp", c)),
                 ),
             )
     return ()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,29 @@ class Scene:
     def equal(self, a: np.ndarray, b: np.ndarray, slack: float = 4.0) -> bool:
         """Return whether two arrays are equal within rounding."""
         return equal(a, b, slack * self.limit)
+
+
+def in_one_layout(scene: Scene) -> Scene | None:
+    """Return a scene with JAX's arrays laid out as torch's, such as (N, H, W, C) as (N, C, H, W); None where they are already.
+
+    The order of the axes is that of an agreeing array of as many axes, so that it is not read off the arrays that differ.
+    """
+    n = scene.torch.ndim
+    if n < 3 or scene.jax.ndim != n:
+        return None
+    order = next((found for k in scene.known if k.torch.ndim == k.jax.ndim == n and (found := _order(k.torch, k.jax))), None)
+    if order is None or order == tuple(range(n)) or tuple(scene.jax.shape[i] for i in order) != scene.torch.shape:
+        return None
+    known = tuple(replace(k, jax=k.jax.transpose(order)) if k.jax.ndim == n else k for k in scene.known)
+    return replace(scene, jax=scene.jax.transpose(order), known=known)
+
+
+def _order(torch: np.ndarray, jax: np.ndarray) -> tuple[int, ...] | None:
+    """Return the order of JAX's axes in which an array is torch's."""
+    for order in permutations(range(jax.ndim)):
+        if tuple(jax.shape[i] for i in order) == torch.shape and equal(torch, jax.transpose(order), 1e-5):
+            return order
+    return None
 
 
 @dataclass(frozen=True)
