@@ -118,7 +118,7 @@ def expect(case: Case, rounds: tuple[str, ...], runs: int = 8) -> Budget:
         rounds: what the program rounds on purpose.
         runs: of the Monte Carlo arithmetic.
     """
-    # As in `parity.checks`: where storage is no coarser than arithmetic, only what is made anew counts.
+    # As in `contracts.check`: where storage is no coarser than arithmetic, only what is made anew counts.
     coarse = COMPUTE[case.dtype] != case.dtype
     return _expect(case, tuple(name in rounds and (coarse or name == "logsumexp") for name in ROUNDS), runs)
 
@@ -126,7 +126,7 @@ def expect(case: Case, rounds: tuple[str, ...], runs: int = 8) -> Budget:
 @lru_cache(maxsize=8)
 def _expect(case: Case, rounds: tuple[bool, ...], runs: int) -> Budget:
     if case.dtype == "float64":
-        # The same numbers, for both are drawn as float32: see `parity.checks.expect`.
+        # The same numbers, for both are drawn as float32: see `contracts.check.expect`.
         return as_float64(_expect(replace(case, dtype="float32"), rounds, runs))
     judged = part(case)
     q, k, v, g = (

@@ -1,4 +1,4 @@
-"""Patients: what can be diagnosed, behind one protocol; here the rooms' layers and the sides of `parity.sides`.
+"""Patients: what can be diagnosed, behind one protocol; here the rooms' layers and the sides of `contracts.backends`.
 
     patient.answer(probe) = outputs by the contract's names        patient.lacks(probe) = why it cannot be asked, or ""
 
@@ -49,7 +49,7 @@ class Patient(ABC):
 
 @dataclass
 class SidePatient(Patient):
-    """One of `parity.sides`, or what behaves like one."""
+    """One of `contracts.backends`, or what behaves like one."""
 
     side: backends.Side
     framework: str
