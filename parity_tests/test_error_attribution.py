@@ -294,3 +294,16 @@ class TestValues:
 
         found = locate(lambda x: functional.max_pool2d(x, 2), second, X[None])
         assert names(found) == ["max pooling on torch, average pooling on jax"]
+
+    def test_a_cap_between_other_changes_is_named_by_its_own_side(self) -> None:
+        def first(x: Any) -> Any:
+            return (x @ x.mT).softmax(-1)
+
+        def second(x: Any) -> Any:
+            scores = 2 * jnp.tanh(x @ x.swapaxes(1, 2) / 2)
+            return jax.nn.softmax(scores * scores)
+
+        [found] = name_mistake(locate(first, second, X))
+        assert found.name == "a soft cap of 2 on jax, none on torch"
+        assert found.torch == "2 * torch.tanh(x / 2)"
+        assert not found.sure

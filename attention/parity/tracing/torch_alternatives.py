@@ -9,7 +9,7 @@ max_pool2d(x, 2)                            ->    {("max pooling", "average pool
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,10 +75,10 @@ def _largest(name: str, func: Any, args: tuple[Any, ...], kwargs: Any) -> Iterat
         yield (POOLS[1], POOLS[0]), functional.max_pool2d(x, size, stride, padding)
 
 
-def _pooled(args: tuple[Any, ...]) -> tuple[Tensor, Any, Any, Any]:
+def _pooled(args: Sequence[Any]) -> tuple[Tensor, Any, Any, Any]:
     """Return what is pooled, by windows of what size, at what stride, with what padding."""
-    stride = args[2] if len(args) > 2 else None
-    return args[0], args[1], stride or None, args[3] if len(args) > 3 else 0
+    x, size, stride, padding = [*args, None, 0][:4] if len(args) < 4 else args[:4]
+    return x, size, stride or None, padding or 0
 
 
 def _flipped(name: str, func: Any, args: tuple[Any, ...], kwargs: Any) -> Iterator[Other]:

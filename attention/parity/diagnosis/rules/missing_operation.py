@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.elementwise import cap
+from attention.parity.diagnosis.rules.elementwise import cap, capped
 from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, agreed, fix, magnitudes
 from attention.parity.tracing import Divergence
 
@@ -21,11 +21,11 @@ LEAST = 4
 def name(divergence: Divergence) -> tuple[Finding, ...]:
     """Return the soft cap that only one side has."""
     # A cap is a tanh: where the other side has one too, it caps something, if not this array.
-    capped = [
+    tanh = [
         any("tanh" in getattr(m, side).op for m in divergence.timeline if getattr(m, side) and not m.matched)
         for side in ("torch", "jax")
     ]
-    if all(capped) or not any(capped):
+    if all(tanh) or not any(tanh):
         return ()
     with np.errstate(all="ignore"):
         found = {side: dict(_caps(divergence, side)) for side in ("torch", "jax")}
