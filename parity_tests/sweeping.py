@@ -65,12 +65,12 @@ def _interrupted(seconds: int) -> Iterator[None]:
         raise TimeoutError(f"runs for more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    _ = signal.alarm(seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        _ = signal.alarm(0)
+        _ = signal.signal(signal.SIGALRM, before)
 
 
 def _is_theirs(argument: str, value: object) -> bool:

@@ -285,7 +285,8 @@ class TestAlignment:
         w = RNG.normal(size=(5, 4))
         first = program((lambda p, x: x @ p["w"].T, {"w": torch.tensor(w.T.copy())}), "torch")
         second = program((lambda p, x: x @ p["kernel"], {"kernel": w}), "jax")
-        pair = Alignment(*(record(side, Call((X,)), "float64", gradients=True) for side in (first, second)))
+        torch_recording, jax_recording = (record(side, Call((X,)), "float64", gradients=True) for side in (first, second))
+        pair = Alignment(torch_recording, jax_recording)
         names = {(pair.torch.events[i].name, pair.jax.events[j].name) for i, j in pair.outputs}
         assert ("d w", "d kernel") in names
         assert not pair.unequal

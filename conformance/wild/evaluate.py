@@ -99,9 +99,9 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for path in files:
             for name, planted, file, span in cases(path, Path(folder), right_only=chosen.right):
-                signal.alarm(chosen.seconds)
+                _ = signal.alarm(chosen.seconds)
                 outcome = {"case": name, "planted": planted, **run(file, span)}
-                signal.alarm(0)
+                _ = signal.alarm(0)
                 outcomes.append(outcome)
                 print(told(outcome), flush=True)  # noqa: T201
                 if chosen.json is not None:
