@@ -23,6 +23,10 @@ import numpy as np
 from attention import parity
 from conformance.wild.check import load, plant
 from conformance.wild.packages import Missing
+from conformance.wild.packages import source as package_source
+
+Span = tuple[str, str, int, int]
+"""Side of a mistake, name of its file, first and last line."""
 
 
 def pair(path: Path) -> tuple[Any, Any, Any, str | None]:
@@ -43,8 +47,8 @@ def lines(divergence: Any) -> Iterator[tuple[str, str, int]]:
                     yield event.side, name, int(line) if line.isdigit() else 0
 
 
-def run(path: Path, span: tuple[str, int, int] | None) -> dict[str, Any]:
-    """Return what the checkup makes of a file; `span` is the side of the mistake, its first and its last line."""
+def run(path: Path, span: Span | None) -> dict[str, Any]:
+    """Return what the checkup makes of a file; `span` is where the mistake stands."""
     begun = time.process_time()
     first, second, inputs, load = pair(path)
     try:
@@ -52,7 +56,9 @@ def run(path: Path, span: tuple[str, int, int] | None) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - whatever is raised is the outcome
         return {"verdict": "error", "why": f"{type(error).__name__}: {error}"[:300], "seconds": time.process_time() - begun}
     shown = list(lines(found.divergence))
-    right = span is not None and any(side == span[0] and span[1] <= line <= span[2] for side, _, line in shown)
+    right = span is not None and any(
+        (side, Path(file).name) == span[:2] and span[2] <= line <= span[3] for side, file, line in shown
+    )
     report = found.report
     return {
         "verdict": getattr(report, "verdict", None) or ("agrees" if found.ok else "differs"),
@@ -82,7 +88,7 @@ def installed(path: Path) -> bool:
     return True
 
 
-def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, str, Path, tuple[str, int, int] | None]]:
+def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, str, Path, Span | None]]:
     """Yield the case's name, the planted mistake, the file to import and the span of the mistake."""
     yield f"{path.stem}", "", path, None
     if right_only:
@@ -93,7 +99,8 @@ def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, 
         wrong = folder / f"{path.stem}_{index}.py"
         _ = wrong.write_text(plant(source, mistake))
         last = mistake["line"] + max(mistake["new"].strip("\n").count("\n"), mistake["old"].strip("\n").count("\n"))
-        yield f"{path.stem}:{index}", mistake["name"], wrong, (mistake["side"], mistake["line"], last)
+        file = package_source(mistake["module"]) if "module" in mistake else wrong
+        yield f"{path.stem}:{index}", mistake["name"], wrong, (mistake["side"], file.name, mistake["line"], last)
 
 
 def main(arguments: list[str]) -> int:
