@@ -22,6 +22,11 @@ import numpy as np
 
 from attention import parity
 from conformance.wild.check import load, plant
+from conformance.wild.packages import Missing
+from conformance.wild.packages import source as package_source
+
+Span = tuple[str, str, int, int]
+"""Side of a mistake, name of its file, first and last line."""
 
 
 def pair(path: Path) -> tuple[Any, Any, Any, str | None]:
@@ -42,8 +47,8 @@ def lines(divergence: Any) -> Iterator[tuple[str, str, int]]:
                     yield event.side, name, int(line) if line.isdigit() else 0
 
 
-def run(path: Path, span: tuple[str, int, int] | None) -> dict[str, Any]:
-    """Return what the checkup makes of a file; `span` is the side of the mistake, its first and its last line."""
+def run(path: Path, span: Span | None) -> dict[str, Any]:
+    """Return what the checkup makes of a file; `span` is where the mistake stands."""
     begun = time.process_time()
     first, second, inputs, load = pair(path)
     try:
@@ -51,7 +56,9 @@ def run(path: Path, span: tuple[str, int, int] | None) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - whatever is raised is the outcome
         return {"verdict": "error", "why": f"{type(error).__name__}: {error}"[:300], "seconds": time.process_time() - begun}
     shown = list(lines(found.divergence))
-    right = span is not None and any(side == span[0] and span[1] <= line <= span[2] for side, _, line in shown)
+    right = span is not None and any(
+        (side, Path(file).name) == span[:2] and span[2] <= line <= span[3] for side, file, line in shown
+    )
     report = found.report
     return {
         "verdict": getattr(report, "verdict", None) or ("agrees" if found.ok else "differs"),
@@ -71,7 +78,17 @@ def stop(*_: object) -> None:
     raise TimeoutError("took too long")
 
 
-def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, str, Path, tuple[str, int, int] | None]]:
+def installed(path: Path) -> bool:
+    """Return whether a file has the packages that it needs; say which it lacks."""
+    try:
+        _ = load(path, path.read_text())
+    except Missing as package:
+        print(f"{path.stem:26} skipped: {package}")  # noqa: T201
+        return False
+    return True
+
+
+def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, str, Path, Span | None]]:
     """Yield the case's name, the planted mistake, the file to import and the span of the mistake."""
     yield f"{path.stem}", "", path, None
     if right_only:
@@ -82,7 +99,8 @@ def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, 
         wrong = folder / f"{path.stem}_{index}.py"
         _ = wrong.write_text(plant(source, mistake))
         last = mistake["line"] + max(mistake["new"].strip("\n").count("\n"), mistake["old"].strip("\n").count("\n"))
-        yield f"{path.stem}:{index}", mistake["name"], wrong, (mistake["side"], mistake["line"], last)
+        file = package_source(mistake["module"]) if "module" in mistake else wrong
+        yield f"{path.stem}:{index}", mistake["name"], wrong, (mistake["side"], file.name, mistake["line"], last)
 
 
 def main(arguments: list[str]) -> int:
@@ -93,7 +111,7 @@ def main(arguments: list[str]) -> int:
     _ = parser.add_argument("--json", type=Path)
     _ = parser.add_argument("--seconds", type=int, default=300)
     chosen = parser.parse_args(arguments)
-    files = sorted(f for p in chosen.places for f in (p.glob("p*.py") if p.is_dir() else [p]))
+    files = sorted(f for p in chosen.places for f in (p.glob("p*.py") if p.is_dir() else [p]) if installed(f))
     _ = signal.signal(signal.SIGALRM, stop)
     outcomes: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
