@@ -116,7 +116,11 @@ class Divergence:
         assert self.torch is not None  # noqa: S101 - for the type checker
         assert self.jax is not None  # noqa: S101 - for the type checker
         said = self.difference.text if self.difference else ""
-        share = f"; explains {explained(self.share)} of the outputs' error" if self.others or self.share < MOST else ""
+        share = ""
+        if self.kind == "unproven":
+            share = f"; no single operation was found to explain {explained(self.share)} of the outputs' error"
+        elif self.others or self.share < MOST:
+            share = f"; explains {explained(self.share)} of the outputs' error"
         lines = [f"divergence ({self.kind}): {said}{share}", *shown(self.torch), *shown(self.jax)]
         if self.agreed is not None:
             lines += [

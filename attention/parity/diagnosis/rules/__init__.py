@@ -43,6 +43,11 @@ COARSE = 1e-4
 """The most that two computations of one array may differ by, relative to its largest element, where one is to be rebuilt."""
 
 
+LEAST = 0.02
+"""The share of the outputs' error below which a divergence is called by a name only if that can be one mistake alone: arrays
+that matter little, such as tables in another layout, are often equal in some other order as well."""
+
+
 def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
     """Return what the first rule that fits says of two arrays: the rules stand in order, special ones before general ones."""
     # A rule may divide by what is 0, or take inf from inf; such an array then equals nothing.
@@ -65,7 +70,6 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
     first = _named(divergence)
     again = [_named(run) for run in divergence.runs] if first else []
     others = [found[0].name for found in again if found and found[0].name != first[0].name]
-    others = [found[0].name for found in again if found and found[0].name != first[0].name]
     # A line that runs again makes the same mistake again, though perhaps of other halves or in the other direction.
     if any(not _same_kind(name, first[0].name) for name in others):
         return ()
@@ -81,6 +85,8 @@ def _same_kind(one: str, other: str) -> bool:
 
 def _named(divergence: Divergence) -> tuple[Finding, ...]:
     near, far = list(scenes(divergence)), list[Scene]()
+    if divergence.share < LEAST:
+        return next((found for scene in near if scene.proven and (found := name_scene(scene, SPECIFIC))), ())
     # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
     for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
         if made is far and not far:
