@@ -197,6 +197,13 @@ class TestEvidence:
         assert found.name == "scale 1 / 5 on torch, 1 / 2 on jax"
         assert not found.sure
 
+    def test_a_table_that_is_repeated_is_in_no_order(self) -> None:
+        # Angles with both halves on one side, and for two rows of a batch on the other.
+        angles = np.arange(9.0)[:, None] * np.array([1.0, 0.3, 0.07, 0.01])
+        halves, batch = np.concatenate([angles, angles], -1)[None], np.stack([angles, angles])[:, :, None]
+        assert name_scene(scene(halves, batch)) == ()
+        assert name_scene(scene(np.concatenate([angles, angles + 50], -1)[None], np.stack([angles, angles + 50])[:, :, None]))
+
     def test_another_eps_is_not_read_off_an_array_that_holds_one(self) -> None:
         # Within a coarse tolerance x and x + 1e-6 are one array; solved from that pair, torch would have no eps.
         known = Known(SPREAD + 1e-6, SPREAD, "a variance")
