@@ -56,13 +56,15 @@ def stem(name: str) -> tuple[str, ...]:
 
     >>> stem("attn.in_proj_weight"), stem("attn.wq"), stem("attn.bq")
     (('attn', 'in', 'proj'), ('attn', 'q'), ('attn', 'q'))
+    >>> stem("rnn.bias_hh_l0_reverse") == stem("rnn.weight_hh_l0_reverse")
+    True
     """
     pieces = spelt(name)
     roles = {"weight", "bias"}
     found: list[str] = []
     for at, piece in enumerate(pieces):
-        # What is called gamma within a name is a module.
-        meant = words(piece) if at >= len(pieces) - 2 else ()
+        # What is called gamma within a name is a module; weight_hh_l0_reverse is a weight.
+        meant = words(piece) if at >= len(pieces) - 2 or piece in {"weight", "bias", "kernel"} else ()
         found += [word for word in meant if word not in roles] if roles & {*meant} else [piece]
     return tuple(found)
 
