@@ -401,6 +401,20 @@ class TestVerdicts:
     def test_a_program_that_fails_leaves_it_open_and_one_that_differs_does_not(self) -> None:
         assert compare(torch.tanh, lambda x: 1 / 0, X).verdict == "cannot tell"  # noqa: ARG005 - fails before it looks
 
+    def test_a_parameter_that_nothing_was_loaded_into_leaves_it_open(self) -> None:
+        net = torch.nn.Linear(4, 3, bias=False)
+        weights = {"w": net.weight.detach().numpy().T.copy(), "b": np.ones(3, np.float32)}
+
+        def shifted(params: Any, x: Any) -> Any:
+            return x @ params["w"] + params["b"]
+
+        x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+        left = compare(net, (shifted, weights), x, load="first")
+        assert left.verdict == "cannot tell"
+        assert "nothing of torch was loaded into b of jax" in str(left)
+        # Values that are the port's own are part of what is compared.
+        assert compare(net, (shifted, weights), x).verdict == "differs"
+
     def test_programs_whose_parameters_have_no_map_are_compared_by_what_they_return(self) -> None:
         first, second = torch.nn.Linear(4, 5, bias=False), torch.nn.Linear(5, 3, bias=False)
         both = (second.weight @ first.weight).detach().numpy().T

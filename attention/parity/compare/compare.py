@@ -100,7 +100,7 @@ def compare(
     for pair in pairs:
         row = Row(subject, "inputs", "", OWN, pair[0] if pair[0] == pair[1] else "/".join(pair))
         rows = list(task.rows(pair, row)) if not known.failure else task.unmapped(pair, row, own=load is None)
-        report += Report(tuple(_undecided(rows, known)), tuple(task.notes))
+        report += Report(tuple(_undecided(rows, known, labels, load)), tuple(task.notes))
     if any(row.failure for row in report.rows):
         return report
     loaded = f", load={load!r}" if load else ""
@@ -111,13 +111,20 @@ def _compiled(programs: tuple[Program, Program], labels: tuple[str, str]) -> lis
     return [label for label, each in zip(labels, programs, strict=True) if hasattr(each.subject, "_orig_mod")]
 
 
-def _undecided(rows: list[Row], known: Learned) -> list[Row]:
+def _undecided(rows: list[Row], known: Learned, labels: tuple[str, str], load: str | None) -> list[Row]:
     """Return the rows, those that differ left open where the parameter map is: the values may be somebody else's."""
-    ties = known.map.ties if known.map is not None else ()
-    if not ties or all(row.agrees for row in rows):
+    if known.map is None or all(row.agrees for row in rows):
         return rows
-    why = f"cannot compare: the parameter map is open: {ties[0]}{f' and {len(ties) - 1} more' if len(ties) > 1 else ''}"
-    return [row if row.agrees else replace(row, failure=row.failure or why, open=True) for row in rows]
+    ties, loaded = known.map.ties, {"first": 1, "second": 0}.get(load or "")
+    lone = known.map.left_over[loaded] if loaded is not None else ()
+    if ties:
+        why = f"the parameter map is open: {ties[0]}{f' and {len(ties) - 1} more' if len(ties) > 1 else ''}"
+    elif loaded is not None and lone:
+        told = f"{', '.join(lone[:3])}{f' and {len(lone) - 3} more' if len(lone) > 3 else ''}"
+        why = f"nothing of {labels[1 - loaded]} was loaded into {told} of {labels[loaded]}: say it with params="
+    else:
+        return rows
+    return [row if row.agrees else replace(row, failure=row.failure or f"cannot compare: {why}", open=True) for row in rows]
 
 
 @dataclass
