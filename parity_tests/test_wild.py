@@ -1,0 +1,45 @@
+"""Pairs that people wrote without a look at this package: no right one is said to differ, no wrong one to agree.
+
+The mistakes run in `make test-all`; `python -m conformance.wild.evaluate` counts lines and names as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attention import parity
+from conformance import wild
+from conformance.wild.check import load, plant
+
+SEEN = Path(wild.__file__).parent / "seen"
+PAIRS = sorted(path.stem for path in SEEN.glob("p*.py"))
+OPEN = {"p02_resnet", "p06_bert", "p20_wavenet", "p26_llama", "p30_contrastive", "p32_hypernetwork", "p39_recommender"}
+"""Right pairs of which no evidence says yet which parameter is which."""
+MISTAKES = {name: len(load(SEEN / f"{name}.py", (SEEN / f"{name}.py").read_text()).MISTAKES) for name in PAIRS}
+
+
+def verdict(path: Path) -> str:
+    """Return what `compare` says of a file's programs."""
+    module: Any = load(path, path.read_text())
+    given = module.inputs()
+    inputs = {k: np.asarray(v) for k, v in given.items()} if isinstance(given, dict) else tuple(map(np.asarray, given))
+    first, second = module.torch_side(), module.jax_side()
+    return parity.compare(first, second, inputs, load=None if module.LOADED else "first").verdict
+
+
+class TestLaws:
+    @pytest.mark.parametrize("name", PAIRS)
+    def test_a_right_pair_is_not_said_to_differ(self, name: str) -> None:
+        assert verdict(SEEN / f"{name}.py") == ("cannot tell" if name in OPEN else "agrees")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("name", "at"), [(name, at) for name in PAIRS for at in range(MISTAKES[name])])
+    def test_a_wrong_pair_is_not_said_to_agree(self, name: str, at: int, tmp_path: Path) -> None:
+        source = (SEEN / f"{name}.py").read_text()
+        wrong = tmp_path / f"{name}_{at}.py"
+        _ = wrong.write_text(plant(source, load(wrong, source).MISTAKES[at]))
+        assert verdict(wrong) != "agrees"
