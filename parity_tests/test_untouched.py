@@ -8,6 +8,7 @@ state(module) before = state(module) after        for compare, match, locate, ch
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -131,16 +132,35 @@ CALLS: dict[str, Callable[[Any, Any], object]] = {
     "checkup": lambda t, j: parity.checkup(t, j, IDS, load="second", trace=True),
     "record": recorded,
     "diagnose": lambda t, j: parity.diagnose(t, j, spec.MultiHeadAttention(4, 2)),
+    "worst_input": lambda t, j: parity.worst_input(t, j, IDS, load="first", tries=2),
+    "tolerances": lambda t, j: (parity.tolerances(t, IDS), parity.tolerances(j, IDS)),
+    "layerwise": lambda t, j: parity.layerwise(t, j, IDS),
+    "compare_decoding": lambda t, j: parity.compare_decoding(t, j, IDS),
     "program": lambda t, j: (program(t).run(Call.of(IDS)), program(j).run(Call.of(IDS))),
 }
 
 # The run that fails is the same one in every call.
 ENDS = [(call, None) for call in CALLS] + [
-    (call, end) for call in ("compare", "locate") for end in (ValueError, KeyboardInterrupt)
+    (call, end)
+    for call in ("compare", "locate", "layerwise", "worst_input", "tolerances")
+    for end in (ValueError, KeyboardInterrupt)
 ]
 
 
+MODULE_NAMES = {"torch_side", "jax_side", "side", "torch_model", "jax_model", "first", "second"}
+
+
 class TestLaws:
+    def test_every_public_call_that_takes_a_program_is_here(self) -> None:
+        # A step of an optimiser is no module, and holds nothing of the user's.
+        takes = {
+            name
+            for name in parity.__all__
+            if inspect.isfunction(function := getattr(parity, name))
+            and MODULE_NAMES & {*inspect.signature(function).parameters}
+        }
+        assert takes - {"diagnose_step", "match", "program"} <= {*CALLS}
+
     @pytest.mark.parametrize(("call", "fails"), ENDS, ids=str)
     def test_every_public_call_leaves_modules_and_generators_as_they_were(
         self, call: str, fails: type[BaseException] | None

@@ -86,7 +86,8 @@ class NnxSide(FlaxSide):
         self.modules = {".".join(map(str, path)): part for path, part in nnx.iter_modules(self._copy())}
 
     def _copy(self) -> Any:
-        return nnx.merge(*self.split)
+        # A copy of the variables: a run that writes to them writes to the copy.
+        return nnx.merge(*self.split, copy=True)
 
     def _run(self, run: Run, call: Call, paths: set[str]) -> Any:
         module = self._copy()

@@ -18,6 +18,7 @@ from typing import Any
 
 from attention.parity.adapters.inputs import call_of
 from attention.parity.adapters.program import Call
+from attention.parity.adapters.untouched import own_draws
 from attention.parity.blocks.pair import Pair, told_once
 from attention.parity.blocks.recorded_side import Side
 from attention.parity.blocks.units import Unit, parts, units, within
@@ -86,7 +87,14 @@ def layerwise(
     """
     if jax_model is None and inputs is None:
         return seen_layers(torch_model, backends, runs, gradients=gradients, progress=progress)
-    call = call_of(inputs)
+    # A part of either model may draw from the generators of Python and NumPy.
+    with own_draws():
+        return _compared(torch_model, jax_model, call_of(inputs), blocks, params, gradients, progress)
+
+
+def _compared(
+    torch_model: Any, jax_model: Any, call: Call, blocks: Any, params: Any, gradients: bool, progress: Callable[[str], object]
+) -> Report:
     sides = _side(torch_model, call), _side(jax_model, call)
     names = sides[0].program.framework, sides[1].program.framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")

@@ -1,8 +1,8 @@
-"""A torch module that is run as it is, and left as it was: attributes, buffers, modes and random generators.
+"""A torch module that is run as it is, and left as it was: attributes, buffers, caches, modes and random generators.
 
 with untouched(module): module(x)        bit for bit and tie for tie the same module afterwards, also after an error
 
-A copy of a model of a billion parameters would double its memory, so the module itself runs.
+A copy of a model of a billion parameters would double its memory, so the module itself runs; what is no parameter is copied.
 """
 
 # torch leaves many of its types unknown, which strict mode reports at every use.
@@ -12,39 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attention.parity.adapters.torch_program import same_draws
+from attention.parity.adapters.untouched import Saved, own_draws
 
 
 @contextmanager
 def untouched(module: nn.Module) -> Generator[None]:
-    """Run what is inside without gradients; then give every part of the module what it had before."""
-    parts = list(module.modules())
-    attributes = [(part, dict(vars(part))) for part in parts]
-    # Parameters, buffers, hooks and children stand in dicts, which a shallow copy shares.
-    inner = [(held, dict(held)) for part in parts for held in vars(part).values() if isinstance(held, dict)]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    """Run what is inside without gradients; then give everything that the module holds what it had before."""
+    saved = Saved(module)
+    copies = [(tensor, tensor.detach().clone()) for tensor in _written(saved)]
     devices = tuple({tensor.device for tensor in (*module.parameters(), *module.buffers())})
     try:
-        with torch.no_grad(), same_draws(devices):
+        with torch.no_grad(), own_draws(), same_draws(devices):
             yield
     finally:
-        for part, held in attributes:
-            _refill(vars(part), held)
-        for held, before in inner:
-            _refill(held, before)
+        saved.restore()
         with torch.no_grad():
-            for buffer, before in buffers:
-                # A buffer that holds NaN is not equal to itself, and is written back for nothing.
-                if not torch.equal(buffer, before):
-                    _ = buffer.copy_(before)
+            for tensor, before in copies:
+                # A tensor that holds NaN is not equal to itself, and is written back for nothing.
+                if not torch.equal(tensor, before):
+                    _ = tensor.copy_(before)
 
 
-def _refill(held: dict[Any, Any], before: dict[Any, Any]) -> None:
-    if held.keys() != before.keys() or any(held[key] is not value for key, value in before.items()):
-        held.clear()
-        held.update(before)
+def _written(saved: Saved) -> list[Tensor]:
+    """Return the tensors that a forward pass may write to: buffers, caches and plain attributes, each once."""
+    held = (
+        item for container, _ in saved.containers for item in (container.values() if isinstance(container, dict) else container)
+    )
+    return list({id(item): item for item in held if isinstance(item, Tensor) and not isinstance(item, nn.Parameter)}.values())
