@@ -26,7 +26,7 @@ def layers(
 ) -> None:
     """Compare two models block by block, each block on what it really received, and their whole outputs.
 
-    Exit codes: 0 all agree, 1 something differs, 2 the call cannot be answered.
+    Exit codes: 0 all agree, 1 something differs, 2 cannot tell.
     """
     with one_line():
         # Frameworks are imported by the command that needs them, and NumPy too.
@@ -42,7 +42,7 @@ def layers(
             report.to_json(json)
         if html:
             report.to_html(html)
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(report.exit_code)
 
 
 def _told(path: str) -> None:

@@ -43,7 +43,10 @@ def whole(sides: tuple[Side, Side], labels: tuple[str, str], call: Call, runs: t
     try:
         pairs = result_pairing.outputs(runs[0].outputs, runs[1].outputs, labels)
         index, found, told = budgeted(sides, call, runs)
-    except (ShapeError, SideFailed) as error:
+    except SideFailed as error:
+        yield replace(row, side=labels[1], failure=f"there is no budget: {error}", open=True)
+        return
+    except ShapeError as error:
         yield replace(row, side=labels[1], failure=str(error))
         return
     pairing = result_pairing.Pairing(pairs, None)
