@@ -106,12 +106,12 @@ class Divergence:
         cover = f"matched: torch {self.coverage[0]}, jax {self.coverage[1]}"
         if not self.found or self.torch is None or self.jax is None:
             return "\n".join(["no divergence", f"  {cover}", *(f"  {note}" for note in self.notes)])
-        lines = self.place()
+        lines = self._lines()
         for other in self.others:
-            lines += other.place()
+            lines += other._lines()
         return "\n".join([*lines, "outputs that differ:", head, cover, *self.notes])
 
-    def place(self) -> list[str]:
+    def _lines(self) -> list[str]:
         """Return the lines on both sides, how the arrays differ, and what share of the error that explains."""
         assert self.torch is not None  # noqa: S101 - for the type checker
         assert self.jax is not None  # noqa: S101 - for the type checker
