@@ -106,28 +106,8 @@ class Divergence:
         cover = f"matched: torch {self.coverage[0]}, jax {self.coverage[1]}"
         if not self.found or self.torch is None or self.jax is None:
             return "\n".join(["no divergence", f"  {cover}", *(f"  {note}" for note in self.notes)])
-        lines = self._lines()
-        for other in self.others:
-            lines += other._lines()
+        lines = [line for each in self.all for line in _lines(each)]
         return "\n".join([*lines, "outputs that differ:", head, cover, *self.notes])
-
-    def _lines(self) -> list[str]:
-        """Return the lines on both sides, how the arrays differ, and what share of the error that explains."""
-        assert self.torch is not None  # noqa: S101 - for the type checker
-        assert self.jax is not None  # noqa: S101 - for the type checker
-        said = self.difference.text if self.difference else ""
-        share = ""
-        if self.kind == "unproven":
-            share = f"; no single operation was found to explain {explained(self.share)} of the outputs' error"
-        elif self.others or self.share < MOST:
-            share = f"; explains {explained(self.share)} of the outputs' error"
-        lines = [f"divergence ({self.kind}): {said}{share}", *shown(self.torch), *shown(self.jax)]
-        if self.agreed is not None:
-            lines += [
-                "last in agreement:",
-                *(f"  {event.side:5}  {event.label}  {event.place}  {event.text}" for event in self.agreed),
-            ]
-        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the arrays as JSON-ready data."""
@@ -144,6 +124,25 @@ class Divergence:
             "share": self.share,
             "others": [other.to_dict() for other in self.others],
         }
+
+
+def _lines(found: Divergence) -> list[str]:
+    """Return the lines on both sides, how the arrays differ, and what share of the error that explains."""
+    assert found.torch is not None  # noqa: S101 - for the type checker
+    assert found.jax is not None  # noqa: S101 - for the type checker
+    said = found.difference.text if found.difference else ""
+    share = ""
+    if found.kind == "unproven":
+        share = f"; no single operation was found to explain {explained(found.share)} of the outputs' error"
+    elif found.others or found.share < MOST:
+        share = f"; explains {explained(found.share)} of the outputs' error"
+    lines = [f"divergence ({found.kind}): {said}{share}", *shown(found.torch), *shown(found.jax)]
+    if found.agreed is not None:
+        lines += [
+            "last in agreement:",
+            *(f"  {event.side:5}  {event.label}  {event.place}  {event.text}" for event in found.agreed),
+        ]
+    return lines
 
 
 def explained(share: float) -> str:
