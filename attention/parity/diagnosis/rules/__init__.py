@@ -86,7 +86,9 @@ def _same_kind(one: str, other: str) -> bool:
 def _named(divergence: Divergence) -> tuple[Finding, ...]:
     near, far = list(scenes(divergence)), list[Scene]()
     if divergence.share < LEAST:
-        return next((found for scene in near if scene.proven and (found := name_scene(scene, SPECIFIC))), ())
+        return next(
+            (found for scene in near if scene.proven and (found := name_scene(scene, (*SPECIFIC, elementwise.shifted)))), ()
+        )
     # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
     for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
         if made is far and not far:
