@@ -59,6 +59,13 @@ class Absent:
     def __iter__(self) -> Iterator[Any]:
         return iter([self._use()])
 
+    # With these it is a collection, as what tests are parametrised over has to be.
+    def __len__(self) -> int:
+        return 1
+
+    def __contains__(self, item: object) -> bool:
+        return bool(self._use(item))
+
     def __getattr__(self, name: str) -> Any:
         # pytest and typing look for double-underscored names, and take their absence for an answer.
         if name.startswith("__"):
