@@ -113,6 +113,10 @@ class TestValues:
             assert text in page
         assert page.count('<tr class="apart">') == 2
 
+    def test_numbers_beyond_float32_are_drawn(self) -> None:
+        huge = np.full((2, 3), 1e300)
+        assert all(np.isinf(picture.values).all() for picture in of("output", huge, huge, huge))
+
     def test_what_a_user_wrote_is_text_and_never_markup(self, page: str) -> None:
         assert "&lt;model.py&gt;:12" in page
         assert "&lt;b&gt;: div" in page

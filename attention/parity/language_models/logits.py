@@ -109,8 +109,12 @@ def _shape(array: Any, label: str = "actual") -> tuple[int, ...]:
 
 
 def _dense(array: Any, label: str) -> None:
-    """Refuse a tensor that holds no numbers, or not all of them."""
-    if getattr(array, "is_meta", False) or "strided" not in str(getattr(array, "layout", "strided")):
+    """Refuse a tensor that holds no numbers, or not all of them, and a shape that stands for one."""
+    if (
+        not hasattr(array, "__array__")
+        or getattr(array, "is_meta", False)
+        or "strided" not in str(getattr(array, "layout", "strided"))
+    ):
         raise DTypeError(f"{label} {shown(array)} must be a dense array that holds numbers")
 
 

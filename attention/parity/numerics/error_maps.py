@@ -103,4 +103,6 @@ def _shrunk(values: np.ndarray) -> np.ndarray:
         if count > MOST:
             starts = np.arange(MOST) * count // MOST
             values = np.maximum.reduceat(values, starts, axis=axis)
-    return values.astype(np.float32)
+    # What float32 does not hold is drawn as infinite.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
