@@ -61,7 +61,7 @@ def run(path: Path, span: Span | None) -> dict[str, Any]:
     )
     report = found.report
     return {
-        "verdict": getattr(report, "verdict", None) or ("agrees" if found.ok else "differs"),
+        "verdict": report.verdict if report is not None else "cannot tell",
         "ok": found.ok,
         "line": right,
         "shown": [f"{side}:{line}" for side, _, line in shown],

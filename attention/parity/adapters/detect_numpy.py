@@ -26,7 +26,7 @@ def settled(subject: Program, call: Call) -> Program:
     """Return a function of NumPy arrays, which its framework cannot run, as the NumPy program that it is.
 
     Args:
-        subject: a program as `programs.program` made it.
+        subject: a program as `parity.program` made it.
         call: the inputs.
     """
     function, tree = _plain(subject)

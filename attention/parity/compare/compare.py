@@ -57,7 +57,7 @@ def compare(
     """Return the report of two programs on the same inputs: outputs, and gradients of inputs and parameters.
 
     Args:
-        torch_side: a module, a function, `(function, params)`, or any other side that `programs.program` takes. A plain
+        torch_side: a module, a function, `(function, params)`, or any other side that `parity.program` takes. A plain
             function is one of torch tensors.
         jax_side: the same; a plain function is one of JAX arrays, or of NumPy arrays. The sides may be of any two frameworks.
         inputs: an array; a tuple or list of positional arguments; or a dict of keyword arguments. Each may be a pytree;

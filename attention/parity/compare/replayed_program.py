@@ -86,7 +86,7 @@ def record(side: Any, framework: str, inputs: Any, *, dtype: str = "float32", se
     """Return what a user's program makes of its inputs: outputs, and the gradients of inputs and parameters.
 
     Args:
-        side: whatever `programs.program` takes.
+        side: whatever `parity.program` takes.
         framework: what a plain function is written in: "torch", "jax" or "numpy".
         inputs: as for `parity.compare`.
         dtype: what floats are cast to.
@@ -151,7 +151,7 @@ def against(
 
     Args:
         recording: of kind "program".
-        side: whatever `programs.program` takes.
+        side: whatever `parity.program` takes.
         framework: what a plain function is written in.
         load: whether the local program is given the recorded parameters; it must have the same already if not.
         params: how parameters belong together, as for `parity.compare`, with the local program as the first.

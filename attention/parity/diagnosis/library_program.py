@@ -2,7 +2,7 @@
 
     patient.answer(probe) = outputs by the contract's names        patient.lacks(probe) = why it cannot be asked, or ""
 
-Programs that users bring stand in `visitors.py`.
+Programs that users bring stand in `user_program.py`.
 """
 
 # The frameworks leave their types unknown.

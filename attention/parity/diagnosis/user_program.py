@@ -141,7 +141,7 @@ def patient(side: Any, framework: str, contract: Contract, params: Any = None) -
     """Return what a user means by a side.
 
     Args:
-        side: "torch" or "jax", a `Side`, a module of ours, or whatever `programs.program` takes.
+        side: "torch" or "jax", a `Side`, a module of ours, or whatever `parity.program` takes.
         framework: "torch" or "jax": what a plain function is written in.
         contract: what the side is said to be.
         params: `(its parameters by name) -> canonical weights`, or a `ParamMap` whose first side is canonical.

@@ -14,7 +14,7 @@ class Mutant:
 
     Args:
         name: what is wrong.
-        knob: what is turned wrongly: one of `doctor.KNOBS`, whose story and source are the mutant's.
+        knob: what is turned wrongly: one of `mutations.registry.KNOBS`, whose story and source are the mutant's.
         case: the contract in `spec.cases` that must notice.
         probe: what a test's data need so that the mistake shows.
         plant: makes the wrong call out of the right one.

@@ -191,7 +191,7 @@ def own_budget(probe: Probe, runs: int = 8) -> Budget:
     contract, names = probe.contract.unsettled(), probe.contract.outputs
     turns = probe.remarked if isinstance(probe, Altered) else ()
     program = TurnedProgram(contract, names, turns) if turns else LayerProgram(contract, names)
-    # As in `checks.expect`: calls of one shape share one trace, whatever they leave out.
+    # As in `contracts.check.expect`: calls of one shape share one trace, whatever they leave out.
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
     flags = {name: np.bool_(False) for name in ROUNDS}
     return budget(program, (probe.weights, arrays, settled(probe), flags), dtype="float32", runs=runs)

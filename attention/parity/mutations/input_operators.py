@@ -1,6 +1,6 @@
 """Plants of what a call is given: another input, another bias, inputs and weights that were rounded on the way.
 
-plant(right probe) = wrong probe        as in `plants.py`
+plant(right probe) = wrong probe        as in `operators.py`
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -
     """Return the map between the parameters of two programs.
 
     Args:
-        torch_side: a program, or what `programs.program` takes; of any framework, as in `compare`.
+        torch_side: a program, or what `parity.program` takes; of any framework, as in `compare`.
         jax_side: another.
         call: inputs to run both on, as `compare` takes them, where values, names and shapes leave a question open; None
             leaves it a tie.

@@ -2,8 +2,8 @@
 
     error(map) = |second(map.forward(x)) - first(x)| / |first(x)|        for random x
 
-One question is asked at a time, with values that are blind to the others (`veil`), so that the number of runs is the number
-of answers, not their product.
+One question is asked at a time, with values that are blind to the others (`symmetrized_values`), so that the number of runs is
+the number of answers, not their product.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def _stages(layer: Seen, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def expect_outputs(probe: Probe, runs: int = 8) -> Budget:
-    """Return what a correct program makes of a float32 probe, and how far it may stray: `checks.expect` without gradients.
+    """Return what a correct program makes of a float32 probe, and how far it may stray: `check.expect` without gradients.
 
     Args:
         probe: the call; its cotangents are not looked at.

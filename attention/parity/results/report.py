@@ -4,7 +4,7 @@
     ok  <=>  an output was compared, all verdicts agree, and no program failed
     verdict in ("agrees", "differs", "cannot tell")         exit codes 0, 1, 2
 
-`terminal` prints one, `html` draws one, and a certificate is one as JSON with what it depends on.
+`rendering.text` prints one, `rendering.html` draws one, and a certificate is one as JSON with what it depends on.
 """
 
 from __future__ import annotations

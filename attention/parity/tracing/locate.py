@@ -42,7 +42,7 @@ def locate(
     """Find the first operation at which two programs part.
 
     Args:
-        torch_side: a module, a function, or what else `programs.program` takes.
+        torch_side: a module, a function, or what else `parity.program` takes.
         jax_side: the same, in JAX.
         inputs: of both: an array, a tuple of positional ones, a dict of keywords, or a `Call`.
         params: how parameters belong together, as `compare` takes it; None if it is to be solved. Asked only with `load`.
