@@ -1,21 +1,20 @@
-"""The proof: outputs and gradients of both rooms, or of anybody's two programs, within a budget of rounding errors.
+"""The proof: outputs and gradients of both backends, or of anybody's two programs, within a budget of rounding errors.
 
 >>> from attention import parity, spec
 >>> report = parity.check(spec.MultiHeadAttention(embed_dim=6, num_heads=2))
 >>> report.ok
 True
 
-    check       a contract: every probe, both rooms, against the float64 oracle
-    compare     any two programs: modules, functions, of torch, JAX or NumPy
-    tolerances  how far a right program may be off, for a test of one's own; assert_close uses it
-    locate      the first operation at which two programs part, with the line of each file
-    diagnose    which knob of a contract a program turned wrongly; diagnose_step, of an optimiser's step
-    checkup     compare, then locate and name the mistake
-    train       one recipe followed by torch.optim and by optax, inside an envelope of twins
-    layerwise   two models block by block, each on what it really received
-    compare_logits    the logits of two language models, position by position
-    worst_input a search for the input on which two programs differ most
-    compare_decoding  decoding with a cache beside the whole pass
+    check             a contract: every probe, both backends, against the float64 oracle
+    compare           any two programs: modules, functions, of torch, JAX or NumPy
+    locate            the operations at which two programs part, with the line of each file
+    diagnose          which mutation of a contract explains a program; diagnose_step, of an optimiser's step
+    checkup           compare, then locate and name the mistake
+    layerwise         two models block by block, each block on what it really received
+    compare_logits    two language models, position by position; compare_decoding, with their caches
+    worst_input       the input on which two programs differ most
+    tolerances        numbers for a test of your own; assert_close applies them
+    train             one recipe followed by torch.optim and by optax, inside an envelope of perturbed replicas
 """
 
 import importlib
