@@ -6,14 +6,13 @@ The mistakes run in `make test-all`; `python -m conformance.wild.evaluate` count
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from attention import parity
 from conformance import wild
 from conformance.wild.check import load, plant
+from conformance.wild.evaluate import pair
 
 SEEN = Path(wild.__file__).parent / "seen"
 PAIRS = sorted(path.stem for path in SEEN.glob("p*.py"))
@@ -24,13 +23,8 @@ MISTAKES = {name: len(load(SEEN / f"{name}.py", (SEEN / f"{name}.py").read_text(
 
 def verdict(name: str, wrong: Path | None = None, side: str = "") -> str:
     """Return what `compare` says of a pair, of whose programs one, `side`, may come from a file with a mistake."""
-    right: Any = load(SEEN / f"{name}.py", (SEEN / f"{name}.py").read_text())
-    planted = right if wrong is None else load(wrong, wrong.read_text())
-    given = right.inputs()
-    inputs = {k: np.asarray(v) for k, v in given.items()} if isinstance(given, dict) else tuple(map(np.asarray, given))
-    first = (planted if side == "torch" else right).torch_side()
-    second = (planted if side == "jax" else right).jax_side()
-    return parity.compare(first, second, inputs, load=None if right.LOADED else "first").verdict
+    first, second, inputs, whose = pair(SEEN / f"{name}.py", wrong, side)
+    return parity.compare(first, second, inputs, load=whose).verdict
 
 
 class TestLaws:

@@ -29,12 +29,21 @@ Span = tuple[str, str, int, int]
 """Side of a mistake, name of its file, first and last line."""
 
 
-def pair(path: Path) -> tuple[Any, Any, Any, str | None]:
-    """Return both programs of a file, its inputs, and whose parameters both shall use."""
-    module = load(path, path.read_text())
+def pair(right: Path, wrong: Path | None = None, side: str = "") -> tuple[Any, Any, Any, str | None]:
+    """Return both programs of a file, its inputs, and whose parameters both shall use.
+
+    Args:
+        right: the file.
+        wrong: the file with a mistake, from which the program of `side` comes; the other one may not be able to be made there.
+        side: "torch" or "jax".
+    """
+    module = load(right, right.read_text())
+    planted = module if wrong is None else load(wrong, wrong.read_text())
     given = module.inputs()
     inputs = {k: np.asarray(v) for k, v in given.items()} if isinstance(given, dict) else tuple(map(np.asarray, given))
-    return module.torch_side(), module.jax_side(), inputs, None if module.LOADED else "first"
+    first = (planted if side == "torch" else module).torch_side()
+    second = (planted if side == "jax" else module).jax_side()
+    return first, second, inputs, None if module.LOADED else "first"
 
 
 def lines(divergence: Any) -> Iterator[tuple[str, str, int]]:
@@ -47,10 +56,10 @@ def lines(divergence: Any) -> Iterator[tuple[str, str, int]]:
                     yield event.side, name, int(line) if line.isdigit() else 0
 
 
-def run(path: Path, span: Span | None) -> dict[str, Any]:
-    """Return what the checkup makes of a file; `span` is where the mistake stands."""
+def run(path: Path, wrong: Path | None, span: Span | None) -> dict[str, Any]:
+    """Return what the checkup makes of a file; `wrong` and `span` say where a mistake of one of its programs stands."""
     begun = time.process_time()
-    first, second, inputs, load = pair(path)
+    first, second, inputs, load = pair(path, wrong, span[0] if span is not None else "")
     try:
         found = parity.checkup(first, second, inputs, load=load)
     except Exception as error:  # noqa: BLE001 - whatever is raised is the outcome
@@ -88,9 +97,9 @@ def installed(path: Path) -> bool:
     return True
 
 
-def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, str, Path, Span | None]]:
-    """Yield the case's name, the planted mistake, the file to import and the span of the mistake."""
-    yield f"{path.stem}", "", path, None
+def cases(path: Path, folder: Path, *, right_only: bool) -> Iterator[tuple[str, str, Path | None, Span | None]]:
+    """Yield the case's name, the planted mistake, the file that holds it and the span of the mistake."""
+    yield f"{path.stem}", "", None, None
     if right_only:
         return
     source = path.read_text()
@@ -118,7 +127,7 @@ def main(arguments: list[str]) -> int:
         for path in files:
             for name, planted, file, span in cases(path, Path(folder), right_only=chosen.right):
                 _ = signal.alarm(chosen.seconds)
-                outcome = {"case": name, "planted": planted, **run(file, span)}
+                outcome = {"case": name, "planted": planted, **run(path, file, span)}
                 _ = signal.alarm(0)
                 outcomes.append(outcome)
                 print(told(outcome), flush=True)  # noqa: T201
