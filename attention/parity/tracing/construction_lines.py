@@ -85,8 +85,8 @@ def _holds(target: ast.expr, name: str) -> bool:
 
 def _assignments(owner: ast.ClassDef, name: str) -> Iterator[tuple[ast.FunctionDef, ast.stmt]]:
     """Yield the assignments of an attribute of `self` in a class, with the methods in which they stand."""
-    for method in owner.body:
-        for node in ast.walk(method) if isinstance(method, ast.FunctionDef) else ():
+    for method in (node for node in owner.body if isinstance(node, ast.FunctionDef)):
+        for node in ast.walk(method):
             if not isinstance(node, ast.Assign | ast.AnnAssign):
                 continue
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
