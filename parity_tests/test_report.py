@@ -47,6 +47,14 @@ class TestLaws:
         assert right.ok
         assert not (right + FAILED).ok
 
+    def test_what_looks_like_markup_is_shown_as_it_is(self) -> None:
+        name = "[red]model.py:M:"
+        report = Report(
+            rows=(Row(name, "inputs", "torch", "", "float32", failure="raised in [bold]a.py:M: it"),), notes=(name,)
+        )
+        assert name in str(report)
+        assert "[bold]a.py:M: it" in str(report)
+
     def test_a_refusal_is_shown_and_condemns_nothing(self) -> None:
         capped = parity.probes(replace(TINY, softcap=2.0))[0]
         refused = Report(tuple(check_probe("tiny", capped, ["torch"], "sdpa")))

@@ -29,6 +29,7 @@ def run(contracts: Sequence[str], optimizer: str, steps: int, seed: int, json: s
         OptionError: the steps are not what they must be.
     """
     from rich.console import Console  # noqa: PLC0415 - frameworks are imported by the command that needs them
+    from rich.text import Text  # noqa: PLC0415
 
     from attention.parity.results.report import write  # noqa: PLC0415
     from attention.parity.training import optimizer_names  # noqa: PLC0415
@@ -41,7 +42,7 @@ def run(contracts: Sequence[str], optimizer: str, steps: int, seed: int, json: s
     console.print(_table(runs, optimizer))
     for name, training in runs.items():
         if not training.ok:
-            console.print(f"{name}: {training}", markup=False, soft_wrap=True)
+            console.print(Text(f"{name}: {training}"), soft_wrap=True)
         if plots is not None:
             training.plot(Path(plots) / f"{name}.png")
     if json is not None:

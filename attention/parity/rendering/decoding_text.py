@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from attention.parity.language_models.three_verdicts import SURELY
 from attention.parity.numerics.comparison import MOST_RMS
@@ -30,7 +30,7 @@ def text(found: Decoding) -> str:
         )
         for row in found.rows:
             if row.failure:
-                console.print(f"{row.side}, {row.run}: {row.failure}", markup=False, soft_wrap=True)
+                console.print(Text(f"{row.side}, {row.run}: {row.failure}"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
@@ -40,7 +40,7 @@ def table(found: Decoding) -> Table:
     for heading in HEADINGS:
         made.add_column(heading, no_wrap=True, justify="left" if heading in ("side", "run", "") else "right")
     for row in found.rows:
-        made.add_row(*(escape(cell) for cell in cells(row)))
+        made.add_row(*(Text(cell) for cell in cells(row)))
     return made
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from attention.parity.language_models.logits_result import BASES
 from attention.parity.language_models.three_verdicts import CANNOT_TELL, SURELY
@@ -24,10 +25,10 @@ def text(found: LogitsComparison) -> str:
     """Return the comparison as plain text."""
     console = Console(width=110, no_color=True, highlight=False)
     with console.capture() as captured:
-        console.print(f"{found.name}: {found.verdict.upper()}", markup=False)
+        console.print(Text(f"{found.name}: {found.verdict.upper()}"))
         console.print(table(found))
         for line in lines(found):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(Text(line), soft_wrap=True)
     return captured.get().rstrip()
 
 
@@ -38,7 +39,7 @@ def table(found: LogitsComparison) -> Table:
     made.add_column(f"{len(found.places)} positions, V {found.shape[-1]}", no_wrap=True, justify="right")
     for key, value in found.summary().items():
         if key not in ("positions", "vocabulary"):
-            made.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+            made.add_row(key, Text(f"{value:.4g}" if isinstance(value, float) else str(value)))
     return made
 
 

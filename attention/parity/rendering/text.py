@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict, shown_z
 from attention.parity.results.report import OWN, Report, Row
@@ -41,7 +41,7 @@ def show(report: Report, console: Console) -> None:
     console.print(table(report))
     for line in lines(report):
         # A line that is wrapped by us cannot be searched for, nor pasted.
-        console.print(escape(line), soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)
 
 
 @dataclass
@@ -67,11 +67,11 @@ class Live:
         """Print what stands below the rows of the whole report."""
         self.console.print(f"\n{limits()}", highlight=False)
         for line in lines(report):
-            self.console.print(escape(line), soft_wrap=True)
+            self.console.print(Text(line), soft_wrap=True)
 
     def _line(self, cells: tuple[str, ...]) -> None:
         padded = " ".join(f"{cell:{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
-        self.console.print(f" {escape(padded.rstrip())}", soft_wrap=True, highlight=False)
+        self.console.print(Text(f" {padded.rstrip()}"), soft_wrap=True, highlight=False)
 
 
 def limits() -> str:
@@ -114,7 +114,7 @@ def table(report: Report) -> Table:
         made.add_column("pair" if own and not i else HEADINGS[i], no_wrap=True)
     for group in report.groups():
         told = cells(group)
-        made.add_row(*(escape(told[i]) for i in shown))
+        made.add_row(*(Text(told[i]) for i in shown))
     return made
 
 

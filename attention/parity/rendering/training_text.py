@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from attention.parity.training.result import Training
@@ -28,11 +28,11 @@ def text(training: Training) -> str:
 
 def show(training: Training, console: Console) -> None:
     """Print the report."""
-    console.print(escape(verdict(training)), soft_wrap=True)
+    console.print(Text(verdict(training)), soft_wrap=True)
     if not training.failure:
         console.print(table(training))
     for line in advice(training):
-        console.print(escape(line), soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)
 
 
 def verdict(training: Training) -> str:
@@ -57,7 +57,7 @@ def table(training: Training) -> Table:
     first = {found.what: found.step for found in training.outside}
     for found in training.worst[:MOST_ROWS]:
         numbers = (f"{found.distance:.2e}", f"{found.most:.2e}", f"{found.ratio:.3g}", str(found.step))
-        made.add_row(escape(found.what), *numbers, str(first.get(found.what, "-")))
+        made.add_row(Text(found.what), *numbers, str(first.get(found.what, "-")))
     if len(training.worst) > MOST_ROWS:
         made.add_row(f"and {len(training.worst) - MOST_ROWS} nearer ones", *[""] * 5)
     return made
