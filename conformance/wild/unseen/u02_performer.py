@@ -22,10 +22,7 @@ def softmax_kernel(data, projection, is_query, eps=1e-3):
     data = data * data.shape[-1] ** -0.25
     dash = torch.einsum("bhnd,md->bhnm", data, projection)
     diag = (data**2).sum(-1, keepdim=True) / 2.0
-    if is_query:
-        stabilizer = dash.amax(dim=-1, keepdim=True)
-    else:
-        stabilizer = dash.amax(dim=(-1, -2), keepdim=True)
+    stabilizer = dash.amax(dim=-1 if is_query else (-1, -2), keepdim=True)
     return projection.shape[0] ** -0.5 * (torch.exp(dash - diag - stabilizer.detach()) + eps)
 
 
@@ -198,20 +195,20 @@ MISTAKES = [
         "side": "jax",
         "old": "phi_k = features(omega, k, axes=(0, 1))",
         "new": "phi_k = features(omega, k, axes=(1,))",
-        "line": 118,
+        "line": 115,
     },
     {
         "name": "a position reads the sum of keys and values before its own are added",
         "side": "jax",
         "old": "return (kv, z), (qi @ kv) / (qi @ z)",
         "new": "return (kv, z), (qi @ state[0]) / (qi @ z)",
-        "line": 125,
+        "line": 122,
     },
     {
         "name": "the residual of the feed-forward adds the normalised input",
         "side": "jax",
         "old": "return x + jax.nn.gelu(",
         "new": "return h + jax.nn.gelu(",
-        "line": 137,
+        "line": 134,
     },
 ]
