@@ -227,9 +227,9 @@ MISTAKES = [
     },
     {
         "name": "the gate is a sigmoid instead of swish",
-        "side": "jax",
-        "old": "self.out(nnx.swish(gate) *",
-        "new": "self.out(nnx.sigmoid(gate) *",
-        "line": 139,
+        "side": "torch",
+        "old": "nn.functional.silu(self.g_proj(x))",
+        "new": "torch.sigmoid(self.g_proj(x))",
+        "line": 61,
     },
 ]

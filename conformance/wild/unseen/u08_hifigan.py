@@ -188,10 +188,10 @@ MISTAKES = [
     },
     {
         "name": "the second convolutions of the residual blocks are dilated too",
-        "side": "jax",
-        "old": "NormedConv(channels, channels, width, 1) for _ in dilations",
-        "new": "NormedConv(channels, channels, width, d) for d in dilations",
-        "line": 123,
+        "side": "torch",
+        "old": "weight_norm(nn.Conv1d(channels, channels, kernel, padding=get_padding(kernel))) for _ in dilations",
+        "new": "weight_norm(nn.Conv1d(channels, channels, kernel, dilation=d, padding=get_padding(kernel, d))) for d in dilations",
+        "line": 35,
     },
     {
         "name": "the transposed convolution's directions are normed per output channel",
