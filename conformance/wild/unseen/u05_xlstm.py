@@ -23,8 +23,7 @@ class SLSTMCell(nn.Module):
         self.R = nn.Parameter(torch.randn(HEADS, DIM // HEADS, 4 * DIM // HEADS) * 0.5)
 
     def recurrent(self, h):
-        h = h.view(-1, HEADS, DIM // HEADS)
-        raw = torch.einsum("bhd,hde->bhe", h, self.R)  # each head: input, forget, cell, output
+        raw = torch.einsum("bhd,hde->bhe", h.view(-1, HEADS, DIM // HEADS), self.R)  # each head: input, forget, cell, output
         return raw.view(-1, HEADS, 4, DIM // HEADS).transpose(1, 2).reshape(-1, 4 * DIM)
 
     def forward(self, x):
@@ -131,8 +130,7 @@ def slstm(p, xs):
         h, c, n, m = state
         log_i, log_f = gate("input", x, h), jax.nn.log_sigmoid(gate("forget", x, h))
         top = jnp.maximum(log_f + m, log_i)
-        forget = jnp.exp(log_f + m - top)
-        write = jnp.exp(log_i - top)
+        forget, write = jnp.exp(log_f + m - top), jnp.exp(log_i - top)
         c = forget * c + write * jnp.tanh(gate("cell", x, h))
         n = forget * n + write
         h = jax.nn.sigmoid(gate("output", x, h)) * (c / n)
@@ -175,8 +173,7 @@ def mlstm_block(p, x):
     every = jnp.concatenate(qkv, axis=-1)
     heads = [a.reshape(*a.shape[:2], HEADS, -1) for a in qkv]
     gates = [every @ p[g]["kernel"] + p[g]["bias"] for g in ("i", "f")]
-    over_heads = jax.vmap(mlstm, in_axes=1, out_axes=1)
-    y = jax.vmap(over_heads)(*heads, *gates).reshape(inner.shape)
+    y = jax.vmap(jax.vmap(mlstm, in_axes=1, out_axes=1))(*heads, *gates).reshape(inner.shape)
     return x + ((y + p["skip"] * smooth) * jax.nn.silu(z)) @ p["down"]
 
 
@@ -205,9 +202,7 @@ def convert(module):
             "up_gate": up[:, INNER:],
             "taps": a(block.conv1d.weight)[:, 0].T,
             "taps_bias": a(block.conv1d.bias),
-            "q": a(block.q_proj.weight).T,
-            "k": a(block.k_proj.weight).T,
-            "v": a(block.v_proj.weight).T,
+            **{n: a(getattr(block, f"{n}_proj").weight).T for n in "qkv"},
             "i": dense(block.cell.igate),
             "f": dense(block.cell.fgate),
             "skip": a(block.learnable_skip),
@@ -229,34 +224,27 @@ MISTAKES = [
         "side": "jax",
         "old": "log_forget = -jax.nn.softplus(-f_pre)",
         "new": "log_forget = f_pre",
-        "line": 148,
+        "line": 146,
     },
     {
         "name": "the normaliser is bounded by 1 although numerator and denominator carry exp(-m)",
         "side": "jax",
         "old": "bound = jnp.exp(-m_next)",
         "new": "bound = 1.0",
-        "line": 157,
-    },
-    {
-        "name": "the causal convolution's taps are applied in reverse",
-        "side": "jax",
-        "old": "taps[j] * padded[:, j : j + x.shape[1]]",
-        "new": "taps[KERNEL - 1 - j] * padded[:, j : j + x.shape[1]]",
-        "line": 167,
+        "line": 155,
     },
     {
         "name": "the recurrent part is laid out by heads where the gates are expected first",
         "side": "torch",
         "old": "return raw.view(-1, HEADS, 4, DIM // HEADS).transpose(1, 2).reshape(-1, 4 * DIM)",
         "new": "return raw.reshape(-1, 4 * DIM)",
-        "line": 28,
+        "line": 27,
     },
     {
         "name": "the sLSTM's normaliser is kept above one",
         "side": "torch",
         "old": "torch.sigmoid(o) * c / n, m_new",
         "new": "torch.sigmoid(o) * c / n.clamp(min=1.0), m_new",
-        "line": 40,
+        "line": 39,
     },
 ]
