@@ -1,4 +1,7 @@
-"""Options of XLA's compiler, which come and go with its versions: one that is not known any more makes every compilation fail."""
+"""Options of XLA's compiler, which come and go with its versions: one that it does not know makes every compilation fail."""
+
+# JAX leaves its types unknown, which strict mode reports at every use.
+# pyright: standard
 
 from __future__ import annotations
 
