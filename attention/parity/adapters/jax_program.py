@@ -24,6 +24,7 @@ from attention.parity.adapters.named_outputs import Choice, named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped
 from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.xla_options import known
 from attention.parity.numerics.jaxpr_interpreter import is_float
 
 Array = Any
@@ -80,7 +81,7 @@ class JaxProgram(Program):
 
     def _compiled(self) -> Any:
         # XLA may leave out a rounding that the program asks for, and so hide a softmax in bfloat16 from a comparison.
-        return jax.jit(self._make, compiler_options={"xla_allow_excess_precision": False})
+        return jax.jit(self._make, compiler_options=known({"xla_allow_excess_precision": False}))
 
     @property
     def state(self) -> Arrays:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from attention._extras import require
+from attention.parity.adapters.xla_options import known
 from attention.parity.contracts.probes import Probe
 from attention.spec.errors import UnknownName
 from attention.spec.kernels import Kernel, recorded
@@ -172,7 +173,7 @@ def _jax_program(
         chosen[_signature((learned, arrays, call, cotangents))] = tuple(kernels)
         return results, pull_back(cotangents)
 
-    options = (QUICKLY if compiler == "quick" else ALONE) if jax.default_backend() == "cpu" else {}
+    options = known(QUICKLY if compiler == "quick" else ALONE) if jax.default_backend() == "cpu" else {}
     return (program if compiler == "none" else jax.jit(program, compiler_options=options)), chosen
 
 
