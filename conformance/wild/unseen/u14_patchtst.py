@@ -194,10 +194,10 @@ MISTAKES = [
     },
     {
         "name": "the end of the series is padded with zeros instead of with its last value",
-        "side": "jax",
-        "old": '(0, STRIDE)), mode="edge")',
-        "new": "(0, STRIDE)))",
-        "line": 135,
+        "side": "torch",
+        "old": "nn.ReplicationPad1d((0, STRIDE))",
+        "new": "nn.ConstantPad1d((0, STRIDE), 0.0)",
+        "line": 81,
     },
     {
         "name": "the carried attention scores are the layer's own, without the sum of those before",

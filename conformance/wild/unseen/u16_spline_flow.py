@@ -182,11 +182,11 @@ MISTAKES = [
         "line": 125,
     },
     {
-        "name": "the log-determinant lacks the affine map's scale",
-        "side": "jax",
-        "old": 'log_det + jnp.sum(logs, axis=-1) + jnp.sum(p["log_scale"])), None',
-        "new": "log_det + jnp.sum(logs, axis=-1)), None",
-        "line": 137,
+        "name": "the affine map's log-determinant is a mean over the dimensions instead of a sum",
+        "side": "torch",
+        "old": "log_det = log_det + self.log_scale[i].sum()",
+        "new": "log_det = log_det + self.log_scale[i].mean()",
+        "line": 85,
     },
     {
         "name": "the base density's constant is that of one dimension",

@@ -19,40 +19,26 @@ def inputs():
     return {"series": series, "static": rng.normal(size=(2, STATIC)).astype("float32")}
 
 
-class GatedLinearUnit(nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.fc = nn.Linear(size, 2 * size)
-
-    def forward(self, x):
-        return F.glu(self.fc(x), dim=-1)
-
-
 class GateAddNorm(nn.Module):
     def __init__(self, size):
         super().__init__()
-        self.glu = GatedLinearUnit(size)
+        self.fc = nn.Linear(size, 2 * size)
         self.norm = nn.LayerNorm(size)
 
     def forward(self, x, skip):
-        return self.norm(self.glu(x) + skip)
+        return self.norm(F.glu(self.fc(x), dim=-1) + skip)
 
 
 class GatedResidualNetwork(nn.Module):
-    def __init__(self, size_in, size_out=HID, context=None):
+    def __init__(self, size_in, size_out=HID):
         super().__init__()
         self.resample = nn.Linear(size_in, size_out) if size_in != size_out else nn.Identity()
         self.fc1 = nn.Linear(size_in, HID)
-        self.context = nn.Linear(context, HID, bias=False) if context else None
         self.fc2 = nn.Linear(HID, size_out)
         self.gate_norm = GateAddNorm(size_out)
 
-    def forward(self, x, context=None):
-        residual = self.resample(x)
-        x = self.fc1(x)
-        if context is not None:
-            x = x + self.context(context).unsqueeze(1)
-        return self.gate_norm(self.fc2(F.elu(x)), residual)
+    def forward(self, x):
+        return self.gate_norm(self.fc2(F.elu(self.fc1(x))), self.resample(x))
 
 
 class VariableSelection(nn.Module):
@@ -61,11 +47,11 @@ class VariableSelection(nn.Module):
         self.embed_vectors = nn.Parameter(torch.zeros(VARS, HID))
         self.embed_bias = nn.Parameter(torch.zeros(VARS, HID))
         self.single = nn.ModuleList(GatedResidualNetwork(HID) for _ in range(VARS))
-        self.flattened = GatedResidualNetwork(VARS * HID, VARS, context=HID)
+        self.flattened = GatedResidualNetwork(VARS * HID, VARS)
 
-    def forward(self, series, context):
+    def forward(self, series):
         embedded = series.unsqueeze(-1) * self.embed_vectors + self.embed_bias
-        weights = F.softmax(self.flattened(embedded.flatten(-2), context), dim=-1)
+        weights = F.softmax(self.flattened(embedded.flatten(-2)), dim=-1)
         outputs = torch.stack([grn(embedded[..., i, :]) for i, grn in enumerate(self.single)], dim=-1)
         return (outputs * weights.unsqueeze(-2)).sum(dim=-1), weights
 
@@ -104,7 +90,7 @@ class TemporalFusion(nn.Module):
 
     def forward(self, series, static):
         context = torch.tanh(self.static_encoder(static))
-        selected, weights = self.selection(series, context)
+        selected, weights = self.selection(series)
         h0 = context.unsqueeze(0)
         lstm_out, _ = self.lstm(selected, (h0, torch.zeros_like(h0)))
         lstm_out = self.post_lstm(lstm_out, selected)
@@ -132,18 +118,14 @@ class Gate(nnx.Module):
 
 
 class GRN(nnx.Module):
-    def __init__(self, n_in, n_out, rngs, context=False):
+    def __init__(self, n_in, n_out, rngs):
         self.skip = nnx.Linear(n_in, n_out, rngs=rngs) if n_in != n_out else None
         self.inner = nnx.Linear(n_in, HID, rngs=rngs)
-        self.context = nnx.Linear(HID, HID, use_bias=False, rngs=rngs) if context else None
         self.outer = nnx.Linear(HID, n_out, rngs=rngs)
         self.gate = Gate(n_out, rngs)
 
-    def __call__(self, x, context=None):
-        h = self.inner(x)
-        if self.context is not None:
-            h += self.context(context)[:, None, :]
-        return self.gate(self.outer(nnx.elu(h)), x if self.skip is None else self.skip(x))
+    def __call__(self, x):
+        return self.gate(self.outer(nnx.elu(self.inner(x))), x if self.skip is None else self.skip(x))
 
 
 class Fusion(nnx.Module):
@@ -153,7 +135,7 @@ class Fusion(nnx.Module):
         self.scale = nnx.Param(jax.random.normal(rngs.params(), (VARS, HID)))
         self.offset = nnx.Param(jnp.zeros((VARS, HID)))
         self.each = nnx.List([GRN(HID, HID, rngs) for _ in range(VARS)])
-        self.joint = GRN(VARS * HID, VARS, rngs, context=True)
+        self.joint = GRN(VARS * HID, VARS, rngs)
         self.lstm_x = nnx.Linear(HID, 4 * HID, rngs=rngs)
         self.lstm_h = nnx.Linear(HID, 4 * HID, rngs=rngs)
         self.lstm_gate = Gate(HID, rngs)
@@ -164,9 +146,9 @@ class Fusion(nnx.Module):
         self.attention_gate = Gate(HID, rngs)
         self.quantiles = nnx.Linear(HID, QUANTILES, rngs=rngs)
 
-    def select(self, series, context):
+    def select(self, series):
         parts = jnp.einsum("btv,vd->vbtd", series, self.scale[...]) + self.offset[...][:, None, None, :]
-        weights = jax.nn.softmax(self.joint(jnp.concatenate(parts, axis=-1), context))
+        weights = jax.nn.softmax(self.joint(jnp.concatenate(parts, axis=-1)))
         return sum(w * grn(p) for w, grn, p in zip(jnp.split(weights, VARS, axis=-1), self.each, parts)), weights
 
     def recur(self, xs, h0):
@@ -184,7 +166,7 @@ class Fusion(nnx.Module):
 
     def __call__(self, series, static):
         context = jnp.tanh(self.static(static))
-        chosen, weights = self.select(series, context)
+        chosen, weights = self.select(series)
         temporal = self.lstm_gate(self.recur(chosen, context), chosen)
         late = temporal[:, PAST:]
         q, k, v = self.query(late), self.key(temporal), self.value(temporal)
@@ -206,15 +188,13 @@ def convert(module):
         return jnp.asarray(t.detach().numpy())
 
     def gate(to, m):
-        linear(to.fc, m.glu.fc)
+        linear(to.fc, m.fc)
         to.norm.scale.set_value(a(m.norm.weight))
         to.norm.bias.set_value(a(m.norm.bias))
 
     def grn(to, m):
         if to.skip is not None:
             linear(to.skip, m.resample)
-        if to.context is not None:
-            linear(to.context, m.context, use_bias=False)
         linear(to.inner, m.fc1)
         linear(to.outer, m.fc2)
         gate(to.gate, m.gate_norm)
@@ -245,36 +225,36 @@ MISTAKES = [
     {
         "name": "ReLU instead of ELU in the gated residual network",
         "side": "torch",
-        "old": "return self.gate_norm(self.fc2(F.elu(x)), residual)",
-        "new": "return self.gate_norm(self.fc2(F.relu(x)), residual)",
-        "line": 55,
+        "old": "self.gate_norm(self.fc2(F.elu(self.fc1(x)))",
+        "new": "self.gate_norm(self.fc2(F.relu(self.fc1(x)))",
+        "line": 41,
     },
     {
         "name": "the static context starts the LSTM's cell state instead of its hidden state",
         "side": "torch",
         "old": "self.lstm(selected, (h0, torch.zeros_like(h0)))",
         "new": "self.lstm(selected, (torch.zeros_like(h0), h0))",
-        "line": 109,
+        "line": 95,
     },
     {
         "name": "the heads are summed instead of averaged",
         "side": "jax",
         "old": "self.merge(jnp.mean(probs, axis=1) @ v)",
         "new": "self.merge(jnp.sum(probs, axis=1) @ v)",
-        "line": 194,
+        "line": 176,
     },
     {
         "name": "a future step does not see itself",
         "side": "jax",
         "old": "jnp.tril(jnp.ones((FUTURE, PAST + FUTURE), bool), k=PAST)",
         "new": "jnp.tril(jnp.ones((FUTURE, PAST + FUTURE), bool), k=PAST - 1)",
-        "line": 192,
+        "line": 174,
     },
     {
         "name": "the LSTM's gates are split in the order i, f, o, g",
         "side": "jax",
         "old": "i, f, g, o = jnp.split(",
         "new": "i, f, o, g = jnp.split(",
-        "line": 177,
+        "line": 159,
     },
 ]

@@ -64,22 +64,17 @@ class Attention(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    def __init__(self, skip_first_layer_pe):
+    def __init__(self):
         super().__init__()
         self.self_attn = Attention()
         self.cross_attn_token_to_image = Attention(2)
         self.cross_attn_image_to_token = Attention(2)
         self.mlp = nn.Sequential(nn.Linear(C, 2 * C), nn.ReLU(), nn.Linear(2 * C, C))
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(C) for _ in range(4))
-        self.skip_first_layer_pe = skip_first_layer_pe
 
     def forward(self, queries, keys, query_pe, key_pe):
-        if self.skip_first_layer_pe:
-            queries = self.self_attn(queries, queries, queries)
-        else:
-            q = queries + query_pe
-            queries = queries + self.self_attn(q, q, queries)
-        queries = self.norm1(queries)
+        q = queries + query_pe
+        queries = self.norm1(queries + self.self_attn(q, q, queries))
         queries = self.norm2(queries + self.cross_attn_token_to_image(queries + query_pe, keys + key_pe, keys))
         queries = self.norm3(queries + self.mlp(queries))
         keys = self.norm4(keys + self.cross_attn_image_to_token(keys + key_pe, queries + query_pe, queries))
@@ -92,7 +87,7 @@ class MaskDecoder(nn.Module):
         self.prompt = PromptEncoder()
         self.iou_token = nn.Embedding(1, C)
         self.mask_tokens = nn.Embedding(MASKS, C)
-        self.layers = nn.ModuleList(TwoWayBlock(i == 0) for i in range(DEPTH))
+        self.layers = nn.ModuleList(TwoWayBlock() for _ in range(DEPTH))
         self.up = nn.ConvTranspose2d(C, C // 2, 2, stride=2)
         self.up_norm = nn.LayerNorm(C // 2, eps=1e-6)
         self.hyper = nn.ModuleList(nn.Linear(C, C // 2) for _ in range(MASKS))
@@ -143,9 +138,8 @@ class TwoWay(nnx.Module):
         self.narrow = nnx.Linear(2 * C, C, rngs=rngs)
         self.norms = nnx.List([nnx.LayerNorm(C, epsilon=1e-5, rngs=rngs) for _ in range(4)])
 
-    def __call__(self, x, places, x_pe, places_pe, first):
-        x = self.within(x, x, x) if first else x + self.within(x + x_pe, x + x_pe, x)
-        x = self.norms[0](x)
+    def __call__(self, x, places, x_pe, places_pe):
+        x = self.norms[0](x + self.within(x + x_pe, x + x_pe, x))
         x = self.norms[1](x + self.to_image(x + x_pe, places + places_pe, places))
         x = self.norms[2](x + self.narrow(nnx.relu(self.wide(x))))
         return x, self.norms[3](places + self.to_tokens(places + places_pe, x + x_pe, x))
@@ -177,8 +171,8 @@ class Decoder(nnx.Module):
         centres = (jnp.arange(GRID, dtype=image.dtype) + 0.5) / GRID
         grid = self.fourier(jnp.stack(jnp.meshgrid(centres, centres), axis=-1)).reshape(-1, C)
         x, places = pe, jnp.moveaxis(image, 1, -1).reshape(b, -1, C)
-        for i, block in enumerate(self.blocks):
-            x, places = block(x, places, pe, grid, first=i == 0)
+        for block in self.blocks:
+            x, places = block(x, places, pe, grid)
         fine = nnx.gelu(self.up_norm(self.up(places.reshape(b, GRID, GRID, C))), approximate=False)
         weights = jnp.einsum("bmc,mcd->bmd", x[:, 1 : 1 + MASKS], self.hyper["w"][...]) + self.hyper["b"][...]
         return jnp.einsum("bmd,bhwd->bmhw", weights, fine), self.iou(x[:, 0])
@@ -234,27 +228,28 @@ MISTAKES = [
         "side": "torch",
         "old": "self.cross_attn_image_to_token(keys + key_pe, queries + query_pe, queries)",
         "new": "self.cross_attn_image_to_token(keys + key_pe, queries, queries)",
-        "line": 85,
+        "line": 80,
     },
     {
         "name": "the grid of image positions has rows and columns exchanged",
         "side": "jax",
         "old": "jnp.stack(jnp.meshgrid(centres, centres), axis=-1)",
         "new": 'jnp.stack(jnp.meshgrid(centres, centres, indexing="ij"), axis=-1)',
-        "line": 178,
+        "line": 172,
     },
     {
         "name": "padding points keep their position features",
-        "side": "jax",
-        "old": "jnp.where(labels[..., None] < 0, 0.0, positions) + self.kinds[...][labels]",
-        "new": "positions + self.kinds[...][labels]",
-        "line": 171,
+        "side": "torch",
+        "old": """        embedding = embedding.masked_fill((labels == -1).unsqueeze(-1), 0.0)
+        return embedding + self""",
+        "new": """        return embedding + self""",
+        "line": 44,
     },
     {
         "name": "the masks' weights come from the tokens one too early, the first from the IoU token",
         "side": "jax",
         "old": "x[:, 1 : 1 + MASKS], self.hyper",
         "new": "x[:, :MASKS], self.hyper",
-        "line": 183,
+        "line": 177,
     },
 ]

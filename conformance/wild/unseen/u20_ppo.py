@@ -209,9 +209,9 @@ MISTAKES = [
     },
     {
         "name": "normalised observations are clipped only from above",
-        "side": "jax",
-        "old": "jnp.clip((obs - mean) * jax.lax.rsqrt(variance + 1e-2), -1.5, 1.5)",
-        "new": "jnp.minimum((obs - mean) * jax.lax.rsqrt(variance + 1e-2), 1.5)",
-        "line": 112,
+        "side": "torch",
+        "old": "torch.sqrt(self.var + 1e-2)).clamp(-1.5, 1.5)",
+        "new": "torch.sqrt(self.var + 1e-2)).clamp(max=1.5)",
+        "line": 39,
     },
 ]
