@@ -99,7 +99,7 @@ def _run(
     """Return the report of everything asked for, having shown each row as soon as it was there."""
     from rich.console import Console  # noqa: PLC0415
 
-    from attention.parity.contracts import verify  # noqa: PLC0415
+    from attention.parity import verify  # noqa: PLC0415
     from attention.parity.rendering import text  # noqa: PLC0415
     from attention.parity.results.report import Report  # noqa: PLC0415
 
