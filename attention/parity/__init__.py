@@ -42,6 +42,7 @@ from attention.parity.numerics.comparison import Verdict, judge  # noqa: E402
 from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
 from attention.parity.param_mapping import ParamMap, match  # noqa: E402
 from attention.parity.pretrained.layerwise import Seen  # noqa: E402
+from attention.parity.rendering import REGISTERED  # noqa: E402, F401 - results are shown by what that package registers
 from attention.parity.results.report import Report, Row  # noqa: E402
 from attention.parity.tracing import Divergence, locate  # noqa: E402
 from attention.parity.worst_inputs import WorstInput, worst_input  # noqa: E402

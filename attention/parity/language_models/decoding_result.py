@@ -16,6 +16,7 @@ from attention.parity.language_models.logits_result import LogitsComparison
 from attention.parity.language_models.three_verdicts import AGREES, CANNOT_TELL, worst
 from attention.parity.numerics.comparison import MOST_RMS
 from attention.parity.results import provenance
+from attention.parity.results.renderers import renderer
 from attention.parity.results.report import plain, write
 from attention.spec.errors import ParityError
 from attention.spec.options import PATH, checked
@@ -103,6 +104,4 @@ class Decoding:
         write(path, json.dumps(self.to_dict(), indent=1))
 
     def __str__(self) -> str:
-        from attention.parity.rendering import decoding_text  # noqa: PLC0415 - that file draws what this one holds
-
-        return decoding_text.text(self)
+        return renderer("decoding as text")(self)

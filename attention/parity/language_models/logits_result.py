@@ -18,6 +18,7 @@ import numpy as np
 from attention.parity.language_models.three_verdicts import AGREES, CANNOT_TELL, DIFFERS, SURELY, verdict
 from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS
 from attention.parity.results import provenance
+from attention.parity.results.renderers import renderer
 from attention.parity.results.report import plain, write
 from attention.spec.errors import ParityError
 from attention.spec.options import PATH, checked
@@ -213,14 +214,10 @@ class LogitsComparison:
             FileError: the path cannot be written.
             MissingExtra: matplotlib is not installed.
         """
-        from attention.parity.rendering import logits_plot  # noqa: PLC0415 - needs the extra `report`
-
-        logits_plot.draw(self, path)
+        renderer("logits as a plot")(self, path)
 
     def __str__(self) -> str:
-        from attention.parity.rendering import logits_text  # noqa: PLC0415 - that file draws what this one holds
-
-        return logits_text.text(self)
+        return renderer("logits as text")(self)
 
 
 def _rms(x: np.ndarray) -> float:

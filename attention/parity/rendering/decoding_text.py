@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from attention.parity.language_models.decoding_result import Decoding, DecodingRow
 from attention.parity.language_models.three_verdicts import SURELY
 from attention.parity.numerics.comparison import MOST_RMS
-
-if TYPE_CHECKING:
-    from attention.parity.language_models.decoding_result import Decoding, DecodingRow
 
 HEADINGS = ("side", "run", "RMS error", "explained", "ratio", "at its worst", "parts at", "")
 WIDE = 160

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from attention._extras import require
+from attention.parity.language_models.logits_result import LogitsComparison
 from attention.parity.numerics.comparison import MOST_RMS
 from attention.spec.errors import FileError, shown
-
-if TYPE_CHECKING:
-    from attention.parity.language_models.logits_result import LogitsComparison
 
 ERROR, SHADE, FLIP = "#1b4965", "#cfe3ee", "#d1495b"
 

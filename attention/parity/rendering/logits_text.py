@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attention.parity.language_models.logits_result import BASES
+from attention.parity.language_models.logits_result import BASES, LogitsComparison
 from attention.parity.language_models.three_verdicts import CANNOT_TELL, SURELY
 from attention.parity.numerics.comparison import MOST_RMS
-
-if TYPE_CHECKING:
-    from attention.parity.language_models.logits_result import LogitsComparison
 
 MOST_FLIPS = 8
 """Flips that are told a line each, those of the largest margins."""

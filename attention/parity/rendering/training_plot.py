@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from attention._extras import require
+from attention.parity.training.result import Training
 from attention.spec.errors import FileError, shown
-
-if TYPE_CHECKING:
-    from attention.parity.training.result import Training
 
 TORCH, JAX, SHADE, LINE = "#d1495b", "#1b4965", "#cfe3ee", "#3c3c3c"
 

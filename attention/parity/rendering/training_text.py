@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from attention.parity.training.result import Training
+from attention.parity.training.result import Training
 
 MOST_ROWS = 8
 """Of the table; the rest is nearer."""

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict
 from attention.parity.results import provenance
+from attention.parity.results.renderers import renderer
 from attention.spec.disk import brief, write_text
 from attention.spec.errors import FileError, OptionError, ParityError, shown
 from attention.spec.options import PATH, TEXT, checked
@@ -162,17 +163,14 @@ class Report:
         return "\n".join([*lines, *([f"next: {self.advice}"] if self.advice else [])])
 
     def __str__(self) -> str:
-        from attention.parity.rendering import text  # noqa: PLC0415 - that file draws what this one holds
-
-        return text.text(self)
+        return renderer("report as text")(self)
 
     def show(self, console: Console | None = None) -> None:
         """Print the report, to a terminal at its own width at least: a cut table would hide what it is there to show."""
-        from attention.parity.rendering import text  # noqa: PLC0415 - as above
-
         if console is not None and not hasattr(console, "print"):
             raise OptionError(f"console {shown(console)} must be a rich.console.Console, or None")
-        text.show(self, console or Console(width=max(Console().width, text.width(self))))
+        width = max(Console().width, renderer("width of a report")(self))
+        renderer("report on a console")(self, console or Console(width=width))
 
     def groups(self) -> Iterator[list[Row]]:
         """Yield the rows of each subject, dtype and side together, in the order in which they first stood."""
@@ -217,9 +215,7 @@ class Report:
             FileError: the path cannot be written.
             MissingExtra: what draws the page is not installed.
         """
-        from attention.parity.rendering import html  # noqa: PLC0415 - needs the extra `report`
-
-        write(path, html.page(self))
+        write(path, renderer("report as a page")(self))
 
     @checked(advice=TEXT)
     def advised(self, advice: str) -> Report:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from attention.parity.results.renderers import renderer
 from attention.parity.results.report import plain, write
 from attention.parity.training import envelope
 from attention.parity.training.envelope import Outside, Runs
@@ -144,14 +145,10 @@ class Training:
             FileError: the path cannot be written.
             MissingExtra: matplotlib is not installed.
         """
-        from attention.parity.rendering import training_plot  # noqa: PLC0415 - needs the extra `report`
-
-        training_plot.draw(self, path)
+        renderer("training as a plot")(self, path)
 
     def __str__(self) -> str:
-        from attention.parity.rendering import training_text  # noqa: PLC0415 - that file draws what this one holds
-
-        return training_text.text(self)
+        return renderer("training as text")(self)
 
     def _steps(self, what: str) -> np.ndarray:
         return np.arange(len(self.losses["torch"])) if what == LOSS else self.watched
