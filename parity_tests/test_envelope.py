@@ -11,7 +11,7 @@ import optax
 import pytest
 import torch
 
-from attention.parity.training import Recipe, Training, envelope, optimizer_rounding, train
+from attention.parity.training import Training, envelope, optimizer_rounding, recipe_for, train
 from attention.parity.training.optimizer_names import OPTIMIZERS
 from attention.spec.cases import CASES
 from attention.spec.errors import ParityError
@@ -27,7 +27,7 @@ ADAMW, COSINE = OPTIMIZERS["adamw"], OPTIMIZERS["adamw_cosine"]
 def trained(contract: Any, optimizer: Step, torch_side: Any = None, steps: int = 50, **options: Any) -> Training:
     """Return a run whose torch side has an optimiser of its own."""
     own = {} if torch_side is None else {"optimizers": {"torch": torch_side}}
-    return train(Recipe.of_contract(contract, optimizer=optimizer, steps=steps, **own, **options))
+    return train(recipe_for(contract, optimizer=optimizer, steps=steps, **own, **options))
 
 
 def runs(**changed: Any) -> envelope.Runs:
@@ -74,7 +74,7 @@ class TestLaws:
         assert trained(LAYER, optimizer, wrong, steps=steps).outside
 
     def test_one_mask_of_another_seed_leaves_it(self) -> None:
-        recipe = Recipe.of_contract(CASES["dropout"].contract, steps=3)
+        recipe = recipe_for(CASES["dropout"].contract, steps=3)
         right = recipe.losses["torch"]
 
         def wrong(model: Any, batch: Any, seed: int) -> Any:
@@ -89,7 +89,7 @@ class TestLaws:
             "torch": lambda params: torch.optim.AdamW(params, lr=1e-3, eps=1e-6),
             "jax": optax.adamw(1e-3, weight_decay=1e-2),
         }
-        found = train(Recipe.of_contract(LAYER, optimizers=brought, steps=2))
+        found = train(recipe_for(LAYER, optimizers=brought, steps=2))
         assert found.diagnosis.first.names == ("eps 1e-06",)
         assert found.diagnosis.second.right
         assert "eps 1e-06" in str(found)
@@ -99,13 +99,13 @@ class TestLaws:
         # An envelope of infinite width would let anything pass.
         seen = runs(**{broken: {"p": np.array([1.0, np.inf, np.nan])}}, apart={"p": np.array([0.0, 0.0, 1e3])})
         losses: dict[str, np.ndarray] = {name: np.ones(3) for name in ("torch", "jax", "twin 0")}
-        found = Training(recipe=Recipe.of_contract(LAYER, steps=3), models={}, losses=losses, runs=seen)
+        found = Training(recipe=recipe_for(LAYER, steps=3), models={}, losses=losses, runs=seen)
         assert not found.ok
         assert found.failure == "p is no number in a run after step 2"
 
     def test_a_twin_whose_loss_is_no_number_is_told(self) -> None:
         losses = {"torch": np.ones(3), "jax": np.ones(3), "twin 0": np.array([1.0, np.nan, 1.0])}
-        found = Training(recipe=Recipe.of_contract(LAYER, steps=3), models={}, losses=losses, runs=runs())
+        found = Training(recipe=recipe_for(LAYER, steps=3), models={}, losses=losses, runs=runs())
         assert found.failure == "twin 0's loss is nan at step 2"
 
 

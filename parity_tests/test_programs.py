@@ -18,7 +18,7 @@ from flax import linen, nnx
 from torch import nn
 
 from attention.parity.adapters import Call, Made, Program, program
-from attention.parity.adapters.program import mapped, paths
+from attention.parity.adapters.pytree_paths import mapped, paths
 from attention.spec.errors import MissingExtra, OptionError, ParamError, SideFailed, UnknownName
 
 X = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)

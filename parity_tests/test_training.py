@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from attention.cli import app
 from attention.parity import ParamMap, match
-from attention.parity.training import Recipe, Training, optimizer_names, train
+from attention.parity.training import Recipe, Training, optimizer_names, recipe_for, train
 from attention.parity.training.optimizer_names import OPTIMIZERS
 from attention.spec.cases import CASES
 from attention.spec.errors import FileError, OptionError, ParamError, ParityError, SideFailed, UnknownName
@@ -79,7 +79,7 @@ def told() -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def training(told: list[tuple[int, float]]) -> Training:
-    return train(Recipe.of_contract(LAYER, steps=24), watch=6, progress=lambda step, loss: told.append((step, loss)))
+    return train(recipe_for(LAYER, steps=24), watch=6, progress=lambda step, loss: told.append((step, loss)))
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ class TestRefusals:
 
     def test_a_map_beside_an_architecture(self) -> None:
         with pytest.raises(OptionError, match="Recipe params must be None"):
-            _ = Recipe.of_contract(LAYER, params=ParamMap())
+            _ = recipe_for(LAYER, params=ParamMap())
 
     @pytest.mark.parametrize(
         ("batch", "text"),
@@ -313,7 +313,7 @@ class TestRefusals:
         with pytest.raises(OptionError, match="twins 0 must be a positive int"):
             _ = train(pair(), twins=0)
         with pytest.raises(OptionError, match="contract str must be a contract"):
-            _ = Recipe.of_contract("self")  # type: ignore[arg-type]
+            _ = recipe_for("self")  # type: ignore[arg-type]
         with pytest.raises(UnknownName, match="optimizer 'sophia' must be one of adamw"):
             _ = optimizer_names.find("sophia")
 

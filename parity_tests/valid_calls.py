@@ -312,7 +312,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.Recipe": recipe,
     "parity.Recipe.batch": lambda: {"step": 0},
     "parity.Recipe.dropout_seed": lambda: {"step": 0},
-    "parity.Recipe.of_contract": lambda: {"contract": FFN, "steps": 1, "optimizer": spec.SGD(0.1)},
+    "parity.recipe_for": lambda: {"contract": FFN, "steps": 1, "optimizer": spec.SGD(0.1)},
     "parity.Seen": lambda: {"name": "odd", "contract": FFN, "weights": FFN.init(0), "arrays": queries("x")},
     "parity.Training.to_json": lambda: {"path": "odd.json"},
     "parity.Training.plot": lambda: {"path": "odd.png"},

@@ -59,11 +59,9 @@ def _trained(contracts: dict[str, Any], optimizer: Any, steps: int, seed: int) -
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    from attention.parity.training import Recipe, train  # noqa: PLC0415
+    from attention.parity.training import recipe_for, train  # noqa: PLC0415
 
-    recipes = {
-        name: Recipe.of_contract(contract, optimizer=optimizer, steps=steps, seed=seed) for name, contract in contracts.items()
-    }
+    recipes = {name: recipe_for(contract, optimizer=optimizer, steps=steps, seed=seed) for name, contract in contracts.items()}
     runs: dict[str, Training] = {}
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -49,7 +49,7 @@ from attention.parity.worst_inputs import WorstInput, worst_input  # noqa: E402
 
 if TYPE_CHECKING:
     from attention.parity.optimizers.diagnose_step import diagnose_step
-    from attention.parity.training import Recipe, Training, train
+    from attention.parity.training import Recipe, Training, recipe_for, train
 
 __all__ = [
     "Budget",
@@ -90,6 +90,7 @@ __all__ = [
     "mutation_testing",
     "probes",
     "program",
+    "recipe_for",
     "rounding",
     "stored",
     "stored_gradient",
@@ -101,7 +102,7 @@ __all__ = [
 
 _TRAINS = {
     "diagnose_step": "attention.parity.optimizers.diagnose_step",
-    **dict.fromkeys(("Recipe", "Training", "train"), "attention.parity.training"),
+    **dict.fromkeys(("Recipe", "Training", "recipe_for", "train"), "attention.parity.training"),
 }
 
 

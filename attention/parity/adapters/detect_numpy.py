@@ -18,7 +18,7 @@ import numpy as np
 from attention.parity.adapters import Call, Program
 from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.adapters.numpy_program import NumpyProgram
-from attention.parity.adapters.program import paths
+from attention.parity.adapters.pytree_paths import paths
 from attention.spec.errors import SideFailed
 
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from attention.parity.adapters.jax_callables import Form, form
 from attention.parity.adapters.named_outputs import Choice, named_outputs
-from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped
+from attention.parity.adapters.program import Arrays, Call, Made, Program
+from attention.parity.adapters.pytree_paths import mapped
 from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.adapters.xla_options import known

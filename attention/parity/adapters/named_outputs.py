@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from attention.parity.adapters.program import paths
+from attention.parity.adapters.pytree_paths import paths
 from attention.spec.errors import SideFailed
 
 T = TypeVar("T")

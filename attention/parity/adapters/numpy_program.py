@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from attention.parity.adapters.named_outputs import Choice, named_outputs
-from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped, paths
+from attention.parity.adapters.program import Arrays, Call, Made, Program
+from attention.parity.adapters.pytree_paths import mapped, paths
 from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.numerics.jaxpr_interpreter import is_float

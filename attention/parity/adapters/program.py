@@ -13,7 +13,7 @@ program's own layout; the leaves of a pytree are named by their path: "output", 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,6 +21,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from attention.parity.adapters.named_outputs import Choice
+from attention.parity.adapters.pytree_paths import mapped, paths
 from attention.spec.errors import OptionError
 
 Arrays = dict[str, np.ndarray]
@@ -117,8 +119,6 @@ class Program(ABC):
 
     def picking(self, patterns: tuple[str, ...]) -> Self:
         """Return the same program with these outputs alone, by names or patterns; all of them if empty."""
-        from attention.parity.adapters.named_outputs import Choice  # noqa: PLC0415 - that file reads the paths of this one
-
         return self.changed(choice=Choice(patterns))
 
     def watching(self, state: Mapping[str, str]) -> Self:
@@ -151,34 +151,3 @@ class Program(ABC):
             SideFailed: the program raised or returned what is no pytree of arrays; the message names the program, the
                 user's file and line, and the error.
         """
-
-
-def paths(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every leaf of nested dicts, tuples and lists with its path.
-
-    >>> list(paths({"x": 1, "cache": {"key": [2, 3]}}))
-    [('x', 1), ('cache.key[0]', 2), ('cache.key[1]', 3)]
-    """
-    if isinstance(tree, Mapping):
-        for name, inner in tree.items():
-            yield from paths(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
-        for i, inner in enumerate(tree):
-            yield from paths(inner, f"{path}[{i}]")
-    else:
-        yield path, tree
-
-
-def mapped(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
-    """Return the tree with `function(path, leaf)` in the place of every leaf.
-
-    >>> mapped(lambda path, leaf: f"{path} {leaf}", {"cache": [2, 3]})
-    {'cache': ['cache[0] 2', 'cache[1] 3']}
-    """
-    if isinstance(tree, Mapping):
-        return {name: mapped(function, inner, f"{path}.{name}" if path else str(name)) for name, inner in tree.items()}
-    if isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
-        inner = [mapped(function, leaf, f"{path}[{i}]") for i, leaf in enumerate(tree)]
-        # A named tuple is made of its fields, any other sequence of one list.
-        return type(tree)(*inner) if hasattr(tree, "_fields") else tuple(inner) if isinstance(tree, tuple) else inner
-    return function(path, tree)

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from attention.parity.adapters.named_outputs import Choice, named_outputs
-from attention.parity.adapters.program import Arrays, Call, Made, Program, mapped, paths
+from attention.parity.adapters.program import Arrays, Call, Made, Program
+from attention.parity.adapters.pytree_paths import mapped, paths
 from attention.parity.adapters.untouched import Saved, held_modules, own_draws, untouched
 from attention.parity.adapters.user_errors import blamed
 from attention.spec.errors import ParamError

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from attention._extras import require
-from attention.parity.adapters.program import Program, paths
+from attention.parity.adapters.program import Program
+from attention.parity.adapters.pytree_paths import paths
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.options import TEXT, checked, one_of
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.adapters.program import paths
+from attention.parity.adapters.pytree_paths import paths
 from attention.parity.compare.recording_file import Recording
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect, verdicts

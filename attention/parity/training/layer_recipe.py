@@ -30,7 +30,7 @@ APART = 100_003
 """Seeds between those of two recipes' batches: more than anybody makes steps with them."""
 
 
-def of_contract(
+def recipe_for(
     contract: Contract,
     *,
     optimizer: Step = OPTIMIZERS["adamw"],

@@ -86,13 +86,6 @@ class Recipe:
         if self.params is not None and self.architecture is not None:
             raise OptionError("Recipe params must be None where an architecture names the parameters")
 
-    @classmethod
-    def of_contract(cls, contract: Any, **options: Any) -> Recipe:
-        """Return the recipe that trains a layer to do as a target says: see `training.contracts.of_contract`."""
-        from attention.parity.training.layer_recipe import of_contract  # noqa: PLC0415 - it makes what this file describes
-
-        return of_contract(contract, **options)
-
     def weights(self) -> Weights:
         """Return the first weights, the same bits in every framework.
 
