@@ -26,6 +26,7 @@ FORBIDDEN = {"spec": FRAMEWORKS, "exchange": FRAMEWORKS, "torch_impl": JAX, "jax
 
 HOUSE = "Knowledge flows down the house, never up or across"
 ROOMS = "The two rooms hold the same files, in the same order of knowledge"
+FLOORS = "The packages of the proof stand on floors, and import from lower ones alone"
 PLAIN = "spec and exchange know no framework"
 
 WALK = """
@@ -154,6 +155,10 @@ class TestLinter:
             ("spec/masks.py", "import torch", PLAIN),
             ("exchange/__init__.py", "import transformers", PLAIN),
             ("jax_impl/only_here.py", "", ROOMS),
+            ("parity/results/report.py", "import attention.parity.rendering", FLOORS),
+            ("parity/numerics/noise.py", "import attention.parity.adapters", FLOORS),
+            ("parity/tracing/trace.py", "import attention.parity.compare.compare", FLOORS),
+            ("parity/stray.py", "", FLOORS),
         ],
     )
     def test_a_planted_import_breaks_its_rule(self, file: str, line: str, rule: str, tmp_path: Path) -> None:
