@@ -151,6 +151,8 @@ class TestValues:
         np.testing.assert_array_equal(np.asarray(Segments.from_positions(positions).kv), [[0, 0, 0, 1, 1], [-1, 0, 1, 1, -1]])
 
     def test_conversions_of_traced_arrays_compile(self) -> None:
+        from attention import jax_impl  # noqa: F401, PLC0415 - which makes masks known to JAX
+
         @jax.jit
         def made(keys: Any, offsets: Any) -> Any:
             padding = Dense.from_torch_key_padding_mask(keys == 0) & Dense.from_huggingface(keys)

@@ -25,7 +25,7 @@ from attention.spec.axes import COMPUTE, Array, dtype_name
 from attention.spec.errors import MaskError, shown
 from attention.spec.fields import check_rank, is_count, known
 from attention.spec.grid import Grid
-from attention.spec.options import is_array
+from attention.spec.options import is_array, is_sparse
 from attention.spec.tree import data
 
 ADDITIVE = "a mask of 0 and -inf is Dense.from_additive(mask)"
@@ -143,8 +143,7 @@ def _listed(name: str, value: Any, wanted: str = "bool") -> Array:
         except ValueError:
             raise MaskError(f"{name} {shown(value)} must be {wanted} in rows of one length") from None
     # Not what has a shape and no values, nor torch's sparse arrays, which cannot be compared.
-    layout = getattr(value, "layout", None)
-    if not (is_array(value) and hasattr(value, "__getitem__")) or (layout is not None and "strided" not in str(layout)):
+    if not (is_array(value) and hasattr(value, "__getitem__")) or is_sparse(value):
         raise MaskError(f"{name} {type(value).__name__} must be {wanted}, in an array")
     return value
 

@@ -145,6 +145,12 @@ def is_array(value: Any) -> bool:
     return isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype")
 
 
+def is_sparse(value: Any) -> bool:
+    """Return whether a value is a tensor of torch whose elements are not all stored. JAX gives its arrays a layout too."""
+    layout = str(getattr(value, "layout", ""))
+    return layout.startswith("torch.") and layout != "torch.strided"
+
+
 ARRAY = Option("an array", is_array, DTypeError)
 
 

@@ -24,7 +24,7 @@ from attention.parity.numerics.error_budget import rounding
 from attention.spec.axes import COMPUTE, dtype_name
 from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName, shown
 from attention.spec.numbers import is_count
-from attention.spec.options import ARRAY, TEXT, Option, checked, one_of
+from attention.spec.options import ARRAY, TEXT, Option, checked, is_sparse, one_of
 
 CHUNK = 2**22
 """Elements of logits that are in float64 at a time."""
@@ -110,11 +110,7 @@ def _shape(array: Any, label: str = "actual") -> tuple[int, ...]:
 
 def _dense(array: Any, label: str) -> None:
     """Refuse a tensor that holds no numbers, or not all of them, and a shape that stands for one."""
-    if (
-        not hasattr(array, "__array__")
-        or getattr(array, "is_meta", False)
-        or "strided" not in str(getattr(array, "layout", "strided"))
-    ):
+    if not hasattr(array, "__array__") or getattr(array, "is_meta", False) or is_sparse(array):
         raise DTypeError(f"{label} {shown(array)} must be a dense array that holds numbers")
 
 
