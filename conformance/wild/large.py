@@ -40,6 +40,8 @@ HEADS = {"small": (4, 2), "125m": (12, 12), "1b": (32, 4)}
 
 
 class Norm(nnx.Module):
+    """RMS norm."""
+
     def __init__(self, width: int, eps: float) -> None:
         self.weight, self.eps = nnx.Param(jnp.ones(width)), eps
 
@@ -119,22 +121,26 @@ def pair(size: str, *, wrong: bool = False) -> tuple[LlamaForCausalLM, Llama, di
 
 
 def small() -> str:
+    """Return what is said of a small port with another rotary base."""
     first, second, inputs = pair("small", wrong=True)
     found = parity.checkup(first, second, inputs, load="first")
     return f"{found.verdict}; {found.named[0] if found.named else 'not named'}".splitlines()[0]
 
 
 def match_1b() -> str:
+    """Return the first line of the parameter map."""
     first, second, _ = pair("1b")
     return str(parity.match(first, second, load="first")).splitlines()[0]
 
 
 def medium(*, gradients: bool) -> str:
+    """Return the verdict on a right port."""
     first, second, inputs = pair("125m")
     return parity.compare(first, second, inputs, load="first", gradients=gradients).verdict
 
 
 def layers_1b() -> str:
+    """Return the last line of the report by blocks."""
     first, second, inputs = pair("1b")
     return str(parity.layerwise(first, second, inputs, load="first")).rstrip().rpartition("\n")[2]
 
