@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig as _LlamaConfig
+from transformers import LlamaForCausalLM
 
 from attention import parity
 
@@ -37,6 +38,10 @@ SIZES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "vocab_size": 32000},
 }
 HEADS = {"small": (4, 2), "125m": (12, 12), "1b": (32, 4)}
+
+
+# transformers' configs take more than their signatures tell.
+LlamaConfig: Any = _LlamaConfig
 
 
 class Norm(nnx.Module):
@@ -52,7 +57,7 @@ class Norm(nnx.Module):
 class Layer(nnx.Module):
     """One block of a Llama, with the names of transformers' modules."""
 
-    def __init__(self, config: LlamaConfig, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: Any, rngs: nnx.Rngs) -> None:
         def linear(rows: int, columns: int) -> nnx.Linear:
             return nnx.Linear(rows, columns, use_bias=False, rngs=rngs)
 
@@ -92,7 +97,7 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
 class Llama(nnx.Module):
     """The port: the same model in NNX, with a mistake if it is asked for."""
 
-    def __init__(self, config: LlamaConfig, *, wrong: bool = False) -> None:
+    def __init__(self, config: Any, *, wrong: bool = False) -> None:
         rngs = nnx.Rngs(0)
         self.embed_tokens = nnx.Embed(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = nnx.List([Layer(config, rngs) for _ in range(config.num_hidden_layers)])
@@ -113,36 +118,54 @@ def pair(size: str, *, wrong: bool = False) -> tuple[LlamaForCausalLM, Llama, di
     """Return a Llama of transformers, its port, and tokens."""
     heads, kv_heads = HEADS[size]
     _ = torch.manual_seed(0)
-    config = LlamaConfig(
+    config: Any = LlamaConfig(
         **SIZES[size], num_attention_heads=heads, num_key_value_heads=kv_heads, attn_implementation="eager", rope_theta=1e4
     )
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, 32))
-    return LlamaForCausalLM(config).eval(), Llama(config, wrong=wrong), {"input_ids": tokens}
+    first, second = LlamaForCausalLM(config).eval(), Llama(config, wrong=wrong)
+    loaded(first, second)
+    return first, second, {"input_ids": tokens}
+
+
+def loaded(first: LlamaForCausalLM, second: Llama) -> None:
+    """Give the port the parameters of the model: by name, kernels transposed."""
+    given = {name.removeprefix("model."): value for name, value in first.state_dict().items()}
+    state = nnx.state(second, nnx.Param)
+    for path, param in nnx.to_flat_state(state):
+        names = [str(part) for part in path if part not in ("kernel", "embedding", "weight")]
+        [value] = [x for name, x in given.items() if shortened(name) == ".".join(names)]
+        param.set_value(jnp.asarray(value.numpy().T if path[-1] == "kernel" else value.numpy()))
+    nnx.update(second, state)
+
+
+def shortened(name: str) -> str:
+    """Return a name of the model as the port has it."""
+    return name.replace("self_attn.", "").replace("mlp.", "").removesuffix(".weight")
 
 
 def small() -> str:
     """Return what is said of a small port with another rotary base."""
     first, second, inputs = pair("small", wrong=True)
-    found = parity.checkup(first, second, inputs, load="first")
+    found = parity.checkup(first, second, inputs)
     return f"{found.verdict}; {found.named[0] if found.named else 'not named'}".splitlines()[0]
 
 
 def match_1b() -> str:
     """Return the first line of the parameter map."""
     first, second, _ = pair("1b")
-    return str(parity.match(first, second, load="first")).splitlines()[0]
+    return str(parity.match(first, second)).splitlines()[0]
 
 
 def medium(*, gradients: bool) -> str:
     """Return the verdict on a right port."""
     first, second, inputs = pair("125m")
-    return parity.compare(first, second, inputs, load="first", gradients=gradients).verdict
+    return parity.compare(first, second, inputs, gradients=gradients).verdict
 
 
 def layers_1b() -> str:
     """Return the last line of the report by blocks."""
     first, second, inputs = pair("1b")
-    return str(parity.layerwise(first, second, inputs, load="first")).rstrip().rpartition("\n")[2]
+    return str(parity.layerwise(first, second, inputs)).rstrip().rpartition("\n")[2]
 
 
 CASES: dict[str, Callable[[], str]] = {
