@@ -1,7 +1,7 @@
 """The fast tests on every interpreter of this machine: with JAX alone, with both frameworks, and with PyTorch alone.
 
     python -m tools.matrix                     writes build/matrix.json, which `make matrix` keeps in results/
-    python -m tools.matrix --python python3.12 --python /opt/python3.13/bin/python3
+    python -m tools.matrix --python python3.12 --python /opt/python3.13/bin/python3        those anew, the rest as it was
 
 For each interpreter an environment is made below `build/matrix/`; the wheel is installed with one extra after the other, and
 JAX is taken away again. What a framework's absence skips is counted, so that nothing passes by not being run.
@@ -115,6 +115,10 @@ def main() -> int:
         for found in rows(python, wheel):
             table.append(found)
             print(shown(found), flush=True)
+    if chosen.python and RESULTS.exists():
+        measured = {found["python"] for found in table}
+        kept = [row for row in json.loads(RESULTS.read_text())["rows"] if row["python"] not in measured]
+        table = sorted(kept + table, key=lambda row: [int(part) for part in row["python"].split(".")])
     facts = {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
