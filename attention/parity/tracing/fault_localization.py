@@ -29,7 +29,7 @@ from attention.parity.tracing.activation_patching import (
 from attention.parity.tracing.axis_permutations import close, consistent
 from attention.parity.tracing.backward_slice import Cone, ancestors
 from attention.parity.tracing.fingerprint import real
-from attention.parity.tracing.trace import ROLES, Recording
+from attention.parity.tracing.trace import LOOP, ROLES, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
 # What is tried at most: swaps; arrays of either side that are combined; swaps that are run to the outputs because operations
@@ -268,8 +268,13 @@ def _is_of(alignment: Alignment, which: int, i: int, given: Sequence[int]) -> bo
 
 
 def _computed(side: Recording, region: Cone) -> list[int]:
-    """Return what was computed in a region: an array that is only laid out anew stands for nothing new."""
-    return [i for i in region.inside if side.events[i].is_operation]
+    """Return what was computed in a region: an array that is only laid out anew stands for nothing new.
+
+    What a loop of torch made stands for all its turns; JAX runs each turn by itself.
+    """
+    inside = frozenset(region.inside)
+    loops = [e.index for e in side.events if e.op == LOOP and inside.issuperset(e.inputs)] if side.side == "torch" else []
+    return [*(i for i in region.inside if side.events[i].is_operation), *loops]
 
 
 def _fits(alignment: Alignment, t: int, j: int) -> bool:

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 # Lines of one statement that are shown at most: a longer one is shown by its first.
-MOST_LINES = 6
+MOST_LINES = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,16 +121,42 @@ def definition_lines(file: str, line: int) -> list[tuple[int, str]]:
     around = parsed.scopes[at]
     inside = [n for n in around if isinstance(n, ast.ClassDef)]
     found: dict[int, str] = {}
+    functions = [n for n in around if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     for name in dict.fromkeys(_read(at, line)):
         for statement in _definitions(parsed, name, around, inside[-1] if inside else None, line):
-            if statement.lineno != line:
+            if statement.lineno != line and statement not in around:
                 _ = found.setdefault(statement.lineno, ast.unparse(statement))
+        for function in functions[-1:]:
+            if name in _defaults(function):
+                _ = found.setdefault(function.lineno, name)
     return list(found.items())
+
+
+def _defaults(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """Return the arguments of a function that have a default."""
+    positional = [*function.args.posonlyargs, *function.args.args]
+    count = len(function.args.defaults)
+    keyed = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    return {a.arg for a in positional[len(positional) - count :]} | {a.arg for a, default in keyed if default is not None}
+
+
+def _returns(parsed: Source, function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.stmt]:
+    """Return what a function returns, which is where a helper makes a layer."""
+    return [s for s in parsed.statements if isinstance(s, ast.Return) and parsed.scopes[s][-1] is function]
 
 
 def _definitions(
     parsed: Source, name: str, around: tuple[ast.AST, ...], inside: ast.ClassDef | None, line: int
 ) -> Iterable[ast.stmt]:
+    helpers = [
+        s
+        for s in parsed.statements
+        if isinstance(s, ast.FunctionDef)
+        and s.name == name.removeprefix(".")
+        and (not name.startswith(".") or inside in parsed.scopes[s])
+    ]
+    if helpers:
+        return _returns(parsed, helpers[-1])
     binding = [s for s in parsed.statements if name.removeprefix(".") in {b.removeprefix(".") for b in _bound(s)}]
     if name.startswith("."):
         return [s for s in binding if inside is not None and inside in parsed.scopes[s] and _is_of(parsed, s, inside, name)]

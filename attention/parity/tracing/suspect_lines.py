@@ -8,6 +8,7 @@ side lacks an operation, on a line that reads what should have gone through it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from attention.parity.tracing.backward_slice import ancestors, cone
@@ -21,6 +22,27 @@ from attention.parity.tracing.trace_alignment import Alignment
 MOST_SUSPECTS = 5
 
 
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """The region of one side that a divergence stands for.
+
+    Attributes:
+        side: the recording.
+        fine: whether each of its events needs no explanation.
+        alike: the events of the other side that hold the same elements as each of its own.
+        end: the event up to which the region goes.
+        inside: the events of the region, in order.
+        border: what they read, in order.
+    """
+
+    side: Recording
+    fine: list[bool]
+    alike: list[list[int]]
+    end: int
+    inside: list[int]
+    border: list[int]
+
+
 def suspects(alignment: Alignment, choice: Choice, shown: tuple[Event, Event]) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     """Return the lines of the torch side and of the JAX side that may hold the mistake, the likeliest first.
 
@@ -29,12 +51,26 @@ def suspects(alignment: Alignment, choice: Choice, shown: tuple[Event, Event]) -
         choice: where they part.
         shown: the events that stand for that, with the places to show of them.
     """
+    first, second = (_scene(alignment, which, choice) for which in (0, 1))
+    absent = choice.kind.startswith("absent")
+    there = tuple(_distinct(_ranked(first, second, shown[0], absent=absent)))
+    return there, tuple(_distinct(_ranked(second, first, shown[1], absent=absent)))
+
+
+def _scene(alignment: Alignment, which: int, choice: Choice) -> Scene:
+    side, fine = (alignment.torch, alignment.jax)[which], alignment.fine[which]
     ends = (choice.swap.torch, choice.swap.jax) if choice.swap else (choice.torch, choice.jax)
-    found = [
-        tuple(_distinct(_ranked(alignment, which, choice, event, end)))
-        for which, (event, end) in enumerate(zip(shown, ends, strict=True))
-    ]
-    return found[0], found[1]
+    end = ends[which]
+    if choice.swap is None:
+        # Nothing is proven: all that lies between what agrees and what differs.
+        behind = cone(side, fine, [pair[which] for pair in alignment.unequal]).inside
+        inside = [i for i in behind if side.events[i].op != "output"]
+    elif choice.kind == ("absent in torch", "absent in jax")[which]:
+        inside = [end]
+    else:
+        inside = sorted(ancestors(side, end, frozenset(i for i, ok in enumerate(fine) if not ok), MOST_REGION))
+    border = sorted({n for i in inside for n in side.events[i].inputs}.difference(inside))
+    return Scene(side, fine, alignment.alike[which], end, inside, border)
 
 
 def stopped(alignment: Alignment, shown: tuple[Event, Event]) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
@@ -78,35 +114,40 @@ def _distinct(places: Iterable[Place]) -> Iterator[Place]:
             yield place
 
 
-def _ranked(alignment: Alignment, which: int, choice: Choice, shown: Event, end: int) -> Iterator[Place]:
-    side, fine = ((alignment.torch, alignment.jax)[which], alignment.fine[which])
-    events = side.events
+def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterator[Place]:
+    events = scene.side.events
+    made = events[scene.end].place
+    region = [events[i] for i in scene.inside if events[i].line]
+    chosen = list(_chosen(scene.side, scene.border))
     yield shown.place
-    if choice.swap is None:
-        # Nothing is proven: all that lies between what agrees and what differs, the earliest first.
-        inside = [i for i in cone(side, fine, [pair[which] for pair in alignment.unequal]).inside if events[i].op != "output"]
-    else:
-        inside = sorted(ancestors(side, end, frozenset(i for i, ok in enumerate(fine) if not ok), MOST_REGION))
-    absent = choice.kind.startswith("absent")
-    if choice.kind == ("absent in torch", "absent in jax")[which]:
-        inside = [end]
-    yield events[end].place
+    yield made
     if absent:
-        yield from (place for i in _readers(side, end) for place in events[i].places[:1])
-    region = [events[i] for i in inside if events[i].line]
-    yield from _decided(side, alignment.alike[which], fine, inside)
+        yield from (place for i in _readers(scene.side, scene.end) for place in events[i].places[:1])
+    yield from _strange(scene, other)
+    yield from _decided(scene)
     yield from (event.place for event in region)
-    border = sorted({n for i in inside for n in events[i].inputs if n not in inside})
-    yield from (events[n].place for n in _chosen(side, border) if not _is_computed(events[n]))
-    yield from _callers(side, fine, region)
-    yield from _defined(side, shown.place)
-    for place in dict.fromkeys(event.place for event in region):
-        yield from _defined(side, place)
-    yield from (events[n].place for n in _chosen(side, border) if _is_computed(events[n]))
+    yield from (events[n].place for n in chosen if not _is_computed(events[n]))
+    yield from _callers(scene, region)
+    for place in dict.fromkeys([shown.place, *(event.place for event in region)]):
+        yield from _defined(scene.side, place)
+    yield from (events[n].place for n in chosen if _is_computed(events[n]))
     if absent:
-        made = events[end].place
         yield from (Place(made.file, line, made.function) for line in reading_lines(made.file, made.line))
-    yield from (place for event in region for place in event.places[1:2])
+    yield from (place for event in [shown, *region] for place in event.places[1:])
+
+
+def _strange(scene: Scene, other: Scene) -> Iterator[Place]:
+    """Yield where a region reads an array that the other side's region does not read: who made it, or who passed it on."""
+    events, theirs = scene.side.events, set(other.border)
+    for i in scene.inside:
+        for n in events[i].inputs:
+            given = scene.alike[n]
+            if n in scene.inside or not given or not events[n].role or events[n].value.size < 2 or theirs.intersection(given):
+                continue
+            maker = events[list(_chosen(scene.side, [n]))[-1]] if not events[n].is_given else events[n]
+            outer = [place for place in events[i].places[1:] if place.function == maker.place.function]
+            yield from outer[:1]
+            yield maker.place
 
 
 def _readers(side: Recording, i: int) -> list[int]:
@@ -120,15 +161,15 @@ def _readers(side: Recording, i: int) -> list[int]:
     return found
 
 
-def _decided(side: Recording, alike: list[list[int]], fine: list[bool], inside: Iterable[int]) -> Iterator[Place]:
+def _decided(scene: Scene) -> Iterator[Place]:
     """Yield where the masks and indices of a region were made that the other side has not, nearest first."""
-    events = side.events
-    waiting = [n for i in inside for n in events[i].inputs if not events[n].is_float]
+    events = scene.side.events
+    waiting = [n for i in scene.inside for n in events[i].inputs if not events[n].is_float]
     seen: set[int] = set()
     while waiting:
         i = waiting.pop(0)
         event = events[i]
-        odd = not fine[i] if event.is_float else event.value.size > 1 and not alike[i]
+        odd = not scene.fine[i] if event.is_float else event.value.size > 1 and not scene.alike[i]
         if i in seen or event.is_given or not odd:
             continue
         seen.add(i)
@@ -156,9 +197,9 @@ def _is_computed(event: Event) -> bool:
     )
 
 
-def _callers(side: Recording, fine: list[bool], region: Iterable[Event]) -> Iterator[Place]:
+def _callers(scene: Scene, region: Iterable[Event]) -> Iterator[Place]:
     """Yield the calls that led to the operations of a region and to none that agrees."""
-    agreeing = {p for e in side.events if fine[e.index] and e.is_operation for p in e.places[1:]}
+    agreeing = {p for e in scene.side.events if scene.fine[e.index] and e.is_operation for p in e.places[1:]}
     for event in region:
         yield from (place for place in event.places[1:] if place not in agreeing)
 
