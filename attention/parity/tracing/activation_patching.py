@@ -17,7 +17,7 @@ import numpy as np
 
 from attention.parity.tracing.axis_permutations import arranged, consistent
 from attention.parity.tracing.fingerprint import fingerprint, real
-from attention.parity.tracing.trace import Event, Recording
+from attention.parity.tracing.trace import LOOP, Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
 # Layouts of one array that are tried at most; equal sizes leave many, of which the first few are the likely ones.
@@ -116,6 +116,9 @@ def carry(alignment: Alignment, replaced: Mapping[int, np.ndarray], only: frozen
     changed = {
         i: x for i, x in made.items() if not np.array_equal(x, alignment.jax.events[i].value, equal_nan=x.dtype.kind == "f")
     }
+    for event in alignment.jax.events:
+        if event.op == LOOP and not changed.keys().isdisjoint(event.inputs):
+            changed[event.index] = np.stack([changed.get(i, alignment.jax.events[i].value) for i in event.inputs])
     events = [replace(e, value=changed[e.index]) if e.index in changed else e for e in alignment.jax.events]
     return Alignment(alignment.torch, replace(alignment.jax, events=events), alignment, frozenset(changed))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attention.parity.tracing.array_difference import Difference
+from attention.parity.tracing.source_location import Place
 from attention.parity.tracing.trace import Event
 
 # A share of the error that counts as all of it.
@@ -77,6 +78,8 @@ class Divergence:
         region: on either side, what was made from agreeing arrays up to the array that parts, and what that was made from.
         given: parameters, inputs and constants that both sides have, as pairs.
         others: further divergences, found with this one mended, the one that explains most first.
+        suspects: the lines of the torch side and of the JAX side, the likeliest first, in one of which the mistake is: at most
+            five of either side, those of `others` among them.
     """
 
     found: bool
@@ -95,6 +98,7 @@ class Divergence:
     region: tuple[tuple[Event, ...], tuple[Event, ...]] = ((), ())
     given: tuple[tuple[Event, Event], ...] = ()
     others: tuple[Divergence, ...] = ()
+    suspects: tuple[tuple[Place, ...], tuple[Place, ...]] = ((), ())
 
     @property
     def all(self) -> tuple[Divergence, ...]:
@@ -106,7 +110,7 @@ class Divergence:
         cover = f"matched: torch {self.coverage[0]}, jax {self.coverage[1]}"
         if not self.found or self.torch is None or self.jax is None:
             return "\n".join(["no divergence", f"  {cover}", *(f"  {note}" for note in self.notes)])
-        lines = [line for each in self.all for line in _lines(each)]
+        lines = [*(line for each in self.all for line in _lines(each)), *_suspected(self.suspects)]
         return "\n".join([*lines, "outputs that differ:", head, cover, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,6 +127,10 @@ class Divergence:
             "notes": list(self.notes),
             "share": self.share,
             "others": [other.to_dict() for other in self.others],
+            "suspects": {
+                side: [{"file": p.file, "line": p.span[0], "last": p.span[1]} for p in places]
+                for side, places in zip(("torch", "jax"), self.suspects, strict=True)
+            },
         }
 
 
@@ -145,6 +153,18 @@ def _lines(found: Divergence) -> list[str]:
     return lines
 
 
+def _suspected(suspects: tuple[tuple[Place, ...], tuple[Place, ...]]) -> list[str]:
+    """Return what is said of the lines in one of which the mistake is; nothing where there is one of either side."""
+    if max(map(len, suspects)) < 2:
+        return []
+    lines = [
+        f"  {side:5}  {place}  {place.text}"
+        for side, places in zip(("torch", "jax"), suspects, strict=True)
+        for place in places
+    ]
+    return ["the mistake is on one of these lines, of one side, the likeliest first:", *lines]
+
+
 def explained(share: float) -> str:
     """Return a share of the error in per cent.
 
@@ -155,10 +175,11 @@ def explained(share: float) -> str:
 
 
 def shown(event: Event) -> list[str]:
-    """Return what a terminal shows of an event: what it is, and its line with the one before and after it."""
+    """Return what a terminal shows of an event: what it is, and what begins on its line with the line before and after that."""
     lines = [f"  {event.side:5}  {event.label}  {event.place}"]
+    first, last = event.place.span
     for number, text in event.place.excerpt():
-        lines.append(f"       {'>' if number == event.line else ' '} {number:4}  {text}")
+        lines.append(f"       {'>' if first <= number <= last else ' '} {number:4}  {text}")
     return lines
 
 

@@ -29,7 +29,7 @@ from attention.parity.tracing.activation_patching import (
 from attention.parity.tracing.axis_permutations import close, consistent
 from attention.parity.tracing.backward_slice import Cone, ancestors
 from attention.parity.tracing.fingerprint import real
-from attention.parity.tracing.trace import ROLES, Recording
+from attention.parity.tracing.trace import LOOP, ROLES, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
 # What is tried at most: swaps; arrays of either side that are combined; swaps that are run to the outputs because operations
@@ -241,26 +241,40 @@ def _smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[Trial
     inside = frozenset(first.inside), frozenset(second.inside)
     a = sorted(_computed(alignment.torch, first), key=lambda i: size(0, i))[:MOST_SIDE]
     b = sorted(_computed(alignment.jax, second), key=lambda i: size(1, i))[:MOST_SIDE]
-    tried: list[tuple[tuple[float, float], Trial]] = []
+    tried: list[tuple[tuple[float, float, float], Trial]] = []
     for t, j in product(a, b):
         if _fits(alignment, t, j):
-            cost = (size(0, t)[0] + size(1, j)[0], size(0, t)[1] + size(1, j)[1])
+            cost = (0, size(0, t)[0] + size(1, j)[0], size(0, t)[1] + size(1, j)[1])
             tried.append((cost, ("different", t, j, None)))
     for t, j in product(a, second.border):
         if _fits(alignment, t, j):
             only = tuple(i for i in second.inside if j in alignment.jax.events[i].inputs)
-            cost = (size(0, t)[0] + 1, size(0, t)[1] + 2)
+            far = not _is_of(alignment, 0, t, alignment.alike[1][j])
+            cost = (far, size(0, t)[0] + 1, size(0, t)[1] + 2)
             tried += [(cost, ("absent in jax", t, j, None)), (cost, ("absent in jax", t, j, only))]
     for t, j in product(first.border, b):
         if _fits(alignment, t, j):
-            cost = (size(1, j)[0] + 1, size(1, j)[1] + 2)
+            far = not _is_of(alignment, 1, j, alignment.alike[0][t])
+            cost = (far, size(1, j)[0] + 1, size(1, j)[1] + 2)
             tried.append((cost, ("absent in torch", t, j, None)))
     yield from (trial for _, trial in sorted(tried, key=lambda one: one[0])[:MOST_SWAPS])
 
 
+def _is_of(alignment: Alignment, which: int, i: int, given: Sequence[int]) -> bool:
+    """Return whether an operation that only one side has was made from one of some arrays, or may have been: of a constant."""
+    side, fine = (alignment.torch, alignment.jax)[which], alignment.fine[which]
+    behind = ancestors(side, i, frozenset(n for n, ok in enumerate(fine) if not ok), MOST_REGION)
+    return not given or any(n in given for k in behind for n in side.events[k].inputs)
+
+
 def _computed(side: Recording, region: Cone) -> list[int]:
-    """Return what was computed in a region: an array that is only laid out anew stands for nothing new."""
-    return [i for i in region.inside if side.events[i].is_operation]
+    """Return what was computed in a region: an array that is only laid out anew stands for nothing new.
+
+    What a loop of torch made stands for all its turns; JAX runs each turn by itself.
+    """
+    inside = frozenset(region.inside)
+    loops = [e.index for e in side.events if e.op == LOOP and inside.issuperset(e.inputs)] if side.side == "torch" else []
+    return [*(i for i in region.inside if side.events[i].is_operation), *loops]
 
 
 def _fits(alignment: Alignment, t: int, j: int) -> bool:

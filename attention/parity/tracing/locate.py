@@ -21,11 +21,16 @@ from attention.parity.tracing.divergence import Coverage, Divergence, Moment
 from attention.parity.tracing.error_attribution import Part, attribute
 from attention.parity.tracing.fault_localization import MOST_REGION, Choice
 from attention.parity.tracing.faulty_line import at_fault
+from attention.parity.tracing.loop_stacks import with_loops
 from attention.parity.tracing.stop_gradient import parted_stops
+from attention.parity.tracing.suspect_lines import merged, stopped, suspects
 from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 from attention.spec.errors import OptionError
 from attention.spec.options import SWITCH, checked
+
+# A share of the error that is none.
+NOTHING = 1e-9
 
 
 @checked(load=LOAD, gradients=SWITCH, dtype=DTYPE | ", or None")
@@ -116,19 +121,36 @@ def parted(torch: Recording, jax: Recording, unit: float = ROUNDINGS["float32"].
     coverage = _coverage(torch, alignment.partners[0]), _coverage(jax, alignment.partners[1])
     if not alignment.unequal:
         return Divergence(False, coverage, timeline=_timeline(alignment, None), notes=notes)
+    alignment = with_loops(alignment)
     stops = parted_stops(alignment)
     if stops is not None:
         kind, t, j = stops
         said = Difference("stop", "the gradient is stopped on one side, or of another array", {})
-        return Divergence(True, coverage, kind, t, j, difference=said, outputs=_outputs(alignment), notes=notes)
+        outputs, lines = _outputs(alignment), stopped(alignment, (t, j))
+        return Divergence(True, coverage, kind, t, j, difference=said, outputs=outputs, notes=notes, suspects=lines)
     parts = attribute(alignment, unit)
     told = [_told(part, coverage) for part in parts]
     notes = (*notes, *(_benign(each) for part, each in zip(parts, told, strict=True) if part.benign))
-    grave = sorted((each for part, each in zip(parts, told, strict=True) if not part.benign), key=lambda each: -each.share)
+    grave = _merged([each for part, each in zip(parts, told, strict=True) if not part.benign])
+    grave.sort(key=lambda each: -each.share)
+    # What explains nothing is no divergence beside one that explains something.
+    grave = [each for each in grave if each.share > NOTHING] or grave[:1]
     outputs = _outputs(alignment)
     if not grave:
         return Divergence(False, coverage, timeline=_timeline(alignment, None), outputs=outputs, notes=notes)
-    return replace(grave[0], outputs=outputs, notes=notes, others=tuple(grave[1:]))
+    suspects = merged([each.suspects for each in grave])
+    return replace(grave[0], outputs=outputs, notes=notes, others=tuple(grave[1:]), suspects=suspects)
+
+
+def _merged(found: list[Divergence]) -> list[Divergence]:
+    """Return divergences with those of the same two lines as further runs of one, which explains what they explain together."""
+    lines: dict[tuple[object, ...], Divergence] = {}
+    for each in found:
+        key = each.kind, each.torch and each.torch.place, each.jax and each.jax.place
+        first = lines.setdefault(key, each)
+        if first is not each:
+            lines[key] = replace(first, share=min(1.0, first.share + each.share), runs=(*first.runs, each, *each.runs))
+    return list(lines.values())
 
 
 def _benign(found: Divergence) -> str:
@@ -162,6 +184,7 @@ def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
         runs=tuple(_told(run, coverage) for run in part.runs),
         given=_given(alignment),
         region=_region(alignment, choice),
+        suspects=suspects(alignment, choice, (t, j)),
     )
 
 

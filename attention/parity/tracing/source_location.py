@@ -10,12 +10,13 @@ from __future__ import annotations
 import linecache
 import sysconfig
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import takewhile
 
 from attention.parity.adapters.user_errors import FRAMEWORKS, shown
+from attention.parity.tracing.source_statements import span
 
 # A frame of a stack: file, line, function.
 Frame = tuple[str, int, str]
@@ -43,11 +44,18 @@ class Place:
         file: the path, as the interpreter knows it.
         line: from 1; 0 where no line is known.
         function: the function that the line is in.
+        layers: the library's classes that the line calls, innermost first, such as "LayerNorm".
     """
 
     file: str = ""
     line: int = 0
     function: str = ""
+    layers: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last line of what begins on the line, such as a call with its arguments below each other."""
+        return span(self.file, self.line)
 
     @property
     def text(self) -> str:
@@ -55,8 +63,9 @@ class Place:
         return linecache.getline(self.file, self.line).strip() if self.line else ""
 
     def excerpt(self, around: int = 1) -> list[tuple[int, str]]:
-        """Return the line and those around it, with their numbers; nothing where the file cannot be read."""
-        numbers = range(max(1, self.line - around), self.line + around + 1) if self.line else ()
+        """Return what begins on the line and what is around it, with their numbers; nothing where the file cannot be read."""
+        first, last = self.span
+        numbers = range(max(1, first - around), last + around + 1) if self.line else ()
         lines = [(number, linecache.getline(self.file, number).rstrip()) for number in numbers]
         return [(number, text) for number, text in lines if text or number == self.line]
 
@@ -92,7 +101,14 @@ def places(frames: Iterable[Frame]) -> tuple[Place, ...]:
 
     What only stands between a model's line and an operation is left out, unless nothing else is there.
     """
-    found = [Place(*frame) for frame in frames if is_user(frame[0])]
+    found: list[Place] = []
+    layers: list[str] = []
+    for file, line, function in frames:
+        if is_user(file):
+            found.append(Place(file, line, function, tuple(layers)))
+            layers = []
+        elif "." in function and "<" not in function and any(part in file for part in _MODULES):
+            layers.append(function.partition(".")[0])
     own = [place for place in found if not is_between(place.file)]
     return tuple(own or [place for place in found if any(part in place.file for part in _MODULES)] or found)
 

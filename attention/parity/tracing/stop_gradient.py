@@ -24,8 +24,7 @@ def parted_stops(alignment: Alignment) -> tuple[str, Event, Event] | None:
     if not all(alignment.torch.events[i].name.startswith("d ") for i, _ in alignment.unequal):
         return None
     first, second = unmatched(alignment.torch.stops, alignment.jax.stops)
-    first = [stop for stop in first if _explains(alignment, 0, stop)]
-    second = [stop for stop in second if first or _explains(alignment, 1, stop)]
+    first, second = _explaining(alignment, first, second)
     if first and second:
         return "different", first[0], second[0]
     if first:
@@ -53,20 +52,32 @@ def _equal(a: Event, b: Event) -> bool:
     return fingerprint(a.value, a.unit).equals(fingerprint(b.value, b.unit))
 
 
-def _explains(alignment: Alignment, which: int, stop: Event) -> bool:
-    """Return whether every gradient that differs is of an array that the stopped one was made from."""
+def _explaining(alignment: Alignment, *stops: list[Event]) -> list[list[Event]]:
+    """Return the stops of either side of arrays that were made from what has another gradient; none if one is unexplained."""
+    found = [[(stop, _reached(alignment, which, stop)) for stop in side] for which, side in enumerate(stops)]
+    whole = set[int]().union(*(numbers for side in found for _, numbers in side))
+    explained = len(whole) == len(alignment.unequal)
+    return [[stop for stop, numbers in side if numbers and explained] for side in found]
+
+
+def _reached(alignment: Alignment, which: int, stop: Event) -> set[int]:
+    """Return which of the gradients that differ are of what an array was made from."""
     side = (alignment.torch, alignment.jax)[which]
+    behind = _made_of(side, stop)
+    names = [side.events[pair[which]].name.removeprefix("d ") for pair in alignment.unequal]
+    return {n for n, name in enumerate(names) if name in behind}
+
+
+def _made_of(side: Recording, stop: Event) -> set[str]:
+    """Return the names of what an array was made from."""
     made = next((e for e in side.events if not e.backward and e.is_operation and _equal(e, stop)), None)
-    if made is None:
-        return False
-    behind, waiting = set[int](), [made.index]
+    behind, waiting = set[int](), [] if made is None else [made.index]
     while waiting:
         i = waiting.pop()
         if i not in behind:
             behind.add(i)
             waiting.extend(side.events[i].inputs)
-    names = {side.events[i].name for i in behind if side.events[i].is_given}
-    return all(side.events[pair[which]].name.removeprefix("d ") in names for pair in alignment.unequal)
+    return {side.events[i].name for i in behind if side.events[i].is_given}
 
 
 def _unstopped(side: Recording, stop: Event) -> Event | None:

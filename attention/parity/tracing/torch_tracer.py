@@ -60,7 +60,7 @@ def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype
         around.enter_context(default(dtype))
         roles = {name: ("param" if name in program.params else "input", value(leaf)) for name, leaf in bound.leaves.items()}
         own = own_dtype(program.params) if dtype == "float64" else None
-        mode = Recorder(recording, roles, dtype, own)
+        mode = Recorder(recording, roles, dtype, own, graded=gradients)
         # Only a forward pass under this mode leaves its lines to the backward pass.
         around.enter_context(torch.autograd.set_detect_anomaly(gradients, check_nan=False))
         with mode, mode.asked:
@@ -84,19 +84,29 @@ class Recorder(TorchDispatchMode):
         given: the roles and arrays of what has a name: parameters, inputs.
         dtype: of the run.
         own: the dtype whose machine epsilon the program reads; None for that of the run.
+        graded: whether the program is differentiated.
     """
 
     def __init__(
-        self, recording: Recording, given: dict[str, tuple[str, np.ndarray]], dtype: str | None, own: str | None = None
+        self,
+        recording: Recording,
+        given: dict[str, tuple[str, np.ndarray]],
+        dtype: str | None,
+        own: str | None = None,
+        *,
+        graded: bool = False,
     ) -> None:
         super().__init__()
         self.recording, self.given, self.dtype, self.own = recording, dict(given), dtype, own
+        self.graded = graded
         # The event of each tensor and the version it had, by id; the tensors are kept so that no id is used twice.
         self.known: dict[int, tuple[Tensor, int, int]] = {}
         self.written: dict[int, int] = {}
         self.fused = ""
         self.where: tuple[Place, ...] = ()
         self.asked = Asked()
+        # The events that were made while autograd was off: whoever reads them while it is on has a stopped gradient.
+        self.cut: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = _widened(kwargs or {}) if self.dtype == "float64" else (kwargs or {})
@@ -109,6 +119,7 @@ class Recorder(TorchDispatchMode):
         replayed = [] if name not in FUSED or self.fused == name else self._parts(name, func, args, kwargs)
         result = func(*args, **kwargs)
         made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self._cut(inputs)
         if replayed and self._adopt(made, replayed):
             return result
         if name in SAME and len(made) == len(inputs) == 1:
@@ -122,8 +133,18 @@ class Recorder(TorchDispatchMode):
             more = {"name": self.fused, "options": options[:80], "backward": backward}
             more["alternatives"] = others if x.is_floating_point() else {}
             self._keep(x, self._add(name, x, inputs, **more))
+            if self.graded and not torch.is_grad_enabled() and not backward and not self.fused:
+                self.cut.add(self.known[id(x)][1])
             self._wrote(x, name)
         return result
+
+    def _cut(self, inputs: Sequence[int]) -> None:
+        """Record what an operation that autograd sees reads of those that it did not see: their gradient is stopped."""
+        if self.graded and torch.is_grad_enabled() and not self.fused:
+            for i in self.cut.intersection(inputs):
+                self.cut.discard(i)
+                if self.recording.events[i].role and self.recording.events[i].is_float:
+                    self.recording.stops.append(self.recording.events[i])
 
     def _parts(self, name: str, func: Any, args: Any, kwargs: Any) -> list[Any]:
         """Record a fused operation in parts, and return what these made; nothing if torch knows no parts."""

@@ -26,6 +26,8 @@ MOVES = frozenset(
     """.split()  # noqa: SIM905 a table of names is read at a glance, a column of thirty quoted lines is not
 )
 
+# What a loop made one after another, stacked: no program made it.
+LOOP = "loop"
 # What an array depends on, the least telling first.
 ROLES = ("", "param", "input", "cotangent")
 
@@ -96,7 +98,7 @@ class Event:
     @property
     def is_move(self) -> bool:
         """Whether it only lays out anew what it was made from."""
-        return self.op in MOVES
+        return self.op in MOVES or self.op == LOOP
 
     @property
     def is_float(self) -> bool:
@@ -187,6 +189,6 @@ class Recording:
         """The events that were made from each event; of a recording that is complete."""
         found: dict[int, list[int]] = {event.index: [] for event in self.events}
         for event in self.events:
-            for i in dict.fromkeys(event.inputs):
+            for i in dict.fromkeys(event.inputs if event.op != LOOP else ()):
                 found[i].append(event.index)
         return found

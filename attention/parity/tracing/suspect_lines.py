@@ -1,0 +1,213 @@
+"""Suspect lines: the lines of either file in one of which the mistake is, the likeliest first.
+
+What is proven is a region: one array in the place of the other mends all that follows, and all that was read to make it
+agrees. The mistake is on a line of the region; or on one that chose, laid out or defined what the region reads; or, where one
+side lacks an operation, on a line that reads what should have gone through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from attention.parity.tracing.backward_slice import ancestors, cone
+from attention.parity.tracing.fault_localization import MOST_REGION, Choice
+from attention.parity.tracing.source_location import Place
+from attention.parity.tracing.source_statements import definition_lines, reading_lines
+from attention.parity.tracing.trace import Event, Recording
+from attention.parity.tracing.trace_alignment import Alignment
+
+# Lines of either side that are shown at most: more would be no answer.
+MOST_SUSPECTS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """The region of one side that a divergence stands for.
+
+    Attributes:
+        side: the recording.
+        fine: whether each of its events needs no explanation.
+        alike: the events of the other side that hold the same elements as each of its own.
+        end: the event up to which the region goes.
+        inside: the events of the region, in order.
+        border: what they read, in order.
+    """
+
+    side: Recording
+    fine: list[bool]
+    alike: list[list[int]]
+    end: int
+    inside: list[int]
+    border: list[int]
+
+
+def suspects(alignment: Alignment, choice: Choice, shown: tuple[Event, Event]) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+    """Return the lines of the torch side and of the JAX side that may hold the mistake, the likeliest first.
+
+    Args:
+        alignment: the two programs.
+        choice: where they part.
+        shown: the events that stand for that, with the places to show of them.
+    """
+    first, second = (_scene(alignment, which, choice) for which in (0, 1))
+    absent = choice.kind.startswith("absent")
+    there = tuple(_distinct(_ranked(first, second, shown[0], absent=absent)))
+    return there, tuple(_distinct(_ranked(second, first, shown[1], absent=absent)))
+
+
+def _scene(alignment: Alignment, which: int, choice: Choice) -> Scene:
+    side, fine = (alignment.torch, alignment.jax)[which], alignment.fine[which]
+    ends = (choice.swap.torch, choice.swap.jax) if choice.swap else (choice.torch, choice.jax)
+    end = ends[which]
+    if choice.swap is None:
+        # Nothing is proven: all that lies between what agrees and what differs.
+        behind = cone(side, fine, [pair[which] for pair in alignment.unequal]).inside
+        inside = [i for i in behind if side.events[i].op != "output"]
+    elif choice.kind == ("absent in torch", "absent in jax")[which]:
+        inside = [end]
+    else:
+        inside = sorted(ancestors(side, end, frozenset(i for i, ok in enumerate(fine) if not ok), MOST_REGION))
+    border = sorted({n for i in inside for n in side.events[i].inputs}.difference(inside))
+    return Scene(side, fine, alignment.alike[which], end, inside, border)
+
+
+def stopped(alignment: Alignment, shown: tuple[Event, Event]) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+    """Return the lines that may hold the mistake where a gradient is stopped on one side only: what makes or reads the array.
+
+    Args:
+        alignment: the two programs.
+        shown: the events whose gradient is stopped, or should be.
+    """
+    found: list[tuple[Place, ...]] = []
+    for side, event in zip((alignment.torch, alignment.jax), shown, strict=True):
+        made = side.events[event.index].place
+        read = [place for i in _readers(side, event.index) for place in side.events[i].places[:1]]
+        # A name for an array leaves no operation behind, so that the text must say who reads it.
+        makers = [made, *(side.events[i].place for i in side.events[event.index].inputs)]
+        later = [Place(p.file, line, p.function) for p in makers for line in reading_lines(p.file, p.line)]
+        called = side.events[event.index].places[1:2]
+        found.append(tuple(islice(_distinct([event.place, made, *called, *later, *read]), MOST_SUSPECTS)))
+    return found[0], found[1]
+
+
+def merged(found: Sequence[tuple[tuple[Place, ...], tuple[Place, ...]]]) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+    """Return the lines to show of several divergences: the first of each, and then the rest of each, as far as there is room.
+
+    Args:
+        found: the suspects of each divergence, the gravest first.
+    """
+    sides = [[each[which] for each in found] for which in (0, 1)]
+    told = [
+        tuple(islice(_distinct([*(p for each in side for p in each[:1]), *(p for each in side for p in each)]), MOST_SUSPECTS))
+        for side in sides
+    ]
+    return told[0], told[1]
+
+
+def _distinct(places: Iterable[Place]) -> Iterator[Place]:
+    seen: set[tuple[str, int]] = set()
+    for place in places:
+        if place.line and (place.file, place.line) not in seen:
+            seen.add((place.file, place.line))
+            yield place
+
+
+def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterator[Place]:
+    events = scene.side.events
+    made = events[scene.end].place
+    region = [events[i] for i in scene.inside if events[i].line]
+    chosen = list(_chosen(scene.side, scene.border))
+    yield shown.place
+    yield made
+    if absent:
+        yield from (place for i in _readers(scene.side, scene.end) for place in events[i].places[:1])
+    yield from _strange(scene, other)
+    yield from _decided(scene)
+    yield from (event.place for event in region)
+    yield from (events[n].place for n in chosen if not _is_computed(events[n]))
+    yield from _callers(scene, region)
+    for place in dict.fromkeys([shown.place, *(event.place for event in region)]):
+        yield from _defined(scene.side, place)
+    yield from (events[n].place for n in chosen if _is_computed(events[n]))
+    if absent:
+        yield from (Place(made.file, line, made.function) for line in reading_lines(made.file, made.line))
+    yield from (place for event in [shown, *region] for place in event.places[1:])
+
+
+def _strange(scene: Scene, other: Scene) -> Iterator[Place]:
+    """Yield where a region reads an array that the other side's region does not read: who made it, or who passed it on."""
+    events, theirs = scene.side.events, set(other.border)
+    for i in scene.inside:
+        for n in events[i].inputs:
+            given = scene.alike[n]
+            if n in scene.inside or not given or not events[n].role or events[n].value.size < 2 or theirs.intersection(given):
+                continue
+            maker = events[list(_chosen(scene.side, [n]))[-1]] if not events[n].is_given else events[n]
+            outer = [place for place in events[i].places[1:] if place.function == maker.place.function]
+            yield from outer[:1]
+            yield maker.place
+
+
+def _readers(side: Recording, i: int) -> list[int]:
+    """Return the operations that read an array, as it is or laid out anew."""
+    found: list[int] = []
+    for n in side.consumers[i]:
+        if side.events[n].line:
+            found.append(n)
+        if side.events[n].is_move:
+            found += _readers(side, n)
+    return found
+
+
+def _decided(scene: Scene) -> Iterator[Place]:
+    """Yield where the masks and indices of a region were made that the other side has not, nearest first."""
+    events = scene.side.events
+    waiting = [n for i in scene.inside for n in events[i].inputs if not events[n].is_float]
+    seen: set[int] = set()
+    while waiting:
+        i = waiting.pop(0)
+        event = events[i]
+        odd = not scene.fine[i] if event.is_float else event.value.size > 1 and not scene.alike[i]
+        if i in seen or event.is_given or not odd:
+            continue
+        seen.add(i)
+        yield event.place
+        waiting += event.inputs if not event.is_float else ()
+
+
+def _chosen(side: Recording, border: Iterable[int]) -> Iterator[int]:
+    """Yield what chose or laid out the arrays that a region reads, nearest first, up to what computed them."""
+    waiting = list(border)
+    seen: set[int] = set()
+    while waiting:
+        i = waiting.pop(0)
+        event = side.events[i]
+        if i in seen or event.is_given:
+            continue
+        seen.add(i)
+        yield i
+        waiting += () if _is_computed(event) else event.inputs
+
+
+def _is_computed(event: Event) -> bool:
+    return not event.is_move and not any(
+        word in event.op for word in ("slice", "select", "split", "chunk", "gather", "index", "unbind", "narrow")
+    )
+
+
+def _callers(scene: Scene, region: Iterable[Event]) -> Iterator[Place]:
+    """Yield the calls that led to the operations of a region and to none that agrees."""
+    agreeing = {p for e in scene.side.events if scene.fine[e.index] and e.is_operation for p in e.places[1:]}
+    for event in region:
+        yield from (place for place in event.places[1:] if place not in agreeing)
+
+
+def _defined(side: Recording, place: Place) -> Iterator[Place]:
+    """Yield the lines that define what a line reads and that were not traced: settings, modules and constants."""
+    traced = {(e.file, e.line) for e in side.events}
+    found = [(line, text) for line, text in definition_lines(place.file, place.line) if (place.file, line) not in traced]
+    # A line that calls several modules: the one of the class that ran comes first.
+    found.sort(key=lambda one: not any(name in one[1] for name in place.layers))
+    yield from (Place(place.file, line, place.function) for line, _ in found)
