@@ -13,22 +13,33 @@ from dataclasses import replace
 import numpy as np
 
 from attention.parity.diagnosis.rules import (
+    activations,
+    combinations,
+    convolutions,
     elementwise,
     indexing,
     masking,
     missing_operation,
+    norms,
     operands,
     options,
     patched,
     positions,
     reductions,
+    selection,
 )
 from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, in_one_layout, scenes
 from attention.parity.tracing import Divergence
 
 __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
 
-SPECIFIC: tuple[Rule, ...] = (*options.RULES, *elementwise.SPECIFIC, *positions.RULES)
+SPECIFIC: tuple[Rule, ...] = (
+    *options.RULES,
+    *activations.SPECIFIC,
+    *elementwise.SPECIFIC,
+    *positions.RULES,
+    *selection.SPECIFIC,
+)
 RULES: tuple[Rule, ...] = (
     *SPECIFIC,
     *elementwise.GENERAL,
@@ -36,6 +47,11 @@ RULES: tuple[Rule, ...] = (
     *indexing.RULES,
     *reductions.RULES,
     *operands.RULES,
+    *norms.RULES,
+    *combinations.RULES,
+    *selection.RULES,
+    *convolutions.RULES,
+    activations.within,
 )
 
 

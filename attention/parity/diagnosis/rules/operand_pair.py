@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Scene:
         backward: whether they are gradients.
         sizes: of axes nearby.
         region: the operations behind either array since the programs agreed, and what these read.
+        made: all arrays of either side.
     """
 
     torch: np.ndarray
@@ -65,10 +66,15 @@ class Scene:
     backward: bool = False
     sizes: frozenset[int] = field(default_factory=frozenset[int])
     region: tuple[tuple[Event, ...], tuple[Event, ...]] = ((), ())
+    made: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]] = ((), ())
 
     def runs(self, which: int, *ops: str) -> bool:
         """Return whether a side (0 is torch, 1 JAX) runs one of these operations since the programs agreed."""
         return any(any(op in f"{e.name} {e.op}" for op in ops) for e in self.region[which] if e.is_operation)
+
+    def has(self, which: int, value: np.ndarray) -> bool:
+        """Return whether a side (0 is torch, 1 JAX) makes an array anywhere, in this layout or another."""
+        return any(near(value, x, 4 * self.limit) for x in self.made[which] if x.dtype.kind == "f")
 
     @cached_property
     def relation(self) -> Difference:
@@ -144,6 +150,20 @@ def near(value: np.ndarray, rebuilt: np.ndarray, limit: float = 1e-6) -> bool:
     return value.size >= 8 and equal(np.sort(value, None), np.sort(rebuilt, None), limit)
 
 
+def placed(w: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield an array as an operand of a shape: as it is, or repeated along the axes that it lacks, its own in their order."""
+    sizes = tuple(n for n in w.shape if n > 1)
+    if not sizes:
+        return
+    places = [i for i, n in enumerate(shape) if n > 1]
+    if math.prod(sizes) == math.prod(shape):
+        yield w.reshape(shape)
+        return
+    for axes in combinations(places, len(sizes)):
+        if tuple(shape[i] for i in axes) == sizes:
+            yield np.broadcast_to(w.reshape([shape[i] if i in axes else 1 for i in range(len(shape))]), shape)
+
+
 def magnitudes(x: np.ndarray) -> int:
     """Return how many different magnitudes an array has, up to 9; what is fitted to a single one proves nothing.
 
@@ -185,6 +205,10 @@ def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
     if divergence.torch is None or divergence.jax is None or divergence.difference is None:
         return
     known = agreed(divergence)
+    made = tuple(
+        tuple(e.value for m in divergence.timeline for e in ((m.torch, m.jax)[which],) if e is not None and e.is_float)
+        for which in (0, 1)
+    )
     sizes = frozenset(n for k in known for x in (k.torch, k.jax) for n in x.shape if n > 1)
     ends = divergence.ends
     shown = (divergence.torch, divergence.jax)
@@ -195,6 +219,7 @@ def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
         backward = torch.backward or jax.backward
         absent = divergence.kind.removeprefix("absent in ") if divergence.kind.startswith("absent") else ""
         more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes, "region": divergence.region}
+        more["made"] = made
         proof = divergence.kind != "unproven" and ((torch, jax) != shown or ends in (None, shown))
         yield Scene(torch.value, jax.value, known, units, limit, proven=proof, **more)
 

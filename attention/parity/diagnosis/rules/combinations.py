@@ -1,0 +1,138 @@
+"""Combinations: an operand of a product that is missing, and two arrays that are added with other weights.
+
+torch = x w        jax = x                          torch = a u + b w        jax = a u + d w, or b u + a w
+torch = z u + (1 - z) w        jax = (1 - z) u + z w
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+
+from attention.parity.diagnosis.rules.constants import is_plain, occurs
+from attention.parity.diagnosis.rules.elementwise import factor_text
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, equal, magnitudes, placed
+
+MOST_OPERANDS, MOST_ELEMENTS, LEAST = 12, 200_000, 8
+"""Arrays that are tried together, their elements at most, and at least: two weights are fitted to these."""
+
+
+def missing_factor(scene: Scene) -> Finding | None:
+    """Name an array that one side multiplies by, or divides by, and the other does not."""
+    torch, jax = _pair(scene)
+    if torch is None or jax is None:
+        return None
+    for known in scene.known:
+        if magnitudes(known.torch) < 2 or known.torch.size > torch.size:
+            continue
+        for w in placed(known.torch, torch.shape):
+            for more, less, side, other in ((torch, jax, "torch", "jax"), (jax, torch, "jax", "torch")):
+                if not scene.equal(more, less * w):
+                    continue
+                told = f"{side} = {other} w, w = {known.label}"
+                if _divides(scene, 0 if other == "torch" else 1, known):
+                    name = f"a divisor is missing on {side}, or too much on {other}"
+                    return Finding(name, told, **{side: f"/ {known.label}", other: f"without / {known.label}"})
+                name = f"a factor is missing on {other}, or too much on {side}"
+                return Finding(name, told, **{other: f"* {known.label}", side: f"without * {known.label}"})
+    return None
+
+
+def _divides(scene: Scene, which: int, known: Known) -> bool:
+    """Return whether a side divides, and does not multiply, where the programs part."""
+    return scene.runs(which, "div") and not scene.runs(1 - which, "mul") and known.torch.size > 1
+
+
+def _pair(scene: Scene) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the arrays in one shape; None where they are none of numbers, or laid out in ways that are not known to be one."""
+    a, b = scene.torch, scene.jax
+    if a.size != b.size or a.dtype.kind != "f" or b.dtype.kind != "f" or not 4 <= a.size <= MOST_ELEMENTS:
+        return None, None
+    if np.squeeze(a).shape != np.squeeze(b).shape and a.shape[-1:] != b.shape[-1:]:
+        return None, None
+    return a, b.reshape(a.shape)
+
+
+def _operands(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
+    """Yield what is read where the programs part, or all that is known without a record of it, in the shapes of the arrays."""
+    read = {id(event.value) for region in scene.region for event in region}
+    for known in scene.known:
+        if read and not {id(known.torch), id(known.jax)} & read:
+            continue
+        x = next(placed(known.torch, scene.torch.shape), None)
+        y = next(placed(known.jax, scene.jax.shape), None)
+        if x is not None and y is not None and magnitudes(x) > 2:
+            yield known, x, y
+
+
+def other_weights(scene: Scene) -> Finding | None:
+    """Name a sum of two agreed arrays of which one has another weight, or of which the weights are exchanged."""
+    if _pair(scene)[0] is None or scene.torch.size < LEAST:
+        return None
+    for one, other in combinations(list(_operands(scene))[:MOST_OPERANDS], 2):
+        torch = _weights(scene, scene.torch, one[1], other[1])
+        jax = _weights(scene, scene.jax, one[2], other[2]) if torch else None
+        if torch and jax and (name := _weighed(torch, jax)):
+            told = [f"{factor_text(a)} u + {factor_text(b)} w" for a, b in (torch, jax)]
+            evidence = f"torch = {told[0]}, jax = {told[1]}, u = {one[0].label}, w = {other[0].label}"
+            return Finding(name, evidence, told[1], told[0])
+    return None
+
+
+def _weights(scene: Scene, value: np.ndarray, u: np.ndarray, w: np.ndarray) -> tuple[float, float] | None:
+    """Return a and b of value = a u + b w, each as people write it; None where it is no such sum."""
+    rows = np.stack([u.ravel(), w.ravel()])
+    if not (np.isfinite(rows).all() and np.isfinite(value).all()):
+        return None
+    gram = rows @ rows.T
+    if np.linalg.det(gram) <= 1e-6 * gram[0, 0] * gram[1, 1]:
+        return None
+    a, b = (_written(c) for c in np.linalg.solve(gram, rows @ value.ravel()))
+    if not all(is_plain(c) or occurs(c, *scene.region) for c in (a, b)):
+        return None
+    return (a, b) if equal(value, a * u + b * w, max(4 * scene.limit, 1e-7)) else None
+
+
+def _written(c: float) -> float:
+    near = float(f"{c:.3g}")
+    return near if math.isclose(c, near, rel_tol=1e-6, abs_tol=1e-9) else float(c)
+
+
+def _weighed(torch: tuple[float, float], jax: tuple[float, float]) -> str:
+    if not any(torch) or not any(jax):
+        return ""
+    if torch == jax[::-1] and all(torch) and torch != jax:
+        told = [f"{factor_text(a)} and {factor_text(b)}" for a, b in (torch, jax)]
+        if torch[0] == -torch[1]:
+            return "the other sign: a difference is taken the other way round"
+        return f"weights exchanged: {told[0]} of two arrays on torch, {told[1]} on jax"
+    apart = [(a, b) for a, b in zip(torch, jax, strict=True) if a != b]
+    return _weight(*apart[0]) if len(apart) == 1 else ""
+
+
+def _weight(torch: float, jax: float) -> str:
+    if torch and jax and torch == -jax:
+        told = ["added" if c > 0 else "subtracted" for c in (torch, jax)]
+        return f"another sign of an addend: {told[0]} on torch, {told[1]} on jax"
+    if not (torch and jax):
+        return f"an addend is missing on {'jax' if torch else 'torch'}, or too much on {'torch' if torch else 'jax'}"
+    return f"an addend has the weight {factor_text(torch)} on torch, {factor_text(jax)} on jax"
+
+
+def other_way_round(scene: Scene) -> Finding | None:
+    """Name z u + (1 - z) w on one side and (1 - z) u + z w on the other: then the two add up to u + w."""
+    torch, jax = _pair(scene)
+    if torch is None or jax is None or torch.size < LEAST or not (np.isfinite(torch).all() and np.isfinite(jax).all()):
+        return None
+    for (k, u, _), (m, w, _) in combinations(list(_operands(scene))[:MOST_OPERANDS], 2):
+        if scene.equal(torch + jax, u + w) and not any(scene.equal(a, b) for a in (torch, jax) for b in (u, w)):
+            evidence = f"torch + jax = u + w, u = {k.label}, w = {m.label}"
+            name = "two arrays are weighed the other way round: by z and 1 - z on torch, by 1 - z and z on jax"
+            return Finding(name, evidence, "1 - z in the place of z", "1 - z in the place of z")
+    return None
+
+
+RULES = (missing_factor, other_weights, other_way_round)
