@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from attention.parity.diagnosis.rules.arrays import equal, magnitudes, near
 from attention.parity.diagnosis.rules.constants import is_plain
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, equal, magnitudes, near
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
 from attention.spec import activations
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -110,14 +111,30 @@ def another_activation(scene: Scene) -> Finding | None:
 
 def which(value: np.ndarray, x: np.ndarray) -> str:
     """Return which activation of `x` an array is; "" if it is none, is `x` itself, or may be one of several."""
-    if near(value, x):
+    if value.size != x.size or near(value, x):
         return ""
-    found = [name for name, f in ACTIVATIONS.items() if near(value, f(x))]
+    found = [name for name, f in ACTIVATIONS.items() if _reaches(value, x, f) and near(value, f(x))]
     # Programs that write an activation out part inside it: erf(x / sqrt 2) on one side, tanh(...) on the other.
-    found += [name for name, f in INNER.items() if any(near(value, c * f(x) + d) for c, d in ((1, 0), (1, 1), (0.5, 0.5)))]
+    found += [name for name, f in INNER.items() if any(_reaches(value, x, g) and near(value, g(x)) for g in _forms(f))]
     # Below 6 the two are one function.
     found = [name for name in found if name != "relu6" or "relu" not in found]
     return found[0] if len(found) == 1 else ""
+
+
+def _forms(f: Map) -> tuple[Map, ...]:
+    return f, lambda x: f(x) + 1.0, lambda x: 0.5 * f(x) + 0.5
+
+
+def _reaches(value: np.ndarray, x: np.ndarray, f: Map) -> bool:
+    """Return whether the largest element is what the function makes of the largest or the smallest argument.
+
+    All functions here rise where the argument is above zero, and are nowhere greater below it than at one of the ends.
+    """
+    if not (top := float(x.max())) > 0:
+        return True
+    made, largest = float(f(np.array([top, float(x.min())])).max()), float(value.max())
+    # inf and nan are compared as a whole.
+    return not abs(made - largest) > 1e-5 * max(abs(largest), abs(made), float(np.abs(value).max()))
 
 
 def another_gate(scene: Scene) -> Finding | None:

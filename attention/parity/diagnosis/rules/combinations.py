@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
+from attention.parity.diagnosis.rules.arrays import arranged, equal, magnitudes, placed
 from attention.parity.diagnosis.rules.constants import is_plain, occurs
 from attention.parity.diagnosis.rules.elementwise import factor_text
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, equal, magnitudes, placed
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene
 
 MOST_OPERANDS, MOST_ELEMENTS, LEAST = 12, 200_000, 8
 """Arrays that are tried together, their elements at most, and at least: two weights are fitted to these."""
@@ -22,11 +23,8 @@ MOST_OPERANDS, MOST_ELEMENTS, LEAST = 12, 200_000, 8
 
 def missing_factor(scene: Scene) -> Finding | None:
     """Name an array that one side multiplies by, or divides by, and the other does not."""
-    torch, jax = _pair(scene)
-    if torch is None or jax is None:
-        return None
-    for known in scene.known:
-        if magnitudes(known.torch) < 2 or known.torch.size > torch.size:
+    for (torch, jax), known in product(_pairs(scene), scene.known):
+        if known.torch.size > torch.size or magnitudes(known.torch) < 2:
             continue
         for w in placed(known.torch, torch.shape):
             for more, less, side, other in ((torch, jax, "torch", "jax"), (jax, torch, "jax", "torch")):
@@ -46,14 +44,29 @@ def _divides(scene: Scene, which: int, known: Known) -> bool:
     return scene.runs(which, "div") and not scene.runs(1 - which, "mul") and known.torch.size > 1
 
 
-def _pair(scene: Scene) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return the arrays in one shape; None where they are none of numbers, or laid out in ways that are not known to be one."""
+def missing_product(scene: Scene) -> Finding | None:
+    """Name a product of two agreed arrays that one side adds, and the other does not."""
+    for torch, jax in _pairs(scene):
+        apart = torch - jax
+        if not np.isfinite(apart).all():
+            continue
+        for known, other in product(scene.known, scene.known):
+            if known.torch.size != apart.size or other.torch.size > apart.size or magnitudes(other.torch) < 2:
+                continue
+            u = known.torch.reshape(apart.shape)
+            for w, sign in product(placed(other.torch, apart.shape), (1.0, -1.0)):
+                if scene.equal(apart, sign * u * w):
+                    more, less = ("torch", "jax") if sign > 0 else ("jax", "torch")
+                    evidence = f"{more} = {less} + u w, u = {known.label}, w = {other.label}"
+                    return Finding(f"an addend is missing on {less}, or too much on {more}", evidence, **{less: "+ u * w"})
+    return None
+
+
+def _pairs(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the arrays in one shape, where they are of numbers; in each order of axes that has this shape."""
     a, b = scene.torch, scene.jax
-    if a.size != b.size or a.dtype.kind != "f" or b.dtype.kind != "f" or not 4 <= a.size <= MOST_ELEMENTS:
-        return None, None
-    if np.squeeze(a).shape != np.squeeze(b).shape and a.shape[-1:] != b.shape[-1:]:
-        return None, None
-    return a, b.reshape(a.shape)
+    if a.dtype.kind == b.dtype.kind == "f" and 4 <= a.size <= MOST_ELEMENTS:
+        yield from ((a, x) for x in arranged(a, b))
 
 
 def _operands(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
@@ -70,7 +83,7 @@ def _operands(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
 
 def other_weights(scene: Scene) -> Finding | None:
     """Name a sum of two agreed arrays of which one has another weight, or of which the weights are exchanged."""
-    if _pair(scene)[0] is None or scene.torch.size < LEAST:
+    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f" or not LEAST <= scene.torch.size <= MOST_ELEMENTS:
         return None
     for one, other in combinations(list(_operands(scene))[:MOST_OPERANDS], 2):
         torch = _weights(scene, scene.torch, one[1], other[1])
@@ -124,7 +137,7 @@ def _weight(torch: float, jax: float) -> str:
 
 def other_way_round(scene: Scene) -> Finding | None:
     """Name z u + (1 - z) w on one side and (1 - z) u + z w on the other: then the two add up to u + w."""
-    torch, jax = _pair(scene)
+    torch, jax = next(_pairs(scene), (None, None))
     if torch is None or jax is None or torch.size < LEAST or not (np.isfinite(torch).all() and np.isfinite(jax).all()):
         return None
     for (k, u, _), (m, w, _) in combinations(list(_operands(scene))[:MOST_OPERANDS], 2):
@@ -135,4 +148,4 @@ def other_way_round(scene: Scene) -> Finding | None:
     return None
 
 
-RULES = (missing_factor, other_weights, other_way_round)
+RULES = (missing_factor, other_weights, other_way_round, missing_product)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, near
+from attention.parity.diagnosis.rules.arrays import near
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
 from attention.parity.tracing import Event
 
 MOST_PRODUCTS, MOST_PADDED = 3_000_000, 16

@@ -10,7 +10,8 @@ from itertools import combinations, product
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix, near
+from attention.parity.diagnosis.rules.arrays import near
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
 
 
 def tiled(scene: Scene) -> Finding | None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, equal, magnitudes
+from attention.parity.diagnosis.rules.arrays import equal, magnitudes
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
 
 EPS = (0.0, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """What is added to a variance."""

@@ -11,14 +11,15 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations, permutations
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
+from attention.parity.diagnosis.rules.arrays import equal, near
 from attention.parity.tracing import Divergence, Event
 from attention.parity.tracing.array_difference import Difference, difference
-from attention.parity.tracing.fingerprint import masked, tolerance
+from attention.parity.tracing.fingerprint import tolerance
 
 MOST_APART, MOST_PAIRS, MOST_KNOWN = 60, 200, 60
 
@@ -140,59 +141,12 @@ class Finding:
         return "\n".join(lines)
 
 
-def near(value: np.ndarray, rebuilt: np.ndarray, limit: float = 1e-6) -> bool:
-    """Return whether an array is another one but for constants that a framework keeps in float32, in this layout or another."""
-    if value.size != rebuilt.size:
-        return False
-    if value.shape == rebuilt.shape and equal(value, rebuilt, limit):
-        return True
-    # So many numbers are not the same in another order by chance.
-    return value.size >= 8 and equal(np.sort(value, None), np.sort(rebuilt, None), limit)
-
-
-def placed(w: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yield an array as an operand of a shape: as it is, or repeated along the axes that it lacks, its own in their order."""
-    sizes = tuple(n for n in w.shape if n > 1)
-    if not sizes:
-        return
-    places = [i for i, n in enumerate(shape) if n > 1]
-    if math.prod(sizes) == math.prod(shape):
-        yield w.reshape(shape)
-        return
-    for axes in combinations(places, len(sizes)):
-        if tuple(shape[i] for i in axes) == sizes:
-            yield np.broadcast_to(w.reshape([shape[i] if i in axes else 1 for i in range(len(shape))]), shape)
-
-
-def magnitudes(x: np.ndarray) -> int:
-    """Return how many different magnitudes an array has, up to 9; what is fitted to a single one proves nothing.
-
-    >>> magnitudes(np.array([1.0, -1.0, 0.0])), magnitudes(np.array([1.0, -2.0, 3.0]))
-    (1, 3)
-    """
-    size = np.abs(x[np.isfinite(x) & (np.abs(x) < 1e29)])
-    top = float(size.max(initial=0.0))
-    return min(9, np.unique(np.round(size[size > 1e-6 * top] / top, 6)).size) if top else 0
-
-
 def fix(side: str, text: str) -> dict[str, Any]:
     """Return what to write on one side, as an argument of `Finding`."""
     return {side: text}
 
 
 Rule = Callable[[Scene], Finding | None]
-
-
-def equal(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
-    """Return whether two arrays are equal relative to the largest element, what both mask aside."""
-    if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
-        return False
-    hidden = masked(b)
-    if (masked(a) != hidden).any() or hidden.all():
-        return False
-    a, b = a[~hidden], b[~hidden]
-    scale = float(np.abs(b).max(initial=0.0))
-    return bool(scale) and bool((np.abs(a - b) <= limit * scale).all())
 
 
 def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:

@@ -10,9 +10,10 @@ import math
 
 import numpy as np
 
+from attention.parity.diagnosis.rules.arrays import magnitudes
 from attention.parity.diagnosis.rules.constants import numbers
 from attention.parity.diagnosis.rules.elementwise import PARTS, factor_text, times
-from attention.parity.diagnosis.rules.operand_pair import Finding, magnitudes
+from attention.parity.diagnosis.rules.operand_pair import Finding
 from attention.parity.tracing import Divergence, Event
 from attention.parity.tracing.array_difference import Difference
 

@@ -11,7 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, fix, placed
+from attention.parity.diagnosis.rules.arrays import placed
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, fix
 from attention.spec.axes import broadcasts
 
 MOST_AXES, MOST_ADDENDS = 5, 30

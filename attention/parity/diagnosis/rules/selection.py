@@ -12,7 +12,8 @@ from itertools import product
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, near
+from attention.parity.diagnosis.rules.arrays import near
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
 from attention.parity.tracing import Event
 
 MOST_TRIED, MOST_KNOWN = 4_000_000, 24
