@@ -18,6 +18,7 @@ from attention.parity.diagnosis.rules import (
     convolutions,
     elementwise,
     indexing,
+    masked_reductions,
     masking,
     missing_operation,
     norms,
@@ -26,7 +27,9 @@ from attention.parity.diagnosis.rules import (
     patched,
     positions,
     reductions,
+    resampling,
     selection,
+    within,
 )
 from attention.parity.diagnosis.rules.behind import behind
 from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, in_one_layout, scenes
@@ -48,13 +51,17 @@ RULES: tuple[Rule, ...] = (
     *elementwise.GENERAL,
     *masking.RULES,
     *indexing.RULES,
+    combinations.other_array,
+    masked_reductions.cumulated,
     *reductions.RULES,
     *operands.RULES,
     *norms.RULES,
     *combinations.RULES,
     *selection.RULES,
     *convolutions.RULES,
-    activations.within,
+    *masked_reductions.RULES,
+    *resampling.RULES,
+    *within.RULES,
 )
 
 

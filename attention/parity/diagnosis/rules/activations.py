@@ -204,6 +204,26 @@ APART = 20.0
 """How many times the tolerance two fitted numbers must be apart to be two."""
 
 
+def inside_elu(scene: Scene) -> Finding | None:
+    """Name the alphas of two ELUs that part before they choose between x and what is below zero."""
+    if not scene.region[0] or scene.region[0][-1].name != "elu":
+        return None
+    for known, x, y in scene.of_size():
+        below = x < 0
+        if magnitudes(x[below]) < LEAST or not np.isfinite(x).all():
+            continue
+        alphas = [float(np.median(v[z < 0] / np.expm1(z[z < 0]))) for v, z in ((scene.torch, x), (scene.jax, y))]
+        made = [c * np.expm1(z[z < 0]) for c, z in zip(alphas, (x, y), strict=True)]
+        same = equal(scene.torch[below], made[0], 1e-6) and equal(scene.jax[y < 0], made[1], 1e-6)
+        torch, jax = (round(c, 7) for c in alphas)
+        if same and torch != jax and torch and jax and is_plain(torch) and is_plain(jax):
+            name = f"alpha of an elu {torch:.6g} on torch, {jax:.6g} on jax"
+            return Finding(
+                name, f"c expm1(x) below zero, x = {known.label}", f"F.elu(x, {jax:.6g})", f"jax.nn.elu(x, {torch:.6g})"
+            )
+    return None
+
+
 def _below(scene: Scene, value: np.ndarray, x: np.ndarray, f: Map) -> float | None:
     below = x < 0
     if not np.isfinite(x).all() or magnitudes(x[below]) < 2 or below.all():
@@ -214,4 +234,4 @@ def _below(scene: Scene, value: np.ndarray, x: np.ndarray, f: Map) -> float | No
     return c if equal(value, np.where(below, c * f(x), x), max(4 * scene.limit, 1e-6)) else None
 
 
-SPECIFIC = (another_activation, another_gate, another_parameter)
+SPECIFIC = (another_activation, another_gate, another_parameter, inside_elu)

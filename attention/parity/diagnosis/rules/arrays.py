@@ -49,15 +49,18 @@ def magnitudes(x: np.ndarray) -> int:
     return min(9, np.unique(np.round(size[size > 1e-6 * top] / top, 6)).size) if top else 0
 
 
+MOST_AXES = 5
+
+
 def arranged(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
     """Yield an array in the shape of another: as it is, or with its axes in each order that has this shape."""
     if a.size != b.size:
         return
-    if np.squeeze(a).shape == np.squeeze(b).shape or a.shape[-1:] == b.shape[-1:]:
+    x, wanted = b.squeeze(), np.squeeze(a).shape
+    if x.shape == wanted or (x.ndim != len(wanted) and a.shape[-1:] == b.shape[-1:]):
         yield b.reshape(a.shape)
         return
-    x, wanted = b.squeeze(), np.squeeze(a).shape
-    if x.ndim > 5:
+    if x.ndim > MOST_AXES:
         return
     for order in permutations(range(x.ndim)):
         if tuple(x.shape[i] for i in order) == wanted:

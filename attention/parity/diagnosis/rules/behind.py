@@ -29,6 +29,7 @@ def behind(scene: Scene) -> Iterator[Scene]:
         found = _parted(scene, *ends) if ends[0] is not None and ends[1] is not None else None
         if found is None:
             return
+        found = _unwrapped(scene, *found)
         regions = [tuple(e for e in r if e.index <= end.index) for r, end in zip(scene.region, found, strict=True)]
         scene = replace(scene, torch=found[0].value, jax=found[1].value, region=(regions[0], regions[1]), absent="")
         yield scene
@@ -41,6 +42,24 @@ def _made(region: tuple[Event, ...], value: object) -> Event | None:
     while event is not None and event.is_move:
         event = events.get(event.inputs[0]) if event.inputs else None
     return event
+
+
+SHAPES = frozenset(
+    {"_reshape_alias", "_unsafe_view", "alias", "clone", "contiguous", "reshape", "squeeze", "unsqueeze", "view"}
+)
+"""Operations that keep the order of elements."""
+
+
+def _unwrapped(scene: Scene, torch: Event, jax: Event) -> tuple[Event, Event]:
+    """Return two arrays before they were given other shapes, if there they have one: a roll is seen along its own axes only."""
+    sides: list[list[Event]] = []
+    for region, end in zip(scene.region, (torch, jax), strict=True):
+        events, made = {event.index: event for event in region}, [end]
+        while made[-1].op in SHAPES and made[-1].inputs and made[-1].inputs[0] in events:
+            made.append(events[made[-1].inputs[0]])
+        sides.append(made)
+    pairs = [(t, j) for t in reversed(sides[0]) for j in reversed(sides[1]) if t.shape == j.shape]
+    return pairs[0] if pairs else (torch, jax)
 
 
 def _parted(scene: Scene, torch: Event | None, jax: Event | None) -> tuple[Event, Event] | None:

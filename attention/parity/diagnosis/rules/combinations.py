@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.arrays import arranged, equal, magnitudes, placed
+from attention.parity.diagnosis.rules.arrays import arranged, equal, magnitudes, near, placed
 from attention.parity.diagnosis.rules.constants import is_plain, occurs
 from attention.parity.diagnosis.rules.elementwise import factor_text
 from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene
@@ -148,4 +148,30 @@ def other_way_round(scene: Scene) -> Finding | None:
     return None
 
 
-RULES = (missing_factor, other_weights, other_way_round, missing_product)
+def other_array(scene: Scene) -> Finding | None:
+    """Name two agreed arrays of which each side reads another one."""
+    torch = [i for i, k in enumerate(scene.known) if k.torch.size == scene.torch.size > 3 and near(scene.torch, k.torch)]
+    if not torch:
+        return None
+    jax = [i for i, k in enumerate(scene.known) if k.jax.size == scene.jax.size and near(scene.jax, k.jax)]
+    if not jax or set(torch) & set(jax) or near(scene.torch, scene.jax):
+        return None
+    first, second = scene.known[torch[0]].label, scene.known[jax[0]].label
+    name = "another array is read: both sides have both, and each reads another one here"
+    return Finding(name, f"torch reads {first}, jax {second}", second, first)
+
+
+def other_axis(scene: Scene) -> Finding | None:
+    """Name an operand that is added, or multiplied by, along another axis of the same size."""
+    for torch, jax in _pairs(scene):
+        for known in scene.known:
+            ways = list(placed(known.torch, torch.shape)) if known.torch.size < torch.size else []
+            for w, v in permutations(ways, 2) if magnitudes(known.torch) > 1 else ():
+                told = "plus" if scene.equal(torch - jax, w - v) else "times" if scene.equal(torch * v, jax * w) else ""
+                if told:
+                    name = "an operand runs along another axis of the same size: as rows on one side, as columns on the other"
+                    return Finding(name, f"{told} w = {known.label}, in {torch.shape}")
+    return None
+
+
+RULES = (missing_factor, other_weights, other_way_round, missing_product, other_axis)

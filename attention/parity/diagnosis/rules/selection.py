@@ -57,7 +57,7 @@ def _taken(scene: Scene, value: np.ndarray, x: np.ndarray) -> Iterator[tuple[int
 def other_rows(scene: Scene) -> Finding | None:
     """Name the rows of one table that each side takes."""
     for known in scene.known:
-        if known.torch.ndim != 2 or known.jax.shape != known.torch.shape or not known.given:
+        if known.torch.ndim not in (1, 2) or known.jax.shape != known.torch.shape or not known.given:
             continue
         torch, jax = _rows(scene, scene.torch, known.torch), _rows(scene, scene.jax, known.jax)
         if torch is None or jax is None or torch.size != jax.size or (torch == jax).all():
@@ -73,8 +73,10 @@ def other_rows(scene: Scene) -> Finding | None:
 
 def _rows(scene: Scene, value: np.ndarray, table: np.ndarray) -> np.ndarray | None:
     """Return which row of a table each row of the value is; None if some are none, or may be several."""
+    # Of numbers rather than rows, few are the same by chance.
+    value, table = (value, table) if table.ndim == 2 else (value.reshape(-1, 1), table[:, None])
     count, width = table.shape
-    if value.shape[-1:] != (width,) or width < 2 or value.size * count > MOST_TRIED or value.size // width < 2:
+    if value.dtype.kind != "f" or value.shape[-1:] != (width,) or value.size * count > MOST_TRIED or value.size // width < 2:
         return None
     values = value.reshape(-1, 1, width)
     same = (np.abs(values - table) <= 4 * scene.limit * float(np.abs(table).max(initial=0.0))).all(-1)
