@@ -102,11 +102,16 @@ def another_activation(scene: Scene) -> Finding | None:
         if torch and jax and torch != jax:
             mend = WRITTEN[jax][0], WRITTEN[torch][1]
             return Finding(f"another activation: {torch} on torch, {jax} on jax", told, *mend)
-        if torch and not jax and near(scene.jax, y):
+        if torch and not jax and near(scene.jax, y) and not _activated(scene, 1, y):
             return Finding(f"{torch} is missing on jax, or too much on torch", told, "x", WRITTEN[torch][1])
-        if jax and not torch and near(scene.torch, x):
+        if jax and not torch and near(scene.torch, x) and not _activated(scene, 0, x):
             return Finding(f"{jax} is missing on torch, or too much on jax", told, WRITTEN[jax][0], "x")
     return None
+
+
+def _activated(scene: Scene, side: int, x: np.ndarray) -> bool:
+    """Return whether a side has an activation of an array: an ELU + 1 is missing nowhere if there is a ReLU in its place."""
+    return any(which(value, x) for value in scene.made[side] if value.size == x.size and value is not x)
 
 
 def which(value: np.ndarray, x: np.ndarray) -> str:

@@ -25,7 +25,7 @@ def near(value: np.ndarray, rebuilt: np.ndarray, limit: float = 1e-6) -> bool:
 
 
 def placed(w: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Yield an array as an operand of a shape: as it is, or repeated along the axes that it lacks, its own in their order."""
+    """Yield an array as an operand of a shape: as it is, or repeated along the axes that it lacks."""
     sizes = tuple(n for n in w.shape if n > 1)
     if not sizes:
         return
@@ -33,9 +33,12 @@ def placed(w: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     if math.prod(sizes) == math.prod(shape):
         yield w.reshape(shape)
         return
-    for axes in combinations(places, len(sizes)):
+    # Axes of one size would have two orders, of which only one is how they stand.
+    orders = permutations if len(set(sizes)) == len(sizes) else combinations
+    for axes in orders(places, len(sizes)):
         if tuple(shape[i] for i in axes) == sizes:
-            yield np.broadcast_to(w.reshape([shape[i] if i in axes else 1 for i in range(len(shape))]), shape)
+            laid = w.reshape(sizes).transpose(np.argsort(axes))
+            yield np.broadcast_to(laid.reshape([shape[i] if i in axes else 1 for i in range(len(shape))]), shape)
 
 
 def magnitudes(x: np.ndarray) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from attention.parity.diagnosis.rules.arrays import near
+import numpy as np
+
+from attention.parity.diagnosis.rules.arrays import equal, near
 from attention.parity.diagnosis.rules.operand_pair import Scene
 from attention.parity.tracing import Event
 
@@ -62,6 +64,11 @@ def _unwrapped(scene: Scene, torch: Event, jax: Event) -> tuple[Event, Event]:
     return pairs[0] if pairs else (torch, jax)
 
 
+def _same(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
+    """Return whether two arrays are equal: a roll of an array is not, if it has its shape."""
+    return equal(a, b, limit) if a.shape == b.shape else near(a, b, limit)
+
+
 def _parted(scene: Scene, torch: Event | None, jax: Event | None) -> tuple[Event, Event] | None:
     """Return the operands that part, where the operations are the same and their other operands agree."""
     if torch is None or jax is None or ALIKE.get(torch.op, "") != ALIKE.get(jax.op, "-"):
@@ -73,7 +80,7 @@ def _parted(scene: Scene, torch: Event | None, jax: Event | None) -> tuple[Event
     if [len(each) for each in operands] != [2, 2]:
         return None
     limit = 4 * scene.limit
-    same = [(i, k) for i in (0, 1) for k in (0, 1) if near(operands[0][i].value, operands[1][k].value, limit)]
+    same = [(i, k) for i in (0, 1) for k in (0, 1) if _same(operands[0][i].value, operands[1][k].value, limit)]
     if len(same) != 1:
         return None
     [(i, k)] = same

@@ -15,7 +15,7 @@ import numpy as np
 from attention.parity.diagnosis.rules.arrays import arranged, equal, magnitudes, near, placed
 from attention.parity.diagnosis.rules.constants import is_plain, occurs
 from attention.parity.diagnosis.rules.elementwise import factor_text
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, fix
 
 MOST_OPERANDS, MOST_ELEMENTS, LEAST = 12, 200_000, 8
 """Arrays that are tried together, their elements at most, and at least: two weights are fitted to these."""
@@ -31,11 +31,14 @@ def missing_factor(scene: Scene) -> Finding | None:
                 if not scene.equal(more, less * w):
                     continue
                 told = f"{side} = {other} w, w = {known.label}"
+                if any(scene.runs(which, "cumprod") for which in (0, 1)):
+                    name = f"a cumulative product with the element itself on {side}, without it on {other}"
+                    return Finding(name, told)
                 if _divides(scene, 0 if other == "torch" else 1, known):
                     name = f"a divisor is missing on {side}, or too much on {other}"
-                    return Finding(name, told, **{side: f"/ {known.label}", other: f"without / {known.label}"})
+                    return Finding(name, told, **(fix(side, f"/ {known.label}") | fix(other, f"without / {known.label}")))
                 name = f"a factor is missing on {other}, or too much on {side}"
-                return Finding(name, told, **{other: f"* {known.label}", side: f"without * {known.label}"})
+                return Finding(name, told, **(fix(other, f"* {known.label}") | fix(side, f"without * {known.label}")))
     return None
 
 
@@ -58,7 +61,7 @@ def missing_product(scene: Scene) -> Finding | None:
                 if scene.equal(apart, sign * u * w):
                     more, less = ("torch", "jax") if sign > 0 else ("jax", "torch")
                     evidence = f"{more} = {less} + u w, u = {known.label}, w = {other.label}"
-                    return Finding(f"an addend is missing on {less}, or too much on {more}", evidence, **{less: "+ u * w"})
+                    return Finding(f"an addend is missing on {less}, or too much on {more}", evidence, **fix(less, "+ u * w"))
     return None
 
 

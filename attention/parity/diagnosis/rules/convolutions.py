@@ -49,12 +49,13 @@ class _Convolution:
         sizes = self.x.shape[2:]
         if mode != "constant" and any(p >= n for pads in (low, high) for p, n in zip(pads, sizes, strict=True)):
             return None
-        x = np.pad(self.x, ((0, 0), (0, 0), *zip(low, high, strict=True)), mode=mode)  # pyright: ignore[reportArgumentType]
+        pad: Any = np.pad  # its modes are literals, and here they are names from a table
+        x: np.ndarray = pad(self.x, ((0, 0), (0, 0), *zip(low, high, strict=True)), mode=mode)
         spans = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, weights.shape[2:], strict=True))
         axes = tuple(range(2, x.ndim))
         if any(n < span for n, span in zip(x.shape[2:], spans, strict=True)):
             return None
-        seen = np.lib.stride_tricks.sliding_window_view(x, spans, axes)
+        seen: np.ndarray = np.lib.stride_tricks.sliding_window_view(x, spans, axes)
         steps = tuple(slice(None, None, s) for s in self.strides)
         taps = tuple(slice(None, None, d) for d in self.dilation)
         seen = seen[(slice(None), slice(None), *steps, *taps)]

@@ -120,7 +120,7 @@ def shifted(scene: Scene) -> Finding | None:
                 continue
             if not all(is_plain(c) or occurs(c, *scene.region) for c in (torch, jax)):
                 continue
-            return _added(torch, jax, form, (x >= 0).all(), known.label)
+            return _added(torch, jax, form, bool((x >= 0).all()), known.label)
     return None
 
 
@@ -149,7 +149,8 @@ def root_of_eps(scene: Scene) -> Finding | None:
                     name = f"eps is added before the root on {told[0]}, after it on {told[1]}"
                     evidence = f"{told[0]} has sqrt(x + {e:.6g}), {told[1]} sqrt(x) + {d:.6g}, x = {known.label}"
                     codes = "sqrt(x + eps)", "sqrt(x) + eps"
-                    return Finding(name, evidence, *(codes[::-1] if which_in == 0 else codes))
+                    first, second = codes[::-1] if which_in == 0 else codes
+                    return Finding(name, evidence, first, second)
     return None
 
 

@@ -11,8 +11,9 @@ from itertools import product
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.arrays import arranged, near, placed
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.arrays import arranged, equal, placed
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
+from attention.parity.tracing.fingerprint import real
 
 MOST_MASKS, MOST_KNOWN = 8, 24
 
@@ -74,7 +75,7 @@ def masked_factor(scene: Scene) -> Finding | None:
             for more, less, side, other in ((scene.torch, jax, "torch", "jax"), (jax, scene.torch, "jax", "torch")):
                 if scene.equal(more, less * m):
                     told = f"{side} = {other} m, m is 0 in {(m == 0).mean():.0%} of the elements"
-                    return Finding(f"a mask is missing on {other}, or too much on {side}", told, **{other: "* mask"})
+                    return Finding(f"a mask is missing on {other}, or too much on {side}", told, **fix(other, "* mask"))
     return None
 
 
@@ -110,8 +111,8 @@ def conjugated(scene: Scene) -> Finding | None:
     if scene.torch.dtype.kind != "c" or scene.jax.dtype.kind != "c":
         return None
     for jax in arranged(scene.torch, scene.jax):
-        parts = [(scene.torch.real, jax.real), (scene.torch.imag, -jax.imag)]
-        if all(near(a.copy(), b.copy()) and np.allclose(a, b, rtol=1e-6) for a, b in parts) and np.abs(jax.imag).max() > 0:
+        pairs, plain, other = real(scene.torch), real(jax), real(np.conjugate(jax))
+        if equal(pairs, other, 1e-6) and not equal(plain, other, 1e-6):
             return Finding("complex numbers are conjugated on one side", "jax = conj(torch)", ".conj()", "jnp.conj")
     return None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import equal, magnitudes
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
 
 EPS = (0.0, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """What is added to a variance."""
@@ -33,7 +33,9 @@ def other_norm(scene: Scene) -> Finding | None:
         for side, other, norm, value, z in (("torch", "jax", torch, scene.jax, y), ("jax", "torch", jax, scene.torch, x)):
             if norm and scene.equal(value, z):
                 return Finding(
-                    f"{norm} is missing on {other}, or too much on {side}", told, **{other: norm, side: f"without {norm}"}
+                    f"{norm} is missing on {other}, or too much on {side}",
+                    told,
+                    **(fix(other, norm) | fix(side, f"without {norm}")),
                 )
     return None
 

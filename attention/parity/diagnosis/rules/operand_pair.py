@@ -183,9 +183,19 @@ def agreed(divergence: Divergence) -> tuple[Known, ...]:
     pairs = [(m.torch, m.jax) for m in divergence.timeline if m.matched and m.torch is not None and m.jax is not None]
     last = divergence.torch.index + MOST_APART if divergence.torch else 0
     before = [(t, j) for t, j in pairs if t.index < last and t.value.dtype.kind == j.value.dtype.kind == "f"]
-    made = [_both(t, j) for t, j in reversed(before)]
+    made = [_both(t, j) for t, j in (*reversed(before), *_crossing(divergence, last))]
     given = [_both(t, j) for t, j in divergence.given]
     return (*made[:MOST_KNOWN], *given[:MOST_KNOWN])
+
+
+def _crossing(divergence: Divergence, last: int) -> Iterator[tuple[Event, Event]]:
+    """Yield arrays that agree, but which the two programs make in another order."""
+    alone = [m for m in divergence.timeline if m.matched and (m.torch is None or m.jax is None)]
+    jax = [m.jax for m in alone if m.jax is not None and m.jax.value.dtype.kind == "f"][:MOST_APART]
+    for event in (m.torch for m in alone if m.torch is not None and m.torch.index < last):
+        if event.value.dtype.kind == "f":
+            partners = (j for j in jax if j.value.size == event.value.size > 1 and near(event.value, j.value))
+            yield from ((event, j) for j in list(partners)[:1])
 
 
 def _both(torch: Event, jax: Event) -> Known:

@@ -50,10 +50,9 @@ def other_chunk(scene: Scene) -> Finding | None:
                 continue
             made = [_chunk(scene, side, known, count) for side in ("torch", "jax")]
             if made[0] and made[1] and made[0] != made[1]:
-                first, second = (
-                    f"{n}{of}{f' within each of {h}' if h > 1 else ''}"
-                    for (n, h), of in zip(made, (f" of {count}", ""), strict=True)
-                )
+                (n, heads), (m, others) = made[0], made[1]
+                first = f"{n} of {count}{f' within each of {heads}' if heads > 1 else ''}"
+                second = f"{m}{f' within each of {others}' if others > 1 else ''}"
                 name = f"chunk {first} on torch, chunk {second} on jax: another order of gates, or of q, k, v"
                 evidence = f"both parts of x = {known.label}, counted from 1"
                 return Finding(name, evidence, f"chunk {second}", f"chunk {first}")

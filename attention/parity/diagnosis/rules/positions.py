@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
 from attention.parity.tracing import Event
 
 LEAST = 3
@@ -32,7 +32,7 @@ def rotary_base(scene: Scene) -> Finding | None:
             if _is_base(one) and math.isclose(two ** ((n - 1) / n), one, rel_tol=1e-5):
                 name = f"frequencies are spread over {n} steps on {side}, over {n - 1} on {other}, so that the last is 1 / base"
                 evidence = f"{n} frequencies of base {one:.6g}: base ** (-i / {n}) on {side}, base ** (-i / {n - 1}) on {other}"
-                return Finding(name, evidence, **{side: f"i / {n - 1}", other: f"i / {n}"})
+                return Finding(name, evidence, **(fix(side, f"i / {n - 1}") | fix(other, f"i / {n}")))
     return None
 
 
