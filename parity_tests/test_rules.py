@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from attention.parity.diagnosis.rules import Finding, Known, Scene, name_scene
-from attention.parity.diagnosis.rules.elementwise import ACTIVATIONS, WRITTEN
+from attention.parity.diagnosis.rules.activations import ACTIVATIONS, WRITTEN
 from attention.parity.diagnosis.rules.operand_pair import in_one_layout
 
 DRAWS = np.random.default_rng(7)

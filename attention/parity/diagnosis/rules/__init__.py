@@ -13,29 +13,55 @@ from dataclasses import replace
 import numpy as np
 
 from attention.parity.diagnosis.rules import (
+    activations,
+    combinations,
+    convolutions,
     elementwise,
     indexing,
+    masked_reductions,
     masking,
     missing_operation,
+    norms,
     operands,
     options,
     patched,
     positions,
     reductions,
+    resampling,
+    selection,
+    within,
 )
+from attention.parity.diagnosis.rules.behind import behind
 from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, in_one_layout, scenes
 from attention.parity.tracing import Divergence
 
 __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
 
-SPECIFIC: tuple[Rule, ...] = (*options.RULES, *elementwise.SPECIFIC, *positions.RULES)
+CERTAIN: tuple[Rule, ...] = (*options.RULES, *activations.SPECIFIC, *positions.RULES)
+"""What two arrays are by themselves, whichever operands the others have."""
+SPECIFIC: tuple[Rule, ...] = (
+    *options.RULES,
+    *activations.SPECIFIC,
+    *elementwise.SPECIFIC,
+    *positions.RULES,
+    *selection.SPECIFIC,
+)
 RULES: tuple[Rule, ...] = (
     *SPECIFIC,
     *elementwise.GENERAL,
     *masking.RULES,
     *indexing.RULES,
+    combinations.other_array,
+    masked_reductions.cumulated,
     *reductions.RULES,
     *operands.RULES,
+    *norms.RULES,
+    *combinations.RULES,
+    *selection.RULES,
+    *convolutions.RULES,
+    *masked_reductions.RULES,
+    *resampling.RULES,
+    *within.RULES,
 )
 
 
@@ -84,15 +110,16 @@ def _same_kind(one: str, other: str) -> bool:
 
 
 def _named(divergence: Divergence) -> tuple[Finding, ...]:
-    near, far = list(scenes(divergence)), list[Scene]()
+    first, far = list(scenes(divergence)), list[Scene]()
+    near = [each for scene in first for each in (scene, *behind(scene))]
     if divergence.share < LEAST:
         return next(
-            (found for scene in near if scene.proven and (found := name_scene(scene, (*SPECIFIC, elementwise.shifted)))), ()
+            (found for scene in near if scene.proven and (found := name_scene(scene, (*CERTAIN, elementwise.shifted)))), ()
         )
     # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
     for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
         if made is far and not far:
-            far += list(scenes(divergence, further=True))[len(near) :]
+            far += list(scenes(divergence, further=True))[len(first) :]
         for scene in (each for one in made for each in (one, in_one_layout(one)) if each is not None):
             # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
             chosen = rules if scene.proven else indexing.SAME_ELEMENTS if rules is RULES else ()

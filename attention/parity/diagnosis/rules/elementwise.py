@@ -6,121 +6,28 @@ torch = f(x)        jax = g(x)        x agrees, f and g of the table below
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, magnitudes, near
-from attention.spec import activations
+from attention.parity.diagnosis.rules.activations import ACTIVATIONS, APART, Map, which
+from attention.parity.diagnosis.rules.arrays import magnitudes
+from attention.parity.diagnosis.rules.constants import is_plain, occurs
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene
 
-Map = Callable[[np.ndarray], np.ndarray]
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-np.clip(x, -700.0, 700.0)))
-
-
-ACTIVATIONS: dict[str, Map] = {
-    "relu": lambda x: np.maximum(x, 0.0),
-    "gelu by erf": lambda x: activations.gelu(np, x),
-    "gelu by tanh": lambda x: activations.gelu_tanh(np, x),
-    "quick gelu, x sigmoid(1.702 x)": lambda x: x * _sigmoid(1.702 * x),
-    "silu": lambda x: x * _sigmoid(x),
-    "sigmoid": _sigmoid,
-    "hard sigmoid": lambda x: np.clip(x / 6.0 + 0.5, 0.0, 1.0),
-    "tanh": np.tanh,
-    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
-    "elu + 1": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))) + 1.0,
-    "relu + 1": lambda x: np.maximum(x, 0.0) + 1.0,
-    "leaky relu (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
-    "leaky relu (0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
-    "squared relu": lambda x: np.maximum(x, 0.0) ** 2,
-    "softplus": lambda x: np.logaddexp(x, 0.0),
-    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0.0)),
-    "exp": lambda x: np.exp(np.minimum(x, 700.0)),
-    "exp2": lambda x: np.exp2(np.minimum(x, 1000.0)),
-}
-INNER: dict[str, Map] = {
-    "gelu by erf": lambda x: activations.erf(np, x / math.sqrt(2.0)),
-    "gelu by tanh": lambda x: np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)),
-}
-"""What an activation g(x) = x (1 + inner(x)) / 2 is written with."""
-WRITTEN = {
-    "relu": ("F.relu(x)", "jax.nn.relu(x)"),
-    "gelu by erf": ("F.gelu(x)", "jax.nn.gelu(x, approximate=False)"),
-    "gelu by tanh": ('F.gelu(x, approximate="tanh")', "jax.nn.gelu(x)"),
-    "quick gelu, x sigmoid(1.702 x)": ("x * torch.sigmoid(1.702 * x)", "x * jax.nn.sigmoid(1.702 * x)"),
-    "silu": ("F.silu(x)", "jax.nn.silu(x)"),
-    "sigmoid": ("torch.sigmoid(x)", "jax.nn.sigmoid(x)"),
-    "hard sigmoid": ("F.hardsigmoid(x)", "jax.nn.hard_sigmoid(x)"),
-    "tanh": ("torch.tanh(x)", "jnp.tanh(x)"),
-    "elu": ("F.elu(x)", "jax.nn.elu(x)"),
-    "elu + 1": ("F.elu(x) + 1", "jax.nn.elu(x) + 1"),
-    "relu + 1": ("F.relu(x) + 1", "jax.nn.relu(x) + 1"),
-    "leaky relu (0.01)": ("F.leaky_relu(x)", "jax.nn.leaky_relu(x)"),
-    "leaky relu (0.2)": ("F.leaky_relu(x, 0.2)", "jax.nn.leaky_relu(x, 0.2)"),
-    "squared relu": ("F.relu(x) ** 2", "jax.nn.relu(x) ** 2"),
-    "softplus": ("F.softplus(x)", "jax.nn.softplus(x)"),
-    "mish": ("F.mish(x)", "jax.nn.mish(x)"),
-    "exp": ("torch.exp(x)", "jnp.exp(x)"),
-    "exp2": ("torch.exp2(x)", "jnp.exp2(x)"),
-}
-"""Each as code of torch and of JAX, of the argument x."""
-APART = 20.0
-"""How many times the tolerance two fitted numbers must be apart to be two."""
-LEAST = 3
-"""Magnitudes of an argument that an activation is known by."""
 MOST_REDUCED = 24
 """Agreed arrays whose variances are tried."""
+SAMPLE = 8
 GATES = ("sigmoid", "silu", "gelu by erf", "gelu by tanh", "relu", "tanh")
-
-
-def another_activation(scene: Scene) -> Finding | None:
-    """Name two activations of one agreed array."""
-    for known, x, y in scene.of_size():
-        if magnitudes(x) < LEAST:
-            continue
-        torch, jax = _which(scene.torch, x), _which(scene.jax, y)
-        if torch and jax and torch != jax:
-            mend = WRITTEN[jax][0], WRITTEN[torch][1]
-            return Finding(f"another activation: {torch} on torch, {jax} on jax", f"both rebuilt from x = {known.label}", *mend)
-    return None
-
-
-def _which(value: np.ndarray, x: np.ndarray) -> str:
-    found = [name for name, f in ACTIVATIONS.items() if near(value, f(x))]
-    # Programs that write an activation out part inside it: erf(x / sqrt 2) on one side, tanh(...) on the other.
-    found += [name for name, f in INNER.items() if any(near(value, c * f(x) + d) for c, d in ((1, 0), (1, 1), (0.5, 0.5)))]
-    return found[0] if len(found) == 1 else ""
-
-
-def leaky_slope(scene: Scene) -> Finding | None:
-    """Name the slopes that two leaky ReLUs have below zero."""
-    for known, x, y in scene.of_size():
-        torch, jax = _slope(scene, scene.torch, x), _slope(scene, scene.jax, y)
-        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-5, APART * scene.limit)):
-            continue
-        name = f"negative slope of a leaky relu {torch:.6g} on torch, {jax:.6g} on jax"
-        mends = f"F.leaky_relu(x, {jax:.6g})", f"jax.nn.leaky_relu(x, {torch:.6g})"
-        return Finding(name, f"both rebuilt from x = {known.label}", *mends)
-    return None
-
-
-def _slope(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
-    below = x < 0
-    if not np.isfinite(x).all() or magnitudes(x[below]) < 2 or below.all():
-        return None
-    c = float(np.median(value[below] / x[below]))
-    return c if scene.equal(value, np.where(below, c * x, x)) else None
 
 
 def another_operand(scene: Scene) -> Finding | None:
     """Name one activation of two arrays, each of which the other side has too: a gate, say, and what it gates."""
-    torch = [(known.label, name, i) for i, (known, x, _) in enumerate(scene.of_size()) if (name := _which(scene.torch, x))]
-    jax = [(known.label, name, i) for i, (known, _, y) in enumerate(scene.of_size()) if (name := _which(scene.jax, y))]
+    torch = [(known.label, name, i) for i, (known, x, _) in enumerate(scene.of_size()) if (name := which(scene.torch, x))]
+    jax = [(known.label, name, i) for i, (known, _, y) in enumerate(scene.of_size()) if (name := which(scene.jax, y))]
     for label, name, i in torch:
         for other, same, j in jax:
-            if name == same and i != j:
+            if name == same and i != j and not scene.has(0, scene.jax) and not scene.has(1, scene.torch):
                 evidence = f"torch = {name} of a, jax = {name} of b, a = {label}, b = {other}"
                 return Finding(
                     f"{name} of another array: a gate and what it gates, exchanged", evidence, f"{name} of b", f"{name} of a"
@@ -131,12 +38,16 @@ def another_operand(scene: Scene) -> Finding | None:
 def gate_exchanged(scene: Scene) -> Finding | None:
     """Name f(u) w on one side and f(w) u on the other."""
     same = list(scene.of_size())[:12]
+    at = np.linspace(0, scene.torch.size - 1, min(SAMPLE, scene.torch.size)).astype(int)
     for gate, u, u2 in same:
         for value, w, w2 in same:
             if value is gate:
                 continue
             for name in GATES:
                 f = ACTIVATIONS[name]
+                # A few elements first: most pairs are not it.
+                if not np.allclose(f(u.flat[at]) * w.flat[at], scene.torch.flat[at], rtol=1e-4, equal_nan=True):
+                    continue
                 if scene.equal(scene.torch, f(u) * w) and scene.equal(scene.jax, f(w2) * u2):
                     evidence = f"torch = {name}(u) w, jax = {name}(w) u, u = {gate.label}, w = {value.label}"
                     mend = f"{name}(second half) * first half", f"{name}(first half) * second half"
@@ -150,7 +61,8 @@ def soft_cap(scene: Scene) -> Finding | None:
         torch, jax = cap(scene, scene.torch, x), cap(scene, scene.jax, y)
         if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-6, APART * scene.limit)):
             continue
-        if magnitudes(x) < 2:
+        # A cap of 1 is a tanh, and a number that nobody writes is fitted to something else.
+        if magnitudes(x) < 3 or any(math.isfinite(c) and (c == 1.0 or not is_plain(c)) for c in (torch, jax)):
             continue
         told = [f"a soft cap of {c:.6g}" if math.isfinite(c) else "no soft cap" for c in (torch, jax)]
         first, second = capped("torch", jax), capped("jnp", torch)
@@ -178,11 +90,19 @@ def cap(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
     for _ in range(200 if v else 0):
         c = math.sqrt(low * high)
         low, high = (c, high) if c * math.tanh(a / c) < v else (low, c)
+    c = 1.0 if math.isclose(c, 1.0, rel_tol=1e-6) else c
     return c if c and scene.equal(value, c * np.tanh(x / c)) else None
 
 
-FORMS: dict[str, Map] = {"": lambda y: y, "1 / sqrt": lambda y: y**-2.0, "sqrt": lambda y: y * y}
-"""What makes an addend of a value: that of x + e, of 1 / sqrt(x + e), of sqrt(x + e)."""
+FORMS: dict[str, Map] = {
+    "": lambda y: y,
+    "1 / sqrt": lambda y: y**-2.0,
+    "sqrt": lambda y: y * y,
+    "sigmoid": lambda y: np.log(y / (1.0 - y)),
+    "tanh": np.arctanh,
+    "exp": np.log,
+}
+"""What makes an argument of a value: that of x, of 1 / sqrt(x), of sqrt(x), of a sigmoid, a tanh, an exponential."""
 
 
 def shifted(scene: Scene) -> Finding | None:
@@ -192,18 +112,45 @@ def shifted(scene: Scene) -> Finding | None:
         apart = float(np.abs(np.sort(x, None) - np.sort(y, None)).max(initial=0.0))
         if magnitudes(x) < 2:
             continue
-        for f in FORMS.values():
+        for form, f in FORMS.items():
             torch, jax = _shift(f(scene.torch), x), _shift(f(scene.jax), y)
             if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-6, abs_tol=1e-300):
                 continue
             if abs(torch - jax) < 20 * apart or not (_may_be_nothing(scene, 0, torch) and _may_be_nothing(scene, 1, jax)):
                 continue
-            small = max(abs(torch), abs(jax)) <= 1e-2 and (x >= 0).all()
-            first, second = _round(torch), _round(jax)
-            name = f"eps {first} on torch, {second} on jax" if small else f"{first} added on torch, {second} added on jax"
-            evidence = f"torch = x + {first}, jax = x + {second}, x = {known.label}"
-            mends = (f"eps={second}", f"epsilon={first}") if small else (_plus(jax - torch), _plus(torch - jax))
-            return Finding(name, evidence, *mends)
+            if not all(is_plain(c) or occurs(c, *scene.region) for c in (torch, jax)):
+                continue
+            return _added(torch, jax, form, bool((x >= 0).all()), known.label)
+    return None
+
+
+def _added(torch: float, jax: float, form: str, positive: bool, label: str) -> Finding:
+    small = max(abs(torch), abs(jax)) <= 1e-2 and positive and form in ("", "1 / sqrt", "sqrt")
+    first, second = f"{torch:.6g}", f"{jax:.6g}"
+    where = f" before a{'n' if form == 'exp' else ''} {form}" if form in ("sigmoid", "tanh", "exp") else ""
+    name = f"eps {first} on torch, {second} on jax" if small else f"{first} added on torch, {second} added on jax{where}"
+    evidence = f"torch = x + {first}, jax = x + {second}, x = {label}"
+    mends = (f"eps={second}", f"epsilon={first}") if small else (_plus(jax - torch), _plus(torch - jax))
+    return Finding(name, evidence, *mends)
+
+
+def root_of_eps(scene: Scene) -> Finding | None:
+    """Name sqrt(x + e) on one side and sqrt(x) + e on the other."""
+    for known, x, y in _addable(scene):
+        if magnitudes(x) < 3 or not (x > 0).all():
+            continue
+        for form in ("sqrt", "1 / sqrt"):
+            values = [v if form == "sqrt" else 1.0 / v for v in (scene.torch, scene.jax)]
+            inside = _shift(values[0] ** 2, x), _shift(values[1] ** 2, y)
+            outside = _shift(values[0], np.sqrt(x)), _shift(values[1], np.sqrt(y))
+            for which_in, which_out, told in ((0, 1, ("torch", "jax")), (1, 0, ("jax", "torch"))):
+                e, d = inside[which_in], outside[which_out]
+                if e and d and e > 0 and is_plain(e) and math.isclose(e, d, rel_tol=1e-3):
+                    name = f"eps is added before the root on {told[0]}, after it on {told[1]}"
+                    evidence = f"{told[0]} has sqrt(x + {e:.6g}), {told[1]} sqrt(x) + {d:.6g}, x = {known.label}"
+                    codes = "sqrt(x + eps)", "sqrt(x) + eps"
+                    first, second = codes[::-1] if which_in == 0 else codes
+                    return Finding(name, evidence, first, second)
     return None
 
 
@@ -243,39 +190,69 @@ def _may_be_nothing(scene: Scene, which: int, e: float) -> bool:
     return bool(e) or not scene.runs(which, "add")
 
 
-def _round(e: float) -> str:
-    """Return what was added as people write it: of six digits, or fewer if these are it within a thousandth of its own."""
-    return f"{e:.3g}" if math.isclose(e, float(f"{e:.3g}"), rel_tol=2e-3, abs_tol=1e-300) else f"{e:.6g}"
-
-
 def _plus(e: float) -> str:
     return f"x + {e:.6g}" if e >= 0 else f"x - {-e:.6g}"
 
 
 def _shift(value: np.ndarray, x: np.ndarray) -> float | None:
+    """Return what is added to `x`, as people write it where that is as near as is known; None if it is not one number."""
     with np.errstate(all="ignore"):
         apart = value - x
     c = float(np.median(apart)) if np.isfinite(apart).all() else math.nan
     # What is added must be known to three digits, or rounding would name it.
-    if not math.isfinite(c) or np.abs(apart - c).max() > max(1e-3 * abs(c), 1e-15 * float(np.abs(x).max())):
+    spread = float(np.abs(apart - c).max(initial=0.0)) if math.isfinite(c) else math.inf
+    if not math.isfinite(c) or spread > max(1e-3 * abs(c), 1e-15 * float(np.abs(x).max())):
         return None
-    return 0.0 if abs(c) <= 1e-14 * float(np.abs(x).max()) else c
+    if abs(c) <= 1e-14 * float(np.abs(x).max()):
+        return 0.0
+    near = max(3 * spread / abs(c), 1e-6)
+    return next((r for digits in (1, 2, 3) if math.isclose(r := float(f"{c:.{digits}g}"), c, rel_tol=near)), c)
+
+
+PARTS = frozenset({"gelu", "hardsigmoid", "hardswish", "mish", "selu", "silu", "softplus"})
+"""What torch calls activations that have no factor which a user could have written."""
 
 
 def scaled(scene: Scene) -> Finding | None:
     """Name c x on one side and another c x on the other."""
-    for known, x, y in scene.of_size():
+    if scene.region[0] and scene.region[0][-1].name in PARTS:
+        return None
+    for known, x, y in _sized(scene):
         torch, jax = _factor(scene, scene.torch, x), _factor(scene, scene.jax, y)
         if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-7, APART * scene.limit)):
             continue
+        if not all(is_plain(c) or occurs(c, *scene.region) or _is_exp(c, scene) for c in (torch, jax)):
+            continue
         evidence = f"torch = {torch:.9g} x, jax = {jax:.9g} x, x = {known.label}"
-        told = [factor_text(c, scene.sizes) for c in (torch, jax)]
-        what = "negative slope of a leaky relu" if scene.runs(0, "leaky_relu") else "scale"
-        name = f"{what} {told[0]} on torch, {told[1]} on jax"
         # Through one magnitude many functions go.
         sure = magnitudes(x) > 1
-        return Finding(name, evidence, times(jax / torch), times(torch / jax), sure=sure)
+        return Finding(_scales(scene, torch, jax), evidence, times(jax / torch), times(torch / jax), sure=sure)
     return None
+
+
+def _sized(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
+    """Yield what is known and has the size of the arrays; a number only if both arrays are read off it."""
+    yield from scene.of_size()
+    ends = tuple({id(event.value) for event in region} for region in scene.region)
+    for known in scene.known if scene.torch.size == scene.jax.size == 1 else ():
+        if known.torch.size == known.jax.size == 1 and id(known.torch) in ends[0] and id(known.jax) in ends[1]:
+            yield known, known.torch.reshape(scene.torch.shape), known.jax.reshape(scene.jax.shape)
+
+
+def _is_exp(c: float, scene: Scene) -> bool:
+    return c > 0 and occurs(math.log(c), *scene.region)
+
+
+def _scales(scene: Scene, torch: float, jax: float) -> str:
+    """Return what two factors of one array are called."""
+    for side, c, d in (("torch", torch, jax), ("jax", jax, torch)):
+        if d > 0 and not is_plain(c) and math.isclose(c, math.log(d), rel_tol=1e-6):
+            return f"a factor is not exponentiated on {side}: {c:.6g} for exp({c:.6g}) = {d:.6g}"
+    told = [factor_text(c, scene.sizes) for c in (torch, jax)]
+    if math.isclose(torch * jax, 1.0, rel_tol=1e-9) and not math.isclose(abs(torch), 1.0):
+        return f"multiplied by what the other side divides by: scale {told[0]} on torch, {told[1]} on jax"
+    what = "negative slope of a leaky relu" if scene.runs(0, "leaky_relu") else "scale"
+    return f"{what} {told[0]} on torch, {told[1]} on jax"
 
 
 def _factor(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
@@ -326,5 +303,5 @@ def times(c: float) -> str:
     return f"x * {c:.12g}"
 
 
-SPECIFIC = (another_activation, leaky_slope, gate_exchanged, another_operand)
-GENERAL = (scaled, soft_cap, shifted)
+SPECIFIC = (gate_exchanged, another_operand)
+GENERAL = (scaled, soft_cap, shifted, root_of_eps)

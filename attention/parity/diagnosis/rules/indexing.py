@@ -10,7 +10,8 @@ from itertools import combinations, product
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix, near
+from attention.parity.diagnosis.rules.arrays import near
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
 
 
 def tiled(scene: Scene) -> Finding | None:
@@ -168,5 +169,17 @@ def stopped(scene: Scene) -> Finding | None:
     )
 
 
+def square_transposed(scene: Scene) -> Finding | None:
+    """Name two axes of one size that are exchanged, where the shapes are one and the axes cannot be a layout of either."""
+    a, b = scene.torch, scene.jax
+    if a.shape != b.shape or a.ndim < 2 or a.dtype.kind != "f" or scene.equal(a, b):
+        return None
+    for i, j in combinations(range(a.ndim), 2):
+        if a.shape[i] == a.shape[j] > 1 and scene.equal(a, b.swapaxes(i, j)):
+            name = f"axes {i} and {j}, both of {a.shape[i]}, are exchanged on one side"
+            return Finding(name, f"jax = torch transposed, {a.shape}", f"transpose({i}, {j})", f"jnp.swapaxes(x, {i}, {j})")
+    return None
+
+
 SAME_ELEMENTS = (tiled, split_otherwise)
-RULES = (tiled, split_otherwise, other_rotation, other_part, moved, coarser, stopped)
+RULES = (tiled, square_transposed, split_otherwise, other_rotation, other_part, moved, coarser, stopped)

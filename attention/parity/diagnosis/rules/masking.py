@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attention.parity.diagnosis.rules.arrays import arranged
 from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
 from attention.parity.tracing.fingerprint import masked
 
@@ -68,8 +69,14 @@ def _band(hidden: np.ndarray) -> _Band | None:
         return None
     query, key = np.indices((t, s))
     apart = key - query
-    low, high = int(apart[seen].min()), int(apart[seen].max())
-    if (seen != ((apart >= low) & (apart <= high))).any():
+    # A first query that would see no key is often left one.
+    begin = 1 if t > 2 and seen[1:].any() and seen[0].sum() == 1 else 0
+    for rows in dict.fromkeys((0, begin)):
+        low, high = (int(f(apart[rows:][seen[rows:]])) for f in (np.min, np.max))
+        band = (apart >= low) & (apart <= high)
+        if (seen[rows:] == band[rows:]).all() and not (rows and band[:rows].any()):
+            break
+    else:
         return None
     return _Band(-np.inf if low == apart.min() else low, np.inf if high == apart.max() else high)
 
@@ -161,4 +168,26 @@ def _is_causal(x: np.ndarray) -> bool:
     return band is not None and band.high in (0, x.shape[-1] - x.shape[-2]) and band.low == -np.inf
 
 
-RULES = (other_mask, off_by_one_prefix, masked_otherwise)
+LOW = -50.0
+"""What is added to hide an element is at most this."""
+
+
+def added_mask(scene: Scene) -> Finding | None:
+    """Name what one side adds to hide elements, and the other does not: 0 or one large negative number."""
+    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f":
+        return None
+    for jax in arranged(scene.torch, scene.jax):
+        apart = scene.torch - jax
+        if not np.isfinite(apart).all():
+            continue
+        for side, other, m in (("torch", "jax", apart), ("jax", "torch", -apart)):
+            low, near = float(m.min()), 1e-9 * max(1.0, float(np.abs(scene.torch).max(initial=0.0)))
+            hidden = np.abs(m - low) <= near
+            if low > LOW or not (hidden | (np.abs(m) <= near)).all() or hidden.all():
+                continue
+            told = f"{side} adds {low:.6g} to {hidden.mean():.0%} of the elements, {other} adds nothing"
+            return Finding(f"a mask is missing on {other}, or too much on {side}", told)
+    return None
+
+
+RULES = (other_mask, off_by_one_prefix, masked_otherwise, added_mask)

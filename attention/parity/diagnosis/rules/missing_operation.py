@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from attention.parity.diagnosis.rules.arrays import magnitudes
 from attention.parity.diagnosis.rules.elementwise import cap, capped
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, agreed, fix, magnitudes
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, agreed, fix
 from attention.parity.tracing import Divergence
 
 LEAST = 4

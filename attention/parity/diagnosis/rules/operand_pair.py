@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from attention.parity.diagnosis.rules.arrays import equal, near
 from attention.parity.tracing import Divergence, Event
 from attention.parity.tracing.array_difference import Difference, difference
-from attention.parity.tracing.fingerprint import masked, tolerance
+from attention.parity.tracing.fingerprint import tolerance
 
 MOST_APART, MOST_PAIRS, MOST_KNOWN = 60, 200, 60
 
@@ -53,6 +54,7 @@ class Scene:
         backward: whether they are gradients.
         sizes: of axes nearby.
         region: the operations behind either array since the programs agreed, and what these read.
+        made: all arrays of either side.
     """
 
     torch: np.ndarray
@@ -65,10 +67,15 @@ class Scene:
     backward: bool = False
     sizes: frozenset[int] = field(default_factory=frozenset[int])
     region: tuple[tuple[Event, ...], tuple[Event, ...]] = ((), ())
+    made: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]] = ((), ())
 
     def runs(self, which: int, *ops: str) -> bool:
         """Return whether a side (0 is torch, 1 JAX) runs one of these operations since the programs agreed."""
         return any(any(op in f"{e.name} {e.op}" for op in ops) for e in self.region[which] if e.is_operation)
+
+    def has(self, which: int, value: np.ndarray) -> bool:
+        """Return whether a side (0 is torch, 1 JAX) makes an array anywhere, in this layout or another."""
+        return any(near(value, x, 4 * self.limit) for x in self.made[which] if x.dtype.kind == "f")
 
     @cached_property
     def relation(self) -> Difference:
@@ -134,45 +141,12 @@ class Finding:
         return "\n".join(lines)
 
 
-def near(value: np.ndarray, rebuilt: np.ndarray, limit: float = 1e-6) -> bool:
-    """Return whether an array is another one but for constants that a framework keeps in float32, in this layout or another."""
-    if value.size != rebuilt.size:
-        return False
-    if value.shape == rebuilt.shape and equal(value, rebuilt, limit):
-        return True
-    # So many numbers are not the same in another order by chance.
-    return value.size >= 8 and equal(np.sort(value, None), np.sort(rebuilt, None), limit)
-
-
-def magnitudes(x: np.ndarray) -> int:
-    """Return how many different magnitudes an array has, up to 9; what is fitted to a single one proves nothing.
-
-    >>> magnitudes(np.array([1.0, -1.0, 0.0])), magnitudes(np.array([1.0, -2.0, 3.0]))
-    (1, 3)
-    """
-    size = np.abs(x[np.isfinite(x) & (np.abs(x) < 1e29)])
-    top = float(size.max(initial=0.0))
-    return min(9, np.unique(np.round(size[size > 1e-6 * top] / top, 6)).size) if top else 0
-
-
 def fix(side: str, text: str) -> dict[str, Any]:
     """Return what to write on one side, as an argument of `Finding`."""
     return {side: text}
 
 
 Rule = Callable[[Scene], Finding | None]
-
-
-def equal(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
-    """Return whether two arrays are equal relative to the largest element, what both mask aside."""
-    if a.shape != b.shape or a.dtype.kind != "f" or b.dtype.kind != "f":
-        return False
-    hidden = masked(b)
-    if (masked(a) != hidden).any() or hidden.all():
-        return False
-    a, b = a[~hidden], b[~hidden]
-    scale = float(np.abs(b).max(initial=0.0))
-    return bool(scale) and bool((np.abs(a - b) <= limit * scale).all())
 
 
 def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
@@ -185,6 +159,10 @@ def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
     if divergence.torch is None or divergence.jax is None or divergence.difference is None:
         return
     known = agreed(divergence)
+    made = tuple(
+        tuple(e.value for m in divergence.timeline for e in ((m.torch, m.jax)[which],) if e is not None and e.is_float)
+        for which in (0, 1)
+    )
     sizes = frozenset(n for k in known for x in (k.torch, k.jax) for n in x.shape if n > 1)
     ends = divergence.ends
     shown = (divergence.torch, divergence.jax)
@@ -195,6 +173,7 @@ def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
         backward = torch.backward or jax.backward
         absent = divergence.kind.removeprefix("absent in ") if divergence.kind.startswith("absent") else ""
         more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes, "region": divergence.region}
+        more["made"] = made
         proof = divergence.kind != "unproven" and ((torch, jax) != shown or ends in (None, shown))
         yield Scene(torch.value, jax.value, known, units, limit, proven=proof, **more)
 
@@ -204,9 +183,19 @@ def agreed(divergence: Divergence) -> tuple[Known, ...]:
     pairs = [(m.torch, m.jax) for m in divergence.timeline if m.matched and m.torch is not None and m.jax is not None]
     last = divergence.torch.index + MOST_APART if divergence.torch else 0
     before = [(t, j) for t, j in pairs if t.index < last and t.value.dtype.kind == j.value.dtype.kind == "f"]
-    made = [_both(t, j) for t, j in reversed(before)]
+    made = [_both(t, j) for t, j in (*reversed(before), *_crossing(divergence, last))]
     given = [_both(t, j) for t, j in divergence.given]
     return (*made[:MOST_KNOWN], *given[:MOST_KNOWN])
+
+
+def _crossing(divergence: Divergence, last: int) -> Iterator[tuple[Event, Event]]:
+    """Yield arrays that agree, but which the two programs make in another order."""
+    alone = [m for m in divergence.timeline if m.matched and (m.torch is None or m.jax is None)]
+    jax = [m.jax for m in alone if m.jax is not None and m.jax.value.dtype.kind == "f"][:MOST_APART]
+    for event in (m.torch for m in alone if m.torch is not None and m.torch.index < last):
+        if event.value.dtype.kind == "f":
+            partners = (j for j in jax if j.value.size == event.value.size > 1 and near(event.value, j.value))
+            yield from ((event, j) for j in list(partners)[:1])
 
 
 def _both(torch: Event, jax: Event) -> Known:

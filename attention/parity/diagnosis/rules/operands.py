@@ -43,27 +43,33 @@ def _multiplied(scene: Scene, side: str, known: Known, kernel: Known) -> str:
 
 
 def other_chunk(scene: Scene) -> Finding | None:
-    """Name the chunk of a known array's last axis that each side takes."""
+    """Name the chunk of a known array's last axis that each side takes, of the whole axis or within each head."""
     for known in scene.known:
         for count in range(2, MOST_CHUNKS + 1):
             if known.torch.size != count * scene.torch.size or not known.torch.ndim or not known.jax.ndim:
                 continue
             made = [_chunk(scene, side, known, count) for side in ("torch", "jax")]
             if made[0] and made[1] and made[0] != made[1]:
-                name = f"chunk {made[0]} of {count} on torch, chunk {made[1]} on jax: another order of gates, or of q, k, v"
+                (n, heads), (m, others) = made[0], made[1]
+                first = f"{n} of {count}{f' within each of {heads}' if heads > 1 else ''}"
+                second = f"{m}{f' within each of {others}' if others > 1 else ''}"
+                name = f"chunk {first} on torch, chunk {second} on jax: another order of gates, or of q, k, v"
                 evidence = f"both parts of x = {known.label}, counted from 1"
-                return Finding(name, evidence, f"chunk {made[1]}", f"chunk {made[0]}")
+                return Finding(name, evidence, f"chunk {second}", f"chunk {first}")
     return None
 
 
-def _chunk(scene: Scene, side: str, known: Known, count: int) -> int:
-    """Return which chunk of an array's last axis a side's array is, from 1; 0 if it is none."""
+def _chunk(scene: Scene, side: str, known: Known, count: int) -> tuple[int, int] | None:
+    """Return which chunk of an array's last axis a side's array is, from 1, and of how many parts of it; None if it is none."""
     x, value = getattr(known, side), getattr(scene, side)
-    if x.shape[-1] % count:
-        return 0
-    parts = np.split(x, count, -1)
-    found = [i for i, part in enumerate(parts, 1) if scene.equal(part.reshape(-1), value.reshape(-1))]
-    return found[0] if len(found) == 1 else 0
+    width = x.shape[-1]
+    if width % count:
+        return None
+    found: list[tuple[int, int]] = []
+    for heads in (h for h in range(1, width // count + 1) if width // count % h == 0):
+        parts = np.moveaxis(x.reshape(*x.shape[:-1], heads, count, -1), -2, 0)
+        found += [(i, heads) for i, part in enumerate(parts, 1) if scene.equal(part.reshape(-1), value.reshape(-1))]
+    return found[0] if len(found) == 1 else None
 
 
 def exchanged_operand(scene: Scene) -> Finding | None:

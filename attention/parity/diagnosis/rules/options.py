@@ -5,7 +5,8 @@ grid_sample(x, grid, align_corners=False) = jax        although torch has align_
 
 from __future__ import annotations
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, near
+from attention.parity.diagnosis.rules.arrays import near
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
 
 
 def other_option(scene: Scene) -> Finding | None:

@@ -10,9 +10,11 @@ import math
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.elementwise import factor_text, times
-from attention.parity.diagnosis.rules.operand_pair import Finding, magnitudes
-from attention.parity.tracing import Divergence
+from attention.parity.diagnosis.rules.arrays import magnitudes
+from attention.parity.diagnosis.rules.constants import numbers
+from attention.parity.diagnosis.rules.elementwise import PARTS, factor_text, times
+from attention.parity.diagnosis.rules.operand_pair import Finding
+from attention.parity.tracing import Divergence, Event
 from attention.parity.tracing.array_difference import Difference
 
 USUAL = (1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
@@ -21,6 +23,8 @@ USUAL = (1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 def name(divergence: Divergence) -> tuple[Finding, ...]:
     """Return what the difference of a divergence is called; nothing where no swap has proven it."""
     relation = divergence.difference
+    if divergence.region[0] and divergence.region[0][-1].name in PARTS:
+        return ()
     if relation is None or divergence.kind == "unproven" or divergence.torch is None or divergence.jax is None:
         return ()
     if "gradient is stopped" in relation.text:
@@ -63,15 +67,31 @@ def _factor(c: float, divergence: Divergence, relation: Difference) -> Finding |
     sizes = _sizes(divergence)
     if found := _unbiased(c, divergence, sizes):
         return found
-    for n in sizes:
-        if math.isclose(c, n**0.5, rel_tol=1e-9) or math.isclose(c, n**-0.5, rel_tol=1e-9):
-            told = f"jax = {c:.9g} torch; an axis has {n}"
-            return Finding(f"a scale of {factor_text(c)}, torch to jax", told, times(c), times(1 / c))
-    if whole := _whole(c, sizes):
-        return whole
     if math.isclose(c, -1.0, rel_tol=1e-9):
         return Finding("the other sign", "jax = -torch", "-x", "-x")
-    return Finding(f"a factor of {factor_text(c)}, torch to jax", relation.text, times(c), times(1 / c))
+    told = [_written(region) for region in divergence.region]
+    # What the sides multiply by must be it: a factor that is folded in elsewhere stands between equal programs too.
+    if told[0] and math.isclose(told[1] / told[0], c, rel_tol=1e-6):
+        n = next((n for n in sizes if any(math.isclose(c, v, rel_tol=1e-9) for v in (n**0.5, n**-0.5))), 0)
+        evidence = f"jax = {c:.9g} torch; an axis has {n}" if n else relation.text
+        return Finding(f"a {'scale' if n else 'factor'} of {factor_text(c)}, torch to jax", evidence, times(c), times(1 / c))
+    return _whole(c, sizes)
+
+
+FACTORS = {"mul": 1.0, "mul_": 1.0, "div": -1.0, "div_": -1.0, "divide": -1.0}
+
+
+def _written(region: tuple[Event, ...]) -> float:
+    """Return the product of the numbers that operations multiply arrays by, or one over those that they divide them by."""
+    values, c = {event.index: event.value for event in region}, 1.0
+    for event in region:
+        if event.op not in FACTORS or event.value.size == 1 or not any(i in values for i in event.inputs):
+            continue
+        scalars = [float(values[i].reshape(())[()]) for i in event.inputs if i in values and values[i].size == 1]
+        scalars += [] if len(event.inputs) > 1 else list(numbers(event.options))[:1]
+        for number in scalars:
+            c *= number ** FACTORS[event.op] if number else 1.0
+    return c
 
 
 def _unbiased(c: float, divergence: Divergence, sizes: list[int]) -> Finding | None:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
 from attention.parity.tracing import Event
 
 LEAST = 3
@@ -17,15 +17,28 @@ LEAST = 3
 
 
 def rotary_base(scene: Scene) -> Finding | None:
-    """Name two bases of frequencies of which the rest is equal."""
+    """Name two bases of frequencies of which the rest is equal, or one base that is spread over n and over n - 1 steps."""
     torch, jax = (dict(filter(None, map(_base, region))) for region in scene.region)
     for n in torch.keys() & jax.keys():
         first, second = torch[n], jax[n]
-        if not math.isclose(first, second, rel_tol=1e-4):
+        if math.isclose(first, second, rel_tol=1e-4):
+            continue
+        if _is_base(first) and _is_base(second):
             name = f"rotary base {first:.6g} on torch, {second:.6g} on jax"
             evidence = f"{n} frequencies, base ** (-i / {n}) on either side"
             return Finding(name, evidence, f"base={second:.6g}", f"base={first:.6g}")
+        for side, other, one, two in (("torch", "jax", first, second), ("jax", "torch", second, first)):
+            # base ** (-i / (n - 1)) is another base ** (-i / n).
+            if _is_base(one) and math.isclose(two ** ((n - 1) / n), one, rel_tol=1e-5):
+                name = f"frequencies are spread over {n} steps on {side}, over {n - 1} on {other}, so that the last is 1 / base"
+                evidence = f"{n} frequencies of base {one:.6g}: base ** (-i / {n}) on {side}, base ** (-i / {n - 1}) on {other}"
+                return Finding(name, evidence, **(fix(side, f"i / {n - 1}") | fix(other, f"i / {n}")))
     return None
+
+
+def _is_base(base: float) -> bool:
+    """Return whether a base is one that people write: of three digits, within what a table in float32 tells."""
+    return math.isclose(base, float(f"{base:.3g}"), rel_tol=1e-5)
 
 
 def _base(event: Event) -> tuple[int, float] | None:

@@ -11,6 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
+from attention.parity.diagnosis.rules.arrays import placed
 from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, fix
 from attention.spec.axes import broadcasts
 
@@ -108,7 +109,20 @@ def _reductions(scene: Scene, value: np.ndarray, x: np.ndarray) -> Iterator[tupl
                 "length": np.sqrt(n * square), "maximum": np.max(x, axis=axes),
             }  # fmt: skip
             sizes = tuple(x.shape[a] for a in axes)
-            yield from ((name, sizes) for name, y in made.items() if scene.equal(flat, y.reshape(-1)))
+            found = [name for name, y in made.items() if scene.equal(flat, y.reshape(-1))]
+            found = found or _share(scene, flat, (n * mean).reshape(-1))
+            yield from ((name, sizes) for name in found)
+
+
+MOST_COUNTED = 512
+
+
+def _share(scene: Scene, flat: np.ndarray, total: np.ndarray) -> list[str]:
+    """Return which whole number a sum is divided by, if it is one."""
+    if not total.any() or not flat.any():
+        return []
+    count = round(float(np.abs(total).max()) / float(np.abs(flat).max()))
+    return [f"1 / {count} of the sum"] if 1 < count <= MOST_COUNTED and scene.equal(flat * count, total) else []
 
 
 def normed(scene: Scene) -> Finding | None:
@@ -154,7 +168,12 @@ def counted(scene: Scene) -> Finding | None:
     """Name a sum that is divided by other counts."""
     for known, x, y in scene.of_size():
         torch, jax = _counts(scene.torch, x), _counts(scene.jax, y)
-        if torch is not None and jax is not None and not np.array_equal(torch, jax):
+        if (
+            torch is not None
+            and jax is not None
+            and not np.array_equal(torch, jax)
+            and np.unique([torch, jax], axis=1).shape[1] > 1
+        ):
             told = [f"{np.unique(counts)[::-1][:6].tolist()}" for counts in (torch, jax)]
             evidence = f"torch = x / {told[0]}, jax = x / {told[1]}, x = {known.label}"
             return Finding(
@@ -206,10 +225,10 @@ def another_addend(scene: Scene) -> Finding | None:
 def _one_more(scene: Scene, x: np.ndarray, sign: float, label: str) -> Finding | None:
     """Name x (1 + w) beside x w, of which the difference is x: w is the same for many elements."""
     ratio = (scene.jax.reshape(x.shape) if sign > 0 else scene.torch) / x
-    along = [i for i in range(x.ndim) if x.shape[i] > 1]
-    if len(along) < 2 or not np.isfinite(ratio).all():
+    if not np.isfinite(ratio).all():
         return None
-    if not any(scene.equal(ratio, np.broadcast_to(np.take(ratio, [0], i), x.shape), slack=1e3) for i in along):
+    # The other factor is an array of both programs: where all rows of a batch are equal, any ratio is constant along it.
+    if not any(scene.equal(ratio, w, slack=1e3) for k in scene.known if k.torch is not x for w in placed(k.torch, x.shape)):
         return None
     told = ("1 + w", "w") if sign > 0 else ("w", "1 + w")
     evidence = f"torch = x ({told[0]}), jax = x ({told[1]}), x = {label}"
@@ -218,8 +237,11 @@ def _one_more(scene: Scene, x: np.ndarray, sign: float, label: str) -> Finding |
 
 def _bias(scene: Scene, apart: np.ndarray) -> Finding | None:
     """Name rows that all differ by the same vector."""
-    rows = apart.reshape(-1, apart.shape[-1])
-    if len(rows) < 2 or rows.shape[1] < 2 or not scene.equal(rows, np.broadcast_to(rows[:1], rows.shape), slack=1e3):
+    rows, values = apart.reshape(-1, apart.shape[-1]), scene.torch.reshape(-1, apart.shape[-1])
+    # Rows that are one row repeated, such as a table, are evidence of one row only.
+    if len(rows) < 2 or scene.equal(values, np.broadcast_to(values[:1], values.shape)):
+        return None
+    if rows.size < 4 or rows.shape[1] < 2 or not scene.equal(rows, np.broadcast_to(rows[:1], rows.shape), slack=1e3):
         return None
     evidence = f"torch - jax is {np.array2string(rows[0][:4], precision=4)}... in each of {len(rows)} rows"
     if scene.absent:

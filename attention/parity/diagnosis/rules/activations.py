@@ -1,0 +1,242 @@
+"""Activations: two of one array, one that is missing, another parameter of one, and parts that such functions are made of.
+
+torch = f(x)        jax = g(x), or x        x agrees, f and g of the table below
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from attention.parity.diagnosis.rules.arrays import equal, magnitudes, near
+from attention.parity.diagnosis.rules.constants import is_plain
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.spec import activations
+
+Map = Callable[[np.ndarray], np.ndarray]
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-np.clip(x, -700.0, 700.0)))
+
+
+ACTIVATIONS: dict[str, Map] = {
+    "relu": lambda x: np.maximum(x, 0.0),
+    "gelu by erf": lambda x: activations.gelu(np, x),
+    "gelu by tanh": lambda x: activations.gelu_tanh(np, x),
+    "quick gelu, x sigmoid(1.702 x)": lambda x: x * _sigmoid(1.702 * x),
+    "silu": lambda x: x * _sigmoid(x),
+    "sigmoid": _sigmoid,
+    "hard sigmoid": lambda x: np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "tanh": np.tanh,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
+    "elu + 1": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))) + 1.0,
+    "relu + 1": lambda x: np.maximum(x, 0.0) + 1.0,
+    "leaky relu (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+    "leaky relu (0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
+    "squared relu": lambda x: np.maximum(x, 0.0) ** 2,
+    "softplus": lambda x: np.logaddexp(x, 0.0),
+    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0.0)),
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0.0))),
+    "relu6": lambda x: np.clip(x, 0.0, 6.0),
+    "hard swish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "log sigmoid": lambda x: -np.logaddexp(-x, 0.0),
+    "softsign": lambda x: x / (1.0 + np.abs(x)),
+    "square": np.square,
+    "abs": np.abs,
+    "exp": lambda x: np.exp(np.minimum(x, 700.0)),
+    "exp2": lambda x: np.exp2(np.minimum(x, 1000.0)),
+}
+INNER: dict[str, Map] = {
+    "gelu by erf": lambda x: activations.erf(np, x / math.sqrt(2.0)),
+    "gelu by tanh": lambda x: np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)),
+}
+"""What an activation g(x) = x (1 + inner(x)) / 2 is written with."""
+WRITTEN = {
+    "relu": ("F.relu(x)", "jax.nn.relu(x)"),
+    "gelu by erf": ("F.gelu(x)", "jax.nn.gelu(x, approximate=False)"),
+    "gelu by tanh": ('F.gelu(x, approximate="tanh")', "jax.nn.gelu(x)"),
+    "quick gelu, x sigmoid(1.702 x)": ("x * torch.sigmoid(1.702 * x)", "x * jax.nn.sigmoid(1.702 * x)"),
+    "silu": ("F.silu(x)", "jax.nn.silu(x)"),
+    "sigmoid": ("torch.sigmoid(x)", "jax.nn.sigmoid(x)"),
+    "hard sigmoid": ("F.hardsigmoid(x)", "jax.nn.hard_sigmoid(x)"),
+    "tanh": ("torch.tanh(x)", "jnp.tanh(x)"),
+    "elu": ("F.elu(x)", "jax.nn.elu(x)"),
+    "elu + 1": ("F.elu(x) + 1", "jax.nn.elu(x) + 1"),
+    "relu + 1": ("F.relu(x) + 1", "jax.nn.relu(x) + 1"),
+    "leaky relu (0.01)": ("F.leaky_relu(x)", "jax.nn.leaky_relu(x)"),
+    "leaky relu (0.2)": ("F.leaky_relu(x, 0.2)", "jax.nn.leaky_relu(x, 0.2)"),
+    "squared relu": ("F.relu(x) ** 2", "jax.nn.relu(x) ** 2"),
+    "softplus": ("F.softplus(x)", "jax.nn.softplus(x)"),
+    "mish": ("F.mish(x)", "jax.nn.mish(x)"),
+    "selu": ("F.selu(x)", "jax.nn.selu(x)"),
+    "relu6": ("F.relu6(x)", "jax.nn.relu6(x)"),
+    "hard swish": ("F.hardswish(x)", "jax.nn.hard_swish(x)"),
+    "log sigmoid": ("F.logsigmoid(x)", "jax.nn.log_sigmoid(x)"),
+    "softsign": ("F.softsign(x)", "jax.nn.soft_sign(x)"),
+    "square": ("torch.square(x)", "jnp.square(x)"),
+    "abs": ("torch.abs(x)", "jnp.abs(x)"),
+    "exp": ("torch.exp(x)", "jnp.exp(x)"),
+    "exp2": ("torch.exp2(x)", "jnp.exp2(x)"),
+}
+"""Each as code of torch and of JAX, of the argument x."""
+LEAST = 3
+"""Magnitudes of an argument that an activation is known by."""
+GATED: dict[str, tuple[str, Map]] = {
+    "silu": ("silu", ACTIVATIONS["sigmoid"]),
+    "mish": ("mish", lambda x: np.tanh(np.logaddexp(x, 0.0))),
+    "hardswish": ("hard swish", ACTIVATIONS["hard sigmoid"]),
+}
+"""What torch calls an activation x g(x), what it is called here, and g, which may be all that differs."""
+
+
+def another_activation(scene: Scene) -> Finding | None:
+    """Name two activations of one agreed array, or one that only one side has."""
+    for known, x, y in scene.of_size():
+        if magnitudes(x) < LEAST:
+            continue
+        told = f"both rebuilt from x = {known.label}"
+        torch, jax = which(scene.torch, x), which(scene.jax, y)
+        if torch and jax and torch != jax:
+            mend = WRITTEN[jax][0], WRITTEN[torch][1]
+            return Finding(f"another activation: {torch} on torch, {jax} on jax", told, *mend)
+        if torch and not jax and near(scene.jax, y) and not _activated(scene, 1, y):
+            return Finding(f"{torch} is missing on jax, or too much on torch", told, "x", WRITTEN[torch][1])
+        if jax and not torch and near(scene.torch, x) and not _activated(scene, 0, x):
+            return Finding(f"{jax} is missing on torch, or too much on jax", told, WRITTEN[jax][0], "x")
+    return None
+
+
+def _activated(scene: Scene, side: int, x: np.ndarray) -> bool:
+    """Return whether a side has an activation of an array: an ELU + 1 is missing nowhere if there is a ReLU in its place."""
+    return any(which(value, x) for value in scene.made[side] if value.size == x.size and value is not x)
+
+
+def which(value: np.ndarray, x: np.ndarray) -> str:
+    """Return which activation of `x` an array is; "" if it is none, is `x` itself, or may be one of several."""
+    if value.size != x.size or near(value, x):
+        return ""
+    found = [name for name, f in ACTIVATIONS.items() if _reaches(value, x, f) and near(value, f(x))]
+    # Programs that write an activation out part inside it: erf(x / sqrt 2) on one side, tanh(...) on the other.
+    found += [name for name, f in INNER.items() if any(_reaches(value, x, g) and near(value, g(x)) for g in _forms(f))]
+    # Below 6 the two are one function.
+    found = [name for name in found if name != "relu6" or "relu" not in found]
+    return found[0] if len(found) == 1 else ""
+
+
+def _forms(f: Map) -> tuple[Map, ...]:
+    return f, lambda x: f(x) + 1.0, lambda x: 0.5 * f(x) + 0.5
+
+
+def _reaches(value: np.ndarray, x: np.ndarray, f: Map) -> bool:
+    """Return whether the largest element is what the function makes of the largest or the smallest argument.
+
+    All functions here rise where the argument is above zero, and are nowhere greater below it than at one of the ends.
+    """
+    if not (top := float(x.max())) > 0:
+        return True
+    made, largest = float(f(np.array([top, float(x.min())])).max()), float(value.max())
+    # inf and nan are compared as a whole.
+    return not abs(made - largest) > 1e-5 * max(abs(largest), abs(made), float(np.abs(value).max()))
+
+
+def another_gate(scene: Scene) -> Finding | None:
+    """Name two activations x g(x) that part at g, of which torch's has its name."""
+    called = scene.region[0][-1].name if scene.region[0] else ""
+    if called not in GATED:
+        return None
+    for known, x, y in scene.of_size():
+        if magnitudes(x) < LEAST:
+            continue
+        f = GATED[called][1]
+        if not any(near(scene.torch, c * f(x)) for c in (1.0, 6.0)):
+            continue
+        others = [name for key, (name, g) in GATED.items() if key != called and near(scene.jax, g(y))]
+        if len(others) == 1:
+            torch, jax = GATED[called][0], others[0]
+            told = f"torch's {called} of x, on jax x times what it is in {jax}, x = {known.label}"
+            return Finding(f"another activation: {torch} on torch, {jax} on jax", told, WRITTEN[jax][0], WRITTEN[torch][1])
+    return None
+
+
+def within(scene: Scene) -> Finding | None:
+    """Name two activations behind the arrays that part: of one array that both read, and each the last of its side."""
+    first, second = ({id(e.value) for e in region} for region in scene.region)
+    for known in scene.known:
+        if id(known.torch) not in first or id(known.jax) not in second or magnitudes(known.torch) < LEAST:
+            continue
+        torch, jax = (
+            [
+                name
+                for e in region
+                if e.is_operation and e.value is not x and e.value.size == x.size and (name := which(e.value, x))
+            ]
+            for region, x in zip(scene.region, (known.torch, known.jax), strict=True)
+        )
+        if torch and jax and torch[-1] != jax[-1] and not (torch[-1] in jax or jax[-1] in torch[:-1]):
+            name = f"another activation: {torch[-1]} on torch, {jax[-1]} on jax"
+            told = f"both rebuilt from x = {known.label}, from which the arrays that part are made"
+            return Finding(name, told, WRITTEN[jax[-1]][0], WRITTEN[torch[-1]][1], sure=False)
+    return None
+
+
+BELOW: dict[str, tuple[str, Map, str, str]] = {
+    "negative slope of a leaky relu": ("slope", lambda x: x, "F.leaky_relu(x, {})", "jax.nn.leaky_relu(x, {})"),
+    "alpha of an elu": ("alpha", np.expm1, "F.elu(x, {})", "jax.nn.elu(x, {})"),
+}
+"""Activations that are x above zero and c f(x) below: what c is called, f, and how both are written."""
+
+
+def another_parameter(scene: Scene) -> Finding | None:
+    """Name the parameters that one activation has on either side: the slope of a leaky ReLU, the alpha of an ELU."""
+    for known, x, y in scene.of_size():
+        for name, (_, f, torch_code, jax_code) in BELOW.items():
+            torch, jax = _below(scene, scene.torch, x, f), _below(scene, scene.jax, y, f)
+            if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-5, APART * scene.limit)):
+                continue
+            # With 0 it is a ReLU, with 1 a leaky ReLU does nothing: these are other mistakes.
+            if {torch, jax} & ({0.0, 1.0} if f(x) is x else {0.0}) or not (is_plain(torch) and is_plain(jax)):
+                continue
+            told = f"{name} {torch:.6g} on torch, {jax:.6g} on jax"
+            mends = torch_code.format(f"{jax:.6g}"), jax_code.format(f"{torch:.6g}")
+            return Finding(told, f"both rebuilt from x = {known.label}", *mends)
+    return None
+
+
+APART = 20.0
+"""How many times the tolerance two fitted numbers must be apart to be two."""
+
+
+def inside_elu(scene: Scene) -> Finding | None:
+    """Name the alphas of two ELUs that part before they choose between x and what is below zero."""
+    if not scene.region[0] or scene.region[0][-1].name != "elu":
+        return None
+    for known, x, y in scene.of_size():
+        below = x < 0
+        if magnitudes(x[below]) < LEAST or not np.isfinite(x).all():
+            continue
+        alphas = [float(np.median(v[z < 0] / np.expm1(z[z < 0]))) for v, z in ((scene.torch, x), (scene.jax, y))]
+        made = [c * np.expm1(z[z < 0]) for c, z in zip(alphas, (x, y), strict=True)]
+        same = equal(scene.torch[below], made[0], 1e-6) and equal(scene.jax[y < 0], made[1], 1e-6)
+        torch, jax = (round(c, 7) for c in alphas)
+        if same and torch != jax and torch and jax and is_plain(torch) and is_plain(jax):
+            name = f"alpha of an elu {torch:.6g} on torch, {jax:.6g} on jax"
+            return Finding(
+                name, f"c expm1(x) below zero, x = {known.label}", f"F.elu(x, {jax:.6g})", f"jax.nn.elu(x, {torch:.6g})"
+            )
+    return None
+
+
+def _below(scene: Scene, value: np.ndarray, x: np.ndarray, f: Map) -> float | None:
+    below = x < 0
+    if not np.isfinite(x).all() or magnitudes(x[below]) < 2 or below.all():
+        return None
+    c = float(np.median(value[below] / f(x[below])))
+    # Constants are float32 on either side, and a product of 0.1 in float32 is not 0.1.
+    c = round(c, 7) if abs(c - round(c, 7)) < 1e-8 else c
+    return c if equal(value, np.where(below, c * f(x), x), max(4 * scene.limit, 1e-6)) else None
+
+
+SPECIFIC = (another_activation, another_gate, another_parameter, inside_elu)
