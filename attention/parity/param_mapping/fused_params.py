@@ -16,7 +16,7 @@ from attention.parity.param_mapping.block_moves import Shape
 from attention.parity.param_mapping.candidates import Best, Entry, backward
 from attention.parity.param_mapping.name_assignment import assign, numbered, spelt, words
 from attention.parity.param_mapping.param_use import Uses
-from attention.parity.param_mapping.shape_layouts import fusions
+from attention.parity.param_mapping.shape_layouts import MOST_ORDERED, fusions
 from attention.parity.param_mapping.value_search import Moves
 
 
@@ -56,6 +56,8 @@ PARTS = (
 )
 MOST_TOGETHER = 64
 """Arrays that may be one of the other program's, where no word says so."""
+MOST_UNNAMED = 4
+"""Up to so many such arrays may stand in any order."""
 MOST_CHOICES = 48
 """How many layouts of a fused array are kept."""
 
@@ -95,7 +97,8 @@ def leftover(first: Arrays, second: Arrays, best: Best, uses: tuple[Uses | None,
             if fitting is not None:
                 for whole, names in zip(several, fitting, strict=True):
                     parts = {name: singles[name].shape for name in names}
-                    choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped)
+                    # No convention says in which order they stand.
+                    choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped, ordered=MOST_UNNAMED)
                     found += [Entry(choices, "shapes")] if choices else []
         gone = {block.name for entry in found for m in entry.choices[0] for block in (m.first, m.second)}
         first, second = ({n: x for n, x in side.items() if n not in gone} for side in (first, second))
@@ -150,9 +153,13 @@ def _groups(singles: Arrays, parts: Parts) -> list[tuple[str, ...]]:
     return [tuple(group[part] for part in parts.words) for group in found.values() if len(group) == len(parts.words)]
 
 
-def _choices(whole: str, shape: Shape, parts: dict[str, Shape], best: Best, *, flipped: bool) -> tuple[Moves, ...]:
+def _choices(
+    whole: str, shape: Shape, parts: dict[str, Shape], best: Best, *, flipped: bool, ordered: int = MOST_ORDERED
+) -> tuple[Moves, ...]:
     """Return the distinct ways to make an array of parts, as moves from the first program to the second."""
     name = next(iter(parts))
     order = best(name, whole) if flipped else backward(best(whole, name))
-    moves = (each if flipped else tuple(m.inverse for m in each) for each in fusions(whole, shape, parts, order))
+    moves = (
+        each if flipped else tuple(m.inverse for m in each) for each in fusions(whole, shape, parts, order, ordered=ordered)
+    )
     return tuple(dict.fromkeys(islice(moves, MOST_CHOICES)))
