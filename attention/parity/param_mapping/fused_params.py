@@ -7,6 +7,7 @@ lstm.weight_ih_l0 (4 H, I)       <->    ii.kernel, if.kernel, ig.kernel, io.kern
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
@@ -73,17 +74,25 @@ def fused(first: Arrays, second: Arrays, best: Best) -> list[Entry]:
     return found
 
 
-def leftover(first: Arrays, second: Arrays, best: Best, uses: tuple[Uses | None, Uses | None]) -> list[Entry]:
+def leftover(
+    first: Arrays,
+    second: Arrays,
+    best: Best,
+    uses: tuple[Uses | None, Uses | None],
+    defined: tuple[Sequence[str], Sequence[str]] = ((), ()),
+) -> list[Entry]:
     """Return the entries of arrays that neither names nor shapes have paired, and that hold several of the other's.
 
-    Several belong together if they differ in a number alone, or if they are used on the same arrays, one after another. They
-    must be as large as the whole together, and as many sets must be so as there are wholes.
+    Several belong together if they differ in a number alone, then in the order of the numbers; or if they are used on the same
+    arrays, then most likely in the order of their definition. They must be as large as the whole together, and as many sets
+    must be so as there are wholes.
 
     Args:
         first: the first program's parameters that are left, in the order of use.
         second: the second's.
         best: the preference among layouts, by the names of two parameters.
         uses: of both programs, where they are known.
+        defined: the names of both programs in the order of their definition, where it is known.
     """
     found: list[Entry] = []
     for flipped in (False, True):
@@ -94,12 +103,14 @@ def leftover(first: Arrays, second: Arrays, best: Best, uses: tuple[Uses | None,
             # What several are used on says more than their numbers.
             ways = ([names for names in each if sum(singles[name].size for name in names) == size] for each in sets)
             fitting = next((way for way in ways if len(way) == len(several)), None)
-            if fitting is not None:
-                for whole, names in zip(several, fitting, strict=True):
-                    parts = {name: singles[name].shape for name in names}
-                    # No convention says in which order they stand.
-                    choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped, ordered=MOST_UNNAMED)
-                    found += [Entry(choices, "shapes")] if choices else []
+            for whole, names in zip(several, fitting or (), strict=fitting is not None):
+                numbers = next((each for each in sets[1] if {*each} == {*names}), None)
+                order = numbers or _sorted(names, defined[0] if flipped else defined[1])
+                parts = {name: singles[name].shape for name in order}
+                most = MOST_ORDERED if numbers else MOST_UNNAMED
+                choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped, ordered=most)
+                # No convention says in which order they stand, unless they are counted.
+                found += [Entry(choices, "names" if numbers else "shapes")] if choices else []
         gone = {block.name for entry in found for m in entry.choices[0] for block in (m.first, m.second)}
         first, second = ({n: x for n, x in side.items() if n not in gone} for side in (first, second))
     return found
@@ -115,8 +126,15 @@ def _together(singles: Arrays, uses: Uses | None) -> tuple[list[tuple[str, ...]]
         counted.setdefault((key, array.ndim), []).append(name)
         if name in first:
             used.setdefault((first[name].after, first[name].kind, array.ndim), []).append(name)
+    for names in counted.values():
+        names.sort(key=lambda name: [int(piece) for piece in spelt(name) if piece.isdigit()])
     sides = ([tuple(names) for names in sets.values() if 1 < len(names) <= MOST_TOGETHER] for sets in (used, counted))
     return tuple(sides)
+
+
+def _sorted(names: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
+    place = {name: at for at, name in enumerate(order)}
+    return tuple(sorted(names, key=lambda name: place.get(name, len(place))))
 
 
 def _joined(wholes: Arrays, singles: Arrays, parts: Parts, best: Best, *, flipped: bool) -> list[Entry]:

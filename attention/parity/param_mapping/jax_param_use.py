@@ -63,6 +63,7 @@ def uses_of(program: JaxProgram, call: Call) -> Uses:
     with width(None):
         learned, args, kwargs = program.arguments(call)
         shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in learned.items()}
+        args, kwargs = jax.tree.map(jax.numpy.asarray, (args, kwargs))
         # A dict is flattened in the order of its sorted names.
         params: list[Seen] = [View.whole(name, learned[name].shape) for name in sorted(learned)]
         try:

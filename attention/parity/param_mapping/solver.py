@@ -67,7 +67,7 @@ def _solved(first: Program, second: Program, call: Call | None, given: Sequence[
     plan = replace(plan, entries=(*known, *(Entry(choices, "values") for choices in found.entries)), copies=found.copies)
 
     plan, alignment = _used(plan, first, second, call)
-    plan = _paired(plan, alignment, (first.framework, second.framework))
+    plan = _paired(plan, alignment, (first, second))
     plan = replace(plan, entries=tuple(learned([_carried(entry, plan) for entry in plan.entries])))
     if alignment is not None:
         plan = alignment.aligned(plan)
@@ -104,8 +104,9 @@ def _used(plan: Plan, first: Program, second: Program, call: Call | None) -> tup
     return plan, Alignment(uses[0], uses[1])
 
 
-def _paired(plan: Plan, alignment: Alignment | None, frameworks: tuple[str, str]) -> Plan:
+def _paired(plan: Plan, alignment: Alignment | None, programs: tuple[Program, Program]) -> Plan:
     """Return the plan with what stacks, words, names and shapes say, in this order."""
+    frameworks = programs[0].framework, programs[1].framework
 
     def best(one: str, other: str) -> Preference:
         return preference(one, other, frameworks)
@@ -116,6 +117,8 @@ def _paired(plan: Plan, alignment: Alignment | None, frameworks: tuple[str, str]
         ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
         plan = replace(plan, entries=(*plan.entries, *entries(ours, theirs, best)))
     uses = (alignment.first, alignment.second) if alignment is not None else (None, None)
+    # Flax sorts by name what torch keeps as it was defined.
+    defined = tuple([*each.params] if each.framework == "torch" else [] for each in programs)
     for biases in (False, True):
         # Only when the kernels are settled is it known which biases do not follow one.
         left = plan.map.left_over
@@ -124,7 +127,7 @@ def _paired(plan: Plan, alignment: Alignment | None, frameworks: tuple[str, str]
             for side, names in zip(plan.left, left, strict=True)
         )
         if ours and theirs:
-            plan = replace(plan, entries=(*plan.entries, *leftover(ours, theirs, best, uses)))
+            plan = replace(plan, entries=(*plan.entries, *leftover(ours, theirs, best, uses, (defined[0], defined[1]))))
     return plan
 
 
