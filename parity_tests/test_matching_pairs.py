@@ -10,7 +10,7 @@ import torch
 
 from attention.parity.adapters import Arrays, Call, Program, program
 from attention.parity.param_mapping import ParamMap, match
-from attention.parity.param_mapping.output_disambiguation import difference
+from attention.parity.param_mapping.trial_runs import difference
 from parity_tests.matching_pairs import PAIRS
 
 KINDS = {"frozen_and_integer_parameters": ("order",)}

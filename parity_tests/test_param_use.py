@@ -55,7 +55,7 @@ class TestLaws:
 
 class TestValues:
     def test_both_frameworks_sum_over_the_inputs_of_a_kernel(self) -> None:
-        [_bias, ours] = uses(torch.nn.Linear(6, 5), "torch", X).found
+        [ours, _bias] = uses(torch.nn.Linear(6, 5), "torch", X).found
         [theirs, _bias] = uses((lambda p, x: x @ p["k"] + p["b"], {"k": jnp.ones((6, 5)), "b": jnp.ones(5)}), "jax", X).found
         assert (ours.roles["in"], ours.roles["out"]) == (((6, 1),), ((5, 6),))
         assert (theirs.roles["in"], theirs.roles["out"]) == (((6, 5),), ((5, 1),))

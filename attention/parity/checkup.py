@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from attention.parity.adapters import program
-from attention.parity.adapters.inputs import DTYPE, LOAD
+from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
 from attention.parity.compare import compare
 from attention.parity.compare.output_choice import asked
 from attention.parity.diagnosis import Diagnosis, diagnose
 from attention.parity.diagnosis.rules import Finding, name_mistake
+from attention.parity.param_mapping import match
 from attention.parity.results.report import Report, plain, write
 from attention.parity.tracing import Divergence, locate
 from attention.spec.errors import AttentionError, OptionError
@@ -36,6 +37,12 @@ SETTINGS = {
 }
 """What the lines of `settings_audit.warnings` begin with that explain a difference of the mathematics, and the operations that
 they are of. What they say of roundings explains none that a run in float64 shows."""
+
+
+EXPLAINED = 0.9995
+"""The share of the error that is all of it."""
+EVIDENCE = 5
+"""So many operations must agree for what they are made from to be the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +177,11 @@ def checkup(
         report = compare(torch_side, jax_side, inputs, params=params, load=load, dtypes=(dtype,), gradients=gradients)
         # What did not run cannot be traced.
         runs = not any(row.failure and not row.verdicts for row in report.rows)
-        if runs and (trace or not report.ok):
-            more = {"params": params, "load": load, "gradients": gradients}
+        more = {"params": params, "load": load, "gradients": gradients}
+        if not runs and load is not None:
+            divergence, note = _likeliest(torch_side, jax_side, inputs, dtype, **more)
+            report = replace(report, notes=(*report.notes, *note))
+        elif runs and (trace or not report.ok):
             divergence, note = _located(torch_side, jax_side, inputs, dtype, differs=not report.ok, **more)
             report = replace(report, advice="", notes=(*report.notes, *note))
     if contract is not None:
@@ -185,6 +195,44 @@ def checkup(
     places = divergence.all if divergence is not None else ()
     findings = tuple({finding.name: finding for place in places for finding in name_mistake(place)}.values())
     return Checkup(report, divergence, findings, diagnosis)
+
+
+def _likeliest(
+    torch_side: Any, jax_side: Any, inputs: Any, dtype: str, *, params: Any, **more: Any
+) -> tuple[Divergence | None, tuple[str, ...]]:
+    """Return where two programs part under the likeliest of the maps that are open, and what must be known about it.
+
+    A wrong map is wrong in many places; so the place is shown if most operations agree, or if it alone explains all that
+    differs, and much is computed after it.
+    """
+    try:
+        found = match(torch_side, jax_side, call_of(inputs), given=params)
+    except AttentionError:
+        return None, ()
+    if not found.open:
+        return None, ()
+    likely = replace(found, open=(), ties=())
+    divergence, notes = _located(torch_side, jax_side, inputs, dtype, differs=True, params=likely, **more)
+    if divergence is None or not divergence.found:
+        return None, ()
+    told = f"matched torch {divergence.coverage[0]}, jax {divergence.coverage[1]}"
+    proven = all(each.kind != "unproven" for each in divergence.all)
+    alone = len(divergence.all) == 1 and divergence.share >= EXPLAINED and _after(divergence) >= EVIDENCE
+    if not proven or not (alone or all(2 * side.matched > side.operations for side in divergence.coverage)):
+        return None, (f"not located: under the likeliest parameter map, the programs differ in more than one place ({told})",)
+    note = f"located under the likeliest parameter map, which is not established: {told}; params= says which parameter is which"
+    return replace(divergence, notes=(note, *divergence.notes)), (note, *notes)
+
+
+def _after(divergence: Divergence) -> int:
+    """Return how many operations follow the arrays that were put in each other's place, in the program that has fewer."""
+    if divergence.ends is None:
+        return 0
+    later = [0, 0]
+    for moment in divergence.timeline:
+        for side, (event, end) in enumerate(zip((moment.torch, moment.jax), divergence.ends, strict=True)):
+            later[side] += event is not None and event.is_operation and event.index > end.index
+    return min(later)
 
 
 def _located(

@@ -25,11 +25,12 @@ from attention.parity.compare.conventions import Conventions, Triple
 from attention.parity.compare.narrow_casts import narrow
 from attention.parity.compare.oracle import WAYS, Oracle, Pair, Question, oracle
 from attention.parity.compare.output_choice import alike, asked
-from attention.parity.compare.state import settled_state, unchanged, watched
+from attention.parity.compare.state import unchanged, watched
 from attention.parity.compare.verdicts import blind, held, judged, without
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.parity.param_mapping import result_pairing
 from attention.parity.param_mapping.parameter_values import Learned, learned
+from attention.parity.param_mapping.state_pairing import settled_state
 from attention.parity.results import provenance
 from attention.parity.results.report import OWN, Report, Row
 from attention.spec.errors import ParamError, ShapeError, SideFailed
@@ -116,7 +117,8 @@ def _undecided(rows: list[Row], known: Learned, labels: tuple[str, str], load: s
     if known.map is None or all(row.agrees for row in rows):
         return rows
     ties, loaded = known.map.ties, {"first": 1, "second": 0}.get(load or "")
-    lone = known.map.left_over[loaded] if loaded is not None else ()
+    stated = {name for pair in known.map.state for name in pair}
+    lone = [name for name in known.map.left_over[loaded] if name not in stated] if loaded is not None else ()
     if ties:
         why = f"the parameter map is open: {ties[0]}{f' and {len(ties) - 1} more' if len(ties) > 1 else ''}"
     elif loaded is not None and lone:

@@ -8,7 +8,7 @@ So a zero bias, of which values say nothing and shapes little, is fused, split o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -21,33 +21,49 @@ from attention.parity.param_mapping.param_map import by_name, faults
 from attention.parity.param_mapping.permutation import Lines, Pool, solve
 
 
-def follow(moves: Sequence[Move], first: Arrays, second: Arrays) -> list[Move]:
+def follow(
+    moves: Sequence[Move],
+    first: Arrays,
+    second: Arrays,
+    added: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+) -> list[Move]:
     """Return the moves of the biases whose kernels are matched.
 
     Args:
         moves: those of the kernels.
         first: the first program's parameters that are not matched yet.
         second: the second's.
+        added: what each program adds to the product of a parameter, by the name of the parameter: its bias, if no name says so.
     """
-    ours, theirs = ({stem(name): name for name in arrays if "bias" in words(name)} for arrays in (first, second))
-    pool = Pool({name: first[name].shape for name in ours.values()})
+    ours, theirs = (
+        _biases(side, uses, {getattr(move, end).name for move in moves})
+        for side, uses, end in zip((first, second), added, ("first", "second"), strict=True)
+    )
+    pool = Pool({name: first[name].shape for name in dict.fromkeys(ours.values())})
     labels = pool.labels()
     into: dict[str, list[Move]] = {}
     for move in moves:
         into.setdefault(move.second.name, []).append(move)
     found: list[Move] = []
     for kernel, parts in into.items():
-        name = theirs.get(stem(kernel))
-        biases = {move.first.name: ours.get(stem(move.first.name)) for move in parts}
+        name = theirs.get(kernel)
+        biases = {move.first.name: ours.get(move.first.name) for move in parts}
         known = {source: labels[bias] for source, bias in biases.items() if bias is not None}
         if name is not None and name != kernel and len(known) == len(biases):
-            bias = ours[stem(parts[0].first.name)]
+            bias = ours[parts[0].first.name]
             led = _plain(bias, first[bias].shape, parts, name, second[name].shape)
             led = led or _led(name, second[name].shape, parts, known, pool)
             found += [replace(move, evidence=f"its kernel {kernel}") for move in led]
     wrong = faults(by_name(move.first for move in found))
     gone = {move.second.name for move in found if move.first.name in wrong}
     return [move for move in found if move.second.name not in gone]
+
+
+def _biases(arrays: Arrays, added: Mapping[str, str], kernels: set[str]) -> dict[str, str]:
+    """Return the bias of each kernel: of its name, or else what is added to its product."""
+    named = {stem(name): name for name in arrays if "bias" in words(name)}
+    found = {kernel: named.get(stem(kernel)) or added.get(kernel, "") for kernel in kernels}
+    return {kernel: bias for kernel, bias in found.items() if bias in arrays and bias != kernel}
 
 
 @cache

@@ -64,7 +64,7 @@ class Entry:
         if len(self.choices[0]) > 1:
             move = self.choices[0][0]
             return (len(self.choices[0]), len(self.choices), len(move.first.shape), len(move.second.shape), move.first.whole)
-        ends = [(_numberless(m.first.name), m.first.shape, _numberless(m.second.name), m.second.shape) for m in self.choices[0]]
+        ends = [(numberless(m.first.name), m.first.shape, numberless(m.second.name), m.second.shape) for m in self.choices[0]]
         return (tuple(ends), len(self.choices))
 
     def __str__(self) -> str:
@@ -72,7 +72,8 @@ class Entry:
         return f"{', '.join(firsts)} -> {', '.join(seconds)}"
 
 
-def _numberless(name: str) -> tuple[str, ...]:
+def numberless(name: str) -> tuple[str, ...]:
+    """Return what a name means, numbers aside: the same in all layers."""
     return tuple(word for word in words(name) if not word.isdigit())
 
 
@@ -87,7 +88,8 @@ class Plan:
         copies: tied arrays.
         siblings: sets of entries, by their places, that their names do not tell apart.
         apart: names of the first that are to be left over.
-        kinds: what the parameters of both are used for, where that is known: "product", "gather", "scale", "sum".
+        kinds: what the parameters of both are used for, where that is known: "product 16", "gather", "scale", "sum".
+        biases: what each program adds to the product of a parameter, by the name of the parameter.
     """
 
     first: Arrays
@@ -97,6 +99,7 @@ class Plan:
     siblings: tuple[tuple[int, ...], ...] = ()
     apart: frozenset[str] = frozenset()
     kinds: tuple[Kinds, Kinds] = ({}, {})
+    biases: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
 
     @property
     def left(self) -> tuple[Arrays, Arrays]:
@@ -110,9 +113,8 @@ class Plan:
     def map(self) -> ParamMap:
         """The map that the first choices make."""
         moves = [move for entry in self.entries for move in entry.moves]
-        moves += follow(moves, *self.left)
-        rest = replace(self, entries=(*self.entries, *(Entry(((move,),), "") for move in moves)))
-        moves += [move for entry in paired(*rest.left, kinds=self.kinds) for move in entry.moves]
+        moves += follow(moves, *self.left, self.biases)
+        moves += [move for entry in paired(*self._without(moves).left, kinds=self.kinds) for move in entry.moves]
         moves = _without_halves(moves, self.first, self.second)
         ends = [{move.first.name for move in (*moves, *self.copies)}, {move.second.name for move in (*moves, *self.copies)}]
         left = [
@@ -120,6 +122,10 @@ class Plan:
             for arrays, end in zip((self.first, self.second), ends, strict=True)
         ]
         return ParamMap(tuple(moves), self.copies, (left[0], left[1]))
+
+    def _without(self, moves: Iterable[Move]) -> Plan:
+        """Return the plan in which these moves are decided."""
+        return replace(self, entries=(*self.entries, *(Entry(((move,),), "") for move in moves)))
 
     def chosen(self, places: Iterable[int], choice: int) -> Plan:
         """Return the plan in which these entries have another of their choices first."""
@@ -155,63 +161,14 @@ def _without_halves(moves: list[Move], first: Arrays, second: Arrays) -> list[Mo
     return moves
 
 
-@dataclass(frozen=True)
-class Question:
-    """Something that neither values nor names decide.
+def same_kind(one: str, other: str) -> bool:
+    """Return whether two uses are one: of as many inputs, where both say it.
 
-    Attributes:
-        places: the entries that it is about.
-        siblings: whether it asks which array of the second is that of the first of these entries; else it asks for their
-            layout, which is taken to be the same for all.
+    >>> same_kind("product 16", "product 24"), same_kind("product 16", "product")
+    (False, True)
     """
-
-    places: tuple[int, ...]
-    siblings: bool = False
-
-    def answers(self, plan: Plan) -> list[Plan]:
-        """Return the plans to decide between, the present one first."""
-        if self.siblings:
-            first = self.places[0]
-            return [plan, *(plan.swapped(first, other) for other in self.places[1:])]
-        count = len(plan.entries[self.places[0]].choices)
-        return [plan, *(plan.chosen(self.places, choice) for choice in range(1, count))]
-
-    def split(self, plan: Plan) -> list[Question]:
-        """Return the question of layout for each entry by itself, where that is another question."""
-        if self.siblings or len(plan.entries[self.places[0]].choices[0]) > 1:
-            return []
-        return [Question((place,)) for place in self.places] if len(self.places) > 1 else []
-
-    def next(self, plan: Plan, *, settled: bool) -> list[Question]:
-        """Return what is to be asked when this is answered: the remaining siblings, or entry by entry what is not settled."""
-        if self.siblings:
-            return [Question(self.places[1:], siblings=True)] if len(self.places) > 2 else []
-        return [] if settled else self.split(plan)
-
-    def beside(self, asked: Question) -> Question:
-        """Return what is open of this question while another is asked."""
-        if self.siblings != asked.siblings:
-            return self
-        gone = asked.places[:1] if self.siblings else asked.places
-        return Question(tuple(place for place in self.places if place not in gone), self.siblings)
-
-    def text(self, plan: Plan, count: int) -> str:
-        """Return what cannot be told."""
-        entries = [plan.entries[place] for place in self.places]
-        if self.siblings:
-            return f"which of {', '.join(e.choices[0][0].first.name for e in entries)} is which is not told"
-        others = f" and {len(entries) - 1} alike" if len(entries) > 1 else ""
-        said = " | ".join(" + ".join(m.words for m in moves) for moves in entries[0].choices[: min(count, 3)])
-        return f"{entries[0]}{others}: {count} layouts fit ({said}{' | ...' if count > 3 else ''})"
-
-
-def questions(plan: Plan) -> list[Question]:
-    """Return what is open: layouts of entries that are alike at once, then which sibling is which."""
-    kinds: dict[tuple[object, ...], list[int]] = {}
-    for place, entry in enumerate(plan.entries):
-        if len(entry.choices) > 1:
-            kinds.setdefault(entry.kind, []).append(place)
-    return [Question(tuple(places)) for places in kinds.values()] + [Question(each, siblings=True) for each in plan.siblings]
+    (kind, _, inputs), (wanted, _, others) = one.partition(" "), other.partition(" ")
+    return kind == wanted and (inputs == others or not inputs or not others)
 
 
 def paired(
@@ -239,7 +196,8 @@ def paired(
 
     def unlike(one: str, other: str) -> bool:
         ours, theirs = kinds[0].get(one, ANY), kinds[1].get(other, ANY)
-        return not ours & theirs and ANY not in (ours, theirs) and "other" not in ours | theirs
+        known = ANY not in (ours, theirs) and "other" not in ours | theirs
+        return known and not any(same_kind(a, b) for a in ours for b in theirs)
 
     found: dict[str, Entry] = {}
     # Only arrays of one size can be the same, so that the pairs are sought size by size.

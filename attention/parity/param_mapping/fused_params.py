@@ -7,6 +7,7 @@ lstm.weight_ih_l0 (4 H, I)       <->    ii.kernel, if.kernel, ig.kernel, io.kern
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
@@ -16,7 +17,7 @@ from attention.parity.param_mapping.block_moves import Shape
 from attention.parity.param_mapping.candidates import Best, Entry, backward
 from attention.parity.param_mapping.name_assignment import assign, numbered, spelt, words
 from attention.parity.param_mapping.param_use import Uses
-from attention.parity.param_mapping.shape_layouts import fusions
+from attention.parity.param_mapping.shape_layouts import MOST_ORDERED, fusions
 from attention.parity.param_mapping.value_search import Moves
 
 
@@ -56,6 +57,8 @@ PARTS = (
 )
 MOST_TOGETHER = 64
 """Arrays that may be one of the other program's, where no word says so."""
+MOST_UNNAMED = 4
+"""Up to so many such arrays may stand in any order."""
 MOST_CHOICES = 48
 """How many layouts of a fused array are kept."""
 
@@ -71,17 +74,25 @@ def fused(first: Arrays, second: Arrays, best: Best) -> list[Entry]:
     return found
 
 
-def leftover(first: Arrays, second: Arrays, best: Best, uses: tuple[Uses | None, Uses | None]) -> list[Entry]:
+def leftover(
+    first: Arrays,
+    second: Arrays,
+    best: Best,
+    uses: tuple[Uses | None, Uses | None],
+    defined: tuple[Sequence[str], Sequence[str]] = ((), ()),
+) -> list[Entry]:
     """Return the entries of arrays that neither names nor shapes have paired, and that hold several of the other's.
 
-    Several belong together if they differ in a number alone, or if they are used on the same arrays, one after another. They
-    must be as large as the whole together, and as many sets must be so as there are wholes.
+    Several belong together if they differ in a number alone, then in the order of the numbers; or if they are used on the same
+    arrays, then most likely in the order of their definition. They must be as large as the whole together, and as many sets
+    must be so as there are wholes.
 
     Args:
         first: the first program's parameters that are left, in the order of use.
         second: the second's.
         best: the preference among layouts, by the names of two parameters.
         uses: of both programs, where they are known.
+        defined: the names of both programs in the order of their definition, where it is known.
     """
     found: list[Entry] = []
     for flipped in (False, True):
@@ -92,11 +103,14 @@ def leftover(first: Arrays, second: Arrays, best: Best, uses: tuple[Uses | None,
             # What several are used on says more than their numbers.
             ways = ([names for names in each if sum(singles[name].size for name in names) == size] for each in sets)
             fitting = next((way for way in ways if len(way) == len(several)), None)
-            if fitting is not None:
-                for whole, names in zip(several, fitting, strict=True):
-                    parts = {name: singles[name].shape for name in names}
-                    choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped)
-                    found += [Entry(choices, "shapes")] if choices else []
+            for whole, names in zip(several, fitting or (), strict=fitting is not None):
+                numbers = next((each for each in sets[1] if {*each} == {*names}), None)
+                order = numbers or _sorted(names, defined[0] if flipped else defined[1])
+                parts = {name: singles[name].shape for name in order}
+                most = MOST_ORDERED if numbers else MOST_UNNAMED
+                choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped, ordered=most)
+                # No convention says in which order they stand, unless they are counted.
+                found += [Entry(choices, "names" if numbers else "shapes")] if choices else []
         gone = {block.name for entry in found for m in entry.choices[0] for block in (m.first, m.second)}
         first, second = ({n: x for n, x in side.items() if n not in gone} for side in (first, second))
     return found
@@ -112,8 +126,15 @@ def _together(singles: Arrays, uses: Uses | None) -> tuple[list[tuple[str, ...]]
         counted.setdefault((key, array.ndim), []).append(name)
         if name in first:
             used.setdefault((first[name].after, first[name].kind, array.ndim), []).append(name)
+    for names in counted.values():
+        names.sort(key=lambda name: [int(piece) for piece in spelt(name) if piece.isdigit()])
     sides = ([tuple(names) for names in sets.values() if 1 < len(names) <= MOST_TOGETHER] for sets in (used, counted))
     return tuple(sides)
+
+
+def _sorted(names: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
+    place = {name: at for at, name in enumerate(order)}
+    return tuple(sorted(names, key=lambda name: place.get(name, len(place))))
 
 
 def _joined(wholes: Arrays, singles: Arrays, parts: Parts, best: Best, *, flipped: bool) -> list[Entry]:
@@ -150,9 +171,13 @@ def _groups(singles: Arrays, parts: Parts) -> list[tuple[str, ...]]:
     return [tuple(group[part] for part in parts.words) for group in found.values() if len(group) == len(parts.words)]
 
 
-def _choices(whole: str, shape: Shape, parts: dict[str, Shape], best: Best, *, flipped: bool) -> tuple[Moves, ...]:
+def _choices(
+    whole: str, shape: Shape, parts: dict[str, Shape], best: Best, *, flipped: bool, ordered: int = MOST_ORDERED
+) -> tuple[Moves, ...]:
     """Return the distinct ways to make an array of parts, as moves from the first program to the second."""
     name = next(iter(parts))
     order = best(name, whole) if flipped else backward(best(whole, name))
-    moves = (each if flipped else tuple(m.inverse for m in each) for each in fusions(whole, shape, parts, order))
+    moves = (
+        each if flipped else tuple(m.inverse for m in each) for each in fusions(whole, shape, parts, order, ordered=ordered)
+    )
     return tuple(dict.fromkeys(islice(moves, MOST_CHOICES)))

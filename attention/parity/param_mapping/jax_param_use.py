@@ -19,8 +19,8 @@ from attention.parity.adapters.jax_program import JaxProgram, width
 from attention.parity.adapters.program import Call
 from attention.parity.param_mapping.param_use import Uses, View, product_roles
 
-Seen = View | frozenset[int]
-"""What an array is: part of a parameter, or made of inputs; then the last parameters that it was computed with."""
+Seen = View | frozenset[int] | None
+"""What an array is: part of a parameter; made of inputs, then the last parameters it was computed with; None: a constant."""
 NOTHING: frozenset[int] = frozenset()
 MOST_TURNS = 256
 """Turns of a scan that are followed."""
@@ -63,16 +63,31 @@ def uses_of(program: JaxProgram, call: Call) -> Uses:
     with width(None):
         learned, args, kwargs = program.arguments(call)
         shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in learned.items()}
-        closed = jax.make_jaxpr(lambda params: program.outputs(program.pure(params, args, kwargs)))(shapes)
-    reader = _Reader()
-    # A dict is flattened in the order of its sorted names.
-    reader.read(closed, [View.whole(name, learned[name].shape) for name in sorted(learned)])
+        args, kwargs = jax.tree.map(jax.numpy.asarray, (args, kwargs))
+        # A dict is flattened in the order of its sorted names.
+        params: list[Seen] = [View.whole(name, learned[name].shape) for name in sorted(learned)]
+        try:
+            closed = jax.make_jaxpr(lambda p, a, k: program.outputs(program.pure(p, a, k)))(shapes, args, kwargs)
+            operands, constant = [*params, *(NOTHING for _ in closed.in_avals[len(params) :])], None
+        except jax.errors.JAXTypeError:
+            # A program that looks at the values of its inputs is traced with them in place.
+            closed = jax.make_jaxpr(lambda p: program.outputs(program.pure(p, args, kwargs)))(shapes)
+            operands, constant = params, NOTHING
+    reader = _Reader(constant)
+    reader.read(closed, operands)
     return reader.uses
 
 
 class _Reader:
-    def __init__(self) -> None:
+    """Follows a jaxpr.
+
+    Args:
+        constant: what an array is that is no operand: None, or `NOTHING` where inputs are among them.
+    """
+
+    def __init__(self, constant: Seen) -> None:
         self.uses = Uses()
+        self.constant = constant
 
     def read(self, jaxpr: Any, operands: Sequence[Seen]) -> list[Seen]:
         """Follow the equations of a jaxpr, open or closed."""
@@ -80,7 +95,7 @@ class _Reader:
         seen: dict[Any, Seen] = dict(zip(jaxpr.invars, operands, strict=True))
 
         def of(atom: Any) -> Seen:
-            return NOTHING if isinstance(atom, Literal) else seen.get(atom, NOTHING)
+            return None if isinstance(atom, Literal) else seen.get(atom, self.constant)
 
         for eqn in jaxpr.eqns:
             made = self._equation(eqn, [of(atom) for atom in eqn.invars])
@@ -98,17 +113,19 @@ class _Reader:
             return [_MOVES[name](inputs[0], eqn)]
         if name in _KEEPS and len(inputs) == 1:
             return list(inputs)
+        if all(x is None for x in inputs):
+            return [None] * len(eqn.outvars)
         return [self._used(eqn, name, inputs)] * len(eqn.outvars)
 
     def _used(self, eqn: Any, name: str, inputs: list[Seen]) -> Seen:
         """Return what an equation makes of parameters and other arrays."""
         views = [x for x in inputs if isinstance(x, View)]
-        after = self.uses.last(x for x in inputs if not isinstance(x, View))
+        after = self.uses.last(x for x in inputs if isinstance(x, frozenset))
         if not views:
             return after
         shape = eqn.outvars[0].aval.shape
         if not self._depends(eqn, inputs) and name in _SUMS | _SCALES and len({view.name for view in views}) == 1:
-            # 1 + scale, or scale times a constant, is still the scale.
+            # 1 + scale, or scale times a constant such as 1 / sqrt(running variance), is still the scale.
             return views[0] if views[0].shape == shape else replace(views[0], shape=shape, strides=None)
         if name in _JOINS:
             # A token that stands beside others is computed with nothing.
@@ -120,8 +137,8 @@ class _Reader:
         return made
 
     def _depends(self, eqn: Any, inputs: list[Seen]) -> bool:
-        """Return whether an operand beside the parameter is more than a number: made of parameters, or of inputs."""
-        others = [(x, atom) for x, atom in zip(inputs, eqn.invars, strict=True) if not isinstance(x, View)]
+        """Return whether an operand beside the parameter is made of parameters, or of inputs and more than a number."""
+        others = [(x, atom) for x, atom in zip(inputs, eqn.invars, strict=True) if isinstance(x, frozenset)]
         return any(x or atom.aval.size > 1 for x, atom in others)
 
     def _kind(self, eqn: Any, name: str, inputs: list[Seen], view: View) -> tuple[str, dict[str, Any]]:
@@ -140,7 +157,7 @@ class _Reader:
     def _joined(self, several: Sequence[Seen]) -> Seen:
         if all(isinstance(x, View) and x == several[0] for x in several):
             return several[0]
-        return self.uses.last(x for x in several if not isinstance(x, View))
+        return None if all(x is None for x in several) else self.uses.last(x for x in several if isinstance(x, frozenset))
 
     def _cond(self, eqn: Any, inputs: list[Seen]) -> list[Seen]:
         made = [self.read(branch, inputs[1:]) for branch in eqn.params["branches"]]

@@ -165,6 +165,9 @@ def alike(one: Counter[str], other: Counter[str]) -> float:
         if ours and theirs and not ours & theirs:
             return NEVER
     both, either = one & other, one | other
+    if all(word.startswith("#") for word in both):
+        # Two lists are counted alike, whatever they hold.
+        return 0.0
     return _total(both) / max(_total(either), 1.0)
 
 

@@ -9,20 +9,20 @@ the number of answers, not their product.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
-from attention.parity.adapters import Arrays, Call, Program
-from attention.parity.param_mapping.candidates import ALONE, Plan, Question, questions
+from attention.parity.adapters import Arrays
+from attention.parity.param_mapping.candidates import ALONE, Plan
 from attention.parity.param_mapping.layout_conventions import documented
 from attention.parity.param_mapping.name_assignment import told_apart, words
-from attention.parity.param_mapping.param_map import ParamMap
+from attention.parity.param_mapping.open_questions import Question, questions
+from attention.parity.param_mapping.state_pairing import Pairs
 from attention.parity.param_mapping.symmetrized_values import Veil
+from attention.parity.param_mapping.trial_runs import Trial
 from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
 from attention.parity.param_mapping.value_search import FLOATS
-from attention.spec.errors import AttentionError
 
 MOST_RUNS = 200
 AGREES = 1e-3
@@ -46,76 +46,6 @@ WEAK = frozenset({"names", "shapes"})
 MOST_EXCHANGES = 24
 NOISE = 0.3
 """Of what is added to the parameters, relative to their size."""
-
-
-@dataclass
-class Trial:
-    """Both programs on one call, and how often they ran.
-
-    Args:
-        first: the first program.
-        second: the second.
-        call: the inputs.
-    """
-
-    first: Program
-    second: Program
-    call: Call
-    runs: int = field(default=0, init=False)
-    failure: str = field(default="", init=False)
-
-    def error(self, plan: Plan, values: Arrays) -> float:
-        """Return the relative error of the second's outputs, infinite where they cannot be compared.
-
-        Args:
-            plan: whose map carries the values over.
-            values: of matched parameters of the first.
-        """
-        wanted = self.outputs(self.first, plan.map.backward(plan.map.forward(values)))
-        return self.distance(plan.map, values, wanted)
-
-    def distance(self, found: ParamMap, values: Arrays, wanted: Arrays | None) -> float:
-        """Return how far the second's outputs are from `wanted`, with values carried over by a map."""
-        made = None if wanted is None else self.outputs(self.second, found.forward(values))
-        return float("inf") if made is None or wanted is None else difference(wanted, made)
-
-    def outputs(self, program: Program, values: Arrays) -> Arrays | None:
-        """Return what a program makes with some of its parameters replaced, or None where it fails."""
-        self.runs += 1
-        own = program.params
-        try:
-            return program.run(
-                self.call, params={**own, **{name: x.astype(own[name].dtype) for name, x in values.items()}}
-            ).outputs
-        except AttentionError as error:
-            self.failure = self.failure or str(error)
-            return None
-
-
-def difference(wanted: Arrays, made: Arrays) -> float:
-    """Return the largest relative error of the float outputs, in whatever layout; infinite where they do not fit.
-
-    Outputs that have the same names are compared by name, others in order.
-    """
-    names = wanted.keys() == made.keys()
-    pairs = (
-        [(x, made[name]) for name, x in wanted.items()] if names else list(zip(wanted.values(), made.values(), strict=False))
-    )
-    worst, compared = 0.0, False
-    for one, other in pairs:
-        if one.size != other.size:
-            return float("inf")
-        ours, theirs = (np.asarray(x, np.float64).ravel() for x in (one, other))
-        if one.shape != other.shape:
-            ours, theirs = np.sort(ours), np.sort(theirs)
-        finite = np.isfinite(ours)
-        if not np.array_equal(finite, np.isfinite(theirs)):
-            return float("inf")
-        size = float(np.sqrt(np.sum(ours[finite] ** 2)))
-        away = float(np.sqrt(np.sum((ours[finite] - theirs[finite]) ** 2)))
-        compared |= size > 0
-        worst = max(worst, away / size if size else (0.0 if away == 0 else float("inf")))
-    return worst if compared else float("inf")
 
 
 def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, ...]]:
@@ -154,7 +84,7 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, 
     if error <= AGREES:
         return said, tuple(ties.values()), ()
     ties = {question: tie for question, tie in ties.items() if not _documented(question, plan)}
-    return said, tuple(ties.values()), (*ties.values(), *_unsaid(plan))
+    return said, tuple(ties.values()), (*ties.values(), *_unsaid(plan, trial.crossed))
 
 
 def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[Plan, float]:
@@ -182,19 +112,32 @@ def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[
 
 def _documented(question: Question, plan: Plan) -> bool:
     """Return whether a question of layout has an answer in the conventions of the frameworks, which was tried first."""
-    moves = [move for place in question.places for move in plan.entries[place].choices[0]]
-    fused = not question.siblings and all(len(plan.entries[place].choices[0]) > 1 for place in question.places)
+    if question.siblings:
+        return False
     said = all(plan.entries[place].evidence.startswith("names") for place in question.places)
-    # Parts that the names tell stand in the order of their words: q, k, v.
-    return (fused and said) or (
-        not question.siblings and all(documented(name) for m in moves for name in (m.first.name, m.second.name))
-    )
+    if any(len(plan.entries[place].choices[0]) > 1 for place in question.places):
+        # Parts that the names tell stand in the order of their words: q, k, v. Others may stand in any.
+        return said
+    names = [
+        name for place in question.places for m in plan.entries[place].choices[0] for name in (m.first.name, m.second.name)
+    ]
+    # Tables are kept alike everywhere.
+    return all(map(documented, names)) or (said and all("embed" in words(name) for name in names))
 
 
-def _unsaid(plan: Plan) -> list[str]:
-    """Return what no evidence but shapes says of a plan's pairs, and what both programs have left over."""
+def _unsaid(plan: Plan, crossed: Pairs) -> list[str]:
+    """Return what no evidence but shapes says of a plan's pairs, and what both programs have left over.
+
+    Args:
+        plan: whose pairs.
+        crossed: parameters of one program that are state of the other.
+    """
     found = [f"{entry}: nothing but their shapes says so" for entry in plan.entries if entry.evidence == "shapes"]
-    left = plan.map.left_over
+    entries = {move.first.name for entry in plan.entries for move in entry.choices[0]}
+    rest = [m for m in plan.map.moves if m.evidence == "shapes" and m.first.name not in entries]
+    found += [f"{move.first.name} -> {move.second.name}: nothing but their shapes says so" for move in rest]
+    stated = {name for pair in crossed for name in pair}
+    left = [[name for name in names if name not in stated] for names in plan.map.left_over]
     recurrent = [name for names in left for name in names if "bias" in name and {"ih", "hh"} & {*words(name)}]
     found += [f"{name} is added to another bias, which the other program holds as one: no map says that" for name in recurrent]
     if all(left):

@@ -55,6 +55,7 @@ class ParamMap:
         ties: what the evidence could not tell apart, a line each; empty where no other map fits as well.
         open: why two programs whose outputs differ under this map cannot be compared by it, a line each: what no evidence says;
             empty where the map is established.
+        state: pairs of names, of the first and of the second: a parameter that is left over, and the other's state that it is.
 
     Raises:
         ParamError: an element of a matched array is used twice or never, or a name is both matched and left over.
@@ -65,6 +66,7 @@ class ParamMap:
     left_over: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     ties: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
+    state: tuple[tuple[str, str], ...] = ()
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         "moves": MOVES,
@@ -75,6 +77,10 @@ class ParamMap:
         ),
         "ties": NAMES,
         "open": NAMES,
+        "state": Option(
+            "a tuple of pairs of names",
+            lambda value: isinstance(value, tuple) and all(NAMES.holds(pair) and len(pair) == 2 for pair in value),
+        ),
     }
 
     def __post_init__(self) -> None:
@@ -104,7 +110,11 @@ class ParamMap:
     def inverse(self) -> ParamMap:
         """The map from the second program to the first."""
         moves, copies = (tuple(move.inverse for move in group) for group in (self.moves, self.copies))
-        return ParamMap(moves, copies, (self.left_over[1], self.left_over[0]), self.ties, self.open)
+        return ParamMap(moves, copies, (self.left_over[1], self.left_over[0]), self.ties, self.open, self._turned)
+
+    @property
+    def _turned(self) -> tuple[tuple[str, str], ...]:
+        return tuple((second, first) for first, second in self.state)
 
     @checked(arrays=GIVEN)
     def forward(self, arrays: Given) -> Arrays:
@@ -170,6 +180,7 @@ class ParamMap:
             lines += [f"left over in the {side}: {', '.join(names)}"] if names else []
         return "\n".join(
             [line.removesuffix("   by ").rstrip() for line in lines]
+            + [f"{first}  ->  {second}   a parameter of one, state of the other" for first, second in self.state]
             + [f"tie: {tie}" for tie in self.ties]
             + [f"open: {each}" for each in self.open]
         )
@@ -194,6 +205,7 @@ class ParamMap:
             "left_over": self.left_over,
             "ties": self.ties,
             "open": self.open,
+            "state": self.state,
         }
         write_text(path, json.dumps(data, indent=1) + "\n")
 
@@ -221,7 +233,9 @@ class ParamMap:
 def _parsed(data: dict[str, Any]) -> ParamMap:
     moves, copies = (tuple(Move.from_dict(each) for each in data[key]) for key in ("moves", "copies"))
     first, second = map(_texts, data["left_over"])
-    return ParamMap(moves, copies, (first, second), _texts(data["ties"]), _texts(data.get("open", [])))
+    state = tuple(_texts(pair) for pair in data.get("state", []))
+    ties, still = _texts(data["ties"]), _texts(data.get("open", []))
+    return ParamMap(moves, copies, (first, second), ties, still, state)  # pyright: ignore[reportArgumentType]
 
 
 def _texts(texts: Any) -> tuple[str, ...]:

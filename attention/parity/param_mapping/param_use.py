@@ -9,6 +9,7 @@ that a use settles what names and shapes leave open, whether or not the numbers 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,10 +106,15 @@ class Use:
 
 @dataclass
 class Uses:
-    """All uses of the parameters of one run, in order."""
+    """All uses of the parameters of one run, in order.
+
+    Args:
+        found: the uses.
+        before: for each, the uses that what it was computed on was computed with, as bits.
+    """
 
     found: list[Use] = field(default_factory=list[Use])
-    _before: list[int] = field(default_factory=list[int], repr=False)
+    before: list[int] = field(default_factory=list[int], repr=False)
 
     def add(self, view: View, kind: str, roles: Mapping[str, Digits | None], after: frozenset[int]) -> frozenset[int]:
         """Append a use, and return the last parameters that its result was computed with.
@@ -126,17 +132,36 @@ class Uses:
         at = len(self.found) - 1
         before = 0
         for other in after:
-            before |= self._before[other] | 1 << other
-        self._before.append(before)
+            before |= self.before[other] | 1 << other
+        self.before.append(before)
         return frozenset({at}) if kind in PRODUCTS else after
 
     @property
     def kinds(self) -> dict[str, frozenset[str]]:
-        """What each parameter is used for."""
+        """What each parameter is used for; of a matrix product with how many inputs, "product 16"."""
         found: dict[str, frozenset[str]] = {}
         for use in self.found:
-            found[use.view.name] = found.get(use.view.name, frozenset()) | {use.kind}
+            inputs = math.prod(size for size, _ in use.roles.get("in", ()))
+            matrix = use.kind == "product" and use.roles and not use.roles.get("window")
+            kind = f"product {inputs}" if matrix else use.kind
+            found[use.view.name] = found.get(use.view.name, frozenset()) | {kind}
         return found
+
+    @property
+    def biases(self) -> dict[str, str]:
+        """What is added to the product of a parameter, by the parameter's name: one that is used for nothing else."""
+        added: dict[str, set[str]] = {}
+        other: set[str] = set()
+        for use in self.found:
+            before = [self.found[at] for at in use.after]
+            kernels = {each.view.name for each in before}
+            if use.kind == "sum" and len(kernels) == 1 and all(each.kind in {"product", "scale"} for each in before):
+                added.setdefault(kernels.pop(), set()).add(use.view.name)
+            else:
+                other.add(use.view.name)
+        pairs = {kernel: next(iter(names)) for kernel, names in added.items() if len(names) == 1 and not names & other}
+        counts = Counter(pairs.values())
+        return {kernel: bias for kernel, bias in pairs.items() if counts[bias] == 1}
 
     def last(self, sets: Iterable[frozenset[int]]) -> frozenset[int]:
         """Return the uses among several sets that come before no other of them."""
@@ -145,7 +170,7 @@ class Uses:
             return every
         before = 0
         for at in every:
-            before |= self._before[at]
+            before |= self.before[at]
         return frozenset(at for at in every if not before >> at & 1)
 
 

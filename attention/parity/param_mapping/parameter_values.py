@@ -13,6 +13,7 @@ import numpy as np
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.map_table import snippet
 from attention.parity.param_mapping.result_pairing import names_of
+from attention.parity.param_mapping.state_pairing import carried, settled_state
 from attention.spec.disk import brief
 from attention.spec.errors import OptionError, ParamError, shown
 
@@ -80,8 +81,8 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
             None, own, notes, f"no parameter of {labels[0]} ({_few(own[0])}) fits any of {labels[1]} ({_few(own[1])})"
         )
     values = (
-        {**own[0], **(found.backward(own[1]) if load == "second" else {})},
-        {**own[1], **(found.forward(own[0]) if load == "first" else {})},
+        {**own[0], **({**found.backward(own[1]), **carried(programs, found.state, load)[0]} if load == "second" else {})},
+        {**own[1], **({**found.forward(own[0]), **carried(programs, found.state, load)[0]} if load == "first" else {})},
     )
     differing = {} if load else _differing(found, *values)
     # Two programs that run with their own values need a map for their gradients alone.
@@ -102,7 +103,7 @@ def _open(found: ParamMap) -> str:
 
 
 def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str | None) -> tuple[Program, Program]:
-    """Return the programs, each with the values that `load` says; as they are if it is None.
+    """Return the programs, each with the values and the state that `load` says; as they are if it is None.
 
     Args:
         programs: the first and the second.
@@ -116,10 +117,12 @@ def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str |
     """
     if load is None:
         return programs
-    known = learned(programs, ("the first side", "the second side"), call, given, load)
+    labels = "the first side", "the second side"
+    known = learned(programs, labels, call, given, load)
     if known.failure:
         raise ParamError(known.failure)
-    return programs[0].loaded(known.values[0]), programs[1].loaded(known.values[1])
+    first, second = settled_state(programs, labels, known.map, load).programs
+    return first.loaded(known.values[0]), second.loaded(known.values[1])
 
 
 def _differing(found: ParamMap, first: Arrays, second: Arrays) -> dict[str, float]:
@@ -139,8 +142,13 @@ def _differing(found: ParamMap, first: Arrays, second: Arrays) -> dict[str, floa
 def _notes(found: ParamMap, labels: tuple[str, str], own: tuple[Arrays, Arrays]) -> tuple[str, ...]:
     counts = [len(names_of(found, side)) - len(found.left_over[side]) for side in (0, 1)]
     told = [f"parameters: {counts[0]} of {len(own[0])} of {labels[0]}, {counts[1]} of {len(own[1])} of {labels[1]} matched"]
-    for label, names in zip(labels, found.left_over, strict=True):
+    stated = {name for pair in found.state for name in pair}
+    for label, left in zip(labels, found.left_over, strict=True):
+        names = [name for name in left if name not in stated]
         told += [f"parameters left over in {label}, their gradients not compared: {', '.join(names)}"] if names else []
+    told += [
+        f"{one} of {labels[0]} is {other} of {labels[1]}: a parameter of one, state of the other" for one, other in found.state
+    ]
     return (*told, *(f"parameters that no evidence tells apart: {tie}" for tie in found.ties))
 
 

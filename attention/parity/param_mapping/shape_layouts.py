@@ -105,6 +105,7 @@ def fusions(
     best: Callable[[list[Layout], Shape, Shape], list[Layout]],
     *,
     stacked: int = 0,
+    ordered: int = MOST_ORDERED,
 ) -> Iterator[tuple[Move, ...]]:
     """Yield the moves of parts into one array that joins them along one axis, the conventional ones first.
 
@@ -114,6 +115,7 @@ def fusions(
         parts: the shapes of the parts by name, in the order that convention has: q, k, v.
         best: puts the layouts between two shapes in order of preference.
         stacked: how many leading axes count the parts, each of which is one index of them, in this order; 0 for none.
+        ordered: up to so many parts may stand in any order.
     """
     names = list(parts)
     real, whole = whole, (math.prod(whole[:stacked]), *whole[stacked:]) if stacked else whole
@@ -130,7 +132,7 @@ def fusions(
                 continue
             ways = dict(zip(names, alike, strict=True))
             for groups in [1] if stacked else _group_counts(widths, list(parts.values())):
-                orders = [names] if stacked or len(names) > MOST_ORDERED else permutations(names)
+                orders = [names] if stacked or len(names) > ordered else permutations(names)
                 for order in orders:
                     blocks = _blocks(Block.all_of(name, real), whole, axis, groups, {p: widths[names.index(p)] for p in order})
                     yield tuple(ways[part].into(part, parts[part], blocks[part]) for part in names)  # pyright: ignore[reportOptionalMemberAccess]

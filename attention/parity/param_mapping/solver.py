@@ -14,18 +14,20 @@ import numpy as np
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping import value_search
 from attention.parity.param_mapping.block_moves import Move
-from attention.parity.param_mapping.candidates import ALONE, Entry, Plan, Preference, paired, questions
+from attention.parity.param_mapping.candidates import Entry, Plan, Preference, paired
 from attention.parity.param_mapping.fused_params import fused, leftover
 from attention.parity.param_mapping.layout_conventions import learned, preference
-from attention.parity.param_mapping.name_assignment import alike, numbered, words
-from attention.parity.param_mapping.output_disambiguation import Trial, decide
+from attention.parity.param_mapping.name_assignment import words
+from attention.parity.param_mapping.open_questions import questions
+from attention.parity.param_mapping.output_disambiguation import MOST_ELEMENTS, decide
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.param_use import Uses
+from attention.parity.param_mapping.siblings import siblings
 from attention.parity.param_mapping.stacked_layers import stacks
-from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE, Alignment, uses_of
-
-MARGIN = 0.02
-"""How much likeness an exchange of two names must cost for the names to tell them apart."""
+from attention.parity.param_mapping.state_pairing import Pairs, crossing
+from attention.parity.param_mapping.trial_runs import Trial
+from attention.parity.param_mapping.unstacked_rows import stacked, unstacked
+from attention.parity.param_mapping.use_alignment import Alignment, uses_of
 
 
 def solve(
@@ -44,24 +46,49 @@ def solve(
         given: moves that are known.
         apart: names of the first that are known to have no counterpart.
     """
+    found = _solved(first, second, call, given, apart)
+    if call is None or given or not (found.open or all(found.left_over)):
+        return found
+    uses = uses_of(first, call), uses_of(second, call)
+    rows = None if uses[0] is None or uses[1] is None else unstacked((first, second), (uses[0], uses[1]))
+    again = found if rows is None else stacked(_solved(*rows, call, (), apart), rows)
+    return min(found, again, key=_unsettled)
+
+
+def _unsettled(found: ParamMap) -> tuple[int, int]:
+    """Return how much a map leaves over, and open."""
+    return sum(map(len, found.left_over)), len(found.open)
+
+
+def _solved(first: Program, second: Program, call: Call | None, given: Sequence[Move], apart: frozenset[str]) -> ParamMap:
     known = tuple(Entry(((move,),), move.evidence or "given") for move in given)
     plan = Plan(first.params, second.params, known, apart=apart)
     found = value_search.search(*plan.left)
     plan = replace(plan, entries=(*known, *(Entry(choices, "values") for choices in found.entries)), copies=found.copies)
 
     plan, alignment = _used(plan, first, second, call)
-    plan = _paired(plan, alignment, (first.framework, second.framework))
+    plan = _paired(plan, alignment, (first, second))
     plan = replace(plan, entries=tuple(learned([_carried(entry, plan) for entry in plan.entries])))
     if alignment is not None:
         plan = alignment.aligned(plan)
-    plan = replace(plan, siblings=tuple(_siblings(plan)))
+    plan = replace(plan, siblings=tuple(siblings(plan)))
     if alignment is not None:
         plan = alignment.apart(plan)
+    crossed: Pairs = ()
     if call is not None and plan.map.moves:
-        plan, ties, unsaid = decide(plan, Trial(first, second, call))
+        crossed = _crossed(plan, first, second, call)
+        plan, ties, unsaid = decide(plan, Trial(first, second, call, crossed))
     else:
         ties, unsaid = tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)), ()
-    return replace(plan.map, ties=ties, open=unsaid)
+    left = [{*names} for names in plan.map.left_over]
+    state = tuple(pair for pair in crossed if (pair[0] in left[0]) != (pair[1] in left[1]))
+    return replace(plan.map, ties=ties, open=unsaid, state=state)
+
+
+def _crossed(plan: Plan, first: Program, second: Program, call: Call) -> Pairs:
+    """Return the parameters of one program that are state of the other, where the programs are not too large to be run."""
+    large = sum(array.size for array in plan.first.values()) > MOST_ELEMENTS
+    return () if large else crossing((first, second), call, plan.map.left_over)
 
 
 def _used(plan: Plan, first: Program, second: Program, call: Call | None) -> tuple[Plan, Alignment | None]:
@@ -73,11 +100,13 @@ def _used(plan: Plan, first: Program, second: Program, call: Call | None) -> tup
         return plan, None
     ordered = _in_order(plan.first, uses[0]), _in_order(plan.second, uses[1])
     plan = replace(plan, first=ordered[0], second=ordered[1], kinds=(uses[0].kinds, uses[1].kinds))
+    plan = replace(plan, biases=(uses[0].biases, uses[1].biases))
     return plan, Alignment(uses[0], uses[1])
 
 
-def _paired(plan: Plan, alignment: Alignment | None, frameworks: tuple[str, str]) -> Plan:
+def _paired(plan: Plan, alignment: Alignment | None, programs: tuple[Program, Program]) -> Plan:
     """Return the plan with what stacks, words, names and shapes say, in this order."""
+    frameworks = programs[0].framework, programs[1].framework
 
     def best(one: str, other: str) -> Preference:
         return preference(one, other, frameworks)
@@ -87,11 +116,18 @@ def _paired(plan: Plan, alignment: Alignment | None, frameworks: tuple[str, str]
         # Biases follow their kernels, whose layout is not decided yet.
         ours, theirs = ({n: x for n, x in side.items() if "bias" not in words(n)} for side in plan.left)
         plan = replace(plan, entries=(*plan.entries, *entries(ours, theirs, best)))
-    left = plan.map.left_over
-    ours, theirs = ({n: x for n, x in side.items() if n in names} for side, names in zip(plan.left, left, strict=True))
-    if ours and theirs:
-        uses = (alignment.first, alignment.second) if alignment is not None else (None, None)
-        plan = replace(plan, entries=(*plan.entries, *leftover(ours, theirs, best, uses)))
+    uses = (alignment.first, alignment.second) if alignment is not None else (None, None)
+    # Flax sorts by name what torch keeps as it was defined.
+    defined = tuple([*each.params] if each.framework == "torch" else [] for each in programs)
+    for biases in (False, True):
+        # Only when the kernels are settled is it known which biases do not follow one.
+        left = plan.map.left_over
+        ours, theirs = (
+            {n: x for n, x in side.items() if n in names and (biases or "bias" not in words(n))}
+            for side, names in zip(plan.left, left, strict=True)
+        )
+        if ours and theirs:
+            plan = replace(plan, entries=(*plan.entries, *leftover(ours, theirs, best, uses, (defined[0], defined[1]))))
     return plan
 
 
@@ -121,23 +157,3 @@ def _carries(move: Move, first: Arrays, second: Arrays, kind: np.dtype) -> bool:
     ours, theirs = move.forward(move.first.of(first[move.first.name])), move.second.of(second[move.second.name])
     rows = value_search.cast(ours[:1], kind), value_search.cast(theirs[:1], kind)
     return np.array_equal(*rows) and np.array_equal(value_search.cast(ours, kind), value_search.cast(theirs, kind))
-
-
-def _siblings(plan: Plan) -> list[tuple[int, ...]]:
-    """Return the sets of entries whose names would be paired otherwise as well, or nearly so."""
-    ours, theirs = numbered(list(plan.first)), numbered(list(plan.second))
-    shapes: dict[tuple[object, ...], list[int]] = {}
-    for place, entry in enumerate(plan.entries):
-        move = entry.choices[0][0]
-        if entry.evidence in {"names", "shapes", ALONE, NAMES_AND_USE, USE} and move.first.whole and move.second.whole:
-            shapes.setdefault((move.first.shape, move.second.shape), []).append(place)
-    sets: list[set[int]] = []
-    for places in shapes.values():
-        ends = {p: (plan.entries[p].choices[0][0].first.name, plan.entries[p].choices[0][0].second.name) for p in places}
-        score = {(a, b): alike(ours[ends[a][0]], theirs[ends[b][1]]) for a in places for b in places}
-        for a in places:
-            for b in (other for other in places if other > a):
-                if score[a, a] + score[b, b] - score[a, b] - score[b, a] <= MARGIN:
-                    joined = [each for each in sets if a in each or b in each]
-                    sets = [each for each in sets if each not in joined] + [{a, b}.union(*joined)]
-    return [tuple(sorted(each)) for each in sets]

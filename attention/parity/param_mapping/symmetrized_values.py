@@ -16,7 +16,8 @@ from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
 from scipy.sparse.csgraph import connected_components  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 from attention.parity.adapters import Arrays
-from attention.parity.param_mapping.candidates import Plan, Question
+from attention.parity.param_mapping.candidates import Plan
+from attention.parity.param_mapping.open_questions import Question
 from attention.parity.param_mapping.permutation import Pool
 
 MOST_ELEMENTS = 10**8

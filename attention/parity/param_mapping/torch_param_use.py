@@ -8,7 +8,7 @@ A view of a parameter shares its storage, so that its offset and strides say whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -60,7 +60,8 @@ def _followed(program: TorchProgram, call: Call, *, fake: bool) -> Uses:
                 around.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             around.enter_context(torch.enable_grad())
             bound = program.bind(call)
-            follower = _Follower({name: x for name, x in bound.leaves.items() if name in program.params})
+            buffers = program.module.buffers() if program.module is not None else ()
+            follower = _Follower({name: x for name, x in bound.leaves.items() if name in program.params}, buffers)
             with follower:
                 bound.call()
     finally:
@@ -73,9 +74,10 @@ class _Follower(TorchDispatchMode):
 
     Args:
         params: by name.
+        buffers: what else the program holds.
     """
 
-    def __init__(self, params: dict[str, Tensor]) -> None:
+    def __init__(self, params: dict[str, Tensor], buffers: Iterable[Tensor]) -> None:
         super().__init__()
         self.uses = Uses()
         # By storage: what parameter it holds, or the last parameters that it was computed with.
@@ -83,6 +85,8 @@ class _Follower(TorchDispatchMode):
         self.last: dict[int, frozenset[int]] = {}
         # No storage may be used again while its address says what it is.
         self.kept: list[Any] = list(params.values())
+        # What is made of buffers and numbers alone, by storage.
+        self.constants = {_storage(x) for x in buffers}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -97,6 +101,8 @@ class _Follower(TorchDispatchMode):
 
     def _made(self, name: str, args: Sequence[Any], given: list[Tensor], made: list[Tensor]) -> None:
         self.kept += made
+        if all(_storage(x) in self.constants for x in given) or name == "lift_fresh":
+            self.constants |= {_storage(x) for x in made}
         views = [view for x in given if (view := self.view(x)) is not None]
         after = self.uses.last(self.last.get(_storage(x), NOTHING) for x in given)
         others = [x for x in given if self.view(x) is None]
@@ -114,18 +120,21 @@ class _Follower(TorchDispatchMode):
 
     def _keeps(self, name: str, given: list[Tensor], others: list[Tensor], made: Tensor) -> bool:
         """Return whether the result is the parameter still: a cast, 1 + scale, or scale times a constant."""
-        plain = not any(x.numel() > 1 or self.last.get(_storage(x)) for x in others)
+        live = [x for x in others if _storage(x) not in self.constants]
+        plain = not any(x.numel() > 1 or self.last.get(_storage(x)) for x in live)
         same = any(x.shape == made.shape for x in given)
         return same and plain and (name in _KEEPS or name in _SUMS or name in _SCALES)
 
     def _used(self, name: str, args: Sequence[Any], given: list[Tensor], after: frozenset[int]) -> frozenset[int]:
         made = after if name in _SUMS else NOTHING
-        for x in given:
-            view = self.view(x)
-            if view is not None:
-                kind, roles = self._kind(name, args, x, view)
-                found = self.uses.add(view, kind, roles, after)
-                made = self.uses.last([made, found]) if kind != "sum" else made
+        known = [(view, *self._kind(name, args, x, view)) for x in given if (view := self.view(x)) is not None]
+        for view, kind, roles in known:
+            if kind != "sum":
+                made = self.uses.last([made, self.uses.add(view, kind, roles, after)])
+        for view, kind, roles in known:
+            if kind == "sum":
+                # A bias is added to what the kernel of the same operation made.
+                _ = self.uses.add(view, kind, roles, made or after)
         return made or after
 
     def _kind(self, name: str, args: Sequence[Any], x: Tensor, view: View) -> tuple[str, dict[str, Any]]:

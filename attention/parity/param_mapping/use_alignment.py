@@ -9,7 +9,7 @@ element x of a kernel -> element y        only if x and y count the same input a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -20,6 +20,7 @@ from attention.parity.param_mapping.block_moves import Block, Move
 from attention.parity.param_mapping.candidates import Entry, Plan
 from attention.parity.param_mapping.name_assignment import told_apart
 from attention.parity.param_mapping.param_use import Digits, Use, Uses, strides_of
+from attention.parity.param_mapping.unstacked_rows import Unstacked
 from attention.parity.param_mapping.value_search import Moves
 
 MOST_TRIALS = 5000
@@ -34,6 +35,8 @@ Edges = set[tuple[int, int]]
 
 def uses_of(program: Program, call: Call) -> Uses | None:
     """Return how a program uses its parameters, or None where it cannot be followed."""
+    if isinstance(program, Unstacked):
+        return program.uses
     try:
         if program.framework == "torch":
             from attention.parity.adapters.torch_program import TorchProgram  # noqa: PLC0415 - only for a torch program
@@ -165,8 +168,8 @@ class _Graph:
         pairs = ((units[a], units[b]) for b, use in enumerate(self.uses[side]) for a in use.after)
         return {(a, b) for a, b in pairs if a >= 0 and b >= 0 and a != b}
 
-    def _apart(self, theirs: Edges) -> Edges:
-        both = self._both
+    def _apart(self, theirs: Edges, more: Iterable[int] = ()) -> Edges:
+        both = self._both.union(more)
         return {(a, b) for a, b in self.ours ^ theirs if a in both and b in both}
 
     @property
@@ -209,7 +212,9 @@ class _Graph:
         ours, theirs = ([unit for unit, (at, _) in enumerate(self.units) if at == place] for place in (one, other))
         exchange = {self._root(a): self._root(b) for a, b in zip(ours, theirs, strict=False)}
         exchange |= {b: a for a, b in exchange.items()}
-        return self.wrong - len(self._apart(self._edges(1, exchange)))
+        # One that only one program uses has its place in that one all the same.
+        now, then = (self._apart(theirs, exchange) for theirs in (self.theirs, self._edges(1, exchange)))
+        return len(now) - len(then)
 
 
 def _as_most(entries: list[Entry], plan: Plan) -> list[Entry]:
