@@ -118,3 +118,18 @@ class Heads(nnx.Module):
         q, k, v = (f(x).reshape(*x.shape[:2], self.heads, -1) for f in (self.query, self.key, self.value))
         weights = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) * self.scale, axis=-1)
         return self.dense(jnp.einsum("bhts,bshd->bthd", weights, v).reshape(x.shape))
+
+
+class Gpt2(nnx.Module):
+    """GPT-2's attention, with one matrix for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int, scale: float | None = None) -> None:
+        rngs = nnx.Rngs(0)
+        self.heads, self.scale = heads, scale or (width // heads) ** -0.5
+        self.c_attn, self.c_proj = nnx.Linear(width, 3 * width, rngs=rngs), nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        q, k, v = (part.reshape(*x.shape[:2], self.heads, -1) for part in jnp.split(self.c_attn(x), 3, axis=-1))
+        scores = jnp.einsum("bthd,bshd->bhts", q, k) * self.scale
+        weights = jax.nn.softmax(jnp.where(jnp.tri(x.shape[1], dtype=bool), scores, -jnp.inf), axis=-1)
+        return self.c_proj(jnp.einsum("bhts,bshd->bthd", weights, v).reshape(x.shape))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -16,13 +15,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from attention import parity
 from attention.parity.adapters.inputs import call_of
 from attention.parity.config_contracts.diagnose_layers import diagnose_layers
-from attention.parity.config_contracts.transformers_layers import layers
-from parity_tests.attention_nnx import Attention, Bert
+from parity_tests.attention_nnx import Attention, Bert, Gpt2
 from parity_tests.llama_nnx import ported
 
-SIZES = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 2}
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_hidden_layers": 2,
+}
 X = np.random.default_rng(0).normal(size=(2, 11, 16)).astype(np.float32)
-LAYERS = {"sliding_window": 3, "query_pre_attn_scalar": 10}
+LAYERS: dict[str, Any] = {"sliding_window": 3, "query_pre_attn_scalar": 10}
 IDS = {"input_ids": np.random.default_rng(0).integers(0, 31, (2, 9))}
 
 
@@ -138,3 +142,104 @@ class TestLaws:
         one = found(pair(name, **wrong))
         assert one.own.agrees
         assert word in one.name, str(one)
+
+    @pytest.mark.parametrize("scale", [None, 0.25])
+    def test_an_attention_before_its_norm_is_asked_alone(self, scale: float | None) -> None:
+        one = found((theirs("bert", "BertAttention"), Bert(16, 4, scale)))
+        assert (one.path, one.other) == ("attn", "attention")
+        assert bool(one.name) == (scale is not None), str(one)
+
+    @pytest.mark.parametrize("scale", [None, 1.0])
+    def test_a_fused_projection_is_read_by_the_table(self, scale: float | None) -> None:
+        one = found((theirs("gpt2", "GPT2Attention"), Gpt2(16, 4, scale)))
+        assert ("scale" in one.name) == (scale is not None), str(one)
+
+    def test_either_side_may_be_transformers(self) -> None:
+        original, port = pair("llama", base=5e5)
+        made, notes = diagnose_layers(port, original, call_of(X), load="second")
+        assert ([one.name for one in made], notes) == (["rotary base 500000 for 10000"], ())
+
+    def test_nothing_of_the_modules_is_changed(self) -> None:
+        original, port = pair("gemma2", cap=None)
+        before = state(original, port)
+        _ = found((original, port))
+        assert state(original, port) == before
+
+
+def theirs(kind: str, name: str) -> nn.Module:
+    """Return an attention of an older family within a module that calls it with hidden states alone."""
+
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            _ = torch.manual_seed(0)
+            self.config = config_of(kind, kind)
+            self.attn = getattr(modeling(kind), name)(self.config, layer_idx=0)
+            for param in self.attn.parameters():
+                _ = nn.init.normal_(param, std=0.3)
+
+        def forward(self, x: Any) -> Any:
+            T = x.shape[1]
+            mask = torch.where(torch.ones(T, T).tril().bool(), 0.0, -torch.inf)[None, None] if kind == "gpt2" else None
+            return self.attn(x, attention_mask=mask)[0]
+
+    return Held().eval()
+
+
+def state(original: nn.Module, port: nnx.Module) -> Any:
+    hooks = [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in original.modules()]  # noqa: SLF001
+    tensors = [x.numpy().tobytes() for x in original.state_dict().values()]
+    return (
+        hooks,
+        tensors,
+        [np.asarray(x).tobytes() for x in nnx.to_flat_state(nnx.state(port)).leaves],
+        torch.get_rng_state().tolist(),
+    )
+
+
+class TestCheckup:
+    def llama(self) -> Any:
+        _ = torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(vocab_size=31, intermediate_size=20, **{**SIZES, "head_dim": 4})).eval()
+
+    def test_a_whole_model_is_diagnosed_at_the_layer_that_differs_most(self) -> None:
+        model = self.llama()
+        made = parity.checkup(model, ported(model, bases={1: 5e5}), IDS, gradients=False)
+        assert [layer.other for layer in made.layers] == ["layers.1.attention"]
+        assert str(made.named[0]).startswith("rotary base 500000 for 10000")
+        assert "unique among the known mistakes" in str(made)
+        assert made.to_dict()["layers"][0]["name"] == "rotary base 500000 for 10000"
+
+    def test_a_right_model_is_not_asked(self) -> None:
+        model = self.llama()
+        made = parity.checkup(model, ported(model), IDS, gradients=False)
+        assert (made.verdict, made.layers, made.named) == ("agrees", (), ())
+
+    def test_an_attention_that_is_right_is_said_to_agree(self) -> None:
+        model = self.llama()
+        made = parity.checkup(model, ported(model, eps={0: 1e-3}), IDS, gradients=False)
+        assert [layer.name for layer in made.layers] == [""]
+        assert "agrees with the contract" in str(made)
+
+
+class TestNotAsked:
+    def test_other_models(self) -> None:
+        assert diagnose_layers(nn.Linear(2, 3), nnx.Linear(2, 3, rngs=nnx.Rngs(0)), call_of(X)) == ((), ())
+
+    def test_a_module_that_is_not_what_its_config_says(self) -> None:
+        original, port = pair("llama", base=5e5)
+        original.attn.scaling = 0.1  # type: ignore[union-attr]
+        made, notes = diagnose_layers(original, port, call_of(X), load="first")
+        assert not made
+        assert "attn is not what its config says" in notes[0]
+
+    def test_a_port_without_a_module_of_its_own_for_the_attention(self) -> None:
+        original, port = pair("llama", base=5e5)
+        graph, params = nnx.split(port)
+
+        def function(params: Any, x: Any) -> Any:
+            return nnx.merge(graph, params)(x)
+
+        made, notes = diagnose_layers(original, (function, nnx.to_pure_dict(params)), call_of(X), load="first")
+        assert not made
+        assert "no contract was built from the config" in notes[0]

@@ -78,7 +78,7 @@ class Checkup:
     def named(self) -> tuple[object, ...]:
         """What is said of the places where they part: the findings, else the settings that differ, else that there is none."""
         parted = self.divergence is not None and self.divergence.found
-        found = (*(layer for layer in self.layers if layer.name), *self.findings)
+        found = (*{layer.name: layer for layer in reversed(self.layers) if layer.name}.values(), *self.findings)
         if found or not (parted or (self.report is not None and not self.report.ok)):
             return found
         if self.settings:

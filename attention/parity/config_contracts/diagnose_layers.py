@@ -39,6 +39,8 @@ MOST_ASKED = 2**25
 """Parameters of an attention above which its contract's formula takes too long."""
 MOST_STATES = 2**18
 """Elements of its hidden states, likewise."""
+PATIENCE = 5.0
+"""Seconds for the search among pairs of mistakes, of one layer."""
 
 Found = tuple[tuple[LayerDiagnosis, ...], tuple[str, ...]]
 
@@ -170,7 +172,7 @@ class Pair:
         if not own.agrees:
             what = own.notes[0] if own.state in ("failed", "unsteady") and own.notes else "it does otherwise in this call"
             return f"{part.layer.path} is not what its config says: {what}"
-        theirs = examine(part.theirs, contract, pairs=False, calls=questions)
+        theirs = examine(part.theirs, contract, patience=PATIENCE, calls=questions)
         return LayerDiagnosis(part.layer.path, part.other, part.layer.kind, contract, own, theirs)
 
     def _counterparts(self, layer: Layer, every: set[str]) -> list[str]:
@@ -209,6 +211,7 @@ class Pair:
         params = within(self.map, layer.path, other, self._moves(layer))
         first = self._own_part(layer, received[0], slots[0])
         second = self.sides[1].part(other, received[1], slots[1])
+        second.name = second.name if other else self.sides[1].program.name
 
         def own(weights: Weights) -> Arrays:
             return write(weights, layer.dialect, layer.contract, at="block.")

@@ -90,8 +90,9 @@ def beside(contract: MultiHeadAttention, call: Call, x: np.ndarray) -> dict[str,
         if np.any(~allowed & (True if own is None else own)):
             found["mask"] = Dense(np.broadcast_to(allowed, (x.shape[0], *allowed.shape[1:])).copy())
     places = call.leaves.get("position_ids")
-    placed = contract.positions is not None and places is not None and places.shape[-1] == x.shape[1]
-    if placed and np.any(places != np.arange(x.shape[1])):
+    if contract.positions is None or places is None or places.shape[-1] != x.shape[1]:
+        return found
+    if np.any(places != np.arange(x.shape[1])):
         found |= dict.fromkeys(("query_positions", "key_positions"), np.broadcast_to(places, x.shape[:2]).copy())
     return found
 

@@ -41,7 +41,7 @@ class LayerDiagnosis:
         return "; or ".join(cause.names[0] for cause in causes) if len(causes) <= MOST_NAMED else ""
 
     def __str__(self) -> str:
-        head = f"{self.other}, by the contract of the config of {self.kind} ({self.path} agrees with it)"
+        head = f"{self.other or self.finding.name}, by the contract of the config of {self.kind} ({self.path} agrees with it)"
         if not self.name:
             said = self.finding.lines()[0].partition(": ")[2]
             return f"{head}: {said}"
