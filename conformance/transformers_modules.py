@@ -171,6 +171,7 @@ def _decoders() -> Iterator[Subject]:
     capped = {"sliding_window": 3, "query_pre_attn_scalar": 10, "attn_logit_softcapping": 2.0}
     yield _decoder("Gemma2 window", "gemma2", "Gemma2Attention", 0, **capped)
     yield _decoder("Gemma2", "gemma2", "Gemma2Attention", 1, **capped)
+    yield _decoder("Qwen2", "qwen2", "Qwen2Attention")
     yield _decoder("Qwen3", "qwen3", "Qwen3Attention", attention_bias=True)
     scaled = {"rope_parameters": {**YARN, "truncate": False}}
     yield _decoder("GPT-OSS window", "gpt_oss", "GptOssAttention", 0, sliding_window=3, **scaled)

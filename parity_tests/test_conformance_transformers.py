@@ -27,6 +27,7 @@ NAMES = (
     "Mistral",
     "Gemma2 window",
     "Gemma2",
+    "Qwen2",
     "Qwen3",
     "GPT-OSS window",
     "GPT-OSS",
@@ -43,7 +44,17 @@ NAMES = (
     "BERT",
     "ViT",
 )
-ALIKE = {"Llama", "Gemma2", "GPT-OSS", "DeepSeek-V3 half", "GPT-2 cross", "T5 cross", "Whisper encoder", "Whisper decoder"}
+ALIKE = {
+    "Llama",
+    "Gemma2",
+    "Qwen2",
+    "GPT-OSS",
+    "DeepSeek-V3 half",
+    "GPT-2 cross",
+    "T5 cross",
+    "Whisper encoder",
+    "Whisper decoder",
+}
 """Those that differ from a neighbour in an option alone: `python -m conformance transformers` asks JAX of them too."""
 each_module = pytest.mark.parametrize("name", NAMES)
 Subjects = dict[str, modules.Subject]

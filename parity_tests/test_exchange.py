@@ -244,7 +244,10 @@ class TestRefusals:
         [
             (
                 lambda: llama.contract({"model_type": "phi"}),
-                "model_type 'phi' must be one of 'llama', 'mistral', 'gemma2', 'qwen3', 'gpt_oss'",
+                (
+                    "model_type 'phi' must be one of 'llama', 'mistral', 'gemma', 'gemma2', 'gemma3_text', 'qwen2', 'qwen3',"
+                    " 'gpt_oss'"
+                ),
             ),
             (
                 lambda: llama.contract({"model_type": "gemma2", "use_bidirectional_attention": True}),

@@ -3,7 +3,7 @@
 compare     do they differ, beyond rounding?
 locate      if so, or if it is asked: at which operation, on which line of either file?
 name        what does that operation do wrongly, if it is one of the known mistakes?
-diagnose    with a contract: which knob of it explains what each program does?
+diagnose    with a contract, given or read from the config of a transformers model: which knob explains what each program does?
 """
 
 # Programs are whatever their users brought, of types that strict mode cannot know.
@@ -19,6 +19,8 @@ from attention.parity.adapters import program
 from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
 from attention.parity.compare import compare
 from attention.parity.compare.output_choice import asked
+from attention.parity.config_contracts.diagnose_layers import diagnose_layers
+from attention.parity.config_contracts.result import LayerDiagnosis
 from attention.parity.diagnosis import Diagnosis, diagnose
 from attention.parity.diagnosis.rules import Finding, name_mistake
 from attention.parity.param_mapping import match
@@ -54,12 +56,14 @@ class Checkup:
         divergence: where they part, or None if nobody looked.
         findings: the names of the mistake at that place, by the rules that reproduce it; empty if none fits.
         diagnosis: the knob of the contract, or None if no contract was given.
+        layers: beside a transformers model, what the contract of its config says of the other's attention; empty if they agree.
     """
 
     report: Report | None
     divergence: Divergence | None = None
     findings: tuple[Finding, ...] = ()
     diagnosis: Diagnosis | None = None
+    layers: tuple[LayerDiagnosis, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -81,8 +85,9 @@ class Checkup:
     def named(self) -> tuple[object, ...]:
         """What is said of the places where they part: the findings, else the settings that differ, else that there is none."""
         parted = self.divergence is not None and self.divergence.found
-        if self.findings or not (parted or (self.report is not None and not self.report.ok)):
-            return self.findings
+        found = (*{layer.name: layer for layer in reversed(self.layers) if layer.name}.values(), *self.findings)
+        if found or not (parted or (self.report is not None and not self.report.ok)):
+            return found
         if self.settings:
             return ("no operation names a mistake by itself; these settings differ, and may be it:", *self.settings)
         return ("none of the known mistakes fits this operation",) if parted else ()
@@ -100,7 +105,8 @@ class Checkup:
         )
 
     def __str__(self) -> str:
-        parts = [str(part) for part in (self.report, self.divergence, *self.named, self.diagnosis) if part is not None]
+        others = [layer for layer in self.layers if not layer.name]
+        parts = [str(part) for part in (self.report, self.divergence, *self.named, *others, self.diagnosis) if part is not None]
         return "\n".join(part.rstrip() + "\n" for part in parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,6 +117,7 @@ class Checkup:
             "divergence": None if self.divergence is None else self.divergence.to_dict(),
             "findings": [asdict(finding) for finding in self.findings],
             "diagnosis": None if self.diagnosis is None else self.diagnosis.to_dict(),
+            "layers": [layer.to_dict() for layer in self.layers],
         }
         return {**(self.report or Report()).to_dict(), **plain(found)}
 
@@ -169,6 +176,7 @@ def checkup(
     """
     if inputs is None and contract is None:
         raise OptionError("inputs None must be given, or a contract")
+    brought = torch_side, jax_side
     if outputs is not None:
         first, second = asked(outputs)
         torch_side, jax_side = program(torch_side, "torch").picking(first), program(jax_side, "jax").picking(second)
@@ -192,9 +200,22 @@ def checkup(
             if report is None:
                 raise
             report = replace(report, notes=(*report.notes, f"not diagnosed: {error}"))
+    layers: tuple[LayerDiagnosis, ...] = ()
+    if report is not None and contract is None:
+        report, layers = _by_config(brought, inputs, report, params, load)
     places = divergence.all if divergence is not None else ()
     findings = tuple({finding.name: finding for place in places for finding in name_mistake(place)}.values())
-    return Checkup(report, divergence, findings, diagnosis)
+    return Checkup(report, divergence, findings, diagnosis, layers)
+
+
+def _by_config(
+    sides: tuple[Any, Any], inputs: Any, report: Report, params: Any, load: str | None
+) -> tuple[Report, tuple[LayerDiagnosis, ...]]:
+    """Return the report with notes, and what the config of a transformers model says of the attention of the other side."""
+    if report.verdict != "differs":
+        return report, ()
+    found, notes = diagnose_layers(*sides, call_of(inputs), params=params, load=load)
+    return replace(report, notes=(*report.notes, *notes)), found
 
 
 def _likeliest(

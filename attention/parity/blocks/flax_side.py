@@ -189,7 +189,7 @@ class LinenSide(FlaxSide):
 
 def _within(tree: Any, path: str) -> Any:
     """Return the variables of a module by its path; None if it has none of this collection."""
-    for name in path.split("."):
+    for name in path.split(".") if path else ():
         if not isinstance(tree, Mapping) or name not in tree:
             return None
         tree = tree[name]

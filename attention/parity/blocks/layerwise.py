@@ -95,7 +95,7 @@ def layerwise(
 def _compared(
     torch_model: Any, jax_model: Any, call: Call, blocks: Any, params: Any, gradients: bool, progress: Callable[[str], object]
 ) -> Report:
-    sides = _side(torch_model, call), _side(jax_model, call)
+    sides = side_of(torch_model, call), side_of(jax_model, call)
     names = sides[0].program.framework, sides[1].program.framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     found = _matched(sides, call, params)
@@ -128,7 +128,7 @@ def _bounded(part: Report, path: str) -> Report:
     return Report((), (f"{path} was not compared by itself: {why}", *part.notes))
 
 
-def _side(model: Any, call: Call) -> Side:
+def side_of(model: Any, call: Call) -> Side:
     """Return a model whose parts can be recorded.
 
     Raises:

@@ -133,10 +133,9 @@ def within(found: ParamMap, first: str, second: str, moves: list) -> ParamMap:
 
     def renamed(move):
         ends = ((move.first, first), (move.second, second))
-        one, other = (replace(block, name=f"block{block.name.removeprefix(path)}") for block, path in ends)
+        one, other = (replace(block, name=f"block.{block.name.removeprefix(f'{path}.')}") for block, path in ends)
         return replace(move, first=one, second=other)
 
-    copies = [
-        copy for copy in found.copies if copy.first.name.startswith(f"{first}.") and copy.second.name.startswith(f"{second}.")
-    ]
+    ends = [f"{path}." if path else "" for path in (first, second)]
+    copies = [copy for copy in found.copies if copy.first.name.startswith(ends[0]) and copy.second.name.startswith(ends[1])]
     return ParamMap(tuple(map(renamed, moves)), tuple(map(renamed, copies)))

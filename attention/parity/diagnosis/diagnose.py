@@ -71,13 +71,29 @@ def diagnose(
     return Diagnosis(*found)
 
 
-def examine(who: Patient, contract: Contract, *, pairs: bool = True, patience: float = PATIENCE) -> Finding:
-    """Return what one program does otherwise than the contract says; arguments as `diagnose`."""
+def examine(
+    who: Patient,
+    contract: Contract,
+    *,
+    pairs: bool = True,
+    patience: float = PATIENCE,
+    calls: tuple[Sequence[Probe], Sequence[Probe]] | None = None,
+) -> Finding:
+    """Return what one program does otherwise than the contract says.
+
+    Args:
+        who: the program.
+        contract: as `diagnose`.
+        pairs: as `diagnose`.
+        patience: as `diagnose`.
+        calls: the questions, and others on which a name has to hold; those of the contract if None.
+    """
     began = time.monotonic()
-    ward = ask(who, questions(contract, who.weights))
+    first, second = calls or (questions(contract, who.weights), second_opinion(contract, who.weights))
+    ward = ask(who, first)
     finding = Finding(who.name, who.framework, "failed", ward.asked, ward.skipped, notes=ward.notes)
     if ward.asked:
-        finding = _explained(who, contract, finding, pairs=pairs, patience=patience)
+        finding = _explained(who, contract, finding, second, pairs=pairs, patience=patience)
     return replace(finding, seconds=time.monotonic() - began)
 
 
@@ -118,7 +134,9 @@ def ask(who: Patient, probes: Sequence[Probe]) -> Ward:
 _right = lru_cache(maxsize=256)(own_budget)
 
 
-def _explained(who: Patient, contract: Contract, finding: Finding, *, pairs: bool, patience: float) -> Finding:
+def _explained(
+    who: Patient, contract: Contract, finding: Finding, kept_back: Sequence[Probe], *, pairs: bool, patience: float
+) -> Finding:
     odd = [question for question in finding.asked if not question.agrees]
     if _unsteady(who, finding.asked[0]):
         note = "is dropout active (model.eval(), deterministic=True), or does it draw random numbers?"
@@ -127,7 +145,7 @@ def _explained(who: Patient, contract: Contract, finding: Finding, *, pairs: boo
         return replace(finding, state="failed" if FAILED in finding.skipped.values() else "agrees")
     search = Search(finding.asked, patience)
     causes = _causes(search, contract, pairs=pairs)
-    told = _upheld(who, contract, causes, odd)
+    told = _upheld(who, kept_back, causes, odd)
     # Verdicts were given in the order in which questions refute; they are shown in the order in which they were asked.
     finding = replace(finding, asked=tuple(search.asked))
     if told:
@@ -157,12 +175,12 @@ def _nearest(groups: Sequence[Group]) -> list[Group]:
     return sorted(groups, key=lambda group: float(np.log(group.distances + 1.0).sum()))[:RANKED]
 
 
-def _upheld(who: Patient, contract: Contract, causes: Sequence[Cause], odd: Sequence[Asked]) -> tuple[Cause, ...]:
+def _upheld(who: Patient, kept_back: Sequence[Probe], causes: Sequence[Cause], odd: Sequence[Asked]) -> tuple[Cause, ...]:
     """Return the causes that also explain answers to questions that were kept back."""
     if not causes:
         return ()
     worst = {question.probe.name: question.distance(question.wanted) for question in odd}
-    others = [probe for probe in second_opinion(contract, who.weights) if not who.lacks(probe)]
+    others = [probe for probe in kept_back if not who.lacks(probe)]
     # Those that showed most, and one that anything shows on.
     chosen = sorted(others, key=lambda probe: -worst.get(probe.name, 0.0))[:KEPT_BACK]
     asked = hardest_first(ask(who, chosen).asked)

@@ -27,7 +27,7 @@ NORMING = (
     ),
     Knob(
         "norm kind",
-        "RMSNorm for LayerNorm, or no norm",
+        "RMSNorm for LayerNorm, or no norm; or a norm of all heads at once, where each head has its own",
         "measured",
         "nn.RMSNorm(M, eps=eps) or nn.LayerNorm(M, eps=eps)",
         "nnx.RMSNorm(M, epsilon=eps) or nnx.LayerNorm(M, epsilon=eps)",

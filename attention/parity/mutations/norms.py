@@ -25,6 +25,9 @@ FIELDS = ("qk_norm", "norm", "final_norm")
 EPSILONS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-12, 2.0**-23, 0.0)
 """keras, torch, flax, and others; 2^-23 is torch.nn.RMSNorm's None in float32."""
 
+TOGETHER = {(-2, -1): "all heads at once", (-2,): "the heads of each feature", (-3,): "the tokens of each feature"}
+"""Axes of heads `(..., T, H, D)` that a mean square is taken over wrongly."""
+
 
 def _held(site: Site) -> Iterator[tuple[str, Any]]:
     """Yield the norms that a part itself holds, and the field of each."""
@@ -72,10 +75,26 @@ def kind(site: Site) -> Turned:
                 yield Mistake(f"{label} {name} for {type(norm).__name__}", site.option(**{field: other}))
         if field != "norm":
             yield Mistake(f"{label} forgotten", site.option(**{field: None}))
+    if isinstance(getattr(site.contract, "qk_norm", None), RMSNorm):
+        for axes, label in TOGETHER.items():
+            yield Mistake(f"qk-norm over {label}", remark(site, _over(site.contract.qk_norm, axes)))
     if isinstance(site.contract, LatentAttention):
         several = [remark(site, _skipped(name, site.contract.kv_rank)) for name in site.contract.norms]
         for name, plant in zip(site.contract.norms, several, strict=True):
             yield Mistake(f"{name} forgotten", plant)
+
+
+def _over(norm: RMSNorm, axes: tuple[int, ...]) -> StageTurn:
+    """Return a turn that takes the mean square of heads `(..., T, H, D)` over these axes."""
+
+    def turn(at: At, stage: str, value: Array) -> Array:
+        if stage not in ("q_norm", "k_norm"):
+            return value
+        x, scale = at.seen[f"{stage[0]}_proj"][-1], inner(stage, at.weights)["scale"]
+        size = at.xp.sqrt(at.xp.mean(x * x, axis=axes, keepdims=True) + norm.eps)
+        return x / size * (1.0 + scale if norm.offset else scale)
+
+    return turn
 
 
 def _skipped(name: str, rank: int) -> StageTurn:

@@ -49,6 +49,8 @@ def base(site: Site) -> Turned:
         for other in BASES:
             if other != turning.base:
                 yield Mistake(f"rotary base {other:g} for {turning.base:g}", site.inner("positions", base=other))
+        halved = site.inner("positions", base=turning.base**0.5)
+        yield Mistake(f"rotary exponents half as large, which is a base of {turning.base**0.5:g}", halved)
         yield Dial("rotary base", turning.base, lambda x: site.inner("positions", base=max(x, 1.0 + 1e-9)))
 
 

@@ -1,0 +1,42 @@
+"""Families: the table and the contract of the attention that each "model_type" of transformers has.
+
+FAMILIES["qwen3"].contract(config, layer)        FAMILIES["qwen3"].dialect.output == "o_proj"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attention.exchange import bert, decoders, gpt2, vit
+from attention.exchange.config import Config
+from attention.exchange.dialect import Dialect
+from attention.spec.layers.multi_head import MultiHeadAttention
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of the self-attention of one family.
+
+    Attributes:
+        dialect: the table of its tensors.
+        contract: of a parsed `config.json` and the number of a layer.
+    """
+
+    dialect: Dialect
+    contract: Callable[[Config, int], MultiHeadAttention]
+
+
+def _alike(contract: Callable[[Config], MultiHeadAttention]) -> Callable[[Config, int], MultiHeadAttention]:
+    """Return the reader of a family whose layers are all alike."""
+    return lambda config, _: contract(config)
+
+
+FAMILIES: dict[str, Family] = {
+    **{kind: Family(dialect, contract) for kind, (dialect, contract) in decoders.FAMILIES.items()},
+    "gpt2": Family(gpt2.GPT2, gpt2.contract),
+    "bert": Family(bert.BERT, _alike(bert.contract)),
+    "albert": Family(bert.ALBERT, _alike(bert.contract)),
+    "vit": Family(vit.VIT, _alike(vit.contract)),
+}
+"""By "model_type"."""

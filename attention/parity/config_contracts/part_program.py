@@ -1,0 +1,44 @@
+"""An attention within its model, as a program of hidden states and canonical weights that the diagnosis can run."""
+
+# Programs are whatever their user brought, of types that strict mode cannot know.
+# pyright: standard
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attention.parity.adapters.program import Arrays, Call, Program
+from attention.parity.contracts.probes import Probe
+from attention.parity.diagnosis.library_program import Answer, Patient
+from attention.spec.errors import SideFailed
+from attention.spec.params import Weights
+
+
+@dataclass
+class PartProgram(Patient):
+    """A part of a model.
+
+    Args:
+        program: of the hidden states alone; all else is what the part received.
+        places: how many of its inputs are the hidden states.
+        values: its own parameters of canonical weights.
+    """
+
+    program: Program
+    places: int
+    values: Callable[[Weights], Arrays]
+
+    def __post_init__(self) -> None:
+        self.name, self.framework = self.program.name, self.program.framework
+
+    def answer(self, probe: Probe) -> Answer:
+        x = probe.arrays["query"]
+        params = {**self.program.params, **self.values(probe.weights)}
+        made = self.program.run(Call((x,) * self.places), params=params, dtype="float32")
+        wanted = probe.contract.results(probe.arrays)["output"]
+        found = [output for output in made.outputs.values() if output.shape == wanted]
+        if not found:
+            shapes = ", ".join(str(output.shape) for output in made.outputs.values())
+            raise SideFailed(f"{self.name}: outputs {shapes or 'none'} must hold one of shape {wanted}")
+        return {"output": found[0]}

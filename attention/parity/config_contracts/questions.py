@@ -1,0 +1,101 @@
+"""The calls that an attention is asked within its model: hidden states of the shape that it received, all else as it was.
+
+    what it received        its own weights        plain, small and large numbers
+    drawn weights           no bias is 0 and no scale is 1, so that nothing that is learned can hide
+
+What a layer is given beside the hidden states (rotary tables, positions, masks) is of the length of the user's inputs.
+"""
+
+# Calls hold whatever their user passes, of types that strict mode cannot know.
+# pyright: standard
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from attention.parity.adapters.program import Call
+from attention.parity.contracts.probes import Drawer, Probe
+from attention.spec.algebra import evaluate
+from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.masks import Dense
+from attention.spec.params import Weights
+
+LARGE, SMALL = 6.0, 0.01
+"""Standard deviations of hidden states: scores that saturate; squares that an eps is seen beside."""
+HIDDEN = -1e4
+"""What an additive mask holds at most where a key is hidden."""
+
+
+def hidden(call: Call, width: int) -> str | None:
+    """Return the path of the hidden states that an attention of this width received; None if there are none."""
+    floats = {path: x for path, x in call.leaves.items() if x.dtype.kind not in "iub" and x.ndim == 3}
+    return next((path for path, x in floats.items() if x.shape[-1] == width and x.size), None)
+
+
+def calls(
+    contract: MultiHeadAttention, weights: Weights, x: np.ndarray, given: Mapping[str, Any]
+) -> tuple[list[Probe], list[Probe]]:
+    """Return the questions, and others on which a name has to hold.
+
+    Args:
+        contract: of the layer.
+        weights: those that the models have.
+        x: the hidden states that it received, `(B, T, M)`.
+        given: the mask and the positions of the call, see `beside`.
+    """
+    received = _probe("what it received", contract, weights, x, given)
+    return [received, *_drawn(contract, weights, x.shape, given, 0)], _drawn(contract, weights, x.shape, given, 1)
+
+
+def _drawn(
+    contract: MultiHeadAttention, weights: Weights, shape: tuple[int, ...], given: Mapping[str, Any], seed: int
+) -> list[Probe]:
+    rng = np.random.default_rng((seed, *shape))
+    others = Drawer(contract, "float32", seed).weights()
+
+    def ask(name: str, own: Weights, scale: float) -> Probe:
+        return _probe(name, contract, own, rng.normal(0, scale, shape), given)
+
+    return [
+        ask("plain", weights, 1.0),
+        ask("other weights", others, 1.0),
+        ask("saturated scores", others, LARGE),
+        ask("small inputs", others, SMALL),
+    ]
+
+
+def _probe(name: str, contract: MultiHeadAttention, weights: Weights, x: np.ndarray, given: Mapping[str, Any]) -> Probe:
+    own = {each: np.asarray(value, np.float32) for each, value in weights.items()}
+    return Probe(name, contract.pinned(), "float32", own, {"query": x.astype(np.float32)}, {}, **given)
+
+
+def beside(contract: MultiHeadAttention, call: Call, x: np.ndarray) -> dict[str, Any]:
+    """Return the mask and the positions that an attention received, where they say more than the contract does.
+
+    Args:
+        contract: of the layer.
+        call: what a module of transformers received.
+        x: its hidden states.
+    """
+    found: dict[str, Any] = {}
+    allowed = next(
+        (_allowed(leaf) for leaf in call.leaves.values() if leaf.ndim == 4 and leaf.shape[-2:] == (x.shape[1],) * 2), None
+    )
+    if allowed is not None:
+        sizes = contract.sizes_of({"query": x})
+        own = evaluate(contract.mask, sizes)
+        if np.any(~allowed & (True if own is None else own)):
+            found["mask"] = Dense(np.broadcast_to(allowed, (x.shape[0], *allowed.shape[1:])).copy())
+    places = call.leaves.get("position_ids")
+    if contract.positions is None or places is None or places.shape[-1] != x.shape[1]:
+        return found
+    if np.any(places != np.arange(x.shape[1])):
+        found |= dict.fromkeys(("query_positions", "key_positions"), np.broadcast_to(places, x.shape[:2]).copy())
+    return found
+
+
+def _allowed(mask: np.ndarray) -> np.ndarray:
+    return mask if mask.dtype == bool else mask.astype(np.float64) > HIDDEN

@@ -1,0 +1,61 @@
+"""What the contract of a config says of one attention of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from attention.parity.diagnosis.result import Finding
+from attention.spec.layers.multi_head import MultiHeadAttention
+
+MOST_NAMED = 3
+"""Names that no question tells apart; where there are more, none is told."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerDiagnosis:
+    """One attention beside that of a transformers model, whose config gives the contract.
+
+    Attributes:
+        path: of the module of transformers.
+        other: of its counterpart.
+        kind: the "model_type" of the config.
+        contract: what the config says.
+        own: what was found out about the module of transformers: it agrees.
+        finding: the same of the counterpart.
+        alike: how many layers have this contract.
+    """
+
+    path: str
+    other: str
+    kind: str
+    contract: MultiHeadAttention
+    own: Finding
+    finding: Finding
+    alike: int = 1
+
+    @property
+    def name(self) -> str:
+        """The mistake, or ""; several where no question tells them apart."""
+        causes = self.finding.causes
+        return "; or ".join(cause.names[0] for cause in causes) if len(causes) <= MOST_NAMED else ""
+
+    def __str__(self) -> str:
+        head = f"{self.other or self.finding.name}, by the contract of the config of {self.kind} ({self.path} agrees with it)"
+        if not self.name:
+            said = self.finding.lines()[0].partition(": ")[2]
+            return f"{head}: {said}"
+        # The first line of the finding is the name, which stands at the front.
+        return "\n".join([self.name, f"    in {head}", *self.finding.lines()[1:]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data."""
+        return {
+            "path": self.path,
+            "other": self.other,
+            "model_type": self.kind,
+            "contract": repr(self.contract),
+            "layers of this contract": self.alike,
+            "name": self.name,
+            "finding": self.finding.to_dict(),
+        }
