@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from attention import cli
-from attention.parity.contracts import backends, verify
+from attention.parity import verify
+from attention.parity.contracts import backends
 from attention.parity.results.report import Report, Row
 from attention.spec.errors import UnknownName
 from parity_tests.absent import needs
