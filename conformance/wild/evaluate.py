@@ -63,14 +63,13 @@ def run(path: Path, wrong: Path | None, span: Span | None) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - whatever is raised is the outcome
         return {"verdict": "error", "why": f"{type(error).__name__}: {error}"[:300], "seconds": time.process_time() - begun}
     shown = list(lines(found.divergence))
-    right = span is not None and any(
-        (side, Path(file).name) == span[:2] and span[2] <= last and first <= span[3] for side, file, first, last in shown
-    )
+    rank = 0 if span is None else rank_of(span, shown)
     report = found.report
     return {
         "verdict": report.verdict if report is not None else "cannot tell",
         "ok": found.ok,
-        "line": right,
+        "line": rank > 0,
+        "rank": rank,
         "places": sum(side == span[0] for side, *_ in shown) if span is not None else 0,
         "shown": [f"{side}:{first}-{last}" for side, _, first, last in shown],
         "names": [str(name)[:200] for name in found.named],
@@ -79,6 +78,14 @@ def run(path: Path, wrong: Path | None, span: Span | None) -> dict[str, Any]:
         "kind": getattr(found.divergence, "kind", ""),
         "seconds": time.process_time() - begun,
     }
+
+
+def rank_of(span: Span, shown: list[tuple[str, str, int, int]]) -> int:
+    """Return which of the places that are shown of a side holds the mistake, counted from 1, or 0."""
+    side, name, begin, end = span
+    places = [(Path(file).name, first, last) for at, file, first, last in shown if at == side]
+    hits = (n for n, (file, first, last) in enumerate(places, 1) if file == name and begin <= last and first <= end)
+    return next(hits, 0)
 
 
 def stop(*_: object) -> None:
@@ -140,7 +147,11 @@ def main(arguments: list[str]) -> int:
     found = sum(bool(o.get("line")) for o in wrong)
     print(f"{len(wrong)} wrong pairs: {len(passed)} passed {passed}, line shown {found}, named {named}, {said(wrong)}")  # noqa: T201
     counts = [o["places"] for o in wrong if o.get("shown")]
-    print(f"lines shown on the side of the mistake: {np.mean(counts or [0]):.1f} on average")  # noqa: T201
+    ranks = [o.get("rank", 0) for o in wrong]
+    print(  # noqa: T201
+        f"places shown on the side of the mistake: {np.mean(counts or [0]):.1f} on average;"
+        f" it is the first of them in {ranks.count(1)}, the second in {ranks.count(2)}"
+    )
     return int(bool(condemned or passed))
 
 
