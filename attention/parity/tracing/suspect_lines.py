@@ -122,7 +122,11 @@ def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterat
     yield shown.place
     yield made
     if absent:
-        yield from (place for i in _readers(scene.side, scene.end) for place in events[i].places[:1])
+        readers = [place for i in _readers(scene.side, scene.end) for place in events[i].places[:1]]
+        yield from readers
+        # What should stand between the two may be there, and do nothing.
+        below = {line for line in reading_lines(made.file, made.line) if line <= max((p.line for p in readers), default=0)}
+        yield from (Place(made.file, line, made.function) for line in sorted(below)[-2:])
     yield from _strange(scene, other)
     yield from _decided(scene)
     yield from (event.place for event in region)

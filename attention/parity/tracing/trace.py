@@ -118,6 +118,11 @@ class Event:
         return f"{self.name + ': ' if self.name else ''}{self.op} {self.shape}"
 
 
+def is_number(event: Event) -> bool:
+    """Return whether an event is one number that depends on neither inputs nor parameters."""
+    return not event.role and event.value.size == 1
+
+
 @dataclass(frozen=True)
 class Step:
     """How events were made, so that they can be made again from other values.
