@@ -176,14 +176,14 @@ def _closes(after: Alignment, i: int, depth: int) -> bool:
     """Return whether an event of JAX agrees with one of torch, or all that reads it does."""
     if i < 0 or not after.jax.events[i].is_operation:
         return False
-    return bool(after.alike[1][i]) or (depth > 0 and all(_closes(after, n, depth - 1) for n in _readers(after, i)))
+    return bool(after.partners[1][i]) or (depth > 0 and all(_closes(after, n, depth - 1) for n in _readers(after, i)))
 
 
 def _gain(alignment: Alignment, after: Alignment, j: int) -> int:
     """Return how many operations of JAX agree with one of torch after a swap, and did not before."""
     moved = [i for i in after.changed if i != j and alignment.jax.events[i].is_operation and alignment.jax.events[i].is_float]
-    gained = sum(bool(after.alike[1][i]) and not alignment.alike[1][i] for i in moved)
-    return gained - sum(bool(alignment.alike[1][i]) and not after.alike[1][i] for i in moved)
+    now, before = after.partners[1], alignment.partners[1]
+    return sum(bool(now[i]) - bool(before[i]) for i in moved)
 
 
 def _shown(alignment: Alignment, kind: str, found: Swap, first: Cone, second: Cone) -> Choice:
