@@ -9,6 +9,7 @@ times, for each layer or for queries and for keys, is replaced each time.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,7 +17,7 @@ from itertools import islice
 import numpy as np
 
 from attention.parity.tracing.axis_permutations import arranged, consistent
-from attention.parity.tracing.fingerprint import fingerprint, real
+from attention.parity.tracing.fingerprint import collapsed, constant_along, fingerprint, real
 from attention.parity.tracing.trace import LOOP, Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
@@ -145,14 +146,26 @@ def _likes(recording: Recording, event: Event) -> list[int]:
 
 def laid(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
     """Return the layouts in which one array can stand in the place of another, the likeliest first."""
-    if t.dtype.kind != j.dtype.kind or t.size != j.size:
+    if t.dtype.kind != j.dtype.kind:
         return []
+    if t.size != j.size:
+        return _spread(t, j)
     sizes = tuple(size for size in j.shape if size != 1)
     flat = t.squeeze()
     if flat.shape == sizes or flat.ndim < len(sizes):
         # Where the torch side has merged axes that the JAX side keeps, they are split as they would be.
         return [t.reshape(j.shape)]
     return [x.reshape(j.shape) for x in islice(arranged(flat, sizes), MOST_LAYOUTS)]
+
+
+def _spread(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
+    """Return the layouts of an array that another repeats along some axes, such as a table made for each batch."""
+    kept = [axis for axis, size in enumerate(j.shape) if size > 1 and not constant_along(j, axis)]
+    sizes, flat = tuple(j.shape[axis] for axis in kept), collapsed(t).squeeze()
+    if flat.size != math.prod(sizes):
+        return []
+    shape = [size if axis in kept else 1 for axis, size in enumerate(j.shape)]
+    return [np.broadcast_to(x.reshape(shape), j.shape).copy() for x in islice(arranged(flat, sizes), MOST_LAYOUTS)]
 
 
 def rerun(

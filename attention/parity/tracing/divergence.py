@@ -187,5 +187,5 @@ def told(event: Event | None) -> dict[str, Any] | None:
     """Return an event without its array."""
     if event is None:
         return None
-    names = ("side", "index", "op", "name", "file", "line", "text", "dtype", "options", "backward")
+    names = ("side", "index", "op", "name", "file", "line", "text", "dtype", "options", "backward", "turns")
     return {name: getattr(event, name) for name in names} | {"shape": list(event.shape)}

@@ -79,14 +79,14 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
         if choice.swap.mended == 1:
             part.runs = _runs(part)
             part.share = _share(before, 0.0, whole)
-            part.benign = _is_benign(part, unit)
+            part.benign = _is_benign(part, unit) or _is_tiny(part, unit, part.share * whole)
             break
         state = _carried(state, part)
         part.share = _share(before, _error(state, ends), whole)
         carried += 1
         state, more = _again(state, parts, ends, whole, MOST_CARRIED - carried)
         carried += more
-        part.benign = _is_benign(part, unit)
+        part.benign = _is_benign(part, unit) or _is_tiny(part, unit, part.share * whole)
         if _all_mend(state, parts):
             total = sum(each.share for each in parts) or 1.0
             for each in parts:
@@ -104,8 +104,10 @@ def _rounded(state: Alignment, unit: float) -> tuple[Alignment, list[Part], int]
         pair = next(_near(state, unit, tried), None)
         if pair is None:
             break
-        tried.add(pair[1])
-        after = _best(state, [pair], None)
+        # One table of torch may be made for every layer of JAX.
+        pairs = [pair, *_also_near(state, unit, pair)]
+        tried.update(j for _, j in pairs)
+        after = _best(state, pairs, None)
         if _agreeing(after) <= _agreeing(state) + 1:
             continue
         key = state.torch.events[pair[0]].place, state.jax.events[pair[1]].place
@@ -123,20 +125,27 @@ def _near(state: Alignment, unit: float, tried: set[int]) -> Iterator[Pair]:
     """Yield pairs of arrays on the way to the outputs that are equal within roundings of the programs' dtype, in order."""
     first, second = _cones(state)
     left = [t for t in first.inside if state.torch.events[t].is_operation and state.torch.events[t].is_float]
-    prints = state.prints
     for j in second.inside:
         event = state.jax.events[j]
         if j in tried or not event.is_operation or not event.is_float:
             continue
-        there = prints[1][j]
-        for t in left:
-            here = prints[0][t]
-            if (here.count, here.masked, here.pattern) != (there.count, there.masked, there.pattern) or not here.count:
-                continue
-            if (np.abs(here.statistics - there.statistics) > ULPS * unit * max(here.scale, there.scale)).any():
-                continue
-            if _within(state.torch.events[t].value, event.value, ULPS * unit):
-                yield t, j
+        yield from ((t, j) for t in left if _is_near(state, unit, t, j))
+
+
+def _is_near(state: Alignment, unit: float, t: int, j: int) -> bool:
+    here, there = state.prints[0][t], state.prints[1][j]
+    if (here.count, here.masked, here.pattern) != (there.count, there.masked, there.pattern) or not here.count:
+        return False
+    if (np.abs(here.statistics - there.statistics) > ULPS * unit * max(here.scale, there.scale)).any():
+        return False
+    return _within(state.torch.events[t].value, state.jax.events[j].value, ULPS * unit)
+
+
+def _also_near(state: Alignment, unit: float, pair: Pair) -> list[Pair]:
+    """Return the further arrays of JAX that a rounding sets apart from the array of torch, and that have no partner."""
+    t, first = pair
+    alone = [e.index for e in state.jax.events if e.is_float and e.is_operation and not state.alike[1][e.index]]
+    return [(t, j) for j in alone if j != first and _is_near(state, unit, t, j)]
 
 
 def _agreeing(state: Alignment) -> int:
@@ -218,6 +227,12 @@ def _is_benign(part: Part, unit: float) -> bool:
     """Return whether a rounding of the dtype that the programs run in explains the difference, each time that the line runs."""
     pairs = [each.arrays for each in (part, *part.runs)]
     return all(pair is not None and _within(*pair, ULPS * unit) for pair in pairs)
+
+
+def _is_tiny(part: Part, unit: float, error: float) -> bool:
+    """Return whether the arrays, and the error of the outputs that this explains, are less than one rounding apart."""
+    pairs = [each.arrays for each in (part, *part.runs)]
+    return error <= unit and all(pair is not None and _distance(*pair) <= unit for pair in pairs)
 
 
 def _within(t: np.ndarray, j: np.ndarray, limit: float) -> bool:

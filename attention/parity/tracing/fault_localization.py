@@ -29,7 +29,7 @@ from attention.parity.tracing.activation_patching import (
 from attention.parity.tracing.axis_permutations import close, consistent
 from attention.parity.tracing.backward_slice import Cone, ancestors
 from attention.parity.tracing.fingerprint import real
-from attention.parity.tracing.trace import LOOP, ROLES, Recording
+from attention.parity.tracing.trace import LOOP, ROLES, Recording, is_number
 from attention.parity.tracing.trace_alignment import Alignment
 
 # What is tried at most: swaps; arrays of either side that are combined; swaps that are run to the outputs because operations
@@ -138,11 +138,22 @@ def _partial(alignment: Alignment, trials: Sequence[Trial]) -> Trial | None:
 
 def _closing(alignment: Alignment, trials: Sequence[Trial]) -> Trial | None:
     """Return the swap of the smallest region after which all that reads the array agrees: other mistakes may follow."""
-    for trial in trials:
+    for n, trial in enumerate(trials):
         after = _after(alignment, trial)
-        if after is not None and all(_closes(after, i, DEPTH) for i in trial[3] or _readers(after, trial[2])):
-            return trial
+        if (
+            after is not None
+            and _gain(alignment, after, trial[2]) > 0
+            and all(_closes(after, i, DEPTH) for i in trial[3] or _readers(after, trial[2]))
+        ):
+            return _earlier(alignment, trial, trials[:n])
     return None
+
+
+def _earlier(alignment: Alignment, trial: Trial, smaller: Sequence[Trial]) -> Trial:
+    """Return the swap of the same array of torch for one that the array of JAX was made from, if that was tried."""
+    kind, t, j, _ = trial
+    behind = ancestors(alignment.jax, j, frozenset(i for i, ok in enumerate(alignment.fine[1]) if not ok)) - {j}
+    return next((each for each in smaller if each[:2] == (kind, t) and each[2] in behind), trial)
 
 
 def _after(alignment: Alignment, trial: Trial) -> Alignment | None:
@@ -165,14 +176,14 @@ def _closes(after: Alignment, i: int, depth: int) -> bool:
     """Return whether an event of JAX agrees with one of torch, or all that reads it does."""
     if i < 0 or not after.jax.events[i].is_operation:
         return False
-    return bool(after.alike[1][i]) or (depth > 0 and all(_closes(after, n, depth - 1) for n in _readers(after, i)))
+    return bool(after.partners[1][i]) or (depth > 0 and all(_closes(after, n, depth - 1) for n in _readers(after, i)))
 
 
 def _gain(alignment: Alignment, after: Alignment, j: int) -> int:
     """Return how many operations of JAX agree with one of torch after a swap, and did not before."""
     moved = [i for i in after.changed if i != j and alignment.jax.events[i].is_operation and alignment.jax.events[i].is_float]
-    gained = sum(bool(after.alike[1][i]) and not alignment.alike[1][i] for i in moved)
-    return gained - sum(bool(alignment.alike[1][i]) and not after.alike[1][i] for i in moved)
+    now, before = after.partners[1], alignment.partners[1]
+    return sum(bool(now[i]) - bool(before[i]) for i in moved)
 
 
 def _shown(alignment: Alignment, kind: str, found: Swap, first: Cone, second: Cone) -> Choice:
@@ -279,7 +290,9 @@ def _computed(side: Recording, region: Cone) -> list[int]:
 
 def _fits(alignment: Alignment, t: int, j: int) -> bool:
     a, b = alignment.torch.events[t], alignment.jax.events[j]
-    return a.value.size == b.value.size and a.value.dtype.kind == b.value.dtype.kind and a.is_float
+    same = a.value.size == b.value.size or 1 < alignment.prints[0][t].count == alignment.prints[1][j].count
+    # No array that was computed stands in the place of a number that is written in the program.
+    return same and a.value.dtype.kind == b.value.dtype.kind and a.is_float and not (is_number(a) or is_number(b))
 
 
 def _laid_out(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:

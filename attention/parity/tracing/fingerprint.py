@@ -105,10 +105,14 @@ def real(value: np.ndarray) -> np.ndarray:
 def collapsed(value: np.ndarray) -> np.ndarray:
     """Return an array without the axes along which it is constant, which are those it was broadcast along."""
     for axis in reversed(range(value.ndim)):
-        first = value.take([0], axis) if value.shape[axis] else value
-        if value.shape[axis] == 1 or (value.shape[axis] > 1 and _same(first, value)):
+        if value.shape[axis] == 1 or (value.shape[axis] > 1 and constant_along(value, axis)):
             value = value.take(0, axis)
     return value
+
+
+def constant_along(value: np.ndarray, axis: int) -> bool:
+    """Return whether an array, of any shape but with elements, repeats itself along an axis."""
+    return _same(value.take([0], axis), value)
 
 
 def masked(x: np.ndarray) -> np.ndarray:

@@ -132,6 +132,8 @@ class Recorder:
     ) -> None:
         self.recording, self.dtype, self.roles, self.own = recording, dtype, roles or {}, own
         self.last: Arrays = {}
+        # Of the scans that are being run.
+        self.turns: tuple[int, ...] = ()
 
     def run(self, name: str, function: Callable[..., dict[str, Array]], given: Arrays) -> dict[str, int]:
         """Record a function of named arrays, and return the events of its outputs."""
@@ -202,6 +204,7 @@ class Recorder:
         results = run([events[i].value for i in inputs])
         dtypes = more.pop("dtypes", None) or [str(x.dtype) for x in results]
         triples = zip(results, units or [0.0] * len(results), dtypes, strict=True)
+        more["turns"] = self.turns
         made = [self.recording.add(op, x, inputs, u, dtype=dtype, places=where, **more) for x, u, dtype in triples]
         self.recording.steps.append(Step(tuple(inputs), tuple(made), run))
         return made
@@ -249,12 +252,14 @@ def _scan(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list
     n, m = map(len, p["ft_in"].unpack()[:2]) if "ft_in" in p else (p["num_consts"], p["num_carry"])
     constants, carry, xs = inputs[:n], inputs[n : n + m], inputs[n + m :]
     rows: list[list[int]] = []
-    order = range(p["length"])
+    order, around = range(p["length"]), recorder.turns
     for i in reversed(order) if p["reverse"] else order:
+        recorder.turns = (*around, i)
         turn = [recorder.made("slice", [x], where, lambda v, i=i: [v[0][i]], [], options=f"[{i}]")[0] for x in xs]
         results = recorder.read(p["jaxpr"], [*constants, *carry, *turn], where)
         carry = results[:m]
         rows.append(results[m:])
+    recorder.turns = around
     if p["reverse"]:
         rows.reverse()
     stacked = [recorder.made("stack", list(made), where, lambda v: [np.stack(v)], [])[0] for made in zip(*rows, strict=True)]

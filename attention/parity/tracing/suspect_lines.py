@@ -122,18 +122,35 @@ def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterat
     yield shown.place
     yield made
     if absent:
-        yield from (place for i in _readers(scene.side, scene.end) for place in events[i].places[:1])
+        readers = [place for i in _readers(scene.side, scene.end) for place in events[i].places[:1]]
+        yield from readers
+        # What should stand between the two may be there, and do nothing.
+        below = {line for line in reading_lines(made.file, made.line) if line <= max((p.line for p in readers), default=0)}
+        yield from (Place(made.file, line, made.function) for line in sorted(below)[-2:])
+        yield from _handed_on(scene)
     yield from _strange(scene, other)
     yield from _decided(scene)
     yield from (event.place for event in region)
     yield from (events[n].place for n in chosen if not _is_computed(events[n]))
     yield from _callers(scene, region)
-    for place in dict.fromkeys([shown.place, *(event.place for event in region)]):
-        yield from _defined(scene.side, place)
+    defined = [p for place in dict.fromkeys([shown.place, *(e.place for e in region)]) for p in _defined(scene.side, place)]
+    # The module of the line, and the helper or the setting that the module was made with.
+    yield from (place for each in defined for place in (each, *_defined(scene.side, each)))
     yield from (events[n].place for n in chosen if _is_computed(events[n]))
     if absent:
         yield from (Place(made.file, line, made.function) for line in reading_lines(made.file, made.line))
     yield from (place for event in [shown, *region] for place in event.places[1:])
+
+
+def _handed_on(scene: Scene) -> Iterator[Place]:
+    """Yield the calls between which an array is handed on, in the function that makes both: from its maker to its readers."""
+    made = scene.side.events[scene.end].places
+    for i in _readers(scene.side, scene.end)[:2]:
+        read = {(place.file, place.function): place for place in reversed(scene.side.events[i].places)}
+        common = next((place for place in made if (place.file, place.function) in read), None)
+        if common is not None:
+            yield common
+            yield read[common.file, common.function]
 
 
 def _strange(scene: Scene, other: Scene) -> Iterator[Place]:

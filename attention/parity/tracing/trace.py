@@ -51,6 +51,7 @@ class Event:
         name: of a leaf or an output; what a fused operation is called of which this is a part.
         options: what the operation was told beside its operands, for reading.
         backward: whether it belongs to the backward pass.
+        turns: which turns of the scans around it made it, from 0, outermost first: of scanned layers, the layer.
         alternatives: what the operation would have made with another option, by the text of its own and of the other.
     """
 
@@ -67,6 +68,7 @@ class Event:
     name: str = ""
     options: str = ""
     backward: bool = False
+    turns: tuple[int, ...] = ()
     alternatives: dict[tuple[str, str], np.ndarray] = field(default_factory=dict[tuple[str, str], np.ndarray])
 
     @property
@@ -115,7 +117,13 @@ class Event:
         """The operation and its shape: "softmax: exp (2, 3, 7, 7)"."""
         if self.op in {"leaf", "output"}:
             return f"{self.op} {self.name or 'constant'} {self.shape}"
-        return f"{self.name + ': ' if self.name else ''}{self.op} {self.shape}"
+        turn = f" in turn {', '.join(map(str, self.turns))} of a scan" if self.turns else ""
+        return f"{self.name + ': ' if self.name else ''}{self.op} {self.shape}{turn}"
+
+
+def is_number(event: Event) -> bool:
+    """Return whether an event is one number that depends on neither inputs nor parameters."""
+    return not event.role and event.value.size == 1
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from attention.parity.tracing.axis_permutations import consistent
 from attention.parity.tracing.fingerprint import Fingerprint, fingerprint, real
-from attention.parity.tracing.trace import LOOP, Recording
+from attention.parity.tracing.trace import LOOP, Recording, is_number
 
 # A result this far below its operands is what is left of a sum that is zero.
 NOISE = 1e-13
@@ -205,7 +205,9 @@ def _fine(recording: Recording, partners: list[list[int]], alike: list[list[int]
         # The same elements in another layout are no repetition, and a rounding is none either.
         repeats = event.is_move and bool(inputs) and all(found[i] for i in event.inputs) and not there
         repeats = repeats and event.unit <= max(x.unit for x in inputs)
-        found.append(event.op != "output" and (bool(same) or event.is_given or not event.is_float or repeats))
+        # Whatever reads a number that the other side has not is what parts.
+        known = bool(same) or event.is_given or not event.is_float or is_number(event)
+        found.append(event.op != "output" and (known or repeats))
     for event, same in zip(recording.events, partners, strict=True):
         if event.op == LOOP and same:
             for i in event.inputs:
