@@ -25,6 +25,7 @@ from attention.parity.diagnosis.rules import (
     operands,
     options,
     patched,
+    pooling,
     positions,
     reductions,
     resampling,
@@ -60,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     *selection.RULES,
     *convolutions.RULES,
     *masked_reductions.RULES,
+    *pooling.RULES,
     *resampling.RULES,
     *within.RULES,
 )

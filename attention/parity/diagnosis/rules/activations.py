@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -116,30 +117,41 @@ def _activated(scene: Scene, side: int, x: np.ndarray) -> bool:
 
 def which(value: np.ndarray, x: np.ndarray) -> str:
     """Return which activation of `x` an array is; "" if it is none, is `x` itself, or may be one of several."""
-    if value.size != x.size or near(value, x):
+    if value.size != x.size or not x.size or near(value, x):
         return ""
-    found = [name for name, f in ACTIVATIONS.items() if _reaches(value, x, f) and near(value, f(x))]
     # Programs that write an activation out part inside it: erf(x / sqrt 2) on one side, tanh(...) on the other.
-    found += [name for name, f in INNER.items() if any(_reaches(value, x, g) and near(value, g(x)) for g in _forms(f))]
+    found = {name: None for name, f in _possible(value, x) if near(value, f(x))}
     # Below 6 the two are one function.
-    found = [name for name in found if name != "relu6" or "relu" not in found]
-    return found[0] if len(found) == 1 else ""
+    if "relu" in found:
+        _ = found.pop("relu6", None)
+    return next(iter(found)) if len(found) == 1 else ""
 
 
 def _forms(f: Map) -> tuple[Map, ...]:
     return f, lambda x: f(x) + 1.0, lambda x: 0.5 * f(x) + 0.5
 
 
-def _reaches(value: np.ndarray, x: np.ndarray, f: Map) -> bool:
-    """Return whether the largest element is what the function makes of the largest or the smallest argument.
+TRIED = (*ACTIVATIONS.items(), *((name, g) for name, f in INNER.items() for g in _forms(f)))
 
-    All functions here rise where the argument is above zero, and are nowhere greater below it than at one of the ends.
+
+@lru_cache(maxsize=4096)
+def _greatest(top: float, low: float) -> np.ndarray:
+    """Return the largest that each function makes of arguments between two."""
+    with np.errstate(all="ignore"):
+        return np.array([f(np.array([top, low])).max() for _, f in TRIED])
+
+
+def _possible(value: np.ndarray, x: np.ndarray) -> tuple[tuple[str, Map], ...]:
+    """Return the functions whose largest element is the value's.
+
+    All rise where the argument is above zero, and are nowhere greater below it than at one of the ends.
     """
-    if not (top := float(x.max())) > 0:
-        return True
-    made, largest = float(f(np.array([top, float(x.min())])).max()), float(value.max())
-    # inf and nan are compared as a whole.
-    return not abs(made - largest) > 1e-5 * max(abs(largest), abs(made), float(np.abs(value).max()))
+    top, low, largest = float(x.max()), float(x.min()), float(value.max())
+    if not (0 < top < math.inf and math.isfinite(low) and math.isfinite(largest)):
+        return TRIED
+    made = _greatest(top, low)
+    far = np.abs(made - largest) > 1e-5 * np.maximum(np.abs(made), float(np.abs(value).max()))
+    return tuple(each for each, no in zip(TRIED, far, strict=True) if not no)
 
 
 def another_gate(scene: Scene) -> Finding | None:
@@ -161,6 +173,10 @@ def another_gate(scene: Scene) -> Finding | None:
     return None
 
 
+STEPS = frozenset({"abs", "exp", "exp2", "square"})
+"""What is taken on the way to much else."""
+
+
 def within(scene: Scene) -> Finding | None:
     """Name two activations behind the arrays that part: of one array that both read, and each the last of its side."""
     first, second = ({id(e.value) for e in region} for region in scene.region)
@@ -171,7 +187,11 @@ def within(scene: Scene) -> Finding | None:
             [
                 name
                 for e in region
-                if e.is_operation and e.value is not x and e.value.size == x.size and (name := which(e.value, x))
+                if e.is_operation
+                and e.value is not x
+                and e.value.size == x.size
+                and (name := which(e.value, x))
+                and name not in STEPS
             ]
             for region, x in zip(scene.region, (known.torch, known.jax), strict=True)
         )

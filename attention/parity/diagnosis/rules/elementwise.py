@@ -24,7 +24,11 @@ GATES = ("sigmoid", "silu", "gelu by erf", "gelu by tanh", "relu", "tanh")
 def another_operand(scene: Scene) -> Finding | None:
     """Name one activation of two arrays, each of which the other side has too: a gate, say, and what it gates."""
     torch = [(known.label, name, i) for i, (known, x, _) in enumerate(scene.of_size()) if (name := which(scene.torch, x))]
-    jax = [(known.label, name, i) for i, (known, _, y) in enumerate(scene.of_size()) if (name := which(scene.jax, y))]
+    jax = (
+        []
+        if not torch
+        else [(known.label, name, i) for i, (known, _, y) in enumerate(scene.of_size()) if (name := which(scene.jax, y))]
+    )
     for label, name, i in torch:
         for other, same, j in jax:
             if name == same and i != j and not scene.has(0, scene.jax) and not scene.has(1, scene.torch):
