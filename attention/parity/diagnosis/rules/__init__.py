@@ -13,7 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from attention.parity.diagnosis.rules import (
+    activation_parameters,
     activations,
+    addends,
     combinations,
     convolutions,
     elementwise,
@@ -30,6 +32,7 @@ from attention.parity.diagnosis.rules import (
     reductions,
     resampling,
     selection,
+    shifts,
     within,
 )
 from attention.parity.diagnosis.rules.behind import behind
@@ -38,11 +41,12 @@ from attention.parity.tracing import Divergence
 
 __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
 
-CERTAIN: tuple[Rule, ...] = (*options.RULES, *activations.SPECIFIC, *positions.RULES)
+CERTAIN: tuple[Rule, ...] = (*options.RULES, *activations.SPECIFIC, *activation_parameters.RULES, *positions.RULES)
 """What two arrays are by themselves, whichever operands the others have."""
 SPECIFIC: tuple[Rule, ...] = (
     *options.RULES,
     *activations.SPECIFIC,
+    *activation_parameters.RULES,
     *elementwise.SPECIFIC,
     *positions.RULES,
     *selection.SPECIFIC,
@@ -50,11 +54,13 @@ SPECIFIC: tuple[Rule, ...] = (
 RULES: tuple[Rule, ...] = (
     *SPECIFIC,
     *elementwise.GENERAL,
+    *shifts.RULES,
     *masking.RULES,
     *indexing.RULES,
     combinations.other_array,
     masked_reductions.cumulated,
     *reductions.RULES,
+    *addends.RULES,
     *operands.RULES,
     *norms.RULES,
     *combinations.RULES,
@@ -115,9 +121,7 @@ def _named(divergence: Divergence) -> tuple[Finding, ...]:
     first, far = list(scenes(divergence)), list[Scene]()
     near = [each for scene in first for each in (scene, *behind(scene))]
     if divergence.share < LEAST:
-        return next(
-            (found for scene in near if scene.proven and (found := name_scene(scene, (*CERTAIN, elementwise.shifted)))), ()
-        )
+        return next((found for scene in near if scene.proven and (found := name_scene(scene, (*CERTAIN, shifts.shifted)))), ())
     # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
     for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
         if made is far and not far:
