@@ -180,6 +180,10 @@ NAMED: dict[str, tuple[Scene, str]] = {
         scene(ACTIVATIONS["sigmoid"](X), ACTIVATIONS["sigmoid"](X + 1), X),
         "0 added on torch, 1 added on jax before a sigmoid",
     ),
+    "a negative mean over more": (
+        scene(-X.mean((0, 1)), -X.sum((0, 1)) / 4, X),
+        "1 / 4 of the sum over axes of 2 and 5 on jax",
+    ),
     "a mean over more": (scene(X.sum((0, 1)) / 10, X.sum((0, 1)) / 4, X), "1 / 4 of the sum over axes of 2 and 5 on jax"),
     "frequencies in fewer steps": (
         frequencies(10000.0 ** (-STEPS / 8), 10000.0 ** (-STEPS / 7)),
@@ -272,6 +276,23 @@ NOT_NAMED: dict[str, tuple[Scene, str]] = {
     "the operands in one order": (joined((X, W), (X, 2 * W)), "order"),
     "a factor inside a function of torch": (
         scene(X / 6, X, X, region=((event("torch", 1, "div", X / 6, name="hardswish"),), ())),
+        "",
+    ),
+    "an activation in the place of the missing one": (
+        scene(ACTIVATIONS["elu + 1"](X), X, X, made=((), (np.maximum(X, 0),))),
+        "missing",
+    ),
+    "a roll of what agrees is another array": (
+        step(lambda x: x + ROW[0] * GATE, (X, np.roll(X, 1, 1)), (known(np.roll(ROW[0] * GATE, 2, 1)), X)),
+        "another array is read",
+    ),
+    "rows that were chosen by what is compared": (
+        scene(
+            TABLE[[1, 5, 2]],
+            TABLE[[1, 5, 7]],
+            known(TABLE, "codes", given=True),
+            region=((event("torch", 0, "argmin", np.array([1, 5, 2])),), ()),
+        ),
         "",
     ),
     "what both sides make": (

@@ -82,6 +82,10 @@ LEAST = 0.02
 that matter little, such as tables in another layout, are often equal in some other order as well."""
 
 
+MOST_OF = 0.1
+"""The share from which on arrays further away are looked at too, which is dear."""
+
+
 def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
     """Return what the first rule that fits says of two arrays: the rules stand in order, special ones before general ones."""
     # A rule may divide by what is 0, or take inf from inf; such an array then equals nothing.
@@ -112,6 +116,8 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
 
 def _same_kind(one: str, other: str) -> bool:
     heads = one.partition(":"), other.partition(":")
+    if any("1 + w" in a and b.startswith(("1 added", "0 added")) for a, b in ((one, other), (other, one))):
+        return True
     return (bool(heads[0][1]) and heads[0][0] == heads[1][0]) or all(
         "mask" in name or "window" in name for name in (one, other)
     )
@@ -123,7 +129,8 @@ def _named(divergence: Divergence) -> tuple[Finding, ...]:
     if divergence.share < LEAST:
         return next((found for scene in near if scene.proven and (found := name_scene(scene, (*CERTAIN, shifts.shifted)))), ())
     # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
-    for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
+    tried = ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far))
+    for rules, made in tried if divergence.share >= MOST_OF else tried[:2]:
         if made is far and not far:
             far += list(scenes(divergence, further=True))[len(first) :]
         for scene in (each for one in made for each in (one, in_one_layout(one)) if each is not None):

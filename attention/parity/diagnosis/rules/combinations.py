@@ -83,8 +83,14 @@ def _operands(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
 
 
 def _read(scene: Scene) -> list[Known]:
+    """Return what is read where the programs part, as it is or copied; all that is known where that is not recorded."""
     read = {id(event.value) for region in scene.region for event in region}
-    return [k for k in scene.known if not read or {id(k.torch), id(k.jax)} & read]
+    copied = [event.value for event in scene.region[0] if event.is_move]
+    return [k for k in scene.known if not read or {id(k.torch), id(k.jax)} & read or any(_copies(x, k.torch) for x in copied)]
+
+
+def _copies(x: np.ndarray, y: np.ndarray) -> bool:
+    return x.shape == y.shape and bool((x == y).all())
 
 
 def other_weights(scene: Scene) -> Finding | None:

@@ -112,7 +112,7 @@ def scaled(scene: Scene) -> Finding | None:
             continue
         evidence = f"torch = {torch:.9g} x, jax = {jax:.9g} x, x = {known.label}"
         # Through one magnitude many functions go.
-        sure = magnitudes(x) > 1
+        sure = magnitudes(x) > 1 and not scene.backward
         return Finding(_scales(scene, torch, jax), evidence, times(jax / torch), times(torch / jax), sure=sure)
     return None
 

@@ -47,8 +47,12 @@ def another_reduction(scene: Scene) -> Finding | None:
     for known in scene.known:
         if known.torch.size <= scene.torch.size or known.torch.size > 200_000:
             continue
-        torch = list(_reductions(scene, scene.torch, known.torch))
-        jax = list(_reductions(scene, scene.jax, known.jax)) if torch else []
+        # A loss is often the negative of what is reduced.
+        for sign in (1.0, -1.0):
+            torch = list(_reductions(scene, sign * scene.torch, known.torch))
+            jax = list(_reductions(scene, sign * scene.jax, known.jax)) if torch else []
+            if torch:
+                break
         if torch and jax and not set(torch) & set(jax):
             first, second = torch[0], jax[0]
             told = [f"{name} over {_sizes(axes)}" for name, axes in (first, second)]
