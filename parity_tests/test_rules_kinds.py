@@ -105,6 +105,17 @@ def resized(mode: str, **more: Any) -> Scene:
     return scene(values[0], values[1], IMAGE, region=(first, (event("jax", 0, "gather", values[1]),)))
 
 
+def pooled(pads: tuple[int, int], taken: Any = np.max, fill: float = -np.inf) -> Scene:
+    """Return torch's maximum of windows of 3 at steps of 2, padded by 1 on either side, beside another pooling."""
+    values = [
+        f(sliding_window_view(np.pad(IMAGE, ((0, 0), (0, 0), p, p), constant_values=c), (3, 3), (2, 3))[:, :, ::2, ::2], (4, 5))
+        for f, p, c in ((np.max, (1, 1), -np.inf), (taken, pads, fill))
+    ]
+    torch_event = event("torch", 1, "max_pool2d_with_indices", values[0], (0,), options="[3, 3], [2, 2], [1, 1]")
+    other = (event("jax", 0, "reduce_window_max", values[1].transpose(0, 2, 3, 1)),)
+    return scene(values[0], other[0].value, IMAGE, region=((event("torch", 0, "relu", IMAGE), torch_event), other))
+
+
 SCORES, SQUARE = DRAWS.normal(size=(2, 5, 5)), DRAWS.normal(size=(7, 7))
 FUSED, KEEP = DRAWS.normal(size=(2, 5, 12)), np.array([[1.0, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
 HALF = 0.5 * np.expm1(X)
@@ -168,6 +179,10 @@ NAMED: dict[str, tuple[Scene, str]] = {
     "a bias before a sigmoid": (
         scene(ACTIVATIONS["sigmoid"](X), ACTIVATIONS["sigmoid"](X + 1), X),
         "0 added on torch, 1 added on jax before a sigmoid",
+    ),
+    "a negative mean over more": (
+        scene(-X.mean((0, 1)), -X.sum((0, 1)) / 4, X),
+        "1 / 4 of the sum over axes of 2 and 5 on jax",
     ),
     "a mean over more": (scene(X.sum((0, 1)) / 10, X.sum((0, 1)) / 4, X), "1 / 4 of the sum over axes of 2 and 5 on jax"),
     "frequencies in fewer steps": (
@@ -235,6 +250,8 @@ NAMED: dict[str, tuple[Scene, str]] = {
     "conjugated": (scene(X + 1j * W, X - 1j * W), "complex numbers are conjugated"),
     "by nearest elements": (resized("nearest"), "resampled linearly, edges aligned on torch, by nearest elements on jax"),
     "corners aligned": (resized("bilinear", align_corners=True), "on torch, linearly, corners aligned on jax"),
+    "a pool padded at its end": (pooled((0, 2)), "padded by 1 before and 1 after on torch, the maximum, padded by 0 before"),
+    "a pool that takes means": (pooled((1, 1), np.mean, 0.0), "pooling: the maximum, padded by 1 before and 1 after on torch"),
     "inside an elu": (
         scene(HALF, np.expm1(np.minimum(X, 0)), X, region=((event("torch", 1, "mul", HALF, name="elu"),), ())),
         "alpha of an elu 0.5 on torch, 1 on jax",
@@ -259,6 +276,23 @@ NOT_NAMED: dict[str, tuple[Scene, str]] = {
     "the operands in one order": (joined((X, W), (X, 2 * W)), "order"),
     "a factor inside a function of torch": (
         scene(X / 6, X, X, region=((event("torch", 1, "div", X / 6, name="hardswish"),), ())),
+        "",
+    ),
+    "an activation in the place of the missing one": (
+        scene(ACTIVATIONS["elu + 1"](X), X, X, made=((), (np.maximum(X, 0),))),
+        "missing",
+    ),
+    "a roll of what agrees is another array": (
+        step(lambda x: x + ROW[0] * GATE, (X, np.roll(X, 1, 1)), (known(np.roll(ROW[0] * GATE, 2, 1)), X)),
+        "another array is read",
+    ),
+    "rows that were chosen by what is compared": (
+        scene(
+            TABLE[[1, 5, 2]],
+            TABLE[[1, 5, 7]],
+            known(TABLE, "codes", given=True),
+            region=((event("torch", 0, "argmin", np.array([1, 5, 2])),), ()),
+        ),
         "",
     ),
     "what both sides make": (

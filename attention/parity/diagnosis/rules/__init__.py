@@ -13,7 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from attention.parity.diagnosis.rules import (
+    activation_parameters,
     activations,
+    addends,
     combinations,
     convolutions,
     elementwise,
@@ -25,10 +27,12 @@ from attention.parity.diagnosis.rules import (
     operands,
     options,
     patched,
+    pooling,
     positions,
     reductions,
     resampling,
     selection,
+    shifts,
     within,
 )
 from attention.parity.diagnosis.rules.behind import behind
@@ -37,11 +41,12 @@ from attention.parity.tracing import Divergence
 
 __all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
 
-CERTAIN: tuple[Rule, ...] = (*options.RULES, *activations.SPECIFIC, *positions.RULES)
+CERTAIN: tuple[Rule, ...] = (*options.RULES, *activations.SPECIFIC, *activation_parameters.RULES, *positions.RULES)
 """What two arrays are by themselves, whichever operands the others have."""
 SPECIFIC: tuple[Rule, ...] = (
     *options.RULES,
     *activations.SPECIFIC,
+    *activation_parameters.RULES,
     *elementwise.SPECIFIC,
     *positions.RULES,
     *selection.SPECIFIC,
@@ -49,17 +54,20 @@ SPECIFIC: tuple[Rule, ...] = (
 RULES: tuple[Rule, ...] = (
     *SPECIFIC,
     *elementwise.GENERAL,
+    *shifts.RULES,
     *masking.RULES,
     *indexing.RULES,
     combinations.other_array,
     masked_reductions.cumulated,
     *reductions.RULES,
+    *addends.RULES,
     *operands.RULES,
     *norms.RULES,
     *combinations.RULES,
     *selection.RULES,
     *convolutions.RULES,
     *masked_reductions.RULES,
+    *pooling.RULES,
     *resampling.RULES,
     *within.RULES,
 )
@@ -72,6 +80,10 @@ COARSE = 1e-4
 LEAST = 0.02
 """The share of the outputs' error below which a divergence is called by a name only if that can be one mistake alone: arrays
 that matter little, such as tables in another layout, are often equal in some other order as well."""
+
+
+MOST_OF = 0.1
+"""The share from which on arrays further away are looked at too, which is dear."""
 
 
 def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
@@ -104,6 +116,8 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
 
 def _same_kind(one: str, other: str) -> bool:
     heads = one.partition(":"), other.partition(":")
+    if any("1 + w" in a and b.startswith(("1 added", "0 added")) for a, b in ((one, other), (other, one))):
+        return True
     return (bool(heads[0][1]) and heads[0][0] == heads[1][0]) or all(
         "mask" in name or "window" in name for name in (one, other)
     )
@@ -113,11 +127,10 @@ def _named(divergence: Divergence) -> tuple[Finding, ...]:
     first, far = list(scenes(divergence)), list[Scene]()
     near = [each for scene in first for each in (scene, *behind(scene))]
     if divergence.share < LEAST:
-        return next(
-            (found for scene in near if scene.proven and (found := name_scene(scene, (*CERTAIN, elementwise.shifted)))), ()
-        )
+        return next((found for scene in near if scene.proven and (found := name_scene(scene, (*CERTAIN, shifts.shifted)))), ())
     # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
-    for rules, made in ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far)):
+    tried = ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far))
+    for rules, made in tried if divergence.share >= MOST_OF else tried[:2]:
         if made is far and not far:
             far += list(scenes(divergence, further=True))[len(first) :]
         for scene in (each for one in made for each in (one, in_one_layout(one)) if each is not None):

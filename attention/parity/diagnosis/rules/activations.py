@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.arrays import equal, magnitudes, near
-from attention.parity.diagnosis.rules.constants import is_plain
+from attention.parity.diagnosis.rules.arrays import magnitudes, near
 from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
 from attention.spec import activations
 
@@ -82,6 +82,8 @@ WRITTEN = {
     "exp2": ("torch.exp2(x)", "jnp.exp2(x)"),
 }
 """Each as code of torch and of JAX, of the argument x."""
+APART = 20.0
+"""How many times the tolerance two fitted numbers must be apart to be two."""
 LEAST = 3
 """Magnitudes of an argument that an activation is known by."""
 GATED: dict[str, tuple[str, Map]] = {
@@ -116,30 +118,41 @@ def _activated(scene: Scene, side: int, x: np.ndarray) -> bool:
 
 def which(value: np.ndarray, x: np.ndarray) -> str:
     """Return which activation of `x` an array is; "" if it is none, is `x` itself, or may be one of several."""
-    if value.size != x.size or near(value, x):
+    if value.size != x.size or not x.size or near(value, x):
         return ""
-    found = [name for name, f in ACTIVATIONS.items() if _reaches(value, x, f) and near(value, f(x))]
     # Programs that write an activation out part inside it: erf(x / sqrt 2) on one side, tanh(...) on the other.
-    found += [name for name, f in INNER.items() if any(_reaches(value, x, g) and near(value, g(x)) for g in _forms(f))]
+    found = {name: None for name, f in _possible(value, x) if near(value, f(x))}
     # Below 6 the two are one function.
-    found = [name for name in found if name != "relu6" or "relu" not in found]
-    return found[0] if len(found) == 1 else ""
+    if "relu" in found:
+        _ = found.pop("relu6", None)
+    return next(iter(found)) if len(found) == 1 else ""
 
 
 def _forms(f: Map) -> tuple[Map, ...]:
     return f, lambda x: f(x) + 1.0, lambda x: 0.5 * f(x) + 0.5
 
 
-def _reaches(value: np.ndarray, x: np.ndarray, f: Map) -> bool:
-    """Return whether the largest element is what the function makes of the largest or the smallest argument.
+TRIED = (*ACTIVATIONS.items(), *((name, g) for name, f in INNER.items() for g in _forms(f)))
 
-    All functions here rise where the argument is above zero, and are nowhere greater below it than at one of the ends.
+
+@lru_cache(maxsize=4096)
+def _greatest(top: float, low: float) -> np.ndarray:
+    """Return the largest that each function makes of arguments between two."""
+    with np.errstate(all="ignore"):
+        return np.array([f(np.array([top, low])).max() for _, f in TRIED])
+
+
+def _possible(value: np.ndarray, x: np.ndarray) -> tuple[tuple[str, Map], ...]:
+    """Return the functions whose largest element is the value's.
+
+    All rise where the argument is above zero, and are nowhere greater below it than at one of the ends.
     """
-    if not (top := float(x.max())) > 0:
-        return True
-    made, largest = float(f(np.array([top, float(x.min())])).max()), float(value.max())
-    # inf and nan are compared as a whole.
-    return not abs(made - largest) > 1e-5 * max(abs(largest), abs(made), float(np.abs(value).max()))
+    top, low, largest = float(x.max()), float(x.min()), float(value.max())
+    if not (0 < top < math.inf and math.isfinite(low) and math.isfinite(largest)):
+        return TRIED
+    made = _greatest(top, low)
+    far = np.abs(made - largest) > 1e-5 * np.maximum(np.abs(made), float(np.abs(value).max()))
+    return tuple(each for each, no in zip(TRIED, far, strict=True) if not no)
 
 
 def another_gate(scene: Scene) -> Finding | None:
@@ -161,6 +174,10 @@ def another_gate(scene: Scene) -> Finding | None:
     return None
 
 
+STEPS = frozenset({"abs", "exp", "exp2", "square"})
+"""What is taken on the way to much else."""
+
+
 def within(scene: Scene) -> Finding | None:
     """Name two activations behind the arrays that part: of one array that both read, and each the last of its side."""
     first, second = ({id(e.value) for e in region} for region in scene.region)
@@ -171,7 +188,11 @@ def within(scene: Scene) -> Finding | None:
             [
                 name
                 for e in region
-                if e.is_operation and e.value is not x and e.value.size == x.size and (name := which(e.value, x))
+                if e.is_operation
+                and e.value is not x
+                and e.value.size == x.size
+                and (name := which(e.value, x))
+                and name not in STEPS
             ]
             for region, x in zip(scene.region, (known.torch, known.jax), strict=True)
         )
@@ -182,61 +203,4 @@ def within(scene: Scene) -> Finding | None:
     return None
 
 
-BELOW: dict[str, tuple[str, Map, str, str]] = {
-    "negative slope of a leaky relu": ("slope", lambda x: x, "F.leaky_relu(x, {})", "jax.nn.leaky_relu(x, {})"),
-    "alpha of an elu": ("alpha", np.expm1, "F.elu(x, {})", "jax.nn.elu(x, {})"),
-}
-"""Activations that are x above zero and c f(x) below: what c is called, f, and how both are written."""
-
-
-def another_parameter(scene: Scene) -> Finding | None:
-    """Name the parameters that one activation has on either side: the slope of a leaky ReLU, the alpha of an ELU."""
-    for known, x, y in scene.of_size():
-        for name, (_, f, torch_code, jax_code) in BELOW.items():
-            torch, jax = _below(scene, scene.torch, x, f), _below(scene, scene.jax, y, f)
-            if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-5, APART * scene.limit)):
-                continue
-            # With 0 it is a ReLU, with 1 a leaky ReLU does nothing: these are other mistakes.
-            if {torch, jax} & ({0.0, 1.0} if f(x) is x else {0.0}) or not (is_plain(torch) and is_plain(jax)):
-                continue
-            told = f"{name} {torch:.6g} on torch, {jax:.6g} on jax"
-            mends = torch_code.format(f"{jax:.6g}"), jax_code.format(f"{torch:.6g}")
-            return Finding(told, f"both rebuilt from x = {known.label}", *mends)
-    return None
-
-
-APART = 20.0
-"""How many times the tolerance two fitted numbers must be apart to be two."""
-
-
-def inside_elu(scene: Scene) -> Finding | None:
-    """Name the alphas of two ELUs that part before they choose between x and what is below zero."""
-    if not scene.region[0] or scene.region[0][-1].name != "elu":
-        return None
-    for known, x, y in scene.of_size():
-        below = x < 0
-        if magnitudes(x[below]) < LEAST or not np.isfinite(x).all():
-            continue
-        alphas = [float(np.median(v[z < 0] / np.expm1(z[z < 0]))) for v, z in ((scene.torch, x), (scene.jax, y))]
-        made = [c * np.expm1(z[z < 0]) for c, z in zip(alphas, (x, y), strict=True)]
-        same = equal(scene.torch[below], made[0], 1e-6) and equal(scene.jax[y < 0], made[1], 1e-6)
-        torch, jax = (round(c, 7) for c in alphas)
-        if same and torch != jax and torch and jax and is_plain(torch) and is_plain(jax):
-            name = f"alpha of an elu {torch:.6g} on torch, {jax:.6g} on jax"
-            return Finding(
-                name, f"c expm1(x) below zero, x = {known.label}", f"F.elu(x, {jax:.6g})", f"jax.nn.elu(x, {torch:.6g})"
-            )
-    return None
-
-
-def _below(scene: Scene, value: np.ndarray, x: np.ndarray, f: Map) -> float | None:
-    below = x < 0
-    if not np.isfinite(x).all() or magnitudes(x[below]) < 2 or below.all():
-        return None
-    c = float(np.median(value[below] / f(x[below])))
-    # Constants are float32 on either side, and a product of 0.1 in float32 is not 0.1.
-    c = round(c, 7) if abs(c - round(c, 7)) < 1e-8 else c
-    return c if equal(value, np.where(below, c * f(x), x), max(4 * scene.limit, 1e-6)) else None
-
-
-SPECIFIC = (another_activation, another_gate, another_parameter, inside_elu)
+SPECIFIC = (another_activation, another_gate)

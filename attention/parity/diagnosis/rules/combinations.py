@@ -24,11 +24,11 @@ MOST_OPERANDS, MOST_ELEMENTS, LEAST = 12, 200_000, 8
 def missing_factor(scene: Scene) -> Finding | None:
     """Name an array that one side multiplies by, or divides by, and the other does not."""
     for (torch, jax), known in product(_pairs(scene), scene.known):
-        if known.torch.size > torch.size or magnitudes(known.torch) < 2:
+        if known.torch.size > torch.size:
             continue
         for w in placed(known.torch, torch.shape):
             for more, less, side, other in ((torch, jax, "torch", "jax"), (jax, torch, "jax", "torch")):
-                if not scene.equal(more, less * w):
+                if not scene.equal(more, less * w) or magnitudes(known.torch) < 2:
                     continue
                 told = f"{side} = {other} w, w = {known.label}"
                 if any(scene.runs(which, "cumprod") for which in (0, 1)):
@@ -53,12 +53,13 @@ def missing_product(scene: Scene) -> Finding | None:
         apart = torch - jax
         if not np.isfinite(apart).all():
             continue
-        for known, other in product(scene.known, scene.known):
-            if known.torch.size != apart.size or other.torch.size > apart.size or magnitudes(other.torch) < 2:
+        read = _read(scene)
+        for known, other in product(read, read):
+            if known.torch.size != apart.size or other.torch.size > apart.size:
                 continue
             u = known.torch.reshape(apart.shape)
             for w, sign in product(placed(other.torch, apart.shape), (1.0, -1.0)):
-                if scene.equal(apart, sign * u * w):
+                if scene.equal(apart, sign * u * w) and magnitudes(other.torch) > 1:
                     more, less = ("torch", "jax") if sign > 0 else ("jax", "torch")
                     evidence = f"{more} = {less} + u w, u = {known.label}, w = {other.label}"
                     return Finding(f"an addend is missing on {less}, or too much on {more}", evidence, **fix(less, "+ u * w"))
@@ -74,14 +75,22 @@ def _pairs(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _operands(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
     """Yield what is read where the programs part, or all that is known without a record of it, in the shapes of the arrays."""
-    read = {id(event.value) for region in scene.region for event in region}
-    for known in scene.known:
-        if read and not {id(known.torch), id(known.jax)} & read:
-            continue
+    for known in _read(scene):
         x = next(placed(known.torch, scene.torch.shape), None)
         y = next(placed(known.jax, scene.jax.shape), None)
         if x is not None and y is not None and magnitudes(x) > 2:
             yield known, x, y
+
+
+def _read(scene: Scene) -> list[Known]:
+    """Return what is read where the programs part, as it is or copied; all that is known where that is not recorded."""
+    read = {id(event.value) for region in scene.region for event in region}
+    copied = [event.value for event in scene.region[0] if event.is_move]
+    return [k for k in scene.known if not read or {id(k.torch), id(k.jax)} & read or any(_copies(x, k.torch) for x in copied)]
+
+
+def _copies(x: np.ndarray, y: np.ndarray) -> bool:
+    return x.shape == y.shape and bool((x == y).all())
 
 
 def other_weights(scene: Scene) -> Finding | None:

@@ -24,7 +24,7 @@ def is_plain(c: float) -> bool:
     [True, True, True, True, False, False]
     """
     a = abs(c)
-    if not a or not math.isfinite(a):
+    if not a or not 1e-30 < a < 1e30:
         return not a
     if math.isclose(a, float(f"{a:.3g}"), rel_tol=WIDE) or any(math.isclose(a, b, rel_tol=1e-9) for b in FAMILIAR):
         return True

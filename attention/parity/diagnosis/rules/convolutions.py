@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import near
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
 from attention.parity.tracing import Event
 
 MOST_PRODUCTS, MOST_PADDED = 3_000_000, 16
@@ -89,9 +89,12 @@ def other_convolution(scene: Scene) -> Finding | None:
             break
     if not torch or not jax or torch == jax:
         return None
-    return Finding(
-        f"a convolution has {torch} on torch, {jax} on jax", "both made again from torch's array and kernel", jax, torch
-    )
+    told = "both made again from torch's array and kernel"
+    for side, other, one, two in (("torch", "jax", torch, jax), ("jax", "torch", jax, torch)):
+        if two.startswith(f"{one} and "):
+            turn = two.removeprefix(f"{one} and ")
+            return Finding(f"a convolution has {turn} on {other}, and not on {side}", told, **fix(side, turn))
+    return Finding(f"a convolution has {torch} on torch, {jax} on jax", told, jax, torch)
 
 
 def _cut(made: np.ndarray, size: int) -> Iterator[np.ndarray]:

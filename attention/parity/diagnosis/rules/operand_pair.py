@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import permutations
+from itertools import islice, permutations
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from attention.parity.tracing import Divergence, Event
 from attention.parity.tracing.array_difference import Difference, difference
 from attention.parity.tracing.fingerprint import tolerance
 
-MOST_APART, MOST_PAIRS, MOST_KNOWN = 60, 200, 60
+MOST_APART, MOST_PAIRS, MOST_KNOWN, MOST_FAR = 60, 100, 60, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +166,8 @@ def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
     sizes = frozenset(n for k in known for x in (k.torch, k.jax) for n in x.shape if n > 1)
     ends = divergence.ends
     shown = (divergence.torch, divergence.jax)
-    proven = () if divergence.kind == "unproven" else ([ends] if ends else _proven(divergence))
-    for torch, jax in dict.fromkeys((*proven, shown, *(_proven(divergence) if ends and further else ()))):
+    proven = () if divergence.kind == "unproven" else ([ends] if ends else islice(_proven(divergence), MOST_FAR))
+    for torch, jax in dict.fromkeys((*proven, shown, *(islice(_proven(divergence), MOST_FAR) if ends and further else ()))):
         units = (torch.unit, jax.unit)
         limit = max(tolerance(max(units)), 1e-9)
         backward = torch.backward or jax.backward
