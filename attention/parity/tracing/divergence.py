@@ -80,6 +80,8 @@ class Divergence:
         others: further divergences, found with this one mended, the one that explains most first.
         suspects: the lines of the torch side and of the JAX side, the likeliest first, in one of which the mistake is: at most
             five of either side, those of `others` among them.
+        confirmed: the parameters of the JAX side whose uses agree with the torch side's, what parts set aside: their layouts
+            are shown to be right.
     """
 
     found: bool
@@ -99,6 +101,7 @@ class Divergence:
     given: tuple[tuple[Event, Event], ...] = ()
     others: tuple[Divergence, ...] = ()
     suspects: tuple[tuple[Place, ...], tuple[Place, ...]] = ((), ())
+    confirmed: frozenset[str] = frozenset()
 
     @property
     def all(self) -> tuple[Divergence, ...]:

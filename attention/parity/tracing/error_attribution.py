@@ -95,6 +95,19 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def mended_by(parts: Sequence[Part]) -> Alignment:
+    """Return the programs with all divergences carried across, as far as they are proven."""
+    last = parts[-1]
+    found = last.choice.swap
+    if found is None:
+        return last.alignment
+    only = None if found.only is None else frozenset(found.only)
+    state = _best(last.alignment, found.pairs or [(found.torch, found.jax)], only)
+    if state.unequal:
+        state = _best(state, [pair for part in parts if part.choice.swap for pair in part.choice.instances], None)
+    return state
+
+
 def _rounded(state: Alignment, unit: float) -> tuple[Alignment, list[Part], int]:
     """Carry across what roundings alone set apart, so that they cannot hide what follows; return also how often."""
     parts: dict[tuple[object, object], Part] = {}

@@ -16,9 +16,10 @@ from attention.parity.numerics.error_budget import ROUNDINGS
 from attention.parity.param_mapping.parameter_values import alike
 from attention.parity.tracing.array_difference import Difference, difference
 from attention.parity.tracing.backward_slice import ancestors
+from attention.parity.tracing.confirmed_params import confirmed
 from attention.parity.tracing.constant_tables import share_constants
 from attention.parity.tracing.divergence import Coverage, Divergence, Moment
-from attention.parity.tracing.error_attribution import Part, attribute
+from attention.parity.tracing.error_attribution import Part, attribute, mended_by
 from attention.parity.tracing.fault_localization import MOST_REGION, Choice
 from attention.parity.tracing.faulty_line import at_fault
 from attention.parity.tracing.loop_stacks import with_loops
@@ -139,7 +140,8 @@ def parted(torch: Recording, jax: Recording, unit: float = ROUNDINGS["float32"].
     if not grave:
         return Divergence(False, coverage, timeline=_timeline(alignment, None), outputs=outputs, notes=notes)
     suspects = merged([each.suspects for each in grave])
-    return replace(grave[0], outputs=outputs, notes=notes, others=tuple(grave[1:]), suspects=suspects)
+    sure = confirmed(mended_by(parts))
+    return replace(grave[0], outputs=outputs, notes=notes, others=tuple(grave[1:]), suspects=suspects, confirmed=sure)
 
 
 def _merged(found: list[Divergence]) -> list[Divergence]:
