@@ -36,9 +36,14 @@ def record(
 
         given: Any = load_inputs(inputs) if inputs else None
         decoded = tokens_of(tokens) if tokens else None
-        more = {"splits": split or None, "left_padding": padding_of(left_padding)}
-        record_model(path, side(model), given, tokens=decoded, **more, progress=lambda name: typer.echo(name, err=True))
+        padding = padding_of(left_padding)
+        record_model(path, side(model), given, tokens=decoded, splits=split or None, left_padding=padding, progress=_told)
     typer.echo(f"{path} written; where the other model is: attention layers {path} MODEL")
+
+
+def _told(path: str) -> None:
+    """Say which block is recorded, on stderr: a large model takes minutes."""
+    typer.echo(path, err=True)
 
 
 def side_or_recording(spec: str) -> Any:

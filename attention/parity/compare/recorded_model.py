@@ -95,7 +95,7 @@ class RecordedModel:
             kind = getattr(self.recording, "kind", type(self.recording).__name__)
             raise FileError(f"recording of a {brief(kind, 60)} must be one of a model, as 'attention record' writes it")
         # Everything is looked at before anything is compared.
-        _ = self.program, self.blocks, self.runs
+        _ = self.program, self.blocks, self.runs, self.takes_padding, self.single
 
     @property
     def name(self) -> str:
@@ -175,13 +175,20 @@ class RecordedModel:
         """The same in float64; None if they were not recorded."""
         return _logits(self.program.exact, self.name) if self.program.exact else None
 
-    def decoding(self, name: str) -> np.ndarray | None:
-        """Return the "tokens" that were decoded, or the outputs of the "whole" pass or its "exact" ones; None if absent."""
-        return self._group("decoding").get(name)
+    @property
+    def decoded(self) -> Mapping[str, np.ndarray]:
+        """The "tokens" that were decoded, the outputs of the "whole" pass, and its "exact" ones; what is absent is left out."""
+        return self._group("decoding")
 
-    def flag(self, name: str) -> bool:
-        """Return a fact that is true or false."""
-        return self._fact(name, bool)
+    @property
+    def takes_padding(self) -> bool:
+        """Whether its decoding takes padding."""
+        return self._fact("takes_padding", bool)
+
+    @property
+    def single(self) -> bool:
+        """Whether it is decoded one token at a time, without a prefill."""
+        return self._fact("single", bool)
 
     def _fact(self, name: str, kind: type) -> Any:
         value = self.recording.facts.get(name)

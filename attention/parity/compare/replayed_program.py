@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class RecordedProgram(Program):
     cotangents: Arrays
     made: Made
     _told: str = field(init=False, default="")
+    runs_here: ClassVar[bool] = False
 
     @property
     def differentiable(self) -> bool:

@@ -22,7 +22,8 @@ from attention.parity.blocks.layerwise import side_of
 from attention.parity.blocks.recorded_side import Run, Side
 from attention.parity.compare.recording_file import Recording, write
 from attention.parity.compare.replayed_program import encoded
-from attention.parity.language_models.decoding import COUNTS, MAYBE, checked_splits, decoder_of, padded, tokens_of, whole_pass
+from attention.parity.language_models.decoded_tokens import checked_splits, tokens_of
+from attention.parity.language_models.decoding import COUNTS, MAYBE, decoder_of, padded, whole_pass
 from attention.parity.numerics.error_budget import rounding
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.spec.errors import AttentionError, OptionError, SideFailed

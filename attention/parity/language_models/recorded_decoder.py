@@ -25,11 +25,11 @@ class RecordedDecoder(Decoder):
     """
 
     def __init__(self, model: RecordedModel) -> None:
-        tokens = model.decoding("tokens")
+        tokens = model.decoded.get("tokens")
         if tokens is None or not model.runs:
             raise OptionError(f"{model.name} must be recorded with tokens to be decoded")
         self.model, self.tokens, self.name = model, tokens, model.name
-        self.takes_padding, self.single = model.flag("takes_padding"), model.flag("single")
+        self.takes_padding, self.single = model.takes_padding, model.single
 
     @property
     def splits(self) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ class RecordedDecoder(Decoder):
 
     def whole(self, tokens: np.ndarray, positions: np.ndarray, *, wide: bool = False) -> np.ndarray:
         self._check(np.array_equal(tokens, self.tokens), "other tokens")
-        made = self.model.decoding("exact" if wide else "whole")
+        made = self.model.decoded.get("exact" if wide else "whole")
         if made is None:
             raise SideFailed(f"{self.name} was recorded without {'a float64 run' if wide else 'the whole pass'}")
         return made
