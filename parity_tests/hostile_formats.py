@@ -17,7 +17,7 @@ from attention.cli.loading import load_inputs
 from attention.exchange import ctranslate2, dialect, gguf, llama, marian
 from attention.exchange.ctranslate2 import Model
 from attention.parity import exported_cases
-from attention.parity.compare import recorded_contracts, recording_file, replayed_program
+from attention.parity.compare import recorded_contracts, recorded_model, recording_file, replayed_program
 from attention.parity.exported_cases.file_format import FORMAT, INDEX, VERSION, Entry, Index
 from attention.parity.param_mapping.block_moves import Block, Move
 from attention.parity.param_mapping.param_map import ParamMap
@@ -107,7 +107,23 @@ def recorded(folder: Path) -> list[Format]:
     def contract(path: Path) -> object:
         return list(recorded_contracts.checked_calls(recording_file.read(path)))
 
+    blocks = {"blocks": [{"path": "a", "calls": 1}], "decoding": [{"split": 1, "padding": [0, 1], "failure": ""}]}
+    facts = {"side": "torch", "name": "odd", "call": found.facts["call"], "takes_padding": True, "single": False, **blocks}
+    groups = {
+        **found.arrays,
+        "received/0/x": x,
+        "returned/0/output": x,
+        "decoding/tokens": x[:, :2].astype(int),
+        "decoding/0": x[:, :2],
+    }
+    recording_file.write(folder / "model", recording_file.Recording("model", facts, groups))
+
+    def model(path: Path) -> object:
+        read = recorded_model.recorded_model(path)
+        return [read.logits, read.note, [x.sum() for x in read.recording.arrays.values()]]
+
     return [
+        tensors("recording, model", (folder / "model").read_bytes(), model, texts),
         tensors("recording, program", (folder / "program").read_bytes(), program, texts),
         tensors("recording, contract", (folder / "contract").read_bytes(), contract, texts),
     ]

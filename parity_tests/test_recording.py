@@ -156,8 +156,8 @@ class TestValues:
     )
     def test_any_tree_of_inputs_survives(self, inputs: Any) -> None:
         call = Call.of(inputs)
-        told = json.loads(json.dumps(replayed_program._encoded(call)))  # noqa: SLF001 - the format of the file
-        again = Call(*(replayed_program._decoded(told[part], call.leaves) for part in ("args", "kwargs")))  # noqa: SLF001
+        told = json.loads(json.dumps(replayed_program.encoded(call)))
+        again = Call(*(replayed_program.decoded(told[part], call.leaves) for part in ("args", "kwargs")))
         assert repr(again.args) == repr(call.args)
         assert repr(again.kwargs) == repr(dict(call.kwargs))
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import inspect
 import random
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -124,6 +126,15 @@ def recorded(first: Any, second: Any) -> None:
     _ = replayed_program.record(second, "jax", IDS)
 
 
+def golden(first: Any, second: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "golden.safetensors"
+        parity.record_model(path, first, IDS)
+        _ = parity.layerwise(parity.recorded_model(path), second)
+        parity.record_model(path, second, IDS)
+        _ = parity.layerwise(first, parity.recorded_model(path))
+
+
 CALLS: dict[str, Callable[[Any, Any], object]] = {
     "compare": lambda t, j: parity.compare(t, j, IDS, load="first"),
     "compare with torch's budget": lambda t, j: parity.compare(t, j, IDS, load="first", budget="torch"),
@@ -135,6 +146,7 @@ CALLS: dict[str, Callable[[Any, Any], object]] = {
     "worst_input": lambda t, j: parity.worst_input(t, j, IDS, load="first", tries=2),
     "tolerances": lambda t, j: (parity.tolerances(t, IDS), parity.tolerances(j, IDS)),
     "layerwise": lambda t, j: parity.layerwise(t, j, IDS),
+    "record_model": golden,
     "compare_decoding": lambda t, j: parity.compare_decoding(t, j, IDS),
     "program": lambda t, j: (program(t).run(Call.of(IDS)), program(j).run(Call.of(IDS))),
 }

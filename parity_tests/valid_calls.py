@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 
 from attention import jax_impl, parity, spec, torch_impl
 from attention.spec.axes import Sizes
@@ -339,6 +340,9 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.differentiated": lambda: {"program": jax_double},
     "parity.expect": lambda: {"probe": probe(), "runs": 1},
     "parity.judge": lambda: {"name": "odd", "got": X, "wanted": X, "sigma": np.ones(3)},
+    "parity.record_model": lambda: {"path": "odd.safetensors", "model": linear(), "inputs": X},
+    "parity.recorded_model": lambda: {"path": golden()},
+    "parity.RecordedModel": lambda: {"recording": parity.recorded_model(golden()).recording},
     "parity.layerwise": lambda: {"torch_model": [], "backends": ("numpy",), "runs": 1},
     "parity.probes": lambda: {"contract": spec.FeedForward(2, 2)},
     "parity.program": lambda: {"side": jax_double},
@@ -403,6 +407,17 @@ def saved() -> str:
     """Return a file with a contract and its weights."""
     spec.save("valid.safetensors", FFN, FFN.init(0))
     return "valid.safetensors"
+
+
+def linear() -> nnx.Module:
+    """Return a model of one layer."""
+    return nnx.Linear(X.shape[-1], 2, rngs=nnx.Rngs(0))
+
+
+def golden() -> str:
+    """Return a file with a recorded model."""
+    parity.record_model("golden.safetensors", linear(), X)
+    return "golden.safetensors"
 
 
 @cache

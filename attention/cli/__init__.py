@@ -24,6 +24,7 @@ from attention.cli import (
     logits,
     parity,
     random_options,
+    recorded,
     recording,
 )
 from attention.cli.app import app, main
@@ -41,5 +42,6 @@ __all__ = [
     "main",
     "parity",
     "random_options",
+    "recorded",
     "recording",
 ]

@@ -19,9 +19,16 @@ SIDE = "module:name or path/to/file.py:name; a class, or a function called make_
 
 @app.command()
 def decoding(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"A model with a cache, or a parity.CachedModel: {SIDE}")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help=f"A model with a cache, a parity.CachedModel, or a file of 'attention record': {SIDE}"
+        ),
+    ],
     other: Annotated[str, typer.Argument(metavar="[OTHER]", help="A second one, to be compared with the first.")] = "",
-    tokens: Annotated[str, typer.Option(help="A file of arrays, module:function, or a shape: '2,8:int64'.")] = "2,8:int64",
+    tokens: Annotated[
+        str, typer.Option(help="A file of arrays, module:function, or a shape; default '2,8:int64', or those of a recording.")
+    ] = "",
     split: Annotated[list[int] | None, typer.Option(help="Tokens of the prefill; repeat for more; default three.")] = None,
     left_padding: Annotated[str, typer.Option(help="Places of padding before each row: '0,3'.")] = "",
     json: Annotated[str, typer.Option(metavar="PATH", help="Write every row to this file.")] = "",
@@ -40,15 +47,30 @@ def decoding(
 
 def _compared(model: str, other: str, tokens: str, split: list[int] | None, left_padding: str) -> Decoding:
     # Frameworks are imported by the command that needs them, and NumPy too.
-    from attention.cli.loading import load_inputs, side  # noqa: PLC0415
+    from attention.cli.recorded import FILE, side_or_recording  # noqa: PLC0415
     from attention.parity.language_models import compare_decoding  # noqa: PLC0415
-    from attention.spec.errors import OptionError  # noqa: PLC0415
+
+    recorded = model.endswith(FILE) or other.endswith(FILE)
+    given = None if recorded and not tokens else tokens_of(tokens or "2,8:int64")
+    sides = side_or_recording(model), side_or_recording(other) if other else None
+    return compare_decoding(*sides, given, splits=split or None, left_padding=padding_of(left_padding))
+
+
+def padding_of(text: str) -> list[int] | None:
+    """Return the ints of `--left-padding`; None for none."""
+    from attention.spec.errors import OptionError  # noqa: PLC0415 - NumPy is imported by the command that needs it
 
     try:
-        padding = [int(word) for word in left_padding.split(",") if word.strip()] or None
+        return [int(word) for word in text.split(",") if word.strip()] or None
     except ValueError:
-        raise OptionError(f"--left-padding {left_padding!r} must be ints, such as 0,3") from None
-    given: Any = load_inputs(tokens)
+        raise OptionError(f"--left-padding {text!r} must be ints, such as 0,3") from None
+
+
+def tokens_of(text: str) -> Any:
+    """Return the one array that `--tokens` means, or whatever it means that is none."""
+    from attention.cli.loading import load_inputs  # noqa: PLC0415 - NumPy is imported by the command that needs it
+
+    given: Any = load_inputs(text)
     if isinstance(given, (tuple, dict)) and len(given) == 1:
         given = next(iter(given.values())) if isinstance(given, dict) else given[0]
-    return compare_decoding(side(model), side(other) if other else None, given, splits=split or None, left_padding=padding)
+    return given

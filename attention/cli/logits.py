@@ -51,15 +51,18 @@ def logits(
 def _compared(
     actual: str, expected: str, exact: str, inputs: str, key: str, mask: str, labels: str, dtype: str
 ) -> LogitsComparison:
+    from attention.cli.recorded import is_recording  # noqa: PLC0415
     from attention.parity.language_models import compare_logits  # noqa: PLC0415 - NumPy is imported by the command that needs it
     from attention.spec.errors import OptionError  # noqa: PLC0415
 
-    files = [side.endswith(FILES) for side in (actual, expected)]
+    recorded = [is_recording(side) for side in (actual, expected)]
+    files = [side.endswith(FILES) and not of for side, of in zip((actual, expected), recorded, strict=True)]
     if files[0] != files[1]:
         raise OptionError(f"ACTUAL {actual!r} and EXPECTED {expected!r} must be two files or two programs")
     if files[0] and inputs:
         raise OptionError("--inputs must come with two programs")
-    sides = _stored(actual, expected, exact, key) if files[0] else _made(actual, expected, exact, inputs, key)
+    stored = _recorded if any(recorded) else _made
+    sides = _stored(actual, expected, exact, key) if files[0] else stored(actual, expected, exact, inputs, key)
     valid = _array(mask).astype(bool) if mask else None
     following = _array(labels) if labels else None
     return compare_logits(**sides, mask=valid, labels=following, dtype=dtype or None, name=f"{actual} and {expected}")
@@ -81,6 +84,31 @@ def _made(actual: str, expected: str, exact: str, inputs: str, key: str) -> dict
     wide = _array(exact, key) if exact else _chosen(second.run(call, dtype="float64").outputs, expected, key)
     made = {name: _chosen(each.run(call).outputs, each.name, key) for name, each in (("actual", first), ("expected", second))}
     return {**made, "exact": wide}
+
+
+def _recorded(actual: str, expected: str, exact: str, inputs: str, key: str) -> dict[str, Any]:
+    """Return the logits of a recorded model and of a program on the recorded inputs, and of the program in float64."""
+    from attention.cli.recorded import side_or_recording  # noqa: PLC0415
+    from attention.parity.adapters import program  # noqa: PLC0415
+    from attention.parity.compare.recorded_model import RecordedModel, one_recording  # noqa: PLC0415
+    from attention.spec.errors import OptionError  # noqa: PLC0415
+
+    if inputs:
+        raise OptionError("--inputs must come with two programs: a recording has its own")
+    sides = [side_or_recording(spec) for spec in (actual, expected)]
+    golden: RecordedModel = sides[one_recording(sides) or 0]
+    call = golden.program.call
+    run = program(next(side for side in sides if side is not golden))
+    logits = _chosen(golden.program.made.outputs, golden.name, key), _chosen(run.run(call).outputs, run.name, key)
+    if not exact and not golden.program.exact:
+        # The model that is expected is the one whose float64 run is the measure.
+        return {
+            "actual": logits[0],
+            "expected": logits[1],
+            "exact": _chosen(run.run(call, dtype="float64").outputs, run.name, key),
+        }
+    wide = _array(exact, key) if exact else _chosen(golden.program.exact, golden.name, key)
+    return {"actual": logits[1], "expected": logits[0], "exact": wide}
 
 
 def _array(path: str, key: str = "") -> Any:

@@ -12,6 +12,7 @@ True
     checkup           compare, then locate and name the mistake
     layerwise         two models block by block, each block on what it really received
     compare_logits    two language models, position by position; compare_decoding, with their caches
+    record_model      a model's blocks, logits and decoding for another machine; recorded_model is a side of the three there
     worst_input       the input on which two programs differ most
     tolerances        numbers for a test of your own; assert_close applies them
     train             one recipe followed by torch.optim and by optax, inside an envelope of perturbed replicas
@@ -34,10 +35,12 @@ from attention.parity.adapters import (  # noqa: E402
 from attention.parity.blocks.layerwise import layerwise  # noqa: E402
 from attention.parity.checkup import Checkup, checkup  # noqa: E402
 from attention.parity.compare import assert_close, compare, tolerances  # noqa: E402
+from attention.parity.compare.recorded_model import RecordedModel, recorded_model  # noqa: E402
 from attention.parity.contracts.check import check, check_probe, expect  # noqa: E402
 from attention.parity.contracts.probes import Probe, probes  # noqa: E402
 from attention.parity.diagnosis import Diagnosis, diagnose  # noqa: E402
 from attention.parity.language_models import CachedModel, Decoding, LogitsComparison, compare_decoding, compare_logits  # noqa: E402
+from attention.parity.language_models.record_model import record_model  # noqa: E402
 from attention.parity.numerics.comparison import Verdict, judge  # noqa: E402
 from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
 from attention.parity.param_mapping import ParamMap, match  # noqa: E402
@@ -65,6 +68,7 @@ __all__ = [
     "Probe",
     "Program",
     "Recipe",
+    "RecordedModel",
     "Report",
     "Row",
     "Seen",
@@ -91,6 +95,8 @@ __all__ = [
     "probes",
     "program",
     "recipe_for",
+    "record_model",
+    "recorded_model",
     "rounding",
     "stored",
     "stored_gradient",

@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from attention.spec.disk import MOST_JSON, brief, opened, parsed
+from attention.spec.disk import MOST_JSON, brief, opened, parsed, replaced
 from attention.spec.errors import FileError
 from attention.spec.fields import MOST
 from attention.spec.numbers import is_count
@@ -148,19 +149,76 @@ def arrays(file: BufferedReader | BytesIO, head: Header) -> dict[str, np.ndarray
     return found
 
 
-def read(path: str | os.PathLike[str], wanted: str) -> tuple[Header, dict[str, np.ndarray]]:
+def mapped(file: BufferedReader, head: Header) -> dict[str, np.ndarray]:
+    """Return the tensors of a file whose header is `head`, read only, each read from the disk when it is looked at.
+
+    Raises:
+        FileError: the file has a bool that is neither 0 nor 1.
+    """
+    whole = np.memmap(file, np.uint8, "r") if head.tensors else np.empty(0, np.uint8)
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in head.tensors.items():
+        raw = np.asarray(whole[head.data + tensor.start : head.data + tensor.stop])
+        if tensor.dtype == bool and raw.size and raw.max() > 1:
+            raise FileError(f"{head.said}: tensor {brief(repr(name), 60)} must hold bools, 0 or 1")
+        # Frameworks refuse an array whose first byte stands elsewhere.
+        raw = raw.copy() if (head.data + tensor.start) % tensor.dtype.itemsize else raw
+        found[name] = raw.view(tensor.dtype).reshape(tensor.shape)
+    return found
+
+
+def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all; no more than one array is copied at a time.
+
+    Args:
+        path: of the file.
+        arrays: by name, of the number types in `DTYPES`.
+        metadata: texts by name.
+
+    Raises:
+        FileError: the path cannot be written, a number type is not known, or the header would be too long to be read.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    entries: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    end = 0
+    # Wide numbers first, so that every array begins at a multiple of its own width.
+    order = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)
+    for name in order:
+        x = arrays[name]
+        kind = names.get(_little(x.dtype))
+        if kind is None:
+            raise FileError(f"array {brief(repr(name), 60)} {x.dtype} must have one of {', '.join(DTYPES)}")
+        entries[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": [end, end + x.nbytes]}
+        end += x.nbytes
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MOST_JSON:
+        raise FileError(f"header of {len(arrays)} arrays, {len(text)} bytes, must be at most {MOST_JSON}")
+    with replaced(path) as partial, partial.open("wb") as file:
+        _ = file.write(len(text).to_bytes(_MARK, "little") + text)
+        for name in order:
+            x = np.ascontiguousarray(arrays[name], _little(arrays[name].dtype))
+            _ = file.write(x.reshape(-1).view(np.uint8).data)
+
+
+def _little(dtype: np.dtype) -> np.dtype:
+    return dtype.newbyteorder("<") if dtype.byteorder == ">" else dtype
+
+
+def read(path: str | os.PathLike[str], wanted: str, *, lazily: bool = False) -> tuple[Header, dict[str, np.ndarray]]:
     """Return the header of a safetensors file, and its tensors.
 
     Args:
         path: of the file.
         wanted: what it must be, for the errors: "a recording".
+        lazily: whether tensors are read when they are looked at; the file must then stay as it is.
 
     Raises:
         FileError: it cannot be read, or is no whole safetensors file.
     """
     with opened(path, wanted) as file:
         head = header(file, f"path {brief(repr(str(path)))} must be {wanted}")
-        return head, arrays(file, head)
+        return head, mapped(file, head) if lazily else arrays(file, head)
 
 
 def loaded(content: bytes, said: str = "content must be a whole safetensors file") -> dict[str, np.ndarray]:

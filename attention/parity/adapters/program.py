@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -86,6 +86,7 @@ class Program(ABC):
         params: the learned arrays, by the program's own names, in its own layout; tied ones stand once.
         choice: which of its outputs are compared, see `named_outputs`; None for all.
         watched: state whose values after a call are among the outputs: its names, and what they are called there.
+        runs_here: whether it runs on this machine, in a framework that is installed here.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Program(ABC):
     params: Arrays
     choice: Any = None
     watched: Mapping[str, str] = MappingProxyType({})
+    runs_here: ClassVar[bool] = True
 
     @property
     def subject(self) -> Any:

@@ -39,8 +39,8 @@ class FlaxSide(Side):
 
     def _recorded(self, call: Call, paths: set[str], *, compiled: bool) -> Run:
         run = Run()
-        given = call.map(lambda _, leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf)
         with blamed(self.program.name), nullcontext() if compiled else jax.disable_jit():
+            given = call.map(lambda _, leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf)
             run.outputs = _arrays(self.program.name, self._run(run, given, paths))
         return run
 

@@ -20,9 +20,11 @@ from attention.parity.adapters.inputs import call_of
 from attention.parity.adapters.program import Call
 from attention.parity.adapters.untouched import own_draws
 from attention.parity.blocks.pair import Pair, told_once
+from attention.parity.blocks.recorded_blocks import RecordedSide
 from attention.parity.blocks.recorded_side import Side
-from attention.parity.blocks.units import Unit, parts, units, within
+from attention.parity.blocks.units import Unit, units, within
 from attention.parity.blocks.whole import whole
+from attention.parity.compare.recorded_model import RecordedModel, one_recording
 from attention.parity.contracts.backends import BACKENDS
 from attention.parity.param_mapping import ParamMap, match
 from attention.parity.pretrained.layerwise import layerwise as seen_layers
@@ -65,8 +67,9 @@ def layerwise(
         torch_model: an `nn.Module`. Or, without `jax_model` and `inputs`, an iterable of `parity.Seen`: the layers of a trained
             model with our contracts, each judged in both of our backends (see `pretrained.layerwise`).
         jax_model: an NNX module, or `(linen_module, variables)`; either model may be of any of these kinds. Both have equal
-            parameters and are in evaluation mode.
-        inputs: of both models, as `compare` takes them. A model that takes `use_cache` is called with False.
+            parameters and are in evaluation mode. One of the two may be a `parity.RecordedModel`.
+        inputs: of both models, as `compare` takes them; None for those of a recorded model. A model that takes `use_cache` is
+            called with False.
         blocks: "auto", or pairs of paths such as `("model.layers.3", "layers.3")`. "auto" takes the numbered submodules of the
             first model and what stands beside them, such as embedding, last norm and head; the parameter map gives the
             counterpart of each.
@@ -85,6 +88,11 @@ def layerwise(
         UnknownName: a model has no module of a path in `blocks`.
         SideFailed: a model raised.
     """
+    index = one_recording((torch_model, jax_model))
+    if index is not None:
+        if gradients:
+            raise OptionError("gradients True must be False beside a recorded model, which has none")
+        inputs = (torch_model, jax_model)[index].program.call if inputs is None else inputs
     if jax_model is None and inputs is None:
         return seen_layers(torch_model, backends, runs, gradients=gradients, progress=progress)
     # A part of either model may draw from the generators of Python and NumPy.
@@ -99,7 +107,12 @@ def _compared(
     names = sides[0].program.framework, sides[1].program.framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     found = _matched(sides, call, params)
+    if isinstance(jax_model, RecordedModel):
+        # The blocks are those that were recorded, and the counterparts are found in the model that is here.
+        sides, labels, found = (sides[1], sides[0]), (labels[1], labels[0]), found.inverse
+        blocks = blocks if blocks == "auto" else [(second, first) for first, second in blocks]
     chosen, notes = _chosen(sides, found) if blocks == "auto" else ([[unit] for unit in _given(sides, found, blocks)], [])
+    notes += [side.model.note for side in sides if isinstance(side, RecordedSide)]
     recorded = [
         side.record(call, {(unit.second if index else unit.first) for alternatives in chosen for unit in alternatives})
         for index, side in enumerate(sides)
@@ -134,6 +147,8 @@ def side_of(model: Any, call: Call) -> Side:
     Raises:
         OptionError: it is of no kind whose parts can be seen.
     """
+    if isinstance(model, RecordedModel):
+        return RecordedSide(model)
     torch, flax = sys.modules.get("torch"), sys.modules.get("flax")
     if torch and isinstance(model, torch.nn.Module):
         from attention.parity.blocks.torch_side import TorchSide  # noqa: PLC0415 - needs torch
@@ -171,8 +186,7 @@ def _matched(sides: tuple[Side, Side], call: Call, given: Any) -> ParamMap:
 
 
 def _chosen(sides: tuple[Side, Side], found: ParamMap) -> tuple[list[list[Unit]], list[str]]:
-    paths = list(parts(sides[0].modules, sides[0].program.params))
-    return units(paths, found, sides[1].modules)
+    return units(sides[0].parts, found, sides[1].modules)
 
 
 def _given(sides: tuple[Side, Side], found: ParamMap, blocks: Sequence[Sequence[str]]) -> list[Unit]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call, Program
+from attention.parity.blocks.units import parts
 from attention.parity.numerics.error_budget import Rounding
 
 
@@ -49,6 +50,11 @@ class Side(ABC):
     program: Program
     modules: Mapping[str, object]
     perturbs: bool = False
+
+    @property
+    def parts(self) -> list[str]:
+        """The paths of the parts that are compared one by one."""
+        return list(parts(self.modules, self.program.params))
 
     def perturbed(self, call: Call, draws: np.random.Generator | None, unit: Rounding) -> Arrays:
         """Return the outputs in float64, each operation rounded at random; parameters are widened one operation at a time.

@@ -82,7 +82,7 @@ def convolutions(program: Program) -> str:
 
 def autocast(program: Program) -> str:
     """Return the dtype to which torch casts a program's products as it is called now, or ""."""
-    if program.framework != "torch":
+    if program.framework != "torch" or not program.runs_here:
         return ""
     torch, kind = importlib.import_module("torch"), str(_device(program)).partition(":")[0]
     return str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else ""

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from attention.parity.results import provenance
-from attention.spec import files, tensors
+from attention.spec import tensors
 from attention.spec.disk import brief, parsed
 from attention.spec.errors import FileError
 
 FORMAT, VERSION = "attention recording", "1"
-KINDS = ("contracts", "program")
+KINDS = ("contracts", "program", "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,8 @@ class Recording:
     """What a side made.
 
     Attributes:
-        kind: "contracts" for a backend on the probes of named contracts, "program" for a user's own.
+        kind: "contracts" for a backend on the probes of named contracts, "program" for a user's own, "model" for one with
+            its blocks, logits and decoding.
         facts: JSON-ready: what ran, and what it was asked.
         arrays: by name.
         environment: of the machine that it ran on: versions, devices, precision flags.
@@ -64,16 +65,20 @@ def write(path: str | os.PathLike[str], recording: Recording) -> None:
     """
     told = {"kind": recording.kind, "facts": recording.facts, "environment": dict(recording.environment)}
     header = {"format": FORMAT, "version": VERSION, "recording": json.dumps(told)}
-    files.write(path, recording.arrays, header)
+    tensors.write(path, recording.arrays, header)
 
 
-def read(path: str | os.PathLike[str]) -> Recording:
+def read(path: str | os.PathLike[str], *, lazily: bool = False) -> Recording:
     """Return the recording in a file.
+
+    Args:
+        path: of the file.
+        lazily: whether arrays are read when they are looked at; the file must then stay as it is.
 
     Raises:
         FileError: the file is missing, cut short, corrupt, not a recording, or of another version.
     """
-    head, arrays = tensors.read(path, "a whole safetensors file, as 'attention parity record' writes it")
+    head, arrays = tensors.read(path, "a whole safetensors file, as 'attention parity record' writes it", lazily=lazily)
     header, said = head.metadata, f"path {brief(repr(str(path)))}"
     if header.get("format") != FORMAT:
         told = brief(repr(header.get("format", "no format")), 60)

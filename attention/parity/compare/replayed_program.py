@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class RecordedProgram(Program):
     cotangents: Arrays
     made: Made
     _told: str = field(init=False, default="")
+    runs_here: ClassVar[bool] = False
 
     @property
     def differentiable(self) -> bool:
@@ -100,7 +101,7 @@ def record(side: Any, framework: str, inputs: Any, *, dtype: str = "float32", se
     """
     subject, (pair, *_) = program(side, framework, name), pairs_of(dtype)
     call = rounded_call(call_of(inputs), pair)
-    facts = {"side": subject.framework, "name": subject.name, "dtype": dtype, "call": _encoded(call)}
+    facts = {"side": subject.framework, "name": subject.name, "dtype": dtype, "call": encoded(call)}
     params = rounded(subject.params, pair)
     made = subject.run(call, params=params, dtype=dtype)
     drawn: Arrays = {}
@@ -137,7 +138,7 @@ def replayed(recording: Recording) -> RecordedProgram:
 
 def _told(facts: Mapping[str, Any], arrays: Arrays) -> tuple[Call, tuple[str, str, str]]:
     """Return the call of a recording, and the program's name, framework and dtype."""
-    args, kwargs = (_decoded(facts["call"][part], arrays) for part in ("args", "kwargs"))
+    args, kwargs = (decoded(facts["call"][part], arrays) for part in ("args", "kwargs"))
     texts = (facts["name"], facts["side"], facts["dtype"])
     if not (isinstance(args, tuple) and isinstance(kwargs, dict) and all(isinstance(text, str) for text in texts)):
         raise TypeError("args, kwargs, name, side, dtype")
@@ -176,7 +177,7 @@ def against(
     return report + Report(notes=(recording.note,))
 
 
-def _encoded(call: Call) -> dict[str, Any]:
+def encoded(call: Call) -> dict[str, Any]:
     """Return the structure of a call as JSON-ready data, arrays by their path."""
     marked = call.map(lambda path, leaf: {"array": path} if isinstance(leaf, np.ndarray) else {"option": _option(path, leaf)})
     return {"args": _kinds(marked.args), "kwargs": _kinds(dict(marked.kwargs))}
@@ -202,13 +203,13 @@ def _kinds(tree: Any) -> Any:
     return {"tuple" if isinstance(tree, tuple) else "list": [_kinds(inner) for inner in tree]}
 
 
-def _decoded(tree: Any, arrays: Arrays) -> Any:
+def decoded(tree: Any, arrays: Arrays) -> Any:
     """Return what `_kinds` was made of, with arrays in their places."""
     ((kind, inner),) = tree.items()
     if kind == "dict":
-        return {name: _decoded(each, arrays) for name, each in inner.items()}
+        return {name: decoded(each, arrays) for name, each in inner.items()}
     if kind in ("tuple", "list"):
-        found = [_decoded(each, arrays) for each in inner]
+        found = [decoded(each, arrays) for each in inner]
         return tuple(found) if kind == "tuple" else found
     if kind == "array":
         return arrays[inner]

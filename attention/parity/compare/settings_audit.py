@@ -82,7 +82,7 @@ def _precision(first: Inspected, second: Inspected) -> Iterator[str]:
     """Yield what products of float32 lose, measured on the device of each side."""
     for side in (first, second):
         floats = [*side.dtypes, *(x.dtype.name for x in side.call.leaves.values())]
-        if "float32" not in floats or side.program.framework == "numpy":
+        if "float32" not in floats or side.program.framework == "numpy" or not side.program.runs_here:
             continue
         loss, settings = matmul_precision.loss(side.program), matmul_precision.settings(side.program)
         # What autocast rounds has a line of its own.

@@ -24,8 +24,8 @@ from attention.parity.blocks.layerwise import SMALL, side_of
 from attention.parity.blocks.received import FARTHEST, apart
 from attention.parity.blocks.recorded_side import Run, Side
 from attention.parity.blocks.units import counterparts, within
-from attention.parity.config_contracts.part_program import PartProgram
-from attention.parity.config_contracts.questions import beside, calls, hidden
+from attention.parity.config_contracts.part_program import Part, PartProgram
+from attention.parity.config_contracts.questions import hidden
 from attention.parity.config_contracts.result import LayerDiagnosis
 from attention.parity.config_contracts.transformers_layers import Layer, is_theirs, layers
 from attention.parity.diagnosis.diagnose import examine
@@ -89,41 +89,6 @@ def _map(sides: tuple[Side, Side], call: Call, given: Any) -> ParamMap:
     if found.open:
         raise ParamError(f"the parameter map is open: {found.open[0]}")
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """An attention and its counterpart, each as a program.
-
-    Attributes:
-        layer: of transformers.
-        other: the path of the counterpart.
-        own: the module of transformers.
-        theirs: the counterpart.
-        weights: that both have, canonical.
-        x: the hidden states that the first received.
-        received: all that it received.
-    """
-
-    layer: Layer
-    other: str
-    own: PartProgram
-    theirs: PartProgram
-    weights: Weights
-    x: np.ndarray
-    received: Call
-
-    @property
-    def gap(self) -> float:
-        """How far the two are apart on what the first received, relative, RMS."""
-        made = self.questions[0][0]
-        return apart(self.own.answer(made)["output"], self.theirs.answer(made)["output"])
-
-    @property
-    def questions(self) -> Any:
-        """The calls that both are asked."""
-        contract = self.layer.contract
-        return calls(contract, self.weights, self.x, beside(contract, self.received, self.x))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call, Program
+from attention.parity.blocks.received import apart
+from attention.parity.config_contracts.questions import beside, calls
+from attention.parity.config_contracts.transformers_layers import Layer
 from attention.parity.contracts.probes import Probe
 from attention.parity.diagnosis.library_program import Answer, Patient
 from attention.spec.errors import SideFailed
@@ -42,3 +48,38 @@ class PartProgram(Patient):
             shapes = ", ".join(str(output.shape) for output in made.outputs.values())
             raise SideFailed(f"{self.name}: outputs {shapes or 'none'} must hold one of shape {wanted}")
         return {"output": found[0]}
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """An attention and its counterpart, each as a program.
+
+    Attributes:
+        layer: of transformers.
+        other: the path of the counterpart.
+        own: the module of transformers.
+        theirs: the counterpart.
+        weights: that both have, canonical.
+        x: the hidden states that the first received.
+        received: all that it received.
+    """
+
+    layer: Layer
+    other: str
+    own: PartProgram
+    theirs: PartProgram
+    weights: Weights
+    x: np.ndarray
+    received: Call
+
+    @property
+    def gap(self) -> float:
+        """How far the two are apart on what the first received, relative, RMS."""
+        made = self.questions[0][0]
+        return apart(self.own.answer(made)["output"], self.theirs.answer(made)["output"])
+
+    @cached_property
+    def questions(self) -> tuple[list[Probe], list[Probe]]:
+        """The calls that both are asked, and others on which a name has to hold."""
+        contract = self.layer.contract
+        return calls(contract, self.weights, self.x, beside(contract, self.received, self.x))

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.adapters.inputs import call_of
+from attention.parity.compare.recorded_model import RecordedModel, one_recording
 from attention.parity.language_models.cached_model import CachedModel, Decoder, FunctionalDecoder
+from attention.parity.language_models.decoded_tokens import checked_splits, tokens_of
 from attention.parity.language_models.decoding_result import Decoding, DecodingRow
 from attention.parity.language_models.logits import compare_logits
+from attention.parity.language_models.recorded_decoder import RecordedDecoder
 from attention.spec.errors import AttentionError, OptionError, ShapeError, SideFailed, shown
 from attention.spec.numbers import is_count
 from attention.spec.options import FUNCTION, MAPPING, Option, checked
@@ -52,9 +54,10 @@ def compare_decoding(
             `parity.CachedModel`; None compares the other side alone.
         jax_side: an NNX module whose layers have `decode` and `init_cache`; `(linen_module, variables)` whose attribute
             `decode` turns on the collection "cache"; or a `parity.CachedModel`; None compares the first side alone. Either
-            side may be of either framework. Models are in evaluation mode, with equal weights if there are two.
+            side may be of either framework. Models are in evaluation mode, with equal weights if there are two. One of the
+            two may be a `parity.RecordedModel`.
         tokens: ints `(B, T)`, or floats `(B, T, M)` for a layer, T at least 2, without padding. They run through the cache as
-            they are: nothing is sampled.
+            they are: nothing is sampled. None for those of a recorded model, with its splits and its padding.
         splits: how many tokens the prefill has, each from 1 to T; None for 1, T // 2 and T - 1.
         left_padding: of B ints, how many places of padding stand before each row's tokens in a further run; None for no such
             run. A padded batch is `max(left_padding)` places longer; its padding holds the row's first token, masked.
@@ -69,15 +72,15 @@ def compare_decoding(
         OptionError: a side has no cache that is known, or an option is out of its range.
         ShapeError: the tokens are not shaped so.
     """
-    tokens = _tokens(tokens)
-    batch, length = tokens.shape[:2]
-    splits = tuple(dict.fromkeys((1, length // 2, length - 1) if splits is None else splits))
-    if min(splits) < 1 or max(splits) > length:
-        raise OptionError(f"splits {shown(splits)} must lie between 1 and T={length}")
-    if left_padding is not None and len(left_padding) != batch:
-        raise ShapeError(f"left_padding {shown(left_padding)} must have B={batch} ints")
+    index = one_recording((torch_side, jax_side))
+    if index is not None:
+        golden = RecordedDecoder((torch_side, jax_side)[index])
+        tokens, splits = golden.tokens if tokens is None else tokens, golden.splits if splits is None else splits
+        left_padding = golden.padding if left_padding is None else left_padding
+    tokens = tokens_of(tokens)
+    splits = checked_splits(tokens, splits, left_padding)
     sides = [
-        _decoder(side, call, cache, tokens)
+        decoder_of(side, call, cache, tokens)
         for side, call, cache in ((torch_side, torch_call, torch_cache), (jax_side, jax_call, None))
         if side is not None
     ]
@@ -86,22 +89,7 @@ def compare_decoding(
     return Decoding(tuple(_rows(sides, tokens, splits, left_padding)))
 
 
-def _tokens(tokens: Any) -> np.ndarray:
-    leaves = call_of(tokens).leaves
-    if list(leaves) != ["input"]:
-        raise OptionError(f"tokens {shown(tokens)} must be one array")
-    array = leaves["input"]
-    if (
-        array.ndim != (2 if array.dtype.kind in "iu" else 3)
-        or array.dtype.kind == "b"
-        or min(array.shape) < 1
-        or array.shape[1] < 2
-    ):
-        raise ShapeError(f"tokens {shown(array)} must be ints (B, T) or floats (B, T, M), with T at least 2")
-    return array
-
-
-def _decoder(side: Any, call: Mapping[str, Any], cache: Callable[[], Any] | None, tokens: np.ndarray) -> Decoder:
+def decoder_of(side: Any, call: Mapping[str, Any], cache: Callable[[], Any] | None, tokens: np.ndarray) -> Decoder:
     """Return a side behind the protocol.
 
     Raises:
@@ -109,6 +97,8 @@ def _decoder(side: Any, call: Mapping[str, Any], cache: Callable[[], Any] | None
     """
     if isinstance(side, Decoder):
         return side
+    if isinstance(side, RecordedModel):
+        return RecordedDecoder(side)
     if isinstance(side, CachedModel):
         return FunctionalDecoder(side)
     # What is not imported yet cannot have made the side.
@@ -147,7 +137,8 @@ class Whole:
     failure: str = ""
 
 
-def _whole(side: Decoder, tokens: np.ndarray) -> Whole:
+def whole_pass(side: Decoder, tokens: np.ndarray) -> Whole:
+    """Return the whole pass of a side, in its own dtype and in float64."""
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape[:2])
     try:
         made = side.whole(tokens, positions)
@@ -162,7 +153,7 @@ def _whole(side: Decoder, tokens: np.ndarray) -> Whole:
 def _rows(
     sides: Sequence[Decoder], tokens: np.ndarray, splits: Sequence[int], left_padding: Sequence[int] | None
 ) -> Iterator[DecodingRow]:
-    wholes = [_whole(side, tokens) for side in sides]
+    wholes = [whole_pass(side, tokens) for side in sides]
     # Of equal models, one float64 run is the measure of both.
     exact = next((whole.exact for whole in wholes if whole.exact is not None), None)
     for side, whole in zip(sides, wholes, strict=True):
@@ -170,13 +161,15 @@ def _rows(
             yield DecodingRow(side.name, "whole pass", failure=whole.failure)
     known = [(side, whole) for side, whole in zip(sides, wholes, strict=True) if whole.made is not None]
     if len(known) == 2:
-        (first, one), (second, other) = known
+        # What is expected is the side whose float64 run is the measure: a wrong one must not explain its own error.
+        (first, one), (second, other) = known[::-1] if known[0][1].exact is None and exact is not None else known
         yield _judged(second.name, f"whole pass beside that of {first.name}", other.made, one, exact)
     for side, whole in known:
         # A model that differs from the other as a whole is still measured by its own float64.
         own = whole.exact if whole.exact is not None or len(sides) == 1 else exact
         made = yield from _decoded(side, whole, own, tokens, splits, left_padding)
-        if made is not None and len(known) == 2 and side is known[1][0]:
+        measured = exact is None or known[0][1].exact is not None
+        if made is not None and len(known) == 2 and side is known[1][0] and measured:
             yield _judged(side.name, f"decoded, beside the whole pass of {known[0][0].name}", made, known[0][1], exact)
 
 
@@ -201,7 +194,7 @@ def _decoded(
                 yield DecodingRow(side.name, run, failure="it takes no padding, so that this run was left out")
                 continue
             try:
-                made = _padded(side, tokens, split, padding or (0,) * batch)
+                made = padded(side, tokens, split, padding or (0,) * batch)
             except AttentionError as error:
                 yield DecodingRow(side.name, run, failure=str(error))
                 continue
@@ -210,7 +203,7 @@ def _decoded(
     return first
 
 
-def _padded(side: Decoder, tokens: np.ndarray, split: int, padding: Sequence[int]) -> np.ndarray:
+def padded(side: Decoder, tokens: np.ndarray, split: int, padding: Sequence[int]) -> np.ndarray:
     """Return the outputs of the tokens, decoded with places of padding before them."""
     batch, length = tokens.shape[:2]
     most = max(padding)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from attention.parity.compare.recorded_model import RecordedModel
 from attention.parity.language_models.logits_result import LogitsComparison
 from attention.parity.language_models.positions import compared, differences, root_mean_square
 from attention.parity.numerics.error_budget import rounding
@@ -28,8 +29,8 @@ from attention.spec.options import ARRAY, TEXT, Option, checked, is_sparse, one_
 
 CHUNK = 2**22
 """Elements of logits that are in float64 at a time."""
-LOGITS = ARRAY.raising(OptionError)
-MAYBE = LOGITS | ", or None"
+LOGITS = Option(ARRAY.wanted, lambda value: isinstance(value, RecordedModel) or ARRAY.holds(value), OptionError)
+MAYBE = ARRAY.raising(OptionError) | ", or None"
 TOP_K = Option(
     "a tuple of positive ints",
     lambda value: isinstance(value, (tuple, list)) and 0 < len(value) <= 16 and all(is_count(k, 1) for k in value),
@@ -58,8 +59,10 @@ def compare_logits(
         'agrees'
 
     Args:
-        actual: logits of the model in question, `(..., T, V)`, floats of NumPy, torch or JAX; unitless, before the softmax.
-        expected: logits of the model that it should equal, of the same shape.
+        actual: logits of the model in question, `(..., T, V)`, floats of NumPy, torch or JAX; unitless, before the softmax. Or
+            a `parity.RecordedModel`, which is then taken for `expected`.
+        expected: logits of the model that it should equal, of the same shape; or a recorded model, whose float64 logits are
+            `exact` if there are any.
         exact: the same logits in float64 (a float64 run of either model), of the same shape; what the errors of both in
             their own dtype are measured against; nothing to models that compute in float64 themselves.
         sigma: one standard deviation of the rounding error of each element, broadcastable to the logits, such as the sigma of a
@@ -76,6 +79,7 @@ def compare_logits(
         OptionError: no position counts, or a label lies outside of the vocabulary.
         UnknownName: no such dtype.
     """
+    actual, expected, exact = _of_recordings(actual, expected, exact)
     shape = _shape(actual)
     for label, array in (("expected", expected), ("exact", exact)):
         if array is not None and _shape(array, label) != shape:
@@ -96,6 +100,15 @@ def compare_logits(
     numbers = {key: np.concatenate(parts) for key, parts in _transposed(chunks).items()}
     basis = "sigma" if sigma is not None else "exact" if exact is not None else "storage"
     return LogitsComparison(name, numbers, places % shape[-2], places, shape, basis, unit, tuple(top_k))
+
+
+def _of_recordings(actual: Any, expected: Any, exact: Any) -> tuple[Any, Any, Any]:
+    """Return logits as arrays; errors are measured from the float64 run of the model that is expected, so a recorded one is."""
+    if isinstance(actual, RecordedModel) and not isinstance(expected, RecordedModel):
+        actual, expected = expected, actual
+    if isinstance(expected, RecordedModel):
+        exact, expected = expected.exact_logits if exact is None else exact, expected.logits
+    return actual.logits if isinstance(actual, RecordedModel) else actual, expected, exact
 
 
 def _shape(array: Any, label: str = "actual") -> tuple[int, ...]:
