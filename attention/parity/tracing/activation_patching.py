@@ -165,7 +165,8 @@ def _spread(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
     if flat.size != math.prod(sizes):
         return []
     shape = [size if axis in kept else 1 for axis, size in enumerate(j.shape)]
-    return [np.broadcast_to(x.reshape(shape), j.shape).copy() for x in islice(arranged(flat, sizes), MOST_LAYOUTS)]
+    found = [flat] if flat.shape == sizes else islice(arranged(flat, sizes), MOST_LAYOUTS)
+    return [np.broadcast_to(x.reshape(shape), j.shape).copy() for x in found]
 
 
 def rerun(

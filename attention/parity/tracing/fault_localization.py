@@ -28,7 +28,7 @@ from attention.parity.tracing.activation_patching import (
 )
 from attention.parity.tracing.axis_permutations import close, consistent
 from attention.parity.tracing.backward_slice import Cone, ancestors
-from attention.parity.tracing.fingerprint import real
+from attention.parity.tracing.fingerprint import collapsed, real
 from attention.parity.tracing.trace import LOOP, ROLES, Recording, is_number
 from attention.parity.tracing.trace_alignment import Alignment
 
@@ -311,6 +311,9 @@ def _exchanged(alignment: Alignment, t: int, j: int) -> bool:
     if j not in alignment.alike[0][t] or b.is_given or not alignment.prints[0][t].count:
         return False
     x, y, limit = real(a.value).squeeze(), real(b.value).squeeze(), alignment.prints[0][t].limit(alignment.prints[1][j])
+    if x.size != y.size:
+        # One side repeats it, such as a bias for every sequence of the batch.
+        x, y = collapsed(x), collapsed(y)
     return not (close(x, y, limit) if x.shape == y.shape else consistent(x, y, limit))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 
 from attention.parity.tracing.backward_slice import ancestors, cone
 from attention.parity.tracing.fault_localization import MOST_REGION, Choice
@@ -129,17 +129,24 @@ def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterat
         yield from (Place(made.file, line, made.function) for line in sorted(below)[-2:])
         yield from _handed_on(scene)
     yield from _strange(scene, other)
-    yield from _decided(scene)
-    yield from (event.place for event in region)
+    own = {shown.place, made}
+    turns = zip_longest(_fresh(_decided(scene, shown.index), own), _fresh((event.place for event in region), own))
+    yield from (place for pair in turns for place in pair if place is not None)
     yield from (events[n].place for n in chosen if not _is_computed(events[n]))
     yield from _callers(scene, region)
     defined = [p for place in dict.fromkeys([shown.place, *(e.place for e in region)]) for p in _defined(scene.side, place)]
-    # The module of the line, and the helper or the setting that the module was made with.
-    yield from (place for each in defined for place in (each, *_defined(scene.side, each)))
+    yield from defined
+    # The helpers and the settings that the modules of these lines were made with.
+    yield from (place for each in defined for place in _defined(scene.side, each))
     yield from (events[n].place for n in chosen if _is_computed(events[n]))
     if absent:
         yield from (Place(made.file, line, made.function) for line in reading_lines(made.file, made.line))
     yield from (place for event in [shown, *region] for place in event.places[1:])
+
+
+def _fresh(places: Iterable[Place], seen: set[Place]) -> list[Place]:
+    """Return places once each, without those that were seen."""
+    return [place for place in dict.fromkeys(places) if place not in seen]
 
 
 def _handed_on(scene: Scene) -> Iterator[Place]:
@@ -178,10 +185,12 @@ def _readers(side: Recording, i: int) -> list[int]:
     return found
 
 
-def _decided(scene: Scene) -> Iterator[Place]:
+def _decided(scene: Scene, shown: int) -> Iterator[Place]:
     """Yield where the masks and indices of a region were made that the other side has not, nearest first."""
     events = scene.side.events
-    waiting = [n for i in scene.inside for n in events[i].inputs if not events[n].is_float]
+    readers = dict.fromkeys([*scene.inside, shown])
+    functions = {events[i].place.function for i in readers}
+    waiting = [n for i in readers for n in events[i].inputs if not events[n].is_float]
     seen: set[int] = set()
     while waiting:
         i = waiting.pop(0)
@@ -191,6 +200,7 @@ def _decided(scene: Scene) -> Iterator[Place]:
             continue
         seen.add(i)
         yield event.place
+        yield from [place for place in event.places[1:] if place.function in functions][:1]
         waiting += event.inputs if not event.is_float else ()
 
 
