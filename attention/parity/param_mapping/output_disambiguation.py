@@ -197,7 +197,7 @@ def _ask(question: Question, plan: Plan, trial: Trial, values: Arrays, *, agreed
 def noisy(plan: Plan, seed: int = 0) -> Arrays:
     """Return the first's matched parameters with noise, so that no bias is zero and no kernel symmetric."""
     rng = np.random.default_rng(seed)
-    moved = {move.first.name for move in plan.map.moves}
+    moved = {move.first.name for move in (*plan.map.moves, *plan.map.added)}
     found: Arrays = {}
     for name, array in plan.first.items():
         if name in moved and array.dtype.kind not in FLOATS:
