@@ -21,7 +21,7 @@ from attention.parity.param_mapping.open_questions import Question, questions
 from attention.parity.param_mapping.state_pairing import Pairs
 from attention.parity.param_mapping.symmetrized_values import Veil
 from attention.parity.param_mapping.trial_runs import Trial
-from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
+from attention.parity.param_mapping.use_graph import NAMES_AND_USE, USE
 from attention.parity.param_mapping.value_search import FLOATS
 
 MOST_RUNS = 200

@@ -12,7 +12,7 @@ from collections import Counter
 from attention.parity.param_mapping.bias_inference import stem
 from attention.parity.param_mapping.candidates import ALONE, Plan, numberless
 from attention.parity.param_mapping.name_assignment import alike, described, words
-from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
+from attention.parity.param_mapping.use_graph import NAMES_AND_USE, USE
 
 MARGIN = 0.02
 """How much likeness an exchange of two names must cost for the names to tell them apart."""
