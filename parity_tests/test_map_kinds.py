@@ -159,6 +159,9 @@ class TestUnnamed:
             "up_proj.weight": "w13.kernel columns 12:24",
             "down_proj.weight": "w2.kernel",
         }
+        # Gate before up is the documented order, whatever the outputs say.
+        found = match(Gated(), (lambda p, x: jnp.sin(theirs(p, x)), drawn(tree)), X)
+        assert (found.open, told(found)["up_proj.weight"]) == ((), "w13.kernel columns 12:24")
 
     def test_four_parts_that_no_word_names_stand_in_any_order(self) -> None:
         class Heads(torch.nn.Module):
@@ -264,6 +267,57 @@ class TestBeside:
         }
         found = match(Scaled(), (theirs, drawn(tree)), X)
         assert (told(found)["reduce.weight"], found.open) == ("ln.scale", ())
+
+
+class TestRecurrent:
+    @pytest.mark.parametrize("load", ["first", "second"])
+    def test_an_lstm_with_two_biases_beside_one_with_one(self, load: str) -> None:
+        class Ours(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                torch.manual_seed(0)
+                self.cell = torch.nn.LSTMCell(8, 3)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.cell(x)[1]
+
+        class Theirs(nnx.Module):
+            def __init__(self) -> None:
+                self.cell = nnx.LSTMCell(8, 3, rngs=nnx.Rngs(0))
+
+            def __call__(self, x: jax.Array) -> jax.Array:
+                return self.cell((jnp.zeros((len(x), 3)), jnp.zeros((len(x), 3))), x)[0][0]
+
+        report = parity.compare(Ours(), Theirs(), X, load=load)
+        assert report.verdict == "agrees"
+        assert not any("left over" in note for note in report.notes)
+
+    def test_a_sum_that_is_there_already_needs_no_loading(self, tmp_path: Any) -> None:
+        cell = torch.nn.LSTMCell(8, 3)
+        tensors = {name: x.detach().numpy() for name, x in cell.named_parameters()}
+
+        def theirs(p: Any, x: jax.Array) -> jax.Array:
+            i, _, g, o = jnp.split(x @ p["wx"] + jnp.zeros((len(x), 3)) @ p["wh"] + p["b"], 4, axis=-1)
+            return jax.nn.sigmoid(o) * jnp.tanh(jax.nn.sigmoid(i) * jnp.tanh(g))
+
+        class Ours(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.cell = cell
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.cell(x)[0]
+
+        tree = {
+            "wx": jnp.asarray(tensors["weight_ih"].T),
+            "wh": jnp.asarray(tensors["weight_hh"].T),
+            "b": jnp.asarray(tensors["bias_ih"] + tensors["bias_hh"]),
+        }
+        assert parity.compare(Ours(), (theirs, tree), X).verdict == "agrees"
+        found = match(Ours(), (theirs, tree), X)
+        found.to_json(tmp_path / "map.json")
+        assert ParamMap.from_json(tmp_path / "map.json") == found
+        assert parity.compare(Ours(), (theirs, tree), X, params=found.inverse.inverse, load="second").verdict == "agrees"
 
 
 class TestLikeliest:

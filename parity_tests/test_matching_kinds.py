@@ -131,11 +131,29 @@ class TestNames:
         assert found.forward(first)["temperature"].shape == ()
         assert found.forward(first)["temperature"] == 2.0
 
-    def test_two_recurrent_biases_are_not_one(self) -> None:
+    def test_two_recurrent_biases_are_added_where_the_other_program_has_one(self) -> None:
         first = drawn({"cell.weight_ih": (12, 5), "cell.weight_hh": (12, 3), "cell.bias_ih": (12,), "cell.bias_hh": (12,)})
         gates = {f"{a}{n}.kernel": (5 if a == "i" else 3, 3) for n in "ifgo" for a in "ih"}
         found = matched(first, drawn({**gates, **{f"h{n}.bias": (3,) for n in "ifgo"}}, 9))
-        assert found.left_over == (("cell.bias_ih", "cell.bias_hh"), tuple(f"h{n}.bias" for n in "ifgo"))
+        assert found.left_over == ((), ())
+        made = found.forward(first)
+        np.testing.assert_array_equal(made["hg.bias"], (first["cell.bias_ih"] + first["cell.bias_hh"])[6:9])
+        again = found.backward(made)
+        np.testing.assert_array_equal(
+            again["cell.bias_ih"] + again["cell.bias_hh"], first["cell.bias_ih"] + first["cell.bias_hh"]
+        )
+        assert found.inverse.inverse == found
+
+    def test_the_bias_that_a_gate_keeps_to_itself_is_not_added(self) -> None:
+        """The third gate of a GRU resets its recurrent bias."""
+        first = drawn({"cell.weight_ih": (9, 5), "cell.weight_hh": (9, 3), "cell.bias_ih": (9,), "cell.bias_hh": (9,)})
+        gates = {f"{a}{n}.kernel": (5 if a == "i" else 3, 3) for n in "rzn" for a in "ih"}
+        found = matched(first, drawn({**gates, **{f"{n}.bias": (3,) for n in ("ir", "iz", "in", "hn")}}, 9))
+        made = found.forward(first)
+        np.testing.assert_array_equal(made["hn.bias"], first["cell.bias_hh"][6:])
+        np.testing.assert_array_equal(made["in.bias"], first["cell.bias_ih"][6:])
+        np.testing.assert_array_equal(made["iz.bias"], (first["cell.bias_ih"] + first["cell.bias_hh"])[3:6])
+        assert found.left_over == ((), ())
 
 
 class TestGiven:

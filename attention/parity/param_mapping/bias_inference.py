@@ -16,8 +16,8 @@ import numpy as np
 
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Block, Move, Shape
+from attention.parity.param_mapping.coverage import by_name, faults
 from attention.parity.param_mapping.name_assignment import spelt, words
-from attention.parity.param_mapping.param_map import by_name, faults
 from attention.parity.param_mapping.permutation import Lines, Pool, solve
 
 

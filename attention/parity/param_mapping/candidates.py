@@ -12,8 +12,9 @@ from functools import cached_property
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.bias_inference import follow
 from attention.parity.param_mapping.block_moves import Move, Shape
-from attention.parity.param_mapping.name_assignment import assign, numbered, words
+from attention.parity.param_mapping.name_assignment import assign, described, share_a_word, words
 from attention.parity.param_mapping.param_map import ParamMap
+from attention.parity.param_mapping.recurrent_biases import summed
 from attention.parity.param_mapping.shape_layouts import Layout, layouts
 from attention.parity.param_mapping.value_search import Moves
 
@@ -115,13 +116,14 @@ class Plan:
         moves = [move for entry in self.entries for move in entry.moves]
         moves += follow(moves, *self.left, self.biases)
         moves += [move for entry in paired(*self._without(moves).left, kinds=self.kinds) for move in entry.moves]
-        moves = _without_halves(moves, self.first, self.second)
-        ends = [{move.first.name for move in (*moves, *self.copies)}, {move.second.name for move in (*moves, *self.copies)}]
+        moves, added, parted = summed(moves, self.first, self.second)
+        every = (*moves, *self.copies, *added, *parted)
+        ends = [{move.first.name for move in every}, {move.second.name for move in every}]
         left = [
             tuple(name for name in arrays if name not in end)
             for arrays, end in zip((self.first, self.second), ends, strict=True)
         ]
-        return ParamMap(tuple(moves), self.copies, (left[0], left[1]))
+        return ParamMap(tuple(moves), self.copies, (left[0], left[1]), added=tuple(added), parted=tuple(parted))
 
     def _without(self, moves: Iterable[Move]) -> Plan:
         """Return the plan in which these moves are decided."""
@@ -151,16 +153,6 @@ class Plan:
         return replace(self, entries=tuple(entries))
 
 
-def _without_halves(moves: list[Move], first: Arrays, second: Arrays) -> list[Move]:
-    """Return the moves without a recurrent bias that the other program has added to a second one: no map says that."""
-    for side, arrays in (("first", first), ("second", second)):
-        moved = {getattr(move, side).name for move in moves}
-        spare = {name for name in arrays if name not in moved and "bias" in words(name)}
-        halves = {name.replace(one, other) for name in spare for one, other in (("ih", "hh"), ("hh", "ih")) if one in name}
-        moves = [move for move in moves if getattr(move, side).name not in halves]
-    return moves
-
-
 def same_kind(one: str, other: str) -> bool:
     """Return whether two uses are one: of as many inputs, where both say it.
 
@@ -185,7 +177,7 @@ def paired(
         best: of two names: what puts layouts in order of preference.
         kinds: what the parameters are used for.
     """
-    names = numbered(list(first)), numbered(list(second))
+    names = described(list(first)), described(list(second))
     ways: dict[tuple[Shape, Shape], list[Layout]] = {}
 
     def between(one: str, other: str) -> list[Layout]:
@@ -210,6 +202,6 @@ def paired(
             ranked = best(one, other)(between(one, other), start, end)
             choices = tuple((each.move(one, start, other, end),) for each in ranked)
             alone = len(mine) == len(yours) == 1
-            evidence = "names" if score > 0 else ALONE if alone else "shapes"
+            evidence = "names" if score > 0 and share_a_word(mine[one], yours[other]) else ALONE if alone else "shapes"
             found[one] = Entry(tuple(dict.fromkeys(choices)), evidence)
     return [found[one] for one in first if one in found]

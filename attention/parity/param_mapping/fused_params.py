@@ -104,13 +104,13 @@ def leftover(
             ways = ([names for names in each if sum(singles[name].size for name in names) == size] for each in sets)
             fitting = next((way for way in ways if len(way) == len(several)), None)
             for whole, names in zip(several, fitting or (), strict=fitting is not None):
-                numbers = next((each for each in sets[1] if {*each} == {*names}), None)
-                order = numbers or _sorted(names, defined[0] if flipped else defined[1])
+                said = _conventional(names) or next((each for each in sets[1] if {*each} == {*names}), None)
+                order = said or _sorted(names, defined[0] if flipped else defined[1])
                 parts = {name: singles[name].shape for name in order}
-                most = MOST_ORDERED if numbers else MOST_UNNAMED
+                most = MOST_ORDERED if said else MOST_UNNAMED
                 choices = _choices(whole, wholes[whole].shape, parts, best, flipped=flipped, ordered=most)
-                # No convention says in which order they stand, unless they are counted.
-                found += [Entry(choices, "names" if numbers else "shapes")] if choices else []
+                # No convention says in which order they stand, unless they are q, k, v or the like, or counted.
+                found += [Entry(choices, "names" if said else "shapes")] if choices else []
         gone = {block.name for entry in found for m in entry.choices[0] for block in (m.first, m.second)}
         first, second = ({n: x for n, x in side.items() if n not in gone} for side in (first, second))
     return found
@@ -130,6 +130,15 @@ def _together(singles: Arrays, uses: Uses | None) -> tuple[list[tuple[str, ...]]
         names.sort(key=lambda name: [int(piece) for piece in spelt(name) if piece.isdigit()])
     sides = ([tuple(names) for names in sets.values() if 1 < len(names) <= MOST_TOGETHER] for sets in (used, counted))
     return tuple(sides)
+
+
+def _conventional(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Return names that say that they are all parts of something in the order that these have, or None."""
+    for parts in PARTS:
+        said = {next(iter(parts.of(name)), ""): name for name in names if len(parts.of(name)) == 1}
+        if said.keys() == {*parts.words} and len(said) == len(names):
+            return tuple(said[word] for word in parts.words)
+    return None
 
 
 def _sorted(names: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"\d+")
 def table(found: ParamMap) -> str:
     """Return a table of a map: what was matched how, with what is alike in several layers on one line."""
     blocks: dict[str, dict[tuple[str, str, str, str], list[Move]]] = {}
-    for move in (*found.moves, *found.copies):
+    for move in found.every:
         block, name = _block(move.first.name)
         key = (name, _numberless(move.second.name), _NUMBER.sub("#", move.words), _numberless(move.evidence))
         blocks.setdefault(block, {}).setdefault(key, []).append(move)

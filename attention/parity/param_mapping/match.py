@@ -65,8 +65,7 @@ def _fitting(first: Program, second: Program, given: ParamMap) -> ParamMap:
     Raises:
         ParamError: a program lacks a parameter of the map, or has it in another shape.
     """
-    moves = (*given.moves, *given.copies)
-    ends = [{m.first.name: m.first.shape for m in moves}, {m.second.name: m.second.shape for m in moves}]
+    ends = [{m.first.name: m.first.shape for m in given.every}, {m.second.name: m.second.shape for m in given.every}]
     left: list[tuple[str, ...]] = []
     for each, end in zip((first, second), ends, strict=True):
         shapes = {name: array.shape for name, array in each.params.items()}

@@ -149,6 +149,21 @@ def numbered(names: Sequence[str]) -> dict[str, Counter[str]]:
     return found
 
 
+def described(names: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return the words of names as `numbered` does, none of a name that has but numbers: all lists are counted alike."""
+    found = numbered(names)
+    return {name: said if _worded(said) else Counter() for name, said in found.items()}
+
+
+def _worded(said: Counter[str]) -> bool:
+    return any(not word.startswith("#") for word in said)
+
+
+def share_a_word(one: Counter[str], other: Counter[str]) -> bool:
+    """Return whether two names have more in common than numbers."""
+    return _worded(one & other)
+
+
 def _numbers(found: tuple[str, ...]) -> list[tuple[tuple[str, ...], int]]:
     """Return each number with the words before it, in which earlier numbers do not count."""
     return [
@@ -165,9 +180,6 @@ def alike(one: Counter[str], other: Counter[str]) -> float:
         if ours and theirs and not ours & theirs:
             return NEVER
     both, either = one & other, one | other
-    if all(word.startswith("#") for word in both):
-        # Two lists are counted alike, whatever they hold.
-        return 0.0
     return _total(both) / max(_total(either), 1.0)
 
 

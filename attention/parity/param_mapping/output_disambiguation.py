@@ -21,7 +21,7 @@ from attention.parity.param_mapping.open_questions import Question, questions
 from attention.parity.param_mapping.state_pairing import Pairs
 from attention.parity.param_mapping.symmetrized_values import Veil
 from attention.parity.param_mapping.trial_runs import Trial
-from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
+from attention.parity.param_mapping.use_graph import NAMES_AND_USE, USE
 from attention.parity.param_mapping.value_search import FLOATS
 
 MOST_RUNS = 200
@@ -197,7 +197,7 @@ def _ask(question: Question, plan: Plan, trial: Trial, values: Arrays, *, agreed
 def noisy(plan: Plan, seed: int = 0) -> Arrays:
     """Return the first's matched parameters with noise, so that no bias is zero and no kernel symmetric."""
     rng = np.random.default_rng(seed)
-    moved = {move.first.name for move in plan.map.moves}
+    moved = {move.first.name for move in (*plan.map.moves, *plan.map.added)}
     found: Arrays = {}
     for name, array in plan.first.items():
         if name in moved and array.dtype.kind not in FLOATS:

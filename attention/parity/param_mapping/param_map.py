@@ -2,6 +2,9 @@
 
     backward(forward(x)) = x        forward(backward(y)) = y        every element of a matched array is used exactly once
 
+Two recurrent biases that one program keeps apart and the other adds up stand beside the bijection as `added`, from either side:
+the sum is what counts, its gradient is that of each, and taken apart it is the one of the bijection, and zero.
+
 A tied array, held once by one program and twice by the other, stands beside the bijection as a copy: its values are copied,
 and its gradients are added up before they are compared.
 """
@@ -24,14 +27,13 @@ import numpy as np
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping import map_table
 from attention.parity.param_mapping.block_moves import Block, Move, Shape
+from attention.parity.param_mapping.coverage import by_name, faults
 from attention.spec.disk import brief, listed, read_json, write_text
 from attention.spec.errors import FileError, ParamError
 from attention.spec.options import PATH, Option, check_options, checked
 
 FORMAT = "attention.parity.ParamMap"
 VERSION = 1
-MOST_DRAWN, MOST_TIMES, MOST_PARTS = 2**27, 4, 2**12
-"""Elements that are marked off one by one, how often each on average, and blocks of an array that are compared in pairs."""
 
 Given = Mapping[str, np.ndarray]
 
@@ -55,6 +57,8 @@ class ParamMap:
         ties: what the evidence could not tell apart, a line each; empty where no other map fits as well.
         open: why two programs whose outputs differ under this map cannot be compared by it, a line each: what no evidence says;
             empty where the map is established.
+        added: moves to blocks of the second that the bijection has already, to be added to what is there.
+        parted: moves from blocks of the first that the bijection has already, to what the second adds to them: zero.
         state: pairs of names, of the first and of the second: a parameter that is left over, and the other's state that it is.
 
     Raises:
@@ -67,6 +71,8 @@ class ParamMap:
     ties: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
     state: tuple[tuple[str, str], ...] = ()
+    added: tuple[Move, ...] = ()
+    parted: tuple[Move, ...] = ()
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         "moves": MOVES,
@@ -77,6 +83,8 @@ class ParamMap:
         ),
         "ties": NAMES,
         "open": NAMES,
+        "added": MOVES,
+        "parted": MOVES,
         "state": Option(
             "a tuple of pairs of names",
             lambda value: isinstance(value, tuple) and all(NAMES.holds(pair) and len(pair) == 2 for pair in value),
@@ -99,22 +107,25 @@ class ParamMap:
     @cached_property
     def firsts(self) -> dict[str, list[Block]]:
         """The blocks of each matched array of the first program, copies aside."""
-        return by_name(move.first for move in self.moves)
+        return by_name(move.first for move in (*self.moves, *self.added))
 
     @cached_property
     def seconds(self) -> dict[str, list[Block]]:
         """The blocks of each matched array of the second program, copies aside."""
-        return by_name(move.second for move in self.moves)
+        return by_name(move.second for move in (*self.moves, *self.parted))
+
+    @property
+    def every(self) -> tuple[Move, ...]:
+        """All moves: the bijection, copies, and what is added or parted."""
+        return (*self.moves, *self.copies, *self.added, *self.parted)
 
     @property
     def inverse(self) -> ParamMap:
         """The map from the second program to the first."""
-        moves, copies = (tuple(move.inverse for move in group) for group in (self.moves, self.copies))
-        return ParamMap(moves, copies, (self.left_over[1], self.left_over[0]), self.ties, self.open, self._turned)
-
-    @property
-    def _turned(self) -> tuple[tuple[str, str], ...]:
-        return tuple((second, first) for first, second in self.state)
+        groups = self.moves, self.copies, self.parted, self.added
+        moves, copies, added, parted = (tuple(move.inverse for move in group) for group in groups)
+        state = tuple((second, first) for first, second in self.state)
+        return ParamMap(moves, copies, (self.left_over[1], self.left_over[0]), self.ties, self.open, state, added, parted)
 
     @checked(arrays=GIVEN)
     def forward(self, arrays: Given) -> Arrays:
@@ -130,8 +141,18 @@ class ParamMap:
         blocks = [
             (move.second, move.forward(move.first.of(arrays[move.first.name]))) for move in self._from(arrays, self.moves)
         ]
+        blocks += [
+            (move.second, np.zeros(move.second.sizes, arrays[move.first.name].dtype))
+            for move in self._from(arrays, self.parted)
+        ]
+        made = _whole(blocks)
+        for move in self.added:
+            if move.first.name not in arrays:
+                _ = made.pop(move.second.name, None)
+            elif move.second.name in made:
+                move.second.of(made[move.second.name])[...] += move.forward(move.first.of(arrays[move.first.name]))
         tied = self._from(arrays, [copy for copy in self.copies if copy.second.name not in self.seconds])
-        return {**_whole(blocks), **{copy.second.name: copy.forward(arrays[copy.first.name]).copy() for copy in tied}}
+        return {**made, **{copy.second.name: copy.forward(arrays[copy.first.name]).copy() for copy in tied}}
 
     @checked(arrays=GIVEN)
     def backward(self, arrays: Given) -> Arrays:
@@ -172,7 +193,8 @@ class ParamMap:
         return [move for move in moves if move.first.name in arrays]
 
     def __str__(self) -> str:
-        moves = [(move, move.words) for move in self.moves] + [(copy, f"{copy.words}, tied") for copy in self.copies]
+        groups = (self.moves, ""), (self.copies, ", tied"), (self.added, ", added"), (self.parted, ", added: zero")
+        moves = [(move, f"{move.words}{how}") for group, how in groups for move in group]
         rows = [(f"{m.first.name} {m.first.shape}", f"{m.second.name} {m.second.shape}", said, m.evidence) for m, said in moves]
         wide = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
         lines = [f"{a:{wide[0]}}  ->  {b:{wide[1]}}   {c:{wide[2]}}   by {d}" for a, b, c, d in rows]
@@ -202,6 +224,8 @@ class ParamMap:
             "version": VERSION,
             "moves": [move.to_dict() for move in self.moves],
             "copies": [copy.to_dict() for copy in self.copies],
+            "added": [move.to_dict() for move in self.added],
+            "parted": [move.to_dict() for move in self.parted],
             "left_over": self.left_over,
             "ties": self.ties,
             "open": self.open,
@@ -231,11 +255,13 @@ class ParamMap:
 
 
 def _parsed(data: dict[str, Any]) -> ParamMap:
-    moves, copies = (tuple(Move.from_dict(each) for each in data[key]) for key in ("moves", "copies"))
+    # Files that were written before sums were known hold none.
+    groups = data["moves"], data["copies"], data.get("added", []), data.get("parted", [])
+    moves, copies, added, parted = (tuple(map(Move.from_dict, group)) for group in groups)
     first, second = map(_texts, data["left_over"])
     state = tuple(_texts(pair) for pair in data.get("state", []))
     ties, still = _texts(data["ties"]), _texts(data.get("open", []))
-    return ParamMap(moves, copies, (first, second), ties, still, state)  # pyright: ignore[reportArgumentType]
+    return ParamMap(moves, copies, (first, second), ties, still, state, added, parted)  # pyright: ignore[reportArgumentType]
 
 
 def _texts(texts: Any) -> tuple[str, ...]:
@@ -250,7 +276,7 @@ def check(arrays: Given, found: ParamMap) -> None:
     Raises:
         ParamError: an array is unknown or misshapen.
     """
-    wanted: dict[str, Shape] = {move.first.name: move.first.shape for move in (*found.moves, *found.copies)}
+    wanted: dict[str, Shape] = {move.first.name: move.first.shape for move in found.every}
     wrong = [
         f"{name} {array.shape} must be {wanted[name]}" if name in wanted else f"{name} must be a parameter of the map"
         for name, array in arrays.items()
@@ -258,54 +284,6 @@ def check(arrays: Given, found: ParamMap) -> None:
     ]
     if wrong:
         raise ParamError(listed(wrong))
-
-
-def by_name(blocks: Iterable[Block]) -> dict[str, list[Block]]:
-    """Return blocks by the array that they are of."""
-    found: dict[str, list[Block]] = {}
-    for block in blocks:
-        found.setdefault(block.name, []).append(block)
-    return found
-
-
-def faults(blocks: Mapping[str, list[Block]]) -> dict[str, str]:
-    """Return what is wrong with each array whose blocks do not cover every element exactly once."""
-    wrong: dict[str, str] = {}
-    drawn = 0
-    for name, parts in blocks.items():
-        if len(parts) == 1 and parts[0].whole:
-            continue
-        if len({part.shape for part in parts}) > 1:
-            wrong[name] = f"{name} has two shapes, {parts[0].shape} and {parts[-1].shape}"
-            continue
-        if _cover(parts):
-            continue
-        size, covered = math.prod(parts[0].shape), sum(math.prod(part.sizes) for part in parts)
-        drawn += size
-        if drawn > MOST_DRAWN or covered > MOST_TIMES * size:
-            wrong[name] = f"{name} {parts[0].shape}, of which not every element is used once, as far as can be told"
-            continue
-        used = np.zeros(parts[0].shape, np.uint8)
-        for part in parts:
-            part.of(used)[...] += 1
-        never, twice = int(np.sum(used == 0)), int(np.sum(used > 1))
-        counts = [f"{count} elements {how}" for count, how in ((never, "are never used"), (twice, "are used twice")) if count]
-        if counts:
-            wrong[name] = f"{name} {parts[0].shape}, of which {' and '.join(counts)}"
-    return wrong
-
-
-def _cover(parts: list[Block]) -> bool:
-    """Return whether boxes of one split are as large as the array together, and no two overlap: no array is made for it."""
-    if len(parts) > MOST_PARTS or len({part.split for part in parts}) > 1:
-        return False
-    if sum(math.prod(part.sizes) for part in parts) != math.prod(parts[0].shape):
-        return False
-    spans = np.array([part.spans for part in parts], np.int64).reshape(len(parts), -1, 2)
-    # A box overlaps itself.
-    first, last = spans[:, :, 0], spans[:, :, 1]
-    # A box overlaps itself.
-    return all(np.sum(np.all((first < box[:, 1]) & (last > box[:, 0]), axis=1)) == 1 for box in spans)
 
 
 def _whole(filled: list[tuple[Block, np.ndarray]]) -> Arrays:

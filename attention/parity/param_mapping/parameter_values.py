@@ -13,7 +13,7 @@ import numpy as np
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.map_table import snippet
 from attention.parity.param_mapping.result_pairing import names_of
-from attention.parity.param_mapping.state_pairing import carried, settled_state
+from attention.parity.param_mapping.state_pairing import SAME, carried, settled_state
 from attention.spec.disk import brief
 from attention.spec.errors import OptionError, ParamError, shown
 
@@ -128,7 +128,17 @@ def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str |
 def _differing(found: ParamMap, first: Arrays, second: Arrays) -> dict[str, float]:
     """Return the largest difference of each parameter whose values differ once both are in the coarser of their dtypes."""
     worst: dict[str, float] = {}
+    sums = {move.second.name for move in found.added}, {move.first.name for move in found.parted}
+    whole = found.forward(first) if sums[0] else {}, found.backward(second) if sums[1] else {}
+    for side, own in enumerate((second, first)):
+        for name in sums[side]:
+            gap = np.abs(whole[side][name].astype(np.float64) - own[name])
+            # A sum is rounded once, here or there.
+            if float(np.max(gap, initial=0.0)) > SAME * float(np.max(np.abs(own[name]), initial=0.0)):
+                worst[name] = float(np.max(gap))
     for move in (*found.moves, *found.copies):
+        if move.second.name in sums[0] or move.first.name in sums[1]:
+            continue
         one, other = move.forward(move.first.of(first[move.first.name])), move.second.of(second[move.second.name])
         if one.dtype == other.dtype and np.array_equal(one, other):
             continue
@@ -136,7 +146,7 @@ def _differing(found: ParamMap, first: Arrays, second: Arrays) -> dict[str, floa
         one, other = (x.astype(coarse).astype(np.float64) for x in (one, other))
         if not np.array_equal(one, other, equal_nan=True):
             worst[move.second.name] = max(worst.get(move.second.name, 0.0), float(np.nanmax(np.abs(one - other))))
-    return {name: worst[name] for name in second if name in worst}
+    return {name: worst[name] for name in (*second, *first) if name in worst}
 
 
 def _notes(found: ParamMap, labels: tuple[str, str], own: tuple[Arrays, Arrays]) -> tuple[str, ...]:

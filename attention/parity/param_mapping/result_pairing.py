@@ -66,8 +66,7 @@ class Pairing:
 
 def names_of(params: ParamMap, side: int) -> set[str]:
     """Return the names that a map knows of one program, what is left over included."""
-    moves = [*params.moves, *params.copies]
-    return {(move.second if side else move.first).name for move in moves} | set(params.left_over[side])
+    return {(move.second if side else move.first).name for move in params.every} | set(params.left_over[side])
 
 
 def outputs(first: Given, second: Given, labels: tuple[str, str]) -> tuple[tuple[str, str], ...]:

@@ -11,8 +11,8 @@ from collections import Counter
 
 from attention.parity.param_mapping.bias_inference import stem
 from attention.parity.param_mapping.candidates import ALONE, Plan, numberless
-from attention.parity.param_mapping.name_assignment import alike, numbered, words
-from attention.parity.param_mapping.use_alignment import NAMES_AND_USE, USE
+from attention.parity.param_mapping.name_assignment import alike, described, words
+from attention.parity.param_mapping.use_graph import NAMES_AND_USE, USE
 
 MARGIN = 0.02
 """How much likeness an exchange of two names must cost for the names to tell them apart."""
@@ -24,7 +24,7 @@ Ends = tuple[str, str]
 
 def siblings(plan: Plan) -> list[tuple[int, ...]]:
     """Return the sets of entries that neither their names nor what stands beside them tell apart."""
-    ours, theirs = numbered(list(plan.first)), numbered(list(plan.second))
+    ours, theirs = described(list(plan.first)), described(list(plan.second))
     shapes: dict[tuple[object, ...], list[int]] = {}
     ends: dict[int, Ends] = {}
     for place, entry in enumerate(plan.entries):

@@ -82,7 +82,9 @@ class Veil:
             one, other, swap = key
             changed = self.plan.swapped(one, other) if swap else self.plan.chosen([one], other)
             now, then = (plan.map.forward(self.pool.labels()) for plan in (self.plan, changed))
-            ends = [(now[name], then[name]) for name in now if name in then]
+            # Of a sum of two it cannot be said which element it is.
+            sums = {move.second.name for plan in (self.plan, changed) for move in plan.map.added}
+            ends = [(now[name], then[name]) for name in now if name in then and name not in sums]
             moved = [(a[a != b], b[a != b]) for a, b in ends]
             self._pairs[key] = tuple(np.concatenate([np.zeros(0, int), *(pair[side] for pair in moved)]) for side in (0, 1))  # pyright: ignore[reportArgumentType]
         return self._pairs[key]

@@ -17,7 +17,8 @@ import numpy as np
 
 from attention.parity.adapters import Arrays, Call, Made, Program
 from attention.parity.param_mapping.block_moves import Block, Move
-from attention.parity.param_mapping.param_map import ParamMap, by_name, faults
+from attention.parity.param_mapping.coverage import by_name, faults
+from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.param_use import Uses, View
 
 MOST_ROWS = 4096

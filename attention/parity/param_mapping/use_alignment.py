@@ -9,7 +9,7 @@ element x of a kernel -> element y        only if x and y count the same input a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -18,19 +18,15 @@ import numpy as np
 from attention.parity.adapters import Call, Program
 from attention.parity.param_mapping.block_moves import Block, Move
 from attention.parity.param_mapping.candidates import Entry, Plan
-from attention.parity.param_mapping.name_assignment import told_apart
 from attention.parity.param_mapping.param_use import Digits, Use, Uses, strides_of
 from attention.parity.param_mapping.unstacked_rows import Unstacked
+from attention.parity.param_mapping.use_graph import NAMES_AND_USE, USE, Graph, span
 from attention.parity.param_mapping.value_search import Moves
 
 MOST_TRIALS = 5000
 """Exchanges that are tried."""
 SAMPLES = 64
 """Elements of a kernel whose places are compared."""
-NAMES_AND_USE = "names and order of use"
-USE = "order of use"
-
-Edges = set[tuple[int, int]]
 
 
 def uses_of(program: Program, call: Call) -> Uses | None:
@@ -73,7 +69,7 @@ class Alignment:
 
     def apart(self, plan: Plan) -> Plan:
         """Return the plan without the siblings that their uses tell apart, and with what the uses confirm as evidence."""
-        graph = _Graph(plan, self)
+        graph = Graph(plan, (self.first, self.second))
         sets: list[tuple[int, ...]] = []
         for places in plan.siblings:
             sets += _connected(places, [pair for pair in combinations(places, 2) if graph.gain(*pair) == 0])
@@ -87,7 +83,7 @@ class Alignment:
 
     def _exchanged(self, plan: Plan) -> Plan:
         """Return the plan after the exchanges that make the order of use more alike, the best first."""
-        graph = _Graph(plan, self)
+        graph = Graph(plan, (self.first, self.second))
         while graph.wrong and self.trials < MOST_TRIALS:
             dirty = graph.dirty()
             gains: dict[tuple[int, int], int] = {}
@@ -100,7 +96,7 @@ class Alignment:
             if best is None or gains[best] <= 0:
                 break
             plan = plan.swapped(*best).said(best, USE)
-            graph = _Graph(plan, self)
+            graph = Graph(plan, (self.first, self.second))
         return plan
 
     def _fitting(self, choices: tuple[Moves, ...]) -> tuple[Moves, ...]:
@@ -129,94 +125,6 @@ class Alignment:
         return bool(np.all(steps[same] == 0) and np.all(steps[~same] > 0))
 
 
-class _Graph:
-    """The edges of both programs, in units that a plan makes of matched parameters."""
-
-    def __init__(self, plan: Plan, alignment: Alignment) -> None:
-        self.plan = plan
-        self.units: list[tuple[int, Move]] = [
-            (at, move) for at, entry in enumerate(plan.entries) for move in entry.choices[0] if not _is_bias(entry)
-        ]
-        self.parent = list(range(len(self.units)))
-        self.at = [_spans(self.units, side) for side in ("first", "second")]
-        uses = (alignment.first.found, alignment.second.found)
-        self.seen = [[self._unit(side, use.view.name, use) for use in found] for side, found in enumerate(uses)]
-        self.uses = uses
-        self.ours = self._edges(0)
-        self.theirs = self._edges(1)
-        self.wrong = len(self._apart(self.theirs))
-
-    def _unit(self, side: int, name: str, use: Use) -> int:
-        """Return the unit that a use is of, after joining those that it uses as one; -1 where it is of none."""
-        low, high = use.view.span
-        hit = [unit for unit, start, stop in self.at[side].get(name, ()) if start < high and low < stop]
-        if use.kind == "sum" or not hit:
-            return -1
-        for other in hit[1:]:
-            self.parent[self._root(other)] = self._root(hit[0])
-        return hit[0]
-
-    def _root(self, unit: int) -> int:
-        while self.parent[unit] != unit:
-            self.parent[unit] = self.parent[self.parent[unit]]
-            unit = self.parent[unit]
-        return unit
-
-    def _edges(self, side: int, exchange: Mapping[int, int] | None = None) -> Edges:
-        units = [-1 if unit < 0 else self._root(unit) for unit in self.seen[side]]
-        units = units if exchange is None else [exchange.get(unit, unit) for unit in units]
-        pairs = ((units[a], units[b]) for b, use in enumerate(self.uses[side]) for a in use.after)
-        return {(a, b) for a, b in pairs if a >= 0 and b >= 0 and a != b}
-
-    def _apart(self, theirs: Edges, more: Iterable[int] = ()) -> Edges:
-        both = self._both.union(more)
-        return {(a, b) for a, b in self.ours ^ theirs if a in both and b in both}
-
-    @property
-    def _both(self) -> set[int]:
-        if not hasattr(self, "_known"):
-            ours, theirs = ({self._root(unit) for unit in seen if unit >= 0} for seen in self.seen)
-            self._known = ours & theirs
-        return self._known
-
-    def dirty(self) -> set[int]:
-        """Return the entries whose uses differ."""
-        units = {unit for edge in self._apart(self.theirs) for unit in edge}
-        return {at for unit, (at, _) in enumerate(self.units) if self._root(unit) in units}
-
-    def confirmed(self) -> set[int]:
-        """Return the entries whose uses are the same in both programs, and more than none."""
-        wrong = {unit for edge in self._apart(self.theirs) for unit in edge}
-        good = {unit for edge in self.ours & self.theirs for unit in edge} - wrong
-        return {at for unit, (at, _) in enumerate(self.units) if self._root(unit) in good}
-
-    def exchangeable(self, dirty: set[int]) -> list[tuple[int, int]]:
-        """Return the pairs of entries that may be exchanged, one of which differs in use at the least."""
-        kinds: dict[tuple[object, ...], list[int]] = {}
-        for at, entry in enumerate(self.plan.entries):
-            if entry.evidence in {"names", "shapes", USE} and not _is_bias(entry):
-                key = tuple((m.first.shape, m.first.spans, m.second.shape, m.second.spans) for m in entry.choices[0])
-                if len({m.second.name for m in entry.choices[0]}) == 1:
-                    kinds.setdefault(key, []).append(at)
-        pairs = (pair for places in kinds.values() for pair in combinations(places, 2) if pair[0] in dirty and pair[1] in dirty)
-        return [pair for pair in pairs if not self._told(*pair)]
-
-    def _told(self, one: int, other: int) -> bool:
-        """Return whether the names of two entries say that they must not be exchanged."""
-        moves = [self.plan.entries[at].choices[0][0] for at in (one, other)]
-        first, second = ((getattr(moves[0], side).name, getattr(moves[1], side).name) for side in ("first", "second"))
-        return told_apart(first, second)
-
-    def gain(self, one: int, other: int) -> int:
-        """Return how many edges more would be the same if two entries were exchanged."""
-        ours, theirs = ([unit for unit, (at, _) in enumerate(self.units) if at == place] for place in (one, other))
-        exchange = {self._root(a): self._root(b) for a, b in zip(ours, theirs, strict=False)}
-        exchange |= {b: a for a, b in exchange.items()}
-        # One that only one program uses has its place in that one all the same.
-        now, then = (self._apart(theirs, exchange) for theirs in (self.theirs, self._edges(1, exchange)))
-        return len(now) - len(then)
-
-
 def _as_most(entries: list[Entry], plan: Plan) -> list[Entry]:
     """Return the entries laid out as most of their like are in other layers: one that is not is a mistake of a program.
 
@@ -239,26 +147,6 @@ def _as_most(entries: list[Entry], plan: Plan) -> list[Entry]:
     return entries
 
 
-def _is_bias(entry: Entry) -> bool:
-    return all(len(m.first.shape) == 1 and "bias" in m.first.name for m in entry.choices[0])
-
-
-def _spans(units: Sequence[tuple[int, Move]], side: str) -> dict[str, list[tuple[int, int, int]]]:
-    """Return the unit and the addresses of each block, by the array that it is of."""
-    found: dict[str, list[tuple[int, int, int]]] = {}
-    for unit, (_, move) in enumerate(units):
-        block: Block = getattr(move, side)
-        found.setdefault(block.name, []).append((unit, *_span(block)))
-    return found
-
-
-def _span(block: Block) -> tuple[int, int]:
-    strides = strides_of(block.split)
-    low = sum(start * stride for (start, _), stride in zip(block.spans, strides, strict=True))
-    high = sum((stop - 1) * stride for (_, stop), stride in zip(block.spans, strides, strict=True))
-    return low, high + 1
-
-
 def _connected(places: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
     """Return the sets of places that pairs join, those of more than one."""
     sets: list[set[int]] = []
@@ -270,7 +158,7 @@ def _connected(places: Sequence[int], pairs: Sequence[tuple[int, int]]) -> list[
 
 def _used(uses: Uses, block: Block) -> list[Use]:
     """Return the uses whose roles are known of the array that a block is of."""
-    low, high = _span(block)
+    low, high = span(block)
     found = (use for use in uses.found if use.view.name == block.name and use.roles)
     return [use for use in found if use.view.span[0] <= low and high <= use.view.span[1]]
 

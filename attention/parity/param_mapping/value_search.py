@@ -19,8 +19,8 @@ import numpy as np
 
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Move
+from attention.parity.param_mapping.coverage import by_name, faults
 from attention.parity.param_mapping.name_assignment import assign, numbered
-from attention.parity.param_mapping.param_map import by_name, faults
 from attention.parity.param_mapping.shape_layouts import layouts
 from attention.parity.param_mapping.value_index import Lookup, fingerprint, owners_of
 
