@@ -23,10 +23,10 @@ from attention.parity.config_contracts.diagnose_layers import diagnose_layers
 from attention.parity.config_contracts.result import LayerDiagnosis
 from attention.parity.diagnosis import Diagnosis, diagnose
 from attention.parity.diagnosis.rules import Finding, name_mistake
-from attention.parity.param_mapping import match
+from attention.parity.open_maps import likeliest, located
 from attention.parity.results.report import Report, plain, write
-from attention.parity.tracing import Divergence, locate
-from attention.spec.errors import AttentionError, OptionError
+from attention.parity.tracing import Divergence
+from attention.spec.errors import OptionError
 from attention.spec.layers.contract import Contract
 from attention.spec.options import PATH, SWITCH, checked, instance
 
@@ -39,12 +39,6 @@ SETTINGS = {
 }
 """What the lines of `settings_audit.warnings` begin with that explain a difference of the mathematics, and the operations that
 they are of. What they say of roundings explains none that a run in float64 shows."""
-
-
-EXPLAINED = 0.9995
-"""The share of the error that is all of it."""
-EVIDENCE = 5
-"""So many operations must agree for what they are made from to be the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,25 +181,36 @@ def checkup(
         runs = not any(row.failure and not row.verdicts for row in report.rows)
         more = {"params": params, "load": load, "gradients": gradients}
         if not runs and load is not None:
-            divergence, note = _likeliest(torch_side, jax_side, inputs, dtype, **more)
-            report = replace(report, notes=(*report.notes, *note))
+            found = likeliest(torch_side, jax_side, inputs, dtype, **more)
+            divergence = found.divergence
+            if found.map is not None:
+                options = {"load": load, "dtypes": (dtype,), "gradients": gradients}
+                report = compare(torch_side, jax_side, inputs, params=found.map, **options)
+            report = replace(report, notes=(*report.notes, *found.notes))
         elif runs and (trace or not report.ok):
-            divergence, note = _located(torch_side, jax_side, inputs, dtype, differs=not report.ok, **more)
+            divergence, note = located(torch_side, jax_side, inputs, dtype, differs=not report.ok, **more)
             report = replace(report, advice="", notes=(*report.notes, *note))
     if contract is not None:
-        try:
-            diagnosis = diagnose(torch_side, jax_side, contract, torch_params=torch_params, jax_params=jax_params)
-        except OptionError as error:
-            # What was found out before is not thrown away.
-            if report is None:
-                raise
-            report = replace(report, notes=(*report.notes, f"not diagnosed: {error}"))
+        report, diagnosis = _by_contract((torch_side, jax_side), contract, report, (torch_params, jax_params))
     layers: tuple[LayerDiagnosis, ...] = ()
     if report is not None and contract is None:
         report, layers = _by_config(brought, inputs, report, params, load)
     places = divergence.all if divergence is not None else ()
     findings = tuple({finding.name: finding for place in places for finding in name_mistake(place)}.values())
     return Checkup(report, divergence, findings, diagnosis, layers)
+
+
+def _by_contract(
+    sides: tuple[Any, Any], contract: Contract, report: Report | None, params: tuple[Any, Any]
+) -> tuple[Report | None, Diagnosis | None]:
+    """Return the report with notes, and which mutation of a contract explains the programs."""
+    try:
+        return report, diagnose(*sides, contract, torch_params=params[0], jax_params=params[1])
+    except OptionError as error:
+        # What was found out before is not thrown away.
+        if report is None:
+            raise
+        return replace(report, notes=(*report.notes, f"not diagnosed: {error}")), None
 
 
 def _by_config(
@@ -216,62 +221,3 @@ def _by_config(
         return report, ()
     found, notes = diagnose_layers(*sides, call_of(inputs), params=params, load=load)
     return replace(report, notes=(*report.notes, *notes)), found
-
-
-def _likeliest(
-    torch_side: Any, jax_side: Any, inputs: Any, dtype: str, *, params: Any, **more: Any
-) -> tuple[Divergence | None, tuple[str, ...]]:
-    """Return where two programs part under the likeliest of the maps that are open, and what must be known about it.
-
-    A wrong map is wrong in many places; so the place is shown if most operations agree, or if it alone explains all that
-    differs, and much is computed after it.
-    """
-    try:
-        found = match(torch_side, jax_side, call_of(inputs), given=params)
-    except AttentionError:
-        return None, ()
-    if not found.open:
-        return None, ()
-    likely = replace(found, open=(), ties=())
-    divergence, notes = _located(torch_side, jax_side, inputs, dtype, differs=True, params=likely, **more)
-    if divergence is None or not divergence.found:
-        return None, ()
-    told = f"matched torch {divergence.coverage[0]}, jax {divergence.coverage[1]}"
-    proven = all(each.kind != "unproven" for each in divergence.all)
-    alone = len(divergence.all) == 1 and divergence.share >= EXPLAINED and _after(divergence) >= EVIDENCE
-    if not proven or not (alone or all(2 * side.matched > side.operations for side in divergence.coverage)):
-        return None, (f"not located: under the likeliest parameter map, the programs differ in more than one place ({told})",)
-    note = f"located under the likeliest parameter map, which is not established: {told}; params= says which parameter is which"
-    return replace(divergence, notes=(note, *divergence.notes)), (note, *notes)
-
-
-def _after(divergence: Divergence) -> int:
-    """Return how many operations follow the arrays that were put in each other's place, in the program that has fewer."""
-    if divergence.ends is None:
-        return 0
-    later = [0, 0]
-    for moment in divergence.timeline:
-        for side, (event, end) in enumerate(zip((moment.torch, moment.jax), divergence.ends, strict=True)):
-            later[side] += event is not None and event.is_operation and event.index > end.index
-    return min(later)
-
-
-def _located(
-    torch_side: Any, jax_side: Any, inputs: Any, dtype: str, *, differs: bool, **more: Any
-) -> tuple[Divergence | None, tuple[str, ...]]:
-    """Return where two programs part, and what must be known about the looking.
-
-    In float64 first, where rounding hides nothing; in the dtype of the comparison where a program cannot run in float64, or
-    where it is a rounding that they do not share.
-    """
-    found, notes = None, []
-    for each in dict.fromkeys(("float64", dtype)):
-        try:
-            found = locate(torch_side, jax_side, inputs, dtype=each, **more)
-        except AttentionError as error:
-            notes.append(f"not traced in {each}: {error}")
-            continue
-        if found.found or not differs:
-            break
-        notes.append(f"traced in {each}, the programs do not part: what differs is rounding, or lies beyond what was traced")
-    return found, tuple(notes)

@@ -8,7 +8,8 @@ the number of answers, not their product.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -48,8 +49,25 @@ NOISE = 0.3
 """Of what is added to the parameters, relative to their size."""
 
 
-def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, ...]]:
-    """Return the plan with its open questions answered by the outputs, those that remain, and why the map is open, in words.
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """A plan after its open questions were put to the outputs.
+
+    Attributes:
+        plan: with the answers.
+        ties: the questions that remain, in words.
+        open: why the map is open, in words.
+        provable: names of the second whose uses, if a trace confirms them, establish an open map; see `ParamMap`.
+    """
+
+    plan: Plan
+    ties: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    provable: tuple[str, ...] = ()
+
+
+def decide(plan: Plan, trial: Trial) -> Decided:
+    """Return the plan with its open questions answered by the outputs, those that remain, and why the map is open.
 
     Where outputs differ under the map, a program may be wrong, or the map. It is the map that is open where no evidence says
     which parameter is which, or how it is laid out: neither names, nor the order of use, nor a documented layout.
@@ -61,13 +79,13 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, 
     waiting = questions(plan)
     if sum(array.size for array in plan.first.values()) > MOST_ELEMENTS:
         why = f"not asked: more than {MOST_ELEMENTS:.0e} elements"
-        return plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; {why}" for q in waiting), ()
+        return Decided(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; {why}" for q in waiting))
     if not any(entry.evidence in GUESSED for entry in plan.entries) and not waiting:
-        return plan, (), ()
+        return Decided(plan)
     values = noisy(plan)
     error = trial.error(plan, values)
     if trial.failure:
-        return plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting), ()
+        return Decided(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting))
     asked = {place for question in waiting for place in question.places}
     ties: dict[Question, str] = {}
     for _ in range(MOST_ROUNDS):
@@ -82,9 +100,24 @@ def decide(plan: Plan, trial: Trial) -> tuple[Plan, tuple[str, ...], tuple[str, 
         plan, error = _exchanged(plan, trial, values, error)
     said = _confirmed(plan, error, asked)
     if error <= AGREES:
-        return said, tuple(ties.values()), ()
+        return Decided(said, tuple(ties.values()))
     ties = {question: tie for question, tie in ties.items() if not _documented(question, plan)}
-    return said, tuple(ties.values()), (*ties.values(), *_unsaid(plan, trial.crossed))
+    unsaid = _unsaid(plan, trial.crossed)
+    return Decided(said, tuple(ties.values()), (*ties.values(), *unsaid), () if unsaid else _provable(plan, ties))
+
+
+def _provable(plan: Plan, ties: Mapping[Question, str]) -> tuple[str, ...]:
+    """Return the names of the second whose uses decide what is open, or nothing where a trace could not decide it.
+
+    A use that makes an array of the first program shows the layout. Which of several arrays is which it does not show, for
+    each makes an array of the other program in the place of any; but that question was answered in every way, none of which
+    makes the outputs agree, unless there is another such question, whose answers would have to be tried together with its own.
+    """
+    either = [q for q in ties if q.siblings or len(plan.entries[q.places[0]].choices[0]) > 1]
+    if len(either) > 1 or any("not asked" in tie for tie in ties.values()):
+        return ()
+    places = {place for question in ties for place in question.places}
+    return tuple(sorted({move.second.name for place in places for move in plan.entries[place].choices[0]}))
 
 
 def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[Plan, float]:

@@ -60,6 +60,8 @@ class ParamMap:
         added: moves to blocks of the second that the bijection has already, to be added to what is there.
         parted: moves from blocks of the first that the bijection has already, to what the second adds to them: zero.
         state: pairs of names, of the first and of the second: a parameter that is left over, and the other's state that it is.
+        provable: names of the second of an open map, which is established after all if each of their uses makes an array of the
+            first program; empty where that would not show it.
 
     Raises:
         ParamError: an element of a matched array is used twice or never, or a name is both matched and left over.
@@ -73,6 +75,7 @@ class ParamMap:
     state: tuple[tuple[str, str], ...] = ()
     added: tuple[Move, ...] = ()
     parted: tuple[Move, ...] = ()
+    provable: tuple[str, ...] = ()
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         "moves": MOVES,
@@ -83,6 +86,7 @@ class ParamMap:
         ),
         "ties": NAMES,
         "open": NAMES,
+        "provable": NAMES,
         "added": MOVES,
         "parted": MOVES,
         "state": Option(

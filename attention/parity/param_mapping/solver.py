@@ -19,7 +19,7 @@ from attention.parity.param_mapping.fused_params import fused, leftover
 from attention.parity.param_mapping.layout_conventions import learned, preference
 from attention.parity.param_mapping.name_assignment import words
 from attention.parity.param_mapping.open_questions import questions
-from attention.parity.param_mapping.output_disambiguation import MOST_ELEMENTS, decide
+from attention.parity.param_mapping.output_disambiguation import MOST_ELEMENTS, Decided, decide
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.param_use import Uses
 from attention.parity.param_mapping.siblings import siblings
@@ -77,12 +77,13 @@ def _solved(first: Program, second: Program, call: Call | None, given: Sequence[
     crossed: Pairs = ()
     if call is not None and plan.map.moves:
         crossed = _crossed(plan, first, second, call)
-        plan, ties, unsaid = decide(plan, Trial(first, second, call, crossed))
+        decided = decide(plan, Trial(first, second, call, crossed))
     else:
-        ties, unsaid = tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)), ()
+        decided = Decided(plan, tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)))
+    plan = decided.plan
     left = [{*names} for names in plan.map.left_over]
     state = tuple(pair for pair in crossed if (pair[0] in left[0]) != (pair[1] in left[1]))
-    return replace(plan.map, ties=ties, open=unsaid, state=state)
+    return replace(plan.map, ties=decided.ties, open=decided.open, state=state, provable=decided.provable)
 
 
 def _crossed(plan: Plan, first: Program, second: Program, call: Call) -> Pairs:

@@ -12,9 +12,8 @@ from attention._extras import require
 from attention.parity.adapters import Arrays, Call, Program, program
 from attention.parity.adapters.detect_numpy import settled
 from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
-from attention.parity.compare.state import settled_state
 from attention.parity.numerics.error_budget import ROUNDINGS
-from attention.parity.param_mapping.parameter_values import learned
+from attention.parity.param_mapping.parameter_values import alike
 from attention.parity.tracing.array_difference import Difference, difference
 from attention.parity.tracing.backward_slice import ancestors
 from attention.parity.tracing.confirmed_params import confirmed
@@ -28,7 +27,7 @@ from attention.parity.tracing.stop_gradient import parted_stops
 from attention.parity.tracing.suspect_lines import merged, stopped, suspects
 from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
-from attention.spec.errors import OptionError, ParamError
+from attention.spec.errors import OptionError
 from attention.spec.options import SWITCH, checked
 
 # A share of the error that is none.
@@ -63,7 +62,7 @@ def locate(
     """
     call = call_of(inputs)
     both = settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call)
-    first, second = _alike(both, call, params, load)
+    first, second = alike(both, call, params, load)
     if (first.framework, second.framework) == ("jax", "torch"):
         # The recordings are told by their framework, in whichever order they are given.
         first, second = second, first
@@ -74,18 +73,6 @@ def locate(
         weights = {e.name.removeprefix("cotangent of "): e.value for e in here.events if e.is_given and e.role == "cotangent"}
         found = parted(here, record(second, call, dtype, gradients=True, weights=weights))
     return found
-
-
-def _alike(both: tuple[Program, Program], call: Call, params: Any, load: str | None) -> tuple[Program, Program]:
-    """Return the programs with the parameters and the state that `load` says, such as the running statistics of a norm."""
-    if load is None:
-        return both
-    labels = "the first side", "the second side"
-    known = learned(both, labels, call, params, load)
-    if known.failure:
-        raise ParamError(known.failure)
-    first, second = settled_state(both, labels, known.map, load).programs
-    return first.loaded(known.values[0]), second.loaded(known.values[1])
 
 
 def record(
