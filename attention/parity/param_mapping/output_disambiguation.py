@@ -116,7 +116,8 @@ def _provable(plan: Plan, ties: Mapping[Question, str]) -> tuple[str, ...]:
     either = [q for q in ties if q.siblings or len(plan.entries[q.places[0]].choices[0]) > 1]
     if len(either) > 1 or any("not asked" in tie for tie in ties.values()):
         return ()
-    places = {place for question in ties for place in question.places}
+    # Layers that are alike have one layout, which the first of them shows: a mistake may stand before the others.
+    places = {place for question in ties for place in (question.places if question.siblings else question.places[:1])}
     return tuple(sorted({move.second.name for place in places for move in plan.entries[place].choices[0]}))
 
 
