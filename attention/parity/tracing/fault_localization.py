@@ -143,9 +143,10 @@ def _closing(alignment: Alignment, trials: Sequence[Trial]) -> Trial | None:
         if (
             after is not None
             and _gain(alignment, after, trial[2]) > 0
-            and all(_closes(after, i, DEPTH) for i in trial[3] or _readers(after, trial[2]))
+            and all(_closes(after, i, DEPTH, trial[2]) for i in trial[3] or _readers(after, trial[2]))
         ):
-            return _earlier(alignment, trial, trials[:n])
+            # Where both sides compute, a smaller region that was tried does not do.
+            return trial if trial[0] == "different" else _earlier(alignment, trial, trials[:n])
     return None
 
 
@@ -172,18 +173,25 @@ def _readers(after: Alignment, j: int) -> list[int]:
     return [i for i in found if events[i].is_float] or [-1]
 
 
-def _closes(after: Alignment, i: int, depth: int) -> bool:
-    """Return whether an event of JAX agrees with one of torch, or all that reads it does."""
+def _closes(after: Alignment, i: int, depth: int, j: int) -> bool:
+    """Return whether an event of JAX agrees with one of torch, or all that reads it does, after event `j` was replaced."""
     if i < 0 or not after.jax.events[i].is_operation:
         return False
-    return bool(after.partners[1][i]) or (depth > 0 and all(_closes(after, n, depth - 1) for n in _readers(after, i)))
+    return _agrees(after, i, j) or (depth > 0 and all(_closes(after, n, depth - 1, j) for n in _readers(after, i)))
+
+
+def _agrees(after: Alignment, i: int, j: int) -> bool:
+    """Return whether an event of JAX agrees with one of torch that does not hold the replacement itself.
+
+    What leaves the replacement as it is, such as a clip of numbers that lie between its limits, shows nothing.
+    """
+    return not {*after.partners[1][j]}.issuperset(after.partners[1][i])
 
 
 def _gain(alignment: Alignment, after: Alignment, j: int) -> int:
     """Return how many operations of JAX agree with one of torch after a swap, and did not before."""
     moved = [i for i in after.changed if i != j and alignment.jax.events[i].is_operation and alignment.jax.events[i].is_float]
-    now, before = after.partners[1], alignment.partners[1]
-    return sum(bool(now[i]) - bool(before[i]) for i in moved)
+    return sum(_agrees(after, i, j) - bool(alignment.partners[1][i]) for i in moved)
 
 
 def _shown(alignment: Alignment, kind: str, found: Swap, first: Cone, second: Cone) -> Choice:
