@@ -8,6 +8,7 @@ has proven that nothing else differs. No finding: none of the known mistakes fit
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -88,8 +89,9 @@ MOST_OF = 0.1
 
 def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
     """Return what the first rule that fits says of two arrays: the rules stand in order, special ones before general ones."""
-    # A rule may divide by what is 0, or take inf from inf; such an array then equals nothing.
-    with np.errstate(all="ignore"):
+    # A rule may divide by what is 0, take inf from inf, or a real number from a complex one; that then equals nothing.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
         # Where much is rounded, almost anything rebuilds an array.
         for rule in rules if scene.limit <= COARSE else (indexing.coarser,) if rules is not SPECIFIC else ():
             if finding := rule(scene):
