@@ -1,4 +1,4 @@
-"""The checkup and `attention doctor`: on files of anybody's, from the first difference to the mistake's name."""
+"""The checkup and `attention compare`: on files of anybody's, from the first difference to the mistake's name."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def run(files: tuple[str, str], names: tuple[str, str], *options: str) -> Result:
-    return CliRunner().invoke(cli.app, ["doctor", f"{files[0]}:{names[0]}", f"{files[1]}:{names[1]}", *options])
+    return CliRunner().invoke(cli.app, ["compare", f"{files[0]}:{names[0]}", f"{files[1]}:{names[1]}", *options])
 
 
 class TestLaws:
@@ -62,6 +62,15 @@ class TestLaws:
         assert result.exit_code == 0, result.output
         assert "0 outside their budget" in result.output
         assert "divergence" not in result.output
+
+    def test_logits_are_compared_position_by_position(self, files: tuple[str, str]) -> None:
+        right, wrong = (run(files, ("attend", name), *INPUTS, "--logits") for name in ("attend", "unscaled"))
+        assert (right.exit_code, wrong.exit_code) == (0, 1), right.output + wrong.output
+        assert "AGREES" in right.output
+        assert "DIFFERS" in wrong.output
+        both = run(files, ("attend", "attend"), *INPUTS, "--logits", "--values", "first")
+        assert both.exit_code == 2
+        assert "--values must not be given with --logits" in both.output
 
     def test_a_trace_of_a_right_port_says_what_it_covered(self, files: tuple[str, str]) -> None:
         result = run(files, ("attend", "attend"), *INPUTS, "--trace")

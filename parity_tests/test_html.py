@@ -43,7 +43,7 @@ def reported() -> Report:
     row = Row("scale off", "stages", "torch", "sdpa", "float32", verdicts(wrong, expect(probe)))
     failed = Row("mine", "-", "jax", "", "float32", failure="jax raised ValueError at <model.py>:12")
     rows = (*check_probe("right", probe, ["torch"]), row, failed)
-    return Report(rows, notes=("a note & more",), advice="attention doctor a b")
+    return Report(rows, notes=("a note & more",), advice="attention compare a b")
 
 
 def diverged() -> Divergence:
@@ -108,7 +108,7 @@ class TestValues:
             "a note &amp; more",
             "divergence (different)",
             "the scale is wrong",
-            "attention doctor a b",
+            "attention compare a b",
         ):
             assert text in page
         assert page.count('<tr class="apart">') == 2

@@ -31,7 +31,7 @@ def wrong() -> Report:
     probe = plain()
     turned = replace(probe, weights={**probe.weights, "v_proj.bias": probe.weights["v_proj.bias"] + np.float32(1e-3)})
     found = verdicts(backends.find("torch").run(turned, "auto").results, expect(probe))
-    return Report((Row("tiny", "plain", "torch", "sdpa", "float32", found),), advice="attention doctor a b")
+    return Report((Row("tiny", "plain", "torch", "sdpa", "float32", found),), advice="attention compare a b")
 
 
 FAILED = Report((Row("mine", "inputs", "jax", "", "float32", failure="jax raised ValueError at model.py:12: no"),))
@@ -87,7 +87,7 @@ class TestValues:
         assert first.startswith("worst of ")
         assert "tiny, float32, torch (sdpa), probe 'plain': " in first
         assert all(word in first for word in (" z rms ", " at [", "got ", "wanted ", "sigma "))
-        assert second == "next: attention doctor a b"
+        assert second == "next: attention compare a b"
 
     def test_the_worst_is_the_farthest_outside(self, wrong: Report) -> None:
         found = wrong.worst()

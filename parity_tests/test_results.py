@@ -239,7 +239,7 @@ class TestRefusals:
             ("<!-- results: parity -->\nno end\n", FileError, "must stand on a line of its own"),
             ("<!-- results: parity -->\n<!-- results: onnx -->\n<!-- end -->\n", FileError, "must stand on a line of its own"),
             ("words\n<!-- end -->\n", FileError, "must stand on a line of its own"),
-            ("<!-- results: absent -->\n<!-- end -->\n", UnknownName, "block 'absent' must be one of doctor, "),
+            ("<!-- results: absent -->\n<!-- end -->\n", UnknownName, "block 'absent' must be one of compare, "),
         ],
     )
     def test_a_block_that_is_none(self, text: str, error: type[Exception], match: str) -> None:

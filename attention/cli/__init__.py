@@ -1,7 +1,7 @@
 """The command line.
 
     attention parity      the proof: both backends against the float64 oracle; exits 1 on a mismatch
-    attention doctor      your own pair of programs: where they part, and the mistake's name
+    attention compare     your own pair of programs: where they part, and the mistake's name
     attention layers      two models block by block, each on what it really received
     attention decoding    decoding with a cache beside the whole pass
     attention logits      the logits of two language models, position by position
@@ -16,8 +16,8 @@ Each command has a file of its own, which imports a framework only when its comm
 from attention.cli import (
     bench,
     cases,
+    compare,
     decoding,
-    doctor,
     false_alarms,
     kernels,
     layers,
@@ -33,8 +33,8 @@ __all__ = [
     "app",
     "bench",
     "cases",
+    "compare",
     "decoding",
-    "doctor",
     "false_alarms",
     "kernels",
     "layers",

@@ -11,7 +11,7 @@ PORT = ("examples/port/model_torch.py:Block", "examples/port/model_jax.py:Block"
 MASK = ("--mask", "causal & window:256", "--size", "4096", "--heads", "8", "--width", "64", "--batch", "1")
 LEFT_OUT = {
     # What the sides are, how the budget was made, and a line for each array.
-    "doctor": r"(torch|jax) is |parameters: |budget: |the reference is |torch .* torch:$| +(z = error|d |output: z)",
+    "compare": r"(torch|jax) is |parameters: |budget: |the reference is |torch .* torch:$| +(z = error|d |output: z)",
     # Kernels that are not chosen here.
     "explain": r"torch  kernel '(reference|decode|flex|varlen)'",
 }
@@ -52,7 +52,7 @@ def _cut(lines: Sequence[str], left_out: str) -> Iterator[str]:
 
 MEASUREMENTS = (
     Measurement(
-        name="doctor", command=("attention.cli", "doctor", *PORT, "--inputs", "2,7,24", "--values", "first"), collect=collect
+        name="compare", command=("attention.cli", "compare", *PORT, "--inputs", "2,7,24", "--values", "first"), collect=collect
     ),
     Measurement(
         name="explain", command=("attention.cli", "kernels", "--explain", "--backend", "torch", *MASK), collect=collect

@@ -1,4 +1,4 @@
-"""The doctor: names the mistake in a port, or says that it does not know it.
+"""Diagnosis: name the mistake in a port, or say that it is none of the known ones.
 
 >>> from attention import parity, spec
 >>> from attention.parity.diagnosis import diagnose

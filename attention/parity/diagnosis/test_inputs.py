@@ -1,4 +1,4 @@
-"""Questions: the calls that the doctor asks a program, of a contract and of a kind that programs can answer.
+"""Test inputs: the calls on which a program is diagnosed, drawn for a contract and for the interface of the program.
 
     the probes of a contract, padding filled with numbers        + small inputs, a large mean, T beyond every window
 

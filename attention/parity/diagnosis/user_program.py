@@ -1,4 +1,4 @@
-"""Visitors: programs that users bring to the doctor, and what each can be asked.
+"""User programs: the programs that are diagnosed, and which calls each supports.
 
 A function is told what its signature asks for: the arrays in the contract's order, canonical weights if its first parameter
 is called `weights` or `params`, and of `mask` (bool, True = may attend), positions and `bias` those that it names.

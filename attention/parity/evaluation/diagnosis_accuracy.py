@@ -1,4 +1,4 @@
-"""The doctor's own score: how often it is right about mistakes whose truth is known.
+"""Accuracy of the diagnosis: how often it is right about mistakes that are known.
 
     python -m attention.parity.evaluation.diagnosis_accuracy [--pairs 60] [--seed 0] [--side torch]
 
@@ -77,7 +77,7 @@ class Trial:
         kind: one of `WANTED`.
         case: the contract's name.
         truth: what is wrong.
-        finding: what the doctor said.
+        finding: what the diagnosis said.
         good: whether that is right.
         rank: where the truth stands among the causes, from 0, or None.
     """
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print every trial and the score; return 0 if it is good enough."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(
-        prog="python -m attention.parity.evaluation.diagnosis_accuracy", description="The doctor's own score."
+        prog="python -m attention.parity.evaluation.diagnosis_accuracy", description="The accuracy of the diagnosis."
     )
     _ = parser.add_argument("--pairs", type=int, default=60, help="how many random pairs of mistakes")
     _ = parser.add_argument("--seed", type=int, default=0, help="of the pairs")

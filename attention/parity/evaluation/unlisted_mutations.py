@@ -1,6 +1,6 @@
-"""Strangers: mistakes that are in no list, which the doctor must not name.
+"""Unlisted mutations: mistakes that are in no list, which the diagnosis must not name.
 
-Each is planted at an attention, inside the formula; a doctor that gives one of them the name of a known mistake would send
+Each is planted at an attention, inside the formula; a diagnosis that gives one of them the name of a known mistake would send
 its reader to the wrong line.
 """
 

@@ -1,4 +1,4 @@
-"""The knobs: every kind of mistake that the doctor knows, and all hypotheses about one contract."""
+"""The registry: every kind of mutation that the diagnosis knows, and all hypotheses about one contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`attention doctor`: find the first operation at which anybody's two programs part, and name the mistake.
+"""`attention compare`: find the first operation at which anybody's two programs part, and name the mistake.
 
 compare        outputs and gradients, within a budget of rounding errors
 locate         where they part: the line of each file                        if they differ, or with --trace
@@ -7,11 +7,13 @@ diagnose       which knob of a contract explains it                          wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attention.cli.app import app, one_line
+from attention.cli.logits import logits as position_by_position
 
 if TYPE_CHECKING:
     from attention.parity.checkup import Checkup
@@ -21,7 +23,7 @@ PROGRAM = "module:name or path/to/file.py:name; a class, or a function called ma
 
 
 @app.command()
-def doctor(
+def compare(
     torch_side: Annotated[str, typer.Argument(metavar="TORCH", help=f"The PyTorch side: {PROGRAM}")],
     jax_side: Annotated[str, typer.Argument(metavar="JAX", help="The JAX (or NumPy) side, in the same way.")],
     inputs: Annotated[
@@ -40,6 +42,9 @@ def doctor(
     outputs: Annotated[
         list[str] | None, typer.Option(help="An output to compare, by name or pattern such as logits; repeat for more.")
     ] = None,
+    logits: Annotated[
+        bool, typer.Option("--logits", help="Compare logits position by position, as 'attention logits' does, and no more.")
+    ] = False,
     json: Annotated[str, typer.Option(metavar="PATH", help="Write the certificate to this file.")] = "",
     html: Annotated[str, typer.Option(metavar="PATH", help="Write one page with everything to this file.")] = "",
 ) -> None:
@@ -47,6 +52,10 @@ def doctor(
 
     Exit codes: 0 they agree, 1 they differ, 2 cannot tell: one of them fails, nothing was compared, the parameter map is open.
     """
+    if logits:
+        with one_line():
+            _check_alone({"--contract": contract, "--values": values, "--params": params, "--html": html, "--trace": trace})
+        position_by_position(torch_side, jax_side, inputs=inputs, key=next(iter(outputs or ()), ""), json=json)
     with one_line():
         from attention.parity.results.report import EXIT_CODES  # noqa: PLC0415 - NumPy is imported by the command that needs it
 
@@ -61,6 +70,18 @@ def doctor(
             found.to_html(html)
         code = EXIT_CODES[found.verdict]
     raise typer.Exit(code)
+
+
+def _check_alone(given: Mapping[str, object]) -> None:
+    """Refuse options that a comparison of logits does not have.
+
+    Raises:
+        OptionError: one was given.
+    """
+    from attention.spec.errors import OptionError  # noqa: PLC0415
+
+    if wrong := [name for name, value in given.items() if value]:
+        raise OptionError(f"{', '.join(wrong)} must not be given with --logits")
 
 
 def _examined(

@@ -1,4 +1,4 @@
-"""The doctor names each planted mistake, two at once, and nothing that it does not know."""
+"""The diagnosis names each planted mistake, two at once, and nothing that it does not know."""
 
 from __future__ import annotations
 
