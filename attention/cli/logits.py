@@ -80,7 +80,8 @@ def _made(actual: str, expected: str, exact: str, inputs: str, key: str) -> dict
     from attention.parity.adapters.inputs import call_of  # noqa: PLC0415
 
     call = call_of(load_inputs(inputs) if inputs else ())
-    first, second = (program(side(each)) for each in (actual, expected))
+    # As in `attention compare`, a plain function is one of torch if it comes first, and else one of JAX.
+    first, second = program(side(actual), "torch"), program(side(expected), "jax")
     wide = _array(exact, key) if exact else _chosen(second.run(call, dtype="float64").outputs, expected, key)
     made = {name: _chosen(each.run(call).outputs, each.name, key) for name, each in (("actual", first), ("expected", second))}
     return {**made, "exact": wide}
