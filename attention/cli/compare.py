@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attention.cli.app import app, one_line
-from attention.cli.logits import logits as position_by_position
+from attention.cli.logits import compared, exit_code, show
 
 if TYPE_CHECKING:
     from attention.parity.checkup import Checkup
@@ -55,7 +55,10 @@ def compare(
     if logits:
         with one_line():
             _check_alone({"--contract": contract, "--values": values, "--params": params, "--html": html, "--trace": trace})
-        position_by_position(torch_side, jax_side, inputs=inputs, key=next(iter(outputs or ()), ""), json=json)
+            key, frameworks = next(iter(outputs or ()), ""), ("torch", "jax")
+            logits_found = compared(torch_side, jax_side, inputs=inputs, key=key, frameworks=frameworks)
+            show(logits_found, json)
+        raise typer.Exit(exit_code(logits_found))
     with one_line():
         from attention.parity.results.report import EXIT_CODES  # noqa: PLC0415 - NumPy is imported by the command that needs it
 

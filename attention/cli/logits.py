@@ -7,6 +7,7 @@ attention logits port.py:model original.py:model --inputs ids=2,16:int64
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,18 +40,37 @@ def logits(
     answered.
     """
     with one_line():
-        found = _compared(actual, expected, exact, inputs, key, mask, labels, dtype)
-        typer.echo(str(found))
-        if json:
-            found.to_json(json)
-        if plot:
-            found.plot(plot)
-    raise typer.Exit({"agrees": 0, "differs": 1}.get(found.verdict, 2))
+        found = compared(actual, expected, exact, inputs, key, mask, labels, dtype)
+        show(found, json, plot)
+    raise typer.Exit(exit_code(found))
 
 
-def _compared(
-    actual: str, expected: str, exact: str, inputs: str, key: str, mask: str, labels: str, dtype: str
+def show(found: LogitsComparison, json: str, plot: str = "") -> None:
+    """Print a comparison, and write it to the files that are named."""
+    typer.echo(str(found))
+    if json:
+        found.to_json(json)
+    if plot:
+        found.plot(plot)
+
+
+def exit_code(found: LogitsComparison) -> int:
+    """Return 0 if the logits agree, 1 if they differ, 2 if it cannot be told."""
+    return {"agrees": 0, "differs": 1}.get(found.verdict, 2)
+
+
+def compared(
+    actual: str,
+    expected: str,
+    exact: str = "",
+    inputs: str = "",
+    key: str = "",
+    mask: str = "",
+    labels: str = "",
+    dtype: str = "",
+    frameworks: tuple[str, str] = ("jax", "jax"),
 ) -> LogitsComparison:
+    """Return the comparison of two files or two programs; `frameworks` are those of plain functions."""
     from attention.cli.recorded import is_recording  # noqa: PLC0415
     from attention.parity.language_models import compare_logits  # noqa: PLC0415 - NumPy is imported by the command that needs it
     from attention.spec.errors import OptionError  # noqa: PLC0415
@@ -61,7 +81,7 @@ def _compared(
         raise OptionError(f"ACTUAL {actual!r} and EXPECTED {expected!r} must be two files or two programs")
     if files[0] and inputs:
         raise OptionError("--inputs must come with two programs")
-    stored = _recorded if any(recorded) else _made
+    stored = _recorded if any(recorded) else partial(_made, frameworks=frameworks)
     sides = _stored(actual, expected, exact, key) if files[0] else stored(actual, expected, exact, inputs, key)
     valid = _array(mask).astype(bool) if mask else None
     following = _array(labels) if labels else None
@@ -73,15 +93,16 @@ def _stored(actual: str, expected: str, exact: str, key: str) -> dict[str, Any]:
     return {**found, "exact": _array(exact, key)} if exact else found
 
 
-def _made(actual: str, expected: str, exact: str, inputs: str, key: str) -> dict[str, Any]:
+def _made(
+    actual: str, expected: str, exact: str, inputs: str, key: str, frameworks: tuple[str, str] = ("jax", "jax")
+) -> dict[str, Any]:
     """Return the logits of two programs in their own dtype, and of the second in float64 where no file has them."""
     from attention.cli.loading import load_inputs, side  # noqa: PLC0415
     from attention.parity.adapters import program  # noqa: PLC0415
     from attention.parity.adapters.inputs import call_of  # noqa: PLC0415
 
     call = call_of(load_inputs(inputs) if inputs else ())
-    # As in `attention compare`, a plain function is one of torch if it comes first, and else one of JAX.
-    first, second = program(side(actual), "torch"), program(side(expected), "jax")
+    first, second = (program(side(each), framework) for each, framework in zip((actual, expected), frameworks, strict=True))
     wide = _array(exact, key) if exact else _chosen(second.run(call, dtype="float64").outputs, expected, key)
     made = {name: _chosen(each.run(call).outputs, each.name, key) for name, each in (("actual", first), ("expected", second))}
     return {**made, "exact": wide}
