@@ -14,9 +14,9 @@ from functools import cache, lru_cache
 import numpy as np
 
 from attention.spec.axes import COMPUTE, Sizes
-from attention.spec.blocks import FULL, PARTIAL, Tile, schedule
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.masks import Causal, Lengths, Mask, Prefix, Segments, Window
+from attention.spec.masks.tile_schedule import FULL, PARTIAL, Tile, schedule
 from attention.spec.params import numpy_dtype
 
 FORWARD, BACKWARD = "forward", "forward+backward"

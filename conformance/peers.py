@@ -19,9 +19,9 @@ from attention.parity.contracts.check import expect
 from attention.parity.contracts.probes import Drawer, Probe
 from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, judge
 from attention.parity.numerics.error_budget import Budget
-from attention.spec.algebra import Mask
 from attention.spec.errors import ParityError
 from attention.spec.layers.contract import Contract
+from attention.spec.masks.algebra import Mask
 from attention.spec.params import cast
 
 LIMIT = 1e-12

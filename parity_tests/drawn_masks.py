@@ -12,8 +12,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from attention.spec import masks
-from attention.spec.algebra import Mask, evaluate
 from attention.spec.axes import Sizes
+from attention.spec.masks.algebra import Mask, evaluate
 
 Says = Callable[[int, int, int], bool]
 Drawn = tuple[tuple[int, int], tuple[Mask, Says]]

@@ -14,8 +14,8 @@ import numpy as np
 
 from attention import spec
 from attention.spec import random
-from attention.spec.algebra import Mask, evaluate
 from attention.spec.axes import sizes
+from attention.spec.masks.algebra import Mask, evaluate
 from parity_tests.rooms import numbers, wide
 
 B, T, S, H, K, D, E = 2, 5, 7, 4, 2, 3, 11

@@ -21,7 +21,8 @@ from attention.parity.compare import recorded_contracts, recorded_model, recordi
 from attention.parity.exported_cases.file_format import FORMAT, INDEX, VERSION, Entry, Index
 from attention.parity.param_mapping.block_moves import Block, Move
 from attention.parity.param_mapping.param_map import ParamMap
-from attention.spec import files, tuning
+from attention.spec import files
+from attention.spec.kernels import tuning
 from parity_tests import marian_files
 from parity_tests.hostile_files import Format
 

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 
 from attention.jax_impl import masks as jax_masks
 from attention.spec import masks
-from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
-from attention.spec.blocks import EMPTY, FULL, PARTIAL, Schedule, Tile, schedule
 from attention.spec.errors import OptionError
-from attention.spec.intervals import Interval
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.intervals import Interval
+from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, Schedule, Tile, schedule
 from attention.torch_impl import masks as torch_masks
 from parity_tests.drawn_masks import Drawn, any_mask, of, positional, sized, table
 

@@ -21,9 +21,9 @@ from attention.jax_impl.kernels.blockwise import Blockwise
 from attention.jax_impl.kernels.blockwise.scores import power
 from attention.jax_impl.kernels.blockwise.tiles import tiling, walks
 from attention.jax_impl.kernels.reference import Reference
-from attention.spec.algebra import evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused, ShapeError
+from attention.spec.masks.algebra import evaluate
 from parity_tests.rooms import numbers
 
 B, T, S, H, K, D, E = 2, 13, 11, 4, 2, 6, 5

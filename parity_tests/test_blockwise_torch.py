@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode  # the documented way
 from torch.utils._pytree import tree_map_only
 
 from attention import spec
-from attention.spec.algebra import Mask, evaluate
 from attention.spec.axes import Sizes
-from attention.spec.blocks import FULL, PARTIAL
 from attention.spec.errors import KernelRefused
+from attention.spec.masks.algebra import Mask, evaluate
+from attention.spec.masks.tile_schedule import FULL, PARTIAL
 from attention.torch_impl import dot_product_attention
 from attention.torch_impl.attend import make_request
 from attention.torch_impl.kernels.blockwise import Blockwise, compiled, flash, passes

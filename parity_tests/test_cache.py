@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from attention import spec
 from attention.jax_impl import cache as jax_cache
-from attention.spec.algebra import Mask, evaluate
 from attention.spec.attend import attend as formula
 from attention.spec.axes import sizes
 from attention.spec.cache import Appended
 from attention.spec.errors import CacheError, DTypeError, OptionError, PositionError, ShapeError, UnknownName
 from attention.spec.masks import Placed
+from attention.spec.masks.algebra import Mask, evaluate
 from attention.torch_impl import cache as torch_cache
 from parity_tests.rooms import ROOMS, TORCH, Room, close, each_room, numbers
 

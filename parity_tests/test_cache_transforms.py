@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 
 from attention import spec
 from attention.jax_impl import cache as jax_cache
-from attention.spec.algebra import Mask
 from attention.spec.cache import Appended
 from attention.spec.errors import CacheError
 from attention.spec.masks import Placed
+from attention.spec.masks.algebra import Mask
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers
 from parity_tests.test_cache import CACHES, CAUSAL, KINDS, each_kind, full, make, qkv
 

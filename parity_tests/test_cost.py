@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from attention import spec
 from attention.spec import Request
-from attention.spec.algebra import Mask, evaluate
 from attention.spec.axes import Sizes
-from attention.spec.cost import Cost, Machine, Prediction, Traits, predict
 from attention.spec.errors import OptionError
-from attention.spec.rules import STRUCTURES
+from attention.spec.kernels.auto_rules import STRUCTURES
+from attention.spec.kernels.cost import Cost, Machine, Prediction, Traits, predict
+from attention.spec.masks.algebra import Mask, evaluate
 
 B, T, S, H, K, D, E = 2, 12, 20, 6, 3, 8, 5
 SIZES = Sizes((B,), T, S, H, K, D, E)

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attention import jax_impl, spec, torch_impl
-from attention.spec.algebra import both
 from attention.spec.cases import CASES
 from attention.spec.errors import CacheError, DTypeError, OptionError, PositionError, ShapeError
 from attention.spec.layers.heads import looks_ahead
+from attention.spec.masks.algebra import both
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers
 
 B, N, M = 2, 11, 22

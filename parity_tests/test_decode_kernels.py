@@ -18,9 +18,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attention import jax_impl, spec, torch_impl
 from attention.jax_impl.kernels.decode import Decode, tiles
-from attention.spec.algebra import Mask, evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused
+from attention.spec.masks.algebra import Mask, evaluate
 from parity_tests.formula import formula
 from parity_tests.rooms import JAX, TORCH, Kernel, Room, close, each_room, numbers
 

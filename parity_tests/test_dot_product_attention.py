@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from attention import spec
-from attention.spec.algebra import Mask
+from attention.spec.masks.algebra import Mask
 from parity_tests.covering import pairwise
 from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, settled
 from parity_tests.rooms import KERNELS, Kernel, close, each_kernel, numbers

@@ -15,9 +15,9 @@ from attention.parity.training import Training, envelope, optimizer_rounding, re
 from attention.parity.training.optimizer_names import OPTIMIZERS
 from attention.spec.cases import CASES
 from attention.spec.errors import ParityError
-from attention.spec.optimizer import Step
-from attention.spec.optimizer_steps import Adam
-from attention.spec.schedules import Clip
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import Clip
+from attention.spec.optimizers.steps import Adam
 
 UNIT = 2.0**-24
 LAYER = CASES["additive"].contract

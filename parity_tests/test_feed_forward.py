@@ -22,8 +22,8 @@ from attention import parity, spec
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import expect, verdicts
 from attention.parity.contracts.probes import Probe, probes
-from attention.spec import activations
 from attention.spec.errors import AttentionError, DTypeError, OptionError, ShapeError
+from attention.spec.layers import activations
 from attention.spec.random import keep
 from parity_tests.rooms import JAX, TORCH, Room, each_room, numbers
 

@@ -21,10 +21,10 @@ from attention import spec
 from attention.spec import files
 from attention.spec.axes import COMPUTE
 from attention.spec.cases import CASES
-from attention.spec.disk import brief
 from attention.spec.errors import AttentionError, FileError, MaskError, ParamError, UnknownName
 from attention.spec.layers.contract import Contract
 from attention.spec.params import Weights
+from attention.spec.storage.disk import brief
 
 MASK = ~(spec.Causal(align="end") & spec.Window(before=3, after=None)) | spec.Prefix(2) & spec.Chunked(size=4)
 CONTRACT = spec.MultiHeadAttention(

@@ -18,9 +18,9 @@ from torch.func import vmap
 from torch.nn.attention.flex_attention import flex_attention
 
 from attention import spec, torch_impl
-from attention.spec.algebra import evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused
+from attention.spec.masks.algebra import evaluate
 from attention.torch_impl import dot_product_attention
 from attention.torch_impl.attend import make_request
 from attention.torch_impl.kernels import flex as flex_file

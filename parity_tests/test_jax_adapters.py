@@ -19,9 +19,9 @@ from attention.jax_impl.attend import make_request
 from attention.jax_impl.kernels import cudnn, splash
 from attention.jax_impl.kernels.cudnn import Cudnn, conjuncts
 from attention.jax_impl.kernels.splash import Splash
-from attention.spec.algebra import Mask, evaluate
 from attention.spec.errors import KernelRefused
 from attention.spec.kernels import Request
+from attention.spec.masks.algebra import Mask, evaluate
 from parity_tests.formula import formula
 from parity_tests.rooms import numbers
 

@@ -18,9 +18,11 @@ from flax import nnx
 
 from attention import jax_impl, torch_impl
 from attention.jax_impl import random as in_jax
-from attention.spec import jax_random, nnx_layers, nnx_random, random
+from attention.spec import random
 from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName
-from attention.spec.jax_random import from_key_data
+from attention.spec.random import jax_random, nnx_random
+from attention.spec.random import nnx_initializers as nnx_layers
+from attention.spec.random.jax_random import from_key_data
 from attention.torch_impl import random as in_torch
 
 SEEDS = (0, 7, 2**31, 2**32 - 1)

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 from attention import spec
 from attention.jax_impl import MultiHeadAttention, dot_product_attention
-from attention.spec.algebra import Mask
+from attention.spec.masks.algebra import Mask
 from parity_tests.rooms import JAX, KERNELS, close, numbers
 
 B, T, M, H, K, D = 3, 5, 12, 4, 2, 6

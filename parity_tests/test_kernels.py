@@ -20,7 +20,7 @@ from attention.spec.attend import STAGES
 from attention.spec.axes import COMPUTE, Sizes
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
 from attention.spec.kernels import PRECISIONS, Kernels, answer, check_precision, order, recorded
-from attention.spec.rules import STRUCTURES, Rule, first, structure
+from attention.spec.kernels.auto_rules import STRUCTURES, Rule, first, structure
 
 B, T, S, H, K, D, E = 2, 3, 5, 4, 2, 6, 7
 SIZES = Sizes((B,), T, S, H, K, D, E)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # torch names no pub
 
 from attention import jax_impl, spec, torch_impl
 from attention.jax_impl import scores as jax_scores
-from attention.spec import alignment_scores
+from attention.spec.layers import alignment_scores
 from attention.torch_impl import scores as torch_scores
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
 

@@ -16,9 +16,9 @@ import torch
 from flax import linen, nnx
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention.spec.algebra import Mask
 from attention.spec.errors import MaskError
 from attention.spec.masks import Dense, Segments
+from attention.spec.masks.algebra import Mask
 from attention.torch_impl.params import to_numpy
 from parity_tests.absent import needs
 from parity_tests.drawn_masks import of, table

@@ -14,11 +14,10 @@ import pytest
 import torch
 from hypothesis import given
 
-from attention.spec import drawing
-from attention.spec.algebra import Mask
-from attention.spec.drawing import HIDDEN, MOST, SEEN
 from attention.spec.errors import MaskError, MissingExtra
-from attention.spec.masks import Causal, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
+from attention.spec.masks import Causal, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window, drawing
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.drawing import HIDDEN, MOST, SEEN
 from parity_tests.drawn_masks import B, Drawn, of, sized, table
 
 LONG = 10**9

@@ -12,8 +12,8 @@ import torch
 
 from attention.jax_impl import masks as jax_masks
 from attention.spec import masks
-from attention.spec.algebra import Mask
 from attention.spec.errors import MaskError, OptionError
+from attention.spec.masks.algebra import Mask
 from attention.torch_impl import masks as torch_masks
 from parity_tests.drawn_masks import B, S, T, of, table
 

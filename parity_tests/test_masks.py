@@ -18,8 +18,8 @@ from torch.utils import _pytree as pytree
 
 from attention.jax_impl import masks as jax_masks
 from attention.spec import masks
-from attention.spec.algebra import Mask, both, evaluate
 from attention.spec.axes import Sizes
+from attention.spec.masks.algebra import Mask, both, evaluate
 from attention.torch_impl import masks as torch_masks
 from parity_tests.drawn_masks import B, Drawn, S, Says, T, any_mask, of, sides, sized, structural, table
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.spec.algebra import evaluate
 from attention.spec.axes import Sizes
 from attention.spec.cases import CASES
 from attention.spec.errors import AttentionError, MaskError, OptionError, PositionError, ShapeError, UnknownName
 from attention.spec.layers.multi_head import shield_inputs
 from attention.spec.layers.oracle import oracle, settle
+from attention.spec.masks.algebra import evaluate
 from attention.spec.random import keep
 
 DIGITS = 1e-14

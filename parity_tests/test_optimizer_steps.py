@@ -19,10 +19,10 @@ from attention.parity.optimizers.hypotheses import hypotheses
 from attention.parity.optimizers.mutations import MISTAKES
 from attention.parity.optimizers.probe import StepProbe, step_probe
 from attention.parity.optimizers.reference_code import code, schedule_code
-from attention.spec.adafactor import Adafactor
 from attention.spec.errors import OptionError, ParamError, SideFailed
-from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
-from attention.spec.schedules import Clip, CosineRate, LinearRate, WarmUp, rate
+from attention.spec.optimizers.adafactor import Adafactor
+from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, WarmUp, rate
+from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 
 ADAMW = Adam(1e-3, weight_decay=1e-2, decoupled=True)
 RATE = WarmUp(3, CosineRate(0.1, 9, 0.01))

@@ -27,13 +27,13 @@ from attention.parity.numerics.comparison import judge
 from attention.parity.optimizers.adapters import formula
 from attention.parity.optimizers.error_budget import StepBudgets
 from attention.parity.optimizers.probe import StepProbe, step_probe
-from attention.spec.adafactor import Adafactor
-from attention.spec.architecture import Architecture
 from attention.spec.errors import MissingExtra, OptionError, ParamError
-from attention.spec.optimizer import Step, matrices
-from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
+from attention.spec.layers.architecture import Architecture
+from attention.spec.optimizers.adafactor import Adafactor
+from attention.spec.optimizers.optimizer import Step, matrices
+from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
+from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.params import Param
-from attention.spec.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
 from attention.torch_impl import optimizers as torch_optimizers
 from attention.torch_impl import params as torch_params
 from attention.torch_impl.layers.layer import Layer as TorchLayer

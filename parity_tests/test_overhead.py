@@ -18,12 +18,12 @@ import torch
 from attention import jax_impl, spec, torch_impl
 from attention.jax_impl import attend as jax_attend
 from attention.jax_impl import masks as jax_masks
-from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
 from attention.spec.errors import DTypeError, OptionError, ShapeError
-from attention.spec.grid import Grid
-from attention.spec.isolation import STRIPE, UNMARKED, look
-from attention.spec.plans import MOST, Plans
+from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, look
+from attention.spec.kernels.plan_cache import MOST, Plans
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.grid import Grid
 from attention.torch_impl import attend as torch_attend
 from attention.torch_impl import masks as torch_masks
 from parity_tests.rooms import Room, close, each_room, numbers

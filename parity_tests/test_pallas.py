@@ -20,10 +20,10 @@ from attention.jax_impl.attend import make_request
 from attention.jax_impl.kernels.pallas import Pallas
 from attention.parity.contracts.check import check_probe
 from attention.parity.contracts.probes import probes
-from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
-from attention.spec.blocks import EMPTY, FULL, PARTIAL, schedule
 from attention.spec.errors import KernelRefused
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, schedule
 from parity_tests.formula import formula
 from parity_tests.rooms import close, numbers
 

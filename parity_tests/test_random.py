@@ -208,7 +208,8 @@ SHARDED = """
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from attention.jax_impl import random as in_jax
-from attention.spec import jax_random, random
+from attention.spec.random import jax_random
+from attention.spec import random
 
 shape = (2, 4, 6, 8)
 mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("b", "h"))

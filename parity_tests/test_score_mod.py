@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from attention import jax_impl, spec, torch_impl
-from attention.spec.algebra import evaluate
 from attention.spec.axes import sizes
 from attention.spec.errors import DTypeError, OptionError, ShapeError
+from attention.spec.masks.algebra import evaluate
 from parity_tests.formula import D, E, H, K, S, T, loops
 from parity_tests.rooms import TORCH, Kernel, Room, close, each_kernel, each_room, numbers
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention.spec.alignment_scores import Additive, AlignmentScore, Concat, General, additive, learned
 from attention.spec.errors import OptionError
+from attention.spec.layers.alignment_scores import Additive, AlignmentScore, Concat, General, additive, learned
 from attention.spec.params import init
 from attention.spec.scores import Cosine, Dot, ScaledDot, check_cap, heads_first, mix, products, soft_cap
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 
 from attention import spec, torch_impl
-from attention.spec.algebra import Mask
+from attention.spec.masks.algebra import Mask
 from attention.torch_impl import MultiHeadAttention, dot_product_attention
 from parity_tests.rooms import KERNELS, TORCH
 

@@ -21,7 +21,7 @@ from attention.parity.training import Recipe, Training, optimizer_names, recipe_
 from attention.parity.training.optimizer_names import OPTIMIZERS
 from attention.spec.cases import CASES
 from attention.spec.errors import FileError, OptionError, ParamError, ParityError, SideFailed, UnknownName
-from attention.spec.optimizer_steps import SGD
+from attention.spec.optimizers.steps import SGD
 from parity_tests.absent import needs
 
 LAYER = CASES["additive"].contract

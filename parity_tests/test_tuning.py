@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from attention.spec import tuning
 from attention.spec.errors import FileError, OptionError
-from attention.spec.tuning import Key, Tile, keep, tile_for, tuned, versions
+from attention.spec.kernels import tuning
+from attention.spec.kernels.tuning import Key, Tile, keep, tile_for, tuned, versions
 
 DEFAULT = (512, 512)
 KEY = Key("jax.blockwise", "cpu", "float32", 64, "causal")

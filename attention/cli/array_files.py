@@ -14,8 +14,8 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from attention.spec.disk import brief, opened
 from attention.spec.errors import FileError
+from attention.spec.storage.disk import brief, opened
 
 MOST_PACKED, MOST_TIMES = 2**26, 20
 """Bytes that a compressed file may unpack to; if it is more, so many times its own size."""

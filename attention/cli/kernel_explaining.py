@@ -1,6 +1,6 @@
 """What `attention kernels` says of a call: the winner, every refusal, and with `--explain` the rule and the costs.
 
-time >= max(FLOPs / peak, bytes / bandwidth)        spec/cost.py
+time >= max(FLOPs / peak, bytes / bandwidth)        spec/kernels/cost.py
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 from attention.cli.kernel_masks import parse
 from attention.spec.axes import Sizes
-from attention.spec.cost import Machine, Prediction, Traits, predict
 from attention.spec.errors import KernelRefused, OptionError
 from attention.spec.kernels import Choice, Request, order
-from attention.spec.rules import structure
+from attention.spec.kernels.auto_rules import structure
+from attention.spec.kernels.cost import Machine, Prediction, Traits, predict
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError
 from attention.spec.masks import Causal, Chunked, Dense, Lengths, Prefix, Segments, Window
+from attention.spec.masks.algebra import Mask
 
 WORD = re.compile(r"\s*([a-z]+(?::[\w.,]+)?|[&|~()])")
 CHOICES = "causal, window:256, window:128,128, chunked:64, documents:8, prefix:512, lengths:half, lengths:ragged, dense:0.5"

@@ -24,10 +24,10 @@ from statistics import median
 from typing import Any
 
 from attention.cli.kernel_programs import MASKS, Case, Program, accelerator, programs, tiled
-from attention.spec.disk import read_json
 from attention.spec.errors import FileError, KernelRefused, OptionError
-from attention.spec.rules import STRUCTURES
-from attention.spec.tuning import VARIABLE, Key, Tile, device_name, place, tuned, versions
+from attention.spec.kernels.auto_rules import STRUCTURES
+from attention.spec.kernels.tuning import VARIABLE, Key, Tile, device_name, place, tuned, versions
+from attention.spec.storage.disk import read_json
 
 Echo = Callable[[str], Any]
 

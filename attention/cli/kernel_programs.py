@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from attention.cli.kernel_masks import parse
-from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused
 from attention.spec.kernels import Request, order
-from attention.spec.tuning import Tile, device_name
+from attention.spec.kernels.tuning import Tile, device_name
+from attention.spec.masks.algebra import Mask
 
 Program = Callable[[], Any]
 

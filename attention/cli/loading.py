@@ -150,8 +150,8 @@ def _guarded(work: Any, spec: str) -> Any:
 
 def _stored(path: Path) -> Mapping[str, np.ndarray] | tuple[np.ndarray, ...] | np.ndarray:
     from attention.cli import array_files  # noqa: PLC0415 - the help of a command must not pay for it
-    from attention.spec import tensors  # noqa: PLC0415
-    from attention.spec.disk import brief  # noqa: PLC0415
+    from attention.spec.storage import safetensors_format as tensors  # noqa: PLC0415
+    from attention.spec.storage.disk import brief  # noqa: PLC0415
 
     if not path.is_file():
         raise FileError(f"inputs {brief(repr(str(path)))} must be a file")

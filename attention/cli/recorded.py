@@ -70,8 +70,8 @@ def is_recording(spec: str) -> bool:
     if not spec.endswith(FILE):
         return False
     from attention.parity.compare.recording_file import FORMAT  # noqa: PLC0415 - it needs NumPy
-    from attention.spec.disk import opened  # noqa: PLC0415
-    from attention.spec.tensors import header  # noqa: PLC0415
+    from attention.spec.storage.disk import opened  # noqa: PLC0415
+    from attention.spec.storage.safetensors_format import header  # noqa: PLC0415
 
     with opened(spec, "a safetensors file") as file:
         return header(file, f"file {spec!r} must be a safetensors file").metadata.get("format") == FORMAT

@@ -13,9 +13,9 @@ from typing import Any
 
 from attention.exchange.config import count, get, switch
 from attention.exchange.dialect import Dialect, Row, projections, read, write
-from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.storage.disk import brief
 
 __all__ = ["ALBERT", "BERT", "Dialect", "Row", "contract", "read", "write"]
 

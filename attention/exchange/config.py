@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from attention.spec.errors import OptionError, shown
-from attention.spec.fields import MOST
 from attention.spec.layers.stack import MOST_BLOCKS
+from attention.spec.masks.fields import MOST
 from attention.spec.numbers import is_count, is_finite
 
 Config = Mapping[str, Any]

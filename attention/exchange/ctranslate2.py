@@ -30,12 +30,12 @@ import numpy as np
 
 from attention.exchange import dialect
 from attention.exchange.dialect import Dialect, Row
-from attention.spec.architecture import Architecture
-from attention.spec.disk import brief, content
 from attention.spec.errors import FileError, OptionError, ParamError, shown
+from attention.spec.layers.architecture import Architecture
 from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.numbers import is_count
 from attention.spec.params import Param, Weights
+from attention.spec.storage.disk import brief, content
 
 MOST_AXES, MOST = 8, 2**32
 VERSIONS = (4, 5, 6)

@@ -21,13 +21,13 @@ from typing import Any
 from attention.exchange.config import Config, any_count, any_number, count, divided, get, inner, number_or, switch, word
 from attention.exchange.dialect import Dialect, Row, projections
 from attention.exchange.rope import parameters, rotary
-from attention.spec.algebra import Mask
-from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal, Window
+from attention.spec.masks.algebra import Mask
 from attention.spec.norms import RMSNorm
 from attention.spec.scores import ScaledDot
+from attention.spec.storage.disk import brief
 
 _PROJECTIONS = projections("q_proj", "k_proj", "v_proj", "o_proj")
 

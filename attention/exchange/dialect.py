@@ -21,11 +21,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from attention.spec.architecture import Architecture
-from attention.spec.disk import brief, listed
 from attention.spec.errors import OptionError, ParamError, shown
+from attention.spec.layers.architecture import Architecture
 from attention.spec.options import TEXT, checked
 from attention.spec.params import Param, Weights
+from attention.spec.storage.disk import brief, listed
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -26,9 +26,9 @@ from attention.exchange.dialect import Dialect, Row, linear, projections, under
 from attention.exchange.gguf_file import parse
 from attention.exchange.llama import stacked
 from attention.exchange.rope import rotary
-from attention.spec.disk import brief, opened
 from attention.spec.errors import FileError, OptionError, shown
 from attention.spec.layers.stack import Encoder
+from attention.spec.storage.disk import brief, opened
 
 BLOCK = Dialect(
     "GGUF block",

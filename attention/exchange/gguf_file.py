@@ -25,8 +25,8 @@ import ml_dtypes
 import numpy as np
 
 from attention._extras import require
-from attention.spec.disk import brief
 from attention.spec.errors import FileError
+from attention.spec.storage.disk import brief
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MOST_ENTRIES = 2**16

@@ -16,10 +16,10 @@ from typing import Any
 
 from attention.exchange.config import any_count, count, get, switch
 from attention.exchange.dialect import Dialect, Row
-from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Window
+from attention.spec.storage.disk import brief
 
 KERAS = Dialect(
     "keras.layers.MultiHeadAttention",

@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from attention.exchange.config import Config, check_depth, check_layer, count, depth, number_or, switch, word
 from attention.exchange.decoders import FAMILIES, GEMMA2, GPT_OSS, LLAMA, MISTRAL, QWEN3
 from attention.exchange.dialect import Dialect, Row, linear, under
-from attention.spec.disk import brief
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Encoder
 from attention.spec.layers.transformer import EncoderBlock
 from attention.spec.norms import RMSNorm
+from attention.spec.storage.disk import brief
 
 __all__ = [
     "ACTIVATIONS",

@@ -25,13 +25,13 @@ import numpy as np
 
 from attention.exchange.config import check_depth, count, get, need
 from attention.exchange.dialect import Dialect, Row, under
-from attention.spec.disk import brief, content
 from attention.spec.errors import FileError, OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Encoder
 from attention.spec.layers.transformer import EncoderBlock
 from attention.spec.norms import LayerNorm
+from attention.spec.storage.disk import brief, content
 
 VERSION = 1
 MOST_AXES, MOST_DIGITS = 8, 10

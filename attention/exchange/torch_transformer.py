@@ -23,14 +23,14 @@ from typing import Any
 from attention.exchange.config import any_count, count, number_or, switch, word
 from attention.exchange.dialect import Dialect, Row, linear, under
 from attention.exchange.torch_mha import PACKED
-from attention.spec.algebra import Mask
-from attention.spec.disk import brief
 from attention.spec.errors import OptionError, shown
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock
+from attention.spec.masks.algebra import Mask
 from attention.spec.norms import LayerNorm
+from attention.spec.storage.disk import brief
 
 THEIRS = {"self_attn": "self_attn", "cross_attn": "multihead_attn"}
 ACTIVATIONS = ("relu", "gelu")

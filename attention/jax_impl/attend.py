@@ -16,10 +16,10 @@ import numpy as np
 from attention.jax_impl.kernels import KERNELS
 from attention.jax_impl.masks import isolated, native, read
 from attention.jax_impl.random import check_seed
-from attention.spec.algebra import Mask
 from attention.spec.axes import COMPUTE, check_beside, check_float, sizes
 from attention.spec.errors import DTypeError, OptionError, shown
 from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose, stage_names
+from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 
 

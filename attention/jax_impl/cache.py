@@ -1,6 +1,6 @@
 """Caches in JAX: each a pytree of arrays, which goes through `jit`, `scan`, `vmap` and `grad` as any other value.
 
-decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache.py
+decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache/contiguous.py
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 from jax.core import Tracer
 
 from attention.spec import cache as spec
-from attention.spec import pages, slots
 from attention.spec.axes import Array
+from attention.spec.cache import paged as pages
+from attention.spec.cache import slotted as slots
 from attention.spec.cache import unallocated
 from attention.spec.errors import CacheError, DTypeError, OptionError, shown
 from attention.spec.params import numpy_dtype
@@ -58,21 +59,21 @@ class JaxMemory:
 
 @final
 class StaticCache(slots.StaticCache):
-    """All of at most `capacity` tokens; see `attention.spec.slots.StaticCache`."""
+    """All of at most `capacity` tokens; see `attention.spec.cache.slotted.StaticCache`."""
 
     memory: ClassVar[spec.Memory] = JaxMemory()
 
 
 @final
 class RollingCache(slots.RollingCache):
-    """The last `window` tokens of each row; see `attention.spec.slots.RollingCache`."""
+    """The last `window` tokens of each row; see `attention.spec.cache.slotted.RollingCache`."""
 
     memory: ClassVar[spec.Memory] = JaxMemory()
 
 
 @final
 class PagedCache(pages.PagedCache):
-    """Rows of different lengths in blocks of one pool; see `attention.spec.pages.PagedCache`."""
+    """Rows of different lengths in blocks of one pool; see `attention.spec.cache.paged.PagedCache`."""
 
     memory: ClassVar[spec.Memory] = JaxMemory()
 

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from attention.spec import isolation
-from attention.spec.algebra import Grid, Mask, check_mask
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import MaskError
-from attention.spec.isolation import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
 from attention.spec.kernels import Request
+from attention.spec.kernels import nan_safety as isolation
+from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
 from attention.spec.masks import KINDS
+from attention.spec.masks.algebra import Grid, Mask, check_mask
 
 
 def native(mask: Mask | None) -> Mask | None:

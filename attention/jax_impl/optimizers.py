@@ -23,11 +23,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from attention._extras import require
-from attention.spec.adafactor import Adafactor
 from attention.spec.errors import OptionError, ParamError, shown
-from attention.spec.optimizer import Step, matrix
-from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
-from attention.spec.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
+from attention.spec.optimizers.adafactor import Adafactor
+from attention.spec.optimizers.optimizer import Step, matrix
+from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
+from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 
 Pieces = list[Any] | None
 """What makes u of a gradient; None where optax has no such pieces."""

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attention.spec import jax_random, nnx_random
 from attention.spec import random as spec
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, shown
 from attention.spec.options import is_array
+from attention.spec.random import jax_random, nnx_random
 
 Device = Any
 """A device of JAX, a sharding, or None."""

@@ -1,6 +1,6 @@
 """Additive scores in JAX: all hidden features at once, or a few at a time, in both passes.
 
-x[t, s] = sum_a v[a] tanh(q[t, a] + k[s, a])        see attention/spec/alignment_scores.py
+x[t, s] = sum_a v[a] tanh(q[t, a] + k[s, a])        see attention/spec/layers/alignment_scores.py
 
 A scan would keep every slice's tanh for the backward pass, and together they are the (*batch, T, S, A) array again; so each
 slice is a checkpoint, and made anew.
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attention.spec import alignment_scores as spec
+from attention.spec.layers import alignment_scores as spec
 
 
 def additive(q: jax.Array, k: jax.Array, v: jax.Array, *, lean: int | None = None) -> jax.Array:

@@ -6,16 +6,13 @@
 ['k_proj.bias', 'k_proj.kernel']
 """
 
-from attention.spec.adafactor import Adafactor
-from attention.spec.algebra import And, Mask, Not, Or
-from attention.spec.alignment_scores import Additive, Concat, General
-from attention.spec.architecture import Architecture
 from attention.spec.attend import STAGES
-from attention.spec.blocks import Schedule, schedule
 from attention.spec.checked_attend import attend
 from attention.spec.files import load, save
 from attention.spec.kernels import Choice, Kernel, Request, choose
 from attention.spec.layers.alignment import AlignmentAttention
+from attention.spec.layers.alignment_scores import Additive, Concat, General
+from attention.spec.layers.architecture import Architecture
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.latent import LatentAttention
@@ -24,8 +21,12 @@ from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal, Chunked, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
+from attention.spec.masks.algebra import And, Mask, Not, Or
+from attention.spec.masks.tile_schedule import Schedule, schedule
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
-from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
+from attention.spec.optimizers.adafactor import Adafactor
+from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, WarmUp
+from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.params import Param, Weights, cast, nest
 from attention.spec.positions import (
     Alibi,
@@ -39,7 +40,6 @@ from attention.spec.positions import (
     Rotary,
     Yarn,
 )
-from attention.spec.schedules import Clip, CosineRate, LinearRate, WarmUp
 from attention.spec.scores import Cosine, Dot, ScaledDot
 
 __all__ = [

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.errors import UnknownName, shown
 from attention.spec.layers.alignment import AlignmentAttention
+from attention.spec.layers.alignment_scores import Additive, Concat, General
 from attention.spec.layers.contract import Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward

@@ -23,12 +23,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from attention.spec.algebra import Mask
-from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.axes import COMPUTE, Array
-from attention.spec.disk import brief, listed, opened, parsed, replaced
 from attention.spec.errors import AttentionError, DTypeError, FileError, MaskError, OptionError, ParamError, shown
 from attention.spec.layers.alignment import AlignmentAttention
+from attention.spec.layers.alignment_scores import Additive, Concat, General
 from attention.spec.layers.contract import BACKEND, Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
@@ -38,6 +36,7 @@ from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder, Stack
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import KINDS
+from attention.spec.masks.algebra import Mask
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.options import checked
 from attention.spec.params import Weights, check_weights
@@ -54,7 +53,8 @@ from attention.spec.positions import (
     Yarn,
 )
 from attention.spec.scores import Cosine, Dot, ScaledDot
-from attention.spec.tensors import Header, arrays, header
+from attention.spec.storage.disk import brief, listed, opened, parsed, replaced
+from attention.spec.storage.safetensors_format import Header, arrays, header
 
 FORMAT = {"format": "attention", "version": "1"}
 LAYERS = (

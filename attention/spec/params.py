@@ -23,9 +23,9 @@ import numpy as np
 
 from attention.spec import random
 from attention.spec.axes import COMPUTE, Array, dtype_name
-from attention.spec.disk import listed
 from attention.spec.errors import DTypeError, OptionError, ParamError, UnknownName, shown
 from attention.spec.options import SHAPE, TEXT, Option, checked, number, whole
+from attention.spec.storage.disk import listed
 
 Weights = dict[str, np.ndarray]
 """Canonical weights: a name and a NumPy array each."""

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError, OptionError
-from attention.spec.kernels import _RECORDS, OPTIONAL, Choice, Request, answer, choose, stage_names  # pyright: ignore[reportPrivateUsage]
-from attention.spec.plans import Call, Plans
+from attention.spec.kernels.kernel import _RECORDS, OPTIONAL, Choice, Request, answer, choose, stage_names  # pyright: ignore[reportPrivateUsage]
+from attention.spec.kernels.plan_cache import Call, Plans
+from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
 from attention.torch_impl.masks import isolated, native, read

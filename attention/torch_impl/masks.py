@@ -2,7 +2,7 @@
 
 allowed         = mask.allowed(grid), a bool tensor that broadcasts to (*batch, H, T, S)
 shielded(q,k,v) = q, k, v                              where all numbers are calm, as they nearly always are
-                  q, k, v with zeros where unread      where not, or where to look would wait: see spec/isolation.py
+                  q, k, v with zeros where unread      where not, or where to look would wait: see spec/kernels/nan_safety.py
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree  # torch.export names this module as the way to pass one's own containers
 
-from attention.spec import isolation
-from attention.spec.algebra import Grid, Mask, check_mask
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import MaskError
-from attention.spec.isolation import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
 from attention.spec.kernels import Request
+from attention.spec.kernels import nan_safety as isolation
+from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
 from attention.spec.masks import KINDS
+from attention.spec.masks.algebra import Grid, Mask, check_mask
 
 
 def native(mask: Mask | None, device: torch.device) -> Mask | None:

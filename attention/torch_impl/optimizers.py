@@ -21,11 +21,11 @@ import array_api_compat.torch as xp
 import torch
 from torch import nn
 
-from attention.spec.adafactor import Adafactor
 from attention.spec.errors import OptionError, shown
-from attention.spec.optimizer import Step
-from attention.spec.optimizer_steps import SGD, Adagrad, Adam, RMSprop
-from attention.spec.schedules import Clip, rate
+from attention.spec.optimizers.adafactor import Adafactor
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import Clip, rate
+from attention.spec.optimizers.steps import SGD, Adagrad, Adam, RMSprop
 
 TORCH_EPS = 1e-6
 """What `torch.nn.utils.clip_grad_norm_` adds to a norm."""

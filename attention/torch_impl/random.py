@@ -21,11 +21,11 @@ from torch import Tensor
 # Torch has no public way to ask whether a transform is at work.
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
-from attention.spec import jax_random, nnx_random
 from attention.spec import random as spec
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, shown
 from attention.spec.options import is_array
+from attention.spec.random import jax_random, nnx_random
 
 PIECE = 2**16
 """Numbers that each thread of a CPU works on at a time: three arrays of them are 768 KiB, and fill a core's second cache."""

@@ -1,6 +1,6 @@
 """Additive scores in torch: all hidden features at once, or a few at a time, in both passes.
 
-x[t, s] = sum_a v[a] tanh(q[t, a] + k[s, a])        see attention/spec/alignment_scores.py
+x[t, s] = sum_a v[a] tanh(q[t, a] + k[s, a])        see attention/spec/layers/alignment_scores.py
 
 Autograd would keep every slice's tanh for the backward pass, and together they are the (*batch, T, S, A) tensor again; so
 the lean form has derivatives of its own, which make each slice anew.
@@ -16,7 +16,7 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
-from attention.spec import alignment_scores as spec
+from attention.spec.layers import alignment_scores as spec
 
 
 def additive(q: Tensor, k: Tensor, v: Tensor, *, lean: int | None = None) -> Tensor:

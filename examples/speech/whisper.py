@@ -22,8 +22,8 @@ import numpy as np
 
 from attention import spec
 from attention.exchange import whisper
-from attention.spec.activations import PLAIN
 from attention.spec.axes import Array
+from attention.spec.layers.activations import PLAIN
 from attention.spec.params import inner
 
 WINDOW = 3

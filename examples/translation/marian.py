@@ -25,8 +25,8 @@ import numpy as np
 
 from attention import spec
 from attention.exchange import dialect, marian
-from attention.spec.activations import relu
 from attention.spec.axes import Array
+from attention.spec.layers.activations import relu
 from attention.spec.layers.contract import Contract
 from attention.spec.norms import Norm
 from attention.spec.params import Weights, inner, nest

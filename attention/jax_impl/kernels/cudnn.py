@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 
 from attention.jax_impl.masks import shielded
-from attention.spec.algebra import And, Mask
 from attention.spec.axes import Array, Sizes
 from attention.spec.kernels import Request
 from attention.spec.masks import Aligned, Causal, Lengths, Window
+from attention.spec.masks.algebra import And, Mask
 
 # No bias: cuDNN makes the gradient of some shapes alone, and NaN of a row of -inf.
 FEATURES = ("bfloat16", "float16")

@@ -25,10 +25,10 @@ from jax import lax
 from attention.jax_impl.kernels import precision
 from attention.jax_impl.kernels.varying import alike
 from attention.jax_impl.masks import allowed
-from attention.spec.algebra import Mask
 from attention.spec.attend import attend
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name, sizes
 from attention.spec.kernels import Request
+from attention.spec.masks.algebra import Mask
 from attention.spec.scores import heads_first, soft_cap
 
 FEATURES = ("softcap", "sinks", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")

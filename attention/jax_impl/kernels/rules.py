@@ -3,8 +3,8 @@
 `attention kernels --measure FILE` measures anew; `attention kernels --explain` shows the rule that holds for a call.
 """
 
-from attention.spec.cost import Traits
-from attention.spec.rules import STRUCTURES, Rule
+from attention.spec.kernels.auto_rules import STRUCTURES, Rule
+from attention.spec.kernels.cost import Traits
 
 CPU = "benchmarks/results/rules-cpu.json: jax "
 

@@ -24,10 +24,10 @@ import numpy as np
 from attention.jax_impl.kernels import precision
 from attention.jax_impl.kernels.cudnn import conjuncts
 from attention.jax_impl.masks import reach, shielded
-from attention.spec.algebra import And, Mask, evaluate
 from attention.spec.axes import Array, Sizes
 from attention.spec.kernels import Request
 from attention.spec.masks import Causal, Lengths, PerHead, PerRow, Segments, Window
+from attention.spec.masks.algebra import And, Mask, evaluate
 
 FEATURES = ("softcap", "E != D", "float32", "bfloat16")
 TILES = (512, 256, 128)

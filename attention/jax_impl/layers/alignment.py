@@ -16,13 +16,13 @@ from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.kernels import precision
 from attention.jax_impl.layers.layer import Layer
 from attention.jax_impl.masks import native, read, sheltered
-from attention.spec.algebra import Mask, both
-from attention.spec.alignment_scores import Concat, General, TanhScore
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost
 from attention.spec.kernels import REFERENCE, stage_names
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
+from attention.spec.layers.alignment_scores import Concat, General, TanhScore
+from attention.spec.masks.algebra import Mask, both
 from attention.spec.scores import Cosine, soft_cap
 
 

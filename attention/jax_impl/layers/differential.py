@@ -18,11 +18,11 @@ from attention.jax_impl.layers.layer import Layer, seed_at
 from attention.jax_impl.masks import native, read, sheltered
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate, shared_length
-from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost
 from attention.spec.kernels import stage_names
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import differential as spec
+from attention.spec.masks.algebra import Mask, both
 from attention.spec.positions import check_positions
 
 

@@ -16,12 +16,12 @@ from attention.jax_impl.layers.layer import Layer
 from attention.jax_impl.masks import native, read, sheltered
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate
-from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array, Sizes, check_float
-from attention.spec.isolation import lost
 from attention.spec.kernels import stage_names
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
+from attention.spec.masks.algebra import Mask, both
 
 
 class LatentAttention(Layer):

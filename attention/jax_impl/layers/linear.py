@@ -15,11 +15,11 @@ from flax import nnx
 from attention.jax_impl.attend import check_arrays
 from attention.jax_impl.layers.layer import Layer
 from attention.jax_impl.masks import allowed, native, read, sheltered
-from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
+from attention.spec.masks.algebra import Mask, both
 from attention.spec.options import SWITCH
 from attention.spec.scores import heads_first
 

@@ -20,13 +20,13 @@ from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import bias as score_bias
 from attention.jax_impl.positions import rotate, shared_length
 from attention.spec import MultiHeadAttention as Contract
-from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
-from attention.spec.isolation import lost
 from attention.spec.kernels import stage_names
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
+from attention.spec.masks.algebra import Mask, both, check_mask
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
 

@@ -17,9 +17,9 @@ from attention.jax_impl.layers.layer import Layer, seed_at
 from attention.jax_impl.layers.multi_head import MultiHeadAttention
 from attention.jax_impl.masks import native, reach, read
 from attention.jax_impl.norms import Norm
-from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array
 from attention.spec.layers import stack, tokens, transformer
+from attention.spec.masks.algebra import Mask, both
 
 
 class Block(Layer):

@@ -28,10 +28,10 @@ from attention.parity.adapters.program import Arrays, Call, Made
 from attention.parity.compare.recording_file import Recording, read
 from attention.parity.compare.replayed_program import RECORDED, RecordedProgram, decoded
 from attention.parity.numerics.jaxpr_interpreter import is_float
-from attention.spec.disk import brief
 from attention.spec.errors import FileError, OptionError, SideFailed
 from attention.spec.numbers import is_count
 from attention.spec.options import PATH, checked
+from attention.spec.storage.disk import brief
 
 GROUPS = ("inputs", "params", "outputs", "exact", "received", "returned", "decoding")
 MOST_BLOCKS = 2**14

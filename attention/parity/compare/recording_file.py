@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from attention.parity.results import provenance
-from attention.spec import tensors
-from attention.spec.disk import brief, parsed
 from attention.spec.errors import FileError
+from attention.spec.storage import safetensors_format as tensors
+from attention.spec.storage.disk import brief, parsed
 
 FORMAT, VERSION = "attention recording", "1"
 KINDS = ("contracts", "program", "model")

@@ -18,9 +18,9 @@ import numpy as np
 
 from attention.parity.adapters.program import Call
 from attention.parity.contracts.probes import Drawer, Probe
-from attention.spec.algebra import evaluate
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Dense
+from attention.spec.masks.algebra import evaluate
 from attention.spec.params import Weights
 
 LARGE, SMALL = 6.0, 0.01

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import Mask
 from attention.spec.attend import STAGES
 from attention.spec.axes import Sizes
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import Dense, Lengths, Segments
+from attention.spec.masks.algebra import Mask
 from attention.spec.options import SEED, checked
 from attention.spec.params import Weights, cast, numpy_dtype
 from attention.spec.positions import AxialRotary

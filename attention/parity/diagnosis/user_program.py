@@ -21,10 +21,10 @@ from attention.parity.adapters.program import Call, Program
 from attention.parity.contracts import backends
 from attention.parity.contracts.probes import CALL, Probe
 from attention.parity.diagnosis.library_program import Answer, Patient, RoomPatient, SidePatient
-from attention.spec.algebra import evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError, ShapeError, SideFailed
 from attention.spec.layers.contract import Contract
+from attention.spec.masks.algebra import evaluate
 from attention.spec.params import Weights
 
 WEIGHTS = ("weights", "params")

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from attention.spec import disk
-from attention.spec.disk import brief, read_json
 from attention.spec.errors import FileError, UnknownName, shown
+from attention.spec.storage import disk
+from attention.spec.storage.disk import brief, read_json
 
 FORMAT, VERSION = "attention-cases", "1"
 INDEX = "index.json"

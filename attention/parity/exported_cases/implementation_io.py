@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from attention.parity.exported_cases.file_format import GROUPS, VERSION, Entry, check_header, verified
-from attention.spec.disk import brief, parsed
 from attention.spec.errors import FileError
-from attention.spec.tensors import loaded
+from attention.spec.storage.disk import brief, parsed
+from attention.spec.storage.safetensors_format import loaded
 
 Arrays = dict[str, np.ndarray]
 

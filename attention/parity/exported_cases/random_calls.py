@@ -17,12 +17,12 @@ import numpy as np
 
 from attention.parity.contracts.probes import Probe
 from attention.parity.exported_cases.random_contracts import FRAMES, KINDS, Frame, Pick
-from attention.spec.algebra import Mask
 from attention.spec.attend import STAGES
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import Dense, Lengths, Segments
+from attention.spec.masks.algebra import Mask
 from attention.spec.params import cast, numpy_dtype
 from attention.spec.positions import AxialRotary
 

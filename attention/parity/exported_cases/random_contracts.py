@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from attention.spec.algebra import Mask
-from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.layers.alignment import AlignmentAttention
+from attention.spec.layers.alignment_scores import Additive, Concat, General
 from attention.spec.layers.contract import Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
@@ -24,6 +23,7 @@ from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal, Chunked, Prefix, Window
+from attention.spec.masks.algebra import Mask
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.positions import Alibi, AxialRotary, DynamicNTK, Linear, Llama3, RelativeBias, RelativeKeys, Rotary, Yarn
 from attention.spec.scores import Cosine, Dot, ScaledDot

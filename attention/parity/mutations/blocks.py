@@ -14,7 +14,7 @@ from attention.parity.mutations.formula_hooks import on, remark
 from attention.parity.mutations.locations import Site
 from attention.parity.mutations.mutation import Dial, Mistake, Turned
 from attention.parity.mutations.operators import compose
-from attention.spec.activations import GATED, NAMES
+from attention.spec.layers.activations import GATED, NAMES
 from attention.spec.layers.differential import LAMBDAS, DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.linear import FEATURES, LinearAttention

@@ -19,12 +19,12 @@ import numpy as np
 from attention.parity.contracts.probes import Probe
 from attention.parity.mutations import operators
 from attention.parity.mutations.operators import Plant
-from attention.spec.algebra import Mask
 from attention.spec.layers.contract import Contract, Setting
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
+from attention.spec.masks.algebra import Mask
 
 Place = tuple[str, ...]
 

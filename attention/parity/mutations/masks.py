@@ -19,12 +19,12 @@ from attention.parity.mutations.formula_hooks import resettle
 from attention.parity.mutations.locations import Site
 from attention.parity.mutations.mutation import Mistake, Turned
 from attention.parity.mutations.operators import Plant, swapped
-from attention.spec.algebra import And, Mask, Not, Or, both
 from attention.spec.layers.contract import Setting
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
 from attention.spec.masks import Causal, Chunked, Prefix, Window
+from attention.spec.masks.algebra import And, Mask, Not, Or, both
 
 
 def _attends(site: Site) -> bool:

@@ -16,10 +16,10 @@ import ml_dtypes
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.spec.algebra import And, Mask, Not, Or, both, evaluate
 from attention.spec.errors import OptionError, ParamError
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import Causal, Window
+from attention.spec.masks.algebra import And, Mask, Not, Or, both, evaluate
 from attention.spec.positions import Rotary
 from attention.spec.scores import ScaledDot
 

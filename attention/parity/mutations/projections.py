@@ -20,7 +20,7 @@ from attention.parity.mutations import input_operators, operators
 from attention.parity.mutations.locations import Site
 from attention.parity.mutations.mutation import Mistake, Turned
 from attention.parity.mutations.operators import Plant, compose
-from attention.spec.alignment_scores import Concat
+from attention.spec.layers.alignment_scores import Concat
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.params import Param

@@ -21,10 +21,10 @@ from attention.parity.mutations.formula_hooks import At, on, remark, resettle
 from attention.parity.mutations.locations import Site
 from attention.parity.mutations.mutation import Dial, Mistake, Turned
 from attention.parity.mutations.operators import Plant, compose
-from attention.spec.alignment_scores import General, TanhScore
 from attention.spec.attend import softmax
 from attention.spec.axes import Array
 from attention.spec.layers.alignment import AlignmentAttention
+from attention.spec.layers.alignment_scores import General, TanhScore
 from attention.spec.layers.contract import Setting
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.layers.multi_head import MultiHeadAttention

@@ -27,7 +27,7 @@ import torch
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.optimizers.probe import Arrays, StepProbe
 from attention.spec.errors import OptionError, SideFailed
-from attention.spec.optimizer import Step
+from attention.spec.optimizers.optimizer import Step
 
 Trajectory = list[Arrays]
 Side = Any

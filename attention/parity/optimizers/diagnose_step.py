@@ -24,9 +24,9 @@ from attention.parity.optimizers.hypotheses import Hypothesis, hypotheses, neigh
 from attention.parity.optimizers.probe import length, step_probe
 from attention.parity.optimizers.reference_code import Code, code, schedule_code
 from attention.spec.errors import DTypeError, OptionError
-from attention.spec.optimizer import Step
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import Schedule
 from attention.spec.options import SEED, Option, checked, one_of
-from attention.spec.schedules import Schedule
 
 FAR = 1e30
 """How far an element is that is NaN or infinite on one side alone."""

@@ -24,7 +24,7 @@ from attention.parity.optimizers.adapters import Trajectory, formula, steps_of
 from attention.parity.optimizers.hypotheses import Hypothesis
 from attention.parity.optimizers.probe import Arrays, StepProbe
 from attention.spec.errors import DTypeError
-from attention.spec.optimizer import Step
+from attention.spec.optimizers.optimizer import Step
 
 SHARES = {"float32": 1.0, "float64": math.sqrt(2.0) * 2.0**-29}
 RUNS = 4

@@ -16,8 +16,8 @@ import numpy as np
 
 from attention.parity.optimizers.mutations import MISTAKES, StepMistake
 from attention.spec.errors import OptionError
-from attention.spec.optimizer import Step
-from attention.spec.schedules import Schedule
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import Schedule
 
 SOLVED = "solved for"
 Residual = Callable[[Step], np.ndarray]

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from attention.spec.optimizer import Step
-from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
-from attention.spec.schedules import Clip, Schedule
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import Clip, Schedule
+from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 
 Turn = Callable[[Any], "Step | None"]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.adafactor import Adafactor
-from attention.spec.optimizer import Step
-from attention.spec.optimizer_steps import Lion
-from attention.spec.schedules import Schedule
+from attention.spec.optimizers.adafactor import Adafactor
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import Schedule
+from attention.spec.optimizers.steps import Lion
 
 Arrays = dict[str, np.ndarray]
 

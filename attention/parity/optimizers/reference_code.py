@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from attention.spec.adafactor import Adafactor
-from attention.spec.optimizer import Step
-from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
-from attention.spec.schedules import CosineRate, LinearRate, Schedule, WarmUp, rate
+from attention.spec.optimizers.adafactor import Adafactor
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import CosineRate, LinearRate, Schedule, WarmUp, rate
+from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 
 Lacks = list[tuple[bool, str]]
 

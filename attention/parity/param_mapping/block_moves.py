@@ -16,9 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from attention.spec.disk import brief
 from attention.spec.errors import ParamError
 from attention.spec.numbers import is_count
+from attention.spec.storage.disk import brief
 
 Shape = tuple[int, ...]
 Spans = tuple[tuple[int, int], ...]

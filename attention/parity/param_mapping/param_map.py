@@ -28,9 +28,9 @@ from attention.parity.adapters import Arrays
 from attention.parity.param_mapping import map_table
 from attention.parity.param_mapping.block_moves import Block, Move, Shape
 from attention.parity.param_mapping.coverage import by_name, faults
-from attention.spec.disk import brief, listed, read_json, write_text
 from attention.spec.errors import FileError, ParamError
 from attention.spec.options import PATH, Option, check_options, checked
+from attention.spec.storage.disk import brief, listed, read_json, write_text
 
 FORMAT = "attention.parity.ParamMap"
 VERSION = 1

@@ -14,8 +14,8 @@ from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.map_table import snippet
 from attention.parity.param_mapping.result_pairing import names_of
 from attention.parity.param_mapping.state_pairing import SAME, carried, settled_state
-from attention.spec.disk import brief
 from attention.spec.errors import OptionError, ParamError, shown
+from attention.spec.storage.disk import brief
 
 if TYPE_CHECKING:
     from attention.parity.param_mapping.param_map import ParamMap

@@ -15,12 +15,12 @@ from attention.parity.contracts.probes import CALL, Probe
 from attention.parity.exported_cases.random_contracts import Frame, Pick
 from attention.parity.random_options.masks import Batch, given
 from attention.parity.random_options.values import FRAMES, KINDS, make
-from attention.spec.algebra import Mask
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract, Setting
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
+from attention.spec.masks.algebra import Mask
 from attention.spec.positions import AxialRotary
 
 BATCHES: tuple[Batch, ...] = ((), (2,), (2,), (2,), (1, 2))

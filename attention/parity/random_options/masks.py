@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from attention.parity.exported_cases.random_contracts import Frame, Pick
-from attention.spec.algebra import Mask
 from attention.spec.masks import Causal, Chunked, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
+from attention.spec.masks.algebra import Mask
 
 Batch = tuple[int, ...]
 Maker = Callable[[], Mask]

@@ -14,13 +14,13 @@ from typing import Any, cast
 import numpy as np
 
 from attention.parity.random_options.draws import Draw, attention
-from attention.spec.algebra import And, Mask, Not, Or, Pair, both, evaluate
 from attention.spec.axes import Sizes
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.stack import Stack
 from attention.spec.masks import Dense
+from attention.spec.masks.algebra import And, Mask, Not, Or, Pair, both, evaluate
+from attention.spec.masks.selection import Several
 from attention.spec.positions import AxialRotary
-from attention.spec.selection import Several
 
 MOST = 200
 """Draws that are tried at most."""

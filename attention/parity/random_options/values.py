@@ -15,11 +15,11 @@ from typing import Any
 
 from attention.parity.exported_cases.random_contracts import Frame, Pick
 from attention.parity.random_options.masks import structural
-from attention.spec.activations import GATED, PLAIN
-from attention.spec.alignment_scores import Additive, Concat, General
 from attention.spec.errors import OptionError
 from attention.spec.kernels import PRECISIONS
+from attention.spec.layers.activations import GATED, PLAIN
 from attention.spec.layers.alignment import AlignmentAttention
+from attention.spec.layers.alignment_scores import Additive, Concat, General
 from attention.spec.layers.contract import Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
@@ -41,7 +41,7 @@ from attention.spec.positions import (
     Rotary,
     Yarn,
 )
-from attention.spec.rotary import STYLES
+from attention.spec.positions.rotary import STYLES
 from attention.spec.scores import Cosine, Dot, ScaledDot
 
 Value = Callable[[Pick, Frame], Any]

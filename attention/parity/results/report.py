@@ -23,9 +23,9 @@ from rich.console import Console
 from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict
 from attention.parity.results import provenance
 from attention.parity.results.renderers import renderer
-from attention.spec.disk import brief, write_text
 from attention.spec.errors import FileError, OptionError, ParityError, shown
 from attention.spec.options import PATH, TEXT, checked
+from attention.spec.storage.disk import brief, write_text
 
 OWN = "own"
 """The kernel of a program that is its user's: nothing is known of it."""

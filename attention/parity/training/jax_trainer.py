@@ -23,7 +23,7 @@ from attention.parity.adapters.user_errors import blamed
 from attention.parity.training.model_io import Model
 from attention.parity.training.recipe import Batch, Recipe
 from attention.spec.errors import OptionError, SideFailed
-from attention.spec.optimizer import Step
+from attention.spec.optimizers.optimizer import Step
 from attention.spec.params import Weights
 
 Taken = tuple[Any, Any, Any, jax.Array]

@@ -23,7 +23,7 @@ from attention.parity.training.recipe import BACKENDS, Recipe
 from attention.spec.errors import OptionError, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.numbers import is_count, is_finite
-from attention.spec.optimizer import Step
+from attention.spec.optimizers.optimizer import Step
 
 STEPS = 50
 APART = 100_003

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from attention.spec.adafactor import Adafactor
 from attention.spec.errors import UnknownName, shown
-from attention.spec.optimizer import Step
-from attention.spec.optimizer_steps import SGD, Adagrad, Adam, Lion, RMSprop
-from attention.spec.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
+from attention.spec.optimizers.adafactor import Adafactor
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
+from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 
 OPTIMIZERS: dict[str, Step] = {
     "adamw": Adam(1e-3, weight_decay=1e-2, decoupled=True),

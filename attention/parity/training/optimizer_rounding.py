@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from attention.spec.optimizer import Step
-from attention.spec.optimizer_steps import SGD, Adam
-from attention.spec.schedules import rate
+from attention.spec.optimizers.optimizer import Step
+from attention.spec.optimizers.schedules import rate
+from attention.spec.optimizers.steps import SGD, Adam
 
 UNIT = 2.0**-24
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from attention.spec import random
-from attention.spec.architecture import Architecture
 from attention.spec.errors import OptionError, ParamError, shown
+from attention.spec.layers.architecture import Architecture
 from attention.spec.numbers import is_count
-from attention.spec.optimizer import Step
+from attention.spec.optimizers.optimizer import Step
 from attention.spec.options import checked, whole
 from attention.spec.params import Weights
 

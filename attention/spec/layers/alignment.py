@@ -21,15 +21,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.algebra import STRUCTURE, Mask, both, evaluate
-from attention.spec.alignment_scores import Additive, AlignmentScore, Concat, General, TanhScore, additive, learned
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError, ShapeError
 from attention.spec.kernels import PRECISION
+from attention.spec.layers.alignment_scores import Additive, AlignmentScore, Concat, General, TanhScore, additive, learned
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.oracle import project
+from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance
 from attention.spec.params import Param
 from attention.spec.random import DROPOUT_RATE, keep

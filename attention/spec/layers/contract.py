@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
-from attention.spec.architecture import Architecture
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, UnknownName, shown
+from attention.spec.layers.architecture import Architecture
 from attention.spec.options import ARRAYS, Option, checked
 
 ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from attention.spec.algebra import STRUCTURE, Mask
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError
@@ -35,6 +34,7 @@ from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project, rotate
 from attention.spec.layers.tokens import seed_at
+from attention.spec.masks.algebra import STRUCTURE, Mask
 from attention.spec.norms import Norm, RMSNorm
 from attention.spec.options import Option, arrays_by_name, check_options, checked, instance, whole
 from attention.spec.params import Param, inner, nest

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from attention.spec import random
-from attention.spec.activations import GATED, NAMES, PLAIN
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
 from attention.spec.kernels import PRECISION
+from attention.spec.layers.activations import GATED, NAMES, PLAIN
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import project
 from attention.spec.layers.tokens import check_tokens, dropped, kept

@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from attention.spec.algebra import And, Mask, Or
 from attention.spec.attend import reachable
 from attention.spec.axes import Array, Sizes
 from attention.spec.cache import Cache
 from attention.spec.errors import DTypeError, OptionError, PositionError, ShapeError, shown
-from attention.spec.isolation import finite
+from attention.spec.kernels.nan_safety import finite
 from attention.spec.masks import Prefix
+from attention.spec.masks.algebra import And, Mask, Or
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys
 
 BIASES = (Alibi, RelativeBias, RelativeKeys)

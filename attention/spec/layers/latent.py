@@ -24,7 +24,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes, check_broadcast
 from attention.spec.errors import DTypeError, ShapeError
@@ -32,6 +31,7 @@ from attention.spec.kernels import PRECISION
 from attention.spec.layers import heads
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.oracle import normed, project
+from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.norms import Norm, RMSNorm
 from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance, one_of
 from attention.spec.params import Param, nest

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from attention.spec.algebra import Mask
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
@@ -35,6 +34,7 @@ from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project
 from attention.spec.masks import Causal, Lengths
+from attention.spec.masks.algebra import Mask
 from attention.spec.norms import EPS
 from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from attention.spec.algebra import STRUCTURE, Mask
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError, ShapeError
@@ -29,6 +28,7 @@ from attention.spec.kernels import PRECISION
 from attention.spec.layers import oracle
 from attention.spec.layers.contract import Contract, Setting, Shapes
 from attention.spec.layers.heads import BIASES, shield_inputs
+from attention.spec.masks.algebra import STRUCTURE, Mask
 from attention.spec.norms import L2Norm, LayerNorm, Norm, RMSNorm
 from attention.spec.options import ARRAY, SWITCH, Option, arrays_by_name, check_options, checked, instance, one_of
 from attention.spec.params import Param, nest

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attention.spec.algebra import Mask, both, evaluate
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.layers import heads
 from attention.spec.layers.contract import Setting
 from attention.spec.layers.heads import BIASES, append_columns, shield_inputs
+from attention.spec.masks.algebra import Mask, both, evaluate
 from attention.spec.norms import Norm
 from attention.spec.params import inner
 from attention.spec.positions import check_positions, shared_length

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from attention.spec import random
-from attention.spec.algebra import Mask, both, evaluate
 from attention.spec.attend import UNMARKED, Mark
 from attention.spec.axes import Array
 from attention.spec.errors import ShapeError
 from attention.spec.layers.multi_head import MultiHeadAttention
+from attention.spec.masks.algebra import Mask, both, evaluate
 
 
 def check_tokens(name: str, x: Array, width: int, rows: str = "T", batch: tuple[int, ...] | None = None) -> None:

@@ -25,7 +25,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from attention.spec.algebra import Mask
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, shown
@@ -34,6 +33,7 @@ from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import normed
 from attention.spec.layers.tokens import check_tokens, dropped, kept, only, seed_at, settled
+from attention.spec.masks.algebra import Mask
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
 from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param, inner, nest

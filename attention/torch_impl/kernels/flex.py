@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from attention.spec.axes import Sizes
-from attention.spec.blocks import FULL, PARTIAL, schedule
-from attention.spec.grid import Grid
 from attention.spec.kernels import Request
 from attention.spec.masks import Mask
+from attention.spec.masks.grid import Grid
+from attention.spec.masks.tile_schedule import FULL, PARTIAL, schedule
 from attention.spec.scores import bind, soft_cap
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.masks import allowed, shielded

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attention.spec.algebra import And, Mask
-from attention.spec.aligned import Causal, Window
 from attention.spec.axes import Sizes
-from attention.spec.blocks import Tile
 from attention.spec.kernels import Request
-from attention.spec.padding import Lengths
+from attention.spec.masks.algebra import And, Mask
+from attention.spec.masks.aligned import Causal, Window
+from attention.spec.masks.padding import Lengths
+from attention.spec.masks.tile_schedule import Tile
 from attention.torch_impl.kernels.zones import RECTANGLE, TRIANGLE, Box, bounding, shape
 from attention.torch_impl.masks import allowed, read
 

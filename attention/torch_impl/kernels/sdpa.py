@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attention.spec.isolation import Tokens
 from attention.spec.kernels import Request
-from attention.spec.plans import Ready
+from attention.spec.kernels.nan_safety import Tokens
+from attention.spec.kernels.plan_cache import Ready
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.blockwise.flash import positive
 from attention.torch_impl.kernels.lowering import Lowering, lower

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attention.spec.algebra import And, Mask
-from attention.spec.aligned import Aligned, Causal, Window
 from attention.spec.axes import Sizes
 from attention.spec.kernels import Request
-from attention.spec.padding import Lengths
-from attention.spec.segments import Segments
+from attention.spec.masks.algebra import And, Mask
+from attention.spec.masks.aligned import Aligned, Causal, Window
+from attention.spec.masks.padding import Lengths
+from attention.spec.masks.segments import Segments
 from attention.torch_impl.kernels import derivatives, precision
 
 FEATURES = ("E != D",)

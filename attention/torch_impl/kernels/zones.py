@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attention.spec.algebra import And, Mask, Or, Read
-from attention.spec.aligned import Aligned, Causal, Chunked, Window
 from attention.spec.axes import Array
-from attention.spec.fields import MOST
-from attention.spec.grid import Grid
-from attention.spec.padding import Lengths, Prefix
-from attention.spec.segments import Segments
-from attention.spec.selection import PerHead, PerRow, Placed
+from attention.spec.masks.algebra import And, Mask, Or, Read
+from attention.spec.masks.aligned import Aligned, Causal, Chunked, Window
+from attention.spec.masks.fields import MOST
+from attention.spec.masks.grid import Grid
+from attention.spec.masks.padding import Lengths, Prefix
+from attention.spec.masks.segments import Segments
+from attention.spec.masks.selection import PerHead, PerRow, Placed
 
 RECTANGLE, TRIANGLE, TRAPEZOID = "rectangle", "triangle", "trapezoid"
 """A trapezoid has more keys than queries, and its last query sees the last key."""

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from attention.spec.algebra import Mask, both
-from attention.spec.alignment_scores import Concat, General, TanhScore
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost
 from attention.spec.kernels import REFERENCE, stage_names
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
+from attention.spec.layers.alignment_scores import Concat, General, TanhScore
+from attention.spec.masks.algebra import Mask, both
 from attention.spec.scores import Cosine, soft_cap
 from attention.torch_impl import params, scores
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention

@@ -11,11 +11,11 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
-from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost
 from attention.spec.kernels import stage_names
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import differential as spec
+from attention.spec.masks.algebra import Mask, both
 from attention.spec.positions import check_positions
 from attention.torch_impl import params
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention

@@ -11,12 +11,12 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
-from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array, Sizes, check_float
-from attention.spec.isolation import lost
 from attention.spec.kernels import stage_names
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
+from attention.spec.masks.algebra import Mask, both
 from attention.torch_impl import params
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from attention import spec
 from attention.spec import random as spec_random
-from attention.spec.architecture import Architecture, check_contract
 from attention.spec.axes import Array
+from attention.spec.layers.architecture import Architecture, check_contract
 from attention.spec.layers.tokens import dropped
 from attention.spec.options import TEXT, checked
 from attention.spec.params import Weights, numpy_dtype

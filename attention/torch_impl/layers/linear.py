@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from attention.spec.algebra import Mask, both
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.isolation import lost
+from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
+from attention.spec.masks.algebra import Mask, both
 from attention.spec.options import SWITCH
 from attention.spec.scores import heads_first
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from attention.spec import MultiHeadAttention as Contract
-from attention.spec.algebra import Mask, both, check_mask
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
-from attention.spec.isolation import lost
 from attention.spec.kernels import stage_names
+from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.plan_cache import Plans, Settled
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
-from attention.spec.plans import Plans, Settled
+from attention.spec.masks.algebra import Mask, both, check_mask
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
 from attention.torch_impl import params

@@ -11,9 +11,9 @@ from typing import Any
 import array_api_compat.torch as xp
 from torch import Tensor, nn
 
-from attention.spec.algebra import Mask, both
 from attention.spec.axes import Array
 from attention.spec.layers import stack, tokens, transformer
+from attention.spec.masks.algebra import Mask, both
 from attention.torch_impl.layers.feed_forward import FeedForward, check_input
 from attention.torch_impl.layers.layer import Layer, seed_at
 from attention.torch_impl.layers.multi_head import MultiHeadAttention

@@ -23,10 +23,10 @@ from attention.jax_impl.kernels.blockwise.scores import LOG2E
 from attention.jax_impl.kernels.blockwise.tiles import tiling
 from attention.jax_impl.masks import shielded
 from attention.spec.kernels import Request
+from attention.spec.kernels.auto_rules import structure
+from attention.spec.kernels.tuning import tile_for
 from attention.spec.random import count
-from attention.spec.rules import structure
 from attention.spec.scores import bind, heads_first
-from attention.spec.tuning import tile_for
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jax import lax
 
 from attention.jax_impl.kernels.blockwise.plan import Plan, Spot
 from attention.spec.axes import Array
-from attention.spec.grid import Grid
+from attention.spec.masks.grid import Grid
 
 
 @dataclass(frozen=True)

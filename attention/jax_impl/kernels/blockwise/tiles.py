@@ -22,8 +22,8 @@ import numpy as np
 from jax import lax
 
 from attention.spec.axes import Array, Sizes
-from attention.spec.blocks import FULL, PARTIAL, Schedule, schedule
 from attention.spec.masks import Mask
+from attention.spec.masks.tile_schedule import FULL, PARTIAL, Schedule, schedule
 
 Carry = TypeVar("Carry")
 Pair = tuple[int, int]

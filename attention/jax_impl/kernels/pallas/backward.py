@@ -28,9 +28,9 @@ from attention.jax_impl.kernels.pallas.cell import Cell, Program, dot
 from attention.jax_impl.kernels.pallas.forward import forward
 from attention.jax_impl.kernels.pallas.operands import Block, Launch, Operand, Plan
 from attention.jax_impl.kernels.pallas.tiles import numbers, operands, tokens
-from attention.spec.algebra import Mask
 from attention.spec.axes import Array
-from attention.spec.blocks import schedule
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.tile_schedule import schedule
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from attention.jax_impl.kernels.pallas.operands import Block, Launch, Plan
 from attention.spec import random
 from attention.spec.axes import Array
-from attention.spec.grid import Grid
+from attention.spec.masks.grid import Grid
 from attention.spec.scores import soft_cap
 
 

@@ -21,9 +21,9 @@ from jax.experimental import pallas as pl
 from attention.jax_impl.kernels.pallas.cell import Cell, Program, dot
 from attention.jax_impl.kernels.pallas.operands import Block, Launch, Operand, Plan
 from attention.jax_impl.kernels.pallas.tiles import operands
-from attention.spec.algebra import Mask
 from attention.spec.axes import Array
-from attention.spec.blocks import schedule
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.tile_schedule import schedule
 
 State = tuple[Array, Array, Array]
 """The greatest score, the sum of exponentials and the sum of values of each query, as columns."""

@@ -18,9 +18,9 @@ import numpy as np
 from jax.experimental import pallas as pl
 
 from attention.jax_impl.kernels.pallas.operands import Launch, Operand, Plan
-from attention.spec.algebra import Mask
 from attention.spec.axes import Array
-from attention.spec.blocks import EMPTY, FULL, PARTIAL, Schedule
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, Schedule
 
 
 def operands(

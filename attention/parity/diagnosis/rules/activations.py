@@ -13,7 +13,7 @@ import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import magnitudes, near
 from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
-from attention.spec import activations
+from attention.spec.layers import activations
 
 Map = Callable[[np.ndarray], np.ndarray]
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.kernels import Request
+from attention.spec.masks.algebra import Mask
 from attention.torch_impl.kernels import derivatives
 from attention.torch_impl.kernels.blockwise.passes import Call
 from attention.torch_impl.kernels.blockwise.plan import is_masked, plan

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import Array, Sizes
-from attention.spec.blocks import ANYTHING, Tile, Tiles
-from attention.spec.intervals import Interval, Ternary
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.intervals import Interval, Ternary
+from attention.spec.masks.tile_schedule import ANYTHING, Tile, Tiles
 
 TRIANGLE = 3
 """The kind of a square cell that is a causal diagonal, beside `spec.blocks`' EMPTY, PARTIAL and FULL."""

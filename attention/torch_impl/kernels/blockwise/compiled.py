@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import COMPUTE, Sizes, dtype_name
 from attention.spec.kernels import Request
 from attention.spec.masks import KINDS
+from attention.spec.masks.algebra import Mask
 from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded
 from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
 from attention.torch_impl.kernels.blockwise.products import Rule

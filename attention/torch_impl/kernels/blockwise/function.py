@@ -15,8 +15,8 @@ from torch import Tensor
 # Torch has no public way to look through its transforms.
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
-from attention.spec.algebra import Mask
 from attention.spec.errors import KernelRefused
+from attention.spec.masks.algebra import Mask
 from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
 from attention.torch_impl.kernels.blockwise.plan import repeated
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attention.spec.axes import Array, Sizes
-from attention.spec.isolation import Sound
 from attention.spec.kernels import Request
+from attention.spec.kernels.auto_rules import structure
+from attention.spec.kernels.nan_safety import Sound
+from attention.spec.kernels.tuning import tile_for
 from attention.spec.masks import Mask
-from attention.spec.rules import structure
-from attention.spec.tuning import tile_for
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.blockwise import compiled, flash
 from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import Array, Sizes
 from attention.spec.masks import Aligned, Chunked, Lengths, PerRow, Placed, Prefix, Segments
+from attention.spec.masks.algebra import Mask
 from attention.torch_impl.kernels.blockwise.cells import Lines, Row, at_row, rises
 
 FINEST = 8

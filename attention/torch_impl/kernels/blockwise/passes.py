@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
+from attention.spec.masks.algebra import Mask
 from attention.spec.random import keep_threshold
 from attention.torch_impl import random
 from attention.torch_impl.kernels.blockwise import flash, products

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
-from attention.spec.blocks import EMPTY, FULL, PARTIAL, schedule
 from attention.spec.masks import And, Causal, Not, Or, Window
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, schedule
 from attention.torch_impl.kernels.blockwise.cells import TRIANGLE, Lines, Row, kinds
 from attention.torch_impl.kernels.blockwise.lines import lines
 

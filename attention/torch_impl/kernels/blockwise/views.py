@@ -16,9 +16,9 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
-from attention.spec.algebra import Mask
 from attention.spec.axes import Sizes
-from attention.spec.blocks import FULL, PARTIAL
+from attention.spec.masks.algebra import Mask
+from attention.spec.masks.tile_schedule import FULL, PARTIAL
 from attention.torch_impl.kernels.blockwise.cells import TRIANGLE, Region
 from attention.torch_impl.kernels.blockwise.plan import Part, Piece
 

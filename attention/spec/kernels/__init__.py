@@ -1,0 +1,35 @@
+"""Kernels: the request that a kernel answers, the choice among kernels, and what "auto" decides by."""
+
+from attention.spec.kernels.kernel import (
+    OPTIONAL,
+    PRECISION,
+    PRECISIONS,
+    REFERENCE,
+    Choice,
+    Kernel,
+    Kernels,
+    Request,
+    answer,
+    check_precision,
+    choose,
+    order,
+    recorded,
+    stage_names,
+)
+
+__all__ = [
+    "OPTIONAL",
+    "PRECISION",
+    "PRECISIONS",
+    "REFERENCE",
+    "Choice",
+    "Kernel",
+    "Kernels",
+    "Request",
+    "answer",
+    "check_precision",
+    "choose",
+    "order",
+    "recorded",
+    "stage_names",
+]

@@ -1,0 +1,48 @@
+"""Masks: which keys a query may attend to. True = may attend, everywhere.
+
+    allowed[t, s] = s <= p(t)                                   Causal                          aligned.py
+    allowed[t, s] = p(t) - before <= s <= p(t) + after          Window(before, after)           aligned.py
+    allowed[t, s] = s // size == p(t) // size                   Chunked(size)                   aligned.py
+    allowed[t, s] = s < length                                  Prefix(length)                  padding.py
+    allowed[t, s] = s < kv, t < q                               Lengths(kv, q)                  padding.py
+    allowed[t, s] = q[t] == kv[s] >= 0                          Segments(kv, q)                 segments.py
+    allowed[b, h, t, s] = array[b, h, t, s]                     Dense(array)                    dense.py
+    allowed[b, h, t, s] = masks[h or b][b, h, t, s]             PerHead(masks), PerRow(masks)   selection.py
+    allowed[t, s] = mask[q[t], k[s]] and q[t] >= 0 <= k[s]      Placed(mask, q, k)              selection.py
+    p(t) = t  or  t + S - T  or  query_positions[t]             align="start", align="end", explicit
+
+Masks compose with `&`, `|` and `~` (algebra.py). What is structure (an alignment, a window) is hashable and never traced;
+what is data (lengths, ids, an array) is, so a mask passes through `jax.jit` and `torch.compile` as an argument (tree.py).
+Predicates use operators only: one text serves NumPy, torch, JAX and a kernel that asks for one element at a time (grid.py).
+"""
+
+from attention.spec.masks.algebra import And, Mask, Not, Or
+from attention.spec.masks.aligned import Aligned, Causal, Chunked, Window
+from attention.spec.masks.dense import Dense
+from attention.spec.masks.fields import MOST
+from attention.spec.masks.padding import Lengths, Prefix
+from attention.spec.masks.segments import Segments
+from attention.spec.masks.selection import PerHead, PerRow, Placed
+
+__all__ = [
+    "KINDS",
+    "MOST",
+    "Aligned",
+    "And",
+    "Causal",
+    "Chunked",
+    "Dense",
+    "Lengths",
+    "Mask",
+    "Not",
+    "Or",
+    "PerHead",
+    "PerRow",
+    "Placed",
+    "Prefix",
+    "Segments",
+    "Window",
+]
+
+KINDS = (Causal, Window, Chunked, Prefix, Segments, Lengths, Dense, PerHead, PerRow, Placed, And, Or, Not)
+"""Every concrete mask, for rooms that must register them with their framework."""

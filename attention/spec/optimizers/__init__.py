@@ -1,0 +1,1 @@
+"""Optimizers: one step of each, and schedules of the learning rate."""

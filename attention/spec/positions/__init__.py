@@ -1,0 +1,43 @@
+"""Positions: rotary embeddings, their scalings, score biases, and the check of positions that come with a call."""
+
+from attention.spec.positions.explicit_positions import (
+    STYLES,
+    Alibi,
+    AxialRotary,
+    DynamicNTK,
+    Linear,
+    Llama3,
+    LongRope,
+    Positions,
+    RelativeBias,
+    RelativeKeys,
+    Rotary,
+    Rotation,
+    Scaling,
+    ScoreBias,
+    Yarn,
+    check_integral,
+    check_positions,
+    shared_length,
+)
+
+__all__ = [
+    "STYLES",
+    "Alibi",
+    "AxialRotary",
+    "DynamicNTK",
+    "Linear",
+    "Llama3",
+    "LongRope",
+    "Positions",
+    "RelativeBias",
+    "RelativeKeys",
+    "Rotary",
+    "Rotation",
+    "Scaling",
+    "ScoreBias",
+    "Yarn",
+    "check_integral",
+    "check_positions",
+    "shared_length",
+]
