@@ -11,13 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attention import exchange, jax_impl, parity, spec, torch_impl
+    from attention import checkpoints, jax_impl, parity, spec, torch_impl
     from attention.spec.files import load, save
 
-__all__ = ["exchange", "jax_impl", "load", "parity", "save", "spec", "torch_impl"]
+__all__ = ["checkpoints", "jax_impl", "load", "parity", "save", "spec", "torch_impl"]
 __version__ = "0.1.0"
 
-_ROOMS = frozenset({"exchange", "jax_impl", "parity", "spec", "torch_impl"})
+_ROOMS = frozenset({"checkpoints", "jax_impl", "parity", "spec", "torch_impl"})
 _HOMES = {"load": "spec.files", "save": "spec.files"}
 
 

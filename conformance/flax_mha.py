@@ -27,8 +27,8 @@ import numpy as np
 from flax import nnx
 
 from attention import spec
-from attention.exchange import flax_mha
-from attention.exchange.dialect import read, write
+from attention.checkpoints import flax_mha
+from attention.checkpoints.weight_map import read, write
 from attention.parity.contracts.backends import find
 from attention.parity.contracts.check import expect
 from attention.parity.contracts.probes import Probe

@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention import spec
-from attention.exchange import keras_mha
-from attention.exchange.dialect import read, write
+from attention.checkpoints import keras_mha
+from attention.checkpoints.weight_map import read, write
 from attention.parity.contracts.backends import find
 from attention.parity.contracts.check import expect
 from attention.parity.contracts.probes import Probe

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from attention import spec
-from attention.exchange import torch_mha
-from attention.exchange.dialect import read, write
+from attention.checkpoints import torch_mha
+from attention.checkpoints.weight_map import read, write
 from attention.parity.contracts.backends import find
 from attention.parity.contracts.check import expect
 from attention.parity.contracts.probes import Probe

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from attention.exchange import bert, deepseek, gpt2, llama, t5, vit, whisper
-from attention.exchange.dialect import Dialect, read, write
+from attention.checkpoints import bert, deepseek, gpt2, llama, t5, vit, whisper
+from attention.checkpoints.weight_map import Dialect, read, write
 from attention.parity.contracts.probes import Probe
 from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract

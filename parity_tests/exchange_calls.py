@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attention import spec
-from attention.exchange import bert
+from attention.checkpoints import bert
 
 SMALL: dict[str, Any] = {"hidden_size": 8, "num_attention_heads": 2, "hidden_act": "gelu"}
 LLAMA: dict[str, Any] = {

@@ -13,9 +13,8 @@ import numpy as np
 
 import attention
 from attention import spec
+from attention.checkpoints import llama, weight_map
 from attention.cli.loading import load_inputs
-from attention.exchange import ctranslate2, dialect, gguf, llama, marian
-from attention.exchange.ctranslate2 import Model
 from attention.parity import exported_cases
 from attention.parity.compare import recorded_contracts, recorded_model, recording_file, replayed_program
 from attention.parity.exported_cases.file_format import FORMAT, INDEX, VERSION, Entry, Index
@@ -23,6 +22,8 @@ from attention.parity.param_mapping.block_moves import Block, Move
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.spec import files
 from attention.spec.kernels import tuning
+from examples.checkpoint_readers import ctranslate2, gguf, marian
+from examples.checkpoint_readers.ctranslate2 import Model
 from parity_tests import marian_files
 from parity_tests.hostile_files import Format
 
@@ -241,14 +242,14 @@ def gguf_arrays(config: Mapping[str, Any] = CONFIG) -> dict[str, np.ndarray]:
     table = gguf.decoder_dialect(contract.depth)
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal(param.shape).astype(np.float32) for name, param in contract.params.items()}
-    return dialect.write(weights, table, contract)
+    return weight_map.write(weights, table, contract)
 
 
 def gguf_read(path: Path) -> object:
     """Read a GGUF file to its canonical weights."""
     config, arrays = gguf.read(path)
     contract = gguf.decoder(config)
-    return contract, dialect.read(arrays, gguf.decoder_dialect(contract.depth), contract)
+    return contract, weight_map.read(arrays, gguf.decoder_dialect(contract.depth), contract)
 
 
 def converted() -> list[Format]:
@@ -266,12 +267,12 @@ def converted() -> list[Format]:
         found = marian.load(path)
         contract = marian.encoder(found.settings)
         rows = (row for i in range(contract.depth) for row in _renamed(i))
-        table = dialect.Dialect("Marian encoder", tuple(rows))
+        table = weight_map.Dialect("Marian encoder", tuple(rows))
         kept = {name: x for name, x in found.tensors.items() if name.startswith("encoder_")}
-        return dialect.read(kept, table, contract)
+        return weight_map.read(kept, table, contract)
 
-    def _renamed(i: int) -> tuple[dialect.Row, ...]:
-        return dialect.under(f"layers.{i}.", f"encoder_l{i + 1}_", marian.ENCODER_LAYER.rows)
+    def _renamed(i: int) -> tuple[weight_map.Row, ...]:
+        return weight_map.under(f"layers.{i}.", f"encoder_l{i + 1}_", marian.ENCODER_LAYER.rows)
 
     table = ctranslate2.stack(STACK)
     stored = ctranslate2.variables(STACK.init(0), table, STACK, at="encoder/")

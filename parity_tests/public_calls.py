@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from attention import exchange
+from attention import checkpoints as exchange
 from parity_tests.exchange_calls import EXCHANGE
 from parity_tests.valid_calls import ARGUMENTS, PAIRS, instance, raises
 
@@ -167,14 +167,14 @@ def public_calls() -> Iterator[Public]:
             yield from _methods(called, room, found, seen)
     for name in EXCHANGE:
         place, _, last = name.rpartition(".")
-        found = getattr(importlib.import_module(f"attention.exchange.{place}"), last)
+        found = getattr(importlib.import_module(f"attention.checkpoints.{place}"), last)
         yield Public(f"exchange.{name}", "exchange", None, _parameters(found), found)
 
 
 def exchange_functions() -> Iterator[str]:
     """Yield the public functions of the modules that read and write foreign checkpoints, as "module.function"."""
     for place in pkgutil.iter_modules(exchange.__path__):
-        module = importlib.import_module(f"attention.exchange.{place.name}")
+        module = importlib.import_module(f"attention.checkpoints.{place.name}")
         for name, held in vars(module).items():
             if inspect.isfunction(held) and not name.startswith("_") and held.__module__ == module.__name__:
                 yield f"{place.name}.{name}"

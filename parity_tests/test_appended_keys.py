@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from attention import spec
-from attention.exchange import torch_mha
-from attention.exchange.dialect import write
+from attention.checkpoints import torch_mha
+from attention.checkpoints.weight_map import write
 from attention.parity.contracts.probes import Probe
 from attention.parity.random_options import Draw
 from attention.parity.random_options.examining import LIMIT, PROGRAMS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.exchange import bert
+from attention.checkpoints import bert
 from attention.spec.errors import OptionError, ParamError
 
 # Unequal primes, so that a swapped axis cannot pass.

@@ -17,24 +17,22 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.exchange import (
+from attention.checkpoints import (
     bert,
-    ctranslate2,
     deepseek,
-    dialect,
     flax_mha,
-    gguf,
     gpt2,
     keras_mha,
     llama,
-    marian,
     t5,
     torch_mha,
     torch_transformer,
     vit,
+    weight_map,
     whisper,
 )
 from attention.spec.errors import AttentionError, FileError, OptionError, ParamError
+from examples.checkpoint_readers import ctranslate2, gguf, marian
 from parity_tests.hostile_formats import CONFIG, gguf_arrays, gguf_bytes, gguf_options, gguf_read
 
 LLAMA = {
@@ -211,12 +209,12 @@ class TestValues:
     def test_a_torch_tensor_is_an_array(self) -> None:
         torch: Any = pytest.importorskip("torch")
         contract = spec.MultiHeadAttention(8, 2)
-        stored = dialect.write(contract.init(0), bert.BERT, contract)
+        stored = weight_map.write(contract.init(0), bert.BERT, contract)
         tensors: dict[str, Any] = {name: torch.nn.Parameter(torch.from_numpy(x)) for name, x in stored.items()}
-        for name, x in dialect.read(tensors, bert.BERT, contract).items():
+        for name, x in weight_map.read(tensors, bert.BERT, contract).items():
             np.testing.assert_array_equal(x, contract.init(0)[name])
         low: dict[str, Any] = {name: torch.from_numpy(x).bfloat16() for name, x in stored.items()}
-        for name, x in dialect.read(low, bert.BERT, contract).items():
+        for name, x in weight_map.read(low, bert.BERT, contract).items():
             assert x.dtype == ml_dtypes.bfloat16
             np.testing.assert_array_equal(x, contract.init(0)[name].astype(ml_dtypes.bfloat16))
 
@@ -267,9 +265,9 @@ class TestRefusals:
     @pytest.mark.parametrize("odd", [None, "x", 3, [1], object(), np.array(["a"])])
     def test_a_tensor_that_is_no_array_of_numbers(self, odd: Any) -> None:
         contract = spec.MultiHeadAttention(8, 2)
-        stored = {**dialect.write(contract.init(0), bert.BERT, contract), "self.query.weight": odd}
+        stored = {**weight_map.write(contract.init(0), bert.BERT, contract), "self.query.weight": odd}
         with pytest.raises(ParamError, match=r"self\.query\.weight"):
-            _ = dialect.read(stored, bert.BERT, contract)
+            _ = weight_map.read(stored, bert.BERT, contract)
 
     def test_a_tensor_without_numbers(self) -> None:
         torch: Any = pytest.importorskip("torch")

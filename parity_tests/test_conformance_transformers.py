@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from attention import spec
-from attention.exchange import bert, deepseek, gpt2, llama, rope, t5, vit, whisper
+from attention.checkpoints import bert, deepseek, gpt2, llama, rope, t5, vit, whisper
 from attention.parity.contracts import backends
 
 pytest.importorskip(

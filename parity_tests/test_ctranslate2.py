@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.exchange import ctranslate2
-from attention.exchange.ctranslate2 import Model
 from attention.spec.errors import FileError, ParamError
+from examples.checkpoint_readers import ctranslate2
+from examples.checkpoint_readers.ctranslate2 import Model
 
 # Unequal primes, so that a swapped axis cannot pass.
 HEADS = spec.MultiHeadAttention(35, 5, qkv_bias=(True, False, True))

@@ -23,10 +23,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 pytest.importorskip("rdata", reason="the novels are read by rdata: pip install '.[examples]'")
 
 from attention import parity, spec
-from attention.exchange import dialect, gguf, llama
+from attention.checkpoints import llama, weight_map
 from attention.parity.pretrained.layerwise import Seen, layerwise
 from attention.spec.errors import FileError, MissingExtra, OptionError
 from attention.spec.params import Weights, inner
+from examples.checkpoint_readers import gguf
 from examples.language_model import model_jax, model_torch, smollm2, smollm2_theirs
 from examples.language_model.austen import Alphabet, n_gram_bits, paragraphs, windows
 from examples.language_model.model import LanguageModel, surprise
@@ -77,7 +78,7 @@ def read(theirs: Any) -> tuple[LanguageModel, Weights]:
     config = CONFIG.to_dict()
     architecture = LanguageModel(31, llama.decoder(config))
     tensors = {name: x.detach().numpy() for name, x in theirs.named_parameters()}
-    own = dialect.read(tensors, llama.decoder_dialect(2), architecture.decoder, at="model.")
+    own = weight_map.read(tensors, llama.decoder_dialect(2), architecture.decoder, at="model.")
     return architecture, {"embed": tensors["model.embed_tokens.weight"], **{f"decoder.{n}": x for n, x in own.items()}}
 
 
@@ -202,7 +203,7 @@ class TestFiles:
 
     def test_a_decoder_is_written_as_it_was_read(self, theirs: Any, read: tuple[LanguageModel, Weights]) -> None:
         architecture, weights = read
-        stored = dialect.write(inner("decoder", weights), llama.decoder_dialect(2), architecture.decoder, at="model.")
+        stored = weight_map.write(inner("decoder", weights), llama.decoder_dialect(2), architecture.decoder, at="model.")
         wanted = {name: x.detach().numpy() for name, x in theirs.named_parameters() if name != "model.embed_tokens.weight"}
         assert stored.keys() == wanted.keys()
         for name, x in wanted.items():

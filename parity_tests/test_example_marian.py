@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from attention import parity, spec
-from attention.exchange import marian as exchange
 from attention.spec.errors import FileError, MissingExtra
+from examples.checkpoint_readers import marian as exchange
 from examples.translation import alignment_figure, marian, marian_jax, marian_layers, marian_package, marian_torch
 from parity_tests import marian_files as files
 

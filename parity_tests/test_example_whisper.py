@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from attention import parity, spec
-from attention.exchange import ctranslate2, dialect
+from attention.checkpoints import weight_map
 from attention.parity.contracts.check import verdicts
 from attention.parity.pretrained.layerwise import layerwise
 from attention.spec.errors import MissingExtra, OptionError
+from examples.checkpoint_readers import ctranslate2
 from examples.speech import mel, prompts, scoring, whisper, whisper_files, word_times
 
 torch = pytest.importorskip("torch")
@@ -162,11 +163,11 @@ class TestLaws:
     def test_their_state_is_our_weights_in_their_names(self) -> None:
         # Two ways from the file to their names: by our tables, and by their own.
         model, found = trained().architecture, whisper_theirs.state(ctranslate2.read(file()).variables)
-        ours = dialect.write(trained().weights, whisper_files.huggingface_table(model), model)
+        ours = weight_map.write(trained().weights, whisper_files.huggingface_table(model), model)
         assert {*ours, "proj_out.weight"} == {*found}
         for name, array in ours.items():
             np.testing.assert_array_equal(found[name].numpy(), array)
-        again = dialect.read({n: t.numpy() for n, t in found.items()}, whisper_files.huggingface_table(model), model)
+        again = weight_map.read({n: t.numpy() for n, t in found.items()}, whisper_files.huggingface_table(model), model)
         assert all(np.array_equal(again[name], array) for name, array in trained().weights.items())
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.exchange import bert, deepseek, flax_mha, gpt2, keras_mha, llama, rope, t5, torch_mha, vit, whisper
-from attention.exchange.dialect import Dialect, Row, read, write
+from attention.checkpoints import bert, deepseek, flax_mha, gpt2, keras_mha, llama, rope, t5, torch_mha, vit, whisper
+from attention.checkpoints.weight_map import Dialect, Row, read, write
 from attention.spec.errors import OptionError, ParamError
 from attention.spec.layers.contract import Contract
 

@@ -20,9 +20,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from attention import spec, torch_impl
 from attention.spec.errors import KernelRefused
 from attention.torch_impl.attend import make_request
-from attention.torch_impl.kernels import lowering, varlen
+from attention.torch_impl.kernels import lowering
 from attention.torch_impl.kernels import sdpa as sdpa_file
-from attention.torch_impl.kernels.varlen import Packing, Varlen, packing
+from attention.torch_impl.kernels.experimental import varlen
+from attention.torch_impl.kernels.experimental.varlen import Packing, Varlen, packing
 from attention.torch_impl.kernels.zones import RECTANGLE, TRIANGLE, Box, bounding, shape
 from parity_tests.drawn_masks import Drawn, of, sized, table
 

@@ -19,13 +19,13 @@ import pytest
 import attention
 from attention import spec
 from attention.cli.loading import load_inputs
-from attention.exchange import gguf_file, marian
 from attention.parity.param_mapping import param_map
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.spec import files
 from attention.spec.errors import AttentionError, FileError, OptionError, ParamError, ParityError
 from attention.spec.storage import disk
 from attention.spec.storage import safetensors_format as tensors
+from examples.checkpoint_readers import gguf_file, marian
 from parity_tests.hostile_files import CHARACTERS, Format, Outcome, campaign, damaged, outcome, put
 from parity_tests.hostile_formats import formats, header_text, metadata, with_header
 

@@ -1,7 +1,7 @@
 """Imports: who may load what.
 
     import attention          loads nothing but the standard library
-    spec, exchange            load no framework
+    spec, checkpoints         load no framework
     torch_impl                never loads JAX, and works where JAX is not installed
     jax_impl                  never loads PyTorch, and works where PyTorch is not installed
 
@@ -22,12 +22,12 @@ JAX = frozenset({"jax", "jaxlib", "flax", "optax"})
 FRAMEWORKS = JAX | {"torch", "transformers"}
 
 # What a room may not load. Every module of a room is imported, not its face alone.
-FORBIDDEN = {"spec": FRAMEWORKS, "exchange": FRAMEWORKS, "torch_impl": JAX, "jax_impl": frozenset({"torch"})}
+FORBIDDEN = {"spec": FRAMEWORKS, "checkpoints": FRAMEWORKS, "torch_impl": JAX, "jax_impl": frozenset({"torch"})}
 
 HOUSE = "Knowledge flows down the house, never up or across"
 ROOMS = "The two rooms hold the same files, in the same order of knowledge"
 FLOORS = "The packages of the proof stand on floors, and import from lower ones alone"
-PLAIN = "spec and exchange know no framework"
+PLAIN = "spec and checkpoints know no framework"
 
 WALK = """
 import importlib, pkgutil
@@ -150,10 +150,10 @@ class TestLinter:
             ("torch_impl/masks.py", "import jax", "torch_impl never sees JAX"),
             ("jax_impl/masks.py", "import torch", "jax_impl never sees PyTorch"),
             ("torch_impl/masks.py", "import attention.jax_impl", HOUSE),
-            ("spec/masks.py", "import attention.parity", HOUSE),
+            ("spec/masks/__init__.py", "import attention.parity", HOUSE),
             ("utils.py", "", HOUSE),
-            ("spec/masks.py", "import torch", PLAIN),
-            ("exchange/__init__.py", "import transformers", PLAIN),
+            ("spec/masks/__init__.py", "import torch", PLAIN),
+            ("checkpoints/__init__.py", "import transformers", PLAIN),
             ("jax_impl/only_here.py", "", ROOMS),
             ("parity/results/report.py", "import attention.parity.rendering", FLOORS),
             ("parity/numerics/noise.py", "import attention.parity.adapters", FLOORS),

@@ -16,9 +16,9 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 
 from attention import jax_impl, spec
 from attention.jax_impl.attend import make_request
-from attention.jax_impl.kernels import cudnn, splash
-from attention.jax_impl.kernels.cudnn import Cudnn, conjuncts
-from attention.jax_impl.kernels.splash import Splash
+from attention.jax_impl.kernels.experimental import cudnn, splash
+from attention.jax_impl.kernels.experimental.cudnn import Cudnn, conjuncts
+from attention.jax_impl.kernels.experimental.splash import Splash
 from attention.spec.errors import KernelRefused
 from attention.spec.kernels import Request
 from attention.spec.masks.algebra import Mask, evaluate

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.exchange import dialect, marian
+from attention.checkpoints import weight_map
 from attention.spec.errors import FileError, OptionError, ParamError
+from examples.checkpoint_readers import marian
 from parity_tests import marian_files as files
 
 BLOCK = spec.EncoderBlock(spec.MultiHeadAttention(files.M, files.H), spec.FeedForward(files.M, files.A))
@@ -53,8 +54,8 @@ class TestLaws:
 
     def test_a_layer_is_read_and_written_back(self, tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
         wanted = files.write(tmp_path / "model.bin", tensors)
-        weights = dialect.read(marian.load(tmp_path / "model.bin").tensors, marian.ENCODER_LAYER, BLOCK, at="encoder_l2_")
-        back = dialect.write(weights, marian.ENCODER_LAYER, BLOCK, at="encoder_l2_")
+        weights = weight_map.read(marian.load(tmp_path / "model.bin").tensors, marian.ENCODER_LAYER, BLOCK, at="encoder_l2_")
+        back = weight_map.write(weights, marian.ENCODER_LAYER, BLOCK, at="encoder_l2_")
         assert back.keys() == {name for name in wanted if name.startswith("encoder_l2_")}
         for name, x in back.items():
             np.testing.assert_array_equal(x, wanted[name], err_msg=name)
@@ -82,7 +83,7 @@ class TestValues:
         np.testing.assert_array_equal(got["Wemb"], [[0.5, 2.0, 1.0], [2.5, 1.5, 3.0]])
 
     def test_heads_are_cut_from_the_outputs(self, tensors: dict[str, np.ndarray]) -> None:
-        weights = dialect.read(tensors, marian.ENCODER_LAYER, BLOCK, at="encoder_l1_")
+        weights = weight_map.read(tensors, marian.ENCODER_LAYER, BLOCK, at="encoder_l1_")
         np.testing.assert_array_equal(
             weights["self_attn.q_proj.kernel"][:, 1], tensors["encoder_l1_self_Wq"][:, files.M // 2 :]
         )
@@ -143,4 +144,6 @@ class TestRefusals:
 
     def test_a_tensor_that_the_table_lacks_is_not_dropped(self, tensors: dict[str, np.ndarray]) -> None:
         with pytest.raises(ParamError, match=r"unexpected self_Wr \(1, 10\)"):
-            _ = dialect.read({**tensors, "encoder_l1_self_Wr": np.ones((1, 10))}, marian.ENCODER_LAYER, BLOCK, at="encoder_l1_")
+            _ = weight_map.read(
+                {**tensors, "encoder_l1_self_Wr": np.ones((1, 10))}, marian.ENCODER_LAYER, BLOCK, at="encoder_l1_"
+            )

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attention import spec
-from attention.exchange import flax_mha, gpt2, torch_mha
-from attention.exchange.dialect import read, write
+from attention.checkpoints import flax_mha, gpt2, torch_mha
+from attention.checkpoints.weight_map import read, write
 from attention.parity.adapters import Arrays, Call, Made, Program, program
 from attention.parity.param_mapping import Block, Move, ParamMap, match
 from attention.parity.param_mapping.value_search import fingerprint

@@ -17,7 +17,7 @@ import pytest
 
 from attention import jax_impl, spec
 from attention.jax_impl.attend import make_request
-from attention.jax_impl.kernels.pallas import Pallas
+from attention.jax_impl.kernels.experimental.pallas import Pallas
 from attention.parity.contracts.check import check_probe
 from attention.parity.contracts.probes import probes
 from attention.spec.axes import Sizes

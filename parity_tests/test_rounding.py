@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from attention import jax_impl, spec, torch_impl
-from attention.jax_impl.kernels.pallas import Pallas
+from attention.jax_impl.kernels.experimental.pallas import Pallas
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import expect, verdicts
 from attention.parity.contracts.probes import Drawer, Probe

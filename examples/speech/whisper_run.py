@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from attention.exchange import ctranslate2
 from attention.parity.pretrained.layerwise import layerwise
+from examples.checkpoint_readers import ctranslate2
 from examples.lesson import run
 from examples.speech import whisper, whisper_files, whisper_jax, whisper_theirs, whisper_torch
 from examples.speech.mel import SECONDS, log_mel

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 
 from attention import spec
-from attention.exchange import dialect, marian
+from attention.checkpoints import weight_map
 from attention.spec.axes import Array
 from attention.spec.layers.activations import relu
 from attention.spec.layers.contract import Contract
 from attention.spec.norms import Norm
 from attention.spec.params import Weights, inner, nest
+from examples.checkpoint_readers import marian
 
 START, END = -1, 0
 """What stands before the first word, whose embedding is zero; what a sentence of either language ends with."""
@@ -121,7 +122,7 @@ def architecture(checkpoint: marian.Checkpoint) -> Marian:
 
 def weights(checkpoint: marian.Checkpoint, model: Marian) -> Weights:
     """Return a checkpoint's tensors as canonical weights."""
-    return dialect.read(checkpoint.tensors, marian.dialect(model.encoder.depth, model.depth), model)
+    return weight_map.read(checkpoint.tensors, marian.dialect(model.encoder.depth, model.depth), model)
 
 
 def positions(start: int, count: int, width: int) -> np.ndarray:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention import parity
-from attention.exchange.marian import Checkpoint
 from attention.parity.pretrained.layerwise import THEIRS, layerwise
 from attention.spec.axes import Array
 from attention.spec.params import Weights
+from examples.checkpoint_readers.marian import Checkpoint
 from examples.translation import marian, marian_jax, marian_theirs, marian_torch
 
 

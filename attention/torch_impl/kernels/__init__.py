@@ -6,10 +6,10 @@ What stands after the reference is used where a rule prefers it, or by name.
 from attention.spec.kernels import Kernels
 from attention.torch_impl.kernels.blockwise import Blockwise
 from attention.torch_impl.kernels.decode import Decode
+from attention.torch_impl.kernels.experimental.varlen import Varlen
 from attention.torch_impl.kernels.flex import Flex
 from attention.torch_impl.kernels.reference import Reference
 from attention.torch_impl.kernels.rules import RULES
 from attention.torch_impl.kernels.sdpa import Sdpa
-from attention.torch_impl.kernels.varlen import Varlen
 
 KERNELS = Kernels((Sdpa(), Reference(), Blockwise(), Decode(), Flex(), Varlen()), RULES)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from attention.exchange.config import Config, any_number, count, get, inner, number, number_or, numbers, switch, word
+from attention.checkpoints.config import Config, any_number, count, get, inner, number, number_or, numbers, switch, word
 from attention.spec.errors import OptionError
 from attention.spec.positions import DynamicNTK, Linear, Llama3, LongRope, Rotary, Scaling, Yarn
 

@@ -24,10 +24,10 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
-from attention.jax_impl.kernels.pallas.cell import Cell, Program, dot
-from attention.jax_impl.kernels.pallas.forward import forward
-from attention.jax_impl.kernels.pallas.operands import Block, Launch, Operand, Plan
-from attention.jax_impl.kernels.pallas.tiles import numbers, operands, tokens
+from attention.jax_impl.kernels.experimental.pallas.cell import Cell, Program, dot
+from attention.jax_impl.kernels.experimental.pallas.forward import forward
+from attention.jax_impl.kernels.experimental.pallas.operands import Block, Launch, Operand, Plan
+from attention.jax_impl.kernels.experimental.pallas.tiles import numbers, operands, tokens
 from attention.spec.axes import Array
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.tile_schedule import schedule

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attention.exchange.config import Config, check_depth, check_layer, count, depth, number_or, switch, word
-from attention.exchange.decoders import FAMILIES, GEMMA2, GPT_OSS, LLAMA, MISTRAL, QWEN3
-from attention.exchange.dialect import Dialect, Row, linear, under
+from attention.checkpoints.config import Config, check_depth, check_layer, count, depth, number_or, switch, word
+from attention.checkpoints.decoders import FAMILIES, GEMMA2, GPT_OSS, LLAMA, MISTRAL, QWEN3
+from attention.checkpoints.weight_map import Dialect, Row, linear, under
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attention.exchange.config import any_count, count, switch
-from attention.exchange.dialect import Dialect, Row, linear
+from attention.checkpoints.config import any_count, count, switch
+from attention.checkpoints.weight_map import Dialect, Row, linear
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 _REST = (

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from attention.exchange.config import check_depth, count, get, need
-from attention.exchange.dialect import Dialect, Row, under
+from attention.checkpoints.config import check_depth, count, get, need
+from attention.checkpoints.weight_map import Dialect, Row, under
 from attention.spec.errors import FileError, OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attention.exchange.config import any_count, count
-from attention.exchange.dialect import Dialect, Row, projections
+from attention.checkpoints.config import any_count, count
+from attention.checkpoints.weight_map import Dialect, Row, projections
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal
 from attention.spec.options import SWITCH, checked

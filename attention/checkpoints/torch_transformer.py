@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from attention.exchange.config import any_count, count, number_or, switch, word
-from attention.exchange.dialect import Dialect, Row, linear, under
-from attention.exchange.torch_mha import PACKED
+from attention.checkpoints.config import any_count, count, number_or, switch, word
+from attention.checkpoints.torch_mha import PACKED
+from attention.checkpoints.weight_map import Dialect, Row, linear, under
 from attention.spec.errors import OptionError, shown
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention

@@ -26,7 +26,7 @@ from attention.spec.random import count
 from attention.spec.scores import bind
 
 if TYPE_CHECKING:
-    from attention.jax_impl.kernels.pallas.operands import Plan
+    from attention.jax_impl.kernels.experimental.pallas.operands import Plan
 
 Tile = tuple[int, int]
 
@@ -70,8 +70,8 @@ class Pallas:
 
     def run(self, request: Request) -> dict[str, Array]:
         """Return the context and the logsumexp."""
-        from attention.jax_impl.kernels.pallas.backward import attention  # noqa: PLC0415 - see above
-        from attention.jax_impl.kernels.pallas.tiles import folded  # noqa: PLC0415
+        from attention.jax_impl.kernels.experimental.pallas.backward import attention  # noqa: PLC0415 - see above
+        from attention.jax_impl.kernels.experimental.pallas.tiles import folded  # noqa: PLC0415
 
         of, batch = request.sizes, request.sizes.batch
         q, k, v = (_heads_first(x) for x in shielded(request))
@@ -88,7 +88,7 @@ class Pallas:
         return TILES[device] if self.tile is None else (self.tile, self.tile)
 
     def _plan(self, request: Request) -> Plan:
-        from attention.jax_impl.kernels.pallas.operands import Plan  # noqa: PLC0415 - see above
+        from attention.jax_impl.kernels.experimental.pallas.operands import Plan  # noqa: PLC0415 - see above
 
         device = self._device(request)
         forward, backward = (_fitting(tile, request.sizes, device) for tile in self._tiles(device))

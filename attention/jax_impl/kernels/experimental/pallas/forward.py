@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from attention.jax_impl.kernels.pallas.cell import Cell, Program, dot
-from attention.jax_impl.kernels.pallas.operands import Block, Launch, Operand, Plan
-from attention.jax_impl.kernels.pallas.tiles import operands
+from attention.jax_impl.kernels.experimental.pallas.cell import Cell, Program, dot
+from attention.jax_impl.kernels.experimental.pallas.operands import Block, Launch, Operand, Plan
+from attention.jax_impl.kernels.experimental.pallas.tiles import operands
 from attention.spec.axes import Array
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.tile_schedule import schedule

@@ -17,9 +17,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from attention.exchange.config import any_count, count, number, number_or, switch
-from attention.exchange.dialect import Dialect, Row, linear
-from attention.exchange.rope import kind_of, parameters, rotary
+from attention.checkpoints.config import any_count, count, number, number_or, switch
+from attention.checkpoints.rope import kind_of, parameters, rotary
+from attention.checkpoints.weight_map import Dialect, Row, linear
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.masks import Causal
 from attention.spec.norms import RMSNorm

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attention.exchange.config import count, get, switch
-from attention.exchange.dialect import Dialect, Row, projections, read, write
+from attention.checkpoints.config import count, get, switch
+from attention.checkpoints.weight_map import Dialect, Row, projections, read, write
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.storage.disk import brief

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attention.exchange.config import count, depth, word
-from attention.exchange.dialect import Dialect, Row, linear, projections, under
+from attention.checkpoints.config import count, depth, word
+from attention.checkpoints.weight_map import Dialect, Row, linear, projections, under
 from attention.spec.errors import OptionError, shown
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from attention.exchange import llama
-from attention.exchange.config import any_count, get
-from attention.exchange.dialect import Dialect, Row, linear, projections, under
-from attention.exchange.gguf_file import parse
-from attention.exchange.llama import stacked
-from attention.exchange.rope import rotary
+from attention.checkpoints import llama
+from attention.checkpoints.config import any_count, get
+from attention.checkpoints.llama import stacked
+from attention.checkpoints.rope import rotary
+from attention.checkpoints.weight_map import Dialect, Row, linear, projections, under
 from attention.spec.errors import FileError, OptionError, shown
 from attention.spec.layers.stack import Encoder
 from attention.spec.storage.disk import brief, opened
+from examples.checkpoint_readers.gguf_file import parse
 
 BLOCK = Dialect(
     "GGUF block",

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from attention.exchange.config import Config, any_count, any_number, count, divided, get, inner, number_or, switch, word
-from attention.exchange.dialect import Dialect, Row, projections
-from attention.exchange.rope import parameters, rotary
+from attention.checkpoints.config import Config, any_count, any_number, count, divided, get, inner, number_or, switch, word
+from attention.checkpoints.rope import parameters, rotary
+from attention.checkpoints.weight_map import Dialect, Row, projections
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal, Window

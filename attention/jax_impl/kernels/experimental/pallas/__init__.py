@@ -3,6 +3,6 @@
 kernel -> backward -> forward -> cell -> tiles -> operands
 """
 
-from attention.jax_impl.kernels.pallas.kernel import Pallas
+from attention.jax_impl.kernels.experimental.pallas.kernel import Pallas
 
 __all__ = ["Pallas"]

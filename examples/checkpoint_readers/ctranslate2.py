@@ -28,8 +28,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from attention.exchange import dialect
-from attention.exchange.dialect import Dialect, Row
+from attention.checkpoints import weight_map
+from attention.checkpoints.weight_map import Dialect, Row
 from attention.spec.errors import FileError, OptionError, ParamError, shown
 from attention.spec.layers.architecture import Architecture
 from attention.spec.layers.stack import Decoder, Encoder, Stack
@@ -243,13 +243,13 @@ class _Stacked(Architecture):
 
 
 def weights(variables: Mapping[str, np.ndarray], table: Dialect, architecture: Architecture, at: str = "") -> Weights:
-    """Return the canonical weights of an architecture; arguments as `dialect.read`.
+    """Return the canonical weights of an architecture; arguments as `weight_map.read`.
 
     Raises:
-        ParamError: as `dialect.read`; or a bias of keys, which the architecture lacks, is not zeros.
+        ParamError: as `weight_map.read`; or a bias of keys, which the architecture lacks, is not zeros.
     """
     stored = _Stacked(architecture)
-    found = dialect.read(variables, table, stored, at)
+    found = weight_map.read(variables, table, stored, at)
     for name in stored.zeros:
         if found.pop(name).any():
             raise ParamError(f"{table.name} {name} under {at!r} must be zeros: the architecture's keys have no bias")
@@ -257,8 +257,8 @@ def weights(variables: Mapping[str, np.ndarray], table: Dialect, architecture: A
 
 
 def variables(weights: Weights, table: Dialect, architecture: Architecture, at: str = "") -> dict[str, np.ndarray]:
-    """Return the stored arrays of canonical weights: the inverse of `weights`; arguments as `dialect.write`."""
+    """Return the stored arrays of canonical weights: the inverse of `weights`; arguments as `weight_map.write`."""
     stored = _Stacked(architecture)
     kind = next(iter(weights.values())).dtype
     zeros = {name: np.zeros(param.shape, kind) for name, param in stored.zeros.items()}
-    return dialect.write({**weights, **zeros}, table, stored, at)
+    return weight_map.write({**weights, **zeros}, table, stored, at)

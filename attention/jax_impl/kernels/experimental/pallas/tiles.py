@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 
-from attention.jax_impl.kernels.pallas.operands import Launch, Operand, Plan
+from attention.jax_impl.kernels.experimental.pallas.operands import Launch, Operand, Plan
 from attention.spec.axes import Array
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, Schedule

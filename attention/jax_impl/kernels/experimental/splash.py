@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention.jax_impl.kernels import precision
-from attention.jax_impl.kernels.cudnn import conjuncts
+from attention.jax_impl.kernels.experimental.cudnn import conjuncts
 from attention.jax_impl.masks import reach, shielded
 from attention.spec.axes import Array, Sizes
 from attention.spec.kernels import Request

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attention.exchange import bert, decoders, gpt2, vit
-from attention.exchange.config import Config
-from attention.exchange.dialect import Dialect
+from attention.checkpoints import bert, decoders, gpt2, vit
+from attention.checkpoints.config import Config
+from attention.checkpoints.weight_map import Dialect
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attention.exchange.config import any_count, count, get, switch
-from attention.exchange.dialect import Dialect, Row
+from attention.checkpoints.config import any_count, count, get, switch
+from attention.checkpoints.weight_map import Dialect, Row
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Window

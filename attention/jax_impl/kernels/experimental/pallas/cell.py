@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from attention.jax_impl.kernels.pallas.operands import Block, Launch, Plan
+from attention.jax_impl.kernels.experimental.pallas.operands import Block, Launch, Plan
 from attention.spec import random
 from attention.spec.axes import Array
 from attention.spec.masks.grid import Grid

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attention.exchange.config import any_count, count, switch
-from attention.exchange.dialect import Dialect, projections
+from attention.checkpoints.config import any_count, count, switch
+from attention.checkpoints.weight_map import Dialect, projections
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 VIT = Dialect("ViT", projections("q_proj", "k_proj", "v_proj", "o_proj"))
