@@ -12,12 +12,14 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from attention import checkpoints as exchange
-from parity_tests.exchange_calls import EXCHANGE
+import examples.checkpoint_readers
+from attention import checkpoints
+from parity_tests.checkpoint_calls import CHECKPOINTS
 from parity_tests.valid_calls import ARGUMENTS, PAIRS, instance, raises
 
 MODULES = (
@@ -165,19 +167,25 @@ def public_calls() -> Iterator[Public]:
             if called not in RESULTS:
                 yield Public(called, room, None, _parameters(found.__init__)[1:], found)
             yield from _methods(called, room, found, seen)
-    for name in EXCHANGE:
+    modules = dict(_checkpoint_modules())
+    for name in CHECKPOINTS:
         place, _, last = name.rpartition(".")
-        found = getattr(importlib.import_module(f"attention.checkpoints.{place}"), last)
-        yield Public(f"exchange.{name}", "exchange", None, _parameters(found), found)
+        found = getattr(modules[place], last)
+        yield Public(f"checkpoints.{name}", "checkpoints", None, _parameters(found), found)
 
 
-def exchange_functions() -> Iterator[str]:
+def checkpoint_functions() -> Iterator[str]:
     """Yield the public functions of the modules that read and write foreign checkpoints, as "module.function"."""
-    for place in pkgutil.iter_modules(exchange.__path__):
-        module = importlib.import_module(f"attention.checkpoints.{place.name}")
+    for place, module in _checkpoint_modules():
         for name, held in vars(module).items():
             if inspect.isfunction(held) and not name.startswith("_") and held.__module__ == module.__name__:
-                yield f"{place.name}.{name}"
+                yield f"{place}.{name}"
+
+
+def _checkpoint_modules() -> Iterator[tuple[str, ModuleType]]:
+    for package in (checkpoints, examples.checkpoint_readers):
+        for place in pkgutil.iter_modules(package.__path__):
+            yield place.name, importlib.import_module(f"{package.__name__}.{place.name}")
 
 
 def _methods(called: str, room: str, kind: type, seen: set[Any]) -> Iterator[Public]:

@@ -74,7 +74,7 @@ def theirs() -> Any:
 
 @pytest.fixture(scope="module")
 def read(theirs: Any) -> tuple[LanguageModel, Weights]:
-    """Ours, read from theirs by the tables of exchange."""
+    """Ours, read from theirs by the tables of checkpoints."""
     config = CONFIG.to_dict()
     architecture = LanguageModel(31, llama.decoder(config))
     tensors = {name: x.detach().numpy() for name, x in theirs.named_parameters()}

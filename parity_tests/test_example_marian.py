@@ -17,7 +17,7 @@ import pytest
 
 from attention import parity, spec
 from attention.spec.errors import FileError, MissingExtra
-from examples.checkpoint_readers import marian as exchange
+from examples.checkpoint_readers import marian as reader
 from examples.translation import alignment_figure, marian, marian_jax, marian_layers, marian_package, marian_torch
 from parity_tests import marian_files as files
 
@@ -27,20 +27,20 @@ each_room = pytest.mark.parametrize("name", ROOMS)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> exchange.Checkpoint:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> reader.Checkpoint:
     path = tmp_path_factory.mktemp("marian") / "model.bin"
     # Of this seed, what is said depends on the sentence.
     _ = files.write(path, files.tiny(seed=9))
-    return exchange.load(path)
+    return reader.load(path)
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint: exchange.Checkpoint) -> marian.Marian:
+def model(checkpoint: reader.Checkpoint) -> marian.Marian:
     return marian.architecture(checkpoint)
 
 
 @pytest.fixture(scope="module")
-def weights(checkpoint: exchange.Checkpoint, model: marian.Marian) -> spec.Weights:
+def weights(checkpoint: reader.Checkpoint, model: marian.Marian) -> spec.Weights:
     return marian.weights(checkpoint, model)
 
 
@@ -108,7 +108,7 @@ def judged(model: marian.Marian, weights: spec.Weights, logits: np.ndarray) -> p
 
 class TestLaws:
     def test_the_formula_is_marians_arithmetic(
-        self, checkpoint: exchange.Checkpoint, model: marian.Marian, weights: spec.Weights
+        self, checkpoint: reader.Checkpoint, model: marian.Marian, weights: spec.Weights
     ) -> None:
         wide = {name: x.astype(np.float64) for name, x in weights.items()}
         got = marian.formula(model, np, wide, SOURCE, TARGET)["logits"][0]
@@ -121,7 +121,7 @@ class TestLaws:
         verdict = judged(model, weights, known(translators[name]))
         assert verdict.agrees, verdict
 
-    def test_every_layer_agrees_with_transformers_modules(self, checkpoint: exchange.Checkpoint) -> None:
+    def test_every_layer_agrees_with_transformers_modules(self, checkpoint: reader.Checkpoint) -> None:
         report = marian_layers.report(checkpoint, SOURCE[0, :-1].tolist(), [*TARGET[0, 1:].tolist(), 0])
         report.assert_ok()
         # Three blocks, two attentions, two feed-forward layers and the whole, on three sides.

@@ -18,9 +18,9 @@ import pytest
 from attention import jax_impl, spec, torch_impl
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.options import Option
-from parity_tests.exchange_calls import EXCHANGE, UNSWEPT
+from parity_tests.checkpoint_calls import CHECKPOINTS, UNSWEPT
 from parity_tests.odd_values import ODD, VALUES, Odd
-from parity_tests.public_calls import Public, Unknown, exchange_functions, public_calls
+from parity_tests.public_calls import Public, Unknown, checkpoint_functions, public_calls
 from parity_tests.sweeping import fault
 
 CALLS = tuple(public_calls())
@@ -93,9 +93,9 @@ class TestLaws:
             _ = new.arguments()
 
     def test_every_function_for_foreign_checkpoints_is_swept_or_says_why_not(self) -> None:
-        found = {name for name in exchange_functions() if name.partition(".")[0] not in ("config", "rope")}
+        found = {name for name in checkpoint_functions() if name.partition(".")[0] not in ("config", "rope")}
         # These two are in `dialect`, and other modules hand them on.
-        assert found - {"dialect.read", "dialect.write"} == (set(EXCHANGE) | set(UNSWEPT)) - {"bert.read", "bert.write"}
+        assert found - {"dialect.read", "dialect.write"} == (set(CHECKPOINTS) | set(UNSWEPT)) - {"bert.read", "bert.write"}
 
     @pytest.mark.parametrize("odd", ODD, ids=str)
     def test_a_message_is_short_whatever_it_shows(self, odd: Odd) -> None:

@@ -18,7 +18,7 @@ from flax import nnx
 
 from attention import jax_impl, parity, spec, torch_impl
 from attention.spec.axes import Sizes
-from parity_tests.exchange_calls import EXCHANGE
+from parity_tests.checkpoint_calls import CHECKPOINTS
 
 SIZES = Sizes((2,), 3, 3, 2, 2, 4, 4)
 MHA = spec.MultiHeadAttention(8, 2)
@@ -399,7 +399,7 @@ def both_rooms() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         yield f"{room}.PagedCache.assign", lambda: {"block_table": [[1, 0]]}
 
 
-ARGUMENTS |= dict(both_rooms()) | {f"exchange.{name}": make for name, make in EXCHANGE.items()}
+ARGUMENTS |= dict(both_rooms()) | {f"checkpoints.{name}": make for name, make in CHECKPOINTS.items()}
 
 
 @cache

@@ -29,9 +29,9 @@ OLDEST, NEWEST = 11, 13
 """The minor versions of Python 3 that are looked for."""
 # fmt: off
 FAST = (
-    "attend", "attend_gradients", "budget", "cli", "cost", "exchange", "extras", "files", "imports", "jax_adapters", "kernels",
-    "mask_conversions", "mask_refusals", "masks", "multi_head_contract", "params", "positions", "random", "room_kernels",
-    "rooms", "tuning",
+    "attend", "attend_gradients", "budget", "cli", "checkpoints", "cost", "extras", "files", "imports", "jax_adapters",
+    "kernels", "mask_conversions", "mask_refusals", "masks", "multi_head_contract", "params", "positions", "random",
+    "room_kernels", "rooms", "tuning",
 )
 # fmt: on
 """The files of tests that are run: the formula, and each backend's masks, kernels, positions, caches, layers and transforms."""

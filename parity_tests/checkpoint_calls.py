@@ -1,6 +1,6 @@
 """Valid calls of what reads and writes foreign checkpoints: one of each function that a user calls.
 
-EXCHANGE["vit.contract"]() = {"config": {...}}
+CHECKPOINTS["vit.contract"]() = {"config": {...}}
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNSWEPT: dict[str, str] = {
 }
 """Functions that are not swept, and why; nor are those of `config` and `rope`, of which every `contract` is made."""
 
-EXCHANGE: dict[str, Callable[[], dict[str, Any]]] = {
+CHECKPOINTS: dict[str, Callable[[], dict[str, Any]]] = {
     "bert.contract": lambda: {"config": SMALL},
     "bert.read": lambda: {"tensors": bert.write(MHA.init(0), bert.BERT, MHA), "dialect": bert.BERT, "contract": MHA, "at": ""},
     "bert.write": lambda: {"weights": MHA.init(0), "dialect": bert.BERT, "contract": MHA, "at": ""},
