@@ -25,7 +25,7 @@ from attention._extras import require
 
 require("jax", extra="all", wanted_by="parity (its error budgets are traced by JAX)")
 
-from attention.parity import mutation_testing  # noqa: E402 - what these import was just asked for
+from attention.parity import mutation_testing, rendering  # noqa: E402 - what these import was just asked for
 from attention.parity.adapters import (  # noqa: E402
     Call,
     Made,
@@ -45,7 +45,6 @@ from attention.parity.numerics.comparison import Verdict, judge  # noqa: E402
 from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
 from attention.parity.param_mapping import ParamMap, match  # noqa: E402
 from attention.parity.pretrained.layerwise import Seen  # noqa: E402
-from attention.parity.rendering import REGISTERED  # noqa: E402, F401 - results are shown by what that package registers
 from attention.parity.results.report import Report, Row  # noqa: E402
 from attention.parity.tracing import Divergence, locate  # noqa: E402
 from attention.parity.worst_inputs import WorstInput, worst_input  # noqa: E402
@@ -53,6 +52,9 @@ from attention.parity.worst_inputs import WorstInput, worst_input  # noqa: E402
 if TYPE_CHECKING:
     from attention.parity.optimizers.diagnose_step import diagnose_step
     from attention.parity.training import Recipe, Training, recipe_for, train
+
+# How results are shown.
+rendering.install()
 
 __all__ = [
     "Budget",

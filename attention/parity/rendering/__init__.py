@@ -2,7 +2,7 @@
 
 from attention.parity.results.renderers import register
 
-REGISTERED = {
+RENDERERS = {
     "report as text": "text:text",
     "report on a console": "text:show",
     "width of a report": "text:width",
@@ -13,5 +13,9 @@ REGISTERED = {
     "logits as a plot": "logits_plot:draw",
     "decoding as text": "decoding_text:text",
 }
-for _kind, _path in REGISTERED.items():
-    register(_kind, f"{__name__}.{_path}")
+
+
+def install() -> None:
+    """Let results be shown by the functions of this package."""
+    for kind, path in RENDERERS.items():
+        register(kind, f"{__name__}.{path}")
