@@ -151,6 +151,14 @@ class TestRules:
         assert room.module.KERNELS.rules is rules.RULES
 
     @each_room
+    def test_auto_never_asks_a_kernel_that_no_device_has_run(self, room: Room) -> None:
+        kernels = room.module.KERNELS
+        untried = {name for name, kernel in kernels.items() if ".experimental" in type(kernel).__module__}
+        assert untried
+        asked = {name for rule in (None, *kernels.rules) for name in order(kernels, rule)}
+        assert not untried & asked
+
+    @each_room
     def test_every_rule_is_reached_by_some_call(self, room: Room) -> None:
         rules = room.module.kernels.rules.RULES
         for rule in rules:

@@ -77,15 +77,6 @@ RULES: tuple[Rule, ...] = (
         keys=(256, None),
     ),
     Rule(
-        "packed documents",
-        ("varlen", "flex", "sdpa"),
-        "not measured: FlashAttention's varlen functions skip other documents",
-        devices=("cuda",),
-        dtypes=HALF,
-        masks=("documents",),
-        keys=(512, None),
-    ),
-    Rule(
         "a mask that leaves tiles empty",
         ("flex", "sdpa"),
         "not measured: Dong et al., arXiv:2412.05496, sections 4 and 5",
