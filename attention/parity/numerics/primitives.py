@@ -163,6 +163,11 @@ def _reduced(function: Callable[..., Array]) -> Rule:
     return lambda p, x: function(x, axis=tuple(p["axes"]))
 
 
+def _reshape(p: Any, x: Array) -> Array:
+    # `jnp.ravel(order="F")` and the gradient of a grouped convolution read the axes in another order.
+    return (x if p["dimensions"] is None else x.transpose(p["dimensions"])).reshape(p["new_sizes"])
+
+
 MOVES: dict[str, Rule] = {
     "broadcast_in_dim": _broadcast_in_dim,
     "concatenate": lambda p, *x: np.concatenate(x, axis=p["dimension"]),
@@ -170,7 +175,7 @@ MOVES: dict[str, Rule] = {
     "copy": lambda _, x: x,
     "iota": _iota,
     "pad": _pad,
-    "reshape": lambda p, x: x.reshape(p["new_sizes"]),
+    "reshape": _reshape,
     "rev": lambda p, x: np.flip(x, p["dimensions"]),
     "select_n": _select_n,
     "slice": _slice,

@@ -200,7 +200,10 @@ def _row(x: Seen, turn: int) -> Seen:
 
 
 def _transpose(view: View, eqn: Any) -> View:
-    order = eqn.params["permutation"]
+    return _permuted(view, eqn.params["permutation"])
+
+
+def _permuted(view: View, order: Sequence[int]) -> View:
     strides = None if view.strides is None else tuple(view.strides[axis] for axis in order)
     return replace(view, shape=tuple(view.shape[axis] for axis in order), strides=strides)
 
@@ -228,6 +231,8 @@ def _broadcast(view: View, eqn: Any) -> View:
 
 
 def _reshape(view: View, eqn: Any) -> View:
+    if (order := eqn.params.get("dimensions")) is not None and eqn.primitive.name == "reshape":
+        view = _permuted(view, order)
     return view.reshaped(eqn.outvars[0].aval.shape)
 
 
