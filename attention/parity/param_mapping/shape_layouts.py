@@ -126,8 +126,14 @@ def fusions(
             continue
         shapes: list[Shape] = [(*whole[:axis], width, *whole[axis + 1 :]) for width in widths]
         choices = [best(layouts(part, shape), part, shape) for part, shape in zip(parts.values(), shapes, strict=True)]
-        for layout in choices[0]:
-            alike = [next((each for each in choice if each.order == layout.order), None) for choice in choices]
+        # The widest part has an axis of its own for what is joined, if any has.
+        lead = widths.index(max(widths))
+        for layout in choices[lead]:
+            like = (layout, list(parts.values())[lead], shapes[lead])
+            alike = [
+                next((each for each in choice if each.order == layout.order), None) or _resized(*like, part, shape)
+                for choice, part, shape in zip(choices, parts.values(), shapes, strict=True)
+            ]
             if None in alike:
                 continue
             ways = dict(zip(names, alike, strict=True))
@@ -136,6 +142,37 @@ def fusions(
                 for order in orders:
                     blocks = _blocks(Block.all_of(name, real), whole, axis, groups, {p: widths[names.index(p)] for p in order})
                     yield tuple(ways[part].into(part, parts[part], blocks[part]) for part in names)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _resized(layout: Layout, start: Shape, end: Shape, part: Shape, shape: Shape) -> Layout | None:
+    """Return a layout between two shapes for two that differ from them in one size, or None where it does not fit them.
+
+    An axis of size 1 is an axis like any other of a part that is joined to wider ones.
+
+    Args:
+        layout: from `start` to `end`.
+        start: a part.
+        end: its block of the whole.
+        part: another part.
+        shape: its block of the whole.
+    """
+    sides = ((start, part), (end, shape))
+    if any(len(a) != len(b) for a, b in sides):
+        return None
+    cut = [[at for at, (a, b) in enumerate(zip(*side, strict=True)) if a != b] for side in sides]
+    if any(len(axes) != 1 for axes in cut) or start[cut[0][0]] == 1 or start[cut[0][0]] != end[cut[1][0]]:
+        return None
+    laid = tuple(layout.axes[axis] for axis in layout.order)
+    ends: list[int] = []
+    for sizes, whole, axes in ((layout.axes, start, cut[0]), (laid, end, cut[1])):
+        groups = _groups(sizes, tuple(size for size in whole if size != 1))
+        group = [] if groups is None else groups[sum(size != 1 for size in whole[: axes[0]])]
+        if len(group) != 1:
+            return None
+        ends += group
+    if layout.order[ends[1]] != ends[0]:
+        return None
+    return Layout(tuple(part[cut[0][0]] if at == ends[0] else size for at, size in enumerate(layout.axes)), layout.order)
 
 
 def _blocks(array: Block, whole: Shape, axis: int, groups: int, widths: dict[str, int]) -> dict[str, Block]:
