@@ -15,7 +15,7 @@ import torch
 
 from attention import parity
 from attention.parity.param_mapping import match
-from attention.parity.param_mapping.shape_layouts import fusions
+from attention.parity.param_mapping.fused_layouts import fusions
 from parity_tests.test_map_kinds import drawn, told
 
 X = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)

@@ -15,9 +15,9 @@ from itertools import islice
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Shape
 from attention.parity.param_mapping.candidates import Best, Entry, backward
+from attention.parity.param_mapping.fused_layouts import MOST_ORDERED, fusions
 from attention.parity.param_mapping.name_assignment import assign, numbered, spelt, words
 from attention.parity.param_mapping.param_use import Uses
-from attention.parity.param_mapping.shape_layouts import MOST_ORDERED, fusions
 from attention.parity.param_mapping.value_search import Moves
 
 
