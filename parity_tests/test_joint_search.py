@@ -33,8 +33,9 @@ class Differences(torch.nn.Module):
             setattr(self, name, torch.nn.Parameter(torch.randn(*((8, 6) if name in "pq" else (6, 5)))))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.silu(x @ self.p) - F.silu(x @ self.q)
-        return F.silu(x @ self.r) - F.silu(x @ self.s)
+        p, q, r, s = (getattr(self, name) for name in "pqrs")
+        x = F.silu(x @ p) - F.silu(x @ q)
+        return F.silu(x @ r) - F.silu(x @ s)
 
 
 def differences(params: Any, x: jax.Array) -> jax.Array:

@@ -112,9 +112,11 @@ def _together(likely: Plan, plan: Plan, trial: Trial, values: Arrays) -> tuple[P
         trial: the two programs.
         values: of matched parameters of the first.
     """
-    # A documented layout is not given up for the sake of other answers.
-    for start in (likely, plan):
-        waiting = [question for question in questions(start) if not has_documented_answer(question, start)]
+    # A documented layout is not given up for the sake of other answers, unless it was when asked by itself.
+    documented = {place for q in questions(likely) if has_documented_answer(q, likely) for place in q.places}
+    same = all(likely.entries[at].choices[0] == plan.entries[at].choices[0] for at in documented)
+    for start in (likely,) if same else (likely, plan):
+        waiting = [question for question in questions(start) if not {*question.places} & documented]
         if (found := joint(start, waiting, trial, values, AGREES)) is not None:
             # The search has runs of its own.
             trial.runs = 0
