@@ -87,6 +87,25 @@ class TestHeads:
         assert (found.open, found.left_over) == ((), ((), ()))
         assert parity.compare(Ours(), (theirs, drawn(tree)), X, load="second").verdict == "agrees"
 
+    def test_a_part_of_one_output_may_be_a_vector_with_a_number_for_a_bias(self) -> None:
+        class Ours(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                torch.manual_seed(0)
+                self.out = torch.nn.Linear(8, 4)
+
+            def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+                made = self.out(torch.tanh(x))
+                return [made[:, :3], made[:, 3]]
+
+        def theirs(p: Any, x: jax.Array) -> Arrays:
+            return [jnp.tanh(x) @ p[name]["w"] + p[name]["b"] for name in ("policy", "value")]
+
+        tree = {"policy": {"w": jnp.zeros((8, 3)), "b": jnp.zeros(3)}, "value": {"w": jnp.zeros(8), "b": jnp.zeros(())}}
+        found = match(Ours(), (theirs, drawn(tree)), X)
+        assert (found.open, found.left_over) == ((), ((), ()))
+        assert parity.compare(Ours(), (theirs, drawn(tree)), X, load="first").verdict == "agrees"
+
     def test_a_wrong_port_stays_open(self) -> None:
         def wrong(p: Any, x: jax.Array) -> Arrays:
             return [jnp.sin(each) for each in joined(p, x, MEL)]

@@ -115,6 +115,10 @@ def _resized(layout: Layout, start: Shape, end: Shape, part: Shape, shape: Shape
         part: another part.
         shape: its block of the whole.
     """
+    if len(part) == len(start) - 1:
+        # A kernel of one output may be a vector.
+        padded = ((*start[:at], 1, *start[at + 1 :]) for at in range(len(start)) if (*start[:at], *start[at + 1 :]) == part)
+        return next((found for each in padded if (found := _resized(layout, start, end, each, shape))), None)
     sides = ((start, part), (end, shape))
     if any(len(a) != len(b) for a, b in sides):
         return None

@@ -143,9 +143,15 @@ def _of_one_cut(wholes: Sequence[Shape], singles: Arrays) -> list[tuple[str, ...
     found: dict[tuple[str, ...], None] = {}
     for size in {*wholes[0]} if len(wholes) == 1 else ():
         rest = Counter(wholes[0]) - Counter([size])
-        axes = {name: Counter(array.shape) - rest for name, array in singles.items() if len(array.shape) == len(wholes[0])}
-        names = tuple(name for name, left in axes.items() if left.total() == 1 and not rest - Counter(singles[name].shape))
-        if 1 < len(names) <= MOST_UNNAMED and sum(next(iter(axes[name])) for name in names) == size:
+        # What has no such axis is one row or column of the whole.
+        shapes = {n: (*x.shape, 1) if x.ndim == len(wholes[0]) - 1 else x.shape for n, x in singles.items()}
+        widths = {
+            name: next(iter(Counter(shape) - rest), 1)
+            for name, shape in shapes.items()
+            if len(shape) == len(wholes[0]) and not rest - Counter(shape)
+        }
+        names = tuple(widths)
+        if 1 < len(names) <= MOST_UNNAMED and sum(widths.values()) == size:
             found[names] = None
     return [*found] if len(found) == 1 else []
 
