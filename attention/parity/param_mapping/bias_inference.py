@@ -54,9 +54,13 @@ def follow(
             led = _plain(bias, first[bias].shape, parts, name, second[name].shape)
             led = led or _led(name, second[name].shape, parts, known, pool)
             found += [replace(move, evidence=f"its kernel {kernel}") for move in led]
-    wrong = faults(by_name(move.first for move in found))
-    gone = {move.second.name for move in found if move.first.name in wrong}
-    return [move for move in found if move.second.name not in gone]
+    while True:
+        # Names may give one bias to two kernels, which then belongs to neither.
+        wrong = faults(by_name(move.first for move in found)), faults(by_name(move.second for move in found))
+        gone = {move.second.name for move in found if move.first.name in wrong[0]} | wrong[1].keys()
+        if not gone:
+            return found
+        found = [move for move in found if move.second.name not in gone]
 
 
 def _biases(arrays: Arrays, added: Mapping[str, str], kernels: set[str]) -> dict[str, str]:

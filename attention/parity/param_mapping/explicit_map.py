@@ -20,11 +20,12 @@ import numpy as np
 
 from attention.parity.adapters import Program
 from attention.parity.param_mapping.block_moves import Move, simplified
+from attention.parity.param_mapping.fused_layouts import fusions
 from attention.parity.param_mapping.layout_conventions import preference
 from attention.parity.param_mapping.name_patterns import known, matches, named, spelt_as
 from attention.parity.param_mapping.param_map import by_name, faults
 from attention.parity.param_mapping.permutation import Pool, moves_of
-from attention.parity.param_mapping.shape_layouts import fusions, layouts
+from attention.parity.param_mapping.shape_layouts import layouts
 from attention.parity.param_mapping.value_search import Moves
 from attention.spec.errors import ParamError
 

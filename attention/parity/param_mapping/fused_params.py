@@ -15,9 +15,9 @@ from itertools import islice
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Shape
 from attention.parity.param_mapping.candidates import Best, Entry, backward
+from attention.parity.param_mapping.fused_layouts import MOST_ORDERED, fusions
 from attention.parity.param_mapping.name_assignment import assign, numbered, spelt, words
 from attention.parity.param_mapping.param_use import Uses
-from attention.parity.param_mapping.shape_layouts import MOST_ORDERED, fusions
 from attention.parity.param_mapping.value_search import Moves
 
 
@@ -84,8 +84,8 @@ def leftover(
     """Return the entries of arrays that neither names nor shapes have paired, and that hold several of the other's.
 
     Several belong together if they differ in a number alone, then in the order of the numbers; or if they are used on the same
-    arrays, then most likely in the order of their definition. They must be as large as the whole together, and as many sets
-    must be so as there are wholes.
+    arrays, or have the shape of the whole but for one size, then most likely in the order of their definition. They must be as
+    large as the whole together, and as many sets must be so as there are wholes.
 
     Args:
         first: the first program's parameters that are left, in the order of use.
@@ -102,6 +102,7 @@ def leftover(
             several = [name for name, array in wholes.items() if array.size == size]
             # What several are used on says more than their numbers.
             ways = ([names for names in each if sum(singles[name].size for name in names) == size] for each in sets)
+            ways = (*ways, _of_one_cut([wholes[name].shape for name in several], singles))
             fitting = next((way for way in ways if len(way) == len(several)), None)
             for whole, names in zip(several, fitting or (), strict=fitting is not None):
                 said = _conventional(names) or next((each for each in sets[1] if {*each} == {*names}), None)
@@ -130,6 +131,29 @@ def _together(singles: Arrays, uses: Uses | None) -> tuple[list[tuple[str, ...]]
         names.sort(key=lambda name: [int(piece) for piece in spelt(name) if piece.isdigit()])
     sides = ([tuple(names) for names in sets.values() if 1 < len(names) <= MOST_TOGETHER] for sets in (used, counted))
     return tuple(sides)
+
+
+def _of_one_cut(wholes: Sequence[Shape], singles: Arrays) -> list[tuple[str, ...]]:
+    """Return all arrays that are as a whole but for the size of one axis, where together they are the whole; else nothing.
+
+    Args:
+        wholes: the shape of the whole; of several it is not told which parts are whose.
+        singles: arrays that may be parts.
+    """
+    found: dict[tuple[str, ...], None] = {}
+    for size in {*wholes[0]} if len(wholes) == 1 else ():
+        rest = Counter(wholes[0]) - Counter([size])
+        # What has no such axis is one row or column of the whole.
+        shapes = {n: (*x.shape, 1) if x.ndim == len(wholes[0]) - 1 else x.shape for n, x in singles.items()}
+        widths = {
+            name: next(iter(Counter(shape) - rest), 1)
+            for name, shape in shapes.items()
+            if len(shape) == len(wholes[0]) and not rest - Counter(shape)
+        }
+        names = tuple(widths)
+        if 1 < len(names) <= MOST_UNNAMED and sum(widths.values()) == size:
+            found[names] = None
+    return [*found] if len(found) == 1 else []
 
 
 def _conventional(names: Sequence[str]) -> tuple[str, ...] | None:

@@ -8,22 +8,20 @@ the number of answers, not their product.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
-
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.candidates import ALONE, Plan
-from attention.parity.param_mapping.layout_conventions import documented
-from attention.parity.param_mapping.name_assignment import told_apart, words
+from attention.parity.param_mapping.joint_search import joint
+from attention.parity.param_mapping.name_assignment import told_apart
 from attention.parity.param_mapping.open_questions import Question, questions
-from attention.parity.param_mapping.state_pairing import Pairs
+from attention.parity.param_mapping.open_reasons import has_documented_answer, provable, unsaid
+from attention.parity.param_mapping.reordered_axes import reordered
 from attention.parity.param_mapping.symmetrized_values import Veil
-from attention.parity.param_mapping.trial_runs import Trial
+from attention.parity.param_mapping.trial_runs import Trial, noisy
 from attention.parity.param_mapping.use_graph import NAMES_AND_USE, USE
-from attention.parity.param_mapping.value_search import FLOATS
 
 MOST_RUNS = 200
 AGREES = 1e-3
@@ -45,8 +43,6 @@ MOST_ELEMENTS = 10**8
 WEAK = frozenset({"names", "shapes"})
 """Evidence of pairs that are exchanged where outputs differ."""
 MOST_EXCHANGES = 24
-NOISE = 0.3
-"""Of what is added to the parameters, relative to their size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +82,7 @@ def decide(plan: Plan, trial: Trial) -> Decided:
     error = trial.error(plan, values)
     if trial.failure:
         return Decided(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting))
-    asked = {place for question in waiting for place in question.places}
+    likely, asked = plan, {place for question in waiting for place in question.places}
     ties: dict[Question, str] = {}
     for _ in range(MOST_ROUNDS):
         before = len(ties)
@@ -98,27 +94,39 @@ def decide(plan: Plan, trial: Trial) -> Decided:
         waiting = list(ties)
     if error > AGREES:
         plan, error = _exchanged(plan, trial, values, error)
+    if error > AGREES and len(asked) > 1:
+        plan, ties, error = _together(likely, plan, trial, values) or (plan, ties, error)
     said = _confirmed(plan, error, asked)
     if error <= AGREES:
         return Decided(said, tuple(ties.values()))
-    ties = {question: tie for question, tie in ties.items() if not _documented(question, plan)}
-    unsaid = _unsaid(plan, trial.crossed)
-    return Decided(said, tuple(ties.values()), (*ties.values(), *unsaid), () if unsaid else _provable(plan, ties))
+    ties = {question: tie for question, tie in ties.items() if not has_documented_answer(question, plan)}
+    others = unsaid(plan, trial.crossed)
+    shown = () if others else provable(plan, ties)
+    if (shown or not (ties or others)) and (order := reordered(plan, trial, values, AGREES)):
+        others, shown = [*others, order], ()
+    return Decided(said, tuple(ties.values()), (*ties.values(), *others), shown)
 
 
-def _provable(plan: Plan, ties: Mapping[Question, str]) -> tuple[str, ...]:
-    """Return the names of the second whose uses decide what is open, or nothing where a trace could not decide it.
+def _together(likely: Plan, plan: Plan, trial: Trial, values: Arrays) -> tuple[Plan, dict[Question, str], float] | None:
+    """Return the plan with joint answers that make the outputs agree, what they do not tell, and the error; or None.
 
-    A use that makes an array of the first program shows the layout. Which of several arrays is which it does not show, for
-    each makes an array of the other program in the place of any; but that question was answered in every way, none of which
-    makes the outputs agree, unless there is another such question, whose answers would have to be tried together with its own.
+    Args:
+        likely: the plan before any question was asked.
+        plan: the plan after each was asked by itself.
+        trial: the two programs.
+        values: of matched parameters of the first.
     """
-    either = [q for q in ties if q.siblings or len(plan.entries[q.places[0]].choices[0]) > 1]
-    if len(either) > 1 or any("not asked" in tie for tie in ties.values()):
-        return ()
-    # Layers that are alike have one layout, which the first of them shows: a mistake may stand before the others.
-    places = {place for question in ties for place in (question.places if question.siblings else question.places[:1])}
-    return tuple(sorted({move.second.name for place in places for move in plan.entries[place].choices[0]}))
+    # A documented layout is not given up for the sake of other answers, unless it was when asked by itself.
+    documented = {place for q in questions(likely) if has_documented_answer(q, likely) for place in q.places}
+    same = all(likely.entries[at].choices[0] == plan.entries[at].choices[0] for at in documented)
+    for start in (likely,) if same else (likely, plan):
+        waiting = [question for question in questions(start) if not {*question.places} & documented]
+        if (found := joint(start, waiting, trial, values, AGREES)) is not None:
+            # The search has runs of its own.
+            trial.runs = 0
+            error = trial.error(found, values)
+            return found, _round(questions(found), found, trial, values, agreed=True, again=True)[1], error
+    return None
 
 
 def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[Plan, float]:
@@ -142,42 +150,6 @@ def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[
         if now <= AGREES:
             return changed, now
     return plan, error
-
-
-def _documented(question: Question, plan: Plan) -> bool:
-    """Return whether a question of layout has an answer in the conventions of the frameworks, which was tried first."""
-    if question.siblings:
-        return False
-    said = all(plan.entries[place].evidence.startswith("names") for place in question.places)
-    if any(len(plan.entries[place].choices[0]) > 1 for place in question.places):
-        # Parts that the names tell stand in the order of their words: q, k, v. Others may stand in any.
-        return said
-    names = [
-        name for place in question.places for m in plan.entries[place].choices[0] for name in (m.first.name, m.second.name)
-    ]
-    # Tables are kept alike everywhere.
-    return all(map(documented, names)) or (said and all("embed" in words(name) for name in names))
-
-
-def _unsaid(plan: Plan, crossed: Pairs) -> list[str]:
-    """Return what no evidence but shapes says of a plan's pairs, and what both programs have left over.
-
-    Args:
-        plan: whose pairs.
-        crossed: parameters of one program that are state of the other.
-    """
-    found = [f"{entry}: nothing but their shapes says so" for entry in plan.entries if entry.evidence == "shapes"]
-    entries = {move.first.name for entry in plan.entries for move in entry.choices[0]}
-    rest = [m for m in plan.map.moves if m.evidence == "shapes" and m.first.name not in entries]
-    found += [f"{move.first.name} -> {move.second.name}: nothing but their shapes says so" for move in rest]
-    stated = {name for pair in crossed for name in pair}
-    left = [[name for name in names if name not in stated] for names in plan.map.left_over]
-    recurrent = [name for names in left for name in names if "bias" in name and {"ih", "hh"} & {*words(name)}]
-    found += [f"{name} is added to another bias, which the other program holds as one: no map says that" for name in recurrent]
-    if all(left):
-        sides = (", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") for names in left)
-        found.append("{} of the first and {} of the second have no counterpart".format(*sides))
-    return found
 
 
 def _round(
@@ -226,19 +198,3 @@ def _ask(question: Question, plan: Plan, trial: Trial, values: Arrays, *, agreed
     good = [at for at, error in enumerate(errors) if error <= AGREES and error <= APART * max(best, FLOOR)]
     tie = "" if len(good) == 1 else f"{question.text(plan, len(answers))}; the outputs agree under {len(good)} of them"
     return answers[good[0]], tie
-
-
-def noisy(plan: Plan, seed: int = 0) -> Arrays:
-    """Return the first's matched parameters with noise, so that no bias is zero and no kernel symmetric."""
-    rng = np.random.default_rng(seed)
-    moved = {move.first.name for move in (*plan.map.moves, *plan.map.added)}
-    found: Arrays = {}
-    for name, array in plan.first.items():
-        if name in moved and array.dtype.kind not in FLOATS:
-            found[name] = array
-        elif name in moved:
-            size = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
-            noise = NOISE * (size or NOISE) * rng.standard_normal(array.shape, np.float32)
-            # NumPy makes a number of an array without axes.
-            found[name] = np.asarray(array + noise, None if array.dtype.kind == "V" else array.dtype)
-    return found

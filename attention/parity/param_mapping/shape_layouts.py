@@ -1,7 +1,6 @@
 """Shapes: the layouts that two shapes leave open, the conventional one first.
 
     (HD, M) -> (M, H, D)        second = first.reshape(axes).transpose(order).reshape(shape)
-    (3 HD, M) <- q, k, v        one after another, or interleaved in each of G groups, in any order
 
 torch stores a kernel (out, in, *window) and calls it `weight`; Flax and Keras store (*window, in, out) and call it `kernel`.
 """
@@ -9,7 +8,6 @@ torch stores a kernel (out, in, *window) and calls it `weight`; Flax and Keras s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -19,10 +17,6 @@ from attention.parity.param_mapping.block_moves import Block, Move, Shape, simpl
 
 MOST_AXES = 5
 """Arrays of more axes are matched as they are, or not at all."""
-MOST_GROUPS = 6
-"""How many numbers of groups are tried for parts that are interleaved."""
-MOST_ORDERED = 3
-"""Up to so many parts may be fused in any order; more (layers that are stacked) in their own alone."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +55,9 @@ class Layout:
             coarse: the shape of the two that has fewer axes, without axes of size 1.
             to_kernel: whether the first is torch's.
         """
-        first_is_coarse = _groups(self.axes, coarse) is not None
+        first_is_coarse = axis_groups(self.axes, coarse) is not None
         laid = tuple(self.axes[axis] for axis in self.order)
-        groups = _groups(self.axes if first_is_coarse else laid, coarse)
+        groups = axis_groups(self.axes if first_is_coarse else laid, coarse)
         if groups is None or len(groups) < 2:
             return False
         # From the coarse side: whose axes come in which order on the fine one.
@@ -92,78 +86,13 @@ def layouts(first: Shape, second: Shape) -> list[Layout]:
     found: list[Layout] = []
     for order in permutations(range(len(finer))):
         laid = tuple(finer[axis] for axis in order)
-        if _groups(laid, coarse) is not None:
+        if axis_groups(laid, coarse) is not None:
             inverse = tuple(int(axis) for axis in np.argsort(order))
             found.append(Layout(finer, order) if finer is one else Layout(laid, inverse))
     return found
 
 
-def fusions(
-    name: str,
-    whole: Shape,
-    parts: Mapping[str, Shape],
-    best: Callable[[list[Layout], Shape, Shape], list[Layout]],
-    *,
-    stacked: int = 0,
-    ordered: int = MOST_ORDERED,
-) -> Iterator[tuple[Move, ...]]:
-    """Yield the moves of parts into one array that joins them along one axis, the conventional ones first.
-
-    Args:
-        name: of the fused array.
-        whole: its shape.
-        parts: the shapes of the parts by name, in the order that convention has: q, k, v.
-        best: puts the layouts between two shapes in order of preference.
-        stacked: how many leading axes count the parts, each of which is one index of them, in this order; 0 for none.
-        ordered: up to so many parts may stand in any order.
-    """
-    names = list(parts)
-    real, whole = whole, (math.prod(whole[:stacked]), *whole[stacked:]) if stacked else whole
-    for axis, size in enumerate(whole[:1] if stacked else whole):
-        rest = math.prod(whole) // max(size, 1)
-        widths = [math.prod(shape) // rest for shape in parts.values()]
-        if sum(widths) != size or any(math.prod(shape) % rest for shape in parts.values()):
-            continue
-        shapes: list[Shape] = [(*whole[:axis], width, *whole[axis + 1 :]) for width in widths]
-        choices = [best(layouts(part, shape), part, shape) for part, shape in zip(parts.values(), shapes, strict=True)]
-        for layout in choices[0]:
-            alike = [next((each for each in choice if each.order == layout.order), None) for choice in choices]
-            if None in alike:
-                continue
-            ways = dict(zip(names, alike, strict=True))
-            for groups in [1] if stacked else _group_counts(widths, list(parts.values())):
-                orders = [names] if stacked or len(names) > ordered else permutations(names)
-                for order in orders:
-                    blocks = _blocks(Block.all_of(name, real), whole, axis, groups, {p: widths[names.index(p)] for p in order})
-                    yield tuple(ways[part].into(part, parts[part], blocks[part]) for part in names)  # pyright: ignore[reportOptionalMemberAccess]
-
-
-def _blocks(array: Block, whole: Shape, axis: int, groups: int, widths: dict[str, int]) -> dict[str, Block]:
-    """Return the block of each part: one after another, in each of equal groups, along one axis of the whole."""
-    split = (*whole[:axis], *((groups,) if groups > 1 else ()), whole[axis] // groups, *whole[axis + 1 :])
-    at = axis + (groups > 1)
-    found: dict[str, Block] = {}
-    start = 0
-    for part, width in widths.items():
-        stop = start + width // groups
-        spans = [(0, size) for size in split]
-        spans[at] = (start, stop)
-        found[part] = Block(array.name, array.shape, split, tuple(spans))
-        start = stop
-    return found
-
-
-def _group_counts(widths: list[int], parts: Sequence[Shape]) -> list[int]:
-    """Return how many groups the parts may be interleaved in: 1, then sizes of their axes, then other divisors."""
-    most = math.gcd(*widths)
-    if len(parts) > MOST_ORDERED:
-        return [1]
-    sizes = [size for part in parts for size in part]
-    divisors = [count for count in range(2, most + 1) if most % count == 0]
-    return [1, *sorted(divisors, key=lambda count: (count not in sizes, count))[: MOST_GROUPS - 1]]
-
-
-def _groups(fine: Shape, coarse: Shape) -> list[list[int]] | None:
+def axis_groups(fine: Shape, coarse: Shape) -> list[list[int]] | None:
     """Return which neighbouring axes of `fine` make up each axis of `coarse`, or None where they do not."""
     groups: list[list[int]] = []
     at = 0

@@ -19,8 +19,9 @@ from itertools import combinations, islice
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.block_moves import Shape
 from attention.parity.param_mapping.candidates import Best, Entry, backward
+from attention.parity.param_mapping.fused_layouts import fusions
 from attention.parity.param_mapping.name_assignment import assign, numbered, spelt
-from attention.parity.param_mapping.shape_layouts import fusions, layouts
+from attention.parity.param_mapping.shape_layouts import layouts
 
 MOST_NUMBERS = 4
 """Numbers of a name that are tried as layer numbers."""

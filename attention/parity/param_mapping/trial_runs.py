@@ -16,7 +16,11 @@ from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.candidates import Plan
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.state_pairing import Pairs, carried, paired, settled_state
+from attention.parity.param_mapping.value_search import FLOATS
 from attention.spec.errors import AttentionError
+
+NOISE = 0.3
+"""Of what is added to the parameters, relative to their size."""
 
 
 @dataclass
@@ -112,3 +116,19 @@ def difference(wanted: Arrays, made: Arrays) -> float:
         compared |= size > 0
         worst = max(worst, away / size if size else (0.0 if away == 0 else float("inf")))
     return worst if compared else float("inf")
+
+
+def noisy(plan: Plan, seed: int = 0) -> Arrays:
+    """Return the first's matched parameters with noise, so that no bias is zero and no kernel symmetric."""
+    rng = np.random.default_rng(seed)
+    moved = {move.first.name for move in (*plan.map.moves, *plan.map.added)}
+    found: Arrays = {}
+    for name, array in plan.first.items():
+        if name in moved and array.dtype.kind not in FLOATS:
+            found[name] = array
+        elif name in moved:
+            size = float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
+            noise = NOISE * (size or NOISE) * rng.standard_normal(array.shape, np.float32)
+            # NumPy makes a number of an array without axes.
+            found[name] = np.asarray(array + noise, None if array.dtype.kind == "V" else array.dtype)
+    return found
