@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from attention.checkpoints.weight_map import Dialect
-from attention.parity.adapters import Call, Program, program
+from attention.parity.adapters import Program, program
+from attention.parity.adapters.inputs import call_of
 from attention.parity.param_mapping.dialect_map import table
 from attention.parity.param_mapping.explicit_map import Given, explicit
 from attention.parity.param_mapping.param_map import ParamMap
@@ -40,7 +41,7 @@ def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -
         ParamError: what is given names unknown parameters, shapes that do not fit, or a parameter twice.
     """
     first, second = program(torch_side, "torch"), program(jax_side, "jax")
-    call = None if call is None else Call.of(call)
+    call = None if call is None else call_of(call)
     if isinstance(given, ParamMap):
         return _fitting(first, second, given)
     if isinstance(given, Mapping) or _is_pairs(given):

@@ -61,8 +61,8 @@ def stacks(first: Arrays, second: Arrays, best: Best) -> list[Entry]:
             used = {block.name for entry in found for m in entry.choices[0] for block in (m.first, m.second)}
             if any(name in used for group in groups for name in group.names):
                 continue
-            pairs = _paired(groups, singles, {name: x for name, x in wholes.items() if name not in used})
-            found += [_entry(group, whole, singles, wholes, best, flipped=flipped) for group, whole in pairs]
+            pairs, evidence = _paired(groups, singles, {name: x for name, x in wholes.items() if name not in used})
+            found += [_entry(group, whole, (singles, wholes), best, evidence, flipped=flipped) for group, whole in pairs]
     return found
 
 
@@ -109,21 +109,21 @@ def _groups(
     return groups if whole and axes[0] > 1 else []
 
 
-def _paired(groups: list[Group], singles: Arrays, wholes: Arrays) -> list[tuple[Group, str]]:
-    """Return which array holds each group, or nothing unless every group has one."""
+def _paired(groups: list[Group], singles: Arrays, wholes: Arrays) -> tuple[list[tuple[Group, str]], str]:
+    """Return which array holds each group and what says so, or nothing unless every group has one."""
     shapes = {group.text: singles[group.names[0]].shape for group in groups}
     if any(singles[name].shape != shapes[group.text] for group in groups for name in group.names):
-        return []
+        return [], ""
     held = Counter(x.size for x in wholes.values()), Counter(x.size for x in singles.values())
     if all(held[0][math.prod(shape)] >= held[1][math.prod(shape)] for shape in shapes.values()):
-        return []
+        return [], ""
     axes = groups[0].axes
     size = math.prod(axes)
     fitting = {
         n: x for n, x in wholes.items() if x.shape[: len(axes)] == axes and x.size // size in {*map(math.prod, shapes.values())}
     }
     if len(fitting) < len(groups):
-        return []
+        return [], ""
     # The other program's numbers count from 0 among these arrays alone.
     pairs = assign(
         numbered(list(shapes)),
@@ -131,12 +131,32 @@ def _paired(groups: list[Group], singles: Arrays, wholes: Arrays) -> list[tuple[
         lambda text, n: bool(layouts(shapes[text], fitting[n].shape[len(axes) :])),
     )
     good = {text: other for text, (other, score) in pairs.items() if score > 0}
-    return [(group, good[group.text]) for group in groups] if len(good) == len(groups) else []
+    if len(good) == len(groups):
+        return [(group, good[group.text]) for group in groups], "names"
+    return _in_order(groups, singles, fitting, len(axes)), "shapes"
 
 
-def _entry(group: Group, whole: str, singles: Arrays, wholes: Arrays, best: Best, *, flipped: bool) -> Entry:
+def _in_order(groups: list[Group], singles: Arrays, wholes: Arrays, axes: int) -> list[tuple[Group, str]]:
+    """Return which array holds each group by the order in which both stand, where there are as many of each shape.
+
+    Names that do not tell them apart are no reason to take a digit within a layer, as of its two norms, for a layer's number.
+    """
+    ours: dict[Shape, list[Group]] = {}
+    theirs: dict[Shape, list[str]] = {}
+    place = {name: at for at, name in enumerate(singles)}
+    for group in sorted(groups, key=lambda group: place[group.names[0]]):
+        ours.setdefault(tuple(sorted(singles[group.names[0]].shape)), []).append(group)
+    for name, x in wholes.items():
+        theirs.setdefault(tuple(sorted(x.shape[axes:])), []).append(name)
+    if {shape: len(each) for shape, each in ours.items()} != {shape: len(each) for shape, each in theirs.items()}:
+        return []
+    return [pair for shape, each in ours.items() for pair in zip(each, theirs[shape], strict=True)]
+
+
+def _entry(group: Group, whole: str, sides: tuple[Arrays, Arrays], best: Best, evidence: str, *, flipped: bool) -> Entry:
+    singles, wholes = sides
     parts = {name: singles[name].shape for name in group.names}
     order = best(group.names[0], whole) if flipped else backward(best(whole, group.names[0]))
     made = fusions(whole, wholes[whole].shape, parts, order, stacked=len(group.axes))
     moves = (each if flipped else tuple(move.inverse for move in each) for each in made)
-    return Entry(tuple(dict.fromkeys(islice(moves, MOST_CHOICES))), "names")
+    return Entry(tuple(dict.fromkeys(islice(moves, MOST_CHOICES))), evidence)

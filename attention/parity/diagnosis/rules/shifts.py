@@ -81,6 +81,8 @@ def _addable(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
     """Yield what is known and has the size of the arrays, and the variances and mean squares of what is larger."""
     yield from scene.of_size()
     n = scene.torch.size
+    if scene.jax.size != n:
+        return
     for side in scene.region:
         # What only one side holds as it is, such as a variance to which the other added its eps when it was built.
         for event in side:
