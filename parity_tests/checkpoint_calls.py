@@ -34,7 +34,7 @@ READ = "a part of `contract`, which is swept; odd values of every option are in 
 UNSWEPT: dict[str, str] = {
     **dict.fromkeys(("gguf.read", "gguf_file.parse", "marian.load", "ctranslate2.load", "ctranslate2.read"), FILES),
     **dict.fromkeys(("ctranslate2.write", "ctranslate2.weights", "ctranslate2.variables"), FILES),
-    **dict.fromkeys(("dialect.linear", "dialect.projections", "dialect.under", "llama.stacked"), TABLE),
+    **dict.fromkeys(("weight_map.linear", "weight_map.projections", "weight_map.under", "llama.stacked"), TABLE),
     **dict.fromkeys(("marian.block", "marian.encoder", "gguf.decoder", "whisper.encoder", "whisper.decoder"), READ),
     **dict.fromkeys(("whisper.stack", "deepseek.contract", "torch_transformer.decoder_block"), READ),
 }

@@ -1,6 +1,6 @@
 """Real input: the trained weights of whole models, and what each attention layer of them sees on real text.
 
-    weights[l] = the checkpoint's tensors, through one table of `exchange`             (our reading of the file)
+    weights[l] = the checkpoint's tensors, through one table of `checkpoints`          (our reading of the file)
     hidden[l]  = what layer l received in a forward pass of the whole trained model    (theirs, on real text)
 
 The files come in Python packages that are found and never imported. Each file is pinned by its sha256.
