@@ -107,6 +107,8 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
     """
     if not divergence.found:
         return ()
+    if divergence.difference is not None and divergence.difference.kind == "stop":
+        return _stopped(divergence)
     first = _named(divergence)
     again = [_named(run) for run in divergence.runs] if first else []
     others = [found[0].name for found in again if found and found[0].name != first[0].name]
@@ -114,6 +116,18 @@ def name_mistake(divergence: Divergence) -> tuple[Finding, ...]:
     if any(not _same_kind(name, first[0].name) for name in others):
         return ()
     return tuple(replace(finding, sure=False) for finding in first) if others else first
+
+
+def _stopped(divergence: Divergence) -> tuple[Finding, ...]:
+    """Name a gradient that one side stops; where both do, of different arrays, there is no name."""
+    sides = {"absent in jax": ("torch", "jax"), "absent in torch": ("jax", "torch")}
+    if divergence.kind not in sides or divergence.torch is None or divergence.jax is None:
+        return ()
+    there, here = sides[divergence.kind]
+    event = divergence.torch if there == "torch" else divergence.jax
+    mends = ("x.detach()", "") if here == "torch" else ("", "jax.lax.stop_gradient(x)")
+    evidence = f"{there} lets no gradient through {event.label} at {event.place}, {here} does"
+    return (Finding(f"the gradient is stopped on {there} and not on {here}", evidence, *mends),)
 
 
 def _same_kind(one: str, other: str) -> bool:

@@ -168,6 +168,14 @@ def _is_causal(x: np.ndarray) -> bool:
     return band is not None and band.high in (0, x.shape[-1] - x.shape[-2]) and band.low == -np.inf
 
 
+def _hides(scene: Scene, side: str, size: int, count: int) -> bool:
+    """Return whether a side hides as many elements of an array of this size somewhere, perhaps only later."""
+    arrays = scene.made[side == "jax"]
+    return any(x.size == size and x.dtype.kind == "f" and int((x < HIDDEN).sum()) == count for x in arrays)
+
+
+HIDDEN = -1e4
+"""What lies below has been hidden."""
 LOW = -50.0
 """What is added to hide an element is at most this."""
 
@@ -184,6 +192,8 @@ def added_mask(scene: Scene) -> Finding | None:
             low, near = float(m.min()), 1e-9 * max(1.0, float(np.abs(scene.torch).max(initial=0.0)))
             hidden = np.abs(m - low) <= near
             if low > LOW or not (hidden | (np.abs(m) <= near)).all() or hidden.all():
+                continue
+            if _hides(scene, other, m.size, int(hidden.sum())):
                 continue
             told = f"{side} adds {low:.6g} to {hidden.mean():.0%} of the elements, {other} adds nothing"
             return Finding(f"a mask is missing on {other}, or too much on {side}", told)
