@@ -17,7 +17,7 @@ import numpy as np
 from attention.parity.tracing.activation_patching import Pair, Swap, carry, laid, mended, replacements, rerun
 from attention.parity.tracing.backward_slice import Cone, ancestors, cone
 from attention.parity.tracing.fault_localization import Choice, choose
-from attention.parity.tracing.fingerprint import masked, real
+from attention.parity.tracing.fingerprint import Fingerprint, masked, real
 from attention.parity.tracing.trace_alignment import Alignment
 
 # Divergences that are looked for at most, arrays that are carried across in all, and further runs of one line that are kept.
@@ -137,12 +137,25 @@ def _at(pair: Pair, like: Choice | None = None) -> Choice:
 def _near(state: Alignment, unit: float, tried: set[int]) -> Iterator[Pair]:
     """Yield pairs of arrays on the way to the outputs that are equal within roundings of the programs' dtype, in order."""
     first, second = _cones(state)
-    left = [t for t in first.inside if state.torch.events[t].is_operation and state.torch.events[t].is_float]
+    prints = state.prints
+    left: dict[tuple[int, int, bytes], list[int]] = {}
+    for t in first.inside:
+        if state.torch.events[t].is_operation and state.torch.events[t].is_float:
+            left.setdefault(_key(prints[0][t]), []).append(t)
+    # A long program has thousands of arrays of one size, so that they are compared all at once.
+    rows = {key: np.stack([prints[0][t].statistics for t in group]) for key, group in left.items()}
+    scales = {key: np.array([prints[0][t].scale for t in group]) for key, group in left.items()}
     for j in second.inside:
-        event = state.jax.events[j]
-        if j in tried or not event.is_operation or not event.is_float:
+        event, key = state.jax.events[j], _key(prints[1][j])
+        if j in tried or not event.is_operation or not event.is_float or key not in left:
             continue
-        yield from ((t, j) for t in left if _is_near(state, unit, t, j))
+        most = ULPS * unit * np.maximum(scales[key], prints[1][j].scale)[:, None]
+        near = np.flatnonzero((np.abs(rows[key] - prints[1][j].statistics) <= most).all(axis=1))
+        yield from ((left[key][n], j) for n in near if _is_near(state, unit, left[key][n], j))
+
+
+def _key(found: Fingerprint) -> tuple[int, int, bytes]:
+    return found.count, found.masked, found.pattern
 
 
 def _is_near(state: Alignment, unit: float, t: int, j: int) -> bool:

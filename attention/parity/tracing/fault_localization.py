@@ -36,8 +36,8 @@ from attention.parity.tracing.trace_alignment import Alignment
 # after them agree; those whose outputs are near, which is cheap; those after which nothing near agrees. Measured on 49 ports
 # and 32 pairs: the swap that mends all was among the first 124, and of those with far outputs among the first 18 that are run.
 MOST_SWAPS, MOST_SIDE, MOST_RUN, MOST_WHOLE, MOST_BLIND = 200, 64, 24, 200, 8
-# Operations of a region that are counted.
-MOST_REGION = 400
+# Operations of a region that are counted, and of one that is only ranked among many.
+MOST_REGION, MOST_RANKED = 400, 48
 # Swaps that mend a part of the outputs, and are compared by how many operations they bring into agreement.
 MOST_PARTIAL = 16
 ENOUGH = 0.6
@@ -252,38 +252,40 @@ def _smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[Trial
     """Yield the swaps that may be, of the smallest regions first."""
 
     @cache
-    def size(which: int, i: int) -> tuple[int, int]:
+    def size(which: int, i: int, most: int = MOST_REGION) -> tuple[int, int]:
         side = (alignment.torch, alignment.jax)[which]
-        behind = [n for n in ancestors(side, i, inside[which], MOST_REGION) if side.events[n].is_operation]
-        return len({side.events[n].place for n in behind}), len(behind)
+        behind = [n for n in ancestors(side, i, inside[which], most) if side.events[n].is_operation]
+        return len({side.lines[n] for n in behind}), len(behind)
+
+    @cache
+    def reads(which: int, i: int) -> frozenset[int]:
+        side = (alignment.torch, alignment.jax)[which]
+        behind = ancestors(side, i, apart[which], MOST_REGION)
+        return frozenset(n for k in behind for n in side.events[k].inputs)
+
+    @cache
+    def readers(j: int) -> tuple[int, ...]:
+        return tuple(i for i in alignment.jax.consumers[j] if i in inside[1])
+
+    def is_far(which: int, i: int, given: Sequence[int]) -> bool:
+        # What only one side has was made from one of some arrays, or may have been: of a constant.
+        return bool(given) and reads(which, i).isdisjoint(given)
 
     inside = frozenset(first.inside), frozenset(second.inside)
-    a = sorted(_computed(alignment.torch, first), key=lambda i: size(0, i))[:MOST_SIDE]
-    b = sorted(_computed(alignment.jax, second), key=lambda i: size(1, i))[:MOST_SIDE]
+    apart = [frozenset(n for n, ok in enumerate(fine) if not ok) for fine in alignment.fine]
+    a = sorted(_computed(alignment.torch, first), key=lambda i: size(0, i, MOST_RANKED))[:MOST_SIDE]
+    b = sorted(_computed(alignment.jax, second), key=lambda i: size(1, i, MOST_RANKED))[:MOST_SIDE]
     tried: list[tuple[tuple[float, float, float], Trial]] = []
-    for t, j in product(a, b):
-        if _fits(alignment, t, j):
-            cost = (0, size(0, t)[0] + size(1, j)[0], size(0, t)[1] + size(1, j)[1])
-            tried.append((cost, ("different", t, j, None)))
-    for t, j in product(a, second.border):
-        if _fits(alignment, t, j):
-            only = tuple(i for i in second.inside if j in alignment.jax.events[i].inputs)
-            far = not _is_of(alignment, 0, t, alignment.alike[1][j])
-            cost = (far, size(0, t)[0] + 1, size(0, t)[1] + 2)
-            tried += [(cost, ("absent in jax", t, j, None)), (cost, ("absent in jax", t, j, only))]
-    for t, j in product(first.border, b):
-        if _fits(alignment, t, j):
-            far = not _is_of(alignment, 1, j, alignment.alike[0][t])
-            cost = (far, size(1, j)[0] + 1, size(1, j)[1] + 2)
-            tried.append((cost, ("absent in torch", t, j, None)))
+    for t, j in (pair for pair in product(a, b) if _fits(alignment, *pair)):
+        cost = (0, size(0, t)[0] + size(1, j)[0], size(0, t)[1] + size(1, j)[1])
+        tried.append((cost, ("different", t, j, None)))
+    for t, j in (pair for pair in product(a, second.border) if _fits(alignment, *pair)):
+        cost = (is_far(0, t, alignment.alike[1][j]), size(0, t)[0] + 1, size(0, t)[1] + 2)
+        tried += [(cost, ("absent in jax", t, j, None)), (cost, ("absent in jax", t, j, readers(j)))]
+    for t, j in (pair for pair in product(first.border, b) if _fits(alignment, *pair)):
+        cost = (is_far(1, j, alignment.alike[0][t]), size(1, j)[0] + 1, size(1, j)[1] + 2)
+        tried.append((cost, ("absent in torch", t, j, None)))
     yield from (trial for _, trial in sorted(tried, key=lambda one: one[0])[:MOST_SWAPS])
-
-
-def _is_of(alignment: Alignment, which: int, i: int, given: Sequence[int]) -> bool:
-    """Return whether an operation that only one side has was made from one of some arrays, or may have been: of a constant."""
-    side, fine = (alignment.torch, alignment.jax)[which], alignment.fine[which]
-    behind = ancestors(side, i, frozenset(n for n, ok in enumerate(fine) if not ok), MOST_REGION)
-    return not given or any(n in given for k in behind for n in side.events[k].inputs)
 
 
 def _computed(side: Recording, region: Cone) -> list[int]:

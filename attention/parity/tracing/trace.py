@@ -193,6 +193,12 @@ class Recording:
         return {i: n for n, step in enumerate(self.steps) for i in step.outputs}
 
     @cached_property
+    def lines(self) -> list[int]:
+        """A number for each event's line, the same for the same line; of a recording that is complete."""
+        numbers: dict[Place, int] = {}
+        return [numbers.setdefault(event.place, len(numbers)) for event in self.events]
+
+    @cached_property
     def consumers(self) -> dict[int, list[int]]:
         """The events that were made from each event; of a recording that is complete."""
         found: dict[int, list[int]] = {event.index: [] for event in self.events}
