@@ -136,7 +136,9 @@ def _modeling(name: str) -> Any:
 
 
 def _config(name: str, **options: Any) -> Any:
-    folder = importlib.import_module(f"transformers.models.{name}.configuration_{name}")
+    # The text part of a model that also sees images has its config beside that of the whole.
+    home = name.removesuffix("_text")
+    folder = importlib.import_module(f"transformers.models.{home}.configuration_{home}")
     kind = next(x for x in vars(folder).values() if getattr(x, "model_type", None) == name)
     config = kind(**options)
     # The one switch that transformers' modules and masks both read.
