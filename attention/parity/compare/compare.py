@@ -30,7 +30,7 @@ from attention.parity.compare.verdicts import blind, held, judged, without
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.parity.param_mapping import result_pairing
 from attention.parity.param_mapping.parameter_values import Learned, learned
-from attention.parity.param_mapping.state_pairing import settled_state
+from attention.parity.param_mapping.state_pairing import State, settled_state
 from attention.parity.results import provenance
 from attention.parity.results.report import OWN, Report, Row
 from attention.spec.errors import ParamError, ShapeError, SideFailed
@@ -101,7 +101,7 @@ def compare(
     for pair in pairs:
         row = Row(subject, "inputs", "", OWN, pair[0] if pair[0] == pair[1] else "/".join(pair))
         rows = list(task.rows(pair, row)) if not known.failure else task.unmapped(pair, row, own=load is None)
-        report += Report(tuple(_undecided(rows, known, labels, load)), tuple(task.notes))
+        report += Report(tuple(_undecided(rows, known, state, labels, load)), tuple(task.notes))
     if any(row.failure for row in report.rows):
         return report
     loaded = f", load={load!r}" if load else ""
@@ -112,7 +112,7 @@ def _compiled(programs: tuple[Program, Program], labels: tuple[str, str]) -> lis
     return [label for label, each in zip(labels, programs, strict=True) if hasattr(each.subject, "_orig_mod")]
 
 
-def _undecided(rows: list[Row], known: Learned, labels: tuple[str, str], load: str | None) -> list[Row]:
+def _undecided(rows: list[Row], known: Learned, state: State, labels: tuple[str, str], load: str | None) -> list[Row]:
     """Return the rows, those that differ left open where the parameter map is: the values may be somebody else's."""
     if known.map is None or all(row.agrees for row in rows):
         return rows
@@ -124,6 +124,9 @@ def _undecided(rows: list[Row], known: Learned, labels: tuple[str, str], load: s
     elif loaded is not None and lone:
         told = f"{', '.join(lone[:3])}{f' and {len(lone) - 3} more' if len(lone) > 3 else ''}"
         why = f"nothing of {labels[1 - loaded]} was loaded into {told} of {labels[loaded]}: say it with params="
+    elif loaded is not None and all(alone := [[n for n in names if n not in stated] for names in state.alone]):
+        told = f"{', '.join(alone[0][:3])} of {labels[0]} beside {', '.join(alone[1][:3])} of {labels[1]}"
+        why = f"no evidence says which state is which: {told}; give both the same values"
     else:
         return rows
     return [row if row.agrees else replace(row, failure=row.failure or f"cannot compare: {why}", open=True) for row in rows]

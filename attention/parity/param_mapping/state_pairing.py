@@ -26,6 +26,7 @@ KINDS = {
     "moving_variance": "var",
     "moving_var": "var",
     "average": "mean",
+    "variance": "var",
 }
 """Names of the same statistics in torch, Keras and Haiku, as Flax has them."""
 COLLECTIONS = ("batch_stats", "stats", "state", "buffers", "constants")
@@ -54,6 +55,16 @@ class State:
     pairs: Pairs
     programs: tuple[Program, Program]
     notes: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The numbers that one program holds as state, and no evidence says which of the other's they are."""
+        taken = [{pair[side] for pair in self.pairs} for side in (0, 1)]
+        found = [
+            tuple(name for name, x in each.state.items() if name not in taken[side] and x.dtype.kind == "f" and x.size > 1)
+            for side, each in enumerate(self.programs)
+        ]
+        return found[0], found[1]
 
 
 def settled_state(programs: tuple[Program, Program], labels: tuple[str, str], params: Any, load: str | None) -> State:
@@ -93,12 +104,15 @@ def paired(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], pa
     rules: tuple[tuple[Callable[[str], Any], Callable[[str], Any]], ...] = (
         (lambda name: (owners.get(_owner(name)), _kind(name)), lambda name: (_owner(name), _kind(name))),
         (lambda name: (_words(_owner(name)), _kind(name)), lambda name: (_words(_owner(name)), _kind(name))),
+        # The only ones of their kind and size, whatever holds them.
+        (_kind, _kind),
     )
     done: set[str] = set()
     for mine, theirs in rules:
         for name, x in first.items():
             same = [other for other, y in second.items() if theirs(other) == mine(name) and y.size == x.size]
-            if name not in done and len(same) == 1 and same[0] not in done:
+            alike = [other for other, y in first.items() if mine(other) == mine(name) and y.size == x.size]
+            if name not in done and len(same) == 1 and same[0] not in done and (mine is not _kind or len(alike) == 1):
                 done |= {name, same[0]}
                 yield name, same[0]
 
