@@ -8,7 +8,7 @@ makes the outputs agree.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import permutations
+from itertools import permutations, zip_longest
 
 import numpy as np
 
@@ -39,8 +39,9 @@ def reordered(plan: Plan, trial: Trial, values: dict[str, np.ndarray], agrees: f
         return ""
     program = trial.stated(plan.map)
     most = MOST_TRIED if getattr(program, "compiled", True) else MOST_SLOW
-    tried = ((n, *order) for orders in zip(*_padded(given), strict=True) for n, order in orders if order is not None)
-    for count, (n, text, order) in enumerate(tried):
+    # The likely orders of every size come before the others of any.
+    tried = (each for likely in zip_longest(*_by_size(given)) for each in likely if each is not None)
+    for count, (n, (text, order)) in enumerate(tried):
         if count >= most:
             break
         names = [name for name, x in given.items() if x.shape.count(n) == 1]
@@ -51,12 +52,10 @@ def reordered(plan: Plan, trial: Trial, values: dict[str, np.ndarray], agrees: f
     return ""
 
 
-def _padded(given: dict[str, np.ndarray]) -> list[list[tuple[int, Order | None]]]:
-    """Return the orders of each size, in lists of equal length, so that the likely ones of all come first."""
-    sizes = dict.fromkeys(n for x in given.values() if x.ndim > 1 for n in x.shape if n > 3 and x.shape.count(n) == 1)
-    found = [[(n, order) for order in _orders(n)] for n in sorted(sizes, reverse=True)[:MOST_SIZES]]
-    longest = max(map(len, found), default=0)
-    return [[*orders, *[(orders[0][0], None)] * (longest - len(orders))] for orders in found if orders]
+def _by_size(given: dict[str, np.ndarray]) -> list[list[tuple[int, Order]]]:
+    """Return the orders of the axes of each size."""
+    sizes = {n for x in given.values() if x.ndim > 1 for n in x.shape if n > 3 and x.shape.count(n) == 1}
+    return [[(n, order) for order in _orders(n)] for n in sorted(sizes, reverse=True)[:MOST_SIZES]]
 
 
 def _orders(n: int) -> Iterator[Order]:
