@@ -1,25 +1,22 @@
-"""Positions: rotary embeddings, their scalings, score biases, and the check of positions that come with a call."""
+"""Positions: every way of telling attention where things stand.
+
+q, k = turned by their positions             Rotary, AxialRotary                  `rotary.py`, `rotary_*.py`
+scores + bias[h, t, s]                       Alibi, RelativeBias, RelativeKeys    `score_bias.py`
+positions that come with a call              check_positions                      `explicit_positions.py`
+"""
 
 from attention.spec.positions.explicit_positions import (
-    STYLES,
-    Alibi,
-    AxialRotary,
-    DynamicNTK,
-    Linear,
-    Llama3,
-    LongRope,
     Positions,
-    RelativeBias,
-    RelativeKeys,
-    Rotary,
     Rotation,
-    Scaling,
     ScoreBias,
-    Yarn,
     check_integral,
     check_positions,
     shared_length,
 )
+from attention.spec.positions.rotary import STYLES, AxialRotary, Rotary, Scaling
+from attention.spec.positions.rotary_frequency_scaling import Linear, Llama3, Yarn
+from attention.spec.positions.rotary_length_scaling import DynamicNTK, LongRope
+from attention.spec.positions.score_bias import Alibi, RelativeBias, RelativeKeys
 
 __all__ = [
     "STYLES",

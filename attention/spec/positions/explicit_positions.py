@@ -1,7 +1,5 @@
-"""Positions: every way of telling attention where things stand, and the check of positions that come with a call.
+"""Explicit positions: the check of those that come with a call.
 
-q, k = turned by their positions             Rotary, AxialRotary                  `rotary.py`, `rotary_*.py`
-scores + bias[h, t, s]                       Alibi, RelativeBias, RelativeKeys    `score_bias.py`
 query_positions (*batch, T), key_positions (*batch, S): both given, or neither and T = S, both counting from 0
 """
 
@@ -12,36 +10,12 @@ from typing import Any
 from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import PositionError, ShapeError
 from attention.spec.options import is_array
-from attention.spec.positions.rotary import STYLES, AxialRotary, Rotary, Scaling
-from attention.spec.positions.rotary_frequency_scaling import Linear, Llama3, Yarn
-from attention.spec.positions.rotary_length_scaling import DynamicNTK, LongRope
+from attention.spec.positions.rotary import AxialRotary, Rotary
 from attention.spec.positions.score_bias import Alibi, RelativeBias, RelativeKeys
 
 Rotation = Rotary | AxialRotary
 ScoreBias = Alibi | RelativeBias | RelativeKeys
 Positions = Rotation | ScoreBias
-
-__all__ = [
-    "STYLES",
-    "Alibi",
-    "AxialRotary",
-    "DynamicNTK",
-    "Linear",
-    "Llama3",
-    "LongRope",
-    "Positions",
-    "RelativeBias",
-    "RelativeKeys",
-    "Rotary",
-    "Rotation",
-    "Scaling",
-    "ScoreBias",
-    "Yarn",
-    "check_both",
-    "check_integral",
-    "check_positions",
-    "shared_length",
-]
 
 
 def check_positions(query_positions: Array, key_positions: Array, sizes: Sizes, positions: Positions | None = None) -> None:
