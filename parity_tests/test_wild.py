@@ -14,27 +14,29 @@ from conformance import wild
 from conformance.wild.check import load, plant
 from conformance.wild.evaluate import pair
 
-SEEN = Path(wild.__file__).parent / "seen"
-PAIRS = sorted(path.stem for path in SEEN.glob("p*.py"))
-MISTAKES = {name: len(load(SEEN / f"{name}.py", (SEEN / f"{name}.py").read_text()).MISTAKES) for name in PAIRS}
+FOLDER = Path(wild.__file__).parent
+FILES = {path.stem: path for path in sorted((*FOLDER.glob("seen/p*.py"), *FOLDER.glob("unseen/u*.py")))}
+MISTAKES = {name: len(load(path, path.read_text()).MISTAKES) for name, path in FILES.items()}
+OPEN = {"u14_patchtst"}
+"""Right pairs of which the parameter map stays open."""
 
 
 def verdict(name: str, wrong: Path | None = None, side: str = "") -> str:
     """Return what `compare` says of a pair, of whose programs one, `side`, may come from a file with a mistake."""
-    first, second, inputs, whose = pair(SEEN / f"{name}.py", wrong, side)
+    first, second, inputs, whose = pair(FILES[name], wrong, side)
     return parity.compare(first, second, inputs, load=whose).verdict
 
 
 class TestLaws:
-    @pytest.mark.parametrize("name", PAIRS)
+    @pytest.mark.parametrize("name", FILES)
     def test_a_right_pair_agrees(self, name: str) -> None:
-        assert verdict(name) == "agrees"
+        assert verdict(name) == ("cannot tell" if name in OPEN else "agrees")
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(("name", "at"), [(name, at) for name in PAIRS for at in range(MISTAKES[name])])
+    @pytest.mark.parametrize(("name", "at"), [(name, at) for name in FILES for at in range(MISTAKES[name])])
     def test_a_wrong_pair_is_not_said_to_agree(self, name: str, at: int, tmp_path: Path) -> None:
-        source = (SEEN / f"{name}.py").read_text()
-        mistake = load(SEEN / f"{name}.py", source).MISTAKES[at]
+        source = FILES[name].read_text()
+        mistake = load(FILES[name], source).MISTAKES[at]
         wrong = tmp_path / f"{name}_{at}.py"
         _ = wrong.write_text(plant(source, mistake))
         assert verdict(name, wrong, mistake["side"]) != "agrees"

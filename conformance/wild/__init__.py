@@ -18,6 +18,8 @@ A mistake is planted by replacing `old` by `new` in the text of the file and imp
 and float64, gradients of the inputs included, and each mistake changes outputs, or gradients where it leaves the outputs alone,
 by more than 1e-4 of their size.
 
+`unseen` holds the pairs of the latest round: first run when the rules were finished, and tests like those of `seen` since then.
+
 `published` holds ports out of packages, of which `packages.imported` plants the mistakes: there an entry of MISTAKES has a
 "module", the dotted name of the module in whose source text `old` stands and `line` is counted.
 """
