@@ -165,7 +165,7 @@ def _suspected(suspects: tuple[tuple[Place, ...], tuple[Place, ...]]) -> list[st
         for side, places in zip(("torch", "jax"), suspects, strict=True)
         for place in places
     ]
-    return ["the mistake is on one of these lines, of one side, the likeliest first:", *lines]
+    return ["lines that may hold the mistake, the likeliest first:", *lines]
 
 
 def explained(share: float) -> str:
