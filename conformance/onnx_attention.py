@@ -37,7 +37,7 @@ from conformance.onnx_cases import Case
 from conformance.rooms import Room
 
 MODES = {0: "scaled", 1: "capped", 2: "masked", 3: "weights"}
-"""The stage that `qk_matmul_output_mode` names. ONNX's bias holds the -inf of every mask, so mode 2 is after the mask."""
+"""The intermediate of each `qk_matmul_output_mode`. ONNX's bias holds the -inf of every mask, so mode 2 is after the mask."""
 
 
 def answer(room: Room, case: Case, kernel: str | None = None) -> dict[str, np.ndarray]:
@@ -67,8 +67,8 @@ def answer(room: Room, case: Case, kernel: str | None = None) -> dict[str, np.nd
 def _call(room: Room, case: Case, kernel: str, query: np.ndarray, key: np.ndarray, value: np.ndarray) -> dict[str, np.ndarray]:
     """Return "Y" in the layout of the node, and "qk_matmul_output" if it is asked for."""
     allowed, bias = contract(case)
-    stage = MODES[case.attributes.get("qk_matmul_output_mode", 0)]
-    asked = (stage,) if "qk_matmul_output" in case.outputs else ()
+    intermediate = MODES[case.attributes.get("qk_matmul_output_mode", 0)]
+    asked = (intermediate,) if "qk_matmul_output" in case.outputs else ()
     attend = partial(
         room.module.dot_product_attention,
         mask=allowed,
@@ -77,11 +77,11 @@ def _call(room: Room, case: Case, kernel: str, query: np.ndarray, key: np.ndarra
         softcap=case.attributes.get("softcap") or None,
         precision="highest",
         implementation=kernel,
-        return_stages=asked,
+        return_intermediates=asked,
     )
     made = room.whole(attend)(*(room.array(x) for x in (query, key, value)))
-    y, stages = made if asked else (made, {})
-    scores = {"qk_matmul_output": room.numpy(stages[stage])} if asked else {}
+    y, intermediates = made if asked else (made, {})
+    scores = {"qk_matmul_output": room.numpy(intermediates[intermediate])} if asked else {}
     y = room.numpy(y)
     y = np.swapaxes(y, 1, 2) if case.inputs["Q"].ndim == 4 else y.reshape(*y.shape[:2], -1)
     return {"Y": y, **scores}

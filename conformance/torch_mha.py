@@ -40,7 +40,7 @@ BACKENDS = ("torch", "jax_eager")
 """The rooms. JAX runs one operation at a time, as each of 160 masks and modules would be compiled for one call."""
 MASKS = ("none", "bool", "float", "per head", "causal")
 WEIGHTS = (None, "mean_weights", "weights")
-"""need_weights=False, need_weights=True, and that with average_attn_weights=False, by the name of our stage."""
+"""need_weights=False, need_weights=True, and that with average_attn_weights=False, by the name of our intermediate."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ def forgets(module: Module, masks: Masks, call: Call) -> bool:
 def probe(module: Module, masks: Masks) -> Probe:
     """Return the call of our layer, in float32, with both kinds of weights."""
     made = draw(f"{NAME}: {module}, {masks}", torch_mha.contract(module.config), T, S, masks.ours)
-    stages = ("weights", "mean_weights")
+    intermediates = ("weights", "mean_weights")
     if masks.attn != "float":
-        return replace(made, stages=stages)
+        return replace(made, intermediates=intermediates)
     bias = np.random.default_rng(5).normal(size=(B, H, T, S)).astype(np.float32)
-    return replace(made, stages=stages, arrays={**made.arrays, "bias": bias})
+    return replace(made, intermediates=intermediates, arrays={**made.arrays, "bias": bias})
 
 
 def theirs(probe: Probe, module: Module, masks: Masks, call: Call) -> Results:
@@ -191,7 +191,7 @@ def wide(module: Module, masks: Masks, backends: tuple[str, ...] = BACKENDS) -> 
 
 def narrow(module: Module, masks: Masks, backends: tuple[str, ...] = BACKENDS) -> Iterator[Line]:
     """Yield a line for every backend in float32, and one for their own, judged by theirs in float64."""
-    asked = replace(probe(module, masks), stages=("weights",))
+    asked = replace(probe(module, masks), intermediates=("weights",))
     call, expected = Call(weights="weights"), expect(asked)
     expected = Budget({**expected.value, **theirs(widened(asked), module, masks, call)}, expected.sigma)
     for backend in backends:

@@ -116,8 +116,8 @@ def formula_grads(case: str) -> tuple[np.ndarray, list[np.ndarray]]:
     fixed = settled(*given, options)
 
     def scalar(q: Any, k: Any, v: Any, *rest: Any) -> Any:
-        stages = spec.attend(jnp, q, k, v, **(fixed | dict(zip(names, rest, strict=True))))
-        return (stages["context"] * along).sum()
+        intermediates = spec.attend(jnp, q, k, v, **(fixed | dict(zip(names, rest, strict=True))))
+        return (intermediates["context"] * along).sum()
 
     inputs = (*given, *(options[name] for name in names))
     with wide(*inputs):

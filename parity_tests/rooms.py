@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from attention import jax_impl, spec, torch_impl
-from attention.spec import STAGES, MultiHeadAttention
+from attention.spec import INTERMEDIATES, MultiHeadAttention
 from attention.spec.errors import KernelRefused
 from attention.torch_impl.params import to_numpy, to_tensor
 from parity_tests.absent import ABSENT
@@ -102,20 +102,20 @@ class Kernel:
         with wide(*arrays):
             return self.room.numpy(_attend(self, Same(options))(*map(self.room.array, arrays)))
 
-    def stages(self, *arrays: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
-        """Return every stage by name."""
+    def intermediates(self, *arrays: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
+        """Return every intermediate by name."""
         with wide(*arrays):
-            context, stages = _stages(self, Same(options))(*map(self.room.array, arrays))
-            np.testing.assert_array_equal(self.room.numpy(context), self.room.numpy(stages["context"]))
-            return {name: self.room.numpy(x) for name, x in stages.items()}
+            context, intermediates = _intermediates(self, Same(options))(*map(self.room.array, arrays))
+            np.testing.assert_array_equal(self.room.numpy(context), self.room.numpy(intermediates["context"]))
+            return {name: self.room.numpy(x) for name, x in intermediates.items()}
 
     def grads(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, along: np.ndarray, *, stage: str = "context", **options: Any
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, along: np.ndarray, *, intermediate: str = "context", **options: Any
     ) -> list[np.ndarray]:
-        """Return the gradients of `sum(stage * along)` with respect to q, k, v and each array among the options."""
+        """Return the gradients of `sum(intermediate * along)` with respect to q, k, v and each array among the options."""
         learned = [x for x in options.values() if isinstance(x, np.ndarray)]
         with wide(q):
-            call = _grads(self, stage, Same(options))
+            call = _grads(self, intermediate, Same(options))
             return [self.room.numpy(g) for g in call(*map(self.room.array, (along, q, k, v, *learned)))]
 
 
@@ -143,27 +143,27 @@ def _attend(kernel: Kernel, same: Same) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=8)
-def _stages(kernel: Kernel, same: Same) -> Callable[..., Any]:
+def _intermediates(kernel: Kernel, same: Same) -> Callable[..., Any]:
     options = {name: kernel.room.native(x) for name, x in same.options.items()}
 
     def call(*inputs: Any) -> Any:
-        context, stages = kernel.answer(*inputs, return_stages=STAGES, **options)
-        assert tuple(stages) == STAGES
-        return context, stages
+        context, intermediates = kernel.answer(*inputs, return_intermediates=INTERMEDIATES, **options)
+        assert tuple(intermediates) == INTERMEDIATES
+        return context, intermediates
 
     return kernel.room.whole(call)
 
 
 @lru_cache(maxsize=8)
-def _grads(kernel: Kernel, stage: str, same: Same) -> Callable[..., Any]:
+def _grads(kernel: Kernel, intermediate: str, same: Same) -> Callable[..., Any]:
     names = [name for name, x in same.options.items() if isinstance(x, np.ndarray)]
 
     def gradients(along: Any, *inputs: Any) -> Any:
         def scalar(q: Any, k: Any, v: Any, *rest: Any) -> Any:
             given = same.options | dict(zip(names, rest, strict=True))
-            if stage == "context":
+            if intermediate == "context":
                 return (kernel.answer(q, k, v, **given) * along).sum()
-            return (kernel.answer(q, k, v, return_stages=(stage,), **given)[1][stage] * along).sum()
+            return (kernel.answer(q, k, v, return_intermediates=(intermediate,), **given)[1][intermediate] * along).sum()
 
         return kernel.room.grad(scalar, list(inputs))
 

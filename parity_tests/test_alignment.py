@@ -275,11 +275,13 @@ class TestValues:
         assert (weights.std(-1) > 0.01).all()
 
     @each_room
-    def test_stages_have_no_axis_of_heads(self, room: Room) -> None:
+    def test_intermediates_have_no_axis_of_heads(self, room: Room) -> None:
         case = probe(CONTRACTS["additive"], (B,), (B, S), mask=spec.Lengths(kv=[4, 0]))
-        context, weights, stages = call(room, case, return_stages=spec.STAGES)
+        context, weights, intermediates = call(room, case, return_intermediates=spec.INTERMEDIATES)
         shapes = {"logsumexp": (B,), "context": (B, 13)}
-        assert {name: x.shape for name, x in stages.items()} == {name: shapes.get(name, (B, S)) for name in spec.STAGES}
+        assert {name: x.shape for name, x in intermediates.items()} == {
+            name: shapes.get(name, (B, S)) for name in spec.INTERMEDIATES
+        }
         given = {**case.arrays, **case.weights}
         raw = np.array(
             [[score(case.contract, given, q, k) for k in keys] for q, keys in zip(given["query"], given["key"], strict=True)]
@@ -287,11 +289,11 @@ class TestValues:
         capped = 0.5 * np.tanh(raw / 0.5)
         # Row 1 sees nothing, so its padded states are zeros, which a bias still moves.
         for name, wanted in (("scaled", raw), ("capped", capped), ("scores", capped)):
-            close(stages[name][0, :4], wanted[0, :4], WITHIN)
-        np.testing.assert_array_equal(stages["weights"], weights)
-        np.testing.assert_array_equal(stages["context"], context)
-        close(stages["logsumexp"][:1], np.log(np.exp(capped[:1, :4]).sum(-1)), WITHIN)
-        assert stages["logsumexp"][1] == -np.inf
+            close(intermediates[name][0, :4], wanted[0, :4], WITHIN)
+        np.testing.assert_array_equal(intermediates["weights"], weights)
+        np.testing.assert_array_equal(intermediates["context"], context)
+        close(intermediates["logsumexp"][:1], np.log(np.exp(capped[:1, :4]).sum(-1)), WITHIN)
+        assert intermediates["logsumexp"][1] == -np.inf
 
     def test_options_left_out_follow_from_the_others(self) -> None:
         contract = spec.AlignmentAttention(7)
@@ -425,7 +427,11 @@ class TestRefusals:
         for options, error, text in (
             ({"mask": spec.Lengths([3, 3, 3])}, MaskError, "Lengths kv"),
             ({"mask": "padding"}, MaskError, "mask str must be a Mask"),
-            ({"return_stages": ("probabilities",)}, OptionError, "return_stages 'probabilities' must be among scaled"),
+            (
+                {"return_intermediates": ("probabilities",)},
+                OptionError,
+                "return_intermediates 'probabilities' must be among scaled",
+            ),
             ({"implementation": "magic"}, UnknownName, "implementation 'magic' must be 'auto' or one of"),
         ):
             with pytest.raises(error, match=text, check=lambda caught, error=error: type(caught) is error):

@@ -67,7 +67,7 @@ CALLS: dict[str, tuple[Blockwise, dict[str, Any]]] = {
 
 
 def both(kernel: Any, *arrays: Any, **options: Any) -> tuple[jax.Array, jax.Array]:
-    made = kernel.run(replace(make_request(*arrays, **options), stages=("logsumexp",)))
+    made = kernel.run(replace(make_request(*arrays, **options), intermediates=("logsumexp",)))
     return made["context"], made["logsumexp"]
 
 

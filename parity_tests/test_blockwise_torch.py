@@ -74,7 +74,7 @@ def answer(kernel: Any, given: list[Tensor], mask: Mask | None, **options: Any) 
     named = {
         n: x.clone().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x for n, x in options.items()
     }
-    request = make_request(*leaves[:3], mask=mask, stages=("logsumexp",), **named)
+    request = make_request(*leaves[:3], mask=mask, intermediates=("logsumexp",), **named)
     assert kernel.refuses(request) is None
     made = kernel.run(request)
     context, lse = made["context"], made["logsumexp"]

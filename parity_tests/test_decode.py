@@ -136,14 +136,14 @@ class TestLaws:
         close(got.detach().numpy(), wanted.detach().numpy(), 1e-5)
 
     @each_room
-    def test_stages_come_between_the_output_and_the_cache(self, room: Room) -> None:
+    def test_intermediates_come_between_the_output_and_the_cache(self, room: Room) -> None:
         with jax.enable_x64(True):
             made = layer(room, "grouped")(
-                room.array(X[:, :3]), cache=caches(room, CONTRACTS["grouped"])["static"], return_stages=("weights",)
+                room.array(X[:, :3]), cache=caches(room, CONTRACTS["grouped"])["static"], return_intermediates=("weights",)
             )
-        y, stages, cache = made
+        y, intermediates, cache = made
         assert y.shape == (B, 3, M)
-        assert stages["weights"].shape == (B, 6, 3, N)
+        assert intermediates["weights"].shape == (B, 6, 3, N)
         assert type(cache) is room.module.StaticCache
 
 

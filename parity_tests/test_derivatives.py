@@ -59,14 +59,14 @@ class TestFirst:
         # d lse / d scores = weights and d lse / d sink = exp(sink - lse), so d lse / d q = scale * weights k.
         kernel = Kernel(room, "reference")
         (q, k, v), sinks, mask = qkv(K=H), numbers(5, H), PER_HEAD
-        stages = kernel.stages(q, k, v, sinks=sinks, mask=mask)
+        intermediates = kernel.intermediates(q, k, v, sinks=sinks, mask=mask)
         along = numbers(8, B, H, T)
-        dq, dk, dv, dsinks = kernel.grads(q, k, v, along, stage="logsumexp", sinks=sinks, mask=mask)
-        pull = along[..., None] * stages["weights"] / np.sqrt(D)
+        dq, dk, dv, dsinks = kernel.grads(q, k, v, along, intermediate="logsumexp", sinks=sinks, mask=mask)
+        pull = along[..., None] * intermediates["weights"] / np.sqrt(D)
         close(dq, np.einsum("bhts,bshd->bthd", pull, k), 1e-13)
         close(dk, np.einsum("bhts,bthd->bshd", pull, q), 1e-13)
         np.testing.assert_array_equal(dv, 0)
-        close(dsinks, (along * np.exp(sinks[:, None] - stages["logsumexp"])).sum((0, 2)), 1e-13)
+        close(dsinks, (along * np.exp(sinks[:, None] - intermediates["logsumexp"])).sum((0, 2)), 1e-13)
 
 
 SMALL = ((1, 3, 2, 2), (1, 3, 1, 2), (1, 3, 1, 2))

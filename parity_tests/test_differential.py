@@ -110,11 +110,11 @@ class TestValues:
         given, mask = inputs(), spec.Lengths(kv=[7, 3], q=[5, 0])
         wanted = judged(WHOLE, given, mask=mask, **PLACED)
         with wide(*given.values()):
-            layer = program(room, loaded(room, WHOLE), mask=mask, return_stages=("weights", "logsumexp", "context"))
-            output, stages = layer({name: room.array(x) for name, x in given.items()} | PLACED)
+            layer = program(room, loaded(room, WHOLE), mask=mask, return_intermediates=("weights", "logsumexp", "context"))
+            output, intermediates = layer({name: room.array(x) for name, x in given.items()} | PLACED)
             close(room.numpy(output), wanted["output"], 1e-13)
-            for stage, value in stages.items():
-                close(room.numpy(value), wanted[stage], 1e-13)
+            for intermediate, value in intermediates.items():
+                close(room.numpy(value), wanted[intermediate], 1e-13)
 
     @each_room
     def test_both_attentions_drop_weights_of_their_own(self, room: Room) -> None:
@@ -163,7 +163,7 @@ class TestValues:
 
 
 class TestProof:
-    @pytest.mark.parametrize("name", ["padding", "stages"])
+    @pytest.mark.parametrize("name", ["padding", "intermediates"])
     def test_both_rooms_stay_within_the_budget(self, name: str) -> None:
         Report(tuple(check_probe("differential", chosen(WHOLE, "float32", name)))).assert_ok()
 

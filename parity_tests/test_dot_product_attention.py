@@ -73,10 +73,10 @@ class TestValues:
     def test_the_formula_is_the_loops(self, case: str) -> None:
         changed, options = CASES[case]
         given = qkv(**changed)
-        stages = formula(*given, **options)
+        intermediates = formula(*given, **options)
         context, logsumexp = loops(*given, **settled(*given, options))
-        close(stages["context"], context, 1e-14)
-        close(stages["logsumexp"], logsumexp, 1e-14)
+        close(intermediates["context"], context, 1e-14)
+        close(intermediates["logsumexp"], logsumexp, 1e-14)
 
     @each_case
     @each_kernel
@@ -84,8 +84,8 @@ class TestValues:
         changed, options = CASES[case]
         given = qkv(**changed)
         wanted = formula(*given, **options)
-        for name, stage in kernel.stages(*given, **options).items():
-            close(stage, wanted[name], 1e-14)
+        for name, intermediate in kernel.intermediates(*given, **options).items():
+            close(intermediate, wanted[name], 1e-14)
         close(kernel.attend(*given, **options), wanted["context"], 1e-14)
 
     @pytest.mark.parametrize("name", KEYS_SEEN)
@@ -127,22 +127,24 @@ class TestValues:
 
     @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
     @each_kernel
-    def test_stages_come_in_the_compute_dtype(self, kernel: Kernel, dtype: str) -> None:
+    def test_intermediates_come_in_the_compute_dtype(self, kernel: Kernel, dtype: str) -> None:
         given = [spec.cast({"x": x}, dtype)["x"] for x in qkv()]
-        stages = kernel.stages(*given)
+        intermediates = kernel.intermediates(*given)
         compute = "float64" if dtype == "float64" else "float32"
-        assert {name: str(x.dtype) for name, x in stages.items()} == dict.fromkeys(spec.STAGES, compute) | {"context": dtype}
+        assert {name: str(x.dtype) for name, x in intermediates.items()} == dict.fromkeys(spec.INTERMEDIATES, compute) | {
+            "context": dtype
+        }
         # The formula on the rounded inputs, in float64: what float32 or less gets wrong is the sums, not the inputs.
         wanted = formula(*(x.astype(np.float64) for x in given))
-        np.testing.assert_allclose(stages["weights"], wanted["weights"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(intermediates["weights"], wanted["weights"], rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("allowed", [7, 3, 1])
     @each_kernel
     def test_logsumexp_is_the_natural_log(self, kernel: Kernel, allowed: int) -> None:
         q, k, v = qkv()
-        stages = kernel.stages(0 * q, k, v, mask=spec.Prefix(allowed))
-        close(stages["logsumexp"], np.full((B, H, T), np.log(allowed)), 1e-15)
-        sunk = kernel.stages(0 * q, k, v, mask=spec.Prefix(allowed), sinks=np.zeros(H))
+        intermediates = kernel.intermediates(0 * q, k, v, mask=spec.Prefix(allowed))
+        close(intermediates["logsumexp"], np.full((B, H, T), np.log(allowed)), 1e-15)
+        sunk = kernel.intermediates(0 * q, k, v, mask=spec.Prefix(allowed), sinks=np.zeros(H))
         close(sunk["logsumexp"], np.full((B, H, T), np.log(allowed + 1)), 1e-15)
         close(sunk["weights"].sum(-1), np.full((B, H, T), allowed / (allowed + 1)), 1e-15)
 
@@ -175,10 +177,10 @@ class TestValues:
     @each_kernel
     def test_no_keys_give_empty_rows(self, kernel: Kernel) -> None:
         q, k, v = qkv(dtype="float32")
-        stages = kernel.stages(q, k[:, :0], v[:, :0])
+        intermediates = kernel.intermediates(q, k[:, :0], v[:, :0])
         np.testing.assert_array_equal(kernel.attend(q, k[:, :0], v[:, :0]), np.zeros_like(q))
-        np.testing.assert_array_equal(stages["context"], 0)
-        np.testing.assert_array_equal(stages["logsumexp"], -np.inf)
+        np.testing.assert_array_equal(intermediates["context"], 0)
+        np.testing.assert_array_equal(intermediates["logsumexp"], -np.inf)
         for gradient in kernel.grads(q, k[:, :0], v[:, :0], np.ones_like(q)):
             np.testing.assert_array_equal(gradient, 0)
 
@@ -204,14 +206,14 @@ class TestLaws:
         given, mask = qkv(), spec.Lengths(kv=[4, 0]) & spec.Dense(np.arange(T)[:, None] != 2)
         empty = ~np.any(allowed_by(mask, *given), axis=-1)
         empty_rows = np.moveaxis(empty, -1, -2)
-        stages = kernel.stages(*given, mask=mask)
-        np.testing.assert_array_equal(stages["weights"][empty], 0)
-        np.testing.assert_array_equal(stages["logsumexp"] == -np.inf, empty)
-        np.testing.assert_array_equal(stages["context"][empty_rows], 0)
-        close(stages["weights"].sum(-1), np.where(empty, 0.0, 1.0), 1e-15)
-        for stage in ("context", "logsumexp", "weights"):
-            along = np.where(np.isfinite(stages[stage]), numbers(8, *stages[stage].shape), 0)
-            dq, dk, dv = kernel.grads(*given, along, stage=stage, mask=mask)
+        intermediates = kernel.intermediates(*given, mask=mask)
+        np.testing.assert_array_equal(intermediates["weights"][empty], 0)
+        np.testing.assert_array_equal(intermediates["logsumexp"] == -np.inf, empty)
+        np.testing.assert_array_equal(intermediates["context"][empty_rows], 0)
+        close(intermediates["weights"].sum(-1), np.where(empty, 0.0, 1.0), 1e-15)
+        for intermediate in ("context", "logsumexp", "weights"):
+            along = np.where(np.isfinite(intermediates[intermediate]), numbers(8, *intermediates[intermediate].shape), 0)
+            dq, dk, dv = kernel.grads(*given, along, intermediate=intermediate, mask=mask)
             assert all(np.isfinite(g).all() for g in (dq, dk, dv))
             np.testing.assert_array_equal(dq[empty_rows], 0)
             np.testing.assert_array_equal([dk[1], dv[1]], 0)

@@ -64,9 +64,9 @@ class TestDropout:
     @each_kernel
     def test_weights_are_those_before_dropout(self, kernel: Kernel) -> None:
         given = qkv()
-        dropped, whole = kernel.stages(*given, **self.OPTIONS), kernel.stages(*given)
-        for stage in ("scores", "weights", "logsumexp"):
-            np.testing.assert_array_equal(dropped[stage], whole[stage])
+        dropped, whole = kernel.intermediates(*given, **self.OPTIONS), kernel.intermediates(*given)
+        for intermediate in ("scores", "weights", "logsumexp"):
+            np.testing.assert_array_equal(dropped[intermediate], whole[intermediate])
         assert not np.array_equal(dropped["context"], whole["context"])
 
     @each_kernel

@@ -144,9 +144,9 @@ class TestJit:
             same(got, wanted)
         assert not np.array_equal(draws[0][0], draws[1][0])
 
-    def test_stages_come_out_of_jit(self) -> None:
+    def test_intermediates_come_out_of_jit(self) -> None:
         module, x = layer(), array(0, B, T, M)
-        call = partial(module, return_stages=("weights", "logsumexp"))
+        call = partial(module, return_intermediates=("weights", "logsumexp"))
         same(jax.jit(call)(x), call(x))
 
 
@@ -220,7 +220,7 @@ class TestDerivatives:
 
     def test_an_empty_row_has_zero_derivatives_of_every_order(self) -> None:
         q, k, v = (x[0, :, :1, :2] for x in qkv())
-        empty = {"mask": spec.Lengths(kv=np.array(0)), "return_stages": ("weights",)}
+        empty = {"mask": spec.Lengths(kv=np.array(0)), "return_intermediates": ("weights",)}
 
         def call(x: jax.Array) -> Any:
             return dot_product_attention(x, k, v, **empty)

@@ -128,8 +128,8 @@ class TestLaws:
         x = numbers(1, *batch, 5, m)
         mask = spec.Lengths(kv=np.full(batch, 3), q=np.full(batch, 4)) if lengths else None
         one, other = (judged(c, x, form, mask=mask) for form in ("expanded", "absorbed"))
-        for stage in ("output", "weights", "logsumexp", "context"):
-            close(other[stage], one[stage], 1e-13)
+        for intermediate in ("output", "weights", "logsumexp", "context"):
+            close(other[intermediate], one[intermediate], 1e-13)
 
     @pytest.mark.parametrize("name", CONTRACTS)
     @each_room
@@ -140,11 +140,11 @@ class TestLaws:
         with wide(x):
             layer = loaded(room, c)
             for form in ("expanded", "absorbed"):
-                asked = program(room, layer, form=form, return_stages=("weights", "logsumexp", "context"))
-                output, stages = asked(room.array(x), call)
+                asked = program(room, layer, form=form, return_intermediates=("weights", "logsumexp", "context"))
+                output, intermediates = asked(room.array(x), call)
                 close(room.numpy(output), wanted["output"], 1e-13)
-                for stage, value in stages.items():
-                    close(room.numpy(value), wanted[stage], 1e-13)
+                for intermediate, value in intermediates.items():
+                    close(room.numpy(value), wanted[intermediate], 1e-13)
 
     @pytest.mark.parametrize(
         ("kind", "form", "parts"),

@@ -89,7 +89,7 @@ class TestLaws:
         assert first.facts["weights"] != second.facts["weights"]
         assert first.facts["received"] == {"x": [2, 7, 12]}
 
-    def test_stages_of_theirs_are_asked_of_ours(self) -> None:
+    def test_intermediates_of_theirs_are_asked_of_ours(self) -> None:
         layer = seen(ATTENTION)
         given = formula(ATTENTION, layer.weights, dict(layer.arrays))
         theirs = {"output": given["output"], "weights": given["weights"]}

@@ -1,6 +1,6 @@
 """The multi-head layer in both rooms, loaded with the same weights, beside the oracle and beside the frameworks' own.
 
-float64 agrees with the oracle to 1e-13 of the largest element: outputs, stages, gradients of parameters and inputs.
+float64 agrees with the oracle to 1e-13 of the largest element: outputs, intermediates, gradients of parameters and inputs.
 """
 
 from __future__ import annotations
@@ -113,14 +113,14 @@ def call(room: Room, layer: Any, inputs: dict[str, np.ndarray], options: dict[st
 
 
 def run(room: Room, c: spec.MultiHeadAttention, inputs: dict[str, np.ndarray], **options: Any) -> dict[str, np.ndarray]:
-    """Return every stage and the output in float64."""
+    """Return every intermediate and the output in float64."""
     with wide(inputs["query"]):
         layer = loaded(room, c, weights_of(c))
         whole = nnx.jit if room is JAX else lambda call: call
-        output, stages = whole(lambda layer, given: call(room, layer, {}, options | given | {"return_stages": spec.STAGES}))(
-            layer, {name: room.array(x) for name, x in inputs.items()}
-        )
-        return {name: room.numpy(x) for name, x in {**stages, "output": output}.items()}
+        output, intermediates = whole(
+            lambda layer, given: call(room, layer, {}, options | given | {"return_intermediates": spec.INTERMEDIATES})
+        )(layer, {name: room.array(x) for name, x in inputs.items()})
+        return {name: room.numpy(x) for name, x in {**intermediates, "output": output}.items()}
 
 
 def gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -159,9 +159,9 @@ class TestValues:
         c, inputs, options = prepared(name)
         wanted = judged(c, np, weights_of(c), inputs, options)
         got = run(room, c, inputs, **options)
-        assert set(got) == {*spec.STAGES, "output"}
-        for stage, value in got.items():
-            close(value, wanted[stage], 1e-13)
+        assert set(got) == {*spec.INTERMEDIATES, "output"}
+        for intermediate, value in got.items():
+            close(value, wanted[intermediate], 1e-13)
 
     @each_call
     def test_every_call_says_something_of_its_own(self, name: str) -> None:
@@ -200,19 +200,19 @@ class TestValues:
     def test_the_output_has_the_dtype_of_the_layer(self, room: Room, dtype: str) -> None:
         inputs = spec.cast({"query": numbers(50, B, T, M)}, dtype)
         layer = loaded(room, ROTARY, spec.cast(weights_of(ROTARY), dtype))
-        output, stages = call(room, layer, inputs, {"return_stages": ("context", "weights")})
-        assert [str(room.numpy(x).dtype) for x in (output, stages["context"], stages["weights"])] == [
+        output, intermediates = call(room, layer, inputs, {"return_intermediates": ("context", "weights")})
+        assert [str(room.numpy(x).dtype) for x in (output, intermediates["context"], intermediates["weights"])] == [
             dtype,
             dtype,
             "float32",
         ]
 
     @each_room
-    def test_stages_come_on_request(self, room: Room) -> None:
+    def test_intermediates_come_on_request(self, room: Room) -> None:
         layer, query = room.layer(contract()), room.array(numbers(50, B, T, M, dtype="float32"))
-        output, stages = layer(query, return_stages=("logsumexp", "scores"))
-        assert list(stages) == ["logsumexp", "scores"]
-        assert stages["logsumexp"].shape == (B, H, T)
+        output, intermediates = layer(query, return_intermediates=("logsumexp", "scores"))
+        assert list(intermediates) == ["logsumexp", "scores"]
+        assert intermediates["logsumexp"].shape == (B, H, T)
         assert output.shape == layer(query).shape == (B, T, M)
 
 

@@ -80,8 +80,8 @@ class TestPlans:
     def test_a_plan_gives_what_the_general_way_gives(self) -> None:
         layer, x = torch_impl.MultiHeadAttention(CAUSAL), torch.randn(2, 3, M)
         _ = layer(x)
-        # Stages are no plan's business.
-        assert torch.equal(layer(x), layer(x, return_stages=("weights",))[0])
+        # Intermediates are no plan's business.
+        assert torch.equal(layer(x), layer(x, return_intermediates=("weights",))[0])
 
     def test_a_mask_of_arrays_has_no_plan(self) -> None:
         q = torch.randn(1, 3, 2, 4)

@@ -81,11 +81,11 @@ def pulled(implementation: str, *calls: list[jax.Array], **options: Any) -> list
     Gradients of q, k and v, and of each array among the options. All calls share one compilation.
     """
     names = [name for name, x in options.items() if isinstance(x, np.ndarray)]
-    attend = partial(jax_impl.dot_product_attention, return_stages=("logsumexp",), implementation=implementation)
+    attend = partial(jax_impl.dot_product_attention, return_intermediates=("logsumexp",), implementation=implementation)
 
     def call(inputs: list[Any], rest: list[Any]) -> Any:
-        context, stages = attend(*inputs, **(options | dict(zip(names, rest, strict=True))))
-        return context, stages["logsumexp"]
+        context, intermediates = attend(*inputs, **(options | dict(zip(names, rest, strict=True))))
+        return context, intermediates["logsumexp"]
 
     @jax.jit
     def both(inputs: list[Any], rest: list[Any]) -> Any:

@@ -104,7 +104,7 @@ class TestLaws:
     def test_the_two_rooms_agree_in_float64_to_1e_14(self) -> None:
         for probe in probes(CASES["grouped"].contract, "float64"):
             torch, jax = (backends.find(name).run(probe, "reference").results for name in ("torch", "jax_eager"))
-            for name in ("output", *probe.stages):
+            for name in ("output", *probe.intermediates):
                 finite = np.isfinite(torch[name])
                 assert np.array_equal(finite, np.isfinite(jax[name]))
                 apart = np.abs(torch[name][finite] - jax[name][finite]).max()
@@ -116,7 +116,7 @@ class TestLaws:
         assert "few queries" not in names["causal"], "plain Causal() has no meaning there"
         assert {"far positions", "left padding"} <= names["rotary"]
         assert all({"plain", "padding", "packed"} <= found for found in names.values())
-        assert all({"mask per head", "stages"} <= names[name] for name in FOUNDATION)
+        assert all({"mask per head", "intermediates"} <= names[name] for name in FOUNDATION)
 
     def test_no_axis_of_a_probe_can_stand_in_for_another(self) -> None:
         n = next(probe for probe in probes(CASES["cross"].contract) if probe.name == "few queries").sizes

@@ -92,7 +92,7 @@ class TestLaws:
         assert masks == set(KINDS)
         for name in (*CALL, "bias"):
             assert any(getattr(draw, name) is not None for draw in found), name
-        assert set().union(*(draw.contract.takes for draw in found)) == {*CALL, "bias", "stages"}
+        assert set().union(*(draw.contract.takes for draw in found)) == {*CALL, "bias", "intermediates"}
         assert {draw.batch for draw in found} >= {(), (2,), (1, 2)}
         assert {(draw.poisoned, draw.state) for draw in found} >= {(True, False), (False, True)}
         empty = [draw for draw in found if draw.mask is not None and not rows_see(draw).all()]
@@ -181,7 +181,7 @@ class TestDrifts:
         assert left & {"add_bias_kv", "add_zero_attn"}
         # A single key takes all the weight whatever the query is, and so there has to be a second, or a gate.
         assert len(left - {"embed_dim", "num_heads", "mask"}) == 2, left
-        assert (plain.T, plain.S, plain.batch, plain.bias, plain.stages, plain.poisoned) == (1, 1, (), None, (), False)
+        assert (plain.T, plain.S, plain.batch, plain.bias, plain.intermediates, plain.poisoned) == (1, 1, (), None, (), False)
         exec(code(plain), {})  # noqa: S102 - our own text
         assert capsys.readouterr().out.strip() == "", "right programs agree"
         before_appending(monkeypatch)

@@ -235,7 +235,7 @@ OPTIONS: Refusals = {
         "implementation 'flash' must be 'auto' or one of {names}",
     ),
     "a kernel that refuses": (
-        core(implementation="{first}", softcap=30.0, return_stages=("weights",)),
+        core(implementation="{first}", softcap=30.0, return_intermediates=("weights",)),
         KernelRefused,
         "kernel '{first}' refuses: has no softcap",
     ),
@@ -266,10 +266,10 @@ OPTIONS: Refusals = {
         OptionError,
         "dropout_rate 'half' must be in [0, 1)",
     ),
-    "unknown stage": (
-        core(return_stages=("probs",)),
+    "unknown intermediate": (
+        core(return_intermediates=("probs",)),
         OptionError,
-        "return_stages 'probs' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context",
+        "return_intermediates 'probs' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context",
     ),
     "soft cap of 0": (core(softcap=0.0), OptionError, "softcap 0.0 must be a positive finite number in float32, or None"),
     "scale that is no number": (
@@ -292,10 +292,10 @@ OPTIONS: Refusals = {
         UnknownName,
         f"dtype 'int8' must be one of {DTYPES}",
     ),
-    "unknown stage in a layer": (
-        layer(X, Y, return_stages=("output",)),
+    "unknown intermediate in a layer": (
+        layer(X, Y, return_intermediates=("output",)),
         OptionError,
-        "return_stages 'output' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context",
+        "return_intermediates 'output' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context",
     ),
     "unknown kernel in a layer": (
         layer(X, Y, implementation="flash"),

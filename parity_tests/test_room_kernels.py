@@ -54,7 +54,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "softcap": {"softcap": 2.0},
     "sinks": {"sinks": numbers(5, H, dtype="float32")},
     "dropout": {"dropout_rate": 0.2, "dropout_seed": 3},
-    "stages": {"return_stages": ["weights", "logsumexp"]},
+    "intermediates": {"return_intermediates": ["weights", "logsumexp"]},
     "by name": {"implementation": "reference"},
 }
 
@@ -91,7 +91,7 @@ class TestRooms:
         assert not ran
         _ = room.module.dot_product_attention(*arrays, **options)
         # What the kernel does not write down is made beside it, and the context is still its own.
-        assert ran == [choice.kernel.name] + ["reference"] * ("return_stages" in options)
+        assert ran == [choice.kernel.name] + ["reference"] * ("return_intermediates" in options)
         if "implementation" not in options:
             names = order(spies, choice.rule)
             assert [name for name, _ in choice.refusals] == names[: names.index(choice.kernel.name)]
@@ -207,7 +207,7 @@ class TestKernels:
         "score_mod": {"score_mod": lambda x, *_: x * 2},
         "sinks": {"sinks": np.zeros(H, np.float32)},
         "dropout": {"dropout_rate": 0.5, "dropout_seed": 0},
-        "stages": {"return_stages": spec.STAGES},
+        "intermediates": {"return_intermediates": spec.INTERMEDIATES},
         "bias": {"bias": np.zeros((T, S), np.float32)},
         "mask": {"mask": PER_HEAD},
         "highest": {"precision": "highest"},
@@ -234,7 +234,7 @@ class TestKernels:
         first, *_ = room.module.KERNELS
         choice = room.module.explain(*given)
         assert (choice.kernel.name, choice.refusals) == (first, ())
-        choice = room.module.explain(*given, softcap=1.0, return_stages=("weights",))
+        choice = room.module.explain(*given, softcap=1.0, return_intermediates=("weights",))
         assert (choice.kernel.name, choice.refusals) == ("reference", ((first, "has no softcap"),))
 
     @pytest.mark.parametrize("precision", ["default", "high", "highest"])

@@ -94,7 +94,7 @@ class TestSignatures:
         names = [name for name, _, _ in signature(jax_impl, "dot_product_attention")]
         assert names == [
             *("q", "k", "v", "mask", "bias", "scale", "softcap", "score_mod", "sinks", "dropout_rate", "dropout_seed"),
-            *("precision", "return_stages", "implementation"),
+            *("precision", "return_intermediates", "implementation"),
         ]
 
     def test_a_contract_builds_the_layer_of_either_room(self) -> None:

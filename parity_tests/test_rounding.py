@@ -53,7 +53,9 @@ def holed() -> Probe:
     """A call with empty rows, a key that nobody sees, a bias that forbids, sinks and dropout, and a loss of the logsumexp."""
     contract = replace(CONTRACT, sinks=True, dropout_rate=0.3)
     mask = spec.Dense(np.tri(T, T, -1, dtype=bool))
-    probe = Drawer(contract, "float16").draw("holes", T, T, biased=True, mask=mask, dropout_seed=3, stages=("logsumexp",))
+    probe = Drawer(contract, "float16").draw(
+        "holes", T, T, biased=True, mask=mask, dropout_seed=3, intermediates=("logsumexp",)
+    )
     probe.arrays["bias"][..., 5, 2:4] = -np.inf
     return probe
 

@@ -95,7 +95,7 @@ class TestValues:
     def test_it_sees_the_capped_and_biased_score_of_its_own_query_head(self, kernel: Kernel) -> None:
         # One dimension, one key head for two: scores 3 and 6, capped and biased by hand.
         q, k, v = np.array([[[3.0], [6.0]]]), np.ones((1, 1, 1)), np.ones((1, 1, 1))
-        got = kernel.stages(
+        got = kernel.intermediates(
             q, k, v, scale=1.0, softcap=2.0, bias=np.full((1, 1), 0.5), score_mod=lambda x, b, h, *_: x * (h + 1)
         )
         capped = 2 * np.tanh(np.array([1.5, 3.0]))[:, None, None]
@@ -118,11 +118,13 @@ class TestLaws:
     def test_a_row_that_it_forbids_is_empty(self, kernel: Kernel) -> None:
         given = qkv("float32")
         xp = NAMESPACE[kernel.room.name]
-        stages = kernel.stages(*given, score_mod=lambda x, b, h, t, s: xp.where(t == 1, -xp.inf, x))
+        intermediates = kernel.intermediates(*given, score_mod=lambda x, b, h, t, s: xp.where(t == 1, -xp.inf, x))
         empty = np.arange(T) == 1
-        np.testing.assert_array_equal(stages["context"][..., empty, :, :], 0)
-        np.testing.assert_array_equal(stages["weights"][..., empty, :], 0)
-        np.testing.assert_array_equal(np.isneginf(stages["logsumexp"]), np.broadcast_to(empty, stages["logsumexp"].shape))
+        np.testing.assert_array_equal(intermediates["context"][..., empty, :, :], 0)
+        np.testing.assert_array_equal(intermediates["weights"][..., empty, :], 0)
+        np.testing.assert_array_equal(
+            np.isneginf(intermediates["logsumexp"]), np.broadcast_to(empty, intermediates["logsumexp"].shape)
+        )
 
     @pytest.mark.parametrize("name", ["alibi", "causal"])
     def test_both_rooms_under_their_compilers(self, name: str) -> None:

@@ -92,12 +92,12 @@ class TestCompile:
         module, x = layer(PLAIN), numbers(0, B, T, M)
         torch.testing.assert_close(compiled(module)[0](x, mask=mask), module(x, mask=mask), rtol=0, atol=0)
 
-    def test_stages_and_a_bias_compile(self) -> None:
+    def test_intermediates_and_a_bias_compile(self) -> None:
         module, x, bias = layer(), numbers(0, B, T, M), numbers(1, H, T, T)
         fast, counter = compiled(module)
-        got, stages = fast(x, bias=bias, return_stages=("weights", "logsumexp"))
-        wanted, all_stages = module(x, bias=bias, return_stages=("weights", "logsumexp"))
-        torch.testing.assert_close((got, stages), (wanted, all_stages), rtol=0, atol=0)
+        got, intermediates = fast(x, bias=bias, return_intermediates=("weights", "logsumexp"))
+        wanted, every_intermediate = module(x, bias=bias, return_intermediates=("weights", "logsumexp"))
+        torch.testing.assert_close((got, intermediates), (wanted, every_intermediate), rtol=0, atol=0)
         assert counter.compiled == 1
 
     def test_a_seed_in_a_tensor_does_not_recompile(self) -> None:

@@ -21,7 +21,7 @@ def kernels(
     dtype: Annotated[str | None, typer.Option(help="float32 (default), float64, bfloat16 or float16.")] = None,
     softcap: Annotated[float | None, typer.Option(help="Bound of the scores.")] = None,
     dropout: Annotated[float, typer.Option(help="Probability of dropping a weight.")] = 0.0,
-    stage: Annotated[
+    intermediate: Annotated[
         list[str] | None, typer.Option(help="Such as weights or logsumexp: made beside the kernel, which they never change.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="Least precision of float32 products: default, high, highest.")] = None,
@@ -68,7 +68,7 @@ def kernels(
             width=width,
             mask=mask,
             gradient=gradient,
-            options={**options, "return_stages": tuple(stage or ())},
+            options={**options, "return_intermediates": tuple(intermediate or ())},
         )
         for room in rooms:
             for line in explained(room, call, full=explain, peak=peak, bandwidth=bandwidth):

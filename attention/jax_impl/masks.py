@@ -20,7 +20,7 @@ from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import MaskError
 from attention.spec.kernels import Request
 from attention.spec.kernels import nan_safety as isolation
-from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
+from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, Intermediates, Marks, Reach, Sound, Stripe, Tokens
 from attention.spec.masks import KINDS
 from attention.spec.masks.algebra import Grid, Mask, check_mask
 
@@ -134,8 +134,8 @@ def shielded(request: Request) -> Tokens:
     return given if read(well) else isolation.shielded(jnp, _asker(request.mask, request.sizes, well), request)
 
 
-def isolated(request: Request, run: Callable[[Request], Stages]) -> Stages:
-    """Return the stages of a request whose mask isolates documents; arguments as `spec.isolation.isolated`."""
+def isolated(request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
+    """Return the intermediates of a request whose mask isolates documents; arguments as `spec.isolation.isolated`."""
     mask, bias = request.mask, request.bias
     well = calm(request.q, request.k, request.v)
     if bias is not None:

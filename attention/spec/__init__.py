@@ -6,7 +6,7 @@
 ['k_proj.bias', 'k_proj.kernel']
 """
 
-from attention.spec.attend import STAGES
+from attention.spec.attend import INTERMEDIATES
 from attention.spec.checked_attend import attend
 from attention.spec.files import load, save
 from attention.spec.kernels import Choice, Kernel, Request, choose
@@ -43,8 +43,8 @@ from attention.spec.positions import (
 from attention.spec.scores import Cosine, Dot, ScaledDot
 
 __all__ = [
+    "INTERMEDIATES",
     "SGD",
-    "STAGES",
     "Adafactor",
     "Adagrad",
     "Adam",

@@ -1,4 +1,4 @@
-"""Attention: the one formula, stage by stage.
+"""Attention: the one formula, intermediate by intermediate.
 
     scaled    = q k^T * scale                                   (*batch, H, T, S)
     capped    = c tanh(scaled / c)                              soft cap
@@ -24,16 +24,16 @@ from typing import Any
 from attention.spec.axes import Array
 from attention.spec.scores import mix, products, soft_cap
 
-STAGES = ("scaled", "capped", "scores", "masked", "weights", "mean_weights", "logsumexp", "context")
-"""The stages a caller may ask for, in the order in which they are made. "mean_weights" is the mean over the heads."""
+INTERMEDIATES = ("scaled", "capped", "scores", "masked", "weights", "mean_weights", "logsumexp", "context")
+"""The intermediates a caller may ask for, in the order in which they are made. "mean_weights" is the mean over the heads."""
 
 
 class Mark:
     """Told of each value as it is made: how probes look in and budgets add noise. This one leaves all as it is."""
 
-    def __call__(self, stage: str, value: Array) -> Array:
-        """Return what the next stage shall see in the place of `value`."""
-        del stage
+    def __call__(self, intermediate: str, value: Array) -> Array:
+        """Return what the next intermediate shall see in the place of `value`."""
+        del intermediate
         return value
 
     def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array, dropped: Callable[[Array], Array]) -> None:
@@ -72,7 +72,7 @@ def attend(
     constant: Callable[[Array], Array] = unchanged,
     mark: Mark = UNMARKED,
 ) -> dict[str, Array]:
-    """Return every stage by name.
+    """Return every intermediate by name.
 
     Args:
         xp: the array namespace of the arrays.
@@ -111,7 +111,7 @@ def attend(
     weights = mark("weights", weights)
     context = mark("context", mix(xp, dropped(weights), v))
     made = (scaled, capped, scores, masked, weights, xp.mean(weights, axis=-3), logsumexp, context)
-    return dict(zip(STAGES, made, strict=True))
+    return dict(zip(INTERMEDIATES, made, strict=True))
 
 
 def softmax(

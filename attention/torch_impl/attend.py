@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.errors import DTypeError, OptionError
-from attention.spec.kernels.kernel import _RECORDS, OPTIONAL, Choice, Request, answer, choose, stage_names  # pyright: ignore[reportPrivateUsage]
+from attention.spec.kernels.kernel import _RECORDS, OPTIONAL, Choice, Request, answer, choose, intermediate_names  # pyright: ignore[reportPrivateUsage]
 from attention.spec.kernels.plan_cache import Call, Plans
 from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
@@ -45,7 +45,7 @@ def dot_product_attention(
     dropout_rate: float = 0.0,
     dropout_seed: Any = None,
     precision: str | None = None,
-    return_stages: tuple[str, ...] = (),
+    return_intermediates: tuple[str, ...] = (),
     implementation: str = "auto",
 ) -> Any:
     """Return the attention of queries to keys and values.
@@ -63,11 +63,12 @@ def dot_product_attention(
         dropout_rate: probability of dropping a weight, in [0, 1).
         dropout_seed: an int or an integer scalar: the same seed drops the same weights in every framework and kernel.
         precision: least precision of float32 products: None (as the framework is set), "default", "high", "highest".
-        return_stages: names among `spec.STAGES`, to be returned as well. They never change which kernel makes the context.
+        return_intermediates: names among `spec.INTERMEDIATES`, to be returned as well. They never change which kernel makes the
+            context.
         implementation: "auto", or the name of a kernel.
 
     Returns:
-        `(*batch, T, H, E)` in the dtype of `q`; with `return_stages`, that and a dict of stages.
+        `(*batch, T, H, E)` in the dtype of `q`; with `return_intermediates`, that and a dict of intermediates.
 
     Raises:
         ShapeError: a rank or a size does not fit.
@@ -79,7 +80,7 @@ def dot_product_attention(
     """
     if not torch.is_grad_enabled():
         q, k, v = _unrecorded(q), _unrecorded(k), _unrecorded(v)
-    named = stage_names(return_stages)
+    named = intermediate_names(return_intermediates)
     absent = bias is sinks is score_mod is precision is None and not named
     if absent and is_plain(scale, softcap, dropout_rate, implementation):
         found = signature(q, k, v)
@@ -89,8 +90,8 @@ def dot_product_attention(
             if call is not None:
                 return call.run(q, k, v)
     request = make_request(q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, named)
-    stages = _run(request, implementation)
-    return (stages["context"], {name: stages[name] for name in named}) if named else stages["context"]
+    intermediates = _run(request, implementation)
+    return (intermediates["context"], {name: intermediates[name] for name in named}) if named else intermediates["context"]
 
 
 def plan(
@@ -166,8 +167,8 @@ def explain(q: Tensor, k: Tensor, v: Tensor, *, implementation: str = "auto", **
     for name in options:
         if name not in OPTIONS:
             raise OptionError(f"{name} is no argument of dot_product_attention: {', '.join(OPTIONS)}")
-    stages = stage_names(options.pop("return_stages", ()))
-    return choose(KERNELS, make_request(q, k, v, **options, stages=stages), implementation)
+    intermediates = intermediate_names(options.pop("return_intermediates", ()))
+    return choose(KERNELS, make_request(q, k, v, **options, intermediates=intermediates), implementation)
 
 
 def make_request(
@@ -183,7 +184,7 @@ def make_request(
     dropout_rate: float = 0.0,
     dropout_seed: Any = None,
     precision: str | None = None,
-    stages: tuple[str, ...] = (),
+    intermediates: tuple[str, ...] = (),
 ) -> Request:
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     if dropout_seed is not None:
@@ -213,7 +214,7 @@ def make_request(
         dropout_rate,
         dropout_seed,
         precision,
-        stages,
+        intermediates,
         q.device.type,
     )
 

@@ -21,7 +21,7 @@ from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import MaskError
 from attention.spec.kernels import Request
 from attention.spec.kernels import nan_safety as isolation
-from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, Marks, Reach, Sound, Stages, Stripe, Tokens
+from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, Intermediates, Marks, Reach, Sound, Stripe, Tokens
 from attention.spec.masks import KINDS
 from attention.spec.masks.algebra import Grid, Mask, check_mask
 
@@ -115,8 +115,8 @@ def shielded(request: Request) -> Tokens:
     return isolation.shielded(xp, partial(reach, request.mask, request.sizes, request.q.device), request)
 
 
-def isolated(request: Request, run: Callable[[Request], Stages]) -> Stages:
-    """Return the stages of a request whose mask isolates documents; arguments as `spec.isolation.isolated`."""
+def isolated(request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
+    """Return the intermediates of a request whose mask isolates documents; arguments as `spec.isolation.isolated`."""
     mask, bias = request.mask, request.bias
     known = bias is None or (_open(bias) and not bias.isnan().any())
     if mask is None or (known and calm(request.q, request.k, request.v)):

@@ -17,7 +17,7 @@ from attention.jax_impl.kernels import precision
 from attention.jax_impl.layers.layer import Layer
 from attention.jax_impl.masks import native, read, sheltered
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.kernels import REFERENCE, stage_names
+from attention.spec.kernels import REFERENCE, intermediate_names
 from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
@@ -45,7 +45,7 @@ class AlignmentAttention(Layer):
         *,
         mask: Mask | None = None,
         dropout_seed: Any = None,
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
     ) -> Any:
         """Return the context and the weights.
@@ -56,19 +56,19 @@ class AlignmentAttention(Layer):
             value: `(*batch, S, value_dim)`; None means `key`.
             mask: further mask, which the contract's own is combined with by `&`; a single state is T = 1.
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
-            return_stages: names among `spec.STAGES`; they have no axis H, and those of a single state no axis T.
+            return_intermediates: names among `spec.INTERMEDIATES`; they have no axis H, and those of a single state no axis T.
             implementation: the name of a kernel. "auto" is "reference", which makes context and weights in one pass.
 
         Returns:
             Context `(*batch, T, E)` in the dtype of `query` and weights `(*batch, T, S)` in the compute dtype, before dropout,
             each row summing to 1, or to 0 where no key is allowed; both without T for a single state. With
-            `return_stages`, these two and a dict of stages.
+            `return_intermediates`, these two and a dict of intermediates.
 
         Raises:
             AttentionError: as `dot_product_attention`.
         """
         c = self.contract
-        return_stages = stage_names(return_stages)
+        return_intermediates = intermediate_names(return_intermediates)
         q, k, v = check_arrays(query=query, key=key, value=key if value is None else value)
         mask, sizes = self._check(q, k, v, mask)
         state = is_state(q, k)
@@ -77,7 +77,7 @@ class AlignmentAttention(Layer):
         if c.attn_dim is not None:
             q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         q, k, found = self._scored(q, k)
-        context, stages = dot_product_attention(
+        context, intermediates = dot_product_attention(
             q,
             k,
             v[..., None, :],
@@ -88,13 +88,13 @@ class AlignmentAttention(Layer):
             dropout_rate=0.0 if self.deterministic else c.dropout_rate,
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
-            return_stages=("weights", *return_stages),
+            return_intermediates=("weights", *return_intermediates),
             implementation=REFERENCE if type(implementation) is str and implementation == "auto" else implementation,
         )
-        made = bare({**stages, "context": context}, found, c.softcap, state=state, xp=jnp)
+        made = bare({**intermediates, "context": context}, found, c.softcap, state=state, xp=jnp)
         rows = gone[..., 0, :] if state and gone is not None else gone
         output = tuple(lost(jnp, rows, made[name]) for name in ("context", "weights"))
-        return (*output, {name: made[name] for name in return_stages}) if return_stages else output
+        return (*output, {name: made[name] for name in return_intermediates}) if return_intermediates else output
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask | None) -> tuple[Mask | None, Sizes]:
         first = next(iter(self.contract.params), None)

@@ -22,7 +22,7 @@ from attention.jax_impl.positions import rotate, shared_length
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
-from attention.spec.kernels import stage_names
+from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import heads
 from attention.spec.masks import Dense, Placed
@@ -55,7 +55,7 @@ class MultiHeadAttention(Layer):
         key_positions: Array = None,
         dropout_seed: Any = None,
         cache: Cache | None = None,
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
     ) -> Any:
         """Return the layer's output.
@@ -71,18 +71,19 @@ class MultiHeadAttention(Layer):
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
             cache: keys and values of earlier tokens; those of this call are appended, at `query_positions` if given. S is
                 then what `cache.append` returns, for `mask` and `bias` too.
-            return_stages: names among `spec.STAGES`.
+            return_intermediates: names among `spec.INTERMEDIATES`.
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with `return_stages`, that and a dict of stages; with `cache`, that and the new cache.
+            `(*batch, T, M)`; with `return_intermediates`, that and a dict of intermediates; with `cache`, that and the new
+            cache.
 
         Raises:
             AttentionError: as `dot_product_attention`; PositionError where positions are missing; OptionError where the
                 cache forgets keys that the mask shows.
         """
         c = self.contract
-        return_stages = stage_names(return_stages)
+        return_intermediates = intermediate_names(return_intermediates)
         key = query if key is None else key
         x_q, x_k, x_v = check_arrays(query=query, key=key, value=key if value is None else value)
         sizes, gone = self._check(x_q, x_k, x_v), None
@@ -116,11 +117,11 @@ class MultiHeadAttention(Layer):
             dropout_rate=0.0 if self.deterministic else c.dropout_rate,
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
-            return_stages=return_stages,
+            return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, stages = out if return_stages else (out, None)
-        output, *more = (x for x in (lost(jnp, gone, self._merge(x_q, context)), stages, cache) if x is not None)
+        context, intermediates = out if return_intermediates else (out, None)
+        output, *more = (x for x in (lost(jnp, gone, self._merge(x_q, context)), intermediates, cache) if x is not None)
         return (output, *more) if more else output
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array) -> Sizes:

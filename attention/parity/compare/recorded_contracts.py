@@ -87,7 +87,7 @@ def fingerprint(probe: Probe) -> str:
     settled = paths(probe.contract.settle(probe.arrays, **probe.call()), "settled")
     arrays |= {path: x for path, x in settled if isinstance(x, np.ndarray) and x.dtype == bool}
     arrays |= {name: np.asarray(x) for name in CALL if "positions" in name and (x := getattr(probe, name)) is not None}
-    said = repr((probe.contract, probe.dtype, probe.dropout_seed, probe.stages))
+    said = repr((probe.contract, probe.dtype, probe.dropout_seed, probe.intermediates))
     return hashlib.sha256(f"{said}\n{provenance.digest(arrays)}".encode()).hexdigest()
 
 
@@ -99,7 +99,7 @@ class Heard:
         probe: the same, drawn here.
         row: what the report says of it, but for its verdicts.
         results: by name.
-        rounds: the stages that its kernel rounded.
+        rounds: the intermediates that its kernel rounded.
     """
 
     probe: Probe
@@ -166,7 +166,9 @@ def _said(call: Any) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:
     texts = ("case", "probe", "dtype", "kernel", "fingerprint", "refusal")
     whole = isinstance(call, dict) and all(isinstance(call.get(name), str) for name in texts)
     rounds = call.get("rounds") if whole else None
-    if not isinstance(rounds, list) or not all(isinstance(stage, str) and stage in ROUNDS for stage in rounds):
+    if not isinstance(rounds, list) or not all(
+        isinstance(intermediate, str) and intermediate in ROUNDS for intermediate in rounds
+    ):
         wanted = f"must have {', '.join(texts)}, texts, and rounds among {', '.join(ROUNDS)}"
         raise FileError(f"recording's call {brief(repr(call))} {wanted}")
     case, probe, dtype, kernel, print_, refusal = (call[name] for name in texts)
@@ -176,7 +178,7 @@ def _said(call: Any) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:
 def _check_results(results: Mapping[str, np.ndarray], probe: Probe, said: str) -> None:
     """Raise FileError unless the results are those of a probe, in their shapes, and floats."""
     shapes = {**probe.contract.results(probe.arrays)}
-    wanted = {*probe.contract.outputs, *probe.stages}
+    wanted = {*probe.contract.outputs, *probe.intermediates}
     known = wanted | {f"d {x}" for x in (*probe.arrays, *probe.weights)}
     if not wanted <= set(results) <= known:
         raise FileError(f"{said} has {brief(', '.join(results) or 'nothing')}: must have {brief(', '.join(known))}")

@@ -34,7 +34,7 @@ class Ran:
     """What a side made of a probe, and on what.
 
     Attributes:
-        results: the outputs, the stages asked for, and the gradient of every input and parameter.
+        results: the outputs, the intermediates asked for, and the gradient of every input and parameter.
         kernels: those that were chosen, one for each attention.
     """
 
@@ -48,8 +48,8 @@ class Ran:
 
     @property
     def rounds(self) -> tuple[str, ...]:
-        """The stages that the kernels round to the dtype of their inputs."""
-        return tuple(dict.fromkeys(stage for kernel in self.kernels for stage in kernel.rounds))
+        """The intermediates that the kernels round to the dtype of their inputs."""
+        return tuple(dict.fromkeys(intermediate for kernel in self.kernels for intermediate in kernel.rounds))
 
 
 class Side(Protocol):
@@ -81,7 +81,7 @@ class NumpySide:
         # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
         with np.errstate(invalid="ignore", over="ignore"):
             made = probe.contract.formula(np, weights, arrays, setting)
-        return Ran({name: made[name] for name in (*probe.contract.outputs, *probe.stages)})
+        return Ran({name: made[name] for name in (*probe.contract.outputs, *probe.intermediates)})
 
 
 class TorchSide:
@@ -96,7 +96,7 @@ class TorchSide:
         layer.train(probe.dropout_seed is not None)
         inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
         with recorded() as kernels:
-            results = named(probe, layer(**inputs, **probe.call(), **_options(probe.stages, implementation)))
+            results = named(probe, layer(**inputs, **probe.call(), **_options(probe.intermediates, implementation)))
         learned = {name: params.parameter(layer, name) for name in probe.contract.params}
         gradients = torch.autograd.grad(
             [results[name] for name in probe.cotangents],
@@ -140,7 +140,7 @@ class JaxSide:
             layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
             graph, learned, rest = nnx.split(layer, nnx.Param, ...)
             compiler = ("default" if probe.name in OPTIMISED else "quick") if self.compiled else "none"
-            program, chosen = _jax_program(probe.contract.outputs, graph, implementation, probe.stages, compiler)
+            program, chosen = _jax_program(probe.contract.outputs, graph, implementation, probe.intermediates, compiler)
             given = jax.tree.map(jax.numpy.asarray, (probe.arrays, probe.call(), probe.cotangents))
             results, (d_learned, d_arrays) = program(learned, rest, *given)
             nnx.update(layer, d_learned)
@@ -151,7 +151,7 @@ class JaxSide:
 
 @cache
 def _jax_program(
-    outputs: tuple[str, ...], graph: Any, implementation: str, stages: tuple[str, ...], compiler: str
+    outputs: tuple[str, ...], graph: Any, implementation: str, intermediates: tuple[str, ...], compiler: str
 ) -> tuple[Callable[..., Any], dict[Any, tuple[Kernel, ...]]]:
     """Return the layer with its gradients, and where it writes down its kernels while it is traced.
 
@@ -164,8 +164,8 @@ def _jax_program(
 
     def program(learned: Any, rest: Any, arrays: Any, call: Any, cotangents: Any) -> Any:
         def forward(learned: Any, arrays: Any) -> tuple[Any, Any]:
-            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_options(stages, implementation))
-            results = _by_name(outputs, stages, made)
+            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_options(intermediates, implementation))
+            results = _by_name(outputs, intermediates, made)
             return {name: results[name] for name in cotangents}, results
 
         with recorded() as kernels:
@@ -186,18 +186,18 @@ def _signature(tree: Any) -> Any:
 
 
 def named(probe: Probe, made: Any) -> dict[str, Any]:
-    """Return what a layer made by the names of its contract's outputs and of the stages asked for."""
-    return _by_name(probe.contract.outputs, probe.stages, made)
+    """Return what a layer made by the names of its contract's outputs and of the intermediates asked for."""
+    return _by_name(probe.contract.outputs, probe.intermediates, made)
 
 
-def _by_name(outputs: tuple[str, ...], stages: tuple[str, ...], made: Any) -> dict[str, Any]:
-    *values, staged = made if stages else (*(made if isinstance(made, tuple) else (made,)), {})
-    return {**dict(zip(outputs, values, strict=True)), **staged}
+def _by_name(outputs: tuple[str, ...], intermediates: tuple[str, ...], made: Any) -> dict[str, Any]:
+    *values, intermediate_values = made if intermediates else (*(made if isinstance(made, tuple) else (made,)), {})
+    return {**dict(zip(outputs, values, strict=True)), **intermediate_values}
 
 
-def _options(stages: tuple[str, ...], implementation: str) -> dict[str, Any]:
+def _options(intermediates: tuple[str, ...], implementation: str) -> dict[str, Any]:
     """Return the options of a call that a layer may lack, where they are asked for."""
-    asked = {"return_stages": stages, "implementation": "" if implementation == "auto" else implementation}
+    asked = {"return_intermediates": intermediates, "implementation": "" if implementation == "auto" else implementation}
     return {name: value for name, value in asked.items() if value}
 
 

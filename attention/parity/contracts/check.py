@@ -37,7 +37,7 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
 
     Args:
         probe: the call.
-        rounds: stages that the kernel rounds to the dtype of its inputs.
+        rounds: intermediates that the kernel rounds to the dtype of its inputs.
         runs: of the Monte Carlo arithmetic.
     """
     # Rounding is linear in the unit, so float64 takes float32's budget: its own would drown in the oracle's rounding.
@@ -60,9 +60,10 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
 
 
 def counted(dtype: str, rounds: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the stages whose rounding by a kernel moves its results: budgets that differ in others are one.
+    """Return the intermediates whose rounding by a kernel moves its results: budgets that differ in others are one.
 
-    Where storage is no coarser than arithmetic, writing a stage down changes nothing; a kept logsumexp does in every dtype.
+    Where storage is no coarser than arithmetic, writing an intermediate down changes nothing; a kept logsumexp does in every
+    dtype.
     """
     coarse = COMPUTE[dtype] != dtype
     return tuple(name for name in ROUNDS if name in rounds and (coarse or name == "logsumexp"))
@@ -79,7 +80,7 @@ def _named(tree: Any, probe: Probe) -> dict[str, np.ndarray]:
     outputs, (d_weights, d_inputs, *_) = tree
     gradients = {**{name: d_inputs[name] for name in probe.arrays}, **d_weights}
     return {
-        **{name: outputs[name] for name in (*probe.contract.outputs, *probe.stages)},
+        **{name: outputs[name] for name in (*probe.contract.outputs, *probe.intermediates)},
         **{f"d {name}": gradient for name, gradient in gradients.items()},
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.attend import STAGES
+from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import Sizes
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.layers.contract import Contract
@@ -45,7 +45,7 @@ class Probe:
         key_positions: the same for the keys.
         positions: the same for a layer whose queries and keys are the same tokens.
         dropout_seed: an int while training, or None.
-        stages: names of stages that the call returns as well.
+        intermediates: names of intermediates that the call returns as well.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Probe:
     key_positions: np.ndarray | None = None
     positions: np.ndarray | None = None
     dropout_seed: int | None = None
-    stages: tuple[str, ...] = ()
+    intermediates: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Sizes:
@@ -105,7 +105,7 @@ class Drawer:
         arrays = {n: rng.normal(0, scale, (B, count, width)) for (n, width), count in rows.items()}
         if biased:
             arrays["bias"] = rng.normal(size=self.contract.optional(arrays)["bias"])
-        wanted = (*self.contract.outputs, *({"logsumexp"} & set(call.get("stages", ()))))
+        wanted = (*self.contract.outputs, *({"logsumexp"} & set(call.get("intermediates", ()))))
         cotangents = {n: rng.normal(size=shape) for n, shape in self.contract.results(arrays).items() if n in wanted}
         if self.axial:
             call = {"query_positions": self.places(t), "key_positions": self.places(s), **call}
@@ -118,7 +118,7 @@ class Drawer:
             self.dtype,
             self.weights(),
             {n: x.astype(kind) for n, x in arrays.items()},
-            {n: x.astype(inner if n in STAGES and n != "context" else kind) for n, x in cotangents.items()},
+            {n: x.astype(inner if n in INTERMEDIATES and n != "context" else kind) for n, x in cotangents.items()},
             **call,
         )
 
@@ -178,11 +178,11 @@ def _square(drawer: Drawer) -> Iterator[Probe]:
     yield _poisoned(drawer, "padding", Lengths(kv=[N, 8, 0], q=[N, 8, 0]))
     packed: dict[str, Any] = _masked(drawer, Segments(kv=_documents()))
     yield drawer.draw("packed", **packed)
-    if drawer.takes("stages"):
+    if drawer.takes("intermediates"):
         heads = drawer.contract.results(drawer.draw("").arrays)["weights"][-3]
         yield drawer.draw("mask per head", mask=Dense(_holes(heads)))
-        stages = ("weights", "logsumexp")
-        yield drawer.draw("stages", mask=Lengths(kv=[N, 8, 0]), stages=stages, biased=drawer.takes("bias"))
+        intermediates = ("weights", "logsumexp")
+        yield drawer.draw("intermediates", mask=Lengths(kv=[N, 8, 0]), intermediates=intermediates, biased=drawer.takes("bias"))
 
 
 def _masked(drawer: Drawer, mask: Mask) -> dict[str, Mask]:

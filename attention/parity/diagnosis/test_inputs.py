@@ -46,7 +46,7 @@ def questions(contract: Contract, weights: Weights | None = None, seed: int = 0)
 
 @lru_cache(maxsize=32)
 def _drawn(contract: Contract, seed: int) -> tuple[Probe, ...]:
-    asked = (_filled(probe, seed) for probe in probes(contract, seed=seed) if not probe.stages)
+    asked = (_filled(probe, seed) for probe in probes(contract, seed=seed) if not probe.intermediates)
     return (*asked, *_further(Drawer(contract, "float32", seed)))
 
 
@@ -60,7 +60,7 @@ def _further(drawer: Drawer) -> Iterator[Probe]:
         small = drawer.draw("small inputs", scale=SMALL)
         yield small
         yield replace(small, name=QUIET, weights=_quiet(small))
-        # The probes show a bias together with stages, which a program of a user's does not return.
+        # The probes show a bias together with intermediates, which a program of a user's does not return.
         if drawer.takes("bias"):
             yield drawer.draw("bias", biased=True)
         shifted = drawer.draw("large mean")

@@ -4,7 +4,7 @@ Each is planted at an attention, inside the formula; a diagnosis that gives one 
 its reader to the wrong line.
 """
 
-# The stages are arrays of any namespace.
+# The intermediates are arrays of any namespace.
 # pyright: standard
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attention.spec.layers.contract import Contract
 
 def strangers(contract: Contract) -> list[Mistake]:
     """Return mistakes that nobody is known to have made, in a multi-head layer."""
-    stages = {
+    intermediates = {
         "scores + 0.01 times the key's index": ("scores", lambda at, x: x + 0.01 * at.xp.arange(x.shape[-1])),
         "values 1.1 times as large in every second head": (
             "value",
@@ -38,7 +38,9 @@ def strangers(contract: Contract) -> list[Mistake]:
         "the first feature of every key forgotten": ("key", lambda at, x: x * _without_first(at, x.shape[-1])),
         "the largest weight of a row left out": ("weights", lambda at, x: at.xp.where(x == x.max(-1, keepdims=True), 0 * x, x)),
     }
-    made = [Mistake(name, remark(Site(contract), on(stage, turn))) for name, (stage, turn) in stages.items()]
+    made = [
+        Mistake(name, remark(Site(contract), on(intermediate, turn))) for name, (intermediate, turn) in intermediates.items()
+    ]
     return [*made, Mistake("queries and keys of batch row 0 wrong by 0.1 %", _row_wrong(1.001))]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from attention.parity.contracts.probes import Probe
 from attention.parity.exported_cases.random_contracts import FRAMES, KINDS, Frame, Pick
-from attention.spec.attend import STAGES
+from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract
@@ -49,7 +49,7 @@ class Form:
         alone: whether the first input stands for all.
         biased: whether the call has a bias.
         placed: whether positions are given.
-        stages: that the call returns as well.
+        intermediates: that the call returns as well.
     """
 
     contract: Contract
@@ -59,7 +59,7 @@ class Form:
     alone: bool
     biased: bool
     placed: bool
-    stages: tuple[str, ...]
+    intermediates: tuple[str, ...]
 
     @property
     def axial(self) -> bool:
@@ -74,8 +74,8 @@ class Form:
             made["memory_mask"] = Lengths(rng.integers(0, f.S + 1, f.B))
         if "dropout_seed" in takes and self.contract.drops:
             made["dropout_seed"] = int(rng.integers(2**31))
-        if "stages" in takes:
-            made["stages"] = self.stages
+        if "intermediates" in takes:
+            made["intermediates"] = self.intermediates
         first = int(rng.choice(FIRST))
         for name, count in (("query_positions", f.T), ("key_positions", f.S), ("positions", f.T)):
             if self.placed and name in takes:
@@ -98,7 +98,7 @@ class Form:
         scale, kind, params = 10.0 ** rng.uniform(*SCALES), numpy_dtype(self.dtype), self.contract.params
         arrays, call = self.arrays(rng, scale), self.call(rng)
         learned = {n: p.fill + rng.normal(0, 0.5, p.shape) for n, p in params.items() if not p.inputs}
-        wanted = (*self.contract.outputs, *({"logsumexp"} & set(self.stages)))
+        wanted = (*self.contract.outputs, *({"logsumexp"} & set(self.intermediates)))
         cotangents = {n: rng.normal(size=shape) for n, shape in self.contract.results(arrays).items() if n in wanted}
         # What a kernel keeps to itself is in the compute dtype.
         inner = np.promote_types(kind, np.float32)
@@ -108,7 +108,7 @@ class Form:
             self.dtype,
             cast({**self.contract.init(int(rng.integers(2**31))), **learned}, self.dtype),
             {n: x.astype(kind) for n, x in arrays.items()},
-            {n: x.astype(inner if n in STAGES and n != "context" else kind) for n, x in cotangents.items()},
+            {n: x.astype(inner if n in INTERMEDIATES and n != "context" else kind) for n, x in cotangents.items()},
             **call,
         )
 
@@ -155,7 +155,7 @@ def _form(pick: Pick, dtypes: tuple[str, ...]) -> Form:
         alone=contract.attends_self and square and pick.chance(0.7),
         biased="bias" in takes and pick.chance(0.2),
         placed=looks and (axial or not square or pick.chance(0.4)),
-        stages=("weights", "logsumexp") if "stages" in takes and pick.chance(0.2) else (),
+        intermediates=("weights", "logsumexp") if "intermediates" in takes and pick.chance(0.2) else (),
     )
 
 

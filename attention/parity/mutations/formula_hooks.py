@@ -3,7 +3,7 @@
     answer(probe)            the outputs of a call in NumPy float64, with every turn of an `Altered` probe made
     own_budget(probe)        the same with its error bar
 
-A turn changes the setting of one part (which key is allowed, which angle) or a stage of its formula (scores, weights).
+A turn changes the setting of one part (which key is allowed, which angle) or an intermediate of its formula (scores, weights).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from attention.spec.layers.contract import Contract, Setting
 from attention.spec.params import inner
 
 LATE = {"scores", "logsumexp", "weights", "context", "gate_proj", "gated", "normed", "out_proj"}
-"""Stages that follow the announcement of their attention; the others precede it."""
+"""Intermediates that follow the announcement of their attention; the others precede it."""
 
 
 @dataclass(eq=False)
 class At:
-    """Where a stage is computed: one attention of a call.
+    """Where an intermediate is computed: one attention of a call.
 
     Attributes:
         xp: the array namespace.
         setting: of the part.
         weights: of the part, by its own names.
-        seen: the values of each stage so far, as a right program has them.
+        seen: the values of each intermediate so far, as a right program has them.
     """
 
     xp: Any
@@ -51,7 +51,7 @@ class At:
 
 SettingTurn = Callable[[Probe, Any, Setting], Setting]
 """`(probe, part of its contract, the part's setting) -> what changes in it`."""
-StageTurn = Callable[[At, str, Array], Array]
+IntermediateTurn = Callable[[At, str, Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +60,11 @@ class Altered(Probe):
 
     Attributes:
         resettled: setting turns and where they are made.
-        remarked: stage turns and where they are made.
+        remarked: intermediate turns and where they are made.
     """
 
     resettled: tuple[tuple[Site, SettingTurn], ...] = ()
-    remarked: tuple[tuple[Site, StageTurn], ...] = ()
+    remarked: tuple[tuple[Site, IntermediateTurn], ...] = ()
 
 
 def altered(probe: Probe) -> Altered:
@@ -82,8 +82,8 @@ def resettle(site: Site, turn: SettingTurn) -> Plant:
     return plant
 
 
-def remark(site: Site, turn: StageTurn) -> Plant:
-    """Plant another stage of a part's formula."""
+def remark(site: Site, turn: IntermediateTurn) -> Plant:
+    """Plant another intermediate of a part's formula."""
 
     def plant(probe: Probe) -> Probe:
         wrong = altered(probe)
@@ -92,24 +92,24 @@ def remark(site: Site, turn: StageTurn) -> Plant:
     return plant
 
 
-def on(stage: str, turn: Callable[[At, Array], Array]) -> StageTurn:
-    """Return a turn of one stage."""
-    return lambda at, name, value: turn(at, value) if name == stage else value
+def on(intermediate: str, turn: Callable[[At, Array], Array]) -> IntermediateTurn:
+    """Return a turn of one intermediate."""
+    return lambda at, name, value: turn(at, value) if name == intermediate else value
 
 
 class Turned(Mark):
-    """The `mark` of a call with stage turns, which are made after what `within` does."""
+    """The `mark` of a call with intermediate turns, which are made after what `within` does."""
 
     def __init__(
         self,
         xp: Any,
-        turns: tuple[tuple[Site, StageTurn], ...],
+        turns: tuple[tuple[Site, IntermediateTurn], ...],
         setting: Setting,
         weights: Mapping[str, Array],
         within: Mark = UNMARKED,
     ) -> None:
         self.turns, self.within, self.begun = turns, within, 0
-        self.places: list[tuple[int, At, StageTurn]] = []
+        self.places: list[tuple[int, At, IntermediateTurn]] = []
         for site, turn in turns:
             owned, count = site.settings(setting), len(site.places)
             for i, call in enumerate(site.calls):
@@ -122,21 +122,21 @@ class Turned(Mark):
         self.begun += 1
         self.within.attending(allowed, scores, sinks, dropped)
 
-    def __call__(self, stage: str, value: Array) -> Array:
-        value = self.within(stage, value)
-        call = self.begun - 1 if stage in LATE else self.begun
+    def __call__(self, intermediate: str, value: Array) -> Array:
+        value = self.within(intermediate, value)
+        call = self.begun - 1 if intermediate in LATE else self.begun
         for number, at, turn in self.places:
             if number == call:
-                at.seen.setdefault(stage, []).append(value)
-                value = _turned(turn, at, stage, value)
+                at.seen.setdefault(intermediate, []).append(value)
+                value = _turned(turn, at, intermediate, value)
         return value
 
 
-def _turned(turn: StageTurn, at: At, stage: str, value: Array) -> Array:
+def _turned(turn: IntermediateTurn, at: At, intermediate: str, value: Array) -> Array:
     try:
-        return turn(at, stage, value)
+        return turn(at, intermediate, value)
     except KeyError as absent:
-        raise ParamError(f"{absent} must be there for {stage} to be turned: another mistake took it away") from absent
+        raise ParamError(f"{absent} must be there for {intermediate} to be turned: another mistake took it away") from absent
 
 
 def settled(probe: Probe) -> Setting:
@@ -166,11 +166,11 @@ def answer(probe: Probe) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class TurnedProgram:
-    """A contract's formula with stage turns, as a JAX program; see `LayerProgram`."""
+    """A contract's formula with intermediate turns, as a JAX program; see `LayerProgram`."""
 
     contract: Contract
     names: tuple[str, ...]
-    turns: tuple[tuple[Site, StageTurn], ...]
+    turns: tuple[tuple[Site, IntermediateTurn], ...]
 
     def __call__(self, weights: Any, arrays: Any, setting: Any, rounds: dict[str, Any]) -> dict[str, Any]:
         """Return the results called `names`."""

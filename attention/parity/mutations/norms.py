@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.mutations.formula_hooks import At, StageTurn, on, remark
+from attention.parity.mutations.formula_hooks import At, IntermediateTurn, on, remark
 from attention.parity.mutations.locations import Site
 from attention.parity.mutations.mutation import Dial, Mistake, Turned
 from attention.spec.axes import Array
@@ -84,20 +84,20 @@ def kind(site: Site) -> Turned:
             yield Mistake(f"{name} forgotten", plant)
 
 
-def _over(norm: RMSNorm, axes: tuple[int, ...]) -> StageTurn:
+def _over(norm: RMSNorm, axes: tuple[int, ...]) -> IntermediateTurn:
     """Return a turn that takes the mean square of heads `(..., T, H, D)` over these axes."""
 
-    def turn(at: At, stage: str, value: Array) -> Array:
-        if stage not in ("q_norm", "k_norm"):
+    def turn(at: At, intermediate: str, value: Array) -> Array:
+        if intermediate not in ("q_norm", "k_norm"):
             return value
-        x, scale = at.seen[f"{stage[0]}_proj"][-1], inner(stage, at.weights)["scale"]
+        x, scale = at.seen[f"{intermediate[0]}_proj"][-1], inner(intermediate, at.weights)["scale"]
         size = at.xp.sqrt(at.xp.mean(x * x, axis=axes, keepdims=True) + norm.eps)
         return x / size * (1.0 + scale if norm.offset else scale)
 
     return turn
 
 
-def _skipped(name: str, rank: int) -> StageTurn:
+def _skipped(name: str, rank: int) -> IntermediateTurn:
     """Return a turn that lets a latent through without its norm."""
     if name == "q_norm":
         return on("q_norm", lambda at, _: at.seen["q_down"][-1])
@@ -115,18 +115,18 @@ def order(site: Site) -> Turned:
         yield Mistake("qk-norm after the rotation", remark(site, _late(part.qk_norm)))
 
 
-def _kept(letter: str) -> StageTurn:
+def _kept(letter: str) -> IntermediateTurn:
     """Return a turn that leaves the projection called by a letter without its norm."""
     return on(f"{letter}_norm", lambda at, _: at.seen[f"{letter}_proj"][-1])
 
 
-def _late(norm: Any) -> StageTurn:
+def _late(norm: Any) -> IntermediateTurn:
     """Return a turn that lets the rotation see heads that were not normed, and norms what comes out of it."""
 
-    def turn(at: At, stage: str, value: Array) -> Array:
-        if stage in ("q_norm", "k_norm"):
-            return at.seen[f"{stage[0]}_proj"][-1]
-        if stage != "rotated":
+    def turn(at: At, intermediate: str, value: Array) -> Array:
+        if intermediate in ("q_norm", "k_norm"):
+            return at.seen[f"{intermediate[0]}_proj"][-1]
+        if intermediate != "rotated":
             return value
         # Queries turn first.
         name = "q_norm" if len(at.seen["rotated"]) == 1 else "k_norm"

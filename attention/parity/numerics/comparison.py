@@ -28,7 +28,7 @@ class Verdict:
     """How one array of one program compares with the oracle.
 
     Attributes:
-        name: "output", a stage, or "d " and what the gradient is of.
+        name: "output", an intermediate, or "d " and what the gradient is of.
         rms: root mean square of z; inf if an element had to be equal and is not.
         worst: the largest |z|.
         index: where it is.

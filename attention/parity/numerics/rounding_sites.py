@@ -27,12 +27,12 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from attention.parity.numerics.error_budget import stored, stored_gradient
-from attention.spec.attend import STAGES, Mark
+from attention.spec.attend import INTERMEDIATES, Mark
 from attention.spec.axes import Array
 from attention.spec.layers.contract import Contract
 from attention.spec.scores import mix
 
-INNER = {"query", "key", "value", *STAGES} - {"context"}
+INNER = {"query", "key", "value", *INTERMEDIATES} - {"context"}
 """What a kernel keeps to itself, in the compute dtype, unless it says otherwise."""
 ROUNDS = ("weights", "d scores", "logsumexp")
 """What a kernel may round on purpose: see `Kernel.rounds`."""
@@ -61,7 +61,7 @@ class LayerProgram:
 
 
 class Marker(Mark):
-    """The `mark` of one call: rounds each stage as its kernel does, one attention after another."""
+    """The `mark` of one call: rounds each intermediate as its kernel does, one attention after another."""
 
     def __init__(self, rounds: dict[str, Any]) -> None:
         self.rounds = rounds
@@ -75,21 +75,21 @@ class Marker(Mark):
         self.allowed = True if allowed is None else allowed
         self.scores, self.sinks, self.dropped = scores, sinks, dropped
 
-    def __call__(self, stage: str, value: Array) -> Array:
-        """Return the stage as the next one shall see it."""
-        x = self.store(stage, value)
-        self.seen[stage] = x
-        return self.remade(x) if stage == "context" else x
+    def __call__(self, intermediate: str, value: Array) -> Array:
+        """Return the intermediate as the next one shall see it."""
+        x = self.store(intermediate, value)
+        self.seen[intermediate] = x
+        return self.remade(x) if intermediate == "context" else x
 
-    def store(self, stage: str, x: Array) -> Array:
-        """Return the stage, written down if it is. The choice is exact."""
-        if stage == "input":
+    def store(self, intermediate: str, x: Array) -> Array:
+        """Return the intermediate, written down if it is. The choice is exact."""
+        if intermediate == "input":
             return stored_gradient(x)
-        if stage == "weights":
+        if intermediate == "weights":
             return jnp.where(self.rounds["weights"], stored(x), x)
-        if stage == "scores":
+        if intermediate == "scores":
             return jnp.where(self.rounds["d scores"], stored_gradient(x), x)
-        return x if stage in INNER else stored(x)
+        return x if intermediate in INNER else stored(x)
 
     def remade(self, context: Array) -> Array:
         """Return the context, with the gradient of a kernel that makes the weights anew where this one does.

@@ -38,7 +38,7 @@ THEIRS = "theirs"
 """What the report calls the model's own implementation."""
 
 Budgets = Callable[[tuple[str, ...], int], Budget]
-"""`(stages that a kernel rounds, runs) -> budget`, for one layer."""
+"""`(intermediates that a kernel rounds, runs) -> budget`, for one layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Seen:
         weights: canonical, float32.
         arrays: what it received, float32, by the names of the contract's inputs.
         call: further keywords of the call that the contract takes: `mask`, `memory_mask`, `positions`.
-        theirs: what the model's own implementation gave, by the names of the contract's outputs, and of stages such as
+        theirs: what the model's own implementation gave, by the names of the contract's outputs, and of intermediates such as
             "weights" where the contract returns them; None where there is nothing to compare with.
     """
 
@@ -152,14 +152,14 @@ def _probe(layer: Seen, *, gradients: bool) -> Probe:
         cast(layer.weights, "float32"),
         arrays,
         cotangents,
-        stages=_stages(layer, tuple(shapes)),
+        intermediates=_intermediates(layer, tuple(shapes)),
         **layer.call,
     )
 
 
-def _stages(layer: Seen, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the stages that theirs shows: ours are asked for the same."""
-    allowed = known if "stages" in layer.contract.takes else layer.contract.outputs
+def _intermediates(layer: Seen, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the intermediates that theirs shows: ours are asked for the same."""
+    allowed = known if "intermediates" in layer.contract.takes else layer.contract.outputs
     if unknown := sorted(set(layer.theirs or ()) - set(allowed)):
         raise OptionError(f"{layer.name} theirs {shown(unknown[0])} must be one of {', '.join(allowed)}")
     return tuple(name for name in layer.theirs or () if name not in layer.contract.outputs)
@@ -174,7 +174,7 @@ def expect_outputs(probe: Probe, runs: int = 8) -> Budget:
     """
     contract = probe.contract
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
-    program = LayerProgram(contract.unsettled(), (*contract.outputs, *probe.stages))
+    program = LayerProgram(contract.unsettled(), (*contract.outputs, *probe.intermediates))
     setting = contract.settle(probe.arrays, **probe.call())
     # What a kernel may round on purpose makes no difference here: float32 is stored as it is computed, and a logsumexp that
     # is kept instead of the weights is one of the backward pass.
@@ -183,7 +183,7 @@ def expect_outputs(probe: Probe, runs: int = 8) -> Budget:
 
 
 def forward(side: Side, probe: Probe) -> Ran:
-    """Return what a side makes of a probe where nothing is learned: its outputs and stages, on inference's kernels."""
+    """Return what a side makes of a probe where nothing is learned: its outputs and intermediates, on inference's kernels."""
     if isinstance(side, TorchSide):
         return _torch(probe)
     if isinstance(side, JaxSide):
@@ -198,7 +198,7 @@ def _torch(probe: Probe) -> Ran:
     layer.train(probe.dropout_seed is not None)
     inputs = {name: params.to_tensor(x) for name, x in probe.arrays.items()}
     with torch.no_grad(), recorded() as kernels:
-        results = named(probe, layer(**inputs, **probe.call(), **_asked(probe.stages)))
+        results = named(probe, layer(**inputs, **probe.call(), **_asked(probe.intermediates)))
     return Ran({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
 
 
@@ -211,7 +211,7 @@ def _jax(probe: Probe, *, compiled: bool) -> Ran:
         layer.load_weights(probe.weights)
         layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
         graph, learned, rest = nnx.split(layer, nnx.Param, ...)
-        program, chosen = _jax_program(graph, probe.stages, compiled=compiled)
+        program, chosen = _jax_program(graph, probe.intermediates, compiled=compiled)
         given = jax.tree.map(jax.numpy.asarray, (probe.arrays, probe.call()))
         results = named(probe, program(learned, rest, *given))
         return Ran({name: np.asarray(x) for name, x in results.items()}, chosen[_shapes((learned, *given))])
@@ -219,7 +219,7 @@ def _jax(probe: Probe, *, compiled: bool) -> Ran:
 
 @cache
 def _jax_program(
-    graph: Any, stages: tuple[str, ...], *, compiled: bool
+    graph: Any, intermediates: tuple[str, ...], *, compiled: bool
 ) -> tuple[Callable[..., Any], dict[Any, tuple[Kernel, ...]]]:
     """Return the layer, and where it writes down its kernels while it is traced.
 
@@ -232,7 +232,7 @@ def _jax_program(
 
     def program(learned: Any, rest: Any, arrays: Any, call: Any) -> Any:
         with recorded() as kernels:
-            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_asked(stages))
+            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_asked(intermediates))
         chosen[_shapes((learned, arrays, call))] = tuple(kernels)
         return made
 
@@ -247,6 +247,6 @@ def _shapes(tree: Any) -> Any:
     return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
 
 
-def _asked(stages: tuple[str, ...]) -> dict[str, Any]:
-    """Return the keyword that asks for stages, which some layers lack."""
-    return {"return_stages": stages} if stages else {}
+def _asked(intermediates: tuple[str, ...]) -> dict[str, Any]:
+    """Return the keyword that asks for intermediates, which some layers lack."""
+    return {"return_intermediates": intermediates} if intermediates else {}

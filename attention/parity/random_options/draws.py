@@ -24,8 +24,8 @@ from attention.spec.masks.algebra import Mask
 from attention.spec.positions import AxialRotary
 
 BATCHES: tuple[Batch, ...] = ((), (2,), (2,), (2,), (1, 2))
-STAGES = ("weights", "mean_weights", "logsumexp", "context", "masked")
-"""Stages that hidden tokens do not reach. Those before the mask are whatever a kernel makes of them."""
+INTERMEDIATES = ("weights", "mean_weights", "logsumexp", "context", "masked")
+"""Intermediates that hidden tokens do not reach. Those before the mask are whatever a kernel makes of them."""
 POISON = (np.nan, np.inf, -np.inf)
 HUGE = 1e200
 
@@ -48,7 +48,7 @@ class Draw:
         given: how many of the contract's inputs the call is given; the others default to the one before.
         state: whether an alignment's query is a single state, without an axis T.
         bias: the shape of what is added to the scores, or None.
-        stages: that are returned as well.
+        intermediates: that are returned as well.
         poisoned: whether tokens that nothing reads hold NaN, inf and huge numbers.
         implementation: of the kernels.
         seed: of all numbers.
@@ -67,7 +67,7 @@ class Draw:
     given: int = 3
     state: bool = False
     bias: tuple[int, ...] | None = None
-    stages: tuple[str, ...] = ()
+    intermediates: tuple[str, ...] = ()
     poisoned: bool = False
     implementation: str = "auto"
     seed: int = 0
@@ -101,9 +101,11 @@ class Draw:
         params = self.contract.params
         learned = {n: p.fill + rng.normal(0, 0.5, p.shape) for n, p in params.items() if not p.inputs}
         weights = {n: x.astype(np.float64) for n, x in {**self.contract.init(self.seed), **learned}.items()}
-        wanted = (*self.contract.outputs, *self.stages)
+        wanted = (*self.contract.outputs, *self.intermediates)
         cotangents = {n: rng.normal(size=shape) for n, shape in self.contract.results(arrays).items() if n in wanted}
-        return Probe("random options", self.contract, "float64", weights, arrays, cotangents, **call, stages=self.stages)
+        return Probe(
+            "random options", self.contract, "float64", weights, arrays, cotangents, **call, intermediates=self.intermediates
+        )
 
 
 def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Setting, rng: np.random.Generator) -> None:
@@ -209,8 +211,8 @@ def _options(pick: Pick, frame: Frame, draw: Draw) -> dict[str, Any]:
         made["dropout_seed"] = pick.maybe(int(pick.rng.integers(2**31)), 0.7)
     if "bias" in takes and pick.chance(0.3):
         made["bias"] = _bias(pick, (*draw.batch, frame.H, frame.T, frame.S))
-    if "stages" in takes and pick.chance(0.4):
-        made["stages"] = tuple(name for name in STAGES if pick.chance(0.6))
+    if "intermediates" in takes and pick.chance(0.4):
+        made["intermediates"] = tuple(name for name in INTERMEDIATES if pick.chance(0.6))
     # Linear attention has forms of its own.
     if has_heads(contract) and not isinstance(contract, LinearAttention):
         made["implementation"] = pick.one(("auto", "auto", "reference"))

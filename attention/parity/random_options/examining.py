@@ -32,7 +32,7 @@ class Disagreement:
 
     Attributes:
         programs: their names; one, if it raised.
-        result: "output", a stage, or "d " and what the gradient is of; or what was raised.
+        result: "output", an intermediate, or "d " and what the gradient is of; or what was raised.
         error: the largest difference, in units of the largest element; inf where one is not finite and the other is.
         index: where it is.
         values: what either has there.

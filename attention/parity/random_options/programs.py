@@ -60,13 +60,15 @@ def jax_layer(probe: Probe, implementation: str = "auto") -> Results:
             parameter(layer, name).set_value(value)
         layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
         graph, learned, rest = nnx.split(layer, nnx.Param, ...)
-        options = {"return_stages": probe.stages} if probe.stages else {}
+        options = {"return_intermediates": probe.intermediates} if probe.intermediates else {}
         options |= {} if implementation == "auto" else {"implementation": implementation}
 
         def forward(learned: Tree, arrays: Arrays, call: Arrays) -> Arrays:
             made = nnx.merge(graph, learned, rest)(**arrays, **call, **options)
-            *values, staged = made if probe.stages else (*(made if isinstance(made, tuple) else (made,)), {})
-            return {**dict(zip(probe.contract.outputs, values, strict=True)), **staged}
+            *values, intermediate_values = (
+                made if probe.intermediates else (*(made if isinstance(made, tuple) else (made,)), {})
+            )
+            return {**dict(zip(probe.contract.outputs, values, strict=True)), **intermediate_values}
 
         made, (d_learned, d_arrays) = pulled_back(probe, forward, learned, probe.arrays, probe.call())
         nnx.update(layer, d_learned)
@@ -92,7 +94,7 @@ def pulled_back(probe: Probe, forward: Callable[..., Arrays], learned: Tree, arr
 
 
 def _named(probe: Probe) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*probe.contract.outputs, *probe.stages)))
+    return tuple(dict.fromkeys((*probe.contract.outputs, *probe.intermediates)))
 
 
 def _gradients(found: Mapping[str, Any]) -> Results:

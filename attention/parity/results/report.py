@@ -44,7 +44,7 @@ class Row:
         side: "torch", "jax", "numpy", or another program.
         kernel: the kernel that ran.
         dtype: of weights and inputs.
-        verdicts: on the output, on stages, and on every gradient.
+        verdicts: on the output, on intermediates, and on every gradient.
         refusal: why nothing ran, though nothing is wrong, or "".
         failure: what is wrong with the program itself, so that it could not be compared, or "".
         open: whether the failure leaves open if the programs agree: one raised, or the parameter map is not established.

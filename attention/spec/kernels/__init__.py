@@ -12,9 +12,9 @@ from attention.spec.kernels.kernel import (
     answer,
     check_precision,
     choose,
+    intermediate_names,
     order,
     recorded,
-    stage_names,
 )
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "answer",
     "check_precision",
     "choose",
+    "intermediate_names",
     "order",
     "recorded",
-    "stage_names",
 ]

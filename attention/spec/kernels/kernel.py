@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from attention.spec.attend import STAGES
+from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName, shown
 from attention.spec.kernels.auto_rules import Rule, first
@@ -54,7 +54,7 @@ class Request:
         dropout_rate: in [0, 1).
         dropout_seed: an int or an integer scalar; None only at rate 0.
         precision: one of `PRECISIONS`.
-        stages: names of the stages to return.
+        intermediates: names of the intermediates to return.
         device: "cpu", "cuda", "tpu" and so on.
     """
 
@@ -72,7 +72,7 @@ class Request:
     dropout_rate: float = 0.0
     dropout_seed: Array = None
     precision: str | None = None
-    stages: tuple[str, ...] = ()
+    intermediates: tuple[str, ...] = ()
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class Request:
             raise OptionError(f"score_mod {shown(self.score_mod)} must be a function (score, b, h, t, s) -> score, or None")
         _ = keep_threshold(self.dropout_rate)
         check_precision(self.precision)
-        _ = stage_names(self.stages)
+        _ = intermediate_names(self.intermediates)
         if self.dropout_rate and not any(map(is_symbolic, self.sizes.scores)):
             _ = count(self.sizes.scores)
         if self.dropout_rate and self.dropout_seed is None:
@@ -130,25 +130,25 @@ class Request:
         return f"has no {', no '.join(missing)}" if missing else None
 
 
-def stage_names(given: Any) -> tuple[str, ...]:
-    """Return the names of stages that a call asks for, none for None.
+def intermediate_names(given: Any) -> tuple[str, ...]:
+    """Return the names of intermediates that a call asks for, none for None.
 
     Raises:
-        OptionError: not a tuple or list of names among `STAGES`.
+        OptionError: not a tuple or list of names among `INTERMEDIATES`.
 
-    >>> stage_names("weights")
+    >>> intermediate_names("weights")
     Traceback (most recent call last):
-    attention.spec.errors.OptionError: return_stages 'weights' must be a tuple of names: ('weights',)
+    attention.spec.errors.OptionError: return_intermediates 'weights' must be a tuple of names: ('weights',)
     """
     if given is None or (type(given) is tuple and not given):
         return ()
-    if type(given) is str and given in STAGES:
-        raise OptionError(f"return_stages {given!r} must be a tuple of names: ({given!r},)")
+    if type(given) is str and given in INTERMEDIATES:
+        raise OptionError(f"return_intermediates {given!r} must be a tuple of names: ({given!r},)")
     if not isinstance(given, (tuple, list)):
-        raise OptionError(f"return_stages {shown(given)} must be a tuple of names among {', '.join(STAGES)}")
-    for stage in given:
-        if not (type(stage) is str and stage in STAGES):
-            raise OptionError(f"return_stages {shown(stage)} must be among {', '.join(STAGES)}")
+        raise OptionError(f"return_intermediates {shown(given)} must be a tuple of names among {', '.join(INTERMEDIATES)}")
+    for intermediate in given:
+        if not (type(intermediate) is str and intermediate in INTERMEDIATES):
+            raise OptionError(f"return_intermediates {shown(intermediate)} must be among {', '.join(INTERMEDIATES)}")
     return tuple(given)
 
 
@@ -173,8 +173,9 @@ class Kernel(Protocol):
     def rounds(self) -> tuple[str, ...]:
         """What the kernel rounds on purpose; a budget takes it into account, and nothing else.
 
-        A stage's name: written down in the dtype of the inputs. "d " and a stage: its gradient is. "logsumexp": the
-        backward pass makes the weights anew from it, and takes sum(weights * d weights) from the context as it was returned.
+        An intermediate's name: written down in the dtype of the inputs. "d " and an intermediate: its gradient is. "logsumexp":
+        the backward pass makes the weights anew from it, and takes sum(weights * d weights) from the context as it was
+        returned.
         """
         ...
 
@@ -183,7 +184,7 @@ class Kernel(Protocol):
         ...
 
     def run(self, request: Request) -> dict[str, Array]:
-        """Return "context" `(*batch, T, H, E)`, and those of the stages that the request names which it can give."""
+        """Return "context" `(*batch, T, H, E)`, and those of the intermediates that the request names which it can give."""
         ...
 
 
@@ -280,9 +281,9 @@ def order(kernels: Mapping[str, Kernel], rule: Rule | None = None) -> list[str]:
 
 
 def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto") -> dict[str, Array]:
-    """Return the context by the chosen kernel, and the stages asked for.
+    """Return the context by the chosen kernel, and the intermediates asked for.
 
-    A stage that the kernel does not write down is computed beside it by the formula, so that to look at the weights
+    An intermediate that the kernel does not write down is computed beside it by the formula, so that to look at the weights
     never changes the context.
 
     Args:
@@ -295,7 +296,7 @@ def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str 
         KernelRefused: the kernel asked for by name refuses, or all do.
     """
     made = choose(kernels, request, implementation).kernel.run(request)
-    if all(stage in made for stage in request.stages):
+    if all(intermediate in made for intermediate in request.intermediates):
         return made
     return {**kernels[REFERENCE].run(request), **made}
 

@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
-from attention.spec.attend import STAGES
+from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE, Array, Sizes
 from attention.spec.kernels.kernel import Request
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.grid import Grid
 from attention.spec.scores import heads_first
 
-Stages = dict[str, Array]
+Intermediates = dict[str, Array]
 Tokens = tuple[Array, Array, Array]
 
 CALM = {"float32": 2.0**48, "float64": 2.0**400}
@@ -117,14 +117,14 @@ def shielded(xp: Any, ask: Ask, request: Request) -> Tokens:
     return _only(xp, (rows, keys, keys), _tokens(request))
 
 
-def isolated(xp: Any, ask: Ask, request: Request, run: Callable[[Request], Stages]) -> Stages:
-    """Return the stages of a request whose mask isolates documents from one another.
+def isolated(xp: Any, ask: Ask, request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
+    """Return the intermediates of a request whose mask isolates documents from one another.
 
     Args:
         xp: the array namespace.
         ask: of the request's mask.
         request: the call.
-        run: makes the stages of a request in which every number of q, k and v is finite.
+        run: makes the intermediates of a request in which every number of q, k and v is finite.
     """
     sound = [finite(xp, x) for x in _tokens(request)]  # (*batch, N, heads, 1)
     bad_rows, *bad = (~heads_first(xp, good)[..., 0] for good in sound)  # (*batch, heads, N)
@@ -136,8 +136,8 @@ def isolated(xp: Any, ask: Ask, request: Request, run: Callable[[Request], Stage
     bias = request.bias
     if bias is not None:
         bias = xp.where(xp.isnan(bias), xp.zeros_like(bias), bias)
-    stages = run(Sound.of(request, q=clean[0], k=clean[1], v=clean[2], bias=bias))
-    return {name: _marked(xp, name, value, rows) for name, value in stages.items()}
+    intermediates = run(Sound.of(request, q=clean[0], k=clean[1], v=clean[2], bias=bias))
+    return {name: _marked(xp, name, value, rows) for name, value in intermediates.items()}
 
 
 def sheltered(
@@ -223,6 +223,6 @@ def _marked(xp: Any, name: str, value: Array, rows: Array) -> Array:
         rows = xp.matrix_transpose(rows)[..., None]  # (*batch, T, H, 1)
     elif name == "mean_weights":
         rows = xp.any(rows, axis=-2)[..., None]
-    elif name in STAGES and name != "logsumexp":
+    elif name in INTERMEDIATES and name != "logsumexp":
         rows = rows[..., None]
     return xp.where(rows, xp.nan, value)

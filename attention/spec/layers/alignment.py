@@ -180,7 +180,7 @@ class AlignmentAttention(Contract):
         if self.attn_dim is not None:
             q, k, v = (project(xp, weights, f"{name}_proj", x, mark) for name, x in zip("qkv", (q, k, v), strict=True))
         q, k, scores = self._scored(xp, weights, q, k, mark)
-        stages = attend(
+        intermediates = attend(
             xp,
             q,
             k,
@@ -194,7 +194,7 @@ class AlignmentAttention(Contract):
             constant=constant,
             mark=mark,
         )
-        return bare(stages, scores, self.softcap, state=state, xp=xp)
+        return bare(intermediates, scores, self.softcap, state=state, xp=xp)
 
     def _scored(
         self, xp: Any, weights: Mapping[str, Array], q: Array, k: Array, mark: Mark
@@ -232,18 +232,20 @@ def is_state(query: Array, key: Array) -> bool:
     return len(query.shape) < len(key.shape)
 
 
-def bare(stages: Mapping[str, Array], scores: Array | None, cap: float | None, *, state: bool, xp: Any) -> dict[str, Array]:
-    """Return the stages of one head without the axis H, and of a single state without the axis T.
+def bare(
+    intermediates: Mapping[str, Array], scores: Array | None, cap: float | None, *, state: bool, xp: Any
+) -> dict[str, Array]:
+    """Return the intermediates of one head without the axis H, and of a single state without the axis T.
 
     Args:
-        stages: of the attention, by name.
-        scores: `(*batch, T, S)` before the cap, where they came as a bias; the stages before it are then these.
+        intermediates: of the attention, by name.
+        scores: `(*batch, T, S)` before the cap, where they came as a bias; the intermediates before it are then these.
         cap: bound of the scores, or None.
         state: whether the query is a single state.
         xp: the array namespace.
     """
     heads = {"context": -2, "logsumexp": -2}
-    made = {name: x if name == "mean_weights" else _first(x, heads.get(name, -3)) for name, x in stages.items()}
+    made = {name: x if name == "mean_weights" else _first(x, heads.get(name, -3)) for name, x in intermediates.items()}
     if scores is not None:
         made |= {name: x for name, x in (("scaled", scores), ("capped", soft_cap(xp, scores, cap))) if name in made}
     return {name: _first(x, -1 if name == "logsumexp" else -2) for name, x in made.items()} if state else made

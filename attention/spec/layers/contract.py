@@ -35,7 +35,7 @@ class Contract(Architecture):
     """The description of a layer. Abstract; a layer is a frozen dataclass, hashable, that holds no array."""
 
     outputs: ClassVar[tuple[str, ...]] = ("output",)
-    """What the built layer returns, in order; stages are returned beside it."""
+    """What the built layer returns, in order; intermediates are returned beside it."""
 
     takes: ClassVar[frozenset[str]] = frozenset({"mask"})
     """The keywords of a call beside its arrays that change its numbers."""
@@ -87,7 +87,7 @@ class Contract(Architecture):
         constant: Callable[[Array], Array] = unchanged,
         mark: Mark = UNMARKED,
     ) -> dict[str, Array]:
-        """Return the layer's outputs and stages by name.
+        """Return the layer's outputs and intermediates by name.
 
         Args:
             xp: the array namespace.

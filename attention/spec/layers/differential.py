@@ -87,7 +87,7 @@ class DifferentialAttention(Contract):
     dropout_rate: float = 0.0
     precision: str | None = None
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "query_positions", "key_positions", "dropout_seed", "stages"})
+    takes: ClassVar[frozenset[str]] = frozenset({"mask", "query_positions", "key_positions", "dropout_seed", "intermediates"})
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(("embed_dim", "num_heads"), WIDTH),
@@ -234,5 +234,5 @@ def strength(xp: Any, contract: DifferentialAttention, weights: Mapping[str, Arr
 
 
 def together(xp: Any, first: Mapping[str, Array], second: Mapping[str, Array], axis: int) -> dict[str, Array]:
-    """Return the stages of both attentions, stacked along a new axis of 2 behind the batch axes."""
+    """Return the intermediates of both attentions, stacked along a new axis of 2 behind the batch axes."""
     return {name: xp.stack([first[name], second[name]], axis=axis) for name in first}

@@ -94,7 +94,7 @@ class LatentAttention(Contract):
     dropout_rate: float = 0.0
     precision: str | None = None
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "stages"})
+    takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "intermediates"})
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(WIDTHS, WIDTH),
@@ -204,7 +204,7 @@ class LatentAttention(Contract):
         mark: Mark = UNMARKED,
         form: str = "expanded",
     ) -> dict[str, Array]:
-        """Return the layer's output and stages; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
+        """Return the layer's output and intermediates; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
         x = arrays["x"]
         asking, asked, _ = heads.shield_inputs(xp, setting["allowed"], mark("input", x), mark("input", x), x)
         queries = self._queries(xp, weights, asking, setting["table"], mark)
@@ -215,7 +215,7 @@ class LatentAttention(Contract):
             q, k, v = one_head(xp, moved, queries[1], *latents)
         else:
             q, k, v = many_heads(xp, *queries, project(xp, weights, "kv_up", latents[0][..., 0, :], mark), latents[1])
-        stages = attend(
+        intermediates = attend(
             xp,
             q,
             k,
@@ -228,8 +228,8 @@ class LatentAttention(Contract):
             mark=mark,
         )
         if form == "absorbed":
-            stages["context"] = mark("values", expand(xp, kernel, stages["context"], self.nope_dim))
-        return {**stages, "output": project(xp, weights, "out_proj", stages["context"], mark, summed=2)}
+            intermediates["context"] = mark("values", expand(xp, kernel, intermediates["context"], self.nope_dim))
+        return {**intermediates, "output": project(xp, weights, "out_proj", intermediates["context"], mark, summed=2)}
 
     def _queries(
         self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], mark: Mark

@@ -108,7 +108,9 @@ class MultiHeadAttention(Contract):
     add_bias_kv: bool = False
     add_zero_attn: bool = False
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "query_positions", "key_positions", "dropout_seed", "bias", "stages"})
+    takes: ClassVar[frozenset[str]] = frozenset(
+        {"mask", "query_positions", "key_positions", "dropout_seed", "bias", "intermediates"}
+    )
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(WIDTHS, WIDTH | ""),

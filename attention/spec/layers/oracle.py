@@ -85,7 +85,7 @@ def oracle(
     constant: Callable[[Array], Array] = unchanged,
     mark: Mark = UNMARKED,
 ) -> dict[str, Array]:
-    """Return the layer's stages and its "output".
+    """Return the layer's intermediates and its "output".
 
     Args:
         contract: the layer; its mask is in `setting`.
@@ -115,7 +115,7 @@ def oracle(
         bias = own if bias is None else own + bias
     keys, extra = k.shape[-3], contract.extra_keys
     k, v = heads.append(contract, xp, weights, k, v)
-    stages = attend(
+    intermediates = attend(
         xp,
         q,
         k,
@@ -130,10 +130,10 @@ def oracle(
         constant=constant,
         mark=mark,
     )
-    context = stages["context"]
+    context = intermediates["context"]
     if contract.gate is not None:
         context = mark("gated", heads.gated(xp, project(xp, weights, "gate_proj", given[0], mark), context))
-    return {**stages, "output": project(xp, weights, "out_proj", context, mark, summed=2)}
+    return {**intermediates, "output": project(xp, weights, "out_proj", context, mark, summed=2)}
 
 
 def project(xp: Any, weights: Mapping[str, Array], name: str, x: Array, mark: Mark, summed: int = 1) -> Array:

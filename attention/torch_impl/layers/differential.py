@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
-from attention.spec.kernels import stage_names
+from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import differential as spec
 from attention.spec.masks.algebra import Mask, both
@@ -45,7 +45,7 @@ class DifferentialAttention(Layer):
         query_positions: Array = None,
         key_positions: Array = None,
         dropout_seed: Any = None,
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
     ) -> Any:
         """Return the layer's output.
@@ -58,17 +58,17 @@ class DifferentialAttention(Layer):
             query_positions: integers `(*batch, T)` for the contract's positions; needed where T != S.
             key_positions: integers `(*batch, S)`, likewise.
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
-            return_stages: names among `spec.STAGES`; those of both attentions, stacked behind the batch axes.
+            return_intermediates: names among `spec.INTERMEDIATES`; those of both attentions, stacked behind the batch axes.
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with `return_stages`, that and a dict of stages.
+            `(*batch, T, M)`; with `return_intermediates`, that and a dict of intermediates.
 
         Raises:
             AttentionError: as `dot_product_attention`; PositionError where positions are missing.
         """
         c = self.contract
-        return_stages = stage_names(return_stages)
+        return_intermediates = intermediate_names(return_intermediates)
         asked = query if key is None else key
         given = (query, asked, asked if value is None else value)
         mask, sizes = self._check(*given, mask, query_positions, key_positions)
@@ -85,13 +85,13 @@ class DifferentialAttention(Layer):
                 dropout_rate=c.dropout_rate if self.training else 0.0,
                 dropout_seed=seed_at(seed, place),
                 precision=c.precision,
-                return_stages=return_stages,
+                return_intermediates=return_intermediates,
                 implementation=implementation,
             )
-            made.append(out if return_stages else (out, {}))
-        (first, stages), (second, others) = made
+            made.append(out if return_intermediates else (out, {}))
+        (first, intermediates), (second, others) = made
         output = lost(xp, gone, self._merge(first, second))
-        return (output, spec.together(xp, stages, others, axis=len(sizes.batch))) if return_stages else output
+        return (output, spec.together(xp, intermediates, others, axis=len(sizes.batch))) if return_intermediates else output
 
     def _check(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, query_positions: Array, key_positions: Array

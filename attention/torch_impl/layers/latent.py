@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.spec.axes import Array, Sizes, check_float
-from attention.spec.kernels import stage_names
+from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import lost
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
@@ -47,7 +47,7 @@ class LatentAttention(Layer):
         dropout_seed: Any = None,
         cache: Any = None,
         form: str = "auto",
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
     ) -> Any:
         """Return the layer's output.
@@ -60,18 +60,19 @@ class LatentAttention(Layer):
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
             cache: made with the contract's `cache_sizes`: the tokens so far, to which those of `x` are appended.
             form: "expanded", "absorbed", or "auto": absorbed with a cache, expanded without.
-            return_stages: names among `spec.STAGES`; "context" is that of the value heads in both forms.
+            return_intermediates: names among `spec.INTERMEDIATES`; "context" is that of the value heads in both forms.
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with `return_stages`, that and a dict of stages; with `cache`, that and the new cache.
+            `(*batch, T, M)`; with `return_intermediates`, that and a dict of intermediates; with `cache`, that and the new
+            cache.
 
         Raises:
             AttentionError: as `dot_product_attention`; PositionError where positions do not fit; OptionError where the
                 cache forgets keys that the mask shows.
         """
         c = self.contract
-        return_stages = stage_names(return_stages)
+        return_intermediates = intermediate_names(return_intermediates)
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask, x.device)
         where = positions if cache is None else cache.upcoming(sizes.T, positions)
@@ -93,15 +94,17 @@ class LatentAttention(Layer):
             dropout_rate=c.dropout_rate if self.training else 0.0,
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
-            return_stages=return_stages,
+            return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, stages = out if return_stages else (out, None)
+        context, intermediates = out if return_intermediates else (out, None)
         if form == "absorbed":
             context = spec.expand(xp, self._kernel(), context, c.nope_dim)
-            if stages and "context" in stages:
-                stages["context"] = context
-        made: Any = tuple(x for x in (lost(xp, gone, self.out_proj(context.flatten(-2))), stages, cache) if x is not None)
+            if intermediates and "context" in intermediates:
+                intermediates["context"] = context
+        made: Any = tuple(
+            x for x in (lost(xp, gone, self.out_proj(context.flatten(-2))), intermediates, cache) if x is not None
+        )
         return made if len(made) > 1 else made[0]
 
     def _check(self, x: Tensor, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
-from attention.spec.kernels import stage_names
+from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import lost
 from attention.spec.kernels.plan_cache import Plans, Settled
 from attention.spec.layers import heads
@@ -59,7 +59,7 @@ class MultiHeadAttention(Layer):
         key_positions: Array = None,
         dropout_seed: Any = None,
         cache: Cache | None = None,
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
     ) -> Any:
         """Return the layer's output.
@@ -75,18 +75,19 @@ class MultiHeadAttention(Layer):
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
             cache: keys and values of earlier tokens; those of this call are appended, at `query_positions` if given. S is
                 then what `cache.append` returns, for `mask` and `bias` too.
-            return_stages: names among `spec.STAGES`.
+            return_intermediates: names among `spec.INTERMEDIATES`.
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with `return_stages`, that and a dict of stages; with `cache`, that and the new cache.
+            `(*batch, T, M)`; with `return_intermediates`, that and a dict of intermediates; with `cache`, that and the new
+            cache.
 
         Raises:
             AttentionError: as `dot_product_attention`; PositionError where positions are missing; OptionError where the
                 cache forgets keys that the mask shows.
         """
-        return_stages = stage_names(return_stages)
-        if key is value is mask is bias is query_positions is key_positions is cache is None and not return_stages:
+        return_intermediates = intermediate_names(return_intermediates)
+        if key is value is mask is bias is query_positions is key_positions is cache is None and not return_intermediates:
             again = self._again(query, implementation)
             if again is not None:
                 return again
@@ -124,11 +125,11 @@ class MultiHeadAttention(Layer):
             dropout_rate=c.dropout_rate if self.training else 0.0,
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
-            return_stages=return_stages,
+            return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, stages = out if return_stages else (out, None)
-        output, *more = (x for x in (lost(xp, gone, self._merge(x_q, context)), stages, cache) if x is not None)
+        context, intermediates = out if return_intermediates else (out, None)
+        output, *more = (x for x in (lost(xp, gone, self._merge(x_q, context)), intermediates, cache) if x is not None)
         return (output, *more) if more else output
 
     def _again(self, query: Tensor, implementation: str) -> Tensor | None:

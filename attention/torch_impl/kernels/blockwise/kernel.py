@@ -67,8 +67,8 @@ class Blockwise:
             sinks = None if request.sinks is None else request.sinks.reshape(1, 1, of.K, of.group)
             out, lse = self._answer(request, q, k, v, _rows_first(request.bias, of), sinks)
         made = {"context": out[..., : of.E].reshape(*of.batch, of.T, of.H, of.E)}
-        # Beside stages that only the formula writes down, logsumexp is the formula's too: they agree to the last bit.
-        if set(request.stages) <= {"context", "logsumexp"}:
+        # Beside intermediates that only the formula writes down, logsumexp is the formula's too: they agree to the last bit.
+        if set(request.intermediates) <= {"context", "logsumexp"}:
             made["logsumexp"] = lse.reshape(*of.batch, of.T, of.H).transpose(-1, -2)
         return made
 

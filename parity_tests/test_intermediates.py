@@ -1,4 +1,4 @@
-"""Every stage has a name in both rooms, is the formula's, has a gradient, and changes neither the kernel nor its context.
+"""Every intermediate has a name in both rooms, is the formula's, has a gradient, and leaves the kernel and its context alone.
 
 scaled -> capped -> scores -> masked -> weights, mean_weights, logsumexp -> context
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.spec.attend import STAGES, attend
+from attention.spec.attend import INTERMEDIATES, attend
 from attention.spec.errors import OptionError
 from attention.spec.kernels import recorded
 from parity_tests.covering import pairwise
@@ -25,11 +25,11 @@ MASK = spec.Lengths(kv=[4, 0]) & spec.Causal(align="end")
 EVERY: dict[str, Any] = {"softcap": 1.5, "bias": numbers(6, H, T, S), "sinks": numbers(5, H), "mask": MASK, "scale": 0.7}
 DROPPED: dict[str, Any] = EVERY | {"dropout_rate": 0.5, "dropout_seed": 3}
 NARROW = ("float32", "bfloat16")
-each_stage = pytest.mark.parametrize("stage", STAGES)
+each_intermediate = pytest.mark.parametrize("intermediate", INTERMEDIATES)
 
 
 def by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the stages of `EVERY`, each by a line of NumPy."""
+    """Return the intermediates of `EVERY`, each by a line of NumPy."""
     k, v = (np.repeat(x, 2, axis=-2) for x in (k, v))
     out = {"scaled": 0.7 * np.einsum("bthd,bshd->bhts", q, k)}
     out["capped"] = 1.5 * np.tanh(out["scaled"] / 1.5)
@@ -45,28 +45,28 @@ def by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray
 
 class TestValues:
     @each_kernel
-    def test_each_stage_is_its_line(self, kernel: Kernel) -> None:
+    def test_each_intermediate_is_its_line(self, kernel: Kernel) -> None:
         given = qkv()
-        stages, wanted = kernel.stages(*given, **EVERY), by_hand(*given)
+        intermediates, wanted = kernel.intermediates(*given, **EVERY), by_hand(*given)
         # Of a row or a key that nothing may read, the numbers are zeros instead of those below the mask.
         seen = np.isfinite(wanted["masked"])
         for name in ("scaled", "capped", "scores"):
-            stages[name], wanted[name] = np.where(seen, stages[name], 0), np.where(seen, wanted[name], 0)
-        for name in STAGES:
-            close(stages[name], wanted[name], 1e-14)
+            intermediates[name], wanted[name] = np.where(seen, intermediates[name], 0), np.where(seen, wanted[name], 0)
+        for name in INTERMEDIATES:
+            close(intermediates[name], wanted[name], 1e-14)
 
     @each_kernel
     def test_shapes(self, kernel: Kernel) -> None:
-        stages = kernel.stages(*qkv(batch=(2, 3), dtype="float32"))
+        intermediates = kernel.intermediates(*qkv(batch=(2, 3), dtype="float32"))
         scores = dict.fromkeys(("scaled", "capped", "scores", "masked", "weights"), (2, 3, H, T, S))
         rest = {"mean_weights": (2, 3, T, S), "logsumexp": (2, 3, H, T), "context": (2, 3, T, H, D)}
-        assert {name: x.shape for name, x in stages.items()} == scores | rest
+        assert {name: x.shape for name, x in intermediates.items()} == scores | rest
 
     @each_kernel
-    def test_without_an_option_a_stage_is_the_one_before(self, kernel: Kernel) -> None:
-        stages = kernel.stages(*qkv(dtype="float32"))
+    def test_without_an_option_an_intermediate_is_the_one_before(self, kernel: Kernel) -> None:
+        intermediates = kernel.intermediates(*qkv(dtype="float32"))
         for name in ("capped", "scores", "masked"):
-            np.testing.assert_array_equal(stages[name], stages["scaled"])
+            np.testing.assert_array_equal(intermediates[name], intermediates["scaled"])
 
 
 class TestLaws:
@@ -77,7 +77,7 @@ class TestLaws:
         options = {name: kernel.room.native(x) for name, x in options.items()}
         given = [kernel.room.array(x) for x in spec.cast(dict(zip("qkv", qkv(**changed), strict=True)), dtype).values()]
         # One operation after another: a compiler may fuse what is looked at in another way.
-        looked, _ = kernel.answer(*given, return_stages=STAGES, **options)
+        looked, _ = kernel.answer(*given, return_intermediates=INTERMEDIATES, **options)
         np.testing.assert_array_equal(kernel.room.numpy(looked), kernel.room.numpy(kernel.answer(*given, **options)))
 
     @each_kernel
@@ -88,30 +88,32 @@ class TestLaws:
             with recorded() as plain:
                 _ = module.dot_product_attention(*given, implementation=name)
             with recorded() as looked:
-                _ = module.dot_product_attention(*given, implementation=name, return_stages=STAGES)
+                _ = module.dot_product_attention(*given, implementation=name, return_intermediates=INTERMEDIATES)
             assert [one.name for one in looked] == [one.name for one in plain]
             assert len(plain) == 1
 
     @each_kernel
-    def test_one_stage_is_as_among_all_in_the_order_asked_for(self, kernel: Kernel) -> None:
+    def test_one_intermediate_is_as_among_all_in_the_order_asked_for(self, kernel: Kernel) -> None:
         given = [kernel.room.array(x) for x in qkv(dtype="float32")]
-        _, every = kernel.room.module.dot_product_attention(*given, implementation=kernel.name, return_stages=STAGES)
+        _, every = kernel.room.module.dot_product_attention(
+            *given, implementation=kernel.name, return_intermediates=INTERMEDIATES
+        )
         for names in (("logsumexp", "scaled"), ("weights",), ("context",)):
-            _, some = kernel.room.module.dot_product_attention(*given, implementation=kernel.name, return_stages=names)
+            _, some = kernel.room.module.dot_product_attention(*given, implementation=kernel.name, return_intermediates=names)
             assert tuple(some) == names
             for name in names:
                 np.testing.assert_array_equal(kernel.room.numpy(some[name]), kernel.room.numpy(every[name]))
 
 
 @cache
-def formula_slopes(stage: str) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return a direction of a stage, and the formula's gradients along it by JAX in float64: of q, k, v, bias and sinks."""
+def formula_slopes(intermediate: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return a direction of an intermediate and its gradients along it by JAX in float64: of q, k, v, bias and sinks."""
     given = qkv()
     fixed = settled(*given, DROPPED)
     inputs = (*given, fixed.pop("bias"), fixed.pop("sinks"))
 
     def value(q: Any, k: Any, v: Any, bias: Any, sinks: Any) -> Any:
-        return attend(jnp, q, k, v, bias=bias, sinks=sinks, constant=jax.lax.stop_gradient, **fixed)[stage]
+        return attend(jnp, q, k, v, bias=bias, sinks=sinks, constant=jax.lax.stop_gradient, **fixed)[intermediate]
 
     with wide(*inputs):
         made, pull = jax.vjp(value, *map(jnp.asarray, inputs))
@@ -121,32 +123,34 @@ def formula_slopes(stage: str) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 class TestGradients:
-    @each_stage
+    @each_intermediate
     @each_room
-    def test_each_stage_has_the_formulas_gradient(self, room: Room, stage: str) -> None:
-        along, wanted = formula_slopes(stage)
-        got = Kernel(room, "reference").grads(*qkv(), along, stage=stage, **DROPPED)
+    def test_each_intermediate_has_the_formulas_gradient(self, room: Room, intermediate: str) -> None:
+        along, wanted = formula_slopes(intermediate)
+        got = Kernel(room, "reference").grads(*qkv(), along, intermediate=intermediate, **DROPPED)
         largest = max(np.abs(g).max() for g in wanted)
         # The order of arrays among the options is bias, sinks.
         for one, other in zip(got, wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * largest)
-        reached = {"scaled": 2, "capped": 2, "scores": 3, "masked": 3, "context": 5}.get(stage, 4)
+        reached = {"scaled": 2, "capped": 2, "scores": 3, "masked": 3, "context": 5}.get(intermediate, 4)
         assert sum(bool(g.any()) for g in got) == reached
 
-    @pytest.mark.parametrize("stage", ["weights", "scores", "logsumexp", "mean_weights"])
+    @pytest.mark.parametrize("intermediate", ["weights", "scores", "logsumexp", "mean_weights"])
     @each_kernel
-    def test_a_loss_of_context_and_stage_sums_both_gradients(self, kernel: Kernel, stage: str) -> None:
+    def test_a_loss_of_context_and_intermediate_sums_both_gradients(self, kernel: Kernel, intermediate: str) -> None:
         q, k, v = qkv(dtype="float32")
         context = kernel.grads(q, k, v, np.ones_like(q), mask=MASK)
-        shape = {"logsumexp": (B, H, T), "mean_weights": (B, T, S)}.get(stage, (B, H, T, S))
-        beside = kernel.grads(q, k, v, np.full(shape, 0.5, np.float32), stage=stage, mask=MASK)
+        shape = {"logsumexp": (B, H, T), "mean_weights": (B, T, S)}.get(intermediate, (B, H, T, S))
+        beside = kernel.grads(q, k, v, np.full(shape, 0.5, np.float32), intermediate=intermediate, mask=MASK)
         room = kernel.room
 
         def scalar(q: Any, k: Any, v: Any) -> Any:
             # By name where the kernel has a gradient.
             name = kernel.chosen(q, k, v, mask=MASK)
-            out, stages = room.module.dot_product_attention(q, k, v, mask=MASK, return_stages=(stage,), implementation=name)
-            return out.sum() + (0.5 * stages[stage]).sum()
+            out, intermediates = room.module.dot_product_attention(
+                q, k, v, mask=MASK, return_intermediates=(intermediate,), implementation=name
+            )
+            return out.sum() + (0.5 * intermediates[intermediate]).sum()
 
         both = room.grad(scalar, [room.array(x) for x in (q, k, v)])
         for got, one, other in zip(both, context, beside, strict=True):
@@ -155,16 +159,18 @@ class TestGradients:
 
 class TestRefusals:
     @each_kernel
-    def test_a_stage_that_is_none(self, kernel: Kernel) -> None:
+    def test_an_intermediate_that_is_none(self, kernel: Kernel) -> None:
         given = [kernel.room.array(x) for x in qkv(dtype="float32")]
-        text = "^return_stages 'probs' must be among scaled, capped, scores, masked, weights, mean_weights, logsumexp, context$"
+        text = f"^return_intermediates 'probs' must be among {', '.join(INTERMEDIATES)}$"
         for name in (kernel.name, "auto"):
             with pytest.raises(OptionError, match=text, check=lambda caught: type(caught) is OptionError):
-                _ = kernel.room.module.dot_product_attention(*given, return_stages=("probs",), implementation=name)
+                _ = kernel.room.module.dot_product_attention(*given, return_intermediates=("probs",), implementation=name)
 
-    def test_stages_under_jit_are_those_outside(self) -> None:
+    def test_intermediates_under_jit_are_those_outside(self) -> None:
         given = qkv(dtype="float32")
-        outside = Kernel(JAX, "xla").stages(*given)
-        called = jax.jit(lambda *x: JAX.module.dot_product_attention(*x, implementation="xla", return_stages=STAGES)[1])
-        for name, stage in called(*given).items():
-            np.testing.assert_allclose(stage, outside[name], rtol=0, atol=1e-6)
+        outside = Kernel(JAX, "xla").intermediates(*given)
+        called = jax.jit(
+            lambda *x: JAX.module.dot_product_attention(*x, implementation="xla", return_intermediates=INTERMEDIATES)[1]
+        )
+        for name, intermediate in called(*given).items():
+            np.testing.assert_allclose(intermediate, outside[name], rtol=0, atol=1e-6)
