@@ -113,7 +113,7 @@ def ours(masks: str) -> spec.Mask | None:
     """Return the same for ours."""
     if masks == "padded":
         return spec.Lengths(kv=LENGTHS)
-    return {"attention_mask": spec.Dense(_seen()[:, None]), "causal": spec.Causal(align="start")}.get(masks)
+    return {"attention_mask": spec.DenseMask(_seen()[:, None]), "causal": spec.Causal(align="start")}.get(masks)
 
 
 def probe(module: Module, masks: str) -> Probe:

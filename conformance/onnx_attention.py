@@ -8,8 +8,8 @@ What ONNX leaves to its reader and a contract says aloud:
     causal      query t stands at key `offset + t`: 0 without a cache,  ->  Causal(align="start"), or
                 the length of past_key, or nonpad_kv_seqlen - T             Causal(query_positions=...)
     window      left_window_size, right_window_size, -1 for no bound    ->  Window(before, after), at the same places
-    attn_mask   bool: True may attend                                   ->  Dense
-                float: added; -inf forbids                              ->  bias, and Dense where it is -inf
+    attn_mask   bool: True may attend                                   ->  DenseMask
+                float: added; -inf forbids                              ->  bias, and DenseMask where it is -inf
                 aligned from the right; shorter than S: -inf follows    ->  padded with what forbids
     padding     nonpad_kv_seqlen keys exist                             ->  Lengths(kv=...)
     softcap     0 is none; before the mask                              ->  softcap, None for none; the same order
@@ -107,7 +107,7 @@ def contract(case: Case) -> tuple[spec.Mask | None, np.ndarray | None]:
     """Return the mask and the bias that say what the node says."""
     inputs, attributes = case.inputs, case.attributes
     dense, bias = split_mask(inputs.get("attn_mask"), keys(case))
-    masks: list[spec.Mask] = [] if dense is None else [spec.Dense(dense)]
+    masks: list[spec.Mask] = [] if dense is None else [spec.DenseMask(dense)]
     if attributes.get("is_causal"):
         masks.append(spec.Causal(**place(case)))
     before, after = (attributes.get(f"{side}_window_size", -1) for side in ("left", "right"))

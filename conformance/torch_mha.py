@@ -91,11 +91,11 @@ class Masks:
         """The same, each converted by its name."""
         given, masks = self.foreign, list[spec.Mask]()
         if "key_padding_mask" in given:
-            masks.append(spec.Dense.from_torch_key_padding_mask(given["key_padding_mask"]))
+            masks.append(spec.DenseMask.from_torch_key_padding_mask(given["key_padding_mask"]))
         if self.attn == "causal":
             masks.append(spec.Causal(align="start"))
         elif "attn_mask" in given:
-            masks.append(spec.Dense.from_torch_attn_mask(given["attn_mask"], H))
+            masks.append(spec.DenseMask.from_torch_attn_mask(given["attn_mask"], H))
         return masks[0] & masks[-1] if masks else None
 
     def __str__(self) -> str:

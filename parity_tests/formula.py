@@ -23,7 +23,7 @@ SEED = 2**32 + 7
 
 LENGTHS = spec.Lengths(kv=[4, 0], q=[5, 3])
 SEGMENTS = spec.Segments(kv=[[0, 0, 1, 1, 1, -1, -1]] * 2, q=[[0, 1, 1, -1, 2]] * 2)
-PER_HEAD = spec.Dense(numbers(3, H, T, S) > 0.6)
+PER_HEAD = spec.DenseMask(numbers(3, H, T, S) > 0.6)
 
 # name: (sizes that differ, options)
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

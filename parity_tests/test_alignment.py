@@ -132,7 +132,7 @@ class TestLaws:
 
     @each_contract
     def test_the_oracle_is_the_loops(self, contract: spec.AlignmentAttention) -> None:
-        mask = spec.Dense(numbers(3, B, 1, T, S) > 0)
+        mask = spec.DenseMask(numbers(3, B, 1, T, S) > 0)
         case = probe(contract, (B, T), (B, S), mask=mask)
         got, wanted = (
             backends.NumpySide().run(case, "auto").results,

@@ -26,7 +26,7 @@ CONFIG: dict[str, Any] = {"embed_dim": M, "num_heads": H, "bias": True, "add_bia
 CONTRACT = torch_mha.contract(CONFIG)
 ALLOWED = np.array([[True, True, False], [False, False, False], [True, False, False]])
 """Query 1 sees no key, and nobody sees key 2."""
-DRAW = Draw(contract=CONTRACT, T=N, S=N, mask=spec.Dense(ALLOWED), seed=3)
+DRAW = Draw(contract=CONTRACT, T=N, S=N, mask=spec.DenseMask(ALLOWED), seed=3)
 each_program = pytest.mark.parametrize("program", PROGRAMS)
 
 

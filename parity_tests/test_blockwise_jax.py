@@ -51,7 +51,7 @@ CALLS: dict[str, tuple[Blockwise, dict[str, Any]]] = {
         },
     ),
     "capped with a bias of rows": (SMALL, {"softcap": 1.5, "bias": numbers(7, H, T, 1, dtype="float32")}),
-    "dense": (SMALL, {"mask": spec.Dense(numbers(8, B, 1, T, S) > -0.5)}),
+    "dense": (SMALL, {"mask": spec.DenseMask(numbers(8, B, 1, T, S) > -0.5)}),
     "documents": (SMALL, {"mask": spec.Segments(kv=IDS, q=np.arange(T) // 4 % 4 - 1)}),
     "placed": (SMALL, {"mask": spec.Placed(spec.Causal(), np.arange(T) - 2, np.arange(S)[::-1].copy())}),
     "each row its own": (SMALL, {"mask": spec.PerRow((spec.Causal(align="start"), spec.Lengths(kv=[4, 4])))}),

@@ -40,7 +40,7 @@ MASKS: dict[str, Mask | None] = {
     "causal": spec.Causal(),
     "window": spec.Window(before=5, after=0),
     "both sides": spec.Window(before=3, after=4),
-    "window with holes": spec.Window(before=5, after=0) & spec.Dense(np.random.default_rng(3).random((N, N)) > 0.3),
+    "window with holes": spec.Window(before=5, after=0) & spec.DenseMask(np.random.default_rng(3).random((N, N)) > 0.3),
     "wide window": spec.Window(before=14, after=0),
     "documents": spec.Segments(kv=IDS),
     "causal documents": spec.Segments(kv=IDS) & spec.Causal(),
@@ -48,7 +48,7 @@ MASKS: dict[str, Mask | None] = {
     "left padding": spec.Lengths(kv=[17, 0], padding="left") & spec.Causal(),
     "prefix": spec.Causal() | spec.Prefix(9),
     "chunks": spec.Chunked(size=8) & spec.Causal(),
-    "dense": spec.Dense(np.random.default_rng(2).random((B, H, N, N)) > 0.5),
+    "dense": spec.DenseMask(np.random.default_rng(2).random((B, H, N, N)) > 0.5),
     "heads": spec.PerHead((spec.Causal(), spec.Causal(), spec.Window(before=3, after=0), spec.Prefix(5))),
     "heads of one group": spec.PerHead((spec.Causal(), spec.Prefix(3), spec.Window(before=3, after=0), spec.Prefix(5))),
     "rows": spec.PerRow((spec.Causal(), spec.Prefix(5))),
@@ -173,7 +173,7 @@ class TestLaws:
     def test_nan_where_nobody_looks_reaches_nothing(self, name: str) -> None:
         mask = MASKS[name]
         assert mask is not None
-        mask = mask & spec.Dense((np.arange(N) != 6) & (np.arange(N) != 5)[:, None])
+        mask = mask & spec.DenseMask((np.arange(N) != 6) & (np.arange(N) != 5)[:, None])
         q, k, v = qkv()
         allowed = np.broadcast_to(np.asarray(evaluate(mask, Sizes((B,), N, N, H, K, D, D))), (B, H, N, N))
         rows: Any = allowed.any(-1)

@@ -37,7 +37,7 @@ MASKS = [
     spec.Lengths([7, 20]),
     spec.Segments(np.arange(S) // 7, np.arange(T) // 7),
     spec.Causal(align="start") & spec.Lengths([7, 0]),
-    spec.Dense(np.arange(T)[:, None] % 3 < np.arange(S) % 4),
+    spec.DenseMask(np.arange(T)[:, None] % 3 < np.arange(S) % 4),
     spec.Prefix(0),
 ]
 

@@ -42,7 +42,7 @@ MASKS: dict[str, Mask | None] = {
     "end": spec.Causal(align="end"),
     "first and last": spec.Prefix(2) | spec.Window(before=1, after=0, align="end"),
     "by head": spec.PerHead(tuple(spec.Window(before=3 * h, after=0, align="end") for h in range(H))),
-    "dense": spec.Dense(numbers(9, B, 1, T, S) > 0.5),
+    "dense": spec.DenseMask(numbers(9, B, 1, T, S) > 0.5),
 }
 CACHED = ("filled", "rolling", "lengths", "by head")
 OPTIONS = {"softcap": 1.5, "sinks": numbers(6, H), "bias": numbers(7, B, 1, 1, S)}

@@ -56,7 +56,7 @@ KEYS_SEEN: dict[str, tuple[Mask, str]] = {
     "segments": (spec.Segments(kv=[[7, 7, 2, -1, 2]], q=[[2, 7, -1]]), "00101 11000 00000"),
     "right padding": (spec.Lengths(kv=[2, 2], q=[1, 1]), "11000 00000 00000"),
     "left padding": (spec.Lengths(kv=[2, 2], q=[1, 1], padding="left"), "00000 00000 00011"),
-    "dense": (spec.Dense(drawn("10010 00000 01111")), "10010 00000 01111"),
+    "dense": (spec.DenseMask(drawn("10010 00000 01111")), "10010 00000 01111"),
 }
 
 HIDES: dict[str, Mask] = {
@@ -64,7 +64,7 @@ HIDES: dict[str, Mask] = {
     "left": spec.Lengths(kv=[4, 6], q=[2, 5], padding="left") & spec.Causal(align="end"),
     "segments": SEGMENTS,
     # Nobody sees key 1 of the second key head, which the first has: heads 2 and 3.
-    "heads": spec.Dense(np.ones((H, T, S), bool) & ~((np.arange(H) >= 2)[:, None, None] & (np.arange(S) == 1))),
+    "heads": spec.DenseMask(np.ones((H, T, S), bool) & ~((np.arange(H) >= 2)[:, None, None] & (np.arange(S) == 1))),
 }
 
 
@@ -165,7 +165,7 @@ class TestValues:
         allowed = (numbers(11, *shape) > 0) | (np.arange(S) == 3)
         seen = np.broadcast_to(allowed, (B, H, T, S)).astype(np.float32)
         even = seen / seen.sum(-1, keepdims=True)
-        np.testing.assert_array_equal(pattern(kernel, spec.Dense(allowed), T, S, H), even)
+        np.testing.assert_array_equal(pattern(kernel, spec.DenseMask(allowed), T, S, H), even)
         np.testing.assert_array_equal(pattern(kernel, None, T, S, H, bias=np.where(allowed, np.float32(0), -1000)), even)
 
     @each_kernel
@@ -196,14 +196,14 @@ class TestLaws:
         @given(arrays(bool, (B, 2, 3, 5)))
         def holds(allowed: np.ndarray) -> None:
             even = allowed / np.maximum(allowed.sum(-1, keepdims=True), 1)
-            got = kernel.room.numpy(call(*given_, mask=spec.Dense(kernel.room.array(allowed))))
+            got = kernel.room.numpy(call(*given_, mask=spec.DenseMask(kernel.room.array(allowed))))
             np.testing.assert_array_equal(np.moveaxis(got, -2, -3), even.astype(np.float32))
 
         holds()
 
     @each_kernel
     def test_an_empty_row_is_zero_everywhere(self, kernel: Kernel) -> None:
-        given, mask = qkv(), spec.Lengths(kv=[4, 0]) & spec.Dense(np.arange(T)[:, None] != 2)
+        given, mask = qkv(), spec.Lengths(kv=[4, 0]) & spec.DenseMask(np.arange(T)[:, None] != 2)
         empty = ~np.any(allowed_by(mask, *given), axis=-1)
         empty_rows = np.moveaxis(empty, -1, -2)
         intermediates = kernel.intermediates(*given, mask=mask)

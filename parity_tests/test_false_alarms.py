@@ -94,7 +94,7 @@ class TestLaws:
         assert {found.dtype for found in forms} == set(DTYPES)
         assert {found.frame for found in forms} == set(FRAMES)
         masks = {type(found.call(np.random.default_rng(0)).get("mask")).__name__ for found in forms}
-        assert masks >= {"NoneType", "Lengths", "Segments", "Dense"}
+        assert masks >= {"NoneType", "Lengths", "Segments", "DenseMask"}
         drawn_options = {name for f in forms for name, value in vars(f.contract).items() if value not in (None, False, 0.0, ())}
         assert drawn_options >= {"softcap", "dropout_rate", "qk_norm", "gate", "sinks", "positions", "mask", "num_kv_heads"}
         scales = [float(found.probe(np.random.default_rng(n)).name.split()[-1]) for n, found in enumerate(forms[:40])]

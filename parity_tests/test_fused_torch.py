@@ -180,7 +180,7 @@ class TestLaws:
     def test_a_fused_kernel_takes_every_rank_and_width(self, batch: tuple[int, ...], width: int, seen: Seen) -> None:
         arrays = tensors(N, N, batch=batch, E=width)
         mask = spec.Lengths(kv=np.minimum(np.arange(1, 1 + int(np.prod(batch, dtype=int))).reshape(batch), N))
-        for chosen in (spec.Causal(), mask, spec.Dense(torch.ones(*batch[-1:], 1, N, N, dtype=torch.bool).tril())):
+        for chosen in (spec.Causal(), mask, spec.DenseMask(torch.ones(*batch[-1:], 1, N, N, dtype=torch.bool).tril())):
             same(run("sdpa", arrays, mask=chosen), run("reference", arrays, mask=chosen))
             call = seen.pop()
             options = {name: call[name] for name in ("attn_mask", "is_causal", "enable_gqa")}

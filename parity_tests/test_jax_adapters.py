@@ -185,7 +185,7 @@ class TestSplash:
         assert why(sinks=jnp.zeros(H)) == "has no sinks"
         assert why(precision="high") == "has no precision 'high': Mosaic has the default and 'highest'"
         for mask in (
-            spec.Dense(np.ones((T, S), bool)),
+            spec.DenseMask(np.ones((T, S), bool)),
             spec.PerRow((spec.Prefix(1), spec.Prefix(2))),
             ~spec.Lengths(kv=[1, 2]),
         ):

@@ -33,7 +33,7 @@ KINDS: dict[str, Mask] = {
     "prefix rows": spec.Prefix([1, 2]),
     "segments": spec.Segments(kv=[[0, 1]], q=[[1, 1]]),
     "lengths": spec.Lengths(kv=[3, 2, 1], q=[1, 2, 3], padding="left"),
-    "dense": spec.Dense(np.eye(3, dtype=bool)),
+    "dense": spec.DenseMask(np.eye(3, dtype=bool)),
     "algebra": ~(spec.Causal() & spec.Lengths(kv=[1])) | spec.Prefix(1),
 }
 
@@ -152,7 +152,7 @@ class TestJit:
 
 class TestVmap:
     @pytest.mark.parametrize(
-        "mask", [spec.Lengths(kv=[5, 2, 0]), spec.Dense(numbers(1, B, 1, T, T) > 0)], ids=["lengths", "dense"]
+        "mask", [spec.Lengths(kv=[5, 2, 0]), spec.DenseMask(numbers(1, B, 1, T, T) > 0)], ids=["lengths", "dense"]
     )
     def test_over_rows_and_their_masks_is_the_batch(self, mask: Mask) -> None:
         module, x = layer(), array(0, B, T, M)

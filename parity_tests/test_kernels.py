@@ -230,7 +230,7 @@ class TestRules:
             ((CAUSAL | spec.Prefix(2)) & spec.Segments([0, 0, 1]), "documents"),
             (CAUSAL | LENGTHS, "general"),
             (~CAUSAL, "general"),
-            (spec.Dense([[True]]) & CAUSAL, "general"),
+            (spec.DenseMask([[True]]) & CAUSAL, "general"),
             (spec.PerHead((CAUSAL, WINDOW)), "general"),
         ],
         ids=repr,

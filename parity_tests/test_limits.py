@@ -36,7 +36,7 @@ LARGE: dict[str, Callable[[], Any]] = {
 
 def composed(batch: int, t: int, s: int) -> dict[str, spec.Mask | None]:
     """Return masks for a call some of whose sizes may be 0."""
-    lengths, dense = spec.Lengths(np.full(batch, min(s, 1))), spec.Dense(np.ones((t, s), bool))
+    lengths, dense = spec.Lengths(np.full(batch, min(s, 1))), spec.DenseMask(np.ones((t, s), bool))
     segments = spec.Segments(np.zeros((batch, s), int), np.zeros((batch, t), int))
     return {
         "none": None,

@@ -50,7 +50,7 @@ ROOMS: dict[str, Mask] = {
     "segments": masks.Segments([[0, 0, 1, 1, -1], [0, 1, 2, 2, 2]], [[0, 1, -1], [2, 2, 0]]),
     "right": masks.Lengths([5, 2], [3, 1]),
     "left": masks.Lengths([5, 2], [3, 1], padding="left"),
-    "dense": masks.Dense(np.arange(B * T * S).reshape(B, 1, T, S) % 3 == 0),
+    "dense": masks.DenseMask(np.arange(B * T * S).reshape(B, 1, T, S) % 3 == 0),
     "heads": masks.PerHead((masks.Causal(align="end"), masks.Segments([[0, 0, 1, 1, -1]], [[0, 1, -1]]))),
     "rows": masks.PerRow((masks.Lengths([5, 2]), masks.PerHead((masks.Prefix(1), ~masks.Prefix(2))))),
     "placed": masks.Placed(masks.Window(before=2, after=0), [[7, -1, 3]], [[3, 5, -1, 7, 2], [0, 1, 2, 3, 9]]),
@@ -119,7 +119,7 @@ class TestLaws:
         both_ways = masks.Window(before=0, after=1)
         blind = (local, causal, causal & both_ways, local | causal, masks.PerHead((local, causal)), at)
         seeing = (both_ways, masks.Window(before=0, after=None), chunk, ~causal, causal | chunk, masks.Prefix(1))
-        seeing += (masks.PerRow((local, chunk)), masks.Placed(None, [0], [0]), masks.Dense([[True]]))
+        seeing += (masks.PerRow((local, chunk)), masks.Placed(None, [0], [0]), masks.DenseMask([[True]]))
         assert [mask for mask in blind if mask.looks_ahead] == []
         assert [mask for mask in seeing if not mask.looks_ahead] == []
 

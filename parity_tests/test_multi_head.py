@@ -65,7 +65,7 @@ CALLS: dict[str, Call] = {
         {"mask": spec.Segments(kv=[[0, 0, 1, 1, -1], [3, 3, 3, 3, 3]])},
     ),
     "prefix or chunk": (contract(mask=CAUSAL | spec.Prefix(2)), {"mask": ~spec.Chunked(size=2)}),
-    "dense per head": (contract(), {"S": S, "mask": spec.Dense(numbers(3, B, H, T, S) > 0)}),
+    "dense per head": (contract(), {"S": S, "mask": spec.DenseMask(numbers(3, B, H, T, S) > 0)}),
     "bias": (contract(), {"S": S, "bias": numbers(4, H, T, S), "mask": spec.Lengths(kv=[7, 2])}),
     "dropout": (contract(dropout_rate=0.3), {"dropout_seed": SEED}),
     "unbatched": (ROTARY, {"batch": ()}),
@@ -331,7 +331,7 @@ class TestPeers:
             attn_mask=torch.tensor(~seen),
             average_attn_weights=False,
         )
-        mask = spec.Lengths(kv=self.LENGTHS) & spec.Dense(seen)
+        mask = spec.Lengths(kv=self.LENGTHS) & spec.DenseMask(seen)
         for room in (TORCH, JAX):
             got = run(room, c, inputs, mask=mask)
             close(got["output"], output.detach().numpy(), 1e-12)

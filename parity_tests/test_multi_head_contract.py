@@ -264,7 +264,7 @@ class TestRefusals:
             ({"positions": "rotary"}, OptionError, r"positions 'rotary' must be Rotary\(\.\.\.\), .*, None"),
             ({"score": 0.5}, OptionError, r"score 0\.5 must be Dot\(\.\.\.\), ScaledDot\(\.\.\.\), Cosine\(\.\.\.\)"),
             ({"mask": spec.Lengths([3])}, MaskError, r"mask Lengths\(.*must be structure without arrays: pass lengths"),
-            ({"mask": spec.Causal() & ~spec.Dense([[True]])}, MaskError, r"mask And\(.*must be structure without arrays"),
+            ({"mask": spec.Causal() & ~spec.DenseMask([[True]])}, MaskError, r"mask And\(.*must be structure without arrays"),
             ({"mask": "causal"}, MaskError, "mask 'causal' must be structure without arrays"),
             ({"softcap": -30.0}, OptionError, r"softcap -30\.0 must be a positive finite number in float32, or None"),
             ({"softcap": math.nan}, OptionError, "softcap nan must be a positive finite number in float32"),

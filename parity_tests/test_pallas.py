@@ -36,7 +36,7 @@ KINDS: tuple[Mask, ...] = (
     spec.Segments(kv=[[*IDS[:-1], -1]] * B, q=[IDS[:T], IDS[3:]]) | spec.Prefix([5, 0]),
     spec.Causal(align="end") & spec.Lengths(kv=[12, 0], q=[T, 7], padding="left"),
     spec.PerRow((spec.Chunked(size=6, align="start"), spec.Window(before=2, after=None, query_positions=[range(T)]))),
-    spec.Dense(numbers(3, B, 1, T, S) > 0) & ~spec.Placed(spec.Causal(), [[*range(T)]] * B, [[*range(S - 1, -1, -1)]] * B),
+    spec.DenseMask(numbers(3, B, 1, T, S) > 0) & ~spec.Placed(spec.Causal(), [[*range(T)]] * B, [[*range(S - 1, -1, -1)]] * B),
 )
 
 
@@ -135,7 +135,7 @@ class TestLaws:
 
     def test_what_nobody_sees_reaches_nothing(self) -> None:
         # Key 9 is in a tile that other keys of the row need, the second row sees none, and query 2 sees nothing.
-        mask = spec.Lengths(kv=[9, 0]) & spec.Dense(np.arange(T)[:, None] != 2)
+        mask = spec.Lengths(kv=[9, 0]) & spec.DenseMask(np.arange(T)[:, None] != 2)
         q, k, v = (np.asarray(x, np.float32) for x in qkv())
         bad = [x.copy() for x in (q, k, v)]
         bad[0][:, 2], bad[1][:, 9:], bad[2][0, 9:], bad[2][1] = np.nan, np.inf, np.nan, -np.inf
@@ -192,7 +192,7 @@ class TestValues:
         ids=["cuda", "tpu"],
     )
     def test_the_text_lowers_for_machines_that_are_not_here(self, platform: str, device: str, target: str, dtype: Any) -> None:
-        mask = spec.Causal(align="end") & spec.Lengths(kv=[600, 9]) & spec.Dense(np.ones((1, 384, 640), bool))
+        mask = spec.Causal(align="end") & spec.Lengths(kv=[600, 9]) & spec.DenseMask(np.ones((1, 384, 640), bool))
         options: dict[str, Any] = {"mask": mask | spec.Segments(kv=np.zeros((1, 640), int), q=np.ones((1, 384), int))}
         options |= {"softcap": 3.0, "dropout_rate": 0.1, "dropout_seed": 1, "bias": jnp.zeros((H, 384, 1), dtype)}
         assert lowered(platform, device, dtype, precision="highest", **options).count(target) == 3

@@ -52,7 +52,7 @@ def alike(dtype: str) -> Probe:
 def holed() -> Probe:
     """A call with empty rows, a key that nobody sees, a bias that forbids, sinks and dropout, and a loss of the logsumexp."""
     contract = replace(CONTRACT, sinks=True, dropout_rate=0.3)
-    mask = spec.Dense(np.tri(T, T, -1, dtype=bool))
+    mask = spec.DenseMask(np.tri(T, T, -1, dtype=bool))
     probe = Drawer(contract, "float16").draw(
         "holes", T, T, biased=True, mask=mask, dropout_seed=3, intermediates=("logsumexp",)
     )

@@ -83,7 +83,7 @@ class TestCompile:
         [
             lengths(5, 2, 1) & ~spec.Prefix(1) | spec.Window(before=1, after=0),
             spec.Segments(kv=torch.tensor([[0, 0, 1, 1, -1]] * B)),
-            spec.Dense(numbers(1, T, T) > 0),
+            spec.DenseMask(numbers(1, T, T) > 0),
             spec.Chunked(size=2),
         ],
         ids=["algebra", "segments", "dense", "chunked"],
@@ -215,7 +215,7 @@ class TestSecondDerivatives:
     def test_the_references_first_and_second_derivatives_are_finite_differences(self, rate: float) -> None:
         seen = torch.ones(2, 1, 3, 3, dtype=torch.bool)
         seen[1, :, 1] = False
-        mask = spec.Lengths(kv=[3, 2]) & spec.Dense(seen)
+        mask = spec.Lengths(kv=[3, 2]) & spec.DenseMask(seen)
 
         def call(*given: Tensor) -> Tensor:
             q, k, v, bias, sinks = given

@@ -362,7 +362,7 @@ class TestPadding:
         # Token 4 sees token 0, nobody sees it; nothing is seen by token 0, which is seen.
         allowed = np.zeros((T, T), bool)
         allowed[4, 0] = True
-        output = run(side, by_hand(POST, mask=spec.Dense(allowed)))["output"]
+        output = run(side, by_hand(POST, mask=spec.DenseMask(allowed)))["output"]
         assert (output != 0).any(-1).tolist() == [[True, False, False, False, True]] * B
 
 

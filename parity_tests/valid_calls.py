@@ -60,7 +60,7 @@ def tokens(room: str, *names: str) -> dict[str, Any]:
 def dense(room: str = "") -> Any:
     """Return a mask with an array."""
     del room
-    return spec.Dense(np.ones((3, 3), bool))
+    return spec.DenseMask(np.ones((3, 3), bool))
 
 
 def weights_of(contract: Any) -> Any:
@@ -196,7 +196,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "spec.Encoder": lambda: {"block": ENCODER, "depth": 1},
     "spec.DecoderBlock": lambda: {"self_attention": MHA, "cross_attention": MHA, "feed_forward": FFN},
     "spec.EncoderBlock": lambda: {"attention": MHA, "feed_forward": FFN},
-    "spec.Dense": lambda: {"array": np.ones((3, 3), bool)},
+    "spec.DenseMask": lambda: {"array": np.ones((3, 3), bool)},
     "spec.DifferentialAttention": lambda: {"embed_dim": 8, "num_heads": 1, "depth": 1},
     "spec.DynamicNTK": lambda: {"factor": 2.0, "max_positions": 4},
     "spec.FeedForward": lambda: {"embed_dim": 8, "hidden_dim": 4},
@@ -284,13 +284,13 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "spec.Segments.from_cu_seqlens": lambda: {"cu_seqlens": [0, 2, 3]},
     "spec.Segments.from_positions": lambda: {"positions": [[0, 1, 0]]},
-    "spec.Dense.from_additive": lambda: {"bias": np.zeros((3, 3), np.float32)},
-    **{f"spec.Dense.{n}": lambda: {"attention_mask": np.ones((2, 3, 3), bool)} for n in ("from_keras",)},
-    "spec.Dense.from_huggingface": lambda: {"attention_mask": np.ones((2, 3), int)},
-    "spec.Dense.from_flax": lambda: {"mask": np.ones((2, 1, 3, 3), bool)},
-    "spec.Dense.from_sdpa": lambda: {"attn_mask": np.ones((3, 3), bool)},
-    "spec.Dense.from_torch_attn_mask": lambda: {"attn_mask": np.zeros((3, 3), bool), "num_heads": 2},
-    "spec.Dense.from_torch_key_padding_mask": lambda: {"key_padding_mask": np.zeros((2, 3), bool)},
+    "spec.DenseMask.from_additive": lambda: {"bias": np.zeros((3, 3), np.float32)},
+    **{f"spec.DenseMask.{n}": lambda: {"attention_mask": np.ones((2, 3, 3), bool)} for n in ("from_keras",)},
+    "spec.DenseMask.from_huggingface": lambda: {"attention_mask": np.ones((2, 3), int)},
+    "spec.DenseMask.from_flax": lambda: {"mask": np.ones((2, 1, 3, 3), bool)},
+    "spec.DenseMask.from_sdpa": lambda: {"attn_mask": np.ones((3, 3), bool)},
+    "spec.DenseMask.from_torch_attn_mask": lambda: {"attn_mask": np.zeros((3, 3), bool), "num_heads": 2},
+    "spec.DenseMask.from_torch_key_padding_mask": lambda: {"key_padding_mask": np.zeros((2, 3), bool)},
     "parity.Call.map": lambda: {"function": lambda _, leaf: leaf},
     "parity.Call.of": lambda: {"inputs": X},
     "parity.ParamMap.backward": lambda: {"arrays": {}},

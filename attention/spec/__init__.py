@@ -20,7 +20,7 @@ from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
-from attention.spec.masks import Causal, Chunked, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
+from attention.spec.masks import Causal, Chunked, DenseMask, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
 from attention.spec.masks.algebra import And, Mask, Not, Or
 from attention.spec.masks.tile_schedule import Schedule, schedule
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
@@ -63,7 +63,7 @@ __all__ = [
     "CosineRate",
     "Decoder",
     "DecoderBlock",
-    "Dense",
+    "DenseMask",
     "DifferentialAttention",
     "Dot",
     "DynamicNTK",

@@ -17,7 +17,7 @@ from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import Sizes
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.layers.contract import Contract
-from attention.spec.masks import Dense, Lengths, Segments
+from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
 from attention.spec.options import SEED, checked
 from attention.spec.params import Weights, cast, numpy_dtype
@@ -180,7 +180,7 @@ def _square(drawer: Drawer) -> Iterator[Probe]:
     yield drawer.draw("packed", **packed)
     if drawer.takes("intermediates"):
         heads = drawer.contract.results(drawer.draw("").arrays)["weights"][-3]
-        yield drawer.draw("mask per head", mask=Dense(_holes(heads)))
+        yield drawer.draw("mask per head", mask=DenseMask(_holes(heads)))
         intermediates = ("weights", "logsumexp")
         yield drawer.draw("intermediates", mask=Lengths(kv=[N, 8, 0]), intermediates=intermediates, biased=drawer.takes("bias"))
 

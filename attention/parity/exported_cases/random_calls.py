@@ -21,7 +21,7 @@ from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract
-from attention.spec.masks import Dense, Lengths, Segments
+from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
 from attention.spec.params import cast, numpy_dtype
 from attention.spec.positions import AxialRotary
@@ -178,6 +178,6 @@ def _mask(pick: Pick, f: Frame, heads: int) -> MaskOf:
         padded("right"),
         padded("left"),
         lambda rng: Segments(rng.integers(-1, 3, (f.B, f.S)), rng.integers(-1, 3, (f.B, f.T))),
-        lambda rng: Dense(rng.random((f.B, over, f.T, f.S)) < filled),
+        lambda rng: DenseMask(rng.random((f.B, over, f.T, f.S)) < filled),
     )
     return pick.one(kinds)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from attention.parity.exported_cases.random_contracts import Frame, Pick
-from attention.spec.masks import Causal, Chunked, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
+from attention.spec.masks import Causal, Chunked, DenseMask, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
 from attention.spec.masks.algebra import Mask
 
 Batch = tuple[int, ...]
@@ -93,7 +93,7 @@ def _arrays(pick: Pick, f: Frame, batch: Batch, heads: int) -> tuple[Maker, ...]
 
     def dense() -> Mask:
         shape = pick.one(((f.T, f.S), (heads, f.T, f.S), (*batch, 1, f.T, f.S), (*batch, heads, f.T, f.S), (*batch, 1, 1, f.S)))
-        return Dense(pick.rng.random(shape) < pick.one((0.2, 0.6, 0.9)))
+        return DenseMask(pick.rng.random(shape) < pick.one((0.2, 0.6, 0.9)))
 
     def placed() -> Mask:
         return Placed(pick.one((None, Causal(), Window(2, 0))), integers(-1, f.S, f.T), integers(-1, f.S, f.S))

@@ -17,7 +17,7 @@ from attention.parity.random_options.draws import Draw, attention
 from attention.spec.axes import Sizes
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.stack import Stack
-from attention.spec.masks import Dense
+from attention.spec.masks import DenseMask
 from attention.spec.masks.algebra import And, Mask, Not, Or, Pair, both, evaluate
 from attention.spec.masks.selection import Several
 from attention.spec.positions import AxialRotary
@@ -108,7 +108,7 @@ def _moved(draw: Draw) -> Draw:
     keys = draw.S if "key" in contract.inputs else draw.T
     sizes = Sizes(draw.batch, draw.T, keys, getattr(contract, "num_heads", 1), 1, 1, 1)
     full = np.broadcast_to(np.asarray(evaluate(both(contract.mask, draw.mask), sizes)), sizes.scores)
-    return replace(draw, contract=replace(contract, mask=None), mask=Dense(full.copy()))
+    return replace(draw, contract=replace(contract, mask=None), mask=DenseMask(full.copy()))
 
 
 def _smaller(draw: Draw) -> Iterator[Callable[[], Draw]]:
@@ -132,7 +132,7 @@ def _cut(draw: Draw, batch: tuple[int, ...], t: int, s: int) -> Draw:
     for name, heads, keys, left in _masks(draw, t, s):
         old = Sizes(draw.batch, draw.T, keys, heads, 1, 1, 1)
         full = np.broadcast_to(np.asarray(evaluate(getattr(draw, name), old)), old.scores)
-        made = replace(made, **{name: Dense(_corner(full, (*batch, heads, t, left)))})
+        made = replace(made, **{name: DenseMask(_corner(full, (*batch, heads, t, left)))})
     axial = isinstance(getattr(attention(draw.contract), "positions", None), AxialRotary)
     for name, count in (("query_positions", t), ("key_positions", s), ("positions", t)):
         where = getattr(draw, name)

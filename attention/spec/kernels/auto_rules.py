@@ -40,10 +40,10 @@ ANY: Span = (0, None)
 def structure(mask: Mask | None) -> str:
     """Return which of `STRUCTURES` a mask has, by its kind alone: no array is read.
 
-    >>> from attention.spec import Dense
+    >>> from attention.spec import DenseMask
     >>> structure(Causal() & Window(before=255, after=0)), structure(Causal() | Prefix(8)), structure(None)
     ('window', 'prefix', 'none')
-    >>> structure(Causal() & Lengths([3])), structure(Causal() & Dense([[True]])), structure(~Causal())
+    >>> structure(Causal() & Lengths([3])), structure(Causal() & DenseMask([[True]])), structure(~Causal())
     ('lengths', 'general', 'general')
     """
     if mask is None:

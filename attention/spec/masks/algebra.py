@@ -131,7 +131,7 @@ class Mask(Tree):
 def check_mask(mask: object) -> Mask:
     """Return `mask`, or raise MaskError if it is none."""
     if not isinstance(mask, Mask):
-        raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as Dense(array)")
+        raise MaskError(f"mask {type(mask).__name__} must be a Mask: wrap a boolean array as DenseMask(array)")
     return mask
 
 

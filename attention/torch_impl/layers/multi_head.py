@@ -19,7 +19,7 @@ from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import lost
 from attention.spec.kernels.plan_cache import Plans, Settled
 from attention.spec.layers import heads
-from attention.spec.masks import Dense, Placed
+from attention.spec.masks import DenseMask, Placed
 from attention.spec.masks.algebra import Mask, both, check_mask
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
@@ -185,7 +185,7 @@ class MultiHeadAttention(Layer):
         k, v = heads.append(c, xp, params.loose(self, c.own_params, k.dtype), k, v)
         bias = heads.append_columns(xp, bias, sizes.S, c.extra_keys, 0.0)
         if mask is not None:
-            mask = Dense(heads.append_columns(xp, allowed(mask, sizes, k.device), sizes.S, c.extra_keys, True))
+            mask = DenseMask(heads.append_columns(xp, allowed(mask, sizes, k.device), sizes.S, c.extra_keys, True))
         return k, v, mask, bias
 
     def _heads(
