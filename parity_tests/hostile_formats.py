@@ -28,9 +28,9 @@ from parity_tests import marian_files
 from parity_tests.hostile_files import Format
 
 PLAIN = spec.MultiHeadAttention(
-    4, 2, mask=spec.Causal() & ~spec.Window(2, 0) | spec.Prefix(1), positions=spec.Rotary(scaling=spec.Yarn(2.0, 8))
+    4, 2, mask=spec.Causal() & ~spec.Window(2, 0) | spec.Prefix(1), positions=spec.Rotary(scaling=spec.YarnScaling(2.0, 8))
 )
-LONG = spec.MultiHeadAttention(8, 2, positions=spec.Rotary(scaling=spec.LongRope((1.0, 1.0), (2.0, 4.0), 8, factor=2.0)))
+LONG = spec.MultiHeadAttention(8, 2, positions=spec.Rotary(scaling=spec.LongRopeScaling((1.0, 1.0), (2.0, 4.0), 8, factor=2.0)))
 BIASED = spec.MultiHeadAttention(4, 2, positions=spec.RelativeBias(8, 16), qk_norm=spec.RMSNorm(), sinks=True)
 STACK = spec.Encoder(spec.EncoderBlock(spec.MultiHeadAttention(4, 2), spec.FeedForward(4, 6)), 2, spec.LayerNorm())
 CONTRACTS: dict[str, spec.MultiHeadAttention | spec.Encoder | spec.LatentAttention | spec.AlignmentAttention] = {

@@ -163,25 +163,25 @@ SCALED: dict[str, tuple[dict[str, Any], spec.Rotary]] = {
     "theta": ({"rope_theta": 5e5}, spec.Rotary(5e5)),
     "present": ({"rope_parameters": ROPE}, spec.Rotary(1e6)),
     "partial": ({"partial_rotary_factor": 0.5}, spec.Rotary(rotary_dim=4)),
-    "linear": ({"rope_scaling": {"type": "linear", "factor": 2}}, spec.Rotary(scaling=spec.Linear(2.0))),
+    "linear": ({"rope_scaling": {"type": "linear", "factor": 2}}, spec.Rotary(scaling=spec.LinearScaling(2.0))),
     "dynamic": (
         {"rope_scaling": {"rope_type": "dynamic", "factor": 2}, "max_position_embeddings": 64},
-        spec.Rotary(scaling=spec.DynamicNTK(2.0, 64)),
+        spec.Rotary(scaling=spec.DynamicNTKScaling(2.0, 64)),
     ),
     "yarn": (
         {"rope_parameters": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 16, "mscale": 0}},
-        spec.Rotary(scaling=spec.Yarn(4.0, 16)),
+        spec.Rotary(scaling=spec.YarnScaling(4.0, 16)),
     ),
     "yarn by lengths": (
         {"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 16}, "max_position_embeddings": 64},
-        spec.Rotary(scaling=spec.Yarn(4.0, 16)),
+        spec.Rotary(scaling=spec.YarnScaling(4.0, 16)),
     ),
     "llama3": (
         {
             "rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4},
             "max_position_embeddings": 64,
         },
-        spec.Rotary(scaling=spec.Llama3(8.0, 1.0, 4.0, 64)),
+        spec.Rotary(scaling=spec.Llama3Scaling(8.0, 1.0, 4.0, 64)),
     ),
     "longrope": (
         {
@@ -189,7 +189,7 @@ SCALED: dict[str, tuple[dict[str, Any], spec.Rotary]] = {
             "max_position_embeddings": 64,
             "original_max_position_embeddings": 16,
         },
-        spec.Rotary(scaling=spec.LongRope((1.0,) * 4, (2.0,) * 4, 16, factor=4.0)),
+        spec.Rotary(scaling=spec.LongRopeScaling((1.0,) * 4, (2.0,) * 4, 16, factor=4.0)),
     ),
 }
 
@@ -202,7 +202,7 @@ class TestRope:
 
     def test_gpt_oss_and_deepseek_have_their_own(self) -> None:
         made = llama.contract({**CONFIG, "model_type": "gpt_oss"})
-        assert made.positions == spec.Rotary(150_000.0, scaling=spec.Yarn(32.0, 4096, truncate=False))
+        assert made.positions == spec.Rotary(150_000.0, scaling=spec.YarnScaling(32.0, 4096, truncate=False))
         assert deepseek.contract(LATENT).positions == spec.Rotary(style="interleaved")
         assert deepseek.contract({**LATENT, "rope_interleave": False}).positions == spec.Rotary()
 

@@ -152,7 +152,10 @@ class TestRefusals:
     def test_what_cannot_go_on_from_a_cache(self, room: Room) -> None:
         free, grows = (
             room.layer(spec.MultiHeadAttention(M, 2, mask=mask, positions=positions))
-            for mask, positions in ((None, None), (spec.Causal(), spec.Rotary(rotary_dim=4, scaling=spec.DynamicNTK(2.0, 8))))
+            for mask, positions in (
+                (None, None),
+                (spec.Causal(), spec.Rotary(rotary_dim=4, scaling=spec.DynamicNTKScaling(2.0, 8))),
+            )
         )
         x = room.array(X[:, :2].astype(np.float32))
         held = room.module.StaticCache.make(B, 1, 2, 11)

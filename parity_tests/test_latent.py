@@ -28,7 +28,7 @@ from attention.spec.errors import DTypeError, MaskError, OptionError, PositionEr
 from attention.spec.layers.contract import ROOMS as MODULES
 from attention.spec.layers.latent import absorb, expand
 from attention.spec.norms import RMSNorm
-from attention.spec.positions import DynamicNTK, Yarn
+from attention.spec.positions import DynamicNTKScaling, YarnScaling
 from attention.spec.scores import heads_first
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
 
@@ -37,7 +37,9 @@ SIZES: dict[str, Any] = {"embed_dim": 10, "num_heads": 2, "kv_rank": 7, "nope_di
 WHOLE = spec.LatentAttention(
     **SIZES, q_rank=8, down_bias=True, q_bias=True, out_bias=True, mask=spec.Causal(), dropout_rate=0.3, norm=RMSNorm(1e-3)
 )
-PLAIN = spec.LatentAttention(**SIZES, positions=spec.Rotary(base=300.0, scaling=Yarn(40, 16, mscale=0.7, mscale_all_dim=1)))
+PLAIN = spec.LatentAttention(
+    **SIZES, positions=spec.Rotary(base=300.0, scaling=YarnScaling(40, 16, mscale=0.7, mscale_all_dim=1))
+)
 WINDOW = replace(WHOLE, mask=spec.Causal() & spec.Window(before=2, after=0), dropout_rate=0.0)
 CONTRACTS = {"whole": WHOLE, "plain": PLAIN}
 CACHES = {"torch": "attention.torch_impl.cache", "jax": "attention.jax_impl.cache"}
@@ -393,6 +395,6 @@ class TestRefusals:
             _ = replace(WINDOW, mask=spec.Causal()).build(room.name)(
                 x, cache=empty(room, "RollingCache", WINDOW, dtype="float32")
             )
-        grows = replace(WHOLE, positions=spec.Rotary(scaling=DynamicNTK(2.0, 16)))
+        grows = replace(WHOLE, positions=spec.Rotary(scaling=DynamicNTKScaling(2.0, 16)))
         with pytest.raises(OptionError, match="must not depend on the length"):
             _ = grows.build(room.name)(x, cache=held)

@@ -33,7 +33,7 @@ EVERYTHING = spec.MultiHeadAttention(
     head_dim=D,
     out_dim=7,
     mask=spec.Causal(),
-    positions=spec.Rotary(rotary_dim=4, scaling=spec.Llama3(8.0, 1.0, 4.0, 32)),
+    positions=spec.Rotary(rotary_dim=4, scaling=spec.Llama3Scaling(8.0, 1.0, 4.0, 32)),
     qk_norm=spec.RMSNorm(),
     sinks=True,
     gate="elementwise",

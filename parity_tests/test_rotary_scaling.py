@@ -19,7 +19,17 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from attention.spec.errors import OptionError
-from attention.spec.positions import STYLES, DynamicNTK, Linear, Llama3, LongRope, Rotary, Scaling, Yarn, shared_length
+from attention.spec.positions import (
+    STYLES,
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rotary,
+    Scaling,
+    YarnScaling,
+    shared_length,
+)
 from parity_tests.rooms import JAX, TORCH, Room, each_room, wide
 
 UNIT = 2.0**-53
@@ -56,39 +66,41 @@ class Case:
 
 
 CASES = {
-    "linear": Case(Linear(4.0), "linear", {"factor": 4.0}),
-    "dynamic": Case(DynamicNTK(3.0, 64), "dynamic", {"factor": 3.0}, lengths=(1, 64, 65, 300)),
+    "linear": Case(LinearScaling(4.0), "linear", {"factor": 4.0}),
+    "dynamic": Case(DynamicNTKScaling(3.0, 64), "dynamic", {"factor": 3.0}, lengths=(1, 64, 65, 300)),
     # The slow end of the ramp lies between R / 2 and R.
-    "yarn": Case(Yarn(4.0, 131_072), "yarn", {"factor": 4.0, "original_max_position_embeddings": 131_072}),
+    "yarn": Case(YarnScaling(4.0, 131_072), "yarn", {"factor": 4.0, "original_max_position_embeddings": 131_072}),
     "yarn of DeepSeek": Case(
-        Yarn(40.0, 4096, mscale=0.707, mscale_all_dim=1.0), "yarn", {**DEEPSEEK, "original_max_position_embeddings": 4096}
+        YarnScaling(40.0, 4096, mscale=0.707, mscale_all_dim=1.0),
+        "yarn",
+        {**DEEPSEEK, "original_max_position_embeddings": 4096},
     ),
     "yarn not truncated": Case(
-        Yarn(32.0, 4096, truncate=False),
+        YarnScaling(32.0, 4096, truncate=False),
         "yarn",
         {"factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False},
         base=150_000.0,
     ),
     "yarn of a given factor": Case(
-        Yarn(2.0, 100, beta_fast=8, beta_slow=2, attention_factor=1.5),
+        YarnScaling(2.0, 100, beta_fast=8, beta_slow=2, attention_factor=1.5),
         "yarn",
         {"factor": 2.0, "original_max_position_embeddings": 100, "beta_fast": 8, "beta_slow": 2, "attention_factor": 1.5},
     ),
-    "yarn of a short training": Case(Yarn(2.0, 6), "yarn", {"factor": 2.0, "original_max_position_embeddings": 6}),
+    "yarn of a short training": Case(YarnScaling(2.0, 6), "yarn", {"factor": 2.0, "original_max_position_embeddings": 6}),
     "llama3": Case(
-        Llama3(8.0, 1.0, 4.0, 8192),
+        Llama3Scaling(8.0, 1.0, 4.0, 8192),
         "llama3",
         {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
         base=500_000.0,
     ),
     "longrope": Case(
-        LongRope(SHORT, LONG, 64, max_positions=2048), "longrope", LONGROPE, longest=2048, lengths=(1, 64, 65, 300)
+        LongRopeScaling(SHORT, LONG, 64, max_positions=2048), "longrope", LONGROPE, longest=2048, lengths=(1, 64, 65, 300)
     ),
     "longrope of a given factor": Case(
-        LongRope(SHORT, LONG, 64, factor=4.0), "longrope", {**LONGROPE, "factor": 4.0}, lengths=(64, 65)
+        LongRopeScaling(SHORT, LONG, 64, factor=4.0), "longrope", {**LONGROPE, "factor": 4.0}, lengths=(64, 65)
     ),
     "longrope of a given attention factor": Case(
-        LongRope(SHORT, LONG, 64, attention_factor=1.25), "longrope", {**LONGROPE, "attention_factor": 1.25}
+        LongRopeScaling(SHORT, LONG, 64, attention_factor=1.25), "longrope", {**LONGROPE, "attention_factor": 1.25}
     ),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -123,11 +135,11 @@ class TestValues:
         assert changed.max() > 0.1
 
     def test_frequencies_by_hand(self) -> None:
-        assert Rotary(base=16.0, scaling=Linear(2.0)).frequencies(8).tolist() == [0.5, 0.25, 0.125, 0.0625]
+        assert Rotary(base=16.0, scaling=LinearScaling(2.0)).frequencies(8).tolist() == [0.5, 0.25, 0.125, 0.0625]
         # 1 + 3 (128/64 - 1) = 4, to the powers 0, -2/6, -4/6, -1.
-        grown = Rotary(base=16.0, scaling=DynamicNTK(3.0, 64)).frequencies(8, 128)
+        grown = Rotary(base=16.0, scaling=DynamicNTKScaling(3.0, 64)).frequencies(8, 128)
         np.testing.assert_allclose(grown * [1, 2, 4, 8], 4.0 ** -(np.arange(4) / 3), rtol=4 * UNIT)
-        assert Rotary(scaling=DynamicNTK(3.0, 4)).frequencies(2, 100).tolist() == [1.0]
+        assert Rotary(scaling=DynamicNTKScaling(3.0, 4)).frequencies(2, 100).tolist() == [1.0]
 
 
 class TestLaws:
@@ -152,7 +164,7 @@ class TestLaws:
         np.testing.assert_array_equal(got[..., :16], X[..., :16] * case.scaling.amplitude)
         np.testing.assert_array_equal(got[..., 16:], X[..., 16:])
 
-    @pytest.mark.parametrize("scaling", [DynamicNTK(3.0, 8), LongRope(SHORT, LONG, 8, factor=2.0)], ids=repr)
+    @pytest.mark.parametrize("scaling", [DynamicNTKScaling(3.0, 8), LongRopeScaling(SHORT, LONG, 8, factor=2.0)], ids=repr)
     @each_room
     def test_a_token_is_turned_as_in_its_sequence(self, room: Room, scaling: Scaling) -> None:
         # The last query of 12, alone with a cache of keys: it needs their length, and they need its.
@@ -167,7 +179,7 @@ class TestLaws:
         assert not np.allclose(short, rotate(room, rotary, x[:, :1], np.array([7]), length=13))
 
     def test_a_length_is_shared_only_where_one_is_asked_for(self) -> None:
-        grows, where = Rotary(scaling=DynamicNTK(2.0, 4)), np.arange(3)
+        grows, where = Rotary(scaling=DynamicNTKScaling(2.0, 4)), np.arange(3)
         assert shared_length(np, Rotary(), where, where) is None
         assert shared_length(np, None, where, where) is None
         assert shared_length(np, grows, None, None) is None
@@ -221,24 +233,36 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("make", "text"),
         [
-            (lambda: Rotary(scaling="yarn"), "Rotary scaling 'yarn' must be one of Linear, DynamicNTK, Yarn, Llama3, LongRope"),  # pyright: ignore[reportArgumentType]
-            (lambda: Linear(0.0), r"Linear factor 0\.0 must be a positive finite number"),
-            (lambda: Linear(True), "Linear factor True must be a positive finite number"),
-            (lambda: DynamicNTK(2.0, 0), "DynamicNTK max_positions 0 must be an int of at least 1"),
-            (lambda: Yarn(float("nan"), 8), "Yarn factor nan must be"),
-            (lambda: Yarn(2.0, 8, mscale=0.0), r"Yarn mscale 0\.0 must be"),
-            (lambda: Yarn(2.0, 8, beta_fast=1), "Yarn beta_fast 1 must be above beta_slow = 1"),
-            (lambda: Llama3(8.0, 4.0, 4.0, 8), r"Llama3 high_freq_factor 4\.0 must be above low_freq_factor = 4\.0"),
-            (lambda: Llama3(8.0, 1.0, 4.0, 8.5), r"Llama3 original_max_positions 8\.5 must be an int"),  # pyright: ignore[reportArgumentType]
-            (lambda: LongRope((1.0, 0.0), LONG, 8, 2.0), r"LongRope short_factor \(1\.0, 0\.0\) must be a tuple of positive"),
             (
-                lambda: LongRope(SHORT, LONG, 8),
-                "LongRope must have factor or max_positions, one of them, or an attention_factor",
+                lambda: Rotary(scaling="yarn"),  # pyright: ignore[reportArgumentType]
+                "Rotary scaling 'yarn' must be one of LinearScaling, DynamicNTKScaling, YarnScaling, Llama3Scaling, Long",
             ),
-            (lambda: LongRope(SHORT, LONG, 8, 2.0, 16), "LongRope must have factor or max_positions, one of them"),
+            (lambda: LinearScaling(0.0), r"LinearScaling factor 0\.0 must be a positive finite number"),
+            (lambda: LinearScaling(True), "LinearScaling factor True must be a positive finite number"),
+            (lambda: DynamicNTKScaling(2.0, 0), "DynamicNTKScaling max_positions 0 must be an int of at least 1"),
+            (lambda: YarnScaling(float("nan"), 8), "YarnScaling factor nan must be"),
+            (lambda: YarnScaling(2.0, 8, mscale=0.0), r"YarnScaling mscale 0\.0 must be"),
+            (lambda: YarnScaling(2.0, 8, beta_fast=1), "YarnScaling beta_fast 1 must be above beta_slow = 1"),
             (
-                lambda: Rotary(scaling=LongRope(SHORT, LONG, 8, 2.0)).width(8),
-                "LongRope short_factor has 8 numbers but must have R / 2 = 4",
+                lambda: Llama3Scaling(8.0, 4.0, 4.0, 8),
+                r"Llama3Scaling high_freq_factor 4\.0 must be above low_freq_factor = 4\.0",
+            ),
+            (lambda: Llama3Scaling(8.0, 1.0, 4.0, 8.5), r"Llama3Scaling original_max_positions 8\.5 must be an int"),  # pyright: ignore[reportArgumentType]
+            (
+                lambda: LongRopeScaling((1.0, 0.0), LONG, 8, 2.0),
+                r"LongRopeScaling short_factor \(1\.0, 0\.0\) must be a tuple of positive",
+            ),
+            (
+                lambda: LongRopeScaling(SHORT, LONG, 8),
+                "LongRopeScaling must have factor or max_positions, one of them, or an attention_factor",
+            ),
+            (
+                lambda: LongRopeScaling(SHORT, LONG, 8, 2.0, 16),
+                "LongRopeScaling must have factor or max_positions, one of them",
+            ),
+            (
+                lambda: Rotary(scaling=LongRopeScaling(SHORT, LONG, 8, 2.0)).width(8),
+                "LongRopeScaling short_factor has 8 numbers but must have R / 2 = 4",
             ),
         ],
     )
@@ -247,5 +271,5 @@ class TestRefusals:
             _ = make()
 
     def test_a_scaling_is_hashable_though_a_file_holds_lists(self) -> None:
-        listed: Any = LongRope(list(SHORT), list(LONG), 8, 2.0)  # pyright: ignore[reportArgumentType]
-        assert hash(listed) == hash(LongRope(SHORT, LONG, 8, 2.0))
+        listed: Any = LongRopeScaling(list(SHORT), list(LONG), 8, 2.0)  # pyright: ignore[reportArgumentType]
+        assert hash(listed) == hash(LongRopeScaling(SHORT, LONG, 8, 2.0))

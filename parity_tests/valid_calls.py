@@ -198,7 +198,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "spec.EncoderBlock": lambda: {"attention": MHA, "feed_forward": FFN},
     "spec.DenseMask": lambda: {"array": np.ones((3, 3), bool)},
     "spec.DifferentialAttention": lambda: {"embed_dim": 8, "num_heads": 1, "depth": 1},
-    "spec.DynamicNTK": lambda: {"factor": 2.0, "max_positions": 4},
+    "spec.DynamicNTKScaling": lambda: {"factor": 2.0, "max_positions": 4},
     "spec.FeedForward": lambda: {"embed_dim": 8, "hidden_dim": 4},
     "spec.LatentAttention": lambda: {
         "embed_dim": 8,
@@ -209,10 +209,10 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
         "value_dim": 2,
     },
     "spec.Lengths": lambda: {"kv": [3, 2]},
-    "spec.Linear": lambda: {"factor": 2.0},
+    "spec.LinearScaling": lambda: {"factor": 2.0},
     "spec.LinearAttention": lambda: {"embed_dim": 8, "num_heads": 2},
-    "spec.Llama3": lambda: {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positions": 8},
-    "spec.LongRope": lambda: {
+    "spec.Llama3Scaling": lambda: {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positions": 8},
+    "spec.LongRopeScaling": lambda: {
         "short_factor": (1.0, 1.0),
         "long_factor": (2.0, 2.0),
         "original_max_positions": 4,
@@ -228,7 +228,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "spec.Segments": lambda: {"kv": [[0, 0, 1]]},
     "spec.Schedule.of": lambda: {"kinds": 2},
     "spec.Window": lambda: {"before": 1, "after": 0},
-    "spec.Yarn": lambda: {"factor": 2.0, "original_max_positions": 8},
+    "spec.YarnScaling": lambda: {"factor": 2.0, "original_max_positions": 8},
     "spec.attend": lambda: {"xp": np, "scale": 1.0, **{n: zeros(2, 3, 2, 4) for n in "qkv"}},
     "spec.cast": lambda: {"weights": step_params(), "dtype": "float16"},
     "spec.choose": lambda: {
@@ -277,10 +277,10 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "spec.Rotary.tables": lambda: {"positions": np.arange(3), "head_dim": 4},
     "spec.AxialRotary.tables": lambda: {"positions": np.zeros((3, 2), int), "head_dim": 4},
-    **{f"spec.{kind}.check": lambda: {"width": 4} for kind in ("DynamicNTK", "LongRope")},
+    **{f"spec.{kind}.check": lambda: {"width": 4} for kind in ("DynamicNTKScaling", "LongRopeScaling")},
     **{
         f"spec.{kind}.constants": lambda: {"base": 10_000.0, "width": 4}
-        for kind in ("DynamicNTK", "LongRope", "Linear", "Llama3", "Yarn")
+        for kind in ("DynamicNTKScaling", "LongRopeScaling", "LinearScaling", "Llama3Scaling", "YarnScaling")
     },
     "spec.Segments.from_cu_seqlens": lambda: {"cu_seqlens": [0, 2, 3]},
     "spec.Segments.from_positions": lambda: {"positions": [[0, 1, 0]]},

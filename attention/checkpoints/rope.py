@@ -15,7 +15,15 @@ from collections.abc import Callable, Mapping
 
 from attention.checkpoints.config import Config, any_number, count, get, inner, number, number_or, numbers, switch, word
 from attention.spec.errors import OptionError
-from attention.spec.positions import DynamicNTK, Linear, Llama3, LongRope, Rotary, Scaling, Yarn
+from attention.spec.positions import (
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rotary,
+    Scaling,
+    YarnScaling,
+)
 
 
 def rotary(config: Config, head_dim: int, style: str = "half", base: float = 10_000.0) -> Rotary:
@@ -78,17 +86,17 @@ def _original(given: Config, config: Config) -> int:
     return count(config, "max_position_embeddings")
 
 
-def _linear(given: Config, config: Config) -> Linear:
+def _linear(given: Config, config: Config) -> LinearScaling:
     del config
-    return Linear(number(given, "factor"))
+    return LinearScaling(number(given, "factor"))
 
 
-def _dynamic(given: Config, config: Config) -> DynamicNTK:
-    return DynamicNTK(number(given, "factor"), count(config, "max_position_embeddings"))
+def _dynamic(given: Config, config: Config) -> DynamicNTKScaling:
+    return DynamicNTKScaling(number(given, "factor"), count(config, "max_position_embeddings"))
 
 
-def _yarn(given: Config, config: Config) -> Yarn:
-    return Yarn(
+def _yarn(given: Config, config: Config) -> YarnScaling:
+    return YarnScaling(
         _factor(given, config),
         _original(given, config),
         beta_fast=number_or(given, "beta_fast", 0) or 32.0,
@@ -101,13 +109,13 @@ def _yarn(given: Config, config: Config) -> Yarn:
     )
 
 
-def _llama3(given: Config, config: Config) -> Llama3:
+def _llama3(given: Config, config: Config) -> Llama3Scaling:
     low, high = number(given, "low_freq_factor"), number(given, "high_freq_factor")
-    return Llama3(number(given, "factor"), low, high, _original(given, config))
+    return Llama3Scaling(number(given, "factor"), low, high, _original(given, config))
 
 
-def _longrope(given: Config, config: Config) -> LongRope:
-    return LongRope(
+def _longrope(given: Config, config: Config) -> LongRopeScaling:
+    return LongRopeScaling(
         numbers(given, "short_factor"),
         numbers(given, "long_factor"),
         _original(given, config),

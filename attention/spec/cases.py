@@ -20,7 +20,7 @@ from attention.spec.layers.stack import Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal, Chunked, Prefix, Window
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
-from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary, Yarn
+from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary, YarnScaling
 from attention.spec.scores import Cosine, Dot, ScaledDot
 
 
@@ -135,7 +135,9 @@ CASES = {
             "keys without a bias",
             "Whisper, arXiv:2212.04356",
         ),
-        Case("yarn", _layer(mask=Causal(), positions=Rotary(scaling=Yarn(4.0, 32))), "scaled rotary", "arXiv:2309.00071"),
+        Case(
+            "yarn", _layer(mask=Causal(), positions=Rotary(scaling=YarnScaling(4.0, 32))), "scaled rotary", "arXiv:2309.00071"
+        ),
         Case("axial", _layer(positions=AxialRotary(rotary_dim=8)), "rows and columns of an image", "arXiv:2403.13298"),
         Case("alibi", _layer(mask=Causal(), positions=Alibi()), "scores fall with distance", "arXiv:2108.12409"),
         Case(

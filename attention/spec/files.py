@@ -43,14 +43,14 @@ from attention.spec.params import Weights, check_weights
 from attention.spec.positions import (
     Alibi,
     AxialRotary,
-    DynamicNTK,
-    Linear,
-    Llama3,
-    LongRope,
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
     RelativeBias,
     RelativeKeys,
     Rotary,
-    Yarn,
+    YarnScaling,
 )
 from attention.spec.scores import Cosine, Dot, ScaledDot
 from attention.spec.storage.disk import brief, listed, opened, parsed, replaced
@@ -69,7 +69,18 @@ LAYERS = (
     Encoder,
     Decoder,
 )
-POSITIONS = (Rotary, AxialRotary, Alibi, RelativeBias, RelativeKeys, Linear, DynamicNTK, Yarn, Llama3, LongRope)
+POSITIONS = (
+    Rotary,
+    AxialRotary,
+    Alibi,
+    RelativeBias,
+    RelativeKeys,
+    LinearScaling,
+    DynamicNTKScaling,
+    YarnScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+)
 PARTS = (*POSITIONS, Dot, ScaledDot, Cosine, General, Concat, Additive, RMSNorm, LayerNorm, L2Norm, *KINDS)
 WANTED = "a whole safetensors file, as `attention.save` writes it"
 MOST_CONTRACT = 2**20

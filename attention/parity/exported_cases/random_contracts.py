@@ -25,7 +25,17 @@ from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal, Chunked, Prefix, Window
 from attention.spec.masks.algebra import Mask
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
-from attention.spec.positions import Alibi, AxialRotary, DynamicNTK, Linear, Llama3, RelativeBias, RelativeKeys, Rotary, Yarn
+from attention.spec.positions import (
+    Alibi,
+    AxialRotary,
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    RelativeBias,
+    RelativeKeys,
+    Rotary,
+    YarnScaling,
+)
 from attention.spec.scores import Cosine, Dot, ScaledDot
 
 Choice = TypeVar("Choice")
@@ -104,7 +114,7 @@ def _norm(pick: Pick) -> RMSNorm | LayerNorm:
 
 
 def _rotary(pick: Pick, width: int) -> Rotary:
-    scaling = pick.one((Linear(4.0), DynamicNTK(2.0, 8), Yarn(4.0, 32), Llama3(8.0, 1.0, 4.0, 64)))
+    scaling = pick.one((LinearScaling(4.0), DynamicNTKScaling(2.0, 8), YarnScaling(4.0, 32), Llama3Scaling(8.0, 1.0, 4.0, 64)))
     style, base = pick.one(("half", "interleaved")), pick.one((10_000.0, 500_000.0, 100.0))
     return Rotary(base, style, pick.maybe(width // 4 * 2), pick.maybe(scaling))
 

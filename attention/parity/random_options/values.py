@@ -32,14 +32,14 @@ from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.positions import (
     Alibi,
     AxialRotary,
-    DynamicNTK,
-    Linear,
-    Llama3,
-    LongRope,
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
     RelativeBias,
     RelativeKeys,
     Rotary,
-    Yarn,
+    YarnScaling,
 )
 from attention.spec.positions.rotary import STYLES
 from attention.spec.scores import Cosine, Dot, ScaledDot
@@ -254,11 +254,11 @@ VALUES: Mapping[type, Mapping[str, Value]] = {
     Rotary: {
         **ROTARY,
         "rotary_dim": either(None, None, 2),
-        "scaling": each(None, None, Linear, DynamicNTK, Yarn, Llama3, LongRope),
+        "scaling": each(None, None, LinearScaling, DynamicNTKScaling, YarnScaling, Llama3Scaling, LongRopeScaling),
     },
-    Linear: {"factor": number(1.0, 8.0)},
-    DynamicNTK: {"factor": number(1.0, 4.0), "max_positions": either(3, 8)},
-    Yarn: {
+    LinearScaling: {"factor": number(1.0, 8.0)},
+    DynamicNTKScaling: {"factor": number(1.0, 4.0), "max_positions": either(3, 8)},
+    YarnScaling: {
         "factor": number(1.0, 8.0),
         "original_max_positions": either(4, 32),
         "beta_fast": either(32, 8),
@@ -268,13 +268,13 @@ VALUES: Mapping[type, Mapping[str, Value]] = {
         "mscale_all_dim": either(None, 1.3),
         "truncate": switch(),
     },
-    Llama3: {
+    Llama3Scaling: {
         "factor": number(1.0, 8.0),
         "low_freq_factor": either(1.0, 0.5),
         "high_freq_factor": either(4.0, 2.0),
         "original_max_positions": either(8, 64),
     },
-    LongRope: {
+    LongRopeScaling: {
         "short_factor": _long_rope("short"),
         "long_factor": _long_rope("long"),
         "original_max_positions": either(2, 8),

@@ -51,7 +51,7 @@ INPUTS = arrays_by_name("x")
 class LatentAttention(Contract):
     """The contract of a multi-head latent attention layer. Hashable; holds no array.
 
-    DeepSeek's own numbers: `positions=Rotary(style="interleaved", scaling=Yarn(...))`, whose scores are sharpened by
+    DeepSeek's own numbers: `positions=Rotary(style="interleaved", scaling=YarnScaling(...))`, whose scores are sharpened by
     `score=ScaledDot(mscale**2 / sqrt(nope_dim + rope_dim))` with mscale = 0.1 mscale_all_dim ln factor + 1.
 
     Args:
