@@ -95,10 +95,10 @@ def run(main: Callable[[], object]) -> None:
         raise SystemExit(str(error)) from None
 
 
-def rates(most: float, steps: int) -> spec.WarmUp:
+def rates(most: float, steps: int) -> spec.optimizers.WarmUp:
     """Return the learning rates of a lesson: up to `most` in a twentieth of the steps, then half a cosine down to 0."""
     warm = max(steps // 20, 1)
-    return spec.WarmUp(warm, spec.CosineRate(most, steps - warm))
+    return spec.optimizers.WarmUp(warm, spec.optimizers.CosineRate(most, steps - warm))
 
 
 def epoch(count: int, size: int, step: int, seed: int = 0) -> np.ndarray:

@@ -25,6 +25,7 @@ from parity_tests.valid_calls import ARGUMENTS, PAIRS, instance, raises
 MODULES = (
     "attention",
     "attention.spec",
+    "attention.spec.optimizers",
     "attention.torch_impl",
     "attention.jax_impl",
     "attention.parity",
@@ -154,13 +155,14 @@ def public_calls() -> Iterator[Public]:
     seen: set[Any] = set()
     for path in MODULES:
         module = importlib.import_module(path)
-        room = path.rpartition(".")[2]
+        where = path.removeprefix("attention.")
+        room = where.partition(".")[0]
         for name in getattr(module, "__all__", ()):
             found = getattr(module, name)
             if inspect.ismodule(found) or not callable(found) or hasattr(found, "__origin__") or found in seen:
                 continue
             seen.add(found)
-            called = f"{room}.{name}"
+            called = f"{where}.{name}"
             if not inspect.isclass(found):
                 yield Public(called, room, None, _parameters(found), found)
                 continue
@@ -216,5 +218,13 @@ def _parameters(function: Any) -> tuple[inspect.Parameter, ...]:
     return tuple(inspect.signature(function).parameters.values())
 
 
-KEPT = frozenset({"spec.SGD.init", "spec.SGD.step", "spec.Clip.clipped", "spec.Adafactor.init", "spec.RMSprop.init"})
+KEPT = frozenset(
+    {
+        "spec.optimizers.SGD.init",
+        "spec.optimizers.SGD.step",
+        "spec.optimizers.Clip.clipped",
+        "spec.optimizers.Adafactor.init",
+        "spec.optimizers.RMSprop.init",
+    }
+)
 """Formulas that users call themselves."""

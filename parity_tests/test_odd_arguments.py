@@ -81,7 +81,7 @@ class TestLaws:
 
     def test_a_missing_check_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # A constructor would hold whatever it is given; a rate is computed at once.
-        call = next(call for call in CALLS if call.name == "spec.CosineRate.rate")
+        call = next(call for call in CALLS if call.name == "spec.optimizers.CosineRate.rate")
         assert faults(call, {"count": ODD}) == []
         monkeypatch.setattr(Option, "check", lambda *_: None)
         assert any("count='odd'" in line and "TypeError" in line for line in faults(call, {"count": ODD}))

@@ -410,7 +410,7 @@ class TestValues:
 class TestRefusals:
     def test_what_is_no_step_is_refused(self) -> None:
         for module, layer in ((torch_optimizers, nn.Linear(2, 2)), (jax_optimizers, nnx.Linear(2, 2, rngs=nnx.Rngs(0)))):
-            with pytest.raises(OptionError, match=r"^step str must be a step such as spec.Adam$"):
+            with pytest.raises(OptionError, match=r"^step str must be a step such as spec.optimizers.Adam$"):
                 _ = module.optimizer("adam", layer)
 
     def test_a_layer_that_learns_nothing_is_refused(self) -> None:

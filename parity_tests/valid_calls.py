@@ -140,7 +140,7 @@ def recipe() -> dict[str, Any]:
         "architecture": FFN,
         "models": {"torch": torch_impl.FeedForward, "jax": jax_impl.FeedForward},
         "losses": {"torch": loss, "jax": loss},
-        "optimizer": spec.SGD(0.1),
+        "optimizer": spec.optimizers.SGD(0.1),
         "batches": lambda _: {"x": zeros(2, 3, 8)},
         "steps": 1,
     }
@@ -169,29 +169,37 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "attention.save": lambda: {"path": "odd.safetensors", "contract": FFN, "weights": FFN.init(0)},
     "attention.load": lambda: {"path": saved()},
     **dict.fromkeys(
-        ("spec.SGD", "spec.Adafactor", "spec.Adagrad", "spec.Adam", "spec.Lion", "spec.RMSprop"), lambda: {"learning_rate": 0.1}
+        (
+            "spec.optimizers.SGD",
+            "spec.optimizers.Adafactor",
+            "spec.optimizers.Adagrad",
+            "spec.optimizers.Adam",
+            "spec.optimizers.Lion",
+            "spec.optimizers.RMSprop",
+        ),
+        lambda: {"learning_rate": 0.1},
     ),
-    "spec.SGD.init": lambda: {"xp": np, "params": step_params()},
-    "spec.RMSprop.init": lambda: {"xp": np, "params": step_params()},
-    "spec.Adafactor.init": lambda: {"xp": np, "params": step_params()},
-    "spec.Adafactor.factored": lambda: {"shape": (3, 7)},
-    "spec.SGD.spares": lambda: {"rank": 1},
-    "spec.SGD.step": lambda: {
+    "spec.optimizers.SGD.init": lambda: {"xp": np, "params": step_params()},
+    "spec.optimizers.RMSprop.init": lambda: {"xp": np, "params": step_params()},
+    "spec.optimizers.Adafactor.init": lambda: {"xp": np, "params": step_params()},
+    "spec.optimizers.Adafactor.factored": lambda: {"shape": (3, 7)},
+    "spec.optimizers.SGD.spares": lambda: {"rank": 1},
+    "spec.optimizers.SGD.step": lambda: {
         "xp": np,
         "params": step_params(),
         "gradients": step_params(),
-        "state": spec.SGD(0.1, momentum=0.5).init(np, step_params()),
+        "state": spec.optimizers.SGD(0.1, momentum=0.5).init(np, step_params()),
     },
     "spec.AlignmentAttention": lambda: {"query_dim": 8},
     **dict.fromkeys(("spec.And", "spec.Or"), lambda: {"left": spec.Causal(), "right": dense()}),
     "spec.Not": lambda: {"mask": dense()},
     "spec.Chunked": lambda: {"size": 2},
-    "spec.Clip": lambda: {"most": 1.0},
-    "spec.Clip.clipped": lambda: {"xp": np, "gradients": step_params()},
-    "spec.CosineRate": lambda: {"first": 0.1, "steps": 3},
-    "spec.LinearRate": lambda: {"first": 0.1, "last": 0.0, "steps": 3},
-    "spec.WarmUp": lambda: {"steps": 2, "then": 0.1},
-    **{f"spec.{name}.rate": lambda: {"count": 1} for name in ("CosineRate", "LinearRate", "WarmUp")},
+    "spec.optimizers.Clip": lambda: {"most": 1.0},
+    "spec.optimizers.Clip.clipped": lambda: {"xp": np, "gradients": step_params()},
+    "spec.optimizers.CosineRate": lambda: {"first": 0.1, "steps": 3},
+    "spec.optimizers.LinearRate": lambda: {"first": 0.1, "last": 0.0, "steps": 3},
+    "spec.optimizers.WarmUp": lambda: {"steps": 2, "then": 0.1},
+    **{f"spec.optimizers.{name}.rate": lambda: {"count": 1} for name in ("CosineRate", "LinearRate", "WarmUp")},
     "spec.Decoder": lambda: {"block": DECODER, "depth": 1},
     "spec.Encoder": lambda: {"block": ENCODER, "depth": 1},
     "spec.DecoderBlock": lambda: {"self_attention": MHA, "cross_attention": MHA, "feed_forward": FFN},
@@ -313,7 +321,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.Recipe": recipe,
     "parity.Recipe.batch": lambda: {"step": 0},
     "parity.Recipe.dropout_seed": lambda: {"step": 0},
-    "parity.recipe_for": lambda: {"contract": FFN, "steps": 1, "optimizer": spec.SGD(0.1)},
+    "parity.recipe_for": lambda: {"contract": FFN, "steps": 1, "optimizer": spec.optimizers.SGD(0.1)},
     "parity.Seen": lambda: {"name": "odd", "contract": FFN, "weights": FFN.init(0), "arrays": queries("x")},
     "parity.Training.to_json": lambda: {"path": "odd.json"},
     "parity.Training.plot": lambda: {"path": "odd.png"},
@@ -336,7 +344,11 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.locate": lambda: pair(inputs=X),
     "parity.match": lambda: pair(call=X),
     "parity.diagnose": lambda: pair(contract=spec.FeedForward(2, 2)),
-    "parity.diagnose_step": lambda: {"first": spec.SGD(0.1), "second": spec.SGD(0.1), "contract": spec.SGD(0.1)},
+    "parity.diagnose_step": lambda: {
+        "first": spec.optimizers.SGD(0.1),
+        "second": spec.optimizers.SGD(0.1),
+        "contract": spec.optimizers.SGD(0.1),
+    },
     "parity.differentiated": lambda: {"program": jax_double},
     "parity.expect": lambda: {"probe": probe(), "runs": 1},
     "parity.judge": lambda: {"name": "odd", "got": X, "wanted": X, "sigma": np.ones(3)},
@@ -378,7 +390,10 @@ def both_rooms() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         yield f"{room}.dot_product_attention", lambda room=room: attended(room)
         yield f"{room}.explain", lambda room=room: attended(room)
         yield f"{room}.compiled", lambda room=room: {"layer": instance(f"{room}.FeedForward")}
-        yield f"{room}.optimizer", lambda room=room: {"step": spec.SGD(0.1), "layer": instance(f"{room}.FeedForward")}
+        yield (
+            f"{room}.optimizer",
+            lambda room=room: {"step": spec.optimizers.SGD(0.1), "layer": instance(f"{room}.FeedForward")},
+        )
         yield f"{room}.seed_at", lambda: {"seed": 3, "name": "here"}
         for name, contract in CONTRACTS.items():
             yield f"{room}.{name}", lambda contract=contract: {"contract": contract}
@@ -430,8 +445,8 @@ def mapped() -> str:
 @cache
 def instance(name: str) -> Any:
     """Return an object of a public class."""
-    room, _, kind = name.partition(".")
-    held = getattr(importlib.import_module(f"attention.{room}"), kind)
+    place, _, kind = name.rpartition(".")
+    held = getattr(importlib.import_module(f"attention.{place}"), kind)
     if name in MADE:
         return MADE[name]()
     given = ARGUMENTS.get(name)
@@ -440,7 +455,7 @@ def instance(name: str) -> Any:
 
 
 MADE: dict[str, Callable[[], Any]] = {
-    "spec.SGD": lambda: spec.SGD(0.1, momentum=0.5),
+    "spec.optimizers.SGD": lambda: spec.optimizers.SGD(0.1, momentum=0.5),
     "spec.AlignmentAttention": lambda: spec.AlignmentAttention(8, 8),
     "spec.Schedule": lambda: spec.schedule(spec.Causal(), SIZES, (2, 2)),
     "spec.Choice": lambda: spec.Choice(torch_impl.KERNELS["reference"], ()),

@@ -1,6 +1,6 @@
 """Optimisers in JAX: a step of `spec` as a chain of optax's own pieces, with its clip, its decay and its schedule.
 
-    made = optimizer(spec.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.Clip(1.0)), layer)
+    made = optimizer(spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.optimizers.Clip(1.0)), layer)
     state = made.init(nnx.state(layer, nnx.Param))        or nnx.Optimizer(layer, made, wrt=nnx.Param)
 
     chain:   scale g  ->  clip  ->  (+ w p)  ->  scale_by_...  ->  (+ w p)  ->  times -r(first_count + count)
@@ -51,7 +51,7 @@ def optimizer(step: Step, layer: nnx.Module) -> Any:
     import optax  # noqa: PLC0415 - only who trains needs it
 
     if not isinstance(step, Step):
-        raise OptionError(f"step {type(step).__name__} must be a step such as spec.Adam")
+        raise OptionError(f"step {type(step).__name__} must be a step such as spec.optimizers.Adam")
     if not isinstance(layer, nnx.Module):
         raise OptionError(f"layer {shown(layer)} must be an nnx.Module")
     if not jax.tree.leaves(nnx.state(layer, nnx.Param)):

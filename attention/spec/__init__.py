@@ -6,6 +6,7 @@
 ['k_proj.bias', 'k_proj.kernel']
 """
 
+from attention.spec import optimizers
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.checked_attend import attend
 from attention.spec.files import load, save
@@ -24,9 +25,6 @@ from attention.spec.masks import Causal, Chunked, DenseMask, Lengths, PerHead, P
 from attention.spec.masks.algebra import And, Mask, Not, Or
 from attention.spec.masks.tile_schedule import Schedule, schedule
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
-from attention.spec.optimizers.adafactor import Adafactor
-from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, WarmUp
-from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 from attention.spec.params import Param, Weights, cast, nest
 from attention.spec.positions import (
     Alibi,
@@ -44,10 +42,6 @@ from attention.spec.scores import Cosine, Dot, ScaledDot
 
 __all__ = [
     "INTERMEDIATES",
-    "SGD",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
     "Additive",
     "Alibi",
     "AlignmentAttention",
@@ -57,10 +51,8 @@ __all__ = [
     "Causal",
     "Choice",
     "Chunked",
-    "Clip",
     "Concat",
     "Cosine",
-    "CosineRate",
     "Decoder",
     "DecoderBlock",
     "DenseMask",
@@ -77,9 +69,7 @@ __all__ = [
     "LayerNorm",
     "Lengths",
     "LinearAttention",
-    "LinearRate",
     "LinearScaling",
-    "Lion",
     "Llama3Scaling",
     "LongRopeScaling",
     "Mask",
@@ -92,7 +82,6 @@ __all__ = [
     "Placed",
     "Prefix",
     "RMSNorm",
-    "RMSprop",
     "RelativeBias",
     "RelativeKeys",
     "Request",
@@ -100,7 +89,6 @@ __all__ = [
     "ScaledDot",
     "Schedule",
     "Segments",
-    "WarmUp",
     "Weights",
     "Window",
     "YarnScaling",
@@ -109,6 +97,7 @@ __all__ = [
     "choose",
     "load",
     "nest",
+    "optimizers",
     "save",
     "schedule",
 ]

@@ -75,7 +75,7 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         architecture=VisionTransformer(eye, len(DIGITS)),
         models={backend: room.VisionTransformer for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=batch,
         steps=size.steps,
     )

@@ -79,7 +79,7 @@ def lesson(learn: str, held: str, size: Size) -> Lesson:
         architecture=size.architecture(len(letters)),
         models={backend: room.LanguageModel for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.95, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.95, clip=spec.optimizers.Clip(1.0)),
         batches=lambda step: {"tokens": windows(known, size.batch, size.length + 1, step)},
         steps=size.steps,
     )

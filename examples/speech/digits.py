@@ -54,7 +54,7 @@ def lesson(said: Mapping[str, np.ndarray], size: Size) -> Lesson:
         models={backend: room.Listener for backend, room in ROOMS.items()},
         losses={backend: room.loss for backend, room in ROOMS.items()},
         # Both for the sake of two frameworks: see examples/summarisation/train.py.
-        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=lambda step: batch([utterance(said, (LEARN, step, i)) for i in range(size.batch)], names),
         steps=size.steps,
     )

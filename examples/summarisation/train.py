@@ -56,7 +56,7 @@ def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
         losses={backend: room.loss for backend, room in ROOMS.items()},
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step; and
         # optax holds 1 - b2^t in float32, which is off by 3e-5 in the first steps of the usual b2 of 0.999.
-        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=lambda step: batch([learn[i] for i in epoch(len(learn), size.batch, step)], vocabulary),
         steps=size.steps,
     )

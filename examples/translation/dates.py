@@ -117,7 +117,9 @@ def dates(sizes: Sizes) -> lesson.Lesson:
         models={"torch": bahdanau_torch.Translator, "jax": bahdanau_jax.Translator},
         losses=writing.LOSSES,
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step.
-        optimizer=spec.Adam(lesson.rates(sizes.learning_rate, sizes.steps), eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(
+            lesson.rates(sizes.learning_rate, sizes.steps), eps=1e-6, clip=spec.optimizers.Clip(1.0)
+        ),
         batches=lambda step: given.taught.shuffled(step, sizes.batch),
         steps=sizes.steps,
     )

@@ -1,6 +1,6 @@
 """Code: how torch.optim and optax say a step, and what they cannot say.
 
-    code(spec.Adam(1e-3, weight_decay=0.01, decoupled=True))["torch"].text
+    code(spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True))["torch"].text
         torch.optim.AdamW(params, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01)
 
 Every default that the two disagree on is written out. A text is an expression of `params`, `torch`, `optax` and, if the rate
