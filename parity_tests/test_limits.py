@@ -28,7 +28,7 @@ LARGE: dict[str, Callable[[], Any]] = {
     "a document of 2**31 - 1": lambda: spec.Segments.from_cu_seqlens([0, 2**31 - 1]),
     "documents that fall": lambda: spec.Segments.from_cu_seqlens(MANY[::-1]),
     "buckets": lambda: spec.RelativeBias(2**20),
-    "tiles": lambda: spec.schedule(spec.Causal(), Sizes((1,), 2**22, 2**22, 1, 1, 4, 4), (1, 1)),
+    "tiles": lambda: spec.masks.schedule(spec.Causal(), Sizes((1,), 2**22, 2**22, 1, 1, 4, 4), (1, 1)),
     "dropout in torch": lambda: torch_impl.dot_product_attention(*[LONG["torch"]] * 3, dropout_rate=0.5, dropout_seed=1),
     "dropout in jax": lambda: jax_impl.dot_product_attention(*[LONG["jax"]] * 3, dropout_rate=0.5, dropout_seed=1),
 }

@@ -21,10 +21,9 @@ import torch
 
 from attention import spec
 from attention.cli.kernel_programs import Case
-from attention.spec import Request
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused, MaskError, OptionError, UnknownName
-from attention.spec.kernels import Kernels, order
+from attention.spec.kernels import Kernels, Request, order
 from attention.spec.kernels.auto_rules import first
 from attention.spec.masks.algebra import Mask
 from parity_tests.formula import PER_HEAD, B, D, E, H, K, S, T, qkv

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from flax import nnx
 
+import attention
 from attention import jax_impl, parity, spec, torch_impl
 from attention.spec.axes import Sizes
 from parity_tests.checkpoint_calls import CHECKPOINTS
@@ -191,8 +192,8 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
         "state": spec.optimizers.SGD(0.1, momentum=0.5).init(np, step_params()),
     },
     "spec.AlignmentAttention": lambda: {"query_dim": 8},
-    **dict.fromkeys(("spec.And", "spec.Or"), lambda: {"left": spec.Causal(), "right": dense()}),
-    "spec.Not": lambda: {"mask": dense()},
+    **dict.fromkeys(("spec.masks.And", "spec.masks.Or"), lambda: {"left": spec.Causal(), "right": dense()}),
+    "spec.masks.Not": lambda: {"mask": dense()},
     "spec.Chunked": lambda: {"size": 2},
     "spec.optimizers.Clip": lambda: {"most": 1.0},
     "spec.optimizers.Clip.clipped": lambda: {"xp": np, "gradients": step_params()},
@@ -232,19 +233,18 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "spec.Placed": lambda: {"mask": spec.Causal(), "query_positions": np.arange(3), "key_positions": np.arange(3)},
     "spec.Prefix": lambda: {"length": 2},
     "spec.RelativeKeys": lambda: {"max_distance": 2},
-    "spec.Request": lambda: {**attended("torch_impl"), "sizes": SIZES, "dtype": "float32", "scale": 1.0},
+    "spec.kernels.Request": lambda: {**attended("torch_impl"), "sizes": SIZES, "dtype": "float32", "scale": 1.0},
     "spec.Segments": lambda: {"kv": [[0, 0, 1]]},
-    "spec.Schedule.of": lambda: {"kinds": 2},
+    "spec.masks.Schedule.of": lambda: {"kinds": 2},
     "spec.Window": lambda: {"before": 1, "after": 0},
     "spec.YarnScaling": lambda: {"factor": 2.0, "original_max_positions": 8},
     "spec.attend": lambda: {"xp": np, "scale": 1.0, **{n: zeros(2, 3, 2, 4) for n in "qkv"}},
     "spec.cast": lambda: {"weights": step_params(), "dtype": "float16"},
-    "spec.choose": lambda: {
+    "spec.kernels.choose": lambda: {
         "kernels": torch_impl.KERNELS,
-        "request": spec.Request(**attended("torch_impl"), sizes=SIZES, dtype="float32", scale=1.0),
+        "request": spec.kernels.Request(**attended("torch_impl"), sizes=SIZES, dtype="float32", scale=1.0),
     },
-    "spec.nest": lambda: {"prefix": "a", "params": MHA.params},
-    "spec.schedule": lambda: {"mask": spec.Causal(), "sizes": SIZES, "tile": (2, 2)},
+    "spec.masks.schedule": lambda: {"mask": spec.Causal(), "sizes": SIZES, "tile": (2, 2)},
     **{f"spec.{name}.factor": lambda: {"head_dim": 4} for name in ("Dot", "ScaledDot", "Cosine", "Additive", "General")},
     **{f"spec.{n}.params": lambda: {"query_width": 4, "key_width": 4} for n in ("Additive", "Concat", "General")},
     "spec.Cosine.params": lambda: {"heads": 2},
@@ -420,7 +420,7 @@ ARGUMENTS |= dict(both_rooms()) | {f"checkpoints.{name}": make for name, make in
 @cache
 def saved() -> str:
     """Return a file with a contract and its weights."""
-    spec.save("valid.safetensors", FFN, FFN.init(0))
+    attention.save("valid.safetensors", FFN, FFN.init(0))
     return "valid.safetensors"
 
 
@@ -457,8 +457,8 @@ def instance(name: str) -> Any:
 MADE: dict[str, Callable[[], Any]] = {
     "spec.optimizers.SGD": lambda: spec.optimizers.SGD(0.1, momentum=0.5),
     "spec.AlignmentAttention": lambda: spec.AlignmentAttention(8, 8),
-    "spec.Schedule": lambda: spec.schedule(spec.Causal(), SIZES, (2, 2)),
-    "spec.Choice": lambda: spec.Choice(torch_impl.KERNELS["reference"], ()),
+    "spec.masks.Schedule": lambda: spec.masks.schedule(spec.Causal(), SIZES, (2, 2)),
+    "spec.kernels.Choice": lambda: spec.kernels.Choice(torch_impl.KERNELS["reference"], ()),
     "parity.Report": lambda: parity.check(spec.FeedForward(2, 2), backends=("numpy",)),
     "parity.Checkup": lambda: parity.checkup(torch_double, jax_double, X),
     "parity.Divergence": lambda: parity.locate(torch_double, jax_double, X),
