@@ -29,7 +29,7 @@ def ours(sides: Sequence[str] = SIDES) -> Iterator[Entrant]:
     """
     for side in sides:
         require(side, extra=side, wanted_by=f"side {side!r}")
-        for kernel in ("auto", *importlib.import_module(f"attention.{side}_impl").KERNELS):
+        for kernel in ("auto", *importlib.import_module(f"attention.{side}_impl.kernels").KERNELS):
             dense = kernel == "reference"
             yield Entrant(f"{side} {kernel}", side, partial(_prepared, side, kernel), ours=True, dense=dense)
 

@@ -25,7 +25,7 @@ def whole(baselines: bool = False, kernel: str | None = None) -> Conformance:
     Raises:
         UnknownName: not both rooms have a kernel of that name.
     """
-    first, *others = (room.module.KERNELS for room in ROOMS)
+    first, *others = (room.module.kernels.KERNELS for room in ROOMS)
     shared = [name for name in first if all(name in kernels for kernels in others)]
     if kernel not in (None, "auto", *shared):
         raise UnknownName(f"kernel {kernel!r} must be 'auto' or, in both rooms, {' or '.join(shared)}")

@@ -185,7 +185,7 @@ def runs_here(kernel: Kernel) -> bool:
     return False
 
 
-KERNELS = [kernel for room in ROOMS for name in room.module.KERNELS if runs_here(kernel := Kernel(room, name))]
+KERNELS = [kernel for room in ROOMS for name in room.module.kernels.KERNELS if runs_here(kernel := Kernel(room, name))]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
 
 

@@ -53,7 +53,7 @@ PLANTED = (
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> list[Entrant]:
     for kernel in PLANTED:
-        monkeypatch.setitem(torch_impl.KERNELS, kernel.name, kernel)
+        monkeypatch.setitem(torch_impl.kernels.KERNELS, kernel.name, kernel)
     return [find(f"torch {kernel.name}") for kernel in PLANTED]
 
 

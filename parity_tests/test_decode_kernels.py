@@ -73,7 +73,7 @@ class TestLaws:
         ("name", "tile"), [*((name, 4) for name in MASKS), ("filled", 1), ("first and last", 1), ("end", 64)]
     )
     def test_jax_is_the_formula_whatever_the_tile(self, name: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(jax_impl.KERNELS, "decode", Decode(tile=tile))
+        monkeypatch.setitem(jax_impl.kernels.KERNELS, "decode", Decode(tile=tile))
         given = qkv()
         close(Kernel(JAX, "decode").attend(*given, mask=MASKS[name]), formula(*given, mask=MASKS[name])["context"], 1e-14)
 

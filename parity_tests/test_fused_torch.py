@@ -294,7 +294,7 @@ PACKED: dict[str, tuple[spec.Mask | None, int, list[int], list[int], tuple[int, 
 class TestValues:
     @pytest.mark.parametrize("name", PACKED)
     def test_documents_are_counted_and_answered(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(torch_impl.KERNELS, "varlen", STAND_IN)
+        monkeypatch.setitem(torch_impl.kernels.KERNELS, "varlen", STAND_IN)
         mask, T, cu_q, cu_kv, window = PACKED[name]
         arrays = tensors(T, N, E=5)
         found = packing(make_request(*arrays, mask=mask))
@@ -305,7 +305,7 @@ class TestValues:
         same(*(run(kernel, arrays, mask=mask) for kernel in ("varlen", "reference")))
 
     def test_documents_through_more_than_one_batch_axis(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(torch_impl.KERNELS, "varlen", STAND_IN)
+        monkeypatch.setitem(torch_impl.kernels.KERNELS, "varlen", STAND_IN)
         arrays = tensors(N, N, batch=(2, 3))
         mask = spec.Segments([[[0, 0, 1, 1, 1, -1]] * 3, [[7] * 6] * 3]) & spec.Lengths(kv=[6, 4, 0])
         same(*(run(kernel, arrays, mask=mask) for kernel in ("varlen", "reference")))

@@ -139,7 +139,7 @@ class TestSplash:
     def test_values_and_gradients_are_the_formulas(self) -> None:
         mask = spec.Causal(align="end") & spec.Lengths(kv=[200, 0], q=[100, T])
         mask = mask & spec.Segments(kv=[[*IDS[1:], -1]] * B, q=[[*IDS[-T + 1 :], -1]] * B)
-        kernels = (Splash(interpret=True), jax_impl.KERNELS["reference"])
+        kernels = (Splash(interpret=True), jax_impl.kernels.KERNELS["reference"])
         got, wanted = (pulled(kernel, qkv(T, S), mask, softcap=3.0, scale=0.5) for kernel in kernels)
         for one, other in zip(got, wanted, strict=True):
             assert np.abs(other).max() > 0.1

@@ -61,7 +61,7 @@ class TestRefusals:
 
 class TestLaws:
     @pytest.mark.parametrize(("batch", "t", "s"), [(0, 3, 3), (2, 0, 3), (2, 3, 0), (0, 0, 0)])
-    @pytest.mark.parametrize(("room", "kernel"), [(name, k) for name, (room, _) in ROOMS.items() for k in room.KERNELS])
+    @pytest.mark.parametrize(("room", "kernel"), [(name, k) for name, (room, _) in ROOMS.items() for k in room.kernels.KERNELS])
     def test_axes_of_size_zero_are_computed_or_refused_by_us(self, room: str, kernel: str, batch: int, t: int, s: int) -> None:
         module, native = ROOMS[room]
         q, kv = (native(np.ones((batch, length, 2, 4), np.float32)) for length in (t, s))

@@ -61,7 +61,7 @@ def calls() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(jax_impl.KERNELS, "pallas", Pallas(interpret=True, tile=TILE))
+    monkeypatch.setitem(jax_impl.kernels.KERNELS, "pallas", Pallas(interpret=True, tile=TILE))
 
 
 @pytest.fixture

@@ -44,8 +44,8 @@ class Tiled:
 
 
 TILED = (
-    Tiled("torch", torch_impl.KERNELS, torch_blockwise.Blockwise(tile=4, most=64, side=4)),
-    Tiled("jax_eager", jax_impl.KERNELS, jax_blockwise.Blockwise(tile=(4, 8))),
+    Tiled("torch", torch_impl.kernels.KERNELS, torch_blockwise.Blockwise(tile=4, most=64, side=4)),
+    Tiled("jax_eager", jax_impl.kernels.KERNELS, jax_blockwise.Blockwise(tile=(4, 8))),
 )
 
 TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)

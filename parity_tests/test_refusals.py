@@ -33,7 +33,7 @@ DTYPES = "float64, float32, bfloat16, float16"
 TYPES = {"torch": "Tensor", "jax": "ArrayImpl"}
 WAYS = "align='start', align='end' or query_positions"
 FIRST = {"torch": "sdpa", "jax": "xla"}
-NAMES = {room.name: ", ".join(room.module.KERNELS) for room in ROOMS}
+NAMES = {room.name: ", ".join(room.module.kernels.KERNELS) for room in ROOMS}
 
 Call = Callable[[Room], Any]
 Refusals = dict[str, tuple[Call, type[AttentionError], str]]

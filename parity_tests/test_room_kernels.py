@@ -81,8 +81,8 @@ class TestRooms:
     @each_room
     def test_what_explain_says_is_what_runs(self, room: Room, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ran: list[str] = []
-        watched: list[Any] = [Spy(kernel, ran) for kernel in room.module.KERNELS.values()]
-        spies = Kernels(watched, room.module.KERNELS.rules)
+        watched: list[Any] = [Spy(kernel, ran) for kernel in room.module.kernels.KERNELS.values()]
+        spies = Kernels(watched, room.module.kernels.KERNELS.rules)
         monkeypatch.setattr(f"{room.module.__name__}.attend.KERNELS", spies)
         arrays = [room.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(SHAPES)]
         options = {name: room.native(x) for name, x in CALLS[call].items()}
@@ -97,17 +97,19 @@ class TestRooms:
 
     @each_room
     def test_a_table_is_named_by_its_kernels_and_auto_ends_at_the_one_that_can_all(self, room: Room) -> None:
-        assert {name: kernel.name for name, kernel in room.module.KERNELS.items()} == {n: n for n in room.module.KERNELS}
-        assert order(room.module.KERNELS) == ["sdpa" if room is TORCH else "xla", "reference"]
+        assert {name: kernel.name for name, kernel in room.module.kernels.KERNELS.items()} == {
+            n: n for n in room.module.kernels.KERNELS
+        }
+        assert order(room.module.kernels.KERNELS) == ["sdpa" if room is TORCH else "xla", "reference"]
 
     @each_room
     def test_explain_refuses_what_the_call_refuses(self, room: Room) -> None:
         arrays = [room.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(SHAPES)]
         for ask in (room.module.explain, room.module.dot_product_attention):
-            with pytest.raises(UnknownName, match=f"'flash' must be 'auto' or one of {', '.join(room.module.KERNELS)}"):
+            with pytest.raises(UnknownName, match=f"'flash' must be 'auto' or one of {', '.join(room.module.kernels.KERNELS)}"):
                 _ = ask(*arrays, implementation="flash")
             with pytest.raises(KernelRefused, match="refuses: has no softcap"):
-                _ = ask(*arrays, implementation=next(iter(room.module.KERNELS)), softcap=2.0)
+                _ = ask(*arrays, implementation=next(iter(room.module.kernels.KERNELS)), softcap=2.0)
             with pytest.raises(OptionError, match="softcap -1 must be"):
                 _ = ask(*arrays, softcap=-1)
 
@@ -145,13 +147,13 @@ class TestRules:
     @each_room
     def test_a_rule_names_kernels_that_are_there(self, room: Room) -> None:
         rules = room.module.kernels.rules
-        assert {name for rule in rules.RULES for name in rule.prefer} <= set(room.module.KERNELS)
-        assert set(room.module.KERNELS) <= set(rules.TRAITS)
-        assert room.module.KERNELS.rules is rules.RULES
+        assert {name for rule in rules.RULES for name in rule.prefer} <= set(room.module.kernels.KERNELS)
+        assert set(room.module.kernels.KERNELS) <= set(rules.TRAITS)
+        assert room.module.kernels.KERNELS.rules is rules.RULES
 
     @each_room
     def test_auto_never_asks_a_kernel_that_no_device_has_run(self, room: Room) -> None:
-        kernels = room.module.KERNELS
+        kernels = room.module.kernels.KERNELS
         untried = {name for name, kernel in kernels.items() if ".experimental" in type(kernel).__module__}
         assert untried
         asked = {name for rule in (None, *kernels.rules) for name in order(kernels, rule)}
@@ -183,7 +185,7 @@ class TestRules:
     def test_what_auto_takes_is_as_fast_as_the_fastest_measured(self) -> None:
         slow: list[str] = []
         for row in measured():
-            kernels = row.room.module.KERNELS
+            kernels = row.room.module.kernels.KERNELS
             asked = [name for name in order(kernels, first(kernels.rules, row.request)) if name in row.ms]
             best = min(row.ms, key=row.ms.__getitem__)
             if row.ms[asked[0]] > NOISE * row.ms[best]:
@@ -230,7 +232,7 @@ class TestKernels:
     @each_room
     def test_auto_takes_the_first_that_does_not_refuse_and_keeps_every_reason(self, room: Room) -> None:
         given = [room.array(x) for x in qkv(dtype="float32")]
-        first, *_ = room.module.KERNELS
+        first, *_ = room.module.kernels.KERNELS
         choice = room.module.explain(*given)
         assert (choice.kernel.name, choice.refusals) == (first, ())
         choice = room.module.explain(*given, softcap=1.0, return_intermediates=("weights",))

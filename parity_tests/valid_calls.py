@@ -241,7 +241,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "spec.attend": lambda: {"xp": np, "scale": 1.0, **{n: zeros(2, 3, 2, 4) for n in "qkv"}},
     "spec.cast": lambda: {"weights": step_params(), "dtype": "float16"},
     "spec.kernels.choose": lambda: {
-        "kernels": torch_impl.KERNELS,
+        "kernels": torch_impl.kernels.KERNELS,
         "request": spec.kernels.Request(**attended("torch_impl"), sizes=SIZES, dtype="float32", scale=1.0),
     },
     "spec.masks.schedule": lambda: {"mask": spec.Causal(), "sizes": SIZES, "tile": (2, 2)},
@@ -458,7 +458,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "spec.optimizers.SGD": lambda: spec.optimizers.SGD(0.1, momentum=0.5),
     "spec.AlignmentAttention": lambda: spec.AlignmentAttention(8, 8),
     "spec.masks.Schedule": lambda: spec.masks.schedule(spec.Causal(), SIZES, (2, 2)),
-    "spec.kernels.Choice": lambda: spec.kernels.Choice(torch_impl.KERNELS["reference"], ()),
+    "spec.kernels.Choice": lambda: spec.kernels.Choice(torch_impl.kernels.KERNELS["reference"], ()),
     "parity.Report": lambda: parity.check(spec.FeedForward(2, 2), backends=("numpy",)),
     "parity.Checkup": lambda: parity.checkup(torch_double, jax_double, X),
     "parity.Divergence": lambda: parity.locate(torch_double, jax_double, X),

@@ -107,8 +107,8 @@ def _asked(room: ModuleType, arrays: list[Any], options: dict[str, Any], name: s
 
 def _names(room: ModuleType, choice: Choice | str) -> list[str]:
     """Return all kernels: first in the order in which "auto" asks, then those that it never asks."""
-    asked = order(room.KERNELS, choice.rule if isinstance(choice, Choice) else None)
-    return [*asked, *(name for name in room.KERNELS if name not in asked)]
+    asked = order(room.kernels.KERNELS, choice.rule if isinstance(choice, Choice) else None)
+    return [*asked, *(name for name in room.kernels.KERNELS if name not in asked)]
 
 
 def _said(room: ModuleType, arrays: list[Any], options: dict[str, Any], name: str, choice: Choice | str) -> str:
@@ -116,7 +116,7 @@ def _said(room: ModuleType, arrays: list[Any], options: dict[str, Any], name: st
     if isinstance(found, str):
         return found
     chosen = choice.kernel.name if isinstance(choice, Choice) else ""
-    asked = order(room.KERNELS, choice.rule if isinstance(choice, Choice) else None)
+    asked = order(room.kernels.KERNELS, choice.rule if isinstance(choice, Choice) else None)
     if name == chosen:
         return f"kernel {name!r} runs"
     return f"kernel {name!r} could run; " + (f"{chosen!r} is preferred" if name in asked else "it is used by name alone")

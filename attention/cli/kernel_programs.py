@@ -155,7 +155,7 @@ def programs(case: Case, skip: set[str]) -> tuple[dict[str, Program], dict[str, 
         skip: kernels that are not asked.
     """
     call = CALLS[case.room](case)
-    kernels, request = call.room.KERNELS, call.request
+    kernels, request = call.room.kernels.KERNELS, call.request
     preferred = (name for rule in kernels.rules if call.device in rule.devices for name in rule.prefer if name in kernels)
     ready, refusals = dict[str, Program](), dict[str, str]()
     for name in dict.fromkeys([*order(kernels), *preferred]):
@@ -174,7 +174,7 @@ def tiled(case: Case, name: str, tile: Tile) -> Program:
         KernelRefused: it cannot.
     """
     call = CALLS[case.room](case)
-    given = call.room.KERNELS[name]
+    given = call.room.kernels.KERNELS[name]
     # A tile is of two sizes, or of one where queries and keys share it.
     kernel = replace(given, tile=tile if case.room == "jax" else tile[0])
     request: Request = call.request
