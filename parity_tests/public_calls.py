@@ -73,7 +73,7 @@ INNER: dict[str, str] = {
     "lost": "a part of `append`",
     "build_parts": "a part of a layer's constructor",
     "drop": "a part of a layer's call",
-    "calls": "a part of `settle`",
+    "calls": "a part of `resolve`",
     "lacks": "a part of a kernel's refusal",
     "chosen": "a part of a call",
     "check_state": "a part of a call",

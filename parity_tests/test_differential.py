@@ -61,7 +61,7 @@ def inputs() -> dict[str, np.ndarray]:
 
 
 def judged(c: spec.DifferentialAttention, arrays: dict[str, np.ndarray], **call: Any) -> dict[str, np.ndarray]:
-    return c.formula(np, weights_of(c), arrays, c.settle(arrays, **call))
+    return c.formula(np, weights_of(c), arrays, c.resolve(arrays, **call))
 
 
 def program(room: Room, layer: Any, **options: Any) -> Callable[..., Any]:
@@ -125,7 +125,7 @@ class TestValues:
             layer.train()
             output = program(room, layer, dropout_seed=7)({name: room.array(x) for name, x in given.items()} | PLACED)
             close(room.numpy(output), wanted["output"], 1e-13)
-        kept = WHOLE.settle(given, dropout_seed=7, **PLACED)["keep"]
+        kept = WHOLE.resolve(given, dropout_seed=7, **PLACED)["keep"]
         assert not np.array_equal(kept["first"], kept["second"])
 
     def test_the_formula_is_the_papers_in_loops(self) -> None:

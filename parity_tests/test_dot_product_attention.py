@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from attention import spec
 from attention.spec.masks.algebra import Mask
 from parity_tests.covering import pairwise
-from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, settled
+from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, resolved
 from parity_tests.rooms import KERNELS, Kernel, close, each_kernel, numbers
 
 each_case = pytest.mark.parametrize("case", CASES)
@@ -74,7 +74,7 @@ class TestValues:
         changed, options = CASES[case]
         given = qkv(**changed)
         intermediates = formula(*given, **options)
-        context, logsumexp = loops(*given, **settled(*given, options))
+        context, logsumexp = loops(*given, **resolved(*given, options))
         close(intermediates["context"], context, 1e-14)
         close(intermediates["logsumexp"], logsumexp, 1e-14)
 

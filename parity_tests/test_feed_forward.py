@@ -140,8 +140,8 @@ class TestLaws:
     def test_the_formula_is_the_loops(self, contract: spec.FeedForward) -> None:
         x, w = numbers(9, *SHAPE), weights_of(contract)
         for seed in (None, 2**40 + 3):
-            setting = contract.settle({"x": x}, dropout_seed=seed)
-            made = contract.formula(np, w, {"x": x}, setting)["output"]
+            resolved = contract.resolve({"x": x}, dropout_seed=seed)
+            made = contract.formula(np, w, {"x": x}, resolved)["output"]
             close(made, loops(contract, w, x, seed if contract.dropout_rate else None))
 
     @each_side
@@ -237,7 +237,7 @@ class TestPeers:
             _ = linear.load_state_dict(
                 {k: torch.tensor(v) for k, v in (("weight", w[f"{part}.kernel"].T), ("bias", w[f"{part}.bias"]))}
             )
-        close(c.formula(np, w, {"x": x}, c.settle({"x": x}))["output"], peer(torch.tensor(x)).detach().numpy())
+        close(c.formula(np, w, {"x": x}, c.resolve({"x": x}))["output"], peer(torch.tensor(x)).detach().numpy())
 
 
 class TestTransforms:

@@ -18,7 +18,7 @@ from attention.spec.attend import INTERMEDIATES, attend
 from attention.spec.errors import OptionError
 from attention.spec.kernels import recorded
 from parity_tests.covering import pairwise
-from parity_tests.formula import CASES, B, D, H, S, T, qkv, settled
+from parity_tests.formula import CASES, B, D, H, S, T, qkv, resolved
 from parity_tests.rooms import JAX, KERNELS, Kernel, Room, close, each_kernel, each_room, numbers, wide
 
 MASK = spec.Lengths(kv=[4, 0]) & spec.Causal(align="end")
@@ -109,7 +109,7 @@ class TestLaws:
 def formula_slopes(intermediate: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return a direction of an intermediate and its gradients along it by JAX in float64: of q, k, v, bias and sinks."""
     given = qkv()
-    fixed = settled(*given, DROPPED)
+    fixed = resolved(*given, DROPPED)
     inputs = (*given, fixed.pop("bias"), fixed.pop("sinks"))
 
     def value(q: Any, k: Any, v: Any, bias: Any, sinks: Any) -> Any:

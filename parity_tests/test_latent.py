@@ -86,7 +86,7 @@ def loaded(room: Room, c: spec.LatentAttention, dtype: str = "float64") -> Any:
 
 
 def judged(c: spec.LatentAttention, x: np.ndarray, form: str = "expanded", **call: Any) -> dict[str, np.ndarray]:
-    return c.formula(np, weights_of(c), {"x": x}, c.settle({"x": x}, **call), form=form)
+    return c.formula(np, weights_of(c), {"x": x}, c.resolve({"x": x}, **call), form=form)
 
 
 def empty(room: Room, kind: str, c: spec.LatentAttention, batch: int = B, dtype: str = "float64") -> Any:

@@ -93,7 +93,7 @@ class TestLaws:
     @staticmethod
     def slope(contract: spec.AlignmentAttention, layer: Any, *given: torch.Tensor) -> np.ndarray:
         """Return the gradient of v by the full form."""
-        full = torch_impl.AlignmentAttention(contract.unsettled(), dtype="float64")
+        full = torch_impl.AlignmentAttention(contract.unresolved(), dtype="float64")
         full.load_weights(layer.weights())
         torch.autograd.backward([x.square().sum() for x in full(*given)])
         return np.asarray(full.score_v.grad)

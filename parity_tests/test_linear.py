@@ -45,7 +45,7 @@ def loaded(room: Room, c: spec.LinearAttention, dtype: str = "float64") -> Any:
 
 def judged(c: spec.LinearAttention, x: np.ndarray, **call: Any) -> np.ndarray:
     arrays = {"query": x}
-    return c.formula(np, weights_of(c), arrays, c.settle(arrays, **call))["output"]
+    return c.formula(np, weights_of(c), arrays, c.resolve(arrays, **call))["output"]
 
 
 def program(room: Room, layer: Any, **options: Any) -> Callable[..., Any]:
@@ -140,7 +140,7 @@ class TestValues:
         weights = weights_of(c)
         weights["v_proj.kernel"][:], weights["v_proj.bias"][:] = 0, 1
         x = {"query": numbers(7, B, T, M)}
-        np.testing.assert_allclose(c.formula(np, weights, x, c.settle(x))["mixed"], 1, atol=1e-13)
+        np.testing.assert_allclose(c.formula(np, weights, x, c.resolve(x))["mixed"], 1, atol=1e-13)
 
     def test_features_keep_the_digits_of_a_very_negative_number(self) -> None:
         x = np.array([-50.0, -1.0, 0.0, 2.0, 1000.0], np.float32)

@@ -14,7 +14,7 @@ import torch
 from flax import nnx
 
 from attention import spec
-from attention.spec.layers.oracle import oracle, settle
+from attention.spec.layers.oracle import oracle, resolve
 from attention.torch_impl.params import parameter, to_canonical
 from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
 
@@ -99,7 +99,7 @@ def judged(c: spec.MultiHeadAttention, xp: Any, weights: Any, inputs: Any, optio
     key = inputs.get("key", query)
     sizes = c.sizes(query, key, inputs.get("value", key))
     given = {**inputs, **({"bias": options.pop("bias")} if "bias" in options else {})}
-    return oracle(c, xp, weights, given, settle(c, sizes, **options))
+    return oracle(c, xp, weights, given, resolve(c, sizes, **options))
 
 
 def loaded(room: Room, c: spec.MultiHeadAttention, weights: spec.Weights) -> Any:

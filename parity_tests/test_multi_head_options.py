@@ -115,7 +115,7 @@ class TestValues:
         """Compare with `context(q, k, v, x, w)`, all heads first, before the output projection."""
         x, w = numbers(1, T, M), {name: numbers(i, *p.shape) for i, (name, p) in enumerate(contract.params.items())}
         out = np.einsum("htd,hdm->tm", context(*heads_of(x, w), x, w), w["out_proj.kernel"]) + w["out_proj.bias"]
-        got = contract.formula(np, w, {"query": x}, contract.settle({"query": x}))["output"]
+        got = contract.formula(np, w, {"query": x}, contract.resolve({"query": x}))["output"]
         np.testing.assert_allclose(got, out, rtol=0, atol=1e-13 * np.abs(out).max())
 
     @staticmethod
@@ -150,7 +150,7 @@ class TestValues:
         one = spec.MultiHeadAttention(M, H, head_dim=D, softmax="off_by_one")
         weights, x = sinks.init(0), {"query": numbers(1, T, M)}
         assert not weights["sinks"].any()
-        made = [c.formula(np, weights, x, c.settle(x))["output"] for c in (sinks, one)]
+        made = [c.formula(np, weights, x, c.resolve(x))["output"] for c in (sinks, one)]
         np.testing.assert_array_equal(*made)
 
 

@@ -112,8 +112,8 @@ class TestLaws:
 
 
 def rows_see(draw: Draw) -> np.ndarray:
-    setting = draw.contract.settle({name: np.zeros(shape) for name, shape in draw.shapes().items()}, **draw.call())
-    return np.any(setting["allowed"], axis=-1) if "allowed" in setting else np.ones(1, bool)
+    resolved = draw.contract.resolve({name: np.zeros(shape) for name, shape in draw.shapes().items()}, **draw.call())
+    return np.any(resolved["allowed"], axis=-1) if "allowed" in resolved else np.ones(1, bool)
 
 
 def before_appending(patch: pytest.MonkeyPatch) -> None:

@@ -278,7 +278,7 @@ class TestLaws:
             return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-3) * w[f"{name}.scale"]
 
         arrays = {"query": norm("norm1", x)}
-        x = x + LLAMA.attention.formula(np, inner("self_attn", w), arrays, LLAMA.attention.settle(arrays))["output"]
+        x = x + LLAMA.attention.formula(np, inner("self_attn", w), arrays, LLAMA.attention.resolve(arrays))["output"]
         y = norm("norm2", x)
         gate = y @ w["ffn.gate.kernel"]
         x = x + (gate / (1 + np.exp(-gate)) * (y @ w["ffn.up.kernel"])) @ w["ffn.down.kernel"]
@@ -380,8 +380,8 @@ class TestDropout:
         np.testing.assert_array_equal(one, again)
         assert not np.array_equal(one, other)
         arrays, weights = {"x": numbers(1, B, T, M, dtype="float32")}, layer.weights()
-        setting = ENCODER.settle(arrays, dropout_seed=2**40 + 3)
-        close(one, ENCODER.formula(np, weights, arrays, setting)["output"], 1e-5)
+        resolved = ENCODER.resolve(arrays, dropout_seed=2**40 + 3)
+        close(one, ENCODER.formula(np, weights, arrays, resolved)["output"], 1e-5)
         drawn = [room.numpy(layer(x)) for _ in range(2)]
         assert not np.array_equal(drawn[0], drawn[1])
         layer.eval()

@@ -253,13 +253,13 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"spec.{name}.params": lambda: {"width": 4} for name in ("L2Norm", "LayerNorm", "RMSNorm")},
     "spec.AlignmentAttention.build": lambda: {"backend": "torch"},
     "spec.AlignmentAttention.init": lambda: {"seed": 0},
-    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries()} for n in ("optional", "results", "settle")},
-    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries("query", "key")} for n in ("results", "settle")},
+    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries()} for n in ("optional", "results", "resolve")},
+    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries("query", "key")} for n in ("results", "resolve")},
     "spec.AlignmentAttention.sizes": lambda: queries("query", "key", "value"),
     **{
         f"spec.{kind}.{n}": lambda: {"arrays": queries()}
         for kind in ("MultiHeadAttention", "DifferentialAttention", "LinearAttention")
-        for n in ("optional", "results", "settle", "sizes_of")
+        for n in ("optional", "results", "resolve", "sizes_of")
     },
     "spec.MultiHeadAttention.sizes": lambda: queries("query", "key", "value"),
     "spec.LinearAttention.check_state": lambda: {"state": None, "sizes": SIZES, "dtype": "float32", "carries": False},
@@ -269,12 +269,12 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{
         f"spec.{kind}.{n}": lambda: {"arrays": queries("x")}
         for kind in ("LatentAttention", "FeedForward", "EncoderBlock")
-        for n in ("results", "settle")
+        for n in ("results", "resolve")
     },
     **{
         f"spec.{kind}.{n}": lambda: {"arrays": queries("x", "memory")}
         for kind in ("Decoder", "DecoderBlock")
-        for n in ("results", "settle", "check")
+        for n in ("results", "resolve", "check")
     },
     **{f"spec.{kind}.calls": lambda: {"call": {}} for kind in ("EncoderBlock", "DecoderBlock")},
     "spec.AxialRotary.grid": lambda: {"height": 2, "width": 2},

@@ -57,7 +57,7 @@ def outputs(spec: Any) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415
 
     contract, x = layer(spec)
-    made = contract.formula(np, contract.init(0), {"query": x}, contract.settle({"query": x}))
+    made = contract.formula(np, contract.init(0), {"query": x}, contract.resolve({"query": x}))
     return {name: made[name] for name in ("output", "weights")}
 
 

@@ -84,7 +84,7 @@ def fingerprint(probe: Probe) -> str:
     """
     given = {"weights": probe.weights, "arrays": probe.arrays, "cotangents": probe.cotangents}
     arrays = {f"{group}.{name}": x for group, named in given.items() for name, x in named.items()}
-    settled = paths(probe.contract.settle(probe.arrays, **probe.call()), "settled")
+    settled = paths(probe.contract.resolve(probe.arrays, **probe.call()), "settled")
     arrays |= {path: x for path, x in settled if isinstance(x, np.ndarray) and x.dtype == bool}
     arrays |= {name: np.asarray(x) for name in CALL if "positions" in name and (x := getattr(probe, name)) is not None}
     said = repr((probe.contract, probe.dtype, probe.dropout_seed, probe.intermediates))

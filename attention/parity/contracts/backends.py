@@ -77,7 +77,7 @@ class NumpySide:
     def run(self, probe: Probe, implementation: str) -> Ran:
         del implementation
         weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
-        setting = probe.contract.settle(probe.arrays, **probe.call())
+        setting = probe.contract.resolve(probe.arrays, **probe.call())
         # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
         with np.errstate(invalid="ignore", over="ignore"):
             made = probe.contract.formula(np, weights, arrays, setting)

@@ -140,7 +140,7 @@ class Drawer:
         """Return whether the contract's mask has a meaning for T queries and S keys."""
         try:
             probe = self.draw("", t, s, **call)
-            _ = self.contract.settle(probe.arrays, **probe.call())
+            _ = self.contract.resolve(probe.arrays, **probe.call())
         except MaskError:
             return False
         return True

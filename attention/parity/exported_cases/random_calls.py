@@ -133,7 +133,7 @@ def form(group: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES) -> Form:
         try:
             found = _form(pick, dtypes)
             probe = found.probe(np.random.default_rng(0))
-            _ = found.contract.settle(probe.arrays, **probe.call())
+            _ = found.contract.resolve(probe.arrays, **probe.call())
         # Not every option goes with every other one: those that do not are refused by name, and drawn again.
         except AttentionError:
             continue

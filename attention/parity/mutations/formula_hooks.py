@@ -25,7 +25,7 @@ from attention.parity.numerics.rounding_sites import ROUNDS, LayerProgram, Marke
 from attention.spec.attend import UNMARKED, Mark
 from attention.spec.axes import Array
 from attention.spec.errors import ParamError
-from attention.spec.layers.contract import Contract, Setting
+from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.params import inner
 
 LATE = {"scores", "logsumexp", "weights", "context", "gate_proj", "gated", "normed", "out_proj"}
@@ -44,12 +44,12 @@ class At:
     """
 
     xp: Any
-    setting: Setting
+    setting: ResolvedCall
     weights: Mapping[str, Array]
     seen: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
 
-SettingTurn = Callable[[Probe, Any, Setting], Setting]
+SettingTurn = Callable[[Probe, Any, ResolvedCall], ResolvedCall]
 """`(probe, part of its contract, the part's setting) -> what changes in it`."""
 IntermediateTurn = Callable[[At, str, Array], Array]
 
@@ -104,7 +104,7 @@ class Turned(Mark):
         self,
         xp: Any,
         turns: tuple[tuple[Site, IntermediateTurn], ...],
-        setting: Setting,
+        setting: ResolvedCall,
         weights: Mapping[str, Array],
         within: Mark = UNMARKED,
     ) -> None:
@@ -139,9 +139,9 @@ def _turned(turn: IntermediateTurn, at: At, intermediate: str, value: Array) -> 
         raise ParamError(f"{absent} must be there for {intermediate} to be turned: another mistake took it away") from absent
 
 
-def settled(probe: Probe) -> Setting:
+def settled(probe: Probe) -> ResolvedCall:
     """Return the setting of a call, turned."""
-    setting = probe.contract.settle(probe.arrays, **probe.call())
+    setting = probe.contract.resolve(probe.arrays, **probe.call())
     if isinstance(probe, Altered):
         for site, turn in probe.resettled:
             for own in site.settings(setting):
@@ -188,7 +188,7 @@ def own_budget(probe: Probe, runs: int = 8) -> Budget:
         probe: the call, altered or right.
         runs: of the Monte Carlo arithmetic.
     """
-    contract, names = probe.contract.unsettled(), probe.contract.outputs
+    contract, names = probe.contract.unresolved(), probe.contract.outputs
     turns = probe.remarked if isinstance(probe, Altered) else ()
     program = TurnedProgram(contract, names, turns) if turns else LayerProgram(contract, names)
     # As in `contracts.check.expect`: calls of one shape share one trace, whatever they leave out.

@@ -19,7 +19,7 @@ import numpy as np
 from attention.parity.contracts.probes import Probe
 from attention.parity.mutations import operators
 from attention.parity.mutations.operators import Plant
-from attention.spec.layers.contract import Contract, Setting
+from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.stack import Stack
@@ -97,7 +97,7 @@ class Site:
 
         return plant
 
-    def settings(self, setting: Setting) -> list[Setting]:
+    def settings(self, setting: ResolvedCall) -> list[ResolvedCall]:
         """Return the part's own settings, one for each place."""
         return [_inside(setting, place) for place in self.places]
 
@@ -136,7 +136,7 @@ def _attentions(contract: Contract, place: Place = ()) -> Iterator[Place]:
         yield from [place] * (2 if isinstance(contract, DifferentialAttention) else 1)
 
 
-def _inside(setting: Setting, place: Place) -> Setting:
+def _inside(setting: ResolvedCall, place: Place) -> ResolvedCall:
     for name in place:
         setting = setting[name]
     return setting

@@ -19,7 +19,7 @@ from attention.parity.mutations.formula_hooks import resettle
 from attention.parity.mutations.locations import Site
 from attention.parity.mutations.mutation import Mistake, Turned
 from attention.parity.mutations.operators import Plant, swapped
-from attention.spec.layers.contract import Setting
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
@@ -72,7 +72,7 @@ _ALLOWED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _allowed(turn: Callable[[np.ndarray], np.ndarray]) -> Any:
-    def turned(probe: Probe, part: Any, setting: Setting) -> Setting:
+    def turned(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
         return {"allowed": turn(setting["allowed"])}
 
@@ -156,7 +156,7 @@ def presence(site: Site) -> Turned:
     if site.path or not isinstance(site.contract, (Block, Stack)):
         return
 
-    def everyone(probe: Probe, part: Any, setting: Setting) -> Setting:
+    def everyone(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
         for inner in setting.values():
             if isinstance(inner, dict) and "present" in inner:

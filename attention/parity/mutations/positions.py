@@ -20,7 +20,7 @@ from attention.parity.mutations.formula_hooks import resettle
 from attention.parity.mutations.locations import Site
 from attention.parity.mutations.mutation import Dial, Mistake, Turned
 from attention.parity.mutations.operators import Plant
-from attention.spec.layers.contract import Setting
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary
 
@@ -130,12 +130,12 @@ def placed(site: Site, queries: Turn | None, keys: Turn | None) -> Plant:
     return resettle(site, lambda probe, part, setting: _tables(probe, part, setting, queries, keys))
 
 
-def _tables(probe: Probe, part: Any, setting: Setting, queries: Turn | None, keys: Turn | None) -> Setting:
+def _tables(probe: Probe, part: Any, setting: ResolvedCall, queries: Turn | None, keys: Turn | None) -> ResolvedCall:
     d = part.rope_dim if isinstance(part, LatentAttention) else part.width
     if part.positions is None or not hasattr(part.positions, "tables"):
         return {}
     *_, t, s = setting["allowed"].shape
-    made: Setting = {}
+    made: ResolvedCall = {}
     for name, count, turn in (("query", t, queries), ("key", s, keys)):
         given = probe.positions if probe.positions is not None else getattr(probe, f"{name}_positions")
         if turn is not None:
@@ -201,7 +201,7 @@ def distances(site: Site) -> Turned:
 
 
 def _mirrored(site: Site) -> Plant:
-    def turn(probe: Probe, part: Any, setting: Setting) -> Setting:
+    def turn(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
         return {name: -setting[name] for name in ("query_positions", "key_positions") if setting[name] is not None}
 

@@ -25,7 +25,7 @@ from attention.spec.attend import softmax
 from attention.spec.axes import Array
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.alignment_scores import General, TanhScore
-from attention.spec.layers.contract import Setting
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.scores import Cosine, Dot, ScaledDot, soft_cap
@@ -173,7 +173,7 @@ def normaliser(site: Site) -> Turned:
     yield Mistake("empty row = NaN", remark(site, on("weights", _nan_rows)))
 
 
-def _unhidden(probe: Probe, part: Any, setting: Setting) -> Setting:
+def _unhidden(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
     """Show every key, and keep by another name which are allowed: so nothing is shielded."""
     del probe, part
     return {"hidden": setting["allowed"], "allowed": np.ones_like(setting["allowed"])}

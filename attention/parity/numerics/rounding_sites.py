@@ -51,7 +51,7 @@ class LayerProgram:
         Args:
             weights: canonical.
             arrays: of the call.
-            setting: what the contract's `settle` returned.
+            setting: what the contract's `resolve` returned.
             rounds: a bool for each of `ROUNDS`: traced, so that one compilation serves every kernel.
         """
         setting = jax.tree.map(stop_gradient, setting)

@@ -174,8 +174,8 @@ def expect_outputs(probe: Probe, runs: int = 8) -> Budget:
     """
     contract = probe.contract
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
-    program = LayerProgram(contract.unsettled(), (*contract.outputs, *probe.intermediates))
-    setting = contract.settle(probe.arrays, **probe.call())
+    program = LayerProgram(contract.unresolved(), (*contract.outputs, *probe.intermediates))
+    setting = contract.resolve(probe.arrays, **probe.call())
     # What a kernel may round on purpose makes no difference here: float32 is stored as it is computed, and a logsumexp that
     # is kept instead of the weights is one of the backward pass.
     flags = dict.fromkeys(ROUNDS, np.bool_(False))

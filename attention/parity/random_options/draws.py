@@ -16,7 +16,7 @@ from attention.parity.exported_cases.random_contracts import Frame, Pick
 from attention.parity.random_options.masks import Batch, given
 from attention.parity.random_options.values import FRAMES, KINDS, make
 from attention.spec.errors import AttentionError
-from attention.spec.layers.contract import Contract, Setting
+from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
@@ -87,7 +87,7 @@ class Draw:
     def check(self) -> None:
         """Raise AttentionError unless the contract takes the call."""
         arrays = {name: np.zeros(shape) for name, shape in self.shapes().items()}
-        _ = self.contract.params, self.contract.results(arrays), self.contract.settle(arrays, **self.call())
+        _ = self.contract.params, self.contract.results(arrays), self.contract.resolve(arrays, **self.call())
 
     def probe(self) -> Probe:
         """Return the call with its numbers."""
@@ -95,7 +95,7 @@ class Draw:
         arrays = {name: rng.normal(size=shape) for name, shape in self.shapes().items()}
         call = self.call()
         if self.poisoned:
-            poison(self.contract, arrays, self.contract.settle(arrays, **call), rng)
+            poison(self.contract, arrays, self.contract.resolve(arrays, **call), rng)
         if self.bias is not None:
             arrays["bias"] = rng.normal(size=self.bias)
         params = self.contract.params
@@ -108,7 +108,7 @@ class Draw:
         )
 
 
-def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Setting, rng: np.random.Generator) -> None:
+def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: ResolvedCall, rng: np.random.Generator) -> None:
     """Overwrite tokens of which no row of the mask reads anything, as query or as key.
 
     Args:
@@ -126,7 +126,7 @@ def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Settin
         rows[where] = rng.choice(held, size=rows.shape)[where]
 
 
-def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Setting) -> dict[str, np.ndarray]:
+def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: ResolvedCall) -> dict[str, np.ndarray]:
     """Return which tokens of each input nothing reads: bool `(*batch, N, 1)`."""
     if isinstance(contract, Stack):
         contract, setting = contract.block, setting["layers.0"]
@@ -145,7 +145,7 @@ def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Settin
     return {names[0]: ~rows, **dict.fromkeys(names[1:], ~keys)}
 
 
-def _seen(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+def _seen(setting: ResolvedCall) -> tuple[np.ndarray, np.ndarray]:
     allowed = setting["allowed"]
     return tuple(np.any(allowed, axis=(-3, axis))[..., None] for axis in (-1, -2))  # type: ignore[return-value]
 

@@ -26,7 +26,7 @@ from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError, ShapeError
 from attention.spec.kernels import PRECISION
 from attention.spec.layers.alignment_scores import Additive, AlignmentScore, Concat, General, TanhScore, additive, learned
-from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.oracle import project
 from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
@@ -153,7 +153,7 @@ class AlignmentAttention(Contract):
         return {"context": (*n.batch, *rows, n.E), "weights": (*n.batch, *rows, n.S)}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
         key, seed = arrays["key"], call.get("dropout_seed")
         sizes = self.sizes(arrays["query"], key, arrays.get("value", key))
         allowed = evaluate(both(self.mask, call.get("mask")), sizes)
@@ -168,7 +168,7 @@ class AlignmentAttention(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
         mark: Mark = UNMARKED,
@@ -176,7 +176,7 @@ class AlignmentAttention(Contract):
         query, key = arrays["query"], arrays["key"]
         state = is_state(query, key)
         given = (query[..., None, :] if state else query, key, arrays.get("value", key))
-        q, k, v = shield_inputs(xp, setting["allowed"], *(mark("input", x) for x in given))
+        q, k, v = shield_inputs(xp, resolved["allowed"], *(mark("input", x) for x in given))
         if self.attn_dim is not None:
             q, k, v = (project(xp, weights, f"{name}_proj", x, mark) for name, x in zip("qkv", (q, k, v), strict=True))
         q, k, scores = self._scored(xp, weights, q, k, mark)
@@ -186,10 +186,10 @@ class AlignmentAttention(Contract):
             k,
             v[..., None, :],
             scale=self.score.factor(self.score_widths[1]),
-            allowed=setting["allowed"],
+            allowed=resolved["allowed"],
             bias=None if scores is None else soft_cap(xp, scores, self.softcap)[..., None, :, :],
             softcap=self.softcap,
-            keep=setting["keep"],
+            keep=resolved["keep"],
             dropout_rate=self.dropout_rate,
             constant=constant,
             mark=mark,
@@ -222,7 +222,7 @@ class AlignmentAttention(Contract):
         bias = {"score.bias": weights[f"{name}.bias"]} if f"{name}.bias" in weights else {}
         return {"score.kernel": first, **bias}, {"score.kernel": second}
 
-    def unsettled(self) -> AlignmentAttention:
+    def unresolved(self) -> AlignmentAttention:
         score = replace(self.score, lean=None) if isinstance(self.score, TanhScore) else self.score
         return replace(self, mask=None, precision=None, score=score)
 

@@ -29,7 +29,7 @@ from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError
 from attention.spec.kernels import PRECISION
-from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project, rotate
@@ -175,10 +175,10 @@ class DifferentialAttention(Contract):
         return {"output": (*n.batch, n.T, self.embed_dim), "weights": weights, "logsumexp": weights[:-1]}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of a call: that of `MultiHeadAttention`, with "keep" a dict by `PLACES`."""
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of a call: that of `MultiHeadAttention`, with "keep" a dict by `PLACES`."""
         seed = call.pop("dropout_seed", None)
-        made = self.attention.settle(arrays, **call)
+        made = self.attention.resolve(arrays, **call)
         shape, seeds = self.sizes_of(arrays).scores, {place: seed_at(seed, place) for place in PLACES}
         drops = bool(self.dropout_rate) and seed is not None
         made["keep"] = {place: keep(own, self.dropout_rate, shape) if drops else None for place, own in seeds.items()}
@@ -189,7 +189,7 @@ class DifferentialAttention(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
         mark: Mark = UNMARKED,
@@ -197,10 +197,10 @@ class DifferentialAttention(Contract):
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = shield_inputs(xp, setting["allowed"], mark("input", query), mark("input", key), mark("input", value))
+        given = shield_inputs(xp, resolved["allowed"], mark("input", query), mark("input", key), mark("input", value))
         names = ("q_proj", "k_proj", "v_proj")
         q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
-        q, k = (rotate(self.attention, xp, x, setting[f"{n}_table"], mark) for n, x in (("query", q), ("key", k)))
+        q, k = (rotate(self.attention, xp, x, resolved[f"{n}_table"], mark) for n, x in (("query", q), ("key", k)))
         made = [
             attend(
                 xp,
@@ -208,8 +208,8 @@ class DifferentialAttention(Contract):
                 k[..., i::2, :],
                 v,
                 scale=self.score.factor(self.width),
-                allowed=setting["allowed"],
-                keep=setting["keep"][place],
+                allowed=resolved["allowed"],
+                keep=resolved["keep"][place],
                 dropout_rate=self.dropout_rate,
                 constant=constant,
                 mark=mark,
@@ -221,7 +221,7 @@ class DifferentialAttention(Contract):
         output = project(xp, weights, "out_proj", mark("normed", context), mark, summed=2)
         return {**together(xp, *made, axis=query.ndim - 2), "output": output}
 
-    def unsettled(self) -> DifferentialAttention:
+    def unresolved(self) -> DifferentialAttention:
         return replace(self, mask=None, precision=None)
 
 

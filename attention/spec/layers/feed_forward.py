@@ -24,7 +24,7 @@ from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
 from attention.spec.kernels import PRECISION
 from attention.spec.layers.activations import GATED, NAMES, PLAIN
-from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.oracle import project
 from attention.spec.layers.tokens import check_tokens, dropped, kept
 from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
@@ -105,7 +105,7 @@ class FeedForward(Contract):
         return {"output": tuple(arrays["x"].shape)}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
         """Return "keep": bool `(*batch, T, A)`, or None without dropout."""
         check_tokens("x", arrays["x"], self.embed_dim)
         shape = (*arrays["x"].shape[:-1], self.hidden_dim)
@@ -116,7 +116,7 @@ class FeedForward(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
         mark: Mark = UNMARKED,
@@ -129,5 +129,5 @@ class FeedForward(Contract):
             hidden = mark("gated", gate * hidden)
         else:
             hidden = mark("activated", PLAIN[self.curve](xp, hidden))
-        hidden = dropped(xp, hidden, setting["keep"], self.dropout_rate, mark)
+        hidden = dropped(xp, hidden, resolved["keep"], self.dropout_rate, mark)
         return {"output": project(xp, weights, "down", hidden, mark)}

@@ -29,7 +29,7 @@ from attention.spec.axes import Array, Sizes, check_broadcast
 from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.kernels import PRECISION
 from attention.spec.layers import heads
-from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.oracle import normed, project
 from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.norms import Norm, RMSNorm
@@ -176,8 +176,8 @@ class LatentAttention(Contract):
         return {"output": (*n.batch, n.T, self.embed_dim), "weights": n.scores, "logsumexp": n.scores[:-1]}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of a call whose keywords are `mask`, `positions` and `dropout_seed`.
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of a call whose keywords are `mask`, `positions` and `dropout_seed`.
 
         Returns:
             "allowed": bool `(*batch, H, T, T)`. "table": cosines and sines `(*batch, T, P / 2)` float64. "keep": bool like
@@ -198,7 +198,7 @@ class LatentAttention(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
         mark: Mark = UNMARKED,
@@ -206,9 +206,9 @@ class LatentAttention(Contract):
     ) -> dict[str, Array]:
         """Return the layer's output and intermediates; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
         x = arrays["x"]
-        asking, asked, _ = heads.shield_inputs(xp, setting["allowed"], mark("input", x), mark("input", x), x)
-        queries = self._queries(xp, weights, asking, setting["table"], mark)
-        latents = self._latents(xp, weights, asked, setting["table"], mark)
+        asking, asked, _ = heads.shield_inputs(xp, resolved["allowed"], mark("input", x), mark("input", x), x)
+        queries = self._queries(xp, weights, asking, resolved["table"], mark)
+        latents = self._latents(xp, weights, asked, resolved["table"], mark)
         kernel = weights["kv_up.kernel"]
         if form == "absorbed":
             moved = mark("absorbed", absorb(xp, kernel, queries[0]))
@@ -221,8 +221,8 @@ class LatentAttention(Contract):
             k,
             v,
             scale=self.score.factor(self.width),
-            allowed=setting["allowed"],
-            keep=setting["keep"],
+            allowed=resolved["allowed"],
+            keep=resolved["keep"],
             dropout_rate=self.dropout_rate,
             constant=constant,
             mark=mark,
@@ -252,7 +252,7 @@ class LatentAttention(Contract):
         cos, sin = (xp.asarray(part) for part in table)
         return latent, mark("rotated", self.positions.rotate(xp, made[..., self.kv_rank :], cos, sin))
 
-    def unsettled(self) -> LatentAttention:
+    def unresolved(self) -> LatentAttention:
         return replace(self, mask=None, precision=None)
 
     def chosen(self, form: str, cache: Any, x: Array) -> str:

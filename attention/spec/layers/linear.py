@@ -29,7 +29,7 @@ from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
 from attention.spec.kernels import PRECISION
-from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.heads import shield_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project
@@ -130,16 +130,16 @@ class LinearAttention(Contract):
         return {"output": (*n.batch, n.T, self.embed_dim)}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of a call: "allowed", bool `(*batch, H, T, S)`."""
-        return {"allowed": self.attention.settle(arrays, **call)["allowed"]}
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of a call: "allowed", bool `(*batch, H, T, S)`."""
+        return {"allowed": self.attention.resolve(arrays, **call)["allowed"]}
 
     def formula(
         self,
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
         mark: Mark = UNMARKED,
@@ -148,14 +148,14 @@ class LinearAttention(Contract):
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = shield_inputs(xp, setting["allowed"], mark("input", query), mark("input", key), mark("input", value))
+        given = shield_inputs(xp, resolved["allowed"], mark("input", query), mark("input", key), mark("input", value))
         names = ("q_proj", "k_proj", "v_proj")
         q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
         q, k = (features(xp, self.feature_map, x) for x in (q, k))
-        mixed = mark("mixed", ratio(xp, quadratic(xp, q, k, with_ones(xp, v), setting["allowed"]), self.eps))
+        mixed = mark("mixed", ratio(xp, quadratic(xp, q, k, with_ones(xp, v), resolved["allowed"]), self.eps))
         return {"mixed": mixed, "output": project(xp, weights, "out_proj", mixed, mark, summed=2)}
 
-    def unsettled(self) -> LinearAttention:
+    def unresolved(self) -> LinearAttention:
         return replace(self, causal=False, precision=None)
 
     def state_shape(self, sizes: Sizes) -> tuple[int, ...]:

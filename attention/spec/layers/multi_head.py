@@ -26,7 +26,7 @@ from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError, ShapeError
 from attention.spec.kernels import PRECISION
 from attention.spec.layers import oracle
-from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.heads import BIASES, shield_inputs
 from attention.spec.masks.algebra import STRUCTURE, Mask
 from attention.spec.norms import L2Norm, LayerNorm, Norm, RMSNorm
@@ -255,20 +255,20 @@ class MultiHeadAttention(Contract):
         return {"bias": self.sizes_of(arrays).scores}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        return oracle.settle(self, self.sizes_of(arrays), **call)
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        return oracle.resolve(self, self.sizes_of(arrays), **call)
 
     def formula(
         self,
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
         mark: Mark = UNMARKED,
     ) -> dict[str, Array]:
-        return oracle.oracle(self, xp, weights, arrays, setting, constant=constant, mark=mark)
+        return oracle.oracle(self, xp, weights, arrays, resolved, constant=constant, mark=mark)
 
-    def unsettled(self) -> MultiHeadAttention:
+    def unresolved(self) -> MultiHeadAttention:
         return replace(self, mask=None, precision=None)

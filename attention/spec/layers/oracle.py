@@ -3,7 +3,7 @@
     output = sum_h attend(rotate(query W_q + b_q), rotate(key W_k + b_k), value W_v + b_v)[h] W_o[h] + b_o
 
 On NumPy float64 it gives the values, on `jax.numpy` in float64 also the gradients. What a call fixes beside its numbers (which
-key is allowed, which angle, which weight is dropped) is settled first, in NumPy.
+key is allowed, which angle, which weight is dropped) is resolved first, in NumPy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from attention.spec.attend import UNMARKED, Mark, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.layers import heads
-from attention.spec.layers.contract import Setting
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.heads import BIASES, append_columns, shield_inputs
 from attention.spec.masks.algebra import Mask, both, evaluate
 from attention.spec.norms import Norm
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from attention.spec.layers.multi_head import MultiHeadAttention
 
 
-def settle(
+def resolve(
     contract: MultiHeadAttention,
     sizes: Sizes,
     mask: Mask | None = None,
     query_positions: Any = None,
     key_positions: Any = None,
     dropout_seed: int | None = None,
-) -> Setting:
-    """Return the setting of a call.
+) -> ResolvedCall:
+    """Return the resolved of a call.
 
     Args:
         contract: the layer.
@@ -58,7 +58,7 @@ def settle(
         PositionError: positions are missing or do not fit.
     """
     allowed = evaluate(both(contract.mask, mask), sizes)
-    made: Setting = dict.fromkeys(("query_table", "key_table", "query_positions", "key_positions", "keep"))
+    made: ResolvedCall = dict.fromkeys(("query_table", "key_table", "query_positions", "key_positions", "keep"))
     made["allowed"] = np.ones(sizes.scores, bool) if allowed is None else np.broadcast_to(allowed, sizes.scores)
     if contract.positions is not None:
         check_positions(query_positions, key_positions, sizes, contract.positions)
@@ -80,7 +80,7 @@ def oracle(
     xp: Any,
     weights: Mapping[str, Array],
     inputs: Mapping[str, Array],
-    setting: Setting,
+    resolved: ResolvedCall,
     *,
     constant: Callable[[Array], Array] = unchanged,
     mark: Mark = UNMARKED,
@@ -88,12 +88,12 @@ def oracle(
     """Return the layer's intermediates and its "output".
 
     Args:
-        contract: the layer; its mask is in `setting`.
+        contract: the layer; its mask is in `resolved`.
         xp: the array namespace.
         weights: canonical, float64.
         inputs: "query" `(*batch, T, M)`; "key", which defaults to it; "value", which defaults to "key"; "bias", added to
             the scores. All float64.
-        setting: what `settle` returned.
+        resolved: what `resolve` returned.
         constant: the framework's stop-gradient.
         mark: told of every value that a real program writes down, by name.
     """
@@ -101,16 +101,16 @@ def oracle(
     key = inputs.get("key", query)
     value = inputs.get("value", key)
     given = tuple(mark("input", x) for x in (query, key, value))
-    given = shield_inputs(xp, setting["allowed"], *given, appended=bool(contract.extra_keys))
+    given = shield_inputs(xp, resolved["allowed"], *given, appended=bool(contract.extra_keys))
     names = ("q_proj", "k_proj", "v_proj")
     q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
-    q = rotate(contract, xp, normed(xp, contract.norms, weights, "q_norm", q, mark), setting["query_table"], mark)
-    k = rotate(contract, xp, normed(xp, contract.norms, weights, "k_norm", k, mark), setting["key_table"], mark)
+    q = rotate(contract, xp, normed(xp, contract.norms, weights, "q_norm", q, mark), resolved["query_table"], mark)
+    k = rotate(contract, xp, normed(xp, contract.norms, weights, "k_norm", k, mark), resolved["key_table"], mark)
     if isinstance(contract.score, Cosine):
         q, k = (mark("prepared", x) for x in contract.score.prepare(xp, weights, q, k))
     bias = inputs.get("bias")
     if isinstance(contract.positions, BIASES):
-        at_q, at_k = (xp.asarray(setting[f"{name}_positions"]) for name in ("query", "key"))
+        at_q, at_k = (xp.asarray(resolved[f"{name}_positions"]) for name in ("query", "key"))
         own: Array = contract.positions.bias(xp, weights, q, at_q, at_k, contract.score.factor(contract.width))
         bias = own if bias is None else own + bias
     keys, extra = k.shape[-3], contract.extra_keys
@@ -121,11 +121,11 @@ def oracle(
         k,
         v,
         scale=contract.score.factor(contract.width),
-        allowed=append_columns(xp, setting["allowed"], keys, extra, True),
+        allowed=append_columns(xp, resolved["allowed"], keys, extra, True),
         bias=append_columns(xp, bias, keys, extra, 0.0),
         softcap=contract.softcap,
         sinks=xp.zeros(contract.num_heads) if contract.softmax == "off_by_one" else weights.get("sinks"),
-        keep=setting["keep"],
+        keep=resolved["keep"],
         dropout_rate=contract.dropout_rate,
         constant=constant,
         mark=mark,

@@ -36,7 +36,7 @@ def present(xp: Any, rows: Array, keys: Array) -> Array:
     return xp.any(rows, axis=-2)[..., None] | xp.any(keys, axis=-2)[..., None]
 
 
-def settled(attention: MultiHeadAttention, x: Array, mask: Mask | None) -> np.ndarray:
+def existing(attention: MultiHeadAttention, x: Array, mask: Mask | None) -> np.ndarray:
     """Return which tokens of a call exist: bool `(*batch, T, 1)`.
 
     Raises:

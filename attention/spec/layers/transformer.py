@@ -28,11 +28,11 @@ from typing import Any, ClassVar, Self
 from attention.spec.attend import UNMARKED, Mark, unchanged
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, shown
-from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import normed
-from attention.spec.layers.tokens import check_tokens, dropped, kept, only, seed_at, settled
+from attention.spec.layers.tokens import check_tokens, dropped, existing, kept, only, seed_at
 from attention.spec.masks.algebra import Mask
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
 from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
@@ -107,14 +107,14 @@ class Block(Contract):
             check_tokens("memory", arrays["memory"], self.inputs["memory"], "S", batch)
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of each part by its name, "present" `(*batch, T, 1)`, and "dropout1" and so on."""
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of each part by its name, "present" `(*batch, T, 1)`, and "dropout1" and so on."""
         self.check(arrays)
         seed = call.pop("dropout_seed", None)
-        made: Setting = {"present": settled(self.own_attention, arrays["x"], call.get("mask"))}
+        made: ResolvedCall = {"present": existing(self.own_attention, arrays["x"], call.get("mask"))}
         for i, (name, given) in enumerate(self.calls(call).items(), 1):
             taken = _taken(arrays, name)
-            made[name] = self.parts[name].settle(taken, **given, dropout_seed=seed_at(seed, name))
+            made[name] = self.parts[name].resolve(taken, **given, dropout_seed=seed_at(seed, name))
             made[f"dropout{i}"] = kept(self.dropout_rate, arrays["x"].shape, seed_at(seed, f"dropout{i}"))
         return made
 
@@ -123,7 +123,7 @@ class Block(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
         mark: Mark = UNMARKED,
@@ -131,14 +131,14 @@ class Block(Contract):
         def branch(name: str, x: Array) -> Array:
             taken = _taken({**arrays, "x": x}, name)
             own = inner(name, weights)
-            return self.parts[name].formula(xp, own, taken, setting[name], constant=constant, mark=mark)["output"]
+            return self.parts[name].formula(xp, own, taken, resolved[name], constant=constant, mark=mark)["output"]
 
-        there = xp.asarray(setting["present"])
+        there = xp.asarray(resolved["present"])
         x = only(xp, arrays["x"], there)
         for i, name in enumerate(self.parts, 1):
             norm = f"norm{i}"
             y = branch(name, normed(xp, self.norms, weights, norm, x, mark) if self.order == "pre" else x)
-            x = mark("sum", x + dropped(xp, y, setting[f"dropout{i}"], self.dropout_rate, mark))
+            x = mark("sum", x + dropped(xp, y, resolved[f"dropout{i}"], self.dropout_rate, mark))
             x = normed(xp, self.norms, weights, norm, x, mark) if self.order == "post" else x
         return {"output": only(xp, x, there)}
 
@@ -149,8 +149,8 @@ class Block(Contract):
         """Return the parts by the names of the fields that hold them."""
         return {f.name: part for f in fields(self) if isinstance(part := getattr(self, f.name), Contract)}
 
-    def unsettled(self) -> Self:
-        return replace(self, **{name: part.unsettled() for name, part in self._fields().items()})
+    def unresolved(self) -> Self:
+        return replace(self, **{name: part.unresolved() for name, part in self._fields().items()})
 
 
 @dataclass(frozen=True)

@@ -141,15 +141,15 @@ class MultiHeadAttention(Layer):
         if found is None or type(implementation) is not str or (self.training and c.dropout_rate):
             return None
         found = (found, self.q_proj.weight.dtype, id(c))
-        settled = PLANS.get(found) or PLANS.keep(found, self._plan(query))
-        if not settled.plain:
+        known = PLANS.get(found) or PLANS.keep(found, self._plan(query))
+        if not known.plain:
             return None
-        n = settled.sizes
+        n = known.sizes
         q, k, v = self._heads(query, query, query, None, None, n)
         found = (type(q), q.requires_grad, k.requires_grad, v.requires_grad, implementation)
-        call = settled.calls.get(found)
+        call = known.calls.get(found)
         if call is None:
-            call = plan(settled.calls, found, q, k, v, settled.mask, c.score.factor(n.D), c.softcap, implementation)
+            call = plan(known.calls, found, q, k, v, known.mask, c.score.factor(n.D), c.softcap, implementation)
         return None if call is None else self._merge(query, call.run(q, k, v))
 
     def _plan(self, query: Tensor) -> Settled:
