@@ -58,7 +58,9 @@ class Formula:
             rounds: a bool for each of `ROUNDS`.
         """
         q, k, v = (stored_gradient(x) for x in (q, k, v))
-        return attend(jnp, q, k, v, scale=self.scale, allowed=allowed, constant=stop_gradient, mark=Marker(rounds))["context"]
+        return attend(jnp, q, k, v, scale=self.scale, allowed=allowed, constant=stop_gradient, observe=Marker(rounds))[
+            "context"
+        ]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ MODULES: dict[str, tuple[str, ...]] = {
 }
 """The public modules, and the names to sweep: all that a module exports where none are listed."""
 
-FORMULAS = frozenset({"xp", "at", "read", "convert", "mark"})
+FORMULAS = frozenset({"xp", "at", "read", "convert", "observe"})
 """A method with one of these arguments is a formula, or a part of one: the package calls it with what it has checked."""
 
 RESULTS: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""Attention: the one formula, intermediate by intermediate.
+"""The attention formula over the array API: every intermediate, from scores to context.
 
     scaled    = q k^T * scale                                   (*batch, H, T, S)
     capped    = c tanh(scaled / c)                              soft cap
@@ -8,8 +8,7 @@
     weights   = exp(masked - logsumexp)                         rows sum to 1, or are 0 where nothing is allowed
     context   = (weights * keep / (1 - rate)) v                 (*batch, T, H, E)
 
-Written over the array API, so that the same text is the float64 oracle (NumPy), its gradient (JAX in float64) and each
-room's reference kernel.
+The same text is the float64 oracle (NumPy), its gradient (JAX in float64) and each backend's reference kernel.
 
 References:
     Vaswani et al., arXiv:1706.03762, equation 1; Milakov and Gimelshein, arXiv:1805.02867 (stable softmax); Xiao et al.,
@@ -25,33 +24,33 @@ from attention.spec.axes import Array
 from attention.spec.scores import mix, products, soft_cap
 
 INTERMEDIATES = ("scaled", "capped", "scores", "masked", "weights", "mean_weights", "logsumexp", "context")
-"""The intermediates a caller may ask for, in the order in which they are made. "mean_weights" is the mean over the heads."""
+"""The intermediates that a call can return, in order of computation. "mean_weights" is the mean over the heads."""
 
 
-class Mark:
-    """Told of each value as it is made: how probes look in and budgets add noise. This one leaves all as it is."""
+class Observer:
+    """Called with each intermediate as it is computed; a subclass may record or replace it. This one returns it unchanged."""
 
     def __call__(self, intermediate: str, value: Array) -> Array:
-        """Return what the next intermediate shall see in the place of `value`."""
+        """Return the value that the rest of the formula uses in place of `value`."""
         del intermediate
         return value
 
     def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array, dropped: Callable[[Array], Array]) -> None:
-        """Hear that one attention begins.
+        """Called before each attention.
 
         Args:
             allowed: its mask, or None.
-            scores: computes its scores, should they be needed twice.
+            scores: computes its scores.
             sinks: its sinks, or None.
             dropped: what dropout leaves of the weights.
         """
 
 
-UNMARKED = Mark()
+UNOBSERVED = Observer()
 
 
 def unchanged(value: Array) -> Array:
-    """Return the value: what "treat as a constant" means where nothing is differentiated."""
+    """Return the value: stop-gradient where nothing is differentiated."""
     return value
 
 
@@ -70,7 +69,7 @@ def attend(
     keep: Array = None,
     dropout_rate: float = 0.0,
     constant: Callable[[Array], Array] = unchanged,
-    mark: Mark = UNMARKED,
+    observe: Observer = UNOBSERVED,
 ) -> dict[str, Array]:
     """Return every intermediate by name.
 
@@ -88,10 +87,10 @@ def attend(
         keep: bool `(*batch, H, T, S)`, the weights that dropout keeps, or None.
         dropout_rate: the probability of dropping that made `keep`.
         constant: the framework's stop-gradient, for what cancels in exact arithmetic.
-        mark: see `Mark`.
+        observe: called with each intermediate; see `Observer`.
     """
     q, k, v = shield(xp, q, k, v, allowed)
-    q, k, v = mark("query", q), mark("key", k), mark("value", v)
+    q, k, v = observe("query", q), observe("key", k), observe("value", v)
 
     def scored() -> tuple[Array, Array, Array]:
         scaled = products(xp, q, k) * scale
@@ -102,14 +101,14 @@ def attend(
     def dropped(weights: Array) -> Array:
         return weights if keep is None else xp.where(keep, weights / (1.0 - dropout_rate), xp.zeros_like(weights))
 
-    mark.attending(allowed, lambda: scored()[2], sinks, dropped)
+    observe.attending(allowed, lambda: scored()[2], sinks, dropped)
     scaled, capped, scores = scored()
-    scores = mark("scores", scores)
+    scores = observe("scores", scores)
     masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)
     weights, logsumexp = softmax(xp, masked, None, sinks, constant)
-    logsumexp = mark("logsumexp", logsumexp)
-    weights = mark("weights", weights)
-    context = mark("context", mix(xp, dropped(weights), v))
+    logsumexp = observe("logsumexp", logsumexp)
+    weights = observe("weights", weights)
+    context = observe("context", mix(xp, dropped(weights), v))
     made = (scaled, capped, scores, masked, weights, xp.mean(weights, axis=-3), logsumexp, context)
     return dict(zip(INTERMEDIATES, made, strict=True))
 

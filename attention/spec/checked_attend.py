@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.attend import Mark
+from attention.spec.attend import Observer
 from attention.spec.attend import attend as formula
 from attention.spec.axes import COMPUTE, Array, check_broadcast, check_float, check_shape, dtype_name, sizes
 from attention.spec.errors import DTypeError
@@ -42,7 +42,7 @@ OPTIONS = {
     "softcap": CAP,
     "score_mod": FUNCTION | ", or None",
     "constant": FUNCTION,
-    "mark": Option("a Mark", lambda value: isinstance(value, Mark)),
+    "observe": Option("a Observer", lambda value: isinstance(value, Observer)),
 }
 
 

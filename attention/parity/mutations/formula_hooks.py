@@ -22,7 +22,7 @@ from attention.parity.mutations.locations import Site
 from attention.parity.mutations.operators import Plant
 from attention.parity.numerics.error_budget import Budget, budget, stored_gradient
 from attention.parity.numerics.rounding_sites import ROUNDS, LayerProgram, Marker
-from attention.spec.attend import UNMARKED, Mark
+from attention.spec.attend import UNOBSERVED, Observer
 from attention.spec.axes import Array
 from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract, ResolvedCall
@@ -97,8 +97,8 @@ def on(intermediate: str, turn: Callable[[At, Array], Array]) -> IntermediateTur
     return lambda at, name, value: turn(at, value) if name == intermediate else value
 
 
-class Turned(Mark):
-    """The `mark` of a call with intermediate turns, which are made after what `within` does."""
+class Turned(Observer):
+    """The `observe` of a call with intermediate turns, which are made after what `within` does."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Turned(Mark):
         turns: tuple[tuple[Site, IntermediateTurn], ...],
         setting: ResolvedCall,
         weights: Mapping[str, Array],
-        within: Mark = UNMARKED,
+        within: Observer = UNOBSERVED,
     ) -> None:
         self.turns, self.within, self.begun = turns, within, 0
         self.places: list[tuple[int, At, IntermediateTurn]] = []
@@ -158,9 +158,9 @@ def answer(probe: Probe) -> dict[str, np.ndarray]:
     weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
     setting = settled(probe)
     turns = probe.remarked if isinstance(probe, Altered) else ()
-    mark = Turned(np, turns, setting, weights) if turns else UNMARKED
+    observe = Turned(np, turns, setting, weights) if turns else UNOBSERVED
     with np.errstate(all="ignore"):
-        made = probe.contract.formula(np, weights, arrays, setting, mark=mark)
+        made = probe.contract.formula(np, weights, arrays, setting, observe=observe)
     return {name: made[name] for name in probe.contract.outputs}
 
 
@@ -176,8 +176,8 @@ class TurnedProgram:
         """Return the results called `names`."""
         setting = jax.tree.map(stop_gradient, setting)
         weights, arrays = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, arrays))
-        mark = Turned(jnp, self.turns, setting, weights, Marker(rounds))
-        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, mark=mark)
+        observe = Turned(jnp, self.turns, setting, weights, Marker(rounds))
+        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, observe=observe)
         return {name: made[name] for name in self.names}
 
 

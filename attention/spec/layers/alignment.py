@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError, ShapeError
 from attention.spec.kernels import PRECISION
@@ -171,15 +171,15 @@ class AlignmentAttention(Contract):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         query, key = arrays["query"], arrays["key"]
         state = is_state(query, key)
         given = (query[..., None, :] if state else query, key, arrays.get("value", key))
-        q, k, v = shield_inputs(xp, resolved["allowed"], *(mark("input", x) for x in given))
+        q, k, v = shield_inputs(xp, resolved["allowed"], *(observe("input", x) for x in given))
         if self.attn_dim is not None:
-            q, k, v = (project(xp, weights, f"{name}_proj", x, mark) for name, x in zip("qkv", (q, k, v), strict=True))
-        q, k, scores = self._scored(xp, weights, q, k, mark)
+            q, k, v = (project(xp, weights, f"{name}_proj", x, observe) for name, x in zip("qkv", (q, k, v), strict=True))
+        q, k, scores = self._scored(xp, weights, q, k, observe)
         intermediates = attend(
             xp,
             q,
@@ -192,23 +192,23 @@ class AlignmentAttention(Contract):
             keep=resolved["keep"],
             dropout_rate=self.dropout_rate,
             constant=constant,
-            mark=mark,
+            observe=observe,
         )
         return bare(intermediates, scores, self.softcap, state=state, xp=xp)
 
     def _scored(
-        self, xp: Any, weights: Mapping[str, Array], q: Array, k: Array, mark: Mark
+        self, xp: Any, weights: Mapping[str, Array], q: Array, k: Array, observe: Observer
     ) -> tuple[Array, Array, Array | None]:
         """Return queries and keys, one head each, whose products are the scores; or nothing to multiply, and the scores."""
         if isinstance(self.score, TanhScore):
-            q, k = (project(xp, part, "score", x, mark) for part, x in zip(self._hidden(weights), (q, k), strict=True))
+            q, k = (project(xp, part, "score", x, observe) for part, x in zip(self._hidden(weights), (q, k), strict=True))
             scores = additive(xp, q, k, weights["score_v"])
             return xp.zeros_like(q[..., None, :1]), xp.zeros_like(k[..., None, :1]), scores
         if isinstance(self.score, General):
-            q = project(xp, weights, "score_proj", q, mark)
+            q = project(xp, weights, "score_proj", q, observe)
         q, k = q[..., None, :], k[..., None, :]
         if isinstance(self.score, Cosine):
-            q, k = (mark("prepared", x) for x in self.score.prepare(xp, weights, q, k))
+            q, k = (observe("prepared", x) for x in self.score.prepare(xp, weights, q, k))
         return q, k, None
 
     def _hidden(self, weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, UnknownName, shown
 from attention.spec.layers.architecture import Architecture
@@ -85,7 +85,7 @@ class Contract(Architecture):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         """Return the layer's outputs and intermediates by name.
 
@@ -95,7 +95,7 @@ class Contract(Architecture):
             arrays: of the call, float64.
             resolved: what `resolve` returned.
             constant: the framework's stop-gradient.
-            mark: told of every value that a real program writes down, by name.
+            observe: called with every value that a layer stores, by name; see `Observer`.
         """
 
     @checked(arrays=ARRAYS)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError
 from attention.spec.kernels import PRECISION
@@ -192,15 +192,15 @@ class DifferentialAttention(Contract):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = shield_inputs(xp, resolved["allowed"], mark("input", query), mark("input", key), mark("input", value))
+        given = shield_inputs(xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value))
         names = ("q_proj", "k_proj", "v_proj")
-        q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
-        q, k = (rotate(self.attention, xp, x, resolved[f"{n}_table"], mark) for n, x in (("query", q), ("key", k)))
+        q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
+        q, k = (rotate(self.attention, xp, x, resolved[f"{n}_table"], observe) for n, x in (("query", q), ("key", k)))
         made = [
             attend(
                 xp,
@@ -212,13 +212,13 @@ class DifferentialAttention(Contract):
                 keep=resolved["keep"][place],
                 dropout_rate=self.dropout_rate,
                 constant=constant,
-                mark=mark,
+                observe=observe,
             )
             for i, place in enumerate(PLACES)
         ]
         context = made[0]["context"] - strength(xp, self, weights) * made[1]["context"]
         context = (1.0 - self.initial) * self.norm.normalise(xp, inner("norm", weights), context)
-        output = project(xp, weights, "out_proj", mark("normed", context), mark, summed=2)
+        output = project(xp, weights, "out_proj", observe("normed", context), observe, summed=2)
         return {**together(xp, *made, axis=query.ndim - 2), "output": output}
 
     def unresolved(self) -> DifferentialAttention:

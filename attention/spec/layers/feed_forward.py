@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from attention.spec import random
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
 from attention.spec.kernels import PRECISION
 from attention.spec.layers.activations import GATED, NAMES, PLAIN
@@ -119,15 +119,15 @@ class FeedForward(Contract):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         del constant
         x = arrays["x"]
-        hidden = project(xp, weights, "up", mark("input", x), mark)
+        hidden = project(xp, weights, "up", observe("input", x), observe)
         if self.gated:
-            gate = mark("activated", PLAIN[self.curve](xp, project(xp, weights, "gate", mark("input", x), mark)))
-            hidden = mark("gated", gate * hidden)
+            gate = observe("activated", PLAIN[self.curve](xp, project(xp, weights, "gate", observe("input", x), observe)))
+            hidden = observe("gated", gate * hidden)
         else:
-            hidden = mark("activated", PLAIN[self.curve](xp, hidden))
-        hidden = dropped(xp, hidden, resolved["keep"], self.dropout_rate, mark)
-        return {"output": project(xp, weights, "down", hidden, mark)}
+            hidden = observe("activated", PLAIN[self.curve](xp, hidden))
+        hidden = dropped(xp, hidden, resolved["keep"], self.dropout_rate, observe)
+        return {"output": project(xp, weights, "down", hidden, observe)}

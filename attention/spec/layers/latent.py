@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes, check_broadcast
 from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.kernels import PRECISION
@@ -201,20 +201,20 @@ class LatentAttention(Contract):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
         form: str = "expanded",
     ) -> dict[str, Array]:
         """Return the layer's output and intermediates; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
         x = arrays["x"]
-        asking, asked, _ = heads.shield_inputs(xp, resolved["allowed"], mark("input", x), mark("input", x), x)
-        queries = self._queries(xp, weights, asking, resolved["table"], mark)
-        latents = self._latents(xp, weights, asked, resolved["table"], mark)
+        asking, asked, _ = heads.shield_inputs(xp, resolved["allowed"], observe("input", x), observe("input", x), x)
+        queries = self._queries(xp, weights, asking, resolved["table"], observe)
+        latents = self._latents(xp, weights, asked, resolved["table"], observe)
         kernel = weights["kv_up.kernel"]
         if form == "absorbed":
-            moved = mark("absorbed", absorb(xp, kernel, queries[0]))
+            moved = observe("absorbed", absorb(xp, kernel, queries[0]))
             q, k, v = one_head(xp, moved, queries[1], *latents)
         else:
-            q, k, v = many_heads(xp, *queries, project(xp, weights, "kv_up", latents[0][..., 0, :], mark), latents[1])
+            q, k, v = many_heads(xp, *queries, project(xp, weights, "kv_up", latents[0][..., 0, :], observe), latents[1])
         intermediates = attend(
             xp,
             q,
@@ -225,32 +225,32 @@ class LatentAttention(Contract):
             keep=resolved["keep"],
             dropout_rate=self.dropout_rate,
             constant=constant,
-            mark=mark,
+            observe=observe,
         )
         if form == "absorbed":
-            intermediates["context"] = mark("values", expand(xp, kernel, intermediates["context"], self.nope_dim))
-        return {**intermediates, "output": project(xp, weights, "out_proj", intermediates["context"], mark, summed=2)}
+            intermediates["context"] = observe("values", expand(xp, kernel, intermediates["context"], self.nope_dim))
+        return {**intermediates, "output": project(xp, weights, "out_proj", intermediates["context"], observe, summed=2)}
 
     def _queries(
-        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], mark: Mark
+        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], observe: Observer
     ) -> tuple[Array, Array]:
         """Return the two parts of the query heads: `(*batch, T, H, nope_dim)`, and `(*batch, T, H, P)`, rotated."""
         if self.q_rank is None:
-            q = project(xp, weights, "q_proj", x, mark)
+            q = project(xp, weights, "q_proj", x, observe)
         else:
-            latent = normed(xp, self.norms, weights, "q_norm", project(xp, weights, "q_down", x, mark), mark)
-            q = project(xp, weights, "q_up", latent, mark)
+            latent = normed(xp, self.norms, weights, "q_norm", project(xp, weights, "q_down", x, observe), observe)
+            q = project(xp, weights, "q_up", latent, observe)
         cos, sin = (xp.asarray(part) for part in table)
-        return q[..., : self.nope_dim], mark("rotated", self.positions.rotate(xp, q[..., self.nope_dim :], cos, sin))
+        return q[..., : self.nope_dim], observe("rotated", self.positions.rotate(xp, q[..., self.nope_dim :], cos, sin))
 
     def _latents(
-        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], mark: Mark
+        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], observe: Observer
     ) -> tuple[Array, Array]:
         """Return the normed latent `(*batch, S, 1, R)` and the rotated key `(*batch, S, 1, P)`, one head each."""
-        made = project(xp, weights, "kv_down", x, mark)[..., None, :]
-        latent = normed(xp, self.norms, weights, "kv_norm", made[..., : self.kv_rank], mark)
+        made = project(xp, weights, "kv_down", x, observe)[..., None, :]
+        latent = normed(xp, self.norms, weights, "kv_norm", made[..., : self.kv_rank], observe)
         cos, sin = (xp.asarray(part) for part in table)
-        return latent, mark("rotated", self.positions.rotate(xp, made[..., self.kv_rank :], cos, sin))
+        return latent, observe("rotated", self.positions.rotate(xp, made[..., self.kv_rank :], cos, sin))
 
     def unresolved(self) -> LatentAttention:
         return replace(self, mask=None, precision=None)

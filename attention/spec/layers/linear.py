@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
 from attention.spec.kernels import PRECISION
@@ -142,18 +142,18 @@ class LinearAttention(Contract):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         del constant
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = shield_inputs(xp, resolved["allowed"], mark("input", query), mark("input", key), mark("input", value))
+        given = shield_inputs(xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value))
         names = ("q_proj", "k_proj", "v_proj")
-        q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
+        q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
         q, k = (features(xp, self.feature_map, x) for x in (q, k))
-        mixed = mark("mixed", ratio(xp, quadratic(xp, q, k, with_ones(xp, v), resolved["allowed"]), self.eps))
-        return {"mixed": mixed, "output": project(xp, weights, "out_proj", mixed, mark, summed=2)}
+        mixed = observe("mixed", ratio(xp, quadratic(xp, q, k, with_ones(xp, v), resolved["allowed"]), self.eps))
+        return {"mixed": mixed, "output": project(xp, weights, "out_proj", mixed, observe, summed=2)}
 
     def unresolved(self) -> LinearAttention:
         return replace(self, causal=False, precision=None)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError, ShapeError
 from attention.spec.kernels import PRECISION
@@ -266,9 +266,9 @@ class MultiHeadAttention(Contract):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
-        return oracle.oracle(self, xp, weights, arrays, resolved, constant=constant, mark=mark)
+        return oracle.oracle(self, xp, weights, arrays, resolved, constant=constant, observe=observe)
 
     def unresolved(self) -> MultiHeadAttention:
         return replace(self, mask=None, precision=None)

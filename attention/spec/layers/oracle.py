@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.layers import heads
 from attention.spec.layers.contract import ResolvedCall
@@ -83,7 +83,7 @@ def oracle(
     resolved: ResolvedCall,
     *,
     constant: Callable[[Array], Array] = unchanged,
-    mark: Mark = UNMARKED,
+    observe: Observer = UNOBSERVED,
 ) -> dict[str, Array]:
     """Return the layer's intermediates and its "output".
 
@@ -95,19 +95,19 @@ def oracle(
             the scores. All float64.
         resolved: what `resolve` returned.
         constant: the framework's stop-gradient.
-        mark: told of every value that a real program writes down, by name.
+        observe: called with every value that a layer stores, by name; see `Observer`.
     """
     query = inputs["query"]
     key = inputs.get("key", query)
     value = inputs.get("value", key)
-    given = tuple(mark("input", x) for x in (query, key, value))
+    given = tuple(observe("input", x) for x in (query, key, value))
     given = shield_inputs(xp, resolved["allowed"], *given, appended=bool(contract.extra_keys))
     names = ("q_proj", "k_proj", "v_proj")
-    q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
-    q = rotate(contract, xp, normed(xp, contract.norms, weights, "q_norm", q, mark), resolved["query_table"], mark)
-    k = rotate(contract, xp, normed(xp, contract.norms, weights, "k_norm", k, mark), resolved["key_table"], mark)
+    q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
+    q = rotate(contract, xp, normed(xp, contract.norms, weights, "q_norm", q, observe), resolved["query_table"], observe)
+    k = rotate(contract, xp, normed(xp, contract.norms, weights, "k_norm", k, observe), resolved["key_table"], observe)
     if isinstance(contract.score, Cosine):
-        q, k = (mark("prepared", x) for x in contract.score.prepare(xp, weights, q, k))
+        q, k = (observe("prepared", x) for x in contract.score.prepare(xp, weights, q, k))
     bias = inputs.get("bias")
     if isinstance(contract.positions, BIASES):
         at_q, at_k = (xp.asarray(resolved[f"{name}_positions"]) for name in ("query", "key"))
@@ -128,31 +128,31 @@ def oracle(
         keep=resolved["keep"],
         dropout_rate=contract.dropout_rate,
         constant=constant,
-        mark=mark,
+        observe=observe,
     )
     context = intermediates["context"]
     if contract.gate is not None:
-        context = mark("gated", heads.gated(xp, project(xp, weights, "gate_proj", given[0], mark), context))
-    return {**intermediates, "output": project(xp, weights, "out_proj", context, mark, summed=2)}
+        context = observe("gated", heads.gated(xp, project(xp, weights, "gate_proj", given[0], observe), context))
+    return {**intermediates, "output": project(xp, weights, "out_proj", context, observe, summed=2)}
 
 
-def project(xp: Any, weights: Mapping[str, Array], name: str, x: Array, mark: Mark, summed: int = 1) -> Array:
+def project(xp: Any, weights: Mapping[str, Array], name: str, x: Array, observe: Observer, summed: int = 1) -> Array:
     """Return `x W + b`, the last `summed` axes of `x` being those that are summed over."""
     kernel, bias = weights[f"{name}.kernel"], weights.get(f"{name}.bias")
     rows, columns = kernel.shape[:summed], kernel.shape[summed:]
     flat = xp.reshape(x, (*x.shape[: x.ndim - summed], math.prod(rows)))
     matrix = xp.reshape(kernel, (flat.shape[-1], -1))
-    y = mark(name, xp.reshape(xp.matmul(flat, matrix), (*flat.shape[:-1], *columns)))
-    return y if bias is None else mark(name, y + bias)
+    y = observe(name, xp.reshape(xp.matmul(flat, matrix), (*flat.shape[:-1], *columns)))
+    return y if bias is None else observe(name, y + bias)
 
 
-def normed(xp: Any, norms: Mapping[str, Norm], weights: Mapping[str, Array], name: str, x: Array, mark: Mark) -> Array:
+def normed(xp: Any, norms: Mapping[str, Norm], weights: Mapping[str, Array], name: str, x: Array, observe: Observer) -> Array:
     """Return `x` normalised by the norm called `name`, or as it is where there is none."""
-    return mark(name, norms[name].normalise(xp, inner(name, weights), x)) if name in norms else x
+    return observe(name, norms[name].normalise(xp, inner(name, weights), x)) if name in norms else x
 
 
-def rotate(contract: MultiHeadAttention, xp: Any, x: Array, table: tuple[Array, Array] | None, mark: Mark) -> Array:
+def rotate(contract: MultiHeadAttention, xp: Any, x: Array, table: tuple[Array, Array] | None, observe: Observer) -> Array:
     """Return the heads turned to the angles of the table."""
     if table is None or contract.positions is None or isinstance(contract.positions, BIASES):
         return x
-    return mark("rotated", contract.positions.rotate(xp, x, xp.asarray(table[0]), xp.asarray(table[1])))
+    return observe("rotated", contract.positions.rotate(xp, x, xp.asarray(table[0]), xp.asarray(table[1])))

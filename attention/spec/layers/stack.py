@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.oracle import normed
@@ -98,13 +98,13 @@ class Stack(Contract):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         x = arrays["x"]
         for name, part in self.parts.items():
             given = {**arrays, "x": x}
-            x = part.formula(xp, inner(name, weights), given, resolved[name], constant=constant, mark=mark)["output"]
-        x = normed(xp, self.norms, weights, "final_norm", x, mark)
+            x = part.formula(xp, inner(name, weights), given, resolved[name], constant=constant, observe=observe)["output"]
+        x = normed(xp, self.norms, weights, "final_norm", x, observe)
         return {"output": only(xp, x, xp.asarray(resolved["present"]))}
 
     def pinned(self) -> Self:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from attention.spec import random
-from attention.spec.attend import UNMARKED, Mark
+from attention.spec.attend import UNOBSERVED, Observer
 from attention.spec.axes import Array
 from attention.spec.errors import ShapeError
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -69,6 +69,6 @@ def kept(rate: float, shape: tuple[int, ...], dropout_seed: int | None = None) -
     return None if dropout_seed is None or not rate else random.keep(dropout_seed, rate, shape)
 
 
-def dropped(xp: Any, x: Array, keep: Array, rate: float, mark: Mark = UNMARKED) -> Array:
+def dropped(xp: Any, x: Array, keep: Array, rate: float, observe: Observer = UNOBSERVED) -> Array:
     """Return `x / (1 - rate)` where it is kept and 0 elsewhere; `keep` None leaves `x` as it is."""
-    return x if keep is None else mark("dropped", xp.where(keep, x / (1.0 - rate), xp.zeros_like(x)))
+    return x if keep is None else observe("dropped", xp.where(keep, x / (1.0 - rate), xp.zeros_like(x)))

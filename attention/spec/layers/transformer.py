@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, shown
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
@@ -126,20 +126,20 @@ class Block(Contract):
         resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         def branch(name: str, x: Array) -> Array:
             taken = _taken({**arrays, "x": x}, name)
             own = inner(name, weights)
-            return self.parts[name].formula(xp, own, taken, resolved[name], constant=constant, mark=mark)["output"]
+            return self.parts[name].formula(xp, own, taken, resolved[name], constant=constant, observe=observe)["output"]
 
         there = xp.asarray(resolved["present"])
         x = only(xp, arrays["x"], there)
         for i, name in enumerate(self.parts, 1):
             norm = f"norm{i}"
-            y = branch(name, normed(xp, self.norms, weights, norm, x, mark) if self.order == "pre" else x)
-            x = mark("sum", x + dropped(xp, y, resolved[f"dropout{i}"], self.dropout_rate, mark))
-            x = normed(xp, self.norms, weights, norm, x, mark) if self.order == "post" else x
+            y = branch(name, normed(xp, self.norms, weights, norm, x, observe) if self.order == "pre" else x)
+            x = observe("sum", x + dropped(xp, y, resolved[f"dropout{i}"], self.dropout_rate, observe))
+            x = normed(xp, self.norms, weights, norm, x, observe) if self.order == "post" else x
         return {"output": only(xp, x, there)}
 
     def pinned(self) -> Self:
