@@ -92,7 +92,7 @@ class TestLaws:
         assert masks == set(KINDS)
         for name in (*CALL, "bias"):
             assert any(getattr(draw, name) is not None for draw in found), name
-        assert set().union(*(draw.contract.takes for draw in found)) == {*CALL, "bias", "intermediates"}
+        assert set().union(*(draw.contract.call_kwargs for draw in found)) == {*CALL, "bias", "intermediates"}
         assert {draw.batch for draw in found} >= {(), (2,), (1, 2)}
         assert {(draw.poisoned, draw.state) for draw in found} >= {(True, False), (False, True)}
         empty = [draw for draw in found if draw.mask is not None and not rows_see(draw).all()]

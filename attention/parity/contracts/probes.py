@@ -69,7 +69,7 @@ class Probe:
 
     def call(self) -> dict[str, Any]:
         """Return the keyword arguments that a layer takes beside the arrays."""
-        return {name: getattr(self, name) for name in CALL if name in self.contract.takes}
+        return {name: getattr(self, name) for name in CALL if name in self.contract.call_kwargs}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Drawer:
 
     def takes(self, *names: str) -> bool:
         """Return whether a call of the contract takes all these keywords."""
-        return self.contract.takes.issuperset(names)
+        return self.contract.call_kwargs.issuperset(names)
 
     def allows(self, t: int, s: int, **call: Any) -> bool:
         """Return whether the contract's mask has a meaning for T queries and S keys."""

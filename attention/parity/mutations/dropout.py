@@ -24,7 +24,7 @@ from attention.spec.layers.multi_head import MultiHeadAttention
 def dropout(site: Site) -> Turned:
     """Yield other weights dropped (21)."""
     whole, part = site.whole, site.contract
-    if not site.path and whole.drops and "dropout_seed" in whole.takes:
+    if not site.path and whole.drops and "dropout_seed" in whole.call_kwargs:
         yield Mistake("dropout with other bits", operators.other_dropout)
         yield Mistake("dropout forgotten", lambda probe: replace(probe, dropout_seed=None))
     if not getattr(part, "dropout_rate", 0.0) or not site.calls or not isinstance(part, MultiHeadAttention):

@@ -94,7 +94,7 @@ def angles(site: Site) -> Turned:
     yield Mistake("rotary turns backwards", placed(site, np.negative, np.negative))
     yield Mistake("rotary positions in bfloat16", placed(site, operators.in_bfloat16, operators.in_bfloat16))
     yield Mistake("positions of the call ignored", placed(site, _counted(site), _counted(site)))
-    if "positions" not in site.contract.takes:
+    if "positions" not in site.contract.call_kwargs:
         for name, turn in _ONE_SIDED.items():
             yield Mistake(f"rotary positions of queries {name}", placed(site, turn, None))
             yield Mistake(f"rotary positions of keys {name}", placed(site, None, turn))

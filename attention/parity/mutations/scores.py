@@ -123,7 +123,7 @@ def cap(site: Site) -> Turned:
 
 def call_bias(site: Site) -> Turned:
     """Yield what can happen to the bias that comes with a call."""
-    if site.path or "bias" not in site.contract.takes:
+    if site.path or "bias" not in site.contract.call_kwargs:
         return
     factor = site.contract.score.factor(site.contract.width)
     yield Mistake("bias of the call ignored", input_operators.bias_ignored)

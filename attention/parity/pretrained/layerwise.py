@@ -137,7 +137,7 @@ def _judged(results: Mapping[str, np.ndarray], rounds: tuple[str, ...], budgets:
 def _probe(layer: Seen, *, gradients: bool) -> Probe:
     """Return the call that the layer really got, with a random cotangent for each output where gradients are asked for."""
     contract = layer.contract
-    taken = [name for name in CALL if name in contract.takes]
+    taken = [name for name in CALL if name in contract.call_kwargs]
     if unknown := sorted(set(layer.call) - set(taken)):
         raise OptionError(f"{layer.name} call {shown(unknown[0])} must be one of {', '.join(taken) or 'nothing'}")
     check_weights(contract.params, layer.weights, "float32")
@@ -159,7 +159,7 @@ def _probe(layer: Seen, *, gradients: bool) -> Probe:
 
 def _intermediates(layer: Seen, known: tuple[str, ...]) -> tuple[str, ...]:
     """Return the intermediates that theirs shows: ours are asked for the same."""
-    allowed = known if "intermediates" in layer.contract.takes else layer.contract.outputs
+    allowed = known if "intermediates" in layer.contract.call_kwargs else layer.contract.outputs
     if unknown := sorted(set(layer.theirs or ()) - set(allowed)):
         raise OptionError(f"{layer.name} theirs {shown(unknown[0])} must be one of {', '.join(allowed)}")
     return tuple(name for name in layer.theirs or () if name not in layer.contract.outputs)

@@ -76,7 +76,7 @@ class AlignmentAttention(Contract):
     precision: str | None = None
 
     outputs: ClassVar[tuple[str, ...]] = ("context", "weights")
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "dropout_seed"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask", "dropout_seed"})
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(WIDTHS, WIDTH | ""),

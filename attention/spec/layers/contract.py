@@ -37,7 +37,7 @@ class Contract(Architecture):
     outputs: ClassVar[tuple[str, ...]] = ("output",)
     """What the built layer returns, in order; intermediates are returned beside it."""
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask"})
     """The keywords of a call, beside its arrays, that change its results."""
 
     @property

@@ -87,7 +87,9 @@ class DifferentialAttention(Contract):
     dropout_rate: float = 0.0
     precision: str | None = None
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "query_positions", "key_positions", "dropout_seed", "intermediates"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset(
+        {"mask", "query_positions", "key_positions", "dropout_seed", "intermediates"}
+    )
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(("embed_dim", "num_heads"), WIDTH),

@@ -60,7 +60,7 @@ class FeedForward(Contract):
     dropout_rate: float = 0.0
     precision: str | None = None
 
-    takes: ClassVar[frozenset[str]] = frozenset({"dropout_seed"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"dropout_seed"})
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(("embed_dim", "hidden_dim"), WIDTH),

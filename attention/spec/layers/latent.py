@@ -94,7 +94,7 @@ class LatentAttention(Contract):
     dropout_rate: float = 0.0
     precision: str | None = None
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "intermediates"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "intermediates"})
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(WIDTHS, WIDTH),

@@ -108,7 +108,7 @@ class MultiHeadAttention(Contract):
     add_bias_kv: bool = False
     add_zero_attn: bool = False
 
-    takes: ClassVar[frozenset[str]] = frozenset(
+    call_kwargs: ClassVar[frozenset[str]] = frozenset(
         {"mask", "query_positions", "key_positions", "dropout_seed", "bias", "intermediates"}
     )
 

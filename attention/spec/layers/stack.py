@@ -126,7 +126,7 @@ class Encoder(Stack):
     """
 
     kind: ClassVar[type[Block]] = EncoderBlock
-    takes: ClassVar[frozenset[str]] = EncoderBlock.takes
+    call_kwargs: ClassVar[frozenset[str]] = EncoderBlock.call_kwargs
 
 
 @dataclass(frozen=True)
@@ -134,4 +134,4 @@ class Decoder(Stack):
     """Decoder blocks, one after another, all of which see the same memory; arguments as `Stack`."""
 
     kind: ClassVar[type[Block]] = DecoderBlock
-    takes: ClassVar[frozenset[str]] = DecoderBlock.takes
+    call_kwargs: ClassVar[frozenset[str]] = DecoderBlock.call_kwargs

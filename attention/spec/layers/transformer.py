@@ -170,7 +170,7 @@ class EncoderBlock(Block):
     attention: MultiHeadAttention
     feed_forward: FeedForward
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,7 +210,7 @@ class DecoderBlock(Block):
     cross_attention: MultiHeadAttention
     feed_forward: FeedForward
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "memory_mask", "positions", "dropout_seed"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask", "memory_mask", "positions", "dropout_seed"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
