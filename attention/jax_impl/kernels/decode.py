@@ -58,7 +58,7 @@ class Decode:
     def refuses(self, request: Request) -> str | None:
         """Refuse many queries, empty axes, and what needs the index of every score."""
         if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         if request.sizes.T > MOST:
             return f"has no more than {MOST} queries, not {request.sizes.T}"
         return request.lacks(*FEATURES)

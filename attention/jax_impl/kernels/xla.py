@@ -30,7 +30,7 @@ class Xla:
     def refuses(self, request: Request) -> str | None:
         """Refuse what jax.nn has no argument for, or would compute in too few digits."""
         if 0 in (*request.q.shape, *request.k.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         if request.dtype == "float16" and request.device not in ("gpu", "cuda", "rocm"):
             return f"has no float16 on {request.device}: jax.nn asks for a product that XLA has on GPUs alone"
         return request.lacks(*FEATURES)

@@ -87,7 +87,7 @@ def _compiled() -> Callable[..., Tensor]:
 def _lacks_here(request: Request, inputs: Sequence[Tensor]) -> str | None:
     """Return what FlexAttention lacks on this device, for these sizes or under these transforms, or None."""
     if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-        return "has no axis of size 0"
+        return "does not support axes of size 0"
     if any(derivatives.is_transformed(x) for x in inputs):
         return "has no transform of torch.func"
     if request.device not in ("cpu", "cuda"):

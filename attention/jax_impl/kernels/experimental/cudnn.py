@@ -51,7 +51,7 @@ class Cudnn:
         if request.device not in ("gpu", "cuda"):
             return f"has no {request.device}"
         if 0 in (*request.q.shape, *request.k.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         return request.lacks(*FEATURES) or self._lacks_here(request.sizes.D) or _lacks_mask(request)
 
     def _lacks_here(self, width: int) -> str | None:

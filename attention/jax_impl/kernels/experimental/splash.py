@@ -55,7 +55,7 @@ class Splash:
             if n == 0 or n % TILES[-1]:
                 return f"has no {letter} but multiples of {TILES[-1]}, not {n}"
         if 0 in request.q.shape:
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         return request.lacks(*FEATURES) or _lacks_precision(request) or _lacks_mask(request)
 
     def run(self, request: Request) -> dict[str, jax.Array]:

@@ -20,7 +20,7 @@ from attention.spec.masks.algebra import Mask
 from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
 from attention.torch_impl.kernels.blockwise.plan import repeated
 
-Given = tuple[Any, ...]
+Inputs = tuple[Any, ...]
 """q, k, v, bias and sinks, as `passes.forward` takes them."""
 
 
@@ -87,13 +87,13 @@ def _summed(x: Tensor, own: Tensor | None, n: int) -> Tensor:
     return x.unflatten(0, (n, -1)).sum_to_size(own.shape) if own.numel() else x.new_zeros(own.shape)
 
 
-def _batched(tensors: Given, dims: Any, n: int) -> list[Tensor | None]:
+def _batched(tensors: Inputs, dims: Any, n: int) -> list[Tensor | None]:
     """Return tensors with the axis that vmap names as their first, of size n."""
     every = zip(tensors, dims, strict=True)
     return [None if x is None else x.expand(n, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in every]
 
 
-def _flat(tensors: list[Tensor | None]) -> Given:
+def _flat(tensors: list[Tensor | None]) -> Inputs:
     """Return tensors `(n, 1 or B, ...)` as `(n B, ...)`: one row for all of a call would be one for all calls."""
     rows = tensors[0].shape[1] if tensors[0] is not None else 1
     return tuple(None if x is None else x.expand(-1, rows, *x.shape[2:]).flatten(0, 1) for x in tensors)

@@ -119,7 +119,7 @@ class Varlen:
         if any(derivatives.is_transformed(x) for x in (request.q, request.k, request.v)):
             return "has no transform of torch.func"
         if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         width = max(request.sizes.D, request.sizes.E)
         return f"has no head wider than {WIDEST}: D or E is {width}" if width > WIDEST else None
 

@@ -64,7 +64,7 @@ class Pallas:
         if device not in DTYPES:
             return f"has no {device}: interpret mode is for tests"
         if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         lacks = request.lacks(*FEATURES, *DTYPES[device]) or _lacks_precision(request, device) or _holds_arrays(request)
         return lacks or _too_long(request, device, self._tiles(device)[1])
 

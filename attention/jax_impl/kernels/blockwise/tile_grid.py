@@ -1,6 +1,6 @@
-"""Where a tile stands, as a mask is asked of it: its place is a number of the program.
+"""The grid on which a mask is evaluated for one tile; the tile's offsets are traced values.
 
-allowed[i, j] = predicate(t + i, s + j)        data are read where the place says
+allowed[i, j] = predicate(t + i, s + j)        the mask's arrays are sliced at the tile's offsets
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 from jax import lax
 
-from attention.jax_impl.kernels.blockwise.plan import Plan, Spot
+from attention.jax_impl.kernels.blockwise.plan import Plan, TileIndex
 from attention.spec.axes import Array
 from attention.spec.masks.grid import Grid
 
 
 @dataclass(frozen=True)
-class Place(Grid):
-    """One tile as a mask is asked of it: its place is a number of the program, so data are read where it says.
+class TileGrid(Grid):
+    """The queries and keys of one tile, and the slices of a mask's arrays that belong to them.
 
     Attributes:
         plan: of the call.
-        spot: the tile.
-        turned: whether its queries lie along the second axis.
+        tile: the tile.
+        turned: whether queries are along the second axis.
     """
 
     plan: Plan = field(kw_only=True)
-    spot: Spot = field(kw_only=True)
+    tile: TileIndex = field(kw_only=True)
     turned: bool = field(kw_only=True)
 
     def per_row(self, x: Array) -> Array:
@@ -44,18 +44,18 @@ class Place(Grid):
     def per_score(self, x: Array) -> Array:
         x = x[(None,) * (3 - x.ndim) + (...,)] if x.ndim < 3 else x
         x = self._row(x, 3)
-        x = self._cut(self._cut(x[0 if x.shape[0] == 1 else self.spot.h], 0, -2), 1, -1)
+        x = self._cut(self._cut(x[0 if x.shape[0] == 1 else self.tile.h], 0, -2), 1, -1)
         return x.T if self.turned else x
 
     def by_head(self, allowed: Sequence[Array]) -> Array:
-        return _pick(allowed, self.spot.h)
+        return _pick(allowed, self.tile.h)
 
     def by_row(self, allowed: Sequence[Array]) -> Array:
-        return _pick(allowed, self.spot.n % self.plan.sizes.batch[-1])
+        return _pick(allowed, self.tile.n % self.plan.sizes.batch[-1])
 
     def _row(self, x: Array, inner: int) -> Array:
-        """Return `(*batch, ...)`, of which the last `inner` axes stay, at the tile's row of the batch."""
-        place, n = [], self.spot.n
+        """Return the batch row of the tile from `(*batch, ...)`; the last `inner` axes are kept."""
+        place, n = [], self.tile.n
         for size in reversed(self.plan.sizes.batch):
             place.append(n % size)
             n = n // size
@@ -66,12 +66,12 @@ class Place(Grid):
     def _cut(self, x: Array, letter: int, axis: int) -> Array:
         """Return the tile's part of an axis of queries or keys. An axis of 1 stays."""
         n, size = x.shape[axis], self.plan.tile[letter]
-        start = (self.spot.t, self.spot.s)[letter]
+        start = (self.tile.t, self.tile.s)[letter]
         if n == 1:
             return x
         if n == self.plan.cut.whole[letter]:
             return lax.dynamic_slice_in_dim(x, start, size, axis % x.ndim)
-        # A slice would not reach beyond the end: it would begin earlier.
+        # dynamic_slice would shift a slice that reaches beyond the end.
         return jnp.take(x, start + jnp.arange(size), axis, mode="clip")
 
 
