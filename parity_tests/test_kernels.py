@@ -360,5 +360,5 @@ class TestRequest:
         ],
         ids=str,
     )
-    def test_a_shield_is_needed_where_a_row_may_be_empty(self, mask: Any, sizes: Sizes, needed: bool) -> None:
-        assert request(mask=mask, sizes=sizes).needs_shield == needed
+    def test_zero_masking_is_needed_where_a_row_may_be_empty(self, mask: Any, sizes: Sizes, needed: bool) -> None:
+        assert request(mask=mask, sizes=sizes).needs_zero_masking == needed

@@ -20,7 +20,7 @@ from attention.jax_impl import attend as jax_attend
 from attention.jax_impl import masks as jax_masks
 from attention.spec.axes import Sizes
 from attention.spec.errors import DTypeError, OptionError, ShapeError
-from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, look
+from attention.spec.kernels.nan_safety import ALL_FINITE, STRIPE, reach_of
 from attention.spec.kernels.plan_cache import MOST, Plans
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.grid import Grid
@@ -160,7 +160,7 @@ class TestNoDenseMask:
 
     @pytest.mark.parametrize("poison", [0.0, np.nan])
     @each_room
-    def test_shielding_a_long_call_asks_for_stripes_at_most(
+    def test_zero_masking_of_a_long_call_evaluates_stripes_at_most(
         self, room: Room, poison: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         size = 4 * STRIPE + 3
@@ -170,10 +170,10 @@ class TestNoDenseMask:
         asked = self.spied(monkeypatch, mask)
         q, k, v = (room.array(x) for _ in range(3))
         request = room.module.attend.make_request(q, k, v, mask)
-        shielded = room.module.masks.shielded(request)
+        zero_masked = room.module.masks.zero_masked(request)
         assert max(asked, default=0) <= STRIPE * size
-        assert bool(asked) == bool(np.isnan(poison)), "calm numbers ask the mask nothing"
-        for got in shielded:
+        assert bool(asked) == bool(np.isnan(poison)), "safe numbers do not evaluate the mask"
+        for got in zero_masked:
             np.testing.assert_array_equal(room.numpy(got)[-7:], 0)
             np.testing.assert_array_equal(room.numpy(got)[:-7], x[:-7])
 
@@ -194,23 +194,23 @@ class TestNoDenseMask:
         mask, x = spec.Lengths(kv=[2], q=[3]), numbers(0, 1, 4, 1, 2, dtype="float32")
 
         @jax.jit
-        def shielded(x: jax.Array) -> Any:
-            return jax_masks.shielded(jax_attend.make_request(x, x, x, mask))
+        def zero_masked(x: jax.Array) -> Any:
+            return jax_masks.zero_masked(jax_attend.make_request(x, x, x, mask))
 
-        for got in shielded(jnp.asarray(x)):
+        for got in zero_masked(jnp.asarray(x)):
             np.testing.assert_array_equal(got, x)
         x[:, 3] = np.inf
-        q, k, v = shielded(jnp.asarray(x))
+        q, k, v = zero_masked(jnp.asarray(x))
         np.testing.assert_array_equal(np.asarray(q)[:, 3], 0)
         for got in (k, v):
             np.testing.assert_array_equal(np.asarray(got)[:, 2:], 0)
 
     def test_a_whole_grid_and_its_reach(self) -> None:
         at = Grid(np.arange(3)[:, None], np.arange(3), 3, 3, xp=np)
-        found = look(np, spec.Causal(), at, UNMARKED)
+        found = reach_of(np, spec.Causal(), at, ALL_FINITE)
         assert found.rows.all()
         assert found.keys.all()
-        assert not found.lost.any()
+        assert not found.nonfinite.any()
 
 
 class TestRefusals:

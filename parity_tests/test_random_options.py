@@ -117,13 +117,13 @@ def rows_see(draw: Draw) -> np.ndarray:
 
 
 def before_appending(patch: pytest.MonkeyPatch) -> None:
-    """The oracle shields queries that see no key of the call, though they see appended ones."""
+    """The oracle zeroes queries that see no key of the call, though they see appended ones."""
 
-    def shield(*given: Any, appended: bool) -> Any:
+    def zeroed(*given: Any, appended: bool) -> Any:
         del appended
-        return heads.shield_inputs(*given)
+        return heads.zero_masked_inputs(*given)
 
-    patch.setattr(oracle, "shield_inputs", shield)
+    patch.setattr(oracle, "zero_masked_inputs", zeroed)
 
 
 def sinks_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def keys_unplaced(patch: pytest.MonkeyPatch) -> None:
 
 
 DRIFTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, Callable[[Any], bool]]] = {
-    "shielded before keys are appended": (before_appending, "torch", lambda c: bool(getattr(c, "extra_keys", 0))),
+    "zeroed before keys are appended": (before_appending, "torch", lambda c: bool(getattr(c, "extra_keys", 0))),
     "off by one forgotten": (sinks_forgotten, "torch", lambda c: getattr(c, "softmax", "") == "off_by_one"),
     "positions ignored": (keys_unplaced, "jax", lambda c: isinstance(getattr(c, "positions", None), spec.Rotary)),
 }

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention.jax_impl.kernels import KERNELS
-from attention.jax_impl.masks import isolated, native, read
+from attention.jax_impl.masks import confine_nan, native, read
 from attention.jax_impl.random import check_seed
 from attention.spec.axes import COMPUTE, check_beside, check_float, sizes
 from attention.spec.errors import DTypeError, OptionError, shown
@@ -78,9 +78,9 @@ def dot_product_attention(
 
 def _run(request: Request, implementation: str) -> dict[str, jax.Array]:
     run = partial(answer, KERNELS, implementation=implementation)
-    if request.mask is None or not request.mask.isolates:
+    if request.mask is None or not request.mask.confines_nan:
         return run(request)
-    return isolated(request, run)
+    return confine_nan(request, run)
 
 
 OPTIONS = tuple(name for name, p in signature_of(dot_product_attention).parameters.items() if p.kind is p.KEYWORD_ONLY)

@@ -89,7 +89,7 @@ def attend(
         constant: the framework's stop-gradient, for what cancels in exact arithmetic.
         observe: called with each intermediate; see `Observer`.
     """
-    q, k, v = shield(xp, q, k, v, allowed)
+    q, k, v = zero_masked(xp, q, k, v, allowed)
     q, k, v = observe("query", q), observe("key", k), observe("value", v)
 
     def scored() -> tuple[Array, Array, Array]:
@@ -130,7 +130,7 @@ def softmax(
         logsumexp `(*batch, H, T)`: natural log of the denominator, sinks included; -inf for an empty row.
     """
     if scores.shape[-1] == 0:
-        # Without a key every row is empty, and there is no maximum to take.
+        # Without keys every row is empty and has no maximum.
         nothing = xp.sum(scores, axis=-1)
         return scores, nothing - xp.inf if sinks is None else nothing + sinks[:, None]
     masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)
@@ -138,24 +138,24 @@ def softmax(
     if sinks is not None:
         sinks = sinks[:, None, None]
         top = xp.maximum(top, sinks)
-    # -inf - -inf is NaN, so an empty row is shifted by 0 instead of by its maximum. The shift cancels: no gradient.
+    # -inf - -inf is NaN, so an empty row is shifted by 0 instead of its maximum. The shift cancels: no gradient.
     top = constant(xp.where(top == -xp.inf, xp.zeros_like(top), top))
     raised = xp.exp(masked - top)
     total = xp.sum(raised, axis=-1, keepdims=True)
     if sinks is not None:
         total = total + xp.exp(sinks - top)
-    # The gradient of log 0 and of x / 0 must not be asked for, even where the result is not used.
+    # The gradients of log 0 and x / 0 are NaN even where the result is not used.
     empty = total == 0
     safe = xp.where(empty, xp.ones_like(total), total)
     logsumexp = xp.where(empty, -xp.inf, top + xp.log(safe))
     return raised / safe, xp.squeeze(logsumexp, axis=-1)
 
 
-def shield(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tuple[Array, Array, Array]:
-    """Return q, k and v with zeros where nothing may be read, so that a NaN there leaks into no value and no gradient.
+def zero_masked(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tuple[Array, Array, Array]:
+    """Return q, k and v with zeros for masked tokens, so that NaN there reaches no value and no gradient.
 
-    A key of a head that no query of its batch row may attend to is zeroed, and a query that may attend to no key:
-    a weight of 0 alone would not do, for 0 * NaN is NaN.
+    Masked are the keys of a head that no query of their batch row may attend to, and the queries that may attend to no key.
+    A weight of 0 alone is not enough: 0 * NaN is NaN.
     """
     if allowed is None:
         return q, k, v
@@ -164,7 +164,7 @@ def shield(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tupl
 
 
 def reachable(xp: Any, allowed: Array, group: int) -> tuple[Array, Array]:
-    """Return which queries may attend to anything and which keys are attended to by anyone.
+    """Return which queries may attend to a key, and which keys a query may attend to.
 
     Args:
         xp: the array namespace.

@@ -24,7 +24,7 @@ from attention.spec.kernels.plan_cache import Call, Plans
 from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
-from attention.torch_impl.masks import isolated, native, read
+from attention.torch_impl.masks import confine_nan, native, read
 from attention.torch_impl.random import check_seed
 
 PLANS: Plans[Call] = Plans()
@@ -110,7 +110,7 @@ def plan(
     Raises:
         AttentionError: as `dot_product_attention`.
     """
-    if isinstance(mask, Mask) and (mask.isolates or not mask.is_static):
+    if isinstance(mask, Mask) and (mask.confines_nan or not mask.is_static):
         return None
     request = make_request(q, k, v, mask, None, scale, softcap)
     kernel = choose(KERNELS, request, implementation).kernel
@@ -154,9 +154,9 @@ def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
 
 def _run(request: Request, implementation: str) -> dict[str, Tensor]:
     run = partial(answer, KERNELS, implementation=implementation)
-    if request.mask is None or not request.mask.isolates:
+    if request.mask is None or not request.mask.confines_nan:
         return run(request)
-    return isolated(request, run)
+    return confine_nan(request, run)
 
 
 OPTIONS = tuple(name for name, p in signature_of(dot_product_attention).parameters.items() if p.kind is p.KEYWORD_ONLY)

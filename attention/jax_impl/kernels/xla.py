@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from attention.jax_impl.kernels import precision
 from attention.jax_impl.masks import allowed
-from attention.spec.attend import reachable, shield
+from attention.spec.attend import reachable, zero_masked
 from attention.spec.axes import Array
 from attention.spec.kernels import Request
 
@@ -39,13 +39,13 @@ class Xla:
         """Return the context."""
         q, k, v = request.q, request.k, request.v
         mask, rows = allowed(request.mask, request.sizes), None
-        if request.needs_shield:
-            q, k, v = shield(jnp, q, k, v, mask)
+        if request.needs_zero_masking:
+            q, k, v = zero_masked(jnp, q, k, v, mask)
         if request.bias is not None:
             # A bias of -inf forbids as a mask does; of a row of nothing else jax.nn would make NaN.
             finite = request.bias != -jnp.inf
             mask = finite if mask is None else mask & finite
-        if mask is not None and (request.needs_shield or request.bias is not None):
+        if mask is not None and (request.needs_zero_masking or request.bias is not None):
             rows, _ = reachable(jnp, mask, request.sizes.group)
         with precision.scope(request.precision):
             out = jax.nn.dot_product_attention(

@@ -15,12 +15,12 @@ from flax import nnx
 from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer, seed_at
-from attention.jax_impl.masks import native, read, sheltered
+from attention.jax_impl.masks import native, read, zero_masked_inputs
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate, shared_length
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import differential as spec
 from attention.spec.masks.algebra import Mask, both
 from attention.spec.positions import check_positions
@@ -73,7 +73,7 @@ class DifferentialAttention(Layer):
         asked = query if key is None else key
         given: Sequence[jax.Array] = check_arrays(query=query, key=asked, value=asked if value is None else value)
         mask, sizes = self._check(given, mask, query_positions, key_positions)
-        given, gone = sheltered(mask, sizes, *given)
+        given, nan_rows = zero_masked_inputs(mask, sizes, *given)
         q, k, v = self._heads(given, query_positions, key_positions)
         seed, made = self._seed(dropout_seed), []
         for i, place in enumerate(spec.PLACES):
@@ -91,7 +91,7 @@ class DifferentialAttention(Layer):
             )
             made.append(out if return_intermediates else (out, {}))
         (first, intermediates), (second, others) = made
-        output = lost(jnp, gone, self._merge(first, second))
+        output = set_nan(jnp, nan_rows, self._merge(first, second))
         return (output, spec.together(jnp, intermediates, others, axis=len(sizes.batch))) if return_intermediates else output
 
     def _check(

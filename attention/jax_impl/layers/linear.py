@@ -14,9 +14,9 @@ from flax import nnx
 
 from attention.jax_impl.attend import check_arrays
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read, sheltered
+from attention.jax_impl.masks import allowed, native, read, zero_masked_inputs
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
 from attention.spec.masks.algebra import Mask, both
@@ -70,18 +70,18 @@ class LinearAttention(Layer):
         carries = return_state or state is not None
         mask, form, sizes = self._check(given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, carried=state is not None, leaves=carries)
-        gone = None
+        nan_rows = None
         if there is not None:
             given = [jnp.where(rows[..., None], x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True)]
         elif seen is not None:
-            given, gone = sheltered(mask, sizes, *given)
+            given, nan_rows = zero_masked_inputs(mask, sizes, *given)
         with jax.default_matmul_precision(self.contract.precision):
             q, k, v = self._heads(given)
             if form == "quadratic":
                 sums, left = spec.quadratic(jnp, q, k, v, seen), None
             else:
                 sums, left = self._scan(q, k, v, there, state)
-        output = lost(jnp, gone, self.out_proj(spec.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype)))
+        output = set_nan(jnp, nan_rows, self.out_proj(spec.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype)))
         return (output, left) if carries else output
 
     def _check(

@@ -15,7 +15,7 @@ from flax import nnx
 from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read, sheltered
+from attention.jax_impl.masks import allowed, native, read, zero_masked_inputs
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import bias as score_bias
 from attention.jax_impl.positions import rotate, shared_length
@@ -23,7 +23,7 @@ from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import heads
 from attention.spec.masks import DenseMask, Placed
 from attention.spec.masks.algebra import Mask, both, check_mask
@@ -86,10 +86,10 @@ class MultiHeadAttention(Layer):
         return_intermediates = intermediate_names(return_intermediates)
         key = query if key is None else key
         x_q, x_k, x_v = check_arrays(query=query, key=key, value=key if value is None else value)
-        sizes, gone = self._check(x_q, x_k, x_v), None
+        sizes, nan_rows = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions)
-            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
+            (x_q, x_k, x_v), nan_rows = zero_masked_inputs(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions, sizes)
@@ -121,7 +121,7 @@ class MultiHeadAttention(Layer):
             implementation=implementation,
         )
         context, intermediates = out if return_intermediates else (out, None)
-        output, *more = (x for x in (lost(jnp, gone, self._merge(x_q, context)), intermediates, cache) if x is not None)
+        output, *more = (x for x in (set_nan(jnp, nan_rows, self._merge(x_q, context)), intermediates, cache) if x is not None)
         return (output, *more) if more else output
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array) -> Sizes:

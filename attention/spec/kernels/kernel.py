@@ -101,8 +101,8 @@ class Request:
         return COMPUTE[self.dtype]
 
     @property
-    def needs_shield(self) -> bool:
-        """Whether a row may be empty or a key unseen, so that NaN there must be kept out."""
+    def needs_zero_masking(self) -> bool:
+        """Whether the mask may leave a query without keys, or a key without queries, whose NaN must be kept out."""
         return self.mask is not None and not (self.sizes.T == self.sizes.S and self.mask.keeps_self)
 
     @property

@@ -30,7 +30,7 @@ from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError
 from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.heads import shield_inputs
+from attention.spec.layers.heads import zero_masked_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project, rotate
 from attention.spec.layers.tokens import seed_at
@@ -199,7 +199,9 @@ class DifferentialAttention(Contract):
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = shield_inputs(xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value))
+        given = zero_masked_inputs(
+            xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value)
+        )
         names = ("q_proj", "k_proj", "v_proj")
         q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
         q, k = (rotate(self.attention, xp, x, resolved[f"{n}_table"], observe) for n, x in (("query", q), ("key", k)))

@@ -65,10 +65,10 @@ def gated(xp: Any, gate: Array, context: Array) -> Array:
     return context * (opened[..., None] if opened.ndim < context.ndim else opened)
 
 
-def shield_inputs(
+def zero_masked_inputs(
     xp: Any, allowed: Array, query: Array, key: Array, value: Array, *, appended: bool = False
 ) -> tuple[Array, Array, Array]:
-    """Return the inputs with zeros in rows that nothing reads, so that a NaN there reaches no projection's gradient.
+    """Return the inputs with zeros for masked tokens, so that NaN there reaches no gradient of a projection.
 
     Args:
         xp: the array namespace.
@@ -76,8 +76,8 @@ def shield_inputs(
         query: `(*batch, T, M)`.
         key: `(*batch, S, M)`.
         value: `(*batch, S, M)`.
-        appended: whether the contract appends keys, which every query may attend to: a query that sees no other key is
-            read too, but for one that is not finite, which is padding.
+        appended: whether the contract appends keys, to which every query may attend: a query without other keys is kept
+            too, unless it is not finite, which marks padding.
     """
     if allowed is None:
         return query, key, value

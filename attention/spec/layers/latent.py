@@ -206,7 +206,7 @@ class LatentAttention(Contract):
     ) -> dict[str, Array]:
         """Return the layer's output and intermediates; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
         x = arrays["x"]
-        asking, asked, _ = heads.shield_inputs(xp, resolved["allowed"], observe("input", x), observe("input", x), x)
+        asking, asked, _ = heads.zero_masked_inputs(xp, resolved["allowed"], observe("input", x), observe("input", x), x)
         queries = self._queries(xp, weights, asking, resolved["table"], observe)
         latents = self._latents(xp, weights, asked, resolved["table"], observe)
         kernel = weights["kv_up.kernel"]

@@ -30,7 +30,7 @@ from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
 from attention.spec.kernels import PRECISION
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.heads import shield_inputs
+from attention.spec.layers.heads import zero_masked_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.oracle import project
 from attention.spec.masks import Causal, Lengths
@@ -148,7 +148,9 @@ class LinearAttention(Contract):
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = shield_inputs(xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value))
+        given = zero_masked_inputs(
+            xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value)
+        )
         names = ("q_proj", "k_proj", "v_proj")
         q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
         q, k = (features(xp, self.feature_map, x) for x in (q, k))

@@ -27,7 +27,7 @@ from attention.spec.errors import OptionError, ShapeError
 from attention.spec.kernels import PRECISION
 from attention.spec.layers import oracle
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.heads import BIASES, shield_inputs
+from attention.spec.layers.heads import BIASES, zero_masked_inputs
 from attention.spec.masks.algebra import STRUCTURE, Mask
 from attention.spec.norms import L2Norm, LayerNorm, Norm, RMSNorm
 from attention.spec.options import ARRAY, SWITCH, Option, arrays_by_name, check_options, checked, instance, one_of
@@ -36,7 +36,7 @@ from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeK
 from attention.spec.random import DROPOUT_RATE
 from attention.spec.scores import CAP, WIDTH, Cosine, Dot, ScaledDot
 
-__all__ = ["MultiHeadAttention", "shield_inputs"]
+__all__ = ["MultiHeadAttention", "zero_masked_inputs"]
 
 Positions = Rotary | AxialRotary | Alibi | RelativeBias | RelativeKeys
 WIDTHS = ("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_dim", "kdim", "vdim", "out_dim")

@@ -18,7 +18,7 @@ from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.layers import heads
 from attention.spec.layers.contract import ResolvedCall
-from attention.spec.layers.heads import BIASES, append_columns, shield_inputs
+from attention.spec.layers.heads import BIASES, append_columns, zero_masked_inputs
 from attention.spec.masks.algebra import Mask, both, evaluate
 from attention.spec.norms import Norm
 from attention.spec.params import inner
@@ -101,7 +101,7 @@ def oracle(
     key = inputs.get("key", query)
     value = inputs.get("value", key)
     given = tuple(observe("input", x) for x in (query, key, value))
-    given = shield_inputs(xp, resolved["allowed"], *given, appended=bool(contract.extra_keys))
+    given = zero_masked_inputs(xp, resolved["allowed"], *given, appended=bool(contract.extra_keys))
     names = ("q_proj", "k_proj", "v_proj")
     q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
     q = rotate(contract, xp, normed(xp, contract.norms, weights, "q_norm", q, observe), resolved["query_table"], observe)

@@ -30,8 +30,8 @@ def present(xp: Any, rows: Array, keys: Array) -> Array:
 
     Args:
         xp: the array namespace.
-        rows: bool `(*batch, H, T)`, queries that may read something; see `isolation.Reach`.
-        keys: bool `(*batch, H, T)`, keys that something may read.
+        rows: bool `(*batch, H, T)`, queries that may attend to a key; see `nan_safety.Reach`.
+        keys: bool `(*batch, H, T)`, keys that a query may attend to.
     """
     return xp.any(rows, axis=-2)[..., None] | xp.any(keys, axis=-2)[..., None]
 

@@ -76,9 +76,9 @@ class Mask(Tree):
         return True
 
     @property
-    def isolates(self) -> bool:
-        """Whether documents stand side by side of which one must not learn of another, not even of its NaN."""
-        return any(part.isolates for part in self.inside)
+    def confines_nan(self) -> bool:
+        """Whether NaN in a token must reach only the queries that may attend to it, as among packed documents."""
+        return any(part.confines_nan for part in self.inside)
 
     @property
     def several(self) -> tuple[tuple[str, Any], ...]:

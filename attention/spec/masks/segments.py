@@ -44,7 +44,7 @@ class Segments(Mask):
             set_integers(self, "q", self.q)
 
     @property
-    def isolates(self) -> bool:
+    def confines_nan(self) -> bool:
         return True
 
     def allowed(self, at: Grid) -> Array:

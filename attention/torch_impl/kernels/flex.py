@@ -36,7 +36,7 @@ from attention.spec.masks.grid import Grid
 from attention.spec.masks.tile_schedule import FULL, PARTIAL, schedule
 from attention.spec.scores import bind, soft_cap
 from attention.torch_impl.kernels import derivatives, precision
-from attention.torch_impl.masks import allowed, shielded
+from attention.torch_impl.masks import allowed, zero_masked
 
 FEATURES = ("softcap", "score_mod", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
 
@@ -65,7 +65,7 @@ class Flex:
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
         of = request.sizes
-        q, k, v = shielded(request)
+        q, k, v = zero_masked(request)
         attend = _compiled() if request.device == "cuda" and not torch.compiler.is_compiling() else flex_attention
         with _as_it_is(request.device), torch.autocast(q.device.type, enabled=False):
             out = attend(

@@ -39,14 +39,14 @@ class Lowering:
         diagonal: TRIANGLE or TRAPEZOID where that is all that is left of the mask; else None.
         mask: bool, broadcastable to `(*batch, H, T, S)` of the box, with no empty row; None allows everything.
         rows: bool, broadcastable to `(*batch, H, T, 1)` of the box: False where a row is empty; None: none is.
-        shielded: whether the box holds tokens that nobody may read, which have to be made harmless.
+        zero_masked: whether the box holds tokens that nobody may read, which have to be made harmless.
     """
 
     box: Box
     diagonal: str | None = None
     mask: Tensor | None = None
     rows: Tensor | None = None
-    shielded: bool = False
+    zero_masked: bool = False
 
 
 def lower(request: Request, diagonals: tuple[str, ...]) -> Lowering:
@@ -64,14 +64,14 @@ def lower(request: Request, diagonals: tuple[str, ...]) -> Lowering:
     if torch.compiler.is_compiling() or 0 in of.scores:
         # A compiler's sizes may be symbols, which must not be asked how large they are.
         return _masked(rest, request, box, _rows(counts, of, box, request.q.device))
-    if request.needs_shield:
+    if request.needs_zero_masking:
         inner = box & bounding(mask, of.T, of.S, read)
         box = box if inner.is_empty else inner
     exist = _existing(counts, of, box) if counts else None
     found = shape(rest, of.T, of.S, box, read, exist)
     rows = None if exist is not None and _fills(exist, box) else _rows(counts, of, box, request.q.device)
     if found == RECTANGLE or found in diagonals:
-        return Lowering(box, None if found == RECTANGLE else found, None, rows, shielded=rows is not None)
+        return Lowering(box, None if found == RECTANGLE else found, None, rows, zero_masked=rows is not None)
     return _masked(rest, request, box, rows)
 
 
@@ -81,7 +81,7 @@ def _masked(mask: Mask, request: Request, box: Box, rows: Tensor | None) -> Lowe
     whole = box == Box(0, of.T, 0, of.S)
     dense = allowed(mask, of, device) if whole else mask.allowed(_tile(of, box, device))
     assert dense is not None  # noqa: S101 - there is a mask
-    if not request.needs_shield:
+    if not request.needs_zero_masking:
         return Lowering(box, None, dense, rows)
     seen = dense.any(-1, keepdim=True)
     every = read(seen)
@@ -90,7 +90,7 @@ def _masked(mask: Mask, request: Request, box: Box, rows: Tensor | None) -> Lowe
         dense = dense | ~seen
         seen = seen if seen.ndim > 1 else seen[None]
         rows = seen if rows is None else rows & seen
-    return Lowering(box, None, dense, rows, shielded=True)
+    return Lowering(box, None, dense, rows, zero_masked=True)
 
 
 def _tile(of: Sizes, box: Box, device: torch.device) -> Tile:

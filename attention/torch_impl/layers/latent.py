@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from attention.spec.axes import Array, Sizes, check_float
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
 from attention.spec.masks.algebra import Mask, both
 from attention.torch_impl import params
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import native, read, sheltered
+from attention.torch_impl.masks import native, read, zero_masked_inputs
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import rotate
 
@@ -76,7 +76,7 @@ class LatentAttention(Layer):
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask, x.device)
         where = positions if cache is None else cache.upcoming(sizes.T, positions)
-        asking, asked, gone = self._shielded(x, mask, where, sizes, cache)
+        asking, asked, nan_rows = self._zero_masked(x, mask, where, sizes, cache)
         queries, (latent, key) = self._queries(asking, where), self._latents(asked, where)
         if cache is not None:
             new = cache.append(key, latent, positions)
@@ -103,7 +103,7 @@ class LatentAttention(Layer):
             if intermediates and "context" in intermediates:
                 intermediates["context"] = context
         made: Any = tuple(
-            x for x in (lost(xp, gone, self.out_proj(context.flatten(-2))), intermediates, cache) if x is not None
+            x for x in (set_nan(xp, nan_rows, self.out_proj(context.flatten(-2))), intermediates, cache) if x is not None
         )
         return made if len(made) > 1 else made[0]
 
@@ -116,18 +116,18 @@ class LatentAttention(Layer):
         spec.check_places(positions, sizes)
         return self.contract.chosen(form, cache, x), sizes
 
-    def _shielded(
+    def _zero_masked(
         self, x: Tensor, mask: Mask | None, where: Array, sizes: Sizes, cache: Any
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the tokens as queries and as keys, zeros where absent, unread or not finite; and whose outputs are lost."""
+        """Return the tokens as queries and as keys, zeros where absent, masked or not finite, and the NaN output rows."""
         if cache is not None:
             present = torch.where((where >= 0)[..., None], x, torch.zeros_like(x))
             return present, present, None
         mask = both(self.contract.mask, mask)
         if mask is not None:
             mask.check(sizes, read)
-        (asking, asked, _), gone = sheltered(mask, sizes, x, x, x)
-        return asking, asked, gone
+        (asking, asked, _), nan_rows = zero_masked_inputs(mask, sizes, x, x, x)
+        return asking, asked, nan_rows
 
     def _queries(self, x: Tensor, where: Array) -> tuple[Tensor, Tensor]:
         """Return the two parts of the query heads: as they are, and rotated."""

@@ -16,7 +16,7 @@ from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.kernels.plan_cache import Plans, Settled
 from attention.spec.layers import heads
 from attention.spec.masks import DenseMask, Placed
@@ -26,7 +26,7 @@ from attention.spec.scores import Cosine
 from attention.torch_impl import params
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention, plan, signature
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import allowed, native, read, sheltered
+from attention.torch_impl.masks import allowed, native, read, zero_masked_inputs
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import bias as score_bias
 from attention.torch_impl.positions import rotate, shared_length
@@ -94,10 +94,10 @@ class MultiHeadAttention(Layer):
         c = self.contract
         x_k = query if key is None else key
         x_q, x_v = query, x_k if value is None else value
-        sizes, gone = self._check(x_q, x_k, x_v), None
+        sizes, nan_rows = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions, query.device)
-            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
+            (x_q, x_k, x_v), nan_rows = zero_masked_inputs(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
             heads.check_continues(c, cache, key_positions, sizes)
@@ -129,7 +129,7 @@ class MultiHeadAttention(Layer):
             implementation=implementation,
         )
         context, intermediates = out if return_intermediates else (out, None)
-        output, *more = (x for x in (lost(xp, gone, self._merge(x_q, context)), intermediates, cache) if x is not None)
+        output, *more = (x for x in (set_nan(xp, nan_rows, self._merge(x_q, context)), intermediates, cache) if x is not None)
         return (output, *more) if more else output
 
     def _again(self, query: Tensor, implementation: str) -> Tensor | None:
@@ -156,7 +156,7 @@ class MultiHeadAttention(Layer):
         """Return the plan of self-attention without options, checked."""
         c, sizes = self.contract, self._check(query, query, query)
         mask = self._mask(None, sizes, None, None, query.device)
-        whole = mask is None or (mask.keeps_self and not mask.isolates)
+        whole = mask is None or (mask.keeps_self and not mask.confines_nan)
         return Settled(sizes, mask, whole and heads.is_plain(c), (c,))
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:

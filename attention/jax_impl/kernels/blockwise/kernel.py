@@ -21,7 +21,7 @@ from attention.jax_impl.kernels.blockwise.plan import Inputs, NonDiff, Plan
 from attention.jax_impl.kernels.blockwise.score_mod import trace
 from attention.jax_impl.kernels.blockwise.scores import LOG2E
 from attention.jax_impl.kernels.blockwise.tiles import tiling
-from attention.jax_impl.masks import shielded
+from attention.jax_impl.masks import zero_masked
 from attention.spec.kernels import Request
 from attention.spec.kernels.auto_rules import structure
 from attention.spec.kernels.tuning import tile_for
@@ -56,7 +56,7 @@ class Blockwise:
     def run(self, request: Request) -> dict[str, jax.Array]:
         """Return the context and the logsumexp."""
         plan, consts, numbers = self.plan(request)
-        q, k, v = shielded(request)
+        q, k, v = zero_masked(request)
         key = None
         if request.dropout_rate:
             _ = count(request.sizes.scores)

@@ -20,7 +20,7 @@ from attention.torch_impl.kernels import derivatives
 from attention.torch_impl.kernels.blockwise.passes import Call
 from attention.torch_impl.kernels.blockwise.plan import is_masked, plan
 from attention.torch_impl.kernels.blockwise.products import Rule
-from attention.torch_impl.masks import shielded
+from attention.torch_impl.masks import zero_masked
 
 SHORT = 1024
 """Keys of a window below which tiles are short."""
@@ -68,17 +68,17 @@ def tile_of(mask: Mask | None) -> int:
     return 64 if reach is not None and reach < SHORT else 256
 
 
-def guarded(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `(B, T, K, G, D)`, `(B, S, K, D)` and `(B, S, K, E)` with zeros for what nobody sees.
+def zero_masked_call(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `(B, T, K, G, D)`, `(B, S, K, D)` and `(B, S, K, E)` with zeros for masked tokens.
 
-    Only under a mask are such tokens read: what lies outside the pieces is never touched.
+    Only blocks with a mask read such tokens: tokens outside the blocks are never read.
     """
     if not is_masked(call.plan):
         return q, k, v
     of = call.sizes
     shapes = ((of.T, of.H, of.D), (of.S, of.K, of.D), (of.S, of.K, of.E))
     q1, k1, v1 = (x.reshape(*of.batch, *shape) for x, shape in zip((q, k, v), shapes, strict=True))
-    clean = shielded(Request(q1, k1, v1, of, dtype_name(q), call.rule.scale, call.mask, device=q.device.type))
+    clean = zero_masked(Request(q1, k1, v1, of, dtype_name(q), call.rule.scale, call.mask, device=q.device.type))
     q1, k1, v1 = clean
     return q1.reshape(q.shape), k1.reshape(k.shape), v1.reshape(v.shape)
 

@@ -22,7 +22,7 @@ from attention.spec.axes import COMPUTE, Sizes, dtype_name
 from attention.spec.kernels import Request
 from attention.spec.masks import KINDS
 from attention.spec.masks.algebra import Mask
-from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded
+from attention.torch_impl.kernels.blockwise.call import Limits, call_of, zero_masked_call
 from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
 from attention.torch_impl.kernels.blockwise.products import Rule
 from attention.torch_impl.kernels.constants import constant
@@ -31,13 +31,13 @@ _KINDS = {kind.__name__: kind for kind in KINDS}
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? sinks, Tensor[] arrays, SymInt[] batch, str said"
 
 
-def attention(limits: Limits, request: Request, shield: bool, *given: Any) -> tuple[Tensor, Tensor]:
+def attention(limits: Limits, request: Request, zero_masking: bool, *given: Any) -> tuple[Tensor, Tensor]:
     """Return context and logsumexp inside a graph.
 
     Args:
         limits: of the kernel.
         request: the call.
-        shield: whether unseen tokens may hold NaN.
+        zero_masking: whether masked tokens may hold NaN.
         *given: q, k, v, bias and sinks, as `passes.forward` takes them.
     """
     arrays: list[Tensor] = []
@@ -46,7 +46,7 @@ def attention(limits: Limits, request: Request, shield: bool, *given: Any) -> tu
     mask, seed = _told(request.mask, arrays), _told(seed, arrays)
     softcap = None if request.softcap is None else float(request.softcap)
     rule = (float(request.scale), softcap, float(request.dropout_rate))
-    options = ((limits.tile, limits.most, limits.side, limits.fused), rule, shield)
+    options = ((limits.tile, limits.most, limits.side, limits.fused), rule, zero_masking)
     return torch.ops.attention.blockwise(*given, arrays, request.sizes.batch, _said(mask, seed, options))
 
 
@@ -86,11 +86,11 @@ def _call(
     q: Tensor, k: Tensor, v: Tensor, arrays: list[Tensor], batch: Any, said: str
 ) -> tuple[Call, tuple[Tensor, Tensor, Tensor]]:
     """Return the call, and q, k and v as it may read them."""
-    mask, seed, (limits, (scale, softcap, rate), shield) = _read(said)
+    mask, seed, (limits, (scale, softcap, rate), zero_masking) = _read(said)
     _, t, heads, group, d = q.shape
     sizes = Sizes(tuple(batch), t, k.shape[1], heads * group, heads, d, v.shape[-1])
     call = call_of(Limits(*limits), _heard(mask, arrays), sizes, Rule(scale, softcap, rate), _heard(seed, arrays), q.device)
-    return call, guarded(call, q, k, v) if shield else (q, k, v)
+    return call, zero_masked_call(call, q, k, v) if zero_masking else (q, k, v)
 
 
 def _forward(

@@ -21,12 +21,12 @@ from torch.nn.functional import pad
 from attention.spec.axes import Array, Sizes
 from attention.spec.kernels import Request
 from attention.spec.kernels.auto_rules import structure
-from attention.spec.kernels.nan_safety import Sound
+from attention.spec.kernels.nan_safety import NanSafeRequest
 from attention.spec.kernels.tuning import tile_for
 from attention.spec.masks import Mask
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.blockwise import compiled, flash
-from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded
+from attention.torch_impl.kernels.blockwise.call import Limits, call_of, zero_masked_call
 from attention.torch_impl.kernels.blockwise.function import Attention, bare
 from attention.torch_impl.kernels.blockwise.products import Rule
 from attention.torch_impl.kernels.derivatives import is_transformed
@@ -74,15 +74,15 @@ class Blockwise:
 
     def _answer(self, request: Request, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
         of, limits = request.sizes, Limits(self.tile, self.most, self.side, self.fused)
-        shield = request.needs_shield and not isinstance(request, Sound)
+        zero_masking = request.needs_zero_masking and not isinstance(request, NanSafeRequest)
         if torch.compiler.is_compiling():
-            return compiled.attention(limits, request, shield, q, k, v, *rest)
+            return compiled.attention(limits, request, zero_masking, q, k, v, *rest)
         sizes = Sizes(of.batch, of.T, of.S, of.H, of.K, q.shape[-1], v.shape[-1])
         rule = Rule(request.scale, request.softcap, request.dropout_rate)
         mask = None if request.mask is None else bare(request.mask)
         limits = limits if self.tile else replace(limits, tile=_tuned(request))
         call = call_of(limits, mask, sizes, rule, request.dropout_seed, q.device)
-        return Attention.apply(call, *(guarded(call, q, k, v) if shield else (q, k, v)), *rest)
+        return Attention.apply(call, *(zero_masked_call(call, q, k, v) if zero_masking else (q, k, v)), *rest)
 
 
 def _tuned(request: Request) -> int | None:

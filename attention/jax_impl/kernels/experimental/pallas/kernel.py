@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from attention.jax_impl import random
-from attention.jax_impl.masks import shielded
+from attention.jax_impl.masks import zero_masked
 from attention.spec.axes import Array, Sizes
 from attention.spec.kernels import Request
 from attention.spec.random import count
@@ -74,7 +74,7 @@ class Pallas:
         from attention.jax_impl.kernels.experimental.pallas.tiles import folded  # noqa: PLC0415
 
         of, batch = request.sizes, request.sizes.batch
-        q, k, v = (_heads_first(x) for x in shielded(request))
+        q, k, v = (_heads_first(x) for x in zero_masked(request))
         bias = None if request.bias is None else folded(request.bias, batch, 3)
         context, logsumexp = attention(self._plan(request), q, k, v, request.mask, bias, request.sinks, _seed(request))
         context = jnp.swapaxes(context, 1, 2).reshape(*batch, of.T, of.H, of.E)
