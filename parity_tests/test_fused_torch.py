@@ -24,7 +24,7 @@ from attention.torch_impl.kernels import lowering
 from attention.torch_impl.kernels import sdpa as sdpa_file
 from attention.torch_impl.kernels.experimental import varlen
 from attention.torch_impl.kernels.experimental.varlen import Packing, Varlen, packing
-from attention.torch_impl.kernels.zones import RECTANGLE, TRIANGLE, Box, bounding, shape
+from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, Box, bounding, shape
 from parity_tests.drawn_masks import Drawn, of, sized, table
 
 B, H, K, D, E = 2, 4, 2, 6, 6
@@ -313,7 +313,7 @@ class TestValues:
 
 class TestRefusals:
     REASONS: tuple[tuple[spec.Mask, int, str], ...] = (
-        (spec.Segments([0, 1, 0, 1, 1, 1]), N, "has no documents in several pieces"),
+        (spec.Segments([0, 1, 0, 1, 1, 1]), N, "does not support documents in several segments"),
         (spec.Segments(kv=[0, 0, 0, 1, 1, 1], q=[1, 0]), 2, "has no documents that keys hold in another order than queries"),
         (spec.Causal() & spec.Lengths(kv=[4, 5]), N, "has no diagonal beside that of the documents themselves"),
         (spec.Causal(align="end"), 4, "has no diagonal beside that of the documents themselves"),

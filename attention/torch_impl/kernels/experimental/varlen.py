@@ -233,7 +233,7 @@ def _documents(queries: _Runs, keys: _Runs, spans: list[Aligned], of: Sizes) -> 
     for runs in (queries, keys):
         named = [name for name in runs.names if name[1] >= 0]
         if len(set(named)) < len(named):
-            return "has no documents in several pieces"
+            return "does not support documents in several segments"
     pairs = [of_name.get(name, -1) for name in queries.names]
     met = np.array([i for i in pairs if i >= 0], np.int64)
     if np.any(np.diff(met) < 0):

@@ -1,7 +1,7 @@
-"""Lines: where the cells of a mask begin, one set of numbers for queries and keys alike.
+"""Breakpoints of a mask: the boundaries of its tiles along queries and keys.
 
-lines of the keys    = ends of documents, paddings, prefixes and chunks, and at most a tile further each
-lines of the queries = lines of the keys - offset        query t stands at key t + offset, so diagonals cross corners
+breakpoints of the keys    = ends of documents, paddings, prefixes and chunks, and steps of at most a tile between them
+breakpoints of the queries = breakpoints of the keys - offset        query t is at key t + offset: diagonals cross corners
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from attention.spec.axes import Array, Sizes
 from attention.spec.masks import Aligned, Chunked, Lengths, PerRow, Placed, Prefix, Segments
 from attention.spec.masks.algebra import Mask
-from attention.torch_impl.kernels.blockwise.cells import Lines, Row, at_row, rises
+from attention.torch_impl.kernels.blockwise.tile_grid import Breakpoints, Row, at_row, rises
 
 FINEST = 8
-"""Lines closer than a tile divided by this are not drawn: a small partial cell costs less than many smaller ones."""
+"""Breakpoints closer than a tile divided by this are dropped: one partial tile costs less than many small ones."""
 MOST = 1024
-"""The most tiles along an axis; beyond, they grow."""
+"""The most tiles along an axis; longer axes get larger tiles."""
 
 
-def lines(mask: Mask, sizes: Sizes, tile: int, row: Row, *, known: bool = True) -> Lines:
-    """Return the lines of the queries and of the keys: rising integers from 0 to T and to S.
+def breakpoints(mask: Mask, sizes: Sizes, tile: int, row: Row, *, known: bool = True) -> Breakpoints:
+    """Return the breakpoints of queries and keys: increasing integers from 0 to T and from 0 to S.
 
     Args:
-        mask: checked; its arrays are NumPy's, or anything where they are not `known`.
+        mask: checked; its arrays are NumPy's, or of any kind unless `known`.
         sizes: of the call.
-        tile: the longest side of a cell.
+        tile: the longest side of a tile.
         row: the batch row.
         known: whether to read the mask's arrays.
     """
@@ -40,7 +40,7 @@ def lines(mask: Mask, sizes: Sizes, tile: int, row: Row, *, known: bool = True) 
     cuts = sorted({0, offset, sizes.S, sizes.T + offset, *(int(n) for x in named for n in x)})
     stops = [cuts[0]]
     for cut in cuts[1:]:
-        # The last line stands, whatever stands before it.
+        # The end is always a breakpoint.
         if cut - stops[-1] >= max(1, tile // FINEST) or cut == end:
             stops.append(cut)
     every = np.concatenate([*(np.arange(a, b, tile) for a, b in pairwise(stops)), [end]])
@@ -52,7 +52,7 @@ def _clipped(at: Any, n: int) -> Any:
 
 
 def _offsets(mask: Mask, sizes: Sizes, row: Row, known: bool) -> Iterator[int]:
-    """Yield the key at which each aligned mask says that query 0 stands."""
+    """Yield the key position of query 0 in each aligned mask."""
     if isinstance(mask, Aligned):
         if mask.query_positions is None:
             yield sizes.S - sizes.T if mask.align == "end" else 0
@@ -63,7 +63,7 @@ def _offsets(mask: Mask, sizes: Sizes, row: Row, known: bool) -> Iterator[int]:
 
 
 def _ends(mask: Mask, sizes: Sizes, offset: int, row: Row, known: bool) -> Iterator[Array]:
-    """Yield the lines that a mask names, on the axis of the keys."""
+    """Yield the boundaries of a mask along the keys."""
     if isinstance(mask, Chunked) and mask.query_positions is None:
         own = sizes.S - sizes.T if mask.align == "end" else 0
         chunks = np.arange(0, max(sizes.S, sizes.T + own), mask.size)

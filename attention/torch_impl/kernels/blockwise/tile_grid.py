@@ -1,12 +1,12 @@
-"""Cells: an uneven grid over the scores whose lines stand where a mask changes, so that few cells are partial.
+"""The uneven tile grid of a mask: breakpoints at the mask's own boundaries, so that few tiles are partial.
 
-    lines = multiples of the tile + the ends of documents, paddings, prefixes and chunks
-    kind  = EMPTY, PARTIAL, FULL, or TRIANGLE: allowed[t, s] = (s - s0 <= t - t0) in the square cell from t0 and s0
+    breakpoints = multiples of the tile + the ends of documents, paddings, prefixes and chunks
+    kind  = EMPTY, PARTIAL, FULL, or TRIANGLE: allowed[t, s] = (s - s0 <= t - t0) in the square tile from t0 and s0
 
-A tile schedule (spec/blocks) asks a mask about tiles of one size, and a document that ends inside a tile makes it partial.
-Here the same predicate is asked about cells between lines that the mask itself names: a document is one full cell, or one
-triangle, and a kernel is shown no mask at all. The intervals of the queries and the keys remember that they are those, so
-that a comparison of the two knows the diagonal of a cell when it meets one; no cell is ever looked at element by element.
+A tile schedule (spec/masks/tile_schedule) classifies tiles of one size, and a document that ends inside a tile makes the
+tile partial. Here tiles lie between breakpoints that the mask itself defines: a document is one full tile, or one triangle,
+and the kernel needs no mask. The predicate is evaluated on intervals; the intervals of queries and keys are tagged, so that
+a comparison of the two detects the diagonal of a tile without evaluating single elements.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ from attention.spec.masks.intervals import Interval, Ternary
 from attention.spec.masks.tile_schedule import ANYTHING, Tile, Tiles
 
 TRIANGLE = 3
-"""The kind of a square cell that is a causal diagonal, beside `spec.blocks`' EMPTY, PARTIAL and FULL."""
+"""The kind of a square causal tile, beside EMPTY, PARTIAL and FULL of `spec.masks.tile_schedule`."""
 
 Row = tuple[int, ...]
 """The index of one batch row."""
-Lines = tuple[Any, Any]
-"""Where the cells of the queries, and of the keys, begin, and at last where they end: rising integers from 0."""
+Breakpoints = tuple[Any, Any]
+"""Boundaries of the tiles along queries and along keys: increasing integers from 0 to T and from 0 to S."""
 
 
-def kinds(mask: Mask, sizes: Sizes, lines: Lines, row: Row, *, known: bool = True) -> Any:
-    """Return the kind of every cell of one batch row, int8 `(H or 1, cells of T, cells of S)`.
+def kinds(mask: Mask, sizes: Sizes, breakpoints: Breakpoints, row: Row, *, known: bool = True) -> Any:
+    """Return the kind of every tile of one batch row, int8 `(H or 1, tiles of T, tiles of S)`.
 
     Args:
-        mask: checked; its arrays are NumPy's, or anything where they are not `known`.
+        mask: checked; its arrays are NumPy's, or of any kind unless `known`.
         sizes: of the call; T and S are not 0.
-        lines: between which the cells lie.
+        breakpoints: boundaries of the tiles.
         row: the batch row.
         known: whether to read the mask's arrays.
     """
-    (t0, t1), (s0, s1) = ((edges[:-1], edges[1:] - 1) for edges in lines)
-    starts: Lines = (t0, s0)
+    (t0, t1), (s0, s1) = ((edges[:-1], edges[1:] - 1) for edges in breakpoints)
+    starts: Breakpoints = (t0, s0)
     queries: Any = Queries(t0[:, None], t1[:, None])
-    grid = Cells(queries, Keys(s0, s1), sizes.T, sizes.S, xp=np, tile=(1, 1), known=known, row=row, starts=starts)
+    grid = TileGrid(queries, Keys(s0, s1), sizes.T, sizes.S, xp=np, tile=(1, 1), known=known, row=row, starts=starts)
     found = mask.allowed(grid)
     kind = found.may.astype(np.int8) + found.must.astype(np.int8)
-    if isinstance(found, Answer):
+    if isinstance(found, DiagonalTernary):
         kind = np.where(found.diagonal & ~found.must, np.int8(TRIANGLE), kind)
     kind = kind[(None,) * (3 - kind.ndim) + (...,)]
     return np.broadcast_to(kind, (kind.shape[0], len(t0), len(s0)))
 
 
 @dataclass(frozen=True)
-class Cells(Tiles):
-    """Every cell of one batch row: t `(cells of T, 1)` and s `(cells of S,)`.
+class TileGrid(Tiles):
+    """Every tile of one batch row: t `(tiles of T, 1)` and s `(tiles of S,)`.
 
     Attributes:
         row: the batch row.
-        starts: where the cells of the queries begin, and of the keys.
+        starts: first query of each tile row, first key of each tile column.
     """
 
     row: Row = field(kw_only=True)
-    starts: Lines = field(kw_only=True)
+    starts: Breakpoints = field(kw_only=True)
 
     def per_row(self, x: Array) -> Interval:
         return Interval(*[at_row(x, self.row, 0)] * 2) if self.known else ANYTHING
@@ -95,7 +95,7 @@ class Cells(Tiles):
 
 @dataclass(frozen=True)
 class Region(Tile):
-    """The exact mask of two ranges: of one batch row, or of all where `row` is None."""
+    """The grid of the exact mask of two ranges, for one batch row, or for all if `row` is None."""
 
     row: Row | None = None
 
@@ -119,51 +119,51 @@ class Region(Tile):
 
 
 def at_row(x: Array, row: Row, inner: int) -> Array:
-    """Return what `(*batch, ...)` or less, with `inner` axes after the batch's, holds of one batch row."""
+    """Return one batch row of an array `(*batch, ...)` that has `inner` axes after the batch axes."""
     n = x.ndim - inner
     return x[tuple(0 if x.shape[i] == 1 else row[len(row) - n + i] for i in range(n))] if n > 0 else x
 
 
 def rises(x: Any) -> bool:
-    """Return whether each number is one more than the last, as indices are."""
+    """Return whether each number is the previous one plus 1, as for indices."""
     return x.shape[-1] > 1 and bool((np.diff(x) == 1).all())
 
 
 def _reduced(x: Any, reduce: Any, starts: Any, axis: int) -> Any:
-    """Return the minimum, or what `reduce` says, of each cell along an axis. An axis of 1 stays."""
+    """Return the reduction (such as np.minimum) over each tile along an axis. An axis of 1 is kept."""
     return x if x.shape[axis] == 1 else reduce.reduceat(x, starts, axis=axis)
 
 
 @dataclass(frozen=True, eq=False)
-class Answer(Ternary):
-    """A condition on cells that also knows where it is exactly a causal diagonal."""
+class DiagonalTernary(Ternary):
+    """A condition on tiles that also tracks on which tiles it is exactly the causal diagonal."""
 
     diagonal: Array
 
-    def __and__(self, other: Ternary) -> Answer:
+    def __and__(self, other: Ternary) -> DiagonalTernary:
         both = super().__and__(other)
         mine, theirs = self.diagonal, _diagonal(other)
-        return Answer(both.may, both.must, (mine & (other.must | theirs)) | (theirs & self.must))
+        return DiagonalTernary(both.may, both.must, (mine & (other.must | theirs)) | (theirs & self.must))
 
-    def __or__(self, other: Ternary) -> Answer:
+    def __or__(self, other: Ternary) -> DiagonalTernary:
         both = super().__or__(other)
         mine, theirs = self.diagonal, _diagonal(other)
-        return Answer(both.may, both.must, (mine & (~other.may | theirs)) | (theirs & ~self.may))
+        return DiagonalTernary(both.may, both.must, (mine & (~other.may | theirs)) | (theirs & ~self.may))
 
-    # Python asks the subclass first, on either side of the operator.
+    # Python tries the reflected operator of a subclass first.
     __rand__, __ror__ = __and__, __or__
 
-    def spread(self, combine: Callable[[list[Array]], Array], *others: Ternary) -> Answer:
+    def spread(self, combine: Callable[[list[Array]], Array], *others: Ternary) -> DiagonalTernary:
         both = super().spread(combine, *others)
-        return Answer(both.may, both.must, combine([_diagonal(x) for x in (self, *others)]))
+        return DiagonalTernary(both.may, both.must, combine([_diagonal(x) for x in (self, *others)]))
 
 
 def _diagonal(x: Ternary) -> Any:
-    return x.diagonal if isinstance(x, Answer) else np.zeros_like(x.may)
+    return x.diagonal if isinstance(x, DiagonalTernary) else np.zeros_like(x.may)
 
 
-class _Named(Interval):
-    """An interval that remembers what it is of. Abstract. In all but what it remembers it is the plain one."""
+class _Tagged(Interval):
+    """An interval tagged as queries, keys or their offset; otherwise as a plain interval. Abstract."""
 
     __hash__ = None  # type: ignore[assignment]  # as an interval's
 
@@ -176,27 +176,27 @@ class _Named(Interval):
     def __ge__(self, other: Any) -> Ternary:
         return self.plain() >= _plain(other)
 
-    def __eq__(self, other: object) -> Ternary:  # type: ignore[override]  # a condition, as an interval answers
+    def __eq__(self, other: object) -> Ternary:  # type: ignore[override]  # a condition, as for intervals
         return (self.plain() - _plain(other)) == 0 if self is other else self.plain() == _plain(other)
 
 
-class Queries(_Named):
-    """The queries of the cells, or any numbers that rise by one from query to query: where they stand among the keys."""
+class Queries(_Tagged):
+    """The queries of the tiles, or any numbers that increase by one from query to query."""
 
     def __add__(self, other: Any) -> Interval:
         moved = self.plain() + _plain(other)
         return Queries(moved.least, moved.most) if isinstance(other, int) else moved
 
 
-class Keys(_Named):
-    """The keys of the cells, or any numbers that rise by one from key to key."""
+class Keys(_Tagged):
+    """The keys of the tiles, or any numbers that increase by one from key to key."""
 
     def __sub__(self, other: Any) -> Interval:
         gap = self.plain() - _plain(other)
         if not isinstance(other, Queries):
             return gap
         square = self.most - self.least == other.most - other.least
-        # No offset is this large: a cell that is no square has no diagonal.
+        # A tile that is not square has no diagonal: no offset is this large.
         return Offset(gap.least, gap.most, np.where(square, self.least - other.least, ANYTHING.most))
 
     def __le__(self, other: Any) -> Ternary:
@@ -204,15 +204,15 @@ class Keys(_Named):
 
 
 @dataclass(frozen=True, eq=False)
-class Offset(_Named):
-    """The key less the query, which is `corner` all along the diagonal of a cell."""
+class Offset(_Tagged):
+    """Key minus query; it is `corner` along the diagonal of a tile."""
 
     corner: Array
 
     def __le__(self, other: Any) -> Ternary:
         found = self.plain() <= other
-        return Answer(found.may, found.must, self.corner == other) if isinstance(other, int) else found
+        return DiagonalTernary(found.may, found.must, self.corner == other) if isinstance(other, int) else found
 
 
 def _plain(x: Any) -> Any:
-    return x.plain() if isinstance(x, _Named) else x
+    return x.plain() if isinstance(x, _Tagged) else x

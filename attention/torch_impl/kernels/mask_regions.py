@@ -1,12 +1,12 @@
-"""Zones: whether a mask is nothing but a rectangle, or what lies below its diagonal, without asking for a single element.
+"""Mask regions: detect that a mask is a rectangle or the part below a diagonal, without evaluating single elements.
 
-    t0 <= t < t1,  s0 <= s < s1,  d0 <= s - t <= d1                 a zone
-    mask = rectangle                if all of it is allowed
+    t0 <= t < t1,  s0 <= s < s1,  d0 <= s - t <= d1                 a region
+    mask = rectangle                if all of the region is allowed
     mask = triangle, trapezoid      if s - t <= s1 - t1 is allowed, and s - t > s1 - t1 is not
 
-The mask's own predicate is asked of affine terms i t + j s + [low, high], whose differences keep what t and s have to do with
-each other: that is how the diagonal of `s <= t` is seen, by whatever words it is written. "Every" and "none" are never wrong;
-where neither is found out, a kernel is told the mask.
+The mask's predicate is evaluated on affine terms i t + j s + [low, high] (abstract interpretation with difference bounds), so
+that the diagonal of `s <= t` is found however the predicate is written. "Every" and "none" are proofs; if neither is proven,
+the kernel gets the mask.
 
 References:
     Mine, "A new numerical abstract domain based on difference-bound matrices", PADO 2001.
@@ -31,24 +31,24 @@ from attention.spec.masks.segments import Segments
 from attention.spec.masks.selection import PerHead, PerRow, Placed
 
 RECTANGLE, TRIANGLE, TRAPEZOID = "rectangle", "triangle", "trapezoid"
-"""A trapezoid has more keys than queries, and its last query sees the last key."""
+"""A trapezoid has more keys than queries, and its last query may attend to the last key."""
 
 
 @dataclass(slots=True, eq=False)
-class Answer:
-    """Of all elements of a zone: whether every one satisfies a condition, and whether none does."""
+class Truth:
+    """A condition over a region: proven for every element, proven for none, or neither."""
 
     every: bool
     none: bool
 
-    def __and__(self, other: Answer) -> Answer:
-        return Answer(self.every and other.every, self.none or other.none)
+    def __and__(self, other: Truth) -> Truth:
+        return Truth(self.every and other.every, self.none or other.none)
 
-    def __or__(self, other: Answer) -> Answer:
-        return Answer(self.every or other.every, self.none and other.none)
+    def __or__(self, other: Truth) -> Truth:
+        return Truth(self.every or other.every, self.none and other.none)
 
-    def __invert__(self) -> Answer:
-        return Answer(self.none, self.every)
+    def __invert__(self) -> Truth:
+        return Truth(self.none, self.every)
 
 
 class Box(NamedTuple):
@@ -67,13 +67,13 @@ class Box(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is in it."""
+        """Whether the rectangle has no element."""
         return self.t0 >= self.t1 or self.s0 >= self.s1
 
 
 @dataclass(slots=True, eq=False)
-class Zone:
-    """Least and most of t, of s and of s - t; ints, or NumPy arrays `(*batch,)` where rows differ."""
+class Region:
+    """Bounds of t, s and s - t; ints, or NumPy arrays `(*batch,)` if batch rows differ."""
 
     t: tuple[Any, Any]
     s: tuple[Any, Any]
@@ -82,24 +82,24 @@ class Zone:
 
 @dataclass(slots=True, eq=False)
 class Term:
-    """Numbers i t + j s + c, low <= c <= high, of a zone; None where neither t nor s is in them."""
+    """An affine term i t + j s + c with low <= c <= high over a region; the region is None if i = j = 0."""
 
-    zone: Zone | None
+    region: Region | None
     i: int
     j: int
     low: Any
     high: Any
 
-    # NumPy would otherwise spread an operator over the elements of its own array.
+    # Without it NumPy would apply an operator to each element of its own array.
     __array_ufunc__ = None
-    __hash__ = None  # type: ignore[assignment]  # it answers == by a condition, as arrays do
+    __hash__ = None  # type: ignore[assignment]  # == returns a condition, as for arrays
 
     def bounds(self) -> tuple[Any, Any]:
         """Return the least and the most of all elements."""
-        low, high, zone = self.low, self.high, self.zone
-        if zone is None:
+        low, high, region = self.low, self.high, self.region
+        if region is None:
             return low, high
-        pairs = ((self.j, zone.d),) if self.i == -self.j else ((self.i, zone.t), (self.j, zone.s))
+        pairs = ((self.j, region.d),) if self.i == -self.j else ((self.i, region.t), (self.j, region.s))
         for factor, (least, most) in pairs:
             if factor:
                 low = low + factor * (least if factor > 0 else most)
@@ -109,12 +109,12 @@ class Term:
     def __add__(self, other: Any) -> Term:
         if isinstance(other, Term):
             return Term(
-                self.zone or other.zone, self.i + other.i, self.j + other.j, self.low + other.low, self.high + other.high
+                self.region or other.region, self.i + other.i, self.j + other.j, self.low + other.low, self.high + other.high
             )
-        return Term(self.zone, self.i, self.j, self.low + other, self.high + other)
+        return Term(self.region, self.i, self.j, self.low + other, self.high + other)
 
     def __neg__(self) -> Term:
-        return Term(self.zone, -self.i, -self.j, -self.high, -self.low)
+        return Term(self.region, -self.i, -self.j, -self.high, -self.low)
 
     def __sub__(self, other: Any) -> Term:
         return self + -other
@@ -128,26 +128,26 @@ class Term:
         low, high = self.bounds()
         return Term(None, 0, 0, low // size, high // size)
 
-    def __le__(self, other: Any) -> Answer:
+    def __le__(self, other: Any) -> Truth:
         low, high = (self - other).bounds()
-        return Answer(_all(high <= 0), _all(low > 0))
+        return Truth(_all(high <= 0), _all(low > 0))
 
-    def __ge__(self, other: Any) -> Answer:
+    def __ge__(self, other: Any) -> Truth:
         low, high = (self - other).bounds()
-        return Answer(_all(low >= 0), _all(high < 0))
+        return Truth(_all(low >= 0), _all(high < 0))
 
-    def __lt__(self, other: Any) -> Answer:
+    def __lt__(self, other: Any) -> Truth:
         return ~(self >= other)
 
-    def __gt__(self, other: Any) -> Answer:
+    def __gt__(self, other: Any) -> Truth:
         return ~(self <= other)
 
-    def __eq__(self, other: object) -> Answer:  # type: ignore[override]  # a condition, as arrays answer
+    def __eq__(self, other: object) -> Truth:  # type: ignore[override]  # a condition, as for arrays
         if self is other:
-            return Answer(every=True, none=False)
+            return Truth(every=True, none=False)
         return (self <= other) & (self >= other)
 
-    def __ne__(self, other: object) -> Answer:  # type: ignore[override]
+    def __ne__(self, other: object) -> Truth:  # type: ignore[override]
         return ~(self == other)
 
 
@@ -155,22 +155,22 @@ def _all(condition: Any) -> bool:
     return condition if isinstance(condition, bool) else bool(condition.all())
 
 
-def _lean(values: Any) -> Any:
-    """Return one number as an int, with which Python counts several times faster than NumPy."""
+def _scalar(values: Any) -> Any:
+    """Return a single number as a Python int, whose arithmetic is several times faster than NumPy's."""
     return values.item() if values.size == 1 else values
 
 
 UNKNOWN = Term(None, 0, 0, -MOST, MOST)
-"""A number of which nothing is known."""
+"""A term without known bounds."""
 
 
 @dataclass(frozen=True)
-class Zoned(Grid):
-    """A whole zone at once: t and s are terms, and answers say of every element, or none.
+class RegionGrid(Grid):
+    """The grid on which a mask is evaluated for a whole region: t and s are terms.
 
     Attributes:
-        box: holds the zone.
-        read: gives NumPy's values of an array of the mask, or None where they are not known.
+        box: the bounding rectangle of the region.
+        read: returns the values of an array of the mask as NumPy, or None if unknown.
     """
 
     box: Box = field(kw_only=True)
@@ -178,7 +178,7 @@ class Zoned(Grid):
 
     def per_row(self, x: Array) -> Term:
         values = self.read(x)
-        return UNKNOWN if values is None else Term(None, 0, 0, *[_lean(values)] * 2)
+        return UNKNOWN if values is None else Term(None, 0, 0, *[_scalar(values)] * 2)
 
     def per_query(self, x: Array) -> Term:
         return self._range(x, self.box.t0, self.box.t1)
@@ -191,28 +191,28 @@ class Zoned(Grid):
         if values is None:
             return UNKNOWN
         inside = values if values.shape[-1] == 1 else values[..., first:end]
-        return Term(None, 0, 0, _lean(inside.min(-1)), _lean(inside.max(-1)))
+        return Term(None, 0, 0, _scalar(inside.min(-1)), _scalar(inside.max(-1)))
 
-    def per_score(self, x: Array) -> Answer:
+    def per_score(self, x: Array) -> Truth:
         values = self.read(x)
-        return Answer(every=False, none=False) if values is None else Answer(bool(values.all()), not values.any())
+        return Truth(every=False, none=False) if values is None else Truth(bool(values.all()), not values.any())
 
-    def by_head(self, allowed: Sequence[Answer]) -> Answer:
-        return Answer(all(x.every for x in allowed), all(x.none for x in allowed))
+    def by_head(self, allowed: Sequence[Truth]) -> Truth:
+        return Truth(all(x.every for x in allowed), all(x.none for x in allowed))
 
     by_row = by_head
 
 
 def shape(mask: Mask, T: int, S: int, box: Box, read: Read, rows: tuple[Any, Any] | None = None) -> str | None:
-    """Return what the mask is inside a box, or None if it is neither a rectangle nor what lies below a diagonal.
+    """Return the shape of a mask inside a box, or None if it is neither a rectangle nor the part below a diagonal.
 
     Args:
         mask: a checked mask, none of whose arrays has an axis of 0.
         T: queries of the call.
         S: keys of the call.
         box: not empty.
-        read: gives NumPy's values of an array of the mask, or None where they are not known.
-        rows: the first and the last of the queries that count, each an int or integers `(*batch,)`; None: all of the box.
+        read: returns the values of an array of the mask as NumPy, or None if unknown.
+        rows: first and last existing query, each an int or integers `(*batch,)`; None for all of the box.
 
     >>> from attention.spec import Causal, Window
     >>> shape(Window(before=None, after=0), 5, 5, Box(0, 5, 0, 5), np.asarray)
@@ -224,16 +224,16 @@ def shape(mask: Mask, T: int, S: int, box: Box, read: Read, rows: tuple[Any, Any
     s = (box.s0, box.s1 - 1)
     diagonal = box.s1 - box.t1
 
-    def asked(least: Any, most: Any) -> Answer:
-        zone = Zone(t, (_larger(s[0], t[0] + least), _smaller(s[1], t[1] + most)), (least, most))
-        terms = Term(zone, 1, 0, 0, 0), Term(zone, 0, 1, 0, 0)
-        return mask.allowed(Zoned(*terms, T, S, box=box, read=read))
+    def evaluated(least: Any, most: Any) -> Truth:
+        region = Region(t, (_larger(s[0], t[0] + least), _smaller(s[1], t[1] + most)), (least, most))
+        terms = Term(region, 1, 0, 0, 0), Term(region, 0, 1, 0, 0)
+        return mask.allowed(RegionGrid(*terms, T, S, box=box, read=read))
 
     least, most = s[0] - t[1], s[1] - t[0]
-    if asked(least, most).every:
+    if evaluated(least, most).every:
         return RECTANGLE
     high, wide = box.t1 - box.t0, box.s1 - box.s0
-    if high > wide or not asked(diagonal + 1, most).none or not asked(least, diagonal).every:
+    if high > wide or not evaluated(diagonal + 1, most).none or not evaluated(least, diagonal).every:
         return None
     return TRIANGLE if high == wide else TRAPEZOID
 
@@ -260,7 +260,7 @@ def bounding(mask: Mask, T: int, S: int, read: Read) -> Box:
 
 
 def _queries(mask: Mask, T: int, S: int, read: Read) -> tuple[int, int]:
-    """Return the first query that a mask lets see anything, and one past the last."""
+    """Return the first query with an allowed key, and one past the last."""
     match mask:
         case Lengths() if mask.q is not None:
             return _counted(mask.q, T, mask.padding, read)
@@ -269,14 +269,14 @@ def _queries(mask: Mask, T: int, S: int, read: Read) -> tuple[int, int]:
         case Placed():
             return _present(mask.query_positions, T, read)
         case Causal() if mask.align == "end":
-            # The first of more queries than keys stand before them all.
+            # If T > S, the first T - S queries are before all keys.
             return max(0, T - S), T
         case _:
             return 0, T
 
 
 def _keys(mask: Mask, T: int, S: int, read: Read) -> tuple[int, int]:
-    """Return the first key that a mask lets anyone see, and one past the last."""
+    """Return the first key that a query may attend to, and one past the last."""
     match mask:
         case Lengths():
             return _counted(mask.kv, S, mask.padding, read)
@@ -294,7 +294,7 @@ def _keys(mask: Mask, T: int, S: int, read: Read) -> tuple[int, int]:
 
 
 def _near(mask: Aligned, first: int, last: int) -> tuple[int, int]:
-    """Return the keys that a mask by position shows to queries that stand from the first to the last."""
+    """Return the range of keys that queries at positions `first` to `last` may attend to."""
     before, after = MOST, MOST
     if isinstance(mask, Causal):
         after = 0
@@ -312,7 +312,7 @@ def _counted(counts: Any, n: int, padding: str, read: Read) -> tuple[int, int]:
 
 
 def _present(numbers: Array, n: int, read: Read) -> tuple[int, int]:
-    """Return where the first and last number >= 0 stand in any row; 0, 0 if there is none."""
+    """Return the index of the first number >= 0 in any row, and one past the last; 0, 0 if there is none."""
     known = read(numbers)
     if known is None or known.shape[-1] != n:
         return 0, n
