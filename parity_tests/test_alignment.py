@@ -37,7 +37,7 @@ CONTRACTS = {
     "general": spec.AlignmentAttention(**WIDTHS, score=spec.General()),
     "concat": spec.AlignmentAttention(**WIDTHS, score=spec.Concat(hidden=3, bias=True)),
     "additive": spec.AlignmentAttention(**WIDTHS, score=spec.Additive(hidden=5, bias=True), softcap=0.5),
-    "lean": spec.AlignmentAttention(**WIDTHS, score=spec.Additive(lean=2), attn_dim=3),
+    "chunked": spec.AlignmentAttention(**WIDTHS, score=spec.Additive(chunk_size=2), attn_dim=3),
     "cosine": spec.AlignmentAttention(7, value_dim=13, score=spec.Cosine(), softcap=4.0),
 }
 each_contract = pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS)
@@ -246,7 +246,7 @@ class TestTransforms:
                 torch.testing.assert_close(layer(*arrays)[0].float(), wanted, rtol=0.05, atol=0.05)
 
     def test_jax_compiles_differentiates_and_maps(self) -> None:
-        case = probe(CONTRACTS["lean"], (B, T), (B, S))
+        case = probe(CONTRACTS["chunked"], (B, T), (B, S))
         with jax.enable_x64(True):
             layer, arrays = built(JAX, case), [jnp.asarray(x) for x in case.arrays.values()]
             graph, state = nnx.split(layer)

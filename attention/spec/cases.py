@@ -154,8 +154,8 @@ CASES = {
             "Bahdanau et al., arXiv:1409.0473",
         ),
         Case(
-            "additive_lean",
-            AlignmentAttention(_M, 13, 17, Additive(hidden=7, lean=3), softcap=2.0),
+            "additive_chunked",
+            AlignmentAttention(_M, 13, 17, Additive(hidden=7, chunk_size=3), softcap=2.0),
             "the same, a few hidden features at a time",
             "Chen et al., arXiv:1604.06174 (recomputation)",
         ),

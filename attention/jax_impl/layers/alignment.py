@@ -134,4 +134,4 @@ class AlignmentAttention(Layer):
                 q = q if self.score_proj.bias is None else q + self.score_proj.bias.get_value()
             else:
                 q, k = self.score_q_proj(query), self.score_k_proj(key)
-            return scores.additive(q.astype(compute), k.astype(compute), v, lean=score.lean)
+            return scores.additive(q.astype(compute), k.astype(compute), v, chunk_size=score.chunk_size)

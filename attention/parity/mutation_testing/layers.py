@@ -18,7 +18,7 @@ ALIGNMENT = (
         "random kernels",
         weight("score_v", lambda v: np.roll(v, 1)),
     ),
-    Mutant("soft cap of 2 forgotten", "soft cap", "additive_lean", "scores that saturate", option(softcap=None)),
+    Mutant("soft cap of 2 forgotten", "soft cap", "additive_chunked", "scores that saturate", option(softcap=None)),
     Mutant(
         "keys before queries",
         "projection order",

@@ -223,7 +223,7 @@ class AlignmentAttention(Contract):
         return {"score.kernel": first, **bias}, {"score.kernel": second}
 
     def unresolved(self) -> AlignmentAttention:
-        score = replace(self.score, lean=None) if isinstance(self.score, TanhScore) else self.score
+        score = replace(self.score, chunk_size=None) if isinstance(self.score, TanhScore) else self.score
         return replace(self, mask=None, precision=None, score=score)
 
 

@@ -135,4 +135,4 @@ class AlignmentAttention(Layer):
         compute = getattr(torch, COMPUTE[dtype_name(q)])
         v = params.loose(self, self.contract.own_params, compute)["score_v"]
         with torch.autocast(q.device.type, enabled=False):
-            return scores.additive(q.to(compute), k.to(compute), v, lean=score.lean)
+            return scores.additive(q.to(compute), k.to(compute), v, chunk_size=score.chunk_size)

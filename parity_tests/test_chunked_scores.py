@@ -1,6 +1,6 @@
 """Additive scores a few features at a time: the same numbers, and no array of all features of all pairs in either pass.
 
-lean(q, k, v) = full(q, k, v)        largest array (B, T, S, lean), all that training keeps: q, k and v
+chunked(q, k, v) = full(q, k, v)        largest array (B, T, S, chunk_size), all that training keeps: q, k and v
 
 The memory is seen from inside: the sizes of all that a jaxpr makes, and of every tensor that torch makes or keeps.
 """
@@ -53,34 +53,34 @@ def large() -> list[torch.Tensor]:
 
 
 class TestLaws:
-    @pytest.mark.parametrize(("lean", "batch"), [(1, (2, 3)), (3, ()), (100, (2,))])
+    @pytest.mark.parametrize(("chunk_size", "batch"), [(1, (2, 3)), (3, ()), (100, (2,))])
     @each_room
-    def test_a_few_at_a_time_is_all_at_once(self, room: Room, lean: int, batch: tuple[int, ...]) -> None:
+    def test_a_few_at_a_time_is_all_at_once(self, room: Room, chunk_size: int, batch: tuple[int, ...]) -> None:
         arrays = given(*batch)
         with wide(*arrays):
-            got = room.numpy(additive[room](*map(room.array, arrays), lean=lean))
+            got = room.numpy(additive[room](*map(room.array, arrays), chunk_size=chunk_size))
         close(got, loops(*arrays), WITHIN)
         close(alignment_scores.additive(np, *arrays), loops(*arrays), WITHIN)
 
     @forward_mode
-    def test_torch_transforms_the_lean_form(self) -> None:
+    def test_torch_transforms_the_chunked_form(self) -> None:
         q, k, v = arrays = tuple(torch.from_numpy(x) for x in given(B))
-        lean, full = partial(torch_scores.additive, lean=3), additive[TORCH]
+        chunked, full = partial(torch_scores.additive, chunk_size=3), additive[TORCH]
         same = partial(torch.testing.assert_close, rtol=1e-13, atol=1e-13)
         transforms: Any = torch.func
-        same(transforms.vmap(lean, (0, 0, None))(*arrays), full(*arrays))
+        same(transforms.vmap(chunked, (0, 0, None))(*arrays), full(*arrays))
         along = tuple(x.flip(-1) for x in arrays)
-        same(transforms.jvp(lean, arrays, along), transforms.jvp(full, arrays, along))
+        same(transforms.jvp(chunked, arrays, along), transforms.jvp(full, arrays, along))
         # Forward over reverse.
-        curve = (transforms.hessian(lambda v, f=f: f(q, k, v).square().sum())(v) for f in (lean, full))
+        curve = (transforms.hessian(lambda v, f=f: f(q, k, v).square().sum())(v) for f in (chunked, full))
         same(next(curve), next(curve))
-        _, moved = transforms.jvp(lambda v: lean(q, k, v), (v,), along[2:])
+        _, moved = transforms.jvp(lambda v: chunked(q, k, v), (v,), along[2:])
         same(moved, full(q, k, along[2]))
 
     # torch.compile makes an instance of every autograd.Function that it meets, and warns itself of it.
     @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-    def test_torch_compiles_the_lean_form(self) -> None:
-        contract = spec.AlignmentAttention(A, score=spec.Additive(lean=3))
+    def test_torch_compiles_the_chunked_form(self) -> None:
+        contract = spec.AlignmentAttention(A, score=spec.Additive(chunk_size=3))
         layer = torch_impl.AlignmentAttention(contract, dtype="float64")
         torch.compiler.reset()
         fast = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -98,23 +98,23 @@ class TestLaws:
         torch.autograd.backward([x.square().sum() for x in full(*given)])
         return np.asarray(full.score_v.grad)
 
-    def test_jax_transforms_the_lean_form(self) -> None:
+    def test_jax_transforms_the_chunked_form(self) -> None:
         arrays = given(B)
         with jax.enable_x64(True):
             inputs = tuple(map(jnp.asarray, arrays))
-            lean, full = partial(jax_scores.additive, lean=3), jax_scores.additive
+            chunked, full = partial(jax_scores.additive, chunk_size=3), jax_scores.additive
             pairs = [
-                (jax.vmap(lean, (0, 0, None))(*inputs), full(*inputs)),
-                (jax.jvp(lean, inputs, inputs)[1], jax.jvp(full, inputs, inputs)[1]),
+                (jax.vmap(chunked, (0, 0, None))(*inputs), full(*inputs)),
+                (jax.jvp(chunked, inputs, inputs)[1], jax.jvp(full, inputs, inputs)[1]),
             ]
         for got, wanted in pairs:
             close(np.asarray(got), np.asarray(wanted), 1e-13)
 
 
 class TestGradients:
-    @pytest.mark.parametrize("lean", [3, 100])
+    @pytest.mark.parametrize("chunk_size", [3, 100])
     @each_room
-    def test_the_gradients_are_those_of_the_full_form(self, room: Room, lean: int) -> None:
+    def test_the_gradients_are_those_of_the_full_form(self, room: Room, chunk_size: int) -> None:
         arrays, along = given(B), numbers(9, B, T, S)
         with wide(*arrays):
             way = room.array(along)
@@ -122,19 +122,19 @@ class TestGradients:
                 [
                     room.numpy(g)
                     for g in room.grad(
-                        lambda *x, n=n: (additive[room](*x, lean=n) * way).sum(), [room.array(x) for x in arrays]
+                        lambda *x, n=n: (additive[room](*x, chunk_size=n) * way).sum(), [room.array(x) for x in arrays]
                     )
                 ]
-                for n in (lean, None)
+                for n in (chunk_size, None)
             )
         for one, other in zip(got, wanted, strict=True):
             close(one, other, WITHIN)
 
     def test_torch_s_own_backward_pass_is_the_derivative_twice_over(self) -> None:
         arrays = [torch.from_numpy(x[..., :4]).requires_grad_() for x in given()]
-        lean = partial(torch_scores.additive, lean=3)
-        assert torch.autograd.gradcheck(lean, arrays)
-        assert torch.autograd.gradgradcheck(lean, arrays)
+        chunked = partial(torch_scores.additive, chunk_size=3)
+        assert torch.autograd.gradcheck(chunked, arrays)
+        assert torch.autograd.gradgradcheck(chunked, arrays)
 
 
 class Watch(TorchDispatchMode):
@@ -175,15 +175,17 @@ def jax_sizes(jaxpr: Any) -> Iterator[int]:
                 yield from jax_sizes(getattr(inner, "jaxpr", inner))
 
 
-def jax_program(lean: int | None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def jax_program(chunk_size: int | None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return the score's value and gradients as one program, and the shapes that it is called with."""
-    program = jax.value_and_grad(lambda q, k, v: jnp.square(jax_scores.additive(q, k, v, lean=lean)).sum(), (0, 1, 2))
+    program = jax.value_and_grad(
+        lambda q, k, v: jnp.square(jax_scores.additive(q, k, v, chunk_size=chunk_size)).sum(), (0, 1, 2)
+    )
     return program, tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in SHAPES)
 
 
 class TestMemory:
     def test_torch_makes_no_tensor_of_all_pairs_and_features_and_keeps_none_in_slices(self) -> None:
-        largest, kept = torch_memory(partial(torch_scores.additive, lean=FEW), *large())
+        largest, kept = torch_memory(partial(torch_scores.additive, chunk_size=FEW), *large())
         assert largest == PAIRS * FEW
         assert kept == sum(x.numel() for x in large())
 
@@ -203,8 +205,8 @@ class TestMemory:
         assert kept >= PAIRS * FEATURES
 
     def test_jax_makes_no_array_of_all_pairs_and_features(self) -> None:
-        for lean, least, most in ((FEW, PAIRS, PAIRS * FEW), (None, PAIRS * FEATURES, PAIRS * FEATURES)):
-            program, shapes = jax_program(lean)
+        for chunk_size, least, most in ((FEW, PAIRS, PAIRS * FEW), (None, PAIRS * FEATURES, PAIRS * FEATURES)):
+            program, shapes = jax_program(chunk_size)
             assert least <= max(jax_sizes(jax.make_jaxpr(program)(*shapes).jaxpr)) <= most
 
     def test_a_scan_without_checkpoints_would_keep_all_of_them(self) -> None:
@@ -222,12 +224,12 @@ class TestMemory:
         taken = [
             jax.jit(program).lower(*shapes).compile().memory_analysis() for program, shapes in map(jax_program, (FEW, None))
         ]
-        lean, full = (analysis.temp_size_in_bytes for analysis in taken if analysis is not None)
+        chunked, full = (analysis.temp_size_in_bytes for analysis in taken if analysis is not None)
         assert full >= 4 * PAIRS * FEATURES
-        assert lean < full / 4
+        assert chunked < full / 4
 
     def test_the_layers_hand_the_mode_on(self) -> None:
-        contract = spec.AlignmentAttention(3, score=spec.Concat(hidden=FEATURES, lean=FEW))
+        contract = spec.AlignmentAttention(3, score=spec.Concat(hidden=FEATURES, chunk_size=FEW))
         query, key = (numbers(seed, 2, ROWS, 3, dtype="float32") for seed in (0, 1))
         layer = torch_impl.AlignmentAttention(contract)
         largest, _ = torch_memory(lambda q, k: layer(q, k)[0], *map(torch.from_numpy, (query, key)))
