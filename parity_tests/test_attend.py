@@ -144,7 +144,7 @@ class TestLaws:
         np.testing.assert_array_equal(dropped["weights"], plain["weights"])
         close(dropped["context"], mix(np, plain["weights"] * keep * 4, of["v"]))
 
-    @pytest.observe.parametrize("intermediate", ["scores", "logsumexp", "weights", "context"])
+    @pytest.mark.parametrize("intermediate", ["scores", "logsumexp", "weights", "context"])
     def test_the_next_intermediate_uses_what_the_observer_returns(self, intermediate: str) -> None:
         told: list[str] = []
 

@@ -78,7 +78,7 @@ def read(theirs: Any) -> tuple[LanguageModel, Weights]:
     config = CONFIG.to_dict()
     architecture = LanguageModel(31, llama.decoder(config))
     tensors = {name: x.detach().numpy() for name, x in theirs.named_parameters()}
-    own = weight_map.read(tensors, llama.decoder_dialect(2), architecture.decoder, at="model.")
+    own = weight_map.read(tensors, llama.decoder_weight_map(2), architecture.decoder, at="model.")
     return architecture, {"embed": tensors["model.embed_tokens.weight"], **{f"decoder.{n}": x for n, x in own.items()}}
 
 
@@ -203,7 +203,7 @@ class TestFiles:
 
     def test_a_decoder_is_written_as_it_was_read(self, theirs: Any, read: tuple[LanguageModel, Weights]) -> None:
         architecture, weights = read
-        stored = weight_map.write(inner("decoder", weights), llama.decoder_dialect(2), architecture.decoder, at="model.")
+        stored = weight_map.write(inner("decoder", weights), llama.decoder_weight_map(2), architecture.decoder, at="model.")
         wanted = {name: x.detach().numpy() for name, x in theirs.named_parameters() if name != "model.embed_tokens.weight"}
         assert stored.keys() == wanted.keys()
         for name, x in wanted.items():

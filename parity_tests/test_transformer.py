@@ -122,7 +122,7 @@ class TestPeers:
         self, peer: torch.nn.Module, contract: Any, given: dict[str, Any], shown: tuple[str, ...] = BOTH, **call: Any
     ) -> None:
         """Raise unless outputs and the gradients of everything are those of the peer, which takes `call` for our `given`."""
-        table = torch_transformer.dialect(contract)
+        table = torch_transformer.weight_map(contract)
         weights = weight_map.read({name: to_numpy(x) for name, x in peer.state_dict().items()}, table, contract)
         probe = by_hand(contract, weights, **given)
         arrays = {name: torch.tensor(x).requires_grad_() for name, x in probe.arrays.items()}
@@ -200,7 +200,7 @@ class TestPeers:
             (torch.nn.TransformerDecoderLayer(**config), torch_transformer.decoder_block(config)),
         ):
             stored = {f"at.{name}": to_numpy(x) for name, x in peer.state_dict().items()}
-            table = torch_transformer.dialect(contract)
+            table = torch_transformer.weight_map(contract)
             weights = weight_map.read(stored, table, contract, "at.")
             assert list(weights) == list(contract.params)
             back = weight_map.write(weights, table, contract, "at.")
@@ -601,11 +601,11 @@ class TestRefusals:
     )
     def test_what_torch_has_no_layer_for(self, contract: Any, text: str) -> None:
         with pytest.raises(OptionError, match=text):
-            _ = torch_transformer.dialect(contract)
+            _ = torch_transformer.weight_map(contract)
 
     def test_a_gate_has_no_tensor_in_torch(self) -> None:
         contract = spec.EncoderBlock(spec.MultiHeadAttention(M, 2), feed(activation="geglu"))
         with pytest.raises(ParamError, match=r"TransformerEncoderLayer has no tensor for ffn\.gate\.bias; ffn\.gate\.kernel"):
-            _ = weight_map.write(contract.init(0), torch_transformer.dialect(contract), contract)
+            _ = weight_map.write(contract.init(0), torch_transformer.weight_map(contract), contract)
         with pytest.raises(OptionError, match="activation 'silu' must be one of 'relu', 'gelu'"):
             _ = torch_transformer.encoder_block({"d_model": 6, "nhead": 2, "activation": "silu"})

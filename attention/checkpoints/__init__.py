@@ -1,1 +1,1 @@
-"""Exchange: foreign checkpoint dialects as tables. A dialect renames, reshapes and transposes; it never computes."""
+"""Exchange: foreign checkpoint weight maps as tables. A weight_map renames, reshapes and transposes; it never computes."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from attention.checkpoints.config import Config, any_count, any_number, count, divided, get, inner, number_or, switch, word
 from attention.checkpoints.rope import parameters, rotary
-from attention.checkpoints.weight_map import Dialect, Row, projections
+from attention.checkpoints.weight_map import Row, WeightMap, projections
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal, Window
@@ -33,14 +33,14 @@ _PROJECTIONS = projections("q_proj", "k_proj", "v_proj", "o_proj")
 
 _NORMS = (Row("q_norm.scale", "q_norm.weight", ("D",)), Row("k_norm.scale", "k_norm.weight", ("D",)))
 
-LLAMA = Dialect("Llama", _PROJECTIONS)
-MISTRAL = Dialect("Mistral", _PROJECTIONS)
-GEMMA = Dialect("Gemma", _PROJECTIONS)
-GEMMA2 = Dialect("Gemma2", _PROJECTIONS)
-GEMMA3 = Dialect("Gemma3", (*_PROJECTIONS, *_NORMS))
-QWEN2 = Dialect("Qwen2", _PROJECTIONS)
-QWEN3 = Dialect("Qwen3", (*_PROJECTIONS, *_NORMS))
-GPT_OSS = Dialect("GPT-OSS", (*_PROJECTIONS, Row("sinks", "sinks", ("H",))))
+LLAMA = WeightMap("Llama", _PROJECTIONS)
+MISTRAL = WeightMap("Mistral", _PROJECTIONS)
+GEMMA = WeightMap("Gemma", _PROJECTIONS)
+GEMMA2 = WeightMap("Gemma2", _PROJECTIONS)
+GEMMA3 = WeightMap("Gemma3", (*_PROJECTIONS, *_NORMS))
+QWEN2 = WeightMap("Qwen2", _PROJECTIONS)
+QWEN3 = WeightMap("Qwen3", (*_PROJECTIONS, *_NORMS))
+GPT_OSS = WeightMap("GPT-OSS", (*_PROJECTIONS, Row("sinks", "sinks", ("H",))))
 
 GPT_OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
 """What a GPT-OSS config that says nothing means."""
@@ -110,7 +110,7 @@ def _gpt_oss(config: Config, layer: int) -> MultiHeadAttention:
     )
 
 
-FAMILIES: dict[str, tuple[Dialect, Callable[[Config, int], MultiHeadAttention]]] = {
+FAMILIES: dict[str, tuple[WeightMap, Callable[[Config, int], MultiHeadAttention]]] = {
     "llama": (LLAMA, _llama),
     "mistral": (MISTRAL, _mistral),
     "gemma": (GEMMA, _llama),

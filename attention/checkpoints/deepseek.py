@@ -19,13 +19,13 @@ from typing import Any
 
 from attention.checkpoints.config import any_count, count, number, number_or, switch
 from attention.checkpoints.rope import kind_of, parameters, rotary
-from attention.checkpoints.weight_map import Dialect, Row, linear
+from attention.checkpoints.weight_map import Row, WeightMap, linear
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.masks import Causal
 from attention.spec.norms import RMSNorm
 from attention.spec.scores import ScaledDot
 
-DEEPSEEK = Dialect(
+DEEPSEEK = WeightMap(
     "DeepSeek-V3",
     (
         *linear("q_proj", "q_proj", ("HD", "M")),

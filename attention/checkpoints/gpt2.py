@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, check_layer, count, divided, switch
-from attention.checkpoints.weight_map import Dialect, Row
+from attention.checkpoints.weight_map import Row, WeightMap
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal
 from attention.spec.options import SWITCH, checked
@@ -29,8 +29,8 @@ _BESIDE = frozenset({"bias", "masked_bias"})
 _KEYS = (*_conv("k_proj", "c_attn", ("M", "|KD")), *_conv("v_proj", "c_attn", ("M", "|KE")))
 _OUT = _conv("out_proj", "c_proj", ("HE", "M"))
 
-GPT2 = Dialect("GPT-2", (*_conv("q_proj", "c_attn", ("M", "|HD")), *_KEYS, *_OUT), beside=_BESIDE)
-GPT2_CROSS = Dialect("GPT-2 cross-attention", (*_conv("q_proj", "q_attn", ("M", "HD")), *_KEYS, *_OUT), beside=_BESIDE)
+GPT2 = WeightMap("GPT-2", (*_conv("q_proj", "c_attn", ("M", "|HD")), *_KEYS, *_OUT), beside=_BESIDE)
+GPT2_CROSS = WeightMap("GPT-2 cross-attention", (*_conv("q_proj", "q_attn", ("M", "HD")), *_KEYS, *_OUT), beside=_BESIDE)
 
 
 @checked(cross=SWITCH)

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, count, get, switch
-from attention.checkpoints.weight_map import Dialect, Row
+from attention.checkpoints.weight_map import Row, WeightMap
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Window
 from attention.spec.storage.disk import brief
 
-KERAS = Dialect(
+KERAS = WeightMap(
     "keras.layers.MultiHeadAttention",
     (
         Row("q_proj.kernel", "query.kernel", ("M", "H", "D")),

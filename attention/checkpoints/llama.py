@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from attention.checkpoints.config import Config, check_depth, check_layer, count, depth, number_or, switch, word
 from attention.checkpoints.decoders import FAMILIES, GEMMA2, GPT_OSS, LLAMA, MISTRAL, QWEN3
-from attention.checkpoints.weight_map import Dialect, Row, linear, under
+from attention.checkpoints.weight_map import Row, WeightMap, linear, under
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -37,11 +37,11 @@ __all__ = [
     "block",
     "contract",
     "decoder",
-    "decoder_dialect",
+    "decoder_weight_map",
     "stacked",
 ]
 
-BLOCK = Dialect(
+BLOCK = WeightMap(
     "Llama block",
     (
         *under("self_attn.", "self_attn.", QWEN3.rows),
@@ -117,11 +117,11 @@ def decoder(config: Config) -> Encoder:
     return Encoder(one, layers, final_norm=one.norm)
 
 
-def stacked(dialect: Dialect, depth: int, layers: str, norm: str, beside: Iterable[str] = ()) -> Dialect:
-    """Return the table of a decoder, for `dialect.read` and `dialect.write`, from that of its blocks.
+def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, beside: Iterable[str] = ()) -> WeightMap:
+    """Return the table of a decoder, for `weight_map.read` and `weight_map.write`, from that of its blocks.
 
     Args:
-        dialect: of one block.
+        weight_map: of one block.
         depth: how many there are.
         layers: where block `{}` is: "layers.{}.".
         norm: the tensor of the norm after them.
@@ -134,11 +134,11 @@ def stacked(dialect: Dialect, depth: int, layers: str, norm: str, beside: Iterab
     'norm.weight'
     """
     check_depth(depth)
-    rows = (row for i in range(depth) for row in under(f"layers.{i}.", layers.format(i), dialect.rows))
+    rows = (row for i in range(depth) for row in under(f"layers.{i}.", layers.format(i), weight_map.rows))
     last = Row("final_norm.scale", norm, ("M",))
-    return Dialect(f"{dialect.name}s", (*rows, last), beside=frozenset(beside))
+    return WeightMap(f"{weight_map.name}s", (*rows, last), beside=frozenset(beside))
 
 
-def decoder_dialect(depth: int) -> Dialect:
+def decoder_weight_map(depth: int) -> WeightMap:
     """Return the table by which transformers stores a decoder, under "model."."""
     return stacked(BLOCK, depth, "layers.{}.", "norm.weight", beside=("embed_tokens.weight",))

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, count, switch
-from attention.checkpoints.weight_map import Dialect, Row, linear
+from attention.checkpoints.weight_map import Row, WeightMap, linear
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 _REST = (
@@ -27,7 +27,7 @@ _REST = (
     Row("bias_v", "bias_v", ("", "", "KE")),
     *linear("out_proj", "out_proj", ("M", "HE")),
 )
-PACKED = Dialect(
+PACKED = WeightMap(
     "torch.nn.MultiheadAttention",
     (
         Row("q_proj.kernel", "in_proj_weight", ("|HD", "M")),
@@ -36,7 +36,7 @@ PACKED = Dialect(
         *_REST,
     ),
 )
-SEPARATE = Dialect(
+SEPARATE = WeightMap(
     "torch.nn.MultiheadAttention with kdim or vdim",
     (
         Row("q_proj.kernel", "q_proj_weight", ("HD", "M")),
@@ -70,7 +70,7 @@ def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
     )
 
 
-def dialect(config: Mapping[str, Any]) -> Dialect:
+def weight_map(config: Mapping[str, Any]) -> WeightMap:
     """Return the table of `torch.nn.MultiheadAttention(**config)`."""
     width = count(config, "embed_dim")
     return PACKED if (any_count(config, "kdim") or width) == width == (any_count(config, "vdim") or width) else SEPARATE

@@ -22,7 +22,7 @@ from typing import Any
 
 from attention.checkpoints.config import any_count, count, number_or, switch, word
 from attention.checkpoints.torch_mha import PACKED
-from attention.checkpoints.weight_map import Dialect, Row, linear, under
+from attention.checkpoints.weight_map import Row, WeightMap, linear, under
 from attention.spec.errors import OptionError, shown
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -47,8 +47,8 @@ def _block(*attentions: str) -> tuple[Row, ...]:
     return (*(row for rows in parts for row in rows), *fed, *(row for rows in norms for row in rows))
 
 
-ENCODER_LAYER = Dialect("torch.nn.TransformerEncoderLayer", _block("self_attn"))
-DECODER_LAYER = Dialect("torch.nn.TransformerDecoderLayer", _block("self_attn", "cross_attn"))
+ENCODER_LAYER = WeightMap("torch.nn.TransformerEncoderLayer", _block("self_attn"))
+DECODER_LAYER = WeightMap("torch.nn.TransformerDecoderLayer", _block("self_attn", "cross_attn"))
 
 
 def encoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> EncoderBlock:
@@ -69,8 +69,8 @@ def decoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> Decode
     return DecoderBlock(_attention(config, mask), _attention(config), _feed_forward(config), **_options(config))
 
 
-def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialect:
-    """Return the table by which torch stores a layer or a stack, for `dialect.read` and `dialect.write`.
+def weight_map(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> WeightMap:
+    """Return the table by which torch stores a layer or a stack, for `weight_map.read` and `weight_map.write`.
 
     Raises:
         OptionError: torch has no such layer: the mathematics would be another.
@@ -83,7 +83,7 @@ def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialec
     if isinstance(contract, Block):
         return table
     rows = tuple(row for name in contract.parts for row in under(f"{name}.", f"{name}.", table.rows))
-    return Dialect(f"torch.nn.Transformer{type(contract).__name__}", (*rows, *_norm("final_norm", "norm")))
+    return WeightMap(f"torch.nn.Transformer{type(contract).__name__}", (*rows, *_norm("final_norm", "norm")))
 
 
 def _attention(config: Mapping[str, Any], mask: Mask | None = None) -> MultiHeadAttention:

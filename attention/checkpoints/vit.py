@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, count, switch
-from attention.checkpoints.weight_map import Dialect, projections
+from attention.checkpoints.weight_map import WeightMap, projections
 from attention.spec.layers.multi_head import MultiHeadAttention
 
-VIT = Dialect("ViT", projections("q_proj", "k_proj", "v_proj", "o_proj"))
-VIT_FILE = Dialect("ViT file", projections("attention.query", "attention.key", "attention.value", "output.dense"))
+VIT = WeightMap("ViT", projections("q_proj", "k_proj", "v_proj", "o_proj"))
+VIT_FILE = WeightMap("ViT file", projections("attention.query", "attention.key", "attention.value", "output.dense"))
 
 
 def contract(config: Mapping[str, Any]) -> MultiHeadAttention:

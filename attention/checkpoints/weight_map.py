@@ -1,4 +1,4 @@
-"""Dialect: which stored tensor is which canonical parameter, and how its axes are split, reordered and cut.
+"""WeightMap: which stored tensor is which canonical parameter, and how its axes are split, reordered and cut.
 
     stored (HD, M)   --split-->   (H, D, M)   --transpose-->   canonical (M, H, D)           Row(..., ("HD", "M"))
     stored (N, M)    --cut-->     (HD, M), (KD, M), (KE, M)    q, k and v one after another  Row(..., ("|HD", "M")) and two more
@@ -32,7 +32,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a dialect's table."""
+    """One line of a weight map's table."""
 
     canonical: str
     stored: str
@@ -67,7 +67,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class WeightMap:
     """How one family of checkpoints names and stores an attention layer."""
 
     name: str
@@ -110,27 +110,27 @@ def under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
     return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
 
 
-def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architecture, at: str = "") -> Weights:
+def read(tensors: Mapping[str, np.ndarray], weight_map: WeightMap, contract: Architecture, at: str = "") -> Weights:
     """Return the canonical weights of the attention layer stored under the name prefix `at`.
 
     Args:
         tensors: a whole checkpoint; only the names that start with `at` are looked at. NumPy arrays, or what `np.asarray`
             makes one of, as it does of a torch tensor on the CPU; bfloat16 included.
-        dialect: the family's table.
+        weight_map: the family's table.
         contract: gives the canonical shapes.
         at: name prefix, with its dot: `"encoder.layer.0.attention."`.
 
     Raises:
         ParamError: tensors under `at` are missing, misshapen, or unknown to the table, or the table lacks a parameter
             of the contract, or what is given are no arrays; the first faults are named.
-        OptionError: no dialect, or no architecture.
+        OptionError: not a WeightMap, or not an architecture.
     """
-    params = _params(contract, dialect)
+    params = _params(contract, weight_map)
     found = _arrays(tensors, at)
-    table = _table(dialect, params)
+    table = _table(weight_map, params)
     # A tensor that the table does not know may be mathematics, such as relative positions: to drop it would be a lie.
-    got = {name: tensor.shape for name, tensor in found.items() if name not in dialect.beside}
-    _check(f"{dialect.name} tensors under {at!r}", got, {name: _shape(rows, params) for name, rows in table.items()})
+    got = {name: tensor.shape for name, tensor in found.items() if name not in weight_map.beside}
+    _check(f"{weight_map.name} tensors under {at!r}", got, {name: _shape(rows, params) for name, rows in table.items()})
     pieces = {
         row: piece for name, rows in table.items() for row, piece in zip(rows, _cut(found[name], rows, params), strict=True)
     }
@@ -139,22 +139,22 @@ def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architec
 
 
 @checked(at=TEXT.raising(ParamError))
-def write(weights: Weights, dialect: Dialect, contract: Architecture, at: str = "") -> dict[str, np.ndarray]:
+def write(weights: Weights, weight_map: WeightMap, contract: Architecture, at: str = "") -> dict[str, np.ndarray]:
     """Return the stored tensors, named under the prefix `at`, of canonical `weights`: the inverse of `read`.
 
     Raises:
         ParamError: parameters are missing, misshapen or unknown, to the contract or to the table; the first are named.
     """
-    params = _params(contract, dialect)
+    params = _params(contract, weight_map)
     weights = _arrays(weights, "")
     got = {name: value.shape for name, value in weights.items()}
     _check("canonical weights", got, {name: param.shape for name, param in params.items()})
-    return {at + name: _joined(weights, rows, params) for name, rows in _table(dialect, params).items()}
+    return {at + name: _joined(weights, rows, params) for name, rows in _table(weight_map, params).items()}
 
 
-def _params(contract: Architecture, dialect: Dialect) -> Mapping[str, Param]:
-    if not isinstance(dialect, Dialect):
-        raise OptionError(f"dialect {shown(dialect)} must be a Dialect")
+def _params(contract: Architecture, weight_map: WeightMap) -> Mapping[str, Param]:
+    if not isinstance(weight_map, WeightMap):
+        raise OptionError(f"weight_map {shown(weight_map)} must be a WeightMap")
     params = getattr(contract, "params", None)
     if not isinstance(params, Mapping):
         raise OptionError(f"contract {shown(contract)} must be an architecture")
@@ -189,11 +189,11 @@ def _array(name: str, x: Any) -> np.ndarray:
     return array
 
 
-def _table(dialect: Dialect, params: Mapping[str, Param]) -> dict[str, list[Row]]:
-    table = dialect.tensors(params)
+def _table(weight_map: WeightMap, params: Mapping[str, Param]) -> dict[str, list[Row]]:
+    table = weight_map.tensors(params)
     lost = params.keys() - {row.canonical for rows in table.values() for row in rows}
     if lost:
-        raise ParamError(f"{dialect.name} has no tensor for {listed(sorted(lost))}")
+        raise ParamError(f"{weight_map.name} has no tensor for {listed(sorted(lost))}")
     return table
 
 

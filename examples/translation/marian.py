@@ -122,7 +122,7 @@ def architecture(checkpoint: marian.Checkpoint) -> Marian:
 
 def weights(checkpoint: marian.Checkpoint, model: Marian) -> Weights:
     """Return a checkpoint's tensors as canonical weights."""
-    return weight_map.read(checkpoint.tensors, marian.dialect(model.encoder.depth, model.depth), model)
+    return weight_map.read(checkpoint.tensors, marian.weight_map(model.encoder.depth, model.depth), model)
 
 
 def positions(start: int, count: int, width: int) -> np.ndarray:

@@ -63,7 +63,7 @@ def compare(
         jax_side: the same; a plain function is one of JAX arrays, or of NumPy arrays. The sides may be of any two frameworks.
         inputs: an array; a tuple or list of positional arguments; or a dict of keyword arguments. Each may be a pytree;
             what is no array is passed on as it is.
-        params: how parameters belong together: a ParamMap, a mapping of names, a dialect; None if it is to be solved.
+        params: how parameters belong together: a ParamMap, a mapping of names, a weight map; None if it is to be solved.
         load: "first" or "second", whose parameter values are copied onto the other for this comparison.
         dtypes: what floats are cast to, each a name, or a pair of names for the first and the second side.
         gradients: whether gradients are compared, where the side has them.

@@ -47,7 +47,7 @@ class RealModel:
     weights: str
     architecture: str
     """The class of `transformers` that is this model, whose module names are those of the file."""
-    dialect: bert.Dialect
+    weight_map: bert.WeightMap
     scope: str
     """Where the attention of layer `{layer}` is; without a `{layer}`, all layers share it."""
     text: Callable[[Path], texts.Batch]
@@ -68,7 +68,7 @@ REAL: Mapping[str, RealModel] = {
         },
         weights="pytorch_model.bin",
         architecture="AlbertForMaskedLM",
-        dialect=bert.ALBERT,
+        weight_map=bert.ALBERT,
         scope="albert.encoder.albert_layer_groups.0.albert_layers.0.attention",
         text=texts.reactions,
     ),
@@ -86,7 +86,7 @@ REAL: Mapping[str, RealModel] = {
         },
         weights="model.safetensors",
         architecture="BertModel",
-        dialect=bert.BERT,
+        weight_map=bert.BERT,
         scope="encoder.layer.{layer}.attention",
         text=texts.sentences,
     ),
@@ -133,9 +133,9 @@ class RealLayer:
             `"output"`, `"d query"` (the gradient in `hidden` as query, key and value at once), and for each parameter
             `"d q_proj.kernel"` and so on, in the canonical layout; all in `dtype`.
         """
-        dialect = REAL[self.model].dialect
-        run = self.theirs.run(cotangent, dialect.output, dtype, implementation)
-        grads = bert.read(run.d_tensors, dialect, self.contract)
+        weight_map = REAL[self.model].weight_map
+        run = self.theirs.run(cotangent, weight_map.output, dtype, implementation)
+        grads = bert.read(run.d_tensors, weight_map, self.contract)
         return {"output": run.output, "d query": run.d_hidden, **{f"d {name}": grad for name, grad in grads.items()}}
 
 
@@ -158,8 +158,8 @@ def layers(name: str) -> list[RealLayer]:
     theirs = huggingface.forward(folder, model.architecture, scopes, batch.ids, batch.lengths)
     found: list[RealLayer] = []
     for number, (scope, foreign) in enumerate(zip(scopes, theirs, strict=True)):
-        weights = bert.read(tensors, model.dialect, contract, at=f"{scope}.")
-        _agree(scope, weights, bert.read(foreign.tensors(), model.dialect, contract))
+        weights = bert.read(tensors, model.weight_map, contract, at=f"{scope}.")
+        _agree(scope, weights, bert.read(foreign.tensors(), model.weight_map, contract))
         found.append(RealLayer(name, number, contract, weights, foreign.hidden, batch.lengths, batch.tokens, foreign))
     return found
 

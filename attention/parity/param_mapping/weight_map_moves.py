@@ -1,6 +1,6 @@
-"""The map that a dialect's table holds, as moves.
+"""The map that a weight map's table holds, as moves.
 
-    (dialect, contract)        stored <-> canonical        (dialect, dialect, contract)        stored <-> stored
+    (weight_map, contract)        stored <-> canonical        (weight_map, weight_map, contract)        stored <-> stored
 
 A table is a function of arrays that computes nothing: given arrays that hold their own addresses, it says where each went.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attention.checkpoints.weight_map import Dialect, write
+from attention.checkpoints.weight_map import WeightMap, write
 from attention.parity.adapters import Arrays, Program
 from attention.parity.param_mapping.block_moves import Move
 from attention.parity.param_mapping.permutation import Pool, moves_of
@@ -20,20 +20,20 @@ from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract
 
 
-def table(first: Program, second: Program, tables: Sequence[Dialect], contract: Contract) -> tuple[Move, ...]:
-    """Return the moves that dialects' tables say, for every layer of the contract that both programs hold.
+def table(first: Program, second: Program, tables: Sequence[WeightMap], contract: Contract) -> tuple[Move, ...]:
+    """Return the moves that weight maps' tables say, for every layer of the contract that both programs hold.
 
     Args:
         first: a program.
         second: another.
-        tables: the dialects of the first and of the second; with one alone, the other program has the canonical names.
+        tables: the weight maps of the first and of the second; with one alone, the other program has the canonical names.
         contract: gives the canonical shapes.
 
     Raises:
         ParamError: neither reading finds a layer, or the programs hold different numbers of them.
     """
     canonical = Pool({name: param.shape for name, param in contract.params.items()})
-    named = [write(canonical.labels(), dialect, contract) for dialect in tables]
+    named = [write(canonical.labels(), weight_map, contract) for weight_map in tables]
     sides = (named[0], canonical.labels()) if len(named) == 1 else (named[0], named[1])
     for ours, theirs in (sides, sides[::-1]) if len(named) == 1 else (sides,):
         at = _prefixes(first.params, ours), _prefixes(second.params, theirs)
