@@ -1,1 +1,1 @@
-"""Exchange: foreign checkpoint weight maps as tables. A weight_map renames, reshapes and transposes; it never computes."""
+"""Weight maps of foreign checkpoints: tables that rename, reshape and transpose tensors, and the contract of each config."""

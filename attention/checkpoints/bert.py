@@ -1,4 +1,4 @@
-"""BERT and ALBERT: four projections with biases, no mask and no positions of their own.
+"""BERT and ALBERT: the weight maps of their self-attention, and its contract from a config.
 
     attention.self.query.weight (HD, M)   ...   attention.output.dense.weight (M, HE)
 

@@ -1,4 +1,4 @@
-"""Families: the table and the contract of the attention that each "model_type" of transformers has.
+"""Lookup by transformers "model_type": the weight map and the contract of a model's self-attention.
 
 FAMILIES["qwen3"].contract(config, layer)        FAMILIES["qwen3"].weight_map.output == "o_proj"
 """
@@ -16,7 +16,7 @@ from attention.spec.layers.multi_head import MultiHeadAttention
 
 @dataclass(frozen=True)
 class Family:
-    """What is known of the self-attention of one family.
+    """Weight map and contract of the self-attention of one model family.
 
     Attributes:
         weight_map: the table of its tensors.
@@ -28,7 +28,7 @@ class Family:
 
 
 def _alike(contract: Callable[[Config], MultiHeadAttention]) -> Callable[[Config, int], MultiHeadAttention]:
-    """Return the reader of a family whose layers are all alike."""
+    """Return the contract function of a family whose layers are all equal."""
     return lambda config, _: contract(config)
 
 

@@ -1,4 +1,4 @@
-"""`flax.nnx.MultiHeadAttention` and `flax.linen.MultiHeadDotProductAttention`: our layout, under their names.
+"""`flax.nnx.MultiHeadAttention` and `flax.linen.MultiHeadDotProductAttention`: weight map and contract.
 
     query.kernel (M, H, D)    key.kernel (M', K, D)    value.kernel (M', K, D)    out.kernel (H, D, M)    query.bias (H, D) ...
     query_ln.scale (D,)    key_ln.scale (D,)        normalize_qk=True: a LayerNorm without bias, eps 1e-6

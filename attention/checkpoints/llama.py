@@ -1,4 +1,4 @@
-"""Llama and those who build as it does: the contract of an attention, of a whole layer, and of all layers, from a config.
+"""Llama, Mistral and Qwen3: contract and weight map of one attention, one block and the whole decoder, from a config.
 
     mlp.gate_proj.weight (A, M)        up_proj (A, M)    down_proj (M, A)    input_layernorm, post_attention_layernorm (M,)
     model.layers.0.*                   model.layers.1.*  model.norm.weight (M,)    the whole decoder of Llama, Mistral, Qwen3
@@ -79,7 +79,7 @@ def contract(config: Config, layer: int = 0) -> MultiHeadAttention:
 
 
 def block(config: Config, layer: int = 0) -> EncoderBlock:
-    """Return the contract of a whole layer: norm and attention, norm and gated feed-forward, each beside the tokens.
+    """Return the contract of a pre-norm block: attention and gated feed-forward, each with a residual connection.
 
     Args:
         config: the parsed file, of Llama, Mistral or Qwen3; the others' layers have more norms, or experts.
@@ -104,7 +104,7 @@ def block(config: Config, layer: int = 0) -> EncoderBlock:
 
 
 def decoder(config: Config) -> Encoder:
-    """Return the contract of all layers and the norm after them: what stands between the embedding and the logits.
+    """Return the contract of all blocks and the final norm, between the embedding and the logits.
 
     Raises:
         OptionError: as `block`, or layers that are not all alike.
@@ -118,7 +118,7 @@ def decoder(config: Config) -> Encoder:
 
 
 def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, beside: Iterable[str] = ()) -> WeightMap:
-    """Return the table of a decoder, for `weight_map.read` and `weight_map.write`, from that of its blocks.
+    """Return the weight map of a decoder from that of its blocks.
 
     Args:
         weight_map: of one block.
@@ -140,5 +140,5 @@ def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, beside: I
 
 
 def decoder_weight_map(depth: int) -> WeightMap:
-    """Return the table by which transformers stores a decoder, under "model."."""
+    """Return the weight map of a transformers decoder, under the prefix "model."."""
     return stacked(BLOCK, depth, "layers.{}.", "norm.weight", beside=("embed_tokens.weight",))

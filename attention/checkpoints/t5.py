@@ -1,4 +1,4 @@
-"""T5: unscaled scores, a learned bias of each bucket of distances, no other bias anywhere.
+"""T5: the weight map of its attention (unscaled scores, learned relative bias), and its contract from a config.
 
     SelfAttention.q.weight (HD, M)    k (KD, M)    v (KE, M)    o (M, HE)    relative_attention_bias.weight (P, H)
 

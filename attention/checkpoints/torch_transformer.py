@@ -1,17 +1,17 @@
-"""`torch.nn.TransformerEncoderLayer`, `TransformerDecoderLayer` and their stacks.
+"""`torch.nn.TransformerEncoderLayer`, `TransformerDecoderLayer` and their stacks: weight maps and contracts.
 
     self_attn.in_proj_weight (3 HD, M)    self_attn.out_proj.weight (M, HE)    multihead_attn.* likewise: the memory's
     linear1.weight (A, M)    linear2.weight (M, A)    norm1.weight (M,)    norm1.bias (M,)    norm2, and norm3 in a decoder
     layers.0.*    layers.1.*    norm.weight (M,)    norm.bias (M,)         in TransformerEncoder and TransformerDecoder
 
-Masks, and whether the batch comes first, are matters of a call. A `key_padding_mask` that forbids is `Lengths(kv=...)`; a
+Masks and `batch_first` belong to a call. A `key_padding_mask` that forbids is `Lengths(kv=...)`; a
 causal `attn_mask` is `mask=Causal()` of the attention.
 
 References:
     torch.nn.TransformerEncoderLayer and its kin, version 2.13.
 """
 
-# Bad input comes from code that nobody type-checked.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def encoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> Encode
 
 
 def decoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> DecoderBlock:
-    """Return the contract of `torch.nn.TransformerDecoderLayer(**config)`; `mask` is what every `tgt_mask` says."""
+    """Return the contract of `torch.nn.TransformerDecoderLayer(**config)`; `mask` stands for every `tgt_mask`."""
     return DecoderBlock(_attention(config, mask), _attention(config), _feed_forward(config), **_options(config))
 
 
 def weight_map(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> WeightMap:
-    """Return the table by which torch stores a layer or a stack, for `weight_map.read` and `weight_map.write`.
+    """Return the weight map of a layer or a stack of torch.
 
     Raises:
         OptionError: torch has no such layer: the mathematics would be another.
@@ -117,7 +117,7 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(block: Block) -> None:
-    """Raise OptionError for what has torch's names and shapes, but not its meaning."""
+    """Raise OptionError for options with torch's names and shapes but another meaning."""
     if not isinstance(block.norm, LayerNorm):
         raise OptionError(f"norm {brief(repr(block.norm))} must be LayerNorm(...), torch's only one")
     for name, part in block.parts.items():
@@ -132,4 +132,4 @@ def _check(block: Block) -> None:
 
 
 _DERIVED: dict[str, None] = dict.fromkeys(("num_kv_heads", "head_dim", "value_dim", "kdim", "vdim", "out_dim"))
-"""Options that may be given as what they follow from; the parameters tell whether they are."""
+"""Options that follow from the parameters, if present."""

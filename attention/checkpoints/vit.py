@@ -1,4 +1,4 @@
-"""ViT: four projections; the attention of patches to patches, without mask or positions of its own.
+"""ViT: the weight maps of its self-attention, and its contract from a config.
 
     attention.q_proj.weight (HD, M)             ...    attention.o_proj.weight (M, HE)                 modules of transformers 5
     attention.attention.query.weight (HD, M)    ...    attention.output.dense.weight (M, HE)           files on the Hub

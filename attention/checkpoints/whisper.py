@@ -1,4 +1,4 @@
-"""Whisper: pre-norm blocks; biases on queries, values and the output, none on keys, where softmax would not see one.
+"""Whisper: weight maps and contracts of its encoder and decoder stacks.
 
     self_attn.q_proj (HD, M)    k_proj (KD, M), no bias    v_proj (KE, M)    out_proj (M, HE)        encoder_attn the same
     self_attn_layer_norm    encoder_attn_layer_norm    final_layer_norm, which is the feed-forward layer's
@@ -8,7 +8,7 @@ References:
     Radford et al., arXiv:2212.04356; names as in Hugging Face checkpoints.
 """
 
-# Bad input comes from code that nobody type-checked.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from attention.spec.options import SWITCH, checked
 WHISPER = WeightMap("Whisper", projections("q_proj", "k_proj", "v_proj", "out_proj"))
 
 THEIRS = {"self_attn": ("self_attn", "norm1"), "cross_attn": ("encoder_attn", "norm2")}
-"""What they call an attention, whose norm is theirs with `_layer_norm` behind it; and what we call that norm."""
+"""Stored name of each attention (its norm has the suffix `_layer_norm`) and canonical name of its norm."""
 
 ACTIVATIONS = ("gelu", "relu", "silu")
 
@@ -66,7 +66,7 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
 
 
 def stack(contract: Encoder | Decoder) -> WeightMap:
-    """Return the table of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder.".
+    """Return the weight map of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder.".
 
     Raises:
         OptionError: no stack.
