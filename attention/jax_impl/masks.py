@@ -90,16 +90,16 @@ def _striped(mask: Mask, sizes: Sizes, nonfinite: Nonfinite) -> Reach:
         return nan_safety.reach_of(jnp, mask, Stripe.of(jnp, sizes, queries, jnp.arange(sizes.S)), nonfinite)
 
     def step(seen: jax.Array, i: Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        rows, keys, nonfinite = stripe(i)
-        return seen | keys, (rows, nonfinite)
+        rows, keys, bad = stripe(i)
+        return seen | keys, (rows, bad)
 
     shape = jax.eval_shape(stripe, 0)
     if shape.rows.shape[-1] == shape.nonfinite.shape[-1] == 1:
         return stripe(0)  # all queries are alike
     none = jnp.zeros(shape.keys.shape, bool)
     seen, found = jax.lax.scan(step, none, jnp.arange(-(-sizes.T // STRIPE)))
-    rows, nonfinite = (_joined(x, sizes.T) for x in found)
-    return Reach(rows, seen, nonfinite)
+    rows, bad = (_joined(x, sizes.T) for x in found)
+    return Reach(rows, seen, bad)
 
 
 def _joined(parts: jax.Array, size: int) -> jax.Array:

@@ -100,8 +100,8 @@ def reach(mask: Mask, sizes: Sizes, device: torch.device, nonfinite: Nonfinite =
     seen = parts[0].keys
     for part in parts[1:]:
         seen = seen | part.keys
-    rows, nonfinite = (torch.cat([part[i] for part in parts], dim=-1) for i in (0, 2))
-    return Reach(rows, seen, nonfinite)
+    rows, bad = (torch.cat([part[i] for part in parts], dim=-1) for i in (0, 2))
+    return Reach(rows, seen, bad)
 
 
 def all_safe(*tensors: Tensor) -> bool:

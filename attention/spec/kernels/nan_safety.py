@@ -100,13 +100,13 @@ def reach_of(xp: Any, mask: Mask, at: Grid, nonfinite: Nonfinite) -> Reach:
     """Return the reach of the queries of a grid that holds all keys."""
     seen = mask.allowed(at)
     seen = seen[(None,) * (3 - seen.ndim) + (...,)] if seen.ndim < 3 else seen
-    rows, nonfinite = xp.any(seen, axis=-1), None
+    rows, bad = xp.any(seen, axis=-1), None
     if nonfinite.keys is not None:
-        nonfinite = xp.any(seen & nonfinite.keys[..., None, :], axis=-1)
+        bad = xp.any(seen & nonfinite.keys[..., None, :], axis=-1)
     if nonfinite.bias is not None:
         unknown = xp.any(seen & xp.isnan(at.per_score(nonfinite.bias)), axis=-1)
-        nonfinite = unknown if nonfinite is None else nonfinite | unknown
-    return Reach(rows, xp.any(seen, axis=-2), xp.zeros_like(rows) if nonfinite is None else nonfinite)
+        bad = unknown if bad is None else bad | unknown
+    return Reach(rows, xp.any(seen, axis=-2), xp.zeros_like(rows) if bad is None else bad)
 
 
 def zero_masked(xp: Any, ask: ReachOf, request: Request) -> Tokens:
