@@ -41,7 +41,7 @@ test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests, but for tho
 test-all: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run every test
 	$(call timed,test-all,$(TESTS))
 
-check: $(READY) ## formatting, lint, types, rules of the rooms, doctests: two at a time
+check: $(READY) ## formatting, lint, types, rules of the backends, doctests: two at a time
 	@$(MAKE) --no-print-directory --keep-going -j2 $(PARTS:%=check-%)
 
 check-format: $(READY)

@@ -56,7 +56,7 @@ def run(
     json: Json = "build/bench.json",
     plots: Annotated[str, typer.Option(metavar="DIR", help="Where the plots go; '' for none.")] = "build/bench",
 ) -> None:
-    """Time suites: every kernel of both rooms and every peer that is installed, in turns, in one process."""
+    """Time suites: every kernel of both backends and every peer that is installed, in turns, in one process."""
     with _one_line():
         from benchmarks import running  # noqa: PLC0415 - frameworks wait until the call is understood
 

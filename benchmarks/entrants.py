@@ -1,4 +1,4 @@
-"""Entrants: every kernel of both rooms by name, "auto", and the peers.
+"""Entrants: every kernel of both backends by name, "auto", and the peers.
 
 entrants = {"torch auto", "torch sdpa", ..., "jax auto", "jax xla", ...} + PEERS
 """
@@ -22,7 +22,7 @@ PEERS: dict[str, Entrant] = {peer.name: peer for peer in (*peers_torch.PEERS, *p
 
 
 def ours(sides: Sequence[str] = SIDES) -> Iterator[Entrant]:
-    """Yield "auto" and every kernel of each room.
+    """Yield "auto" and every kernel of each backend.
 
     Raises:
         MissingExtra: a framework is not installed.
@@ -79,12 +79,12 @@ def missing(entrant: Entrant) -> str | None:
 
 def _prepared(side: str, kernel: str, case: Case) -> Attention:
     """Return our own functional core by the kernel's name; the mask is an argument of each call, as a user gives it."""
-    room = importlib.import_module(f"attention.{side}_impl")
+    backend = importlib.import_module(f"attention.{side}_impl")
 
     def function(q: Any, k: Any, v: Any, mask: Any) -> Any:
-        return room.dot_product_attention(q, k, v, mask=mask, implementation=kernel)
+        return backend.dot_product_attention(q, k, v, mask=mask, implementation=kernel)
 
     if side == "jax":
         return Attention(function, (case.spec_mask,))
     torch = importlib.import_module("torch")
-    return Attention(function, (room.masks.native(case.spec_mask, torch.device(torch_device())),))
+    return Attention(function, (backend.masks.native(case.spec_mask, torch.device(torch_device())),))

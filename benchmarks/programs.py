@@ -112,8 +112,8 @@ def _tensors(case: Case, layout: str, copies: int) -> tuple[tuple[Any, ...], ...
 
 
 def _placed(copy: tuple[np.ndarray, ...], layout: str) -> tuple[Any, ...]:
-    room, device = importlib.import_module("attention.torch_impl"), torch_device()
-    q, k, v, g = (room.params.to_tensor(np.ascontiguousarray(_turned(x, layout))).to(device) for x in copy)
+    backend, device = importlib.import_module("attention.torch_impl"), torch_device()
+    q, k, v, g = (backend.params.to_tensor(np.ascontiguousarray(_turned(x, layout))).to(device) for x in copy)
     return (*(x.requires_grad_() for x in (q, k, v)), g)
 
 
@@ -127,7 +127,7 @@ def _torch(
 ) -> Program:
     import torch  # noqa: PLC0415
 
-    room = importlib.import_module("attention.torch_impl")
+    backend = importlib.import_module("attention.torch_impl")
     attention = entrant.make(case)
     wait = torch.cuda.synchronize if torch_device() == "cuda" else int
 
@@ -146,10 +146,10 @@ def _torch(
     program = backward if case.program == BACKWARD else forward
 
     def results(cotangent: np.ndarray) -> dict[str, np.ndarray]:
-        sparse = room.params.to_tensor(_turned(cotangent, entrant.layout)).to(inputs[0][3].device)
+        sparse = backend.params.to_tensor(_turned(cotangent, entrant.layout)).to(inputs[0][3].device)
         q, k, v, _ = inputs[0]
         made = (_turned(x, entrant.layout) for x in program(q, k, v, sparse))
-        return {name: room.params.to_numpy(x.detach().cpu()) for name, x in zip(names(case), made, strict=True)}
+        return {name: backend.params.to_numpy(x.detach().cpu()) for name, x in zip(names(case), made, strict=True)}
 
     start = time.perf_counter()
     with recorded() as kernels:

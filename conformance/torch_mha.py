@@ -37,7 +37,7 @@ from conformance.peers import LIMIT, Line, Results, apart, draw, strayed, widene
 NAME = "torch.nn.MultiheadAttention"
 B, T, S, H = 3, 5, 7, 2
 BACKENDS = ("torch", "jax_eager")
-"""The rooms. JAX runs one operation at a time, as each of 160 masks and modules would be compiled for one call."""
+"""The backends. JAX runs one operation at a time, as each of 160 masks and modules would be compiled for one call."""
 MASKS = ("none", "bool", "float", "per head", "causal")
 WEIGHTS = (None, "mean_weights", "weights")
 """need_weights=False, need_weights=True, and that with average_attn_weights=False, by the name of our intermediate."""

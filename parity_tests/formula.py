@@ -16,7 +16,7 @@ from attention import spec
 from attention.spec import random
 from attention.spec.axes import sizes
 from attention.spec.masks.algebra import Mask, evaluate
-from parity_tests.rooms import numbers, wide
+from parity_tests.backends import numbers, wide
 
 B, T, S, H, K, D, E = 2, 5, 7, 4, 2, 3, 11
 SEED = 2**32 + 7

@@ -92,14 +92,14 @@ class Public:
 
     Attributes:
         name: module and qualified name, "torch_impl.StaticCache.append".
-        room: its module's last name.
+        backend: its module's last name.
         owner: the class whose method it is, or None.
         parameters: names, without self, *args and **kwargs.
         function: the function or class itself.
     """
 
     name: str
-    room: str
+    backend: str
     owner: type | None
     parameters: tuple[inspect.Parameter, ...]
     function: Callable[..., Any]
@@ -160,7 +160,7 @@ def public_calls() -> Iterator[Public]:
     for path, chosen in MODULES.items():
         module = importlib.import_module(path)
         where = path.removeprefix("attention.")
-        room = where.partition(".")[0]
+        backend = where.partition(".")[0]
         for name in chosen or getattr(module, "__all__", ()):
             found = getattr(module, name)
             if inspect.ismodule(found) or not callable(found) or hasattr(found, "__origin__") or found in seen:
@@ -168,11 +168,11 @@ def public_calls() -> Iterator[Public]:
             seen.add(found)
             called = f"{where}.{name}"
             if not inspect.isclass(found):
-                yield Public(called, room, None, _parameters(found), found)
+                yield Public(called, backend, None, _parameters(found), found)
                 continue
             if called not in RESULTS:
-                yield Public(called, room, None, _parameters(found.__init__)[1:], found)
-            yield from _methods(called, room, found, seen)
+                yield Public(called, backend, None, _parameters(found.__init__)[1:], found)
+            yield from _methods(called, backend, found, seen)
     modules = dict(_checkpoint_modules())
     for name in CHECKPOINTS:
         place, _, last = name.rpartition(".")
@@ -194,7 +194,7 @@ def _checkpoint_modules() -> Iterator[tuple[str, ModuleType]]:
             yield place.name, importlib.import_module(f"{package.__name__}.{place.name}")
 
 
-def _methods(called: str, room: str, kind: type, seen: set[Any]) -> Iterator[Public]:
+def _methods(called: str, backend: str, kind: type, seen: set[Any]) -> Iterator[Public]:
     if inspect.isabstract(kind) or called in ("spec.kernels.Kernel", "spec.Mask", "spec.Architecture", "parity.Program"):
         return
     if called.endswith(".Layer"):
@@ -208,14 +208,14 @@ def _methods(called: str, room: str, kind: type, seen: set[Any]) -> Iterator[Pub
         if inspect.isclass(function) or not where.startswith("attention"):
             continue
         # A cache's method is met in each framework, though both inherit it.
-        key = (where, function.__qualname__, room if room.endswith("_impl") else "")
+        key = (where, function.__qualname__, backend if backend.endswith("_impl") else "")
         parameters = _parameters(function)
         parameters = parameters if isinstance(raw, staticmethod) else parameters[1:]
-        inner = FORMULAS & {p.name for p in parameters} or (name in INNER and room != "parity")
+        inner = FORMULAS & {p.name for p in parameters} or (name in INNER and backend != "parity")
         if key in seen or (inner and f"{called}.{name}" not in KEPT):
             continue
         seen.add(key)
-        yield Public(f"{called}.{name}", room, kind, parameters, function)
+        yield Public(f"{called}.{name}", backend, kind, parameters, function)
 
 
 def _parameters(function: Any) -> tuple[inspect.Parameter, ...]:

@@ -24,7 +24,7 @@ from attention.jax_impl.kernels.reference import Reference
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused, ShapeError
 from attention.spec.masks.algebra import evaluate
-from parity_tests.rooms import numbers
+from parity_tests.backends import numbers
 
 B, T, S, H, K, D, E = 2, 13, 11, 4, 2, 6, 5
 SMALL = Blockwise(tile=(4, 8))

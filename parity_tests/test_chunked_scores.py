@@ -23,7 +23,7 @@ from attention import jax_impl, spec, torch_impl
 from attention.jax_impl import scores as jax_scores
 from attention.spec.layers import alignment_scores
 from attention.torch_impl import scores as torch_scores
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
+from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers, wide
 
 B, T, S, A = 2, 5, 7, 11
 WITHIN = 1e-14
@@ -32,7 +32,7 @@ PAIRS = 2 * ROWS * ROWS
 """B T S of the calls whose memory is looked at, of A = 64 features, two at a time."""
 FEATURES, FEW = 64, 2
 SHAPES = ((2, ROWS, FEATURES), (2, ROWS, FEATURES), (FEATURES,))
-additive: dict[Room, Callable[..., Any]] = {TORCH: torch_scores.additive, JAX: jax_scores.additive}
+additive: dict[Backend, Callable[..., Any]] = {TORCH: torch_scores.additive, JAX: jax_scores.additive}
 # torch.func's forward mode loads decompositions that torch itself still writes as TorchScript.
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
@@ -54,11 +54,11 @@ def large() -> list[torch.Tensor]:
 
 class TestLaws:
     @pytest.mark.parametrize(("chunk_size", "batch"), [(1, (2, 3)), (3, ()), (100, (2,))])
-    @each_room
-    def test_a_few_at_a_time_is_all_at_once(self, room: Room, chunk_size: int, batch: tuple[int, ...]) -> None:
+    @each_backend
+    def test_a_few_at_a_time_is_all_at_once(self, backend: Backend, chunk_size: int, batch: tuple[int, ...]) -> None:
         arrays = given(*batch)
         with wide(*arrays):
-            got = room.numpy(additive[room](*map(room.array, arrays), chunk_size=chunk_size))
+            got = backend.numpy(additive[backend](*map(backend.array, arrays), chunk_size=chunk_size))
         close(got, loops(*arrays), WITHIN)
         close(alignment_scores.additive(np, *arrays), loops(*arrays), WITHIN)
 
@@ -113,16 +113,16 @@ class TestLaws:
 
 class TestGradients:
     @pytest.mark.parametrize("chunk_size", [3, 100])
-    @each_room
-    def test_the_gradients_are_those_of_the_full_form(self, room: Room, chunk_size: int) -> None:
+    @each_backend
+    def test_the_gradients_are_those_of_the_full_form(self, backend: Backend, chunk_size: int) -> None:
         arrays, along = given(B), numbers(9, B, T, S)
         with wide(*arrays):
-            way = room.array(along)
+            way = backend.array(along)
             got, wanted = (
                 [
-                    room.numpy(g)
-                    for g in room.grad(
-                        lambda *x, n=n: (additive[room](*x, chunk_size=n) * way).sum(), [room.array(x) for x in arrays]
+                    backend.numpy(g)
+                    for g in backend.grad(
+                        lambda *x, n=n: (additive[backend](*x, chunk_size=n) * way).sum(), [backend.array(x) for x in arrays]
                     )
                 ]
                 for n in (chunk_size, None)

@@ -19,7 +19,7 @@ from attention.parity.contracts.probes import Probe
 from attention.parity.diagnosis import KNOBS, diagnose, examine, hypotheses
 from attention.parity.diagnosis.diagnose import ask
 from attention.parity.diagnosis.evidence import Asked, explains
-from attention.parity.diagnosis.library_program import Answer, Patient, RoomPatient
+from attention.parity.diagnosis.library_program import Answer, BackendPatient, Patient
 from attention.parity.diagnosis.search import Search
 from attention.parity.diagnosis.test_inputs import questions
 from attention.parity.diagnosis.user_program import patient
@@ -140,7 +140,7 @@ class TestLaws:
 
     @pytest.mark.parametrize("case", ["self", "causal", "cross"])
     def test_an_honest_program_agrees(self, case: str) -> None:
-        assert examine(RoomPatient("torch"), cases.find(case).contract).agrees
+        assert examine(BackendPatient("torch"), cases.find(case).contract).agrees
 
     @pytest.mark.parametrize("case", ["self", "rotary", "decoder", "differential"])
     def test_the_oracle_of_no_mistake_is_the_formula(self, case: str) -> None:

@@ -35,7 +35,7 @@ from examples.language_model.sampling import Written, gumbel, write
 from examples.language_model.train import TINY, lesson, scored
 from examples.lesson import teach
 
-ROOMS = {"torch": model_torch, "jax": model_jax}
+MODULES = {"torch": model_torch, "jax": model_jax}
 OPTIONS: dict[str, Any] = {
     "vocab_size": 31,
     "hidden_size": 24,
@@ -84,11 +84,11 @@ def read(theirs: Any) -> tuple[LanguageModel, Weights]:
 
 @pytest.fixture(scope="module")
 def ours(read: tuple[LanguageModel, Weights]) -> dict[str, Any]:
-    return {backend: built(backend, *read) for backend in ROOMS}
+    return {backend: built(backend, *read) for backend in MODULES}
 
 
 def built(backend: str, architecture: LanguageModel, weights: Weights) -> Any:
-    made = ROOMS[backend].LanguageModel(architecture, seed=None)
+    made = MODULES[backend].LanguageModel(architecture, seed=None)
     made.load_weights(weights)
     return made.eval() if backend == "torch" else nnx.view(made, deterministic=True)
 
@@ -154,23 +154,23 @@ class TestLaws:
         parity.compare(Late(ours["torch"]), InStepsOfJax(ours["jax"]), FEW, gradients=False).assert_ok()
         parity.compare(Late(theirs), InSteps(ours["torch"]), FEW, gradients=False).assert_ok()
 
-    @pytest.mark.parametrize("backend", ROOMS)
+    @pytest.mark.parametrize("backend", MODULES)
     def test_greedy_text_is_transformers_own(self, backend: str, theirs: Any, ours: dict[str, Any]) -> None:
-        made = write(ROOMS[backend].reader(ours[backend], 20), PROMPT, 15)
+        made = write(MODULES[backend].reader(ours[backend], 20), PROMPT, 15)
         assert made.tokens == smollm2_theirs.greedy(theirs, PROMPT, 15)
 
     def test_both_backends_draw_the_same_text(self, ours: dict[str, Any]) -> None:
         def drawn(backend: str, seed: int) -> tuple[int, ...]:
-            return write(ROOMS[backend].reader(ours[backend], 20), PROMPT, 15, temperature=1.0, seed=seed).tokens
+            return write(MODULES[backend].reader(ours[backend], 20), PROMPT, 15, temperature=1.0, seed=seed).tokens
 
         assert drawn("torch", 7) == drawn("jax", 7)
         assert drawn("torch", 7) != drawn("torch", 8)
 
-    @pytest.mark.parametrize("backend", ROOMS)
+    @pytest.mark.parametrize("backend", MODULES)
     def test_no_token_is_seen_before_it_is_said(self, backend: str, ours: dict[str, Any]) -> None:
         other = TOKENS.copy()
         other[:, 6:] = (other[:, 6:] + 1) % 31
-        before, after = (ROOMS[backend].logits(ours[backend], tokens) for tokens in (TOKENS, other))
+        before, after = (MODULES[backend].logits(ours[backend], tokens) for tokens in (TOKENS, other))
         np.testing.assert_array_equal(before[:, :6], after[:, :6])
         assert (before[:, 6:] != after[:, 6:]).all(axis=-1).any()
 
@@ -183,7 +183,7 @@ class TestLaws:
 
     def test_where_heads_look_is_a_distribution_over_the_past(self, ours: dict[str, Any]) -> None:
         for backend, trained in ours.items():
-            looks = ROOMS[backend].looks(trained, TOKENS)
+            looks = MODULES[backend].looks(trained, TOKENS)
             assert looks.shape == (2, 2, 4, 9, 9)
             assert not np.triu(looks, 1).any()
             np.testing.assert_allclose(looks.sum(-1), 1.0, rtol=1e-6)

@@ -74,10 +74,10 @@ class TestLaws:
         # Told what it wrote itself, a model finds each word likeliest that it then wrote.
         recipe = made.recipe
         batch, weights = recipe.batches(0), recipe.weights()
-        for backend, room in (("torch", writing_torch), ("jax", writing_jax)):
+        for backend, module in (("torch", writing_torch), ("jax", writing_jax)):
             model = recipe.models[backend](recipe.architecture)
             model.load_weights(weights)
-            tokens, looks = room.write(model, batch["source"], batch["lengths"], batch["said"].shape[1])
+            tokens, looks = module.write(model, batch["source"], batch["lengths"], batch["said"].shape[1])
             said = np.concatenate([np.full_like(tokens[:, :1], START), tokens[:, :-1]], axis=1)
             assert np.array_equal(_likeliest(backend, model, {**batch, "said": said}), tokens)
             there = np.arange(batch["source"].shape[1]) < batch["lengths"][:, None, None]

@@ -44,7 +44,7 @@ def plain(found: Form) -> bool:
 
 
 class Wrong:
-    """The room of torch with a scale wrong by 0.01 %."""
+    """The backend of torch with a scale wrong by 0.01 %."""
 
     name = "scale wrong by 0.01 %"
 
@@ -101,7 +101,7 @@ class TestLaws:
         assert min(scales) < 0.01
         assert max(scales) > 10
 
-    def test_both_rooms_are_not_condemned(self) -> None:
+    def test_both_backends_are_not_condemned(self) -> None:
         group = first_group(plain)
         tally = alarms.false_alarms(GROUP, first=group * GROUP, dtypes=SINGLE)
         assert tally.failing == {}

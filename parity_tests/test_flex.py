@@ -26,7 +26,7 @@ from attention.torch_impl.attend import make_request
 from attention.torch_impl.kernels import flex as flex_file
 from attention.torch_impl.kernels.flex import TILE, Element, Flex, block_mask
 from attention.torch_impl.masks import native
-from parity_tests.rooms import TORCH, Kernel, numbers
+from parity_tests.backends import TORCH, Kernel, numbers
 
 BATCH, T, S, H, K, D = (2, 3), 5, 7, 4, 2, 3
 SIZES = Sizes(BATCH, T, S, H, K, D, D)

@@ -22,8 +22,8 @@ from attention.jax_impl.kernels.experimental.splash import Splash
 from attention.spec.errors import KernelRefused
 from attention.spec.kernels import Request
 from attention.spec.masks.algebra import Mask, evaluate
+from parity_tests.backends import numbers
 from parity_tests.formula import formula
-from parity_tests.rooms import numbers
 
 B, H, K, D = 2, 2, 1, 8
 HOPPER = Cudnn(capability=(9, 0))

@@ -1,6 +1,6 @@
 """The options of the multi-head layer: each by an independent text, all of them in float64 and under every transform.
 
-float64: |room - formula| <= 1e-13 of the largest element, outputs and gradients of every input and parameter
+float64: |backend - formula| <= 1e-13 of the largest element, outputs and gradients of every input and parameter
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attention.parity.contracts.check import expect
 from attention.parity.contracts.probes import probes
 from attention.spec.cases import CASES
 from attention.spec.errors import AttentionError, OptionError
-from parity_tests.rooms import close, numbers
+from parity_tests.backends import close, numbers
 
 M, H, D, T = 12, 4, 6, 5
 # All that may stand in one contract.
@@ -97,10 +97,10 @@ class TestLaws:
         for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other):  # noqa: S301 - our own bytes
             assert torch.equal(twin(x), layer(x))
 
-    def test_both_rooms_load_the_same_weights_bit_for_bit(self) -> None:
+    def test_both_backends_load_the_same_weights_bit_for_bit(self) -> None:
         weights = EVERYTHING.init(5, "bfloat16")
-        for room in (torch_impl, jax_impl):
-            layer = room.MultiHeadAttention(EVERYTHING, dtype="bfloat16")
+        for backend in (torch_impl, jax_impl):
+            layer = backend.MultiHeadAttention(EVERYTHING, dtype="bfloat16")
             layer.load_weights(weights)
             assert all(np.array_equal(value, weights[name]) for name, value in layer.weights().items())
             assert list(layer.weights()) == list(weights)

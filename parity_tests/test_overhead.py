@@ -26,7 +26,7 @@ from attention.spec.masks.algebra import Mask
 from attention.spec.masks.grid import Grid
 from attention.torch_impl import attend as torch_attend
 from attention.torch_impl import masks as torch_masks
-from parity_tests.rooms import Room, close, each_room, numbers
+from parity_tests.backends import Backend, close, each_backend, numbers
 
 M = 8
 CAUSAL = spec.MultiHeadAttention(M, 2, mask=spec.Causal())
@@ -159,23 +159,23 @@ class TestNoDenseMask:
         return sizes
 
     @pytest.mark.parametrize("poison", [0.0, np.nan])
-    @each_room
+    @each_backend
     def test_zero_masking_of_a_long_call_evaluates_stripes_at_most(
-        self, room: Room, poison: float, monkeypatch: pytest.MonkeyPatch
+        self, backend: Backend, poison: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         size = 4 * STRIPE + 3
         mask = spec.Segments(kv=np.where(np.arange(size) < size - 7, np.arange(size) // 100, -1))
         x = numbers(0, size, 1, 2, dtype="float32")
         x[-7:] = poison
         asked = self.spied(monkeypatch, mask)
-        q, k, v = (room.array(x) for _ in range(3))
-        request = room.module.attend.make_request(q, k, v, mask)
-        zero_masked = room.module.masks.zero_masked(request)
+        q, k, v = (backend.array(x) for _ in range(3))
+        request = backend.module.attend.make_request(q, k, v, mask)
+        zero_masked = backend.module.masks.zero_masked(request)
         assert max(asked, default=0) <= STRIPE * size
         assert bool(asked) == bool(np.isnan(poison)), "safe numbers do not evaluate the mask"
         for got in zero_masked:
-            np.testing.assert_array_equal(room.numpy(got)[-7:], 0)
-            np.testing.assert_array_equal(room.numpy(got)[:-7], x[:-7])
+            np.testing.assert_array_equal(backend.numpy(got)[-7:], 0)
+            np.testing.assert_array_equal(backend.numpy(got)[:-7], x[:-7])
 
     def test_stripes_find_what_the_whole_mask_says(self) -> None:
         size = 2 * STRIPE + 5

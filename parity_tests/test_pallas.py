@@ -24,8 +24,8 @@ from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, schedule
+from parity_tests.backends import close, numbers
 from parity_tests.formula import formula
-from parity_tests.rooms import close, numbers
 
 B, T, S, H, K, D, E = 2, 10, 13, 4, 2, 3, 5
 TILE = (4, 4)
@@ -232,4 +232,4 @@ class TestRefusals:
         _ = jax.eval_shape(
             lambda *given: reasons.append(Pallas().refuses(replace(make_request(*given), device="tpu"))), *[shape] * 3
         )
-        assert reasons == ["has room for 12 MiB of a head's blocks on tpu, and this call has 16"]
+        assert reasons == ["supports 12 MiB of blocks for a head on tpu, and this call needs 16"]

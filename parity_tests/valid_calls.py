@@ -48,19 +48,19 @@ def zeros(*shape: int) -> np.ndarray:
 NATIVE: dict[str, Callable[[Any], Any]] = {"torch_impl": torch.as_tensor, "jax_impl": jnp.asarray}
 
 
-def attended(room: str) -> dict[str, Any]:
+def attended(backend: str) -> dict[str, Any]:
     """Return q, k and v in a framework."""
-    return {name: NATIVE[room](zeros(2, 3, 2, 4)) for name in "qkv"}
+    return {name: NATIVE[backend](zeros(2, 3, 2, 4)) for name in "qkv"}
 
 
-def tokens(room: str, *names: str) -> dict[str, Any]:
+def tokens(backend: str, *names: str) -> dict[str, Any]:
     """Return tokens in a framework."""
-    return {name: NATIVE[room](zeros(2, 3, 8)) for name in names}
+    return {name: NATIVE[backend](zeros(2, 3, 8)) for name in names}
 
 
-def dense(room: str = "") -> Any:
+def dense(backend: str = "") -> Any:
     """Return a mask with an array."""
-    del room
+    del backend
     return spec.DenseMask(np.ones((3, 3), bool))
 
 
@@ -155,9 +155,9 @@ def step_params() -> dict[str, Any]:
 HEADS = {"num_kv_heads": 1, "head_dim": 2}
 
 
-def cache_of(room: str, kind: str) -> dict[str, Any]:
+def cache_of(backend: str, kind: str) -> dict[str, Any]:
     """Return the arguments of a cache's constructor."""
-    module = {"torch_impl": torch_impl, "jax_impl": jax_impl}[room]
+    module = {"torch_impl": torch_impl, "jax_impl": jax_impl}[backend]
     made = {
         "StaticCache": lambda: module.StaticCache.make(1, 4, **HEADS),
         "RollingCache": lambda: module.RollingCache.make(1, 4, **HEADS),
@@ -372,7 +372,7 @@ def queries(*names: str) -> dict[str, np.ndarray]:
     return {name: zeros(2, 3, 8) for name in names or ("query",)}
 
 
-def both_rooms() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def both_backends() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Yield the valid calls that both frameworks have."""
     inputs: dict[str, tuple[str, ...]] = {
         "AlignmentAttention": ("query", "key"),
@@ -386,35 +386,35 @@ def both_rooms() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         "LinearAttention": ("query",),
         "MultiHeadAttention": ("query",),
     }
-    for room, call in (("torch_impl", "forward"), ("jax_impl", "__call__")):
-        yield f"{room}.dot_product_attention", lambda room=room: attended(room)
-        yield f"{room}.explain", lambda room=room: attended(room)
-        yield f"{room}.compiled", lambda room=room: {"layer": instance(f"{room}.FeedForward")}
+    for backend, call in (("torch_impl", "forward"), ("jax_impl", "__call__")):
+        yield f"{backend}.dot_product_attention", lambda backend=backend: attended(backend)
+        yield f"{backend}.explain", lambda backend=backend: attended(backend)
+        yield f"{backend}.compiled", lambda backend=backend: {"layer": instance(f"{backend}.FeedForward")}
         yield (
-            f"{room}.optimizer",
-            lambda room=room: {"step": spec.optimizers.SGD(0.1), "layer": instance(f"{room}.FeedForward")},
+            f"{backend}.optimizer",
+            lambda backend=backend: {"step": spec.optimizers.SGD(0.1), "layer": instance(f"{backend}.FeedForward")},
         )
-        yield f"{room}.seed_at", lambda: {"seed": 3, "name": "here"}
+        yield f"{backend}.seed_at", lambda: {"seed": 3, "name": "here"}
         for name, contract in CONTRACTS.items():
-            yield f"{room}.{name}", lambda contract=contract: {"contract": contract}
-            yield f"{room}.{name}.{call}", lambda room=room, name=name: tokens(room, *inputs[name])
-            yield f"{room}.{name}.load_weights", lambda contract=contract: {"weights": weights_of(contract)}
-            yield f"{room}.{name}.drop", lambda room=room: {**tokens(room, "x"), "rate": 0.5, "seed": 1}
-            yield f"{room}.{name}.build_parts", lambda: {"dtype": "float32"}
+            yield f"{backend}.{name}", lambda contract=contract: {"contract": contract}
+            yield f"{backend}.{name}.{call}", lambda backend=backend, name=name: tokens(backend, *inputs[name])
+            yield f"{backend}.{name}.load_weights", lambda contract=contract: {"weights": weights_of(contract)}
+            yield f"{backend}.{name}.drop", lambda backend=backend: {**tokens(backend, "x"), "rate": 0.5, "seed": 1}
+            yield f"{backend}.{name}.build_parts", lambda: {"dtype": "float32"}
         for kind in ("StaticCache", "RollingCache", "PagedCache"):
-            yield f"{room}.{kind}", lambda room=room, kind=kind: cache_of(room, kind)
-            yield f"{room}.{kind}.append", lambda room=room: {n: NATIVE[room](zeros(1, 2, 1, 2)) for n in "kv"}
-            yield f"{room}.{kind}.check", lambda: {"mask": spec.Window(1, 0)}
-            yield f"{room}.{kind}.sizes_of", lambda room=room: {n: NATIVE[room](zeros(1, 2, 1, 2)) for n in "kv"}
-            yield f"{room}.{kind}.place", lambda: {"positions": None, "t": 2}
-            yield f"{room}.{kind}.upcoming", lambda: {"t": 2}
-        yield f"{room}.StaticCache.make", lambda: {"batch": 1, "capacity": 4, **HEADS}
-        yield f"{room}.RollingCache.make", lambda: {"batch": 1, "window": 4, **HEADS}
-        yield f"{room}.PagedCache.make", lambda: {"block_table": [[0, 1]], "num_blocks": 2, "block_size": 2, **HEADS}
-        yield f"{room}.PagedCache.assign", lambda: {"block_table": [[1, 0]]}
+            yield f"{backend}.{kind}", lambda backend=backend, kind=kind: cache_of(backend, kind)
+            yield f"{backend}.{kind}.append", lambda backend=backend: {n: NATIVE[backend](zeros(1, 2, 1, 2)) for n in "kv"}
+            yield f"{backend}.{kind}.check", lambda: {"mask": spec.Window(1, 0)}
+            yield f"{backend}.{kind}.sizes_of", lambda backend=backend: {n: NATIVE[backend](zeros(1, 2, 1, 2)) for n in "kv"}
+            yield f"{backend}.{kind}.place", lambda: {"positions": None, "t": 2}
+            yield f"{backend}.{kind}.upcoming", lambda: {"t": 2}
+        yield f"{backend}.StaticCache.make", lambda: {"batch": 1, "capacity": 4, **HEADS}
+        yield f"{backend}.RollingCache.make", lambda: {"batch": 1, "window": 4, **HEADS}
+        yield f"{backend}.PagedCache.make", lambda: {"block_table": [[0, 1]], "num_blocks": 2, "block_size": 2, **HEADS}
+        yield f"{backend}.PagedCache.assign", lambda: {"block_table": [[1, 0]]}
 
 
-ARGUMENTS |= dict(both_rooms()) | {f"checkpoints.{name}": make for name, make in CHECKPOINTS.items()}
+ARGUMENTS |= dict(both_backends()) | {f"checkpoints.{name}": make for name, make in CHECKPOINTS.items()}
 
 
 @cache

@@ -56,7 +56,7 @@ def key(seed: Array, device: torch.device | None = None) -> spec.Key:
 
 
 def seed_of(of: Array) -> int:
-    """Return the seed whose key this is, for `dropout_seed` in any room: the two words of a key as one int.
+    """Return the seed whose key this is, for `dropout_seed` in any backend: the two words of a key as one int.
 
     Args:
         of: a key, two words, such as one of `spec.jax_random`.

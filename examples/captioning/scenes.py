@@ -30,7 +30,7 @@ from examples.captioning.eye import Eye
 from examples.captioning.scenes_figure import draw
 from examples.lesson import FOLDER, Lesson, rates, run, teach
 
-ROOMS = {"torch": describer_torch, "jax": describer_jax}
+MODULES = {"torch": describer_torch, "jax": describer_jax}
 LEARNED, HELD, GUESSED = range(3)
 """What a seed begins with, so that no draw is another's."""
 
@@ -83,13 +83,13 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         return {"patches": size.patches(drawn.images), "captions": drawn.captions}
 
     def told(backend: str, trained: Any) -> tuple[np.ndarray, np.ndarray]:
-        return describe(lambda *given: ROOMS[backend].ask(trained, *given), size.patches(test.images))
+        return describe(lambda *given: MODULES[backend].ask(trained, *given), size.patches(test.images))
 
     eye = Eye(size.grid**2, size.patch**2, size.embed_dim, size.num_heads, size.depth)
     recipe = Recipe(
         architecture=Describer(eye, len(WORDS), size.word_dim, size.hidden_dim),
-        models={backend: room.Describer for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
+        models={backend: module.Describer for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
         # Both for the sake of two frameworks: see examples/summarisation/train.py.
         optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=batch,

@@ -30,7 +30,7 @@ from examples.captioning.eye import Eye
 from examples.captioning.vision import VisionTransformer
 from examples.lesson import FOLDER, Lesson, rates, run, teach
 
-ROOMS = {"torch": vision_torch, "jax": vision_jax}
+MODULES = {"torch": vision_torch, "jax": vision_jax}
 SHOWN = 5
 """Images that are drawn: the first ones of names that are spread over all ten."""
 
@@ -68,13 +68,13 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         return {"patches": size.patches(moved(learn.images[drawn], size.most_moved, rng)), "names": learn.names[drawn]}
 
     def score(backend: str, trained: Any) -> Mapping[str, float]:
-        return scores(ROOMS[backend].ask(trained, given)[0].argmax(-1), held.names)
+        return scores(MODULES[backend].ask(trained, given)[0].argmax(-1), held.names)
 
     eye = Eye((side // size.patch) ** 2, size.patch**2, size.embed_dim, size.num_heads, size.depth)
     recipe = Recipe(
         architecture=VisionTransformer(eye, len(DIGITS)),
-        models={backend: room.VisionTransformer for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
+        models={backend: module.VisionTransformer for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
         optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=batch,
         steps=size.steps,
@@ -139,7 +139,7 @@ def draw(models: Mapping[str, Any], held: Handwriting, size: Size, path: Path) -
     columns = 1 + size.num_heads
     figure, axes = plt.subplots(len(shown), len(models) * columns, figsize=(13, 1.5 * len(shown)), layout="constrained")
     for first, (backend, model) in enumerate(models.items()):
-        logits, looks = ROOMS[backend].ask(model, size.patches(shown))
+        logits, looks = MODULES[backend].ask(model, size.patches(shown))
         for row, image in enumerate(shown):
             own = axes[row, first * columns :][:columns]
             for axis in own:

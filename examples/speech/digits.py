@@ -24,7 +24,7 @@ from examples.speech import connected, digits_model, digits_model_jax, digits_mo
 from examples.speech.connected import END, FRAME, MOST_WORDS, Utterance, batch, utterance
 from examples.speech.prompts import prompts
 
-ROOMS = {"torch": digits_model_torch, "jax": digits_model_jax}
+MODULES = {"torch": digits_model_torch, "jax": digits_model_jax}
 LEARN, HELD_OUT = 0, 1
 """Where the seeds of utterances begin."""
 
@@ -51,8 +51,8 @@ def lesson(said: Mapping[str, np.ndarray], size: Size) -> Lesson:
     guess = {"word error rate": error_rate(held, guessed(held, names)), "peak in the word": evenly(held)}
     recipe = Recipe(
         architecture=digits_model.Listener(len(names), connected.STACKED * connected.BANDS, size.hidden_dim),
-        models={backend: room.Listener for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
+        models={backend: module.Listener for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
         # Both for the sake of two frameworks: see examples/summarisation/train.py.
         optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=lambda step: batch([utterance(said, (LEARN, step, i)) for i in range(size.batch)], names),
@@ -77,7 +77,7 @@ def heard(
         some = list(spoken[at : at + count])
         # One shape for all batches: the last one is filled up, and what it is filled with is left out.
         full = some + [spoken[0]] * (count - len(some))
-        numbers, weights = ROOMS[backend].listen(trained, batch(full, names), MOST_WORDS + 1)
+        numbers, weights = MODULES[backend].listen(trained, batch(full, names), MOST_WORDS + 1)
         for row, look in list(zip(numbers, weights, strict=True))[: len(some)]:
             ended = np.flatnonzero(row == END)
             words = row[: ended[0]] if len(ended) else row

@@ -25,7 +25,7 @@ from examples.lesson import BACKENDS, FOLDER, Lesson, epoch, rates, run, teach
 from examples.summarisation import model, model_jax, model_torch
 from examples.summarisation.data import TARGET_WORDS, Pair, Vocabulary, batch, pairs
 
-ROOMS = {"torch": model_torch, "jax": model_jax}
+MODULES = {"torch": model_torch, "jax": model_jax}
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
     vocabulary = Vocabulary.of(learn, size.vocabulary)
     recipe = Recipe(
         architecture=model.PointerGenerator(len(vocabulary), size.embed_dim, size.hidden_dim),
-        models={backend: room.PointerGenerator for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
+        models={backend: module.PointerGenerator for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step; and
         # optax holds 1 - b2^t in float32, which is off by 3e-5 in the first steps of the usual b2 of 0.999.
         optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)),
@@ -78,7 +78,7 @@ def written(backend: str, trained: Any, examples: Sequence[Pair], vocabulary: Vo
         some = list(examples[at : at + count])
         # One shape for all batches: the last one is filled up, and what it is filled with is left out.
         full = some + [examples[0]] * (count - len(some))
-        numbers, _, _ = ROOMS[backend].summarise(trained, batch(full, vocabulary), TARGET_WORDS[1])
+        numbers, _, _ = MODULES[backend].summarise(trained, batch(full, vocabulary), TARGET_WORDS[1])
         made += [vocabulary.read(row, p.source) for row, p in zip(numbers, some, strict=False)]
     return made
 
@@ -100,7 +100,7 @@ def best(examples: Sequence[Pair]) -> int:
 def draw(models: Mapping[str, Any], examples: Sequence[Pair], vocabulary: Vocabulary, count: int, path: Path) -> None:
     """Draw where each backend's model copies from, on the one of some examples of which torch's copies most unknown words."""
     some = list(examples[:count])
-    numbers, _, _ = ROOMS["torch"].summarise(models["torch"], batch(some, vocabulary), TARGET_WORDS[1])
+    numbers, _, _ = MODULES["torch"].summarise(models["torch"], batch(some, vocabulary), TARGET_WORDS[1])
     shown = some[int((numbers >= len(vocabulary)).sum(1).argmax())]
     maps = [copying(backend, models[backend], shown, vocabulary) for backend in BACKENDS]
     caption = (
@@ -113,7 +113,7 @@ def draw(models: Mapping[str, Any], examples: Sequence[Pair], vocabulary: Vocabu
 
 def copying(backend: str, trained: Any, shown: Pair, vocabulary: Vocabulary) -> HeatMap:
     """Return the probability of copying each written word from each place of the source."""
-    found = ROOMS[backend].summarise(trained, batch([shown], vocabulary), TARGET_WORDS[1])
+    found = MODULES[backend].summarise(trained, batch([shown], vocabulary), TARGET_WORDS[1])
     numbers, own, weights = (part[0] for part in found)
     said = vocabulary.read(numbers, shown.source)
     copied = (1.0 - own[: len(said), None]) * weights[: len(said), : len(shown.source)]

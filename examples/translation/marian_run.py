@@ -28,7 +28,7 @@ from examples.translation import alignment_figure, marian, marian_jax, marian_pa
 from examples.translation.marian_sentences import SENTENCES
 
 FOLDER = Path("build/examples/marian")
-ROOMS = {"torch": marian_torch, "jax": marian_jax}
+MODULES = {"torch": marian_torch, "jax": marian_jax}
 ENGINE = "the package's own"
 
 
@@ -46,10 +46,10 @@ def translate(trained: marian_package.Pretrained, sentences: Sequence[str]) -> d
     """Return what each backend and the package's own program say, all sentences at once, and in what time once compiled."""
     sources = [trained.tokenizer.encode(text) for text in sentences]
     made: dict[str, Said] = {}
-    for name, room in ROOMS.items():
-        built = room.Marian(trained.model, seed=None)
+    for name, module in MODULES.items():
+        built = module.Marian(trained.model, seed=None)
         built.load_weights(trained.weights)
-        translator = room.translator(built)
+        translator = module.translator(built)
         # The first run compiles, at least in JAX.
         _ = marian.greedy(translator, sources)
         started = time.perf_counter()

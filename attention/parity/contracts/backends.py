@@ -2,7 +2,7 @@
 
     side.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
 
-"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms; "jax_eager" is JAX
+"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two backends; "jax_eager" is JAX
 one operation at a time, which tells a mistake of the program from one of its compilation.
 """
 
@@ -90,8 +90,8 @@ class TorchSide:
     name = "torch"
 
     def run(self, probe: Probe, implementation: str) -> Ran:
-        torch, room = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
-        params = room.params
+        torch, backend = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
+        params = backend.params
         layer = probe.contract.build("torch", weights=probe.weights, dtype=probe.dtype)
         layer.train(probe.dropout_seed is not None)
         inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
@@ -205,7 +205,7 @@ SIDES: dict[str, Side] = {
     side.name: side for side in (NumpySide(), TorchSide(), JaxSide(), JaxSide("jax_eager", compiled=False))
 }
 BACKENDS = ("torch", "jax")
-"""The rooms' sides: what is compared unless something else is asked for."""
+"""The backends' sides: what is compared unless something else is asked for."""
 
 
 def find(name: str) -> Side:

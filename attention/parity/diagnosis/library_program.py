@@ -1,4 +1,4 @@
-"""Patients: what can be diagnosed, behind one protocol; here the rooms' layers and the sides of `contracts.backends`.
+"""Patients: what can be diagnosed, behind one protocol; here the backends' layers and the sides of `contracts.backends`.
 
     patient.answer(probe) = outputs by the contract's names        patient.lacks(probe) = why it cannot be asked, or ""
 
@@ -65,8 +65,8 @@ class SidePatient(Patient):
 
 
 @dataclass
-class RoomPatient(Patient):
-    """The layer of one of our rooms, forward only and one operation at a time; or a module that the user made of it."""
+class BackendPatient(Patient):
+    """The layer of one of our backends, forward only and one operation at a time; or a module that the user made of it."""
 
     framework: str
     module: Any = None

@@ -20,7 +20,7 @@ import numpy as np
 from attention.parity.adapters.program import Call, Program
 from attention.parity.contracts import backends
 from attention.parity.contracts.probes import CALL, Probe
-from attention.parity.diagnosis.library_program import Answer, Patient, RoomPatient, SidePatient
+from attention.parity.diagnosis.library_program import Answer, BackendPatient, Patient, SidePatient
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError, ShapeError, SideFailed
 from attention.spec.layers.contract import Contract
@@ -151,9 +151,9 @@ def patient(side: Any, framework: str, contract: Contract, params: Any = None) -
     """
     if isinstance(side, str):
         _ = backends.find(side)
-        return RoomPatient(side) if side in backends.BACKENDS else SidePatient(backends.find(side), side)
+        return BackendPatient(side) if side in backends.BACKENDS else SidePatient(backends.find(side), side)
     if hasattr(side, "load_weights") and hasattr(side, "weights"):
-        return RoomPatient(framework, side)
+        return BackendPatient(framework, side)
     if isinstance(getattr(side, "name", None), str) and hasattr(side, "run") and not isinstance(side, Program):
         return SidePatient(side, framework)
     return _program(side, framework, contract, params)

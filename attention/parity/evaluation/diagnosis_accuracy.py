@@ -5,7 +5,7 @@
 singles      every mutant of the catalogue, run by a side: the name must be the mutant's mathematics, and alone
 pairs        two random hypotheses of a random contract: the truth must be among the first three
 strangers    mistakes in no list: no name may be given
-right        both rooms as they are: they agree
+right        both backends as they are: they agree
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attention.parity.contracts import backends
 from attention.parity.contracts.probes import Probe
 from attention.parity.diagnosis.diagnose import examine
 from attention.parity.diagnosis.evidence import SAME
-from attention.parity.diagnosis.library_program import Answer, Patient, RoomPatient
+from attention.parity.diagnosis.library_program import Answer, BackendPatient, Patient
 from attention.parity.diagnosis.result import Finding
 from attention.parity.diagnosis.test_inputs import questions
 from attention.parity.evaluation.unlisted_mutations import strangers
@@ -120,8 +120,8 @@ def stranger(case: str, mistake: Mistake) -> Trial:
 
 
 def right(case: str, backend: str) -> Trial:
-    """Return the trial of a room as it is."""
-    found = examine(RoomPatient(backend), cases.find(case).contract)
+    """Return the trial of a backend as it is."""
+    found = examine(BackendPatient(backend), cases.find(case).contract)
     return Trial("right", case, f"{backend} as it is", found, found.agrees)
 
 

@@ -2,7 +2,7 @@
 
     rate = failing draws / draws        at most p with 95 % confidence, where P(Binomial(draws, p) <= failing) = 5 %
 
-Every draw is a random contract, shape, dtype and scale; both rooms run it, and a draw fails if any of their arrays does.
+Every draw is a random contract, shape, dtype and scale; both backends run it, and a draw fails if any of their arrays does.
 
 References:
     Clopper and Pearson, Biometrika 26, 1934. Where nothing fails the bound is 3 / draws, the rule of three.
@@ -171,7 +171,7 @@ def examine(number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, progra
         number: which draw.
         seed: of all draws.
         dtypes: from which that of each draw is drawn.
-        programs: what runs; both rooms if empty.
+        programs: what runs; both backends if empty.
     """
     probe, rows = drawn(number, seed, dtypes), list[Row]()
     budgets = cache(expect)
@@ -182,7 +182,7 @@ def examine(number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, progra
             ran = side.run(probe, "auto")
             found = judged(probe, ran, budgets)
             rows.append(Row(row.subject, row.probe, row.side, ran.kernel, row.dtype, found, facts=facts))
-        # A room that raises has failed this draw; those after it are still to be run.
+        # A backend that raises has failed this draw; those after it are still to be run.
         except Exception as error:  # noqa: BLE001
             failure = f"raised {type(error).__name__}: {error}"
             rows.append(Row(row.subject, row.probe, row.side, "", row.dtype, failure=failure, facts=facts))
@@ -205,7 +205,7 @@ def false_alarms(
         seed: of all draws, an int >= 0.
         first: the number of the first one, >= 0, so that a long run can be made in parts.
         dtypes: from which that of each draw is drawn.
-        programs: what runs; both rooms if empty.
+        programs: what runs; both backends if empty.
         progress: told of the tally after each draw.
 
     Raises:

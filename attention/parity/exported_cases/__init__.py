@@ -1,7 +1,7 @@
 """The portable suite: every named case as plain files, so that an implementation in any language can be judged.
 
     export(folder)                 contracts x probes x dtypes, with the oracle's results and their budgets
-    check(folder, function)        function(given) -> results by name, judged as both rooms are
+    check(folder, function)        function(given) -> results by name, judged as both backends are
 
 The format is described in docs/cases_format.md; to read it needs nothing of this package.
 """

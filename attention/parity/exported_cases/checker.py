@@ -1,4 +1,4 @@
-"""The check of a third implementation: what it makes of every call of an export, judged as both rooms are.
+"""The check of a third implementation: what it makes of every call of an export, judged as both backends are.
 
     z = |got - oracle| / sigma        agrees  <=>  RMS z <= 4  and  max z <= 30
 

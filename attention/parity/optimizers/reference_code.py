@@ -28,15 +28,15 @@ class Code:
     Attributes:
         text: an expression; of torch a tuple, if something is called or stepped beside the optimiser.
         lacks: what the framework's own parts cannot do, so that the text does without.
-        room: whose `optimizer(step, layer)` does it all the same.
+        backend: whose `optimizer(step, layer)` does it all the same.
     """
 
     text: str
     lacks: tuple[str, ...] = ()
-    room: str = "torch_impl"
+    backend: str = "torch_impl"
 
     def __str__(self) -> str:
-        return self.text + (f"    # but not {', '.join(self.lacks)}: {self.room}.optimizer has it" if self.lacks else "")
+        return self.text + (f"    # but not {', '.join(self.lacks)}: {self.backend}.optimizer has it" if self.lacks else "")
 
 
 def code(step: Step) -> dict[str, Code]:
@@ -318,5 +318,5 @@ def _words(options: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
-def _made(text: str, lacks: Lacks, room: str = "torch_impl") -> Code:
-    return Code(text, tuple(words for lacking, words in lacks if lacking), room)
+def _made(text: str, lacks: Lacks, backend: str = "torch_impl") -> Code:
+    return Code(text, tuple(words for lacking, words in lacks if lacking), backend)

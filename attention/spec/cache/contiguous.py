@@ -97,7 +97,7 @@ class Appended:
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """Keys and values of the tokens so far. Abstract; a room makes it concrete by its `memory`.
+    """Keys and values of the tokens so far. Abstract; a backend makes it concrete by its `memory`.
 
     Attributes:
         key: the storage of keys.

@@ -193,10 +193,10 @@ REFERENCE = "reference"
 
 
 class Kernels(dict[str, Kernel]):
-    """A room's kernels by name, in order of preference, and the rules by which "auto" departs from that order.
+    """A backend's kernels by name, in order of preference, and the rules by which "auto" departs from that order.
 
     Args:
-        kernels: of a room.
+        kernels: of a backend.
         rules: the first that holds gives the order.
     """
 
@@ -238,7 +238,7 @@ def choose(
     """Return the first kernel that takes the request, or the one asked for by name.
 
     Args:
-        kernels: a room's table, in order of preference.
+        kernels: a backend's table, in order of preference.
         request: the call.
         implementation: "auto" or a kernel's name.
         rules: the first that holds changes the order; None: those of the table.
@@ -287,7 +287,7 @@ def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str 
     never changes the context.
 
     Args:
-        kernels: a room's table, which holds the `REFERENCE`.
+        kernels: a backend's table, which holds the `REFERENCE`.
         request: the call.
         implementation: "auto" or a kernel's name.
 

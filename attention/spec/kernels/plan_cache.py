@@ -19,7 +19,7 @@ from attention.spec.kernels.kernel import Kernel, Request
 from attention.spec.masks.algebra import Mask
 
 MOST = 256
-"""How many plans are kept; the one that was made first makes room."""
+"""How many plans are kept; the one that was made first makes backend."""
 
 P = TypeVar("P")
 _ONE_AT_A_TIME = Lock()

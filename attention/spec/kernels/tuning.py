@@ -43,7 +43,7 @@ class Key:
     """What a tile is measured for.
 
     Attributes:
-        kernel: room and name, as "torch.blockwise"; the room says whose version counts.
+        kernel: backend and name, as "torch.blockwise"; the backend says whose version counts.
         device: "cpu", or an accelerator's name; kept by its `device_name`.
         dtype: of q, k and v.
         width: D.
@@ -190,7 +190,7 @@ def _ignored(path: Path, reason: str) -> dict[str, dict[str, Any]]:
 
 @lru_cache(maxsize=8)
 def versions(kernel: str) -> dict[str, str]:
-    """Return the versions on which a tile depends: ours, and that of the framework of the kernel's room."""
+    """Return the versions on which a tile depends: ours, and that of the framework of the kernel's backend."""
     framework = kernel.partition(".")[0]
     return {"attention": _version("attention-parity"), framework: _version(framework)}
 

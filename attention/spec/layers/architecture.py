@@ -4,7 +4,7 @@
     weights = architecture.init(seed)        the same bits in NumPy, torch and JAX
 
 A contract is an architecture that has a formula too. A model of your own, made of contracts and of arrays beside them, needs
-no more than this to have the same weights in both rooms: say its parameters here, subclass `Layer` in each room.
+no more than this to have the same weights in both backends: say its parameters here, subclass `Layer` in each backend.
 """
 
 from __future__ import annotations

@@ -21,14 +21,14 @@ from attention.spec.errors import OptionError, UnknownName, shown
 from attention.spec.layers.architecture import Architecture
 from attention.spec.options import ARRAYS, Option, checked
 
-ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
+BACKENDS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
 
 ResolvedCall = dict[str, Any]
 """What a call fixes beside its arrays: NumPy arrays by name, None where nothing is fixed."""
 
 Shapes = dict[str, tuple[int, ...]]
 
-BACKEND = Option(f"one of {', '.join(ROOMS)}", lambda value: type(value) is str and value in ROOMS, UnknownName)
+BACKEND = Option(f"one of {', '.join(BACKENDS)}", lambda value: type(value) is str and value in BACKENDS, UnknownName)
 
 
 class Contract(Architecture):
@@ -127,7 +127,7 @@ class Contract(Architecture):
             ParamError: weights are missing, unexpected or misshapen.
         """
         BACKEND.check("backend", backend)
-        layer = getattr(importlib.import_module(ROOMS[backend]), type(self).__name__)
+        layer = getattr(importlib.import_module(BACKENDS[backend]), type(self).__name__)
         if weights is None:
             return layer(self, **options)
         if options.setdefault("seed") is not None:

@@ -4,7 +4,7 @@
     k, v = [k; bias_k; 0], [v; bias_v; 0]                 add_bias_kv, add_zero_attn: keys that every query may attend to
     context[t, h] = context[t, h] * sigmoid(query[t] W_g)[h]        output gate
 
-Each piece runs on NumPy as the oracle, and on tensors and JAX arrays inside the rooms' layers.
+Each piece runs on NumPy as the oracle, and on tensors and JAX arrays inside the backends' layers.
 
 References:
     Dehghani et al., arXiv:2302.05442 (qk-norm); torch.nn.MultiheadAttention (the appended keys); Qiu et al.,

@@ -214,7 +214,7 @@ def present(
     Args:
         xp: the array namespace.
         mask: padding.
-        allowed: the room's own, of a mask that depends on the key alone.
+        allowed: the backend's own, of a mask that depends on the key alone.
         sizes: of the call.
         causal: whether a query sees only the keys up to its own.
         carried: whether there were keys before this call's.

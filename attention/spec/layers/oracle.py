@@ -1,4 +1,4 @@
-"""The oracle: a multi-head layer by the formula alone, and the judge of both rooms.
+"""The oracle: a multi-head layer by the formula alone, and the judge of both backends.
 
     output = sum_h attend(rotate(query W_q + b_q), rotate(key W_k + b_k), value W_v + b_v)[h] W_o[h] + b_o
 

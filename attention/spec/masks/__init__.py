@@ -48,4 +48,4 @@ __all__ = [
 ]
 
 KINDS = (Causal, Window, Chunked, Prefix, Segments, Lengths, DenseMask, PerHead, PerRow, Placed, And, Or, Not)
-"""Every concrete mask, for rooms that must register them with their framework."""
+"""Every concrete mask, for backends that must register them with their framework."""

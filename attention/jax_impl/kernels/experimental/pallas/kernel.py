@@ -40,7 +40,7 @@ TILES: dict[str, tuple[Tile, Tile]] = {
     "interpret": ((16, 16), (16, 16)),
 }
 """Queries and keys of a tile, forward and backward. Guessed and not measured: no such device was there."""
-ROOM = 12 * 2**20
+VMEM = 12 * 2**20
 """Bytes of a TPU's vector memory that the blocks of one program may take; by default XLA gives a kernel 16 MiB."""
 
 
@@ -161,5 +161,5 @@ def _too_long(request: Request, device: str, tile: Tile) -> str | None:
     # Twice, for the next program's blocks are fetched meanwhile.
     needs = 2 * (max(of.S, of.group * of.T) * widths * size + scores)
     return (
-        None if needs <= ROOM else f"has room for {ROOM >> 20} MiB of a head's blocks on tpu, and this call has {needs >> 20}"
+        None if needs <= VMEM else f"supports {VMEM >> 20} MiB of blocks for a head on tpu, and this call needs {needs >> 20}"
     )

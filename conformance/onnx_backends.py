@@ -1,6 +1,6 @@
-"""The rooms as programs that answer ONNX's cases: one adapter for each operator, the same for both.
+"""The backends as programs that answer ONNX's cases: one adapter for each operator, the same for both.
 
-program.answer(case) = adapter(room, case)        program.lacks(case) = why no contract says it, or None
+program.answer(case) = adapter(backend, case)        program.lacks(case) = why no contract says it, or None
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from conformance import onnx_attention, onnx_linear_attention, onnx_norm, onnx_rotary
+from conformance.backends import Backend
 from conformance.onnx_cases import Case
-from conformance.rooms import Room
 
-ADAPTERS: dict[str, Callable[[Room, Case], dict[str, np.ndarray]]] = {
+ADAPTERS: dict[str, Callable[[Backend, Case], dict[str, np.ndarray]]] = {
     "Attention": onnx_attention.answer,
     "RotaryEmbedding": onnx_rotary.answer,
     "RMSNormalization": onnx_norm.answer,
@@ -25,21 +25,21 @@ ADAPTERS: dict[str, Callable[[Room, Case], dict[str, np.ndarray]]] = {
 
 
 @dataclass(frozen=True)
-class RoomProgram:
-    """One room.
+class BackendProgram:
+    """One backend.
 
     Attributes:
-        room: the backend.
+        backend: the backend.
         kernel: which kernel of attention answers; None leaves it to the adapter.
     """
 
-    room: Room
+    backend: Backend
     kernel: str | None = None
 
     @property
     def name(self) -> str:
         """What the table calls it."""
-        return self.room.name if self.kernel is None else f"{self.room.name} {self.kernel}"
+        return self.backend.name if self.kernel is None else f"{self.backend.name} {self.kernel}"
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -59,4 +59,4 @@ class RoomProgram:
         adapter: Callable[..., Any] = ADAPTERS[case.operator]
         if case.operator == "Attention":
             adapter = partial(adapter, kernel=self.kernel)
-        return adapter(self.room, case)
+        return adapter(self.backend, case)

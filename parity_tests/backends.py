@@ -1,4 +1,4 @@
-"""Both rooms behind one face, so that a law is written once and asked of every kernel of each.
+"""Both backends behind one face, so that a law is written once and asked of every kernel of each.
 
 kernel.attend(q, k, v, ...) = what the kernel answers, or, where it refuses and says why, what "auto" answers
 """
@@ -26,8 +26,8 @@ from parity_tests.absent import ABSENT
 
 
 @dataclass(frozen=True)
-class Room:
-    """One room: how it reads NumPy, is read by NumPy, runs a function, and differentiates a scalar of several arrays."""
+class Backend:
+    """One backend: how it reads NumPy, is read by NumPy, runs a function, and differentiates a scalar of several arrays."""
 
     name: str
     module: ModuleType
@@ -37,7 +37,7 @@ class Room:
     grad: Callable[[Callable[..., Any], list[Any]], Any]
 
     def native(self, x: Any) -> Any:
-        """Return `x` in the room's own type if it is an array, and as it is if not."""
+        """Return `x` in the backend's own type if it is an array, and as it is if not."""
         return self.array(x) if isinstance(x, np.ndarray) else x
 
     def layer(self, contract: MultiHeadAttention, **options: Any) -> Any:
@@ -57,10 +57,10 @@ def jax_grad(scalar: Callable[..., Any], arrays: list[jax.Array]) -> Any:
 
 
 # JAX compiles a call as a whole in a fraction of the time that it takes over each operation alone.
-TORCH = Room("torch", torch_impl, to_tensor, to_numpy, lambda call: call, torch_grad)
-JAX = Room("jax", jax_impl, jnp.asarray, np.asarray, jax.jit, jax_grad)
-ROOMS = tuple(room for room in (TORCH, JAX) if room.name not in ABSENT)
-each_room = pytest.mark.parametrize("room", ROOMS, ids=str)
+TORCH = Backend("torch", torch_impl, to_tensor, to_numpy, lambda call: call, torch_grad)
+JAX = Backend("jax", jax_impl, jnp.asarray, np.asarray, jax.jit, jax_grad)
+BACKENDS = tuple(backend for backend in (TORCH, JAX) if backend.name not in ABSENT)
+each_backend = pytest.mark.parametrize("backend", BACKENDS, ids=str)
 
 
 def wide(*values: Any) -> AbstractContextManager[Any]:
@@ -71,43 +71,43 @@ def wide(*values: Any) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of one room, asked in NumPy."""
+    """One kernel of one backend, asked in NumPy."""
 
-    room: Room
+    backend: Backend
     name: str
 
     def __str__(self) -> str:
-        return f"{self.room}-{self.name}"
+        return f"{self.backend}-{self.name}"
 
     def chosen(self, *arrays: Any, **options: Any) -> str:
         """Return this kernel's name, or "auto" where it refuses, having shown that it says why and does not answer."""
         try:
-            choice = self.room.module.explain(*arrays, implementation=self.name, **options)
+            choice = self.backend.module.explain(*arrays, implementation=self.name, **options)
         except KernelRefused as refusal:
             named, reason = str(refusal).split(" refuses: ")
             assert named == f"kernel {self.name!r}"
             assert reason
             with pytest.raises(KernelRefused, match="refuses"):
-                _ = self.room.module.dot_product_attention(*arrays, implementation=self.name, **options)
+                _ = self.backend.module.dot_product_attention(*arrays, implementation=self.name, **options)
             return "auto"
         assert (choice.kernel.name, choice.refusals) == (self.name, ())
         return self.name
 
     def answer(self, *arrays: Any, **options: Any) -> Any:
-        """Return what the room returns for its own arrays."""
-        return self.room.module.dot_product_attention(*arrays, implementation=self.chosen(*arrays, **options), **options)
+        """Return what the backend returns for its own arrays."""
+        return self.backend.module.dot_product_attention(*arrays, implementation=self.chosen(*arrays, **options), **options)
 
     def attend(self, *arrays: np.ndarray, **options: Any) -> np.ndarray:
         """Return the context."""
         with wide(*arrays):
-            return self.room.numpy(_attend(self, Same(options))(*map(self.room.array, arrays)))
+            return self.backend.numpy(_attend(self, Same(options))(*map(self.backend.array, arrays)))
 
     def intermediates(self, *arrays: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
         """Return every intermediate by name."""
         with wide(*arrays):
-            context, intermediates = _intermediates(self, Same(options))(*map(self.room.array, arrays))
-            np.testing.assert_array_equal(self.room.numpy(context), self.room.numpy(intermediates["context"]))
-            return {name: self.room.numpy(x) for name, x in intermediates.items()}
+            context, intermediates = _intermediates(self, Same(options))(*map(self.backend.array, arrays))
+            np.testing.assert_array_equal(self.backend.numpy(context), self.backend.numpy(intermediates["context"]))
+            return {name: self.backend.numpy(x) for name, x in intermediates.items()}
 
     def grads(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, along: np.ndarray, *, intermediate: str = "context", **options: Any
@@ -116,7 +116,7 @@ class Kernel:
         learned = [x for x in options.values() if isinstance(x, np.ndarray)]
         with wide(q):
             call = _grads(self, intermediate, Same(options))
-            return [self.room.numpy(g) for g in call(*map(self.room.array, (along, q, k, v, *learned)))]
+            return [self.backend.numpy(g) for g in call(*map(self.backend.array, (along, q, k, v, *learned)))]
 
 
 class Same:
@@ -138,20 +138,20 @@ class Same:
 
 @lru_cache(maxsize=8)
 def _attend(kernel: Kernel, same: Same) -> Callable[..., Any]:
-    options = {name: kernel.room.native(x) for name, x in same.options.items()}
-    return kernel.room.whole(lambda *inputs: kernel.answer(*inputs, **options))
+    options = {name: kernel.backend.native(x) for name, x in same.options.items()}
+    return kernel.backend.whole(lambda *inputs: kernel.answer(*inputs, **options))
 
 
 @lru_cache(maxsize=8)
 def _intermediates(kernel: Kernel, same: Same) -> Callable[..., Any]:
-    options = {name: kernel.room.native(x) for name, x in same.options.items()}
+    options = {name: kernel.backend.native(x) for name, x in same.options.items()}
 
     def call(*inputs: Any) -> Any:
         context, intermediates = kernel.answer(*inputs, return_intermediates=INTERMEDIATES, **options)
         assert tuple(intermediates) == INTERMEDIATES
         return context, intermediates
 
-    return kernel.room.whole(call)
+    return kernel.backend.whole(call)
 
 
 @lru_cache(maxsize=8)
@@ -165,27 +165,29 @@ def _grads(kernel: Kernel, intermediate: str, same: Same) -> Callable[..., Any]:
                 return (kernel.answer(q, k, v, **given) * along).sum()
             return (kernel.answer(q, k, v, return_intermediates=(intermediate,), **given)[1][intermediate] * along).sum()
 
-        return kernel.room.grad(scalar, list(inputs))
+        return kernel.backend.grad(scalar, list(inputs))
 
-    return kernel.room.whole(gradients)
+    return kernel.backend.whole(gradients)
 
 
 def runs_here(kernel: Kernel) -> bool:
     """Return whether a kernel answers the plainest of calls on this machine, in float32 or in bfloat16.
 
-    One that is made for another device refuses here whatever it is asked, and `test_room_kernels.py` shows that it says why.
+    One that is made for another device refuses here whatever it is asked, and `test_backend_kernels.py` shows that it says why.
     """
     for dtype in ("float32", "bfloat16"):
-        plain = [kernel.room.array(spec.cast({"x": np.zeros((1, 2, 1, 8))}, dtype)["x"])] * 3
+        plain = [kernel.backend.array(spec.cast({"x": np.zeros((1, 2, 1, 8))}, dtype)["x"])] * 3
         try:
-            _ = kernel.room.module.explain(*plain, implementation=kernel.name)
+            _ = kernel.backend.module.explain(*plain, implementation=kernel.name)
         except KernelRefused:
             continue
         return True
     return False
 
 
-KERNELS = [kernel for room in ROOMS for name in room.module.kernels.KERNELS if runs_here(kernel := Kernel(room, name))]
+KERNELS = [
+    kernel for backend in BACKENDS for name in backend.module.kernels.KERNELS if runs_here(kernel := Kernel(backend, name))
+]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
 
 

@@ -1,4 +1,4 @@
-"""The rooms mirror each other: the same files, the same signatures. Each check has a twin that shows it can say no.
+"""The backends mirror each other: the same files, the same signatures. Each check has a twin that shows it can say no.
 
 ls(torch_impl) - kernels/* = ls(jax_impl) - kernels/*        signature(torch_impl.f) = signature(jax_impl.f)
 """
@@ -19,10 +19,10 @@ from parity_tests.absent import needs
 
 pytestmark = needs("torch", "jax")
 
-# The layers: every class that a room offers.
+# The layers: every class that a backend offers.
 LAYERS = [name for name in torch_impl.__all__ if isinstance(getattr(torch_impl, name), type) and "Cache" not in name]
 METHODS = ("__init__", "forward", "load_weights", "weights", "drop", "build_parts")
-# A public name of a room, and what `forward` is called where a framework wants another name.
+# A public name of a backend, and what `forward` is called where a framework wants another name.
 SHARED = {name: name for name in ("dot_product_attention", "explain", "optimizer", "seed_at")} | {
     f"{layer}.{method}": f"{layer}.{method.replace('forward', '__call__')}"
     for layer in LAYERS
@@ -32,9 +32,9 @@ SHARED = {name: name for name in ("dot_product_attention", "explain", "optimizer
 }
 
 
-def listing(room: Path) -> set[str]:
-    """The modules of a room; of its kernels, the folder alone."""
-    files = {path.relative_to(room).as_posix() for path in room.rglob("*.py")}
+def listing(backend: Path) -> set[str]:
+    """The modules of a backend; of its kernels, the folder alone."""
+    files = {path.relative_to(backend).as_posix() for path in backend.rglob("*.py")}
     return {name for name in files if not name.startswith("kernels/")} | {"kernels/__init__.py"} & files
 
 
@@ -43,11 +43,11 @@ def folder(module: ModuleType) -> Path:
     return Path(module.__file__).parent
 
 
-def signature(room: Any, name: str) -> list[tuple[str, str, object]]:
+def signature(backend: Any, name: str) -> list[tuple[str, str, object]]:
     """The parameters as (name, kind, default); what a framework calls its arrays is its own affair."""
     for part in name.split("."):
-        room = getattr(room, part)
-    return [(p.name, p.kind.name, p.default) for p in inspect.signature(room).parameters.values()]
+        backend = getattr(backend, part)
+    return [(p.name, p.kind.name, p.default) for p in inspect.signature(backend).parameters.values()]
 
 
 def public(cls: type) -> set[str]:
@@ -57,18 +57,18 @@ def public(cls: type) -> set[str]:
 
 
 class TestFiles:
-    def test_both_rooms_have_the_same_files(self) -> None:
+    def test_both_backends_have_the_same_files(self) -> None:
         assert listing(folder(torch_impl)) == listing(folder(jax_impl))
         assert {"attend.py", "kernels/__init__.py", "layers/multi_head.py"} <= listing(folder(jax_impl))
 
     @pytest.mark.parametrize("extra", ["fused.py", "layers/sparse.py"])
-    def test_a_file_in_one_room_alone_is_noticed(self, extra: str, tmp_path: Path) -> None:
+    def test_a_file_in_one_backend_alone_is_noticed(self, extra: str, tmp_path: Path) -> None:
         for name in (*listing(folder(jax_impl)), extra):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
         assert listing(tmp_path) - listing(folder(jax_impl)) == {extra}
 
-    def test_a_kernel_in_one_room_alone_is_welcome(self, tmp_path: Path) -> None:
+    def test_a_kernel_in_one_backend_alone_is_welcome(self, tmp_path: Path) -> None:
         (tmp_path / "kernels").mkdir()
         (tmp_path / "kernels" / "__init__.py").touch()
         (tmp_path / "kernels" / "flex.py").touch()
@@ -77,14 +77,14 @@ class TestFiles:
 
 class TestSignatures:
     @pytest.mark.parametrize("name", SHARED)
-    def test_both_rooms_have_the_same_signature(self, name: str) -> None:
+    def test_both_backends_have_the_same_signature(self, name: str) -> None:
         assert signature(torch_impl, name) == signature(jax_impl, SHARED[name])
 
-    def test_both_rooms_have_the_same_public_names(self) -> None:
+    def test_both_backends_have_the_same_public_names(self) -> None:
         assert torch_impl.__all__ == jax_impl.__all__
 
     @pytest.mark.parametrize("name", LAYERS)
-    def test_both_rooms_have_the_same_methods(self, name: str) -> None:
+    def test_both_backends_have_the_same_methods(self, name: str) -> None:
         # Each framework calls its modules by a hook of its own.
         methods = public(getattr(torch_impl, name)) - {"forward"}
         assert methods == public(getattr(jax_impl, name)) - {"set_view"}
@@ -97,7 +97,7 @@ class TestSignatures:
             *("precision", "return_intermediates", "implementation"),
         ]
 
-    def test_a_contract_builds_the_layer_of_either_room(self) -> None:
+    def test_a_contract_builds_the_layer_of_either_backend(self) -> None:
         contract = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
         assert type(contract.build("torch")) is torch_impl.MultiHeadAttention
         assert type(contract.build("jax", seed=3)) is jax_impl.MultiHeadAttention
@@ -114,5 +114,5 @@ class TestSignatures:
         ids=["default", "kind", "order", "name", "one more"],
     )
     def test_a_signature_that_differs_is_noticed(self, one: Callable[..., Any], other: Callable[..., Any]) -> None:
-        holders = [type("Room", (), {"f": staticmethod(f)}) for f in (one, other)]
+        holders = [type("Backend", (), {"f": staticmethod(f)}) for f in (one, other)]
         assert signature(holders[0], "f") != signature(holders[1], "f")

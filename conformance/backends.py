@@ -1,6 +1,6 @@
-"""Rooms as an adapter sees them: a namespace, the public face, and the way from NumPy and back.
+"""Backends as an adapter sees them: a namespace, the public face, and the way from NumPy and back.
 
-adapter(room, case) = outputs as NumPy        the same text for both rooms
+adapter(backend, case) = outputs as NumPy        the same text for both backends
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from attention.torch_impl.params import to_numpy, to_tensor
 
 
 @dataclass(frozen=True)
-class Room:
+class Backend:
     """One backend.
 
     Attributes:
@@ -31,7 +31,7 @@ class Room:
         array: makes its array of a NumPy one, in the same dtype.
         numpy: the way back.
         wide: a context in which float64 stays float64.
-        whole: makes one program of a function of arrays, where a room would else compile it operation by operation.
+        whole: makes one program of a function of arrays, where a backend would else compile it operation by operation.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Room:
     whole: Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-ROOMS = (
-    Room("torch", torch_impl, array_api_compat.torch, to_tensor, to_numpy, nullcontext, lambda function: function),
-    Room("jax", jax_impl, jnp, jnp.asarray, np.asarray, lambda: jax.enable_x64(True), jax.jit),
+BACKENDS = (
+    Backend("torch", torch_impl, array_api_compat.torch, to_tensor, to_numpy, nullcontext, lambda function: function),
+    Backend("jax", jax_impl, jnp, jnp.asarray, np.asarray, lambda: jax.enable_x64(True), jax.jit),
 )
