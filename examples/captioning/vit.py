@@ -1,4 +1,4 @@
-"""The lesson: a vision transformer that names digits of MNIST, and what its token of the whole looks at.
+"""Example: a vision transformer that names digits of MNIST, and what its token of the whole looks at.
 
     python -m examples.captioning.vit
 
@@ -28,7 +28,7 @@ from examples.captioning import vision_jax, vision_torch
 from examples.captioning.data import DIGITS, Handwriting, mnist, patches
 from examples.captioning.eye import Eye
 from examples.captioning.vision import VisionTransformer
-from examples.lesson import FOLDER, Lesson, rates, run, teach
+from examples.experiment import FOLDER, Experiment, rates, run, run_experiment
 
 MODULES = {"torch": vision_torch, "jax": vision_jax}
 SHOWN = 5
@@ -37,7 +37,7 @@ SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large the lesson is; patches and moves in pixels."""
+    """How large the example is; patches and moves in pixels."""
 
     patch: int = 7
     most_moved: int = 2
@@ -58,8 +58,8 @@ class Size:
 TINY = Size(patch=14, embed_dim=8, num_heads=2, depth=1, batch=4, steps=8, watch=4)
 
 
-def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
-    """Return the lesson of digits to learn from and digits to be scored on."""
+def experiment(learn: Handwriting, held: Handwriting, size: Size) -> Experiment:
+    """Return the example of digits to learn from and digits to be scored on."""
     side, given = learn.images.shape[-1], size.patches(held.images)
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -79,7 +79,7 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         batches=batch,
         steps=size.steps,
     )
-    return Lesson(
+    return Experiment(
         name="vit",
         title=f"A vision transformer: {len(learn.names)} digits of MNIST by name",
         recipe=recipe,
@@ -159,8 +159,8 @@ def draw(models: Mapping[str, Any], held: Handwriting, size: Size, path: Path) -
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Run the lesson on MNIST."""
-    _ = teach(lesson(*mnist(), Size()), folder)
+    """Run the example on MNIST."""
+    _ = run_experiment(experiment(*mnist(), Size()), folder)
 
 
 if __name__ == "__main__":

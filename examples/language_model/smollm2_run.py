@@ -19,10 +19,10 @@ from rich.progress import track
 
 from attention.parity.pretrained.layerwise import layerwise
 from attention.parity.results.report import Report
+from examples.experiment import FOLDER, run
 from examples.language_model import model_jax, model_torch, smollm2, smollm2_theirs
 from examples.language_model.model import surprise
 from examples.language_model.sampling import write
-from examples.lesson import FOLDER, run
 
 MODULES = {"torch": model_torch, "jax": model_jax}
 COUNT, CHECKED = 24, 32

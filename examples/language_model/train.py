@@ -1,4 +1,4 @@
-"""The lesson: to write like Jane Austen, character by character, and both backends the same text.
+"""Example: to write like Jane Austen, character by character, and both backends the same text.
 
     python -m examples.language_model.train
 
@@ -21,18 +21,18 @@ from rich.console import Console
 
 from attention import spec
 from attention.parity.training import Recipe
+from examples.experiment import BACKENDS, FOLDER, Experiment, rates, run, run_experiment
 from examples.language_model import austen, model_jax, model_torch
 from examples.language_model.austen import HELD_OUT, Alphabet, n_gram_bits, windows
 from examples.language_model.model import LanguageModel, sized, surprise
 from examples.language_model.sampling import Written, write
-from examples.lesson import BACKENDS, FOLDER, Lesson, rates, run, teach
 
 MODULES = {"torch": model_torch, "jax": model_jax}
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the lesson is."""
+    """How large the example is."""
 
     width: int = 96
     depth: int = 3
@@ -71,8 +71,8 @@ TINY = Size(
 )
 
 
-def lesson(learn: str, held: str, size: Size) -> Lesson:
-    """Return the lesson of a text to learn from and a text to be scored on."""
+def experiment(learn: str, held: str, size: Size) -> Experiment:
+    """Return the example of a text to learn from and a text to be scored on."""
     letters = Alphabet.of(learn)
     known, asked = letters.numbers(learn), letters.numbers(held)
     recipe = Recipe(
@@ -84,7 +84,7 @@ def lesson(learn: str, held: str, size: Size) -> Lesson:
         steps=size.steps,
     )
     tokens = scored(asked, size)
-    return Lesson(
+    return Experiment(
         name="language_model",
         title=f"A language model: {len(learn):,} characters of Jane Austen, and {len(held):,} held out",
         recipe=recipe,
@@ -176,10 +176,10 @@ def farthest(looks: np.ndarray) -> tuple[int, int]:
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Run the lesson on the novels."""
+    """Run the example on the novels."""
     texts = austen.novels()
     held = texts.pop(HELD_OUT)
-    _ = teach(lesson("".join(texts.values()), held, Size()), folder)
+    _ = run_experiment(experiment("".join(texts.values()), held, Size()), folder)
     Console().print_json((folder / "language_model" / "texts.json").read_text(encoding="utf-8"))
 
 

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from attention.parity.pretrained.layerwise import layerwise
 from examples.checkpoint_readers import ctranslate2
-from examples.lesson import run
+from examples.experiment import run
 from examples.speech import whisper, whisper_files, whisper_jax, whisper_theirs, whisper_torch
 from examples.speech.mel import SECONDS, log_mel
 from examples.speech.prompts import Prompt, joined, prompts, words
@@ -124,7 +124,7 @@ def choices(trained: whisper_files.Trained, theirs: Any, prompt: Prompt, heard: 
 
 
 def main() -> None:
-    """Run the lesson."""
+    """Run the example."""
     console, started = Console(), time.perf_counter()
     FOLDER.mkdir(parents=True, exist_ok=True)
     folder = whisper_files.find()

@@ -1,4 +1,4 @@
-"""The lesson: a package's description to one line, where attention is the probability of copying a word.
+"""Example: a package's description to one line, where attention is the probability of copying a word.
 
     python -m examples.summarisation.train
 
@@ -20,8 +20,8 @@ from attention import spec
 from attention.parity.training import Recipe
 from examples import heatmap
 from examples.debian import translations
+from examples.experiment import BACKENDS, FOLDER, Experiment, epoch, rates, run, run_experiment
 from examples.heatmap import HeatMap, apart
-from examples.lesson import BACKENDS, FOLDER, Lesson, epoch, rates, run, teach
 from examples.summarisation import model, model_jax, model_torch
 from examples.summarisation.data import TARGET_WORDS, Pair, Vocabulary, batch, pairs
 
@@ -30,7 +30,7 @@ MODULES = {"torch": model_torch, "jax": model_jax}
 
 @dataclass(frozen=True)
 class Size:
-    """How large the lesson is."""
+    """How large the example is."""
 
     vocabulary: int = 4000
     embed_dim: int = 96
@@ -45,8 +45,8 @@ class Size:
 TINY = Size(vocabulary=60, embed_dim=8, hidden_dim=12, batch=4, steps=12, scored=6)
 
 
-def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
-    """Return the lesson of pairs to learn from and pairs to be scored on."""
+def experiment(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Experiment:
+    """Return the example of pairs to learn from and pairs to be scored on."""
     # They stand in the order of the alphabet, in which templates are neighbours.
     held = held[:: max(1, len(held) // size.scored)][: size.scored]
     vocabulary = Vocabulary.of(learn, size.vocabulary)
@@ -60,7 +60,7 @@ def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
         batches=lambda step: batch([learn[i] for i in epoch(len(learn), size.batch, step)], vocabulary),
         steps=size.steps,
     )
-    return Lesson(
+    return Experiment(
         name="summarisation",
         title=f"Summarisation: {len(learn)} Debian descriptions to one line each, by a pointer-generator",
         recipe=recipe,
@@ -122,9 +122,9 @@ def copying(backend: str, trained: Any, shown: Pair, vocabulary: Vocabulary) -> 
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Run the lesson on Debian's descriptions."""
+    """Run the example on Debian's descriptions."""
     learn, held = pairs(text for _, text in translations("en"))
-    _ = teach(lesson(learn, held, Size()), folder)
+    _ = run_experiment(experiment(learn, held, Size()), folder)
 
 
 if __name__ == "__main__":

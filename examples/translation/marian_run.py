@@ -4,7 +4,7 @@
     python -m examples.translation.marian_run
 
 With a sentence: its translation by each backend and by the package's own program, and the alignment. Without one: the crossing
-alignment of "European Economic Area" as a figure, every layer beside transformers', and all sentences of the lesson.
+alignment of "European Economic Area" as a figure, every layer beside transformers', and all sentences of the example.
 
     build/examples/marian/numbers.json    alignment.png
 """
@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from attention.parity.results.report import Report
-from examples.lesson import run
+from examples.experiment import run
 from examples.translation import alignment_figure, marian, marian_jax, marian_package, marian_torch
 from examples.translation.marian_sentences import SENTENCES
 
@@ -128,7 +128,7 @@ def agreeing(report: Report) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the lesson."""
+    """Run the example."""
     console, trained = Console(), marian_package.load()
     if arguments:
         _ = show(console, trained, " ".join(arguments))

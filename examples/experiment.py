@@ -1,9 +1,9 @@
-"""A lesson: one recipe trained in both backends from the same bits, and what came of it.
+"""An example: one recipe trained in both backends from the same bits, and what came of it.
 
 build/examples/<name>/numbers.json      scores of each backend on data held out, beside a trivial baseline; whether the two
                                         runs stayed as near each other as rounding allows; on what, and how long
                       losses.png        both loss curves, their difference, and the envelope
-                      *.png             what the lesson draws: where the model looks
+                      *.png             what the experiment draws: where the model looks
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PACKAGES = ("torch", "jax", "flax", "optax", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class Experiment:
     """What is taught.
 
     Attributes:
@@ -60,26 +60,26 @@ class Lesson:
     watch: int = 10
 
 
-def teach(lesson: Lesson, folder: Path = FOLDER) -> dict[str, Any]:
-    """Train, score and draw a lesson, and return its numbers, which are also written beside the figures.
+def run_experiment(experiment: Experiment, folder: Path = FOLDER) -> dict[str, Any]:
+    """Train, score and draw an example, and return its numbers, which are also written beside the figures.
 
     Raises:
         ParityError: the two runs parted by more than rounding drives them; the message is the report.
     """
     # Small recurrent products are slower on many threads than on one.
     torch.set_num_threads(1)
-    place, console = folder / lesson.name, Console()
+    place, console = folder / experiment.name, Console()
     place.mkdir(parents=True, exist_ok=True)
-    console.print(f"[bold]{escape(lesson.title)}")
+    console.print(f"[bold]{escape(experiment.title)}")
     started = time.perf_counter()
-    training = _trained(lesson, console)
+    training = _trained(experiment, console)
     seconds = time.perf_counter() - started
-    scores = {backend: dict(lesson.score(backend, training.models[backend])) for backend in BACKENDS}
-    numbers = _numbers(lesson, training, scores, seconds)
+    scores = {backend: dict(experiment.score(backend, training.models[backend])) for backend in BACKENDS}
+    numbers = _numbers(experiment, training, scores, seconds)
     _ = (place / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     training.plot(place / "losses.png")
-    _ = lesson.figure(training.models, place)
-    console.print(_table(lesson, scores))
+    _ = experiment.figure(training.models, place)
+    console.print(_table(experiment, scores))
     console.print(escape(str(training)), soft_wrap=True)
     console.print(f"{seconds:.0f} s of training; figures and numbers in {place}")
     # All is written by now, so that a run that fails can be looked at.
@@ -88,7 +88,7 @@ def teach(lesson: Lesson, folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a lesson as a command: what it lacks or refuses is said in one line."""
+    """Run an example as a command: what it lacks or refuses is said in one line."""
     try:
         _ = main()
     except AttentionError as error:
@@ -96,7 +96,7 @@ def run(main: Callable[[], object]) -> None:
 
 
 def rates(most: float, steps: int) -> spec.optimizers.WarmUp:
-    """Return the learning rates of a lesson: up to `most` in a twentieth of the steps, then half a cosine down to 0."""
+    """Return the learning rates of an example: up to `most` in a twentieth of the steps, then half a cosine down to 0."""
     warm = max(steps // 20, 1)
     return spec.optimizers.WarmUp(warm, spec.optimizers.CosineRate(most, steps - warm))
 
@@ -107,24 +107,24 @@ def epoch(count: int, size: int, step: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, turn]).permutation(count)[place * size :][:size]
 
 
-def _trained(lesson: Lesson, console: Console) -> Training:
+def _trained(experiment: Experiment, console: Console) -> Training:
     """Return the run, with a bar that counts its steps."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("compiling", total=lesson.recipe.steps)
+        task = progress.add_task("compiling", total=experiment.recipe.steps)
 
         def told(step: int, loss: float) -> None:
             progress.update(task, completed=step, description=f"loss {loss:.3f}")
 
-        return train(lesson.recipe, twins=lesson.twins, watch=lesson.watch, progress=told)
+        return train(experiment.recipe, twins=experiment.twins, watch=experiment.watch, progress=told)
 
 
-def _numbers(lesson: Lesson, training: Training, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Return what is written down: enough to repeat the lesson, and to doubt it."""
+def _numbers(experiment: Experiment, training: Training, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return what is written down: enough to repeat the experiment, and to doubt it."""
     return {
-        "lesson": lesson.title,
+        "experiment": experiment.title,
         "scores": scores,
-        "baseline": lesson.baseline,
+        "baseline": experiment.baseline,
         "training": training.facts(),
         # The twins are in it: `2 + twins` runs were made.
         "seconds": round(seconds, 1),
@@ -133,11 +133,11 @@ def _numbers(lesson: Lesson, training: Training, scores: Mapping[str, Any], seco
     }
 
 
-def _table(lesson: Lesson, scores: Mapping[str, Mapping[str, float]]) -> Table:
+def _table(experiment: Experiment, scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Return the table: a row for each score, a column for each backend and for each trivial baseline."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("held out", no_wrap=True)
-    columns = {**scores, **lesson.baseline}
+    columns = {**scores, **experiment.baseline}
     for name in columns:
         table.add_column(escape(name), justify="right")
     for name in next(iter(scores.values())):

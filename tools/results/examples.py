@@ -1,4 +1,4 @@
-"""The lessons of `examples/`: one model trained in both backends, and what it scores on data held out."""
+"""The examples of `examples/`: one model trained in both backends, and what it scores on data held out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULES = {
     "austen": "language_model.train",
 }
 FOLDERS = {"austen": "language_model"}
-"""Where a lesson writes, unless into a folder of its own name."""
+"""Where an example writes, unless into a folder of its own name."""
 HEADINGS = ("`make example-`", "learned from", "score", "torch", "JAX", "trivial", "envelope")
 
 
@@ -29,7 +29,7 @@ def collect(text: str) -> dict[str, Any]:
     training = found["training"]
     kept = ("ok", "steps", "optimizer", "first outside", "nearest to the envelope")
     return {
-        "lesson": found["lesson"],
+        "experiment": found["experiment"],
         "scores": {backend: _round(scores) for backend, scores in found["scores"].items()},
         "baseline": {name: _round(scores) for name, scores in found["baseline"].items()},
         "training": {name: training[name] for name in kept},
@@ -48,7 +48,7 @@ def _row(name: str, found: Recorded) -> tuple[str, ...]:
     trivial = "; ".join(f"{_cell(of, scores)} {label}" for label, of in data["baseline"].items())
     near, left = training["nearest to the envelope"], training["first outside"]
     kept = f"left at step {left['step']} ({near['ratio']:.2f})" if left else f"inside ({near['ratio']:.2f})"
-    return (f"`{name}`", data["lesson"], " / ".join(scores), *sides, trivial, kept)
+    return (f"`{name}`", data["experiment"], " / ".join(scores), *sides, trivial, kept)
 
 
 def _cell(scores: Mapping[str, float], names: list[str]) -> str:
@@ -56,7 +56,7 @@ def _cell(scores: Mapping[str, float], names: list[str]) -> str:
 
 
 def render(results: Results) -> str:
-    """Return a row for each lesson that is recorded, and the names of those that are not."""
+    """Return a row for each example that is recorded, and the names of those that are not."""
     found = {name: results(f"example-{name}") for name in MODULES}
     recorded = {name: one for name, one in found.items() if one is not None}
     if not recorded:
@@ -77,4 +77,4 @@ MEASUREMENTS = tuple(
     )
     for name, module in MODULES.items()
 )
-FIGURES = (Figure("lessons", render),)
+FIGURES = (Figure("examples", render),)
