@@ -1,6 +1,6 @@
 """`python -m benchmarks`, which is `attention bench`: run suites, see whether what must hold does, compare two runs.
 
-Exit codes: 0 all is right, 1 a kernel is wrong, a bound is broken or a run is slower, 2 the call cannot be answered (one
+Exit codes: 0 all is right, 1 a kernel is wrong, a requirement is broken or a run is slower, 2 the call cannot be answered (one
 line says why), 130 interrupted.
 """
 
@@ -46,7 +46,9 @@ def run(
     width: Annotated[list[int] | None, typer.Option(min=1, help="D; repeat for more.")] = None,
     dtype: Annotated[Names, typer.Option(help="float32, bfloat16, float16 or float64; repeat for more.")] = None,
     program: Annotated[Names, typer.Option(help="forward or forward+backward; default both.")] = None,
-    entrant: Annotated[Names, typer.Option(help="Part of a name, such as auto, jax, SDPA, FlexAttention; repeat.")] = None,
+    implementation: Annotated[
+        Names, typer.Option(help="Part of a name, such as auto, jax, SDPA, FlexAttention; repeat.")
+    ] = None,
     side: Annotated[Names, typer.Option(help="torch or jax; default both.")] = None,
     peers: Annotated[bool, typer.Option(help="Whether others take part.")] = True,
     memory: Annotated[bool, typer.Option("--memory", help="Also the extra memory of a call, each in its own process.")] = False,
@@ -62,7 +64,7 @@ def run(
 
         asked = running.Asked(
             tuple(suites or ()), tuple(size or ()), tuple(width or ()), tuple(dtype or ()), tuple(program or ()),
-            tuple(entrant or ()), tuple(side or ()), peers, memory, rounds, cpu_time, json, plots,
+            tuple(implementation or ()), tuple(side or ()), peers, memory, rounds, cpu_time, json, plots,
         )  # fmt: skip
         with _status() as tell:
             results = running.run(asked, tell)
@@ -71,31 +73,33 @@ def run(
 
 
 @app.command()
-def holds(
+def requirements(
     only: Annotated[Names, typer.Option(help="Beginnings of names, such as 3 or 3.window; repeat for more.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Only list the bounds.")] = False,
-    add: Annotated[bool, typer.Option("--add", help="Keep what the file holds of other bounds: for runs in slices.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Only list the requirements.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Keep the other requirements of the file: for runs in slices.")] = False,
     rounds: Rounds = 5,
     cpu_time: CpuTime = False,
-    json: Json = "build/holds.json",
+    json: Json = "build/requirements.json",
 ) -> None:
-    """Measure what must hold, bound by bound; a slice says how long it took."""
+    """Measure every requirement on speed and memory; exits 1 if one is not met."""
     start = time.perf_counter()
     with _one_line():
         from benchmarks import running  # noqa: PLC0415
 
         if list_:
-            for bound in running.bounds(tuple(only or ())):
-                typer.echo(f"{bound.name:44} {'>=' if bound.least else '<='} {bound.limit:<6.3g} {bound.what}")
+            for requirement in running.requirements(tuple(only or ())):
+                typer.echo(
+                    f"{requirement.name:44} {'>=' if requirement.least else '<='} {requirement.limit:<6.3g} {requirement.what}"
+                )
             return
         with _status() as tell:
-            results, written = running.holds(
+            results, written = running.check_requirements(
                 tuple(only or ()), rounds, json, tell, cpu_time=cpu_time, add=add, done=lambda line: typer.echo(line, err=True)
             )
-        _show(running.bounds_table(results))
-        met = sum(bool(bound["met"]) for bound in results.bounds)
-        held = f"; {json} holds {len(written.bounds)}" if add else f": {json}"
-        typer.echo(f"{met} of {len(results.bounds)} met, in {time.perf_counter() - start:.0f} s{held}")
+        _show(running.requirements_table(results))
+        met = sum(bool(requirement["met"]) for requirement in results.requirements)
+        kept = f"; {json} has {len(written.requirements)}" if add else f": {json}"
+        typer.echo(f"{met} of {len(results.requirements)} met, in {time.perf_counter() - start:.0f} s{kept}")
     raise typer.Exit(0 if results.ok else 1)
 
 

@@ -1,13 +1,13 @@
-"""Bounds: what must hold, as data.
+"""Requirements on time, memory and accuracy of the kernels, as data.
 
-    ratio     median over rounds of time(entrant) / time(against)          at most
-    speedup   median over rounds of time(against) / time(entrant)          at least
+    ratio     median over rounds of time(implementation) / time(against)          at most
+    speedup   median over rounds of time(against) / time(implementation)          at least
     growth    exponent of time over S: slope of log time on log S          at most
     fraction  rate of the products / rate of the framework's own GEMM      at least
-    memory    extra bytes(against) / extra bytes(entrant)                  at least
+    memory    extra bytes(against) / extra bytes(implementation)                  at least
     swell     exponent of extra memory over S                              at most
     runs      the call comes to its end                                    at least 1
-    rms       root mean square error(entrant) / that of `against`          at most, the worst of output and gradients
+    rms       root mean square error(implementation) / that of `against`          at most, the worst of output and gradients
     seconds   to compile                                                   at most
     beside    milliseconds of an import beyond those of its framework      at most
 
@@ -35,17 +35,17 @@ GROWING, SWELLING = (2048, 4096, 8192, 16384, 32768), (2048, 4096, 8192, 16384)
 SHORT = {FORWARD: "fwd", BACKWARD: "fwd+bwd"}
 FLEX = ("causal", "window", "segments", "padding", "prefix")
 ACCELERATOR = "9"
-"""The number of the bounds that mean something on an accelerator alone; all others are a CPU's."""
+"""The group of the requirements for accelerators; all others are for a CPU."""
 
 
 @dataclass(frozen=True)
-class Bound:
+class Requirement:
     """One thing that must hold.
 
     Args:
         name: the number in the list, and what tells it from others of that number.
         quantity: see above; `LAYER` is a ratio or speed-up of whole layers.
-        entrant: whose number it is: ours.
+        implementation: whose number it is: ours.
         against: who it is compared with; "" where nobody.
         cases: the calls; several for a growth.
         limit: of the quantity.
@@ -54,7 +54,7 @@ class Bound:
 
     name: str
     quantity: str
-    entrant: str
+    implementation: str
     against: str
     cases: tuple[Case, ...]
     limit: float
@@ -62,22 +62,22 @@ class Bound:
 
     @property
     def what(self) -> str:
-        """The bound in words."""
+        """The requirement in words."""
         than = f" / {self.against}" if self.against else ""
         where = self.cases[0].name if len(self.cases) == 1 else ""
         if len(self.cases) > 1:
             sizes = f"S {self.cases[0].S}-{self.cases[-1].S}"
             where = f"{self.cases[0].mask} {sizes} {self.cases[0].dtype} {self.cases[0].program}"
-        shown = f" / {self.entrant}" if self.least and self.against else ""
-        subject = f"{self.against}{shown}" if shown else f"{self.entrant}{than}"
+        shown = f" / {self.implementation}" if self.least and self.against else ""
+        subject = f"{self.against}{shown}" if shown else f"{self.implementation}{than}"
         return f"{self.quantity} of {subject}{': ' if where else ''}{where}"
 
 
-def _bound(name: str, quantity: str, entrant: str, against: str, limit: float, *cases: Case) -> Bound:
-    return Bound(name, quantity, entrant, against, cases, limit, quantity in LEAST)
+def _requirement(name: str, quantity: str, implementation: str, against: str, limit: float, *cases: Case) -> Requirement:
+    return Requirement(name, quantity, implementation, against, cases, limit, quantity in LEAST)
 
 
-def _dense() -> Iterator[Bound]:
+def _dense() -> Iterator[Requirement]:
     """Groups 1 and 2: JAX's "auto" against SDPA and jax.nn, torch's against SDPA."""
     limits = {
         ("float32", FORWARD): {"dense": 1.10, "causal": 1.20},
@@ -88,20 +88,20 @@ def _dense() -> Iterator[Bound]:
     for (dtype, program), by_mask in limits.items():
         for (mask, limit), d, s in product(by_mask.items(), (64, 128), LENGTHS):
             case, tag = Case(mask, s, D=d, dtype=dtype, program=program), f"{mask}.{dtype}.{SHORT[program]}.D{d}.S{s}"
-            yield _bound(f"1.{tag}", RATIO, "jax auto", "SDPA", limit, case)
-            yield _bound(f"2.{tag}", RATIO, "torch auto", "SDPA", 1.02, case)
-            yield _bound(f"2.strided.{tag}", RATIO, "torch auto", "SDPA strided", 1.02, case)
+            yield _requirement(f"1.{tag}", RATIO, "jax auto", "SDPA", limit, case)
+            yield _requirement(f"2.{tag}", RATIO, "torch auto", "SDPA", 1.02, case)
+            yield _requirement(f"2.strided.{tag}", RATIO, "torch auto", "SDPA strided", 1.02, case)
     faster = {FORWARD: {"dense": 3.4, "causal": 4.5}, BACKWARD: {"dense": 4.0, "causal": 7.0}}
     for program, by_mask in faster.items():
         for mask, limit in by_mask.items():
             tag, case = f"{mask}.float32.{SHORT[program]}", Case(mask, 4096, program=program)
-            yield _bound(f"1.jaxnn.{tag}.S4096", SPEEDUP, "jax auto", "jax.nn", limit, case)
+            yield _requirement(f"1.jaxnn.{tag}.S4096", SPEEDUP, "jax auto", "jax.nn", limit, case)
             for dtype, s in product(("float32", "bfloat16"), (64, 128, 256, *LENGTHS)):
                 never = Case(mask, s, dtype=dtype, program=program)
-                yield _bound(f"1.never.{mask}.{dtype}.{SHORT[program]}.S{s}", RATIO, "jax auto", "jax.nn", 1.0, never)
+                yield _requirement(f"1.never.{mask}.{dtype}.{SHORT[program]}.S{s}", RATIO, "jax auto", "jax.nn", 1.0, never)
 
 
-def _structured() -> Iterator[Bound]:
+def _structured() -> Iterator[Requirement]:
     """Group 3: masks with structure."""
     faster = {
         ("window", FORWARD): {"torch": 8.0, "jax": 7.0},
@@ -114,60 +114,60 @@ def _structured() -> Iterator[Bound]:
     for (mask, program), by_side in faster.items():
         for side, limit in by_side.items():
             case = Case(mask, 4096, program=program)
-            yield _bound(f"3.{mask}.{SHORT[program]}.{side}", SPEEDUP, f"{side} auto", "SDPA", limit, case)
+            yield _requirement(f"3.{mask}.{SHORT[program]}.{side}", SPEEDUP, f"{side} auto", "SDPA", limit, case)
     for mask in FLEX:
-        yield _bound(f"3.flex.{mask}", RATIO, "torch auto", "FlexAttention", 1.0, Case(mask, 4096))
+        yield _requirement(f"3.flex.{mask}", RATIO, "torch auto", "FlexAttention", 1.0, Case(mask, 4096))
     for program in PROGRAMS:
         case = Case("window", 4096, program=program)
-        yield _bound(f"3.window.{SHORT[program]}.jaxnn", SPEEDUP, "jax auto", "jax.nn", 18.0, case)
+        yield _requirement(f"3.window.{SHORT[program]}.jaxnn", SPEEDUP, "jax auto", "jax.nn", 18.0, case)
     for side, program in product(("torch", "jax"), PROGRAMS):
         cases = (Case("window", s, program=program) for s in GROWING)
-        yield _bound(f"3.growth.{SHORT[program]}.{side}", GROWTH, f"{side} auto", "", 1.1, *cases)
+        yield _requirement(f"3.growth.{SHORT[program]}.{side}", GROWTH, f"{side} auto", "", 1.1, *cases)
 
 
-def _memory() -> Iterator[Bound]:
+def _memory() -> Iterator[Requirement]:
     """Group 4: memory."""
     for mask, side, program in product(("dense", *FLEX), ("torch", "jax"), PROGRAMS):
         limit, cases = (1.1 if program == FORWARD else 1.2), (Case(mask, s, program=program) for s in SWELLING)
-        yield _bound(f"4.{mask}.{SHORT[program]}.{side}", SWELL, f"{side} auto", "", limit, *cases)
+        yield _requirement(f"4.{mask}.{SHORT[program]}.{side}", SWELL, f"{side} auto", "", limit, *cases)
     for mask in ("dense", "causal"):
         case = Case(mask, 4096, program=BACKWARD)
-        yield _bound(f"4.jaxnn.{mask}", MEMORY, "jax auto", "jax.nn", 40.0, case)
+        yield _requirement(f"4.jaxnn.{mask}", MEMORY, "jax auto", "jax.nn", 40.0, case)
     for side in ("torch", "jax"):
-        yield _bound(f"4.trains.{side}", RUNS, f"{side} auto", "", 1.0, Case("causal", 32768, program=BACKWARD))
+        yield _requirement(f"4.trains.{side}", RUNS, f"{side} auto", "", 1.0, Case("causal", 32768, program=BACKWARD))
 
 
-def _rest() -> Iterator[Bound]:
+def _rest() -> Iterator[Requirement]:
     """Groups 5 to 8."""
     for (d, limit), side in product({64: 0.70, 128: 0.80}.items(), ("torch", "jax")):
-        yield _bound(f"5.D{d}.{side}", FRACTION, f"{side} auto", f"{side} GEMM", limit, Case("dense", 4096, D=d))
+        yield _requirement(f"5.D{d}.{side}", FRACTION, f"{side} auto", f"{side} GEMM", limit, Case("dense", 4096, D=d))
     for b in (1, 4):
         for dtype, limit in {"float32": 0.5, "bfloat16": 0.12}.items():
             case = Case("dense", 4096, 1, b, 32, 8, 128, dtype)
-            yield _bound(f"6.torch.{dtype}.B{b}", RATIO, "torch auto", "SDPA", limit, case)
-            yield _bound(f"6.strided.{dtype}.B{b}", RATIO, "torch auto", "SDPA strided", limit, case)
-            yield _bound(f"6.jax.{dtype}.B{b}", SPEEDUP, "jax auto", "jax.nn", 4.0, case)
+            yield _requirement(f"6.torch.{dtype}.B{b}", RATIO, "torch auto", "SDPA", limit, case)
+            yield _requirement(f"6.strided.{dtype}.B{b}", RATIO, "torch auto", "SDPA strided", limit, case)
+            yield _requirement(f"6.jax.{dtype}.B{b}", SPEEDUP, "jax auto", "jax.nn", 4.0, case)
     for side in ("torch", "jax"):
         # A quarter of the cache shall cost at most half.
         cases = (Case(mask, 4096, 1, 4, 32, 8, 128) for mask in ("quarter", "dense"))
-        yield _bound(f"6.valid.{side}", GROWTH, f"{side} auto", "", 0.5, *cases)
-    yield Bound("7.torch", LAYER, "torch module", "Linear + SDPA", (), 1.15)
-    yield Bound("7.nnx", LAYER, "jax module, compiled", "jax module, nnx.jit", (), 5.0, least=True)
+        yield _requirement(f"6.valid.{side}", GROWTH, f"{side} auto", "", 0.5, *cases)
+    yield Requirement("7.torch", LAYER, "torch module", "Linear + SDPA", (), 1.15)
+    yield Requirement("7.nnx", LAYER, "jax module, compiled", "jax module, nnx.jit", (), 5.0, least=True)
     for mask, s in product(("dense", "causal", "window", "segments"), (1024, 4096, 16384)):
-        yield _bound(f"7.compile.{mask}.S{s}", SECONDS, "jax auto", "", 1.5, Case(mask, s, program=BACKWARD))
-    yield Bound("7.import.torch", BESIDE, "attention.torch_impl", "torch", (), 50.0)
-    yield Bound("7.import.jax", BESIDE, "attention.jax_impl", "jax and flax.nnx", (), 50.0)
+        yield _requirement(f"7.compile.{mask}.S{s}", SECONDS, "jax auto", "", 1.5, Case(mask, s, program=BACKWARD))
+    yield Requirement("7.import.torch", BESIDE, "attention.torch_impl", "torch", (), 50.0)
+    yield Requirement("7.import.jax", BESIDE, "attention.jax_impl", "jax and flax.nnx", (), 50.0)
     for mask, side, dtype in product(("dense", "causal"), ("torch", "jax"), ("float32", "bfloat16")):
         case = Case(mask, 1024, dtype=dtype, program=BACKWARD)
-        yield _bound(f"8.{mask}.{dtype}.{side}", RMS, f"{side} auto", "SDPA", 1.1, case)
+        yield _requirement(f"8.{mask}.{dtype}.{side}", RMS, f"{side} auto", "SDPA", 1.1, case)
 
 
-def _accelerator() -> Iterator[Bound]:
+def _accelerator() -> Iterator[Requirement]:
     """Group 9: where there is an accelerator."""
     for side, d, s in product(("torch", "jax"), (64, 128), (4096, 8192, 16384)):
         for mask, limit in {"dense": 1 / 0.95, "causal": 1 / 0.95, "window": 1.0, "segments": 1.0}.items():
             case = Case(mask, s, B=2, H=16, D=d, dtype="bfloat16")
-            yield _bound(f"9.{mask}.D{d}.S{s}.{side}", RATIO, f"{side} auto", BEST, limit, case)
+            yield _requirement(f"9.{mask}.D{d}.S{s}.{side}", RATIO, f"{side} auto", BEST, limit, case)
 
 
-BOUNDS = (*_dense(), *_structured(), *_memory(), *_rest(), *_accelerator())
+REQUIREMENTS = (*_dense(), *_structured(), *_memory(), *_rest(), *_accelerator())

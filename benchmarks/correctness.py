@@ -1,4 +1,4 @@
-"""The judge: is what is timed right? Asked of the very call, by the oracle's budget, on a part of it.
+"""Correctness gate: outputs and gradients of the timed call against the oracle's rounding budget, on a part of the rows.
 
     output[R]        = attend(q[R], k, v)                        rows of queries, and heads, do not depend on each other
     dk, dv, dq[R]    = its gradients                             if the cotangent is 0 outside of R
@@ -31,7 +31,7 @@ from benchmarks.cases import FORWARD, SEED, Case, drawn
 from benchmarks.programs import Program, names
 
 ROWS = 8
-"""Of the timed call, that are judged."""
+"""Rows of the timed call that are checked."""
 
 BY_QUERY = {"output", "d query"}
 """Results that have a row for each query."""
@@ -65,7 +65,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class Part:
-    """What is judged of a call.
+    """What is checked of a call.
 
     Attributes:
         row: the batch row.
@@ -87,7 +87,7 @@ class Part:
 
 
 def part(case: Case) -> Part:
-    """Return what is judged: of the last batch row, the first and last group of heads, and queries of every stripe."""
+    """Return what is checked: of the last batch row, the first and last group of heads, and queries of every stripe."""
     of = case.sizes
     kv_heads = tuple(sorted({0, of.K - 1}))
     heads = tuple(h for h in range(of.H) if h // of.group in kv_heads)
@@ -95,7 +95,7 @@ def part(case: Case) -> Part:
 
 
 def rows(queries: int) -> list[int]:
-    """Return which of so many queries are judged."""
+    """Return which of so many queries are checked."""
     if queries <= ROWS:
         return list(range(queries))
     edges = np.linspace(0, queries, ROWS - 1).astype(int)
@@ -105,7 +105,7 @@ def rows(queries: int) -> list[int]:
 
 
 def cotangent(case: Case) -> np.ndarray:
-    """Return the cotangent of the first copy, `(B, T, H, D)`, with zeros outside of what is judged."""
+    """Return the cotangent of the first copy, `(B, T, H, D)`, with zeros outside of what is checked."""
     full = drawn(case, 1)[0][3]
     sparse, place = np.zeros_like(full), part(case).place("output", full)
     sparse[place] = full[place]
@@ -113,7 +113,7 @@ def cotangent(case: Case) -> np.ndarray:
 
 
 def expect(case: Case, rounds: tuple[str, ...], runs: int = 8) -> Budget:
-    """Return what a correct program makes of the judged rows, and how far it may stray.
+    """Return what a correct program makes of the checked rows, and how far it may stray.
 
     Args:
         case: the call.
@@ -130,11 +130,11 @@ def _expect(case: Case, rounds: tuple[bool, ...], runs: int) -> Budget:
     if case.dtype == "float64":
         # The same numbers, for both are drawn as float32: see `contracts.check.expect`.
         return as_float64(_expect(replace(case, dtype="float32"), rounds, runs))
-    judged = part(case)
+    checked = part(case)
     q, k, v, g = (
-        x[judged.place(name, x)] for name, x in zip(("d query", "d key", "d value", "output"), drawn(case, 1)[0], strict=True)
+        x[checked.place(name, x)] for name, x in zip(("d query", "d key", "d value", "output"), drawn(case, 1)[0], strict=True)
     )
-    allowed = case.rows(list(judged.queries))[judged.row :][:1]
+    allowed = case.rows(list(checked.queries))[checked.row :][:1]
     given = (q, k, v, allowed, dict(zip(ROUNDS, map(np.bool_, rounds), strict=True)))
     formula, kinds = Formula(case.D**-0.5), {"dtype": COMPUTE[case.dtype], "storage": case.dtype, "runs": runs}
     if case.program == FORWARD:
@@ -144,7 +144,7 @@ def _expect(case: Case, rounds: tuple[bool, ...], runs: int) -> Budget:
     return Budget(*(dict(zip(names(case), (out, *d[:3]), strict=True)) for out, d in (made.value, made.sigma)))
 
 
-def judge(case: Case, program: Program) -> tuple[Verdict, ...]:
+def check(case: Case, program: Program) -> tuple[Verdict, ...]:
     """Return a verdict on the output and, of forward+backward, on each gradient."""
     results = program.results(cotangent(case))
     found = _verdicts(case, results, expect(case, program.rounds))
@@ -155,8 +155,8 @@ def judge(case: Case, program: Program) -> tuple[Verdict, ...]:
 
 
 def _verdicts(case: Case, results: Mapping[str, np.ndarray], expected: Budget) -> tuple[Verdict, ...]:
-    judged = part(case)
-    places = {name: judged.place(name, x) for name, x in results.items()}
+    checked = part(case)
+    places = {name: checked.place(name, x) for name, x in results.items()}
     inside = verdicts({name: x[places[name]] for name, x in results.items()}, expected)
     return *inside, *(_elsewhere(name, x, places[name]) for name, x in results.items())
 

@@ -1,6 +1,6 @@
-"""Entrants: every kernel of both backends by name, "auto", and the peers.
+"""The implementations to time: every kernel of both backends, "auto", and other libraries.
 
-entrants = {"torch auto", "torch sdpa", ..., "jax auto", "jax xla", ...} + PEERS
+implementations = {"torch auto", "torch sdpa", ..., "jax auto", "jax xla", ...} + PEERS
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from attention._extras import require
 from attention.spec.errors import UnknownName
 from benchmarks import peers_jax, peers_torch
-from benchmarks.adapters import Attention, Entrant
+from benchmarks.adapters import Attention, Implementation
 from benchmarks.cases import Case
 from benchmarks.machine import SIDES, torch_device
 
-PEERS: dict[str, Entrant] = {peer.name: peer for peer in (*peers_torch.PEERS, *peers_jax.PEERS)}
+PEERS: dict[str, Implementation] = {peer.name: peer for peer in (*peers_torch.PEERS, *peers_jax.PEERS)}
 
 
-def ours(sides: Sequence[str] = SIDES) -> Iterator[Entrant]:
+def ours(sides: Sequence[str] = SIDES) -> Iterator[Implementation]:
     """Yield "auto" and every kernel of each backend.
 
     Raises:
@@ -31,10 +31,10 @@ def ours(sides: Sequence[str] = SIDES) -> Iterator[Entrant]:
         require(side, extra=side, wanted_by=f"side {side!r}")
         for kernel in ("auto", *importlib.import_module(f"attention.{side}_impl.kernels").KERNELS):
             dense = kernel == "reference"
-            yield Entrant(f"{side} {kernel}", side, partial(_prepared, side, kernel), ours=True, dense=dense)
+            yield Implementation(f"{side} {kernel}", side, partial(_prepared, side, kernel), ours=True, dense=dense)
 
 
-def entrants(sides: Sequence[str] = SIDES, wanted: Sequence[str] = (), *, peers: bool = True) -> list[Entrant]:
+def implementations(sides: Sequence[str] = SIDES, wanted: Sequence[str] = (), *, peers: bool = True) -> list[Implementation]:
     """Return who takes part: all that are here and quick to make, or those whose names hold a word that is wanted.
 
     Args:
@@ -43,38 +43,42 @@ def entrants(sides: Sequence[str] = SIDES, wanted: Sequence[str] = (), *, peers:
         peers: whether others than ours take part.
 
     Raises:
-        UnknownName: nobody's name holds the word.
+        UnknownName: no name contains the word.
         MissingExtra: a framework is not installed.
     """
     every = [*ours(sides), *(peer for peer in PEERS.values() if peers and peer.side in sides)]
     if not wanted:
-        return [entrant for entrant in every if not entrant.slow and not missing(entrant)]
-    names = [entrant.name for entrant in every]
+        return [implementation for implementation in every if not implementation.slow and not missing(implementation)]
+    names = [implementation.name for implementation in every]
     chosen: set[str] = set()
     for word in wanted:
         found = {word} & set(names) or {name for name in names if word.lower() in name.lower()}
         if not found:
-            raise UnknownName(f"entrant {word!r} must be part of one of {', '.join(names)}")
+            raise UnknownName(f"implementation {word!r} must be part of one of {', '.join(names)}")
         chosen |= found
-    return [entrant for entrant in every if entrant.name in chosen]
+    return [implementation for implementation in every if implementation.name in chosen]
 
 
-def find(name: str) -> Entrant:
-    """Return the entrant of this exact name.
+def find(name: str) -> Implementation:
+    """Return the implementation of this exact name.
 
     Raises:
         UnknownName: there is none.
     """
     side = name.partition(" ")[0]
-    known = PEERS if name in PEERS else {entrant.name: entrant for entrant in ours([side] if side in SIDES else [])}
+    known = (
+        PEERS
+        if name in PEERS
+        else {implementation.name: implementation for implementation in ours([side] if side in SIDES else [])}
+    )
     if name not in known:
-        raise UnknownName(f"entrant {name!r} must be one of {', '.join([*known, *PEERS])}")
+        raise UnknownName(f"implementation {name!r} must be one of {', '.join([*known, *PEERS])}")
     return known[name]
 
 
-def missing(entrant: Entrant) -> str | None:
-    """Return which package an entrant lacks here, or None."""
-    return next((f"{name} is not installed" for name in entrant.packages if find_spec(name) is None), None)
+def missing(implementation: Implementation) -> str | None:
+    """Return which package an implementation lacks here, or None."""
+    return next((f"{name} is not installed" for name in implementation.packages if find_spec(name) is None), None)
 
 
 def _prepared(side: str, kernel: str, case: Case) -> Attention:
