@@ -1,4 +1,4 @@
-"""`python -m benchmarks`, which is `attention bench`: run suites, see whether what must hold does, compare two runs.
+"""The command `python -m benchmarks` (`attention bench`): run suites, check requirements, compare two runs, plot.
 
 Exit codes: 0 all is right, 1 a kernel is wrong, a requirement is broken or a run is slower, 2 the call cannot be answered (one
 line says why), 130 interrupted.

@@ -1,4 +1,4 @@
-"""Accuracy: how far a program is from float64, over every element.
+"""Errors of an implementation against float64, over every element.
 
 rms = sqrt(mean((program - float64)^2))        of the output and of each gradient, from the same bits as inputs
 """

@@ -1,4 +1,4 @@
-"""Adapters: how a way to attend is said, so that programs can be made of it, ours and others' alike.
+"""Implementation: the description of one way to compute attention, from which programs are built.
 
 adapter(case) -> function(q, k, v, *extras)        whatever can be made once is made before
 """

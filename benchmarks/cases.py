@@ -1,4 +1,4 @@
-"""Cases: one attention call by its sizes, mask, dtype and program.
+"""Benchmark cases: one attention call by sizes, mask, dtype and program.
 
 flops = 2 (D + D) pairs          forward: scores, context              pairs = number of (b, h, t, s) that are allowed
       + 2 (5 D) pairs            backward: scores again, d weights, d value, d query, d key

@@ -1,4 +1,4 @@
-"""Comparison of two runs: what has become slower, or takes more memory.
+"""Compare two benchmark runs: which implementations became slower or take more memory.
 
     ratio = median(B) / median(A)                spread = [q1(B) / q3(A), q3(B) / q1(A)]
     worse <=> ratio > threshold and the spread lies above 1            better <=> ratio < 1 / threshold and it lies below

@@ -1,4 +1,4 @@
-"""Memory: what a call takes beyond its inputs, each in a process of its own, so that nothing is left from another.
+"""Extra memory of a call beyond its inputs, each measured in a process of its own.
 
 extra = (most that was resident during the call) - (resident before it)        outputs and gradients are part of it
 

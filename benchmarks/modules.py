@@ -1,4 +1,4 @@
-"""Modules: a whole layer on few tokens, where nearly all is what a call costs and not what it computes.
+"""Time whole layers on few tokens, where the overhead of a call dominates.
 
 layer(x)        x (1, 10, 256), 8 heads, projections with biases        against the operations that it is made of
 

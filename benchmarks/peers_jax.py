@@ -1,4 +1,4 @@
-"""Peers in JAX: what others offer, each with the arguments that its users would give it.
+"""Other JAX libraries as implementations, with the arguments that their users would pass.
 
 adapter(case) -> function(q, k, v, *extras)        a dense mask is an argument, made once, outside of what is timed
 """

@@ -1,4 +1,4 @@
-"""Peers in torch: what others offer, each in the layout and with the arguments that its users would give it.
+"""Other PyTorch libraries as implementations, in the layout and with the arguments that their users would pass.
 
 adapter(case) -> function(q, k, v, *extras)        masks are made once, outside of what is timed
 """

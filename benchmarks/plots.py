@@ -1,4 +1,4 @@
-"""Plots: time and memory over length, and the roofline: how near each point comes to what the machine can do.
+"""Plots of a run: time and memory over length, and the roofline.
 
 attainable(intensity) = min(peak, bandwidth * intensity)        intensity = flops / bytes that must be moved
 """

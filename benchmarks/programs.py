@@ -1,4 +1,4 @@
-"""Programs: an implementation on a case, compiled and ready to be called, on each copy of the inputs in turn.
+"""Programs: an implementation on a case, compiled and ready to be called on rotating copies of the inputs.
 
 forward           output = attention(q, k, v)                                       nothing is kept for a backward pass
 forward+backward  output, (dq, dk, dv) = attention(q, k, v), vjp(cotangent)

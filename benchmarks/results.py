@@ -1,4 +1,4 @@
-"""Results: a row for every implementation of every case, as JSON that all commands read.
+"""Results: a row for every implementation of every case, as JSON.
 
     {"format": "attention benchmark", "version": 2, "settings": {...}, "machine": {...}, "peaks": [...],
      "rows": [...], "requirements": [...]}

@@ -1,4 +1,4 @@
-"""Running: a call of the command line from what was asked to results.
+"""Run a command of the benchmarks: from its options to written results.
 
 whatever can be wrong with the call is found before the first minute is spent
 """

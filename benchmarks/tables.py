@@ -1,4 +1,4 @@
-"""Tables: results for people.
+"""Tables of results for a terminal.
 
 x = median over rounds of time / time of the baseline        lower is faster; the baseline is SDPA, or who stands first
 """

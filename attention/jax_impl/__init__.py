@@ -1,4 +1,4 @@
-"""Every contract in JAX and Flax NNX.
+"""The JAX and Flax NNX backend: layers, caches, functional attention, optimizers.
 
 >>> import jax.numpy as jnp
 >>> from attention import jax_impl, spec

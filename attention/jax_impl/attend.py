@@ -1,4 +1,4 @@
-"""Attention in JAX: check the call, choose a kernel, run it.
+"""`dot_product_attention` in JAX: check the call, choose a kernel, run it.
 
 context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 """

@@ -1,6 +1,6 @@
-"""Caches in JAX: each a pytree of arrays, which goes through `jit`, `scan`, `vmap` and `grad` as any other value.
+"""Key/value caches in JAX, as pytrees that work under `jit`, `scan`, `vmap` and `grad`.
 
-decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache/contiguous.py
+decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache/cache.py
 """
 
 from __future__ import annotations

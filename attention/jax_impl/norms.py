@@ -1,4 +1,4 @@
-"""Norms in JAX: the spec's formula around learned parameters, in the compute dtype.
+"""Norms in JAX: the spec's formula with learned parameters, in the compute dtype.
 
 y = norm(x)        see attention/spec/norms.py
 """

@@ -1,4 +1,4 @@
-"""Optimisers in JAX: a step of `spec` as a chain of optax's own pieces, with its clip, its decay and its schedule.
+"""Optimizers in JAX: a step of `spec.optimizers` as an optax transformation, with clipping, decay and schedule.
 
     made = optimizer(spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.optimizers.Clip(1.0)), layer)
     state = made.init(nnx.state(layer, nnx.Param))        or nnx.Optimizer(layer, made, wrt=nnx.Param)

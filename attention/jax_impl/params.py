@@ -1,4 +1,4 @@
-"""Parameters in JAX: canonical weights to `nnx.LinearGeneral` and back, which store the same layout.
+"""Parameters in JAX: conversion between canonical weights and `nnx.LinearGeneral`, which has the same layout.
 
 kernel (in..., out...) = kernel        bias (out...) = bias        any other = itself
 """

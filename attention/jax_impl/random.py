@@ -1,4 +1,4 @@
-"""Random bits in JAX: the spec's threefry on uint32, whatever generator JAX is set to.
+"""Random bits in JAX: the spec's threefry on uint32, independent of JAX's configured generator.
 
 keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)        the same bits as NumPy's and torch's
 

@@ -1,4 +1,4 @@
-"""Cases: named contracts, each with a reason to exist. Tests, `attention parity` and benchmarks all run these.
+"""Named example contracts with the reason for each: the cases of tests, `attention parity` and benchmarks.
 
 Small sizes are unequal and share no factor where the contract lets them, so that no axis can stand in for another.
 """

@@ -1,4 +1,4 @@
-"""The formula of attention as users call it: `attend.attend`, its arguments looked at first.
+"""`spec.attend`: the attention formula `attend.attend` with checked arguments.
 
     spec.attend(numpy, q, k, v, scale=0.125)["context"]
 

@@ -1,4 +1,4 @@
-"""Errors: the whole tree on one screen. A message says argument, got, wanted, in that order, in at most `LONGEST` characters.
+"""The exception classes, all below AttentionError, and helpers that shorten values for messages.
 
 AttentionError(ValueError)
 ├── ShapeError        a rank or a size does not fit the axes

@@ -1,4 +1,4 @@
-"""Files: one safetensors file holds the canonical weights, and the contract in its header.
+"""Save and load a contract with its canonical weights in one safetensors file.
 
     header["__metadata__"] = {"format": "attention", "version": "1", "contract": <JSON of the dataclass tree>}
 

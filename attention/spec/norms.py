@@ -1,4 +1,4 @@
-"""Norms: rescale the features of each token, or of each head, to a common size.
+"""RMSNorm, LayerNorm and L2Norm: contracts and formulas over the last axis.
 
     RMSNorm      y = x / sqrt(mean(x^2) + eps) * g                       g = scale, or 1 + scale with offset
     LayerNorm    y = (x - mean x) / sqrt(var x + eps) * scale + bias     var = mean((x - mean x)^2), never mean(x^2) - mean(x)^2

@@ -1,4 +1,4 @@
-"""Parameters: names, shapes, first values, and the one canonical layout that both backends read and write.
+"""Parameters: names, shapes, initial values, and the canonical layout that both backends load.
 
     weights = {"q_proj.kernel": (M, H, D), "q_proj.bias": (H, D), ..., "out_proj.kernel": (H, E, M)}
     kernel ~ U[-a, a), a = sqrt(6 / (fan_in + fan_out))        Glorot and Bengio 2010, the fans of this one matrix

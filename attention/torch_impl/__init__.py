@@ -1,4 +1,4 @@
-"""Every contract in PyTorch.
+"""The PyTorch backend: layers, caches, functional attention, optimizers.
 
 >>> import torch
 >>> from attention import spec, torch_impl

@@ -1,4 +1,4 @@
-"""Attention in torch: check the call, choose a kernel, run it; where the last one was like it, run it at once.
+"""`dot_product_attention` in PyTorch: check the call, choose a kernel, run it; known signatures reuse a cached plan.
 
 context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 """

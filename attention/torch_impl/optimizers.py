@@ -1,4 +1,4 @@
-"""Optimisers in torch: a step of `spec` as `torch.optim` makes it, with its clip, its decay and its schedule.
+"""Optimizers in PyTorch: a step of `spec.optimizers` as a `torch.optim` optimizer, with clipping, decay and schedule.
 
     step = spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.optimizers.Clip(1.0, eps=1e-6))
     made = optimizer(step, layer)

@@ -1,4 +1,4 @@
-"""Decode: a few new queries against a long cache, at the speed at which memory gives the keys that anyone sees.
+"""The kernel `decode` in JAX: a few new queries against a long cache, reading only tiles of keys that are attended to.
 
     m' = max(m, max_s x[s])        l' = l e^(m - m') + sum_s e^(x[s] - m')        o' = o e^(m - m') + sum_s e^(x[s] - m') v[s]
     context = o / l                over the tiles of keys of which some query of the row sees one, and no others

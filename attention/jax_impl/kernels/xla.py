@@ -1,4 +1,4 @@
-"""jax.nn.dot_product_attention, compiled by XLA: the framework's own attention.
+"""The kernel `xla`: jax.nn.dot_product_attention compiled by XLA.
 
 Rows without a key and keys without a query are kept out by zeros: jax.nn gives such a row the mean of all values.
 """

@@ -1,4 +1,4 @@
-"""Layer: what every contract's `nnx.Module` can do.
+"""The base class of all layers in Flax NNX: building parts, loading weights, dropout.
 
 layer.load_weights(w); layer.weights() == w        bit for bit
 """

@@ -1,4 +1,4 @@
-"""Linear attention as an `nnx.Module`: four `nnx.LinearGeneral` around sums of features, a `lax.scan` if it is causal.
+"""Linear attention as an `nnx.Module`: four `nnx.LinearGeneral` around sums over keys, a `lax.scan` if causal.
 
 scan(q, k, v) = quadratic(q, k, v)        see attention/spec/layers/linear.py
 """

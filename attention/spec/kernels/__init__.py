@@ -1,4 +1,4 @@
-"""Kernels: the request that a kernel answers, the choice among kernels, and what "auto" decides by."""
+"""Kernels: the request to a kernel, the protocol of a kernel, and the choice among kernels."""
 
 from attention.spec.kernels.kernel import (
     OPTIONAL,

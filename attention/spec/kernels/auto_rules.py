@@ -1,4 +1,4 @@
-"""Rules: which kernels "auto" prefers for which calls, as data, with the measurement that says so beside it.
+"""Rules of "auto": which kernels are preferred for which calls, as data, each with the measurement behind it.
 
     order(request) = prefer of the first rule that holds, then the table up to "reference" without those
 

@@ -1,4 +1,4 @@
-"""Cost: the arithmetic and the memory traffic of a request, and the least time that a machine needs for them.
+"""Cost model: arithmetic and memory traffic of a request, and the least time that a machine needs for them.
 
     pairs             n = density * B * H * T * S                 scores that a kernel computes
     forward FLOPs     2 n (D + E)                                 q k^T, then weights v

@@ -1,4 +1,4 @@
-"""Kernels: what a call asks for, who can answer it, and why the others cannot.
+"""Kernel protocol: a checked Request, kernels that run or refuse it, and `choose`, which picks one and lists all refusals.
 
     choose(kernels, request) = the first kernel that does not refuse, with every refusal and its reason
     "auto" asks in the order of the rule that holds (rules.py), then in that of the table, to the reference at last

@@ -1,4 +1,4 @@
-"""Tuning: tile sizes as measured on this very machine, kept on disk, and never needed for a right answer.
+"""Tuned tile sizes: measured on this machine, kept in a file on disk, and only used for speed.
 
     tile_for(kernel, device, dtype, width, mask, default) = the fastest that was measured here, or the default
 

@@ -1,4 +1,4 @@
-"""Activations: what stands between the two projections of a feed-forward layer.
+"""Activations of feed-forward layers: names, formulas, and which are gated.
 
     relu(x) = max(x, 0)                 gelu(x) = x (1 + erf(x / sqrt 2)) / 2
     silu(x) = x / (1 + exp(-x))         gelu_tanh(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2

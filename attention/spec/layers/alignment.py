@@ -1,4 +1,4 @@
-"""Alignment: a decoder state looks back at the encoder's states.
+"""Alignment attention (Bahdanau, Luong): a decoder state attends to the states of an encoder; contract and formula.
 
     q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v        with `attn_dim`, else as they are given
     weights[t, s] = softmax_s(cap(score(q[t], k[s])))                      0 where the mask forbids, and in an empty row

@@ -1,4 +1,4 @@
-"""Alignment scores: how well an encoder state answers a decoder state, by learned arrays of the score's own.
+"""Learned alignment scores: general (bilinear), additive and concat, with their parameters.
 
     General      x[t, s] = (q[t] W) . k[s]                                W (M, M')
     Additive     x[t, s] = v . tanh(q[t] W1 + k[s] W2 + b)                W1 (M, A), W2 (M', A), v (A,)

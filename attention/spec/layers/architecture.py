@@ -1,4 +1,4 @@
-"""Architecture: what any model is before a framework builds it: names and shapes of all that it learns.
+"""Architecture: any model as named parameter shapes, before a framework builds it.
 
     params = own params, and those of each part under the part's name
     weights = architecture.init(seed)        the same bits in NumPy, torch and JAX

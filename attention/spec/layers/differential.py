@@ -1,4 +1,4 @@
-"""Differential attention: two attentions of each head, the second taken from the first, so that what both see cancels.
+"""Differential attention: the difference of two softmax attentions per head; contract and formula.
 
     [q1_h; q2_h] = query W_q    [k1_h; k2_h] = key W_k    v_h = value W_v       heads 2h and 2h + 1 of q and k are a pair
     strength = exp(lambda_q1 . lambda_k1) - exp(lambda_q2 . lambda_k2) + initial

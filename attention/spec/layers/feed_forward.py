@@ -1,4 +1,4 @@
-"""Feed-forward: each token by itself, widened, bent, and made narrow again.
+"""Position-wise MLP: up-projection, activation (optionally gated), down-projection; contract and formula.
 
     hidden = f(x W_up + b_up)                                     W_up (M, A)
     hidden = f(x W_gate + b_gate) * (x W_up + b_up)               swiglu, geglu, geglu_tanh; W_gate (M, A)

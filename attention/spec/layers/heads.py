@@ -1,4 +1,4 @@
-"""Heads: what multi-head attention does to queries, keys and values besides projecting and attending.
+"""Head-level steps of multi-head attention: appended keys, output gates, input masking, checks of a cached call.
 
     q, k = norm(q), norm(k)                               qk-norm, before any rotation
     k, v = [k; bias_k; 0], [v; bias_v; 0]                 add_bias_kv, add_zero_attn: keys that every query may attend to

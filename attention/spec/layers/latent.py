@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads are made from one small latent of each token.
+"""Multi-head latent attention (DeepSeek): keys and values of all heads from one small latent per token.
 
     [c; r] = x W_kv_down + b        c = norm(c) (R)        r = rotate(r) (P), one rotary key for all heads
     [n_h; m_h] = (norm(x W_q_down + b) W_q_up)[h], or (x W_q)[h] without a latent of queries        m_h = rotate(m_h)

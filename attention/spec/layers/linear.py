@@ -1,4 +1,4 @@
-"""Linear attention: a kernel in the place of the softmax, so that keys and values can be summed before a query comes.
+"""Linear attention: a feature map instead of the softmax, so that keys and values are summed in advance.
 
     q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v
     context[t] = sum_s f(q[t]) . f(k[s]) v[s] / (sum_s f(q[t]) . f(k[s]) + eps)        over the keys that t may attend to

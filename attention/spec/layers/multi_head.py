@@ -1,4 +1,4 @@
-"""Multi-head attention: project, attend per head, project back.
+"""Multi-head attention: the contract, with options, parameters, shapes and formula.
 
     q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v         W_q (M, H, D), W_k (M', K, D), W_v (M'', K, E)
     q, k = rotate(norm(q)), rotate(norm(k))

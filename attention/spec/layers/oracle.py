@@ -1,4 +1,4 @@
-"""The oracle: a multi-head layer by the formula alone, and the judge of both backends.
+"""The formula of a multi-head layer over the array API: the oracle that both backends are compared with.
 
     output = sum_h attend(rotate(query W_q + b_q), rotate(key W_k + b_k), value W_v + b_v)[h] W_o[h] + b_o
 

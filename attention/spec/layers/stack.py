@@ -1,4 +1,4 @@
-"""Stacks: transformer blocks of one kind, one after another.
+"""Encoder and decoder stacks: blocks of one kind in sequence and a final norm; contract and formula.
 
     output = final_norm(layers[depth - 1](... layers[0](x)))
 

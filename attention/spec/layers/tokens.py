@@ -1,4 +1,4 @@
-"""Tokens: which of them exist, what dropout leaves of them, and whose seed a place inside a layer drops by.
+"""Tokens inside a layer: which exist under a mask, dropout of features, and the dropout seed of each place.
 
 present[t] = (exists s: allowed[t, s]) or (exists s: allowed[s, t])             over all heads
 seed of a place = bits(key(seed), crc32(the place's name))                      32 bits, the same in every framework

@@ -1,4 +1,4 @@
-"""Transformer blocks: attention and a feed-forward layer in turn, each on a branch beside the tokens, and stacks of blocks.
+"""Encoder and decoder blocks: attention and feed-forward with residual connections and norms; contract and formula.
 
     post    x = norm(x + drop(branch(x)))                 one after another: self_attn, cross_attn in a decoder, ffn
     pre     x = x + drop(branch(norm(x)))

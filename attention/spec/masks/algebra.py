@@ -1,4 +1,4 @@
-"""Mask algebra: what every mask is, and how masks combine.
+"""The base class of masks, and their combination by `&`, `|` and `~`.
 
     (a & b)[t, s] = a[t, s] and b[t, s]        (a | b)[t, s] = a[t, s] or b[t, s]        (~a)[t, s] = not a[t, s]
 

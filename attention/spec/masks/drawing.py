@@ -1,4 +1,4 @@
-"""Drawings of masks: a few lines of text for a terminal, a figure for a page.
+"""Draw masks: as text for a terminal, or as a figure.
 
     ■ at (t, s) = query t may attend to key s        the first batch row and head, unless others are asked for
 

@@ -1,4 +1,4 @@
-"""Disk: files are read within limits that are checked first, and written whole or not at all.
+"""Bounded reads and atomic writes of files.
 
     with opened(path, "a GGUF file") as file: ...        a regular file; no folder, device or pipe, which may have no end
     parsed(text, "path 'index.json'")                    JSON: at most 8 MiB, 100 levels, 64-bit integers, no name twice

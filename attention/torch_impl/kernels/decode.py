@@ -1,4 +1,4 @@
-"""Decode: a few new queries against a long cache, at the speed at which memory gives the keys that anyone sees.
+"""The kernel `decode` in PyTorch: a few new queries against a long cache, reading only keys that are attended to.
 
     context[b] = attend(q[b], k[b, seen[b]], v[b, seen[b]])        seen[b, s] = some query of row b may attend to key s
 

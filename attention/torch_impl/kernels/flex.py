@@ -1,4 +1,4 @@
-"""FlexAttention: a function of one score and a mask of one element, which torch compiles into its kernel.
+"""The kernel `flex`: torch's FlexAttention, with score_mod and the mask compiled into the kernel.
 
     score_mod(x, b, h, t, s) = user(cap tanh(x / cap) + bias[b, h, t, s], b, h, t, s)
     mask_mod(b, h, t, s)     = allowed[b, h, t, s]                                       the mask's own predicate

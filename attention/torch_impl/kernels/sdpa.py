@@ -1,4 +1,4 @@
-"""torch.nn.functional.scaled_dot_product_attention: the framework's fused kernels, told no more than they have to be.
+"""The kernel `sdpa`: torch.nn.functional.scaled_dot_product_attention, with the mask lowered to what stays fast.
 
     context = 0 outside the box and in empty rows, else SDPA(q, k, v of the box, is_causal | attn_mask)
 

@@ -1,4 +1,4 @@
-"""Alignment as an `nn.Module`: a decoder state looks back at the encoder's states.
+"""Alignment attention (Bahdanau, Luong) as an `nn.Module`.
 
 context, weights = softmax(score(query, key)) value        see attention/spec/layers/alignment.py
 """

@@ -1,4 +1,4 @@
-"""Feed-forward as an `nn.Module`: two or three `nn.Linear` around a fused activation.
+"""Position-wise MLP as an `nn.Module`: two or three `nn.Linear` around an activation.
 
 output = drop(f(x W_gate) * (x W_up)) W_down        see attention/spec/layers/feed_forward.py
 """

@@ -1,4 +1,4 @@
-"""Layer: what every contract's `nn.Module` can do.
+"""The base class of all layers in PyTorch: building parts, loading weights, dropout.
 
 layer.load_weights(w); layer.weights() == w        bit for bit
 """

@@ -1,4 +1,4 @@
-"""Linear attention as an `nn.Module`: four `nn.Linear` around sums of features, in chunks if it is causal.
+"""Linear attention as an `nn.Module`: four `nn.Linear` around sums over keys, chunked if causal.
 
 scan(q, k, v) = quadratic(q, k, v)        see attention/spec/layers/linear.py
 """

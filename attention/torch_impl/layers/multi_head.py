@@ -17,7 +17,7 @@ from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_fl
 from attention.spec.cache import Cache
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
-from attention.spec.kernels.plan_cache import Plans, Settled
+from attention.spec.kernels.plan_cache import LayerCall, Plans
 from attention.spec.layers import heads
 from attention.spec.masks import DenseMask, Placed
 from attention.spec.masks.algebra import Mask, both, check_mask
@@ -31,7 +31,7 @@ from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import bias as score_bias
 from attention.torch_impl.positions import rotate, shared_length
 
-PLANS: Plans[Settled] = Plans()
+PLANS: Plans[LayerCall] = Plans()
 """Of self-attention without options."""
 
 
@@ -152,12 +152,12 @@ class MultiHeadAttention(Layer):
             call = plan(known.calls, found, q, k, v, known.mask, c.score.factor(n.D), c.softcap, implementation)
         return None if call is None else self._merge(query, call.run(q, k, v))
 
-    def _plan(self, query: Tensor) -> Settled:
+    def _plan(self, query: Tensor) -> LayerCall:
         """Return the plan of self-attention without options, checked."""
         c, sizes = self.contract, self._check(query, query, query)
         mask = self._mask(None, sizes, None, None, query.device)
         whole = mask is None or (mask.keeps_self and not mask.confines_nan)
-        return Settled(sizes, mask, whole and heads.is_plain(c), (c,))
+        return LayerCall(sizes, mask, whole and heads.is_plain(c), (c,))
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:
         check_tensors(query=query, key=key, value=value)

@@ -1,4 +1,4 @@
-"""cuDNN's fused attention, through jax.nn.dot_product_attention.
+"""The kernel `cudnn`: cuDNN's fused attention through jax.nn.dot_product_attention.
 
     allowed[b, t, s] = s <= t                       is_causal
                      & t - before <= s              local_window_size

@@ -1,4 +1,4 @@
-"""Splash attention, the kernel that JAX keeps for TPUs: masks of structure tile by tile, documents by ids.
+"""The kernel `splash`: JAX's splash attention for TPUs, with static masks and segment ids.
 
     allowed[b, t, s] = static[h, t, s]                  CausalMask, LocalMask, or an array of the host for any other structure
                      & q_ids[b, t] == kv_ids[b, s]      segment ids, which say lengths as well: what is absent bears an id alone

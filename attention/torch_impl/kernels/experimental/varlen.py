@@ -1,4 +1,4 @@
-"""Packed documents in one piece: torch's varlen_attn, FlashAttention's kernel that never meets two documents at once.
+"""The kernel `varlen`: packed documents through torch's varlen_attn (FlashAttention).
 
     documents = runs of equal ids >= 0, one after another through all batch rows
     cu_q[i], cu_kv[i] = where document i begins among all B T queries and all B S keys

@@ -1,4 +1,4 @@
-"""Pallas: our own flash attention over the schedule, one text for GPUs and TPUs.
+"""The kernel object `pallas`: refusals, tile sizes, and the call of the forward and backward kernels.
 
 context = sum over the tiles that the mask leaves of e^(x - logsumexp) v        see forward.py and backward.py
 

@@ -1,4 +1,4 @@
-"""Caches: keys and values of the tokens so far, so that each is computed once.
+"""Cache: the base class of key/value caches, the memory operations that a framework provides, and their checks.
 
     decode(x[:n]) ++ decode(x[n:]) = full(x)        for every n, and so for every split of x into chunks
 
