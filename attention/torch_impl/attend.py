@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import partial
 from inspect import signature as signature_of
-from typing import Any
+from typing import Any, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeA
 from torch.autograd import forward_ad
 
 from attention.spec.axes import check_beside, check_float, sizes
+from attention.spec.call_types import AttendOptions, Names
 from attention.spec.errors import DTypeError, OptionError
 from attention.spec.kernels.kernel import _RECORDS, OPTIONAL, Choice, Request, answer, choose, intermediate_names  # pyright: ignore[reportPrivateUsage]
 from attention.spec.kernels.plan_cache import Call, Plans
@@ -31,6 +32,22 @@ PLANS: Plans[Call] = Plans()
 """Of calls that have no options but structure."""
 
 
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: tuple[()] = ..., **options: Unpack[AttendOptions[Tensor]]
+) -> Tensor: ...
+
+
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: Names, **options: Unpack[AttendOptions[Tensor]]
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: tuple[str, ...], **options: Unpack[AttendOptions[Tensor]]
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...
 def dot_product_attention(
     q: Tensor,
     k: Tensor,
@@ -47,7 +64,7 @@ def dot_product_attention(
     precision: str | None = None,
     return_intermediates: tuple[str, ...] = (),
     implementation: str = "auto",
-) -> Any:
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """Return the attention of queries to keys and values.
 
     Args:

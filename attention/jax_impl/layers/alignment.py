@@ -5,7 +5,7 @@ context, weights = softmax(score(query, key)) value        see attention/spec/la
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from attention.jax_impl.kernels import precision
 from attention.jax_impl.layers.layer import Layer
 from attention.jax_impl.masks import native, read, zero_masked_inputs
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.call_types import AlignmentCall
 from attention.spec.kernels import REFERENCE, intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers.alignment import AlignmentAttention as Contract
@@ -37,7 +38,7 @@ class AlignmentAttention(Layer):
     score_q_proj: nnx.LinearGeneral
     score_k_proj: nnx.LinearGeneral
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         query: jax.Array,
         key: jax.Array,
@@ -47,7 +48,7 @@ class AlignmentAttention(Layer):
         dropout_seed: Any = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> tuple[jax.Array, jax.Array] | tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Return the context and the weights.
 
         Args:
@@ -95,6 +96,9 @@ class AlignmentAttention(Layer):
         rows = nan_rows[..., 0, :] if state and nan_rows is not None else nan_rows
         output = tuple(set_nan(jnp, rows, made[name]) for name in ("context", "weights"))
         return (*output, {name: made[name] for name in return_intermediates}) if return_intermediates else output
+
+    if TYPE_CHECKING:
+        __call__: AlignmentCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask | None) -> tuple[Mask | None, Sizes]:
         first = next(iter(self.contract.params), None)

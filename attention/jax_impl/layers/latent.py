@@ -5,7 +5,7 @@ expanded(x) = absorbed(x)        see attention/spec/layers/latent.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from attention.jax_impl.masks import native, read, zero_masked_inputs
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate
 from attention.spec.axes import Array, Sizes, check_float
+from attention.spec.cache import Cache
+from attention.spec.call_types import LatentCall, joined, split
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import latent as spec
@@ -37,7 +39,7 @@ class LatentAttention(Layer):
     kv_up: nnx.LinearGeneral
     out_proj: nnx.LinearGeneral
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         x: jax.Array,
         *,
@@ -48,7 +50,12 @@ class LatentAttention(Layer):
         form: str = "auto",
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> (
+        jax.Array
+        | tuple[jax.Array, dict[str, jax.Array]]
+        | tuple[jax.Array, Cache]
+        | tuple[jax.Array, dict[str, jax.Array], Cache]
+    ):
         """Return the layer's output.
 
         Args:
@@ -97,14 +104,16 @@ class LatentAttention(Layer):
             return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, intermediates = out if return_intermediates else (out, None)
+        context, intermediates = split(out)
         if form == "absorbed":
             with jax.default_matmul_precision(c.precision):
                 context = spec.expand(jnp, self.kv_up.kernel.get_value(), context, c.nope_dim)
             if intermediates and "context" in intermediates:
                 intermediates["context"] = context
-        made: Any = tuple(x for x in (set_nan(jnp, nan_rows, self.out_proj(context)), intermediates, cache) if x is not None)
-        return made if len(made) > 1 else made[0]
+        return joined(set_nan(jnp, nan_rows, self.out_proj(context)), intermediates, cache)
+
+    if TYPE_CHECKING:
+        __call__: LatentCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(self, x: jax.Array, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
         _ = check_float(x=x, parameters=self.kv_down.kernel)

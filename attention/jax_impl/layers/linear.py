@@ -6,7 +6,7 @@ scan(q, k, v) = quadratic(q, k, v)        see attention/spec/layers/linear.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from attention.jax_impl.attend import check_arrays
 from attention.jax_impl.layers.layer import Layer
 from attention.jax_impl.masks import allowed, native, read, zero_masked_inputs
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.call_types import LinearCall, joined
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
@@ -33,7 +34,7 @@ class LinearAttention(Layer):
     v_proj: nnx.LinearGeneral
     out_proj: nnx.LinearGeneral
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         query: jax.Array,
         key: jax.Array | None = None,
@@ -43,7 +44,7 @@ class LinearAttention(Layer):
         state: jax.Array | None = None,
         return_state: bool = False,
         implementation: str = "auto",
-    ) -> Any:
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Return the layer's output.
 
         Args:
@@ -82,7 +83,10 @@ class LinearAttention(Layer):
             else:
                 sums, left = self._scan(q, k, v, there, state)
         output = set_nan(jnp, nan_rows, self.out_proj(spec.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype)))
-        return (output, left) if carries else output
+        return joined(output, left if carries else None)
+
+    if TYPE_CHECKING:
+        __call__: LinearCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(
         self, given: list[Any], mask: Mask | None, state: Any, implementation: str, *, carries: bool

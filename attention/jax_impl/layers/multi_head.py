@@ -6,7 +6,7 @@ output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/lay
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from attention.jax_impl.positions import rotate, shared_length
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
+from attention.spec.call_types import MultiHeadCall, joined, split
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import heads
@@ -43,7 +44,7 @@ class MultiHeadAttention(Layer):
     q_norm: Norm
     k_norm: Norm
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         query: jax.Array,
         key: jax.Array | None = None,
@@ -57,7 +58,12 @@ class MultiHeadAttention(Layer):
         cache: Cache | None = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> (
+        jax.Array
+        | tuple[jax.Array, dict[str, jax.Array]]
+        | tuple[jax.Array, Cache]
+        | tuple[jax.Array, dict[str, jax.Array], Cache]
+    ):
         """Return the layer's output.
 
         Args:
@@ -120,9 +126,11 @@ class MultiHeadAttention(Layer):
             return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, intermediates = out if return_intermediates else (out, None)
-        output, *more = (x for x in (set_nan(jnp, nan_rows, self._merge(x_q, context)), intermediates, cache) if x is not None)
-        return (output, *more) if more else output
+        context, intermediates = split(out)
+        return joined(set_nan(jnp, nan_rows, self._merge(x_q, context)), intermediates, cache)
+
+    if TYPE_CHECKING:
+        __call__: MultiHeadCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array) -> Sizes:
         _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.kernel)

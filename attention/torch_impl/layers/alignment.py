@@ -5,7 +5,7 @@ context, weights = softmax(score(query, key)) value        see attention/spec/la
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.call_types import AlignmentCall
 from attention.spec.kernels import REFERENCE, intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers.alignment import AlignmentAttention as Contract
@@ -37,6 +38,9 @@ class AlignmentAttention(Layer):
     score_q_proj: nn.Linear
     score_k_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: AlignmentCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -47,7 +51,7 @@ class AlignmentAttention(Layer):
         dropout_seed: Any = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the context and the weights.
 
         Args:

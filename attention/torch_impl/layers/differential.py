@@ -5,13 +5,14 @@ output = W_o (1 - initial) norm(attend(q1, k1, v) - strength attend(q2, k2, v)) 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
+from attention.spec.call_types import DifferentialCall
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import differential as spec
@@ -35,6 +36,9 @@ class DifferentialAttention(Layer):
     norm: Norm
     out_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: DifferentialCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -47,7 +51,7 @@ class DifferentialAttention(Layer):
         dropout_seed: Any = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the layer's output.
 
         Args:

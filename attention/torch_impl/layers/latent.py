@@ -5,13 +5,15 @@ expanded(x) = absorbed(x)        see attention/spec/layers/latent.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
 from attention.spec.axes import Array, Sizes, check_float
+from attention.spec.cache import Cache
+from attention.spec.call_types import LatentCall, joined, split
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import latent as spec
@@ -38,6 +40,9 @@ class LatentAttention(Layer):
     kv_up: nn.Linear
     out_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: LatentCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         x: Tensor,
@@ -49,7 +54,7 @@ class LatentAttention(Layer):
         form: str = "auto",
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]] | tuple[Tensor, Cache] | tuple[Tensor, dict[str, Tensor], Cache]:
         """Return the layer's output.
 
         Args:
@@ -97,15 +102,12 @@ class LatentAttention(Layer):
             return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, intermediates = out if return_intermediates else (out, None)
+        context, intermediates = split(out)
         if form == "absorbed":
             context = spec.expand(xp, self._kernel(), context, c.nope_dim)
             if intermediates and "context" in intermediates:
                 intermediates["context"] = context
-        made: Any = tuple(
-            x for x in (set_nan(xp, nan_rows, self.out_proj(context.flatten(-2))), intermediates, cache) if x is not None
-        )
-        return made if len(made) > 1 else made[0]
+        return joined(set_nan(xp, nan_rows, self.out_proj(context.flatten(-2))), intermediates, cache)
 
     def _check(self, x: Tensor, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
         check_tensors(x=x)

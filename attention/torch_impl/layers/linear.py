@@ -6,7 +6,7 @@ scan(q, k, v) = quadratic(q, k, v)        see attention/spec/layers/linear.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.call_types import LinearCall, joined
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
@@ -34,6 +35,9 @@ class LinearAttention(Layer):
     v_proj: nn.Linear
     out_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: LinearCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -44,7 +48,7 @@ class LinearAttention(Layer):
         state: Tensor | None = None,
         return_state: bool = False,
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the layer's output.
 
         Args:
@@ -84,7 +88,7 @@ class LinearAttention(Layer):
                 sums, left = self._scan(q, k, v, there, state)
             context = spec.ratio(xp, sums, self.contract.eps).to(query.dtype)
         output = set_nan(xp, nan_rows, self.out_proj(context.flatten(-2)))
-        return (output, left) if carries else output
+        return joined(output, left if carries else None)
 
     def _check(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, state: Any, implementation: str, *, carries: bool

@@ -6,7 +6,7 @@ output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/lay
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
+from attention.spec.call_types import MultiHeadCall, joined, split
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.kernels.plan_cache import LayerCall, Plans
@@ -47,6 +48,9 @@ class MultiHeadAttention(Layer):
     q_norm: Norm
     k_norm: Norm
 
+    if TYPE_CHECKING:
+        __call__: MultiHeadCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -61,7 +65,7 @@ class MultiHeadAttention(Layer):
         cache: Cache | None = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]] | tuple[Tensor, Cache] | tuple[Tensor, dict[str, Tensor], Cache]:
         """Return the layer's output.
 
         Args:
@@ -128,9 +132,8 @@ class MultiHeadAttention(Layer):
             return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, intermediates = out if return_intermediates else (out, None)
-        output, *more = (x for x in (set_nan(xp, nan_rows, self._merge(x_q, context)), intermediates, cache) if x is not None)
-        return (output, *more) if more else output
+        context, intermediates = split(out)
+        return joined(set_nan(xp, nan_rows, self._merge(x_q, context)), intermediates, cache)
 
     def _again(self, query: Tensor, implementation: str) -> Tensor | None:
         """Return the output of self-attention without options, by what was found when the last call like it was checked.
