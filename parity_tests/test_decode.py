@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from attention import jax_impl, spec, torch_impl
 from attention.spec.cases import CASES
 from attention.spec.errors import CacheError, DTypeError, OptionError, PositionError, ShapeError
-from attention.spec.layers.heads import looks_ahead
+from attention.spec.layers.multi_head.cache_checks import looks_ahead
 from attention.spec.masks.algebra import both
 from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers
 

@@ -14,7 +14,8 @@ import torch
 from flax import nnx
 
 from attention import spec
-from attention.spec.layers.oracle import oracle, resolve
+from attention.spec.layers.multi_head.formula import formula as oracle
+from attention.spec.layers.multi_head.formula import resolve
 from attention.torch_impl.params import parameter, to_canonical
 from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers, wide
 

@@ -17,8 +17,9 @@ from attention import spec
 from attention.spec.axes import Sizes
 from attention.spec.cases import CASES
 from attention.spec.errors import AttentionError, MaskError, OptionError, PositionError, ShapeError, UnknownName
-from attention.spec.layers.multi_head import zero_masked_inputs
-from attention.spec.layers.oracle import oracle, resolve
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
+from attention.spec.layers.multi_head.formula import formula as oracle
+from attention.spec.layers.multi_head.formula import resolve
 from attention.spec.masks.algebra import evaluate
 from attention.spec.random import keep
 
@@ -218,9 +219,9 @@ class TestOracle:
         allowed = np.zeros((2, 3, 4), bool)
         allowed[0, 0, 0] = allowed[1, 1, 1] = True
         inputs = [np.full((n, 5), np.nan) for n in (3, 4, 4)]
-        zeros = [(x == 0).all(-1).tolist() for x in zero_masked_inputs(np, allowed, *inputs)]
+        zeros = [(x == 0).all(-1).tolist() for x in zero_masked_inputs_dense(np, allowed, *inputs)]
         assert zeros == [[False, False, True], [False, False, True, True], [False, False, True, True]]
-        assert zero_masked_inputs(np, None, *inputs)[0] is inputs[0]
+        assert zero_masked_inputs_dense(np, None, *inputs)[0] is inputs[0]
 
     def test_no_seed_drops_nothing(self) -> None:
         contract = spec.MultiHeadAttention(8, 2, dropout_rate=0.5)

@@ -29,8 +29,9 @@ from attention.parity.random_options.masks import given
 from attention.parity.random_options.shrinking import written
 from attention.parity.random_options.values import FRAMES, VALUES
 from attention.spec.errors import OptionError
-from attention.spec.layers import heads, oracle
+from attention.spec.kernels import nan_safety
 from attention.spec.layers.contract import Contract
+from attention.spec.layers.multi_head import formula
 from attention.spec.masks import KINDS
 
 DRAWS = 200
@@ -121,9 +122,9 @@ def before_appending(patch: pytest.MonkeyPatch) -> None:
 
     def zeroed(*given: Any, appended: bool) -> Any:
         del appended
-        return heads.zero_masked_inputs(*given)
+        return nan_safety.zero_masked_inputs_dense(*given)
 
-    patch.setattr(oracle, "zero_masked_inputs", zeroed)
+    patch.setattr(formula, "zero_masked_inputs_dense", zeroed)
 
 
 def sinks_forgotten(patch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariable
 from attention import spec
 from attention.parity.pretrained import models, texts
 from attention.spec.errors import FileError, MissingExtra, OptionError, ParamError, UnknownName
-from attention.spec.layers.oracle import oracle, resolve
+from attention.spec.layers.multi_head.formula import formula as oracle
+from attention.spec.layers.multi_head.formula import resolve
 
 SUZUKI = 0
 

@@ -25,7 +25,7 @@ from attention.spec.cache import Cache
 from attention.spec.call_types import MultiHeadCall, joined, split
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
-from attention.spec.layers import heads
+from attention.spec.layers.multi_head import cache_checks, heads
 from attention.spec.masks import DenseMask, Placed
 from attention.spec.masks.algebra import Mask, both, check_mask
 from attention.spec.positions import check_positions
@@ -98,7 +98,7 @@ class MultiHeadAttention(Layer):
             (x_q, x_k, x_v), nan_rows = zero_masked_inputs(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
-            heads.check_continues(c, cache, key_positions, sizes)
+            cache_checks.check_continues(c, cache, key_positions, sizes)
             query_positions = cache.upcoming(sizes.T, query_positions)
             # An absent token is stored as zeros, and what it holds reaches nothing.
             x_q, x_k, x_v = (jnp.where(query_positions[..., None] >= 0, x, jnp.zeros_like(x)) for x in (x_q, x_k, x_v))

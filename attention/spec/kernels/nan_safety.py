@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
-from attention.spec.attend import INTERMEDIATES
+from attention.spec.attend import INTERMEDIATES, reachable
 from attention.spec.axes import COMPUTE, Array, Sizes
 from attention.spec.kernels.kernel import Request
 from attention.spec.masks.algebra import Mask
@@ -152,7 +152,7 @@ def zero_masked_inputs(
         query: `(*batch, T, M)`.
         key: `(*batch, S, M')`.
         value: `(*batch, S, M'')`.
-        appended: whether the layer appends keys, as in `heads.zero_masked_inputs`.
+        appended: whether the layer appends keys, as in `zero_masked_inputs_dense`.
 
     Returns:
         The inputs, and bool `(*batch, T, 1)`: the output rows that are NaN, because their query, or a key or value that it
@@ -170,6 +170,28 @@ def zero_masked_inputs(
     read = good[0] if appended else good[0] & rows
     clean = _only(xp, (read, good[1] & keys, good[2] & keys), given)
     return clean, (~good[0] & rows) | nonfinite
+
+
+def zero_masked_inputs_dense(
+    xp: Any, allowed: Array, query: Array, key: Array, value: Array, *, appended: bool = False
+) -> tuple[Array, Array, Array]:
+    """Return the inputs with zeros for masked tokens, so that NaN there reaches no gradient of a projection.
+
+    Args:
+        xp: the array namespace.
+        allowed: bool, broadcastable to `(*batch, H, T, S)`, or None; of the call's own keys.
+        query: `(*batch, T, M)`.
+        key: `(*batch, S, M)`.
+        value: `(*batch, S, M)`.
+        appended: whether the contract appends keys, to which every query may attend: a query without other keys is kept
+            too, unless it is not finite, which marks padding.
+    """
+    if allowed is None:
+        return query, key, value
+    rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))  # (*batch, T, 1), (*batch, S, 1)
+    if appended:
+        rows = rows | finite(xp, query)
+    return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore[return-value]
 
 
 def finite(xp: Any, x: Array) -> Array:

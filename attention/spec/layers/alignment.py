@@ -25,10 +25,10 @@ from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError, ShapeError
 from attention.spec.kernels import PRECISION
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
 from attention.spec.layers.alignment_scores import Additive, AlignmentScore, Concat, General, TanhScore, additive, learned
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.heads import zero_masked_inputs
-from attention.spec.layers.oracle import project
+from attention.spec.layers.projection import project
 from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance
 from attention.spec.params import Param
@@ -176,7 +176,7 @@ class AlignmentAttention(Contract):
         query, key = arrays["query"], arrays["key"]
         state = is_state(query, key)
         given = (query[..., None, :] if state else query, key, arrays.get("value", key))
-        q, k, v = zero_masked_inputs(xp, resolved["allowed"], *(observe("input", x) for x in given))
+        q, k, v = zero_masked_inputs_dense(xp, resolved["allowed"], *(observe("input", x) for x in given))
         if self.attn_dim is not None:
             q, k, v = (project(xp, weights, f"{name}_proj", x, observe) for name, x in zip("qkv", (q, k, v), strict=True))
         q, k, scores = self._scored(xp, weights, q, k, observe)

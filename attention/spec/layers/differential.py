@@ -29,10 +29,11 @@ from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError
 from attention.spec.kernels import PRECISION
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.heads import zero_masked_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import project, rotate
+from attention.spec.layers.multi_head.formula import rotate
+from attention.spec.layers.projection import project
 from attention.spec.layers.tokens import seed_at
 from attention.spec.masks.algebra import STRUCTURE, Mask
 from attention.spec.norms import Norm, RMSNorm
@@ -199,7 +200,7 @@ class DifferentialAttention(Contract):
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = zero_masked_inputs(
+        given = zero_masked_inputs_dense(
             xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value)
         )
         names = ("q_proj", "k_proj", "v_proj")

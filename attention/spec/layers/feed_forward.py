@@ -25,7 +25,7 @@ from attention.spec.axes import Array
 from attention.spec.kernels import PRECISION
 from attention.spec.layers.activations import GATED, NAMES, PLAIN
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.oracle import project
+from attention.spec.layers.projection import project
 from attention.spec.layers.tokens import check_tokens, dropped, kept
 from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param

@@ -28,9 +28,10 @@ from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes, check_broadcast
 from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.kernels import PRECISION
-from attention.spec.layers import heads
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.oracle import normed, project
+from attention.spec.layers.multi_head import cache_checks
+from attention.spec.layers.projection import normed, project
 from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.norms import Norm, RMSNorm
 from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance, one_of
@@ -206,7 +207,7 @@ class LatentAttention(Contract):
     ) -> dict[str, Array]:
         """Return the layer's output and intermediates; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
         x = arrays["x"]
-        asking, asked, _ = heads.zero_masked_inputs(xp, resolved["allowed"], observe("input", x), observe("input", x), x)
+        asking, asked, _ = zero_masked_inputs_dense(xp, resolved["allowed"], observe("input", x), observe("input", x), x)
         queries = self._queries(xp, weights, asking, resolved["table"], observe)
         latents = self._latents(xp, weights, asked, resolved["table"], observe)
         kernel = weights["kv_up.kernel"]
@@ -259,7 +260,7 @@ class LatentAttention(Contract):
         """Return the form of a call, "auto" being the absorbed one with a cache and the expanded one without.
 
         Raises:
-            OptionError: no such form, or the contract has no meaning with this cache: see `heads.check_continues`.
+            OptionError: no such form, or the contract has no meaning with this cache: see `cache_checks.check_continues`.
             DTypeError: no cache, or that of another framework.
             ShapeError: the cache has other batch axes.
         """
@@ -268,7 +269,7 @@ class LatentAttention(Contract):
             return "expanded" if form == "auto" else form
         *_, t, _ = x.shape
         sizes = Sizes(tuple(getattr(cache, "batch", ())), t, t, self.num_heads, 1, self.rope_dim, self.kv_rank)
-        heads.check_continues(self, cache, None, sizes)
+        cache_checks.check_continues(self, cache, None, sizes)
         if not cache.memory.is_native(x):
             raise DTypeError(f"cache {type(cache).__module__}.{type(cache).__name__} must be of the framework of x")
         if cache.batch != tuple(x.shape[:-2]):

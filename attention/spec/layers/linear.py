@@ -29,10 +29,10 @@ from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
 from attention.spec.kernels import PRECISION
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.heads import zero_masked_inputs
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import project
+from attention.spec.layers.projection import project
 from attention.spec.masks import Causal, Lengths
 from attention.spec.masks.algebra import Mask
 from attention.spec.norms import EPS
@@ -148,7 +148,7 @@ class LinearAttention(Contract):
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = zero_masked_inputs(
+        given = zero_masked_inputs_dense(
             xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value)
         )
         names = ("q_proj", "k_proj", "v_proj")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
-from attention.spec.layers.oracle import normed
+from attention.spec.layers.projection import normed
 from attention.spec.layers.tokens import only, seed_at
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock, check_norm, check_part
 from attention.spec.norms import LayerNorm, Norm, RMSNorm

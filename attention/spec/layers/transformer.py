@@ -31,7 +31,7 @@ from attention.spec.errors import OptionError, shown
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import normed
+from attention.spec.layers.projection import normed
 from attention.spec.layers.tokens import check_tokens, dropped, existing, kept, only, seed_at
 from attention.spec.masks.algebra import Mask
 from attention.spec.norms import LayerNorm, Norm, RMSNorm

@@ -8,37 +8,34 @@ key is allowed, which angle, which weight is dropped) is resolved first, in NumP
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
-from attention.spec.layers import heads
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
 from attention.spec.layers.contract import ResolvedCall
-from attention.spec.layers.heads import BIASES, append_columns, zero_masked_inputs
+from attention.spec.layers.multi_head import heads
+from attention.spec.layers.multi_head.configuration import BIASES, MultiHeadConfiguration
+from attention.spec.layers.multi_head.heads import append_columns
+from attention.spec.layers.projection import normed, project
 from attention.spec.masks.algebra import Mask, both, evaluate
-from attention.spec.norms import Norm
-from attention.spec.params import inner
 from attention.spec.positions import check_positions, shared_length
 from attention.spec.random import keep
 from attention.spec.scores import Cosine
 
-if TYPE_CHECKING:
-    from attention.spec.layers.multi_head import MultiHeadAttention
-
 
 def resolve(
-    contract: MultiHeadAttention,
+    contract: MultiHeadConfiguration,
     sizes: Sizes,
     mask: Mask | None = None,
     query_positions: Any = None,
     key_positions: Any = None,
     dropout_seed: int | None = None,
 ) -> ResolvedCall:
-    """Return the resolved of a call.
+    """Return what a call fixes beside its arrays: allowed keys, rotary tables, dropout masks.
 
     Args:
         contract: the layer.
@@ -75,8 +72,8 @@ def resolve(
     return made
 
 
-def oracle(
-    contract: MultiHeadAttention,
+def formula(
+    contract: MultiHeadConfiguration,
     xp: Any,
     weights: Mapping[str, Array],
     inputs: Mapping[str, Array],
@@ -101,7 +98,7 @@ def oracle(
     key = inputs.get("key", query)
     value = inputs.get("value", key)
     given = tuple(observe("input", x) for x in (query, key, value))
-    given = zero_masked_inputs(xp, resolved["allowed"], *given, appended=bool(contract.extra_keys))
+    given = zero_masked_inputs_dense(xp, resolved["allowed"], *given, appended=bool(contract.extra_keys))
     names = ("q_proj", "k_proj", "v_proj")
     q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
     q = rotate(contract, xp, normed(xp, contract.norms, weights, "q_norm", q, observe), resolved["query_table"], observe)
@@ -136,23 +133,8 @@ def oracle(
     return {**intermediates, "output": project(xp, weights, "out_proj", context, observe, summed=2)}
 
 
-def project(xp: Any, weights: Mapping[str, Array], name: str, x: Array, observe: Observer, summed: int = 1) -> Array:
-    """Return `x W + b`, the last `summed` axes of `x` being those that are summed over."""
-    kernel, bias = weights[f"{name}.kernel"], weights.get(f"{name}.bias")
-    rows, columns = kernel.shape[:summed], kernel.shape[summed:]
-    flat = xp.reshape(x, (*x.shape[: x.ndim - summed], math.prod(rows)))
-    matrix = xp.reshape(kernel, (flat.shape[-1], -1))
-    y = observe(name, xp.reshape(xp.matmul(flat, matrix), (*flat.shape[:-1], *columns)))
-    return y if bias is None else observe(name, y + bias)
-
-
-def normed(xp: Any, norms: Mapping[str, Norm], weights: Mapping[str, Array], name: str, x: Array, observe: Observer) -> Array:
-    """Return `x` normalised by the norm called `name`, or as it is where there is none."""
-    return observe(name, norms[name].normalise(xp, inner(name, weights), x)) if name in norms else x
-
-
-def rotate(contract: MultiHeadAttention, xp: Any, x: Array, table: tuple[Array, Array] | None, observe: Observer) -> Array:
-    """Return the heads turned to the angles of the table."""
+def rotate(contract: MultiHeadConfiguration, xp: Any, x: Array, table: tuple[Array, Array] | None, observe: Observer) -> Array:
+    """Return the heads rotated by the angles of the table."""
     if table is None or contract.positions is None or isinstance(contract.positions, BIASES):
         return x
     return observe("rotated", contract.positions.rotate(xp, x, xp.asarray(table[0]), xp.asarray(table[1])))
