@@ -20,8 +20,9 @@ from torch.autograd import forward_ad
 from attention.spec.axes import check_beside, check_float, sizes
 from attention.spec.call_types import AttendOptions, Names
 from attention.spec.errors import DTypeError, OptionError
-from attention.spec.kernels.kernel import _RECORDS, OPTIONAL, Choice, Request, answer, choose, intermediate_names  # pyright: ignore[reportPrivateUsage]
+from attention.spec.kernels.kernel import _RECORDS, Choice, answer, choose  # pyright: ignore[reportPrivateUsage]
 from attention.spec.kernels.plan_cache import Call, Plans
+from attention.spec.kernels.request import OPTIONAL, Request, intermediate_names
 from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS

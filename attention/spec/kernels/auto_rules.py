@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from attention.spec.kernels.request import Request
 from attention.spec.masks.algebra import And, Mask, Or
 from attention.spec.masks.aligned import Causal, Chunked, Window
 from attention.spec.masks.padding import Lengths, Prefix
 from attention.spec.masks.segments import Segments
-
-if TYPE_CHECKING:
-    from attention.spec.kernels.kernel import Request
 
 STRUCTURES = ("window", "documents", "general", "lengths", "prefix", "causal", "none")
 """What a mask is to a kernel, the one that leaves the least first: of two that must both allow, the first decides."""

@@ -30,7 +30,7 @@ import numpy as np
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import OptionError, shown
 from attention.spec.kernels.auto_rules import STRUCTURES, structure
-from attention.spec.kernels.kernel import Request
+from attention.spec.kernels.request import Request
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.tile_schedule import EMPTY, FULL, Schedule, schedule
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 
 from attention.spec.attend import INTERMEDIATES, reachable
 from attention.spec.axes import COMPUTE, Array, Sizes
-from attention.spec.kernels.kernel import Request
+from attention.spec.kernels.request import Request
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.grid import Grid
 from attention.spec.scores import heads_first

@@ -15,7 +15,8 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 from attention.spec.axes import Array, Sizes
-from attention.spec.kernels.kernel import Kernel, Request
+from attention.spec.kernels.kernel import Kernel
+from attention.spec.kernels.request import Request
 from attention.spec.masks.algebra import Mask
 
 MOST = 256
