@@ -14,10 +14,10 @@ from functools import cache, lru_cache
 import numpy as np
 
 from attention.spec.axes import COMPUTE, Sizes
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.masks import Causal, Lengths, Mask, Prefix, Segments, Window
 from attention.spec.masks.tile_schedule import FULL, PARTIAL, Tile, schedule
-from attention.spec.params import numpy_dtype
 
 FORWARD, BACKWARD = "forward", "forward+backward"
 PROGRAMS = (FORWARD, BACKWARD)

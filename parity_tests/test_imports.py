@@ -5,7 +5,7 @@
     torch_impl                never loads JAX, and works where JAX is not installed
     jax_impl                  never loads PyTorch, and works where PyTorch is not installed
 
-Each guard has a twin that plants the forbidden import and shows that the guard says no.
+Each check has a counterpart that plants the forbidden import and expects the check to fail.
 """
 
 import shutil
@@ -21,12 +21,13 @@ ROOT = Path(__file__).parents[1]
 JAX = frozenset({"jax", "jaxlib", "flax", "optax"})
 FRAMEWORKS = JAX | {"torch", "transformers"}
 
-# What a backend may not load. Every module of a backend is imported, not its face alone.
+# What a package may not load. Every module of it is imported, not its `__init__` alone.
 FORBIDDEN = {"spec": FRAMEWORKS, "checkpoints": FRAMEWORKS, "torch_impl": JAX, "jax_impl": frozenset({"torch"})}
 
 HOUSE = "Knowledge flows down the house, never up or across"
 BACKENDS = "The two backends hold the same files, in the same order of knowledge"
 FLOORS = "The packages of the proof stand on floors, and import from lower ones alone"
+CIRCLES = "No circle between files below the proof"
 PLAIN = "spec and checkpoints know no framework"
 
 WALK = """
@@ -155,6 +156,8 @@ class TestLinter:
             ("spec/masks/__init__.py", "import torch", PLAIN),
             ("checkpoints/__init__.py", "import transformers", PLAIN),
             ("jax_impl/only_here.py", "", BACKENDS),
+            ("spec/masks/drawing.py", "import attention.spec.masks.algebra", CIRCLES),
+            ("torch_impl/norms.py", "import attention.torch_impl.layers.layer", CIRCLES),
             ("parity/results/report.py", "import attention.parity.rendering", FLOORS),
             ("parity/numerics/noise.py", "import attention.parity.adapters", FLOORS),
             ("parity/tracing/trace.py", "import attention.parity.compare.compare", FLOORS),

@@ -17,8 +17,9 @@ import pytest
 from attention import spec
 from attention.jax_impl import params as jax_params
 from attention.spec.axes import COMPUTE
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import DTypeError, ParamError, UnknownName
-from attention.spec.params import Param, Weights, check_weights, init, numpy_dtype
+from attention.spec.params import Param, Weights, check_weights, init
 from attention.torch_impl import params as torch_params
 from parity_tests.backends import JAX, TORCH, Backend, each_backend
 

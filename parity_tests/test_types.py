@@ -67,7 +67,8 @@ def checked(folder: Path, backend: str, array: str) -> tuple[list[str], set[int]
     path = folder / "program.py"
     _ = path.write_text(header + "\n".join(lines) + "\n")
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", str(path)]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]).stdout)
+    root = Path(__file__).parents[1]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=False, cwd=root).stdout)
     said = found["generalDiagnostics"]
     revealed = [each["message"].split(' is "')[1].rstrip('"') for each in said if each["severity"] == "information"]
     first = header.count("\n") + len(CALLS)

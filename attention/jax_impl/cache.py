@@ -18,8 +18,8 @@ from attention.spec.axes import Array
 from attention.spec.cache import paged as pages
 from attention.spec.cache import slotted as slots
 from attention.spec.cache import unallocated
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import CacheError, DTypeError, OptionError, shown
-from attention.spec.params import numpy_dtype
 
 
 class JaxMemory:

@@ -23,8 +23,9 @@ from attention.parity.numerics.error_budget import Budget
 from attention.parity.pretrained.models import RealLayer, check_installed, layers
 from attention.parity.results.report import Report, Row
 from attention.spec import cases
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import OptionError
-from attention.spec.params import cast, numpy_dtype
+from attention.spec.params import cast
 
 RUNS = 16
 """Of a trained layer's budget: the least of 100,000 estimates from the usual 8 runs is far below the truth."""

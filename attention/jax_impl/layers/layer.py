@@ -18,10 +18,11 @@ from attention.jax_impl.attend import check_x64
 from attention.jax_impl.random import check_seed
 from attention.spec import random as spec_random
 from attention.spec.axes import COMPUTE, Array, dtype_name
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.layers.architecture import Architecture, check_contract
 from attention.spec.layers.tokens import dropped
 from attention.spec.options import SWITCH, TEXT, checked
-from attention.spec.params import Weights, numpy_dtype
+from attention.spec.params import Weights
 
 
 class Layer(nnx.Module):

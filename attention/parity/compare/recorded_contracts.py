@@ -28,8 +28,8 @@ from attention.parity.results import provenance
 from attention.parity.results.report import Report, Row
 from attention.spec import cases
 from attention.spec.axes import COMPUTE, dtype_name
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import AttentionError, FileError, KernelRefused
-from attention.spec.params import numpy_dtype
 from attention.spec.storage.disk import brief
 
 Told = Callable[[str], object]

@@ -22,8 +22,8 @@ from attention.parity.compare.compare import compare
 from attention.parity.compare.recording_file import Recording
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.parity.results.report import Report
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import FileError, OptionError, SideFailed
-from attention.spec.params import numpy_dtype
 from attention.spec.storage.disk import brief
 
 GROUPS = ("inputs", "params", "outputs", "gradients", "cotangents")

@@ -15,12 +15,13 @@ import numpy as np
 
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import Sizes
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
 from attention.spec.options import SEED, checked
-from attention.spec.params import Weights, cast, numpy_dtype
+from attention.spec.params import Weights, cast
 from attention.spec.positions import AxialRotary
 
 B, N, FEW = 3, 13, 5

@@ -25,8 +25,8 @@ from attention.parity.contracts.check import expect, judged
 from attention.parity.exported_cases.random_calls import DTYPES, GROUP, drawn
 from attention.parity.numerics.comparison import Verdict
 from attention.parity.results.report import Report, Row
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import OptionError
-from attention.spec.params import numpy_dtype
 
 MOST = 0.001
 """The rate of false alarms that is promised, and not reached."""

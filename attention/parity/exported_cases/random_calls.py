@@ -19,11 +19,12 @@ from attention.parity.contracts.probes import Probe
 from attention.parity.exported_cases.random_contracts import FRAMES, KINDS, Frame, Pick
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
-from attention.spec.params import cast, numpy_dtype
+from attention.spec.params import cast
 from attention.spec.positions import AxialRotary
 
 GROUP = 10

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 from attention.spec.axes import Array, dtype_name
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import DTypeError, OptionError, ShapeError, shown
 from attention.spec.numbers import is_count, is_finite
-from attention.spec.params import numpy_dtype
 from attention.spec.random import counter_bits as random
 from attention.spec.random.counter_bits import WORD, Key
 from attention.spec.random.erf_inverse import erf_inverse
