@@ -133,7 +133,7 @@ class TestLaws:
     def test_a_right_attention_has_no_name(self, name: str) -> None:
         one = found(pair(name))
         assert one.own.agrees
-        assert one.finding.agrees
+        assert one.diagnosis.agrees
         assert one.name == ""
 
     @pytest.mark.parametrize("mistake", WRONG)

@@ -20,7 +20,7 @@ import attention.torch_impl.layers.multi_head as torch_multi_head
 from attention import cli, spec
 from attention.cli.false_alarms import progress_bar
 from attention.parity import random_options
-from attention.parity.contracts.backends import NumpySide
+from attention.parity.contracts.backends import NumpyBackend
 from attention.parity.contracts.probes import CALL, Probe
 from attention.parity.exported_cases.random_contracts import Pick
 from attention.parity.random_options import Draw, code, drawn, examine, running, shrunk
@@ -166,12 +166,12 @@ class TestDrifts:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def right(probe: Probe, implementation: str) -> dict[str, np.ndarray]:
-            return NumpySide().run(probe, implementation).results
+            return NumpyBackend().run(probe, implementation).results
 
         def wrong(probe: Probe, implementation: str) -> dict[str, np.ndarray]:
             with pytest.MonkeyPatch.context() as patch:
                 before_appending(patch)
-                return NumpySide().run(probe, implementation).results
+                return NumpyBackend().run(probe, implementation).results
 
         programs = {"right": right, "wrong": wrong}
         draw = next(draw for draw in draws() if examine(draw, programs))

@@ -44,7 +44,7 @@ def false_alarms(
             def progress(tally: Tally) -> None:
                 tell(tally.draws, len(tally.failing))
 
-            tally = alarms.false_alarms(draws, seed, first=first, dtypes=dtypes, progress=progress)
+            tally = alarms.false_positives(draws, seed, first=first, dtypes=dtypes, progress=progress)
         for line in tally.lines():
             typer.echo(line)
         if json is not None:
@@ -54,7 +54,7 @@ def false_alarms(
 
 def _alone(draw: int, seed: int, dtypes: tuple[str, ...]) -> bool:
     """Show one draw, and return whether it agrees."""
-    from attention.parity.evaluation.false_positive_rate import false_alarms as run  # noqa: PLC0415 - as above
+    from attention.parity.evaluation.false_positive_rate import false_positives as run  # noqa: PLC0415 - as above
     from attention.parity.results.report import Report  # noqa: PLC0415
 
     found = run(1, seed, first=draw, dtypes=dtypes)

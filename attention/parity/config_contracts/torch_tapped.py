@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from attention.parity.blocks.torch_side import TorchPart
+from attention.parity.blocks.torch_model import TorchPart
 
 
 class TappedPart(TorchPart):

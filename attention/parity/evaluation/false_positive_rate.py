@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from attention.parity.contracts import backends
-from attention.parity.contracts.backends import Side
+from attention.parity.contracts.backends import Backend
 from attention.parity.contracts.check import expect, judged
 from attention.parity.exported_cases.random_calls import DTYPES, GROUP, drawn
 from attention.parity.numerics.comparison import Verdict
@@ -164,7 +164,9 @@ def _log_binomial(k: int, n: int, rate: float) -> float:
     return coefficient + k * math.log(rate) + (n - k) * math.log1p(-rate)
 
 
-def examine(number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, programs: Sequence[Side] = ()) -> tuple[Row, ...]:
+def check_draw(
+    number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, programs: Sequence[Backend] = ()
+) -> tuple[Row, ...]:
     """Return a row for each program that ran the draw of a number.
 
     Args:
@@ -189,13 +191,13 @@ def examine(number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, progra
     return tuple(rows)
 
 
-def false_alarms(
+def false_positives(
     draws: int = 2000,
     seed: int = 0,
     *,
     first: int = 0,
     dtypes: Sequence[str] = DTYPES,
-    programs: Sequence[Side] = (),
+    programs: Sequence[Backend] = (),
     progress: Callable[[Tally], object] = lambda _: None,
 ) -> Tally:
     """Return what becomes of `draws` random draws, from number `first` on.
@@ -220,7 +222,7 @@ def false_alarms(
         _ = numpy_dtype(dtype)
     tally, begun = Tally(seed), time.monotonic()
     for number in range(first, first + draws):
-        tally.add(number, examine(number, seed, tuple(dtypes), programs))
+        tally.add(number, check_draw(number, seed, tuple(dtypes), programs))
         tally.seconds = time.monotonic() - begun
         _ = progress(tally)
         if (number + 1) % KEPT == 0:

@@ -1,22 +1,21 @@
-"""Mutants: planted mistakes that real people made, each a knob of a call turned wrongly.
+"""Mutation testing: how many known mistakes a parity test would notice.
 
-A mutant takes the right probe and returns the wrong one, which an honest side then runs: the program is correct, the call is
-not. A parity test that lets one live cannot see that mistake. Every option of a contract has one at least.
+A mutation takes the right probe and returns the wrong one, which a correct program then runs: the program is right, the call
+is not. A parity test that passes all the same cannot see that mistake. Every option of a contract has one at least.
 
-`MUTANTS` are those of layers. Optimiser steps have a contract and a catalogue of their own, `optimizers.mutations.MISTAKES`;
-`catalogue` lists both.
+`CASE_MUTATIONS` are those of layers. Those of optimiser steps are `optimizers.mutations.STEP_MUTATIONS`; `catalogue` lists both.
 """
 
+from attention.parity.mutation_testing.case_mutation import CaseMutation
 from attention.parity.mutation_testing.layers import ALIGNMENT, LAYERS
 from attention.parity.mutation_testing.multi_head import MULTI_HEAD
-from attention.parity.mutation_testing.mutant import Mutant
-from attention.parity.optimizers.mutations import MISTAKES, StepMistake
+from attention.parity.optimizers.mutations import STEP_MUTATIONS, StepMutation
 
-__all__ = ["ALIGNMENT", "LAYERS", "MULTI_HEAD", "MUTANTS", "Mutant", "StepMistake", "catalogue"]
+__all__ = ["ALIGNMENT", "CASE_MUTATIONS", "LAYERS", "MULTI_HEAD", "CaseMutation", "StepMutation", "catalogue"]
 
-MUTANTS = (*MULTI_HEAD, *ALIGNMENT, *LAYERS)
+CASE_MUTATIONS = (*MULTI_HEAD, *ALIGNMENT, *LAYERS)
 
 
-def catalogue() -> tuple[Mutant | StepMistake, ...]:
+def catalogue() -> tuple[CaseMutation | StepMutation, ...]:
     """Return every known mistake, of layers and of optimiser steps: all have a name, a knob, a story, a source and a probe."""
-    return (*MUTANTS, *MISTAKES)
+    return (*CASE_MUTATIONS, *STEP_MUTATIONS)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from attention.parity.mutations.locations import Site, sites
-from attention.parity.mutations.operators import Plant, compose
+from attention.parity.mutations.locations import Location, locations
+from attention.parity.mutations.operators import Operator, compose
 from attention.spec.layers.contract import Contract
 
 
 @dataclass(frozen=True, eq=False)
-class Mistake:
+class Mutation:
     """One hypothesis.
 
     Attributes:
@@ -26,12 +26,12 @@ class Mistake:
     """
 
     name: str
-    plant: Plant
-    knob: str = ""
+    operator: Operator
+    kind: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class Dial:
+class FittedScalar:
     """A number that may be any other: it is fitted, not guessed.
 
     Attributes:
@@ -44,22 +44,22 @@ class Dial:
 
     name: str
     right: float
-    turned: Callable[[float], Plant]
+    with_value: Callable[[float], Operator]
     starts: tuple[float, ...] = ()
-    knob: str = ""
+    kind: str = ""
 
-    def at(self, value: float) -> Mistake:
+    def at(self, value: float) -> Mutation:
         """Return the hypothesis that the number is `value`."""
         times = value / self.right
         factor = f"{times:.7g}" if abs(times - 1) < 0.01 else f"{times:.4g}"
-        return Mistake(f"{self.name} is {value:.7g}, {factor} times what it must be", self.turned(value), self.knob)
+        return Mutation(f"{self.name} is {value:.7g}, {factor} times what it must be", self.with_value(value), self.kind)
 
 
-Turned = Iterator[Mistake | Dial]
+Mutations = Iterator[Mutation | FittedScalar]
 
 
 @dataclass(frozen=True)
-class Knob:
+class MutationKind:
     """What can be turned wrongly.
 
     Args:
@@ -76,18 +76,18 @@ class Knob:
     source: str
     fix_torch: str
     fix_jax: str
-    turn: Callable[[Site], Iterable[Mistake | Dial]]
+    mutations: Callable[[Location], Iterable[Mutation | FittedScalar]]
 
-    def hypotheses(self, contract: Contract) -> list[Mistake | Dial]:
+    def hypotheses(self, contract: Contract) -> list[Mutation | FittedScalar]:
         """Return the mistakes of this kind that a port of the contract can make, in one part of it or in all alike."""
-        found: dict[str, list[Mistake | Dial]] = {}
-        for site in sites(contract):
-            for item in self.turn(site):
-                made = replace(item, knob=self.name, name=f"{site.label}: {item.name}" if site.label else item.name)
+        found: dict[str, list[Mutation | FittedScalar]] = {}
+        for location in locations(contract):
+            for item in self.mutations(location):
+                made = replace(item, kind=self.name, name=f"{location.label}: {item.name}" if location.label else item.name)
                 found.setdefault(item.name, []).append(made)
-        return [mistake for name, group in found.items() for mistake in (*group, *self._everywhere(name, group))]
+        return [mutation for name, group in found.items() for mutation in (*group, *self._everywhere(name, group))]
 
-    def _everywhere(self, name: str, group: list[Mistake | Dial]) -> list[Mistake]:
+    def _everywhere(self, name: str, group: list[Mutation | FittedScalar]) -> list[Mutation]:
         """Return the mistake made in all parts at once, which one text of all attentions makes."""
-        plants = [item.plant for item in group if isinstance(item, Mistake)]
-        return [Mistake(f"every attention: {name}", compose(*plants), self.name)] if len(plants) > 1 else []
+        plants = [item.operator for item in group if isinstance(item, Mutation)]
+        return [Mutation(f"every attention: {name}", compose(*plants), self.name)] if len(plants) > 1 else []

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from attention.parity.mutations.catalog_arrays import PLACING, PROJECTING
-from attention.parity.mutations.catalog_attention import SCORING, VISIBILITY
-from attention.parity.mutations.catalog_layers import LAYERING, NORMING
-from attention.parity.mutations.mutation import Dial, Mistake
+from attention.parity.mutations.catalog_arrays import POSITIONS, PROJECTIONS
+from attention.parity.mutations.catalog_attention import MASKS, SCORES
+from attention.parity.mutations.catalog_layers import BLOCKS, NORMS
+from attention.parity.mutations.mutation import FittedScalar, Mutation
 from attention.spec.layers.contract import Contract
 
-KNOBS = {knob.name: knob for knob in (*SCORING, *VISIBILITY, *PLACING, *PROJECTING, *NORMING, *LAYERING)}
+KINDS = {kind.name: kind for kind in (*SCORES, *MASKS, *POSITIONS, *PROJECTIONS, *NORMS, *BLOCKS)}
 
 
 @lru_cache(maxsize=32)
-def hypotheses(contract: Contract) -> tuple[tuple[Mistake, ...], tuple[Dial, ...]]:
+def hypotheses(contract: Contract) -> tuple[tuple[Mutation, ...], tuple[FittedScalar, ...]]:
     """Return every mistake that a port of a contract can make: those that can be listed, and numbers to be fitted."""
-    found = [item for knob in KNOBS.values() for item in knob.hypotheses(contract)]
-    return tuple(x for x in found if isinstance(x, Mistake)), tuple(x for x in found if isinstance(x, Dial))
+    found = [item for kind in KINDS.values() for item in kind.hypotheses(contract)]
+    return tuple(x for x in found if isinstance(x, Mutation)), tuple(x for x in found if isinstance(x, FittedScalar))

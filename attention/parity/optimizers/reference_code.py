@@ -33,10 +33,10 @@ class Code:
 
     text: str
     lacks: tuple[str, ...] = ()
-    room: str = "torch_impl"
+    backend: str = "torch_impl"
 
     def __str__(self) -> str:
-        return self.text + (f"    # but not {', '.join(self.lacks)}: {self.room}.optimizer has it" if self.lacks else "")
+        return self.text + (f"    # but not {', '.join(self.lacks)}: {self.backend}.optimizer has it" if self.lacks else "")
 
 
 def code(step: Step) -> dict[str, Code]:
@@ -318,5 +318,5 @@ def _words(options: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
-def _made(text: str, lacks: Lacks, room: str = "torch_impl") -> Code:
-    return Code(text, tuple(words for lacking, words in lacks if lacking), room)
+def _made(text: str, lacks: Lacks, backend: str = "torch_impl") -> Code:
+    return Code(text, tuple(words for lacking, words in lacks if lacking), backend)

@@ -22,7 +22,7 @@ from flax import nnx
 from jax.lax import stop_gradient
 
 from attention.jax_impl.params import parameter
-from attention.parity.contracts.backends import Results, TorchSide
+from attention.parity.contracts.backends import Results, TorchBackend
 from attention.parity.contracts.probes import Probe
 from attention.parity.numerics.noise import Noise
 
@@ -49,7 +49,7 @@ def formula(probe: Probe, implementation: str = "auto") -> Results:
 
 def torch_layer(probe: Probe, implementation: str = "auto") -> Results:
     """Return what the layer of `torch_impl` makes of a call."""
-    return TorchSide().run(probe, implementation).results
+    return TorchBackend().run(probe, implementation).results
 
 
 def jax_layer(probe: Probe, implementation: str = "auto") -> Results:

@@ -92,7 +92,7 @@ class Mutation:
     survived: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutants killed"
+        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutations killed"
 
 
 @dataclass(frozen=True)

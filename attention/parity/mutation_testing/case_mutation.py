@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attention.parity.mutations.operators import Plant
-from attention.parity.mutations.registry import KNOBS
+from attention.parity.mutations.operators import Operator
+from attention.parity.mutations.registry import KINDS
 
 
 @dataclass(frozen=True)
-class Mutant:
+class CaseMutation:
     """A planted mistake.
 
     Args:
         name: what is wrong.
-        knob: what is turned wrongly: one of `mutations.registry.KNOBS`, whose story and source are the mutant's.
+        knob: what is turned wrongly: one of `mutations.registry.KINDS`, whose story and source are the mutant's.
         case: the contract in `spec.cases` that must notice.
         probe: what a test's data need so that the mistake shows.
         plant: makes the wrong call out of the right one.
     """
 
     name: str
-    knob: str
+    kind: str
     case: str
     probe: str
-    plant: Plant
+    operator: Operator
 
     @property
     def story(self) -> str:
         """How the mistake comes about."""
-        return KNOBS[self.knob].story
+        return KINDS[self.kind].story
 
     @property
     def source(self) -> str:
         """Who made it."""
-        return KNOBS[self.knob].source
+        return KINDS[self.kind].source

@@ -38,7 +38,7 @@ class Run:
     hidden: set[str] = field(default_factory=set[str])
 
 
-class Side(ABC):
+class InstrumentedModel(ABC):
     """One model of a pair.
 
     Attributes:

@@ -25,10 +25,10 @@ from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.blocks.recorded_side import Run, Side, filled
+from attention.parity.blocks.instrumented_model import InstrumentedModel, Run, filled
 
 
-class FlaxSide(Side):
+class FlaxModel(InstrumentedModel):
     """What NNX and Linen have in common."""
 
     program: JaxProgram  # pyright: ignore[reportIncompatibleVariableOverride] - it is not replaced
@@ -73,7 +73,7 @@ def _arrays(name: str, made: Any) -> Arrays:
     return {path: np.asarray(x) for path, x in found.items()}
 
 
-class NnxSide(FlaxSide):
+class NnxModel(FlaxModel):
     """An NNX module.
 
     Args:
@@ -138,7 +138,7 @@ class _Options:
         self.call = call
 
 
-class LinenSide(FlaxSide):
+class LinenModel(FlaxModel):
     """A Linen module with its variables.
 
     Args:
