@@ -33,7 +33,7 @@ def _values(row: Any, order: list[str]) -> Any:
 
 class TestLaws:
     def test_every_mutant_is_killed(self) -> None:
-        assert always(test_mutants.TestLaws.test_every_mutant_is_killed, "mutant") == list(CASE_MUTATIONS)
+        assert always(test_mutants.TestLaws.test_every_mutant_is_killed, "mutation") == list(CASE_MUTATIONS)
 
     def test_every_contract_is_checked(self) -> None:
         laws = test_parity.TestLaws

@@ -109,7 +109,7 @@ class Broken(ProbedProgram):
 
 
 class TestLaws:
-    @pytest.mark.parametrize("mutant", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
+    @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
     def test_every_mutant_is_told_from_every_other_hypothesis(self, mutation: CaseMutation) -> None:
         # The right program's own budgets do for the search: they are shared by all mutants of a contract.
         contract = cases.find(mutation.case).contract

@@ -37,7 +37,7 @@ def survives(right: Probe, wrong: Probe, side: str) -> bool:
 
 
 class TestLaws:
-    @pytest.mark.parametrize("mutant", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
+    @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
     def test_every_mutant_is_killed(self, mutation: CaseMutation, record_property: Callable[[str, Any], None]) -> None:
         killer = next((right for right in asked(mutation.case) if not survives(right, mutation.operator(right), "torch")), None)
         assert killer, f"{mutation.name} survives every probe of {mutation.case}"
@@ -74,6 +74,6 @@ def changes(right: Probe, wrong: Probe) -> bool:
 
 
 class TestValues:
-    @pytest.mark.parametrize("mutant", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
+    @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
     def test_every_mutant_changes_a_call(self, mutation: CaseMutation) -> None:
         assert any(changes(right, mutation.operator(right)) for right in asked(mutation.case))
