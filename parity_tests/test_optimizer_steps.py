@@ -12,11 +12,11 @@ import optax
 import pytest
 import torch
 
+from attention.parity.mutations.catalog_optimizers import STEP_MUTATIONS
 from attention.parity.optimizers import adapters
 from attention.parity.optimizers.diagnose_step import diagnose_step
 from attention.parity.optimizers.error_budget import StepBudgets, effective
 from attention.parity.optimizers.hypotheses import hypotheses
-from attention.parity.optimizers.mutations import STEP_MUTATIONS
 from attention.parity.optimizers.probe import StepProbe, step_probe
 from attention.parity.optimizers.reference_code import code, schedule_code
 from attention.spec.errors import OptionError, ParamError, SideFailed

@@ -3,13 +3,13 @@
 A mutation takes the right probe and returns the wrong one, which a correct program then runs: the program is right, the call
 is not. A parity test that passes all the same cannot see that mistake. Every option of a contract has one at least.
 
-`CASE_MUTATIONS` are those of layers. Those of optimiser steps are `optimizers.mutations.STEP_MUTATIONS`; `catalogue` lists both.
+`CASE_MUTATIONS` are those of layers. Those of optimiser steps are `mutations.catalog_optimizers.STEP_MUTATIONS`; `catalogue` lists both.
 """
 
-from attention.parity.mutation_testing.case_mutation import CaseMutation
-from attention.parity.mutation_testing.layers import ALIGNMENT, LAYERS
-from attention.parity.mutation_testing.multi_head import MULTI_HEAD
-from attention.parity.optimizers.mutations import STEP_MUTATIONS, StepMutation
+from attention.parity.mutations.case_mutation import CaseMutation
+from attention.parity.mutations.cases_layers import ALIGNMENT, LAYERS
+from attention.parity.mutations.cases_multi_head import MULTI_HEAD
+from attention.parity.mutations.catalog_optimizers import STEP_MUTATIONS, StepMutation
 
 __all__ = ["ALIGNMENT", "CASE_MUTATIONS", "LAYERS", "MULTI_HEAD", "CaseMutation", "StepMutation", "catalogue"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.optimizers.mutations import STEP_MUTATIONS, StepMutation
+from attention.parity.mutations.catalog_optimizers import STEP_MUTATIONS, StepMutation
 from attention.spec.errors import OptionError
 from attention.spec.optimizers.optimizer import Step
 from attention.spec.optimizers.schedules import Schedule

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from attention.parity.mutation_testing.case_mutation import CaseMutation
 from attention.parity.mutations import operators
+from attention.parity.mutations.case_mutation import CaseMutation
 from attention.parity.mutations.operators import option, part, weight
 from attention.spec.scores import Dot, ScaledDot
 
