@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from attention.parity.mutation_testing import CASE_MUTATIONS
+from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.spec.cases import CASES
 from parity_tests import test_derivatives, test_dot_product_attention, test_mutants, test_parity
 from parity_tests.covering import pairwise

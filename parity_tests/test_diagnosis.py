@@ -25,9 +25,10 @@ from attention.parity.diagnosis.test_inputs import diagnostic_probes
 from attention.parity.diagnosis.user_program import probed_program
 from attention.parity.evaluation.diagnosis_accuracy import MutatedProgram, pair, random_pairs, single, unlisted
 from attention.parity.evaluation.unlisted_mutations import unlisted_mutations
-from attention.parity.mutation_testing import CASE_MUTATIONS, CaseMutation
+from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.parity.mutations.formula_hooks import HookedProbe, formula_outputs
 from attention.parity.mutations.locations import locations
+from attention.parity.mutations.mutation import Mutation
 from attention.spec import cases
 from attention.spec.errors import OptionError, SideFailed
 from attention.spec.layers.contract import Contract
@@ -37,7 +38,7 @@ WHOLE = ("scale forgotten", "qk-norm with another eps", "norms of a block exchan
 """Mutants that go through the whole examination, budgets and questions kept back included; the others through the search."""
 
 
-def of(name: str) -> CaseMutation:
+def of(name: str) -> Mutation:
     return next(mutation for mutation in CASE_MUTATIONS if mutation.name == name)
 
 
@@ -110,7 +111,7 @@ class Broken(ProbedProgram):
 
 class TestLaws:
     @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
-    def test_every_mutant_is_told_from_every_other_hypothesis(self, mutation: CaseMutation) -> None:
+    def test_every_mutant_is_told_from_every_other_hypothesis(self, mutation: Mutation) -> None:
         # The right program's own budgets do for the search: they are shared by all mutants of a contract.
         contract = cases.find(mutation.case).contract
         observations = observe(MutatedProgram(mutation.name, mutation.operator), _few(contract, mutation)).observations
@@ -150,14 +151,14 @@ class TestLaws:
             assert all(np.array_equal(made[name], wanted[name], equal_nan=True) for name in made)
 
 
-def _few(contract: Contract, mutation: CaseMutation) -> list[Probe]:
+def _few(contract: Contract, mutation: Mutation) -> list[Probe]:
     """Return the question that shows the mistake most, and the plain one: the budget of each is a trace."""
     observations = diagnostic_probes(contract)
     shown = [_shown(probe, mutation) for probe in observations]
     return [observations[0], *([observations[int(np.argmax(shown))]] if np.argmax(shown) else [])]
 
 
-def _shown(probe: Probe, mutation: CaseMutation) -> float:
+def _shown(probe: Probe, mutation: Mutation) -> float:
     right, wrong = formula_outputs(probe), formula_outputs(mutation.operator(probe))
     return max(float(np.nanmax(np.abs(right[name] - wrong[name]))) for name in right)
 

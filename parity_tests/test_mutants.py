@@ -11,7 +11,8 @@ import pytest
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import expect
 from attention.parity.contracts.probes import Probe, probes
-from attention.parity.mutation_testing import CASE_MUTATIONS, MULTI_HEAD, CaseMutation
+from attention.parity.mutations.cases import CASE_MUTATIONS, MULTI_HEAD
+from attention.parity.mutations.mutation import Mutation
 from attention.parity.numerics.comparison import judge
 from attention.spec import cases
 
@@ -38,7 +39,7 @@ def survives(right: Probe, wrong: Probe, side: str) -> bool:
 
 class TestLaws:
     @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
-    def test_every_mutant_is_killed(self, mutation: CaseMutation, record_property: Callable[[str, Any], None]) -> None:
+    def test_every_mutant_is_killed(self, mutation: Mutation, record_property: Callable[[str, Any], None]) -> None:
         killer = next((right for right in asked(mutation.case) if not survives(right, mutation.operator(right), "torch")), None)
         assert killer, f"{mutation.name} survives every probe of {mutation.case}"
         # What conftest.py prints at the end of a run.
@@ -75,5 +76,5 @@ def changes(right: Probe, wrong: Probe) -> bool:
 
 class TestValues:
     @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
-    def test_every_mutant_changes_a_call(self, mutation: CaseMutation) -> None:
+    def test_every_mutant_changes_a_call(self, mutation: Mutation) -> None:
         assert any(changes(right, mutation.operator(right)) for right in asked(mutation.case))

@@ -14,9 +14,11 @@ import torch
 
 from attention import spec
 from attention.parity.contracts.probes import Probe, probes
-from attention.parity.mutation_testing import CASE_MUTATIONS, CaseMutation, fixture
+from attention.parity.mutation_testing import fixture
 from attention.parity.mutation_testing.fixture import ParityFixture, moved, mutated, revealing, select
 from attention.parity.mutation_testing.summary import lines
+from attention.parity.mutations.cases import CASE_MUTATIONS
+from attention.parity.mutations.mutation import Mutation
 from attention.spec.errors import DTypeError, OptionError, UnknownName
 
 pytest_plugins = ("pytester",)
@@ -77,7 +79,7 @@ def like(*words: str) -> list[str]:
     return [f"--parity-mutations-like={word}" for word in words]
 
 
-def mutation(name: str) -> CaseMutation:
+def mutation(name: str) -> Mutation:
     return next(each for each in CASE_MUTATIONS if each.name == name)
 
 

@@ -28,7 +28,7 @@ from attention.parity.diagnosis.library_program import LibraryLayer, Outputs, Pr
 from attention.parity.diagnosis.result import ProgramDiagnosis
 from attention.parity.diagnosis.test_inputs import diagnostic_probes
 from attention.parity.evaluation.unlisted_mutations import unlisted_mutations
-from attention.parity.mutation_testing import CASE_MUTATIONS, CaseMutation
+from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.parity.mutations.formula_hooks import formula_outputs
 from attention.parity.mutations.mutation import Mutation
 from attention.parity.mutations.operators import Operator, compose
@@ -95,7 +95,7 @@ class Trial:
         return f"{mark} {self.kind:9} {self.case:18} {self.truth:60} {self.diagnosis.seconds:5.1f} s  {said}"
 
 
-def single(mutation: CaseMutation, side: str) -> Trial:
+def single(mutation: Mutation, side: str) -> Trial:
     """Return the trial of one mutant: the one cause told must be its mathematics, and turn its knob."""
     contract = cases.find(mutation.case).contract
     found = diagnose_program(MutatedProgram(mutation.name, mutation.operator, side), contract)

@@ -22,8 +22,9 @@ import numpy as np
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect
 from attention.parity.contracts.probes import CALL, Drawer, Probe, probes
-from attention.parity.mutation_testing import CASE_MUTATIONS, CaseMutation
 from attention.parity.mutation_testing.reference_layer import Layer
+from attention.parity.mutations.cases import CASE_MUTATIONS
+from attention.parity.mutations.mutation import Mutation
 from attention.parity.numerics.comparison import Verdict
 from attention.parity.numerics.error_budget import Budget
 from attention.parity.results.report import Report
@@ -49,7 +50,7 @@ class ParityFixture:
         mutant: what is planted, or None.
     """
 
-    def __init__(self, mutation: CaseMutation | None = None) -> None:
+    def __init__(self, mutation: Mutation | None = None) -> None:
         self.mutation = mutation
         self.contracts: dict[Contract, None] = {}
         self.moved = 0.0
@@ -133,7 +134,7 @@ class ParityFixture:
         """What a test's data need so that the mistake shows, or "" if none of our probes shows it."""
         if self.mutation is None or not any(revealing(self.mutation, contract) for contract in self.contracts):
             return ""
-        return self.mutation.probe
+        return self.mutation.revealed_by
 
     def verdicts(self) -> list[Verdict]:
         """Return every verdict that the test was given."""
@@ -142,7 +143,7 @@ class ParityFixture:
         return judged + [verdict for row in rows for verdict in row.verdicts]
 
 
-def select(words: Sequence[str]) -> list[CaseMutation]:
+def select(words: Sequence[str]) -> list[Mutation]:
     """Return the mutants whose name, case or knob contains one of the words; all without words.
 
     Raises:
@@ -158,7 +159,7 @@ def select(words: Sequence[str]) -> list[CaseMutation]:
     return found
 
 
-def mutated(mutation: CaseMutation | None, right: Probe) -> Probe:
+def mutated(mutation: Mutation | None, right: Probe) -> Probe:
     """Return the wrong call, or the right one where the mistake cannot be made in it."""
     if mutation is None or not _fits(mutation, right.contract):
         return right
@@ -187,7 +188,7 @@ def moved(right: Probe, wrong: Probe) -> float:
 
 
 @cache
-def revealing(mutation: CaseMutation, contract: Contract) -> str:
+def revealing(mutation: Mutation, contract: Contract) -> str:
     """Return the name of the plainest of our probes of a contract that shows the mistake, or "" if none does."""
     return next((right.name for right in _probes(contract) if moved(right, mutated(mutation, right)) > NOISE), "")
 
@@ -201,14 +202,14 @@ def _outputs(probe: Probe) -> dict[str, np.ndarray]:
 
 
 @cache
-def _fits(mutation: CaseMutation, contract: Contract) -> bool:
+def _fits(mutation: Mutation, contract: Contract) -> bool:
     """Return whether a mistake keeps its name here: what it turns is of the same kind as in the contract it was made for."""
     case = cases.find(mutation.case).contract
     alike = (type(getattr(case, name, None)) is type(getattr(contract, name, None)) for name in _changed(mutation, case))
     return type(case) is type(contract) and all(alike)
 
 
-def _changed(mutation: CaseMutation, case: Contract) -> set[str]:
+def _changed(mutation: Mutation, case: Contract) -> set[str]:
     """Return the fields of a contract that a mutant turns; positions of the call count as the contract's."""
     for right in _probes(case):
         wrong = mutation.operator(right)

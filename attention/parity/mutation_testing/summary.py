@@ -20,8 +20,8 @@ def lines(runs: Sequence[Said]) -> Iterator[str]:
     """Yield the lines of the summary.
 
     Args:
-        runs: the properties "parity.test", "parity.mutation", "parity.outcome", "parity.feature" and "parity.moved" of each run of
-            a test, without the latter four for a run without a mutation; and whether the run passed.
+        runs: of each run of a test the properties "parity.test", "parity.mutation", "parity.outcome", "parity.feature" and
+            "parity.moved", without the latter four for a run without a mutation; and whether the run passed.
     """
     every: dict[str, dict[str, Mapping[str, str]]] = {}
     for said, outcome in runs:

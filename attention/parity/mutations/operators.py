@@ -18,9 +18,7 @@ import numpy as np
 from attention.parity.contracts.probes import Probe
 from attention.spec.errors import OptionError, ParamError
 from attention.spec.layers.contract import Contract
-from attention.spec.masks import Causal, Window
-from attention.spec.masks.algebra import And, Mask, Not, Or, both, evaluate
-from attention.spec.positions import Rotary
+from attention.spec.masks.algebra import And, Mask, Or, both, evaluate
 from attention.spec.scores import ScaledDot
 
 Operator = Callable[[Probe], Probe]
@@ -124,55 +122,6 @@ def scale_off(probe: Probe) -> Probe:
     """Multiply the scale by 1.00003."""
     factor = probe.contract.score.factor(probe.contract.width)
     return with_options(probe, score=ScaledDot(factor * (1 + OFF_BY)))
-
-
-def window_off_by_one(probe: Probe) -> Probe:
-    """Count the query's own key among those before it."""
-    return with_options(probe, mask=swapped(probe.contract.mask, lambda m: replace(m, before=m.before - 1), Window))
-
-
-def causal_corner_swapped(probe: Probe) -> Probe:
-    """Align the diagonal at the other corner."""
-    other = {"start": "end", "end": "start"}
-    return with_options(probe, mask=swapped(probe.contract.mask, lambda m: replace(m, align=other[m.align]), Causal))
-
-
-def heads_tiled(probe: Probe) -> Probe:
-    """Let query head h read key head h mod K instead of h // (H / K)."""
-    h, k = probe.contract.num_heads, probe.contract.kv_heads
-    order = np.arange(h).reshape(h // k, k).T.reshape(-1)
-    # Tiling is grouping with the query heads in another order.
-    weights = dict(probe.weights)
-    for name in ("q_proj.kernel", "q_proj.bias", "out_proj.kernel"):
-        if name in weights:
-            weights[name] = np.take(weights[name], order, axis=1 if name == "q_proj.kernel" else 0)
-    return replace(probe, weights=weights)
-
-
-def rotary_style_swapped(probe: Probe) -> Probe:
-    """Pair neighbouring features instead of halves, or the other way round."""
-    rotary = probe.contract.positions
-    if rotary is None:
-        return probe
-    other = {"half": "interleaved", "interleaved": "half"}[rotary.style]
-    return with_options(probe, positions=Rotary(rotary.base, other, rotary.rotary_dim))
-
-
-def polarity_inverted(probe: Probe) -> Probe:
-    """Read True as "may not attend"."""
-    mask = both(probe.contract.mask, probe.mask)
-    return replace(with_options(probe, mask=None), mask=None if mask is None else Not(mask))
-
-
-def soft_cap_forgotten(probe: Probe) -> Probe:
-    """Leave scores unbounded."""
-    return with_options(probe, softcap=None)
-
-
-def bias_dropped(probe: Probe) -> Probe:
-    """Forget the bias of the value projection."""
-    name = "v_proj.bias"
-    return replace(probe, weights={**probe.weights, name: np.zeros_like(probe.weights[name])})
 
 
 def empty_row_mean(probe: Probe) -> Probe:

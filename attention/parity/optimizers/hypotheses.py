@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.mutations.catalog_optimizers import STEP_MUTATIONS, StepMutation
+from attention.parity.mutations.catalog_optimizers import STEP_MUTATIONS
+from attention.parity.mutations.mutation import Mutation
 from attention.spec.errors import OptionError
 from attention.spec.optimizers.optimizer import Step
 from attention.spec.optimizers.schedules import Schedule
@@ -29,7 +30,7 @@ class Hypothesis:
     """A step, and what is wrong with it beside the contract; nothing, if `mutations` is empty."""
 
     step: Step
-    mutations: tuple[StepMutation, ...] = ()
+    mutations: tuple[Mutation, ...] = ()
 
     @property
     def name(self) -> str:
@@ -135,9 +136,9 @@ _BESIDE = {
 }
 
 
-def _own(kind: str, found: Step, step: Step) -> StepMutation:
+def _own(kind: str, found: Step, step: Step) -> Mutation:
     name = f"{kind} {_value(found, kind):.6g} for {_value(step, kind):.6g}"
-    return StepMutation(name, kind, lambda _: found, "a number that is nobody's default", SOLVED, "any")
+    return Mutation(name, lambda _: found, kind, "a number that is nobody's default", SOLVED)
 
 
 def _nearest(kind: _Scalar, step: Step, residual: Residual) -> Step | None:
