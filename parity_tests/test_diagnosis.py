@@ -133,7 +133,7 @@ class TestLaws:
         trial = pair(*drawn)
         assert trial.good, str(trial)
 
-    @pytest.mark.parametrize("mistake", unlisted_mutations(cases.find("self").contract)[:3], ids=lambda x: x.name)
+    @pytest.mark.parametrize("mutation", unlisted_mutations(cases.find("self").contract)[:3], ids=lambda x: x.name)
     def test_an_unknown_mistake_is_given_no_name(self, mutation: Any) -> None:
         trial = unlisted("self", mutation)
         assert trial.good, str(trial)
