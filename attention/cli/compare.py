@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 from attention.cli.logits import compared, exit_code, show
 
 if TYPE_CHECKING:
