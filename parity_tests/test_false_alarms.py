@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from attention import cli
 from attention.parity.contracts import backends
 from attention.parity.contracts.backends import BackendRun
 from attention.parity.contracts.probes import Probe
@@ -27,6 +26,7 @@ from attention.parity.results.report import Row
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.scores import ScaledDot
+from tools.evaluation.__main__ import app
 
 SINGLE = ("float32",)
 TORCH = (backends.find("torch"),)
@@ -180,7 +180,7 @@ def row(*, agrees: bool) -> Row:
 
 class TestCommands:
     def run(self, *words: str) -> Result:
-        return CliRunner().invoke(cli.app, ["parity", "false-alarms", *words])
+        return CliRunner().invoke(app, ["parity", "false-alarms", *words])
 
     def test_the_rate_is_printed_and_written(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(alarms, "check_draw", lambda *_: (row(agrees=True),))

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 import attention.jax_impl.layers.multi_head as jax_multi_head
 import attention.torch_impl.layers.multi_head as torch_multi_head
-from attention import cli, spec
-from attention.cli.false_alarms import progress_bar
+from attention import spec
 from attention.parity import random_options
 from attention.parity.contracts.backends import NumpyBackend
 from attention.parity.contracts.probes import CALL, Probe
@@ -32,6 +31,8 @@ from attention.spec.errors import OptionError
 from attention.spec.layers import heads, oracle
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import KINDS
+from tools.evaluation.__main__ import app
+from tools.evaluation.false_alarms import progress_bar
 
 DRAWS = 200
 
@@ -232,9 +233,9 @@ class TestCommands:
         found = (Disagreement(("formula", "torch"), "output", 1.0, (0,), (1.0, 2.0)),)
         monkeypatch.setattr(running, "examine", lambda *_: found)
         monkeypatch.setattr(running, "shrunk", lambda draw, _: draw)
-        result = CliRunner().invoke(cli.app, ["parity", "random-options", "--draws", "1"])
+        result = CliRunner().invoke(app, ["parity", "random-options", "--draws", "1"])
         assert result.exit_code == 1, result.output
         assert "print(*examine(Draw(" in result.stdout
         assert "1 disagree" in result.stdout
         monkeypatch.setattr(running, "examine", lambda *_: ())
-        assert CliRunner().invoke(cli.app, ["parity", "random-options", "--draws", "3"]).exit_code == 0
+        assert CliRunner().invoke(app, ["parity", "random-options", "--draws", "3"]).exit_code == 0

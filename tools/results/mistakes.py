@@ -58,7 +58,7 @@ MEASUREMENTS = (
     ),
     Measurement(
         name="false-alarms",
-        command=("attention.cli", "parity", "false-alarms", "--draws", "2000", "--json", "build/false-alarms.json"),
+        command=("tools.evaluation", "parity", "false-alarms", "--draws", "2000", "--json", "build/false-alarms.json"),
         wrote="build/false-alarms.json",
         collect=collect_false_alarms,
     ),

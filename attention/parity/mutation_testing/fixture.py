@@ -37,7 +37,7 @@ UNFIT = (AttributeError, KeyError, TypeError, ValueError, IndexError)
 """What a plant raises on a call that lacks what it would turn."""
 NOISE = 1e-9
 """Relative change of float64 outputs below which two programs are the same mathematics."""
-COLLECTED = frozenset({"check_probe", "checkup", "compare", "diagnose", "judge", "locate"})
+COLLECTED = frozenset({"check_probe", "full_comparison", "compare", "diagnose", "judge", "locate"})
 
 
 class ParityFixture:

@@ -44,7 +44,7 @@ class WorstInput:
 
     Attributes:
         name: what was varied: "mask: all False"; "as given" if nothing was worse.
-        inputs: the call; pass it on to `compare`, `locate` or `checkup`.
+        inputs: the call; pass it on to `compare`, `locate` or `full_comparison`.
         score: the largest relative RMS difference of an output; inf where one side alone fails or is not finite.
         tried: every variation with its score, the worst first; NaN where neither side takes it.
         report: of the comparison on this input.

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from attention.cli.app import one_line
-from attention.cli.false_alarms import progress_bar
-from attention.cli.parity import parity_app
+from attention.cli.application import one_line
+from attention.cli.verify import parity_app
+from tools.evaluation.false_alarms import progress_bar
 
 
 @parity_app.command("random-options")
