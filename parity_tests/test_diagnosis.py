@@ -23,8 +23,6 @@ from attention.parity.diagnosis.library_program import LibraryLayer, Outputs, Pr
 from attention.parity.diagnosis.search import Search
 from attention.parity.diagnosis.test_inputs import diagnostic_probes
 from attention.parity.diagnosis.user_program import probed_program
-from attention.parity.evaluation.diagnosis_accuracy import MutatedProgram, pair, random_pairs, single, unlisted
-from attention.parity.evaluation.unlisted_mutations import unlisted_mutations
 from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.parity.mutations.formula_hooks import HookedProbe, formula_outputs
 from attention.parity.mutations.locations import locations
@@ -32,6 +30,8 @@ from attention.parity.mutations.mutation import Mutation
 from attention.spec import cases
 from attention.spec.errors import OptionError, SideFailed
 from attention.spec.layers.contract import Contract
+from tools.evaluation.diagnosis_accuracy import MutatedProgram, pair, random_pairs, single, unlisted
+from tools.evaluation.unlisted_mutations import unlisted_mutations
 
 SMALL = spec.MultiHeadAttention(embed_dim=6, num_heads=2, head_dim=5)
 WHOLE = ("scale forgotten", "qk-norm with another eps", "norms of a block exchanged", "rotary positions in bfloat16")

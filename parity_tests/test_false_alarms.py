@@ -19,14 +19,14 @@ from typer.testing import CliRunner, Result
 from attention.parity.contracts import backends
 from attention.parity.contracts.backends import BackendRun
 from attention.parity.contracts.probes import Probe
-from attention.parity.evaluation import false_positive_rate as alarms
-from attention.parity.exported_cases.random_calls import DTYPES, FRAMES, GROUP, Form, drawn, form
 from attention.parity.numerics.comparison import Verdict
 from attention.parity.results.report import Row
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.scores import ScaledDot
+from tools.evaluation import false_positive_rate as alarms
 from tools.evaluation.__main__ import app
+from tools.evaluation.random_calls import DTYPES, FRAMES, GROUP, Form, drawn, form
 
 SINGLE = ("float32",)
 TORCH = (backends.find("torch"),)
@@ -194,7 +194,7 @@ class TestCommands:
         monkeypatch.setattr(alarms, "check_draw", lambda number, *_: (row(agrees=number != 41),))
         result = self.run("--draws", "10", "--first", "35", "--seed", "2")
         assert result.exit_code == 1
-        assert "again: attention parity false-alarms --seed 2 --draw 41" in result.stdout
+        assert "again: python -m tools.evaluation parity false-alarms --seed 2 --draw 41" in result.stdout
         assert "1 draws failed: 10.000 %" in result.stdout
         again = self.run("--seed", "2", "--draw", "41")
         assert again.exit_code == 1

@@ -1,4 +1,4 @@
-"""`attention parity random-options`: whether the formula and both layers agree on random combinations of all options."""
+"""`python -m tools.evaluation parity random-options`: whether the formula and both layers agree on random combinations of all options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def random_options(
     Exits with 1 if they disagree on any draw. Each such draw is shrunk, and printed as a program that shows it again.
     """
     with one_line():
-        from attention.parity.random_options import random_options as run  # noqa: PLC0415 - frameworks are imported by the command that needs them
+        from tools.evaluation.option_fuzzing import random_options as run  # noqa: PLC0415 - frameworks are imported by the command that needs them
 
         with progress_bar(draws) as tell:
             tally = run(draws, seed, first=first, progress=lambda tally: tell(tally.draws, len(tally.failures)))

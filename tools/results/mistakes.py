@@ -42,7 +42,7 @@ def render(results: Results) -> str:
     if alarms is not None:
         data = alarms.data
         most = f"at most {100 * data['upper bound']:.2f} % with {100 * data['confidence']:.0f} % confidence"
-        asked = f"{data['draws']:,} random right calls in both backends (`attention parity false-alarms`)"
+        asked = f"{data['draws']:,} random right calls in both backends (`python -m tools.evaluation parity false-alarms`)"
         rows.append((asked, f"{len(data['failing'])} condemned: {most}"))
     if not rows:
         return ""
@@ -52,7 +52,7 @@ def render(results: Results) -> str:
 MEASUREMENTS = (
     Measurement(
         name="diagnosis",
-        command=("attention.parity.evaluation.diagnosis_accuracy", "--pairs", "20", "--json", "build/diagnosis.json"),
+        command=("tools.evaluation.diagnosis_accuracy", "--pairs", "20", "--json", "build/diagnosis.json"),
         wrote="build/diagnosis.json",
         collect=collect_diagnosis,
     ),

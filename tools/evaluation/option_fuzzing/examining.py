@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.random_options import programs as run
-from attention.parity.random_options.draws import Draw
+from tools.evaluation.option_fuzzing import programs as run
+from tools.evaluation.option_fuzzing.draws import Draw
 
 LIMIT = 2.0**-30
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.exported_cases.random_contracts import Frame, Pick
 from attention.spec.masks import Causal, Chunked, DenseMask, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
 from attention.spec.masks.algebra import Mask
+from tools.evaluation.random_contracts import Frame, Pick
 
 Batch = tuple[int, ...]
 Maker = Callable[[], Mask]

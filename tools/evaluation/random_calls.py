@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.exported_cases.random_contracts import FRAMES, KINDS, Frame, Pick
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import AttentionError
@@ -25,6 +24,7 @@ from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
 from attention.spec.params import cast, numpy_dtype
 from attention.spec.positions import AxialRotary
+from tools.evaluation.random_contracts import FRAMES, KINDS, Frame, Pick
 
 GROUP = 10
 """Draws of one form."""

@@ -1,6 +1,6 @@
 """Accuracy of the diagnosis: how often it is right about mistakes that are known.
 
-    python -m attention.parity.evaluation.diagnosis_accuracy [--pairs 60] [--seed 0] [--side torch]
+    python -m tools.evaluation.diagnosis_accuracy [--pairs 60] [--seed 0] [--side torch]
 
 singles      every mutant of the catalogue, run by a side: the name must be the mutant's mathematics, and alone
 pairs        two random hypotheses of a random contract: the truth must be among the first three
@@ -27,7 +27,6 @@ from attention.parity.diagnosis.evidence import SAME
 from attention.parity.diagnosis.library_program import LibraryLayer, Outputs, ProbedProgram
 from attention.parity.diagnosis.result import ProgramDiagnosis
 from attention.parity.diagnosis.test_inputs import diagnostic_probes
-from attention.parity.evaluation.unlisted_mutations import unlisted_mutations
 from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.parity.mutations.formula_hooks import formula_outputs
 from attention.parity.mutations.mutation import Mutation
@@ -37,6 +36,7 @@ from attention.parity.results.report import write
 from attention.spec import cases
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract
+from tools.evaluation.unlisted_mutations import unlisted_mutations
 
 FIRST = 3
 """Among how many causes the truth about a pair must be."""
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print every trial and the score; return 0 if it is good enough."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(
-        prog="python -m attention.parity.evaluation.diagnosis_accuracy", description="The accuracy of the diagnosis."
+        prog="python -m tools.evaluation.diagnosis_accuracy", description="The accuracy of the diagnosis."
     )
     _ = parser.add_argument("--pairs", type=int, default=60, help="how many random pairs of mistakes")
     _ = parser.add_argument("--seed", type=int, default=0, help="of the pairs")
