@@ -4,7 +4,7 @@
 
 singles      every mutant of the catalogue, run by a side: the name must be the mutant's mathematics, and alone
 pairs        two random hypotheses of a random contract: the truth must be among the first three
-strangers    mistakes in no list: no name may be given
+unlisted     mistakes in no list: no name may be given
 right        both rooms as they are: they agree
 """
 
@@ -40,7 +40,7 @@ from tools.evaluation.unlisted_mutations import unlisted_mutations
 
 FIRST = 3
 """Among how many causes the truth about a pair must be."""
-WANTED = {"singles": 0.95, "pairs": 0.90, "strangers": 1.0, "right": 1.0}
+WANTED = {"singles": 0.95, "pairs": 0.90, "unlisted": 1.0, "right": 1.0}
 STRANGE = ("self", "causal", "rotary", "cross")
 
 
@@ -116,7 +116,7 @@ def pair(case: str, first: Mutation, second: Mutation) -> Trial:
 def unlisted(case: str, mutation: Mutation) -> Trial:
     """Return the trial of a mistake in no list."""
     found = diagnose_program(MutatedProgram(mutation.name, mutation.operator), cases.find(case).contract)
-    return Trial("strangers", case, mutation.name, found, found.state == "unknown")
+    return Trial("unlisted", case, mutation.name, found, found.state == "unknown")
 
 
 def right(case: str, backend: str) -> Trial:
@@ -182,7 +182,7 @@ def trials(kind: str | None, pairs: int, seed: int, side: str, only: Sequence[st
         yield from (single(mutation, side) for mutation in CASE_MUTATIONS if mutation.case in shown)
     if kind in (None, "pairs"):
         yield from (pair(*drawn) for drawn in random_pairs(pairs, seed, shown))
-    if kind in (None, "strangers"):
+    if kind in (None, "unlisted"):
         yield from (
             unlisted(case, x) for case in STRANGE if case in shown for x in unlisted_mutations(cases.find(case).contract)
         )

@@ -13,7 +13,7 @@ ASKED = {
         "{good} named alone, or with what is the same mathematics there",
     ),
     "pairs": ("{total} random pairs of them", "the truth among the first three in {good}"),
-    "strangers": ("{total} mistakes of no catalogue", '{good} times "none of the known mistakes fits"'),
+    "unlisted": ("{total} mistakes of no catalogue", '{good} times "none of the known mistakes fits"'),
     "right": ("{total} right layers, of every contract and backend", "{good} agree"),
 }
 
