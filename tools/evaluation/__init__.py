@@ -1,1 +1,1 @@
-"""Evaluation of the proof itself: its false alarms, and whether formula and layers ever disagree."""
+"""Evaluation of this package: its false positives, the accuracy of the diagnosis, and fuzzing of all options."""

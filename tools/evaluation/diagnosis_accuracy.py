@@ -1,11 +1,11 @@
-"""Accuracy of the diagnosis: how often it is right about mistakes that are known.
+"""Accuracy of the diagnosis on programs whose mistake is known.
 
     python -m tools.evaluation.diagnosis_accuracy [--pairs 60] [--seed 0] [--side torch]
 
-singles      every mutant of the catalogue, run by a side: the name must be the mutant's mathematics, and alone
-pairs        two random hypotheses of a random contract: the truth must be among the first three
-unlisted     mistakes in no list: no name may be given
-right        both rooms as they are: they agree
+singles      every named mutation, run by a backend: the diagnosis must name its mathematics, and nothing else
+pairs        two random hypotheses of a random contract: the truth must be among the first three explanations
+unlisted     mutations in no catalogue: no name may be given
+right        both backends without a mutation: they agree
 """
 
 from __future__ import annotations

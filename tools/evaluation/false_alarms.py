@@ -1,4 +1,4 @@
-"""`python -m tools.evaluation parity false-alarms`: how often the proof condemns programs that are right."""
+"""The command `python -m tools.evaluation parity false-alarms`: the false positive rate of the comparison."""
 
 from __future__ import annotations
 

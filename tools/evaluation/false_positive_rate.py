@@ -1,8 +1,8 @@
-"""False alarms: how often the proof condemns programs that are right.
+"""The false positive rate: how often the comparison rejects programs that are right.
 
     rate = failing draws / draws        at most p with 95 % confidence, where P(Binomial(draws, p) <= failing) = 5 %
 
-Every draw is a random contract, shape, dtype and scale; both rooms run it, and a draw fails if any of their arrays does.
+Every draw is a random contract, shape, dtype and scale. Both backends run it, and it fails if any of their arrays does.
 
 References:
     Clopper and Pearson, Biometrika 26, 1934. Where nothing fails the bound is 3 / draws, the rule of three.

@@ -1,8 +1,8 @@
-"""Draws: random calls of random contracts, each the whole of its number and nothing else.
+"""Random calls of random contracts, each determined by its number and the seed.
 
     drawn(number, seed) = numbers(seed, number) in the form(seed, number // GROUP)
 
-A form is a contract, its sizes and dtype, and the kind of its mask; the draws of a group share it, and so what JAX compiles
+A form is a contract, its sizes and dtype, and the kind of its mask. The draws of a group share it, and so what JAX compiles
 for it, but neither weights, inputs, their scale, lengths and documents, nor positions and dropout.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m tools.evaluation parity random-options`: whether the formula and both layers agree on random combinations of all options."""
+"""The command `python -m tools.evaluation parity random-options`: fuzzing of all options of all contracts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Unlisted mutations: mistakes that are in no list, which the diagnosis must not name.
+"""Unlisted mutations: mistakes in no catalogue, which the diagnosis must not give a name.
 
-Each is planted at an attention, inside the formula; a diagnosis that gives one of them the name of a known mistake would send
-its reader to the wrong line.
+Each is a hook inside the formula of an attention. A diagnosis that gave it the name of a known mistake would send its reader
+to the wrong line.
 """
 
 # The intermediates are arrays of any namespace.

@@ -1,9 +1,9 @@
 """Flax models, NNX and Linen, whose parts are recorded while the model runs one operation at a time.
 
-    NNX      a copy that shares the arrays; each recorded part of it gets a subclass whose `__call__` writes down the call
+    NNX      a copy that shares the arrays; each recorded part of it gets a subclass whose `__call__` records the call
     Linen    `linen.intercept_methods`
 
-Where a part runs inside of a compiled function or a scan, values cannot be seen; it is then run without compilation.
+Values inside a compiled function or a scan cannot be recorded; the part is then run without compilation.
 """
 
 # JAX and Flax leave many of their types unknown, which strict mode reports at every use.

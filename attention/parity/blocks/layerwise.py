@@ -1,10 +1,10 @@
-"""Layer by layer: two models block by block, each block on what it really received, and their whole outputs beside them.
+"""Compare two models block by block, each block on the inputs it receives, and their whole outputs.
 
     torch block on what it received            against the float64 run of one of them
     jax block on the same hidden states        a row each
 
-Nothing which an earlier block did is held against a later one, so that the rows that fail are those of the blocks that are
-wrong; and only one block is in float64 at a time, so that a model of a billion parameters fits where two copies of it do.
+Errors of earlier blocks do not count against later ones, so that the rows that fail are those of the wrong blocks. Only one
+block is in float64 at a time: a model of a billion parameters fits in memory where two copies of it do.
 """
 
 # Models are whatever their user brought, of types that strict mode cannot know.

@@ -1,4 +1,4 @@
-"""Two models that have run, and the comparison of one part of them at a time.
+"""Compare one part of two models that have run.
 
 compare(torch part, jax part, what the torch part received)        everything else as each of them received it
 """

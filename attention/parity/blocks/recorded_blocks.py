@@ -1,4 +1,4 @@
-"""A recorded model as the side of a comparison block by block: nothing runs, what was recorded is given back."""
+"""A recorded model in a comparison block by block: nothing runs, the recorded arrays are returned."""
 
 # Recorded models hold whatever was recorded.
 # pyright: standard

@@ -1,6 +1,6 @@
 """A torch model whose parts are recorded by hooks.
 
-with untouched(model): model(...)        what each part received is copied before it runs
+with untouched(model): model(...)        the inputs of each part are copied before it runs
 """
 
 # torch leaves many of its types unknown, which strict mode reports at every use.

@@ -1,9 +1,9 @@
-"""The outputs of two whole models, judged without a second copy of either.
+"""Compare the outputs of two whole models without a second copy of either.
 
     value = the torch model in float64        sigma = spread of perturbed runs        parameters widened one operation at a time
 
-Through dozens of layers, real kernels lose a few times what the perturbed runs say, and the model's own error in its own dtype
-shows how much: sigma is scaled by it, up to the limit at which the model would no longer agree with itself.
+Through dozens of layers, real kernels lose a few times what the perturbed runs say. The model's own error in its own dtype
+measures this factor: sigma is scaled by it, up to the limit at which the model would no longer agree with itself.
 """
 
 # Modules are whatever their user brought, of types that strict mode cannot know.

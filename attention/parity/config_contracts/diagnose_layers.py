@@ -1,9 +1,9 @@
-"""The diagnosis of the attention of a model beside one of transformers, whose config gives the contract.
+"""Diagnose the attention of a port of a transformers model against the contract that the model's config gives.
 
-    config -> contract        transformers' module against it        if it agrees: the module of the other model against it
+    config -> contract        transformers' module against it        if it agrees: the module of the port against it
 
-Both modules are asked within their models: hidden states of our choice, all else as they received it. A name is told only if
-the mistake, made in the contract's formula, gives what the other module made, on every question.
+Both modules run within their models: on hidden states of our choice, everything else as they received it. A mutation is
+reported only if the contract's formula with it reproduces the outputs of the port on every input.
 """
 
 # Programs are whatever their user brought, of types that strict mode cannot know.

@@ -1,4 +1,4 @@
-"""An attention within its model, as a program of hidden states and canonical weights that the diagnosis can run."""
+"""An attention within its model, as a program of hidden states and canonical weights that can be diagnosed."""
 
 # Programs are whatever their user brought, of types that strict mode cannot know.
 # pyright: standard

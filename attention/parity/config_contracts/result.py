@@ -1,4 +1,4 @@
-"""What the contract of a config says of one attention of a model."""
+"""The diagnosis of one attention of a port, against the contract that a config gives."""
 
 from __future__ import annotations
 

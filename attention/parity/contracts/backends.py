@@ -1,9 +1,9 @@
-"""Sides: the programs that are compared, behind one protocol.
+"""Backends: our layers in torch and JAX, and the oracle's formula in NumPy, behind one protocol.
 
-    side.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
+    backend.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
 
-"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms; "jax_eager" is JAX
-one operation at a time, which tells a mistake of the program from one of its compilation.
+"numpy" runs the formula in NumPy, without gradients. "torch" and "jax" run the layers; "jax_eager" runs JAX one operation at a
+time, which separates a mistake in the program from one in its compilation.
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.

@@ -1,6 +1,6 @@
-"""The check: every probe of a contract, on every side, against the oracle's budget.
+"""Check a contract: every probe, on every backend, against the oracle's error budget.
 
-for each probe:  (values, sigma) = budget(oracle and its gradients)        judge(side.run(probe), values, sigma)
+for each probe:  (values, sigma) = budget(oracle and its gradients)        judge(backend.run(probe), values, sigma)
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Examination: a program is asked, and its answers are explained by a mistake, by two, or not at all.
+"""Diagnose a program: find the mutation, or the two, of its contract that reproduce its outputs.
 
-    agrees      every answer lies within the contract's budget
-    named       an answer does not, and a mistake makes of every question, and of others kept back, what the program made
+    agrees      every output lies within the contract's budget
+    named       one does not, and a mutation reproduces the outputs on every probe, and on others that were held out
 
-A name is told only if it also holds on questions that took no part in finding it: a wrong name is worse than none.
+A mutation is reported only if it also holds on the probes that were not used to find it: a wrong name is worse than none.
 """
 
 from __future__ import annotations

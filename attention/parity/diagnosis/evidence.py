@@ -1,9 +1,9 @@
-"""Evidence: what a program answered, and how far a hypothesis is from it.
+"""Observations: the outputs of a program on a probe, and their distance from those of a hypothesis.
 
-    distance = RMS of (answer - hypothesis) / spread         spread: sigma of the right call, nowhere below its own RMS
-    explains <=> every verdict against the hypothesis's own budget agrees, on every question
+    distance = RMS of (output - hypothesis) / spread         spread: sigma of the right call, nowhere below its own RMS
+    explains <=> every verdict against the hypothesis's own budget agrees, on every probe
 
-The distance is cheap, NumPy alone, and sorts out; the verdict is strict, and decides.
+The distance is cheap (NumPy alone) and discards hypotheses; the verdict is strict and decides.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Patients: what can be diagnosed, behind one protocol; here the rooms' layers and the sides of `contracts.backends`.
+"""Programs that can be diagnosed, behind one protocol; here the layers of our backends.
 
-    patient.outputs(probe) = outputs by the contract's names        patient.lacks(probe) = why it cannot be asked, or ""
+    program.outputs(probe) = outputs by the contract's names        program.unsupported(probe) = why it cannot run, or ""
 
-Programs that users bring stand in `user_program.py`.
+Users' programs are in `user_program.py`.
 """
 
 # The frameworks leave their types unknown.

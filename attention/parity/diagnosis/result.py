@@ -1,8 +1,8 @@
-"""Diagnosis: what is wrong with each side, by name, with the evidence, the fix, and how sure that is.
+"""The result of a diagnosis: what is wrong with each of two programs, with the evidence, the fix, and the confidence.
 
-unique       one hypothesis answers every question as the program did
+unique       one hypothesis reproduces the program's outputs on every probe
 class        several do, and are mathematically the same in this contract
-open         several do, and no question that the program can be asked tells them apart
+open         several do, and no probe that the program supports distinguishes them
 unknown      none does: then no name is given
 """
 

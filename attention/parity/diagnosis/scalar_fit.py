@@ -1,8 +1,8 @@
-"""Fitting: the one value of a number that explains what a program answered.
+"""Fit one number of a contract, such as its scale, to the outputs of a program.
 
-    minimise over x:  sum ((answer - oracle(right * exp x)) / spread)^2        Gauss-Newton, damped
+    minimise over x:  sum ((output - oracle(right * exp x)) / spread)^2        Gauss-Newton, damped
 
-A scale wrong by 0.003 % is not in any list; but if a number alone is wrong, its value follows from the answers.
+A scale wrong by 0.003 % is in no list, but its value follows from the outputs if it is the only mistake.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Search: which mistake, or which two, make of every question what the program made of it.
+"""Search for the mutations, one or two, that reproduce the outputs of a program on every probe.
 
     singles      every hypothesis by itself
     fits         one number of any value: Gauss-Newton on its logarithm
-    pairs        two hypotheses; where only one of them shows, that one alone must explain the answer
+    pairs        two hypotheses; where only one of them shows, that one alone must reproduce the outputs
 
-Hypotheses that answer every question alike are one: mathematically the same mistake here.
+Hypotheses with equal outputs on every probe are grouped: they are mathematically the same mistake here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Test inputs: the calls on which a program is diagnosed, drawn for a contract and for the interface of the program.
+"""Test inputs: the probes on which a program is diagnosed, drawn for a contract and for the interface of the program.
 
     the probes of a contract, padding filled with numbers        + small inputs, a large mean, T beyond every window
 
-A probe for our own layers holds NaN where nothing may be read. A stranger's program has every right to multiply it by 0,
-and what it makes of that would hide all else; so here padded tokens hold numbers.
+A probe for our own layers holds NaN in padded tokens. A user's program may multiply them by 0, and the NaN would hide
+everything else; so padded tokens hold numbers here.
 """
 
 # Masks and positions are fields that not every layer has.

@@ -1,7 +1,7 @@
-"""User programs: the programs that are diagnosed, and which calls each supports.
+"""Users' programs that are diagnosed, and which probes each supports.
 
-A function is told what its signature asks for: the arrays in the contract's order, canonical weights if its first parameter
-is called `weights` or `params`, and of `mask` (bool, True = may attend), positions and `bias` those that it names.
+A function receives the arguments in its signature: the arrays in the contract's order, canonical weights if its first parameter
+is called `weights` or `params`, and those of `mask` (bool, True = may attend), positions and `bias` that it names.
 """
 
 # A stranger's program has no types.

@@ -1,9 +1,9 @@
-"""Mutation score: how many known mistakes would a user's own parity test notice?
+"""The pytest fixture `parity`, which applies a mutation to the reference that a user's test compares with.
 
-    score = killed / planted        killed: the test fails once what it compares with is wrong in that one way
+    mutation score = killed / applied        killed: the test fails when its reference is wrong in that one way
 
-The mistake is planted in the reference and not in the user's program, which stays untouched: a test that cannot tell its
-program from a wrong reference could not tell a wrong program from the right one either.
+The mutation is applied to the reference and not to the user's program: a test that cannot tell its program from a wrong
+reference cannot tell a wrong program from the right reference either.
 """
 
 # The frameworks leave many of their types unknown, and which call a plant can turn only the plant knows.

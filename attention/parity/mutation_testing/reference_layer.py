@@ -1,6 +1,6 @@
-"""Reference: a contract's layer as a function of the caller's own arrays, in which a mistake can be planted.
+"""The reference layer of a contract: a function of the caller's own arrays, to which a mutation can be applied.
 
-layer(*arrays, **call) = run(plant(probe of the call))        on NumPy, torch or JAX arrays; gradients flow through the latter
+layer(*arrays, **call) = run(mutate(probe of the call))       on NumPy, torch or JAX arrays; torch and JAX pass gradients
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.

@@ -1,6 +1,6 @@
-"""Kills: what a run against the mutants says about each test, and what the test should add.
+"""The mutation score of each test of a pytest run, and the inputs that would reveal the mutations it missed.
 
-kills = {m : the test fails under m}        counted = kills + survivors that some call of the contract would show
+killed = {m : the test fails under m}        score = killed / (killed + those missed that some call of the contract reveals)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layering: hypotheses about what stands around an attention, or in its place: blocks, feed-forward layers, other mixtures.
+"""Mutations of blocks, feed-forward layers, stacks, differential and linear attention.
 
 x = x + branch(norm(x))    or    x = norm(x + branch(x))        hidden = f(x W_gate) * (x W_up)
 """

@@ -1,4 +1,4 @@
-"""Mutations by name, each with the contract whose probes must reveal it: those that mutation testing applies to a test.
+"""Named mutations, each with the case (a contract) whose probes must reveal it: mutation testing applies them to a user's test.
 
 (name, kind, case, what reveals it, operator)
 """

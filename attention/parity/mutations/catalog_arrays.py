@@ -1,7 +1,4 @@
-"""The knobs of arrays: positions and learned parameters.
-
-Each has a story, those who made the mistake, and the line that is right.
-"""
+"""Kinds of mutations of positions and parameters, each with its story, its source and the right line in both frameworks."""
 
 from __future__ import annotations
 

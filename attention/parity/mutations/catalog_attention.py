@@ -1,7 +1,4 @@
-"""The knobs of attention: how scores are made and which keys are seen.
-
-Each has a story, those who made the mistake, and the line that is right.
-"""
+"""Kinds of mutations of scores and masks, each with its story, its source and the right line in both frameworks."""
 
 from __future__ import annotations
 

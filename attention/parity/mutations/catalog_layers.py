@@ -1,7 +1,4 @@
-"""The knobs of layers: norms, blocks, and mixtures other than a softmax.
-
-Each has a story, those who made the mistake, and the line that is right.
-"""
+"""Kinds of mutations of norms and blocks, each with its story, its source and the right line in both frameworks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Mistakes of an optimiser step: every one a knob of the contract turned wrongly, as data.
+"""Mutations of an optimiser step: every one sets an option of the step's contract to a wrong value.
 
-    turn(right step) = wrong step, or None where the step has no such knob
+    operator(right step) = wrong step, or None where the step has no such option
 
-What a contract can suffer from, `step_hypotheses` says.
+`optimizers.hypotheses` lists those that one contract can have.
 """
 
 from __future__ import annotations

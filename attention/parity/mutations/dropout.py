@@ -1,4 +1,4 @@
-"""Dropping: hypotheses about which weights dropout takes, and what becomes of the others.
+"""Mutations of dropout: which attention weights are dropped, and how the others are scaled.
 
 weights * keep / (1 - rate)        other bits, keep for drop, one mask for all, not rescaled
 """

@@ -1,9 +1,9 @@
-"""Turns: mistakes inside the formula, for those that no option, weight or position of a call can express.
+"""Hooks that change an intermediate of the formula, for mutations that no option, weight or position of a call can express.
 
-    formula_outputs(probe)            the outputs of a call in NumPy float64, with every turn of an `HookedProbe` probe made
-    own_budget(probe)        the same with its error bar
+    formula_outputs(probe)        the outputs of a call in NumPy float64, with every hook of a `HookedProbe` applied
+    own_budget(probe)             the same with its error budget
 
-A turn changes the setting of one part (which key is allowed, which angle) or an intermediate of its formula (scores, weights).
+A hook changes the resolved call of one part (which key is allowed, which angle) or an intermediate (scores, weights).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Plants of what a call is given: another input, another bias, inputs and weights that were rounded on the way.
+"""Operators on the inputs of a call: another input, another bias, inputs and weights rounded to a coarser dtype.
 
-plant(right probe) = wrong probe        as in `operators.py`
+operator(right probe) = wrong probe        as in `operators.py`
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Sites: the parts of a contract at which a mistake can sit.
+"""Locations: the parts of a contract to which a mutation applies.
 
     contract.block.attention        weights "layers.0.self_attn.", "layers.1.self_attn."        attentions 0 and 1 of a call
 
-One text builds every layer of a stack, so a mistake in it sits in all of them: a site is all places of one part.
+One class builds every layer of a stack, so a mistake in it is in all of them: a location is one part in every layer.
 """
 
 # A part's fields depend on which layer it is.

@@ -1,4 +1,4 @@
-"""Visibility: hypotheses about which key a query may attend to.
+"""Mutations of masks: which keys a query may attend to.
 
 allowed[t, s]        inverted, ignored, aligned at the other corner, a key wider or narrower, another row's or head's
 """

@@ -1,4 +1,4 @@
-"""Norming: hypotheses about norms.
+"""Mutations of norms: eps, kind, scale, order.
 
 y = (x - mean x) / sqrt(var x + eps) * scale + bias        another eps, kind, scale, place
 """

@@ -1,6 +1,6 @@
-"""Plants: what each mutant does to a call. A knob of the contract, a weight, a position or a number is turned wrongly.
+"""Operators that turn the probe of a right call into that of a wrong one, by another option, weight or position.
 
-plant(right probe) = wrong probe        the program that runs it is honest
+operator(right probe) = wrong probe        the program that runs it is correct
 """
 
 # A plant reads fields of one layer's contract; which layer a mutant is of, its case says.

@@ -1,4 +1,4 @@
-"""Placing: hypotheses about positions: rotary angles, distances that bias a score, and where a token is thought to stand.
+"""Mutations of positions: rotary angles, ALiBi slopes, relative buckets, the position of a token.
 
 angle = position * base^(-2i / R)        another base, direction, pairing, width, offset, rounding; one of q and k only
 """

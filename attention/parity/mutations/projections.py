@@ -1,4 +1,4 @@
-"""Projecting: hypotheses about learned arrays: transposed, split otherwise, exchanged, regrouped, forgotten.
+"""Mutations of projections and other parameters: transposed, split otherwise, exchanged, regrouped, forgotten.
 
 fused kernel (M, 3 H D)        read as (3, H, D) or (H, 3, D), in any order of q, k, v
 """

@@ -1,4 +1,4 @@
-"""The registry: every kind of mutation, and all mutations that a port of one contract can have."""
+"""The registry of mutation kinds, and all mutations that a port of one contract can have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring: hypotheses about how a score is made and what becomes of it: scale, cap, bias, sinks, softmax.
+"""Mutations of attention scores: scale, cap, bias, sinks, softmax, output gate.
 
 weights = softmax(cap(q k^T * scale) + bias)        each factor missing, another's, twice, elsewhere or rounded
 """

@@ -1,10 +1,10 @@
-"""Optimisers: which knob of its step is turned wrongly on a side.
+"""Diagnose an optimiser step: which option of its contract each of two programs has wrong.
 
     seen = parameters after each step of the probe        z = (seen - hypothesis) / sigma
-    a hypothesis explains a side  <=>  RMS z <= 4 and max |z| <= 30, for every tensor after every step
+    a hypothesis explains a program  <=>  RMS z <= 4 and max |z| <= 30, for every tensor after every step
 
-Single mistakes first; then one number of any value; then pairs. If several explain, all are said: they are the same
-mathematics for this contract. If none does, that is said.
+Single mutations are tried first, then one number of any value, then pairs. All that explain the program are listed: for this
+contract they are the same mathematics.
 """
 
 # Values are whatever a user passed, of types that strict mode cannot know.

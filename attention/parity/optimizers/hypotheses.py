@@ -1,9 +1,7 @@
-"""Hypotheses: what may be wrong with an optimiser step.
+"""Hypotheses about an optimiser step: the contract with one mutation, with two, or with one number of any value.
 
-    hypothesis = the contract with one knob turned, or two, or one number of any value
-
-A number that no list has is solved for: the trajectory is a smooth function of it, so Newton's method finds it to all
-digits if it is the only thing wrong, and nothing that fits if it is not.
+A number that is in no list is solved for by Newton's method, since the trajectory is a smooth function of it. It is found to
+all digits if it is the only mistake; otherwise the best value does not fit.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Layer by layer: what each layer of a trained model makes of what it really received, against the oracle's budget.
+"""Compare a trained model layer by layer, each layer on the hidden states it receives in the whole model.
 
     (values, sigma) = budget(the layer's formula on seen.arrays)        judge(output, values, sigma)
     output in {torch_impl's, jax_impl's, the model's own}                a row each
 
-Every layer is given what it received in *their* run of the whole model, so that nothing which an earlier layer did is held
-against it: the first layer whose reading of the weights, eps or rotary is wrong is the one whose row fails.
+Every layer receives its input of *their* run of the whole model, so that errors do not accumulate: the row that fails is that
+of the first layer whose weights, eps or rotary positions are read wrongly.
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.

@@ -1,8 +1,8 @@
-"""Search for the input on which two programs differ most, since ports often part on rare inputs only.
+"""Search for the input on which two programs differ most, since ports often differ on rare inputs only.
 
-    score = largest relative RMS difference of an output        every variation alone, then the worst of them together
+    size = largest relative RMS difference of an output        every variation alone, then the worst of them together
 
-The worst input is then compared as any other is, within its rounding budget: a score alone condemns nobody.
+The worst input is then compared as any other is, within its rounding budget: its size alone decides nothing.
 """
 
 # A side is whatever its user brought, of types that strict mode cannot know.

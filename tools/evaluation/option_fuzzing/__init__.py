@@ -1,8 +1,8 @@
-"""Random options: the formula and the layers of both backends are two readings of one contract, and must not drift apart.
+"""Option fuzzing: the formula and the layers of both backends, compared on random combinations of all options of all contracts.
 
     for each draw:  formula = torch layer = JAX layer        values and gradients, in float64
 
-A draw is a contract with any combination of its options, and a call of it: masks of every kind composed, empty rows, padding
+A draw is a contract with any combination of its options, and a call of it: composed masks of every kind, empty rows, padding
 on either side, T != S, hidden tokens that hold NaN and inf. A failing draw is shrunk and printed as code.
 """
 

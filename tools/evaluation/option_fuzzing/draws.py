@@ -1,4 +1,4 @@
-"""Draws: one random call of one random contract, small enough to be printed as code.
+"""One random call of one random contract, small enough to be printed as code.
 
 drawn(number, seed).probe() = the call in float64, its numbers drawn from the draw's own seed
 """

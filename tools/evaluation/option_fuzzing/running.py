@@ -1,4 +1,4 @@
-"""Running: what becomes of a range of draws, each failing one shrunk."""
+"""Run a range of draws, and shrink each that fails."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class Tally:
         """Yield what a terminal shows."""
         for failure in self.failures:
             yield from failure.lines()
-            yield f"again: python -m tools.evaluation parity random-options --seed {self.seed} --first {failure.number} --draws 1"
+            command = "python -m tools.evaluation parity random-options"
+            yield f"again: {command} --seed {self.seed} --first {failure.number} --draws 1"
         each = self.seconds / self.draws if self.draws else 0.0
         yield f"{self.draws} draws of seed {self.seed}, {each:.2f} s of processor time each: {len(self.failures)} disagree"
 

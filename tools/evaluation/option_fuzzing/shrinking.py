@@ -1,4 +1,4 @@
-"""Shrinking: a failing draw made as plain as it can be while it still fails, and printed as code.
+"""Shrink a failing draw to the simplest one that still fails, and print it as code.
 
 shrunk(draw) = the draw after every step of `simpler` that keeps it failing
 """

@@ -1,4 +1,4 @@
-"""Values: what each option of each contract may be drawn as, one generator a field.
+"""Generators of option values, one for each field of each contract.
 
     make(pick, frame, kind) = kind(field=VALUES[kind][field](pick, frame) for every field of the dataclass)
 
