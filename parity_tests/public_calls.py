@@ -47,7 +47,7 @@ RESULTS: dict[str, str] = {
     "torch_impl.Layer": "abstract; its methods are met in its subclasses",
     "jax_impl.Layer": "abstract; its methods are met in its subclasses",
     "parity.Program": "abstract",
-    "parity.Checkup": "what `checkup` returns",
+    "parity.FullComparison": "what `full_comparison` returns",
     "parity.Diagnosis": "what `diagnose` returns",
     "parity.Divergence": "what `locate` returns",
     "parity.LogitsComparison": "what `compare_logits` returns",

@@ -135,7 +135,7 @@ class TestLaws:
         mask = spec.DenseMask(numbers(3, B, 1, T, S) > 0)
         case = probe(contract, (B, T), (B, S), mask=mask)
         got, wanted = (
-            backends.NumpySide().run(case, "auto").results,
+            backends.NumpyBackend().run(case, "auto").results,
             loops(contract, {**case.arrays, **case.weights}, mask.array[:, 0]),
         )
         for name in contract.outputs:

@@ -17,9 +17,9 @@ from attention import spec
 from attention.checkpoints import torch_mha
 from attention.checkpoints.weight_map import write
 from attention.parity.contracts.probes import Probe
-from attention.parity.random_options import Draw
-from attention.parity.random_options.examining import LIMIT, PROGRAMS
 from attention.torch_impl.params import to_numpy, to_tensor
+from tools.evaluation.option_fuzzing import Draw
+from tools.evaluation.option_fuzzing.examining import LIMIT, PROGRAMS
 
 M, H, N = 8, 2, 3
 CONFIG: dict[str, Any] = {"embed_dim": M, "num_heads": H, "bias": True, "add_bias_kv": True, "add_zero_attn": True}

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from attention import spec
-from attention.cli.kernel_programs import Case
+from attention.cli.kernel_calls import Case
 from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused, MaskError, OptionError, UnknownName
 from attention.spec.kernels import Kernels, Request, order

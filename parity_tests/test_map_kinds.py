@@ -340,7 +340,7 @@ class TestLikeliest:
             return jnp.sum(mu**2 + jnp.exp(logvar) - logvar - 1.0, axis=-1)
 
         tree = drawn({"moments": (jnp.zeros((8, 8)), jnp.zeros(8))})
-        found = parity.checkup(Moments(), (theirs, tree), X, load="first")
+        found = parity.full_comparison(Moments(), (theirs, tree), X, load="first")
         assert found.verdict == "cannot tell"
         assert found.divergence is not None
         assert found.divergence.found
@@ -357,5 +357,5 @@ class TestLikeliest:
         torch.manual_seed(0)
         first = {name: torch.randn(8, 8) for name in ("one", "two")}
         second = drawn({"alpha": jnp.zeros((8, 8)), "omega": jnp.zeros((8, 8))}, 5)
-        found = parity.checkup((ours, first), (theirs, second), X, load="first")
+        found = parity.full_comparison((ours, first), (theirs, second), X, load="first")
         assert (found.verdict, found.divergence, found.findings) == ("cannot tell", None, ())

@@ -12,11 +12,11 @@ import optax
 import pytest
 import torch
 
+from attention.parity.mutations.catalog_optimizers import STEP_MUTATIONS
 from attention.parity.optimizers import adapters
 from attention.parity.optimizers.diagnose_step import diagnose_step
 from attention.parity.optimizers.error_budget import StepBudgets, effective
 from attention.parity.optimizers.hypotheses import hypotheses
-from attention.parity.optimizers.mutations import MISTAKES
 from attention.parity.optimizers.probe import StepProbe, step_probe
 from attention.parity.optimizers.reference_code import code, schedule_code
 from attention.spec.errors import OptionError, ParamError, SideFailed
@@ -235,8 +235,8 @@ class TestMistakes:
         for step in CONTRACTS.values():
             budgets = StepBudgets(step_probe(step), "float64")
             seen |= {hypothesis.name for hypothesis in effective(hypotheses(step), step, budgets)}
-        assert seen == {mistake.name for mistake in MISTAKES}
-        assert len(MISTAKES) >= 60
+        assert seen == {mutation.name for mutation in STEP_MUTATIONS}
+        assert len(STEP_MUTATIONS) >= 60
 
     def test_torchs_and_optaxs_defaults_are_told_apart(self) -> None:
         found = diagnose_step(torch.optim.AdamW, optax.adamw(1e-3), ADAMW, names=("torch", "jax"))

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
-import attention.cli.recording  # noqa: F401 - joins the commands
+import attention.cli.replay  # noqa: F401 - joins the commands
 from attention import cli
 from attention.parity.adapters import Call
 from attention.parity.compare import recorded_contracts, replayed_program

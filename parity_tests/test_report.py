@@ -65,7 +65,7 @@ class TestLaws:
     def test_reports_add_and_say_a_note_once(self, right: Report) -> None:
         both = replace(right, notes=("a", "b")) + replace(right, notes=("b", "c"), advice="look", mutation=Mutation(("x",)))
         assert both.notes == ("a", "b", "c")
-        assert (both.advice, len(both.rows), str(both.mutation)) == ("look", 4, "1 of 1 mutants killed")
+        assert (both.advice, len(both.rows), str(both.mutation)) == ("look", 4, "1 of 1 mutations killed")
 
     def test_equal_weights_have_one_digest_and_others_another(self) -> None:
         weights = {"b": np.zeros(3), "a": np.ones((2, 2), np.float32)}
@@ -104,7 +104,7 @@ class TestValues:
         assert "tiny" in text
         assert "20 arrays compared with the float64 oracle, 0 outside their budget" in text
         assert "budgets [of] the oracle" in text
-        assert "1 of 2 mutants killed; survived: b" in text
+        assert "1 of 2 mutations killed; survived: b" in text
 
     def test_a_certificate_says_all_that_was_judged_and_what_it_depends_on(self, right: Report, tmp_path: Path) -> None:
         replace(right, mutation=Mutation(("a",))).to_json(tmp_path / "deep" / "report.json")

@@ -193,7 +193,7 @@ class TestValues:
         assert "| `flax.nnx.MultiHeadAttention` | 2 / 2, 0.5 |  |  |  | 0 / 1, 90 |" in page
 
     def test_the_trials_of_the_diagnosis_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from attention.parity.evaluation import diagnosis_accuracy  # noqa: PLC0415 - as above
+        from tools.evaluation import diagnosis_accuracy  # noqa: PLC0415 - as above
 
         found: Any = SimpleNamespace(causes=(), state="unknown", seconds=1.0)
         done = [diagnosis_accuracy.Trial("pairs", "self", "a + b", found, good) for good in (True, False, True)]

@@ -183,7 +183,7 @@ class TestReport:
     def test_a_wrong_forward_is_sent_to_the_models(self) -> None:
         found = train(pair(losses={"torch": loss, "jax": lambda *given: 1.001 * loss(*given)}, steps=1))
         assert (found.outside[0].what, found.outside[0].step) == ("loss", 1)
-        assert "parity.checkup(torch_model, jax_model, inputs) names" in str(found)
+        assert "parity.full_comparison(torch_model, jax_model, inputs) names" in str(found)
 
     @needs("torch", "optax")
     def test_command_line(self, tmp_path: Path) -> None:

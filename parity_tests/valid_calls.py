@@ -112,7 +112,7 @@ def raises(x: Any) -> Any:
 
 
 PAIRS = frozenset(
-    {"parity.checkup", "parity.compare", "parity.diagnose", "parity.locate", "parity.match", "parity.worst_input"}
+    {"parity.full_comparison", "parity.compare", "parity.diagnose", "parity.locate", "parity.match", "parity.worst_input"}
 )
 """Calls that run two programs, which takes long if both succeed."""
 
@@ -309,7 +309,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.Report.to_json": lambda: {"path": "odd.json"},
     "parity.Report.to_html": lambda: {"path": "odd.html"},
     "parity.Report.advised": lambda: {"advice": "nothing"},
-    "parity.Checkup.to_html": lambda: {"path": "odd.html"},
+    "parity.FullComparison.to_html": lambda: {"path": "odd.html"},
     "parity.Probe": lambda: {
         "name": "odd",
         "contract": FFN,
@@ -329,7 +329,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.budget": lambda: {"program": jax_double, "arguments": (X,), "dtype": "float32", "runs": 1},
     "parity.check": lambda: {"contract": spec.FeedForward(2, 2), "backends": ("numpy",)},
     "parity.check_probe": lambda: {"subject": "odd", "probe": probe(), "backends": ("numpy",)},
-    "parity.checkup": lambda: pair(inputs=X),
+    "parity.full_comparison": lambda: pair(inputs=X),
     "parity.compare": lambda: pair(inputs=X),
     "parity.CachedModel": lambda: {"step": cached_step, "init_cache": no_cache, "whole": cached_whole},
     "parity.Decoding.to_json": lambda: {"path": "odd.json"},
@@ -460,7 +460,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "spec.masks.Schedule": lambda: spec.masks.schedule(spec.Causal(), SIZES, (2, 2)),
     "spec.kernels.Choice": lambda: spec.kernels.Choice(torch_impl.kernels.KERNELS["reference"], ()),
     "parity.Report": lambda: parity.check(spec.FeedForward(2, 2), backends=("numpy",)),
-    "parity.Checkup": lambda: parity.checkup(torch_double, jax_double, X),
+    "parity.FullComparison": lambda: parity.full_comparison(torch_double, jax_double, X),
     "parity.Divergence": lambda: parity.locate(torch_double, jax_double, X),
     "parity.Diagnosis": lambda: parity.diagnose(torch_double, jax_double, spec.FeedForward(2, 2)),
     "parity.Training": lambda: parity.train(parity.Recipe(**recipe()), twins=1),

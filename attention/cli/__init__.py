@@ -18,16 +18,14 @@ from attention.cli import (
     cases,
     compare,
     decoding,
-    false_alarms,
     kernels,
     layers,
     logits,
-    parity,
-    random_options,
-    recorded,
-    recording,
+    recordings,
+    replay,
+    verify,
 )
-from attention.cli.app import app, main
+from attention.cli.application import app, main
 
 __all__ = [
     "app",
@@ -35,13 +33,11 @@ __all__ = [
     "cases",
     "compare",
     "decoding",
-    "false_alarms",
     "kernels",
     "layers",
     "logits",
     "main",
-    "parity",
-    "random_options",
-    "recorded",
-    "recording",
+    "recordings",
+    "replay",
+    "verify",
 ]

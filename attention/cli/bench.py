@@ -14,7 +14,7 @@ from pathlib import Path
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 
 
 @app.command(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 
 cases_app = typer.Typer(
     name="cases",

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 from attention.cli.logits import compared, exit_code, show
 
 if TYPE_CHECKING:
-    from attention.parity.checkup import Checkup
+    from attention.parity.full_comparison import FullComparison
     from attention.spec.layers.contract import Contract
 
 PROGRAM = "module:name or path/to/file.py:name; a class, or a function called make_..., build_... or create_..., is called."
@@ -99,14 +99,14 @@ def _examined(
     gradients: bool,
     trace: bool,
     outputs: tuple[str, ...] | None,
-) -> Checkup:
+) -> FullComparison:
     """Return what was found out about the programs of these names."""
     # Frameworks are imported by the command that needs them, and NumPy too.
     from attention.cli.loading import load_inputs, side  # noqa: PLC0415
-    from attention.parity.checkup import checkup  # noqa: PLC0415
+    from attention.parity.full_comparison import full_comparison  # noqa: PLC0415
     from attention.parity.param_mapping import ParamMap  # noqa: PLC0415
 
-    return checkup(
+    return full_comparison(
         side(torch_side),
         side(jax_side),
         load_inputs(inputs) if inputs else None,
@@ -142,7 +142,7 @@ def _contract(name: str) -> Contract:
     return found
 
 
-def _write_json(found: Checkup, path: str) -> None:
+def _write_json(found: FullComparison, path: str) -> None:
     from json import dumps  # noqa: PLC0415
 
     from attention.parity.results.report import write  # noqa: PLC0415

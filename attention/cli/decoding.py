@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 
 if TYPE_CHECKING:
     from attention.parity.language_models import Decoding
@@ -47,7 +47,7 @@ def decoding(
 
 def _compared(model: str, other: str, tokens: str, split: list[int] | None, left_padding: str) -> Decoding:
     # Frameworks are imported by the command that needs them, and NumPy too.
-    from attention.cli.recorded import FILE, side_or_recording  # noqa: PLC0415
+    from attention.cli.recordings import FILE, side_or_recording  # noqa: PLC0415
     from attention.parity.language_models import compare_decoding  # noqa: PLC0415
 
     recorded = model.endswith(FILE) or other.endswith(FILE)

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from attention.cli.kernel_programs import MASKS, Case, Program, accelerator, programs, tiled
+from attention.cli.kernel_calls import MASKS, Case, Program, accelerator, programs, tiled
 from attention.spec.errors import FileError, KernelRefused, OptionError
 from attention.spec.kernels.auto_rules import STRUCTURES
 from attention.spec.kernels.tuning import VARIABLE, Key, Tile, device_name, place, tuned, versions

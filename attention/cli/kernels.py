@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 
 ROOMS = ("torch", "jax")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 
 SIDE = "module:name or path/to/file.py:name; a class, or a function called make_..., build_... or create_..., is called."
 
@@ -35,7 +35,7 @@ def layers(
     with one_line():
         # Frameworks are imported by the command that needs them, and NumPy too.
         from attention.cli.loading import load_inputs  # noqa: PLC0415
-        from attention.cli.recorded import FILE, side_or_recording  # noqa: PLC0415
+        from attention.cli.recordings import FILE, side_or_recording  # noqa: PLC0415
         from attention.parity.blocks.layerwise import layerwise  # noqa: PLC0415
         from attention.parity.param_mapping import ParamMap  # noqa: PLC0415
         from attention.spec.errors import OptionError  # noqa: PLC0415

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 
 if TYPE_CHECKING:
     from attention.parity.language_models import LogitsComparison
@@ -71,7 +71,7 @@ def compared(
     frameworks: tuple[str, str] = ("jax", "jax"),
 ) -> LogitsComparison:
     """Return the comparison of two files or two programs; `frameworks` are those of plain functions."""
-    from attention.cli.recorded import is_recording  # noqa: PLC0415
+    from attention.cli.recordings import is_recording  # noqa: PLC0415
     from attention.parity.language_models import compare_logits  # noqa: PLC0415 - NumPy is imported by the command that needs it
     from attention.spec.errors import OptionError  # noqa: PLC0415
 
@@ -110,7 +110,7 @@ def _made(
 
 def _recorded(actual: str, expected: str, exact: str, inputs: str, key: str) -> dict[str, Any]:
     """Return the logits of a recorded model and of a program on the recorded inputs, and of the program in float64."""
-    from attention.cli.recorded import side_or_recording  # noqa: PLC0415
+    from attention.cli.recordings import side_or_recording  # noqa: PLC0415
     from attention.parity.adapters import program  # noqa: PLC0415
     from attention.parity.compare.recorded_model import RecordedModel, one_recording  # noqa: PLC0415
     from attention.spec.errors import OptionError  # noqa: PLC0415

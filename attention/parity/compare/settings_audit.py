@@ -24,9 +24,6 @@ from attention.parity.adapters import Call, Program
 from attention.parity.compare import matmul_precision
 from attention.parity.compare.module_tree import Part, activations, parts
 from attention.parity.numerics.jaxpr_interpreter import is_float
-from attention.parity.optimizers.settings_audit import optimizer_warnings
-
-__all__ = ["optimizer_warnings", "warnings"]
 
 SHOWN = 3
 """Names that a warning lists before it counts."""

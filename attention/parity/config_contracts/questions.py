@@ -1,9 +1,9 @@
-"""The calls that an attention is asked within its model: hidden states of the shape that it received, all else as it was.
+"""The test inputs of an attention within its model: hidden states of the shape that it received, everything else as it was.
 
     what it received        its own weights        plain, small and large numbers
-    drawn weights           no bias is 0 and no scale is 1, so that nothing that is learned can hide
+    drawn weights           no bias is 0 and no scale is 1, so that every parameter shows
 
-What a layer is given beside the hidden states (rotary tables, positions, masks) is of the length of the user's inputs.
+The other inputs of a layer (rotary tables, positions, masks) have the length of the user's inputs.
 """
 
 # Calls hold whatever their user passes, of types that strict mode cannot know.

@@ -2,7 +2,7 @@
 
     found, notes = layers(LlamaForCausalLM(config))        found[0].path == "model.layers.0.self_attn"
 
-A layer is known by its parameters: those of the family's table, and no others. Nothing of transformers is imported.
+A layer is recognised by its parameters: those of the family's table, and no others. transformers is not imported.
 """
 
 # Modules are whatever their user brought, of types that strict mode cannot know.

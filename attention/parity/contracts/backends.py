@@ -1,9 +1,9 @@
-"""Sides: the programs that are compared, behind one protocol.
+"""Backends: our layers in torch and JAX, and the oracle's formula in NumPy, behind one protocol.
 
-    side.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
+    backend.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
 
-"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two backends; "jax_eager" is JAX
-one operation at a time, which tells a mistake of the program from one of its compilation.
+"numpy" runs the formula in NumPy, without gradients. "torch" and "jax" run the layers; "jax_eager" runs JAX one operation at a
+time, which separates a mistake in the program from one in its compilation.
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.
@@ -30,7 +30,7 @@ Results = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Ran:
+class BackendRun:
     """What a side made of a probe, and on what.
 
     Attributes:
@@ -52,7 +52,7 @@ class Ran:
         return tuple(dict.fromkeys(intermediate for kernel in self.kernels for intermediate in kernel.rounds))
 
 
-class Side(Protocol):
+class Backend(Protocol):
     """A program that can be probed."""
 
     @property
@@ -60,7 +60,7 @@ class Side(Protocol):
         """What reports call it."""
         ...
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         """Return what the program makes of the probe.
 
         Raises:
@@ -69,27 +69,27 @@ class Side(Protocol):
         ...
 
 
-class NumpySide:
+class NumpyBackend:
     """The formula in NumPy float64. It has no gradients: the oracle's come from JAX, and are checked by differences."""
 
     name = "numpy"
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         del implementation
         weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
         setting = probe.contract.resolve(probe.arrays, **probe.call())
         # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
         with np.errstate(invalid="ignore", over="ignore"):
             made = probe.contract.formula(np, weights, arrays, setting)
-        return Ran({name: made[name] for name in (*probe.contract.outputs, *probe.intermediates)})
+        return BackendRun({name: made[name] for name in (*probe.contract.outputs, *probe.intermediates)})
 
 
-class TorchSide:
+class TorchBackend:
     """The layer of `torch_impl`."""
 
     name = "torch"
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         torch, backend = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
         params = backend.params
         layer = probe.contract.build("torch", weights=probe.weights, dtype=probe.dtype)
@@ -106,7 +106,7 @@ class TorchSide:
         for (name, _), gradient in zip([*inputs.items(), *learned.items()], gradients, strict=True):
             param = probe.contract.params.get(name)
             results[f"d {name}"] = gradient if param is None else params.to_canonical(param, gradient)
-        return Ran({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
+        return BackendRun({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
 
 
 OPTIMISED = ("plain", "real text")
@@ -118,7 +118,7 @@ QUICKLY = {**ALONE, "xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emi
 
 
 @dataclass(frozen=True)
-class JaxSide:
+class JaxBackend:
     """The layer of `jax_impl`, under `jax.jit` or one operation at a time.
 
     Args:
@@ -129,7 +129,7 @@ class JaxSide:
     name: str = "jax"
     compiled: bool = True
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         import jax  # noqa: PLC0415 - only this side needs it
         from flax import nnx  # noqa: PLC0415
 
@@ -146,7 +146,7 @@ class JaxSide:
             nnx.update(layer, d_learned)
             gradients = {f"d {name}": x for name, x in [*d_arrays.items(), *layer.weights().items()]}
             kernels = chosen[_signature((learned, *given))]
-            return Ran({name: np.asarray(x) for name, x in {**results, **gradients}.items()}, kernels)
+            return BackendRun({name: np.asarray(x) for name, x in {**results, **gradients}.items()}, kernels)
 
 
 @cache
@@ -201,14 +201,14 @@ def _options(intermediates: tuple[str, ...], implementation: str) -> dict[str, A
     return {name: value for name, value in asked.items() if value}
 
 
-SIDES: dict[str, Side] = {
-    side.name: side for side in (NumpySide(), TorchSide(), JaxSide(), JaxSide("jax_eager", compiled=False))
+SIDES: dict[str, Backend] = {
+    side.name: side for side in (NumpyBackend(), TorchBackend(), JaxBackend(), JaxBackend("jax_eager", compiled=False))
 }
 BACKENDS = ("torch", "jax")
 """The backends' sides: what is compared unless something else is asked for."""
 
 
-def find(name: str) -> Side:
+def find(name: str) -> Backend:
     """Return the side called `name`.
 
     Raises:

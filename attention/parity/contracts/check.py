@@ -1,6 +1,6 @@
-"""The check: every probe of a contract, on every side, against the oracle's budget.
+"""Check a contract: every probe, on every backend, against the oracle's error budget.
 
-for each probe:  (values, sigma) = budget(oracle and its gradients)        judge(side.run(probe), values, sigma)
+for each probe:  (values, sigma) = budget(oracle and its gradients)        judge(backend.run(probe), values, sigma)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.contracts.backends import BACKENDS, Ran, find
+from attention.parity.contracts.backends import BACKENDS, BackendRun, find
 from attention.parity.contracts.probes import Probe, check_contract, probes
 from attention.parity.numerics.comparison import Verdict, judge
 from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding
@@ -90,7 +90,7 @@ def verdicts(results: Mapping[str, np.ndarray], expected: Budget) -> tuple[Verdi
     return tuple(judge(name, got, expected.value[name], expected.sigma[name]) for name, got in results.items())
 
 
-def judged(probe: Probe, ran: Ran, budgets: Callable[[Probe, tuple[str, ...]], Budget] = expect) -> tuple[Verdict, ...]:
+def judged(probe: Probe, ran: BackendRun, budgets: Callable[[Probe, tuple[str, ...]], Budget] = expect) -> tuple[Verdict, ...]:
     """Return a verdict on every result of a side; what fails is judged again, by a budget of more runs.
 
     Args:

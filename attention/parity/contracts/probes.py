@@ -1,8 +1,8 @@
-"""Probes: calls derived from a contract so that no known mistake can hide.
+"""Probes: calls derived from a contract that reveal every known mutation of it.
 
-A probe differs from a naive test in what it refuses to leave at a convenient value: biases are random and not 0, T is 13 and
-longer than any window here, T != S both ways, groups have two heads, a batch row is empty, padded tokens are NaN and inf,
-positions lie beyond 8,190, scores saturate.
+A probe avoids the convenient values of a naive test: biases are random and not 0, T is 13 and longer than any window here,
+T != S both ways, groups have two heads, a batch row is empty, padded tokens are NaN and inf, positions exceed 8,190, scores
+saturate.
 """
 
 from __future__ import annotations

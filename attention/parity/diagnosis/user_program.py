@@ -1,7 +1,7 @@
-"""User programs: the programs that are diagnosed, and which calls each supports.
+"""Users' programs that are diagnosed, and which probes each supports.
 
-A function is told what its signature asks for: the arrays in the contract's order, canonical weights if its first parameter
-is called `weights` or `params`, and of `mask` (bool, True = may attend), positions and `bias` those that it names.
+A function receives the arguments in its signature: the arrays in the contract's order, canonical weights if its first parameter
+is called `weights` or `params`, and those of `mask` (bool, True = may attend), positions and `bias` that it names.
 """
 
 # A stranger's program has no types.
@@ -20,7 +20,7 @@ import numpy as np
 from attention.parity.adapters.program import Call, Program
 from attention.parity.contracts import backends
 from attention.parity.contracts.probes import CALL, Probe
-from attention.parity.diagnosis.library_program import Answer, BackendPatient, Patient, SidePatient
+from attention.parity.diagnosis.library_program import BackendProgram, LibraryLayer, Outputs, ProbedProgram
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError, ShapeError, SideFailed
 from attention.spec.layers.contract import Contract
@@ -33,7 +33,7 @@ MASKS = ("mask", "memory_mask")
 
 
 @dataclass
-class ProgramPatient(Patient):
+class UserProgram(ProbedProgram):
     """A program that a user brought.
 
     Args:
@@ -79,7 +79,7 @@ class ProgramPatient(Patient):
         places = [p for p in positional if p.default is p.empty or p.default is None]
         return min(sum(p.name not in (*CALL, "bias") for p in places), len(self.contract.inputs))
 
-    def lacks(self, probe: Probe) -> str:
+    def unsupported(self, probe: Probe) -> str:
         missing = [name for name in CALL if getattr(probe, name) is not None and not self.takes(name)]
         if "bias" in probe.arrays and not self.takes("bias"):
             missing.append("bias")
@@ -89,7 +89,7 @@ class ProgramPatient(Patient):
             return f"the program takes {self.arrays} array{'s' if self.arrays > 1 else ''}"
         return ""
 
-    def answer(self, probe: Probe) -> Answer:
+    def outputs(self, probe: Probe) -> Outputs:
         arrays = list(_inputs(probe).values())[: self.arrays]
         args = (dict(probe.weights), *arrays) if self.canonical else tuple(arrays)
         made = self.program.run(Call(args, self._options(probe)), dtype=None)
@@ -137,11 +137,11 @@ def _inputs(probe: Probe) -> dict[str, np.ndarray]:
     return made
 
 
-def patient(side: Any, framework: str, contract: Contract, params: Any = None) -> Patient:
+def probed_program(side: Any, framework: str, contract: Contract, params: Any = None) -> ProbedProgram:
     """Return what a user means by a side.
 
     Args:
-        side: "torch" or "jax", a `Side`, a module of ours, or whatever `parity.program` takes.
+        side: "torch" or "jax", a `Backend`, a module of ours, or whatever `parity.program` takes.
         framework: "torch" or "jax": what a plain function is written in.
         contract: what the side is said to be.
         params: `(its parameters by name) -> canonical weights`, or a `ParamMap` whose first side is canonical.
@@ -151,15 +151,15 @@ def patient(side: Any, framework: str, contract: Contract, params: Any = None) -
     """
     if isinstance(side, str):
         _ = backends.find(side)
-        return BackendPatient(side) if side in backends.BACKENDS else SidePatient(backends.find(side), side)
+        return LibraryLayer(side) if side in backends.BACKENDS else BackendProgram(backends.find(side), side)
     if hasattr(side, "load_weights") and hasattr(side, "weights"):
-        return BackendPatient(framework, side)
+        return LibraryLayer(framework, side)
     if isinstance(getattr(side, "name", None), str) and hasattr(side, "run") and not isinstance(side, Program):
-        return SidePatient(side, framework)
+        return BackendProgram(side, framework)
     return _program(side, framework, contract, params)
 
 
-def _program(side: Any, framework: str, contract: Contract, params: Any) -> ProgramPatient:
+def _program(side: Any, framework: str, contract: Contract, params: Any) -> UserProgram:
     made = importlib.import_module("attention.parity.adapters").program(side, framework)
     function = side[0] if isinstance(side, tuple) else side
     signature = _signature(function)
@@ -167,14 +167,14 @@ def _program(side: Any, framework: str, contract: Contract, params: Any) -> Prog
     # A pure function's parameters come first, and the program gives them.
     signature = signature[1:] if canonical or (isinstance(side, tuple) and not hasattr(function, "apply")) else signature
     if canonical or not made.params:
-        return ProgramPatient(made, contract, signature, canonical)
+        return UserProgram(made, contract, signature, canonical)
     if params is None:
         raise OptionError(
             f"params None must say which canonical weights {made.name} has: a function of its {len(made.params)} parameters"
             " by name, or a ParamMap from canonical names to its own"
         )
     back: Any = params if callable(params) else params.backward
-    return ProgramPatient(made, contract, signature, params=lambda own: _checked(back(dict(own)), contract))
+    return UserProgram(made, contract, signature, params=lambda own: _checked(back(dict(own)), contract))
 
 
 def _signature(function: Any) -> tuple[inspect.Parameter, ...]:

@@ -1,9 +1,9 @@
-"""The portable suite: every named case as plain files, so that an implementation in any language can be judged.
+"""Exported cases: every named case as plain files, against which an implementation in any language can be checked.
 
     export(folder)                 contracts x probes x dtypes, with the oracle's results and their budgets
-    check(folder, function)        function(given) -> results by name, judged as both backends are
+    check(folder, function)        function(inputs) -> results by name, judged as both backends are
 
-The format is described in docs/cases_format.md; to read it needs nothing of this package.
+The format is described in docs/cases_format.md. Reading it needs nothing of this package.
 """
 
 from attention.parity.exported_cases.checker import check

@@ -1,10 +1,10 @@
-"""The arrays of a call, as an implementation in any language takes them: no mask algebra, no scaling rule, no generator.
+"""The arrays of a call, computed for an implementation in any language: boolean masks, positions, rotary tables, dropout bits.
 
     masks.<place>          bool (*batch, H, T, S)      the contract's mask and the call's, True = may attend
-    masks.present          bool (*batch, T, 1)         which tokens exist, where a block asks
+    masks.present          bool (*batch, T, 1)         which tokens exist, where a block needs it
     positions.<input>      int64 (*batch, N)           counted from 0 where the call leaves it open
     rotary.<place>.<input>.cos, .sin                   float64 (*batch, N, R / 2)
-    keep.<place>           bool                        what dropout keeps
+    keep.<place>           bool                        the weights that dropout keeps
 
 A place is a part of the layer, such as "self_attn" or "layers.0.self_attn"; that of a lone attention is "attention".
 """

@@ -1,8 +1,8 @@
-"""The check of a third implementation: what it makes of every call of an export, judged as both backends are.
+"""Check a third implementation: its results for every exported call, judged as both backends are.
 
     z = |got - oracle| / sigma        agrees  <=>  RMS z <= 4  and  max z <= 30
 
-Only NumPy runs here: the oracle and the budgets are in the files.
+Only NumPy runs here: the oracle's values and the budgets are in the files.
 """
 
 # What a user's function returns is anything.

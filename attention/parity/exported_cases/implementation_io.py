@@ -1,6 +1,6 @@
-"""What an implementation is given of a call, and what is wanted of it.
+"""The inputs of an exported call for an implementation, and the results that are expected of it.
 
-question(folder, entry) = (given, oracle, sigma)        everything as NumPy arrays, by name
+exported_call(folder, entry) = (inputs, oracle, sigma)        everything as NumPy arrays, by name
 """
 
 # JSON says nothing of its types. A checksum says that a file is the one that the index means, not that either is ours.

@@ -1,8 +1,8 @@
-"""Export: every named case, with the numbers that decide whether an implementation is right.
+"""Export every named case with the oracle's results and their error budgets.
 
     for each contract, dtype and probe:        arrays + (oracle, sigma) = budget(oracle and its gradients)
 
-It is written beside the folder and then moved into it, file by file, the index last.
+The export is written beside the folder and then moved into it, file by file, the index last.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Kills: what a run against the mutants says about each test, and what the test should add.
+"""The mutation score of each test of a pytest run, and the inputs that would reveal the mutations it missed.
 
-kills = {m : the test fails under m}        counted = kills + survivors that some call of the contract would show
+killed = {m : the test fails under m}        score = killed / (killed + those missed that some call of the contract reveals)
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ def lines(runs: Sequence[Said]) -> Iterator[str]:
     """Yield the lines of the summary.
 
     Args:
-        runs: the properties "parity.test", "parity.mutant", "parity.fate", "parity.feature" and "parity.moved" of each run of a
-            test, without the latter four for a run without a mutant; and the run's outcome.
+        runs: of each run of a test the properties "parity.test", "parity.mutation", "parity.outcome", "parity.feature" and
+            "parity.moved", without the latter four for a run without a mutation; and whether the run passed.
     """
     every: dict[str, dict[str, Mapping[str, str]]] = {}
     for said, outcome in runs:
         if "parity.test" not in said:
             continue
         found = every.setdefault(said["parity.test"], {})
-        if "parity.fate" in said:
-            name = said["parity.mutant"]
+        if "parity.outcome" in said:
+            name = said["parity.mutation"]
             found[name] = min(
-                found.get(name, said), said, key=lambda x: (ORDER.index(x["parity.fate"]), -float(x["parity.moved"]))
+                found.get(name, said), said, key=lambda x: (ORDER.index(x["parity.outcome"]), -float(x["parity.moved"]))
             )
         elif outcome == "failed":
-            found["without a mutant"] = {}
+            found["without a mutation"] = {}
     if not every:
         yield "no test takes the fixture 'parity', so that there is nothing to plant a mistake in"
     for test, found in every.items():
         yield from _test(test, found)
-    yield from _together([found for found in every.values() if found and "without a mutant" not in found])
+    yield from _together([found for found in every.values() if found and "without a mutation" not in found])
 
 
 def _test(test: str, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Yield the lines of one test."""
-    if "without a mutant" in found:
-        yield f"{test} fails without a mutant: let it pass first, or it kills all of them for nothing"
+    if "without a mutation" in found:
+        yield f"{test} fails without a mutation: let it pass first, or it kills all of them for nothing"
         return
-    fates = {name: said["parity.fate"] for name, said in found.items()}
-    counted = [name for name, fate in fates.items() if fate in ORDER[:4]]
+    outcomes = {name: said["parity.outcome"] for name, said in found.items()}
+    counted = [name for name, outcome in outcomes.items() if outcome in ORDER[:4]]
     if not counted:
         yield f"{test} asked 'parity' for no layer, expect or check, so that there is nothing to plant a mistake in"
         return
-    killed = [name for name in counted if fates[name] in KILLED]
-    advice = [*_features(found[name] for name in counted if fates[name] == "hidden")]
-    tolerated = {name: float(found[name]["parity.moved"]) for name in counted if fates[name] == "tolerated"}
+    killed = [name for name in counted if outcomes[name] in KILLED]
+    advice = [*_features(found[name] for name in counted if outcomes[name] == "hidden")]
+    tolerated = {name: float(found[name]["parity.moved"]) for name in counted if outcomes[name] == "tolerated"}
     if tolerated:
         most = max(tolerated.values())
         advice.append(f"a tolerance from the budget ({len(tolerated)}; outputs moved by up to {most:.2g} of their size)")
     yield f"{test} kills {len(killed)} of {len(counted)}" + (f"; add {', '.join(advice)}" if advice else "")
     for name in counted:
-        if fates[name] == "hidden":
+        if outcomes[name] == "hidden":
             yield f"    {name}: the test's data do not show it; add {found[name]['parity.feature']}"
-        elif fates[name] == "tolerated":
+        elif outcomes[name] == "tolerated":
             yield f"    {name}: outputs moved by {tolerated[name]:.2g} of their size, and the test let them"
-    if crashed := sum(fate == "crashed" for fate in fates.values()):
+    if crashed := sum(outcome == "crashed" for outcome in outcomes.values()):
         yield f"    {crashed} of the kills by an error and not by an assertion"
-    if equal := len(fates) - len(counted):
+    if equal := len(outcomes) - len(counted):
         yield f"    {equal} more do not apply: no call of this contract would show them"
 
 
@@ -80,10 +80,10 @@ def _together(tests: Sequence[Mapping[str, Mapping[str, str]]]) -> Iterator[str]
     """Yield the line of all tests together, where there are several."""
     if len(tests) < 2:
         return
-    fates: dict[str, set[str]] = {}
+    outcomes: dict[str, set[str]] = {}
     for found in tests:
         for name, said in found.items():
-            fates.setdefault(name, set()).add(said["parity.fate"])
-    counted = [found for found in fates.values() if found & set(ORDER[:4])]
+            outcomes.setdefault(name, set()).add(said["parity.outcome"])
+    counted = [found for found in outcomes.values() if found & set(ORDER[:4])]
     if counted:
         yield f"together: {sum(bool(found & set(KILLED)) for found in counted)} of {len(counted)}"

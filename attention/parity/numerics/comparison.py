@@ -1,4 +1,4 @@
-"""Comparison: is this array as near to the oracle as a correct program comes?
+"""Compare an array with the oracle, within the error budget.
 
     z = error / sigma        per element, sigma from `budget`
     agrees  <=>  RMS z <= 4  and  max |z| <= 30

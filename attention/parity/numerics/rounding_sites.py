@@ -1,16 +1,15 @@
-"""Where a real attention layer rounds: the oracle as a program whose budget can be taken.
+"""Where a real attention layer rounds: the oracle as a program whose error budget can be computed.
 
-stored          projections, rotated heads, contexts and whatever else a layer's formula marks between its attentions:
-                written down in the dtype of the weights, whatever the kernel
-"weights"       a kernel that writes the weights down in the dtype of its inputs
-"d scores"      one that writes down the gradient of the scores
-"logsumexp"     one that keeps only the context and the logsumexp, as FlashAttention does, and in its backward pass
-                makes the scores and weights anew: exp(q k^T * scale - logsumexp), the same numbers, rounded
-                independently and at that size; and the sum of a row from the context as it was written down:
-                d scores = weights * (d weights - delta), delta = sum(d context * context)
+stored          projections, rotated heads, contexts and the other intermediates between attentions: rounded to the dtype of
+                the weights, whatever the kernel
+"weights"       a kernel that rounds the weights to the dtype of its inputs
+"d scores"      one that rounds the gradient of the scores
+"logsumexp"     one that keeps only the context and the logsumexp, as FlashAttention does. Its backward pass recomputes scores
+                and weights, exp(q k^T * scale - logsumexp): the same numbers, rounded independently and at that size. It sums
+                a row from the rounded context: d scores = weights * (d weights - delta), delta = sum(d context * context)
 
-What the context lost when it was written down moves every score of a row alike. No rounding of a single score does that: where
-the gradient of a row all but cancels (a norm follows, or tokens are alike), nothing else is as large.
+The rounding of the context moves every score of a row alike, and no rounding of a single score does. Where the gradient of a
+row all but cancels (a norm follows, or tokens are alike), this is the largest error.
 
 References:
     Dao et al., arXiv:2205.14135, algorithm 4 (delta is its D_i).

@@ -1,9 +1,9 @@
-"""Noise in torch: a dispatch mode that rounds every result of a float64 program at random, forward and backward.
+"""Stochastic rounding in torch: a dispatch mode that rounds every result of a float64 program at random, forward and backward.
 
-    perturbed result = o + max(spread, min(|o|, floor)) / sqrt(3) * xi        xi ~ N(0, 1)        the table is that of `noise`
+    perturbed result = o + max(spread, min(|o|, floor)) / sqrt(3) * xi        xi ~ N(0, 1)
 
-It is what `noise` does for a jaxpr, for programs that only torch can run. A fused operation is taken apart first, because one
-rounding at its end would say too little of those inside.
+The spreads are those of `stochastic_rounding`, which does the same for a jaxpr. A fused operation is decomposed first: one
+rounding at its end would be too little.
 """
 
 # torch leaves many of its types unknown, which strict mode reports at every use.

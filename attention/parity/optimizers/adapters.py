@@ -1,13 +1,13 @@
-"""Sides of an optimiser step: what a user brings, as one function of first parameters and gradients.
+"""Adapters of optimiser steps: torch, optax, the formula or a plain function, each as a function of parameters and gradients.
 
-    run(side, probe)[n]["kernel"] = the parameter after n + 1 steps, in NumPy
+    run(name, step, probe)[n]["kernel"] = the parameter after n + 1 steps, in NumPy
 
     spec.optimizers.Adam(1e-3)                               the formula itself
     lambda params: torch.optim.AdamW(params, lr=1e-3)        torch; or a tuple of what is called or stepped in this order
     optax.adamw(1e-3)                                        an optax.GradientTransformation
     lambda params, gradients: [...]                          anything: dicts of NumPy arrays in, a list of dicts out
 
-torch and optax run in float64, where nothing hides behind rounding.
+torch and optax run in float64, where rounding hides no mistake.
 """
 
 # Frameworks leave their types unknown, which strict mode reports at every use.

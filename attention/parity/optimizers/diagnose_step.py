@@ -1,10 +1,10 @@
-"""Optimisers: which knob of its step is turned wrongly on a side.
+"""Diagnose an optimiser step: which option of its contract each of two programs has wrong.
 
     seen = parameters after each step of the probe        z = (seen - hypothesis) / sigma
-    a hypothesis explains a side  <=>  RMS z <= 4 and max |z| <= 30, for every tensor after every step
+    a hypothesis explains a program  <=>  RMS z <= 4 and max |z| <= 30, for every tensor after every step
 
-Single mistakes first; then one number of any value; then pairs. If several explain, all are said: they are the same
-mathematics for this contract. If none does, that is said.
+Single mutations are tried first, then one number of any value, then pairs. All that explain the program are listed: for this
+contract they are the same mathematics.
 """
 
 # Values are whatever a user passed, of types that strict mode cannot know.
@@ -81,7 +81,7 @@ class SideFindings:
     @property
     def right(self) -> bool:
         """Whether the side does as the contract says, for as long as its schedule lasts."""
-        return self.past_end or any(not found.hypothesis.mistakes for found in self.explanations)
+        return self.past_end or any(not found.hypothesis.mutations for found in self.explanations)
 
     @property
     def known(self) -> bool:
@@ -111,7 +111,7 @@ class SideFindings:
         how = "unique" if len(self.names) == 1 else "the same mathematics for this contract"
         how += f"; the same would be {' or '.join(self.same)}" if self.same else ""
         lines = [f"{self.name}: {' = '.join(self.names)}" + ("" if self.right else f"  ({how})")]
-        lines += [f"    {mistake.story} [{mistake.source}]" for mistake in self.explanations[0].hypothesis.mistakes]
+        lines += [f"    {mutation.story} [{mutation.source}]" for mutation in self.explanations[0].hypothesis.mutations]
         worst = self.explanations[0].worst
         lines.append(f"    evidence: worst of all arrays and steps is {worst}")
         lines += [f"    parts from the contract at step {self.parts_at}"] if self.parts_at else []
@@ -210,7 +210,7 @@ def explain(seen: Trajectory, contract: Step, budgets: StepBudgets) -> tuple[lis
     if (right := jury.judged(Hypothesis(contract))).explains:
         return [right], jury.nearest(singles)
     explaining = jury.explaining(singles)
-    told = {mistake.knob for found in explaining for mistake in found.hypothesis.mistakes}
+    told = {mutation.kind for found in explaining for mutation in found.hypothesis.mutations}
     explaining += jury.explaining(solved(contract, jury.residual, told))
     for candidates in (pairs(contract), neighbours(singles, jury.residual)):
         explaining = explaining or jury.explaining(candidates)

@@ -1,9 +1,9 @@
-"""How far correct rounding may move the parameters of an optimiser step.
+"""The error budget of an optimiser step: how far correct rounding may move its parameters.
 
     sigma(float64) = sqrt(2) 2^-29 sigma(float32)        because the formula beside it is rounded in float64 as well
 
-The formula is elementwise but for a clip, so all tensors of a rank above 1 are one, and all others are another; Adafactor's
-is not, and sees each.
+The formula is elementwise except for a clip and for Adafactor. So all tensors of rank 2 and more are run as one array, and all
+others as another; Adafactor runs each tensor by itself.
 """
 
 # JAX leaves the types of its arrays unknown, which strict mode reports at every use.

@@ -1,11 +1,11 @@
-"""The probe of an optimiser step: gradients that no known mistake can hide behind.
+"""The probe of an optimiser step: first parameters and gradients that reveal every known mutation.
 
     |g| from eps / 10 to 30, log-uniform        every eps, inside or outside a root, outweighs some gradient
-    some rows 0 in some steps                   running means forget, decay goes on
-    |all g| = most times 0.4, 1.5, 20, ...      steps that are clipped and steps that are not, if anything is
-    p = 0 for a third                           where the first update keeps all its digits in float32
+    some rows 0 in some steps                   running means decay, weight decay continues
+    |all g| = most times 0.4, 1.5, 20, ...      some steps are clipped and some are not
+    p = 0 for a third                           the first update keeps all its digits in float32
 
-Sizes are unequal primes, ranks 0 to 3, so that biases are told from matrices and a tensor's norm from the norm of all.
+Sizes are unequal primes of ranks 0 to 3, so that biases differ from matrices, and the norm of a tensor from that of all.
 """
 
 from __future__ import annotations

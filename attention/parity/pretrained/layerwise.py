@@ -1,10 +1,10 @@
-"""Layer by layer: what each layer of a trained model makes of what it really received, against the oracle's budget.
+"""Compare a trained model layer by layer, each layer on the hidden states it receives in the whole model.
 
     (values, sigma) = budget(the layer's formula on seen.arrays)        judge(output, values, sigma)
     output in {torch_impl's, jax_impl's, the model's own}                a row each
 
-Every layer is given what it received in *their* run of the whole model, so that nothing which an earlier layer did is held
-against it: the first layer whose reading of the weights, eps or rotary is wrong is the one whose row fails.
+Every layer receives its input of *their* run of the whole model, so that errors do not accumulate: the row that fails is that
+of the first layer whose weights, eps or rotary positions are read wrongly.
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.contracts.backends import BACKENDS, JaxSide, Ran, Side, TorchSide, find, named
+from attention.parity.contracts.backends import BACKENDS, Backend, BackendRun, JaxBackend, TorchBackend, find, named
 from attention.parity.contracts.check import AGAIN, expect, verdicts
 from attention.parity.contracts.probes import CALL, Probe
 from attention.parity.numerics.comparison import Verdict
@@ -98,7 +98,7 @@ def layerwise(
     return Report(tuple(rows), advice=advice)
 
 
-def _rows(layer: Seen, backends: Sequence[Side], runs: int, *, gradients: bool) -> Iterator[Row]:
+def _rows(layer: Seen, backends: Sequence[Backend], runs: int, *, gradients: bool) -> Iterator[Row]:
     probe = _probe(layer, gradients=gradients)
 
     @cache
@@ -182,27 +182,27 @@ def expect_outputs(probe: Probe, runs: int = 8) -> Budget:
     return budget(program, (probe.weights, arrays, setting, flags), dtype=probe.dtype, runs=runs)
 
 
-def forward(side: Side, probe: Probe) -> Ran:
+def forward(side: Backend, probe: Probe) -> BackendRun:
     """Return what a side makes of a probe where nothing is learned: its outputs and intermediates, on inference's kernels."""
-    if isinstance(side, TorchSide):
+    if isinstance(side, TorchBackend):
         return _torch(probe)
-    if isinstance(side, JaxSide):
+    if isinstance(side, JaxBackend):
         return _jax(probe, compiled=side.compiled)
     # The formula in NumPy has no gradients that could be left out.
     return side.run(probe, "auto")
 
 
-def _torch(probe: Probe) -> Ran:
+def _torch(probe: Probe) -> BackendRun:
     torch, params = importlib.import_module("torch"), importlib.import_module("attention.torch_impl").params
     layer = probe.contract.build("torch", weights=probe.weights)
     layer.train(probe.dropout_seed is not None)
     inputs = {name: params.to_tensor(x) for name, x in probe.arrays.items()}
     with torch.no_grad(), recorded() as kernels:
         results = named(probe, layer(**inputs, **probe.call(), **_asked(probe.intermediates)))
-    return Ran({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
+    return BackendRun({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
 
 
-def _jax(probe: Probe, *, compiled: bool) -> Ran:
+def _jax(probe: Probe, *, compiled: bool) -> BackendRun:
     import jax  # noqa: PLC0415 - only this side needs it
     from flax import nnx  # noqa: PLC0415
 
@@ -214,7 +214,7 @@ def _jax(probe: Probe, *, compiled: bool) -> Ran:
         program, chosen = _jax_program(graph, probe.intermediates, compiled=compiled)
         given = jax.tree.map(jax.numpy.asarray, (probe.arrays, probe.call()))
         results = named(probe, program(learned, rest, *given))
-        return Ran({name: np.asarray(x) for name, x in results.items()}, chosen[_shapes((learned, *given))])
+        return BackendRun({name: np.asarray(x) for name, x in results.items()}, chosen[_shapes((learned, *given))])
 
 
 @cache

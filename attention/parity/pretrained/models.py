@@ -1,9 +1,9 @@
-"""Real input: the trained weights of whole models, and what each attention layer of them sees on real text.
+"""Trained models on real text: the weights of each attention layer, and the hidden states that it receives.
 
     weights[l] = the checkpoint's tensors, through one table of `checkpoints`          (our reading of the file)
-    hidden[l]  = what layer l received in a forward pass of the whole trained model    (theirs, on real text)
+    hidden[l]  = the input of layer l in a forward pass of the whole trained model     (theirs, on real text)
 
-The files come in Python packages that are found and never imported. Each file is pinned by its sha256.
+The files come in Python packages that are located but never imported. Each file is pinned by its SHA-256.
 """
 
 from __future__ import annotations

@@ -67,14 +67,15 @@ def advice(training: Training) -> Iterator[str]:
         return
     forward = bool(training.outside) and (training.outside[0].step, training.outside[0].what) == (1, "loss")
     if forward or training.failure:
-        yield "next: before the first step both sides hold the same bits. parity.checkup(torch_model, jax_model, inputs) names"
-        yield "      the operation at which the models part; compare dropout seeds and what the losses make of a batch"
+        yield "next: before the first step both programs hold the same bits;"
+        yield "      parity.full_comparison(torch_model, jax_model, inputs) names the operation at which the models part;"
+        yield "      compare dropout seeds and what the losses make of a batch"
     elif training.diagnosis is None:
         yield "next: parity.diagnose_step(torch_optimizer, optax_optimizer, recipe.optimizer) names a wrong optimiser;"
-        yield "      parity.checkup(torch_model, jax_model, inputs) compares the gradients"
+        yield "      parity.full_comparison(torch_model, jax_model, inputs) compares the gradients"
     elif training.diagnosis.ok:
         yield "next: both optimisers do as the recipe says;"
-        yield "      parity.checkup(torch_model, jax_model, inputs) compares the gradients"
+        yield "      parity.full_comparison(torch_model, jax_model, inputs) compares the gradients"
     else:
         yield "diagnosis of the optimisers:"
         yield from (f"    {line}" for line in str(training.diagnosis).splitlines())

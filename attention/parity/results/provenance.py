@@ -1,4 +1,4 @@
-"""Certificates: what a verdict depends on, written down so that somebody else can repeat it or find out what changed.
+"""Provenance: everything that a verdict depends on, written down so that others can repeat it or see what changed.
 
     certificate = {format, version, ok, limits, environment, code, notes, mutation, rows}
     code        = SHA-256 over every source file of this package, by path

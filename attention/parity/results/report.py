@@ -1,10 +1,10 @@
-"""Reports: what was compared, how it came out, and where to look next.
+"""Reports: what was compared, with which verdict, and what to run next.
 
-    report = Report(rows, notes)        a row is one probe, or one comparison, on one side
+    report = Report(rows, notes)        a row is one probe, or one comparison, of one program
     ok  <=>  an output was compared, all verdicts agree, and no program failed
     verdict in ("agrees", "differs", "cannot tell")         exit codes 0, 1, 2
 
-`rendering.text` prints one, `rendering.html` draws one, and a certificate is one as JSON with what it depends on.
+`rendering.text` prints a report, `rendering.html` draws it, and a certificate is the report as JSON with its provenance.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Mutation:
     survived: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutants killed"
+        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutations killed"
 
 
 @dataclass(frozen=True)

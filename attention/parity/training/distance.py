@@ -1,6 +1,6 @@
-"""Distances: how far two runs are from each other, and where a twin begins.
+"""Distances between two training runs, and the replicas whose initial weights are perturbed by one rounding unit.
 
-distance(a, b)[n] = root mean square of a[n] - b[n]        twin[n] = w[n] one rounding unit up or down, at random; 0 stays 0
+distance(a, b)[n] = root mean square of a[n] - b[n]     replica[n] = w[n] one rounding unit up or down, at random; 0 stays 0
 """
 
 from __future__ import annotations

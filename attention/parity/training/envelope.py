@@ -1,15 +1,15 @@
-"""The envelope: how far two correct runs of one recipe may be apart.
+"""The divergence bound (envelope): how far two correct runs of one recipe may be apart.
 
-    spread[t] = max over s <= 1.5 t of how far the furthest twin is from its run after step s
-    own[t]    = A[t] sum over s <= t of share[s] |w[s] - w[s-1]| + leak[s] |w[s]|      rounding of the step's own numbers
+    spread[t] = max over s <= 1.5 t of the distance of the furthest perturbed replica from its run after step s
+    own[t]    = A[t] sum over s <= t of share[s] |w[s] - w[s-1]| + leak[s] |w[s]|      rounding of the optimiser's own numbers
     inside  <=>  |torch - jax|[t] <= 4 spread[t] + 2 own[t] + 2 u max |w|              for each parameter, root mean squares
             and  |loss_torch - loss_jax|[t] <= 16 spread of losses + 2 A share (max - min of losses) + 32 u max |loss|
 
-A[t] is how many times twice as far as it began the median parameter's furthest twin is, if more than once: what rounding
-does early grows as twins do, who double by the rounding of each step alone. A parameter's spread
-is never less, beside the way it has gone, than the median parameter's: of a scalar, two twins may be as near by accident.
+A[t] is the distance of the median parameter's furthest replica, divided by twice its first distance, and at least 1: early
+rounding grows as the replicas' distance does. The spread of a parameter, relative to the distance it has moved, is at least
+that of the median parameter: two replicas of a scalar may be close by accident.
 
-The factors are measured on runs of the named contracts that differ in nothing but framework: `parity_tests/test_envelope.py`.
+The factors are measured on runs of the named contracts that differ only by framework: `parity_tests/test_envelope.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A run in JAX: one step of a recipe after the other, compiled once for all runs of the recipe.
+"""The JAX trainer: runs the steps of a recipe, compiled once for all runs of the recipe.
 
 loss, gradients = value_and_grad(loss(model, batch, seed))        weights <- optax(weights, gradients)
 
-What the model holds beside its parameters, such as running means, is carried from step to step.
+State beside the parameters, such as running means, is carried from step to step.
 """
 
 # JAX leaves many of its types unknown, which strict mode reports at every use.

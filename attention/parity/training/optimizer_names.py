@@ -1,6 +1,6 @@
-"""Optimisers by name, and in words.
+"""Optimisers by name, and their description in words.
 
-find("adamw")            what `attention parity --train --optimizer adamw` takes
+find("adamw")            the optimisers that the command line accepts
 words(Adam(1e-3))        "Adam, rate 0.001": its kind, its rate, and every option that is not the usual one
 """
 

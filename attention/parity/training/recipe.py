@@ -1,4 +1,4 @@
-"""Recipe: all that decides a training run, so that two frameworks can follow it to the bit.
+"""A training recipe: model, loss, batches, optimiser, seed and number of steps, so that both frameworks run the same training.
 
 weights[0] = start, or architecture.init(seed)        batch[n] = batches(n)        dropout seed[n] = bits(key(seed), n)
 weights[n + 1] = optimizer(weights[n], gradient of loss(model, batch[n], dropout seed[n]))

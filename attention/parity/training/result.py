@@ -1,4 +1,4 @@
-"""What a training run left: the models, the losses, and whether the two sides stayed as near each other as twins do."""
+"""The result of a training comparison: the models, the losses, and whether the two runs stay within the divergence bound."""
 
 from __future__ import annotations
 

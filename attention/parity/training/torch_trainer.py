@@ -1,4 +1,4 @@
-"""A run in PyTorch: one step of a recipe after the other.
+"""The PyTorch trainer: runs the steps of a recipe.
 
 loss, gradients = autograd(loss(model, batch, seed))        weights <- torch.optim(weights, gradients)
 """

@@ -1,9 +1,9 @@
-"""Lockstep: both frameworks and the twins take each step of a recipe together.
+"""Train one recipe in both frameworks, and in perturbed replicas that measure how fast rounding alone makes runs diverge.
 
-torch[0] = jax[0] = weights        twin[i][0] = weights moved by one rounding unit, up or down at random
+torch[0] = jax[0] = weights        replica[i][0] = weights moved by one rounding unit, up or down at random
 
-The twins are runs of JAX's side: they show how far rounding alone drives a run. Losses are compared at every step, weights
-after each of the first ten and then after every `watch`-th.
+The replicas are runs in JAX. Losses are compared at every step, weights after each of the first ten and then after every
+`watch`-th.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values: what each option of each contract may be drawn as, one generator a field.
+"""Generators of option values, one for each field of each contract.
 
     make(pick, frame, kind) = kind(field=VALUES[kind][field](pick, frame) for every field of the dataclass)
 
@@ -13,8 +13,6 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
-from attention.parity.exported_cases.random_contracts import Frame, Pick
-from attention.parity.random_options.masks import structural
 from attention.spec.errors import OptionError
 from attention.spec.kernels import PRECISIONS
 from attention.spec.layers.activations import GATED, PLAIN
@@ -43,6 +41,8 @@ from attention.spec.positions import (
 )
 from attention.spec.positions.rotary import STYLES
 from attention.spec.scores import Cosine, Dot, ScaledDot
+from tools.evaluation.option_fuzzing.masks import structural
+from tools.evaluation.random_contracts import Frame, Pick
 
 Value = Callable[[Pick, Frame], Any]
 

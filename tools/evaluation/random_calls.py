@@ -1,8 +1,8 @@
-"""Draws: random calls of random contracts, each the whole of its number and nothing else.
+"""Random calls of random contracts, each determined by its number and the seed.
 
     drawn(number, seed) = numbers(seed, number) in the form(seed, number // GROUP)
 
-A form is a contract, its sizes and dtype, and the kind of its mask; the draws of a group share it, and so what JAX compiles
+A form is a contract, its sizes and dtype, and the kind of its mask. The draws of a group share it, and so what JAX compiles
 for it, but neither weights, inputs, their scale, lengths and documents, nor positions and dropout.
 """
 
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.exported_cases.random_contracts import FRAMES, KINDS, Frame, Pick
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE
 from attention.spec.dtypes import numpy_dtype
@@ -26,6 +25,7 @@ from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
 from attention.spec.params import cast
 from attention.spec.positions import AxialRotary
+from tools.evaluation.random_contracts import FRAMES, KINDS, Frame, Pick
 
 GROUP = 10
 """Draws of one form."""

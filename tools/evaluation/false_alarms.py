@@ -1,4 +1,4 @@
-"""`attention parity false-alarms`: how often the proof condemns programs that are right."""
+"""The command `python -m tools.evaluation parity false-alarms`: the false positive rate of the comparison."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attention.cli.app import one_line
-from attention.cli.parity import parity_app
+from attention.cli.application import one_line
+from attention.cli.verify import parity_app
 
 if TYPE_CHECKING:
-    from attention.parity.evaluation.false_positive_rate import Tally
+    from tools.evaluation.false_positive_rate import Tally
 
 
 @parity_app.command("false-alarms")
@@ -32,9 +32,9 @@ def false_alarms(
     Exits with 1 if that is one draw in 1,000 or more. Draw 1234 of a seed is the same whatever the range it is run in.
     """
     with one_line():
-        from attention.parity.evaluation import false_positive_rate as alarms  # noqa: PLC0415 - frameworks are imported by the command that needs them
-        from attention.parity.exported_cases.random_calls import DTYPES  # noqa: PLC0415
         from attention.parity.results.report import write  # noqa: PLC0415
+        from tools.evaluation import false_positive_rate as alarms  # noqa: PLC0415 - frameworks are imported by the command that needs them
+        from tools.evaluation.random_calls import DTYPES  # noqa: PLC0415
 
         dtypes = tuple(dtype or DTYPES)
         if draw is not None:
@@ -44,7 +44,7 @@ def false_alarms(
             def progress(tally: Tally) -> None:
                 tell(tally.draws, len(tally.failing))
 
-            tally = alarms.false_alarms(draws, seed, first=first, dtypes=dtypes, progress=progress)
+            tally = alarms.false_positives(draws, seed, first=first, dtypes=dtypes, progress=progress)
         for line in tally.lines():
             typer.echo(line)
         if json is not None:
@@ -54,8 +54,8 @@ def false_alarms(
 
 def _alone(draw: int, seed: int, dtypes: tuple[str, ...]) -> bool:
     """Show one draw, and return whether it agrees."""
-    from attention.parity.evaluation.false_positive_rate import false_alarms as run  # noqa: PLC0415 - as above
     from attention.parity.results.report import Report  # noqa: PLC0415
+    from tools.evaluation.false_positive_rate import false_positives as run  # noqa: PLC0415 - as above
 
     found = run(1, seed, first=draw, dtypes=dtypes)
     report = Report(found.last)

@@ -1,4 +1,4 @@
-"""Shrinking: a failing draw made as plain as it can be while it still fails, and printed as code.
+"""Shrink a failing draw to the simplest one that still fails, and print it as code.
 
 shrunk(draw) = the draw after every step of `simpler` that keeps it failing
 """
@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from attention.parity.random_options.draws import Draw, attention
 from attention.spec.axes import Sizes
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.layers.stack import Stack
@@ -21,6 +20,7 @@ from attention.spec.masks import DenseMask
 from attention.spec.masks.algebra import And, Mask, Not, Or, Pair, both, evaluate
 from attention.spec.masks.selection import Several
 from attention.spec.positions import AxialRotary
+from tools.evaluation.option_fuzzing.draws import Draw, attention
 
 MOST = 200
 """Draws that are tried at most."""
@@ -166,7 +166,7 @@ def _corner(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def code(draw: Draw) -> str:
     """Return a program that examines a draw again."""
-    lines = ("import numpy as np", "from attention import spec", "from attention.parity.random_options import Draw, examine")
+    lines = ("import numpy as np", "from attention import spec", "from tools.evaluation.option_fuzzing import Draw, examine")
     return "\n".join((*lines, f"print(*examine({written(draw)}), sep='\\n')"))
 
 

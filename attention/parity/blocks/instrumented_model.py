@@ -1,7 +1,7 @@
-"""A model whose parts are recorded while it runs, and whose parts can be run again by themselves.
+"""A model whose parts are recorded while it runs, and can then be run by themselves.
 
-run = side.record(call, {"layers.0", ...})        run.outputs        run.received["layers.0"]
-side.part("layers.0", received, slots)            a program of the arrays in the slots; all else as it was received
+run = model.record(call, {"layers.0", ...})        run.outputs        run.received["layers.0"]
+model.part("layers.0", received, slots)            a program of the arrays in the slots; everything else as it was received
 """
 
 # Modules are whatever their user brought, of types that strict mode cannot know.
@@ -38,7 +38,7 @@ class Run:
     hidden: set[str] = field(default_factory=set[str])
 
 
-class Side(ABC):
+class InstrumentedModel(ABC):
     """One model of a pair.
 
     Attributes:

@@ -1,8 +1,8 @@
-"""Examining: whether the formula and both layers say the same of one draw.
+"""Check one draw: whether the formula and both layers agree on values and gradients.
 
     |a - b| <= 2^-30 * largest        values: of that array; gradients: of all gradients of the call
 
-2^-30 is 2^23 roundings of float64, far above what a call of a few thousand operations can add up, and 1/64 of one rounding of
+2^-30 is 2^23 roundings of float64, far above the error of a call of a few thousand operations, and 1/64 of one rounding of
 float32: a part that is computed in float32, or by another formula, shows.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.random_options import programs as run
-from attention.parity.random_options.draws import Draw
+from tools.evaluation.option_fuzzing import programs as run
+from tools.evaluation.option_fuzzing.draws import Draw
 
 LIMIT = 2.0**-30
 

@@ -1,4 +1,4 @@
-"""The checkup: everything that is done with two programs, in the order in which a person would.
+"""The full comparison of two programs: compare, locate the difference, and name the mistake.
 
 compare     do they differ, beyond rounding?
 locate      if so, or if it is asked: at which operation, on which line of either file?
@@ -42,7 +42,7 @@ they are of. What they say of roundings explains none that a run in float64 show
 
 
 @dataclass(frozen=True, eq=False)
-class Checkup:
+class FullComparison:
     """What was found out about two programs.
 
     Attributes:
@@ -133,7 +133,7 @@ CONTRACT = instance(Contract, wanted="a contract such as spec.MultiHeadAttention
 
 
 @checked(gradients=SWITCH, trace=SWITCH, load=LOAD, dtype=DTYPE, contract=CONTRACT | ", or None")
-def checkup(
+def full_comparison(
     torch_side: Any,
     jax_side: Any,
     inputs: Any = None,
@@ -147,7 +147,7 @@ def checkup(
     gradients: bool = True,
     trace: bool = False,
     outputs: Any = None,
-) -> Checkup:
+) -> FullComparison:
     """Return all that can be found out about two programs.
 
     Args:
@@ -197,7 +197,7 @@ def checkup(
         report, layers = _by_config(brought, inputs, report, params, load)
     places = divergence.all if divergence is not None else ()
     findings = tuple({finding.name: finding for place in places for finding in name_mistake(place)}.values())
-    return Checkup(report, divergence, findings, diagnosis, layers)
+    return FullComparison(report, divergence, findings, diagnosis, layers)
 
 
 def _by_contract(

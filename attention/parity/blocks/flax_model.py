@@ -1,9 +1,9 @@
 """Flax models, NNX and Linen, whose parts are recorded while the model runs one operation at a time.
 
-    NNX      a copy that shares the arrays; each recorded part of it gets a subclass whose `__call__` writes down the call
+    NNX      a copy that shares the arrays; each recorded part of it gets a subclass whose `__call__` records the call
     Linen    `linen.intercept_methods`
 
-Where a part runs inside of a compiled function or a scan, values cannot be seen; it is then run without compilation.
+Values inside a compiled function or a scan cannot be recorded; the part is then run without compilation.
 """
 
 # JAX and Flax leave many of their types unknown, which strict mode reports at every use.
@@ -25,10 +25,10 @@ from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.blocks.recorded_side import Run, Side, filled
+from attention.parity.blocks.instrumented_model import InstrumentedModel, Run, filled
 
 
-class FlaxSide(Side):
+class FlaxModel(InstrumentedModel):
     """What NNX and Linen have in common."""
 
     program: JaxProgram  # pyright: ignore[reportIncompatibleVariableOverride] - it is not replaced
@@ -73,7 +73,7 @@ def _arrays(name: str, made: Any) -> Arrays:
     return {path: np.asarray(x) for path, x in found.items()}
 
 
-class NnxSide(FlaxSide):
+class NnxModel(FlaxModel):
     """An NNX module.
 
     Args:
@@ -138,7 +138,7 @@ class _Options:
         self.call = call
 
 
-class LinenSide(FlaxSide):
+class LinenModel(FlaxModel):
     """A Linen module with its variables.
 
     Args:

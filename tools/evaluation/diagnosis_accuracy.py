@@ -1,11 +1,11 @@
-"""Accuracy of the diagnosis: how often it is right about mistakes that are known.
+"""Accuracy of the diagnosis on programs whose mistake is known.
 
-    python -m attention.parity.evaluation.diagnosis_accuracy [--pairs 60] [--seed 0] [--side torch]
+    python -m tools.evaluation.diagnosis_accuracy [--pairs 60] [--seed 0] [--side torch]
 
-singles      every mutant of the catalogue, run by a side: the name must be the mutant's mathematics, and alone
-pairs        two random hypotheses of a random contract: the truth must be among the first three
-strangers    mistakes in no list: no name may be given
-right        both backends as they are: they agree
+singles      every named mutation, run by a backend: the diagnosis must name its mathematics, and nothing else
+pairs        two random hypotheses of a random contract: the truth must be among the first three explanations
+unlisted     mutations in no catalogue: no name may be given
+right        both backends without a mutation: they agree
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from rich.console import Console
 
 from attention.parity.contracts import backends
 from attention.parity.contracts.probes import Probe
-from attention.parity.diagnosis.diagnose import examine
+from attention.parity.diagnosis.diagnose import diagnose_program
 from attention.parity.diagnosis.evidence import SAME
-from attention.parity.diagnosis.library_program import Answer, BackendPatient, Patient
-from attention.parity.diagnosis.result import Finding
-from attention.parity.diagnosis.test_inputs import questions
-from attention.parity.evaluation.unlisted_mutations import strangers
-from attention.parity.mutation_testing import MUTANTS, Mutant
-from attention.parity.mutations.formula_hooks import answer
-from attention.parity.mutations.mutation import Mistake
-from attention.parity.mutations.operators import Plant, compose
+from attention.parity.diagnosis.library_program import LibraryLayer, Outputs, ProbedProgram
+from attention.parity.diagnosis.result import ProgramDiagnosis
+from attention.parity.diagnosis.test_inputs import diagnostic_probes
+from attention.parity.mutations.cases import CASE_MUTATIONS
+from attention.parity.mutations.formula_hooks import formula_outputs
+from attention.parity.mutations.mutation import Mutation
+from attention.parity.mutations.operators import Operator, compose
 from attention.parity.mutations.registry import hypotheses
 from attention.parity.results.report import write
 from attention.spec import cases
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract
+from tools.evaluation.unlisted_mutations import unlisted_mutations
 
 FIRST = 3
 """Among how many causes the truth about a pair must be."""
-WANTED = {"singles": 0.95, "pairs": 0.90, "strangers": 1.0, "right": 1.0}
+WANTED = {"singles": 0.95, "pairs": 0.90, "unlisted": 1.0, "right": 1.0}
 STRANGE = ("self", "causal", "rotary", "cross")
 
 
 @dataclass
-class Planted(Patient):
+class MutatedProgram(ProbedProgram):
     """A program with a mistake: a side that is given wrong calls, or the formula itself, rounded to float32.
 
     Args:
@@ -55,16 +55,16 @@ class Planted(Patient):
     """
 
     name: str
-    plant: Plant
+    operator: Operator
     side: str = "numpy"
 
     def __post_init__(self) -> None:
         self.framework = self.side
 
-    def answer(self, probe: Probe) -> Answer:
-        wrong = self.plant(probe)
+    def outputs(self, probe: Probe) -> Outputs:
+        wrong = self.operator(probe)
         if self.side == "numpy":
-            return {name: x.astype(np.float32) for name, x in answer(wrong).items()}
+            return {name: x.astype(np.float32) for name, x in formula_outputs(wrong).items()}
         made = backends.find(self.side).run(wrong, "auto").results
         return {name: made[name] for name in probe.contract.outputs}
 
@@ -85,80 +85,80 @@ class Trial:
     kind: str
     case: str
     truth: str
-    finding: Finding
+    diagnosis: ProgramDiagnosis
     good: bool
     rank: int | None = None
 
     def __str__(self) -> str:
-        said = " || ".join(" = ".join(cause.names) for cause in self.finding.causes) or self.finding.state
+        said = " || ".join(" = ".join(explanation.names) for explanation in self.diagnosis.explanations) or self.diagnosis.state
         mark = "right" if self.good else "WRONG"
-        return f"{mark} {self.kind:9} {self.case:18} {self.truth:60} {self.finding.seconds:5.1f} s  {said}"
+        return f"{mark} {self.kind:9} {self.case:18} {self.truth:60} {self.diagnosis.seconds:5.1f} s  {said}"
 
 
-def single(mutant: Mutant, side: str) -> Trial:
+def single(mutation: Mutation, side: str) -> Trial:
     """Return the trial of one mutant: the one cause told must be its mathematics, and turn its knob."""
-    contract = cases.find(mutant.case).contract
-    found = examine(Planted(mutant.name, mutant.plant, side), contract)
-    rank = rank_of(mutant.plant, found)
-    good = rank == 0 and found.unique and mutant.knob in found.causes[0].knobs
-    return Trial("singles", mutant.case, mutant.name, found, good, rank)
+    contract = cases.find(mutation.case).contract
+    found = diagnose_program(MutatedProgram(mutation.name, mutation.operator, side), contract)
+    rank = rank_of(mutation.operator, found)
+    good = rank == 0 and found.unique and mutation.kind in found.explanations[0].kinds
+    return Trial("singles", mutation.case, mutation.name, found, good, rank)
 
 
-def pair(case: str, first: Mistake, second: Mistake) -> Trial:
+def pair(case: str, first: Mutation, second: Mutation) -> Trial:
     """Return the trial of two mistakes at once."""
     contract = cases.find(case).contract
-    both = compose(first.plant, second.plant)
-    found = examine(Planted("two mistakes", both), contract)
+    both = compose(first.operator, second.operator)
+    found = diagnose_program(MutatedProgram("two mistakes", both), contract)
     rank = rank_of(both, found)
     return Trial("pairs", case, f"{first.name} + {second.name}", found, rank is not None and rank < FIRST, rank)
 
 
-def stranger(case: str, mistake: Mistake) -> Trial:
+def unlisted(case: str, mutation: Mutation) -> Trial:
     """Return the trial of a mistake in no list."""
-    found = examine(Planted(mistake.name, mistake.plant), cases.find(case).contract)
-    return Trial("strangers", case, mistake.name, found, found.state == "unknown")
+    found = diagnose_program(MutatedProgram(mutation.name, mutation.operator), cases.find(case).contract)
+    return Trial("unlisted", case, mutation.name, found, found.state == "unknown")
 
 
 def right(case: str, backend: str) -> Trial:
     """Return the trial of a backend as it is."""
-    found = examine(BackendPatient(backend), cases.find(case).contract)
+    found = diagnose_program(LibraryLayer(backend), cases.find(case).contract)
     return Trial("right", case, f"{backend} as it is", found, found.agrees)
 
 
-def rank_of(truth: Plant, found: Finding) -> int | None:
+def rank_of(truth: Operator, found: ProgramDiagnosis) -> int | None:
     """Return which of the causes is the mathematics of the truth, on every question that was asked."""
-    for rank, cause in enumerate(found.causes):
-        if all(q.apart(q.made(cause.mistake.plant), q.made(truth)) <= SAME for q in found.asked):
+    for rank, explanation in enumerate(found.explanations):
+        if all(q.apart(q.made(explanation.mutation.operator), q.made(truth)) <= SAME for q in found.observations):
             return rank
     return None
 
 
-def random_pairs(count: int, seed: int, names: Sequence[str] = ()) -> Iterator[tuple[str, Mistake, Mistake]]:
+def random_pairs(count: int, seed: int, names: Sequence[str] = ()) -> Iterator[tuple[str, Mutation, Mutation]]:
     """Yield pairs of mistakes of different knobs that both show, each also beside the other."""
     rng = np.random.default_rng(seed)
     names = list(names) or list(cases.CASES)
     while count:
         case = names[rng.integers(len(names))]
         contract = cases.find(case).contract
-        mistakes, _ = hypotheses(contract)
-        i, j = (int(n) for n in rng.choice(len(mistakes), 2, replace=False))
-        first, second = mistakes[i], mistakes[j]
-        if first.knob != second.knob and _both_show(contract, first, second):
+        mutations, _ = hypotheses(contract)
+        i, j = (int(n) for n in rng.choice(len(mutations), 2, replace=False))
+        first, second = mutations[i], mutations[j]
+        if first.kind != second.kind and _both_show(contract, first, second):
             count -= 1
             yield case, first, second
 
 
-def _both_show(contract: Contract, first: Mistake, second: Mistake) -> bool:
-    plants = (compose(), first.plant, second.plant, compose(first.plant, second.plant))
+def _both_show(contract: Contract, first: Mutation, second: Mutation) -> bool:
+    plants = (compose(), first.operator, second.operator, compose(first.operator, second.operator))
     try:
-        none, one, other, both = (_outputs(contract, plant) for plant in plants)
+        none, one, other, both = (_outputs(contract, operator) for operator in plants)
     except AttentionError:
         return False
     return not any(_alike(*two) for two in ((none, one), (none, other), (one, both), (other, both), (none, both)))
 
 
-def _outputs(contract: Contract, plant: Plant) -> np.ndarray:
-    made = [x.reshape(-1) for probe in questions(contract) for x in answer(plant(probe)).values()]
+def _outputs(contract: Contract, operator: Operator) -> np.ndarray:
+    made = [x.reshape(-1) for probe in diagnostic_probes(contract) for x in formula_outputs(operator(probe)).values()]
     return np.nan_to_num(np.concatenate(made), nan=1e8)
 
 
@@ -179,11 +179,13 @@ def trials(kind: str | None, pairs: int, seed: int, side: str, only: Sequence[st
     """
     shown = [name for name in cases.CASES if not only or name in only]
     if kind in (None, "singles"):
-        yield from (single(mutant, side) for mutant in MUTANTS if mutant.case in shown)
+        yield from (single(mutation, side) for mutation in CASE_MUTATIONS if mutation.case in shown)
     if kind in (None, "pairs"):
         yield from (pair(*drawn) for drawn in random_pairs(pairs, seed, shown))
-    if kind in (None, "strangers"):
-        yield from (stranger(case, x) for case in STRANGE if case in shown for x in strangers(cases.find(case).contract))
+    if kind in (None, "unlisted"):
+        yield from (
+            unlisted(case, x) for case in STRANGE if case in shown for x in unlisted_mutations(cases.find(case).contract)
+        )
     if kind in (None, "right"):
         yield from (right(case, backend) for case in shown for backend in backends.BACKENDS)
 
@@ -200,7 +202,7 @@ def summary(done: Sequence[Trial]) -> list[str]:
     for kind, wanted in WANTED.items():
         own = [trial for trial in done if trial.kind == kind]
         if own:
-            good, seconds = sum(trial.good for trial in own), [trial.finding.seconds for trial in own]
+            good, seconds = sum(trial.good for trial in own), [trial.diagnosis.seconds for trial in own]
             told = f"{good} of {len(own)} = {good / len(own):.1%}, wanted {wanted:.0%}"
             lines.append(f"{kind:9} {told}; seconds: mean {np.mean(seconds):.1f}, most {max(seconds):.1f}")
     return lines
@@ -218,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print every trial and the score; return 0 if it is good enough."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(
-        prog="python -m attention.parity.evaluation.diagnosis_accuracy", description="The accuracy of the diagnosis."
+        prog="python -m tools.evaluation.diagnosis_accuracy", description="The accuracy of the diagnosis."
     )
     _ = parser.add_argument("--pairs", type=int, default=60, help="how many random pairs of mistakes")
     _ = parser.add_argument("--seed", type=int, default=0, help="of the pairs")

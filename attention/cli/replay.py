@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attention.cli.app import one_line
-from attention.cli.parity import parity_app
+from attention.cli.application import one_line
+from attention.cli.verify import parity_app
 
 if TYPE_CHECKING:
     from attention.parity.compare.recording_file import Recording

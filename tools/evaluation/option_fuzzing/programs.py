@@ -1,10 +1,10 @@
-"""Programs: the formula and both layers, each with its gradients, on one call in float64.
+"""The formula and both layers as programs with gradients, on one call in float64.
 
     formula        values in NumPy; gradients by JAX's autodiff of the same text
     torch          the layer, one operation at a time
     jax            the layer as `jax.jit` would trace it
 
-What JAX traces is evaluated in NumPy (`evaluate.py`): to compile a program for one call would take seconds.
+The JAX trace is evaluated in NumPy (`numerics.jaxpr_interpreter`): compiling a program for one call would take seconds.
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.
@@ -22,7 +22,7 @@ from flax import nnx
 from jax.lax import stop_gradient
 
 from attention.jax_impl.params import parameter
-from attention.parity.contracts.backends import Results, TorchSide
+from attention.parity.contracts.backends import Results, TorchBackend
 from attention.parity.contracts.probes import Probe
 from attention.parity.numerics.noise import Noise
 
@@ -49,7 +49,7 @@ def formula(probe: Probe, implementation: str = "auto") -> Results:
 
 def torch_layer(probe: Probe, implementation: str = "auto") -> Results:
     """Return what the layer of `torch_impl` makes of a call."""
-    return TorchSide().run(probe, implementation).results
+    return TorchBackend().run(probe, implementation).results
 
 
 def jax_layer(probe: Probe, implementation: str = "auto") -> Results:

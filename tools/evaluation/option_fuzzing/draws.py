@@ -1,4 +1,4 @@
-"""Draws: one random call of one random contract, small enough to be printed as code.
+"""One random call of one random contract, small enough to be printed as code.
 
 drawn(number, seed).probe() = the call in float64, its numbers drawn from the draw's own seed
 """
@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 
 from attention.parity.contracts.probes import CALL, Probe
-from attention.parity.exported_cases.random_contracts import Frame, Pick
-from attention.parity.random_options.masks import Batch, given
-from attention.parity.random_options.values import FRAMES, KINDS, make
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.layers.linear import LinearAttention
@@ -22,6 +19,9 @@ from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
 from attention.spec.masks.algebra import Mask
 from attention.spec.positions import AxialRotary
+from tools.evaluation.option_fuzzing.masks import Batch, given
+from tools.evaluation.option_fuzzing.values import FRAMES, KINDS, make
+from tools.evaluation.random_contracts import Frame, Pick
 
 BATCHES: tuple[Batch, ...] = ((), (2,), (2,), (2,), (1, 2))
 INTERMEDIATES = ("weights", "mean_weights", "logsumexp", "context", "masked")

@@ -1,7 +1,7 @@
-"""Masks at random: every kind, composed with `&`, `|` and `~`.
+"""Random masks: every kind, composed with `&`, `|` and `~`.
 
-structural(pick, frame)        what a contract may hold: no arrays
-given(pick, frame, batch)      what may come with a call: arrays too, empty rows and padding on either side among them
+structural(pick, frame)        masks of a contract: no arrays
+given(pick, frame, batch)      masks of a call: arrays too, empty rows and padding on either side among them
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.exported_cases.random_contracts import Frame, Pick
 from attention.spec.masks import Causal, Chunked, DenseMask, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
 from attention.spec.masks.algebra import Mask
+from tools.evaluation.random_contracts import Frame, Pick
 
 Batch = tuple[int, ...]
 Maker = Callable[[], Mask]

@@ -1,7 +1,7 @@
-"""Unlisted mutations: mistakes that are in no list, which the diagnosis must not name.
+"""Unlisted mutations: mistakes in no catalogue, which the diagnosis must not give a name.
 
-Each is planted at an attention, inside the formula; a diagnosis that gives one of them the name of a known mistake would send
-its reader to the wrong line.
+Each is a hook inside the formula of an attention. A diagnosis that gave it the name of a known mistake would send its reader
+to the wrong line.
 """
 
 # The intermediates are arrays of any namespace.
@@ -14,15 +14,15 @@ from dataclasses import replace
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.mutations.formula_hooks import At, on, remark
-from attention.parity.mutations.locations import Site
-from attention.parity.mutations.mutation import Mistake
-from attention.parity.mutations.operators import Plant
+from attention.parity.mutations.formula_hooks import HookContext, hook_intermediate, on
+from attention.parity.mutations.locations import Location
+from attention.parity.mutations.mutation import Mutation
+from attention.parity.mutations.operators import Operator
 from attention.spec.axes import Array
 from attention.spec.layers.contract import Contract
 
 
-def strangers(contract: Contract) -> list[Mistake]:
+def unlisted_mutations(contract: Contract) -> list[Mutation]:
     """Return mistakes that nobody is known to have made, in a multi-head layer."""
     intermediates = {
         "scores + 0.01 times the key's index": ("scores", lambda at, x: x + 0.01 * at.xp.arange(x.shape[-1])),
@@ -39,35 +39,36 @@ def strangers(contract: Contract) -> list[Mistake]:
         "the largest weight of a row left out": ("weights", lambda at, x: at.xp.where(x == x.max(-1, keepdims=True), 0 * x, x)),
     }
     made = [
-        Mistake(name, remark(Site(contract), on(intermediate, turn))) for name, (intermediate, turn) in intermediates.items()
+        Mutation(name, hook_intermediate(Location(contract), on(intermediate, hook)))
+        for name, (intermediate, hook) in intermediates.items()
     ]
-    return [*made, Mistake("queries and keys of batch row 0 wrong by 0.1 %", _row_wrong(1.001))]
+    return [*made, Mutation("queries and keys of batch row 0 wrong by 0.1 %", _row_wrong(1.001))]
 
 
-def _every_second(at: At, heads: int, factor: float) -> Array:
+def _every_second(at: HookContext, heads: int, factor: float) -> Array:
     return at.xp.where(at.xp.arange(heads) % 2 == 0, factor, 1.0)
 
 
-def _warming(at: At, x: Array) -> Array:
+def _warming(at: HookContext, x: Array) -> Array:
     return x / (1.0 + 0.05 * at.xp.arange(x.shape[-2]))[:, None]
 
 
-def _sharpened(at: At, x: Array) -> Array:
+def _sharpened(at: HookContext, x: Array) -> Array:
     powers = at.xp.where(at.xp.arange(x.shape[-3]) == 0, 1.1, 1.0)[:, None, None]
     raised = x**powers
     total = raised.sum(-1, keepdims=True)
     return raised / at.xp.where(total == 0, 1.0, total)
 
 
-def _without_first(at: At, width: int) -> Array:
+def _without_first(at: HookContext, width: int) -> Array:
     return at.xp.where(at.xp.arange(width) == 0, 0.0, 1.0)
 
 
-def _row_wrong(factor: float) -> Plant:
-    def plant(probe: Probe) -> Probe:
+def _row_wrong(factor: float) -> Operator:
+    def operator(probe: Probe) -> Probe:
         query = probe.arrays["query"].copy()
         query[0] *= np.float32(factor)
         rest = {"key": probe.arrays.get("key", probe.arrays["query"])}
         return replace(probe, arrays={**rest, **probe.arrays, "query": query})
 
-    return plant
+    return operator

@@ -1,6 +1,6 @@
 """A torch model whose parts are recorded by hooks.
 
-with untouched(model): model(...)        what each part received is copied before it runs
+with untouched(model): model(...)        the inputs of each part are copied before it runs
 """
 
 # torch leaves many of its types unknown, which strict mode reports at every use.
@@ -21,14 +21,14 @@ from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.torch_program import TorchProgram
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.blocks.recorded_side import Run, Side, filled
+from attention.parity.blocks.instrumented_model import InstrumentedModel, Run, filled
 from attention.parity.blocks.torch_untouched import untouched
 from attention.parity.numerics.error_budget import Rounding
 from attention.parity.numerics.stochastic_rounding_torch import noisy
 from attention.torch_impl.params import to_numpy, to_tensor
 
 
-class TorchSide(Side):
+class TorchModel(InstrumentedModel):
     """A torch module.
 
     Args:

@@ -1,4 +1,4 @@
-"""Contracts at random: every layer, every option, sizes from a short list.
+"""Random contracts: every layer, every option, sizes from a short list.
 
 contract(pick, frame)        options that exclude each other are refused by the contract itself, and drawn again
 """

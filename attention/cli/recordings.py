@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attention.cli.app import app, one_line
+from attention.cli.application import app, one_line
 
 SIDE = "module:name or path/to/file.py:name; a class, or a function called make_..., build_... or create_..., is called."
 FILE = ".safetensors"

@@ -1,4 +1,4 @@
-"""The checkup and `attention compare`: on files of anybody's, from the first difference to the mistake's name."""
+"""The full comparison and `attention compare`: on files of anybody's, from the first difference to the mistake's name."""
 
 import json
 from pathlib import Path
@@ -118,7 +118,7 @@ class TestLaws:
 
     def test_a_contract_names_the_knob_without_any_inputs(self) -> None:
         contract = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
-        found = parity.checkup("torch", "jax", contract=contract)
+        found = parity.full_comparison("torch", "jax", contract=contract)
         assert found.ok
         assert found.report is None
         assert "agrees with the contract" in str(found)
@@ -127,7 +127,7 @@ class TestLaws:
 class TestRefusals:
     def test_neither_inputs_nor_contract(self) -> None:
         with pytest.raises(OptionError, match="inputs None must be given, or a contract"):
-            _ = parity.checkup(torch.sin, np.sin)
+            _ = parity.full_comparison(torch.sin, np.sin)
 
     @pytest.mark.parametrize(
         ("options", "line"),

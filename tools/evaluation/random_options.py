@@ -1,4 +1,4 @@
-"""`attention parity random-options`: whether the formula and both layers agree on random combinations of all options."""
+"""The command `python -m tools.evaluation parity random-options`: fuzzing of all options of all contracts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from attention.cli.app import one_line
-from attention.cli.false_alarms import progress_bar
-from attention.cli.parity import parity_app
+from attention.cli.application import one_line
+from attention.cli.verify import parity_app
+from tools.evaluation.false_alarms import progress_bar
 
 
 @parity_app.command("random-options")
@@ -22,7 +22,7 @@ def random_options(
     Exits with 1 if they disagree on any draw. Each such draw is shrunk, and printed as a program that shows it again.
     """
     with one_line():
-        from attention.parity.random_options import random_options as run  # noqa: PLC0415 - frameworks are imported by the command that needs them
+        from tools.evaluation.option_fuzzing import random_options as run  # noqa: PLC0415 - frameworks are imported by the command that needs them
 
         with progress_bar(draws) as tell:
             tally = run(draws, seed, first=first, progress=lambda tally: tell(tally.draws, len(tally.failures)))

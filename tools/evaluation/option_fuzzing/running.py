@@ -1,4 +1,4 @@
-"""Running: what becomes of a range of draws, each failing one shrunk."""
+"""Run a range of draws, and shrink each that fails."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from attention.parity.random_options.draws import Draw, drawn
-from attention.parity.random_options.examining import PROGRAMS, Disagreement, Programs, examine
-from attention.parity.random_options.shrinking import code, shrunk
 from attention.spec.errors import OptionError
+from tools.evaluation.option_fuzzing.draws import Draw, drawn
+from tools.evaluation.option_fuzzing.examining import PROGRAMS, Disagreement, Programs, examine
+from tools.evaluation.option_fuzzing.shrinking import code, shrunk
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Tally:
         """Yield what a terminal shows."""
         for failure in self.failures:
             yield from failure.lines()
-            yield f"again: attention parity random-options --seed {self.seed} --first {failure.number} --draws 1"
+            command = "python -m tools.evaluation parity random-options"
+            yield f"again: {command} --seed {self.seed} --first {failure.number} --draws 1"
         each = self.seconds / self.draws if self.draws else 0.0
         yield f"{self.draws} draws of seed {self.seed}, {each:.2f} s of processor time each: {len(self.failures)} disagree"
 

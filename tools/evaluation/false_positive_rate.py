@@ -1,8 +1,8 @@
-"""False alarms: how often the proof condemns programs that are right.
+"""The false positive rate: how often the comparison rejects programs that are right.
 
     rate = failing draws / draws        at most p with 95 % confidence, where P(Binomial(draws, p) <= failing) = 5 %
 
-Every draw is a random contract, shape, dtype and scale; both backends run it, and a draw fails if any of their arrays does.
+Every draw is a random contract, shape, dtype and scale. Both backends run it, and it fails if any of their arrays does.
 
 References:
     Clopper and Pearson, Biometrika 26, 1934. Where nothing fails the bound is 3 / draws, the rule of three.
@@ -20,13 +20,13 @@ from typing import Any
 import jax
 
 from attention.parity.contracts import backends
-from attention.parity.contracts.backends import Side
+from attention.parity.contracts.backends import Backend
 from attention.parity.contracts.check import expect, judged
-from attention.parity.exported_cases.random_calls import DTYPES, GROUP, drawn
 from attention.parity.numerics.comparison import Verdict
 from attention.parity.results.report import Report, Row
 from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import OptionError
+from tools.evaluation.random_calls import DTYPES, GROUP, drawn
 
 MOST = 0.001
 """The rate of false alarms that is promised, and not reached."""
@@ -121,7 +121,7 @@ class Tally:
             yield f"{side:12} {dtype:9} {m.draws:6} {m.arrays:7} {m.failing:8} {m.rms:12.2f} {m.worst:6.1f}"
         for number, rows in self.failing.items():
             yield from _lines(rows)
-            yield f"  again: attention parity false-alarms --seed {self.seed} --draw {number}"
+            yield f"  again: python -m tools.evaluation parity false-alarms --seed {self.seed} --draw {number}"
         speed = self.seconds / self.draws if self.draws else math.nan
         yield f"{self.draws} draws of seed {self.seed}, {speed:.2f} s each; {self.arrays} arrays compared with the oracle"
         yield (
@@ -164,7 +164,9 @@ def _log_binomial(k: int, n: int, rate: float) -> float:
     return coefficient + k * math.log(rate) + (n - k) * math.log1p(-rate)
 
 
-def examine(number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, programs: Sequence[Side] = ()) -> tuple[Row, ...]:
+def check_draw(
+    number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, programs: Sequence[Backend] = ()
+) -> tuple[Row, ...]:
     """Return a row for each program that ran the draw of a number.
 
     Args:
@@ -189,13 +191,13 @@ def examine(number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, progra
     return tuple(rows)
 
 
-def false_alarms(
+def false_positives(
     draws: int = 2000,
     seed: int = 0,
     *,
     first: int = 0,
     dtypes: Sequence[str] = DTYPES,
-    programs: Sequence[Side] = (),
+    programs: Sequence[Backend] = (),
     progress: Callable[[Tally], object] = lambda _: None,
 ) -> Tally:
     """Return what becomes of `draws` random draws, from number `first` on.
@@ -220,7 +222,7 @@ def false_alarms(
         _ = numpy_dtype(dtype)
     tally, begun = Tally(seed), time.monotonic()
     for number in range(first, first + draws):
-        tally.add(number, examine(number, seed, tuple(dtypes), programs))
+        tally.add(number, check_draw(number, seed, tuple(dtypes), programs))
         tally.seconds = time.monotonic() - begun
         _ = progress(tally)
         if (number + 1) % KEPT == 0:
