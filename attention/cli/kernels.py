@@ -46,15 +46,15 @@ def kernels(
 ) -> None:
     """Show which kernel a call takes in each backend, and why the others do not, as implementation="auto" decides it."""
     with one_line():
-        rooms = _rooms(backend)
+        backends = _backends(backend)
         if measure is not None or tune:
             from attention.cli import kernel_measuring  # noqa: PLC0415 - NumPy is imported by the command that needs it
 
             sizes = None if size is None else _counts(size)
             if measure is not None:
-                kernel_measuring.measure(measure, rooms, dtype, mask, sizes, typer.echo)
+                kernel_measuring.measure(measure, backends, dtype, mask, sizes, typer.echo)
             if tune:
-                kernel_measuring.tune(rooms, dtype, mask, typer.echo)
+                kernel_measuring.tune(backends, dtype, mask, typer.echo)
             return
         from attention.cli.kernel_explaining import Call, explained  # noqa: PLC0415
 
@@ -70,12 +70,12 @@ def kernels(
             gradient=gradient,
             options={**options, "return_intermediates": tuple(intermediate or ())},
         )
-        for room in rooms:
-            for line in explained(room, call, full=explain, peak=peak, bandwidth=bandwidth):
+        for name in backends:
+            for line in explained(name, call, full=explain, peak=peak, bandwidth=bandwidth):
                 typer.echo(line)
 
 
-def _rooms(backend: list[str] | None) -> tuple[str, ...]:
+def _backends(backend: list[str] | None) -> tuple[str, ...]:
     for name in backend or ():
         if name not in ROOMS:
             raise _refused("UnknownName", f"backend {name!r} must be one of {', '.join(ROOMS)}")
