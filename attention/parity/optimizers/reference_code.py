@@ -23,12 +23,12 @@ Lacks = list[tuple[bool, str]]
 
 @dataclass(frozen=True)
 class Code:
-    """A step in the words of one framework.
+    """A step as code of one framework.
 
     Attributes:
         text: an expression; of torch a tuple, if something is called or stepped beside the optimiser.
-        lacks: what the framework's own parts cannot do, so that the text does without.
-        room: whose `optimizer(step, layer)` does it all the same.
+        lacks: what the framework's own optimisers cannot do; the text omits it.
+        backend: our backend, whose `optimizer(step, layer)` supports all of it.
     """
 
     text: str
@@ -40,7 +40,7 @@ class Code:
 
 
 def code(step: Step) -> dict[str, Code]:
-    """Return the step as torch.optim and as optax say it."""
+    """Return the step as code of torch.optim and of optax."""
     return {"torch": _torch(step), "optax": _optax(step)}
 
 
@@ -164,7 +164,7 @@ def _optax(step: Step) -> Code:
     if isinstance(step, RMSprop) and momentum:
         trace = f"optax.trace({momentum!r})"
         last = [*last, trace] if step.rate_in_sum else [trace, *last]
-    # A decay of which the rate is no factor, or another one than of the rest, comes last.
+    # A decay without the rate as a factor, or with another rate, comes last.
     parts = [*core, *last, *after] if step.decoupled and (_apart(step) or not step.decay_times_rate) else [*core, *after, *last]
     lacks += [
         (step.clip is not None and step.clip.by == "tensor norm", "a clip of each tensor's norm"),
@@ -175,7 +175,7 @@ def _optax(step: Step) -> Code:
 
 
 def _apart(step: Step) -> bool:
-    """Return whether what the rate multiplies is summed up, or has a rate of its own, so that a decay must come after it."""
+    """Return whether the rate's factor is summed up, or has a rate of its own: then a decay must come after it."""
     return isinstance(step, Adafactor) or (isinstance(step, RMSprop) and step.rate_in_sum and step.momentum > 0)
 
 
@@ -274,7 +274,7 @@ def _schedule(step: Step) -> str:
 
 
 def schedule_code(step: Step) -> dict[str, str]:
-    """Return the schedule of a step, a function of the number of steps made, as each framework says it; empty if it has none.
+    """Return the schedule of a step, a function of the number of steps made, as code of each framework; empty if it has none.
 
     torch's is a plain function for `LambdaLR`, whose rates multiply the optimiser's `lr` of 1.
     """
