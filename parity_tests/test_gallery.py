@@ -17,7 +17,7 @@ import pytest
 from attention.parity.adapters import Arrays, Call, program
 from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.numerics.error_budget import differentiated
-from attention.parity.numerics.noise import Noise
+from attention.parity.numerics.stochastic_rounding import Noise
 from attention.parity.tracing import Divergence, Event, locate
 from parity_tests.gallery.catalog import PORTS
 from parity_tests.gallery.port import HERE, MEND, Port, mend

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from attention.parity.numerics.noise import Noise
+from attention.parity.numerics.stochastic_rounding import Noise
 
 X = np.random.default_rng(0).normal(size=(3, 4))
 WHOLE = np.array([7, -7, 5, 0, -(2**31), 2**31 - 1], np.int32)

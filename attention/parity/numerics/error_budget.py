@@ -27,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from attention.parity.numerics.jaxpr_interpreter import concrete, is_complex, is_float, is_key, widened
-from attention.parity.numerics.noise import Noise, Spreads
+from attention.parity.numerics.stochastic_rounding import Noise, Spreads
 from attention.spec.errors import DTypeError, OptionError, shown
 from attention.spec.options import SEED, SWITCH, Option, one_of, takes_arguments, whole
 

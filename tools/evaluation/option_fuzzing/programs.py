@@ -24,7 +24,7 @@ from jax.lax import stop_gradient
 from attention.jax_impl.params import parameter
 from attention.parity.contracts.backends import Results, TorchBackend
 from attention.parity.contracts.probes import Probe
-from attention.parity.numerics.noise import Noise
+from attention.parity.numerics.stochastic_rounding import Noise
 
 Tree = Any
 Arrays = dict[str, Any]
