@@ -116,7 +116,6 @@ class TestValues:
             "weights": provenance.digest(plain().weights),
             "matmul precision": "highest",
         }
-        assert read["mutation"] == {"killed": ["a"], "survived": []}
         assert len(read["code"]) == 64
         for name in ("jax device", "torch device", "torch float32 matmul precision", "jax x64", "numpy"):
             assert read["environment"][name]
