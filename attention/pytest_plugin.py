@@ -1,11 +1,11 @@
-"""The pytest plugin: fixtures for parity tests, and a count of the mistakes that such a test would let pass.
+"""The pytest plugin: fixtures for parity tests, and the mutation score of such a test.
 
-    parity                           `attention.parity`; a test that fails shows the reports it was given
+    parity                           `attention.parity`; a test that fails shows its reports
     parity_probe                     each probe of the contract in @pytest.mark.parity_probes(contract), in turn
     pytest --parity-mutations          test_port.py::test_mine kills 40 of 59; add T != S (3), an empty row (2)
 
-Every test that takes `parity` is run once as it is, and once for each known mistake, which is planted in what `parity.layer`,
-`parity.expect` and `parity.check` give. This file imports no framework, so that a session without such tests pays nothing.
+Every test that takes `parity` runs once unchanged, and once for each known mutation, which is applied to the results of
+`parity.layer`, `parity.expect` and `parity.check`. This file imports no framework: a session without such tests pays nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--parity-mutations",
         action="store_true",
-        help="run each test that takes the fixture 'parity' against every known porting mistake, and print its kills",
+        help="run each test that takes the fixture 'parity' against every known porting mistake, and print its mutation score",
     )
     # Not an optional value of the flag, which would swallow the path that follows it.
     group.addoption(
@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on every probe of its contract and, if it was asked for, against every mutant."""
+    """Run a test on every probe of its contract and, with --parity-mutations, under every mutation."""
     marker = metafunc.definition.get_closest_marker("parity_probes")
     if "parity_probe" in metafunc.fixturenames and marker is not None:
         found = _usage(_probes, *marker.args, **marker.kwargs)
@@ -109,7 +109,7 @@ def parity_probe(request: pytest.FixtureRequest) -> Probe:
 
 
 def _mutation(item: pytest.Item) -> Any:
-    """Return the mutant of a test's run, or None."""
+    """Return the mutation of a test's run, or None."""
     spec = getattr(item, "callspec", None)
     return spec.params.get("parity") if spec is not None and "parity" in getattr(item, "fixturenames", ()) else None
 
@@ -121,7 +121,7 @@ def _test(item: pytest.Item) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Spare a test the mutants that would tell nothing: all if it fails without one, and those that its contracts lack."""
+    """Skip runs that would show nothing: all if the test fails without a mutation, and mutations that its contracts lack."""
     mutation, test = _mutation(item), _test(item)
     if mutation is None:
         return
@@ -132,12 +132,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         from attention.parity.mutation_testing.fixture import revealing  # noqa: PLC0415
 
         if not any(revealing(mutation, contract) for contract in asked):
-            item.user_properties += _outcome(item, "equal" if asked else "unasked")
+            item.user_properties += _outcome(item, "equal" if asked else "unused")
             pytest.skip("no call of its contracts would show this mistake")
 
 
 def _outcome(item: pytest.Item, outcome: str, feature: str = "", moved: float = 0.0) -> list[tuple[str, str]]:
-    """Return what became of a mutant, as properties: text, which workers and JUnit's XML can hold."""
+    """Return the outcome of a mutation as properties: text, which workers and JUnit's XML can hold."""
     return [
         (TEST, _test(item)),
         (MUTATION, _mutation(item).name),
@@ -151,7 +151,7 @@ def _outcome(item: pytest.Item, outcome: str, feature: str = "", moved: float = 
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say what a test was given, and turn the failure of a mutant's run into a kill."""
+    """Add the verdicts of a test to its report, and count a failure under a mutation as killed."""
     report = yield
     loaded, given = sys.modules.get("attention.parity.mutation_testing.fixture"), _given(item)
     if report.failed and _mutation(item) is None:
@@ -195,7 +195,7 @@ def _found(given: ParityFixture) -> list[tuple[str, str]]:
 
 
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> tuple[str, str, str] | None:
-    """Count the runs of mutants apart from tests."""
+    """Count the runs under mutations apart from tests."""
     said = dict(getattr(report, "user_properties", ()))
     if OUTCOME not in said or getattr(report, "when", "") == "teardown":
         return None
@@ -203,7 +203,7 @@ def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Print what each test kills, and what it lacks."""
+    """Print the mutation score of each test, and the inputs that it lacks."""
     option = terminalreporter.config.option
     if not (option.parity_mutations or option.parity_mutations_like):
         return

@@ -11,7 +11,7 @@ from attention import parity, spec
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect, verdicts
 from attention.parity.results import provenance
-from attention.parity.results.report import Mutation, Report, Row
+from attention.parity.results.report import Report, Row
 from attention.spec.errors import FileError, ParityError
 
 TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
@@ -63,9 +63,9 @@ class TestLaws:
         assert not refused.ok, "nothing was compared"
 
     def test_reports_add_and_say_a_note_once(self, right: Report) -> None:
-        both = replace(right, notes=("a", "b")) + replace(right, notes=("b", "c"), advice="look", mutation=Mutation(("x",)))
+        both = replace(right, notes=("a", "b")) + replace(right, notes=("b", "c"), advice="look")
         assert both.notes == ("a", "b", "c")
-        assert (both.advice, len(both.rows), str(both.mutation)) == ("look", 4, "1 of 1 mutations killed")
+        assert (both.advice, len(both.rows)) == ("look", 4)
 
     def test_equal_weights_have_one_digest_and_others_another(self) -> None:
         weights = {"b": np.zeros(3), "a": np.ones((2, 2), np.float32)}
@@ -100,14 +100,13 @@ class TestValues:
         assert "FAILED" in str(FAILED)
 
     def test_the_table_names_every_subject(self, right: Report) -> None:
-        text = str(replace(right, notes=("budgets [of] the oracle",), mutation=Mutation(("a",), ("b",))))
+        text = str(replace(right, notes=("budgets [of] the oracle",)))
         assert "tiny" in text
         assert "20 arrays compared with the float64 oracle, 0 outside their budget" in text
         assert "budgets [of] the oracle" in text
-        assert "1 of 2 mutations killed; survived: b" in text
 
     def test_a_certificate_says_all_that_was_judged_and_what_it_depends_on(self, right: Report, tmp_path: Path) -> None:
-        replace(right, mutation=Mutation(("a",))).to_json(tmp_path / "deep" / "report.json")
+        right.to_json(tmp_path / "deep" / "report.json")
         read = json.loads((tmp_path / "deep" / "report.json").read_text())
         assert (read["format"], read["version"], read["ok"]) == ("attention certificate", 1, True)
         assert {row["side"] for row in read["rows"]} == {"torch", "jax"}
@@ -117,7 +116,6 @@ class TestValues:
             "weights": provenance.digest(plain().weights),
             "matmul precision": "highest",
         }
-        assert read["mutation"] == {"killed": ["a"], "survived": []}
         assert len(read["code"]) == 64
         for name in ("jax device", "torch device", "torch float32 matmul precision", "jax x64", "numpy"):
             assert read["environment"][name]

@@ -195,7 +195,7 @@ class TestValues:
     def test_the_trials_of_the_diagnosis_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from tools.evaluation import diagnosis_accuracy  # noqa: PLC0415 - as above
 
-        found: Any = SimpleNamespace(causes=(), state="unknown", seconds=1.0)
+        found: Any = SimpleNamespace(explanations=(), state="unknown", seconds=1.0)
         done = [diagnosis_accuracy.Trial("pairs", "self", "a + b", found, good) for good in (True, False, True)]
         monkeypatch.setattr(diagnosis_accuracy, "trials", lambda *_: iter(done))
         path = tmp_path / "score.json"

@@ -105,12 +105,12 @@ class TestLaws:
         for name, w in start.items():
             assert np.abs(ours[name] - theirs[name]).max() < 1e-3 * np.abs(ours[name] - w).max()
 
-    def test_twins_begin_one_unit_away(self) -> None:
-        from attention.parity.training.distance import moved  # noqa: PLC0415 - only here
+    def test_replicas_begin_one_unit_away(self) -> None:
+        from attention.parity.training.distance import perturbed  # noqa: PLC0415 - only here
 
         w = {"p": np.array([1.0, -3.0, 0.0], np.float32)}
-        assert np.abs(moved(w, 0)["p"] - w["p"]).tolist() in ([2.0**-23, 2.0**-22, 0.0], [2.0**-24, 2.0**-22, 0.0])
-        assert any((moved(w, 0)["p"] != moved(w, twin)["p"]).any() for twin in range(1, 5))
+        assert np.abs(perturbed(w, 0)["p"] - w["p"]).tolist() in ([2.0**-23, 2.0**-22, 0.0], [2.0**-24, 2.0**-22, 0.0])
+        assert any((perturbed(w, 0)["p"] != perturbed(w, replica)["p"]).any() for replica in range(1, 5))
 
 
 class TestPairs:
@@ -153,7 +153,7 @@ class TestReport:
         training.to_json(tmp_path / "run.json")
         read = json.loads((tmp_path / "run.json").read_text())
         assert {name: read[name] for name in training.facts()} == training.facts()
-        assert (read["ok"], read["steps"], read["twins"]) == (True, 24, 2)
+        assert (read["ok"], read["steps"], read["replicas"]) == (True, 24, 2)
         assert read["optimizer"] == "Adam, rate 0.001, weight decay 0.01, decoupled"
         assert len(read["curves"]["loss"]["envelope"]) == 24
 
@@ -310,8 +310,8 @@ class TestRefusals:
             _ = train(pair(optimizers={"jax": 0.1}))
 
     def test_arguments(self) -> None:
-        with pytest.raises(OptionError, match="twins 0 must be a positive int"):
-            _ = train(pair(), twins=0)
+        with pytest.raises(OptionError, match="replicas 0 must be a positive int"):
+            _ = train(pair(), replicas=0)
         with pytest.raises(OptionError, match="contract str must be a contract"):
             _ = recipe_for("self")  # type: ignore[arg-type]
         with pytest.raises(UnknownName, match="optimizer 'sophia' must be one of adamw"):

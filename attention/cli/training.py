@@ -1,6 +1,6 @@
 """`attention parity --train`: the same training in both frameworks, contract by contract.
 
-each contract: `steps` steps from the same bits, in torch and in JAX        inside the envelope of the twins, or exit code 1
+each contract: `steps` steps from the same bits, in torch and in JAX        inside the envelope of the replicas, or exit code 1
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def _table(runs: dict[str, Training], optimizer: str) -> Any:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="ratio = |torch - JAX| / envelope of the twins; apart above 1")
+    made = Table(
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="ratio = |torch - JAX| / envelope of the replicas; apart above 1"
+    )
     for heading in ("contract", "optimizer", "first loss", "last loss", "ratio", "of", "at step", ""):
         made.add_column(
             heading, no_wrap=True, justify="right" if heading in ("first loss", "last loss", "ratio", "at step") else "left"

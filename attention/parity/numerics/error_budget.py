@@ -3,7 +3,7 @@
     sigma = RMS over runs of (perturbed - unperturbed), at least 0.3 times its own RMS along the last axis (0.7 in large arrays)
 
 A program is traced once in float64 and its jaxpr interpreted: every result is perturbed as if it had been rounded (see
-`noise`). Unperturbed, the same interpreter is the oracle.
+`stochastic_rounding`). Unperturbed, the same interpreter is the oracle.
 
 References:
     Parker, Monte Carlo Arithmetic, 1997. Higham and Mary, SIAM J. Sci. Comput. 41, 2019: why sums grow so slowly.
@@ -27,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from attention.parity.numerics.jaxpr_interpreter import concrete, is_complex, is_float, is_key, widened
-from attention.parity.numerics.noise import Noise, Spreads
+from attention.parity.numerics.stochastic_rounding import Spreads, StochasticRounding
 from attention.spec.errors import DTypeError, OptionError, shown
 from attention.spec.options import SEED, SWITCH, Option, one_of, takes_arguments, whole
 
@@ -204,7 +204,7 @@ def budget(
         spreads = Spreads()
 
         def run(draws: np.random.Generator | None) -> Tree:
-            return outputs.unflatten(Noise(draws, units, spreads, casts=casts).read(jaxpr, leaves))
+            return outputs.unflatten(StochasticRounding(draws, units, spreads, casts=casts).run(jaxpr, leaves))
 
         value = run(None)
         perturbed = [run(np.random.Generator(np.random.SFC64((seed, number)))) for number in range(runs)]

@@ -47,8 +47,8 @@ def verdict(training: Training) -> str:
 
 def table(training: Training) -> Table:
     """Return the table of what is farthest outside, or nearest to its envelope."""
-    twins = len(training.losses) - 2
-    caption = f"torch - jax, root mean square; the envelope is made by {twins} twins that began one rounding unit away"
+    replicas = len(training.losses) - 2
+    caption = f"torch - jax, root mean square; the envelope is measured on {replicas} replicas perturbed by one rounding unit"
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
     for heading in ("parameter", "distance", "envelope", "ratio", "at step", "outside from step"):
         made.add_column(heading, no_wrap=True, justify="left" if heading == "parameter" else "right")

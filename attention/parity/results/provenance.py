@@ -1,6 +1,6 @@
 """Provenance: everything that a verdict depends on, written down so that others can repeat it or see what changed.
 
-    certificate = {format, version, ok, limits, environment, code, notes, mutation, rows}
+    certificate = {format, version, ok, limits, environment, code, notes, rows}
     code        = SHA-256 over every source file of this package, by path
     weights     = SHA-256 over names, dtypes, shapes and bytes, in the order of the names; in each row's facts
 

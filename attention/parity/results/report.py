@@ -80,22 +80,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """How many planted mistakes a test saw.
-
-    Attributes:
-        killed: their names.
-        survived: the names of those that it did not see.
-    """
-
-    killed: tuple[str, ...] = ()
-    survived: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutations killed"
-
-
-@dataclass(frozen=True)
 class Report:
     """All rows of a run. Reports add.
 
@@ -103,17 +87,15 @@ class Report:
         rows: what was compared.
         notes: lines that the reader must know to trust the rows: warnings, how budgets were made, how parameters were matched.
         advice: what to run next if something fails.
-        mutation: how many planted mistakes the same probes saw, where it was asked.
     """
 
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     advice: str = ""
-    mutation: Mutation | None = None
 
     def __add__(self, other: Report) -> Report:
         notes = tuple(dict.fromkeys(self.notes + other.notes))
-        return Report(self.rows + other.rows, notes, self.advice or other.advice, self.mutation or other.mutation)
+        return Report(self.rows + other.rows, notes, self.advice or other.advice)
 
     @property
     def ok(self) -> bool:
@@ -193,7 +175,6 @@ class Report:
                 "environment": provenance.environment(),
                 "code": provenance.code(),
                 "notes": self.notes,
-                "mutation": None if self.mutation is None else _fields(self.mutation),
                 "rows": [{**_fields(row), "agrees": row.agrees} for row in self.rows],
             }
         )
