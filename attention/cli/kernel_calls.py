@@ -1,4 +1,4 @@
-"""The calls that `attention kernels --measure` and `--tune` time: one call of one room, ready to run on any of its kernels.
+"""The calls that `attention kernels measure` and `tune` time: one call of one backend, ready to run on any of its kernels.
 
 forward: context = attend(q, k, v)        gradient: that, and the gradients of sum(context * along) by q, k and v
 """

@@ -2,9 +2,9 @@
 
     ratio[kernel] = median over rounds of time[kernel] / time[first kernel], both in the same round
 
-Kernels take turns on the same inputs in one process. Where one core is all there is (`taskset -c 0 attention kernels ...`) the
-clock is the processor time of this process, which other programs hardly disturb; else it is the wall's. Compilation comes
-before and is not counted. A kernel that is far behind at one size is not asked at the next.
+Kernels take turns on the same inputs in one process. Where one core is all there is (`taskset -c 0 attention kernels measure
+...`) the clock is the processor time of this process, which other programs hardly disturb; else it is the wall's. Compilation
+comes before and is not counted. A kernel that is far behind at one size is not timed at the next.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Kept:
                 raise FileError(f"path {str(path)!r} must have header {FORMAT}")
             kept = {_key(row): row for row in rows}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(f"path {str(path)!r} must be what --measure writes: {error}") from error
+            raise FileError(f"path {str(path)!r} must be what 'attention kernels measure' writes: {error}") from error
         other = [room for room in rooms if room in there and there[room] != here[room]]
         if other:
             raise FileError(f"path {str(path)!r} holds rows of {there[other[0]]}, not of {here[other[0]]}: name another file")

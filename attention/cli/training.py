@@ -1,6 +1,6 @@
-"""`attention parity --train`: the same training in both frameworks, contract by contract.
+"""`attention verify --train`: the same training in both frameworks, contract by contract.
 
-each contract: `steps` steps from the same bits, in torch and in JAX        inside the envelope of the twins, or exit code 1
+each contract: `steps` steps from the same bits, in torch and in JAX        exit code 1 outside the envelope
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def run(contracts: Sequence[str], optimizer: str, steps: int, seed: int, json: s
 
         write(json, dumps({name: training.facts() for name, training in runs.items()}, indent=1))
     apart = sum(not training.ok for training in runs.values())
-    console.print(f"{len(runs)} contracts trained for {steps} steps with {optimizer} in both frameworks, {apart} apart.")
+    told = f"{len(runs)} contracts trained for {steps} steps with {optimizer} in both frameworks"
+    console.print(f"{told}, {apart} outside the envelope.")
     return not apart
 
 
@@ -80,7 +81,9 @@ def _table(runs: dict[str, Training], optimizer: str) -> Any:
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="ratio = |torch - JAX| / envelope of the twins; apart above 1")
+    from attention.parity.rendering import training_text  # noqa: PLC0415
+
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="ratio = |torch - JAX| / envelope; differs above 1")
     for heading in ("contract", "optimizer", "first loss", "last loss", "ratio", "of", "at step", ""):
         made.add_column(
             heading, no_wrap=True, justify="right" if heading in ("first loss", "last loss", "ratio", "at step") else "left"
@@ -88,5 +91,5 @@ def _table(runs: dict[str, Training], optimizer: str) -> Any:
     for name, training in runs.items():
         worst, losses = training.worst[0], training.losses["torch"]
         numbers = (f"{losses[0]:.4g}", f"{losses[-1]:.4g}", f"{worst.ratio:.3g}", worst.what, str(worst.step))
-        made.add_row(name, optimizer, *numbers, "ok" if training.ok else "APART")
+        made.add_row(name, optimizer, *numbers, training_text.word(training))
     return made

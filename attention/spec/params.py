@@ -95,7 +95,7 @@ def numpy_dtype(name: str) -> np.dtype:
     """
     named = _named(name)
     if named not in COMPUTE:
-        raise UnknownName(f"dtype {shown(name)} must be one of {', '.join(COMPUTE)}")
+        raise UnknownName.among("dtype", name, COMPUTE)
     return np.dtype(ml_dtypes.bfloat16 if named == "bfloat16" else named)
 
 

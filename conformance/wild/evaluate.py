@@ -1,4 +1,4 @@
-"""Runs `parity.full_comparison` on pairs, right and wrong, and counts: python -m conformance.wild.evaluate [PATH ...]
+"""Runs `parity.full_comparison` on pairs, right and wrong, and counts: python -m conformance.wild.evaluate [PATH ...].
 
     right pair          must not be said to differ
     wrong pair          must be said to differ; the line of the planted mistake should be among the lines shown

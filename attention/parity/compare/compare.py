@@ -271,12 +271,12 @@ class Task:
             return
         side, other = self.labels[found.side], self.labels[1 - found.side]
         self._note([found.way])
-        self._note([f"the reference is {side} in float64: where {other} differs from it, either of them may be wrong"])
+        self._note([f"the reference is {side} in float64: if {other} differs from it, either of the two may be wrong"])
         rows: list[Row] = []
         for index, (label, ran) in enumerate(zip(self.labels, made, strict=True)):
             if ran is None:
                 continue
-            row = replace(row, side=label)
+            row = replace(row, side=label, reference=f"{side} in float64")
             try:
                 triples = self._compared(pair, index, ran, found, pairs)
             except (ParamError, ShapeError) as error:

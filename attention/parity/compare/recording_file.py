@@ -78,11 +78,11 @@ def read(path: str | os.PathLike[str], *, lazily: bool = False) -> Recording:
     Raises:
         FileError: the file is missing, cut short, corrupt, not a recording, or of another version.
     """
-    head, arrays = tensors.read(path, "a whole safetensors file, as 'attention parity record' writes it", lazily=lazily)
+    head, arrays = tensors.read(path, "a whole safetensors file, as 'attention record' writes it", lazily=lazily)
     header, said = head.metadata, f"path {brief(repr(str(path)))}"
     if header.get("format") != FORMAT:
         told = brief(repr(header.get("format", "no format")), 60)
-        raise FileError(f"{said} holds {told} and must be a recording, as 'attention parity record' writes it")
+        raise FileError(f"{said} holds {told} and must be a recording, as 'attention record' writes it")
     if header.get("version") != VERSION:
         got = brief(header.get("version"), 60)
         raise FileError(f"{said} has version {got} and must have {VERSION}: record it again")

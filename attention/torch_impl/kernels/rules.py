@@ -1,6 +1,6 @@
 """Rules: which kernel "auto" prefers in torch, by device, beside the measurement that says so.
 
-`attention kernels --measure FILE` measures anew; `attention kernels --explain` shows the rule that holds for a call.
+`attention kernels measure FILE` measures anew; `attention kernels explain` shows the rule that holds for a call.
 """
 
 from attention.spec.kernels.auto_rules import STRUCTURES, Rule

@@ -34,7 +34,7 @@ class Blockwise:
     """Tiles of scores, one after another.
 
     Attributes:
-        tile: the largest tile, queries and keys; None takes what `attention kernels --tune` found here, or the usual one.
+        tile: the largest tile, queries and keys; None takes what `attention kernels tune` found here, or the usual one.
     """
 
     name: str = "blockwise"
