@@ -1,11 +1,11 @@
-"""The pytest plugin: fixtures for parity tests, and a count of the mistakes that such a test would let pass.
+"""The pytest plugin: fixtures for parity tests, and their mutation score.
 
     parity                           `attention.parity`; a test that fails shows the reports it was given
     parity_probe                     each probe of the contract in @pytest.mark.parity_probes(contract), in turn
     pytest --parity-mutants          test_port.py::test_mine kills 40 of 59; add T != S (3), an empty row (2)
 
-Every test that takes `parity` is run once as it is, and once for each known mistake, which is planted in what `parity.layer`,
-`parity.expect` and `parity.check` give. This file imports no framework, so that a session without such tests pays nothing.
+Every test that takes `parity` runs once as it is, and once for each mutation of what `parity.layer`, `parity.expect` and
+`parity.check` return. This file imports no framework, so that a session without such tests is not slower.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from attention.parity.contracts.probes import Probe
     from attention.parity.mutation_testing.fixture import ParityFixture
 
-MUTANT, TEST, FATE, FEATURE, MOVED = (f"parity.{word}" for word in ("mutant", "test", "fate", "feature", "moved"))
-FAILING, ASKED = pytest.StashKey[set[str]](), pytest.StashKey[dict[str, set[Any]]]()
+MUTANT, TEST, OUTCOME, FEATURE, MOVED = (f"parity.{word}" for word in ("mutant", "test", "outcome", "feature", "moved"))
+FAILING, CONTRACTS = pytest.StashKey[set[str]](), pytest.StashKey[dict[str, set[Any]]]()
 STATUS = {"killed": ("killed", "k", "KILLED"), "crashed": ("killed", "k", "KILLED BY AN ERROR")}
 SURVIVED = ("survived", "s", "SURVIVED")
-SPARED = ("not applicable", "-", "NOT APPLICABLE")
+SKIPPED = ("not applicable", "-", "NOT APPLICABLE")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--parity-mutants",
         action="store_true",
-        help="run each test that takes the fixture 'parity' against every known porting mistake, and print its kills",
+        help="run each test that takes the fixture 'parity' against every known porting mistake, and print its mutation score",
     )
     # Not an optional value of the flag, which would swallow the path that follows it.
     group.addoption(
@@ -53,11 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "parity_probes(contract, dtype='float32', seed=0): runs a test that takes 'parity_probe' on each probe of a contract",
     )
-    config.stash[FAILING], config.stash[ASKED] = set(), {}
+    config.stash[FAILING], config.stash[CONTRACTS] = set(), {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on every probe of its contract and, if it was asked for, against every mutant."""
+    """Run a test on every probe of its contract and, with --parity-mutants, against every mutant."""
     marker = metafunc.definition.get_closest_marker("parity_probes")
     if "parity_probe" in metafunc.fixturenames and marker is not None:
         found = _usage(_probes, *marker.args, **marker.kwargs)
@@ -121,27 +121,27 @@ def _test(item: pytest.Item) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Spare a test the mutants that would tell nothing: all if it fails without one, and those that its contracts lack."""
+    """Skip the mutants that show nothing: all if the test fails without one, and those that its contracts do not have."""
     mutant, test = _mutant(item), _test(item)
     if mutant is None:
         return
     if test in item.config.stash[FAILING]:
         pytest.skip("fails without a mutant")
-    asked = item.config.stash[ASKED].get(test)
-    if asked is not None:
+    contracts = item.config.stash[CONTRACTS].get(test)
+    if contracts is not None:
         from attention.parity.mutation_testing.fixture import revealing  # noqa: PLC0415
 
-        if not any(revealing(mutant, contract) for contract in asked):
-            item.user_properties += _fate(item, "equal" if asked else "unasked")
+        if not any(revealing(mutant, contract) for contract in contracts):
+            item.user_properties += _outcome(item, "equal" if contracts else "unasked")
             pytest.skip("no call of its contracts would show this mistake")
 
 
-def _fate(item: pytest.Item, fate: str, feature: str = "", moved: float = 0.0) -> list[tuple[str, str]]:
-    """Return what became of a mutant, as properties: text, which workers and JUnit's XML can hold."""
+def _outcome(item: pytest.Item, outcome: str, feature: str = "", moved: float = 0.0) -> list[tuple[str, str]]:
+    """Return the outcome of a mutant as properties: text, which workers and JUnit's XML can hold."""
     return [
         (TEST, _test(item)),
         (MUTANT, _mutant(item).name),
-        (FATE, fate),
+        (OUTCOME, outcome),
         (FEATURE, feature),
         (MOVED, f"{moved:.3g}"),
     ]
@@ -151,7 +151,7 @@ def _fate(item: pytest.Item, fate: str, feature: str = "", moved: float = 0.0) -
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say what a test was given, and turn the failure of a mutant's run into a kill."""
+    """Keep what a test was given, and count the failure of a mutant's run as a kill."""
     report = yield
     loaded, given = sys.modules.get("attention.parity.mutation_testing.fixture"), _given(item)
     if report.failed and _mutant(item) is None:
@@ -159,21 +159,21 @@ def pytest_runtest_makereport(
     if loaded is None or not isinstance(given, loaded.ParityFixture) or report.when != "call":
         return report
     if given.mutant is None:
-        _say(item, report, [(TEST, _test(item)), *_found(given)])
-        item.config.stash[ASKED].setdefault(_test(item), set()).update(given.contracts)
+        _add(item, report, [(TEST, _test(item)), *_found(given)])
+        item.config.stash[CONTRACTS].setdefault(_test(item), set()).update(given.contracts)
         if report.failed:
             report.sections += [("attention.parity", str(x)) for x in given.found]
         return report
-    fate = given.fate if report.passed else "equal"
+    outcome = given.outcome if report.passed else "equal"
     if report.failed and call.excinfo is not None:
-        fate = "killed" if call.excinfo.errisinstance(AssertionError) else "crashed"
+        outcome = "killed" if call.excinfo.errisinstance(AssertionError) else "crashed"
         report.outcome, report.longrepr = "passed", None
-    _say(item, report, [*_fate(item, fate, given.feature if fate == "hidden" else "", given.moved), *_found(given)])
+    _add(item, report, [*_outcome(item, outcome, given.feature if outcome == "hidden" else "", given.moved), *_found(given)])
     return report
 
 
-def _say(item: pytest.Item, report: pytest.TestReport, properties: list[tuple[str, str]]) -> None:
-    """Give properties to this report, and to that of the test's end, which JUnit's XML is made of."""
+def _add(item: pytest.Item, report: pytest.TestReport, properties: list[tuple[str, str]]) -> None:
+    """Add properties to this report, and to that of the teardown, which JUnit's XML is made of."""
     report.user_properties += properties
     item.user_properties += properties
 
@@ -197,9 +197,9 @@ def _found(given: ParityFixture) -> list[tuple[str, str]]:
 def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -> tuple[str, str, str] | None:
     """Count the runs of mutants apart from tests."""
     said = dict(getattr(report, "user_properties", ()))
-    if FATE not in said or getattr(report, "when", "") == "teardown":
+    if OUTCOME not in said or getattr(report, "when", "") == "teardown":
         return None
-    return STATUS.get(said[FATE], SURVIVED if said[FATE] in ("tolerated", "hidden") else SPARED)
+    return STATUS.get(said[OUTCOME], SURVIVED if said[OUTCOME] in ("tolerated", "hidden") else SKIPPED)
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
@@ -210,7 +210,8 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     from attention.parity.mutation_testing.summary import lines  # noqa: PLC0415
 
     reports = [report for found in terminalreporter.stats.values() for report in found]
-    said = [(dict(r.user_properties), r.outcome) for r in reports if getattr(r, "when", "teardown") != "teardown"]
+    # A file that could not be imported has a report too, which has no properties.
+    said = [(dict(r.user_properties), r.outcome) for r in reports if getattr(r, "when", "") in ("setup", "call")]
     terminalreporter.section("parity mutants")
     for line in lines(said):
         terminalreporter.line(line)

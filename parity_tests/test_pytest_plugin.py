@@ -115,8 +115,14 @@ class TestLaws:
         assert list(lines(said))[-1] == "together: 2 of 2"
 
 
-def _said(test: str, name: str, fate: str) -> tuple[dict[str, str], str]:
-    told = {"test": test, "mutant": name, "fate": fate, "feature": "T != S" if fate == "hidden" else "", "moved": "0.1"}
+def _said(test: str, name: str, outcome: str) -> tuple[dict[str, str], str]:
+    told = {
+        "test": test,
+        "mutant": name,
+        "outcome": outcome,
+        "feature": "T != S" if outcome == "hidden" else "",
+        "moved": "0.1",
+    }
     return {f"parity.{key}": value for key, value in told.items()}, "passed"
 
 
@@ -145,7 +151,7 @@ class TestValues:
         result.assert_outcomes(passed=len(probes(CONTRACT)))
         assert "test_probe[few queries] PASSED" in result.stdout.str()
 
-    def test_junit_shows_z_and_the_fate_of_each_mutant(self, run: Run, pytester: pytest.Pytester, one_probe: None) -> None:
+    def test_junit_shows_z_and_the_outcome_of_each_mutant(self, run: Run, pytester: pytest.Pytester, one_probe: None) -> None:
         body = """
         def test_report(parity):
             assert parity.check(CONTRACT, backends=["numpy"]).ok
@@ -155,7 +161,7 @@ class TestValues:
         said = {case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")} for case in cases}
         assert said["test_report[unharmed]"]["parity.verdict"] == "agrees"
         assert float(said["test_report[unharmed]"]["parity.z.max"] or "inf") < 30
-        assert said["test_report[scale forgotten]"]["parity.fate"] == "killed"
+        assert said["test_report[scale forgotten]"]["parity.outcome"] == "killed"
 
     def test_a_failing_test_shows_its_reports(self, run: Run, one_probe: None) -> None:
         body = """
@@ -189,7 +195,7 @@ class TestValues:
         fixture = ParityFixture(mutant("queries rounded to TF32"))
         error = np.abs(fixture.layer(CONTRACT, right.weights)(x) - right(x)).max()
         assert 1e-6 < error < 1e-2
-        assert fixture.fate == "tolerated"
+        assert fixture.outcome == "tolerated"
 
 
 class TestGradients:
@@ -224,6 +230,12 @@ class TestRefusals:
     def test_a_test_that_asks_for_no_reference_is_told_so(self, run: Run) -> None:
         result = run("def test_alone(parity):\n    assert parity.Report", *like("scale forgotten"))
         assert "test_port.py::test_alone asked 'parity' for no layer, expect or check" in result.stdout.str()
+
+    def test_a_file_that_cannot_be_imported_is_what_pytest_shows(self, run: Run, pytester: pytest.Pytester) -> None:
+        _ = pytester.makepyfile(test_other="import nothing_of_that_name")
+        result = run("def test_alone(parity):\n    assert parity.Report", *like("scale forgotten"))
+        assert "ModuleNotFoundError: No module named 'nothing_of_that_name'" in result.stdout.str()
+        assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
 
     def test_words_of_no_mutant_are_one_line(self, run: Run) -> None:
         result = run(NAIVE, *like("nonsense"))

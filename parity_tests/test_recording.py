@@ -288,7 +288,7 @@ class TestRefusals:
                 ["record", "contracts", "out", "--backend", "torch", "--contract", "nope"],
                 "attention: --contract 'nope' must be",
             ),
-            (["replay", "nowhere.safetensors"], "attention: FILE 'nowhere.safetensors' must be a whole safetensors file"),
+            (["replay", "nowhere.safetensors"], "attention: path 'nowhere.safetensors' must be a whole safetensors file"),
         ],
     )
     def test_a_bad_call_is_one_line_and_exits_with_2(self, words: list[str], line: str) -> None:

@@ -463,7 +463,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("words", "line"),
         [
-            (["check", "{}/none", "--with", "math:sqrt"], "attention: folder '{}/none' must hold index.json"),
+            (["check", "{}/none", "--with", "math:sqrt"], "attention: DIR '{}/none' must hold index.json"),
             (["check", "{}", "--with", "math:pi"], "attention: --with 'math:pi' float must be a function"),
             (["export", "{}/new", "--contract", "nope"], "attention: --contract 'nope' must be one of"),
         ],

@@ -188,7 +188,7 @@ class TestReport:
     @needs("torch", "optax")
     def test_command_line(self, tmp_path: Path) -> None:
         words = [
-            "parity",
+            "verify",
             "--train",
             "--contract",
             "general",

@@ -116,8 +116,8 @@ def _compared(names: tuple[str, str], inputs: str, contract: str, maps: dict[str
     if inputs and (ours := set(names) & set(BACKENDS)):
         raise OptionError(f"program {ours.pop()!r} must be module:name or path/to/file.py:name, where --inputs is given")
     found_maps = {name: param_map(text) for name, text in maps.items()}
-    programs = (name if found is not None and name in BACKENDS else program(name) for name in names)
-    return full_comparison(*programs, load_inputs(inputs) if inputs else None, contract=found, **options, **found_maps)
+    first, second = (name if found is not None and name in BACKENDS else program(name) for name in names)
+    return full_comparison(first, second, load_inputs(inputs) if inputs else None, contract=found, **options, **found_maps)
 
 
 def _contract(name: str) -> Contract:

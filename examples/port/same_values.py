@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import torch
+from torch import nn
 
 from examples.port import model_jax, model_torch
 
@@ -17,6 +18,7 @@ def make_jax() -> model_jax.Block:
     block = model_jax.Block()
     for name, layer in make_torch().named_children():
         linear = getattr(block, name)
+        assert isinstance(layer, nn.Linear)  # noqa: S101 - for the type checker
         linear.kernel.set_value(jnp.asarray(layer.weight.detach().numpy().T))
         linear.bias.set_value(jnp.asarray(layer.bias.detach().numpy()))
     return block

@@ -116,7 +116,7 @@ class ParityFixture:
         return wrong
 
     @property
-    def fate(self) -> str:
+    def outcome(self) -> str:
         """What a mutant's survival means.
 
         "unasked": the test asked for no reference. "tolerated": outputs moved, and the test let them. "hidden": the test's

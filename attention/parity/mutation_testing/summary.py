@@ -1,4 +1,4 @@
-"""Kills: what a run against the mutants says about each test, and what the test should add.
+"""Mutation score: which mutants each test kills, and what the test should add.
 
 kills = {m : the test fails under m}        counted = kills + survivors that some call of the contract would show
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 KILLED = ("killed", "crashed")
 ORDER = ("killed", "crashed", "tolerated", "hidden", "equal", "unasked")
-"""Of the fates of a mutant in several runs of one test, as for each probe, the first of these is the test's."""
+"""Of the outcomes of a mutant in several runs of one test, as for each probe, the first of these is the test's."""
 
 Said = tuple[Mapping[str, str], str]
 """What one run said of itself, and how it ended."""
@@ -20,18 +20,18 @@ def lines(runs: Sequence[Said]) -> Iterator[str]:
     """Yield the lines of the summary.
 
     Args:
-        runs: the properties "parity.test", "parity.mutant", "parity.fate", "parity.feature" and "parity.moved" of each run of a
-            test, without the latter four for a run without a mutant; and the run's outcome.
+        runs: the properties "parity.test", "parity.mutant", "parity.outcome", "parity.feature" and "parity.moved" of each run
+            of a test, without the latter four for a run without a mutant; and the run's outcome.
     """
     every: dict[str, dict[str, Mapping[str, str]]] = {}
     for said, outcome in runs:
         if "parity.test" not in said:
             continue
         found = every.setdefault(said["parity.test"], {})
-        if "parity.fate" in said:
+        if "parity.outcome" in said:
             name = said["parity.mutant"]
             found[name] = min(
-                found.get(name, said), said, key=lambda x: (ORDER.index(x["parity.fate"]), -float(x["parity.moved"]))
+                found.get(name, said), said, key=lambda x: (ORDER.index(x["parity.outcome"]), -float(x["parity.moved"]))
             )
         elif outcome == "failed":
             found["without a mutant"] = {}
@@ -47,26 +47,26 @@ def _test(test: str, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     if "without a mutant" in found:
         yield f"{test} fails without a mutant: let it pass first, or it kills all of them for nothing"
         return
-    fates = {name: said["parity.fate"] for name, said in found.items()}
-    counted = [name for name, fate in fates.items() if fate in ORDER[:4]]
+    outcomes = {name: said["parity.outcome"] for name, said in found.items()}
+    counted = [name for name, outcome in outcomes.items() if outcome in ORDER[:4]]
     if not counted:
         yield f"{test} asked 'parity' for no layer, expect or check, so that there is nothing to plant a mistake in"
         return
-    killed = [name for name in counted if fates[name] in KILLED]
-    advice = [*_features(found[name] for name in counted if fates[name] == "hidden")]
-    tolerated = {name: float(found[name]["parity.moved"]) for name in counted if fates[name] == "tolerated"}
+    killed = [name for name in counted if outcomes[name] in KILLED]
+    advice = [*_features(found[name] for name in counted if outcomes[name] == "hidden")]
+    tolerated = {name: float(found[name]["parity.moved"]) for name in counted if outcomes[name] == "tolerated"}
     if tolerated:
         most = max(tolerated.values())
         advice.append(f"a tolerance from the budget ({len(tolerated)}; outputs moved by up to {most:.2g} of their size)")
     yield f"{test} kills {len(killed)} of {len(counted)}" + (f"; add {', '.join(advice)}" if advice else "")
     for name in counted:
-        if fates[name] == "hidden":
+        if outcomes[name] == "hidden":
             yield f"    {name}: the test's data do not show it; add {found[name]['parity.feature']}"
-        elif fates[name] == "tolerated":
+        elif outcomes[name] == "tolerated":
             yield f"    {name}: outputs moved by {tolerated[name]:.2g} of their size, and the test let them"
-    if crashed := sum(fate == "crashed" for fate in fates.values()):
+    if crashed := sum(outcome == "crashed" for outcome in outcomes.values()):
         yield f"    {crashed} of the kills by an error and not by an assertion"
-    if equal := len(fates) - len(counted):
+    if equal := len(outcomes) - len(counted):
         yield f"    {equal} more do not apply: no call of this contract would show them"
 
 
@@ -80,10 +80,10 @@ def _together(tests: Sequence[Mapping[str, Mapping[str, str]]]) -> Iterator[str]
     """Yield the line of all tests together, where there are several."""
     if len(tests) < 2:
         return
-    fates: dict[str, set[str]] = {}
+    outcomes: dict[str, set[str]] = {}
     for found in tests:
         for name, said in found.items():
-            fates.setdefault(name, set()).add(said["parity.fate"])
-    counted = [found for found in fates.values() if found & set(ORDER[:4])]
+            outcomes.setdefault(name, set()).add(said["parity.outcome"])
+    counted = [found for found in outcomes.values() if found & set(ORDER[:4])]
     if counted:
         yield f"together: {sum(bool(found & set(KILLED)) for found in counted)} of {len(counted)}"

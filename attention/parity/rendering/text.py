@@ -23,7 +23,7 @@ WHOLE = ("dtype", "output z", "gradient z", "verdict")
 """Columns of a pair whose cells are never broken."""
 LEAST, MOST = 80, 100
 """Columns that a report takes on a narrow terminal, and on any other."""
-WIDTHS = (18, 8, 9, 9, 6, 11, 11, 12, 7)
+WIDTHS = (18, 8, 10, 9, 6, 11, 11, 11, 7)
 """Of the columns of `HEADINGS`, of which these stand on a line below where the terminal is narrow:"""
 BELOW = (3, 7)
 MOST_FAILURES = 40
@@ -52,7 +52,12 @@ def show(report: Report, console: Console) -> None:
         return
     if len({row.subject for row in report.rows}) == 1:
         console.print(Text(report.rows[0].subject), soft_wrap=True)
-    console.print(table(report), width=columns(console.width))
+    # rich would cut a table that is wider than the terminal.
+    wide = Console(width=columns(console.width), no_color=True, highlight=False)
+    with wide.capture() as captured:
+        wide.print(table(report))
+    for line in captured.get().splitlines():
+        console.print(Text(line.rstrip()), soft_wrap=True)
     console.print(Text(limits()), soft_wrap=True)
     for line in lines(report):
         # A line that is broken by us cannot be searched for, nor pasted.
