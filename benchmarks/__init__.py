@@ -5,7 +5,7 @@
 
 cases      one call, by sizes, mask, dtype and program          suites     cases worth asking about, by device
 adapters   how an entrant is said
-entrants   every kernel of both rooms, and "auto"               peers_*    what others offer, one small adapter each
+entrants   every kernel of both backends, and "auto"               peers_*    what others offer, one small adapter each
 judge      the oracle's budget, on rows of the timed call       programs   a case and an entrant, ready to be called
 timing     turns, rotated inputs, medians, quartiles, ratios    peaks      GEMM and bandwidth of this machine, measured
 accuracy   errors against float64

@@ -1,4 +1,4 @@
-"""Entrants: every kernel of both rooms by name, "auto", and the peers.
+"""Entrants: every kernel of both backends by name, "auto", and the peers.
 
 entrants = {"torch auto", "torch sdpa", ..., "jax auto", "jax xla", ...} + PEERS
 """
@@ -22,7 +22,7 @@ PEERS: dict[str, Entrant] = {peer.name: peer for peer in (*peers_torch.PEERS, *p
 
 
 def ours(sides: Sequence[str] = SIDES) -> Iterator[Entrant]:
-    """Yield "auto" and every kernel of each room.
+    """Yield "auto" and every kernel of each backend.
 
     Raises:
         MissingExtra: a framework is not installed.

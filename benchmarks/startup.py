@@ -1,6 +1,6 @@
-"""Start-up: how long it takes to import a room, and to compile a call.
+"""Start-up: how long it takes to import a backend, and to compile a call.
 
-import  = seconds of `import x` in a new interpreter                what a framework takes stands beside what its room takes
+import  = seconds of `import x` in a new interpreter                what a framework takes stands beside what its backend takes
 compile = trace + lower + compile of a call, from nothing           neither a cache on disk nor one in memory helps
 """
 

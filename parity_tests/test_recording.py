@@ -170,7 +170,7 @@ class TestValues:
     def test_the_note_says_what_is_another_version_here(self, of_contract: Recording) -> None:
         assert "in an environment like this one" in of_contract.note
         older = replace(of_contract, environment={**of_contract.environment, "torch": "1.0"})
-        assert "otherwise than here: torch 1.0 (here " in older.note
+        assert "where other versions are installed: torch 1.0 (here " in older.note
 
     @needs("torch", "jax")
     def test_the_command_records_and_judges(self, tmp_path: Path) -> None:

@@ -127,19 +127,21 @@ class Row:
     @property
     def request(self) -> Request:
         """The call as a rule sees it."""
-        case = Case(**{name: self.facts[name] for name in ("room", "entry", "program", "dtype", "T", "S", "B", "H", "K", "D")})
+        case = Case(
+            **{name: self.facts[name] for name in ("backend", "entry", "program", "dtype", "T", "S", "B", "H", "K", "D")}
+        )
         leaf = SimpleNamespace(requires_grad=case.program == "gradient") if self.room is TORCH else None
         return Request(leaf, leaf, leaf, case.sizes, case.dtype, 1.0, case.mask, device="cpu", **case.options)
 
     def __str__(self) -> str:
-        return " ".join(str(self.facts[name]) for name in ("room", "entry", "program", "dtype", "T", "S"))
+        return " ".join(str(self.facts[name]) for name in ("backend", "entry", "program", "dtype", "T", "S"))
 
 
 @cache
 def measured() -> list[Row]:
     content = json.loads((ROOT / EVIDENCE).read_text())
     rooms = {room.name: room for room in ROOMS}
-    return [Row(rooms[row["room"]], row) for row in content["rows"] if row["room"] in rooms]
+    return [Row(rooms[row["backend"]], row) for row in content["rows"] if row["backend"] in rooms]
 
 
 class TestRules:

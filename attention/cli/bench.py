@@ -1,4 +1,4 @@
-"""`attention bench`: the benchmarks of the repository's checkout, under the name that the other commands have.
+"""`attention bench`: run the benchmarks of a checkout of the repository.
 
 attention bench ARGUMENTS = python -m benchmarks ARGUMENTS
 

@@ -1,4 +1,4 @@
-"""`attention cases`: the named cases as files, for implementations that are not ours."""
+"""`attention cases`: the named cases as files, for an implementation in any language."""
 
 from __future__ import annotations
 

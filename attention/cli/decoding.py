@@ -1,4 +1,4 @@
-"""`attention decoding`: decoding with a cache beside the whole pass, of one model or of two.
+"""`attention decoding`: compare decoding with a cache with the whole pass, in one model or across two.
 
 attention decoding original.py:make_model port.py:make_model --tokens tokens.npy --split 4 --left-padding 0,3
 """

@@ -1,4 +1,4 @@
-"""`attention layers`: two models block by block, each block on what it really received.
+"""`attention layers`: compare two models block by block, each block on what it really received.
 
 attention layers original.py:make_model port.py:make_model --inputs input_ids=1,32:int64
 """
@@ -28,7 +28,7 @@ def layers(
     json: Annotated[str, typer.Option(metavar="PATH", help="Write the certificate to this file.")] = "",
     html: Annotated[str, typer.Option(metavar="PATH", help="Write one page with everything to this file.")] = "",
 ) -> None:
-    """Compare two models block by block, each block on what it really received, and their whole outputs.
+    """Compare compare two models block by block, each block on what it really received, and their whole outputs.
 
     A block that differs is wrong by itself: it received what the other model's block received.
     """

@@ -1,4 +1,4 @@
-"""Loading what the user names: programs and inputs, from modules and files outside this package.
+"""Loaders of programs and inputs that the user names: modules, files and shapes.
 
     load("my.module:function")      load("ports/model.py:Block")
     load_inputs("inputs.npz")       load_inputs("x=2,7,16 ids=2,7:int64")       load_inputs("2,7,16")
@@ -150,7 +150,7 @@ def _called(function: Any, spec: str) -> Any:
 
 
 def _guarded(work: Any, spec: str) -> Any:
-    """Return what the user's code returns; what it raises is told as theirs, with its file and line."""
+    """Return what the user's code returns; an exception is reported as the user's, with its file and line."""
     from attention.parity.adapters.user_errors import blamed  # noqa: PLC0415 - the help of a command must not pay for it
 
     with blamed(spec):

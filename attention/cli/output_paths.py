@@ -1,4 +1,4 @@
-"""Output paths: a file that cannot be written is refused before the work, not after it."""
+"""Checks of output paths before the work begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`attention record`: what a program makes, in a file, so that another machine can compare with it.
+"""`attention record`: write the results of a program to a file, for a comparison on another machine.
 
 here   attention record model original.py:make_model golden.safetensors --inputs input_ids=1,32:int64 --tokens 2,8:int64
 there  attention layers golden.safetensors port.py:make_model        attention decoding ...        attention logits ...

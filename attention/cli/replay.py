@@ -1,4 +1,4 @@
-"""`attention replay`: a recording compared with what runs here.
+"""`attention replay`: compare a recording with a program or a backend that runs here.
 
 a backend on contracts    both against the float64 oracle        attention replay torch.safetensors --backend jax
 a program                 beside a program of this machine       attention replay out.safetensors port.py:forward

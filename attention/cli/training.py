@@ -1,4 +1,4 @@
-"""`attention verify --train`: the same training in both frameworks, contract by contract.
+"""`attention verify --train`: train each contract in both frameworks, and compare the runs.
 
 each contract: `steps` steps from the same bits, in torch and in JAX        exit code 1 outside the envelope
 """

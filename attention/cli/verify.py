@@ -1,4 +1,4 @@
-"""`attention verify`: both backends against the float64 oracle, contract by contract."""
+"""`attention verify`: compare both backends with the float64 oracle, contract by contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wording: messages of the Python functions, said with the options of the command line.
+"""Rewriting of messages: Python's argument names become the options of the command line.
 
 renamed("load 'third' must be ...", {"values": "--values"})        "--values 'third' must be ..."
 spoken("pass load='first' to copy it")                             "pass --values first to copy it"
@@ -21,6 +21,8 @@ KEYWORDS = (
     (re.compile(r"\bparams=(?=[\s,;.]|$)"), "--params"),
     (re.compile(r"\bparams="), "--params "),
     (re.compile(r"\bexact=(?=[\s,;.]|$)"), "--exact"),
+    (re.compile(r"\boutputs=(?=[\s,;.]|$)"), "--outputs"),
+    (re.compile(r": see budget='jax' and 'torch'"), ""),
     (re.compile(r"parity\.check\(contract, backends=\('jax_eager', 'torch'\)\)"), "attention verify --backend jax_eager"),
 )
 """What a report says of Python's keyword arguments, and what the command line calls them."""
