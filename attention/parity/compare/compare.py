@@ -269,9 +269,9 @@ class Task:
         except SideFailed as error:
             yield replace(row, side=self.labels[1], failure=f"there is no budget: {error}", open=True)
             return
-        side, other = self.labels[found.side], self.labels[1 - found.side]
+        side = self.labels[found.side]
         self._note([found.way])
-        self._note([f"the reference is {side} in float64: if {other} differs from it, either of the two may be wrong"])
+        self._note([f"the reference is {side} in float64"])
         rows: list[Row] = []
         for index, (label, ran) in enumerate(zip(self.labels, made, strict=True)):
             if ran is None:
