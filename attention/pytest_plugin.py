@@ -26,7 +26,7 @@ MUTATION, TEST, OUTCOME, FEATURE, MOVED = (f"parity.{word}" for word in ("mutati
 FAILING, ASKED = pytest.StashKey[set[str]](), pytest.StashKey[dict[str, set[Any]]]()
 STATUS = {"killed": ("killed", "k", "KILLED"), "crashed": ("killed", "k", "KILLED BY AN ERROR")}
 SURVIVED = ("survived", "s", "SURVIVED")
-SPARED = ("not applicable", "-", "NOT APPLICABLE")
+SKIPPED = ("not applicable", "-", "NOT APPLICABLE")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "parity_probes(contract, dtype='float32', seed=0): runs a test that takes 'parity_probe' on each probe of a contract",
     )
-    config.stash[FAILING], config.stash[ASKED] = set(), {}
+    config.stash[FAILING], config.stash[CONTRACTS] = set(), {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -172,8 +172,8 @@ def pytest_runtest_makereport(
     return report
 
 
-def _say(item: pytest.Item, report: pytest.TestReport, properties: list[tuple[str, str]]) -> None:
-    """Give properties to this report, and to that of the test's end, which JUnit's XML is made of."""
+def _add(item: pytest.Item, report: pytest.TestReport, properties: list[tuple[str, str]]) -> None:
+    """Add properties to this report, and to that of the teardown, which JUnit's XML is made of."""
     report.user_properties += properties
     item.user_properties += properties
 
@@ -199,7 +199,7 @@ def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -
     said = dict(getattr(report, "user_properties", ()))
     if OUTCOME not in said or getattr(report, "when", "") == "teardown":
         return None
-    return STATUS.get(said[OUTCOME], SURVIVED if said[OUTCOME] in ("tolerated", "hidden") else SPARED)
+    return STATUS.get(said[OUTCOME], SURVIVED if said[OUTCOME] in ("tolerated", "hidden") else SKIPPED)
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

@@ -16,16 +16,15 @@ from typing import Annotated, Any
 
 import typer
 
+from attention.cli.application import Command, group
+
 # JAX would take most of a GPU's memory for itself, and torch needs some beside it.
 _ = os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-app = typer.Typer(
-    name="bench",
-    help="Time every kernel that is right, and its peers. Without a command: run the default suites, a few minutes.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = group(
+    "bench", "Time every kernel that is right, and its peers. Without a command: run the default suites, a few minutes."
 )
+app.info.no_args_is_help = False
 Rounds = Annotated[int, typer.Option(min=1, help="How often each program is timed; the median counts.")]
 CpuTime = Annotated[bool, typer.Option("--cpu-time", help="The process' processor time, pinned to one core: little noise.")]
 Json = Annotated[str, typer.Option(metavar="PATH", help="Where the results go.")]
@@ -39,7 +38,7 @@ def default(context: typer.Context) -> None:
         context.invoke(run)
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     suites: Annotated[Names, typer.Argument(help="Suites; see `suites`. 'all' for all of them.")] = None,
     size: Annotated[list[int] | None, typer.Option(min=1, help="S; repeat for more. Default by device and suite.")] = None,
@@ -83,8 +82,7 @@ def requirements(
 ) -> None:
     """Measure every requirement on speed and memory; exits 1 if one is not met."""
     start = time.perf_counter()
-    with _one_line():
-        from benchmarks import running  # noqa: PLC0415
+    from benchmarks import running  # noqa: PLC0415
 
         if list_:
             for requirement in running.requirements(tuple(only or ())):
@@ -103,7 +101,7 @@ def requirements(
     raise typer.Exit(0 if results.ok else 1)
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="The run that is the measure.")],
     after: Annotated[Path, typer.Argument(metavar="B.json", help="The run in question.")],
@@ -111,53 +109,34 @@ def compare(
     drift: Annotated[bool, typer.Option("--drift", help="Divide by what the peers moved: machines drift.")] = False,
 ) -> None:
     """Compare two runs; exits 1 if something of ours has become slower, larger, or is right no more."""
-    with _one_line():
-        from benchmarks.compare import compare as compared  # noqa: PLC0415
-        from benchmarks.results import Results  # noqa: PLC0415
+    from benchmarks.compare import compare as compared  # noqa: PLC0415
+    from benchmarks.results import Results  # noqa: PLC0415
 
-        found = compared(Results.from_json(before), Results.from_json(after), threshold, drift=drift)
-        _show(found.table())
+    found = compared(Results.from_json(before), Results.from_json(after), threshold, drift=drift)
+    _show(found.table())
     raise typer.Exit(1 if found.regressions else 0)
 
 
-@app.command()
+@app.command(cls=Command)
 def plot(
     results: Annotated[Path, typer.Argument(metavar="RESULTS.json")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="For speed.png, memory.png and roofline.png.")],
 ) -> None:
     """Draw a run anew."""
-    with _one_line():
-        from benchmarks.plots import draw  # noqa: PLC0415
-        from benchmarks.results import Results  # noqa: PLC0415
+    from benchmarks.plots import draw  # noqa: PLC0415
+    from benchmarks.results import Results  # noqa: PLC0415
 
-        for path in draw(Results.from_json(results), folder):
-            typer.echo(path)
+    for path in draw(Results.from_json(results), folder):
+        typer.echo(path)
 
 
-@app.command("suites")
+@app.command("suites", cls=Command)
 def list_suites() -> None:
     """List the suites; those of the default are marked."""
     from benchmarks.suites import DEFAULT, SUITES  # noqa: PLC0415
 
     for suite in SUITES.values():
         typer.echo(f"{suite.name:10} {'*' if suite.name in DEFAULT else ' '} {suite.about}")
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Turn a user's mistake or an interrupt into one line on stderr and the right exit code."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("benchmarks: interrupted", err=True)
-        raise typer.Exit(130) from None
-    except ValueError as error:
-        from attention.spec.errors import AttentionError  # noqa: PLC0415
-
-        if not isinstance(error, AttentionError):
-            raise
-        typer.echo(f"benchmarks: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @contextmanager

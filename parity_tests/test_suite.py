@@ -463,9 +463,9 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("words", "line"),
         [
-            (["check", "{}/none", "--with", "math:sqrt"], "attention: folder '{}/none' must hold index.json"),
+            (["check", "{}/none", "--with", "math:sqrt"], "attention: DIR '{}/none' must hold index.json"),
             (["check", "{}", "--with", "math:pi"], "attention: --with 'math:pi' float must be a function"),
-            (["export", "{}/new", "--contract", "nope"], "attention: contract 'nope' must be one of"),
+            (["export", "{}/new", "--contract", "nope"], "attention: --contract 'nope' must be one of"),
         ],
     )
     def test_a_bad_call_is_one_line_and_exits_with_2(self, exported: Path, words: list[str], line: str) -> None:

@@ -54,8 +54,6 @@ MEASUREMENTS = (
     Measurement(
         name="compare", command=("attention.cli", "compare", *PORT, "--inputs", "2,7,24", "--values", "first"), collect=collect
     ),
-    Measurement(
-        name="explain", command=("attention.cli", "kernels", "--explain", "--backend", "torch", *MASK), collect=collect
-    ),
+    Measurement(name="explain", command=("attention.cli", "kernels", "explain", "--backend", "torch", *MASK), collect=collect),
 )
 FIGURES = tuple(Figure(each.name, transcript(each.name)) for each in MEASUREMENTS)

@@ -1,4 +1,4 @@
-"""Conventions: what frameworks define otherwise, or not at all, and what is therefore no difference between two programs.
+"""Conventions: results that the frameworks define differently, or not at all, and that are therefore no difference.
 
     a mask of floats                one program differentiates it, the other does not
     padding_idx                     torch freezes a row of the table

@@ -1,4 +1,4 @@
-"""Perturbed: the budget of a user's torch program, run in float64 under a mode that rounds every operation at random.
+"""Rounding budget of a torch program: it runs in float64 under a mode that rounds every operation at random.
 
 value = run without noise        sigma = spread of 8 runs with it        by name
 """

@@ -1,4 +1,4 @@
-"""Reports: what was compared, with which verdict, and what to run next.
+"""Reports: what was compared with which reference, how it came out, and what to do next.
 
     report = Report(rows, notes)        a row is one probe, or one comparison, of one program
     ok  <=>  an output was compared, all verdicts agree, and no program failed
@@ -36,12 +36,12 @@ EXIT_CODES = {"agrees": 0, "differs": 1, "cannot tell": 2}
 
 @dataclass(frozen=True)
 class Row:
-    """One probe on one side.
+    """One probe of one program.
 
     Attributes:
         subject: the contract's name, or the model and layer.
         probe: the probe's name.
-        side: "torch", "jax", "numpy", or another program.
+        side: the program: "torch", "jax", "numpy", or another.
         kernel: the kernel that ran.
         dtype: of weights and inputs.
         verdicts: on the output, on intermediates, and on every gradient.
@@ -49,6 +49,7 @@ class Row:
         failure: what is wrong with the program itself, so that it could not be compared, or "".
         open: whether the failure leaves open if the programs agree: one raised, or the parameter map is not established.
         facts: what else is known, such as the number of tokens.
+        reference: what the program was compared with.
     """
 
     subject: str
@@ -61,15 +62,16 @@ class Row:
     failure: str = ""
     open: bool = False
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    reference: str = "the float64 oracle"
 
     @property
     def agrees(self) -> bool:
-        """Whether every verdict is good. A refusal compares nothing and condemns nothing; a failure condemns."""
+        """Whether every verdict is good. A refusal compares nothing; a failure is no agreement."""
         return not self.failure and all(verdict.agrees for verdict in self.verdicts)
 
     @property
     def differs(self) -> bool:
-        """Whether the program is shown to differ: a verdict is bad or it failed, and nothing leaves that open."""
+        """Whether the program differs from the reference: a verdict says so or it failed, and nothing leaves that open."""
         return not self.open and not self.agrees
 
     def __str__(self) -> str:
@@ -80,6 +82,22 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Mutation:
+    """How many mutations a test detected.
+
+    Attributes:
+        killed: their names.
+        survived: the names of those that it did not detect.
+    """
+
+    killed: tuple[str, ...] = ()
+    survived: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutants killed"
+
+
+@dataclass(frozen=True)
 class Report:
     """All rows of a run. Reports add.
 
@@ -87,6 +105,7 @@ class Report:
         rows: what was compared.
         notes: lines that the reader must know to trust the rows: warnings, how budgets were made, how parameters were matched.
         advice: what to run next if something fails.
+        mutation: how many mutations the same probes detected, or None.
     """
 
     rows: tuple[Row, ...] = ()
@@ -148,11 +167,10 @@ class Report:
         return renderer("report as text")(self)
 
     def show(self, console: Console | None = None) -> None:
-        """Print the report, to a terminal at its own width at least: a cut table would hide what it is there to show."""
+        """Print the report in at most 100 columns; on a narrower terminal its cells are folded, and none is cut."""
         if console is not None and not hasattr(console, "print"):
             raise OptionError(f"console {shown(console)} must be a rich.console.Console, or None")
-        width = max(Console().width, renderer("width of a report")(self))
-        renderer("report on a console")(self, console or Console(width=width))
+        renderer("report on a console")(self, console or Console(width=renderer("columns of a report")(Console().width)))
 
     def groups(self) -> Iterator[list[Row]]:
         """Yield the rows of each subject, dtype and side together, in the order in which they first stood."""
@@ -223,7 +241,7 @@ def _place(row: Row) -> tuple[str, ...]:
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, except the pictures, which are for eyes."""
+    """Return the fields of a dataclass, except the pictures."""
     return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "pictures"}
 
 
