@@ -1,10 +1,4 @@
-"""Docstrings of the API reference: an example in doctest's form becomes a code block.
-
-    >>> f(1)                ```pycon
-    2               ->      >>> f(1)
-                            2
-                            ```
-"""
+"""Docstrings of the API reference: an example in doctest's form becomes a fenced code block."""
 
 from __future__ import annotations
 
