@@ -49,10 +49,12 @@ class Figure:
     Args:
         name: of the block.
         render: the Markdown, given the results.
+        measured: whether it needs results; what does not is read from the repository itself.
     """
 
     name: str
     render: Callable[[Results], str]
+    measured: bool = True
 
 
 def fenced(text: str) -> str:
