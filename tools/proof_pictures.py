@@ -53,7 +53,9 @@ def budget() -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = []
     for (name, x), color in zip(made.items(), (RIGHT, OTHER, WRONG), strict=True):
         z = np.abs(x - exact) / sigma
-        _ = axes.hist(np.maximum(z, 1e-3).ravel(), bins=np.geomspace(1e-3, 1e4, 90).tolist(), color=color, alpha=0.6, label=name)
+        _ = axes.hist(
+            np.maximum(z, 1e-3).ravel(), bins=np.geomspace(1e-3, 1e4, 90).tolist(), color=color, alpha=0.6, label=name
+        )
         close = bool(np.allclose(x, exact, rtol=1e-3, atol=1e-5))
         told.append({"program": name, "rms": float(np.sqrt(np.mean(z**2))), "max": float(z.max()), "allclose": close})
     _ = axes.axvline(MOST_MAX, color="#3c3c3c", linestyle="--", linewidth=1.0, label="the largest z that agrees")

@@ -62,27 +62,6 @@ def fenced(text: str) -> str:
     return f"```text\n{text.rstrip()}\n```"
 
 
-def columns(rows: list[tuple[str, ...]], right: frozenset[int] = frozenset()) -> str:
-    """Return rows as columns of one width each, the first row being headings.
-
-    Args:
-        rows: cells.
-        right: the numbers of the columns that are aligned to the right.
-    """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    laid = [
-        "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-    return "\n".join(
-        [
-            laid[0].rstrip(),
-            "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (sum(widths) + 2 * len(widths) - 2),
-            *(line.rstrip() for line in laid[1:]),
-        ]
-    )
-
-
 def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     every = [headings, ("---",) * len(headings), *rows]

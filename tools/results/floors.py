@@ -7,7 +7,7 @@ import tomllib
 from functools import partial
 from pathlib import Path
 
-from tools.results.figures import Figure, Measurement, Results, table
+from tools.results.figures import Figure, Measurement, Results, fenced, table
 from tools.results.recorded import ROOT
 
 CONTRACTS = {
@@ -40,14 +40,12 @@ def purpose(place: Path) -> str:
 
 
 def render(contract: str, kind: str, results: Results) -> str:
-    """Return a row for each package, the highest floor first."""
+    """Return the floors as a drawing, the highest first, and a row for each package."""
     _ = results
-    rows = [
-        (str(number), f"`{name}`", purpose(container(contract) / name))
-        for number, names in reversed(list(enumerate(reversed(floors(contract)), 1)))
-        for name in sorted(names)
-    ]
-    return table(("floor", kind, "what it is for"), rows)
+    numbered = list(reversed(list(enumerate(reversed(floors(contract)), 1))))
+    drawing = "\n".join(f"{number}   {'   '.join(names)}" for number, names in numbered)
+    rows = [(f"`{name}`", purpose(container(contract) / name)) for _, names in numbered for name in sorted(names)]
+    return f"{fenced(drawing)}\n\n{table((kind, 'what it is for'), rows)}"
 
 
 MEASUREMENTS: tuple[Measurement, ...] = ()
