@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tools.results.figures import Figure, Measurement, Results, columns, fenced, measured
+from tools.results.figures import Figure, Measurement, Results, measured, table
 
 HEADINGS = ("contract", "dtype", "backend", "kernel", "probes", "output z", "gradient z", "worst element", "verdict")
 SHOWN = (
@@ -88,16 +88,19 @@ def render(results: Results) -> str:
     contracts = {line[0] for line in data["lines"] if "[" not in line[0]}
     listed = {line[0] for line in shown if "[" not in line[0]}
     said = [
-        columns([HEADINGS, *shown], frozenset({4})),
-        *(["..."] if len(shown) < len(data["lines"]) else []),
-        "z = error / rounding budget, RMS/max; agrees if RMS <= {rms:g} and max <= {max:g}".format(**data["limits"]),
+        "z = error / rounding budget, RMS / max; agrees if RMS <= {rms:g} and max <= {max:g}".format(**data["limits"]),
         *data["models"],
         f"{data['arrays']} arrays compared with the float64 oracle, {data['outside']} outside their budget.",
     ]
     layers = ", and the first and last layer of the trained model," if data["models"] else ""
     command = re.sub(r" --json \S+", "", found.command).replace("python -m attention.cli", "attention")
     cut = f"Of `{command}`, {len(listed)} of {len(contracts)} contracts{layers} are shown here."
-    return f"{cut}\n\n{fenced(chr(10).join(said))}\n\n{measured(found)}"
+    return "\n\n".join([cut, table(_narrow(HEADINGS), list(map(_narrow, shown))), *said, measured(found)])
+
+
+def _narrow(line: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a line without the number of its probes, for which a page has no room, and with z unbroken."""
+    return tuple(cell.replace(" / ", "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}") for i, cell in enumerate(line) if i != 4)
 
 
 def _is_shown(line: list[str], lines: list[list[str]]) -> bool:
