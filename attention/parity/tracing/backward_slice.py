@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from attention.parity.tracing.trace import Recording
+from attention.parity.tracing.trace import ROLES, Recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,3 +55,10 @@ def ancestors(recording: Recording, start: int, within: Iterable[int], most: int
             found.add(i)
             waiting.extend(n for n in recording.events[i].inputs if n in allowed)
     return found
+
+
+def root(side: Recording, region: Cone, end: int | None = None) -> int:
+    """Return the event of the frontier from which an event was made: of those that the inputs reach, the earliest."""
+    behind = {*region.inside} if end is None else ancestors(side, end, region.inside)
+    roots = [i for i in region.frontier if i in behind] or [*region.frontier]
+    return min(roots, key=lambda i: (-ROLES.index(side.events[i].role), i))

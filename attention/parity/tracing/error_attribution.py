@@ -16,7 +16,8 @@ import numpy as np
 
 from attention.parity.tracing.activation_patching import Pair, Swap, carry, laid, mended, replacements, rerun
 from attention.parity.tracing.backward_slice import Cone, ancestors, cone
-from attention.parity.tracing.fault_localization import Choice, choose
+from attention.parity.tracing.choice import Choice
+from attention.parity.tracing.fault_localization import choose
 from attention.parity.tracing.fingerprint import Fingerprint, masked, real
 from attention.parity.tracing.trace_alignment import Alignment
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from attention.parity.tracing.backward_slice import ancestors, cone
-from attention.parity.tracing.fault_localization import MOST_REGION, Choice
+from attention.parity.tracing.candidate_swaps import MOST_REGION
+from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.source_location import Place
 from attention.parity.tracing.source_statements import definition_lines, reading_lines
 from attention.parity.tracing.trace import Event, Recording

@@ -1,0 +1,77 @@
+"""Candidates: the swaps of one array of torch for one of JAX that may explain the outputs, the smallest regions first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import product
+
+from attention.parity.tracing.backward_slice import Cone, ancestors
+from attention.parity.tracing.trace import LOOP, Recording, is_number
+from attention.parity.tracing.trace_alignment import Alignment
+
+MOST_SWAPS, MOST_SIDE = 200, 64
+"""What is tried at most: swaps, and arrays of either side that are combined. Measured on 49 ports and 32 pairs: the swap that
+mends all was among the first 124."""
+MOST_REGION, MOST_RANKED = 400, 48
+"""Operations of a region that are counted, and of one that is only ranked among many."""
+
+Trial = tuple[str, int, int, tuple[int, ...] | None]
+"""The kind of a divergence, the torch event, the JAX event, and the events that read the replacement."""
+
+
+def smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[Trial]:
+    """Yield the swaps that may be, of the smallest regions first."""
+
+    @cache
+    def size(which: int, i: int, most: int = MOST_REGION) -> tuple[int, int]:
+        side = (alignment.torch, alignment.jax)[which]
+        behind = [n for n in ancestors(side, i, inside[which], most) if side.events[n].is_operation]
+        return len({side.lines[n] for n in behind}), len(behind)
+
+    @cache
+    def reads(which: int, i: int) -> frozenset[int]:
+        side = (alignment.torch, alignment.jax)[which]
+        behind = ancestors(side, i, apart[which], MOST_REGION)
+        return frozenset(n for k in behind for n in side.events[k].inputs)
+
+    @cache
+    def readers(j: int) -> tuple[int, ...]:
+        return tuple(i for i in alignment.jax.consumers[j] if i in inside[1])
+
+    def is_far(which: int, i: int, given: Sequence[int]) -> bool:
+        # What only one side has was made from one of some arrays, or may have been: of a constant.
+        return bool(given) and reads(which, i).isdisjoint(given)
+
+    inside = frozenset(first.inside), frozenset(second.inside)
+    apart = [frozenset(n for n, ok in enumerate(fine) if not ok) for fine in alignment.fine]
+    a = sorted(_computed(alignment.torch, first), key=lambda i: size(0, i, MOST_RANKED))[:MOST_SIDE]
+    b = sorted(_computed(alignment.jax, second), key=lambda i: size(1, i, MOST_RANKED))[:MOST_SIDE]
+    tried: list[tuple[tuple[float, float, float], Trial]] = []
+    for t, j in (pair for pair in product(a, b) if _fits(alignment, *pair)):
+        cost = (0, size(0, t)[0] + size(1, j)[0], size(0, t)[1] + size(1, j)[1])
+        tried.append((cost, ("different", t, j, None)))
+    for t, j in (pair for pair in product(a, second.border) if _fits(alignment, *pair)):
+        cost = (is_far(0, t, alignment.alike[1][j]), size(0, t)[0] + 1, size(0, t)[1] + 2)
+        tried += [(cost, ("absent in jax", t, j, None)), (cost, ("absent in jax", t, j, readers(j)))]
+    for t, j in (pair for pair in product(first.border, b) if _fits(alignment, *pair)):
+        cost = (is_far(1, j, alignment.alike[0][t]), size(1, j)[0] + 1, size(1, j)[1] + 2)
+        tried.append((cost, ("absent in torch", t, j, None)))
+    yield from (trial for _, trial in sorted(tried, key=lambda one: one[0])[:MOST_SWAPS])
+
+
+def _computed(side: Recording, region: Cone) -> list[int]:
+    """Return what was computed in a region: an array that is only laid out anew stands for nothing new.
+
+    What a loop of torch made stands for all its turns; JAX runs each turn by itself.
+    """
+    inside = frozenset(region.inside)
+    loops = [e.index for e in side.events if e.op == LOOP and inside.issuperset(e.inputs)] if side.side == "torch" else []
+    return [*(i for i in region.inside if side.events[i].is_operation), *loops]
+
+
+def _fits(alignment: Alignment, t: int, j: int) -> bool:
+    a, b = alignment.torch.events[t], alignment.jax.events[j]
+    same = a.value.size == b.value.size or 1 < alignment.prints[0][t].count == alignment.prints[1][j].count
+    # No array that was computed stands in the place of a number that is written in the program.
+    return same and a.value.dtype.kind == b.value.dtype.kind and a.is_float and not (is_number(a) or is_number(b))
