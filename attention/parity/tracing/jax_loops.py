@@ -1,4 +1,7 @@
-"""Loops and branches of a jaxpr, recorded: each turn of a scan or a while leaves its own events, a branch those of the one taken."""
+"""Loops and branches of a jaxpr, recorded.
+
+each turn of a scan or a while leaves its own events, a branch those of the one taken
+"""
 
 # JAX leaves the types of its equations unknown, which strict mode reports at every use.
 # pyright: standard

@@ -59,12 +59,14 @@ def also_near(state: Alignment, unit: float, pair: Pair) -> list[Pair]:
 
 
 def cones(state: Alignment) -> tuple[Cone, Cone]:
+    """Return what differs on the torch side and on the JAX side."""
     ends = zip(*state.unequal, strict=True)
     first, second = (cone(*each) for each in zip((state.torch, state.jax), state.fine, ends, strict=True))
     return first, second
 
 
 def is_within(t: np.ndarray, j: np.ndarray, limit: float) -> bool:
+    """Return whether every element is as far from its counterpart as a limit allows, relative to it, in some layout."""
     for x in laid(t, j):
         a, b = real(x), real(j)
         if a.dtype.kind != "f" or (masked(a) != masked(b)).any():
