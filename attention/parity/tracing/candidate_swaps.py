@@ -63,10 +63,10 @@ def smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[Trial]
 def _computed(side: Recording, region: Cone) -> list[int]:
     """Return what was computed in a region: an array that is only laid out anew stands for nothing new.
 
-    What a loop of torch made stands for all its turns; JAX runs each turn by itself.
+    What a loop made stands for all its turns.
     """
     inside = frozenset(region.inside)
-    loops = [e.index for e in side.events if e.op == LOOP and inside.issuperset(e.inputs)] if side.side == "torch" else []
+    loops = [e.index for e in side.events if e.op == LOOP and inside.issuperset(e.inputs)]
     return [*(i for i in region.inside if side.events[i].is_operation), *loops]
 
 

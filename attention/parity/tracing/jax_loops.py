@@ -47,14 +47,16 @@ def _scan(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list
     order, around = range(p["length"]), recorder.turns
     for i in reversed(order) if p["reverse"] else order:
         recorder.turns = (*around, i)
-        turn = [recorder.made("slice", [x], where, lambda v, i=i: [v[0][i]], [], options=f"[{i}]")[0] for x in xs]
+        turn = [recorder.made("scan_slice", [x], where, lambda v, i=i: [v[0][i]], [], options=f"[{i}]")[0] for x in xs]
         results = recorder.read(p["jaxpr"], [*constants, *carry, *turn], where)
         carry = results[:m]
         rows.append(results[m:])
     recorder.turns = around
     if p["reverse"]:
         rows.reverse()
-    stacked = [recorder.made("stack", list(made), where, lambda v: [np.stack(v)], [])[0] for made in zip(*rows, strict=True)]
+    stacked = [
+        recorder.made("scan_stack", list(made), where, lambda v: [np.stack(v)], [])[0] for made in zip(*rows, strict=True)
+    ]
     if not rows:
         # Nothing ran, so that only the jaxpr knows the shapes.
         stacked = [recorder.leaf(np.zeros(v.aval.shape, v.aval.dtype)) for v in eqn.outvars[m:]]

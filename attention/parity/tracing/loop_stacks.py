@@ -9,6 +9,7 @@ them is explained.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from attention.parity.tracing.trace_alignment import Alignment
 
 # Turns of a loop, and elements of a stack, beyond which none is made.
 MOST_TURNS, MOST_ELEMENTS = 64, 2**20
+# Loops of one line.
+MOST_LOOPS = 8
 
 
 def with_loops(alignment: Alignment) -> Alignment:
@@ -42,12 +45,28 @@ def _stacked(side: Recording, alone: list[bool], wanted: set[int]) -> int:
         if event.line and event.is_float and event.op != "output":
             made_of = tuple(side.events[i].op for i in event.inputs)
             turns[event.op, event.name, event.place, event.backward, event.shape, made_of].append(event.index)
+    loops = [loop for group in turns.values() for loop in _loops(side, group) if any(alone[i] for i in loop)]
     count = 0
-    for group in turns.values():
-        size = len(group) * side.events[group[0]].value.size
-        if 1 < len(group) <= MOST_TURNS and size in wanted and size <= MOST_ELEMENTS and any(alone[i] for i in group):
-            first = side.events[group[0]]
-            value = np.stack([side.events[i].value for i in group])
-            _ = side.add(LOOP, value, group, dtype=first.dtype, places=first.places, backward=first.backward)
+    for loop in loops:
+        first = side.events[loop[0]]
+        if len(loop) * first.value.size in wanted:
+            value = np.stack([side.events[i].value for i in loop])
+            _ = side.add(LOOP, value, loop, dtype=first.dtype, places=first.places, backward=first.backward)
             count += 1
     return count
+
+
+def _loops(side: Recording, group: list[int]) -> Iterator[list[int]]:
+    """Yield the loops that one line may have run in: all its runs as one, or as many of one length, such as one a layer.
+
+    Loops within which the line runs several times, such as for queries and for keys, are told apart by their turn.
+    """
+    most = min(MOST_TURNS, MOST_ELEMENTS // max(1, side.events[group[0]].value.size))
+    for length in range(2, min(len(group), most) + 1):
+        if len(group) % length == 0:
+            count = len(group) // length
+            if count > MOST_LOOPS:
+                continue
+            yield from (group[n * length : (n + 1) * length] for n in range(count))
+            if count > 1:
+                yield from (group[n::count] for n in range(count))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from attention.parity.tracing.activation_patching import carry, replacements
 from attention.parity.tracing.backward_slice import ancestors
 from attention.parity.tracing.candidate_swaps import Trial
+from attention.parity.tracing.trace import members
 from attention.parity.tracing.trace_alignment import Alignment
 
 ENOUGH = 0.6
@@ -60,7 +61,7 @@ def _after(alignment: Alignment, trial: Trial) -> Alignment | None:
 def _readers(after: Alignment, j: int) -> list[int]:
     """Return the operations that read an array of JAX, as it is or laid out anew; a single -1 where nothing does."""
     events, found = after.jax.events, list[int]()
-    for i in after.jax.consumers[j]:
+    for i in (n for k in members(after.jax, j) for n in after.jax.consumers[k]):
         found += _readers(after, i) if events[i].is_move else [i]
     return [i for i in found if events[i].is_float] or [-1]
 

@@ -22,7 +22,7 @@ MOVES = frozenset(
     """
     _reshape_alias _to_copy _unsafe_view alias broadcast_in_dim broadcast_to clone contiguous convert_element_type copy
     detach expand expand_dims lift_fresh optimization_barrier name permute pvary repeat repeat_interleave reshape rev roll
-    squeeze stop_gradient t tile transpose unsqueeze view
+    scan_slice scan_stack squeeze stop_gradient t tile transpose unsqueeze view
     """.split()  # noqa: SIM905 a table of names is read at a glance, a column of thirty quoted lines is not
 )
 
@@ -206,3 +206,9 @@ class Recording:
             for i in dict.fromkeys(event.inputs if event.op != LOOP else ()):
                 found[i].append(event.index)
         return found
+
+
+def members(recording: Recording, i: int) -> tuple[int, ...]:
+    """Return the events that an event stands for: the turns of a loop, or itself."""
+    event = recording.events[i]
+    return event.inputs if event.op == LOOP else (i,)
