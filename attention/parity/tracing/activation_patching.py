@@ -23,8 +23,11 @@ from attention.parity.tracing.trace_alignment import Alignment
 
 # Layouts of one array that are tried at most, and of those that equal sizes leave, from which they are chosen.
 MOST_LAYOUTS, MOST_ARRANGED = 4, 24
-# Operations after a replaced array in which an agreement is looked for before everything is run again.
-NEAR = 12
+# Of two layouts of one array, how much less like another the one may be, as a cosine, to be tried too.
+UNLIKE = 0.5
+# Operations after a replaced array, and for each turn of a replaced loop, in which an agreement is looked for before everything
+# is run again.
+NEAR, NEAR_TURN = 12, 32
 
 Pair = tuple[int, int]
 
@@ -102,8 +105,11 @@ def heals(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = Non
     """
     readers = None if only is None else frozenset(only)
     whole = False
+    turns = len(alignment.jax.events[j].inputs) if alignment.jax.events[j].op == LOOP else 1
+    # What follows a loop agrees only after its last turn.
+    most = NEAR if turns == 1 else NEAR_TURN * turns
     for replaced in replacements(alignment, [(t, j)]):
-        changed = rerun(alignment.jax, replaced, readers, most=NEAR)
+        changed = rerun(alignment.jax, replaced, readers, most=most)
         made = [i for i in changed if i not in replaced and alignment.jax.events[i].is_float]
         if any(alignment.jax.events[i].op == "output" for i in made):
             whole = True
@@ -159,14 +165,17 @@ def laid(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
         return _spread(t, j)
     sizes = tuple(size for size in j.shape if size != 1)
     flat = t.squeeze()
-    found = list(islice(divided(flat, sizes) if flat.ndim < len(sizes) else arranged(flat, sizes), MOST_ARRANGED))
+    arrays = divided(flat, sizes) if flat.ndim < len(sizes) else arranged(flat, sizes)
+    found = [x.reshape(j.shape) for x in islice(arrays, MOST_ARRANGED)]
     if len(found) > 1:
         # Axes of one size leave open which is which: an array that differs a little still tells.
-        found.sort(key=lambda x: -_likeness(x.reshape(j.shape), j))
-    return [x.reshape(j.shape) for x in found[:MOST_LAYOUTS]]
+        alike = [likeness(x, j) for x in found]
+        order = sorted(range(len(found)), key=lambda n: -alike[n])
+        found = [found[n] for n in order if alike[n] >= max(alike) - UNLIKE]
+    return found[:MOST_LAYOUTS]
 
 
-def _likeness(a: np.ndarray, b: np.ndarray) -> float:
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
     """Return the cosine of the angle between two arrays of one shape, what is masked aside."""
     a, b = (np.where(masked(x), 0.0, x) if x.dtype.kind == "f" else x for x in (real(a), real(b)))
     size = float(np.sqrt(np.vdot(a, a).real * np.vdot(b, b).real)) if a.dtype.kind == "f" else float(a.size)

@@ -44,6 +44,23 @@ def cone(recording: Recording, fine: list[bool], outputs: Iterable[int]) -> Cone
     return Cone(tuple(frontier), tuple(sorted(inside)), tuple(border))
 
 
+def bottlenecks(recording: Recording, region: Cone) -> list[int]:
+    """Return the events through which all goes that is on the way to the outputs: what is made before is read by none after.
+
+    Args:
+        recording: the events.
+        region: the way.
+    """
+    inside = frozenset(region.inside)
+    found: list[int] = []
+    last = -1
+    for i in region.inside:
+        if last <= i and recording.events[i].op != "output":
+            found.append(i)
+        last = max([last, *(n for n in recording.consumers[i] if n in inside)])
+    return found
+
+
 def ancestors(recording: Recording, start: int, within: Iterable[int], most: int | None = None) -> set[int]:
     """Return an event and all that it was made from, as far as they are among some; about `most` of them at most."""
     allowed = within if isinstance(within, frozenset) else frozenset(within)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from attention.parity.tracing.activation_patching import Swap, heals, instances, swap
 from attention.parity.tracing.backward_slice import Cone, ancestors, root
-from attention.parity.tracing.candidate_swaps import Trial, smallest
+from attention.parity.tracing.candidate_swaps import Trial, narrow, smallest
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.layout_faults import differing_tables, exchanged_operand
-from attention.parity.tracing.partial_swaps import closing, explaining
+from attention.parity.tracing.partial_swaps import closing, most_explaining
 from attention.parity.tracing.trace import Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
@@ -39,29 +39,51 @@ def choose(alignment: Alignment, first: Cone, second: Cone) -> Choice:
     found = exchanged_operand(alignment, first, second) or differing_tables(alignment, first, second)
     if found is not None:
         return found
-    near, blind = list[Trial](), list[Trial]()
+    near: list[Trial] = []
+    found = _smallest_whole(alignment, first, second, near)
+    if found is not None:
+        trial, made = found
+        smaller = closing(alignment, near[:MOST_PARTIAL]) if _spread(alignment, made, first, second) else None
+        return _shown(alignment, smaller or trial, None if smaller else made, first, second)
+    part = closing(alignment, near[:MOST_PARTIAL])
+    if part is None and (through := _narrowed(alignment, first, second)) is not None:
+        return through
+    part = part or most_explaining(alignment, near[:MOST_PARTIAL])
+    if part is None:
+        return Choice("unproven", root(alignment.torch, first), root(alignment.jax, second))
+    return _shown(alignment, part, None, first, second)
+
+
+def _smallest_whole(alignment: Alignment, first: Cone, second: Cone, near: list[Trial]) -> tuple[Trial, Swap] | None:
+    """Return the swap of the smallest region that mends all; those that mend what follows next are added to `near`."""
+    blind: list[Trial] = []
     run = {True: MOST_WHOLE, False: MOST_RUN}
     for trial in smallest(alignment, first, second):
         healed, whole = heals(alignment, *trial[1:])
         if not healed and not whole:
             blind.append(trial)
             continue
-        near.append(trial)
         run[whole] -= 1
         if run[whole] >= 0 and (made := _whole(alignment, trial)):
-            smaller = closing(alignment, near[:-1][:MOST_PARTIAL]) if _spread(alignment, made, first, second) else None
-            return (
-                _shown(alignment, trial[0], made, first, second)
-                if smaller is None
-                else _shown_part(alignment, smaller, first, second)
-            )
-    for trial in blind[:MOST_BLIND]:
+            return trial, made
+        near.append(trial)
+    found = ((trial, _whole(alignment, trial)) for trial in blind[:MOST_BLIND])
+    return next(((trial, made) for trial, made in found if made is not None), None)
+
+
+def _narrowed(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
+    """Return where the mistake is, of arrays through which all goes that differs: the region may be large, and is proven."""
+    near: list[Trial] = []
+    for trial in narrow(alignment, first, second):
+        if not any(heals(alignment, *trial[1:])):
+            continue
         if made := _whole(alignment, trial):
-            return _shown(alignment, trial[0], made, first, second)
-    partial = explaining(alignment, near[:MOST_PARTIAL])
-    if partial is None:
-        return Choice("unproven", root(alignment.torch, first), root(alignment.jax, second))
-    return _shown_part(alignment, partial, first, second)
+            # In a program of many layers the last may mend all, whichever of them are wrong.
+            smaller = closing(alignment, near[:MOST_PARTIAL])
+            return _shown(alignment, smaller or trial, None if smaller else made, first, second)
+        near.append(trial)
+    partial = closing(alignment, near[:MOST_PARTIAL])
+    return None if partial is None else _shown(alignment, partial, None, first, second)
 
 
 def _spread(alignment: Alignment, made: Swap, first: Cone, second: Cone) -> bool:
@@ -71,19 +93,16 @@ def _spread(alignment: Alignment, made: Swap, first: Cone, second: Cone) -> bool
     return len(made.pairs) > 1 and all(len(each) > 1 for each in lines)
 
 
-def _shown_part(alignment: Alignment, trial: Trial, first: Cone, second: Cone) -> Choice:
-    kind, t, j, only = trial
-    return _shown(alignment, kind, Swap(t, j, 0.0, ((t, j),), only), first, second)
-
-
 def _whole(alignment: Alignment, trial: Trial) -> Swap | None:
     """Return the swap if it mends all outputs."""
     made = swap(alignment, *trial[1:])
     return made if made is not None and made.mended == 1 else None
 
 
-def _shown(alignment: Alignment, kind: str, found: Swap, first: Cone, second: Cone) -> Choice:
-    """Return the operations that stand for a region."""
+def _shown(alignment: Alignment, trial: Trial, made: Swap | None, first: Cone, second: Cone) -> Choice:
+    """Return the operations that stand for the region of a swap, which mends all or, if `made` is None, a part."""
+    kind, t, j, only = trial
+    found = made or Swap(t, j, 0.0, ((t, j),), only)
     t, j = found.torch, found.jax
     if kind != "absent in torch":
         t = root(alignment.torch, first, t)

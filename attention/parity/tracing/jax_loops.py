@@ -66,9 +66,11 @@ def _scan(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list
 def _while(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list[int]:
     p = eqn.params
     n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
-    state = inputs[m:]
+    state, around, turn = inputs[m:], recorder.turns, 0
     while recorder.recording.events[recorder.read(p["cond_jaxpr"], [*inputs[:n], *state], where)[0]].value:
+        recorder.turns = (*around, turn)
         state = recorder.read(p["body_jaxpr"], [*inputs[n:m], *state], where)
+        recorder.turns, turn = around, turn + 1
     return state
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from attention.parity.tracing.activation_patching import Swap, laid, mended, rerun, swap
+from attention.parity.tracing.activation_patching import Swap, laid, likeness, mended, rerun, swap
 from attention.parity.tracing.axis_permutations import close, consistent
 from attention.parity.tracing.backward_slice import Cone, ancestors, root
 from attention.parity.tracing.choice import Choice
@@ -29,12 +29,16 @@ def exchanged_operand(alignment: Alignment, first: Cone, second: Cone) -> Choice
 def differing_tables(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
     """Look for constants that differ: what is made of neither inputs nor parameters, and read by what is."""
     ends = [_ends(alignment, which, region) for which, region in enumerate((first, second))]
-    pairs = [
-        (t, j)
-        for t, j in zip(ends[0], ends[1], strict=False)
-        if laid(alignment.torch.events[t].value, alignment.jax.events[j].value)
-    ]
-    if not pairs or len(ends[0]) != len(ends[1]) or len(pairs) != len(ends[0]):
+    pairs: list[tuple[int, int]] = []
+    left = list(ends[0])
+    for j in ends[1]:
+        # Of several tables of one size, that which is likest.
+        found = [(_likest(alignment, t, j), -t) for t in left]
+        best, t = max(found, default=(-1.0, 0))
+        if best >= 0:
+            left.remove(-t)
+            pairs.append((-t, j))
+    if not pairs:
         return None
     replaced = {j: laid(alignment.torch.events[t].value, alignment.jax.events[j].value)[0] for t, j in pairs}
     share = mended(alignment, rerun(alignment.jax, replaced))
@@ -62,6 +66,13 @@ def _first_exchanged(alignment: Alignment, t: int, j: int) -> tuple[int, int]:
             if a <= t and a in ancestors(alignment.torch, t, range(t)) and _exchanged(alignment, a, b):
                 return _first_exchanged(alignment, a, b)
     return t, j
+
+
+def _likest(alignment: Alignment, t: int, j: int) -> float:
+    """Return how like one table is to another, in the layout in which it is likest; -1 if it cannot stand in its place."""
+    value = alignment.jax.events[j].value
+    found = laid(alignment.torch.events[t].value, value)
+    return abs(likeness(found[0], value)) if found else -1.0
 
 
 def _ends(alignment: Alignment, which: int, region: Cone) -> list[int]:

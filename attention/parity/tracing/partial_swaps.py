@@ -19,10 +19,8 @@ DEPTH = 3
 """Operations after an array that may be written in another way before the programs agree again."""
 
 
-def explaining(alignment: Alignment, trials: Sequence[Trial]) -> Trial | None:
-    """Return the swap of the smallest region after which all that reads it agrees, or else which brings most into agreement."""
-    if (found := closing(alignment, trials)) is not None:
-        return found
+def most_explaining(alignment: Alignment, trials: Sequence[Trial]) -> Trial | None:
+    """Return the swap of the smallest region that brings nearly as much into agreement as any."""
     after = [(trial, _after(alignment, trial)) for trial in trials]
     gains = [0 if made is None else _gain(alignment, made, trial[2]) for trial, made in after]
     most = max(gains, default=0)

@@ -7,6 +7,7 @@ The events of one program are a graph without cycles: the inputs of an event sta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -197,6 +198,22 @@ class Recording:
         """A number for each event's line, the same for the same line; of a recording that is complete."""
         numbers: dict[Place, int] = {}
         return [numbers.setdefault(event.place, len(numbers)) for event in self.events]
+
+    @cached_property
+    def runs(self) -> list[int]:
+        """How often the line and operation of each event run, making an array of its shape; of a recording that is complete."""
+        keys = [(event.place, event.op, event.shape) for event in self.events]
+        counts = Counter(keys)
+        return [counts[key] for key in keys]
+
+    @cached_property
+    def rounds(self) -> list[int]:
+        """How many turns the innermost scan takes in which each event was made, 0 outside of scans; of a complete recording."""
+        turns: dict[tuple[object, ...], set[int]] = {}
+        keys = [(event.place, event.op, event.shape) for event in self.events]
+        for event, key in zip(self.events, keys, strict=True):
+            turns.setdefault(key, set()).update(event.turns[-1:])
+        return [len(turns[key]) if event.turns else 0 for event, key in zip(self.events, keys, strict=True)]
 
     @cached_property
     def consumers(self) -> dict[int, list[int]]:
