@@ -22,7 +22,8 @@ from attention.parity.compare.output_choice import asked
 from attention.parity.config_contracts.diagnose_layers import diagnose_layers
 from attention.parity.config_contracts.result import LayerDiagnosis
 from attention.parity.diagnosis import Diagnosis, diagnose
-from attention.parity.diagnosis.rules import Finding, name_mistake
+from attention.parity.diagnosis.names import name_places
+from attention.parity.diagnosis.rules import Finding
 from attention.parity.open_maps import likeliest, located
 from attention.parity.results.report import Report, plain, write
 from attention.parity.tracing import Divergence
@@ -200,9 +201,7 @@ def full_comparison(
     layers: tuple[LayerDiagnosis, ...] = ()
     if report is not None and contract is None:
         report, layers = _by_config(brought, inputs, report, params, load)
-    places = divergence.all if divergence is not None else ()
-    findings = tuple({finding.name: finding for place in places for finding in name_mistake(place)}.values())
-    return FullComparison(report, divergence, findings, diagnosis, layers)
+    return FullComparison(report, divergence, name_places(divergence), diagnosis, layers)
 
 
 def _by_contract(

@@ -11,7 +11,7 @@ what the program calls float32 in float64, and what it calls bfloat16 in bfloat1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -157,27 +157,31 @@ class Recorder:
 
         narrows = any(unit(str(aval.dtype), self.dtype) > unit("float64", self.dtype) for aval in avals)
 
-        def run(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        def run(values: Sequence[np.ndarray], eqn: Any = eqn) -> list[np.ndarray]:
             made = evaluated(eqn, values)
             if not narrows:
                 return made
             return [rounded(x, aval.dtype, self.dtype) for x, aval in zip(made, avals, strict=True)]
 
+        def told(params: Mapping[str, Any]) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+            return partial(run, eqn=eqn.replace(params={**eqn.params, **params}))
+
         more = {"options": _options(eqn), "backward": "transpose" in str(eqn.source_info.name_stack)}
         if eqn.primitive.name == "stop_gradient" and is_direct(_frames(eqn)):
             self.recording.stops.append(replace(self.recording.events[inputs[0]], places=where, op="stop_gradient"))
         units = [unit(str(aval.dtype), self.dtype) for aval in avals]
-        return self.made(eqn.primitive.name, inputs, where, run, units, dtypes=[str(aval.dtype) for aval in avals], **more)
+        more |= {"dtypes": [str(aval.dtype) for aval in avals], "again": (eqn.params, told)}
+        return self.made(eqn.primitive.name, inputs, where, run, units, **more)
 
     def made(self, op: str, inputs: list[int], where: Where, run: Any, units: list[float], **more: Any) -> list[int]:
         """Evaluate a step, and record what it makes."""
         events = self.recording.events
         results = run([events[i].value for i in inputs])
-        dtypes = more.pop("dtypes", None) or [str(x.dtype) for x in results]
+        dtypes, again = more.pop("dtypes", None) or [str(x.dtype) for x in results], more.pop("again", ())
         triples = zip(results, units or [0.0] * len(results), dtypes, strict=True)
         more["turns"] = self.turns
         made = [self.recording.add(op, x, inputs, u, dtype=dtype, places=where, **more) for x, u, dtype in triples]
-        self.recording.steps.append(Step(tuple(inputs), tuple(made), run))
+        self.recording.steps.append(Step(tuple(inputs), tuple(made), run, *again))
         return made
 
 

@@ -188,6 +188,7 @@ def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
         given=_given(alignment),
         region=_region(alignment, choice),
         suspects=suspects(alignment, choice, (t, j)),
+        alignment=alignment,
     )
 
 

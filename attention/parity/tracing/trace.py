@@ -8,7 +8,7 @@ The events of one program are a graph without cycles: the inputs of an event sta
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -135,11 +135,15 @@ class Step:
         inputs: indices of events.
         outputs: indices of events, all of one operation.
         run: from the values of the inputs to those of the outputs.
+        params: what the operation was told beside its operands.
+        told: from other such values to the `run` that they make; None where the recorder does not know.
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    told: Callable[[Mapping[str, Any]], Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]] | None = None
 
 
 @dataclass(eq=False)
