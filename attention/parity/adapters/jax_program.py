@@ -144,7 +144,9 @@ class JaxProgram(Program):
         self, call: Call, *, params: Arrays | None = None, cotangents: Arrays | None = None, dtype: str | None = None
     ) -> Made:
         with width(dtype), blamed(self.name):
-            given = jax.tree.map(jnp.asarray, (*self.arguments(call, params, dtype), cotangents))
+            # One array at a time, so that no copy in another dtype outlives its cast.
+            arguments = jax.tree.map(lambda x: jnp.asarray(_cast(x, dtype)), self.arguments(call, params))
+            given = (*arguments, jax.tree.map(jnp.asarray, cotangents))
             if self.compiled:
                 try:
                     return Made(*map(_numpy, self._compile(*given)))
