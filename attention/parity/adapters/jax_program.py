@@ -145,8 +145,8 @@ class JaxProgram(Program):
     ) -> Made:
         with width(dtype), blamed(self.name):
             # One array at a time, so that no copy in another dtype outlives its cast.
-            arguments = jax.tree.map(lambda x: jnp.asarray(_cast(x, dtype)), self.arguments(call, params))
-            given = (*arguments, jax.tree.map(jnp.asarray, cotangents))
+            learned, args, kwargs = jax.tree.map(lambda x: jnp.asarray(_cast(x, dtype)), self.arguments(call, params))
+            given = learned, args, kwargs, jax.tree.map(jnp.asarray, cotangents)
             if self.compiled:
                 try:
                     return Made(*map(_numpy, self._compile(*given)))
