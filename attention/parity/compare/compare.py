@@ -298,7 +298,10 @@ class Task:
             conventions.before(pair[found.side].program),
         )
         triples: dict[str, Triple] = {}
-        for name, triple in own_budget.widened(pair[index], held(index, ran, found, pairs), found, pairs, self._note).items():
+        results = held(index, ran, found, pairs)
+        if self.way != "ratio":
+            results = own_budget.widened(pair, index, results, found, pairs, self._note)
+        for name, triple in results.items():
             out = None if judged("", {name: triple})[0][0].agrees else known.left_out(name, triple)
             kept = triple if out is None else without(triple, out[0])
             self._note([out[1]] if out is not None else [])
