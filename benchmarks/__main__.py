@@ -58,20 +58,19 @@ def run(
     plots: Annotated[str, typer.Option(metavar="DIR", help="Where the plots go; '' for none.")] = "build/bench",
 ) -> None:
     """Time suites: every kernel of both backends and every peer that is installed, in turns, in one process."""
-    with _one_line():
-        from benchmarks import running  # noqa: PLC0415 - frameworks wait until the call is understood
+    from benchmarks import running  # noqa: PLC0415 - frameworks wait until the call is understood
 
-        asked = running.Asked(
-            tuple(suites or ()), tuple(size or ()), tuple(width or ()), tuple(dtype or ()), tuple(program or ()),
-            tuple(implementation or ()), tuple(side or ()), peers, memory, rounds, cpu_time, json, plots,
-        )  # fmt: skip
-        with _status() as tell:
-            results = running.run(asked, tell)
-        _show(running.table(results, refusals))
+    asked = running.Asked(
+        tuple(suites or ()), tuple(size or ()), tuple(width or ()), tuple(dtype or ()), tuple(program or ()),
+        tuple(implementation or ()), tuple(side or ()), peers, memory, rounds, cpu_time, json, plots,
+    )  # fmt: skip
+    with _status() as tell:
+        results = running.run(asked, tell)
+    _show(running.table(results, refusals))
     raise typer.Exit(0 if results.ok else 1)
 
 
-@app.command()
+@app.command(cls=Command)
 def requirements(
     only: Annotated[Names, typer.Option(help="Beginnings of names, such as 3 or 3.window; repeat for more.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Only list the requirements.")] = False,
@@ -84,20 +83,20 @@ def requirements(
     start = time.perf_counter()
     from benchmarks import running  # noqa: PLC0415
 
-        if list_:
-            for requirement in running.requirements(tuple(only or ())):
-                typer.echo(
-                    f"{requirement.name:44} {'>=' if requirement.least else '<='} {requirement.limit:<6.3g} {requirement.what}"
-                )
-            return
-        with _status() as tell:
-            results, written = running.check_requirements(
-                tuple(only or ()), rounds, json, tell, cpu_time=cpu_time, add=add, done=lambda line: typer.echo(line, err=True)
+    if list_:
+        for requirement in running.requirements(tuple(only or ())):
+            typer.echo(
+                f"{requirement.name:44} {'>=' if requirement.least else '<='} {requirement.limit:<6.3g} {requirement.what}"
             )
-        _show(running.requirements_table(results))
-        met = sum(bool(requirement["met"]) for requirement in results.requirements)
-        kept = f"; {json} has {len(written.requirements)}" if add else f": {json}"
-        typer.echo(f"{met} of {len(results.requirements)} met, in {time.perf_counter() - start:.0f} s{kept}")
+        return
+    with _status() as tell:
+        results, written = running.check_requirements(
+            tuple(only or ()), rounds, json, tell, cpu_time=cpu_time, add=add, done=lambda line: typer.echo(line, err=True)
+        )
+    _show(running.requirements_table(results))
+    met = sum(bool(requirement["met"]) for requirement in results.requirements)
+    kept = f"; {json} has {len(written.requirements)}" if add else f": {json}"
+    typer.echo(f"{met} of {len(results.requirements)} met, in {time.perf_counter() - start:.0f} s{kept}")
     raise typer.Exit(0 if results.ok else 1)
 
 

@@ -13,7 +13,7 @@ from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect, verdicts
 from attention.parity.numerics.comparison import Verdict
 from attention.parity.results import provenance
-from attention.parity.results.report import OWN, Mutation, Report, Row
+from attention.parity.results.report import OWN, Report, Row
 from attention.spec.errors import FileError, ParityError
 
 TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)

@@ -31,9 +31,9 @@ def false_alarms(
 
     Exits with 1 if that is one draw in 1,000 or more. Draw 1234 of a seed is the same whatever the range it is run in.
     """
+    from attention.parity.results.report import write  # noqa: PLC0415
     from tools.evaluation import false_positive_rate as alarms  # noqa: PLC0415 - frameworks are imported by the command that needs them
     from tools.evaluation.random_calls import DTYPES  # noqa: PLC0415
-    from attention.parity.results.report import write  # noqa: PLC0415
 
     dtypes = tuple(dtype or DTYPES)
     if draw is not None:
