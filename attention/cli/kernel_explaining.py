@@ -76,11 +76,8 @@ def explained(
             yield f"{backend:6} rule: {_rule(choice)}"
         for name in _names(module, choice):
             said = _said(module, arrays, options, name, choice)
-            told = (
-                f": {_shown(predict(request, module.kernels.rules.TRAITS.get(name, Traits()), backward=call.gradient), machine)}"
-                if full
-                else ""
-            )
+            traits = module.kernels.rules.TRAITS.get(name, Traits())
+            told = f": {_shown(predict(request, traits, backward=call.gradient), machine)}" if full else ""
             yield f"{backend:6} {said}" + ("" if "refuses" in said else told)
 
 
