@@ -26,7 +26,8 @@ from attention.spec.masks.algebra import And, Mask
 from attention.spec.masks.aligned import Causal, Window
 from attention.spec.masks.padding import Lengths
 from attention.spec.masks.tile_schedule import Tile
-from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, Box, bounding, shape
+from attention.torch_impl.kernels.mask_bounds import Box, bounding
+from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, shape
 from attention.torch_impl.masks import allowed, read
 
 

@@ -24,7 +24,8 @@ from attention.spec.kernels.plan_cache import Ready
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.blockwise.flash import positive
 from attention.torch_impl.kernels.lowering import Lowering, lower
-from attention.torch_impl.kernels.mask_regions import TRAPEZOID, TRIANGLE, Box
+from attention.torch_impl.kernels.mask_bounds import Box
+from attention.torch_impl.kernels.mask_regions import TRAPEZOID, TRIANGLE
 from attention.torch_impl.masks import zero_masked
 
 FEATURES = ("bias", "E != D", "float64", "float32", "bfloat16", "float16")
