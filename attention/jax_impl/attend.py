@@ -95,7 +95,7 @@ def dot_product_attention(
         MaskError: the mask does not fit, or leaves its alignment unsaid.
         OptionError: an option outside its range.
         UnknownName: no such kernel.
-        KernelRefused: the kernel asked for by name cannot do this.
+        KernelRefused: the kernel chosen by name refuses the call.
     """
     named = intermediate_names(return_intermediates)
     request = make_request(q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, named)

@@ -1,6 +1,6 @@
 """Which Python and NumPy values count as numbers in an option; a bool does not."""
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

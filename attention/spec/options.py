@@ -12,7 +12,7 @@ A field that is declared `bool` is a switch without an entry. No check runs code
 compared, hashed or shown is refused like any other.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 # Values are whatever a user passed, of types that strict mode cannot know.
@@ -44,9 +44,9 @@ class Option:
     """What an argument may be.
 
     Args:
-        wanted: in words, as a message says it.
+        wanted: in words, for the message.
         holds: whether a value is one.
-        error: what is raised if it is not.
+        error: the exception class.
         most: the largest int, which a message names only to who exceeds it.
     """
 
@@ -155,7 +155,7 @@ ARRAY = Option("an array", is_array, DTypeError)
 
 
 def arrays_by_name(*names: str) -> Option:
-    """Return the option of a mapping of arrays by name, these among them; None may stand for one that is absent."""
+    """Return the option of a mapping of arrays by name, these among them; None means absent."""
     said = f", with {', '.join(map(repr, names))}" if names else ""
 
     def holds(value: Any) -> bool:
@@ -180,7 +180,7 @@ def check_options(owner: Any, prefix: str = "") -> None:
 
     Args:
         owner: the object, whose fields are set.
-        prefix: what stands before a field's name in a message, with its blank.
+        prefix: text before a field's name in a message.
     """
     for name, option in _options(type(owner)):
         option.check(f"{prefix}{name}", getattr(owner, name))

@@ -47,7 +47,7 @@ class Param:
     Args:
         shape: sizes of the axes.
         axes: a letter of `axes.AXES` for each.
-        inputs: leading axes that are summed over; 0 for what is not multiplied as a matrix.
+        inputs: leading axes that are summed over; 0 for parameters that are not matrices.
         fill: the first value where nothing is drawn: 0 for a bias, 1 for a norm's scale.
         spread: the bound of the uniform first values; None: Glorot's for a kernel, nothing drawn for the rest.
     """

@@ -35,7 +35,7 @@ class Tree:
 
     @property
     def holds_arrays(self) -> bool:
-        """Whether data fields hold arrays, or what stands in an array's place; else they are structure."""
+        """Whether data fields hold arrays or stand-ins for arrays; otherwise they are structure."""
         return True
 
     def __repr__(self) -> str:
@@ -44,7 +44,7 @@ class Tree:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> bool:
-        """Trees of structure alone are equal by what they say; one that holds an array equals only itself."""
+        """Compare structure by value; a tree that holds an array equals only itself."""
         if self is other or type(self) is not type(other) or not isinstance(other, Tree):
             return self is other
         return self.is_static and other.is_static and self._identity() == other._identity()

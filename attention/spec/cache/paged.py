@@ -3,7 +3,7 @@
     slot(b, n) = block_table[b, n // block_size], n % block_size        the token at position n of row b
 
 A block that is not needed yet need not be assigned, and rows may share the blocks of a common prefix. What a cache is and
-the law it keeps stand in `cache.py`.
+the law it keeps are in `cache.py`.
 
 References:
     Kwon et al., arXiv:2309.06180.

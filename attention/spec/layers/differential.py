@@ -14,7 +14,7 @@ References:
     (microsoft/unilm, Diff-Transformer), from which the order of the heads and the eps of 1e-5 are taken.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

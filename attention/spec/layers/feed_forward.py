@@ -10,7 +10,7 @@ References:
     Vaswani et al., arXiv:1706.03762, section 3.3; Shazeer, arXiv:2002.05202 (the gated forms).
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

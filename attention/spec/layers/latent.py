@@ -13,7 +13,7 @@ References:
     DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C; DeepSeek-V3, arXiv:2412.19437, section 2.1.1.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

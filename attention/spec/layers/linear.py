@@ -15,7 +15,7 @@ References:
     (idiap/fast-transformers), from which the eps of 1e-6 is taken.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DATA", "And", "Grid", "Mask", "Not", "Or", "Pair", "Read", "both", "check_mask", "evaluate", "farthest"]
 
 Read = Callable[[Array], "np.ndarray | None"]
-"""How a backend reads a mask's data on the host: None where the values are not known yet (a traced array)."""
+"""A backend's function that reads a mask's data on the host: None for unknown values (a traced array)."""
 
 COUNT = whole(0, none=True).raising(MaskError)
 INDEX = whole(0).raising(MaskError)

@@ -3,7 +3,7 @@
 integers: |x| < 2**31        counts: 0 <= n <= size of the axis that they count        arrays broadcast to their axes
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
 

@@ -5,7 +5,7 @@ allowed[b, h, t, s] = masks[b][b, h, t, s]                  PerRow(masks), b of 
 allowed[t, s] = mask[q[t], k[s]] and q[t] >= 0 <= k[s]      Placed(mask, q, k)
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Adafactor(Step):
         scaled: whether the rate is relative to the size of the parameter.
         least_scale: the least such size.
         b1: share of the old mean of updates; 0 keeps none.
-        least_factored: the least size of both axes of what is factored; optax has 128, torch 1.
+        least_factored: the least size of both axes of a factored parameter; optax has 128, torch 1.
         factored_axes: which two axes of a higher rank: the "last" (torch) or the "largest" (optax).
     """
 

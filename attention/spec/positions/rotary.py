@@ -13,7 +13,7 @@ References:
     column comes first), in the order of Qwen2-VL's vision tower, arXiv:2409.12191 (the row first).
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Rotary:
 
     @checked(head_dim=HEAD_DIM)
     def constants(self, head_dim: int) -> Constants:
-        """Return what is known before the call: the frequencies, or what the scaling makes them from."""
+        """Return the constants of every call: the frequencies, or the inputs of a length scaling."""
         rotated = self.width(head_dim)
         return (unscaled(self.base, rotated),) if self.scaling is None else self.scaling.constants(self.base, rotated)
 

@@ -3,7 +3,7 @@
     file    =  u64 n    n bytes of JSON    data
     header  =  {"__metadata__": {text: text}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
 
-The tensors fill the data without a hole and without an overlap, so what is read is never more than the file holds.
+The tensors fill the data without a hole and without an overlap, so a read never exceeds the file.
 
 References:
     huggingface/safetensors, README, "Format".
@@ -59,7 +59,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself, known to fit its size.
+    """The header of a file, checked against its size.
 
     Attributes:
         metadata: texts by name.
@@ -161,7 +161,7 @@ def mapped(file: BufferedReader, head: Header) -> dict[str, np.ndarray]:
         raw = np.asarray(whole[head.data + tensor.start : head.data + tensor.stop])
         if tensor.dtype == bool and raw.size and raw.max() > 1:
             raise FileError(f"{head.said}: tensor {brief(repr(name), 60)} must hold bools, 0 or 1")
-        # Frameworks refuse an array whose first byte stands elsewhere.
+        # Frameworks refuse arrays with another alignment.
         raw = raw.copy() if (head.data + tensor.start) % tensor.dtype.itemsize else raw
         found[name] = raw.view(tensor.dtype).reshape(tensor.shape)
     return found

@@ -67,7 +67,7 @@ def backward(
     added: Tensor | None,
     keep: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of q, k and v, and of what was added.
+    """Return the gradients of q, k, v and `added`.
 
     Args:
         rule: scale, soft cap and dropout rate.
