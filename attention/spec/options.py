@@ -56,7 +56,7 @@ class Option:
     most: int | None = None
 
     def check(self, label: str, value: Any) -> None:
-        """Raise `error` unless the value is what it must be; `label` is what the message calls it."""
+        """Raise `error` unless the value is allowed; `label` names it in the message."""
         if not self.holds(value):
             beyond = self.most is not None and is_count(value, self.most + 1)
             raise self.error(f"{label} {shown(value)} must be {f'at most {self.most}' if beyond else self.wanted}")
@@ -176,7 +176,7 @@ FLOATS = Option(
 
 
 def check_options(owner: Any, prefix: str = "") -> None:
-    """Raise unless each field of a dataclass is what the `OPTIONS` of its class say, and each `bool` a switch.
+    """Raise unless each field of a dataclass is allowed by the `OPTIONS` of its class; fields declared bool must be bools.
 
     Args:
         owner: the object, whose fields are set.

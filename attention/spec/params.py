@@ -67,7 +67,7 @@ class Param:
     }
 
     def __post_init__(self) -> None:
-        # A tree is made anew for many a call, so what is plainly right is not looked at one by one.
+        # Trees are built for many calls, so plainly valid ones skip the checks one by one.
         if not (type(self.shape) is tuple and type(self.axes) is str and type(self.fill) is float and self.spread is None):
             for name, option in self.OPTIONS.items():
                 option.check(f"Param {name}", getattr(self, name))

@@ -77,11 +77,11 @@ class Tree:
         return tuple(part for part in flat if isinstance(part, Tree))
 
     def leaves(self) -> dict[str, Any]:
-        """Return the fields that are traced: what a framework's tree holds as children."""
+        """Return the traced fields: the children of a framework's pytree."""
         return {name: value for name, value, traced in self.parts() if traced}
 
     def structure(self) -> tuple[tuple[str, Any, bool], ...]:
-        """Return every field as (name, value or None, whether traced): hashable, what a tree holds beside its children."""
+        """Return every field as (name, value or None, whether traced): hashable, the static part of a pytree."""
         return tuple((name, None if traced else value, traced) for name, value, traced in self.parts())
 
     @classmethod

@@ -74,7 +74,7 @@ class How:
     """The static part of a call: a change compiles anew.
 
     Attributes:
-        scale: what `q . k` is multiplied by.
+        scale: factor of `q . k`.
         softcap: bound of the scores, or None.
         precision: of products, see `Request`.
         tile: keys of a tile.

@@ -136,7 +136,7 @@ class PagedCache(Cache):
         present = placed >= 0
         # Before the first token there are `length`; each token that is present adds one.
         ones = xp.astype(present, lengths.dtype)
-        # Not the standard's cumulative_sum: array_api_compat looks up a namespace there, of which torch.compile warns.
+        # Not the standard's cumulative_sum: its namespace lookup in array_api_compat makes torch.compile warn.
         before = lengths[:, None] + xp.cumsum(ones, axis=1, dtype=lengths.dtype) - ones
         grown = lengths + xp.sum(ones, axis=1, dtype=lengths.dtype)
         return xp.where(present, before, -1), grown, xp.any(present & (placed != before), axis=1)

@@ -120,7 +120,7 @@ class Rule:
         )
 
     def __str__(self) -> str:
-        """Return what the rule is about, and what it prefers."""
+        """Return the calls of the rule and the kernels that it prefers."""
         spans = (("T", self.queries), ("S", self.keys), ("B * H", self.heads))
         flags = (("T = S", self.square), ("grouped heads", self.grouped), ("gradient", self.differentiated))
         parts = [

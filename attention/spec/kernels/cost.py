@@ -86,7 +86,7 @@ class Machine:
         return self.peak / self.bandwidth
 
     def seconds(self, cost: Cost) -> float:
-        """Return the least time, in seconds: what the slower of the two takes while the other is hidden behind it."""
+        """Return the least time in seconds: the larger of compute and memory time, with full overlap."""
         return max(cost.flops / self.peak, cost.bytes / self.bandwidth)
 
     def limit(self, cost: Cost) -> str:
@@ -141,10 +141,10 @@ class _Work:
 
 
 def predict(request: Request, traits: Traits = Traits(), *, backward: bool = False) -> Prediction:
-    """Return what a kernel of these traits costs for a request.
+    """Return the predicted cost of a request for a kernel with these traits.
 
     Args:
-        request: the call; only its sizes, dtype, mask, bias and sinks are looked at, and no number of q, k or v.
+        request: the call; only its sizes, dtype, mask, bias and sinks are used, not the values of q, k or v.
         traits: of the kernel.
         backward: whether the gradients of q, k and v are made as well.
 

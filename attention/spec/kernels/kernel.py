@@ -36,8 +36,7 @@ class Kernel(Protocol):
         """The roundings of the kernel that a budget must include.
 
         An intermediate's name: stored in the dtype of the inputs. "d " and an intermediate: its gradient is. "logsumexp":
-        the backward pass makes the weights anew from it, and takes sum(weights * d weights) from the context as it was
-        returned.
+        the backward pass recomputes the weights from it, and sum(weights * d weights) from the returned context.
         """
         ...
 
@@ -168,7 +167,7 @@ _RECORDS: list[list[Kernel]] = []
 
 @contextmanager
 def recorded() -> Generator[list[Kernel]]:
-    """Give a list to which every kernel that is chosen inside is appended: what a whole model really ran on.
+    """Record every kernel chosen inside the context in a list: the kernels that a model really ran on.
 
     A compiled program chooses while it is traced, not when it runs.
     """

@@ -7,7 +7,7 @@
 One head. A query `(*batch, M)` is a single state: its context and weights have no axis T either.
 
 References:
-    Bahdanau et al., arXiv:1409.0473; Luong et al., arXiv:1508.04025. The scores stand in `alignment_scores.py`.
+    Bahdanau et al., arXiv:1409.0473; Luong et al., arXiv:1508.04025. The scores are in `alignment_scores.py`.
 """
 
 # Arguments may come from code without type checks.

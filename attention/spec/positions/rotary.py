@@ -91,7 +91,7 @@ class Rotary:
         """Return R, the number of rotated features.
 
         Raises:
-            OptionError: `head_dim` is odd, or narrower than `rotary_dim`, or not what the scaling was made for.
+            OptionError: `head_dim` is odd, or narrower than `rotary_dim`, or does not fit the scaling.
         """
         rotated = _width(self, head_dim, multiple=2)
         if self.scaling is not None:
@@ -233,7 +233,7 @@ def _circle(xp: Any, angles: Array, amplitude: float) -> tuple[Array, Array]:
 
 
 def _turn(xp: Any, style: str, x: Array, cos: Array, sin: Array) -> Array:
-    """Return `x` with its pairs turned."""
+    """Return `x` with its pairs of features rotated."""
     rotated = 2 * cos.shape[-1]
     head, tail = x[..., :rotated], x[..., rotated:]
     cos, sin = cos[..., None, :], sin[..., None, :]

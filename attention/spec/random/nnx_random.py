@@ -60,7 +60,7 @@ class Rngs:
     """Streams by name; one that is not there is the stream `default`.
 
     Args:
-        default: what the stream of that name begins with, or all streams by name.
+        default: the seed or key of the stream "default", or all streams by name.
         streams: by name; each an int, a key or a stream, whose key is taken and whose count is not.
 
     Raises:

@@ -126,7 +126,7 @@ def parsed(text: str | bytes, said: str) -> Any:
 
     Args:
         text: UTF-8 where it is bytes.
-        said: what the error begins with: "path 'index.json' must be JSON".
+        said: the beginning of the error: "path 'index.json' must be JSON".
 
     Raises:
         FileError: it is no JSON, or larger or deeper than any of ours, or names something twice.

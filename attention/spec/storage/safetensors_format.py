@@ -9,7 +9,7 @@ References:
     huggingface/safetensors, README, "Format".
 """
 
-# What JSON holds is looked at before it is used, and NumPy leaves types open.
+# JSON values are checked before use, and NumPy leaves types open.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownLambdaType=false
 
@@ -150,7 +150,7 @@ def arrays(file: BufferedReader | BytesIO, head: Header) -> dict[str, np.ndarray
 
 
 def mapped(file: BufferedReader, head: Header) -> dict[str, np.ndarray]:
-    """Return the tensors of a file whose header is `head`, read only, each read from the disk when it is looked at.
+    """Return the tensors of a file whose header is `head`, read-only, each read from disk at its first use.
 
     Raises:
         FileError: the file has a bool that is neither 0 nor 1.
@@ -211,7 +211,7 @@ def read(path: str | os.PathLike[str], wanted: str, *, lazily: bool = False) -> 
     Args:
         path: of the file.
         wanted: what it must be, for the errors: "a recording".
-        lazily: whether tensors are read when they are looked at; the file must then stay as it is.
+        lazily: whether tensors are read at first use; the file must then not change.
 
     Raises:
         FileError: it cannot be read, or is no whole safetensors file.

@@ -22,7 +22,7 @@ class Rule:
     """The options that apply to every score.
 
     Attributes:
-        scale: what `q . k` is multiplied by.
+        scale: factor of `q . k`.
         softcap: bound of the scores, or None.
         rate: of dropout.
     """
