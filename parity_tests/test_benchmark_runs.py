@@ -201,7 +201,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "line"),
         [
-            (["run", "nope"], "benchmarks: suite 'nope' must be one of dense"),
+            (["run", "nope"], "attention: SUITES 'nope' must be one of dense"),
             (["run", "--dtype=int8"], "attention: --dtype 'int8' must be one of"),
             (["run", "--side=numpy"], "attention: --side 'numpy' must be one of torch, jax"),
             (["run", "--entrant=nobody"], "attention: --entrant 'nobody' must be part of one of torch auto"),
