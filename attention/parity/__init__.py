@@ -42,7 +42,8 @@ from attention.parity.full_comparison import FullComparison, full_comparison  # 
 from attention.parity.language_models import CachedModel, Decoding, LogitsComparison, compare_decoding, compare_logits  # noqa: E402
 from attention.parity.language_models.record_model import record_model  # noqa: E402
 from attention.parity.numerics.comparison import Verdict, judge  # noqa: E402
-from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
+from attention.parity.numerics.dtype_rounding import rounding, stored, stored_gradient  # noqa: E402
+from attention.parity.numerics.error_budget import Budget, budget, differentiated  # noqa: E402
 from attention.parity.param_mapping import ParamMap, match  # noqa: E402
 from attention.parity.pretrained.layerwise import Seen  # noqa: E402
 from attention.parity.results.report import Report, Row  # noqa: E402

@@ -18,7 +18,7 @@ import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call, Program
 from attention.parity.blocks.units import parts
-from attention.parity.numerics.error_budget import Rounding
+from attention.parity.numerics.dtype_rounding import Rounding
 
 
 @dataclass

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from attention.parity.adapters.program import Call
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 
 FARTHEST = 0.5
 """The relative RMS difference up to which two arrays of one shape are taken for the same, but for an earlier difference."""

@@ -23,7 +23,7 @@ from attention.parity.adapters.torch_program import TorchProgram
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.blocks.instrumented_model import InstrumentedModel, Run, filled
 from attention.parity.blocks.torch_untouched import untouched
-from attention.parity.numerics.error_budget import Rounding
+from attention.parity.numerics.dtype_rounding import Rounding
 from attention.parity.numerics.stochastic_rounding_torch import noisy
 from attention.torch_impl.params import to_numpy, to_tensor
 

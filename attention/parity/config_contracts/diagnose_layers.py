@@ -29,7 +29,7 @@ from attention.parity.config_contracts.questions import hidden
 from attention.parity.config_contracts.result import LayerDiagnosis
 from attention.parity.config_contracts.transformers_layers import Layer, is_theirs, layers
 from attention.parity.diagnosis.diagnose import diagnose_program
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.parity.param_mapping import ParamMap, match
 from attention.spec.errors import AttentionError, ParamError
 from attention.spec.params import Weights

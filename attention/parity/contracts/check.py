@@ -15,7 +15,8 @@ import numpy as np
 from attention.parity.contracts.backends import BACKENDS, BackendRun, find
 from attention.parity.contracts.probes import Probe, check_contract, probes
 from attention.parity.numerics.comparison import Verdict, judge
-from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding
+from attention.parity.numerics.dtype_rounding import rounding
+from attention.parity.numerics.error_budget import Budget, budget, differentiated
 from attention.parity.numerics.rounding_sites import ROUNDS, LayerProgram
 from attention.parity.results import provenance
 from attention.parity.results.report import Report, Row

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.numerics.error_budget import rounding
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.spec.errors import SideFailed
 from attention.spec.options import FUNCTION, TEXT, Option, check_options, one_of
 

@@ -23,7 +23,7 @@ from flax import linen, nnx
 from attention.parity.adapters.jax_program import width
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.language_models.cached_model import Decoder, float64, outputs_of
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.spec.errors import OptionError
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from attention.parity.compare.recorded_model import RecordedModel
 from attention.parity.language_models.logits_result import LogitsComparison
 from attention.parity.language_models.positions import compared, differences, root_mean_square
-from attention.parity.numerics.error_budget import rounding
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.spec.axes import COMPUTE, dtype_name
 from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName, shown
 from attention.spec.numbers import is_count

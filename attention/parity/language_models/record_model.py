@@ -24,8 +24,8 @@ from attention.parity.compare.recording_file import Recording, write
 from attention.parity.compare.replayed_program import encoded
 from attention.parity.language_models.decoded_tokens import checked_splits, tokens_of
 from attention.parity.language_models.decoding import COUNTS, MAYBE, decoder_of, padded, whole_pass
-from attention.parity.numerics.error_budget import rounding
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.spec.errors import AttentionError, OptionError, SideFailed
 from attention.spec.options import FUNCTION, MAPPING, PATH, checked
 

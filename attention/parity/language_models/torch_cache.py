@@ -22,7 +22,7 @@ from torch import nn
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.blocks.torch_untouched import untouched
 from attention.parity.language_models.cached_model import Decoder, float64, outputs_of
-from attention.parity.numerics.error_budget import rounding
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.parity.numerics.stochastic_rounding_torch import noisy
 from attention.spec.errors import OptionError, SideFailed
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from attention.parity.numerics.error_budget import stored, stored_gradient
+from attention.parity.numerics.dtype_rounding import stored, stored_gradient
 from attention.spec.attend import INTERMEDIATES, Mark
 from attention.spec.axes import Array
 from attention.spec.layers.contract import Contract
