@@ -28,7 +28,7 @@ from attention.parity.results.report import Row
 from attention.spec.errors import ShapeError, SideFailed
 
 LARGE = 2**26
-"""Parameters above which two perturbed runs must do: along a row of logits they say as much as eight of one element."""
+"""Parameters above which only two perturbed runs are made: along a row of logits they suffice."""
 
 
 def whole(

@@ -100,7 +100,7 @@ class CachedModel:
         init_cache: `init_cache(batch, length)` returns an empty cache for so many rows and tokens.
         whole: `whole(params, tokens, positions)` returns the outputs of all tokens at once, `(B, T, V)`.
         params: any tree of arrays, passed on to the functions; in JAX it is cast for the float64 run.
-        framework: of the functions, "jax" or "torch": what tokens and positions are given as.
+        framework: of the functions, "jax" or "torch": they receive tokens and positions as its arrays.
         takes_padding: whether positions may be -1.
         name: what reports call it.
 

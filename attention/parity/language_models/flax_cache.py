@@ -28,7 +28,7 @@ from attention.spec.errors import OptionError
 
 
 class FlaxDecoder(Decoder):
-    """What NNX and Linen have in common: a token at a time, no padding, and the positions if the module takes them."""
+    """Common to NNX and Linen: a token at a time, no padding, and positions if the module takes them."""
 
     takes_padding = False
     single = True

@@ -122,7 +122,7 @@ def _shape(array: Any, label: str = "actual") -> tuple[int, ...]:
 
 
 def _dense(array: Any, label: str) -> None:
-    """Refuse a tensor that holds no numbers, or not all of them, and a shape that stands for one."""
+    """Refuse a tensor without numbers (meta, sharded), and a shape in place of an array."""
     if not hasattr(array, "__array__") or getattr(array, "is_meta", False) or is_sparse(array):
         raise DTypeError(f"{label} {shown(array)} must be a dense array that holds numbers")
 

@@ -41,7 +41,7 @@ Budgets = Callable[[tuple[str, ...], int], Budget]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class RecordedLayer:
     """One layer of a trained model, with the inputs it received and the outputs of the model's own code.
 
     Attributes:
@@ -64,7 +64,7 @@ class Seen:
 
 @checked(seen=ITERABLE, backends=ITERABLE, runs=whole(1, 2**16), gradients=SWITCH, progress=function_of(1))
 def layerwise(
-    seen: Iterable[Seen],
+    seen: Iterable[RecordedLayer],
     backends: Sequence[str] = BACKENDS,
     runs: int = 16,
     *,
@@ -90,14 +90,14 @@ def layerwise(
     found = [find(backend) for backend in backends]
     rows: list[Row] = []
     for layer in seen:
-        instance(Seen).check("seen", layer)
+        instance(RecordedLayer).check("seen", layer)
         _ = progress(layer.name)
         rows += _rows(layer, found, runs, gradients=gradients)
     advice = "parity.check(contract) of the layer that fails: if it agrees, look at how its weights and options were read"
     return Report(tuple(rows), advice=advice)
 
 
-def _rows(layer: Seen, backends: Sequence[Backend], runs: int, *, gradients: bool) -> Iterator[Row]:
+def _rows(layer: RecordedLayer, backends: Sequence[Backend], runs: int, *, gradients: bool) -> Iterator[Row]:
     probe = _probe(layer, gradients=gradients)
 
     @cache
@@ -133,7 +133,7 @@ def _judged(results: Mapping[str, np.ndarray], rounds: tuple[str, ...], budgets:
     return verdicts(results, budgets(rounds, max(runs, AGAIN)))
 
 
-def _probe(layer: Seen, *, gradients: bool) -> Probe:
+def _probe(layer: RecordedLayer, *, gradients: bool) -> Probe:
     """Return the call that the layer received, with a random cotangent for each output if gradients are compared."""
     contract = layer.contract
     taken = [name for name in CALL if name in contract.takes]
@@ -156,7 +156,7 @@ def _probe(layer: Seen, *, gradients: bool) -> Probe:
     )
 
 
-def _intermediates(layer: Seen, known: tuple[str, ...]) -> tuple[str, ...]:
+def _intermediates(layer: RecordedLayer, known: tuple[str, ...]) -> tuple[str, ...]:
     """Return the intermediates that `theirs` has: the backends return the same."""
     allowed = known if "intermediates" in layer.contract.takes else layer.contract.outputs
     if unknown := sorted(set(layer.theirs or ()) - set(allowed)):

@@ -91,7 +91,7 @@ REAL: Mapping[str, RealModel] = {
         text=texts.sentences,
     ),
 }
-"""The real models, by the name that `attention parity --real` takes."""
+"""The trained models, by the name of the option `--real`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@
 A certificate holds no array: two of them are compared by their hashes and by their z.
 """
 
-# torch and JAX are only asked about where the user has imported them, and their flags have no types.
+# The flags of torch and JAX, read only if the user has imported them, have no types.
 # pyright: standard
 
 from __future__ import annotations

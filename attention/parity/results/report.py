@@ -28,7 +28,7 @@ from attention.spec.options import PATH, TEXT, checked
 from attention.spec.storage.disk import brief, write_text
 
 OWN = "own"
-"""The kernel of a program that is its user's: nothing is known of it."""
+"""The kernel of a user's program, which is unknown."""
 
 EXIT_CODES = {"agrees": 0, "differs": 1, "cannot tell": 2}
 """Of a command, by the verdict."""
@@ -36,7 +36,7 @@ EXIT_CODES = {"agrees": 0, "differs": 1, "cannot tell": 2}
 
 @dataclass(frozen=True)
 class Row:
-    """One probe on one side.
+    """One probe of one program.
 
     Attributes:
         subject: the contract's name, or the model and layer.
@@ -46,7 +46,7 @@ class Row:
         dtype: of weights and inputs.
         verdicts: on the output, on intermediates, and on every gradient.
         refusal: why nothing ran, though nothing is wrong, or "".
-        failure: what is wrong with the program itself, so that it could not be compared, or "".
+        failure: why the program could not be compared, or "".
         open: whether the failure leaves open if the programs agree: one raised, or the parameter map is not established.
         facts: what else is known, such as the number of tokens.
     """
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Whether every verdict is good. A refusal compares nothing and condemns nothing; a failure condemns."""
+        """Whether every verdict is good. A refusal is no failure."""
         return not self.failure and all(verdict.agrees for verdict in self.verdicts)
 
     @property
@@ -85,7 +85,7 @@ class Report:
 
     Attributes:
         rows: what was compared.
-        notes: lines that the reader must know to trust the rows: warnings, how budgets were made, how parameters were matched.
+        notes: lines for the reader: warnings, how budgets were computed, how parameters were matched.
         advice: what to run next if something fails.
     """
 
@@ -105,12 +105,12 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One of agrees, differs and cannot tell: nothing was compared, or what failed leaves it open."""
+        """One of agrees, differs and cannot tell: nothing was compared, or a failure leaves it open."""
         return "agrees" if self.ok else "differs" if any(row.differs for row in self.rows) else "cannot tell"
 
     @property
     def exit_code(self) -> int:
-        """What a command ends with: 0 agrees, 1 differs, 2 cannot tell."""
+        """The exit code of a command: 0 agrees, 1 differs, 2 cannot tell."""
         return EXIT_CODES[self.verdict]
 
     def failures(self) -> Iterator[tuple[Row, Verdict]]:
@@ -135,7 +135,7 @@ class Report:
             raise ParityError(f"{self.complaint()}\n{self}")
 
     def complaint(self) -> str:
-        """Return what is wrong in a few lines: what failed, or the worst element, and what to run next."""
+        """Return a short failure message: failures, or the worst element, and what to run next."""
         failed, worst = [row for row in self.rows if row.failure], self.worst()
         lines = [f"{row}: {row.failure}" for row in failed]
         if worst is not None and not worst[1].agrees:
@@ -148,14 +148,14 @@ class Report:
         return renderer("report as text")(self)
 
     def show(self, console: Console | None = None) -> None:
-        """Print the report, to a terminal at its own width at least: a cut table would hide what it is there to show."""
+        """Print the report, to a terminal at its own width at least: a truncated table would hide numbers."""
         if console is not None and not hasattr(console, "print"):
             raise OptionError(f"console {shown(console)} must be a rich.console.Console, or None")
         width = max(Console().width, renderer("width of a report")(self))
         renderer("report on a console")(self, console or Console(width=width))
 
     def groups(self) -> Iterator[list[Row]]:
-        """Yield the rows of each subject, dtype and side together, in the order in which they first stood."""
+        """Yield the rows of each subject, dtype and side together, in the order of their first rows."""
         order: dict[tuple[str, ...], int] = {}
         for row in self.rows:
             _ = order.setdefault(_place(row), len(order))
@@ -223,7 +223,7 @@ def _place(row: Row) -> tuple[str, ...]:
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, except the pictures, which are for eyes."""
+    """Return the fields of a dataclass, except the pictures."""
     return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "pictures"}
 
 
