@@ -159,6 +159,6 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
     same = (one == other) | (np.isnan(one) & np.isnan(other))
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(same, 0.0, one - other)
-        rms = float(np.sqrt(np.mean(apart**2))) if apart.difference else 0.0
-        scale = float(np.sqrt(np.mean(np.where(np.isfinite(other), other, 0.0) ** 2))) if other.difference else 0.0
+        rms = float(np.sqrt(np.mean(apart**2))) if apart.size else 0.0
+        scale = float(np.sqrt(np.mean(np.where(np.isfinite(other), other, 0.0) ** 2))) if other.size else 0.0
     return 0.0 if rms == 0 else np.inf if not np.isfinite(rms) or scale == 0 else rms / scale
