@@ -3,7 +3,7 @@
 compare     do they differ, beyond rounding?
 locate      if so, or if it is asked: at which operation, on which line of either file?
 name        what does that operation do wrongly, if it is one of the known mistakes?
-diagnose    with a contract, given or read from the config of a transformers model: which knob explains what each program does?
+diagnose    with a contract, given or read from the config of a transformers model: which mutation of the contract explains each program?
 """
 
 # Programs are whatever their users brought, of types that strict mode cannot know.
@@ -49,7 +49,7 @@ class FullComparison:
         report: the comparison, or None if there were no inputs to compare on.
         divergence: where they part, or None if nobody looked.
         findings: the names of the mistake at that place, by the rules that reproduce it; empty if none fits.
-        diagnosis: the knob of the contract, or None if no contract was given.
+        diagnosis: against the contract, or None if none was given.
         layers: beside a transformers model, what the contract of its config says of the other's attention; empty if they agree.
     """
 
@@ -158,7 +158,7 @@ def full_comparison(
         torch_params: which of the contract's parameters the torch side's own are, as `diagnose` takes it.
         jax_params: the same of the JAX side.
         params: how their parameters belong together; None if it is to be solved.
-        load: "first" or "second", whose parameter values both shall use.
+        load: "first" or "second", whose parameter values both use.
         dtype: what floats are cast to for the comparison.
         gradients: whether gradients are compared and traced too.
         trace: look for the place even if the comparison finds nothing.

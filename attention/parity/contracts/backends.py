@@ -90,8 +90,7 @@ class TorchBackend:
     name = "torch"
 
     def run(self, probe: Probe, implementation: str) -> BackendRun:
-        torch, room = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
-        params = room.params
+        torch, params = importlib.import_module("torch"), importlib.import_module("attention.torch_impl.params")
         layer = probe.contract.build("torch", weights=probe.weights, dtype=probe.dtype)
         layer.train(probe.dropout_seed is not None)
         inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
@@ -145,7 +144,7 @@ class JaxBackend:
             results, (d_learned, d_arrays) = program(learned, rest, *given)
             nnx.update(layer, d_learned)
             gradients = {f"d {name}": x for name, x in [*d_arrays.items(), *layer.weights().items()]}
-            kernels = chosen[_signature((learned, *given))]
+            kernels = chosen[signature((learned, *given))]
             return BackendRun({name: np.asarray(x) for name, x in {**results, **gradients}.items()}, kernels)
 
 
@@ -170,15 +169,15 @@ def _jax_program(
 
         with recorded() as kernels:
             _, pull_back, results = jax.vjp(forward, learned, arrays, has_aux=True)
-        chosen[_signature((learned, arrays, call, cotangents))] = tuple(kernels)
+        chosen[signature((learned, arrays, call, cotangents))] = tuple(kernels)
         return results, pull_back(cotangents)
 
     options = known(QUICKLY if compiler == "quick" else ALONE) if jax.default_backend() == "cpu" else {}
     return (program if compiler == "none" else jax.jit(program, compiler_options=options)), chosen
 
 
-def _signature(tree: Any) -> Any:
-    """Return what a compilation depends on: structure, shapes and dtypes."""
+def signature(tree: Any) -> Any:
+    """Return the structure, shapes and dtypes on which a compilation depends."""
     import jax  # noqa: PLC0415
 
     leaves, structure = jax.tree.flatten(tree)

@@ -75,7 +75,7 @@ class Marker(Mark):
         self.scores, self.sinks, self.dropped = scores, sinks, dropped
 
     def __call__(self, intermediate: str, value: Array) -> Array:
-        """Return the intermediate as the next one shall see it."""
+        """Return the intermediate as the next operation receives it."""
         x = self.store(intermediate, value)
         self.seen[intermediate] = x
         return self.remade(x) if intermediate == "context" else x

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.contracts.backends import Backend, BackendRun, JaxBackend, TorchBackend, named
+from attention.parity.contracts.backends import Backend, BackendRun, JaxBackend, TorchBackend, named, signature
 from attention.parity.contracts.probes import Probe
 from attention.spec.kernels import Kernel, recorded
 
@@ -49,7 +49,7 @@ def _jax(probe: Probe, *, compiled: bool) -> BackendRun:
         program, chosen = _jax_program(graph, probe.intermediates, compiled=compiled)
         given = jax.tree.map(jax.numpy.asarray, (probe.arrays, probe.call()))
         results = named(probe, program(learned, rest, *given))
-        return BackendRun({name: np.asarray(x) for name, x in results.items()}, chosen[_shapes((learned, *given))])
+        return BackendRun({name: np.asarray(x) for name, x in results.items()}, chosen[signature((learned, *given))])
 
 
 @cache
@@ -68,18 +68,10 @@ def _jax_program(
     def program(learned: Any, rest: Any, arrays: Any, call: Any) -> Any:
         with recorded() as kernels:
             made = nnx.merge(graph, learned, rest)(**arrays, **call, **_returned(intermediates))
-        chosen[_shapes((learned, arrays, call))] = tuple(kernels)
+        chosen[signature((learned, arrays, call))] = tuple(kernels)
         return made
 
     return (jax.jit(program) if compiled else program), chosen
-
-
-def _shapes(tree: Any) -> Any:
-    """Return the structure and shapes on which a compilation depends."""
-    import jax  # noqa: PLC0415
-
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
 
 
 def _returned(intermediates: tuple[str, ...]) -> dict[str, Any]:
