@@ -3,7 +3,7 @@
 compare     do they differ, beyond rounding?
 locate      if so, or if it is asked: at which operation, on which line of either file?
 name        what does that operation do wrongly, if it is one of the known mistakes?
-diagnose    with a contract, given or read from the config of a transformers model: which mutation of the contract explains each program?
+diagnose    with a contract, given or read from the config of a transformers model: which mutation explains each program?
 """
 
 # Programs are whatever their users brought, of types that strict mode cannot know.
