@@ -164,7 +164,7 @@ def full_comparison(
         torch_params: which of the contract's parameters the torch side's own are, as `diagnose` takes it.
         jax_params: the same of the JAX side.
         params: how their parameters belong together; None if it is to be solved.
-        load: "first" or "second", whose parameter values both shall use.
+        load: "first" or "second", whose parameter values both use.
         dtype: what floats are cast to for the comparison.
         gradients: whether gradients are compared and traced too.
         trace: trace both programs even if the comparison finds no difference.
