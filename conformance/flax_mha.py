@@ -79,7 +79,7 @@ def ours(masks: str) -> spec.Mask | None:
     """Return the same for ours."""
     if masks == "padded causal":
         return spec.Lengths(kv=np.array([S, 4, 1])) & spec.Causal(align="start")
-    return spec.Dense(_seen()) if masks == "per head" else None
+    return spec.DenseMask(_seen()) if masks == "per head" else None
 
 
 def _seen() -> np.ndarray:

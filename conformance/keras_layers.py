@@ -113,13 +113,13 @@ def ours(masks: str) -> spec.Mask | None:
     """Return the same for ours."""
     if masks == "padded":
         return spec.Lengths(kv=LENGTHS)
-    return {"attention_mask": spec.Dense(_seen()[:, None]), "causal": spec.Causal(align="start")}.get(masks)
+    return {"attention_mask": spec.DenseMask(_seen()[:, None]), "causal": spec.Causal(align="start")}.get(masks)
 
 
 def probe(module: Module, masks: str) -> Probe:
     """Return the call of our layer, in float32."""
     made = draw(f"{NAME}: {module.name}, {masks}", module.contract, T, S, ours(masks))
-    return replace(made, stages=("weights",))
+    return replace(made, intermediates=("weights",))
 
 
 def theirs(probe: Probe, module: Module, masks: str, *, scores: bool) -> Results:
@@ -207,7 +207,7 @@ def additive_lines(masks: str, backends: tuple[str, ...] = BACKENDS) -> Iterator
 def empty() -> dict[str, np.ndarray]:
     """Return the outputs of theirs, "fused" and "scores", and of ours, for a call whose last batch row has no key."""
     module = MODULES[0]
-    asked = replace(probe(module, "none"), mask=spec.Lengths(kv=np.array([S, S, 0])), stages=())
+    asked = replace(probe(module, "none"), mask=spec.Lengths(kv=np.array([S, S, 0])), intermediates=())
     seen = {"attention_mask": jnp.asarray(np.broadcast_to(np.arange(B)[:, None, None] < 2, (B, T, S)))}
     layer = keras().layers.MultiHeadAttention(**module.config)
     arrays = {name: jnp.asarray(asked.arrays[name]) for name in ORDER}

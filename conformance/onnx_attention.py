@@ -8,8 +8,8 @@ What ONNX leaves to its reader and a contract says aloud:
     causal      query t stands at key `offset + t`: 0 without a cache,  ->  Causal(align="start"), or
                 the length of past_key, or nonpad_kv_seqlen - T             Causal(query_positions=...)
     window      left_window_size, right_window_size, -1 for no bound    ->  Window(before, after), at the same places
-    attn_mask   bool: True may attend                                   ->  Dense
-                float: added; -inf forbids                              ->  bias, and Dense where it is -inf
+    attn_mask   bool: True may attend                                   ->  DenseMask
+                float: added; -inf forbids                              ->  bias, and DenseMask where it is -inf
                 aligned from the right; shorter than S: -inf follows    ->  padded with what forbids
     padding     nonpad_kv_seqlen keys exist                             ->  Lengths(kv=...)
     softcap     0 is none; before the mask                              ->  softcap, None for none; the same order
@@ -33,18 +33,18 @@ import numpy as np
 from onnx import TensorProto
 
 from attention import spec
+from conformance.backends import Backend
 from conformance.onnx_cases import Case
-from conformance.rooms import Room
 
 MODES = {0: "scaled", 1: "capped", 2: "masked", 3: "weights"}
-"""The stage that `qk_matmul_output_mode` names. ONNX's bias holds the -inf of every mask, so mode 2 is after the mask."""
+"""The intermediate of each `qk_matmul_output_mode`. ONNX's bias holds the -inf of every mask, so mode 2 is after the mask."""
 
 
-def answer(room: Room, case: Case, kernel: str | None = None) -> dict[str, np.ndarray]:
+def answer(backend: Backend, case: Case, kernel: str | None = None) -> dict[str, np.ndarray]:
     """Return every output that the node asks for.
 
     Args:
-        room: the backend.
+        backend: the backend.
         case: an Attention.
         kernel: "auto" or a kernel's name; None is "auto", and "reference" for float16. There ONNX's tolerance is one ulp and
             its own numbers, rounded after every operation, are up to one ulp from the truth: only the kernel that rounds
@@ -56,33 +56,35 @@ def answer(room: Room, case: Case, kernel: str | None = None) -> dict[str, np.nd
     made = {"present_key": np.swapaxes(key, 1, 2), "present_value": np.swapaxes(value, 1, 2)}
     if case.attributes.get("softmax_precision") == TensorProto.DOUBLE:
         # Ours is float32 for inputs of 16 and 32 bits; who wants 64 in the softmax gets them throughout.
-        with room.wide():
-            made |= _call(room, case, kernel, *(x.astype(np.float64) for x in (query, key, value)))
+        with backend.wide():
+            made |= _call(backend, case, kernel, *(x.astype(np.float64) for x in (query, key, value)))
     else:
         # Whatever else can be asked for has no more digits than float32.
-        made |= _call(room, case, kernel, query, key, value)
+        made |= _call(backend, case, kernel, query, key, value)
     return {name: made[name].astype(dtype) for name in case.outputs}
 
 
-def _call(room: Room, case: Case, kernel: str, query: np.ndarray, key: np.ndarray, value: np.ndarray) -> dict[str, np.ndarray]:
+def _call(
+    backend: Backend, case: Case, kernel: str, query: np.ndarray, key: np.ndarray, value: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return "Y" in the layout of the node, and "qk_matmul_output" if it is asked for."""
     allowed, bias = contract(case)
-    stage = MODES[case.attributes.get("qk_matmul_output_mode", 0)]
-    asked = (stage,) if "qk_matmul_output" in case.outputs else ()
+    intermediate = MODES[case.attributes.get("qk_matmul_output_mode", 0)]
+    asked = (intermediate,) if "qk_matmul_output" in case.outputs else ()
     attend = partial(
-        room.module.dot_product_attention,
+        backend.module.dot_product_attention,
         mask=allowed,
-        bias=None if bias is None else room.array(bias.astype(query.dtype)),
+        bias=None if bias is None else backend.array(bias.astype(query.dtype)),
         scale=case.attributes.get("scale"),
         softcap=case.attributes.get("softcap") or None,
         precision="highest",
         implementation=kernel,
-        return_stages=asked,
+        return_intermediates=asked,
     )
-    made = room.whole(attend)(*(room.array(x) for x in (query, key, value)))
-    y, stages = made if asked else (made, {})
-    scores = {"qk_matmul_output": room.numpy(stages[stage])} if asked else {}
-    y = room.numpy(y)
+    made = backend.whole(attend)(*(backend.array(x) for x in (query, key, value)))
+    y, intermediates = made if asked else (made, {})
+    scores = {"qk_matmul_output": backend.numpy(intermediates[intermediate])} if asked else {}
+    y = backend.numpy(y)
     y = np.swapaxes(y, 1, 2) if case.inputs["Q"].ndim == 4 else y.reshape(*y.shape[:2], -1)
     return {"Y": y, **scores}
 
@@ -107,7 +109,7 @@ def contract(case: Case) -> tuple[spec.Mask | None, np.ndarray | None]:
     """Return the mask and the bias that say what the node says."""
     inputs, attributes = case.inputs, case.attributes
     dense, bias = split_mask(inputs.get("attn_mask"), keys(case))
-    masks: list[spec.Mask] = [] if dense is None else [spec.Dense(dense)]
+    masks: list[spec.Mask] = [] if dense is None else [spec.DenseMask(dense)]
     if attributes.get("is_causal"):
         masks.append(spec.Causal(**place(case)))
     before, after = (attributes.get(f"{side}_window_size", -1) for side in ("left", "right"))

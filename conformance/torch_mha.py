@@ -37,10 +37,10 @@ from conformance.peers import LIMIT, Line, Results, apart, draw, strayed, widene
 NAME = "torch.nn.MultiheadAttention"
 B, T, S, H = 3, 5, 7, 2
 BACKENDS = ("torch", "jax_eager")
-"""The rooms. JAX runs one operation at a time, as each of 160 masks and modules would be compiled for one call."""
+"""The backends. JAX runs one operation at a time, as each of 160 masks and modules would be compiled for one call."""
 MASKS = ("none", "bool", "float", "per head", "causal")
 WEIGHTS = (None, "mean_weights", "weights")
-"""need_weights=False, need_weights=True, and that with average_attn_weights=False, by the name of our stage."""
+"""need_weights=False, need_weights=True, and that with average_attn_weights=False, by the name of our intermediate."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Masks:
         """The same, each converted by its name."""
         given, masks = self.foreign, list[spec.Mask]()
         if "key_padding_mask" in given:
-            masks.append(spec.Dense.from_torch_key_padding_mask(given["key_padding_mask"]))
+            masks.append(spec.DenseMask.from_torch_key_padding_mask(given["key_padding_mask"]))
         if self.attn == "causal":
             masks.append(spec.Causal(align="start"))
         elif "attn_mask" in given:
-            masks.append(spec.Dense.from_torch_attn_mask(given["attn_mask"], H))
+            masks.append(spec.DenseMask.from_torch_attn_mask(given["attn_mask"], H))
         return masks[0] & masks[-1] if masks else None
 
     def __str__(self) -> str:
@@ -130,11 +130,11 @@ def forgets(module: Module, masks: Masks, call: Call) -> bool:
 def probe(module: Module, masks: Masks) -> Probe:
     """Return the call of our layer, in float32, with both kinds of weights."""
     made = draw(f"{NAME}: {module}, {masks}", torch_mha.contract(module.config), T, S, masks.ours)
-    stages = ("weights", "mean_weights")
+    intermediates = ("weights", "mean_weights")
     if masks.attn != "float":
-        return replace(made, stages=stages)
+        return replace(made, intermediates=intermediates)
     bias = np.random.default_rng(5).normal(size=(B, H, T, S)).astype(np.float32)
-    return replace(made, stages=stages, arrays={**made.arrays, "bias": bias})
+    return replace(made, intermediates=intermediates, arrays={**made.arrays, "bias": bias})
 
 
 def theirs(probe: Probe, module: Module, masks: Masks, call: Call) -> Results:
@@ -154,7 +154,7 @@ def theirs(probe: Probe, module: Module, masks: Masks, call: Call) -> Results:
     learned = dict(made.named_parameters())
     gradients = torch.autograd.grad(output, [*inputs.values(), *learned.values()], to_tensor(probe.cotangents["output"]))
     found = dict(zip([*inputs, *learned], map(to_numpy, gradients), strict=True))
-    canonical = read({name: found[name] for name in learned}, torch_mha.dialect(module.config), probe.contract)
+    canonical = read({name: found[name] for name in learned}, torch_mha.weight_map(module.config), probe.contract)
     by_name = {**{name: found[name] for name in inputs}, **canonical}
     return {**{name: to_numpy(x) for name, x in results.items()}, **{f"d {name}": x for name, x in by_name.items()}}
 
@@ -162,7 +162,7 @@ def theirs(probe: Probe, module: Module, masks: Masks, call: Call) -> Results:
 def load(probe: Probe, module: Module, **options: Any) -> torch.nn.MultiheadAttention:
     """Return theirs with the weights of a probe."""
     made = torch.nn.MultiheadAttention(**module.config, **options, dtype=getattr(torch, probe.dtype))
-    tensors = write(probe.weights, torch_mha.dialect(module.config), probe.contract)
+    tensors = write(probe.weights, torch_mha.weight_map(module.config), probe.contract)
     # All of them must be there, and nothing else.
     _ = made.load_state_dict({name: to_tensor(x) for name, x in tensors.items()})
     return made
@@ -191,7 +191,7 @@ def wide(module: Module, masks: Masks, backends: tuple[str, ...] = BACKENDS) -> 
 
 def narrow(module: Module, masks: Masks, backends: tuple[str, ...] = BACKENDS) -> Iterator[Line]:
     """Yield a line for every backend in float32, and one for their own, judged by theirs in float64."""
-    asked = replace(probe(module, masks), stages=("weights",))
+    asked = replace(probe(module, masks), intermediates=("weights",))
     call, expected = Call(weights="weights"), expect(asked)
     expected = Budget({**expected.value, **theirs(widened(asked), module, masks, call)}, expected.sigma)
     for backend in backends:

@@ -14,7 +14,7 @@ from attention.spec.attend import attend
 
 Call = dict[str, Any]
 """The arguments of `attend`, by name."""
-Stages = dict[str, np.ndarray]
+Intermediates = dict[str, np.ndarray]
 
 DIGITS = 1e-14
 """What is promised of float64: the error of numbers near 1."""
@@ -77,6 +77,6 @@ def poisoned(of: Call) -> Call:
     return of | {"q": q, "k": k, "v": v}
 
 
-def formula(of: Call, **changes: Any) -> Stages:
-    """The stages in NumPy, of a call with some of its arguments changed."""
+def formula(of: Call, **changes: Any) -> Intermediates:
+    """The intermediates in NumPy, of a call with some of its arguments changed."""
     return attend(np, **{**of, **changes})

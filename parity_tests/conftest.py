@@ -103,7 +103,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     kills = sorted(value for report in passed for name, value in report.user_properties if name == "kill")
     if not kills:
         return
-    terminalreporter.section("mutants killed")
+    terminalreporter.section("mutations killed")
     for mutant in dict.fromkeys(kill[0] for kill in kills):
         found = [kill for kill in kills if kill[0] == mutant]
         killers = ", ".join(f"{side}: {probe}" for _, _, side, probe in found)

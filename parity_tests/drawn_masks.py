@@ -72,7 +72,7 @@ def by_data(draw: st.DrawFn, t: int, s: int) -> tuple[Mask, Says]:
         return masks.Segments(kv, None if q is kv else q), lambda b, i, j: q[b, i] == kv[b, j] and kv[b, j] >= 0
     if kind == "dense":
         array = draw(integers((B, 1, t, s), 0, 1)) > 0
-        return masks.Dense(array), lambda b, i, j: bool(array[b, 0, i, j])
+        return masks.DenseMask(array), lambda b, i, j: bool(array[b, 0, i, j])
     keys, queries = draw(integers((B,), 0, s)), draw(integers((B,), 0, t))
     if kind == "prefixes":
         return masks.Prefix(keys), lambda b, _, j: j < keys[b]

@@ -16,14 +16,14 @@ from attention import spec
 from attention.spec import random
 from attention.spec.axes import sizes
 from attention.spec.masks.algebra import Mask, evaluate
-from parity_tests.rooms import numbers, wide
+from parity_tests.backends import numbers, wide
 
 B, T, S, H, K, D, E = 2, 5, 7, 4, 2, 3, 11
 SEED = 2**32 + 7
 
 LENGTHS = spec.Lengths(kv=[4, 0], q=[5, 3])
 SEGMENTS = spec.Segments(kv=[[0, 0, 1, 1, 1, -1, -1]] * 2, q=[[0, 1, 1, -1, 2]] * 2)
-PER_HEAD = spec.Dense(numbers(3, H, T, S) > 0.6)
+PER_HEAD = spec.DenseMask(numbers(3, H, T, S) > 0.6)
 
 # name: (sizes that differ, options)
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -53,7 +53,7 @@ def qkv(
     return q, k, v
 
 
-def settled(q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
+def resolved(q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a call as the formula takes them: the mask as an array, the seed as what it keeps."""
     options = {"scale": 1 / np.sqrt(D), **options}
     of = sizes(q, k, v)
@@ -64,7 +64,7 @@ def settled(q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any]
 
 
 def formula(q: np.ndarray, k: np.ndarray, v: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
-    return spec.attend(np, q, k, v, **settled(q, k, v, options))
+    return spec.attend(np, q, k, v, **resolved(q, k, v, options))
 
 
 def loops(
@@ -113,11 +113,11 @@ def formula_grads(case: str) -> tuple[np.ndarray, list[np.ndarray]]:
     given = qkv(**changed)
     along = numbers(8, *formula(*given, **options)["context"].shape)
     names = [name for name, x in options.items() if isinstance(x, np.ndarray)]
-    fixed = settled(*given, options)
+    fixed = resolved(*given, options)
 
     def scalar(q: Any, k: Any, v: Any, *rest: Any) -> Any:
-        stages = spec.attend(jnp, q, k, v, **(fixed | dict(zip(names, rest, strict=True))))
-        return (stages["context"] * along).sum()
+        intermediates = spec.attend(jnp, q, k, v, **(fixed | dict(zip(names, rest, strict=True))))
+        return (intermediates["context"] * along).sum()
 
     inputs = (*given, *(options[name] for name in names))
     with wide(*inputs):

@@ -28,9 +28,9 @@ from parity_tests import marian_files
 from parity_tests.hostile_files import Format
 
 PLAIN = spec.MultiHeadAttention(
-    4, 2, mask=spec.Causal() & ~spec.Window(2, 0) | spec.Prefix(1), positions=spec.Rotary(scaling=spec.Yarn(2.0, 8))
+    4, 2, mask=spec.Causal() & ~spec.Window(2, 0) | spec.Prefix(1), positions=spec.Rotary(scaling=spec.YarnScaling(2.0, 8))
 )
-LONG = spec.MultiHeadAttention(8, 2, positions=spec.Rotary(scaling=spec.LongRope((1.0, 1.0), (2.0, 4.0), 8, factor=2.0)))
+LONG = spec.MultiHeadAttention(8, 2, positions=spec.Rotary(scaling=spec.LongRopeScaling((1.0, 1.0), (2.0, 4.0), 8, factor=2.0)))
 BIASED = spec.MultiHeadAttention(4, 2, positions=spec.RelativeBias(8, 16), qk_norm=spec.RMSNorm(), sinks=True)
 STACK = spec.Encoder(spec.EncoderBlock(spec.MultiHeadAttention(4, 2), spec.FeedForward(4, 6)), 2, spec.LayerNorm())
 CONTRACTS: dict[str, spec.MultiHeadAttention | spec.Encoder | spec.LatentAttention | spec.AlignmentAttention] = {
@@ -148,7 +148,7 @@ def exported(folder: Path) -> list[Format]:
         about = {"mine": {"about": "", "source": "", "contract": files.encode(contract)}}
         return Index((Entry("mine", "few keys", "float32", sums),), about, {"numpy": "2"}).to_json().encode()
 
-    def port(given: exported_cases.Given) -> dict[str, np.ndarray]:
+    def port(given: exported_cases.CaseCall) -> dict[str, np.ndarray]:
         return {"output": given.inputs["query"]}
 
     def check(root: Path) -> object:
@@ -239,7 +239,7 @@ def gguf_options(config: Mapping[str, Any] = CONFIG, **more: Any) -> dict[str, A
 def gguf_arrays(config: Mapping[str, Any] = CONFIG) -> dict[str, np.ndarray]:
     """Return the arrays of a file with a config, in float32."""
     contract = llama.decoder(config)
-    table = gguf.decoder_dialect(contract.depth)
+    table = gguf.decoder_weight_map(contract.depth)
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal(param.shape).astype(np.float32) for name, param in contract.params.items()}
     return weight_map.write(weights, table, contract)
@@ -249,7 +249,7 @@ def gguf_read(path: Path) -> object:
     """Read a GGUF file to its canonical weights."""
     config, arrays = gguf.read(path)
     contract = gguf.decoder(config)
-    return contract, weight_map.read(arrays, gguf.decoder_dialect(contract.depth), contract)
+    return contract, weight_map.read(arrays, gguf.decoder_weight_map(contract.depth), contract)
 
 
 def converted() -> list[Format]:
@@ -267,7 +267,7 @@ def converted() -> list[Format]:
         found = marian.load(path)
         contract = marian.encoder(found.settings)
         rows = (row for i in range(contract.depth) for row in _renamed(i))
-        table = weight_map.Dialect("Marian encoder", tuple(rows))
+        table = weight_map.WeightMap("Marian encoder", tuple(rows))
         kept = {name: x for name, x in found.tensors.items() if name.startswith("encoder_")}
         return weight_map.read(kept, table, contract)
 

@@ -17,16 +17,16 @@ from attention import spec
 from attention.checkpoints import torch_mha
 from attention.checkpoints.weight_map import write
 from attention.parity.contracts.probes import Probe
-from attention.parity.random_options import Draw
-from attention.parity.random_options.examining import LIMIT, PROGRAMS
 from attention.torch_impl.params import to_numpy, to_tensor
+from tools.evaluation.option_fuzzing import Draw
+from tools.evaluation.option_fuzzing.examining import LIMIT, PROGRAMS
 
 M, H, N = 8, 2, 3
 CONFIG: dict[str, Any] = {"embed_dim": M, "num_heads": H, "bias": True, "add_bias_kv": True, "add_zero_attn": True}
 CONTRACT = torch_mha.contract(CONFIG)
 ALLOWED = np.array([[True, True, False], [False, False, False], [True, False, False]])
 """Query 1 sees no key, and nobody sees key 2."""
-DRAW = Draw(contract=CONTRACT, T=N, S=N, mask=spec.Dense(ALLOWED), seed=3)
+DRAW = Draw(contract=CONTRACT, T=N, S=N, mask=spec.DenseMask(ALLOWED), seed=3)
 each_program = pytest.mark.parametrize("program", PROGRAMS)
 
 
@@ -37,7 +37,7 @@ def run(program: str, probe: Probe) -> dict[str, np.ndarray]:
 def theirs(probe: Probe) -> tuple[np.ndarray, ...]:
     """Return torch's output, and its gradients of query, key and value."""
     module = torch.nn.MultiheadAttention(M, H, batch_first=True, add_bias_kv=True, add_zero_attn=True, dtype=torch.float64)
-    stored = write(probe.weights, torch_mha.dialect(CONFIG), CONTRACT)
+    stored = write(probe.weights, torch_mha.weight_map(CONFIG), CONTRACT)
     _ = module.load_state_dict({name: to_tensor(x) for name, x in stored.items()})
     inputs = [to_tensor(probe.arrays[name]).requires_grad_() for name in ("query", "key", "value")]
     output = module(*inputs, attn_mask=to_tensor(~ALLOWED), need_weights=False)[0]

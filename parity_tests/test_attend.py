@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention.spec.attend import STAGES, Mark, attend, softmax
+from attention.spec.attend import INTERMEDIATES, Observer, attend, softmax
 from attention.spec.scores import mix
-from parity_tests.calls import FULL, Call, Stages, calls, close, formula, masked, poisoned
+from parity_tests.calls import FULL, Call, Intermediates, calls, close, formula, masked, poisoned
 
 few = settings(max_examples=40)
 
 
-def loops(*, q: Any, k: Any, v: Any, scale: float, **given: Any) -> Stages:
+def loops(*, q: Any, k: Any, v: Any, scale: float, **given: Any) -> Intermediates:
     """The formula one number at a time, in Python's own arithmetic."""
     *batch, t, h, _ = q.shape
     s, kv = k.shape[-3:-1]
@@ -53,28 +53,28 @@ def loops(*, q: Any, k: Any, v: Any, scale: float, **given: Any) -> Stages:
 
 class TestLaws:
     @given(calls)
-    def test_every_stage_is_what_loops_compute(self, of: Call) -> None:
-        stages, wanted = formula(of), loops(**of)
-        assert tuple(stages) == STAGES
+    def test_every_intermediate_is_what_loops_compute(self, of: Call) -> None:
+        intermediates, wanted = formula(of), loops(**of)
+        assert tuple(intermediates) == INTERMEDIATES
         if "allowed" in of:
             # Scores of what may not be read are anything finite; they are only promised where they are used.
             used = np.broadcast_to(of["allowed"], wanted["scores"].shape)
             for name in ("scaled", "capped", "scores"):
-                stages[name], wanted[name] = (np.where(used, x[name], 0) for x in (stages, wanted))
-        for name in STAGES:
-            close(stages[name], wanted[name])
+                intermediates[name], wanted[name] = (np.where(used, x[name], 0) for x in (intermediates, wanted))
+        for name in INTERMEDIATES:
+            close(intermediates[name], wanted[name])
 
     @few
     @given(calls)
     def test_weights_and_the_sink_share_one_and_an_empty_row_is_zero(self, of: Call) -> None:
-        stages = formula(of)
-        total = stages["weights"].sum(-1)
+        intermediates = formula(of)
+        total = intermediates["weights"].sum(-1)
         if "sinks" in of:
-            total = total + np.exp(of["sinks"][:, None] - stages["logsumexp"])
-        empty = stages["logsumexp"] == -np.inf
+            total = total + np.exp(of["sinks"][:, None] - intermediates["logsumexp"])
+        empty = intermediates["logsumexp"] == -np.inf
         close(total, np.where(empty, 0.0, 1.0))
-        assert not stages["weights"][empty].any()
-        assert not np.moveaxis(stages["context"], -2, -3)[empty].any()
+        assert not intermediates["weights"][empty].any()
+        assert not np.moveaxis(intermediates["context"], -2, -3)[empty].any()
 
     @few
     @given(calls)
@@ -104,16 +104,16 @@ class TestLaws:
         for part in (slice(cut), slice(cut, None)):
             half = of | {"k": of["k"][:, part], "v": of["v"][:, part], "allowed": of["allowed"][..., part]}
             if half["k"].shape[1]:
-                stages = formula(half)
-                share = np.exp(stages["logsumexp"] - np.where(np.isfinite(total), total, 0))
-                merged += np.moveaxis(share, -2, -1)[..., None] * stages["context"]
+                intermediates = formula(half)
+                share = np.exp(intermediates["logsumexp"] - np.where(np.isfinite(total), total, 0))
+                merged += np.moveaxis(share, -2, -1)[..., None] * intermediates["context"]
         close(merged, whole["context"])
 
     @few
     @given(masked)
     def test_what_may_not_be_read_reaches_nothing(self, of: Call) -> None:
         clean, dirty = formula(of), formula(poisoned(of))
-        for name in STAGES:
+        for name in INTERMEDIATES:
             np.testing.assert_array_equal(dirty[name], clean[name])
 
     @few
@@ -144,48 +144,48 @@ class TestLaws:
         np.testing.assert_array_equal(dropped["weights"], plain["weights"])
         close(dropped["context"], mix(np, plain["weights"] * keep * 4, of["v"]))
 
-    @pytest.mark.parametrize("stage", ["scores", "logsumexp", "weights", "context"])
-    def test_the_next_stage_sees_what_was_marked(self, stage: str) -> None:
+    @pytest.mark.parametrize("intermediate", ["scores", "logsumexp", "weights", "context"])
+    def test_the_next_intermediate_uses_what_the_observer_returns(self, intermediate: str) -> None:
         told: list[str] = []
 
-        class Zero(Mark):
-            def __call__(self, stage_: str, value: np.ndarray) -> np.ndarray:
-                told.append(stage_)
-                return value * 0 if stage_ == stage else value
+        class Zero(Observer):
+            def __call__(self, intermediate_: str, value: np.ndarray) -> np.ndarray:
+                told.append(intermediate_)
+                return value * 0 if intermediate_ == intermediate else value
 
             def attending(self, allowed: np.ndarray | None, scores: Any, sinks: Any, dropped: Any) -> None:
                 assert allowed is None
                 del sinks, dropped
                 told.append(f"attending to {scores().shape}")
 
-        stages = formula(FULL, allowed=None, mark=Zero())
+        intermediates = formula(FULL, allowed=None, observe=Zero())
         assert told == ["query", "key", "value", "attending to (2, 4, 3, 5)", "scores", "logsumexp", "weights", "context"]
-        assert not stages[stage].any()
-        if stage == "scores":
-            weights, logsumexp = softmax(np, stages["scores"], None, FULL["sinks"])
-            np.testing.assert_array_equal(stages["weights"], weights)
-            np.testing.assert_array_equal(stages["logsumexp"], logsumexp)
-        assert stages["context"].any() == (stage not in ("weights", "context"))
+        assert not intermediates[intermediate].any()
+        if intermediate == "scores":
+            weights, logsumexp = softmax(np, intermediates["scores"], None, FULL["sinks"])
+            np.testing.assert_array_equal(intermediates["weights"], weights)
+            np.testing.assert_array_equal(intermediates["logsumexp"], logsumexp)
+        assert intermediates["context"].any() == (intermediate not in ("weights", "context"))
 
     def test_no_keys_at_all_are_empty_rows(self) -> None:
-        stages = attend(np, np.ones((3, 2, 4)), np.ones((0, 2, 4)), np.ones((0, 2, 5)), scale=1.0)
-        np.testing.assert_array_equal(stages["context"], np.zeros((3, 2, 5)))
-        np.testing.assert_array_equal(stages["logsumexp"], np.full((2, 3), -np.inf))
+        intermediates = attend(np, np.ones((3, 2, 4)), np.ones((0, 2, 4)), np.ones((0, 2, 5)), scale=1.0)
+        np.testing.assert_array_equal(intermediates["context"], np.zeros((3, 2, 5)))
+        np.testing.assert_array_equal(intermediates["logsumexp"], np.full((2, 3), -np.inf))
 
 
 class TestValues:
     def test_weights_by_hand(self) -> None:
         # exp of the scores is 1 and 3: weights 1/4 and 3/4.
         q, k, v = np.ones((1, 1, 1)), np.log([1.0, 3.0])[:, None, None], np.array([4.0, 8.0])[:, None, None]
-        stages = attend(np, q, k, v, scale=1.0)
-        close(stages["weights"], [[[0.25, 0.75]]])
-        close(stages["logsumexp"], [[math.log(4)]])
-        close(stages["context"], [[[7.0]]])
+        intermediates = attend(np, q, k, v, scale=1.0)
+        close(intermediates["weights"], [[[0.25, 0.75]]])
+        close(intermediates["logsumexp"], [[math.log(4)]])
+        close(intermediates["context"], [[[7.0]]])
         # A sink of log 4 takes half of it and gives nothing.
-        stages = attend(np, q, k, v, scale=1.0, sinks=np.log([4.0]))
-        close(stages["weights"], [[[0.125, 0.375]]])
-        close(stages["logsumexp"], [[math.log(8)]])
-        close(stages["context"], [[[3.5]]])
+        intermediates = attend(np, q, k, v, scale=1.0, sinks=np.log([4.0]))
+        close(intermediates["weights"], [[[0.125, 0.375]]])
+        close(intermediates["logsumexp"], [[math.log(8)]])
+        close(intermediates["context"], [[[3.5]]])
 
     def test_the_order_is_scale_cap_bias_mask(self) -> None:
         one = np.ones((1, 1, 1))
@@ -197,9 +197,9 @@ class TestValues:
 
     def test_scores_of_ten_thousand_overflow_nothing(self) -> None:
         far = np.array([-1e4, 1e4, 1e4])[:, None, None]
-        stages = attend(np, np.ones((1, 1, 1)), far, far, scale=1.0)
-        close(stages["weights"], [[[0.0, 0.5, 0.5]]])
-        close(stages["logsumexp"], [[1e4 + math.log(2)]])
-        stages = attend(np, np.ones((1, 1, 1)), far, far, scale=1.0, sinks=np.array([2e4]))
-        close(stages["weights"], [[[0.0, 0.0, 0.0]]])
-        close(stages["logsumexp"], [[2e4]])
+        intermediates = attend(np, np.ones((1, 1, 1)), far, far, scale=1.0)
+        close(intermediates["weights"], [[[0.0, 0.5, 0.5]]])
+        close(intermediates["logsumexp"], [[1e4 + math.log(2)]])
+        intermediates = attend(np, np.ones((1, 1, 1)), far, far, scale=1.0, sinks=np.array([2e4]))
+        close(intermediates["weights"], [[[0.0, 0.0, 0.0]]])
+        close(intermediates["logsumexp"], [[2e4]])

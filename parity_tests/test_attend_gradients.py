@@ -1,6 +1,6 @@
 """Attention, backwards: the one text gives JAX and torch the gradients that finite differences of NumPy's give.
 
-d f / d x = Im f(x + ih) / h        over every stage at once, so that each has its say
+d f / d x = Im f(x + ih) / h        over every intermediate at once, so that each has its say
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from attention.spec.attend import attend
-from parity_tests.calls import FULL, Call, Stages, call, close, formula, poisoned, unseen
+from parity_tests.calls import FULL, Call, Intermediates, call, close, formula, poisoned, unseen
 
 STEP = 1e-200
 """The step of a complex-step derivative, Im f(x + ih) / h: no difference is taken, so no digit is lost."""
@@ -27,39 +27,39 @@ def split(of: Call) -> tuple[Call, Call]:
     return {n: x for n, x in of.items() if n in floats}, {n: x for n, x in of.items() if n not in floats}
 
 
-def jax_pull(of: Call, cotangents: Stages) -> tuple[Stages, Stages]:
-    """The stages, and the gradient of sum(stage * cotangent) over all of them, by JAX in float64."""
+def jax_pull(of: Call, cotangents: Intermediates) -> tuple[Intermediates, Intermediates]:
+    """The intermediates, and the gradient of sum(intermediate * cotangent) over all of them, by JAX in float64."""
     arrays, rest = split(of)
 
-    def both(arrays: Call, along: Stages) -> tuple[Stages, Stages]:
-        stages, pull = jax.vjp(lambda x: attend(jnp, **rest, **x, constant=jax.lax.stop_gradient), arrays)
-        return stages, pull(along)[0]
+    def both(arrays: Call, along: Intermediates) -> tuple[Intermediates, Intermediates]:
+        intermediates, pull = jax.vjp(lambda x: attend(jnp, **rest, **x, constant=jax.lax.stop_gradient), arrays)
+        return intermediates, pull(along)[0]
 
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, jax.jit(both)(arrays, cotangents))
 
 
-def torch_pull(of: Call, cotangents: Stages) -> tuple[Stages, Stages]:
+def torch_pull(of: Call, cotangents: Intermediates) -> tuple[Intermediates, Intermediates]:
     """The same by torch and its autograd."""
     native: Call = {n: torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x for n, x in of.items()}
     leaves = {name: native[name].requires_grad_() for name in split(of)[0]}
-    stages = attend(array_api_compat.torch, **native, constant=torch.Tensor.detach)
-    along = [torch.from_numpy(cotangents[name]) for name in stages]
-    slopes = torch.autograd.grad(list(stages.values()), list(leaves.values()), along)
-    values = {name: x.detach().numpy() for name, x in stages.items()}
+    intermediates = attend(array_api_compat.torch, **native, constant=torch.Tensor.detach)
+    along = [torch.from_numpy(cotangents[name]) for name in intermediates]
+    slopes = torch.autograd.grad(list(intermediates.values()), list(leaves.values()), along)
+    values = {name: x.detach().numpy() for name, x in intermediates.items()}
     return values, {name: slope.numpy() for name, slope in zip(leaves, slopes, strict=True)}
 
 
-def complex_step(of: Call, cotangents: Stages) -> Stages:
+def complex_step(of: Call, cotangents: Intermediates) -> Intermediates:
     """The gradient by finite differences of the NumPy formula, one number at a time, with an imaginary step."""
-    slopes: Stages = {}
+    slopes: Intermediates = {}
     for name, array in split(of)[0].items():
         slopes[name] = np.zeros_like(array)
         for index in np.ndindex(array.shape):
             moved = array.astype(np.complex128)
             moved[index] += 1j * STEP
-            stages = formula(of, **{name: moved})
-            slopes[name][index] = sum((np.imag(stages[n]) * c).sum() for n, c in cotangents.items()) / STEP
+            intermediates = formula(of, **{name: moved})
+            slopes[name][index] = sum((np.imag(intermediates[n]) * c).sum() for n, c in cotangents.items()) / STEP
     return slopes
 
 
@@ -71,7 +71,7 @@ CALLS = {
 MASKED = CALLS["masked"]
 
 
-def cotangents(of: Call) -> Stages:
+def cotangents(of: Call) -> Intermediates:
     random = np.random.default_rng(5)
     return {name: random.standard_normal(x.shape) for name, x in formula(of).items()}
 
@@ -81,9 +81,9 @@ class TestGradients:
     @pytest.mark.parametrize("of", CALLS.values(), ids=CALLS)
     def test_the_same_text_elsewhere_gives_the_values_and_the_finite_differences(self, pull: Any, of: Call) -> None:
         along = cotangents(of)
-        stages, slopes = pull(of, along)
+        intermediates, slopes = pull(of, along)
         for name, value in formula(of).items():
-            close(stages[name], value)
+            close(intermediates[name], value)
         wanted = complex_step(of, along)
         assert slopes.keys() == wanted.keys()
         for name, slope in wanted.items():

@@ -182,7 +182,11 @@ class TestValues:
         array[:2, :3] = array[2:, 3:] = True
         array[0, 3] = True
         sizes = Sizes((), 5, 5, 1, 1, 1, 1)
-        assert schedule(masks.Dense(array), sizes, (2, 3)).kinds[0].tolist() == [[FULL, PARTIAL], [EMPTY, FULL], [EMPTY, FULL]]
+        assert schedule(masks.DenseMask(array), sizes, (2, 3)).kinds[0].tolist() == [
+            [FULL, PARTIAL],
+            [EMPTY, FULL],
+            [EMPTY, FULL],
+        ]
         ids = schedule(masks.Segments(np.array([4, 4, 7, 7, 7])), sizes, (2, 2))
         assert ids.kinds[0].tolist() == [[FULL, EMPTY, EMPTY], [EMPTY, FULL, FULL], [EMPTY, FULL, FULL]]
 

@@ -133,7 +133,7 @@ class TestLaws:
     def test_a_right_attention_has_no_name(self, name: str) -> None:
         one = found(pair(name))
         assert one.own.agrees
-        assert one.finding.agrees
+        assert one.diagnosis.agrees
         assert one.name == ""
 
     @pytest.mark.parametrize("mistake", WRONG)
@@ -197,14 +197,14 @@ def state(original: nn.Module, port: nnx.Module) -> Any:
     )
 
 
-class TestCheckup:
+class TestFullComparison:
     def llama(self) -> Any:
         _ = torch.manual_seed(0)
         return LlamaForCausalLM(LlamaConfig(vocab_size=31, intermediate_size=20, **{**SIZES, "head_dim": 4})).eval()
 
     def test_a_whole_model_is_diagnosed_at_the_layer_that_differs_most(self) -> None:
         model = self.llama()
-        made = parity.checkup(model, ported(model, bases={1: 5e5}), IDS, gradients=False)
+        made = parity.full_comparison(model, ported(model, bases={1: 5e5}), IDS, gradients=False)
         assert [layer.other for layer in made.layers] == ["layers.1.attention"]
         assert str(made.named[0]).startswith("rotary base 500000 for 10000")
         assert "unique among the known mistakes" in str(made)
@@ -212,12 +212,12 @@ class TestCheckup:
 
     def test_a_right_model_is_not_asked(self) -> None:
         model = self.llama()
-        made = parity.checkup(model, ported(model), IDS, gradients=False)
+        made = parity.full_comparison(model, ported(model), IDS, gradients=False)
         assert (made.verdict, made.layers, made.named) == ("agrees", (), ())
 
     def test_an_attention_that_is_right_is_said_to_agree(self) -> None:
         model = self.llama()
-        made = parity.checkup(model, ported(model, eps={0: 1e-3}), IDS, gradients=False)
+        made = parity.full_comparison(model, ported(model, eps={0: 1e-3}), IDS, gradients=False)
         assert [layer.name for layer in made.layers] == [""]
         assert "agrees with the contract" in str(made)
 

@@ -93,7 +93,7 @@ class TestLaws:
         assert lost == 0 if name.startswith(modules.WIDE) else 1e-9 < lost < 1e-5
 
 
-HALVES = spec.Rotary(100.0, scaling=spec.Yarn(4.0, 64, beta_fast=4.0, mscale=1.0, mscale_all_dim=0.8))
+HALVES = spec.Rotary(100.0, scaling=spec.YarnScaling(4.0, 64, beta_fast=4.0, mscale=1.0, mscale_all_dim=0.8))
 MUTANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "window of one key more": ("Mistral", {"mask": spec.Causal() & spec.Window(before=3, after=0)}),
     "no window": ("GPT-OSS window", {"mask": spec.Causal()}),
@@ -105,7 +105,7 @@ MUTANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "halves for neighbours": ("DeepSeek-V3", {"positions": HALVES}),
     "unscaled rotary": ("Llama 3", {"positions": spec.Rotary()}),
     "unsharpened scores": ("DeepSeek-V3", {"score": spec.ScaledDot()}),
-    "truncated ramp": ("GPT-OSS", {"positions": spec.Rotary(100.0, scaling=spec.Yarn(4.0, 64, beta_fast=4.0))}),
+    "truncated ramp": ("GPT-OSS", {"positions": spec.Rotary(100.0, scaling=spec.YarnScaling(4.0, 64, beta_fast=4.0))}),
     "buckets of one direction": ("T5 encoder", {"positions": spec.RelativeBias(6, 7, bidirectional=False)}),
     "no causal mask": ("Whisper decoder", {"mask": None}),
 }
@@ -129,7 +129,7 @@ class TestMutants:
         subject = subjects["GPT-2"]
         # Keys, values, queries: the matrix fits in this order too.
         wrong = replace(gpt2.GPT2, rows=gpt2.GPT2.rows[2:] + gpt2.GPT2.rows[:2])
-        assert strayed(replace(subject, dialect=wrong), subject.contract) > 1e4 * LIMIT
+        assert strayed(replace(subject, weight_map=wrong), subject.contract) > 1e4 * LIMIT
 
 
 class TestDifferences:

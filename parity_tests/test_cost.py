@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attention import spec
-from attention.spec import Request
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError
+from attention.spec.kernels import Request
 from attention.spec.kernels.auto_rules import STRUCTURES
 from attention.spec.kernels.cost import Cost, Machine, Prediction, Traits, predict
 from attention.spec.masks.algebra import Mask, evaluate
@@ -37,7 +37,7 @@ MASKS = [
     spec.Lengths([7, 20]),
     spec.Segments(np.arange(S) // 7, np.arange(T) // 7),
     spec.Causal(align="start") & spec.Lengths([7, 0]),
-    spec.Dense(np.arange(T)[:, None] % 3 < np.arange(S) % 4),
+    spec.DenseMask(np.arange(T)[:, None] % 3 < np.arange(S) % 4),
     spec.Prefix(0),
 ]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from attention.parity.mutation_testing import MUTANTS
+from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.spec.cases import CASES
 from parity_tests import test_derivatives, test_dot_product_attention, test_mutants, test_parity
+from parity_tests.backends import KERNELS
 from parity_tests.covering import pairwise
-from parity_tests.rooms import KERNELS
 
 
 def always(test: Callable[..., Any], name: str) -> list[Any]:
@@ -33,7 +33,7 @@ def _values(row: Any, order: list[str]) -> Any:
 
 class TestLaws:
     def test_every_mutant_is_killed(self) -> None:
-        assert always(test_mutants.TestLaws.test_every_mutant_is_killed, "mutant") == list(MUTANTS)
+        assert always(test_mutants.TestLaws.test_every_mutant_is_killed, "mutation") == list(CASE_MUTATIONS)
 
     def test_every_contract_is_checked(self) -> None:
         laws = test_parity.TestLaws

@@ -1,4 +1,4 @@
-"""The functional core, asked of every kernel of both rooms.
+"""The functional core, asked of every kernel of both backends.
 
 float32 is compared without a tolerance, on numbers whose answer is exact: zero scores (every weight is 1 / n) and
 scores so far apart that one key takes all. float64 is compared with the formula, and the formula with plain loops.
@@ -17,9 +17,9 @@ from hypothesis.extra.numpy import arrays
 
 from attention import spec
 from attention.spec.masks.algebra import Mask
+from parity_tests.backends import KERNELS, Kernel, close, each_kernel, numbers
 from parity_tests.covering import pairwise
-from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, settled
-from parity_tests.rooms import KERNELS, Kernel, close, each_kernel, numbers
+from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, resolved
 
 each_case = pytest.mark.parametrize("case", CASES)
 
@@ -56,7 +56,7 @@ KEYS_SEEN: dict[str, tuple[Mask, str]] = {
     "segments": (spec.Segments(kv=[[7, 7, 2, -1, 2]], q=[[2, 7, -1]]), "00101 11000 00000"),
     "right padding": (spec.Lengths(kv=[2, 2], q=[1, 1]), "11000 00000 00000"),
     "left padding": (spec.Lengths(kv=[2, 2], q=[1, 1], padding="left"), "00000 00000 00011"),
-    "dense": (spec.Dense(drawn("10010 00000 01111")), "10010 00000 01111"),
+    "dense": (spec.DenseMask(drawn("10010 00000 01111")), "10010 00000 01111"),
 }
 
 HIDES: dict[str, Mask] = {
@@ -64,7 +64,7 @@ HIDES: dict[str, Mask] = {
     "left": spec.Lengths(kv=[4, 6], q=[2, 5], padding="left") & spec.Causal(align="end"),
     "segments": SEGMENTS,
     # Nobody sees key 1 of the second key head, which the first has: heads 2 and 3.
-    "heads": spec.Dense(np.ones((H, T, S), bool) & ~((np.arange(H) >= 2)[:, None, None] & (np.arange(S) == 1))),
+    "heads": spec.DenseMask(np.ones((H, T, S), bool) & ~((np.arange(H) >= 2)[:, None, None] & (np.arange(S) == 1))),
 }
 
 
@@ -73,10 +73,10 @@ class TestValues:
     def test_the_formula_is_the_loops(self, case: str) -> None:
         changed, options = CASES[case]
         given = qkv(**changed)
-        stages = formula(*given, **options)
-        context, logsumexp = loops(*given, **settled(*given, options))
-        close(stages["context"], context, 1e-14)
-        close(stages["logsumexp"], logsumexp, 1e-14)
+        intermediates = formula(*given, **options)
+        context, logsumexp = loops(*given, **resolved(*given, options))
+        close(intermediates["context"], context, 1e-14)
+        close(intermediates["logsumexp"], logsumexp, 1e-14)
 
     @each_case
     @each_kernel
@@ -84,8 +84,8 @@ class TestValues:
         changed, options = CASES[case]
         given = qkv(**changed)
         wanted = formula(*given, **options)
-        for name, stage in kernel.stages(*given, **options).items():
-            close(stage, wanted[name], 1e-14)
+        for name, intermediate in kernel.intermediates(*given, **options).items():
+            close(intermediate, wanted[name], 1e-14)
         close(kernel.attend(*given, **options), wanted["context"], 1e-14)
 
     @pytest.mark.parametrize("name", KEYS_SEEN)
@@ -127,22 +127,24 @@ class TestValues:
 
     @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
     @each_kernel
-    def test_stages_come_in_the_compute_dtype(self, kernel: Kernel, dtype: str) -> None:
+    def test_intermediates_come_in_the_compute_dtype(self, kernel: Kernel, dtype: str) -> None:
         given = [spec.cast({"x": x}, dtype)["x"] for x in qkv()]
-        stages = kernel.stages(*given)
+        intermediates = kernel.intermediates(*given)
         compute = "float64" if dtype == "float64" else "float32"
-        assert {name: str(x.dtype) for name, x in stages.items()} == dict.fromkeys(spec.STAGES, compute) | {"context": dtype}
+        assert {name: str(x.dtype) for name, x in intermediates.items()} == dict.fromkeys(spec.INTERMEDIATES, compute) | {
+            "context": dtype
+        }
         # The formula on the rounded inputs, in float64: what float32 or less gets wrong is the sums, not the inputs.
         wanted = formula(*(x.astype(np.float64) for x in given))
-        np.testing.assert_allclose(stages["weights"], wanted["weights"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(intermediates["weights"], wanted["weights"], rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("allowed", [7, 3, 1])
     @each_kernel
     def test_logsumexp_is_the_natural_log(self, kernel: Kernel, allowed: int) -> None:
         q, k, v = qkv()
-        stages = kernel.stages(0 * q, k, v, mask=spec.Prefix(allowed))
-        close(stages["logsumexp"], np.full((B, H, T), np.log(allowed)), 1e-15)
-        sunk = kernel.stages(0 * q, k, v, mask=spec.Prefix(allowed), sinks=np.zeros(H))
+        intermediates = kernel.intermediates(0 * q, k, v, mask=spec.Prefix(allowed))
+        close(intermediates["logsumexp"], np.full((B, H, T), np.log(allowed)), 1e-15)
+        sunk = kernel.intermediates(0 * q, k, v, mask=spec.Prefix(allowed), sinks=np.zeros(H))
         close(sunk["logsumexp"], np.full((B, H, T), np.log(allowed + 1)), 1e-15)
         close(sunk["weights"].sum(-1), np.full((B, H, T), allowed / (allowed + 1)), 1e-15)
 
@@ -163,7 +165,7 @@ class TestValues:
         allowed = (numbers(11, *shape) > 0) | (np.arange(S) == 3)
         seen = np.broadcast_to(allowed, (B, H, T, S)).astype(np.float32)
         even = seen / seen.sum(-1, keepdims=True)
-        np.testing.assert_array_equal(pattern(kernel, spec.Dense(allowed), T, S, H), even)
+        np.testing.assert_array_equal(pattern(kernel, spec.DenseMask(allowed), T, S, H), even)
         np.testing.assert_array_equal(pattern(kernel, None, T, S, H, bias=np.where(allowed, np.float32(0), -1000)), even)
 
     @each_kernel
@@ -175,10 +177,10 @@ class TestValues:
     @each_kernel
     def test_no_keys_give_empty_rows(self, kernel: Kernel) -> None:
         q, k, v = qkv(dtype="float32")
-        stages = kernel.stages(q, k[:, :0], v[:, :0])
+        intermediates = kernel.intermediates(q, k[:, :0], v[:, :0])
         np.testing.assert_array_equal(kernel.attend(q, k[:, :0], v[:, :0]), np.zeros_like(q))
-        np.testing.assert_array_equal(stages["context"], 0)
-        np.testing.assert_array_equal(stages["logsumexp"], -np.inf)
+        np.testing.assert_array_equal(intermediates["context"], 0)
+        np.testing.assert_array_equal(intermediates["logsumexp"], -np.inf)
         for gradient in kernel.grads(q, k[:, :0], v[:, :0], np.ones_like(q)):
             np.testing.assert_array_equal(gradient, 0)
 
@@ -187,31 +189,31 @@ class TestLaws:
     @each_kernel
     def test_weights_are_even_over_what_any_mask_allows(self, kernel: Kernel) -> None:
         # The mask is an argument, so that JAX compiles the call once for all of them.
-        call = kernel.room.whole(partial(kernel.room.module.dot_product_attention, implementation=kernel.name))
-        given_ = [kernel.room.array(x) for x in indicator(3, 5, 2)]
+        call = kernel.backend.whole(partial(kernel.backend.module.dot_product_attention, implementation=kernel.name))
+        given_ = [kernel.backend.array(x) for x in indicator(3, 5, 2)]
 
         @settings(max_examples=15)
         @given(arrays(bool, (B, 2, 3, 5)))
         def holds(allowed: np.ndarray) -> None:
             even = allowed / np.maximum(allowed.sum(-1, keepdims=True), 1)
-            got = kernel.room.numpy(call(*given_, mask=spec.Dense(kernel.room.array(allowed))))
+            got = kernel.backend.numpy(call(*given_, mask=spec.DenseMask(kernel.backend.array(allowed))))
             np.testing.assert_array_equal(np.moveaxis(got, -2, -3), even.astype(np.float32))
 
         holds()
 
     @each_kernel
     def test_an_empty_row_is_zero_everywhere(self, kernel: Kernel) -> None:
-        given, mask = qkv(), spec.Lengths(kv=[4, 0]) & spec.Dense(np.arange(T)[:, None] != 2)
+        given, mask = qkv(), spec.Lengths(kv=[4, 0]) & spec.DenseMask(np.arange(T)[:, None] != 2)
         empty = ~np.any(allowed_by(mask, *given), axis=-1)
         empty_rows = np.moveaxis(empty, -1, -2)
-        stages = kernel.stages(*given, mask=mask)
-        np.testing.assert_array_equal(stages["weights"][empty], 0)
-        np.testing.assert_array_equal(stages["logsumexp"] == -np.inf, empty)
-        np.testing.assert_array_equal(stages["context"][empty_rows], 0)
-        close(stages["weights"].sum(-1), np.where(empty, 0.0, 1.0), 1e-15)
-        for stage in ("context", "logsumexp", "weights"):
-            along = np.where(np.isfinite(stages[stage]), numbers(8, *stages[stage].shape), 0)
-            dq, dk, dv = kernel.grads(*given, along, stage=stage, mask=mask)
+        intermediates = kernel.intermediates(*given, mask=mask)
+        np.testing.assert_array_equal(intermediates["weights"][empty], 0)
+        np.testing.assert_array_equal(intermediates["logsumexp"] == -np.inf, empty)
+        np.testing.assert_array_equal(intermediates["context"][empty_rows], 0)
+        close(intermediates["weights"].sum(-1), np.where(empty, 0.0, 1.0), 1e-15)
+        for intermediate in ("context", "logsumexp", "weights"):
+            along = np.where(np.isfinite(intermediates[intermediate]), numbers(8, *intermediates[intermediate].shape), 0)
+            dq, dk, dv = kernel.grads(*given, along, intermediate=intermediate, mask=mask)
             assert all(np.isfinite(g).all() for g in (dq, dk, dv))
             np.testing.assert_array_equal(dq[empty_rows], 0)
             np.testing.assert_array_equal([dk[1], dv[1]], 0)

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attention.parity.checkup import checkup
 from attention.parity.diagnosis.rules import name_mistake
+from attention.parity.full_comparison import full_comparison
 from attention.parity.tracing import Divergence, locate
 
 RNG = np.random.default_rng(4)
@@ -69,7 +69,7 @@ class TestLaws:
         assert "explains" in str(found)
 
     def test_the_comparison_names_both(self) -> None:
-        told = str(checkup(*stack(1e-6, 0.5), (X, KERNELS), gradients=False))
+        told = str(full_comparison(*stack(1e-6, 0.5), (X, KERNELS), gradients=False))
         assert "scale 1 / sqrt(6) on torch, 1 / 2 on jax" in told
         assert "eps 1e-05 on torch, 1e-06 on jax" in told
         assert "none of the known" not in told

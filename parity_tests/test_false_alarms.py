@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from attention import cli
 from attention.parity.contracts import backends
-from attention.parity.contracts.backends import Ran
+from attention.parity.contracts.backends import BackendRun
 from attention.parity.contracts.probes import Probe
-from attention.parity.evaluation import false_positive_rate as alarms
-from attention.parity.exported_cases.random_calls import DTYPES, FRAMES, GROUP, Form, drawn, form
 from attention.parity.numerics.comparison import Verdict
 from attention.parity.results.report import Row
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.scores import ScaledDot
+from tools.evaluation import false_positive_rate as alarms
+from tools.evaluation.__main__ import app
+from tools.evaluation.random_calls import DTYPES, FRAMES, GROUP, Form, drawn, form
 
 SINGLE = ("float32",)
 TORCH = (backends.find("torch"),)
@@ -44,11 +44,11 @@ def plain(found: Form) -> bool:
 
 
 class Wrong:
-    """The room of torch with a scale wrong by 0.01 %."""
+    """The backend of torch with a scale wrong by 0.01 %."""
 
     name = "scale wrong by 0.01 %"
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         contract: Any = probe.contract
         wrong = ScaledDot(contract.score.factor(contract.width) * 1.0001)
         return TORCH[0].run(replace(probe, contract=replace(contract, score=wrong)), implementation)
@@ -57,7 +57,7 @@ class Wrong:
 class Broken:
     name = "broken"
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         raise ZeroDivisionError("a bug")
 
 
@@ -94,16 +94,16 @@ class TestLaws:
         assert {found.dtype for found in forms} == set(DTYPES)
         assert {found.frame for found in forms} == set(FRAMES)
         masks = {type(found.call(np.random.default_rng(0)).get("mask")).__name__ for found in forms}
-        assert masks >= {"NoneType", "Lengths", "Segments", "Dense"}
+        assert masks >= {"NoneType", "Lengths", "Segments", "DenseMask"}
         drawn_options = {name for f in forms for name, value in vars(f.contract).items() if value not in (None, False, 0.0, ())}
         assert drawn_options >= {"softcap", "dropout_rate", "qk_norm", "gate", "sinks", "positions", "mask", "num_kv_heads"}
         scales = [float(found.probe(np.random.default_rng(n)).name.split()[-1]) for n, found in enumerate(forms[:40])]
         assert min(scales) < 0.01
         assert max(scales) > 10
 
-    def test_both_rooms_are_not_condemned(self) -> None:
+    def test_both_backends_are_not_condemned(self) -> None:
         group = first_group(plain)
-        tally = alarms.false_alarms(GROUP, first=group * GROUP, dtypes=SINGLE)
+        tally = alarms.false_positives(GROUP, first=group * GROUP, dtypes=SINGLE)
         assert tally.failing == {}
         assert tally.ok
         assert {side: m.draws for (side, _), m in tally.margins.items()} == {"torch": GROUP, "jax": GROUP}
@@ -111,21 +111,21 @@ class TestLaws:
 
     def test_a_scale_wrong_by_0_01_percent_is_condemned_in_most_draws(self) -> None:
         group = first_group(plain)
-        tally = alarms.false_alarms(GROUP, first=group * GROUP, dtypes=SINGLE, programs=[Wrong()])
+        tally = alarms.false_positives(GROUP, first=group * GROUP, dtypes=SINGLE, programs=[Wrong()])
         assert len(tally.failing) >= 0.8 * GROUP
         assert not tally.ok
 
     def test_torch_is_not_condemned_in_other_layers_and_dtypes(self) -> None:
         tally = alarms.Tally()
         for number in range(0, 6 * GROUP, GROUP):
-            tally.add(number, alarms.examine(number, 1, programs=TORCH))
+            tally.add(number, alarms.check_draw(number, 1, programs=TORCH))
         assert tally.failing == {}
         assert tally.draws == 6
 
     # Where the gradient of a row cancels, the error of delta is all that is left: see rounding.py.
     @pytest.mark.parametrize("number", [22, 26, 156])
     def test_torch_is_not_condemned_where_a_norm_follows_attention_in_float16(self, number: int) -> None:
-        tally = alarms.false_alarms(1, first=number, programs=TORCH)
+        tally = alarms.false_positives(1, first=number, programs=TORCH)
         assert {(row.subject, row.dtype, row.kernel) for row in tally.last} == {("DifferentialAttention", "float16", "sdpa")}
         assert tally.failing == {}
 
@@ -146,7 +146,7 @@ class TestValues:
         assert alarms.upper_bound(failing, draws) == pytest.approx(bound, rel=1e-4)
 
     def test_a_program_that_raises_has_failed_its_draw_and_no_other(self) -> None:
-        tally = alarms.false_alarms(2, programs=[Broken()], dtypes=SINGLE)
+        tally = alarms.false_positives(2, programs=[Broken()], dtypes=SINGLE)
         assert sorted(tally.failing) == [0, 1]
         assert any(line.endswith("raised ZeroDivisionError: a bug") for line in tally.lines())
         assert json.loads(json.dumps(tally.to_dict()))["rate"] == 1.0
@@ -170,7 +170,7 @@ class TestRefusals:
     )
     def test_options_that_mean_nothing(self, options: dict[str, Any], text: str, error: type[Exception]) -> None:
         with pytest.raises(error, match=text):
-            _ = alarms.false_alarms(**options)
+            _ = alarms.false_positives(**options)
 
 
 def row(*, agrees: bool) -> Row:
@@ -180,10 +180,10 @@ def row(*, agrees: bool) -> Row:
 
 class TestCommands:
     def run(self, *words: str) -> Result:
-        return CliRunner().invoke(cli.app, ["parity", "false-alarms", *words])
+        return CliRunner().invoke(app, ["false-alarms", *words])
 
     def test_the_rate_is_printed_and_written(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(alarms, "examine", lambda *_: (row(agrees=True),))
+        monkeypatch.setattr(alarms, "check_draw", lambda *_: (row(agrees=True),))
         path = tmp_path / "deep" / "alarms.json"
         result = self.run("--draws", "3000", "--json", str(path))
         assert result.exit_code == 0, result.output
@@ -191,10 +191,10 @@ class TestCommands:
         assert json.loads(path.read_text())["draws"] == 3000
 
     def test_a_failure_says_how_to_see_it_again_and_exits_with_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(alarms, "examine", lambda number, *_: (row(agrees=number != 41),))
+        monkeypatch.setattr(alarms, "check_draw", lambda number, *_: (row(agrees=number != 41),))
         result = self.run("--draws", "10", "--first", "35", "--seed", "2")
         assert result.exit_code == 1
-        assert "again: attention parity false-alarms --seed 2 --draw 41" in result.stdout
+        assert "again: python -m tools.evaluation false-alarms --seed 2 --draw 41" in result.stdout
         assert "1 draws failed: 10.000 %" in result.stdout
         again = self.run("--seed", "2", "--draw", "41")
         assert again.exit_code == 1

@@ -26,7 +26,7 @@ from attention.torch_impl.attend import make_request
 from attention.torch_impl.kernels import flex as flex_file
 from attention.torch_impl.kernels.flex import TILE, Element, Flex, block_mask
 from attention.torch_impl.masks import native
-from parity_tests.rooms import TORCH, Kernel, numbers
+from parity_tests.backends import TORCH, Kernel, numbers
 
 BATCH, T, S, H, K, D = (2, 3), 5, 7, 4, 2, 3
 SIZES = Sizes(BATCH, T, S, H, K, D, D)
@@ -54,8 +54,8 @@ class TestLaws:
         spec.Prefix([[1, 2, 3], [4, 5, 0]]) | ~spec.Causal(align="start"),
         spec.Lengths(kv=[[4, 0, 7], [1, 2, 3]], q=[5, 3, 0], padding="left"),
         spec.Segments(kv=[[[0, 0, 1, 1, 1, -1, 2]]], q=[0, 1, 1, -1, 2]),
-        spec.Dense(numbers(33, 3, 1, T, S) > 0),
-        spec.Dense(numbers(34, S) > 0),
+        spec.DenseMask(numbers(33, 3, 1, T, S) > 0),
+        spec.DenseMask(numbers(34, S) > 0),
         spec.PerHead((spec.Prefix(2), spec.Causal(align="end"), spec.Segments(kv=[1] * S, q=[1, 0, 1, 0, 1]), ~spec.Prefix(6))),
         spec.PerRow((spec.Causal(align="end"), spec.Prefix(3), spec.Lengths(kv=[5]))),
         spec.Placed(spec.Causal(), np.arange(T) + 1, [[[3, 4, -1, 5, 0, 1, 2]]]),
@@ -76,7 +76,7 @@ class TestLaws:
         spec.Window(before=100, after=0, align="start") & spec.Prefix(290),
         spec.Lengths(kv=[300, 100, 0], q=[260, 129, 5], padding="left"),
         spec.Segments(kv=[[[0] * 128 + [1] * 150 + [-1] * 22]], q=[0] * 100 + [1] * 160),
-        spec.Dense(numbers(35, 2, 3, H, 1, 300) > 2.5),
+        spec.DenseMask(numbers(35, 2, 3, H, 1, 300) > 2.5),
         spec.PerHead((spec.Prefix(256), spec.Prefix(0), spec.Chunked(size=128, align="start"), ~spec.Prefix(300))),
     )
 
@@ -182,7 +182,7 @@ class TestRefusals:
         q, k, v = (torch.from_numpy(x) for x in qkv("float32"))
         assert self.reason({"sinks": torch.zeros(H)}, q, k, v) == "has no sinks"
         assert self.reason({"dropout_rate": 0.5, "dropout_seed": 0}, q, k, v) == "has no dropout"
-        assert self.reason({}, q[..., :0, :, :], k, v) == "has no axis of size 0"
+        assert self.reason({}, q[..., :0, :, :], k, v) == "does not support axes of size 0"
         leaf = torch.zeros(S, requires_grad=True)
         for options, given in (({}, (q.clone().requires_grad_(), k, v)), ({"bias": leaf}, (q, k, v))):
             assert self.reason(options, *given) == "has no gradient on CPU"

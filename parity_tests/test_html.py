@@ -40,9 +40,9 @@ parent.document.title = JSON.stringify({ wide: root.scrollWidth - root.clientWid
 def reported() -> Report:
     """Return a report with a right program, a wrong one, and one that failed."""
     contract = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
-    probe = next(probe for probe in parity.probes(contract) if probe.name == "stages")
+    probe = next(probe for probe in parity.probes(contract) if probe.name == "intermediates")
     wrong = backends.find("torch").run(operators.scale_off(probe), "auto").results
-    row = Row("scale off", "stages", "torch", "sdpa", "float32", verdicts(wrong, expect(probe)))
+    row = Row("scale off", "intermediates", "torch", "sdpa", "float32", verdicts(wrong, expect(probe)))
     failed = Row("mine", "-", "jax", "", "float32", failure="jax raised ValueError at <model.py>:12")
     rows = (*check_probe("right", probe, ["torch"]), row, failed)
     return Report(rows, notes=("a note & more",), advice="attention compare a b")

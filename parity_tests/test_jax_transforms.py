@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from attention import spec
 from attention.jax_impl import MultiHeadAttention, dot_product_attention
 from attention.spec.masks.algebra import Mask
-from parity_tests.rooms import JAX, KERNELS, close, numbers
+from parity_tests.backends import JAX, KERNELS, close, numbers
 
 B, T, M, H, K, D = 3, 5, 12, 4, 2, 6
 CONTRACT = spec.MultiHeadAttention(M, H, K, head_dim=D, mask=spec.Causal(), positions=spec.Rotary(), softcap=20.0)
@@ -33,7 +33,7 @@ KINDS: dict[str, Mask] = {
     "prefix rows": spec.Prefix([1, 2]),
     "segments": spec.Segments(kv=[[0, 1]], q=[[1, 1]]),
     "lengths": spec.Lengths(kv=[3, 2, 1], q=[1, 2, 3], padding="left"),
-    "dense": spec.Dense(np.eye(3, dtype=bool)),
+    "dense": spec.DenseMask(np.eye(3, dtype=bool)),
     "algebra": ~(spec.Causal() & spec.Lengths(kv=[1])) | spec.Prefix(1),
 }
 
@@ -76,7 +76,7 @@ class Traced:
 
 
 def kernels(*refusing: str) -> Any:
-    here = [kernel.name for kernel in KERNELS if kernel.room is JAX]
+    here = [kernel.name for kernel in KERNELS if kernel.backend is JAX]
     return pytest.mark.parametrize("kernel", [name for name in here if name not in refusing])
 
 
@@ -144,15 +144,15 @@ class TestJit:
             same(got, wanted)
         assert not np.array_equal(draws[0][0], draws[1][0])
 
-    def test_stages_come_out_of_jit(self) -> None:
+    def test_intermediates_come_out_of_jit(self) -> None:
         module, x = layer(), array(0, B, T, M)
-        call = partial(module, return_stages=("weights", "logsumexp"))
+        call = partial(module, return_intermediates=("weights", "logsumexp"))
         same(jax.jit(call)(x), call(x))
 
 
 class TestVmap:
     @pytest.mark.parametrize(
-        "mask", [spec.Lengths(kv=[5, 2, 0]), spec.Dense(numbers(1, B, 1, T, T) > 0)], ids=["lengths", "dense"]
+        "mask", [spec.Lengths(kv=[5, 2, 0]), spec.DenseMask(numbers(1, B, 1, T, T) > 0)], ids=["lengths", "dense"]
     )
     def test_over_rows_and_their_masks_is_the_batch(self, mask: Mask) -> None:
         module, x = layer(), array(0, B, T, M)
@@ -220,7 +220,7 @@ class TestDerivatives:
 
     def test_an_empty_row_has_zero_derivatives_of_every_order(self) -> None:
         q, k, v = (x[0, :, :1, :2] for x in qkv())
-        empty = {"mask": spec.Lengths(kv=np.array(0)), "return_stages": ("weights",)}
+        empty = {"mask": spec.Lengths(kv=np.array(0)), "return_intermediates": ("weights",)}
 
         def call(x: jax.Array) -> Any:
             return dot_product_attention(x, k, v, **empty)

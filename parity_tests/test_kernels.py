@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attention import spec
-from attention.spec import Request, choose
-from attention.spec.attend import STAGES
+from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE, Sizes
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
-from attention.spec.kernels import PRECISIONS, Kernels, answer, check_precision, order, recorded
+from attention.spec.kernels import PRECISIONS, Kernels, Request, answer, check_precision, choose, order, recorded
 from attention.spec.kernels.auto_rules import STRUCTURES, Rule, first, structure
 
 B, T, S, H, K, D, E = 2, 3, 5, 4, 2, 6, 7
@@ -54,16 +53,16 @@ class Fake:
 
 @dataclass
 class Writes(Fake):
-    """A kernel whose stages are its own name."""
+    """A kernel whose intermediates are its own name."""
 
-    stages: tuple[str, ...] = ()
+    intermediates: tuple[str, ...] = ()
 
-    def __init__(self, name: str, stages: tuple[str, ...]) -> None:
+    def __init__(self, name: str, intermediates: tuple[str, ...]) -> None:
         super().__init__(name)
-        self.stages = stages
+        self.intermediates = intermediates
 
     def run(self, request: Request) -> dict[str, Any]:
-        return super().run(request) | dict.fromkeys(self.stages, self.name)
+        return super().run(request) | dict.fromkeys(self.intermediates, self.name)
 
 
 reasons = st.lists(st.none() | st.sampled_from(["has no sinks", "is asleep"]), min_size=1, max_size=5)
@@ -230,7 +229,7 @@ class TestRules:
             ((CAUSAL | spec.Prefix(2)) & spec.Segments([0, 0, 1]), "documents"),
             (CAUSAL | LENGTHS, "general"),
             (~CAUSAL, "general"),
-            (spec.Dense([[True]]) & CAUSAL, "general"),
+            (spec.DenseMask([[True]]) & CAUSAL, "general"),
             (spec.PerHead((CAUSAL, WINDOW)), "general"),
         ],
         ids=repr,
@@ -248,10 +247,10 @@ class TestRules:
 
 
 class TestAnswer:
-    def made(self, *stages: str, name: str = "auto") -> tuple[dict[str, Any], list[str]]:
+    def made(self, *intermediates: str, name: str = "auto") -> tuple[dict[str, Any], list[str]]:
         """What is answered, by a fused kernel that writes down the context and the logsumexp, and who ran."""
-        fused, reference = (Writes(n, made) for n, made in (("fused", ("context", "logsumexp")), ("reference", STAGES)))
-        answered = answer({"fused": fused, "reference": reference}, request(stages=stages), name)
+        fused, reference = (Writes(n, made) for n, made in (("fused", ("context", "logsumexp")), ("reference", INTERMEDIATES)))
+        answered = answer({"fused": fused, "reference": reference}, request(intermediates=intermediates), name)
         return answered, [kernel.name for kernel in (fused, reference) if kernel.ran]
 
     def test_what_the_kernel_writes_down_is_its_own(self) -> None:
@@ -264,7 +263,7 @@ class TestAnswer:
         assert (answered["weights"], answered["context"], answered["logsumexp"]) == ("reference", "fused", "fused")
 
     def test_the_formula_answers_alone(self) -> None:
-        assert self.made(*STAGES, name="reference") == (dict.fromkeys(STAGES, "reference"), ["reference"])
+        assert self.made(*INTERMEDIATES, name="reference") == (dict.fromkeys(INTERMEDIATES, "reference"), ["reference"])
 
     def test_recorded_kernels_are_those_chosen_inside(self) -> None:
         with recorded() as outer:
@@ -285,7 +284,11 @@ class TestRequest:
             ({"dropout_rate": 1.0, "dropout_seed": 0}, OptionError, r"dropout_rate 1\.0 must be in \[0, 1\)"),
             ({"dropout_rate": 0.1}, OptionError, r"dropout_seed None must be an integer when dropout_rate is 0\.1"),
             ({"precision": "tf32"}, OptionError, "precision 'tf32' must be one of None, 'default', 'high', 'highest'"),
-            ({"stages": ("weights", "probs")}, OptionError, "return_stages 'probs' must be among scaled, capped, scores"),
+            (
+                {"intermediates": ("weights", "probs")},
+                OptionError,
+                "return_intermediates 'probs' must be among scaled, capped, scores",
+            ),
             (
                 {"bias": np.zeros((S, T))},
                 ShapeError,
@@ -303,7 +306,12 @@ class TestRequest:
 
     def test_what_can_be_asked(self) -> None:
         asked = request(
-            softcap=2.0, dropout_rate=0.1, dropout_seed=0, precision="high", stages=STAGES, bias=np.zeros((H, 1, S))
+            softcap=2.0,
+            dropout_rate=0.1,
+            dropout_seed=0,
+            precision="high",
+            intermediates=INTERMEDIATES,
+            bias=np.zeros((H, 1, S)),
         )
         assert asked.compute == "float64"
         assert [request(dtype=dtype).compute for dtype in COMPUTE] == ["float64", "float32", "float32", "float32"]
@@ -333,8 +341,8 @@ class TestRequest:
         plain = replace(request(**options), sizes=SQUARE, dtype="float32", softcap=None, score_mod=None, sinks=None, bias=None)
         assert replace(plain, dropout_rate=0.0).lacks("float32") is None
 
-    def test_no_kernel_is_asked_for_stages(self) -> None:
-        assert request(sizes=SQUARE, stages=STAGES).lacks("float64") is None
+    def test_no_kernel_is_asked_for_intermediates(self) -> None:
+        assert request(sizes=SQUARE, intermediates=INTERMEDIATES).lacks("float64") is None
 
     def test_all_that_is_missing_is_named(self) -> None:
         assert request(softcap=2.0, sinks=np.zeros(H)).lacks("float64") == "has no softcap, no sinks, no E != D"
@@ -352,5 +360,5 @@ class TestRequest:
         ],
         ids=str,
     )
-    def test_a_shield_is_needed_where_a_row_may_be_empty(self, mask: Any, sizes: Sizes, needed: bool) -> None:
-        assert request(mask=mask, sizes=sizes).needs_shield == needed
+    def test_zero_masking_is_needed_where_a_row_may_be_empty(self, mask: Any, sizes: Sizes, needed: bool) -> None:
+        assert request(mask=mask, sizes=sizes).needs_zero_masking == needed

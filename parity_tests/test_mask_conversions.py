@@ -17,7 +17,7 @@ from flax import linen, nnx
 from torch.nn.functional import scaled_dot_product_attention
 
 from attention.spec.errors import MaskError
-from attention.spec.masks import Dense, Segments
+from attention.spec.masks import DenseMask, Segments
 from attention.spec.masks.algebra import Mask
 from attention.torch_impl.params import to_numpy
 from parity_tests.absent import needs
@@ -64,43 +64,43 @@ class TestValues:
     @each_kind
     def test_torch_key_padding_mask_drops_where_true(self, kind: str) -> None:
         drop = ~KEYS
-        allows(Dense.from_torch_key_padding_mask(KINDS[kind](drop)), KEYS[:, None, None, :])
-        allows(Dense.from_torch_key_padding_mask(KINDS[kind](drop)), torch_weights(key_padding_mask=torch.tensor(drop)) > 0)
+        allows(DenseMask.from_torch_key_padding_mask(KINDS[kind](drop)), KEYS[:, None, None, :])
+        allows(DenseMask.from_torch_key_padding_mask(KINDS[kind](drop)), torch_weights(key_padding_mask=torch.tensor(drop)) > 0)
 
     @each_kind
     def test_torch_attn_mask_drops_where_true(self, kind: str) -> None:
         for drop in (~KEEP[0, 0], ~KEEP.reshape(B * H, T, S)):
             heads = H if drop.ndim == 3 else None
             wanted = torch_weights(attn_mask=torch.tensor(drop)) > 0
-            allows(Dense.from_torch_attn_mask(KINDS[kind](drop), heads), wanted)
+            allows(DenseMask.from_torch_attn_mask(KINDS[kind](drop), heads), wanted)
             assert wanted.any(-1).all()
             assert not wanted.all()
 
     @each_kind
     def test_sdpa_keeps_where_true(self, kind: str) -> None:
         for keep in (KEEP[0, 0], KEEP[:, :1], KEEP):
-            allows(Dense.from_sdpa(KINDS[kind](keep)), sdpa_weights(torch.tensor(keep)) > 0)
+            allows(DenseMask.from_sdpa(KINDS[kind](keep)), sdpa_weights(torch.tensor(keep)) > 0)
 
     @each_kind
     def test_additive_keeps_where_zero(self, kind: str) -> None:
         # A list is of float64, whose least number is another.
         for low in (-np.inf, np.finfo(np.float64 if kind == "list" else np.float32).min):
             bias = np.where(KEEP, 0.0, low).astype(np.float64 if kind == "list" else np.float32)
-            allows(Dense.from_additive(KINDS[kind](bias)), sdpa_weights(torch.tensor(bias, dtype=torch.float64)) > 0)
+            allows(DenseMask.from_additive(KINDS[kind](bias)), sdpa_weights(torch.tensor(bias, dtype=torch.float64)) > 0)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
     def test_the_least_number_of_any_dtype_is_minus_infinity(self, dtype: torch.dtype) -> None:
         for low in (torch.finfo(dtype).min, -torch.inf):
-            allows(Dense.from_additive(torch.tensor(np.where(KEEP, 0.0, low)).to(dtype)), KEEP)
+            allows(DenseMask.from_additive(torch.tensor(np.where(KEEP, 0.0, low)).to(dtype)), KEEP)
         name = str(dtype).removeprefix("torch.")
         if name != "float64":
-            allows(Dense.from_additive(jnp.where(KEEP, 0.0, jnp.finfo(name).min).astype(name)), KEEP)
+            allows(DenseMask.from_additive(jnp.where(KEEP, 0.0, jnp.finfo(name).min).astype(name)), KEEP)
 
     @each_kind
     @pytest.mark.parametrize("dtype", ["bool", "int64", "int32"])
     def test_huggingface_keeps_where_one(self, kind: str, dtype: str) -> None:
         with jax.enable_x64(dtype == "int64"):
-            allows(Dense.from_huggingface(KINDS[kind](KEYS.astype(dtype))), KEYS[:, None, None, :])
+            allows(DenseMask.from_huggingface(KINDS[kind](KEYS.astype(dtype))), KEYS[:, None, None, :])
 
     @needs("torch", "transformers")
     def test_huggingface_keeps_what_bert_gives_weight_to(self) -> None:
@@ -113,7 +113,7 @@ class TestValues:
         mask = torch.tensor(KEYS.astype(np.int64))
         with torch.no_grad():
             weights = model(torch.ones(B, S, dtype=torch.int64), attention_mask=mask, output_attentions=True).attentions[0]
-        held = Dense.from_huggingface(mask).map(to_numpy)
+        held = DenseMask.from_huggingface(mask).map(to_numpy)
         np.testing.assert_array_equal(table(held, of(S, S, (B,), heads=H)), weights.numpy() > 0)
 
     @each_kind
@@ -122,17 +122,17 @@ class TestValues:
         q, k = jnp.asarray(RANDOM.random((B, T, H, D))), jnp.asarray(RANDOM.random((B, S, H, D)))
         for keep in (KEEP, KEEP[:, :1], KEEP[0, :1]):
             weights = linen.dot_product_attention_weights(q, k, mask=jnp.asarray(keep.astype(dtype)).astype(bool))
-            allows(Dense.from_flax(KINDS[kind](keep.astype(dtype))), np.asarray(weights) > 0)
+            allows(DenseMask.from_flax(KINDS[kind](keep.astype(dtype))), np.asarray(weights) > 0)
 
     def test_what_flax_makes_is_taken_as_it_is(self) -> None:
-        held = Dense.from_flax(nnx.make_causal_mask(jnp.ones((B, S))))
+        held = DenseMask.from_flax(nnx.make_causal_mask(jnp.ones((B, S))))
         np.testing.assert_array_equal(table(held, of(S, S, (B,), heads=H))[0, 0], np.tri(S, dtype=bool))
 
     @each_kind
     def test_keras_keeps_where_one_for_every_head(self, kind: str) -> None:
         # Keras is not installed here: its documentation is the source (layers.MultiHeadAttention, attention_mask).
-        allows(Dense.from_keras(KINDS[kind](KEEP[:, 0])), KEEP[:, :1])
-        allows(Dense.from_keras(KINDS[kind](KEEP[:, 0].astype(np.int32))), KEEP[:, :1])
+        allows(DenseMask.from_keras(KINDS[kind](KEEP[:, 0])), KEEP[:, :1])
+        allows(DenseMask.from_keras(KINDS[kind](KEEP[:, 0].astype(np.int32))), KEEP[:, :1])
 
     @each_kind
     def test_cu_seqlens_number_the_documents_and_leave_the_tail_out(self, kind: str) -> None:
@@ -155,13 +155,13 @@ class TestValues:
 
         @jax.jit
         def made(keys: Any, offsets: Any) -> Any:
-            padding = Dense.from_torch_key_padding_mask(keys == 0) & Dense.from_huggingface(keys)
+            padding = DenseMask.from_torch_key_padding_mask(keys == 0) & DenseMask.from_huggingface(keys)
             return padding, Segments.from_cu_seqlens(offsets, S)
 
         padding, packed = made(jnp.asarray(KEYS.astype(np.int32)), jnp.asarray([0, 2, 4]))
         allows(padding, KEYS[:, None, None, :])
         np.testing.assert_array_equal(packed.kv, [0, 0, 1, 1, -1])
-        drawn = torch.vmap(lambda keys: Dense.from_huggingface(keys[None]).array)(torch.tensor(KEYS.astype(np.int64)))
+        drawn = torch.vmap(lambda keys: DenseMask.from_huggingface(keys[None]).array)(torch.tensor(KEYS.astype(np.int64)))
         np.testing.assert_array_equal(drawn[:, 0, 0, 0], KEYS)
 
 
@@ -173,29 +173,41 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("make", "text"),
         [
-            (lambda x: Dense.from_torch_key_padding_mask(x(FLOATS[:, 0, 0])), "must be bool, True = drop the key; a mask of 0"),
             (
-                lambda x: Dense.from_torch_key_padding_mask(x(IDS)),
+                lambda x: DenseMask.from_torch_key_padding_mask(x(FLOATS[:, 0, 0])),
+                "must be bool, True = drop the key; a mask of 0",
+            ),
+            (
+                lambda x: DenseMask.from_torch_key_padding_mask(x(IDS)),
                 r"from_torch_key_padding_mask int.* must be bool, True = drop",
             ),
-            (lambda x: Dense.from_torch_attn_mask(x(FLOATS[0, 0])), "must be bool, True = drop the pair; a mask of 0 and -inf"),
-            (lambda x: Dense.from_torch_attn_mask(x(KEEP)), r"\(2, 3, 4, 5\) must be \(T, S\) or \(B \* H, T, S\)"),
-            (lambda x: Dense.from_torch_attn_mask(x(KEEP[0])), "num_heads None must be H, a divisor of B . H = 3"),
-            (lambda x: Dense.from_torch_attn_mask(x(KEEP[0]), 2), "num_heads 2 must be H, a divisor of B . H = 3"),
             (
-                lambda x: Dense.from_sdpa(x(FLOATS)),
+                lambda x: DenseMask.from_torch_attn_mask(x(FLOATS[0, 0])),
+                "must be bool, True = drop the pair; a mask of 0 and -inf",
+            ),
+            (lambda x: DenseMask.from_torch_attn_mask(x(KEEP)), r"\(2, 3, 4, 5\) must be \(T, S\) or \(B \* H, T, S\)"),
+            (lambda x: DenseMask.from_torch_attn_mask(x(KEEP[0])), "num_heads None must be H, a divisor of B . H = 3"),
+            (lambda x: DenseMask.from_torch_attn_mask(x(KEEP[0]), 2), "num_heads 2 must be H, a divisor of B . H = 3"),
+            (
+                lambda x: DenseMask.from_sdpa(x(FLOATS)),
                 r"from_sdpa float.* must be bool, True = may attend; a mask of 0 and -inf is",
             ),
-            (lambda x: Dense.from_sdpa(x(KEYS[0])), r"from_sdpa \(5,\) must be \(\*batch, H, T, S\) or \(T, S\)"),
-            (lambda x: Dense.from_additive(x(KEEP)), "from_additive bool must be floating: 0 = may attend, -inf = may not"),
-            (lambda x: Dense.from_additive(x(np.array([[0.0, -1e4]]))), "must be 0 or at most -.*: pass other values as bias="),
-            (lambda x: Dense.from_additive(x(np.array([[0.0, np.nan]]))), "must be 0 or at most -.*: pass other"),
-            (lambda x: Dense.from_additive(x(np.array([[0.0, np.inf]]))), "must be 0 or at most -.* values as bias="),
-            (lambda x: Dense.from_huggingface(x(IDS)), r"must be 1 = may attend or 0 = may not; ids of documents are Segments"),
-            (lambda x: Dense.from_huggingface(x(FLOATS[:, 0, 0])), r"and a mask of 0 and -inf is Dense\.from_additive"),
-            (lambda x: Dense.from_huggingface(x(KEEP[:, 0])), r"from_huggingface \(2, 4, 5\) must be \(B, S\)"),
-            (lambda x: Dense.from_flax(x(KEEP[0, 0])), r"from_flax \(4, 5\) must be \(\*batch, H, T, S\)"),
-            (lambda x: Dense.from_keras(x(KEEP)), r"from_keras \(2, 3, 4, 5\) must be \(B, T, S\)"),
+            (lambda x: DenseMask.from_sdpa(x(KEYS[0])), r"from_sdpa \(5,\) must be \(\*batch, H, T, S\) or \(T, S\)"),
+            (lambda x: DenseMask.from_additive(x(KEEP)), "from_additive bool must be floating: 0 = may attend, -inf = may not"),
+            (
+                lambda x: DenseMask.from_additive(x(np.array([[0.0, -1e4]]))),
+                "must be 0 or at most -.*: pass other values as bias=",
+            ),
+            (lambda x: DenseMask.from_additive(x(np.array([[0.0, np.nan]]))), "must be 0 or at most -.*: pass other"),
+            (lambda x: DenseMask.from_additive(x(np.array([[0.0, np.inf]]))), "must be 0 or at most -.* values as bias="),
+            (
+                lambda x: DenseMask.from_huggingface(x(IDS)),
+                r"must be 1 = may attend or 0 = may not; ids of documents are Segments",
+            ),
+            (lambda x: DenseMask.from_huggingface(x(FLOATS[:, 0, 0])), r"and a mask of 0 and -inf is DenseMask\.from_additive"),
+            (lambda x: DenseMask.from_huggingface(x(KEEP[:, 0])), r"from_huggingface \(2, 4, 5\) must be \(B, S\)"),
+            (lambda x: DenseMask.from_flax(x(KEEP[0, 0])), r"from_flax \(4, 5\) must be \(\*batch, H, T, S\)"),
+            (lambda x: DenseMask.from_keras(x(KEEP)), r"from_keras \(2, 3, 4, 5\) must be \(B, T, S\)"),
             (lambda x: Segments.from_cu_seqlens(x(np.array([[0, 1]]))), r"cu_seqlens \(1, 2\) must be \(documents \+ 1,\)"),
             (lambda x: Segments.from_cu_seqlens(x(np.array([0.0, 1.0]))), "cu_seqlens float.* must be integers"),
             (lambda x: Segments.from_cu_seqlens(x(np.array([1, 2]))), r"cu_seqlens \[1, 2\] must begin at 0 and never fall"),
@@ -217,13 +229,13 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("make", "text"),
         [
-            (lambda: Dense.from_sdpa([[True], [True, False]]), "must be bool in rows of one length"),
-            (lambda: Dense.from_additive([[0.0], [0.0, 1.0]]), "must be floating in rows of one length"),
-            (lambda: Dense.from_flax("mask"), "Dense.from_flax str must be bool, in an array"),
-            (lambda: Dense.from_keras(np.array([[["a"]]])), "from_keras <U1 must be bool, or 1 = may attend"),
+            (lambda: DenseMask.from_sdpa([[True], [True, False]]), "must be bool in rows of one length"),
+            (lambda: DenseMask.from_additive([[0.0], [0.0, 1.0]]), "must be floating in rows of one length"),
+            (lambda: DenseMask.from_flax("mask"), "DenseMask.from_flax str must be bool, in an array"),
+            (lambda: DenseMask.from_keras(np.array([[["a"]]])), "from_keras <U1 must be bool, or 1 = may attend"),
             (lambda: Segments.from_cu_seqlens([]), r"cu_seqlens \[\] must begin at 0"),
             (lambda: Segments.from_cu_seqlens(7), "cu_seqlens 7 must be integers: a list or an array"),
-            (lambda: jax.jit(lambda x: Dense.from_additive(x).array)(jnp.zeros((2, 2))), "must be known numbers: make the"),
+            (lambda: jax.jit(lambda x: DenseMask.from_additive(x).array)(jnp.zeros((2, 2))), "must be known numbers: make the"),
             (lambda: jax.jit(lambda x: Segments.from_cu_seqlens(x).kv)(jnp.arange(2)), "known numbers, or come with size:"),
         ],
     )

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 
 from attention.spec.errors import MaskError, MissingExtra
-from attention.spec.masks import Causal, Dense, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window, drawing
+from attention.spec.masks import Causal, DenseMask, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window, drawing
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.drawing import HIDDEN, MOST, SEEN
 from parity_tests.drawn_masks import B, Drawn, of, sized, table
@@ -45,7 +45,9 @@ class TestLaws:
         assert str(mask).splitlines()[0] == repr(mask)
 
     def test_heads_are_drawn_one_by_one(self) -> None:
-        mask = PerHead((Causal(), ~Causal(), Dense(np.arange(48).reshape(3, 4, 4) % 5 > 1))) & PerRow((Prefix(3), Prefix(2)))
+        mask = PerHead((Causal(), ~Causal(), DenseMask(np.arange(48).reshape(3, 4, 4) % 5 > 1))) & PerRow(
+            (Prefix(3), Prefix(2))
+        )
         for row in range(2):
             for head in range(3):
                 wanted = table(mask, of(4, 4, (2,), heads=3))[row, head]
@@ -84,8 +86,8 @@ class TestValues:
             (Placed(Prefix(16), [[3]], [[1, 2, 3]]), 1, 3),
             (Causal(query_positions=[3, 4]), 2, 2),
             (Segments([0] * 5, [0] * 2), 2, 5),
-            (Dense(np.ones((2, 1, 1, 5), bool)) & Causal(), 5, 5),
-            (Dense(np.ones((3, 5), bool)), 3, 5),
+            (DenseMask(np.ones((2, 1, 1, 5), bool)) & Causal(), 5, 5),
+            (DenseMask(np.ones((3, 5), bool)), 3, 5),
         ],
         ids=repr,
     )
@@ -95,7 +97,7 @@ class TestValues:
     def test_descriptions_name_small_numbers_and_the_shape_of_many(self) -> None:
         assert repr(Lengths([1, 2])) == "Lengths(kv=[1, 2], q=None, padding='right')"
         assert repr(Segments(torch.zeros(2, 9, dtype=torch.int32))) == "Segments(kv=int32[2, 9], q=None)"
-        assert repr(Dense(np.ones((3, 9), bool))) == "Dense(array=bool[3, 9])"
+        assert repr(DenseMask(np.ones((3, 9), bool))) == "DenseMask(array=bool[3, 9])"
         assert repr(PerHead((Prefix(1), Prefix(2)))) == "PerHead(masks=(Prefix(length=1), Prefix(length=2)))"
         assert repr(Prefix(1) & ~Prefix(2)) == "And(left=Prefix(length=1), right=Not(mask=Prefix(length=2)))"
 
@@ -104,7 +106,7 @@ class TestValues:
         _ = jax.jit(lambda kv: said.append(str(Lengths(kv))) or kv)(jnp.asarray([1, 2]))
         _ = torch.vmap(lambda kv: said.append(str(Lengths(kv))) or kv)(torch.tensor([1, 2]))
         assert said == ["Lengths(kv=int32[2], q=None, padding='right')", "Lengths(kv=int64[], q=None, padding='right')"]
-        unsaid = Causal() & Dense(np.ones((3, 5), bool))
+        unsaid = Causal() & DenseMask(np.ones((3, 5), bool))
         assert str(unsaid) == repr(unsaid)
         assert str(Lengths([1, 2]) & Lengths([1, 2, 3])).startswith("And(")
 

@@ -1,4 +1,4 @@
-"""Masks that cannot be, and masks that do not fit: one error of ours, in the same words in every room."""
+"""Masks that cannot be, and masks that do not fit: one error of ours, in the same words in every backend."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class TestRefusals:
             (lambda: masks.Lengths([[1], [1, 2]]), MaskError, r"kv \[\[1\], \[1, 2\]\] must be integers in rows of one"),
             (lambda: masks.Chunked(size=True), OptionError, "Chunked size True must be an int"),
             (lambda: masks.Prefix(True), OptionError, "Prefix length True must be an int"),
-            (lambda: masks.Dense(np.ones((3, 5))), MaskError, "Dense array float64 must be bool, True = may attend"),
-            (lambda: masks.Dense(torch.ones(3, 5)), MaskError, "Dense array float32 must be bool"),
-            (lambda: masks.Dense(jnp.ones((3, 5), int)), MaskError, "Dense array int32 must be bool"),
-            (lambda: masks.Dense("all"), MaskError, "Dense array str must be bool"),
-            (lambda: masks.Causal() & np.ones((3, 3), bool), MaskError, r"ndarray must be a Mask: wrap .* as Dense"),
+            (lambda: masks.DenseMask(np.ones((3, 5))), MaskError, "DenseMask array float64 must be bool, True = may attend"),
+            (lambda: masks.DenseMask(torch.ones(3, 5)), MaskError, "DenseMask array float32 must be bool"),
+            (lambda: masks.DenseMask(jnp.ones((3, 5), int)), MaskError, "DenseMask array int32 must be bool"),
+            (lambda: masks.DenseMask("all"), MaskError, "DenseMask array str must be bool"),
+            (lambda: masks.Causal() & np.ones((3, 3), bool), MaskError, r"ndarray must be a Mask: wrap .* as DenseMask"),
             (lambda: masks.Causal() | np.ones(3, bool), MaskError, "mask ndarray must be a Mask"),
             (lambda: masks.PerHead(()), MaskError, r"PerHead masks \(\) must be a tuple of at least one Mask"),
             (lambda: masks.PerRow(NUMBER), MaskError, r"PerRow masks 1\.5 must be a tuple of at least one Mask"),
@@ -114,13 +114,13 @@ class TestRefusals:
                 r"Placed key_positions \(2,\) must broadcast to \(\*batch, S\) = \(2, 5\)",
             ),
             (
-                masks.Dense(np.ones((5, 3), bool)),
-                r"Dense array \(5, 3\) must broadcast to \(\*batch, H, T, S\) = \(2, 1, 3,",
+                masks.DenseMask(np.ones((5, 3), bool)),
+                r"DenseMask array \(5, 3\) must broadcast to \(\*batch, H, T, S\) = \(2, 1, 3,",
             ),
         ],
     )
     @pytest.mark.parametrize("inside", INSIDE)
-    def test_a_mask_that_does_not_fit_in_any_room(self, mask: Mask, text: str, inside: str) -> None:
+    def test_a_mask_that_does_not_fit_in_any_backend(self, mask: Mask, text: str, inside: str) -> None:
         whole = INSIDE[inside](mask)
         natives = [torch_masks.native(whole, CPU), jax_masks.native(whole), whole]
         for native, read in zip(natives, [torch_masks.read, jax_masks.read, np.asarray], strict=True):

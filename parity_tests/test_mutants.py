@@ -11,7 +11,8 @@ import pytest
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import expect
 from attention.parity.contracts.probes import Probe, probes
-from attention.parity.mutation_testing import MULTI_HEAD, MUTANTS, Mutant
+from attention.parity.mutations.cases import CASE_MUTATIONS, MULTI_HEAD
+from attention.parity.mutations.mutation import Mutation
 from attention.parity.numerics.comparison import judge
 from attention.spec import cases
 
@@ -37,20 +38,22 @@ def survives(right: Probe, wrong: Probe, side: str) -> bool:
 
 
 class TestLaws:
-    @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-    def test_every_mutant_is_killed(self, mutant: Mutant, record_property: Callable[[str, Any], None]) -> None:
-        killer = next((right for right in asked(mutant.case) if not survives(right, mutant.plant(right), "torch")), None)
-        assert killer, f"{mutant.name} survives every probe of {mutant.case}"
+    @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
+    def test_every_mutant_is_killed(self, mutation: Mutation, record_property: Callable[[str, Any], None]) -> None:
+        killer = next((right for right in asked(mutation.case) if not survives(right, mutation.operator(right), "torch")), None)
+        assert killer, f"{mutation.name} survives every probe of {mutation.case}"
         # What conftest.py prints at the end of a run.
-        record_property("kill", (mutant.name, mutant.case, "torch", killer.name))
-        if mutant in MULTI_HEAD:
+        record_property("kill", (mutation.name, mutation.case, "torch", killer.name))
+        if mutation in MULTI_HEAD:
             # A mistake of the call is the same for both backends, and so is the probe that shows it.
-            assert not survives(killer, mutant.plant(killer), "jax_eager"), f"{mutant.name} survives {killer.name} in jax"
-            record_property("kill", (mutant.name, mutant.case, "jax_eager", killer.name))
+            assert not survives(killer, mutation.operator(killer), "jax_eager"), (
+                f"{mutation.name} survives {killer.name} in jax"
+            )
+            record_property("kill", (mutation.name, mutation.case, "jax_eager", killer.name))
 
     def test_every_case_has_a_mutant_or_is_the_twin_of_one_that_has(self) -> None:
         twins = {"cross", "multi_query", "local", "chunked", "prefix", "partial_bias"}
-        assert {mutant.case for mutant in MUTANTS} | twins == set(cases.CASES)
+        assert {mutation.case for mutation in CASE_MUTATIONS} | twins == set(cases.CASES)
 
     @pytest.mark.parametrize("side", SIDES)
     def test_an_unturned_knob_survives(self, side: str) -> None:
@@ -72,6 +75,6 @@ def changes(right: Probe, wrong: Probe) -> bool:
 
 
 class TestValues:
-    @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-    def test_every_mutant_changes_a_call(self, mutant: Mutant) -> None:
-        assert any(changes(right, mutant.plant(right)) for right in asked(mutant.case))
+    @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
+    def test_every_mutant_changes_a_call(self, mutation: Mutation) -> None:
+        assert any(changes(right, mutation.operator(right)) for right in asked(mutation.case))

@@ -46,9 +46,9 @@ def ported(last: Any) -> Any:
     return run, params()
 
 
-def examined(port: Any) -> parity.Checkup:
+def examined(port: Any) -> parity.FullComparison:
     _ = torch.manual_seed(0)
-    return parity.checkup(Mixer(), port, (X,), load="first")
+    return parity.full_comparison(Mixer(), port, (X,), load="first")
 
 
 def test_a_right_port_agrees() -> None:

@@ -12,11 +12,11 @@ import optax
 import pytest
 import torch
 
+from attention.parity.mutations.catalog_optimizers import STEP_MUTATIONS
 from attention.parity.optimizers import adapters
 from attention.parity.optimizers.diagnose_step import diagnose_step
 from attention.parity.optimizers.error_budget import StepBudgets, effective
 from attention.parity.optimizers.hypotheses import hypotheses
-from attention.parity.optimizers.mutations import MISTAKES
 from attention.parity.optimizers.probe import StepProbe, step_probe
 from attention.parity.optimizers.reference_code import code, schedule_code
 from attention.spec.errors import OptionError, ParamError, SideFailed
@@ -235,8 +235,8 @@ class TestMistakes:
         for step in CONTRACTS.values():
             budgets = StepBudgets(step_probe(step), "float64")
             seen |= {hypothesis.name for hypothesis in effective(hypotheses(step), step, budgets)}
-        assert seen == {mistake.name for mistake in MISTAKES}
-        assert len(MISTAKES) >= 60
+        assert seen == {mutation.name for mutation in STEP_MUTATIONS}
+        assert len(STEP_MUTATIONS) >= 60
 
     def test_torchs_and_optaxs_defaults_are_told_apart(self) -> None:
         found = diagnose_step(torch.optim.AdamW, optax.adamw(1e-3), ADAMW, names=("torch", "jax"))
@@ -276,11 +276,11 @@ class TestMistakes:
         found = diagnose_step(torchs, step, step, names=("torch", "formula"))
         assert found.ok
         assert found.first.end == 10
-        assert found.first.parts_at == 11
-        assert "up to the end of its schedule, step 10; they part from step 11 on" in str(found)
+        assert found.first.differs_at == 11
+        assert "up to the end of its schedule, step 10; they differ from step 11 on" in str(found)
         wrong = diagnose_step(torchs, step, SGD(CosineRate(0.1, 8)))
         assert not wrong.first.right
-        assert wrong.first.parts_at <= 3
+        assert wrong.first.differs_at <= 3
 
     @pytest.mark.parametrize(
         "schedule", [LinearRate(0.3, 0.1, 4), CosineRate(0.2, 5, 0.02), WarmUp(3, CosineRate(0.2, 5)), WarmUp(2, 0.1)]
@@ -343,5 +343,5 @@ class TestRefusals:
             _ = diagnose_step(lambda params, _: [params], ADAMW, ADAMW)
         with pytest.raises(OptionError, match=r"first int must be a spec step, an optax.GradientTransformation"):
             _ = diagnose_step(3, ADAMW, ADAMW)
-        with pytest.raises(OptionError, match=r"contract str must be a step such as spec.Adam"):
+        with pytest.raises(OptionError, match=r"contract str must be a step such as spec.optimizers.Adam"):
             _ = diagnose_step(ADAMW, ADAMW, "adam")  # pyright: ignore[reportArgumentType]

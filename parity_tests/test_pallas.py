@@ -24,8 +24,8 @@ from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, schedule
+from parity_tests.backends import close, numbers
 from parity_tests.formula import formula
-from parity_tests.rooms import close, numbers
 
 B, T, S, H, K, D, E = 2, 10, 13, 4, 2, 3, 5
 TILE = (4, 4)
@@ -36,7 +36,7 @@ KINDS: tuple[Mask, ...] = (
     spec.Segments(kv=[[*IDS[:-1], -1]] * B, q=[IDS[:T], IDS[3:]]) | spec.Prefix([5, 0]),
     spec.Causal(align="end") & spec.Lengths(kv=[12, 0], q=[T, 7], padding="left"),
     spec.PerRow((spec.Chunked(size=6, align="start"), spec.Window(before=2, after=None, query_positions=[range(T)]))),
-    spec.Dense(numbers(3, B, 1, T, S) > 0) & ~spec.Placed(spec.Causal(), [[*range(T)]] * B, [[*range(S - 1, -1, -1)]] * B),
+    spec.DenseMask(numbers(3, B, 1, T, S) > 0) & ~spec.Placed(spec.Causal(), [[*range(T)]] * B, [[*range(S - 1, -1, -1)]] * B),
 )
 
 
@@ -61,7 +61,7 @@ def calls() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(jax_impl.KERNELS, "pallas", Pallas(interpret=True, tile=TILE))
+    monkeypatch.setitem(jax_impl.kernels.KERNELS, "pallas", Pallas(interpret=True, tile=TILE))
 
 
 @pytest.fixture
@@ -81,11 +81,11 @@ def pulled(implementation: str, *calls: list[jax.Array], **options: Any) -> list
     Gradients of q, k and v, and of each array among the options. All calls share one compilation.
     """
     names = [name for name, x in options.items() if isinstance(x, np.ndarray)]
-    attend = partial(jax_impl.dot_product_attention, return_stages=("logsumexp",), implementation=implementation)
+    attend = partial(jax_impl.dot_product_attention, return_intermediates=("logsumexp",), implementation=implementation)
 
     def call(inputs: list[Any], rest: list[Any]) -> Any:
-        context, stages = attend(*inputs, **(options | dict(zip(names, rest, strict=True))))
-        return context, stages["logsumexp"]
+        context, intermediates = attend(*inputs, **(options | dict(zip(names, rest, strict=True))))
+        return context, intermediates["logsumexp"]
 
     @jax.jit
     def both(inputs: list[Any], rest: list[Any]) -> Any:
@@ -135,7 +135,7 @@ class TestLaws:
 
     def test_what_nobody_sees_reaches_nothing(self) -> None:
         # Key 9 is in a tile that other keys of the row need, the second row sees none, and query 2 sees nothing.
-        mask = spec.Lengths(kv=[9, 0]) & spec.Dense(np.arange(T)[:, None] != 2)
+        mask = spec.Lengths(kv=[9, 0]) & spec.DenseMask(np.arange(T)[:, None] != 2)
         q, k, v = (np.asarray(x, np.float32) for x in qkv())
         bad = [x.copy() for x in (q, k, v)]
         bad[0][:, 2], bad[1][:, 9:], bad[2][0, 9:], bad[2][1] = np.nan, np.inf, np.nan, -np.inf
@@ -192,7 +192,7 @@ class TestValues:
         ids=["cuda", "tpu"],
     )
     def test_the_text_lowers_for_machines_that_are_not_here(self, platform: str, device: str, target: str, dtype: Any) -> None:
-        mask = spec.Causal(align="end") & spec.Lengths(kv=[600, 9]) & spec.Dense(np.ones((1, 384, 640), bool))
+        mask = spec.Causal(align="end") & spec.Lengths(kv=[600, 9]) & spec.DenseMask(np.ones((1, 384, 640), bool))
         options: dict[str, Any] = {"mask": mask | spec.Segments(kv=np.zeros((1, 640), int), q=np.ones((1, 384), int))}
         options |= {"softcap": 3.0, "dropout_rate": 0.1, "dropout_seed": 1, "bias": jnp.zeros((H, 384, 1), dtype)}
         assert lowered(platform, device, dtype, precision="highest", **options).count(target) == 3
@@ -218,7 +218,7 @@ class TestRefusals:
     def test_empty_axes(self) -> None:
         q, k, v = qkv()
         for given in ((q[:, :0], k, v), (q, k[:, :0], v[:, :0]), (q[:0], k[:0], v[:0])):
-            with pytest.raises(KernelRefused, match=r"^kernel 'pallas' refuses: has no axis of size 0$"):
+            with pytest.raises(KernelRefused, match=r"^kernel 'pallas' refuses: does not support axes of size 0$"):
                 _ = jax_impl.dot_product_attention(*given, implementation="pallas")
 
     def test_a_function_of_scores_that_holds_an_array(self) -> None:
@@ -232,4 +232,4 @@ class TestRefusals:
         _ = jax.eval_shape(
             lambda *given: reasons.append(Pallas().refuses(replace(make_request(*given), device="tpu"))), *[shape] * 3
         )
-        assert reasons == ["has room for 12 MiB of a head's blocks on tpu, and this call has 16"]
+        assert reasons == ["supports 12 MiB of blocks for a head on tpu, and this call needs 16"]

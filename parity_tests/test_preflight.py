@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import torch
 from flax import linen, nnx
@@ -15,8 +14,7 @@ from torch import nn
 from attention.parity.adapters import Call, Program, program
 from attention.parity.compare import matmul_precision
 from attention.parity.compare.module_tree import activations, parts
-from attention.parity.compare.settings_audit import CANCELLATION, GELU, optimizer_warnings, warnings
-from attention.spec.errors import OptionError, UnknownName
+from attention.parity.compare.settings_audit import CANCELLATION, GELU, warnings
 
 CALL = Call.of(np.ones((2, 4), np.float32))
 EXACT = functools.partial(nnx.gelu, approximate=False)
@@ -198,87 +196,7 @@ class TestValues:
         assert "torch has frozen out.weight, out.bias" in found(module, Jax())["requires_grad"]
 
 
-def weight() -> list[nn.Parameter]:
-    return [nn.Parameter(torch.ones(2))]
-
-
-class TestOptimizers:
-    @pytest.mark.parametrize(
-        ("optimizer", "factory", "settings", "said"),
-        [
-            (torch.optim.AdamW(weight(), 1e-3), optax.adamw, {}, "weight_decay 0.01, optax.adamw weight_decay 0.0001"),
-            (torch.optim.AdamW(weight(), 1e-3), optax.adamw, {}, "moves a weight by 9.9e-06 of itself more"),
-            (
-                torch.optim.Adam(weight(), 1e-3, weight_decay=0.1),
-                optax.adam,
-                {},
-                "is added to the gradient; optax.adam adds none",
-            ),
-            (torch.optim.Adam(weight(), 1e-3), optax.adamw, {}, "is compared with optax.adamw, another method"),
-            (torch.optim.Adam(weight(), 1e-3), optax.adam, {"eps": 1e-6}, "steps differ by up to 1e-06 / |gradient|"),
-            (torch.optim.Adam(weight(), 1e-3, amsgrad=True), optax.adam, {}, "amsgrad=True, which optax.adam lacks"),
-            (torch.optim.RMSprop(weight(), 1e-3), optax.rmsprop, {}, "adds eps to the root, optax.rmsprop under it"),
-            (torch.optim.RMSprop(weight(), 1e-3), optax.rmsprop, {}, "alpha 0.99, optax.rmsprop decay 0.9"),
-            (torch.optim.Adagrad(weight(), 1e-3), optax.adagrad, {}, "initial_accumulator_value 0.1"),
-            (torch.optim.SGD(weight(), 1e-3, momentum=0.9), optax.sgd, {}, "momentum 0.9, optax.sgd momentum 0"),
-            (torch.optim.SGD(weight(), 2e-3), optax.sgd, {}, "each step is 2 times as long"),
-        ],
-    )
-    def test_a_setting_that_differs_is_named(self, optimizer: Any, factory: Any, settings: dict[str, Any], said: str) -> None:
-        lines = optimizer_warnings(optimizer, factory, **{"learning_rate": 1e-3, **settings})
-        assert said in "\n".join(lines)
-
-    @pytest.mark.parametrize(
-        ("optimizer", "factory", "settings"),
-        [
-            (torch.optim.AdamW(weight(), 1e-3), optax.adamw, {"weight_decay": 1e-2}),
-            (torch.optim.Adam(weight(), 1e-3), optax.adam, {}),
-            (torch.optim.SGD(weight(), 1e-3), optax.sgd, {}),
-            (torch.optim.RMSprop(weight(), 1e-3), optax.rmsprop, {"decay": 0.99, "eps_in_sqrt": False}),
-        ],
-    )
-    def test_twins_are_not_warned_of_and_take_the_same_step(
-        self, optimizer: Any, factory: Any, settings: dict[str, Any]
-    ) -> None:
-        assert optimizer_warnings(optimizer, factory, learning_rate=1e-3, **settings) == ()
-        (param,) = optimizer.param_groups[0]["params"]
-        before, gradient = param.detach().numpy().copy(), np.asarray([0.5, -2.0], np.float32)
-        param.grad = torch.from_numpy(gradient)
-        optimizer.step()
-        method = factory(1e-3, **settings)
-        updates, _ = method.update(jnp.asarray(gradient), method.init(jnp.asarray(before)), jnp.asarray(before))
-        np.testing.assert_allclose(param.detach().numpy(), before + updates, rtol=1e-6)
-
-    def test_rmsprop_by_default_takes_another_step(self) -> None:
-        # What the warning on eps is about: the eps of torch counts as the square of that of optax.
-        gradient = jnp.asarray([1e-5])
-        steps = [optax.rmsprop(1.0, decay=0.99, eps_in_sqrt=inside) for inside in (True, False)]
-        inside, outside = (jax.tree.leaves(method.update(gradient, method.init(gradient), gradient)[0]) for method in steps)
-        assert abs(inside[0][0]) < 0.1 * abs(outside[0][0])
-
-    def test_groups_are_told_apart(self) -> None:
-        groups = [{"params": weight()}, {"params": weight(), "lr": 1.0}]
-        lines = optimizer_warnings(torch.optim.SGD(groups, 1e-3), optax.sgd, learning_rate=1e-3)
-        assert len(lines) == 1
-        assert "SGD group 1 lr 1" in lines[0]
-
-
 class TestRefusals:
-    def test_a_transformation_is_no_factory(self) -> None:
-        optimizer = torch.optim.SGD(weight(), 1e-3)
-        with pytest.raises(OptionError, match="factory GradientTransformationExtraArgs must be a function of optax"):
-            _ = optimizer_warnings(optimizer, optax.sgd(1e-3))  # type: ignore[arg-type]
-
-    def test_settings_that_the_factory_lacks(self) -> None:
-        with pytest.raises(OptionError, match=r"settings beta must be those of optax\.sgd"):
-            _ = optimizer_warnings(torch.optim.SGD(weight(), 1e-3), optax.sgd, beta=1)
-
-    def test_an_optimizer_without_a_table(self) -> None:
-        with pytest.raises(UnknownName, match="optimizer 'Rprop' must be one of Adam"):
-            _ = optimizer_warnings(torch.optim.Rprop(weight(), 1e-3), optax.rprop)
-        with pytest.raises(OptionError, match="optimizer int must be an instance"):
-            _ = optimizer_warnings(3, optax.sgd)
-
     def test_a_linen_module_that_raises_is_left_to_the_comparison(self) -> None:
         class Broken(linen.Module):
             @linen.compact

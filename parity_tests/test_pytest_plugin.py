@@ -14,9 +14,11 @@ import torch
 
 from attention import spec
 from attention.parity.contracts.probes import Probe, probes
-from attention.parity.mutation_testing import MUTANTS, Mutant, fixture
-from attention.parity.mutation_testing.fixture import ParityFixture, moved, planted, revealing, select
+from attention.parity.mutation_testing import fixture
+from attention.parity.mutation_testing.fixture import ParityFixture, moved, mutated, revealing, select
 from attention.parity.mutation_testing.summary import lines
+from attention.parity.mutations.cases import CASE_MUTATIONS
+from attention.parity.mutations.mutation import Mutation
 from attention.spec.errors import DTypeError, OptionError, UnknownName
 
 pytest_plugins = ("pytester",)
@@ -34,7 +36,7 @@ CONTRACT = spec.MultiHeadAttention(embed_dim=6, num_heads=2, head_dim=4, num_kv_
 
 def mine(weights, query):
     weights = {name: value.astype(float) for name, value in weights.items()}
-    return CONTRACT.formula(np, weights, {"query": query}, CONTRACT.settle({"query": query}))["output"]
+    return CONTRACT.formula(np, weights, {"query": query}, CONTRACT.resolve({"query": query}))["output"]
 
 """
 NAIVE = """
@@ -44,12 +46,12 @@ def test_naive(parity):
     np.testing.assert_allclose(layer(x), mine(layer.weights, x), rtol=1e-3, atol=1e-3)
 """
 GOOD = """
-from attention.parity.contracts.backends import NumpySide
+from attention.parity.contracts.backends import NumpyBackend
 
 @pytest.mark.parity_probes(CONTRACT)
 def test_good(parity, parity_probe):
     expected = parity.expect(parity_probe)
-    got = NumpySide().run(parity_probe, "auto").results["output"]
+    got = NumpyBackend().run(parity_probe, "auto").results["output"]
     assert parity.judge("output", got, expected.value["output"], expected.sigma["output"]).agrees
 """
 
@@ -74,11 +76,11 @@ def one_probe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def like(*words: str) -> list[str]:
-    return [f"--parity-mutants-like={word}" for word in words]
+    return [f"--parity-mutations-like={word}" for word in words]
 
 
-def mutant(name: str) -> Mutant:
-    return next(each for each in MUTANTS if each.name == name)
+def mutation(name: str) -> Mutation:
+    return next(each for each in CASE_MUTATIONS if each.name == name)
 
 
 class TestLaws:
@@ -101,22 +103,28 @@ class TestLaws:
         run(NAIVE).assert_outcomes(passed=1)
 
     def test_a_check_of_a_contract_against_a_wrong_oracle_fails(self, one_probe: None) -> None:
-        for planted_mutant, agrees in ((None, True), (mutant("scale forgotten"), False)):
-            assert ParityFixture(planted_mutant).check(CONTRACT, backends=["numpy"]).ok is agrees
+        for planted, agrees in ((None, True), (mutation("scale forgotten"), False)):
+            assert ParityFixture(planted).check(CONTRACT, backends=["numpy"]).ok is agrees
 
     def test_a_mistake_of_another_layer_keeps_out(self) -> None:
-        assert revealing(mutant("scale wrong by 0.003 %"), CONTRACT) == "plain"
+        assert revealing(mutation("scale wrong by 0.003 %"), CONTRACT) == "plain"
         # Without a contract's own rotary, "rotary turns backwards" would be a change of nothing, or of something else.
-        assert revealing(mutant("rotary turns backwards"), CONTRACT) == ""
-        assert revealing(mutant("latent norms with another eps"), CONTRACT) == ""
+        assert revealing(mutation("rotary turns backwards"), CONTRACT) == ""
+        assert revealing(mutation("latent norms with another eps"), CONTRACT) == ""
 
     def test_several_tests_are_counted_together(self) -> None:
         said = [_said("a", "m", "killed"), _said("a", "n", "tolerated"), _said("b", "m", "hidden"), _said("b", "n", "killed")]
         assert list(lines(said))[-1] == "together: 2 of 2"
 
 
-def _said(test: str, name: str, fate: str) -> tuple[dict[str, str], str]:
-    told = {"test": test, "mutant": name, "fate": fate, "feature": "T != S" if fate == "hidden" else "", "moved": "0.1"}
+def _said(test: str, name: str, outcome: str) -> tuple[dict[str, str], str]:
+    told = {
+        "test": test,
+        "mutation": name,
+        "outcome": outcome,
+        "feature": "T != S" if outcome == "hidden" else "",
+        "moved": "0.1",
+    }
     return {f"parity.{key}": value for key, value in told.items()}, "passed"
 
 
@@ -131,7 +139,7 @@ class TestValues:
         layer = ParityFixture().layer(CONTRACT)
         x = np.random.default_rng(0).normal(size=(2, 4, 6))
         weights = {name: value.astype(float) for name, value in layer.weights.items()}
-        wanted = CONTRACT.formula(np, weights, {"query": x}, CONTRACT.settle({"query": x}))["output"]
+        wanted = CONTRACT.formula(np, weights, {"query": x}, CONTRACT.resolve({"query": x}))["output"]
         np.testing.assert_array_equal(layer(x), wanted)
         assert any(np.any(value) for name, value in layer.weights.items() if name.endswith("bias"))
 
@@ -145,7 +153,7 @@ class TestValues:
         result.assert_outcomes(passed=len(probes(CONTRACT)))
         assert "test_probe[few queries] PASSED" in result.stdout.str()
 
-    def test_junit_shows_z_and_the_fate_of_each_mutant(self, run: Run, pytester: pytest.Pytester, one_probe: None) -> None:
+    def test_junit_shows_z_and_the_outcome_of_each_mutation(self, run: Run, pytester: pytest.Pytester, one_probe: None) -> None:
         body = """
         def test_report(parity):
             assert parity.check(CONTRACT, backends=["numpy"]).ok
@@ -155,7 +163,7 @@ class TestValues:
         said = {case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")} for case in cases}
         assert said["test_report[unharmed]"]["parity.verdict"] == "agrees"
         assert float(said["test_report[unharmed]"]["parity.z.max"] or "inf") < 30
-        assert said["test_report[scale forgotten]"]["parity.fate"] == "killed"
+        assert said["test_report[scale forgotten]"]["parity.outcome"] == "killed"
 
     def test_a_failing_test_shows_its_reports(self, run: Run, one_probe: None) -> None:
         body = """
@@ -165,7 +173,7 @@ class TestValues:
         """
         assert "arrays compared with the float64 oracle" in run(body).stdout.str()
 
-    def test_an_error_under_a_mutant_is_told_apart_from_an_assertion(self, run: Run) -> None:
+    def test_an_error_under_a_mutation_is_told_apart_from_an_assertion(self, run: Run) -> None:
         body = """
         def test_breaks(parity):
             layer = parity.layer(CONTRACT)
@@ -179,23 +187,23 @@ class TestValues:
     def test_moved_is_the_change_in_units_of_the_output(self) -> None:
         right = probes(CONTRACT)[0]
         assert moved(right, right) == 0
-        assert 1e-6 < moved(right, planted(mutant("scale wrong by 0.003 %"), right)) < 1e-3
+        assert 1e-6 < moved(right, mutated(mutation("scale wrong by 0.003 %"), right)) < 1e-3
         poisoned = Probe("", CONTRACT, "float32", {**right.weights, "out_proj.bias": np.full(6, np.nan)}, right.arrays, {})
         assert moved(right, poisoned) == np.inf
 
     def test_a_mistake_in_float32_shows_in_the_callers_float64(self) -> None:
         x = np.random.default_rng(0).normal(size=(1, 3, 6))
         right = ParityFixture().layer(CONTRACT)
-        fixture = ParityFixture(mutant("queries rounded to TF32"))
+        fixture = ParityFixture(mutation("queries rounded to TF32"))
         error = np.abs(fixture.layer(CONTRACT, right.weights)(x) - right(x)).max()
         assert 1e-6 < error < 1e-2
-        assert fixture.fate == "tolerated"
+        assert fixture.outcome == "tolerated"
 
 
 class TestGradients:
     @pytest.mark.parametrize("name", [None, "scale forgotten", "queries rounded to TF32"])
     def test_gradients_flow_through_the_callers_own_arrays(self, name: str | None) -> None:
-        fixture = ParityFixture(mutant(name) if name else None)
+        fixture = ParityFixture(mutation(name) if name else None)
         x = np.random.default_rng(0).normal(size=(1, 3, 6)).astype(np.float32)
         tensor = torch.from_numpy(x).requires_grad_()
         fixture.layer(CONTRACT, backend="torch")(tensor).square().sum().backward()
@@ -218,17 +226,19 @@ class TestRefusals:
         """
         result = run(body, *like("scale"))
         assert result.ret == 1
-        assert "test_port.py::test_fails fails without a mutant" in result.stdout.str()
+        assert "test_port.py::test_fails fails without a mutation" in result.stdout.str()
         assert "killed" not in result.stdout.str()
 
     def test_a_test_that_asks_for_no_reference_is_told_so(self, run: Run) -> None:
         result = run("def test_alone(parity):\n    assert parity.Report", *like("scale forgotten"))
-        assert "test_port.py::test_alone asked 'parity' for no layer, expect or check" in result.stdout.str()
+        assert "test_port.py::test_alone uses no layer, expect or check of 'parity'" in result.stdout.str()
 
-    def test_words_of_no_mutant_are_one_line(self, run: Run) -> None:
+    def test_words_of_no_mutation_are_one_line(self, run: Run) -> None:
         result = run(NAIVE, *like("nonsense"))
         assert result.ret != 0
-        assert "mutants 'nonsense' must be part of one of: scale wrong by 0.003 %" in result.stdout.str() + result.stderr.str()
+        assert (
+            "mutations 'nonsense' must be part of one of: scale wrong by 0.003 %" in result.stdout.str() + result.stderr.str()
+        )
         with pytest.raises(UnknownName, match="must be part of one of"):
             _ = select(["nonsense"])
 
@@ -266,5 +276,5 @@ class TestLoading:
         for off in ((), ("-p", "no:attention")):
             words = [sys.executable, "-m", "pytest", "--help", "-p", "no:hypothesispytest", *off]
             done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
-            known[off] = "--parity-mutants" in done.stdout
+            known[off] = "--parity-mutations" in done.stdout
         assert list(known.values()) == [True, False]

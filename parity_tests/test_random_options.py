@@ -17,21 +17,23 @@ from typer.testing import CliRunner
 
 import attention.jax_impl.layers.multi_head as jax_multi_head
 import attention.torch_impl.layers.multi_head as torch_multi_head
-from attention import cli, spec
-from attention.cli.false_alarms import progress_bar
-from attention.parity import random_options
-from attention.parity.contracts.backends import NumpySide
+from attention import spec
+from attention.parity.contracts.backends import NumpyBackend
 from attention.parity.contracts.probes import CALL, Probe
-from attention.parity.exported_cases.random_contracts import Pick
-from attention.parity.random_options import Draw, code, drawn, examine, running, shrunk
-from attention.parity.random_options.examining import PROGRAMS, Disagreement, compared
-from attention.parity.random_options.masks import given
-from attention.parity.random_options.shrinking import written
-from attention.parity.random_options.values import FRAMES, VALUES
 from attention.spec.errors import OptionError
-from attention.spec.layers import heads, oracle
+from attention.spec.kernels import nan_safety
 from attention.spec.layers.contract import Contract
+from attention.spec.layers.multi_head import formula
 from attention.spec.masks import KINDS
+from tools.evaluation import option_fuzzing
+from tools.evaluation.__main__ import app
+from tools.evaluation.false_alarms import progress_bar
+from tools.evaluation.option_fuzzing import Draw, code, drawn, examine, running, shrunk
+from tools.evaluation.option_fuzzing.examining import PROGRAMS, Disagreement, compared
+from tools.evaluation.option_fuzzing.masks import given
+from tools.evaluation.option_fuzzing.shrinking import written
+from tools.evaluation.option_fuzzing.values import FRAMES, VALUES
+from tools.evaluation.random_contracts import Pick
 
 DRAWS = 200
 
@@ -92,7 +94,7 @@ class TestLaws:
         assert masks == set(KINDS)
         for name in (*CALL, "bias"):
             assert any(getattr(draw, name) is not None for draw in found), name
-        assert set().union(*(draw.contract.takes for draw in found)) == {*CALL, "bias", "stages"}
+        assert set().union(*(draw.contract.call_kwargs for draw in found)) == {*CALL, "bias", "intermediates"}
         assert {draw.batch for draw in found} >= {(), (2,), (1, 2)}
         assert {(draw.poisoned, draw.state) for draw in found} >= {(True, False), (False, True)}
         empty = [draw for draw in found if draw.mask is not None and not rows_see(draw).all()]
@@ -106,24 +108,24 @@ class TestLaws:
 
     @pytest.mark.parametrize("part", range(10))
     def test_the_formula_and_both_layers_agree(self, part: int) -> None:
-        tally = random_options.random_options(DRAWS // 10, first=part * DRAWS // 10)
+        tally = option_fuzzing.random_options(DRAWS // 10, first=part * DRAWS // 10)
         assert tally.ok, "\n".join(tally.lines())
         assert tally.draws == DRAWS // 10
 
 
 def rows_see(draw: Draw) -> np.ndarray:
-    setting = draw.contract.settle({name: np.zeros(shape) for name, shape in draw.shapes().items()}, **draw.call())
-    return np.any(setting["allowed"], axis=-1) if "allowed" in setting else np.ones(1, bool)
+    resolved = draw.contract.resolve({name: np.zeros(shape) for name, shape in draw.shapes().items()}, **draw.call())
+    return np.any(resolved["allowed"], axis=-1) if "allowed" in resolved else np.ones(1, bool)
 
 
 def before_appending(patch: pytest.MonkeyPatch) -> None:
-    """The oracle shields queries that see no key of the call, though they see appended ones."""
+    """The oracle zeroes queries that see no key of the call, though they see appended ones."""
 
-    def shield(*given: Any, appended: bool) -> Any:
+    def zeroed(*given: Any, appended: bool) -> Any:
         del appended
-        return heads.shield_inputs(*given)
+        return nan_safety.zero_masked_inputs_dense(*given)
 
-    patch.setattr(oracle, "shield_inputs", shield)
+    patch.setattr(formula, "zero_masked_inputs_dense", zeroed)
 
 
 def sinks_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -144,7 +146,7 @@ def keys_unplaced(patch: pytest.MonkeyPatch) -> None:
 
 
 DRIFTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, Callable[[Any], bool]]] = {
-    "shielded before keys are appended": (before_appending, "torch", lambda c: bool(getattr(c, "extra_keys", 0))),
+    "zeroed before keys are appended": (before_appending, "torch", lambda c: bool(getattr(c, "extra_keys", 0))),
     "off by one forgotten": (sinks_forgotten, "torch", lambda c: getattr(c, "softmax", "") == "off_by_one"),
     "positions ignored": (keys_unplaced, "jax", lambda c: isinstance(getattr(c, "positions", None), spec.Rotary)),
 }
@@ -166,12 +168,12 @@ class TestDrifts:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def right(probe: Probe, implementation: str) -> dict[str, np.ndarray]:
-            return NumpySide().run(probe, implementation).results
+            return NumpyBackend().run(probe, implementation).results
 
         def wrong(probe: Probe, implementation: str) -> dict[str, np.ndarray]:
             with pytest.MonkeyPatch.context() as patch:
                 before_appending(patch)
-                return NumpySide().run(probe, implementation).results
+                return NumpyBackend().run(probe, implementation).results
 
         programs = {"right": right, "wrong": wrong}
         draw = next(draw for draw in draws() if examine(draw, programs))
@@ -181,7 +183,7 @@ class TestDrifts:
         assert left & {"add_bias_kv", "add_zero_attn"}
         # A single key takes all the weight whatever the query is, and so there has to be a second, or a gate.
         assert len(left - {"embed_dim", "num_heads", "mask"}) == 2, left
-        assert (plain.T, plain.S, plain.batch, plain.bias, plain.stages, plain.poisoned) == (1, 1, (), None, (), False)
+        assert (plain.T, plain.S, plain.batch, plain.bias, plain.intermediates, plain.poisoned) == (1, 1, (), None, (), False)
         exec(code(plain), {})  # noqa: S102 - our own text
         assert capsys.readouterr().out.strip() == "", "right programs agree"
         before_appending(monkeypatch)
@@ -217,7 +219,7 @@ class TestRefusals:
     @pytest.mark.parametrize("given", [{"draws": 0}, {"seed": -1}, {"first": -1}])
     def test_numbers_out_of_range(self, given: dict[str, Any]) -> None:
         with pytest.raises(OptionError, match="must be an int >="):
-            _ = random_options.random_options(**given)
+            _ = option_fuzzing.random_options(**given)
 
 
 class TestCommands:
@@ -232,9 +234,9 @@ class TestCommands:
         found = (Disagreement(("formula", "torch"), "output", 1.0, (0,), (1.0, 2.0)),)
         monkeypatch.setattr(running, "examine", lambda *_: found)
         monkeypatch.setattr(running, "shrunk", lambda draw, _: draw)
-        result = CliRunner().invoke(cli.app, ["parity", "random-options", "--draws", "1"])
+        result = CliRunner().invoke(app, ["random-options", "--draws", "1"])
         assert result.exit_code == 1, result.output
         assert "print(*examine(Draw(" in result.stdout
         assert "1 disagree" in result.stdout
         monkeypatch.setattr(running, "examine", lambda *_: ())
-        assert CliRunner().invoke(cli.app, ["parity", "random-options", "--draws", "3"]).exit_code == 0
+        assert CliRunner().invoke(app, ["random-options", "--draws", "3"]).exit_code == 0

@@ -52,7 +52,7 @@ def params(*, converted: bool) -> tuple[Gated, dict[str, Any]]:
 @pytest.mark.parametrize(("converted", "load", "verdict"), [(True, None, "agrees"), (False, "first", "cannot tell")])
 def test_gates_in_another_order(*, converted: bool, load: str | None, verdict: str) -> None:
     first, values = params(converted=converted)
-    assert parity.checkup(first, (port, values), (X,), load=load).verdict == verdict
+    assert parity.full_comparison(first, (port, values), (X,), load=load).verdict == verdict
 
 
 def test_a_mistake_that_no_order_mends_is_one() -> None:
@@ -62,4 +62,4 @@ def test_a_mistake_that_no_order_mends_is_one() -> None:
         value, gate = jnp.split(x @ p["fused.kernel"] + p["fused.bias"], 2, -1)
         return (jax.nn.relu(gate) * value) @ p["out.kernel"] + p["out.bias"]
 
-    assert parity.checkup(first, (wrong, values), (X,), load="first").verdict == "differs"
+    assert parity.full_comparison(first, (wrong, values), (X,), load="first").verdict == "differs"

@@ -176,7 +176,7 @@ class TestValues:
         page = body("parity", lambda _: one(name="parity", data=data))
         # What fails is shown, whichever contract it is of.
         assert "window" in page
-        assert "FAIL" in page
+        assert "differs" in page
         assert "5 arrays compared with the float64 oracle, 1 outside their budget." in page
 
     def test_the_modules_of_others_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,9 +197,9 @@ class TestValues:
         assert "| `flax.nnx.MultiHeadAttention` | 2 / 2, 0.5 |  |  |  | 0 / 1, 90 |" in page
 
     def test_the_trials_of_the_diagnosis_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from attention.parity.evaluation import diagnosis_accuracy  # noqa: PLC0415 - as above
+        from tools.evaluation import diagnosis_accuracy  # noqa: PLC0415 - as above
 
-        found: Any = SimpleNamespace(causes=(), state="unknown", seconds=1.0)
+        found: Any = SimpleNamespace(explanations=(), state="unknown", seconds=1.0)
         done = [diagnosis_accuracy.Trial("pairs", "self", "a + b", found, good) for good in (True, False, True)]
         monkeypatch.setattr(diagnosis_accuracy, "trials", lambda *_: iter(done))
         path = tmp_path / "score.json"

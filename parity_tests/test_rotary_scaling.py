@@ -1,4 +1,4 @@
-"""Rotary scalings: the frequencies and the attention factor of transformers, in float64 and in both rooms.
+"""Rotary scalings: the frequencies and the attention factor of transformers, in float64 and in both backends.
 
 f_i = scaled(base^(-2i / R), L)        rotate(x, p)_i = amplitude x_i e^(i p f_i), L the largest position + 1
 """
@@ -19,8 +19,18 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from attention.spec.errors import OptionError
-from attention.spec.positions import STYLES, DynamicNTK, Linear, Llama3, LongRope, Rotary, Scaling, Yarn, shared_length
-from parity_tests.rooms import JAX, TORCH, Room, each_room, wide
+from attention.spec.positions import (
+    STYLES,
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rotary,
+    Scaling,
+    YarnScaling,
+    shared_length,
+)
+from parity_tests.backends import JAX, TORCH, Backend, each_backend, wide
 
 UNIT = 2.0**-53
 SINGLE = 2.0**-24
@@ -56,39 +66,41 @@ class Case:
 
 
 CASES = {
-    "linear": Case(Linear(4.0), "linear", {"factor": 4.0}),
-    "dynamic": Case(DynamicNTK(3.0, 64), "dynamic", {"factor": 3.0}, lengths=(1, 64, 65, 300)),
+    "linear": Case(LinearScaling(4.0), "linear", {"factor": 4.0}),
+    "dynamic": Case(DynamicNTKScaling(3.0, 64), "dynamic", {"factor": 3.0}, lengths=(1, 64, 65, 300)),
     # The slow end of the ramp lies between R / 2 and R.
-    "yarn": Case(Yarn(4.0, 131_072), "yarn", {"factor": 4.0, "original_max_position_embeddings": 131_072}),
+    "yarn": Case(YarnScaling(4.0, 131_072), "yarn", {"factor": 4.0, "original_max_position_embeddings": 131_072}),
     "yarn of DeepSeek": Case(
-        Yarn(40.0, 4096, mscale=0.707, mscale_all_dim=1.0), "yarn", {**DEEPSEEK, "original_max_position_embeddings": 4096}
+        YarnScaling(40.0, 4096, mscale=0.707, mscale_all_dim=1.0),
+        "yarn",
+        {**DEEPSEEK, "original_max_position_embeddings": 4096},
     ),
     "yarn not truncated": Case(
-        Yarn(32.0, 4096, truncate=False),
+        YarnScaling(32.0, 4096, truncate=False),
         "yarn",
         {"factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False},
         base=150_000.0,
     ),
     "yarn of a given factor": Case(
-        Yarn(2.0, 100, beta_fast=8, beta_slow=2, attention_factor=1.5),
+        YarnScaling(2.0, 100, beta_fast=8, beta_slow=2, attention_factor=1.5),
         "yarn",
         {"factor": 2.0, "original_max_position_embeddings": 100, "beta_fast": 8, "beta_slow": 2, "attention_factor": 1.5},
     ),
-    "yarn of a short training": Case(Yarn(2.0, 6), "yarn", {"factor": 2.0, "original_max_position_embeddings": 6}),
+    "yarn of a short training": Case(YarnScaling(2.0, 6), "yarn", {"factor": 2.0, "original_max_position_embeddings": 6}),
     "llama3": Case(
-        Llama3(8.0, 1.0, 4.0, 8192),
+        Llama3Scaling(8.0, 1.0, 4.0, 8192),
         "llama3",
         {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
         base=500_000.0,
     ),
     "longrope": Case(
-        LongRope(SHORT, LONG, 64, max_positions=2048), "longrope", LONGROPE, longest=2048, lengths=(1, 64, 65, 300)
+        LongRopeScaling(SHORT, LONG, 64, max_positions=2048), "longrope", LONGROPE, longest=2048, lengths=(1, 64, 65, 300)
     ),
     "longrope of a given factor": Case(
-        LongRope(SHORT, LONG, 64, factor=4.0), "longrope", {**LONGROPE, "factor": 4.0}, lengths=(64, 65)
+        LongRopeScaling(SHORT, LONG, 64, factor=4.0), "longrope", {**LONGROPE, "factor": 4.0}, lengths=(64, 65)
     ),
     "longrope of a given attention factor": Case(
-        LongRope(SHORT, LONG, 64, attention_factor=1.25), "longrope", {**LONGROPE, "attention_factor": 1.25}
+        LongRopeScaling(SHORT, LONG, 64, attention_factor=1.25), "longrope", {**LONGROPE, "attention_factor": 1.25}
     ),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -98,10 +110,10 @@ NEAR = WHERE[:1]
 X = np.random.default_rng(3).uniform(-1, 1, (2, 5, 3, 24))
 
 
-def rotate(room: Room, rotary: Rotary, x: np.ndarray, *where: Any, **options: Any) -> np.ndarray:
-    module = importlib.import_module(f"{room.module.__name__}.positions")
+def rotate(backend: Backend, rotary: Rotary, x: np.ndarray, *where: Any, **options: Any) -> np.ndarray:
+    module = importlib.import_module(f"{backend.module.__name__}.positions")
     with wide(x):
-        return room.numpy(module.rotate(rotary, room.array(x), *where, **options))
+        return backend.numpy(module.rotate(rotary, backend.array(x), *where, **options))
 
 
 class TestValues:
@@ -123,11 +135,11 @@ class TestValues:
         assert changed.max() > 0.1
 
     def test_frequencies_by_hand(self) -> None:
-        assert Rotary(base=16.0, scaling=Linear(2.0)).frequencies(8).tolist() == [0.5, 0.25, 0.125, 0.0625]
+        assert Rotary(base=16.0, scaling=LinearScaling(2.0)).frequencies(8).tolist() == [0.5, 0.25, 0.125, 0.0625]
         # 1 + 3 (128/64 - 1) = 4, to the powers 0, -2/6, -4/6, -1.
-        grown = Rotary(base=16.0, scaling=DynamicNTK(3.0, 64)).frequencies(8, 128)
+        grown = Rotary(base=16.0, scaling=DynamicNTKScaling(3.0, 64)).frequencies(8, 128)
         np.testing.assert_allclose(grown * [1, 2, 4, 8], 4.0 ** -(np.arange(4) / 3), rtol=4 * UNIT)
-        assert Rotary(scaling=DynamicNTK(3.0, 4)).frequencies(2, 100).tolist() == [1.0]
+        assert Rotary(scaling=DynamicNTKScaling(3.0, 4)).frequencies(2, 100).tolist() == [1.0]
 
 
 class TestLaws:
@@ -152,43 +164,43 @@ class TestLaws:
         np.testing.assert_array_equal(got[..., :16], X[..., :16] * case.scaling.amplitude)
         np.testing.assert_array_equal(got[..., 16:], X[..., 16:])
 
-    @pytest.mark.parametrize("scaling", [DynamicNTK(3.0, 8), LongRope(SHORT, LONG, 8, factor=2.0)], ids=repr)
-    @each_room
-    def test_a_token_is_turned_as_in_its_sequence(self, room: Room, scaling: Scaling) -> None:
+    @pytest.mark.parametrize("scaling", [DynamicNTKScaling(3.0, 8), LongRopeScaling(SHORT, LONG, 8, factor=2.0)], ids=repr)
+    @each_backend
+    def test_a_token_is_turned_as_in_its_sequence(self, backend: Backend, scaling: Scaling) -> None:
         # The last query of 12, alone with a cache of keys: it needs their length, and they need its.
         rotary, x, where = Rotary(scaling=scaling), X[:1, :, :, :16], np.arange(8, 13)
-        whole = rotate(room, rotary, x, where)
-        module = importlib.import_module(f"{room.module.__name__}.positions")
+        whole = rotate(backend, rotary, x, where)
+        module = importlib.import_module(f"{backend.module.__name__}.positions")
         length = module.shared_length(rotary, where[:1], where)
         assert int(length) == int(shared_length(np, rotary, where[:1], where)) == 13
-        np.testing.assert_array_equal(rotate(room, rotary, x[:, :1], where[:1], length=length), whole[:, :1])
-        np.testing.assert_array_equal(rotate(room, rotary, x[:, :1], where[:1], length=13), whole[:, :1])
-        short = rotate(room, rotary, x[:, :1], np.array([7]))
-        assert not np.allclose(short, rotate(room, rotary, x[:, :1], np.array([7]), length=13))
+        np.testing.assert_array_equal(rotate(backend, rotary, x[:, :1], where[:1], length=length), whole[:, :1])
+        np.testing.assert_array_equal(rotate(backend, rotary, x[:, :1], where[:1], length=13), whole[:, :1])
+        short = rotate(backend, rotary, x[:, :1], np.array([7]))
+        assert not np.allclose(short, rotate(backend, rotary, x[:, :1], np.array([7]), length=13))
 
     def test_a_length_is_shared_only_where_one_is_asked_for(self) -> None:
-        grows, where = Rotary(scaling=DynamicNTK(2.0, 4)), np.arange(3)
+        grows, where = Rotary(scaling=DynamicNTKScaling(2.0, 4)), np.arange(3)
         assert shared_length(np, Rotary(), where, where) is None
         assert shared_length(np, None, where, where) is None
         assert shared_length(np, grows, None, None) is None
         assert int(shared_length(np, grows, where[:0], where)) == 3
 
 
-class TestRooms:
+class TestBackends:
     @each_case
-    @each_room
-    def test_float64_is_the_formula(self, room: Room, case: Case) -> None:
+    @each_backend
+    def test_float64_is_the_formula(self, backend: Backend, case: Case) -> None:
         for style, where in ((STYLES[0], WHERE), (STYLES[1], NEAR)):
             rotary = Rotary(case.base, style, 16, case.scaling)
             wanted = rotary.rotate(np, X, *rotary.tables(where, 24))
-            np.testing.assert_allclose(rotate(room, rotary, X, where), wanted, rtol=0, atol=16 * UNIT * WHERE.max())
+            np.testing.assert_allclose(rotate(backend, rotary, X, where), wanted, rtol=0, atol=16 * UNIT * WHERE.max())
 
     @each_case
-    @each_room
-    def test_float32_has_angles_of_float64(self, room: Room, case: Case) -> None:
+    @each_backend
+    def test_float32_has_angles_of_float64(self, backend: Backend, case: Case) -> None:
         rotary, x = Rotary(case.base, rotary_dim=16, scaling=case.scaling), X.astype(np.float32)
         wanted = rotary.rotate(np, x.astype(np.float64), *rotary.tables(WHERE, 24))
-        got = rotate(room, rotary, x, WHERE)
+        got = rotate(backend, rotary, x, WHERE)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, wanted, rtol=0, atol=6 * SINGLE * case.scaling.amplitude)
 
@@ -211,34 +223,46 @@ class TestRooms:
         got = module.rotate(Rotary(rotary_dim=16, scaling=case.scaling), torch.from_numpy(X).to("meta"), WHERE)
         assert (got.device.type, got.shape) == ("meta", X.shape)
 
-    @each_room
-    def test_no_tokens_are_turned_to_no_tokens(self, room: Room) -> None:
+    @each_backend
+    def test_no_tokens_are_turned_to_no_tokens(self, backend: Backend) -> None:
         rotary = Rotary(rotary_dim=16, scaling=CASES["dynamic"].scaling)
-        assert rotate(room, rotary, X[:, :0]).shape == (2, 0, 3, 24)
+        assert rotate(backend, rotary, X[:, :0]).shape == (2, 0, 3, 24)
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
         ("make", "text"),
         [
-            (lambda: Rotary(scaling="yarn"), "Rotary scaling 'yarn' must be one of Linear, DynamicNTK, Yarn, Llama3, LongRope"),  # pyright: ignore[reportArgumentType]
-            (lambda: Linear(0.0), r"Linear factor 0\.0 must be a positive finite number"),
-            (lambda: Linear(True), "Linear factor True must be a positive finite number"),
-            (lambda: DynamicNTK(2.0, 0), "DynamicNTK max_positions 0 must be an int of at least 1"),
-            (lambda: Yarn(float("nan"), 8), "Yarn factor nan must be"),
-            (lambda: Yarn(2.0, 8, mscale=0.0), r"Yarn mscale 0\.0 must be"),
-            (lambda: Yarn(2.0, 8, beta_fast=1), "Yarn beta_fast 1 must be above beta_slow = 1"),
-            (lambda: Llama3(8.0, 4.0, 4.0, 8), r"Llama3 high_freq_factor 4\.0 must be above low_freq_factor = 4\.0"),
-            (lambda: Llama3(8.0, 1.0, 4.0, 8.5), r"Llama3 original_max_positions 8\.5 must be an int"),  # pyright: ignore[reportArgumentType]
-            (lambda: LongRope((1.0, 0.0), LONG, 8, 2.0), r"LongRope short_factor \(1\.0, 0\.0\) must be a tuple of positive"),
             (
-                lambda: LongRope(SHORT, LONG, 8),
-                "LongRope must have factor or max_positions, one of them, or an attention_factor",
+                lambda: Rotary(scaling="yarn"),  # pyright: ignore[reportArgumentType]
+                "Rotary scaling 'yarn' must be one of LinearScaling, DynamicNTKScaling, YarnScaling, Llama3Scaling, Long",
             ),
-            (lambda: LongRope(SHORT, LONG, 8, 2.0, 16), "LongRope must have factor or max_positions, one of them"),
+            (lambda: LinearScaling(0.0), r"LinearScaling factor 0\.0 must be a positive finite number"),
+            (lambda: LinearScaling(True), "LinearScaling factor True must be a positive finite number"),
+            (lambda: DynamicNTKScaling(2.0, 0), "DynamicNTKScaling max_positions 0 must be an int of at least 1"),
+            (lambda: YarnScaling(float("nan"), 8), "YarnScaling factor nan must be"),
+            (lambda: YarnScaling(2.0, 8, mscale=0.0), r"YarnScaling mscale 0\.0 must be"),
+            (lambda: YarnScaling(2.0, 8, beta_fast=1), "YarnScaling beta_fast 1 must be above beta_slow = 1"),
             (
-                lambda: Rotary(scaling=LongRope(SHORT, LONG, 8, 2.0)).width(8),
-                "LongRope short_factor has 8 numbers but must have R / 2 = 4",
+                lambda: Llama3Scaling(8.0, 4.0, 4.0, 8),
+                r"Llama3Scaling high_freq_factor 4\.0 must be above low_freq_factor = 4\.0",
+            ),
+            (lambda: Llama3Scaling(8.0, 1.0, 4.0, 8.5), r"Llama3Scaling original_max_positions 8\.5 must be an int"),  # pyright: ignore[reportArgumentType]
+            (
+                lambda: LongRopeScaling((1.0, 0.0), LONG, 8, 2.0),
+                r"LongRopeScaling short_factor \(1\.0, 0\.0\) must be a tuple of positive",
+            ),
+            (
+                lambda: LongRopeScaling(SHORT, LONG, 8),
+                "LongRopeScaling must have factor or max_positions, one of them, or an attention_factor",
+            ),
+            (
+                lambda: LongRopeScaling(SHORT, LONG, 8, 2.0, 16),
+                "LongRopeScaling must have factor or max_positions, one of them",
+            ),
+            (
+                lambda: Rotary(scaling=LongRopeScaling(SHORT, LONG, 8, 2.0)).width(8),
+                "LongRopeScaling short_factor has 8 numbers but must have R / 2 = 4",
             ),
         ],
     )
@@ -247,5 +271,5 @@ class TestRefusals:
             _ = make()
 
     def test_a_scaling_is_hashable_though_a_file_holds_lists(self) -> None:
-        listed: Any = LongRope(list(SHORT), list(LONG), 8, 2.0)  # pyright: ignore[reportArgumentType]
-        assert hash(listed) == hash(LongRope(SHORT, LONG, 8, 2.0))
+        listed: Any = LongRopeScaling(list(SHORT), list(LONG), 8, 2.0)  # pyright: ignore[reportArgumentType]
+        assert hash(listed) == hash(LongRopeScaling(SHORT, LONG, 8, 2.0))

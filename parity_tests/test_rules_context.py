@@ -17,7 +17,7 @@ HIDDEN = np.triu(np.ones((5, 5), bool), 1)
 
 
 def named(first: Any, second: Any) -> str:
-    return "\n".join(map(str, parity.checkup(first, second, (X, W)).named))
+    return "\n".join(map(str, parity.full_comparison(first, second, (X, W)).named))
 
 
 def test_a_gradient_that_one_side_stops_has_a_name() -> None:

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 from attention import spec, torch_impl
 from attention.spec.masks.algebra import Mask
 from attention.torch_impl import MultiHeadAttention, dot_product_attention
-from parity_tests.rooms import KERNELS, TORCH
+from parity_tests.backends import KERNELS, TORCH
 
 B, T, M, H, K, D = 3, 5, 12, 4, 2, 6
 CONTRACT = spec.MultiHeadAttention(
@@ -30,7 +30,7 @@ PLAIN = spec.MultiHeadAttention(M, H, K, head_dim=D, mask=spec.Causal())
 # torch.func's forward mode loads decompositions that torch itself still writes as TorchScript.
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 # flex has no gradient on a CPU and no torch.func; its own file asks it what it can.
-each_kernel = pytest.mark.parametrize("kernel", [x.name for x in KERNELS if x.room is TORCH and x.name != "flex"])
+each_kernel = pytest.mark.parametrize("kernel", [x.name for x in KERNELS if x.backend is TORCH and x.name != "flex"])
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
@@ -83,7 +83,7 @@ class TestCompile:
         [
             lengths(5, 2, 1) & ~spec.Prefix(1) | spec.Window(before=1, after=0),
             spec.Segments(kv=torch.tensor([[0, 0, 1, 1, -1]] * B)),
-            spec.Dense(numbers(1, T, T) > 0),
+            spec.DenseMask(numbers(1, T, T) > 0),
             spec.Chunked(size=2),
         ],
         ids=["algebra", "segments", "dense", "chunked"],
@@ -92,12 +92,12 @@ class TestCompile:
         module, x = layer(PLAIN), numbers(0, B, T, M)
         torch.testing.assert_close(compiled(module)[0](x, mask=mask), module(x, mask=mask), rtol=0, atol=0)
 
-    def test_stages_and_a_bias_compile(self) -> None:
+    def test_intermediates_and_a_bias_compile(self) -> None:
         module, x, bias = layer(), numbers(0, B, T, M), numbers(1, H, T, T)
         fast, counter = compiled(module)
-        got, stages = fast(x, bias=bias, return_stages=("weights", "logsumexp"))
-        wanted, all_stages = module(x, bias=bias, return_stages=("weights", "logsumexp"))
-        torch.testing.assert_close((got, stages), (wanted, all_stages), rtol=0, atol=0)
+        got, intermediates = fast(x, bias=bias, return_intermediates=("weights", "logsumexp"))
+        wanted, every_intermediate = module(x, bias=bias, return_intermediates=("weights", "logsumexp"))
+        torch.testing.assert_close((got, intermediates), (wanted, every_intermediate), rtol=0, atol=0)
         assert counter.compiled == 1
 
     def test_a_seed_in_a_tensor_does_not_recompile(self) -> None:
@@ -215,7 +215,7 @@ class TestSecondDerivatives:
     def test_the_references_first_and_second_derivatives_are_finite_differences(self, rate: float) -> None:
         seen = torch.ones(2, 1, 3, 3, dtype=torch.bool)
         seen[1, :, 1] = False
-        mask = spec.Lengths(kv=[3, 2]) & spec.Dense(seen)
+        mask = spec.Lengths(kv=[3, 2]) & spec.DenseMask(seen)
 
         def call(*given: Tensor) -> Tensor:
             q, k, v, bias, sinks = given

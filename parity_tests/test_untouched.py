@@ -1,6 +1,6 @@
 """Nothing of the user is changed: modules, ties, flags, gradients, hooks and random states before and after each public call.
 
-state(module) before = state(module) after        for compare, match, locate, checkup, diagnose, record; also where they fail
+state(module) before = state(module) after        for compare, match, locate, full_comparison, diagnose, record; in failures too
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.
@@ -140,7 +140,7 @@ CALLS: dict[str, Callable[[Any, Any], object]] = {
     "compare with torch's budget": lambda t, j: parity.compare(t, j, IDS, load="first", budget="torch"),
     "match": lambda t, j: parity.match(t, j, IDS),
     "locate": lambda t, j: parity.locate(t, j, IDS, load="first"),
-    "checkup": lambda t, j: parity.checkup(t, j, IDS, load="second", trace=True),
+    "full_comparison": lambda t, j: parity.full_comparison(t, j, IDS, load="second", trace=True),
     "record": recorded,
     "diagnose": lambda t, j: parity.diagnose(t, j, spec.MultiHeadAttention(4, 2)),
     "worst_input": lambda t, j: parity.worst_input(t, j, IDS, load="first", tries=2),

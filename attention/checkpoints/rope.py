@@ -1,9 +1,9 @@
-"""Rotary positions as a `config.json` of transformers describes them, the present form and the older one.
+"""Rotary positions from a transformers `config.json`: `rope_parameters`, or the older `rope_theta` and `rope_scaling`.
 
     {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, ...}}        since transformers 5
     {"rope_theta": 500000.0, "rope_scaling": {"type": "llama3", "factor": 8.0, ...}}                before
 
-Features are paired as halves, whatever Meta's own code did: converted checkpoints have their rows permuted for it.
+Features are paired as halves; Meta's code pairs neighbours, and converted checkpoints have their rows permuted.
 
 References:
     transformers.modeling_rope_utils, version 5.23.
@@ -15,7 +15,15 @@ from collections.abc import Callable, Mapping
 
 from attention.checkpoints.config import Config, any_number, count, get, inner, number, number_or, numbers, switch, word
 from attention.spec.errors import OptionError
-from attention.spec.positions import DynamicNTK, Linear, Llama3, LongRope, Rotary, Scaling, Yarn
+from attention.spec.positions import (
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rotary,
+    Scaling,
+    YarnScaling,
+)
 
 
 def rotary(config: Config, head_dim: int, style: str = "half", base: float = 10_000.0) -> Rotary:
@@ -40,7 +48,7 @@ def rotary(config: Config, head_dim: int, style: str = "half", base: float = 10_
 
 
 def parameters(config: Config) -> Config:
-    """Return what the config says of its rotary positions, by the present names; empty where nothing.
+    """Return the rotary parameters of the config by their present names; empty if there are none.
 
     Raises:
         OptionError: it says so by layer type, as Gemma 3 does, or is no mapping.
@@ -70,7 +78,7 @@ def _factor(given: Config, config: Config) -> float:
 
 
 def _original(given: Config, config: Config) -> int:
-    """Return the length that the model was trained for before it was scaled."""
+    """Return the training length before scaling."""
     name = "original_max_position_embeddings"
     for place in (given, config):
         if get(place, name) is not None:
@@ -78,36 +86,36 @@ def _original(given: Config, config: Config) -> int:
     return count(config, "max_position_embeddings")
 
 
-def _linear(given: Config, config: Config) -> Linear:
+def _linear(given: Config, config: Config) -> LinearScaling:
     del config
-    return Linear(number(given, "factor"))
+    return LinearScaling(number(given, "factor"))
 
 
-def _dynamic(given: Config, config: Config) -> DynamicNTK:
-    return DynamicNTK(number(given, "factor"), count(config, "max_position_embeddings"))
+def _dynamic(given: Config, config: Config) -> DynamicNTKScaling:
+    return DynamicNTKScaling(number(given, "factor"), count(config, "max_position_embeddings"))
 
 
-def _yarn(given: Config, config: Config) -> Yarn:
-    return Yarn(
+def _yarn(given: Config, config: Config) -> YarnScaling:
+    return YarnScaling(
         _factor(given, config),
         _original(given, config),
         beta_fast=number_or(given, "beta_fast", 0) or 32.0,
         beta_slow=number_or(given, "beta_slow", 0) or 1.0,
         attention_factor=any_number(given, "attention_factor"),
-        # A 0 is how these two say None.
+        # 0 means None for these two.
         mscale=any_number(given, "mscale") or None,
         mscale_all_dim=any_number(given, "mscale_all_dim") or None,
         truncate=switch(given, "truncate", absent=True),
     )
 
 
-def _llama3(given: Config, config: Config) -> Llama3:
+def _llama3(given: Config, config: Config) -> Llama3Scaling:
     low, high = number(given, "low_freq_factor"), number(given, "high_freq_factor")
-    return Llama3(number(given, "factor"), low, high, _original(given, config))
+    return Llama3Scaling(number(given, "factor"), low, high, _original(given, config))
 
 
-def _longrope(given: Config, config: Config) -> LongRope:
-    return LongRope(
+def _longrope(given: Config, config: Config) -> LongRopeScaling:
+    return LongRopeScaling(
         numbers(given, "short_factor"),
         numbers(given, "long_factor"),
         _original(given, config),

@@ -1,4 +1,4 @@
-"""Masks on the command line: what a call would be given, in a word or two.
+"""Parser of mask expressions on the command line.
 
 "causal & window:256"      "causal | prefix:512"      "documents:8"      "lengths:half"      "~(causal & chunked:64)"
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError
-from attention.spec.masks import Causal, Chunked, Dense, Lengths, Prefix, Segments, Window
+from attention.spec.masks import Causal, Chunked, DenseMask, Lengths, Prefix, Segments, Window
 from attention.spec.masks.algebra import Mask
 
 WORD = re.compile(r"\s*([a-z]+(?::[\w.,]+)?|[&|~()])")
@@ -120,7 +120,7 @@ def _lengths(sizes: Sizes, kv: str) -> Mask:
 
 
 def _dense(sizes: Sizes, share: str = "0.5") -> Mask:
-    return Dense(np.random.default_rng(0).random((sizes.T, sizes.S)) < float(share))
+    return DenseMask(np.random.default_rng(0).random((sizes.T, sizes.S)) < float(share))
 
 
 NAMED: dict[str, Callable[..., Mask]] = {

@@ -1,4 +1,4 @@
-"""Attention in JAX: check the call, choose a kernel, run it.
+"""`dot_product_attention` in JAX: check the call, choose a kernel, run it.
 
 context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 """
@@ -7,22 +7,49 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import signature as signature_of
-from typing import Any
+from typing import Any, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attention.jax_impl.kernels import KERNELS
-from attention.jax_impl.masks import isolated, native, read
+from attention.jax_impl.masks import confine_nan, native, read
 from attention.jax_impl.random import check_seed
 from attention.spec.axes import COMPUTE, check_beside, check_float, sizes
+from attention.spec.call_types import AttendOptions, Names
 from attention.spec.errors import DTypeError, OptionError, shown
-from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose, stage_names
+from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose, intermediate_names
 from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 
 
+@overload
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    return_intermediates: tuple[()] = ...,
+    **options: Unpack[AttendOptions[jax.Array]],
+) -> jax.Array: ...
+
+
+@overload
+def dot_product_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, return_intermediates: Names, **options: Unpack[AttendOptions[jax.Array]]
+) -> tuple[jax.Array, dict[str, jax.Array]]: ...
+
+
+@overload
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    return_intermediates: tuple[str, ...],
+    **options: Unpack[AttendOptions[jax.Array]],
+) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]: ...
 def dot_product_attention(
     q: jax.Array,
     k: jax.Array,
@@ -37,9 +64,9 @@ def dot_product_attention(
     dropout_rate: float = 0.0,
     dropout_seed: Any = None,
     precision: str | None = None,
-    return_stages: tuple[str, ...] = (),
+    return_intermediates: tuple[str, ...] = (),
     implementation: str = "auto",
-) -> Any:
+) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Return the attention of queries to keys and values.
 
     Args:
@@ -55,11 +82,12 @@ def dot_product_attention(
         dropout_rate: probability of dropping a weight, in [0, 1).
         dropout_seed: an int or an integer scalar: the same seed drops the same weights in every framework and kernel.
         precision: least precision of float32 products: None (as the framework is set), "default", "high", "highest".
-        return_stages: names among `spec.STAGES`, to be returned as well. They never change which kernel makes the context.
+        return_intermediates: names among `spec.INTERMEDIATES`, to be returned as well. They never change which kernel makes the
+            context.
         implementation: "auto", or the name of a kernel.
 
     Returns:
-        `(*batch, T, H, E)` in the dtype of `q`; with `return_stages`, that and a dict of stages.
+        `(*batch, T, H, E)` in the dtype of `q`; with `return_intermediates`, that and a dict of intermediates.
 
     Raises:
         ShapeError: a rank or a size does not fit.
@@ -69,17 +97,17 @@ def dot_product_attention(
         UnknownName: no such kernel.
         KernelRefused: the kernel asked for by name cannot do this.
     """
-    named = stage_names(return_stages)
+    named = intermediate_names(return_intermediates)
     request = make_request(q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, named)
-    stages = _run(request, implementation)
-    return (stages["context"], {name: stages[name] for name in named}) if named else stages["context"]
+    intermediates = _run(request, implementation)
+    return (intermediates["context"], {name: intermediates[name] for name in named}) if named else intermediates["context"]
 
 
 def _run(request: Request, implementation: str) -> dict[str, jax.Array]:
     run = partial(answer, KERNELS, implementation=implementation)
-    if request.mask is None or not request.mask.isolates:
+    if request.mask is None or not request.mask.confines_nan:
         return run(request)
-    return isolated(request, run)
+    return confine_nan(request, run)
 
 
 OPTIONS = tuple(name for name, p in signature_of(dot_product_attention).parameters.items() if p.kind is p.KEYWORD_ONLY)
@@ -90,8 +118,8 @@ def explain(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str = "
     for name in options:
         if name not in OPTIONS:
             raise OptionError(f"{name} is no argument of dot_product_attention: {', '.join(OPTIONS)}")
-    stages = stage_names(options.pop("return_stages", ()))
-    return choose(KERNELS, make_request(q, k, v, **options, stages=stages), implementation)
+    intermediates = intermediate_names(options.pop("return_intermediates", ()))
+    return choose(KERNELS, make_request(q, k, v, **options, intermediates=intermediates), implementation)
 
 
 def make_request(
@@ -107,7 +135,7 @@ def make_request(
     dropout_rate: float = 0.0,
     dropout_seed: Any = None,
     precision: str | None = None,
-    stages: tuple[str, ...] = (),
+    intermediates: tuple[str, ...] = (),
 ) -> Request:
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     if dropout_seed is not None:
@@ -137,7 +165,7 @@ def make_request(
         dropout_rate,
         dropout_seed,
         precision,
-        stages,
+        intermediates,
         jax.default_backend(),
     )
 

@@ -9,7 +9,7 @@ True
     compare           any two programs: modules, functions, of torch, JAX or NumPy
     locate            the operations at which two programs part, with the line of each file
     diagnose          which mutation of a contract explains a program; diagnose_step, of an optimiser's step
-    checkup           compare, then locate and name the mistake
+    full_comparison   compare, then locate and name the mistake
     layerwise         two models block by block, each block on what it really received
     compare_logits    two language models, position by position; compare_decoding, with their caches
     record_model      a model's blocks, logits and decoding for another machine; recorded_model is a side of the three there
@@ -33,12 +33,12 @@ from attention.parity.adapters import (  # noqa: E402
     program,
 )
 from attention.parity.blocks.layerwise import layerwise  # noqa: E402
-from attention.parity.checkup import Checkup, checkup  # noqa: E402
 from attention.parity.compare import assert_close, compare, tolerances  # noqa: E402
 from attention.parity.compare.recorded_model import RecordedModel, recorded_model  # noqa: E402
 from attention.parity.contracts.check import check, check_probe, expect  # noqa: E402
 from attention.parity.contracts.probes import Probe, probes  # noqa: E402
 from attention.parity.diagnosis import Diagnosis, diagnose  # noqa: E402
+from attention.parity.full_comparison import FullComparison, full_comparison  # noqa: E402
 from attention.parity.language_models import CachedModel, Decoding, LogitsComparison, compare_decoding, compare_logits  # noqa: E402
 from attention.parity.language_models.record_model import record_model  # noqa: E402
 from attention.parity.numerics.comparison import Verdict, judge  # noqa: E402
@@ -60,10 +60,10 @@ __all__ = [
     "Budget",
     "CachedModel",
     "Call",
-    "Checkup",
     "Decoding",
     "Diagnosis",
     "Divergence",
+    "FullComparison",
     "LogitsComparison",
     "Made",
     "ParamMap",
@@ -81,7 +81,6 @@ __all__ = [
     "budget",
     "check",
     "check_probe",
-    "checkup",
     "compare",
     "compare_decoding",
     "compare_logits",
@@ -89,6 +88,7 @@ __all__ = [
     "diagnose_step",
     "differentiated",
     "expect",
+    "full_comparison",
     "judge",
     "layerwise",
     "locate",

@@ -1,4 +1,4 @@
-"""Cases: named contracts, each with a reason to exist. Tests, `attention parity` and benchmarks all run these.
+"""Named example contracts with the reason for each: the cases of tests, `attention parity` and benchmarks.
 
 Small sizes are unequal and share no factor where the contract lets them, so that no axis can stand in for another.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attention.spec.errors import UnknownName, shown
+from attention.spec.errors import UnknownName
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.alignment_scores import Additive, Concat, General
 from attention.spec.layers.contract import Contract
@@ -20,7 +20,7 @@ from attention.spec.layers.stack import Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks import Causal, Chunked, Prefix, Window
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
-from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary, Yarn
+from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary, YarnScaling
 from attention.spec.scores import Cosine, Dot, ScaledDot
 
 
@@ -29,7 +29,7 @@ class Case:
     """A contract with a name.
 
     Args:
-        name: what `attention parity --contract` takes.
+        name: what `attention verify --contract` takes.
         contract: the layer.
         about: what it is there to show.
         source: where its form comes from.
@@ -135,7 +135,9 @@ CASES = {
             "keys without a bias",
             "Whisper, arXiv:2212.04356",
         ),
-        Case("yarn", _layer(mask=Causal(), positions=Rotary(scaling=Yarn(4.0, 32))), "scaled rotary", "arXiv:2309.00071"),
+        Case(
+            "yarn", _layer(mask=Causal(), positions=Rotary(scaling=YarnScaling(4.0, 32))), "scaled rotary", "arXiv:2309.00071"
+        ),
         Case("axial", _layer(positions=AxialRotary(rotary_dim=8)), "rows and columns of an image", "arXiv:2403.13298"),
         Case("alibi", _layer(mask=Causal(), positions=Alibi()), "scores fall with distance", "arXiv:2108.12409"),
         Case(
@@ -152,8 +154,8 @@ CASES = {
             "Bahdanau et al., arXiv:1409.0473",
         ),
         Case(
-            "additive_lean",
-            AlignmentAttention(_M, 13, 17, Additive(hidden=7, lean=3), softcap=2.0),
+            "additive_chunked",
+            AlignmentAttention(_M, 13, 17, Additive(hidden=7, chunk_size=3), softcap=2.0),
             "the same, a few hidden features at a time",
             "Chen et al., arXiv:1604.06174 (recomputation)",
         ),
@@ -217,5 +219,5 @@ def find(name: str) -> Case:
         UnknownName: there is none.
     """
     if name not in CASES:
-        raise UnknownName(f"contract {shown(name)} must be one of {', '.join(CASES)}")
+        raise UnknownName.among("contract", name, CASES)
     return CASES[name]

@@ -1,4 +1,4 @@
-"""Files: one safetensors file holds the canonical weights, and the contract in its header.
+"""Save and load a contract with its canonical weights in one safetensors file.
 
     header["__metadata__"] = {"format": "attention", "version": "1", "contract": <JSON of the dataclass tree>}
 
@@ -17,7 +17,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from safetensors import SafetensorError
@@ -43,14 +43,14 @@ from attention.spec.params import Weights, check_weights
 from attention.spec.positions import (
     Alibi,
     AxialRotary,
-    DynamicNTK,
-    Linear,
-    Llama3,
-    LongRope,
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
     RelativeBias,
     RelativeKeys,
     Rotary,
-    Yarn,
+    YarnScaling,
 )
 from attention.spec.scores import Cosine, Dot, ScaledDot
 from attention.spec.storage.disk import brief, listed, opened, parsed, replaced
@@ -69,7 +69,18 @@ LAYERS = (
     Encoder,
     Decoder,
 )
-POSITIONS = (Rotary, AxialRotary, Alibi, RelativeBias, RelativeKeys, Linear, DynamicNTK, Yarn, Llama3, LongRope)
+POSITIONS = (
+    Rotary,
+    AxialRotary,
+    Alibi,
+    RelativeBias,
+    RelativeKeys,
+    LinearScaling,
+    DynamicNTKScaling,
+    YarnScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+)
 PARTS = (*POSITIONS, Dot, ScaledDot, Cosine, General, Concat, Additive, RMSNorm, LayerNorm, L2Norm, *KINDS)
 WANTED = "a whole safetensors file, as `attention.save` writes it"
 MOST_CONTRACT = 2**20
@@ -217,6 +228,10 @@ def check_tensors(contract: Contract, head: Header) -> None:
         raise DTypeError(f"{head.said}: {listed(other)} must be one of {', '.join(COMPUTE)}")
 
 
+@overload
+def load(path: str | os.PathLike[str], backend: None = None) -> tuple[Contract, Weights]: ...
+@overload
+def load(path: str | os.PathLike[str], backend: str) -> Any: ...
 @checked(backend=BACKEND | ", or None")
 def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     """Return the layer that a file holds, built in a framework; without one, `(contract, weights)`.

@@ -1,4 +1,4 @@
-"""Attention in torch: check the call, choose a kernel, run it; where the last one was like it, run it at once.
+"""`dot_product_attention` in PyTorch: check the call, choose a kernel, run it; known signatures reuse a cached plan.
 
 context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import partial
 from inspect import signature as signature_of
-from typing import Any
+from typing import Any, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -18,19 +18,37 @@ from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeA
 from torch.autograd import forward_ad
 
 from attention.spec.axes import check_beside, check_float, sizes
+from attention.spec.call_types import AttendOptions, Names
 from attention.spec.errors import DTypeError, OptionError
-from attention.spec.kernels.kernel import _RECORDS, OPTIONAL, Choice, Request, answer, choose, stage_names  # pyright: ignore[reportPrivateUsage]
+from attention.spec.kernels.kernel import _RECORDS, Choice, answer, choose  # pyright: ignore[reportPrivateUsage]
 from attention.spec.kernels.plan_cache import Call, Plans
+from attention.spec.kernels.request import OPTIONAL, Request, intermediate_names
 from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
-from attention.torch_impl.masks import isolated, native, read
+from attention.torch_impl.masks import confine_nan, native, read
 from attention.torch_impl.random import check_seed
 
 PLANS: Plans[Call] = Plans()
 """Of calls that have no options but structure."""
 
 
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: tuple[()] = ..., **options: Unpack[AttendOptions[Tensor]]
+) -> Tensor: ...
+
+
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: Names, **options: Unpack[AttendOptions[Tensor]]
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: tuple[str, ...], **options: Unpack[AttendOptions[Tensor]]
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...
 def dot_product_attention(
     q: Tensor,
     k: Tensor,
@@ -45,9 +63,9 @@ def dot_product_attention(
     dropout_rate: float = 0.0,
     dropout_seed: Any = None,
     precision: str | None = None,
-    return_stages: tuple[str, ...] = (),
+    return_intermediates: tuple[str, ...] = (),
     implementation: str = "auto",
-) -> Any:
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """Return the attention of queries to keys and values.
 
     Args:
@@ -63,11 +81,12 @@ def dot_product_attention(
         dropout_rate: probability of dropping a weight, in [0, 1).
         dropout_seed: an int or an integer scalar: the same seed drops the same weights in every framework and kernel.
         precision: least precision of float32 products: None (as the framework is set), "default", "high", "highest".
-        return_stages: names among `spec.STAGES`, to be returned as well. They never change which kernel makes the context.
+        return_intermediates: names among `spec.INTERMEDIATES`, to be returned as well. They never change which kernel makes the
+            context.
         implementation: "auto", or the name of a kernel.
 
     Returns:
-        `(*batch, T, H, E)` in the dtype of `q`; with `return_stages`, that and a dict of stages.
+        `(*batch, T, H, E)` in the dtype of `q`; with `return_intermediates`, that and a dict of intermediates.
 
     Raises:
         ShapeError: a rank or a size does not fit.
@@ -79,7 +98,7 @@ def dot_product_attention(
     """
     if not torch.is_grad_enabled():
         q, k, v = _unrecorded(q), _unrecorded(k), _unrecorded(v)
-    named = stage_names(return_stages)
+    named = intermediate_names(return_intermediates)
     absent = bias is sinks is score_mod is precision is None and not named
     if absent and is_plain(scale, softcap, dropout_rate, implementation):
         found = signature(q, k, v)
@@ -89,8 +108,8 @@ def dot_product_attention(
             if call is not None:
                 return call.run(q, k, v)
     request = make_request(q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, named)
-    stages = _run(request, implementation)
-    return (stages["context"], {name: stages[name] for name in named}) if named else stages["context"]
+    intermediates = _run(request, implementation)
+    return (intermediates["context"], {name: intermediates[name] for name in named}) if named else intermediates["context"]
 
 
 def plan(
@@ -109,7 +128,7 @@ def plan(
     Raises:
         AttentionError: as `dot_product_attention`.
     """
-    if isinstance(mask, Mask) and (mask.isolates or not mask.is_static):
+    if isinstance(mask, Mask) and (mask.confines_nan or not mask.is_static):
         return None
     request = make_request(q, k, v, mask, None, scale, softcap)
     kernel = choose(KERNELS, request, implementation).kernel
@@ -153,9 +172,9 @@ def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
 
 def _run(request: Request, implementation: str) -> dict[str, Tensor]:
     run = partial(answer, KERNELS, implementation=implementation)
-    if request.mask is None or not request.mask.isolates:
+    if request.mask is None or not request.mask.confines_nan:
         return run(request)
-    return isolated(request, run)
+    return confine_nan(request, run)
 
 
 OPTIONS = tuple(name for name, p in signature_of(dot_product_attention).parameters.items() if p.kind is p.KEYWORD_ONLY)
@@ -166,8 +185,8 @@ def explain(q: Tensor, k: Tensor, v: Tensor, *, implementation: str = "auto", **
     for name in options:
         if name not in OPTIONS:
             raise OptionError(f"{name} is no argument of dot_product_attention: {', '.join(OPTIONS)}")
-    stages = stage_names(options.pop("return_stages", ()))
-    return choose(KERNELS, make_request(q, k, v, **options, stages=stages), implementation)
+    intermediates = intermediate_names(options.pop("return_intermediates", ()))
+    return choose(KERNELS, make_request(q, k, v, **options, intermediates=intermediates), implementation)
 
 
 def make_request(
@@ -183,7 +202,7 @@ def make_request(
     dropout_rate: float = 0.0,
     dropout_seed: Any = None,
     precision: str | None = None,
-    stages: tuple[str, ...] = (),
+    intermediates: tuple[str, ...] = (),
 ) -> Request:
     """Return the checked request of a call; arguments as in `dot_product_attention`."""
     if dropout_seed is not None:
@@ -213,7 +232,7 @@ def make_request(
         dropout_rate,
         dropout_seed,
         precision,
-        stages,
+        intermediates,
         q.device.type,
     )
 

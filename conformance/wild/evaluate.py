@@ -1,4 +1,4 @@
-"""Runs `parity.checkup` on pairs, right and wrong, and counts: `python -m conformance.wild.evaluate [FILE or FOLDER ...]`.
+"""Runs `parity.full_comparison` on pairs, right and wrong, and counts: python -m conformance.wild.evaluate [PATH ...].
 
     right pair          must not be said to differ
     wrong pair          must be said to differ; the line of the planted mistake should be among the lines shown
@@ -55,11 +55,11 @@ def lines(divergence: Any) -> Iterator[tuple[str, str, int, int]]:
 
 
 def run(path: Path, wrong: Path | None, span: Span | None) -> dict[str, Any]:
-    """Return what the checkup makes of a file; `wrong` and `span` say where a mistake of one of its programs stands."""
+    """Return what a full comparison makes of a file; `wrong` and `span` say where a mistake of one of its programs stands."""
     begun = time.process_time()
     first, second, inputs, load = pair(path, wrong, span[0] if span is not None else "")
     try:
-        found = parity.checkup(first, second, inputs, load=load)
+        found = parity.full_comparison(first, second, inputs, load=load)
     except Exception as error:  # noqa: BLE001 - whatever is raised is the outcome
         return {"verdict": "error", "why": f"{type(error).__name__}: {error}"[:300], "seconds": time.process_time() - begun}
     shown = list(lines(found.divergence))
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> int:
     _ = parser.add_argument("--json", type=Path)
     _ = parser.add_argument("--seconds", type=int, default=300)
     chosen = parser.parse_args(arguments)
-    files = sorted(f for p in chosen.places for f in (p.glob("p*.py") if p.is_dir() else [p]) if installed(f))
+    files = sorted(f for p in chosen.places for f in (p.glob("[!_]*.py") if p.is_dir() else [p]) if installed(f))
     _ = signal.signal(signal.SIGALRM, stop)
     outcomes: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

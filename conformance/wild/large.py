@@ -146,7 +146,7 @@ def shortened(name: str) -> str:
 def small() -> str:
     """Return what is said of a small port with another rotary base."""
     first, second, inputs = pair("small", wrong=True)
-    found = parity.checkup(first, second, inputs)
+    found = parity.full_comparison(first, second, inputs)
     return f"{found.verdict}; {found.named[0] if found.named else 'not named'}".splitlines()[0]
 
 

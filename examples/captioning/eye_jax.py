@@ -36,8 +36,8 @@ class Eye(Layer):
         *before, last = self.encoder.layers
         for block in before:
             x = block(x)
-        _, stages = last.self_attn(last.norm1(x), return_stages=("weights",))
-        return stages["weights"][:, :, 0, 1:]
+        _, intermediates = last.self_attn(last.norm1(x), return_intermediates=("weights",))
+        return intermediates["weights"][:, :, 0, 1:]
 
     def _tokens(self, patches: jax.Array) -> jax.Array:
         whole = jnp.broadcast_to(self.whole[...], (len(patches), 1, self.contract.embed_dim))

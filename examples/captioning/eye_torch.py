@@ -35,8 +35,8 @@ class Eye(Layer):
         *before, last = self.encoder.layers
         for block in before:
             x = block(x)
-        _, stages = last.get_submodule("self_attn")(last.get_submodule("norm1")(x), return_stages=("weights",))
-        return stages["weights"][:, :, 0, 1:]
+        _, intermediates = last.get_submodule("self_attn")(last.get_submodule("norm1")(x), return_intermediates=("weights",))
+        return intermediates["weights"][:, :, 0, 1:]
 
     def _tokens(self, patches: Tensor) -> Tensor:
         whole = self.whole.expand(len(patches), 1, -1)

@@ -53,7 +53,7 @@ class LanguageModel(torch_impl.Layer):
         """Return where each head of each block looks: `(depth, B, H, T, T)`."""
         x, found = self.embed[tokens], []
         for block in self.decoder.layers:
-            found.append(block.self_attn(block.norm1(x), return_stages=("weights",))[1]["weights"])
+            found.append(block.self_attn(block.norm1(x), return_intermediates=("weights",))[1]["weights"])
             x = block(x)
         return torch.stack(found)
 

@@ -77,8 +77,8 @@ class Whisper(Layer):
 
 def look(attention: MultiHeadAttention, x: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the output `(B, T, M)` and the weights `(B, H, T, S)` of attention to keys and values that are known."""
-    context, stages = dot_product_attention(attention.q_proj(x), key, value, return_stages=("weights",))
-    return attention.out_proj(context), stages["weights"]
+    context, intermediates = dot_product_attention(attention.q_proj(x), key, value, return_intermediates=("weights",))
+    return attention.out_proj(context), intermediates["weights"]
 
 
 def build(trained: Trained, dtype: str = "float32") -> Whisper:

@@ -79,8 +79,8 @@ def look(attention: MultiHeadAttention, x: Tensor, key: Tensor, value: Tensor) -
     """Return the output `(B, T, M)` and the weights `(B, H, T, S)` of attention to keys and values that are known."""
     c = attention.contract
     query = attention.q_proj(x).unflatten(-1, (c.num_heads, c.width))
-    context, stages = dot_product_attention(query, key, value, return_stages=("weights",))
-    return attention.out_proj(context.flatten(-2)), stages["weights"]
+    context, intermediates = dot_product_attention(query, key, value, return_intermediates=("weights",))
+    return attention.out_proj(context.flatten(-2)), intermediates["weights"]
 
 
 def build(trained: Trained, dtype: str = "float32") -> Whisper:

@@ -35,9 +35,9 @@ class DecoderLayer(jax_impl.Layer):
         """Return the tokens `(B, T, M)`, the weights `(B, H, T, S)` and the cell's state `(B, M)`."""
         said, state = marian.ssru(jnp, self.candidate(x), self.forget(x), state)
         x = self.norm1(x + said)
-        y, stages = self.cross_attn(x, memory, mask=mask, return_stages=("weights",))
+        y, intermediates = self.cross_attn(x, memory, mask=mask, return_intermediates=("weights",))
         x = self.norm2(x + y)
-        return self.norm3(x + self.ffn(x)), stages["weights"], state
+        return self.norm3(x + self.ffn(x)), intermediates["weights"], state
 
 
 class Marian(jax_impl.Layer):

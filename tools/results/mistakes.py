@@ -13,7 +13,7 @@ ASKED = {
         "{good} named alone, or with what is the same mathematics there",
     ),
     "pairs": ("{total} random pairs of them", "the truth among the first three in {good}"),
-    "strangers": ("{total} mistakes of no catalogue", '{good} times "none of the known mistakes fits"'),
+    "unlisted": ("{total} mistakes of no catalogue", '{good} times "none of the known mistakes fits"'),
     "right": ("{total} right layers, of every contract and backend", "{good} agree"),
 }
 
@@ -42,7 +42,7 @@ def render(results: Results) -> str:
     if alarms is not None:
         data = alarms.data
         most = f"at most {100 * data['upper bound']:.2f} % with {100 * data['confidence']:.0f} % confidence"
-        asked = f"{data['draws']:,} random right calls in both backends (`attention parity false-alarms`)"
+        asked = f"{data['draws']:,} random right calls in both backends (`python -m tools.evaluation false-alarms`)"
         rows.append((asked, f"{len(data['failing'])} condemned: {most}"))
     if not rows:
         return ""
@@ -52,13 +52,13 @@ def render(results: Results) -> str:
 MEASUREMENTS = (
     Measurement(
         name="diagnosis",
-        command=("attention.parity.evaluation.diagnosis_accuracy", "--pairs", "20", "--json", "build/diagnosis.json"),
+        command=("tools.evaluation.diagnosis_accuracy", "--pairs", "20", "--json", "build/diagnosis.json"),
         wrote="build/diagnosis.json",
         collect=collect_diagnosis,
     ),
     Measurement(
         name="false-alarms",
-        command=("attention.cli", "parity", "false-alarms", "--draws", "2000", "--json", "build/false-alarms.json"),
+        command=("tools.evaluation", "false-alarms", "--draws", "2000", "--json", "build/false-alarms.json"),
         wrote="build/false-alarms.json",
         collect=collect_false_alarms,
     ),

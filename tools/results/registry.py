@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tools.results import (
     conformance,
+    examples,
     floors,
-    lessons,
     matrix,
     mistakes,
     parity,
@@ -16,7 +16,7 @@ from tools.results import (
     transcripts,
 )
 
-_SUBJECTS = (parity, conformance, lessons, trained, speed, mistakes, transcripts, matrix, proof, summary, floors)
+_SUBJECTS = (parity, conformance, examples, trained, speed, mistakes, transcripts, matrix, proof, summary, floors)
 
 MEASUREMENTS = {each.name: each for subject in _SUBJECTS for each in subject.MEASUREMENTS}
 FIGURES = {each.name: each for subject in _SUBJECTS for each in subject.FIGURES}

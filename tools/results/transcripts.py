@@ -57,8 +57,6 @@ MEASUREMENTS = (
     Measurement(
         name="compare", command=("attention.cli", "compare", *PORT, "--inputs", "2,7,24", "--values", "first"), collect=collect
     ),
-    Measurement(
-        name="explain", command=("attention.cli", "kernels", "--explain", "--backend", "torch", *MASK), collect=collect
-    ),
+    Measurement(name="explain", command=("attention.cli", "kernels", "explain", "--backend", "torch", *MASK), collect=collect),
 )
 FIGURES = tuple(Figure(name, transcript(name, name.removesuffix("-short"))) for name in LEFT_OUT)

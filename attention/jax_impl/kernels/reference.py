@@ -1,4 +1,4 @@
-"""The spec's formula on JAX arrays: every option, every stage, any derivative.
+"""The kernel `reference` in JAX: the spec's formula with every option, every intermediate and any derivative.
 
 context = softmax(mask(cap(q k^T * scale) + bias)) v        in float32, or float64 for float64
 """
@@ -31,13 +31,13 @@ class Reference:
         return None
 
     def run(self, request: Request) -> dict[str, jax.Array]:
-        """Return the context and the stages asked for."""
+        """Return the context and the intermediates asked for."""
         with precision.scope(request.precision):
             q, k, v, bias, sinks = (
                 x if x is None else x.astype(request.compute)
                 for x in (request.q, request.k, request.v, request.bias, request.sinks)
             )
-            stages = attend(
+            intermediates = attend(
                 jnp,
                 q,
                 k,
@@ -52,8 +52,8 @@ class Reference:
                 dropout_rate=request.dropout_rate,
                 constant=jax.lax.stop_gradient,
             )
-        stages["context"] = stages["context"].astype(request.q.dtype)
-        return {name: stages[name] for name in ("context", *request.stages)}
+        intermediates["context"] = intermediates["context"].astype(request.q.dtype)
+        return {name: intermediates[name] for name in ("context", *request.intermediates)}
 
 
 def _keep(request: Request) -> jax.Array | None:

@@ -5,7 +5,7 @@ expanded(x) = absorbed(x)        see attention/spec/layers/latent.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,14 @@ from flax import nnx
 
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import native, read, sheltered
+from attention.jax_impl.masks import native, read, zero_masked_inputs
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate
 from attention.spec.axes import Array, Sizes, check_float
-from attention.spec.kernels import stage_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.cache import Cache
+from attention.spec.call_types import LatentCall, joined, split
+from attention.spec.kernels import intermediate_names
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
 from attention.spec.masks.algebra import Mask, both
@@ -37,7 +39,7 @@ class LatentAttention(Layer):
     kv_up: nnx.LinearGeneral
     out_proj: nnx.LinearGeneral
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         x: jax.Array,
         *,
@@ -46,9 +48,14 @@ class LatentAttention(Layer):
         dropout_seed: Any = None,
         cache: Any = None,
         form: str = "auto",
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> (
+        jax.Array
+        | tuple[jax.Array, dict[str, jax.Array]]
+        | tuple[jax.Array, Cache]
+        | tuple[jax.Array, dict[str, jax.Array], Cache]
+    ):
         """Return the layer's output.
 
         Args:
@@ -59,23 +66,24 @@ class LatentAttention(Layer):
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
             cache: made with the contract's `cache_sizes`: the tokens so far, to which those of `x` are appended.
             form: "expanded", "absorbed", or "auto": absorbed with a cache, expanded without.
-            return_stages: names among `spec.STAGES`; "context" is that of the value heads in both forms.
+            return_intermediates: names among `spec.INTERMEDIATES`; "context" is that of the value heads in both forms.
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with `return_stages`, that and a dict of stages; with `cache`, that and the new cache.
+            `(*batch, T, M)`; with `return_intermediates`, that and a dict of intermediates; with `cache`, that and the new
+            cache.
 
         Raises:
             AttentionError: as `dot_product_attention`; PositionError where positions do not fit; OptionError where the
                 cache forgets keys that the mask shows.
         """
         c = self.contract
-        return_stages = stage_names(return_stages)
+        return_intermediates = intermediate_names(return_intermediates)
         (x,) = check_arrays(x=x)
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask)
         where = positions if cache is None else cache.upcoming(sizes.T, positions)
-        asking, asked, gone = self._shielded(x, mask, where, sizes, cache)
+        asking, asked, nan_rows = self._zero_masked(x, mask, where, sizes, cache)
         queries, (latent, key) = self._queries(asking, where), self._latents(asked, where)
         if cache is not None:
             new = cache.append(key, latent, positions)
@@ -93,17 +101,19 @@ class LatentAttention(Layer):
             dropout_rate=0.0 if self.deterministic else c.dropout_rate,
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
-            return_stages=return_stages,
+            return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, stages = out if return_stages else (out, None)
+        context, intermediates = split(out)
         if form == "absorbed":
             with jax.default_matmul_precision(c.precision):
                 context = spec.expand(jnp, self.kv_up.kernel.get_value(), context, c.nope_dim)
-            if stages and "context" in stages:
-                stages["context"] = context
-        made: Any = tuple(x for x in (lost(jnp, gone, self.out_proj(context)), stages, cache) if x is not None)
-        return made if len(made) > 1 else made[0]
+            if intermediates and "context" in intermediates:
+                intermediates["context"] = context
+        return joined(set_nan(jnp, nan_rows, self.out_proj(context)), intermediates, cache)
+
+    if TYPE_CHECKING:
+        __call__: LatentCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(self, x: jax.Array, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
         _ = check_float(x=x, parameters=self.kv_down.kernel)
@@ -111,18 +121,18 @@ class LatentAttention(Layer):
         spec.check_places(positions, sizes)
         return self.contract.chosen(form, cache, x), sizes
 
-    def _shielded(
+    def _zero_masked(
         self, x: jax.Array, mask: Mask | None, where: Array, sizes: Sizes, cache: Any
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Return the tokens as queries and as keys, zeros where absent, unread or not finite; and whose outputs are lost."""
+        """Return the tokens as queries and as keys, zeros where absent, masked or not finite, and the NaN output rows."""
         if cache is not None:
             present = jnp.where((where >= 0)[..., None], x, jnp.zeros_like(x))
             return present, present, None
         mask = both(self.contract.mask, mask)
         if mask is not None:
             mask.check(sizes, read)
-        (asking, asked, _), gone = sheltered(mask, sizes, x, x, x)
-        return asking, asked, gone
+        (asking, asked, _), nan_rows = zero_masked_inputs(mask, sizes, x, x, x)
+        return asking, asked, nan_rows
 
     def _queries(self, x: jax.Array, where: Array) -> tuple[jax.Array, jax.Array]:
         """Return the two parts of the query heads: as they are, and rotated."""

@@ -6,7 +6,7 @@ output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/lay
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,18 @@ from flax import nnx
 from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read, sheltered
+from attention.jax_impl.masks import allowed, native, read, zero_masked_inputs
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import bias as score_bias
 from attention.jax_impl.positions import rotate, shared_length
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
-from attention.spec.kernels import stage_names
-from attention.spec.kernels.nan_safety import lost
-from attention.spec.layers import heads
-from attention.spec.masks import Dense, Placed
+from attention.spec.call_types import MultiHeadCall, joined, split
+from attention.spec.kernels import intermediate_names
+from attention.spec.kernels.nan_safety import set_nan
+from attention.spec.layers.multi_head import cache_checks, heads
+from attention.spec.masks import DenseMask, Placed
 from attention.spec.masks.algebra import Mask, both, check_mask
 from attention.spec.positions import check_positions
 from attention.spec.scores import Cosine
@@ -43,7 +44,7 @@ class MultiHeadAttention(Layer):
     q_norm: Norm
     k_norm: Norm
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         query: jax.Array,
         key: jax.Array | None = None,
@@ -55,9 +56,14 @@ class MultiHeadAttention(Layer):
         key_positions: Array = None,
         dropout_seed: Any = None,
         cache: Cache | None = None,
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> (
+        jax.Array
+        | tuple[jax.Array, dict[str, jax.Array]]
+        | tuple[jax.Array, Cache]
+        | tuple[jax.Array, dict[str, jax.Array], Cache]
+    ):
         """Return the layer's output.
 
         Args:
@@ -71,27 +77,28 @@ class MultiHeadAttention(Layer):
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
             cache: keys and values of earlier tokens; those of this call are appended, at `query_positions` if given. S is
                 then what `cache.append` returns, for `mask` and `bias` too.
-            return_stages: names among `spec.STAGES`.
+            return_intermediates: names among `spec.INTERMEDIATES`.
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with `return_stages`, that and a dict of stages; with `cache`, that and the new cache.
+            `(*batch, T, M)`; with `return_intermediates`, that and a dict of intermediates; with `cache`, that and the new
+            cache.
 
         Raises:
             AttentionError: as `dot_product_attention`; PositionError where positions are missing; OptionError where the
                 cache forgets keys that the mask shows.
         """
         c = self.contract
-        return_stages = stage_names(return_stages)
+        return_intermediates = intermediate_names(return_intermediates)
         key = query if key is None else key
         x_q, x_k, x_v = check_arrays(query=query, key=key, value=key if value is None else value)
-        sizes, gone = self._check(x_q, x_k, x_v), None
+        sizes, nan_rows = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions)
-            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
+            (x_q, x_k, x_v), nan_rows = zero_masked_inputs(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
-            heads.check_continues(c, cache, key_positions, sizes)
+            cache_checks.check_continues(c, cache, key_positions, sizes)
             query_positions = cache.upcoming(sizes.T, query_positions)
             # An absent token is stored as zeros, and what it holds reaches nothing.
             x_q, x_k, x_v = (jnp.where(query_positions[..., None] >= 0, x, jnp.zeros_like(x)) for x in (x_q, x_k, x_v))
@@ -116,12 +123,14 @@ class MultiHeadAttention(Layer):
             dropout_rate=0.0 if self.deterministic else c.dropout_rate,
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
-            return_stages=return_stages,
+            return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, stages = out if return_stages else (out, None)
-        output, *more = (x for x in (lost(jnp, gone, self._merge(x_q, context)), stages, cache) if x is not None)
-        return (output, *more) if more else output
+        context, intermediates = split(out)
+        return joined(set_nan(jnp, nan_rows, self._merge(x_q, context)), intermediates, cache)
+
+    if TYPE_CHECKING:
+        __call__: MultiHeadCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array) -> Sizes:
         _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.kernel)
@@ -144,7 +153,7 @@ class MultiHeadAttention(Layer):
         k, v = heads.append(c, jnp, params.loose(self, c.own_params, k.dtype), k, v)
         bias = heads.append_columns(jnp, bias, sizes.S, c.extra_keys, 0.0)
         if mask is not None:
-            mask = Dense(heads.append_columns(jnp, allowed(mask, sizes), sizes.S, c.extra_keys, True))
+            mask = DenseMask(heads.append_columns(jnp, allowed(mask, sizes), sizes.S, c.extra_keys, True))
         return k, v, mask, bias
 
     def _heads(

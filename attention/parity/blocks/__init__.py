@@ -1,1 +1,1 @@
-"""Block by block: the repeated parts of two models, each compared on what it really received."""
+"""Compare two models block by block, each block on the inputs that it receives in its model."""

@@ -1,10 +1,10 @@
-"""Layer by layer: two models block by block, each block on what it really received, and their whole outputs beside them.
+"""Compare two models block by block, each block on the inputs it receives, and their whole outputs.
 
     torch block on what it received            against the float64 run of one of them
     jax block on the same hidden states        a row each
 
-Nothing which an earlier block did is held against a later one, so that the rows that fail are those of the blocks that are
-wrong; and only one block is in float64 at a time, so that a model of a billion parameters fits where two copies of it do.
+Errors of earlier blocks do not count against later ones, so that the rows that fail are those of the wrong blocks. Only one
+block is in float64 at a time: a model of a billion parameters fits in memory where two copies of it do.
 """
 
 # Models are whatever their user brought, of types that strict mode cannot know.
@@ -19,9 +19,9 @@ from typing import Any
 from attention.parity.adapters.inputs import call_of
 from attention.parity.adapters.program import Call
 from attention.parity.adapters.untouched import own_draws
+from attention.parity.blocks.instrumented_model import InstrumentedModel
 from attention.parity.blocks.pair import Pair, told_once
-from attention.parity.blocks.recorded_blocks import RecordedSide
-from attention.parity.blocks.recorded_side import Side
+from attention.parity.blocks.recorded_blocks import ReplayedModel
 from attention.parity.blocks.units import Unit, units, within
 from attention.parity.blocks.whole import whole
 from attention.parity.compare.recorded_model import RecordedModel, one_recording
@@ -103,7 +103,7 @@ def layerwise(
 def _compared(
     torch_model: Any, jax_model: Any, call: Call, blocks: Any, params: Any, gradients: bool, progress: Callable[[str], object]
 ) -> Report:
-    sides = side_of(torch_model, call), side_of(jax_model, call)
+    sides = instrumented(torch_model, call), instrumented(jax_model, call)
     names = sides[0].program.framework, sides[1].program.framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     found = _matched(sides, call, params)
@@ -112,7 +112,7 @@ def _compared(
         sides, labels, found = (sides[1], sides[0]), (labels[1], labels[0]), found.inverse
         blocks = blocks if blocks == "auto" else [(second, first) for first, second in blocks]
     chosen, notes = _chosen(sides, found) if blocks == "auto" else ([[unit] for unit in _given(sides, found, blocks)], [])
-    notes += [side.model.note for side in sides if isinstance(side, RecordedSide)]
+    notes += [side.model.note for side in sides if isinstance(side, ReplayedModel)]
     recorded = [
         side.record(call, {(unit.second if index else unit.first) for alternatives in chosen for unit in alternatives})
         for index, side in enumerate(sides)
@@ -141,35 +141,35 @@ def _bounded(part: Report, path: str) -> Report:
     return Report((), (f"{path} was not compared by itself: {why}", *part.notes))
 
 
-def side_of(model: Any, call: Call) -> Side:
+def instrumented(model: Any, call: Call) -> InstrumentedModel:
     """Return a model whose parts can be recorded.
 
     Raises:
         OptionError: it is of no kind whose parts can be seen.
     """
     if isinstance(model, RecordedModel):
-        return RecordedSide(model)
+        return ReplayedModel(model)
     torch, flax = sys.modules.get("torch"), sys.modules.get("flax")
     if torch and isinstance(model, torch.nn.Module):
-        from attention.parity.blocks.torch_side import TorchSide  # noqa: PLC0415 - needs torch
+        from attention.parity.blocks.torch_model import TorchModel  # noqa: PLC0415 - needs torch
 
-        return TorchSide(model)
+        return TorchModel(model)
     if flax:
-        from attention.parity.blocks.flax_side import LinenSide, NnxSide, linen, nnx  # noqa: PLC0415 - needs Flax
+        from attention.parity.blocks.flax_model import LinenModel, NnxModel, linen, nnx  # noqa: PLC0415 - needs Flax
 
         if isinstance(model, nnx.Module):
-            return NnxSide(model)
+            return NnxModel(model)
         if (
             isinstance(model, tuple)
             and len(model) == 2
             and isinstance(model[0], linen.Module)
             and isinstance(model[1], Mapping)
         ):
-            return LinenSide(*model, call)
+            return LinenModel(*model, call)
     raise OptionError(f"model {shown(model)} must be an nn.Module, an NNX module, or (linen module, variables)")
 
 
-def _matched(sides: tuple[Side, Side], call: Call, given: Any) -> ParamMap:
+def _matched(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, given: Any) -> ParamMap:
     """Return the map of the parameters.
 
     Raises:
@@ -185,11 +185,11 @@ def _matched(sides: tuple[Side, Side], call: Call, given: Any) -> ParamMap:
     return found
 
 
-def _chosen(sides: tuple[Side, Side], found: ParamMap) -> tuple[list[list[Unit]], list[str]]:
+def _chosen(sides: tuple[InstrumentedModel, InstrumentedModel], found: ParamMap) -> tuple[list[list[Unit]], list[str]]:
     return units(sides[0].parts, found, sides[1].modules)
 
 
-def _given(sides: tuple[Side, Side], found: ParamMap, blocks: Sequence[Sequence[str]]) -> list[Unit]:
+def _given(sides: tuple[InstrumentedModel, InstrumentedModel], found: ParamMap, blocks: Sequence[Sequence[str]]) -> list[Unit]:
     """Return the parts that the user names.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Two models that have run, and the comparison of one part of them at a time.
+"""Compare one part of two models that have run.
 
 compare(torch part, jax part, what the torch part received)        everything else as each of them received it
 """
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attention.parity.adapters.program import Call
+from attention.parity.blocks.instrumented_model import InstrumentedModel, Run
 from attention.parity.blocks.received import Shared, shared
-from attention.parity.blocks.recorded_side import Run, Side
 from attention.parity.blocks.units import Unit
 from attention.parity.compare.compare import compare
 from attention.parity.results.report import Report
@@ -36,7 +36,7 @@ class Pair:
         gradients: whether those of each part are compared.
     """
 
-    sides: tuple[Side, Side]
+    sides: tuple[InstrumentedModel, InstrumentedModel]
     labels: tuple[str, str]
     call: Call
     runs: tuple[Run, Run]

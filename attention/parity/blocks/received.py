@@ -1,9 +1,9 @@
-"""What a part of a model received, and which of its arrays is which of what its counterpart received.
+"""The inputs that a part of a model received, and which of them correspond to those of its counterpart.
 
     torch: (hidden, attention_mask=..., position_embeddings=(cos, sin))        jax: (hidden, positions)        hidden <-> hidden
 
-Both parts are then given the first model's array, so that nothing which an earlier part did is held against this one. What has
-no counterpart stays as each part received it.
+Both parts are then given the first model's array, so that errors of earlier parts do not count against this one. An input
+without a counterpart stays as each part received it.
 """
 
 # Calls hold whatever their user passes, of types that strict mode cannot know.

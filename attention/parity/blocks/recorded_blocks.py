@@ -1,4 +1,4 @@
-"""A recorded model as the side of a comparison block by block: nothing runs, what was recorded is given back."""
+"""A recorded model in a comparison block by block: nothing runs, the recorded arrays are returned."""
 
 # Recorded models hold whatever was recorded.
 # pyright: standard
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attention.parity.adapters.program import Call, Made
-from attention.parity.blocks.recorded_side import Run, Side
+from attention.parity.blocks.instrumented_model import InstrumentedModel, Run
 from attention.parity.compare.recorded_model import RecordedModel
 from attention.parity.compare.replayed_program import RECORDED, RecordedProgram
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.spec.errors import SideFailed
 
 
-class RecordedSide(Side):
+class ReplayedModel(InstrumentedModel):
     """A recorded model.
 
     Args:

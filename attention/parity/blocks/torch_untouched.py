@@ -1,8 +1,9 @@
-"""A torch module that is run as it is, and left as it was: attributes, buffers, caches, modes and random generators.
+"""Run a torch module and restore its state: attributes, buffers, caches, modes and random generators.
 
 with untouched(module): module(x)        bit for bit and tie for tie the same module afterwards, also after an error
 
-A copy of a model of a billion parameters would double its memory, so the module itself runs; what is no parameter is copied.
+A copy of a model of a billion parameters would double its memory, so the module itself runs; everything that is no parameter is
+copied.
 """
 
 # torch leaves many of its types unknown, which strict mode reports at every use.

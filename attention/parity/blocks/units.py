@@ -1,10 +1,10 @@
-"""The parts of two models that are compared one by one: found from the parameter map and the module tree of the first.
+"""Pair the parts of two models that are compared one by one, from the parameter map and the module tree of the first.
 
     Unit("model.layers.3", "layers.3")        a repeated block, or a part beside the blocks, and its counterpart
 
 Blocks are numbered submodules: the members of a list, or attributes such as `layer_0`, `layer_1`. The counterpart of a part is
-a module of the other model that holds all parameters which the map gives for those of the part, and no others. Several may, one
-within another: the outermost is tried first, since a part also does what has no parameters.
+a module of the other model that holds all parameters which the map gives for those of the part, and no others. Several nested
+modules may: the outermost is tried first, since a part also does what has no parameters.
 """
 
 # Modules are whatever their user brought, of types that strict mode cannot know.

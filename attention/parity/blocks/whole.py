@@ -1,9 +1,9 @@
-"""The outputs of two whole models, judged without a second copy of either.
+"""Compare the outputs of two whole models without a second copy of either.
 
     value = the torch model in float64        sigma = spread of perturbed runs        parameters widened one operation at a time
 
-Through dozens of layers, real kernels lose a few times what the perturbed runs say, and the model's own error in its own dtype
-shows how much: sigma is scaled by it, up to the limit at which the model would no longer agree with itself.
+Through dozens of layers, real kernels lose a few times what the perturbed runs say. The model's own error in its own dtype
+measures this factor: sigma is scaled by it, up to the limit at which the model would no longer agree with itself.
 """
 
 # Modules are whatever their user brought, of types that strict mode cannot know.
@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call
-from attention.parity.blocks.recorded_side import Run, Side
+from attention.parity.blocks.instrumented_model import InstrumentedModel, Run
 from attention.parity.compare.verdicts import broken
 from attention.parity.numerics.comparison import MOST_RMS, judge
 from attention.parity.numerics.error_budget import Budget, rounding, spread
@@ -30,7 +30,9 @@ LARGE = 2**26
 """Parameters above which two perturbed runs must do: along a row of logits they say as much as eight of one element."""
 
 
-def whole(sides: tuple[Side, Side], labels: tuple[str, str], call: Call, runs: tuple[Run, Run], row: Row) -> Iterator[Row]:
+def whole(
+    sides: tuple[InstrumentedModel, InstrumentedModel], labels: tuple[str, str], call: Call, runs: tuple[Run, Run], row: Row
+) -> Iterator[Row]:
     """Yield a row for the outputs of each model.
 
     Args:
@@ -57,10 +59,11 @@ def whole(sides: tuple[Side, Side], labels: tuple[str, str], call: Call, runs: t
         wide = {name: (got.astype(np.float64), wanted) for name, (got, wanted) in values.items()}
         verdicts = tuple(judge(name, got, wanted, sigmas[name][1]) for name, (got, wanted) in wide.items())
         failures = [each for name, (got, wanted) in wide.items() for each in broken(name, label, got, wanted)]
-        yield replace(row, side=label, verdicts=verdicts, failure="; ".join(failures[:3]), facts=facts)
+        reference = f"{labels[index]} in float64"
+        yield replace(row, side=label, verdicts=verdicts, failure="; ".join(failures[:3]), facts=facts, reference=reference)
 
 
-def budgeted(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run]) -> tuple[int, Budget, str]:
+def budgeted(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, runs: tuple[Run, Run]) -> tuple[int, Budget, str]:
     """Return which model is the oracle, its float64 outputs and their budget by name, and how it was made.
 
     Raises:
@@ -80,7 +83,9 @@ def budgeted(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run]) -> tup
     return _own_error(sides, call, runs, index)
 
 
-def _own_error(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run], first: int) -> tuple[int, Budget, str]:
+def _own_error(
+    sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, runs: tuple[Run, Run], first: int
+) -> tuple[int, Budget, str]:
     """Return the float64 outputs of the first model that has any, its own error in its own dtype being the budget."""
     unit, reasons = rounding(_coarsest(runs)).unit, list[str]()
     for index in (first, 1 - first):
@@ -95,7 +100,7 @@ def _own_error(sides: tuple[Side, Side], call: Call, runs: tuple[Run, Run], firs
     raise SideFailed(f"neither model runs in float64: {'; '.join(reasons)}")
 
 
-def _perturbed(side: Side, call: Call, dtype: str) -> tuple[Arrays, Arrays]:
+def _perturbed(side: InstrumentedModel, call: Call, dtype: str) -> tuple[Arrays, Arrays]:
     unit = rounding(dtype)
     value = _wide(side.perturbed(call, None, unit))
     size = sum(x.size for x in side.program.params.values())

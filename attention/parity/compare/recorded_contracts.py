@@ -1,4 +1,4 @@
-"""Recorded contracts: one backend on the probes of named contracts, judged on another machine.
+"""Recorded contracts: the results of one backend on the probes of named contracts, compared on another machine.
 
     record(["self"], side="torch").arrays["self/plain/float32/d query"]        judge(that, oracle, sigma) here
 
@@ -28,8 +28,8 @@ from attention.parity.results import provenance
 from attention.parity.results.report import Report, Row
 from attention.spec import cases
 from attention.spec.axes import COMPUTE, dtype_name
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import AttentionError, FileError, KernelRefused
-from attention.spec.params import numpy_dtype
 from attention.spec.storage.disk import brief
 
 Told = Callable[[str], object]
@@ -47,13 +47,13 @@ def record(
 
     Args:
         contracts: names of `spec.cases`; none or "all" for all.
-        side: "torch", "jax", "jax_eager" or "numpy".
+        side: the backend: "torch", "jax", "jax_eager" or "numpy".
         dtypes: of weights and inputs.
         implementation: "auto" or a kernel's name.
-        progress: told of each probe before it runs.
+        progress: called with each probe before it runs.
 
     Raises:
-        UnknownName: no such contract, side, dtype or kernel.
+        UnknownName: no such contract, backend, dtype or kernel.
         MissingExtra: the backend's framework is not installed.
     """
     program = backends.find(side)
@@ -84,10 +84,10 @@ def fingerprint(probe: Probe) -> str:
     """
     given = {"weights": probe.weights, "arrays": probe.arrays, "cotangents": probe.cotangents}
     arrays = {f"{group}.{name}": x for group, named in given.items() for name, x in named.items()}
-    settled = paths(probe.contract.settle(probe.arrays, **probe.call()), "settled")
+    settled = paths(probe.contract.resolve(probe.arrays, **probe.call()), "settled")
     arrays |= {path: x for path, x in settled if isinstance(x, np.ndarray) and x.dtype == bool}
     arrays |= {name: np.asarray(x) for name in CALL if "positions" in name and (x := getattr(probe, name)) is not None}
-    said = repr((probe.contract, probe.dtype, probe.dropout_seed, probe.stages))
+    said = repr((probe.contract, probe.dtype, probe.dropout_seed, probe.intermediates))
     return hashlib.sha256(f"{said}\n{provenance.digest(arrays)}".encode()).hexdigest()
 
 
@@ -99,7 +99,7 @@ class Heard:
         probe: the same, drawn here.
         row: what the report says of it, but for its verdicts.
         results: by name.
-        rounds: the stages that its kernel rounded.
+        rounds: the intermediates that its kernel rounded.
     """
 
     probe: Probe
@@ -113,13 +113,13 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
 
     Args:
         recording: of kind "contracts".
-        local: a side's name, or None for the recording alone.
-        progress: told of each probe before it is judged.
+        local: a backend's name, or None for the recording alone.
+        progress: called with each probe before it is compared.
 
     Raises:
         FileError: the recording was made from other contracts or probes than there are here, or is damaged.
-        UnknownName: no such side.
-        MissingExtra: the side's framework is not installed.
+        UnknownName: no such backend.
+        MissingExtra: the backend's framework is not installed.
     """
     if local is not None:
         _ = backends.find(local)
@@ -136,7 +136,7 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
 
 
 def checked_calls(recording: Recording) -> Iterator[Heard]:
-    """Yield every call of a recording; all are looked at before the first is judged.
+    """Yield every call of a recording; all are checked before the first is compared.
 
     Raises:
         FileError: as `against`.
@@ -166,7 +166,9 @@ def _said(call: Any) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:
     texts = ("case", "probe", "dtype", "kernel", "fingerprint", "refusal")
     whole = isinstance(call, dict) and all(isinstance(call.get(name), str) for name in texts)
     rounds = call.get("rounds") if whole else None
-    if not isinstance(rounds, list) or not all(isinstance(stage, str) and stage in ROUNDS for stage in rounds):
+    if not isinstance(rounds, list) or not all(
+        isinstance(intermediate, str) and intermediate in ROUNDS for intermediate in rounds
+    ):
         wanted = f"must have {', '.join(texts)}, texts, and rounds among {', '.join(ROUNDS)}"
         raise FileError(f"recording's call {brief(repr(call))} {wanted}")
     case, probe, dtype, kernel, print_, refusal = (call[name] for name in texts)
@@ -176,7 +178,7 @@ def _said(call: Any) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:
 def _check_results(results: Mapping[str, np.ndarray], probe: Probe, said: str) -> None:
     """Raise FileError unless the results are those of a probe, in their shapes, and floats."""
     shapes = {**probe.contract.results(probe.arrays)}
-    wanted = {*probe.contract.outputs, *probe.stages}
+    wanted = {*probe.contract.outputs, *probe.intermediates}
     known = wanted | {f"d {x}" for x in (*probe.arrays, *probe.weights)}
     if not wanted <= set(results) <= known:
         raise FileError(f"{said} has {brief(', '.join(results) or 'nothing')}: must have {brief(', '.join(known))}")

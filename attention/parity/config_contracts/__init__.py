@@ -1,1 +1,1 @@
-"""Contracts from configs: where one side is a transformers model, its config says what the attention of the other must be."""
+"""Contracts from configs: the config of a transformers model gives the contract of the attention of its port."""

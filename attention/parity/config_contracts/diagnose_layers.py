@@ -1,9 +1,9 @@
-"""The diagnosis of the attention of a model beside one of transformers, whose config gives the contract.
+"""Diagnose the attention of a port of a transformers model against the contract that the model's config gives.
 
-    config -> contract        transformers' module against it        if it agrees: the module of the other model against it
+    config -> contract        transformers' module against it        if it agrees: the module of the port against it
 
-Both modules are asked within their models: hidden states of our choice, all else as they received it. A name is told only if
-the mistake, made in the contract's formula, gives what the other module made, on every question.
+Both modules run within their models: on hidden states of our choice, everything else as they received it. A mutation is
+reported only if the contract's formula with it reproduces the outputs of the port on every input.
 """
 
 # Programs are whatever their user brought, of types that strict mode cannot know.
@@ -20,15 +20,15 @@ import numpy as np
 from attention.checkpoints.weight_map import read, write
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.untouched import own_draws
-from attention.parity.blocks.layerwise import SMALL, side_of
+from attention.parity.blocks.instrumented_model import InstrumentedModel, Run
+from attention.parity.blocks.layerwise import SMALL, instrumented
 from attention.parity.blocks.received import FARTHEST, apart
-from attention.parity.blocks.recorded_side import Run, Side
 from attention.parity.blocks.units import counterparts, within
 from attention.parity.config_contracts.part_program import Part, PartProgram
 from attention.parity.config_contracts.questions import hidden
 from attention.parity.config_contracts.result import LayerDiagnosis
 from attention.parity.config_contracts.transformers_layers import Layer, is_theirs, layers
-from attention.parity.diagnosis.diagnose import examine
+from attention.parity.diagnosis.diagnose import diagnose_program
 from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.parity.param_mapping import ParamMap, match
 from attention.spec.errors import AttentionError, ParamError
@@ -67,7 +67,7 @@ def diagnose_layers(torch_side: Any, jax_side: Any, call: Call, *, params: Any =
         return (), tuple(f"{NOT_ASKED}{note}" for note in notes)
     try:
         with own_draws():
-            sides = side_of(brought[0], call), side_of(brought[1], call)
+            sides = instrumented(brought[0], call), instrumented(brought[1], call)
             known = _map(sides, call, params)
             pair = Pair((sides[1], sides[0]), known.inverse, load == "first") if index else Pair(sides, known, load == "second")
             made, more = pair.diagnosed(found, call)
@@ -82,7 +82,7 @@ def _brought(side: Any) -> Any:
     return getattr(side, "_orig_mod", side)
 
 
-def _map(sides: tuple[Side, Side], call: Call, given: Any) -> ParamMap:
+def _map(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, given: Any) -> ParamMap:
     first, second = (side.program for side in sides)
     size = sum(x.size for x in first.params.values())
     found = match(first, second, call if size <= SMALL else None, given=given)
@@ -101,7 +101,7 @@ class Pair:
         backward: whether both use the values of the second.
     """
 
-    sides: tuple[Side, Side]
+    sides: tuple[InstrumentedModel, InstrumentedModel]
     map: ParamMap
     backward: bool
 
@@ -133,11 +133,11 @@ class Pair:
     def _diagnosed(self, part: Part) -> LayerDiagnosis | str:
         """Return the diagnosis of a counterpart, or why there is none."""
         contract, questions = part.layer.contract, part.questions
-        own = examine(part.own, contract, pairs=False, calls=(questions[0], ()))
+        own = diagnose_program(part.own, contract, pairs=False, calls=(questions[0], ()))
         if not own.agrees:
             what = own.notes[0] if own.state in ("failed", "unsteady") and own.notes else "it does otherwise in this call"
             return f"{part.layer.path} is not what its config says: {what}"
-        theirs = examine(part.theirs, contract, patience=PATIENCE, calls=questions)
+        theirs = diagnose_program(part.theirs, contract, patience=PATIENCE, calls=questions)
         return LayerDiagnosis(part.layer.path, part.other, part.layer.kind, contract, own, theirs)
 
     def _counterparts(self, layer: Layer, every: set[str]) -> list[str]:
@@ -179,13 +179,13 @@ class Pair:
         second.name = second.name if other else self.sides[1].program.name
 
         def own(weights: Weights) -> Arrays:
-            return write(weights, layer.dialect, layer.contract, at="block.")
+            return write(weights, layer.weight_map, layer.contract, at="block.")
 
         def theirs(weights: Weights) -> Arrays:
             return params.forward({name: x for name, x in own(weights).items() if name in params.firsts})
 
         values = {**first.params, **(params.backward(_of(params, second.params)) if self.backward else {})}
-        weights = read(values, layer.dialect, layer.contract, at="block.")
+        weights = read(values, layer.weight_map, layer.contract, at="block.")
         return Part(
             layer, other, PartProgram(first, 1, own), PartProgram(second, len(slots[1]), theirs), weights, x, received[0]
         )

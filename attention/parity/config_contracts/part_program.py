@@ -1,4 +1,4 @@
-"""An attention within its model, as a program of hidden states and canonical weights that the diagnosis can run."""
+"""An attention within its model, as a program of hidden states and canonical weights that can be diagnosed."""
 
 # Programs are whatever their user brought, of types that strict mode cannot know.
 # pyright: standard
@@ -16,13 +16,13 @@ from attention.parity.blocks.received import apart
 from attention.parity.config_contracts.questions import beside, calls
 from attention.parity.config_contracts.transformers_layers import Layer
 from attention.parity.contracts.probes import Probe
-from attention.parity.diagnosis.library_program import Answer, Patient
+from attention.parity.diagnosis.library_program import Outputs, ProbedProgram
 from attention.spec.errors import SideFailed
 from attention.spec.params import Weights
 
 
 @dataclass
-class PartProgram(Patient):
+class PartProgram(ProbedProgram):
     """A part of a model.
 
     Args:
@@ -38,7 +38,7 @@ class PartProgram(Patient):
     def __post_init__(self) -> None:
         self.name, self.framework = self.program.name, self.program.framework
 
-    def answer(self, probe: Probe) -> Answer:
+    def outputs(self, probe: Probe) -> Outputs:
         x = probe.arrays["query"]
         params = {**self.program.params, **self.values(probe.weights)}
         made = self.program.run(Call((x,) * self.places), params=params, dtype="float32")
@@ -76,7 +76,7 @@ class Part:
     def gap(self) -> float:
         """How far the two are apart on what the first received, relative, RMS."""
         made = self.questions[0][0]
-        return apart(self.own.answer(made)["output"], self.theirs.answer(made)["output"])
+        return apart(self.own.outputs(made)["output"], self.theirs.outputs(made)["output"])
 
     @cached_property
     def questions(self) -> tuple[list[Probe], list[Probe]]:

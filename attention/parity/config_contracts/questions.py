@@ -1,9 +1,9 @@
-"""The calls that an attention is asked within its model: hidden states of the shape that it received, all else as it was.
+"""The test inputs of an attention within its model: hidden states of the shape that it received, everything else as it was.
 
     what it received        its own weights        plain, small and large numbers
-    drawn weights           no bias is 0 and no scale is 1, so that nothing that is learned can hide
+    drawn weights           no bias is 0 and no scale is 1, so that every parameter shows
 
-What a layer is given beside the hidden states (rotary tables, positions, masks) is of the length of the user's inputs.
+The other inputs of a layer (rotary tables, positions, masks) have the length of the user's inputs.
 """
 
 # Calls hold whatever their user passes, of types that strict mode cannot know.
@@ -19,7 +19,7 @@ import numpy as np
 from attention.parity.adapters.program import Call
 from attention.parity.contracts.probes import Drawer, Probe
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.masks import Dense
+from attention.spec.masks import DenseMask
 from attention.spec.masks.algebra import evaluate
 from attention.spec.params import Weights
 
@@ -88,7 +88,7 @@ def beside(contract: MultiHeadAttention, call: Call, x: np.ndarray) -> dict[str,
         sizes = contract.sizes_of({"query": x})
         own = evaluate(contract.mask, sizes)
         if np.any(~allowed & (True if own is None else own)):
-            found["mask"] = Dense(np.broadcast_to(allowed, (x.shape[0], *allowed.shape[1:])).copy())
+            found["mask"] = DenseMask(np.broadcast_to(allowed, (x.shape[0], *allowed.shape[1:])).copy())
     places = call.leaves.get("position_ids")
     if contract.positions is None or places is None or places.shape[-1] != x.shape[1]:
         return found

@@ -1,11 +1,11 @@
-"""What the contract of a config says of one attention of a model."""
+"""The diagnosis of one attention of a port, against the contract that a config gives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from attention.parity.diagnosis.result import Finding
+from attention.parity.diagnosis.result import ProgramDiagnosis
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 MOST_NAMED = 3
@@ -30,23 +30,23 @@ class LayerDiagnosis:
     other: str
     kind: str
     contract: MultiHeadAttention
-    own: Finding
-    finding: Finding
+    own: ProgramDiagnosis
+    diagnosis: ProgramDiagnosis
     alike: int = 1
 
     @property
     def name(self) -> str:
         """The mistake, or ""; several where no question tells them apart."""
-        causes = self.finding.causes
-        return "; or ".join(cause.names[0] for cause in causes) if len(causes) <= MOST_NAMED else ""
+        explanations = self.diagnosis.explanations
+        return "; or ".join(explanation.names[0] for explanation in explanations) if len(explanations) <= MOST_NAMED else ""
 
     def __str__(self) -> str:
-        head = f"{self.other or self.finding.name}, by the contract of the config of {self.kind} ({self.path} agrees with it)"
+        head = f"{self.other or self.diagnosis.name}, by the contract of the config of {self.kind} ({self.path} agrees with it)"
         if not self.name:
-            said = self.finding.lines()[0].partition(": ")[2]
+            said = self.diagnosis.lines()[0].partition(": ")[2]
             return f"{head}: {said}"
         # The first line of the finding is the name, which stands at the front.
-        return "\n".join([self.name, f"    in {head}", *self.finding.lines()[1:]])
+        return "\n".join([self.name, f"    in {head}", *self.diagnosis.lines()[1:]])
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data."""
@@ -57,5 +57,5 @@ class LayerDiagnosis:
             "contract": repr(self.contract),
             "layers of this contract": self.alike,
             "name": self.name,
-            "finding": self.finding.to_dict(),
+            "diagnosis": self.diagnosis.to_dict(),
         }

@@ -1,4 +1,4 @@
-"""A part of a torch model whose output is that of a module within it."""
+"""A part of a torch model that returns the output of one of its submodules."""
 
 # torch leaves many of its types unknown, which strict mode reports at every use.
 # pyright: standard
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from attention.parity.blocks.torch_side import TorchPart
+from attention.parity.blocks.torch_model import TorchPart
 
 
 class TappedPart(TorchPart):

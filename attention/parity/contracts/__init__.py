@@ -1,1 +1,1 @@
-"""Contracts: probes, the two backends, and the check that judges them."""
+"""Contracts: their probes, the backends that run them, and the check of a backend against the oracle."""

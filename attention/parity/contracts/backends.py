@@ -1,9 +1,9 @@
-"""Sides: the programs that are compared, behind one protocol.
+"""Backends: our layers in torch and JAX, and the oracle's formula in NumPy, behind one protocol.
 
-    side.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
+    backend.run(probe).results = {"output": ..., "d query": ..., "d q_proj.kernel": ..., ...}    NumPy arrays, canonical layout
 
-"numpy" is the oracle's own text run in NumPy, without gradients; "torch" and "jax" are the two rooms; "jax_eager" is JAX
-one operation at a time, which tells a mistake of the program from one of its compilation.
+"numpy" runs the formula in NumPy, without gradients. "torch" and "jax" run the layers; "jax_eager" runs JAX one operation at a
+time, which separates a mistake in the program from one in its compilation.
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.
@@ -30,11 +30,11 @@ Results = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Ran:
+class BackendRun:
     """What a side made of a probe, and on what.
 
     Attributes:
-        results: the outputs, the stages asked for, and the gradient of every input and parameter.
+        results: the outputs, the intermediates asked for, and the gradient of every input and parameter.
         kernels: those that were chosen, one for each attention.
     """
 
@@ -48,11 +48,11 @@ class Ran:
 
     @property
     def rounds(self) -> tuple[str, ...]:
-        """The stages that the kernels round to the dtype of their inputs."""
-        return tuple(dict.fromkeys(stage for kernel in self.kernels for stage in kernel.rounds))
+        """The intermediates that the kernels round to the dtype of their inputs."""
+        return tuple(dict.fromkeys(intermediate for kernel in self.kernels for intermediate in kernel.rounds))
 
 
-class Side(Protocol):
+class Backend(Protocol):
     """A program that can be probed."""
 
     @property
@@ -60,7 +60,7 @@ class Side(Protocol):
         """What reports call it."""
         ...
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         """Return what the program makes of the probe.
 
         Raises:
@@ -69,34 +69,34 @@ class Side(Protocol):
         ...
 
 
-class NumpySide:
+class NumpyBackend:
     """The formula in NumPy float64. It has no gradients: the oracle's come from JAX, and are checked by differences."""
 
     name = "numpy"
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         del implementation
         weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
-        setting = probe.contract.settle(probe.arrays, **probe.call())
+        setting = probe.contract.resolve(probe.arrays, **probe.call())
         # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
         with np.errstate(invalid="ignore", over="ignore"):
             made = probe.contract.formula(np, weights, arrays, setting)
-        return Ran({name: made[name] for name in (*probe.contract.outputs, *probe.stages)})
+        return BackendRun({name: made[name] for name in (*probe.contract.outputs, *probe.intermediates)})
 
 
-class TorchSide:
+class TorchBackend:
     """The layer of `torch_impl`."""
 
     name = "torch"
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
-        torch, room = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
-        params = room.params
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
+        torch, backend = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
+        params = backend.params
         layer = probe.contract.build("torch", weights=probe.weights, dtype=probe.dtype)
         layer.train(probe.dropout_seed is not None)
         inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
         with recorded() as kernels:
-            results = named(probe, layer(**inputs, **probe.call(), **_options(probe.stages, implementation)))
+            results = named(probe, layer(**inputs, **probe.call(), **_options(probe.intermediates, implementation)))
         learned = {name: params.parameter(layer, name) for name in probe.contract.params}
         gradients = torch.autograd.grad(
             [results[name] for name in probe.cotangents],
@@ -106,7 +106,7 @@ class TorchSide:
         for (name, _), gradient in zip([*inputs.items(), *learned.items()], gradients, strict=True):
             param = probe.contract.params.get(name)
             results[f"d {name}"] = gradient if param is None else params.to_canonical(param, gradient)
-        return Ran({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
+        return BackendRun({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
 
 
 OPTIMISED = ("plain", "real text")
@@ -118,7 +118,7 @@ QUICKLY = {**ALONE, "xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emi
 
 
 @dataclass(frozen=True)
-class JaxSide:
+class JaxBackend:
     """The layer of `jax_impl`, under `jax.jit` or one operation at a time.
 
     Args:
@@ -129,7 +129,7 @@ class JaxSide:
     name: str = "jax"
     compiled: bool = True
 
-    def run(self, probe: Probe, implementation: str) -> Ran:
+    def run(self, probe: Probe, implementation: str) -> BackendRun:
         import jax  # noqa: PLC0415 - only this side needs it
         from flax import nnx  # noqa: PLC0415
 
@@ -140,18 +140,18 @@ class JaxSide:
             layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
             graph, learned, rest = nnx.split(layer, nnx.Param, ...)
             compiler = ("default" if probe.name in OPTIMISED else "quick") if self.compiled else "none"
-            program, chosen = _jax_program(probe.contract.outputs, graph, implementation, probe.stages, compiler)
+            program, chosen = _jax_program(probe.contract.outputs, graph, implementation, probe.intermediates, compiler)
             given = jax.tree.map(jax.numpy.asarray, (probe.arrays, probe.call(), probe.cotangents))
             results, (d_learned, d_arrays) = program(learned, rest, *given)
             nnx.update(layer, d_learned)
             gradients = {f"d {name}": x for name, x in [*d_arrays.items(), *layer.weights().items()]}
             kernels = chosen[_signature((learned, *given))]
-            return Ran({name: np.asarray(x) for name, x in {**results, **gradients}.items()}, kernels)
+            return BackendRun({name: np.asarray(x) for name, x in {**results, **gradients}.items()}, kernels)
 
 
 @cache
 def _jax_program(
-    outputs: tuple[str, ...], graph: Any, implementation: str, stages: tuple[str, ...], compiler: str
+    outputs: tuple[str, ...], graph: Any, implementation: str, intermediates: tuple[str, ...], compiler: str
 ) -> tuple[Callable[..., Any], dict[Any, tuple[Kernel, ...]]]:
     """Return the layer with its gradients, and where it writes down its kernels while it is traced.
 
@@ -164,8 +164,8 @@ def _jax_program(
 
     def program(learned: Any, rest: Any, arrays: Any, call: Any, cotangents: Any) -> Any:
         def forward(learned: Any, arrays: Any) -> tuple[Any, Any]:
-            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_options(stages, implementation))
-            results = _by_name(outputs, stages, made)
+            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_options(intermediates, implementation))
+            results = _by_name(outputs, intermediates, made)
             return {name: results[name] for name in cotangents}, results
 
         with recorded() as kernels:
@@ -186,29 +186,29 @@ def _signature(tree: Any) -> Any:
 
 
 def named(probe: Probe, made: Any) -> dict[str, Any]:
-    """Return what a layer made by the names of its contract's outputs and of the stages asked for."""
-    return _by_name(probe.contract.outputs, probe.stages, made)
+    """Return what a layer made by the names of its contract's outputs and of the intermediates asked for."""
+    return _by_name(probe.contract.outputs, probe.intermediates, made)
 
 
-def _by_name(outputs: tuple[str, ...], stages: tuple[str, ...], made: Any) -> dict[str, Any]:
-    *values, staged = made if stages else (*(made if isinstance(made, tuple) else (made,)), {})
-    return {**dict(zip(outputs, values, strict=True)), **staged}
+def _by_name(outputs: tuple[str, ...], intermediates: tuple[str, ...], made: Any) -> dict[str, Any]:
+    *values, intermediate_values = made if intermediates else (*(made if isinstance(made, tuple) else (made,)), {})
+    return {**dict(zip(outputs, values, strict=True)), **intermediate_values}
 
 
-def _options(stages: tuple[str, ...], implementation: str) -> dict[str, Any]:
+def _options(intermediates: tuple[str, ...], implementation: str) -> dict[str, Any]:
     """Return the options of a call that a layer may lack, where they are asked for."""
-    asked = {"return_stages": stages, "implementation": "" if implementation == "auto" else implementation}
+    asked = {"return_intermediates": intermediates, "implementation": "" if implementation == "auto" else implementation}
     return {name: value for name, value in asked.items() if value}
 
 
-SIDES: dict[str, Side] = {
-    side.name: side for side in (NumpySide(), TorchSide(), JaxSide(), JaxSide("jax_eager", compiled=False))
+SIDES: dict[str, Backend] = {
+    side.name: side for side in (NumpyBackend(), TorchBackend(), JaxBackend(), JaxBackend("jax_eager", compiled=False))
 }
 BACKENDS = ("torch", "jax")
-"""The rooms' sides: what is compared unless something else is asked for."""
+"""The backends' sides: what is compared unless something else is asked for."""
 
 
-def find(name: str) -> Side:
+def find(name: str) -> Backend:
     """Return the side called `name`.
 
     Raises:

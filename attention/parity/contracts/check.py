@@ -1,6 +1,6 @@
-"""The check: every probe of a contract, on every side, against the oracle's budget.
+"""Check a contract: every probe, on every backend, against the oracle's error budget.
 
-for each probe:  (values, sigma) = budget(oracle and its gradients)        judge(side.run(probe), values, sigma)
+for each probe:  (values, sigma) = budget(oracle and its gradients)        judge(backend.run(probe), values, sigma)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.contracts.backends import BACKENDS, Ran, find
+from attention.parity.contracts.backends import BACKENDS, BackendRun, find
 from attention.parity.contracts.probes import Probe, check_contract, probes
 from attention.parity.numerics.comparison import Verdict, judge
 from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding
@@ -37,7 +37,7 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
 
     Args:
         probe: the call.
-        rounds: stages that the kernel rounds to the dtype of its inputs.
+        rounds: intermediates that the kernel rounds to the dtype of its inputs.
         runs: of the Monte Carlo arithmetic.
     """
     # Rounding is linear in the unit, so float64 takes float32's budget: its own would drown in the oracle's rounding.
@@ -50,8 +50,8 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
     cotangents = {name: probe.cotangents.get(name, np.zeros(shape)).astype(np.float64) for name, shape in shapes.items()}
     flags = {name: np.bool_(name in counted(probe.dtype, rounds)) for name in ROUNDS}
     made = budget(
-        differentiated(LayerProgram(contract.unsettled(), tuple(shapes))),
-        ((probe.weights, arrays, contract.settle(probe.arrays, **probe.call()), flags), cotangents),
+        differentiated(LayerProgram(contract.unresolved(), tuple(shapes))),
+        ((probe.weights, arrays, contract.resolve(probe.arrays, **probe.call()), flags), cotangents),
         dtype=COMPUTE[probe.dtype],
         storage=probe.dtype,
         runs=runs,
@@ -60,9 +60,10 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
 
 
 def counted(dtype: str, rounds: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the stages whose rounding by a kernel moves its results: budgets that differ in others are one.
+    """Return the intermediates whose rounding by a kernel moves its results: budgets that differ in others are one.
 
-    Where storage is no coarser than arithmetic, writing a stage down changes nothing; a kept logsumexp does in every dtype.
+    Where storage is no coarser than arithmetic, writing an intermediate down changes nothing; a kept logsumexp does in every
+    dtype.
     """
     coarse = COMPUTE[dtype] != dtype
     return tuple(name for name in ROUNDS if name in rounds and (coarse or name == "logsumexp"))
@@ -79,7 +80,7 @@ def _named(tree: Any, probe: Probe) -> dict[str, np.ndarray]:
     outputs, (d_weights, d_inputs, *_) = tree
     gradients = {**{name: d_inputs[name] for name in probe.arrays}, **d_weights}
     return {
-        **{name: outputs[name] for name in (*probe.contract.outputs, *probe.stages)},
+        **{name: outputs[name] for name in (*probe.contract.outputs, *probe.intermediates)},
         **{f"d {name}": gradient for name, gradient in gradients.items()},
     }
 
@@ -89,7 +90,7 @@ def verdicts(results: Mapping[str, np.ndarray], expected: Budget) -> tuple[Verdi
     return tuple(judge(name, got, expected.value[name], expected.sigma[name]) for name, got in results.items())
 
 
-def judged(probe: Probe, ran: Ran, budgets: Callable[[Probe, tuple[str, ...]], Budget] = expect) -> tuple[Verdict, ...]:
+def judged(probe: Probe, ran: BackendRun, budgets: Callable[[Probe, tuple[str, ...]], Budget] = expect) -> tuple[Verdict, ...]:
     """Return a verdict on every result of a side; what fails is judged again, by a budget of more runs.
 
     Args:

@@ -1,8 +1,8 @@
-"""Probes: calls derived from a contract so that no known mistake can hide.
+"""Probes: calls derived from a contract that reveal every known mutation of it.
 
-A probe differs from a naive test in what it refuses to leave at a convenient value: biases are random and not 0, T is 13 and
-longer than any window here, T != S both ways, groups have two heads, a batch row is empty, padded tokens are NaN and inf,
-positions lie beyond 8,190, scores saturate.
+A probe avoids the convenient values of a naive test: biases are random and not 0, T is 13 and longer than any window here,
+T != S both ways, groups have two heads, a batch row is empty, padded tokens are NaN and inf, positions exceed 8,190, scores
+saturate.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.attend import STAGES
+from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import Sizes
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.layers.contract import Contract
-from attention.spec.masks import Dense, Lengths, Segments
+from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
 from attention.spec.options import SEED, checked
-from attention.spec.params import Weights, cast, numpy_dtype
+from attention.spec.params import Weights, cast
 from attention.spec.positions import AxialRotary
 
 B, N, FEW = 3, 13, 5
@@ -45,7 +46,7 @@ class Probe:
         key_positions: the same for the keys.
         positions: the same for a layer whose queries and keys are the same tokens.
         dropout_seed: an int while training, or None.
-        stages: names of stages that the call returns as well.
+        intermediates: names of intermediates that the call returns as well.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Probe:
     key_positions: np.ndarray | None = None
     positions: np.ndarray | None = None
     dropout_seed: int | None = None
-    stages: tuple[str, ...] = ()
+    intermediates: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Sizes:
@@ -69,7 +70,7 @@ class Probe:
 
     def call(self) -> dict[str, Any]:
         """Return the keyword arguments that a layer takes beside the arrays."""
-        return {name: getattr(self, name) for name in CALL if name in self.contract.takes}
+        return {name: getattr(self, name) for name in CALL if name in self.contract.call_kwargs}
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Drawer:
         arrays = {n: rng.normal(0, scale, (B, count, width)) for (n, width), count in rows.items()}
         if biased:
             arrays["bias"] = rng.normal(size=self.contract.optional(arrays)["bias"])
-        wanted = (*self.contract.outputs, *({"logsumexp"} & set(call.get("stages", ()))))
+        wanted = (*self.contract.outputs, *({"logsumexp"} & set(call.get("intermediates", ()))))
         cotangents = {n: rng.normal(size=shape) for n, shape in self.contract.results(arrays).items() if n in wanted}
         if self.axial:
             call = {"query_positions": self.places(t), "key_positions": self.places(s), **call}
@@ -118,7 +119,7 @@ class Drawer:
             self.dtype,
             self.weights(),
             {n: x.astype(kind) for n, x in arrays.items()},
-            {n: x.astype(inner if n in STAGES and n != "context" else kind) for n, x in cotangents.items()},
+            {n: x.astype(inner if n in INTERMEDIATES and n != "context" else kind) for n, x in cotangents.items()},
             **call,
         )
 
@@ -134,13 +135,13 @@ class Drawer:
 
     def takes(self, *names: str) -> bool:
         """Return whether a call of the contract takes all these keywords."""
-        return self.contract.takes.issuperset(names)
+        return self.contract.call_kwargs.issuperset(names)
 
     def allows(self, t: int, s: int, **call: Any) -> bool:
         """Return whether the contract's mask has a meaning for T queries and S keys."""
         try:
             probe = self.draw("", t, s, **call)
-            _ = self.contract.settle(probe.arrays, **probe.call())
+            _ = self.contract.resolve(probe.arrays, **probe.call())
         except MaskError:
             return False
         return True
@@ -178,11 +179,11 @@ def _square(drawer: Drawer) -> Iterator[Probe]:
     yield _poisoned(drawer, "padding", Lengths(kv=[N, 8, 0], q=[N, 8, 0]))
     packed: dict[str, Any] = _masked(drawer, Segments(kv=_documents()))
     yield drawer.draw("packed", **packed)
-    if drawer.takes("stages"):
+    if drawer.takes("intermediates"):
         heads = drawer.contract.results(drawer.draw("").arrays)["weights"][-3]
-        yield drawer.draw("mask per head", mask=Dense(_holes(heads)))
-        stages = ("weights", "logsumexp")
-        yield drawer.draw("stages", mask=Lengths(kv=[N, 8, 0]), stages=stages, biased=drawer.takes("bias"))
+        yield drawer.draw("mask per head", mask=DenseMask(_holes(heads)))
+        intermediates = ("weights", "logsumexp")
+        yield drawer.draw("intermediates", mask=Lengths(kv=[N, 8, 0]), intermediates=intermediates, biased=drawer.takes("bias"))
 
 
 def _masked(drawer: Drawer, mask: Mask) -> dict[str, Mask]:

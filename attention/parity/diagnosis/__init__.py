@@ -1,4 +1,4 @@
-"""Diagnosis: name the mistake in a port, or say that it is none of the known ones.
+"""Diagnosis: name the mistake in a port, or report that it is none of the known ones.
 
 >>> from attention import parity, spec
 >>> from attention.parity.diagnosis import diagnose
@@ -7,9 +7,19 @@
 True
 """
 
-from attention.parity.diagnosis.diagnose import diagnose, examine
-from attention.parity.diagnosis.result import Diagnosis, Finding
-from attention.parity.mutations.mutation import Dial, Knob, Mistake
-from attention.parity.mutations.registry import KNOBS, hypotheses
+from attention.parity.diagnosis.diagnose import diagnose, diagnose_program
+from attention.parity.diagnosis.result import Diagnosis, ProgramDiagnosis
+from attention.parity.mutations.mutation import FittedScalar, Mutation, MutationKind
+from attention.parity.mutations.registry import KINDS, hypotheses
 
-__all__ = ["KNOBS", "Diagnosis", "Dial", "Finding", "Knob", "Mistake", "diagnose", "examine", "hypotheses"]
+__all__ = [
+    "KINDS",
+    "Diagnosis",
+    "FittedScalar",
+    "Mutation",
+    "MutationKind",
+    "ProgramDiagnosis",
+    "diagnose",
+    "diagnose_program",
+    "hypotheses",
+]

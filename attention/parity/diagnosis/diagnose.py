@@ -1,9 +1,9 @@
-"""Examination: a program is asked, and its answers are explained by a mistake, by two, or not at all.
+"""Diagnose a program: find the mutation, or the two, of its contract that reproduce its outputs.
 
-    agrees      every answer lies within the contract's budget
-    named       an answer does not, and a mistake makes of every question, and of others kept back, what the program made
+    agrees      every output lies within the contract's budget
+    named       one does not, and a mutation reproduces the outputs on every probe, and on others that were held out
 
-A name is told only if it also holds on questions that took no part in finding it: a wrong name is worse than none.
+A mutation is reported only if it also holds on the probes that were not used to find it: a wrong name is worse than none.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.diagnosis.evidence import Asked, explains, hardest_first
-from attention.parity.diagnosis.library_program import Patient
-from attention.parity.diagnosis.result import Diagnosis, Finding
-from attention.parity.diagnosis.search import RANKED, Cause, Group, Search
-from attention.parity.diagnosis.test_inputs import questions, second_opinion
-from attention.parity.diagnosis.user_program import patient
+from attention.parity.diagnosis.evidence import Observation, explains, hardest_first
+from attention.parity.diagnosis.library_program import ProbedProgram
+from attention.parity.diagnosis.result import Diagnosis, ProgramDiagnosis
+from attention.parity.diagnosis.search import RANKED, Explanation, Group, Search
+from attention.parity.diagnosis.test_inputs import diagnostic_probes, held_out_probes
+from attention.parity.diagnosis.user_program import probed_program
 from attention.parity.mutations.formula_hooks import own_budget
 from attention.parity.mutations.registry import hypotheses
 from attention.spec.errors import OptionError, SideFailed, shown
@@ -32,9 +32,9 @@ from attention.spec.options import SWITCH, checked, number
 PATIENCE = 20.0
 """Seconds for the search among pairs, unless more are given."""
 FAILED = "the program failed"
-"""Why a question has no answer."""
+"""Why an observation is missing."""
 KEPT_BACK = 3
-"""How many further questions a name has to hold on."""
+"""How many held-out probes a name must hold on."""
 
 
 @checked(pairs=SWITCH, patience=number(0))
@@ -48,7 +48,7 @@ def diagnose(
     torch_params: Any = None,
     jax_params: Any = None,
 ) -> Diagnosis:
-    """Return what each side does otherwise than the contract says, by name.
+    """Return how each program differs from the contract, by the name of the mutation.
 
     Args:
         torch_side: "torch", a module of ours, a program, or a function of the contract's arrays. A function whose first
@@ -56,140 +56,155 @@ def diagnose(
             to (B, H, T, S)), `bias`, positions and `dropout_seed` if its signature names them.
         jax_side: likewise.
         contract: what both are meant to be.
-        pairs: whether to look for two mistakes where one does not explain the answers.
-        patience: seconds for that, of each side.
+        pairs: whether to search for two mutations where one does not explain the outputs.
+        patience: seconds for that, for each program.
         torch_params: for a program with parameters of its own: `(them, by name) -> canonical weights`, or a `ParamMap`.
         jax_params: likewise.
 
     Raises:
-        OptionError: `contract` is no layer, or a program's parameters are not said to be which.
+        OptionError: `contract` is no layer, or a program's parameters are not mapped to canonical weights.
     """
     if not isinstance(contract, Contract):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"contract {shown(contract)} must be a layer's, such as MultiHeadAttention(...)")
     given = (("torch", torch_side, torch_params), ("jax", jax_side, jax_params))
-    found = [examine(patient(side, name, contract, p), contract, pairs=pairs, patience=patience) for name, side, p in given]
+    found = [
+        diagnose_program(probed_program(side, name, contract, p), contract, pairs=pairs, patience=patience)
+        for name, side, p in given
+    ]
     return Diagnosis(*found)
 
 
-def examine(
-    who: Patient,
+def diagnose_program(
+    who: ProbedProgram,
     contract: Contract,
     *,
     pairs: bool = True,
     patience: float = PATIENCE,
     calls: tuple[Sequence[Probe], Sequence[Probe]] | None = None,
-) -> Finding:
-    """Return what one program does otherwise than the contract says.
+) -> ProgramDiagnosis:
+    """Return how one program differs from the contract.
 
     Args:
         who: the program.
         contract: as `diagnose`.
         pairs: as `diagnose`.
         patience: as `diagnose`.
-        calls: the questions, and others on which a name has to hold; those of the contract if None.
+        calls: the probes, and held-out ones on which a name must hold; those of the contract if None.
     """
     began = time.monotonic()
-    first, second = calls or (questions(contract, who.weights), second_opinion(contract, who.weights))
-    ward = ask(who, first)
-    finding = Finding(who.name, who.framework, "failed", ward.asked, ward.skipped, notes=ward.notes)
-    if ward.asked:
-        finding = _explained(who, contract, finding, second, pairs=pairs, patience=patience)
-    return replace(finding, seconds=time.monotonic() - began)
+    first, second = calls or (diagnostic_probes(contract, who.weights), held_out_probes(contract, who.weights))
+    observations = observe(who, first)
+    diagnosis = ProgramDiagnosis(
+        who.name, who.framework, "failed", observations.observations, observations.skipped, notes=observations.notes
+    )
+    if observations.observations:
+        diagnosis = _explained(who, contract, diagnosis, second, pairs=pairs, patience=patience)
+    return replace(diagnosis, seconds=time.monotonic() - began)
 
 
 @dataclass(frozen=True, eq=False)
-class Ward:
-    """What was asked.
+class Observations:
+    """The observations of one program.
 
     Attributes:
-        asked: questions and answers.
-        skipped: why the others were not asked, by name.
-        notes: what a failure said.
+        observations: one for each probe that ran.
+        skipped: why the others did not run, by name.
+        notes: messages of failures.
     """
 
-    asked: tuple[Asked, ...]
+    observations: tuple[Observation, ...]
     skipped: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
-def ask(who: Patient, probes: Sequence[Probe]) -> Ward:
-    """Ask a program all that it can be asked."""
-    asked: list[Asked] = []
+def observe(who: ProbedProgram, probes: Sequence[Probe]) -> Observations:
+    """Run a program on every probe that it supports."""
+    observations: list[Observation] = []
     skipped: dict[str, str] = {}
     notes: dict[str, None] = {}
     for probe in probes:
-        lack = who.lacks(probe)
+        lack = who.unsupported(probe)
         if lack:
             skipped[probe.name] = lack
             continue
         try:
-            asked.append(Asked(probe, who.answer(probe), _right(probe)))
+            observations.append(Observation(probe, who.outputs(probe), _right(probe)))
         except SideFailed as failure:
             skipped[probe.name] = FAILED
             notes[str(failure)] = None
-    return Ward(tuple(asked), skipped, tuple(notes))
+    return Observations(tuple(observations), skipped, tuple(notes))
 
 
-# By identity: the questions of a contract are the same objects for both sides.
+# By identity: the probes of a contract are the same objects for both programs.
 _right = lru_cache(maxsize=256)(own_budget)
 
 
 def _explained(
-    who: Patient, contract: Contract, finding: Finding, kept_back: Sequence[Probe], *, pairs: bool, patience: float
-) -> Finding:
-    odd = [question for question in finding.asked if not question.agrees]
-    if _unsteady(who, finding.asked[0]):
+    who: ProbedProgram,
+    contract: Contract,
+    diagnosis: ProgramDiagnosis,
+    held_out: Sequence[Probe],
+    *,
+    pairs: bool,
+    patience: float,
+) -> ProgramDiagnosis:
+    odd = [observation for observation in diagnosis.observations if not observation.agrees]
+    if _unsteady(who, diagnosis.observations[0]):
         note = "is dropout active (model.eval(), deterministic=True), or does it draw random numbers?"
-        return replace(finding, state="unsteady", notes=(*finding.notes, note))
+        return replace(diagnosis, state="unsteady", notes=(*diagnosis.notes, note))
     if not odd:
-        return replace(finding, state="failed" if FAILED in finding.skipped.values() else "agrees")
-    search = Search(finding.asked, patience)
-    causes = _causes(search, contract, pairs=pairs)
-    told = _upheld(who, kept_back, causes, odd)
-    # Verdicts were given in the order in which questions refute; they are shown in the order in which they were asked.
-    finding = replace(finding, asked=tuple(search.asked))
+        return replace(diagnosis, state="failed" if FAILED in diagnosis.skipped.values() else "agrees")
+    search = Search(diagnosis.observations, patience)
+    explanations = _causes(search, contract, pairs=pairs)
+    told = _upheld(who, held_out, explanations, odd)
+    # The search sorts the observations, and the evidence of the explanations is in its order.
+    diagnosis = replace(diagnosis, observations=tuple(search.observations))
     if told:
-        return replace(finding, state="named", causes=told)
-    notes = list(finding.notes)
-    if any(np.isnan(question.given).any() and not np.isnan(question.wanted).any() for question in odd):
+        return replace(diagnosis, state="named", explanations=told)
+    notes = list(diagnosis.notes)
+    if any(np.isnan(observation.given).any() and not np.isnan(observation.wanted).any() for observation in odd):
         notes.append("it returns NaN where the contract has numbers")
-    if causes:
-        notes.append(f"{causes[0].names[0]!r} explains these answers, but not others that were kept back")
+    if explanations:
+        notes.append(f"{explanations[0].names[0]!r} explains these outputs, but not those of held-out probes")
     if not search.exhausted:
         notes.append(f"not all pairs of mistakes were tried in {patience:g} s: give more patience")
-    return replace(finding, state="unknown", notes=tuple(notes))
+    return replace(diagnosis, state="unknown", notes=tuple(notes))
 
 
-def _causes(search: Search, contract: Contract, *, pairs: bool) -> list[Cause]:
-    """Return what explains the answers: one listed mistake, one number, two mistakes, a mistake and a number."""
-    mistakes, dials = hypotheses(contract)
-    found = search.singles(mistakes) or search.fits(dials)
+def _causes(search: Search, contract: Contract, *, pairs: bool) -> list[Explanation]:
+    """Return what explains the outputs: one mutation, one number, two mutations, or a mutation and a number."""
+    mutations, scalars = hypotheses(contract)
+    found = search.singles(mutations) or search.fits(scalars)
     if found or not pairs:
         return found
-    groups = search.grouped(mistakes)
-    return search.pairs(groups) or search.fits(dials, _nearest(groups))
+    groups = search.grouped(mutations)
+    return search.pairs(groups) or search.fits(scalars, _nearest(groups))
 
 
 def _nearest(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups whose answers are nearest somewhere, so that one number more may explain the rest."""
+    """Return the groups whose outputs are nearest on some probe: one number more may explain the others."""
     return sorted(groups, key=lambda group: float(np.log(group.distances + 1.0).sum()))[:RANKED]
 
 
-def _upheld(who: Patient, kept_back: Sequence[Probe], causes: Sequence[Cause], odd: Sequence[Asked]) -> tuple[Cause, ...]:
-    """Return the causes that also explain answers to questions that were kept back."""
-    if not causes:
+def _upheld(
+    who: ProbedProgram, held_out: Sequence[Probe], explanations: Sequence[Explanation], odd: Sequence[Observation]
+) -> tuple[Explanation, ...]:
+    """Return the explanations that also hold on the held-out probes."""
+    if not explanations:
         return ()
-    worst = {question.probe.name: question.distance(question.wanted) for question in odd}
-    others = [probe for probe in kept_back if not who.lacks(probe)]
-    # Those that showed most, and one that anything shows on.
+    worst = {observation.probe.name: observation.distance(observation.wanted) for observation in odd}
+    others = [probe for probe in held_out if not who.unsupported(probe)]
+    # Those that showed the largest differences.
     chosen = sorted(others, key=lambda probe: -worst.get(probe.name, 0.0))[:KEPT_BACK]
-    asked = hardest_first(ask(who, chosen).asked)
-    if not asked:
+    observations = hardest_first(observe(who, chosen).observations)
+    if not observations:
         return ()
-    return tuple(cause for cause in causes if explains(cause.mistake, asked, strict=True) is not None)
+    return tuple(
+        explanation for explanation in explanations if explains(explanation.mutation, observations, strict=True) is not None
+    )
 
 
-def _unsteady(who: Patient, question: Asked) -> bool:
-    """Return whether the same question has two answers."""
-    again = who.answer(question.probe)
-    return any(not np.array_equal(x, again[name], equal_nan=True) for name, x in question.got.items())
+def _unsteady(who: ProbedProgram, observation: Observation) -> bool:
+    """Return whether two runs of the same probe differ."""
+    again = who.outputs(observation.probe)
+    return any(not np.array_equal(x, again[name], equal_nan=True) for name, x in observation.got.items())

@@ -1,9 +1,9 @@
-"""Evidence: what a program answered, and how far a hypothesis is from it.
+"""Observations: the outputs of a program on a probe, and their distance from those of a hypothesis.
 
-    distance = RMS of (answer - hypothesis) / spread         spread: sigma of the right call, nowhere below its own RMS
-    explains <=> every verdict against the hypothesis's own budget agrees, on every question
+    distance = RMS of (output - hypothesis) / spread         spread: sigma of the right call, nowhere below its own RMS
+    explains <=> every verdict against the hypothesis's own budget agrees, on every probe
 
-The distance is cheap, NumPy alone, and sorts out; the verdict is strict, and decides.
+The distance is cheap (NumPy alone) and discards hypotheses; the verdict is strict and decides.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.mutations.formula_hooks import answer, own_budget
-from attention.parity.mutations.mutation import Mistake
-from attention.parity.mutations.operators import Plant
+from attention.parity.mutations.formula_hooks import formula_outputs, own_budget
+from attention.parity.mutations.mutation import Mutation
+from attention.parity.mutations.operators import Operator
 from attention.parity.numerics.comparison import Verdict, judge
 from attention.parity.numerics.error_budget import Budget
 from attention.spec.errors import AttentionError
 
-Answer = dict[str, np.ndarray]
+Outputs = dict[str, np.ndarray]
 
 NEAR = 100.0
 """The distance up to which a hypothesis is worth a verdict: a wrong program may round up to so much more than the right one."""
 FAR = 1e8
 """The distance of what cannot be compared, such as NaN beside a number."""
 SMALL = 2**14
-"""The most numbers of an answer that is remembered."""
+"""The largest number of output elements that is cached."""
 SAME = 0.5
 """The distance up to which two hypotheses are the same to rounding."""
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """One question and what the program made of it.
+class Observation:
+    """One probe, and the outputs of a program on it.
 
     Attributes:
         probe: the right call.
         got: the program's outputs.
-        right: what a right program makes, and its error bar.
+        right: the right outputs, and their error budget.
     """
 
     probe: Probe
-    got: Answer
+    got: Outputs
     right: Budget
 
     @cached_property
@@ -55,12 +55,12 @@ class Asked:
 
     @property
     def agrees(self) -> bool:
-        """Whether the program does here what the contract says."""
+        """Whether the program agrees with the contract on this probe."""
         return all(verdict.agrees for verdict in self.verdicts)
 
     @cached_property
     def wanted(self) -> np.ndarray:
-        """The right outputs that the program also gives, in one row."""
+        """The right outputs that the program also returns, in one row."""
         return _flat({name: self.right.value[name] for name in self.got})
 
     @cached_property
@@ -70,7 +70,7 @@ class Asked:
 
     @cached_property
     def spread(self) -> np.ndarray:
-        """What distances are counted in: `(n,)`, positive."""
+        """The unit of distances: `(n,)`, positive."""
         rows: list[np.ndarray] = []
         for name in self.got:
             sigma, value = self.right.sigma[name], self.right.value[name]
@@ -81,10 +81,10 @@ class Asked:
             rows.append(np.hypot(np.where(np.isfinite(sigma), sigma, 0.0), least).reshape(-1))
         return np.concatenate(rows)
 
-    def made(self, plant: Plant, *, remember: bool = True) -> np.ndarray | None:
-        """Return what a program with this mistake makes of the question; None if it could not answer."""
+    def made(self, operator: Operator, *, remember: bool = True) -> np.ndarray | None:
+        """Return the outputs of a program with this mutation, in one row; None if it does not apply."""
         known = remember and self.given.size <= SMALL
-        wrong = _remembered(plant, self.probe) if known else _made(plant, self.probe)
+        wrong = _remembered(operator, self.probe) if known else _made(operator, self.probe)
         flat = None if wrong is None else _flat({name: wrong[name] for name in self.got if name in wrong})
         return None if flat is None or flat.shape != self.given.shape else flat
 
@@ -96,43 +96,45 @@ class Asked:
         """Return how far two outputs are from each other."""
         return FAR if first is None or second is None else _rms(first, second, self.spread)
 
-    def z(self, plant: Plant, *, strict: bool) -> tuple[Verdict, ...]:
-        """Return a verdict on each output, against a program with this mistake; none if it could not answer.
+    def z(self, operator: Operator, *, strict: bool) -> tuple[Verdict, ...]:
+        """Return a verdict on each output, against a program with this mutation; none if it does not apply.
 
         Args:
-            plant: the mistake.
-            strict: whether to take that program's own budget even where the right one's would do.
+            operator: of the mutation.
+            strict: whether to use that program's own budget even where the outputs are within the right one's.
         """
-        wrong = None if strict else _remembered(plant, self.probe)
+        wrong = None if strict else _remembered(operator, self.probe)
         if wrong is not None:
             verdicts = _judged(self.got, Budget(wrong, self.right.sigma))
             if all(verdict.agrees for verdict in verdicts):
                 return verdicts
         try:
-            return _judged(self.got, own_budget(plant(self.probe)))
+            return _judged(self.got, own_budget(operator(self.probe)))
         except AttentionError:
             return ()
 
 
-def explains(mistake: Mistake, asked: Iterable[Asked], *, strict: bool = False) -> list[tuple[Verdict, ...]] | None:
-    """Return the verdicts of every question if the mistake explains them all, or None at the first that it does not."""
+def explains(
+    mutation: Mutation, observations: Iterable[Observation], *, strict: bool = False
+) -> list[tuple[Verdict, ...]] | None:
+    """Return the verdicts of every observation if the mutation explains them all, or None."""
     found: list[tuple[Verdict, ...]] = []
-    for question in asked:
-        verdicts = question.z(mistake.plant, strict=strict)
+    for observation in observations:
+        verdicts = observation.z(mutation.operator, strict=strict)
         if not verdicts or not all(verdict.agrees for verdict in verdicts):
             return None
         found.append(verdicts)
     return found
 
 
-def _made(plant: Plant, probe: Probe) -> Answer | None:
+def _made(operator: Operator, probe: Probe) -> Outputs | None:
     try:
-        return answer(plant(probe))
+        return formula_outputs(operator(probe))
     except AttentionError:
         return None
 
 
-# The same questions are asked of both sides, and of everyone who has the contract.
+# Both programs, and all programs of the contract, share the probes.
 _remembered = lru_cache(maxsize=4096)(_made)
 
 
@@ -141,16 +143,16 @@ def worst(verdicts: Iterable[Verdict]) -> float:
     return max((verdict.rms for verdict in verdicts), default=np.inf)
 
 
-def hardest_first(asked: Sequence[Asked]) -> list[Asked]:
-    """Return the questions in the order in which they refute most hypotheses: those answered wrongly, then the others."""
-    return sorted(asked, key=lambda question: question.agrees)
+def hardest_first(observations: Sequence[Observation]) -> list[Observation]:
+    """Return the observations in the order in which they refute most hypotheses: wrong outputs first."""
+    return sorted(observations, key=lambda observation: observation.agrees)
 
 
-def _judged(got: Answer, wanted: Budget) -> tuple[Verdict, ...]:
+def _judged(got: Outputs, wanted: Budget) -> tuple[Verdict, ...]:
     return tuple(judge(name, x, wanted.value[name], wanted.sigma[name]) for name, x in got.items())
 
 
-def _flat(arrays: Answer) -> np.ndarray:
+def _flat(arrays: Outputs) -> np.ndarray:
     return np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in arrays.values()])
 
 

@@ -1,8 +1,8 @@
-"""Patients: what can be diagnosed, behind one protocol; here the rooms' layers and the sides of `contracts.backends`.
+"""Programs that can be diagnosed, behind one protocol; here the layers of our backends.
 
-    patient.answer(probe) = outputs by the contract's names        patient.lacks(probe) = why it cannot be asked, or ""
+    program.outputs(probe) = outputs by the contract's names        program.unsupported(probe) = why it cannot run, or ""
 
-Programs that users bring stand in `user_program.py`.
+Users' programs are in `user_program.py`.
 """
 
 # The frameworks leave their types unknown.
@@ -22,51 +22,51 @@ from attention.parity.contracts import backends
 from attention.parity.contracts.probes import Probe
 from attention.spec.params import Weights
 
-Answer = dict[str, np.ndarray]
+Outputs = dict[str, np.ndarray]
 
 
-class Patient(ABC):
-    """A program that can be asked."""
+class ProbedProgram(ABC):
+    """A program that can be diagnosed."""
 
     name: str
     framework: str
     weights: Weights | None = None
-    """The weights that it has, canonical, if it cannot be given others."""
+    """Its canonical weights, if it takes no others."""
 
     @abstractmethod
-    def answer(self, probe: Probe) -> Answer:
+    def outputs(self, probe: Probe) -> Outputs:
         """Return the outputs, by the contract's names, perhaps only the first of them.
 
         Raises:
             SideFailed: the program raised, or returned what is no output of the contract.
         """
 
-    def lacks(self, probe: Probe) -> str:
-        """Return why the program cannot be asked this, or ""."""
+    def unsupported(self, probe: Probe) -> str:
+        """Return why the program cannot run this probe, or ""."""
         del probe
         return ""
 
 
 @dataclass
-class SidePatient(Patient):
-    """One of `contracts.backends`, or what behaves like one."""
+class BackendProgram(ProbedProgram):
+    """A backend of `contracts.backends`, or an object with its methods."""
 
-    side: backends.Side
+    side: backends.Backend
     framework: str
 
     @property
     def name(self) -> str:  # type: ignore[override]  # a dataclass field would have to be given
-        """The side's name."""
+        """The backend's name."""
         return self.side.name
 
-    def answer(self, probe: Probe) -> Answer:
+    def outputs(self, probe: Probe) -> Outputs:
         results = self.side.run(probe, "auto").results
         return {name: results[name] for name in probe.contract.outputs}
 
 
 @dataclass
-class RoomPatient(Patient):
-    """The layer of one of our rooms, forward only and one operation at a time; or a module that the user made of it."""
+class LibraryLayer(ProbedProgram):
+    """The layer of one of our backends, forward only and one operation at a time; or the user's instance of it."""
 
     framework: str
     module: Any = None
@@ -76,9 +76,9 @@ class RoomPatient(Patient):
         """The framework's name."""
         return self.framework
 
-    def answer(self, probe: Probe) -> Answer:
+    def outputs(self, probe: Probe) -> Outputs:
         layer = probe.contract.build(self.framework, seed=None, dtype=probe.dtype) if self.module is None else self.module
-        # A user's module is given back as it was.
+        # The weights of a user's module are restored.
         before = None if self.module is None else layer.weights()
         try:
             layer.load_weights(probe.weights)

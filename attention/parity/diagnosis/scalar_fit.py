@@ -1,8 +1,8 @@
-"""Fitting: the one value of a number that explains what a program answered.
+"""Fit one number of a contract, such as its scale, to the outputs of a program.
 
-    minimise over x:  sum ((answer - oracle(right * exp x)) / spread)^2        Gauss-Newton, damped
+    minimise over x:  sum ((output - oracle(right * exp x)) / spread)^2        Gauss-Newton, damped
 
-A scale wrong by 0.003 % is not in any list; but if a number alone is wrong, its value follows from the answers.
+A scale wrong by 0.003 % is in no list, but its value follows from the outputs if it is the only mistake.
 """
 
 from __future__ import annotations
@@ -12,55 +12,57 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from attention.parity.diagnosis.evidence import NEAR, Asked
-from attention.parity.mutations.mutation import Dial, Mistake
+from attention.parity.diagnosis.evidence import NEAR, Observation
+from attention.parity.mutations.mutation import FittedScalar, Mutation
 from attention.parity.mutations.operators import compose
 
 STEPS, SLOPE, LARGEST = 12, 1e-4, 3.0
 """Iterations; the step of the slope, and the largest step, both of the logarithm."""
 QUESTIONS = 2
-"""How many answers a number is fitted to; the others then judge it."""
+"""How many observations a number is fitted to; the others then test it."""
 STALLED = 0.9
 """A step that leaves more of the residual than this is not converging; two of them end the search."""
 
 Residual = Callable[[float], "np.ndarray | None"]
 
 
-def fit(dial: Dial, base: Mistake | None, asked: Sequence[Asked]) -> Mistake | None:
-    """Return the hypothesis of the dial's best value, beside another mistake if given, or None if no value comes near.
+def fit(scalar: FittedScalar, base: Mutation | None, observations: Sequence[Observation]) -> Mutation | None:
+    """Return the mutation with the best value of a number, or None if no value comes near.
 
     Args:
-        dial: the number.
-        base: a mistake that is also made, or None.
-        asked: questions that the program answered wrongly.
+        scalar: the number.
+        base: a mutation that is applied as well, or None.
+        observations: those with wrong outputs.
     """
     best: tuple[float, float] | None = None
-    residual = _residual(dial, base, asked[:QUESTIONS])
-    for start in (dial.right, *dial.starts):
-        found = _descend(residual, math.log(start / dial.right))
+    residual = _residual(scalar, base, observations[:QUESTIONS])
+    for start in (scalar.right, *scalar.starts):
+        found = _descend(residual, math.log(start / scalar.right))
         if found is not None and (best is None or found[1] < best[1]):
             best = found
             if best[1] <= NEAR:
                 break
     if best is None or best[1] > NEAR:
         return None
-    mistake = dial.at(dial.right * math.exp(best[0]))
+    mutation = scalar.at(scalar.right * math.exp(best[0]))
     if base is None:
-        return mistake
-    return Mistake(f"{base.name} AND {mistake.name}", compose(base.plant, mistake.plant), f"{base.knob} + {mistake.knob}")
+        return mutation
+    return Mutation(
+        f"{base.name} AND {mutation.name}", compose(base.operator, mutation.operator), f"{base.kind} + {mutation.kind}"
+    )
 
 
-def _residual(dial: Dial, base: Mistake | None, asked: Sequence[Asked]) -> Residual:
+def _residual(scalar: FittedScalar, base: Mutation | None, observations: Sequence[Observation]) -> Residual:
     def residual(x: float) -> np.ndarray | None:
-        plant = dial.turned(dial.right * math.exp(x))
-        plant = plant if base is None else compose(base.plant, plant)
+        operator = scalar.with_value(scalar.right * math.exp(x))
+        operator = operator if base is None else compose(base.operator, operator)
         rows: list[np.ndarray] = []
-        for question in asked:
-            made = question.made(plant)
+        for observation in observations:
+            made = observation.made(operator)
             if made is None:
                 return None
             with np.errstate(invalid="ignore"):
-                rows.append((made - question.given) / question.spread)
+                rows.append((made - observation.given) / observation.spread)
         stacked = np.concatenate(rows)
         return stacked if np.isfinite(stacked).all() else None
 

@@ -1,10 +1,10 @@
-"""User programs: the programs that are diagnosed, and which calls each supports.
+"""Users' programs that are diagnosed, and which probes each supports.
 
-A function is told what its signature asks for: the arrays in the contract's order, canonical weights if its first parameter
-is called `weights` or `params`, and of `mask` (bool, True = may attend), positions and `bias` those that it names.
+A function receives the arguments in its signature: the arrays in the contract's order, canonical weights if its first parameter
+is called `weights` or `params`, and those of `mask` (bool, True = may attend), positions and `bias` that it names.
 """
 
-# A stranger's program has no types.
+# A user's program has no types.
 # pyright: standard
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from attention.parity.adapters.program import Call, Program
 from attention.parity.contracts import backends
 from attention.parity.contracts.probes import CALL, Probe
-from attention.parity.diagnosis.library_program import Answer, Patient, RoomPatient, SidePatient
+from attention.parity.diagnosis.library_program import BackendProgram, LibraryLayer, Outputs, ProbedProgram
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError, ShapeError, SideFailed
 from attention.spec.layers.contract import Contract
@@ -28,18 +28,18 @@ from attention.spec.masks.algebra import evaluate
 from attention.spec.params import Weights
 
 WEIGHTS = ("weights", "params")
-"""What a function calls its first parameter if it wants the canonical weights."""
+"""Names of a function's first parameter that receives the canonical weights."""
 MASKS = ("mask", "memory_mask")
 
 
 @dataclass
-class ProgramPatient(Patient):
+class UserProgram(ProbedProgram):
     """A program that a user brought.
 
     Args:
         program: the program.
-        contract: what it is said to be.
-        signature: the names of its parameters, without those that it fills itself.
+        contract: what it should compute.
+        signature: its parameters, without those that the program fills itself.
         canonical: whether its first argument is the canonical weights.
         params: `(program.params) -> canonical weights`, or None where it has none or takes canonical ones.
     """
@@ -75,11 +75,11 @@ class ProgramPatient(Patient):
         if any(p.kind is p.VAR_POSITIONAL for p in self.signature):
             return len(self.contract.inputs)
         positional = [p for p in self.signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        # What has a default of its own, such as deterministic=True, is an option and no array.
+        # A parameter with a default, such as deterministic=True, is an option and no array.
         places = [p for p in positional if p.default is p.empty or p.default is None]
         return min(sum(p.name not in (*CALL, "bias") for p in places), len(self.contract.inputs))
 
-    def lacks(self, probe: Probe) -> str:
+    def unsupported(self, probe: Probe) -> str:
         missing = [name for name in CALL if getattr(probe, name) is not None and not self.takes(name)]
         if "bias" in probe.arrays and not self.takes("bias"):
             missing.append("bias")
@@ -89,7 +89,7 @@ class ProgramPatient(Patient):
             return f"the program takes {self.arrays} array{'s' if self.arrays > 1 else ''}"
         return ""
 
-    def answer(self, probe: Probe) -> Answer:
+    def outputs(self, probe: Probe) -> Outputs:
         arrays = list(_inputs(probe).values())[: self.arrays]
         args = (dict(probe.weights), *arrays) if self.canonical else tuple(arrays)
         made = self.program.run(Call(args, self._options(probe)), dtype=None)
@@ -137,29 +137,29 @@ def _inputs(probe: Probe) -> dict[str, np.ndarray]:
     return made
 
 
-def patient(side: Any, framework: str, contract: Contract, params: Any = None) -> Patient:
-    """Return what a user means by a side.
+def probed_program(side: Any, framework: str, contract: Contract, params: Any = None) -> ProbedProgram:
+    """Return a program that can be diagnosed.
 
     Args:
-        side: "torch" or "jax", a `Side`, a module of ours, or whatever `parity.program` takes.
+        side: "torch" or "jax", a `Backend`, a module of ours, or whatever `parity.program` takes.
         framework: "torch" or "jax": what a plain function is written in.
-        contract: what the side is said to be.
+        contract: what the program should compute.
         params: `(its parameters by name) -> canonical weights`, or a `ParamMap` whose first side is canonical.
 
     Raises:
-        OptionError: a program has parameters, and nothing says which of the contract's they are.
+        OptionError: a program has parameters, and `params` does not map them to canonical weights.
     """
     if isinstance(side, str):
         _ = backends.find(side)
-        return RoomPatient(side) if side in backends.BACKENDS else SidePatient(backends.find(side), side)
+        return LibraryLayer(side) if side in backends.BACKENDS else BackendProgram(backends.find(side), side)
     if hasattr(side, "load_weights") and hasattr(side, "weights"):
-        return RoomPatient(framework, side)
+        return LibraryLayer(framework, side)
     if isinstance(getattr(side, "name", None), str) and hasattr(side, "run") and not isinstance(side, Program):
-        return SidePatient(side, framework)
+        return BackendProgram(side, framework)
     return _program(side, framework, contract, params)
 
 
-def _program(side: Any, framework: str, contract: Contract, params: Any) -> ProgramPatient:
+def _program(side: Any, framework: str, contract: Contract, params: Any) -> UserProgram:
     made = importlib.import_module("attention.parity.adapters").program(side, framework)
     function = side[0] if isinstance(side, tuple) else side
     signature = _signature(function)
@@ -167,14 +167,14 @@ def _program(side: Any, framework: str, contract: Contract, params: Any) -> Prog
     # A pure function's parameters come first, and the program gives them.
     signature = signature[1:] if canonical or (isinstance(side, tuple) and not hasattr(function, "apply")) else signature
     if canonical or not made.params:
-        return ProgramPatient(made, contract, signature, canonical)
+        return UserProgram(made, contract, signature, canonical)
     if params is None:
         raise OptionError(
-            f"params None must say which canonical weights {made.name} has: a function of its {len(made.params)} parameters"
-            " by name, or a ParamMap from canonical names to its own"
+            f"{framework}_params None must say which canonical weights {made.name} has:"
+            f" a function of its {len(made.params)} parameters by name, or a ParamMap from canonical names to its own"
         )
     back: Any = params if callable(params) else params.backward
-    return ProgramPatient(made, contract, signature, params=lambda own: _checked(back(dict(own)), contract))
+    return UserProgram(made, contract, signature, params=lambda own: _checked(back(dict(own)), contract))
 
 
 def _signature(function: Any) -> tuple[inspect.Parameter, ...]:
@@ -182,7 +182,7 @@ def _signature(function: Any) -> tuple[inspect.Parameter, ...]:
     try:
         return tuple(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):
-        # What has no signature is given the arrays alone.
+        # A function without a signature receives the arrays alone.
         return (inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL),)
 
 

@@ -1,10 +1,10 @@
-"""The arrays of a call, as an implementation in any language takes them: no mask algebra, no scaling rule, no generator.
+"""The arrays of a call, computed for an implementation in any language: boolean masks, positions, rotary tables, dropout bits.
 
     masks.<place>          bool (*batch, H, T, S)      the contract's mask and the call's, True = may attend
-    masks.present          bool (*batch, T, 1)         which tokens exist, where a block asks
+    masks.present          bool (*batch, T, 1)         which tokens exist, where a block needs it
     positions.<input>      int64 (*batch, N)           counted from 0 where the call leaves it open
     rotary.<place>.<input>.cos, .sin                   float64 (*batch, N, R / 2)
-    keep.<place>           bool                        what dropout keeps
+    keep.<place>           bool                        the weights that dropout keeps
 
 A place is a part of the layer, such as "self_attn" or "layers.0.self_attn"; that of a lone attention is "attention".
 """
@@ -40,7 +40,7 @@ def gathered(probe: Probe, expected: Budget) -> Arrays:
         "sigma": expected.sigma,
     }
     made = {f"{group}.{name}": x for group, arrays in groups.items() for name, x in arrays.items()}
-    made |= dict(settled(probe.contract.settle(probe.arrays, **probe.call())))
+    made |= dict(settled(probe.contract.resolve(probe.arrays, **probe.call())))
     # A scalar of NumPy's is no array, and a view of another lies in no row.
     return {name: np.array(x, order="C") for name, x in made.items()}
 
@@ -48,7 +48,7 @@ def gathered(probe: Probe, expected: Budget) -> Arrays:
 def positions(probe: Probe) -> Arrays:
     """Return the positions of a call, written out; none where the layer looks at none."""
     names = {"query": "query_positions", "key": "key_positions"} if "key" in probe.contract.inputs else {"x": "positions"}
-    setting = probe.contract.settle(probe.arrays, **probe.call())
+    setting = probe.contract.resolve(probe.arrays, **probe.call())
     if not any(kind in ("rotary", "positions") for kind, *_ in leaves(setting)):
         return {}
     made: Arrays = {}

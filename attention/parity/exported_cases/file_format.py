@@ -1,10 +1,10 @@
-"""The layout of an export: an index, and two files for each call.
+"""The file format of an export: an index, and two files for each call.
 
-    folder/index.json                              what is there, and the SHA-256 of every file
-    folder/<case>/<probe>.<dtype>.json             the contract and what else is no array
+    folder/index.json                              all cases, and the SHA-256 of every file
+    folder/<case>/<probe>.<dtype>.json             the contract and everything that is no array
     folder/<case>/<probe>.<dtype>.safetensors      every array, as "<group>.<name>"
 
-The index is written last and taken away first, so that a folder with an index is a whole export.
+The index is written last and removed first, so that a folder with an index is a complete export.
 """
 
 # JSON may hold anything, and is looked at before it is believed.

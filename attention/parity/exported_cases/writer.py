@@ -1,8 +1,8 @@
-"""Export: every named case, with the numbers that decide whether an implementation is right.
+"""Export every named case with the oracle's results and their error budgets.
 
     for each contract, dtype and probe:        arrays + (oracle, sigma) = budget(oracle and its gradients)
 
-It is written beside the folder and then moved into it, file by file, the index last.
+The export is written beside the folder and then moved into it, file by file, the index last.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS
 from attention.parity.numerics.rounding_sites import ROUNDS
 from attention.spec import cases
 from attention.spec.axes import COMPUTE
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import AttentionError, FileError, OptionError, UnknownName, shown
 from attention.spec.files import encode
-from attention.spec.params import numpy_dtype
 
 
 def export(
@@ -48,23 +48,23 @@ def export(
         folder: made if it is absent; empty, or an export.
         contracts: names of `spec.cases`; none means all.
         dtypes: of weights and inputs.
-        rounds: stages that the implementations to be judged round to the dtype of their inputs on purpose: "weights",
+        rounds: intermediates that the implementations to be judged round to the dtype of their inputs on purpose: "weights",
             "d scores", "logsumexp". The budget allows for that and for nothing else.
         seed: of all numbers.
         force: write into a folder that holds other files; they stay as they are, but for those of the same names.
         progress: told of each call before it is made.
 
     Raises:
-        UnknownName: no such contract, dtype or stage.
+        UnknownName: no such contract, dtype or intermediate.
         OptionError: the seed is no int >= 0.
         FileError: the folder holds other files, or cannot be written.
     """
     named = [cases.find(name) for name in contracts] if contracts else list(cases.CASES.values())
     for dtype in dtypes:
         _ = numpy_dtype(dtype)
-    for stage in rounds:
-        if stage not in ROUNDS:
-            raise UnknownName(f"rounds {shown(stage)} must be one of {', '.join(map(repr, ROUNDS))}")
+    for intermediate in rounds:
+        if intermediate not in ROUNDS:
+            raise UnknownName(f"rounds {shown(intermediate)} must be one of {', '.join(map(repr, ROUNDS))}")
     if seed < 0:
         raise OptionError(f"seed {seed} must be an int >= 0")
     target = Path(folder)

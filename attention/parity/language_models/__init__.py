@@ -1,4 +1,4 @@
-"""Comparisons of language models: logits position by position, and decoding with a cache beside the whole pass."""
+"""Comparisons of language models: logits position by position, and decoding with a cache against the full forward pass."""
 
 from attention.parity.language_models.cached_model import CachedModel
 from attention.parity.language_models.decoding import compare_decoding

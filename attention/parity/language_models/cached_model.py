@@ -1,9 +1,9 @@
-"""Models with a cache, behind one protocol: the whole pass, and the same tokens in pieces.
+"""Models with a key/value cache, behind one protocol: the full forward pass, and the same tokens in pieces.
 
     whole(tokens) = outputs (B, T, ...)        start(B, T) = cache        step(cache, piece, positions) = outputs, cache
 
-`CachedModel` is a model that its user describes by three functions; the other files of this package make the same of a torch
-model with a `past_key_values` argument and of Flax modules.
+`CachedModel` is a model that its user describes by three functions. The other files of this package adapt a torch model with a
+`past_key_values` argument, and Flax modules.
 """
 
 # Models, caches and arrays are whatever a user brought, of types that strict mode cannot know.

@@ -1,4 +1,4 @@
-"""The tokens of a comparison of decoding, and how many of them a prefill has."""
+"""The tokens of a decoding comparison, and the length of the prefill."""
 
 # Tokens are whatever their user brought, of types that strict mode cannot know.
 # pyright: standard

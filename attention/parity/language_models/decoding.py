@@ -1,9 +1,9 @@
-"""Compare decoding with a cache, in pieces, with the whole pass: on each side, and across the sides.
+"""Compare decoding with a cache against the full forward pass, in each program and across the two.
 
     whole(tokens[row])        against        prefill(tokens[:, :split]), step, step, ...        with and without left padding
 
-Every outcome is judged as logits are (`logits`): its distance from the float64 whole pass, over the distance of the whole pass
-in the model's own dtype. The reference of a padded row is the whole pass of its tokens alone, which no padding may change.
+Every result is judged as logits are (`logits`): its distance from the float64 forward pass, divided by the distance of the
+forward pass in the model's own dtype. The reference of a padded row is the forward pass of its tokens without padding.
 """
 
 # Models are whatever their user brought, of types that strict mode cannot know.

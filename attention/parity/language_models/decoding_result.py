@@ -1,4 +1,4 @@
-"""The comparison of decoding with the whole pass: a row for each run, and the verdict of all.
+"""The result of a decoding comparison: a row for each run, and the verdict of all.
 
 agrees <=> every run agrees        differs <=> one of them differs        cannot tell: otherwise
 """

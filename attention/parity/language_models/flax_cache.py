@@ -1,9 +1,9 @@
-"""Flax modules that decode with a cache of their own, NNX and Linen, behind the protocol of `cached_model`.
+"""Flax modules, NNX and Linen, that decode with a cache of their own, behind the protocol of `cached_model`.
 
-    NNX      decode=False: the whole pass        decode=True and init_cache(...) of every layer that has one: a token at a time
+    NNX      decode=False: the full pass         decode=True and init_cache(...) of every layer that has one: a token at a time
     Linen    clone(decode=False)                 clone(decode=True), the collection "cache" mutable
 
-Both are copies that share the arrays of the user's module, whose state stays what it is.
+Both are copies that share the arrays of the user's module, whose state does not change.
 """
 
 # JAX and Flax leave many of their types unknown, which strict mode reports at every use.

@@ -1,10 +1,10 @@
-"""Compare the logits of two language models, position by position, against what rounding explains.
+"""Compare the logits of two language models, position by position, within what rounding explains.
 
     report = compare_logits(actual, expected, exact=float64_logits)
     ratio = RMS |actual - exact| / RMS |expected - exact|        agrees <=> ratio <= 4, also at the worst position
 
-Without `exact` or `sigma` nothing says how far rounding inside of the models goes. Then two answers remain: the logits are as
-near as storing them in their dtype explains, or so far apart that no rounding in it does.
+Without `exact` or `sigma` the rounding inside the models is unknown. Then only two verdicts remain: the logits are as close as
+storing them in their dtype explains, or so far apart that no rounding in it does.
 """
 
 # Logits are arrays of any framework, of types that strict mode cannot know.

@@ -1,4 +1,4 @@
-"""The comparison of two models' logits: numbers of each position, their summary and the verdict.
+"""The result of a comparison of logits: the numbers of each position, their summary and the verdict.
 
     ratio = RMS error over all positions / RMS of what rounding explains        worst = the same of the worst position
 

@@ -1,4 +1,4 @@
-"""Logits of a few positions compared: the numbers that `compare_logits` keeps of each position.
+"""The numbers that `compare_logits` keeps of each position: error, KL divergence, margin of the argmax.
 
     error = |actual - expected|     KL = sum p_expected (log p_expected - log p_actual)     margin = e[argmax e] - e[argmax a]
 

@@ -18,8 +18,8 @@ import numpy as np
 from attention.parity.adapters.inputs import call_of
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.untouched import own_draws
-from attention.parity.blocks.layerwise import side_of
-from attention.parity.blocks.recorded_side import Run, Side
+from attention.parity.blocks.instrumented_model import InstrumentedModel, Run
+from attention.parity.blocks.layerwise import instrumented
 from attention.parity.compare.recording_file import Recording, write
 from attention.parity.compare.replayed_program import encoded
 from attention.parity.language_models.decoded_tokens import checked_splits, tokens_of
@@ -82,7 +82,7 @@ def record_model(
 
 def _blocks(arrays: dict[str, Arrays], model: Any, call: Call, progress: Callable[[str], object]) -> dict[str, Any]:
     """Add what the whole model and its blocks make, and return what is to be said of it."""
-    side = side_of(model, call)
+    side = instrumented(model, call)
     run = side.record(call, set(side.parts))
     told: list[dict[str, Any]] = []
     for path in side.parts:
@@ -95,13 +95,13 @@ def _blocks(arrays: dict[str, Arrays], model: Any, call: Call, progress: Callabl
     return {"side": side.program.framework, "name": side.program.name, "call": encoded(call), "blocks": told}
 
 
-def _returned(side: Side, path: str, run: Run) -> Arrays:
+def _returned(side: InstrumentedModel, path: str, run: Run) -> Arrays:
     received = run.received[path]
     made = side.part(path, received, list(received.leaves)).run(Call(tuple(received.leaves.values())))
     return {name: x for name, x in made.outputs.items() if is_float(x) or x.dtype.kind in "iub"}
 
 
-def _exact(side: Side, call: Call, run: Run) -> Arrays:
+def _exact(side: InstrumentedModel, call: Call, run: Run) -> Arrays:
     """Return the outputs of the whole model in float64; none where it does not run in it."""
     try:
         made = (

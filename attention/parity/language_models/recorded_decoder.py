@@ -1,4 +1,4 @@
-"""A recorded model behind the protocol of models with a cache: it gives back the runs that were recorded."""
+"""A recorded model behind the protocol of models with a cache: it returns the recorded runs."""
 
 # Recorded models hold whatever was recorded.
 # pyright: standard

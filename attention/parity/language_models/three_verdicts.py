@@ -1,4 +1,4 @@
-"""Three verdicts of a ratio: an RMS error divided by the RMS error that rounding explains.
+"""The verdict (agrees, cannot tell, differs) of a ratio: an RMS error divided by the RMS error that rounding explains.
 
     ratio <= 4: agrees        ratio > 16: differs        between them, or nothing to divide by: cannot tell
 

@@ -1,8 +1,8 @@
-"""A torch model that takes and returns a cache, as those of Hugging Face do, behind the protocol of `cached_model`.
+"""A torch model that takes and returns a cache as Hugging Face models do, behind the protocol of `cached_model`.
 
     outputs = model(tokens, past_key_values=cache, use_cache=True)        outputs.logits, outputs.past_key_values
 
-Any cache class will do: it is only handed on. Padding is told by `attention_mask` and `position_ids`, if the model takes them.
+Any cache class works: it is only passed on. `attention_mask` and `position_ids` describe padding, if the model takes them.
 """
 
 # torch leaves many of its types unknown, which strict mode reports at every use.

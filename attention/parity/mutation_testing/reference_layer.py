@@ -1,6 +1,6 @@
-"""Reference: a contract's layer as a function of the caller's own arrays, in which a mistake can be planted.
+"""The reference layer of a contract: a function of the caller's own arrays, to which a mutation can be applied.
 
-layer(*arrays, **call) = run(plant(probe of the call))        on NumPy, torch or JAX arrays; gradients flow through the latter
+layer(*arrays, **call) = run(mutate(probe of the call))       on NumPy, torch or JAX arrays; torch and JAX pass gradients
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.
@@ -29,15 +29,15 @@ class Layer:
 
     Attributes:
         contract: the layer.
-        weights: canonical, what the layer says it has; a plant may see to it that it computes with others.
+        weights: canonical; a mutation may make the layer compute with others.
         backend: "numpy", "torch" or "jax".
-        plant: makes a wrong call of a right one, or returns it as it is.
+        operator: returns the wrong call for a right one, or the call unchanged.
     """
 
     contract: Contract
     weights: Weights
     backend: str
-    plant: Callable[[Probe], Probe]
+    operator: Callable[[Probe], Probe]
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Return the layer's output, or a tuple where the contract has several.
@@ -54,23 +54,23 @@ class Layer:
         numbers = {name: _as_numpy(name, x) for name, x in arrays.items()}
         kind = next(iter(self.weights.values()), next(iter(numbers.values()))).dtype
         if self.backend == "numpy":
-            # A plant may know the dtype of the weights alone; the formula is given the caller's own digits all the same.
+            # Operators compute in the dtype of the weights; the formula receives the caller's own digits.
             arrays, numbers = numbers, {name: x.astype(kind) for name, x in numbers.items()}
         right = Probe("the test's own", self.contract, str(kind), self.weights, numbers, {}, **call)
-        wrong = self.plant(right)
-        turned = _turned(arrays, right, wrong, self.backend)
+        wrong = self.operator(right)
+        changed = _changed(arrays, right, wrong, self.backend)
         if self.backend == "numpy":
-            return _unpacked(self.contract, backends.NumpySide().run(replace(wrong, arrays=turned), "auto").results)
+            return _unpacked(self.contract, backends.NumpyBackend().run(replace(wrong, arrays=changed), "auto").results)
         native = all(isinstance(x, np.ndarray) for x in arrays.values())
-        made = _torch(wrong, turned) if self.backend == "torch" else _jax(wrong, turned)
+        made = _torch(wrong, changed) if self.backend == "torch" else _jax(wrong, changed)
         named_outputs = dict(zip(self.contract.outputs, made if isinstance(made, tuple) else (made,), strict=True))
         return _unpacked(self.contract, {n: _as_numpy(n, x) for n, x in named_outputs.items()} if native else named_outputs)
 
     def _sorted(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arrays by the names of the contract's inputs, and the other keywords."""
         names = list(self.contract.inputs)
-        inputs = {*names, *({"bias"} & self.contract.takes)}
-        keywords = {name for name in CALL if name in self.contract.takes}
+        inputs = {*names, *({"bias"} & self.contract.call_kwargs)}
+        keywords = {name for name in CALL if name in self.contract.call_kwargs}
         if len(given) > len(names):
             raise OptionError(f"positional arguments {len(given)} must be at most {len(names)}: {', '.join(names)}")
         both = {**dict(zip(names, given, strict=False)), **named}
@@ -89,7 +89,7 @@ def _unpacked(contract: Contract, results: Mapping[str, Any]) -> Any:
 
 
 def _as_numpy(name: str, x: Any) -> np.ndarray:
-    """Return any framework's array as NumPy's; one that is being traced has no numbers, and random ones stand for it."""
+    """Return any framework's array as NumPy's; one that is being traced has no numbers, and random ones replace it."""
     if hasattr(x, "detach"):
         return importlib.import_module("attention.torch_impl.params").to_numpy(x)
     if _is_traced(x):
@@ -106,16 +106,16 @@ def _is_traced(x: Any) -> bool:
     return isinstance(x, importlib.import_module("jax").core.Tracer)
 
 
-def _turned(arrays: Mapping[str, Any], right: Probe, wrong: Probe, backend: str) -> dict[str, Any]:
+def _changed(arrays: Mapping[str, Any], right: Probe, wrong: Probe, backend: str) -> dict[str, Any]:
     """Return the inputs of the wrong call as the backend's arrays.
 
-    What the plant left alone is the caller's array itself; what it changed is the caller's plus a constant, so that gradients
-    flow as they would through the caller's.
+    An unchanged input is the caller's array itself; a changed one is the caller's plus a constant, so that gradients flow as
+    they would through the caller's.
     """
     to = {"numpy": np.asarray, "torch": _tensor, "jax": _jax_array}[backend]
     own = {id(x): arrays[name] for name, x in right.arrays.items()}
 
-    def turn(name: str, x: np.ndarray) -> Any:
+    def change(name: str, x: np.ndarray) -> Any:
         if id(x) in own:
             return to(own[id(x)])
         if name not in arrays:
@@ -125,7 +125,7 @@ def _turned(arrays: Mapping[str, Any], right: Probe, wrong: Probe, backend: str)
             shift = np.where((before == x) | (np.isnan(before) & np.isnan(x)), 0, x - before).astype(x.dtype)
         return to(arrays[name]) + to(shift)
 
-    return {name: turn(name, x) for name, x in wrong.arrays.items()}
+    return {name: change(name, x) for name, x in wrong.arrays.items()}
 
 
 def _tensor(x: Any) -> Any:

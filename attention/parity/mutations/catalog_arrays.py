@@ -1,15 +1,12 @@
-"""The knobs of arrays: positions and learned parameters.
-
-Each has a story, those who made the mistake, and the line that is right.
-"""
+"""Kinds of mutations of positions and parameters, each with its story, its source and the right line in both frameworks."""
 
 from __future__ import annotations
 
 from attention.parity.mutations import positions, projections
-from attention.parity.mutations.mutation import Knob
+from attention.parity.mutations.mutation import MutationKind
 
-PLACING = (
-    Knob(
+POSITIONS = (
+    MutationKind(
         "rotary style",
         "neighbouring features rotate together, or halves do; checkpoints do not say which",
         "transformers#25199, nanotron#427",
@@ -17,7 +14,7 @@ PLACING = (
         "a, b = jnp.split(x, 2, -1)  # half;  a, b = x[..., 0::2], x[..., 1::2]  # interleaved",
         positions.style,
     ),
-    Knob(
+    MutationKind(
         "rotary base",
         "another model's base; short prompts hide it",
         "MaxText",
@@ -25,7 +22,7 @@ PLACING = (
         "inv_freq = base ** (-np.arange(0, R, 2) / R)  # in NumPy float64",
         positions.base,
     ),
-    Knob(
+    MutationKind(
         "rotary width",
         "all features rotate, some, or none",
         "MaxText; GPT-J and GPT-NeoX rotate some",
@@ -33,7 +30,7 @@ PLACING = (
         "x = jnp.concatenate([rotate(x[..., :R]), x[..., R:]], -1)",
         positions.width,
     ),
-    Knob(
+    MutationKind(
         "rotary scaling",
         "frequencies are not stretched, or not all of the recipe is followed",
         "YaRN, arXiv:2309.00071",
@@ -41,7 +38,7 @@ PLACING = (
         "inv_freq = yarn(inv_freq, factor); cos, sin = attention_factor * cos, attention_factor * sin",
         positions.scaling,
     ),
-    Knob(
+    MutationKind(
         "rotary positions",
         "positions are negated, shifted, counted anew under left padding, or held in bfloat16, where 8190 is 8192",
         "keras-hub#1494, transformers#30053, MaxText",
@@ -49,7 +46,7 @@ PLACING = (
         "angles = positions.astype(jnp.float32)[..., None] * inv_freq  # integers until here, the same for q and k",
         positions.angles,
     ),
-    Knob(
+    MutationKind(
         "alibi",
         "slopes of another number of heads, order, sign or size",
         "arXiv:2108.12409; H need not be a power of two",
@@ -57,7 +54,7 @@ PLACING = (
         "bias = -slopes[:, None, None] * jnp.abs(t - s)",
         positions.slopes,
     ),
-    Knob(
+    MutationKind(
         "relative positions",
         "distances are s - t, buckets have two directions, the last ones share",
         "T5, arXiv:1910.10683; arXiv:1803.02155",
@@ -67,8 +64,8 @@ PLACING = (
     ),
 )
 
-PROJECTING = (
-    Knob(
+PROJECTIONS = (
+    MutationKind(
         "head split",
         "columns are (heads, width), not (width, heads); merging needs the transpose back",
         "opacus#825",
@@ -76,7 +73,7 @@ PROJECTING = (
         "q = x_proj.reshape(*x.shape[:-1], H, D)",
         projections.split,
     ),
-    Knob(
+    MutationKind(
         "kernel transposed",
         "torch stores (out, in), flax (in, out); a square kernel hides it",
         "flax#1848",
@@ -84,7 +81,7 @@ PROJECTING = (
         "kernel = linear.weight.T",
         projections.transposed,
     ),
-    Knob(
+    MutationKind(
         "projection order",
         "a fused kernel holds q, k, v in an order, and per projection, per head or per group",
         "vLLM#53114, torchtitan#4677",
@@ -92,7 +89,7 @@ PROJECTING = (
         "q, k, v = (in_proj_weight[i * M:(i + 1) * M].T.reshape(M, H, D) for i in range(3))",
         projections.exchanged,
     ),
-    Knob(
+    MutationKind(
         "head groups",
         "query head h reads key head h // (H / K): repeat, not tile",
         "onnx#7274, axlearn#842",
@@ -100,15 +97,15 @@ PROJECTING = (
         "k = jnp.repeat(k, H // K, axis=heads)",
         projections.grouped,
     ),
-    Knob(
+    MutationKind(
         "bias dropped",
         "a bias is not loaded, which zero initialisation hides",
-        "measured: 4 mutants unseen",
+        "measured: 4 mutations missed",
         "nn.Linear(..., bias=True); load_state_dict(strict=True)",
         "nnx.Linear(..., use_bias=True); every key of the checkpoint is used",
         projections.biases,
     ),
-    Knob(
+    MutationKind(
         "precision",
         "queries, all inputs or the weights are rounded: TF32 on an NVIDIA GPU, bfloat16 passes on a TPU, a cast left behind",
         "jax#4873, #7010, #10413",
@@ -116,7 +113,7 @@ PROJECTING = (
         'jax.config.update("jax_default_matmul_precision", "highest"); dtype=None or float32 in every flax layer',
         projections.rounded,
     ),
-    Knob(
+    MutationKind(
         "feature order",
         "features of two arrays that meet are not in the same order",
         "measured",
@@ -124,7 +121,7 @@ PROJECTING = (
         "the same permutation on both arrays, or on neither",
         projections.hidden,
     ),
-    Knob(
+    MutationKind(
         "inputs",
         "key and value are exchanged, or one is given for the other; keras calls (query, value, key)",
         "keras.layers.MultiHeadAttention",

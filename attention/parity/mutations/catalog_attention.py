@@ -1,15 +1,12 @@
-"""The knobs of attention: how scores are made and which keys are seen.
-
-Each has a story, those who made the mistake, and the line that is right.
-"""
+"""Kinds of mutations of scores and masks, each with its story, its source and the right line in both frameworks."""
 
 from __future__ import annotations
 
 from attention.parity.mutations import dropout, masks, scores
-from attention.parity.mutations.mutation import Knob
+from attention.parity.mutations.mutation import MutationKind
 
-SCORING = (
-    Knob(
+SCORES = (
+    MutationKind(
         "scale",
         "the factor of the scores is missing, applied on both sides, folded into a checkpoint, or rounded to bfloat16",
         "MaxText's conversion; transformers#29402, litgpt#1031",
@@ -17,7 +14,7 @@ SCORING = (
         "jax.nn.dot_product_attention(q, k, v, scale=D**-0.5)  # its default; a Python float, never a bfloat16 array",
         scores.scale,
     ),
-    Knob(
+    MutationKind(
         "temperature",
         "the learned temperature of a cosine score is a logarithm, and bounded",
         "Swin V2, arXiv:2111.09883",
@@ -25,7 +22,7 @@ SCORING = (
         "scores = jnp.exp(jnp.minimum(log_scale, math.log(most))) * cosine",
         scores.temperature,
     ),
-    Knob(
+    MutationKind(
         "soft cap",
         "the cap is forgotten, another model's, or stands after the bias or the mask",
         "measured; Gemma 2, arXiv:2408.00118; tokamax caps after the bias",
@@ -33,7 +30,7 @@ SCORING = (
         "scores = cap * jnp.tanh(scores / cap)  # then the bias, then the mask",
         scores.cap,
     ),
-    Knob(
+    MutationKind(
         "bias of the call",
         "an additive bias is ignored, subtracted, scaled with the scores, or laid out (key, query)",
         "measured",
@@ -41,7 +38,7 @@ SCORING = (
         "jax.nn.dot_product_attention(q, k, v, bias=bias)  # (B, H, T, S), added after the scale",
         scores.call_bias,
     ),
-    Knob(
+    MutationKind(
         "sinks",
         "a learned logit, or a 1, joins the denominator and gives no value",
         "GPT-OSS; Xiao et al., arXiv:2309.17453; Miller, Attention is off by one, 2023",
@@ -49,7 +46,7 @@ SCORING = (
         "weights = jax.nn.softmax(jnp.concatenate([scores, sinks], -1), -1)[..., :-1]",
         scores.denominator,
     ),
-    Knob(
+    MutationKind(
         "softmax",
         "weights are normalised over the wrong axis or do not know of the mask; a row without a key is mean(v) or NaN, not 0",
         "pytorch#103963, mlx#2395; jax.nn masks with -0.7 finfo.max",
@@ -57,7 +54,7 @@ SCORING = (
         "weights = jnp.where(allowed.any(-1, keepdims=True), jax.nn.softmax(scores, -1, where=allowed), 0.0)",
         scores.normaliser,
     ),
-    Knob(
+    MutationKind(
         "dropout",
         "other weights are dropped: keep for drop, one mask for all heads, eval for train",
         "FlashAttention#180; flax's broadcast_dropout",
@@ -65,7 +62,7 @@ SCORING = (
         "deterministic=...; broadcast_dropout=False; weights * keep / (1 - rate)",
         dropout.dropout,
     ),
-    Knob(
+    MutationKind(
         "appended keys",
         "torch.nn.MultiheadAttention appends a learned key and one of zeros; no other library does",
         "torch's add_bias_kv and add_zero_attn",
@@ -73,7 +70,7 @@ SCORING = (
         "k = jnp.concatenate([k, bias_k, zeros], axis=-3)  # and v; the mask gets a column of True for each",
         scores.appended,
     ),
-    Knob(
+    MutationKind(
         "output gate",
         "the gate on the context is forgotten, or belongs to another head",
         "arXiv:2505.06708",
@@ -83,8 +80,8 @@ SCORING = (
     ),
 )
 
-VISIBILITY = (
-    Knob(
+MASKS = (
+    MutationKind(
         "mask polarity",
         "True means drop in torch's nn.MultiheadAttention, and keep everywhere else",
         "TransformerEngine#614, LLMs-from-scratch#1061",
@@ -92,7 +89,7 @@ VISIBILITY = (
         "jax.nn.dot_product_attention(q, k, v, mask=allowed)  # True = may attend",
         masks.polarity,
     ),
-    Knob(
+    MutationKind(
         "mask",
         "a mask is ignored, another row's, another head's, or laid out (key, query)",
         "measured; torch.nn.MultiheadAttention drops it where is_causal is set",
@@ -100,7 +97,7 @@ VISIBILITY = (
         "mask=allowed[:, None]  # (B, 1 or H, T, S)",
         masks.ignored,
     ),
-    Knob(
+    MutationKind(
         "causal",
         "the diagonal starts at the other corner when T != S, is missing, or is off by one",
         "mlx#2835, pytorch#103082, onnx#8068",
@@ -108,7 +105,7 @@ VISIBILITY = (
         "mask=jnp.tril(jnp.ones((T, S), bool), S - T)  # is_causal=True is tril(0)",
         masks.causal,
     ),
-    Knob(
+    MutationKind(
         "window",
         "a window of n shows n, n + 1 or 2n + 1 keys, depending on the library; or it is absent",
         "transformers#29176 (torch against Flax), #39408",
@@ -116,7 +113,7 @@ VISIBILITY = (
         "local_window_size=(before, after)  # keys besides the query's own",
         masks.window,
     ),
-    Knob(
+    MutationKind(
         "padded tokens",
         "a token that attends to nothing is no token, and its output is 0",
         "this project's choice",

@@ -1,15 +1,12 @@
-"""The knobs of layers: norms, blocks, and mixtures other than a softmax.
-
-Each has a story, those who made the mistake, and the line that is right.
-"""
+"""Kinds of mutations of norms and blocks, each with its story, its source and the right line in both frameworks."""
 
 from __future__ import annotations
 
 from attention.parity.mutations import blocks, norms
-from attention.parity.mutations.mutation import Knob
+from attention.parity.mutations.mutation import MutationKind
 
-NORMING = (
-    Knob(
+NORMS = (
+    MutationKind(
         "norm eps",
         "LayerNorm's eps is 1e-5 in torch, 1e-6 in flax, 1e-3 in keras; RMSNorm's None in torch is that of the dtype",
         "candle#271, torchtune#290",
@@ -17,7 +14,7 @@ NORMING = (
         "nnx.LayerNorm(M, epsilon=eps)",
         norms.epsilon,
     ),
-    Knob(
+    MutationKind(
         "norm scale",
         "the stored scale is w or 1 + w; or it is not loaded, which an initial 1 hides",
         "vLLM#3653",
@@ -25,7 +22,7 @@ NORMING = (
         "y = x * rsqrt(mean_square + eps) * scale  # Gemma: * (1 + scale)",
         norms.scaled,
     ),
-    Knob(
+    MutationKind(
         "norm kind",
         "RMSNorm for LayerNorm, or no norm; or a norm of all heads at once, where each head has its own",
         "measured",
@@ -33,7 +30,7 @@ NORMING = (
         "nnx.RMSNorm(M, epsilon=eps) or nnx.LayerNorm(M, epsilon=eps)",
         norms.kind,
     ),
-    Knob(
+    MutationKind(
         "norm order",
         "queries and keys are normed before the rotation, and both are",
         "measured; Qwen3, arXiv:2505.09388",
@@ -43,8 +40,8 @@ NORMING = (
     ),
 )
 
-LAYERING = (
-    Knob(
+BLOCKS = (
+    MutationKind(
         "block order",
         "x + f(norm(x)) or norm(x + f(x)); each branch has its own norm",
         "Xiong et al., arXiv:2002.04745; torch's norm_first=False",
@@ -52,7 +49,7 @@ LAYERING = (
         "x = x + branch(norm(x))  # pre;  x = norm(x + branch(x))  # post",
         blocks.blocks,
     ),
-    Knob(
+    MutationKind(
         "activation",
         "jax.nn.gelu is the tanh form by default, torch's the erf form: 5e-4 apart",
         "jax#4428, gemma_pytorch#33",
@@ -60,7 +57,7 @@ LAYERING = (
         "jax.nn.gelu(x, approximate=False)  # or True",
         blocks.fed,
     ),
-    Knob(
+    MutationKind(
         "layer order",
         "layers of a stack are loaded in another order",
         "measured",
@@ -68,7 +65,7 @@ LAYERING = (
         "a scanned stack's leading axis is the depth, first layer first",
         blocks.layered,
     ),
-    Knob(
+    MutationKind(
         "lambda",
         "the strength of the second attention depends on the layer's depth and on two learned terms",
         "Ye et al., arXiv:2410.05258",
@@ -76,7 +73,7 @@ LAYERING = (
         "lam = jnp.exp(lq1 @ lk1) - jnp.exp(lq2 @ lk2) + 0.8 - 0.6 * math.exp(-0.3 * depth)",
         blocks.differential,
     ),
-    Knob(
+    MutationKind(
         "linear attention",
         "another feature map, or another eps in the denominator",
         "Katharopoulos et al., arXiv:2006.16236",

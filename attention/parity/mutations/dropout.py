@@ -1,9 +1,9 @@
-"""Dropping: hypotheses about which weights dropout takes, and what becomes of the others.
+"""Mutations of dropout: which attention weights are dropped, and how the others are scaled.
 
 weights * keep / (1 - rate)        other bits, keep for drop, one mask for all, not rescaled
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any
 import numpy as np
 
 from attention.parity.mutations import operators
-from attention.parity.mutations.formula_hooks import At, on, remark, resettle
-from attention.parity.mutations.locations import Site
-from attention.parity.mutations.mutation import Mistake, Turned
+from attention.parity.mutations.formula_hooks import HookContext, hook_call, hook_intermediate, on
+from attention.parity.mutations.locations import Location
+from attention.parity.mutations.mutation import Mutation, Mutations
 from attention.spec.axes import Array
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 
-def dropout(site: Site) -> Turned:
-    """Yield other weights dropped (21)."""
-    whole, part = site.whole, site.contract
-    if not site.path and whole.drops and "dropout_seed" in whole.takes:
-        yield Mistake("dropout with other bits", operators.other_dropout)
-        yield Mistake("dropout forgotten", lambda probe: replace(probe, dropout_seed=None))
-    if not getattr(part, "dropout_rate", 0.0) or not site.calls or not isinstance(part, MultiHeadAttention):
+def dropout(location: Location) -> Mutations:
+    """Yield other weights dropped."""
+    whole, part = location.whole, location.contract
+    if not location.path and whole.drops and "dropout_seed" in whole.call_kwargs:
+        yield Mutation("dropout with other bits", operators.other_dropout)
+        yield Mutation("dropout forgotten", lambda probe: replace(probe, dropout_seed=None))
+    if not getattr(part, "dropout_rate", 0.0) or not location.calls or not isinstance(part, MultiHeadAttention):
         return
     keep = 1.0 - part.dropout_rate
     # The context is linear in the weights.
-    yield Mistake("dropout does not rescale", remark(site, on("context", lambda at, x: _rescaled(at, x, keep))))
-    for name, turn in _KEPT.items():
-        yield Mistake(f"dropout {name}", resettle(site, _kept(turn)))
+    yield Mutation("dropout does not rescale", hook_intermediate(location, on("context", lambda at, x: _rescaled(at, x, keep))))
+    for name, change in _KEPT.items():
+        yield Mutation(f"dropout {name}", hook_call(location, _kept(change)))
 
 
 _KEPT = {
@@ -43,9 +43,9 @@ _KEPT = {
 }
 
 
-def _kept(turn: Any) -> Any:
-    return lambda *given: {} if given[-1]["keep"] is None else {"keep": turn(given[-1]["keep"])}
+def _kept(change: Any) -> Any:
+    return lambda *given: {} if given[-1]["keep"] is None else {"keep": change(given[-1]["keep"])}
 
 
-def _rescaled(at: At, context: Array, keep: float) -> Array:
+def _rescaled(at: HookContext, context: Array, keep: float) -> Array:
     return context if at.setting["keep"] is None else context * keep

@@ -1,9 +1,9 @@
-"""Turns: mistakes inside the formula, for those that no option, weight or position of a call can express.
+"""Hooks that change an intermediate of the formula, for mutations that no option, weight or position of a call can express.
 
-    answer(probe)            the outputs of a call in NumPy float64, with every turn of an `Altered` probe made
-    own_budget(probe)        the same with its error bar
+    formula_outputs(probe)        the outputs of a call in NumPy float64, with every hook of a `HookedProbe` applied
+    own_budget(probe)             the same with its error budget
 
-A turn changes the setting of one part (which key is allowed, which angle) or a stage of its formula (scores, weights).
+A hook changes the resolved call of one part (which key is allowed, which angle) or an intermediate (scores, weights).
 """
 
 from __future__ import annotations
@@ -18,180 +18,180 @@ import numpy as np
 from jax.lax import stop_gradient
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.mutations.locations import Site
-from attention.parity.mutations.operators import Plant
+from attention.parity.mutations.locations import Location
+from attention.parity.mutations.operators import Operator
 from attention.parity.numerics.error_budget import Budget, budget, stored_gradient
 from attention.parity.numerics.rounding_sites import ROUNDS, LayerProgram, Marker
-from attention.spec.attend import UNMARKED, Mark
+from attention.spec.attend import UNOBSERVED, Observer
 from attention.spec.axes import Array
 from attention.spec.errors import ParamError
-from attention.spec.layers.contract import Contract, Setting
+from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.params import inner
 
 LATE = {"scores", "logsumexp", "weights", "context", "gate_proj", "gated", "normed", "out_proj"}
-"""Stages that follow the announcement of their attention; the others precede it."""
+"""Intermediates computed after `Mark.attending` of their attention; the others precede it."""
 
 
 @dataclass(eq=False)
-class At:
-    """Where a stage is computed: one attention of a call.
+class HookContext:
+    """One attention of a call, in which a hook computes another intermediate.
 
     Attributes:
         xp: the array namespace.
         setting: of the part.
         weights: of the part, by its own names.
-        seen: the values of each stage so far, as a right program has them.
+        seen: the right values of each intermediate so far.
     """
 
     xp: Any
-    setting: Setting
+    setting: ResolvedCall
     weights: Mapping[str, Array]
     seen: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
 
-SettingTurn = Callable[[Probe, Any, Setting], Setting]
+CallHook = Callable[[Probe, Any, ResolvedCall], ResolvedCall]
 """`(probe, part of its contract, the part's setting) -> what changes in it`."""
-StageTurn = Callable[[At, str, Array], Array]
+IntermediateHook = Callable[[HookContext, str, Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
-class Altered(Probe):
-    """A probe whose mistakes are partly inside the formula.
+class HookedProbe(Probe):
+    """A probe with hooks inside the formula.
 
     Attributes:
-        resettled: setting turns and where they are made.
-        remarked: stage turns and where they are made.
+        call_hooks: hooks of the resolved call, with their locations.
+        intermediate_hooks: hooks of intermediates, with their locations.
     """
 
-    resettled: tuple[tuple[Site, SettingTurn], ...] = ()
-    remarked: tuple[tuple[Site, StageTurn], ...] = ()
+    call_hooks: tuple[tuple[Location, CallHook], ...] = ()
+    intermediate_hooks: tuple[tuple[Location, IntermediateHook], ...] = ()
 
 
-def altered(probe: Probe) -> Altered:
-    """Return the probe as one that can hold turns."""
-    return probe if isinstance(probe, Altered) else Altered(**{f.name: getattr(probe, f.name) for f in fields(probe)})
+def hooked(probe: Probe) -> HookedProbe:
+    """Return the probe as one that can hold hooks."""
+    return probe if isinstance(probe, HookedProbe) else HookedProbe(**{f.name: getattr(probe, f.name) for f in fields(probe)})
 
 
-def resettle(site: Site, turn: SettingTurn) -> Plant:
-    """Plant another setting of a part."""
+def hook_call(location: Location, hook: CallHook) -> Operator:
+    """Return the operator that adds a hook of the resolved call of a part."""
 
-    def plant(probe: Probe) -> Probe:
-        wrong = altered(probe)
-        return replace(wrong, resettled=(*wrong.resettled, (site, turn)))
+    def mutate(probe: Probe) -> Probe:
+        wrong = hooked(probe)
+        return replace(wrong, call_hooks=(*wrong.call_hooks, (location, hook)))
 
-    return plant
-
-
-def remark(site: Site, turn: StageTurn) -> Plant:
-    """Plant another stage of a part's formula."""
-
-    def plant(probe: Probe) -> Probe:
-        wrong = altered(probe)
-        return replace(wrong, remarked=(*wrong.remarked, (site, turn)))
-
-    return plant
+    return mutate
 
 
-def on(stage: str, turn: Callable[[At, Array], Array]) -> StageTurn:
-    """Return a turn of one stage."""
-    return lambda at, name, value: turn(at, value) if name == stage else value
+def hook_intermediate(location: Location, hook: IntermediateHook) -> Operator:
+    """Return the operator that adds a hook of the intermediates of a part."""
+
+    def mutate(probe: Probe) -> Probe:
+        wrong = hooked(probe)
+        return replace(wrong, intermediate_hooks=(*wrong.intermediate_hooks, (location, hook)))
+
+    return mutate
 
 
-class Turned(Mark):
-    """The `mark` of a call with stage turns, which are made after what `within` does."""
+def on(intermediate: str, hook: Callable[[HookContext, Array], Array]) -> IntermediateHook:
+    """Return a hook of one intermediate."""
+    return lambda at, name, value: hook(at, value) if name == intermediate else value
+
+
+class HookedObserver(Observer):
+    """The `observe` of a call that applies hooks of intermediates, after the `observe` called `within`."""
 
     def __init__(
         self,
         xp: Any,
-        turns: tuple[tuple[Site, StageTurn], ...],
-        setting: Setting,
+        hooks: tuple[tuple[Location, IntermediateHook], ...],
+        setting: ResolvedCall,
         weights: Mapping[str, Array],
-        within: Mark = UNMARKED,
+        within: Observer = UNOBSERVED,
     ) -> None:
-        self.turns, self.within, self.begun = turns, within, 0
-        self.places: list[tuple[int, At, StageTurn]] = []
-        for site, turn in turns:
-            owned, count = site.settings(setting), len(site.places)
-            for i, call in enumerate(site.calls):
+        self.hooks, self.within, self.begun = hooks, within, 0
+        self.active: list[tuple[int, HookContext, IntermediateHook]] = []
+        for location, hook in hooks:
+            owned, count = location.settings(setting), len(location.module_paths)
+            for i, call in enumerate(location.calls):
                 # A differential layer attends twice at one place.
-                which = i * count // len(site.calls)
-                own = inner(".".join(site.places[which]), weights) if site.places[which] else weights
-                self.places.append((call, At(xp, owned[which], own), turn))
+                which = i * count // len(location.calls)
+                own = inner(".".join(location.module_paths[which]), weights) if location.module_paths[which] else weights
+                self.active.append((call, HookContext(xp, owned[which], own), hook))
 
     def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array, dropped: Callable[[Array], Array]) -> None:
         self.begun += 1
         self.within.attending(allowed, scores, sinks, dropped)
 
-    def __call__(self, stage: str, value: Array) -> Array:
-        value = self.within(stage, value)
-        call = self.begun - 1 if stage in LATE else self.begun
-        for number, at, turn in self.places:
+    def __call__(self, intermediate: str, value: Array) -> Array:
+        value = self.within(intermediate, value)
+        call = self.begun - 1 if intermediate in LATE else self.begun
+        for number, at, hook in self.active:
             if number == call:
-                at.seen.setdefault(stage, []).append(value)
-                value = _turned(turn, at, stage, value)
+                at.seen.setdefault(intermediate, []).append(value)
+                value = _apply(hook, at, intermediate, value)
         return value
 
 
-def _turned(turn: StageTurn, at: At, stage: str, value: Array) -> Array:
+def _apply(hook: IntermediateHook, at: HookContext, intermediate: str, value: Array) -> Array:
     try:
-        return turn(at, stage, value)
+        return hook(at, intermediate, value)
     except KeyError as absent:
-        raise ParamError(f"{absent} must be there for {stage} to be turned: another mistake took it away") from absent
+        raise ParamError(f"{absent} must exist for a hook of {intermediate}: another mutation removed it") from absent
 
 
-def settled(probe: Probe) -> Setting:
-    """Return the setting of a call, turned."""
-    setting = probe.contract.settle(probe.arrays, **probe.call())
-    if isinstance(probe, Altered):
-        for site, turn in probe.resettled:
-            for own in site.settings(setting):
-                own.update(turn(probe, site.within(probe.contract), own))
+def resolved_call(probe: Probe) -> ResolvedCall:
+    """Return the setting of a call, with the hooks applied."""
+    setting = probe.contract.resolve(probe.arrays, **probe.call())
+    if isinstance(probe, HookedProbe):
+        for location, hook in probe.call_hooks:
+            for own in location.settings(setting):
+                own.update(hook(probe, location.within(probe.contract), own))
     return setting
 
 
-def answer(probe: Probe) -> dict[str, np.ndarray]:
-    """Return the outputs of a call in float64, mistakes and all.
+def formula_outputs(probe: Probe) -> dict[str, np.ndarray]:
+    """Return the outputs of a call in float64, with all its mutations.
 
     Raises:
-        AttentionError: the mistake has no meaning in this call.
+        AttentionError: a mutation does not apply to this call.
     """
     weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
-    setting = settled(probe)
-    turns = probe.remarked if isinstance(probe, Altered) else ()
-    mark = Turned(np, turns, setting, weights) if turns else UNMARKED
+    setting = resolved_call(probe)
+    hooks = probe.intermediate_hooks if isinstance(probe, HookedProbe) else ()
+    observe = HookedObserver(np, hooks, setting, weights) if hooks else UNOBSERVED
     with np.errstate(all="ignore"):
-        made = probe.contract.formula(np, weights, arrays, setting, mark=mark)
+        made = probe.contract.formula(np, weights, arrays, setting, observe=observe)
     return {name: made[name] for name in probe.contract.outputs}
 
 
 @dataclass(frozen=True)
-class TurnedProgram:
-    """A contract's formula with stage turns, as a JAX program; see `LayerProgram`."""
+class HookedProgram:
+    """A contract's formula with hooks of intermediates, as a JAX program; see `LayerProgram`."""
 
     contract: Contract
     names: tuple[str, ...]
-    turns: tuple[tuple[Site, StageTurn], ...]
+    hooks: tuple[tuple[Location, IntermediateHook], ...]
 
     def __call__(self, weights: Any, arrays: Any, setting: Any, rounds: dict[str, Any]) -> dict[str, Any]:
         """Return the results called `names`."""
         setting = jax.tree.map(stop_gradient, setting)
         weights, arrays = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, arrays))
-        mark = Turned(jnp, self.turns, setting, weights, Marker(rounds))
-        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, mark=mark)
+        observe = HookedObserver(jnp, self.hooks, setting, weights, Marker(rounds))
+        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, observe=observe)
         return {name: made[name] for name in self.names}
 
 
 def own_budget(probe: Probe, runs: int = 8) -> Budget:
-    """Return the float64 outputs of a call and how far a float32 program that makes the same mistakes may stray.
+    """Return the float64 outputs of a call and how far a float32 program with the same mutations may stray.
 
     Args:
-        probe: the call, altered or right.
+        probe: the call, with hooks or without.
         runs: of the Monte Carlo arithmetic.
     """
-    contract, names = probe.contract.unsettled(), probe.contract.outputs
-    turns = probe.remarked if isinstance(probe, Altered) else ()
-    program = TurnedProgram(contract, names, turns) if turns else LayerProgram(contract, names)
-    # As in `contracts.check.expect`: calls of one shape share one trace, whatever they leave out.
+    contract, names = probe.contract.unresolved(), probe.contract.outputs
+    hooks = probe.intermediate_hooks if isinstance(probe, HookedProbe) else ()
+    program = HookedProgram(contract, names, hooks) if hooks else LayerProgram(contract, names)
+    # As in `contracts.check.expect`: calls of one shape share one trace, whatever optional inputs they have.
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
     flags = {name: np.bool_(False) for name in ROUNDS}
-    return budget(program, (probe.weights, arrays, settled(probe), flags), dtype="float32", runs=runs)
+    return budget(program, (probe.weights, arrays, resolved_call(probe), flags), dtype="float32", runs=runs)

@@ -1,6 +1,6 @@
-"""Plants of what a call is given: another input, another bias, inputs and weights that were rounded on the way.
+"""Operators on the inputs of a call: another input, another bias, inputs and weights rounded to a coarser dtype.
 
-plant(right probe) = wrong probe        as in `operators.py`
+operator(right probe) = wrong probe        as in `operators.py`
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import ml_dtypes
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.mutations.operators import Plant
+from attention.parity.mutations.operators import Operator
 
 
-def input_for(name: str, other: str) -> Plant:
-    """Plant another input in the place of one."""
+def input_for(name: str, other: str) -> Operator:
+    """Return the operator that replaces one input by another."""
 
-    def plant(probe: Probe) -> Probe:
+    def mutate(probe: Probe) -> Probe:
         arrays = inputs(probe)
         return replace(probe, arrays={**arrays, name: arrays[other]})
 
-    return plant
+    return mutate
 
 
 def inputs_exchanged(probe: Probe) -> Probe:
@@ -32,28 +32,28 @@ def inputs_exchanged(probe: Probe) -> Probe:
 
 
 def inputs(probe: Probe) -> dict[str, np.ndarray]:
-    """Return the arrays of a call, those included that it leaves out because they are another's."""
+    """Return the arrays of a call, including inputs that default to another."""
     if "query" not in probe.arrays:
         return dict(probe.arrays)
     key = probe.arrays.get("key", probe.arrays["query"])
     return {**probe.arrays, "key": key, "value": probe.arrays.get("value", key)}
 
 
-def bias_turned(turn: Callable[[np.ndarray], np.ndarray]) -> Plant:
-    """Plant another bias of the call."""
+def change_bias(change: Callable[[np.ndarray], np.ndarray]) -> Operator:
+    """Return the operator that changes the bias of the call."""
 
-    def plant(probe: Probe) -> Probe:
-        return replace(probe, arrays={name: turn(x) if name == "bias" else x for name, x in probe.arrays.items()})
+    def mutate(probe: Probe) -> Probe:
+        return replace(probe, arrays={name: change(x) if name == "bias" else x for name, x in probe.arrays.items()})
 
-    return plant
+    return mutate
 
 
-bias_ignored = bias_turned(np.zeros_like)
+bias_ignored = change_bias(np.zeros_like)
 """Forget the bias that comes with a call."""
 
 
 def in_tf32(x: np.ndarray) -> np.ndarray:
-    """Return float32 `x` rounded to TensorFloat-32: ten bits behind the point (20)."""
+    """Return float32 `x` rounded to TensorFloat-32: ten bits behind the point."""
     rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
     return np.where(np.isfinite(x), rounded, x)
 
@@ -65,19 +65,19 @@ ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def inputs_turned(turn: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...]) -> Plant:
-    """Plant other inputs, those included that a call leaves out because they are another's."""
+def change_inputs(change: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...]) -> Operator:
+    """Return the operator that changes inputs, including those that default to another input."""
 
-    def plant(probe: Probe) -> Probe:
-        return replace(probe, arrays={name: turn(x) if name in names else x for name, x in inputs(probe).items()})
+    def mutate(probe: Probe) -> Probe:
+        return replace(probe, arrays={name: change(x) if name in names else x for name, x in inputs(probe).items()})
 
-    return plant
-
-
-def weights_turned(turn: Callable[[np.ndarray], np.ndarray]) -> Plant:
-    """Plant every parameter otherwise."""
-    return lambda probe: replace(probe, weights={name: turn(x) for name, x in probe.weights.items()})
+    return mutate
 
 
-queries_in_tf32 = inputs_turned(in_tf32, ("query",))
-"""Round the queries to TensorFloat-32 (20)."""
+def change_weights(change: Callable[[np.ndarray], np.ndarray]) -> Operator:
+    """Return the operator that changes every parameter."""
+    return lambda probe: replace(probe, weights={name: change(x) for name, x in probe.weights.items()})
+
+
+queries_in_tf32 = change_inputs(in_tf32, ("query",))
+"""Round the queries to TensorFloat-32."""

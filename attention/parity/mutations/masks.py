@@ -1,9 +1,9 @@
-"""Visibility: hypotheses about which key a query may attend to.
+"""Mutations of masks: which keys a query may attend to.
 
 allowed[t, s]        inverted, ignored, aligned at the other corner, a key wider or narrower, another row's or head's
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from attention.parity.contracts.probes import Probe
-from attention.parity.mutations.formula_hooks import resettle
-from attention.parity.mutations.locations import Site
-from attention.parity.mutations.mutation import Mistake, Turned
-from attention.parity.mutations.operators import Plant, swapped
-from attention.spec.layers.contract import Setting
+from attention.parity.mutations.formula_hooks import hook_call
+from attention.parity.mutations.locations import Location
+from attention.parity.mutations.mutation import Mutation, Mutations
+from attention.parity.mutations.operators import Operator, map_mask
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
@@ -27,30 +27,30 @@ from attention.spec.masks import Causal, Chunked, Prefix, Window
 from attention.spec.masks.algebra import And, Mask, Not, Or, both
 
 
-def _attends(site: Site) -> bool:
-    return bool(site.calls) and not site.contract.parts
+def _attends(location: Location) -> bool:
+    return bool(location.calls) and not location.contract.parts
 
 
-def polarity(site: Site) -> Turned:
-    """Yield masks read as "may not attend" (6)."""
-    if not _attends(site):
+def polarity(location: Location) -> Mutations:
+    """Yield masks whose True means "may not attend"."""
+    if not _attends(location):
         return
-    yield Mistake("polarity inverted", site.mask(lambda own, given: (None, _not(both(own, given)))))
-    yield Mistake("polarity of the call's mask inverted", site.mask(lambda own, given: (own, _not(given))))
-    if getattr(site.contract, "mask", None) is not None:
-        yield Mistake("polarity of the layer's own mask inverted", site.mask(lambda own, given: (_not(own), given)))
+    yield Mutation("polarity inverted", location.mask(lambda own, given: (None, _not(both(own, given)))))
+    yield Mutation("polarity of the call's mask inverted", location.mask(lambda own, given: (own, _not(given))))
+    if getattr(location.contract, "mask", None) is not None:
+        yield Mutation("polarity of the layer's own mask inverted", location.mask(lambda own, given: (_not(own), given)))
 
 
-def ignored(site: Site) -> Turned:
-    """Yield masks that are not looked at, or not where they should be."""
-    if not _attends(site):
+def ignored(location: Location) -> Mutations:
+    """Yield masks that are ignored, or applied to other rows and heads."""
+    if not _attends(location):
         return
-    yield Mistake("mask of the call ignored", site.mask(lambda own, _: (own, None)))
-    if getattr(site.contract, "mask", None) is not None:
-        yield Mistake("mask of the layer ignored", site.mask(lambda _, given: (None, given)))
-        yield Mistake("mask of the layer ignored where the call has one", site.mask(_either))
-    for name, turn in _ALLOWED.items():
-        yield Mistake(f"mask: {name}", resettle(site, _allowed(turn)))
+    yield Mutation("mask of the call ignored", location.mask(lambda own, _: (own, None)))
+    if getattr(location.contract, "mask", None) is not None:
+        yield Mutation("mask of the layer ignored", location.mask(lambda _, given: (None, given)))
+        yield Mutation("mask of the layer ignored where the call has one", location.mask(_either))
+    for name, change in _ALLOWED.items():
+        yield Mutation(f"mask: {name}", hook_call(location, _allowed(change)))
 
 
 def _either(own: Mask | None, given: Mask | None) -> tuple[Mask | None, Mask | None]:
@@ -71,33 +71,33 @@ _ALLOWED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _allowed(turn: Callable[[np.ndarray], np.ndarray]) -> Any:
-    def turned(probe: Probe, part: Any, setting: Setting) -> Setting:
+def _allowed(change: Callable[[np.ndarray], np.ndarray]) -> Any:
+    def hook(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
-        return {"allowed": turn(setting["allowed"])}
+        return {"allowed": change(setting["allowed"])}
 
-    return turned
+    return hook
 
 
-def causal(site: Site) -> Turned:
-    """Yield a causal mask that is absent, present, strict, late, or at the other corner (7)."""
-    if isinstance(site.contract, LinearAttention):
-        name = "sees later tokens" if site.contract.causal else "causal where it must not be"
-        yield Mistake(name, site.option(causal=not site.contract.causal))
-    own = getattr(site.contract, "mask", None)
-    if not _attends(site) or not hasattr(site.contract, "mask"):
+def causal(location: Location) -> Mutations:
+    """Yield a causal mask that is absent, present, strict, late, or at the other corner."""
+    if isinstance(location.contract, LinearAttention):
+        name = "sees later tokens" if location.contract.causal else "causal where it must not be"
+        yield Mutation(name, location.option(causal=not location.contract.causal))
+    own = getattr(location.contract, "mask", None)
+    if not _attends(location) or not hasattr(location.contract, "mask"):
         return
     if not _has(own, Causal):
         for align in ("start", "end"):
             # Aligned at either corner, for T = S where both are one.
             hidden = Causal(align=align)
-            yield Mistake(f"causal where it must not be, aligned at the {align}", _other(site, own, both(own, hidden)))
+            yield Mutation(f"causal where it must not be, aligned at the {align}", _other(location, own, both(own, hidden)))
         return
-    yield Mistake("causal mask forgotten", _turned(site, lambda m: Window(None, None, align=m.align), Causal))
-    yield Mistake("causal corner at the other end", _turned(site, _cornered, Causal))
-    yield Mistake("causal mask hides the token itself", _turned(site, _strict, Causal))
-    yield Mistake("causal mask shows the next token", _turned(site, lambda m: Window(None, 1, align=m.align), Causal))
-    yield Mistake("causal mask looks ahead, not back", _turned(site, lambda m: Window(0, None, align=m.align), Causal))
+    yield Mutation("causal mask forgotten", _changed(location, lambda m: Window(None, None, align=m.align), Causal))
+    yield Mutation("causal corner at the other end", _changed(location, _cornered, Causal))
+    yield Mutation("causal mask hides the token itself", _changed(location, _strict, Causal))
+    yield Mutation("causal mask shows the next token", _changed(location, lambda m: Window(None, 1, align=m.align), Causal))
+    yield Mutation("causal mask looks ahead, not back", _changed(location, lambda m: Window(0, None, align=m.align), Causal))
 
 
 def _cornered(mask: Any) -> Mask:
@@ -108,16 +108,16 @@ def _strict(mask: Any) -> Mask:
     return And(mask, Not(Window(0, 0, align=mask.align)))
 
 
-def window(site: Site) -> Turned:
-    """Yield windows, chunks and prefixes a key too wide or too narrow, absent, or read otherwise (8)."""
-    own = getattr(site.contract, "mask", None)
-    for name, kind, turn in _bounds(own):
-        yield Mistake(name, _turned(site, turn, kind))
+def window(location: Location) -> Mutations:
+    """Yield windows, chunks and prefixes a key too wide or too narrow, absent, or read otherwise."""
+    own = getattr(location.contract, "mask", None)
+    for name, kind, change in _bounds(own):
+        yield Mutation(name, _changed(location, change, kind))
     for mask, kind, other in ((own, And, Or), (own, Or, And)):
         if isinstance(mask, kind):
             words = {And: "and", Or: "or"}
             label = f"masks joined by '{words[other]}' instead of '{words[kind]}'"
-            yield Mistake(label, _other(site, own, other(mask.left, mask.right)))
+            yield Mutation(label, _other(location, own, other(mask.left, mask.right)))
 
 
 def _bounds(own: Mask | None) -> Iterator[tuple[str, type[Mask], Callable[[Any], Mask]]]:
@@ -151,28 +151,28 @@ def _widths(found: Window, side: str) -> Iterator[tuple[str, type[Mask], Callabl
             yield f"window {label} {side} the token", Window, lambda m, n=other: replace(m, **{side: n})
 
 
-def presence(site: Site) -> Turned:
+def presence(location: Location) -> Mutations:
     """Yield blocks in which padded tokens keep an output."""
-    if site.path or not isinstance(site.contract, (Block, Stack)):
+    if location.path or not isinstance(location.contract, (Block, Stack)):
         return
 
-    def everyone(probe: Probe, part: Any, setting: Setting) -> Setting:
+    def everyone(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
         for inner in setting.values():
             if isinstance(inner, dict) and "present" in inner:
                 inner["present"] = np.ones_like(inner["present"])
         return {"present": np.ones_like(setting["present"])}
 
-    yield Mistake("padded tokens keep an output", resettle(site, everyone))
+    yield Mutation("padded tokens keep an output", hook_call(location, everyone))
 
 
-def _turned(site: Site, turn: Callable[[Any], Mask], kind: type[Mask]) -> Plant:
-    return site.mask(lambda own, given: (swapped(own, turn, kind), given))
+def _changed(location: Location, change: Callable[[Any], Mask], kind: type[Mask]) -> Operator:
+    return location.mask(lambda own, given: (map_mask(own, change, kind), given))
 
 
-def _other(site: Site, right: Mask | None, wrong: Mask | None) -> Plant:
-    """Plant another mask of the layer, where an earlier mistake has not already changed it."""
-    return site.mask(lambda own, given: (wrong if own == right else own, given))
+def _other(location: Location, right: Mask | None, wrong: Mask | None) -> Operator:
+    """Return the operator that replaces the layer's mask, unless an earlier mutation has changed it."""
+    return location.mask(lambda own, given: (wrong if own == right else own, given))
 
 
 def _parts(mask: Mask | None) -> Iterator[Mask]:

@@ -1,74 +1,82 @@
-"""Knobs: what can be turned wrongly in any contract, and every way in which people turned it.
+"""Mutations: one way in which a program can be wrong, and the kinds that generate those of any contract.
 
-    knob.hypotheses(contract) = the mistakes of this kind that a port of the contract can make
-
-A hypothesis is a planted call, as a mutant is: the catalogue of mutants names a knob for each of its mistakes.
+mutation.operator(right call) = wrong call        a program that runs it is wrong in one known way
+kind.mutations(contract)                          those that a port of the contract can have
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
-from attention.parity.mutations.locations import Site, sites
-from attention.parity.mutations.operators import Plant, compose
+from attention.parity.mutations.locations import Location, locations
+from attention.parity.mutations.operators import Operator, compose
 from attention.spec.layers.contract import Contract
 
 
 @dataclass(frozen=True, eq=False)
-class Mistake:
-    """One hypothesis.
+class Mutation:
+    """One way in which a program can be wrong.
 
     Attributes:
         name: what is wrong.
-        plant: makes the wrong call out of the right one.
-        knob: the name of what is turned.
+        operator: returns the wrong call for a right one; or the wrong optimiser step, None where a step lacks the option.
+        kind: the name of its `MutationKind`, or the option of an optimiser step; "kind + kind" of two mutations at once.
+        story: how the mistake comes about.
+        source: who made it.
+        case: the contract in `spec.cases` whose probes must reveal it, for mutations that are not generated.
+        revealed_by: what the data of a test need so that the mutation changes an output.
     """
 
     name: str
-    plant: Plant
-    knob: str = ""
+    operator: Callable[[Any], Any]
+    kind: str = ""
+    story: str = ""
+    source: str = ""
+    case: str = ""
+    revealed_by: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class Dial:
-    """A number that may be any other: it is fitted, not guessed.
+class FittedScalar:
+    """A number of a contract whose wrong value is fitted to the outputs of a program.
 
     Attributes:
         name: what the number is.
         right: what it must be; > 0.
-        turned: the plant of another number.
-        starts: numbers from which to search beside `right`.
-        knob: the name of what is turned.
+        with_value: returns the operator that sets another value.
+        starts: values from which to search beside `right`.
+        kind: the name of its `MutationKind`.
     """
 
     name: str
     right: float
-    turned: Callable[[float], Plant]
+    with_value: Callable[[float], Operator]
     starts: tuple[float, ...] = ()
-    knob: str = ""
+    kind: str = ""
 
-    def at(self, value: float) -> Mistake:
-        """Return the hypothesis that the number is `value`."""
+    def at(self, value: float) -> Mutation:
+        """Return the mutation that sets the number to `value`."""
         times = value / self.right
         factor = f"{times:.7g}" if abs(times - 1) < 0.01 else f"{times:.4g}"
-        return Mistake(f"{self.name} is {value:.7g}, {factor} times what it must be", self.turned(value), self.knob)
+        return Mutation(f"{self.name} is {value:.7g}, {factor} times what it must be", self.with_value(value), self.kind)
 
 
-Turned = Iterator[Mistake | Dial]
+Mutations = Iterator[Mutation | FittedScalar]
 
 
 @dataclass(frozen=True)
-class Knob:
-    """What can be turned wrongly.
+class MutationKind:
+    """A kind of mutations: what people get wrong in ports, how, and the lines that are right.
 
     Args:
-        name: what it is.
+        name: what is wrong.
         story: how the mistake comes about, with numbers where they were measured.
         source: who made it; "measured" where it was this project.
         fix_torch: the line that is right in PyTorch.
         fix_jax: the line that is right in JAX.
-        turn: the mistakes of this kind at one site.
+        generate: yields the mutations of one location of a contract.
     """
 
     name: str
@@ -76,18 +84,18 @@ class Knob:
     source: str
     fix_torch: str
     fix_jax: str
-    turn: Callable[[Site], Iterable[Mistake | Dial]]
+    generate: Callable[[Location], Iterable[Mutation | FittedScalar]]
 
-    def hypotheses(self, contract: Contract) -> list[Mistake | Dial]:
-        """Return the mistakes of this kind that a port of the contract can make, in one part of it or in all alike."""
-        found: dict[str, list[Mistake | Dial]] = {}
-        for site in sites(contract):
-            for item in self.turn(site):
-                made = replace(item, knob=self.name, name=f"{site.label}: {item.name}" if site.label else item.name)
+    def mutations(self, contract: Contract) -> list[Mutation | FittedScalar]:
+        """Return the mutations of this kind that a port of the contract can have, in one part of it or in all alike."""
+        found: dict[str, list[Mutation | FittedScalar]] = {}
+        for location in locations(contract):
+            for item in self.generate(location):
+                made = replace(item, kind=self.name, name=f"{location.label}: {item.name}" if location.label else item.name)
                 found.setdefault(item.name, []).append(made)
-        return [mistake for name, group in found.items() for mistake in (*group, *self._everywhere(name, group))]
+        return [mutation for name, group in found.items() for mutation in (*group, *self._everywhere(name, group))]
 
-    def _everywhere(self, name: str, group: list[Mistake | Dial]) -> list[Mistake]:
-        """Return the mistake made in all parts at once, which one text of all attentions makes."""
-        plants = [item.plant for item in group if isinstance(item, Mistake)]
-        return [Mistake(f"every attention: {name}", compose(*plants), self.name)] if len(plants) > 1 else []
+    def _everywhere(self, name: str, group: list[Mutation | FittedScalar]) -> list[Mutation]:
+        """Return the mutation of all parts at once: one class of the user's may build all attentions."""
+        several = [item.operator for item in group if isinstance(item, Mutation)]
+        return [Mutation(f"every attention: {name}", compose(*several), self.name)] if len(several) > 1 else []

@@ -1,9 +1,9 @@
-"""Plants: what each mutant does to a call. A knob of the contract, a weight, a position or a number is turned wrongly.
+"""Operators that turn the probe of a right call into that of a wrong one, by another option, weight or position.
 
-plant(right probe) = wrong probe        the program that runs it is honest
+operator(right probe) = wrong probe        the program that runs it is correct
 """
 
-# A plant reads fields of one layer's contract; which layer a mutant is of, its case says.
+# An operator reads fields of one layer's contract.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -18,163 +18,114 @@ import numpy as np
 from attention.parity.contracts.probes import Probe
 from attention.spec.errors import OptionError, ParamError
 from attention.spec.layers.contract import Contract
-from attention.spec.masks import Causal, Window
-from attention.spec.masks.algebra import And, Mask, Not, Or, both, evaluate
-from attention.spec.positions import Rotary
+from attention.spec.masks.algebra import And, Mask, Or, both, evaluate
 from attention.spec.scores import ScaledDot
 
-Plant = Callable[[Probe], Probe]
+Operator = Callable[[Probe], Probe]
 
 OFF_BY = 3e-5
-"""A scale wrong by 0.003 %: what a tolerance of 1e-3 lets pass."""
+"""A scale wrong by 0.003 %: a tolerance of 1e-3 does not notice it."""
 
 
-def compose(*several: Plant) -> Plant:
-    """Plant several mistakes, one after another."""
+def compose(*several: Operator) -> Operator:
+    """Return the operator that applies several, one after another."""
 
-    def plant(probe: Probe) -> Probe:
+    def mutate(probe: Probe) -> Probe:
         for one in several:
             probe = one(probe)
         return probe
 
-    return plant
+    return mutate
 
 
-def option(**options: object) -> Plant:
-    """Plant other options of the contract; weights that it then lacks are forgotten."""
+def option(**options: object) -> Operator:
+    """Return the operator that sets other options of the contract, and removes weights that it then lacks."""
 
-    def plant(probe: Probe) -> Probe:
+    def mutate(probe: Probe) -> Probe:
         return with_options(probe, **options)
 
-    return plant
+    return mutate
 
 
-def part(path: str, **options: object) -> Plant:
-    """Plant other options of a part of the contract: `path` names it by its fields, such as "block.feed_forward"."""
+def part(path: str, **options: object) -> Operator:
+    """Return the operator that sets other options of the part at `path`, such as "block.feed_forward"."""
 
-    def turned(owner: Any, names: list[str]) -> Any:
+    def changed_part(owner: Any, names: list[str]) -> Any:
         if not names:
             return changed(owner, **options)
-        return changed(owner, **{names[0]: turned(getattr(owner, names[0], None), names[1:])})
+        return changed(owner, **{names[0]: changed_part(getattr(owner, names[0], None), names[1:])})
 
-    def plant(probe: Probe) -> Probe:
+    def mutate(probe: Probe) -> Probe:
         first, *rest = path.split(".")
-        return with_options(probe, **{first: turned(getattr(probe.contract, first), rest)})
+        return with_options(probe, **{first: changed_part(getattr(probe.contract, first), rest)})
 
-    return plant
+    return mutate
 
 
-def weight(name: str, turn: Callable[[np.ndarray], Any]) -> Plant:
-    """Plant another parameter."""
+def weight(name: str, change: Callable[[np.ndarray], Any]) -> Operator:
+    """Return the operator that changes a parameter."""
 
-    def plant(probe: Probe) -> Probe:
+    def mutate(probe: Probe) -> Probe:
         old = _param(probe, name)
-        return replace(probe, weights={**probe.weights, name: np.asarray(turn(old), old.dtype)})
+        return replace(probe, weights={**probe.weights, name: np.asarray(change(old), old.dtype)})
 
-    return plant
+    return mutate
 
 
-def place(turn: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...] = ("query_positions", "key_positions")) -> Plant:
-    """Plant other positions; those that count from 0 are written out first."""
+def move_positions(
+    change: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...] = ("query_positions", "key_positions")
+) -> Operator:
+    """Return the operator that changes positions; those that count from 0 are written out first."""
 
-    def plant(probe: Probe) -> Probe:
+    def mutate(probe: Probe) -> Probe:
         n = probe.sizes
         given = {"query_positions": np.arange(n.T), "key_positions": np.arange(n.S)}
         given = {name: x if getattr(probe, name) is None else getattr(probe, name) for name, x in given.items()}
-        return replace(probe, **{name: turn(x) if name in names else x for name, x in given.items()})
+        return replace(probe, **{name: change(x) if name in names else x for name, x in given.items()})
 
-    return plant
+    return mutate
 
 
 def in_bfloat16(positions: np.ndarray) -> np.ndarray:
-    """Return the positions as bfloat16 holds them: 8190 becomes 8192 (11)."""
+    """Return the positions as bfloat16 holds them: 8190 becomes 8192."""
     return positions.astype(ml_dtypes.bfloat16).astype(np.int64)
 
 
-def swap_weights(first: str, second: str) -> Plant:
-    """Plant two parameters in each other's place (3)."""
+def swap_weights(first: str, second: str) -> Operator:
+    """Return the operator that exchanges two parameters."""
 
-    def plant(probe: Probe) -> Probe:
+    def mutate(probe: Probe) -> Probe:
         pair = {first: _param(probe, second), second: _param(probe, first)}
         return replace(probe, weights={**probe.weights, **pair})
 
-    return plant
+    return mutate
 
 
 def head_first(kernel: np.ndarray) -> np.ndarray:
-    """Return a kernel (M, H, D) whose columns were split as (D, H) (2)."""
+    """Return a kernel (M, H, D) whose columns were split as (D, H)."""
     m, h, d = kernel.shape
     return kernel.reshape(m, d, h).transpose(0, 2, 1)
 
 
 def head_last(kernel: np.ndarray) -> np.ndarray:
-    """Return a kernel (M, H, D) whose columns (D, H) were split as (H, D): the reverse of `head_first` (2)."""
+    """Return a kernel (M, H, D) whose columns (D, H) were split as (H, D): the reverse of `head_first`."""
     m, h, d = kernel.shape
     return kernel.transpose(0, 2, 1).reshape(m, h, d)
 
 
 def other_dropout(probe: Probe) -> Probe:
-    """Drop other weights (21)."""
+    """Drop other weights."""
     return replace(probe, dropout_seed=None if probe.dropout_seed is None else probe.dropout_seed + 1)
 
 
 def scale_off(probe: Probe) -> Probe:
-    """Multiply the scale by 1.00003 (5)."""
+    """Multiply the scale by 1.00003."""
     factor = probe.contract.score.factor(probe.contract.width)
     return with_options(probe, score=ScaledDot(factor * (1 + OFF_BY)))
 
 
-def window_off_by_one(probe: Probe) -> Probe:
-    """Count the query's own key among those before it (8)."""
-    return with_options(probe, mask=swapped(probe.contract.mask, lambda m: replace(m, before=m.before - 1), Window))
-
-
-def causal_corner_swapped(probe: Probe) -> Probe:
-    """Align the diagonal at the other corner (7)."""
-    other = {"start": "end", "end": "start"}
-    return with_options(probe, mask=swapped(probe.contract.mask, lambda m: replace(m, align=other[m.align]), Causal))
-
-
-def heads_tiled(probe: Probe) -> Probe:
-    """Let query head h read key head h mod K instead of h // (H / K) (14)."""
-    h, k = probe.contract.num_heads, probe.contract.kv_heads
-    order = np.arange(h).reshape(h // k, k).T.reshape(-1)
-    # Tiling is grouping with the query heads in another order.
-    weights = dict(probe.weights)
-    for name in ("q_proj.kernel", "q_proj.bias", "out_proj.kernel"):
-        if name in weights:
-            weights[name] = np.take(weights[name], order, axis=1 if name == "q_proj.kernel" else 0)
-    return replace(probe, weights=weights)
-
-
-def rotary_style_swapped(probe: Probe) -> Probe:
-    """Pair neighbouring features instead of halves, or the other way round (9)."""
-    rotary = probe.contract.positions
-    if rotary is None:
-        return probe
-    other = {"half": "interleaved", "interleaved": "half"}[rotary.style]
-    return with_options(probe, positions=Rotary(rotary.base, other, rotary.rotary_dim))
-
-
-def polarity_inverted(probe: Probe) -> Probe:
-    """Read True as "may not attend" (6)."""
-    mask = both(probe.contract.mask, probe.mask)
-    return replace(with_options(probe, mask=None), mask=None if mask is None else Not(mask))
-
-
-def soft_cap_forgotten(probe: Probe) -> Probe:
-    """Leave scores unbounded (4)."""
-    return with_options(probe, softcap=None)
-
-
-def bias_dropped(probe: Probe) -> Probe:
-    """Forget the bias of the value projection (22)."""
-    name = "v_proj.bias"
-    return replace(probe, weights={**probe.weights, name: np.zeros_like(probe.weights[name])})
-
-
 def empty_row_mean(probe: Probe) -> Probe:
-    """Mask by adding a large finite number, so that a row without a key becomes mean(v) (13)."""
+    """Mask by adding a large finite number, so that a row without a key becomes mean(v)."""
     mask = both(probe.contract.mask, probe.mask)
     allowed = evaluate(mask, probe.sizes)
     added = np.where(np.ones(probe.sizes.scores, bool) if allowed is None else allowed, 0.0, -1e30)
@@ -187,11 +138,11 @@ def changed(owner: Any, **options: object) -> Any:
     """Return a contract or a part of one with other options.
 
     Raises:
-        OptionError: it is not there, or has no such option: an earlier mistake took it away.
+        OptionError: it does not exist, or has no such option: an earlier mutation removed it.
     """
     known = {f.name for f in fields(owner)} if is_dataclass(owner) else set[str]()
     if not known.issuperset(options):
-        raise OptionError(f"{type(owner).__name__} must have the options {', '.join(options)} to be planted")
+        raise OptionError(f"{type(owner).__name__} must have the options {', '.join(options)} to be mutated")
     right: Any = owner
     return replace(right, **options)
 
@@ -200,24 +151,24 @@ def _param(probe: Probe, name: str) -> np.ndarray:
     """Return a parameter of the call.
 
     Raises:
-        ParamError: it has none of this name: an earlier mistake took it away.
+        ParamError: it has none of this name: an earlier mutation removed it.
     """
     if name not in probe.weights:
-        raise ParamError(f"weights must have {name} for it to be planted")
+        raise ParamError(f"weights must have {name} for it to be mutated")
     return probe.weights[name]
 
 
 def with_options(probe: Probe, **options: object) -> Probe:
-    """Return the probe of a contract with other options; weights that it then lacks are forgotten."""
+    """Return the probe of a contract with other options, without the weights that it then lacks."""
     right: Any = probe.contract
     contract: Contract = changed(right, **options)
     return replace(probe, contract=contract, weights={name: _param(probe, name) for name in contract.params})
 
 
-def swapped(mask: Any, turn: Callable[[Any], Mask], kind: type[Mask]) -> Any:
-    """Return the mask with `turn` applied to its parts of one kind."""
+def map_mask(mask: Any, change: Callable[[Any], Mask], kind: type[Mask]) -> Any:
+    """Return the mask with `change` applied to its parts of one kind."""
     if isinstance(mask, kind):
-        return turn(mask)
+        return change(mask)
     if isinstance(mask, (And, Or)):
-        return replace(mask, left=swapped(mask.left, turn, kind), right=swapped(mask.right, turn, kind))
+        return replace(mask, left=map_mask(mask.left, change, kind), right=map_mask(mask.right, change, kind))
     return mask

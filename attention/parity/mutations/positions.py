@@ -1,9 +1,9 @@
-"""Placing: hypotheses about positions: rotary angles, distances that bias a score, and where a token is thought to stand.
+"""Mutations of positions: rotary angles, ALiBi slopes, relative buckets, the position of a token.
 
 angle = position * base^(-2i / R)        another base, direction, pairing, width, offset, rounding; one of q and k only
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -16,96 +16,98 @@ import numpy as np
 
 from attention.parity.contracts.probes import Probe
 from attention.parity.mutations import operators
-from attention.parity.mutations.formula_hooks import resettle
-from attention.parity.mutations.locations import Site
-from attention.parity.mutations.mutation import Dial, Mistake, Turned
-from attention.parity.mutations.operators import Plant
-from attention.spec.layers.contract import Setting
+from attention.parity.mutations.formula_hooks import hook_call
+from attention.parity.mutations.locations import Location
+from attention.parity.mutations.mutation import FittedScalar, Mutation, Mutations
+from attention.parity.mutations.operators import Operator
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary
 
 BASES = (100.0, 500.0, 1_000.0, 10_000.0, 50_000.0, 100_000.0, 160_000.0, 500_000.0, 1_000_000.0, 5_000_000.0)
 OTHER_STYLE = {"half": "interleaved", "interleaved": "half"}
 
-Turn = Callable[[np.ndarray], np.ndarray]
+Change = Callable[[np.ndarray], np.ndarray]
 
 
-def rotary(site: Site) -> Any:
-    """Return the rotary positions of a site, or None."""
-    positions = getattr(site.contract, "positions", None)
+def rotary(location: Location) -> Any:
+    """Return the rotary positions of a location, or None."""
+    positions = getattr(location.contract, "positions", None)
     return positions if isinstance(positions, (Rotary, AxialRotary)) else None
 
 
-def style(site: Site) -> Turned:
-    """Yield the other pairing of features (9)."""
-    if turning := rotary(site):
-        other = OTHER_STYLE[turning.style]
-        yield Mistake(f"rotary {other} for {turning.style}", site.inner("positions", style=other))
+def style(location: Location) -> Mutations:
+    """Yield the other pairing of features."""
+    if rotation := rotary(location):
+        other = OTHER_STYLE[rotation.style]
+        yield Mutation(f"rotary {other} for {rotation.style}", location.inner("positions", style=other))
 
 
-def base(site: Site) -> Turned:
-    """Yield other bases (10)."""
-    if turning := rotary(site):
+def base(location: Location) -> Mutations:
+    """Yield other bases."""
+    if rotation := rotary(location):
         for other in BASES:
-            if other != turning.base:
-                yield Mistake(f"rotary base {other:g} for {turning.base:g}", site.inner("positions", base=other))
-        halved = site.inner("positions", base=turning.base**0.5)
-        yield Mistake(f"rotary exponents half as large, which is a base of {turning.base**0.5:g}", halved)
-        yield Dial("rotary base", turning.base, lambda x: site.inner("positions", base=max(x, 1.0 + 1e-9)))
+            if other != rotation.base:
+                yield Mutation(f"rotary base {other:g} for {rotation.base:g}", location.inner("positions", base=other))
+        halved = location.inner("positions", base=rotation.base**0.5)
+        yield Mutation(f"rotary exponents half as large, which is a base of {rotation.base**0.5:g}", halved)
+        yield FittedScalar("rotary base", rotation.base, lambda x: location.inner("positions", base=max(x, 1.0 + 1e-9)))
 
 
-def width(site: Site) -> Turned:
-    """Yield another number of features that turn, none, or another scaling (10)."""
-    turning = rotary(site)
-    if turning is None:
+def width(location: Location) -> Mutations:
+    """Yield another number of rotated features, or none."""
+    rotation = rotary(location)
+    if rotation is None:
         return
-    d = site.contract.rope_dim if isinstance(site.contract, LatentAttention) else site.contract.width
-    right = turning.width(d)
-    step = 4 if isinstance(turning, AxialRotary) else 2
+    d = location.contract.rope_dim if isinstance(location.contract, LatentAttention) else location.contract.width
+    right = rotation.width(d)
+    step = 4 if isinstance(rotation, AxialRotary) else 2
     if right != d and d % step == 0:
-        yield Mistake("rotary of all features, not of some", site.inner("positions", rotary_dim=None))
+        yield Mutation("rotary of all features, not of some", location.inner("positions", rotary_dim=None))
     for other in range(step, d, step):
         if other != right:
-            yield Mistake(f"rotary of {other} features, not of {right}", site.inner("positions", rotary_dim=other))
-    if isinstance(site.contract, LatentAttention):
-        yield Mistake("rotary forgotten", placed(site, np.zeros_like, np.zeros_like))
+            yield Mutation(f"rotary of {other} features, not of {right}", location.inner("positions", rotary_dim=other))
+    if isinstance(location.contract, LatentAttention):
+        yield Mutation("rotary forgotten", other_angles(location, np.zeros_like, np.zeros_like))
     else:
-        yield Mistake("rotary forgotten", site.option(positions=None))
+        yield Mutation("rotary forgotten", location.option(positions=None))
 
 
-def scaling(site: Site) -> Turned:
-    """Yield a rotary scaling that is forgotten, or only in part heeded."""
-    turning = rotary(site)
-    made = getattr(turning, "scaling", None)
+def scaling(location: Location) -> Mutations:
+    """Yield a rotary scaling that is missing, or only partly applied."""
+    rotation = rotary(location)
+    made = getattr(rotation, "scaling", None)
     if made is None:
         return
-    yield Mistake("rotary scaling forgotten", site.inner("positions", scaling=None))
+    yield Mutation("rotary scaling forgotten", location.inner("positions", scaling=None))
     if hasattr(made, "factor"):
-        yield Dial("rotary scaling's factor", made.factor, lambda x: site.inner("positions.scaling", factor=max(x, 1.0)))
+        yield FittedScalar(
+            "rotary scaling's factor", made.factor, lambda x: location.inner("positions.scaling", factor=max(x, 1.0))
+        )
     if getattr(made, "attention_factor", False) is None:
-        plain = site.inner("positions.scaling", attention_factor=1.0)
-        yield Mistake("rotary scaling's attention factor forgotten", plain)
+        plain = location.inner("positions.scaling", attention_factor=1.0)
+        yield Mutation("rotary scaling's attention factor forgotten", plain)
 
 
-def angles(site: Site) -> Turned:
-    """Yield positions of the wrong sign, offset, rounding or kind, of queries or keys or both (10, 11, 12)."""
-    if rotary(site) is None:
+def angles(location: Location) -> Mutations:
+    """Yield positions of the wrong sign, offset, rounding or kind, of queries or keys or both."""
+    if rotary(location) is None:
         return
-    yield Mistake("rotary turns backwards", placed(site, np.negative, np.negative))
-    yield Mistake("rotary positions in bfloat16", placed(site, operators.in_bfloat16, operators.in_bfloat16))
-    yield Mistake("positions of the call ignored", placed(site, _counted(site), _counted(site)))
-    if "positions" not in site.contract.takes:
-        for name, turn in _ONE_SIDED.items():
-            yield Mistake(f"rotary positions of queries {name}", placed(site, turn, None))
-            yield Mistake(f"rotary positions of keys {name}", placed(site, None, turn))
-    if isinstance(rotary(site), AxialRotary):
-        yield Mistake("rotary rows and columns exchanged", placed(site, _flipped, _flipped))
+    yield Mutation("rotary turns backwards", other_angles(location, np.negative, np.negative))
+    yield Mutation("rotary positions in bfloat16", other_angles(location, operators.in_bfloat16, operators.in_bfloat16))
+    yield Mutation("positions of the call ignored", other_angles(location, _counted(location), _counted(location)))
+    if "positions" not in location.contract.call_kwargs:
+        for name, change in _ONE_SIDED.items():
+            yield Mutation(f"rotary positions of queries {name}", other_angles(location, change, None))
+            yield Mutation(f"rotary positions of keys {name}", other_angles(location, None, change))
+    if isinstance(rotary(location), AxialRotary):
+        yield Mutation("rotary rows and columns exchanged", other_angles(location, _flipped, _flipped))
 
 
-_ONE_SIDED: dict[str, Turn] = {
+_ONE_SIDED: dict[str, Change] = {
     "off by one": lambda x: x + 1,
     "off by minus one": lambda x: x - 1,
-    "ignored: only the others are turned": np.zeros_like,
+    "ignored: only the others are rotated": np.zeros_like,
     "of the wrong sign": np.negative,
 }
 
@@ -114,32 +116,32 @@ def _flipped(x: np.ndarray) -> np.ndarray:
     return x[..., ::-1]
 
 
-def _counted(site: Site) -> Turn:
-    """Return positions 0, 1, 2 ... whatever the call said (12)."""
-    axial = isinstance(rotary(site), AxialRotary)
+def _counted(location: Location) -> Change:
+    """Return the change to positions 0, 1, 2 ..., whatever positions the call has."""
+    axial = isinstance(rotary(location), AxialRotary)
 
-    def turn(x: np.ndarray) -> np.ndarray:
+    def change(x: np.ndarray) -> np.ndarray:
         # An image's positions have no order of their own; its first token's offset is what is lost.
         return x - x[..., :1, :] if axial else np.broadcast_to(np.arange(x.shape[-1]), x.shape)
 
-    return turn
+    return change
 
 
-def placed(site: Site, queries: Turn | None, keys: Turn | None) -> Plant:
-    """Plant other angles for the queries, for the keys or for both."""
-    return resettle(site, lambda probe, part, setting: _tables(probe, part, setting, queries, keys))
+def other_angles(location: Location, queries: Change | None, keys: Change | None) -> Operator:
+    """Return the operator that changes the angles of queries, of keys or of both."""
+    return hook_call(location, lambda probe, part, setting: _tables(probe, part, setting, queries, keys))
 
 
-def _tables(probe: Probe, part: Any, setting: Setting, queries: Turn | None, keys: Turn | None) -> Setting:
+def _tables(probe: Probe, part: Any, setting: ResolvedCall, queries: Change | None, keys: Change | None) -> ResolvedCall:
     d = part.rope_dim if isinstance(part, LatentAttention) else part.width
     if part.positions is None or not hasattr(part.positions, "tables"):
         return {}
     *_, t, s = setting["allowed"].shape
-    made: Setting = {}
-    for name, count, turn in (("query", t, queries), ("key", s, keys)):
+    made: ResolvedCall = {}
+    for name, count, change in (("query", t, queries), ("key", s, keys)):
         given = probe.positions if probe.positions is not None else getattr(probe, f"{name}_positions")
-        if turn is not None:
-            where = turn(np.arange(count) if given is None else given)
+        if change is not None:
+            where = change(np.arange(count) if given is None else given)
             made["table" if "table" in setting else f"{name}_table"] = part.positions.tables(where, d, _length(part, probe))
     return made
 
@@ -152,12 +154,12 @@ def _length(part: Any, probe: Probe) -> Any:
     return max((float(x.max()) + 1 for x in given), default=None)
 
 
-def slopes(site: Site) -> Turned:
+def slopes(location: Location) -> Mutations:
     """Yield other slopes of ALiBi."""
-    positions = getattr(site.contract, "positions", None)
+    positions = getattr(location.contract, "positions", None)
     if not isinstance(positions, Alibi):
         return
-    h = site.contract.num_heads
+    h = location.contract.num_heads
     right = positions.rates(h)
     geometric = tuple(2.0 ** (-8.0 * i / h) for i in range(1, h + 1))
     several: dict[str, tuple[float, ...]] = {
@@ -169,40 +171,40 @@ def slopes(site: Site) -> Turned:
         "sorted": tuple(sorted(right, reverse=True)),
         "begin with h = 0": tuple(x * 2.0 ** (8.0 / h) for x in geometric),
     }
-    yield Mistake("score bias forgotten", site.option(positions=None))
+    yield Mutation("score bias forgotten", location.option(positions=None))
     for name, rates in several.items():
         if rates != right:
-            yield Mistake(f"slopes of alibi {name}", site.option(positions=Alibi(rates)))
-    yield Dial("factor of alibi's slopes", 1.0, lambda x: site.option(positions=Alibi(tuple(r * x for r in right))))
+            yield Mutation(f"slopes of alibi {name}", location.option(positions=Alibi(rates)))
+    yield FittedScalar("factor of alibi's slopes", 1.0, lambda x: location.option(positions=Alibi(tuple(r * x for r in right))))
 
 
-def distances(site: Site) -> Turned:
+def distances(location: Location) -> Mutations:
     """Yield other buckets and other learned distances."""
-    positions = getattr(site.contract, "positions", None)
+    positions = getattr(location.contract, "positions", None)
     if not isinstance(positions, (RelativeBias, RelativeKeys)):
         return
-    yield Mistake("score bias forgotten", site.option(positions=None))
-    yield Mistake("distances mirrored: t - s for s - t", _mirrored(site))
+    yield Mutation("score bias forgotten", location.option(positions=None))
+    yield Mutation("distances mirrored: t - s for s - t", _mirrored(location))
     name = "relative_bias" if isinstance(positions, RelativeBias) else "relative_keys"
-    yield Mistake(f"{name} in the opposite order", site.weight(name, lambda a: a[::-1]))
+    yield Mutation(f"{name} in the opposite order", location.weight(name, lambda a: a[::-1]))
     if isinstance(positions, RelativeKeys):
-        factor = site.contract.score.factor(site.contract.width)
+        factor = location.contract.score.factor(location.contract.width)
         if factor != 1.0:
-            yield Mistake("relative keys not scaled", site.weight(name, lambda a: a / np.float32(factor)))
+            yield Mutation("relative keys not scaled", location.weight(name, lambda a: a / np.float32(factor)))
         return
-    yield Mistake("heads of the buckets in the opposite order", site.weight(name, lambda a: a[:, ::-1]))
+    yield Mutation("heads of the buckets in the opposite order", location.weight(name, lambda a: a[:, ::-1]))
     other = "both directions" if not positions.bidirectional else "one direction"
-    turned = replace(positions, bidirectional=not positions.bidirectional)
-    yield Mistake(f"buckets for {other}", site.option(positions=turned))
+    other_buckets = replace(positions, bidirectional=not positions.bidirectional)
+    yield Mutation(f"buckets for {other}", location.option(positions=other_buckets))
     reach = positions.max_distance
     for label, far in (("twice as far", 2 * reach), ("half as far", reach // 2), ("to 128", 128), ("to 127", 127)):
         if far != reach and far > positions.num_buckets // (4 if positions.bidirectional else 2):
-            yield Mistake(f"buckets reach {label}", site.option(positions=replace(positions, max_distance=far)))
+            yield Mutation(f"buckets reach {label}", location.option(positions=replace(positions, max_distance=far)))
 
 
-def _mirrored(site: Site) -> Plant:
-    def turn(probe: Probe, part: Any, setting: Setting) -> Setting:
+def _mirrored(location: Location) -> Operator:
+    def change(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
         return {name: -setting[name] for name in ("query_positions", "key_positions") if setting[name] is not None}
 
-    return resettle(site, turn)
+    return hook_call(location, change)

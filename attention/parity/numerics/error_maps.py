@@ -1,4 +1,4 @@
-"""Pictures: what a report keeps of an array of z, small enough to keep for every one.
+"""Error maps: the histogram and the picture of z that a report keeps of each array, small enough to keep for all.
 
     histogram[i] = how many z lie in [2^(i-6), 2^(i-5))          the first bin is open below, the last one above
     picture[r, c] = max of z over all axes but two                errors over (query, key), (head, query), (position, feature)

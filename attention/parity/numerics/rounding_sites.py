@@ -1,16 +1,15 @@
-"""Where a real attention layer rounds: the oracle as a program whose budget can be taken.
+"""Where a real attention layer rounds: the oracle as a program whose error budget can be computed.
 
-stored          projections, rotated heads, contexts and whatever else a layer's formula marks between its attentions:
-                written down in the dtype of the weights, whatever the kernel
-"weights"       a kernel that writes the weights down in the dtype of its inputs
-"d scores"      one that writes down the gradient of the scores
-"logsumexp"     one that keeps only the context and the logsumexp, as FlashAttention does, and in its backward pass
-                makes the scores and weights anew: exp(q k^T * scale - logsumexp), the same numbers, rounded
-                independently and at that size; and the sum of a row from the context as it was written down:
-                d scores = weights * (d weights - delta), delta = sum(d context * context)
+stored          projections, rotated heads, contexts and the other intermediates between attentions: rounded to the dtype of
+                the weights, whatever the kernel
+"weights"       a kernel that rounds the weights to the dtype of its inputs
+"d scores"      one that rounds the gradient of the scores
+"logsumexp"     one that keeps only the context and the logsumexp, as FlashAttention does. Its backward pass recomputes scores
+                and weights, exp(q k^T * scale - logsumexp): the same numbers, rounded independently and at that size. It sums
+                a row from the rounded context: d scores = weights * (d weights - delta), delta = sum(d context * context)
 
-What the context lost when it was written down moves every score of a row alike. No rounding of a single score does that: where
-the gradient of a row all but cancels (a norm follows, or tokens are alike), nothing else is as large.
+The rounding of the context moves every score of a row alike, and no rounding of a single score does. Where the gradient of a
+row all but cancels (a norm follows, or tokens are alike), this is the largest error.
 
 References:
     Dao et al., arXiv:2205.14135, algorithm 4 (delta is its D_i).
@@ -27,12 +26,12 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from attention.parity.numerics.error_budget import stored, stored_gradient
-from attention.spec.attend import STAGES, Mark
+from attention.spec.attend import INTERMEDIATES, Observer
 from attention.spec.axes import Array
 from attention.spec.layers.contract import Contract
 from attention.spec.scores import mix
 
-INNER = {"query", "key", "value", *STAGES} - {"context"}
+INNER = {"query", "key", "value", *INTERMEDIATES} - {"context"}
 """What a kernel keeps to itself, in the compute dtype, unless it says otherwise."""
 ROUNDS = ("weights", "d scores", "logsumexp")
 """What a kernel may round on purpose: see `Kernel.rounds`."""
@@ -51,17 +50,17 @@ class LayerProgram:
         Args:
             weights: canonical.
             arrays: of the call.
-            setting: what the contract's `settle` returned.
+            setting: what the contract's `resolve` returned.
             rounds: a bool for each of `ROUNDS`: traced, so that one compilation serves every kernel.
         """
         setting = jax.tree.map(stop_gradient, setting)
         weights, arrays = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, arrays))
-        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, mark=Marker(rounds))
+        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, observe=Marker(rounds))
         return {name: made[name] for name in self.names}
 
 
-class Marker(Mark):
-    """The `mark` of one call: rounds each stage as its kernel does, one attention after another."""
+class Marker(Observer):
+    """The `observe` of one call: rounds each intermediate as its kernel does, one attention after another."""
 
     def __init__(self, rounds: dict[str, Any]) -> None:
         self.rounds = rounds
@@ -75,21 +74,21 @@ class Marker(Mark):
         self.allowed = True if allowed is None else allowed
         self.scores, self.sinks, self.dropped = scores, sinks, dropped
 
-    def __call__(self, stage: str, value: Array) -> Array:
-        """Return the stage as the next one shall see it."""
-        x = self.store(stage, value)
-        self.seen[stage] = x
-        return self.remade(x) if stage == "context" else x
+    def __call__(self, intermediate: str, value: Array) -> Array:
+        """Return the intermediate as the next one shall see it."""
+        x = self.store(intermediate, value)
+        self.seen[intermediate] = x
+        return self.remade(x) if intermediate == "context" else x
 
-    def store(self, stage: str, x: Array) -> Array:
-        """Return the stage, written down if it is. The choice is exact."""
-        if stage == "input":
+    def store(self, intermediate: str, x: Array) -> Array:
+        """Return the intermediate, written down if it is. The choice is exact."""
+        if intermediate == "input":
             return stored_gradient(x)
-        if stage == "weights":
+        if intermediate == "weights":
             return jnp.where(self.rounds["weights"], stored(x), x)
-        if stage == "scores":
+        if intermediate == "scores":
             return jnp.where(self.rounds["d scores"], stored_gradient(x), x)
-        return x if stage in INNER else stored(x)
+        return x if intermediate in INNER else stored(x)
 
     def remade(self, context: Array) -> Array:
         """Return the context, with the gradient of a kernel that makes the weights anew where this one does.

@@ -1,9 +1,7 @@
-"""Hypotheses: what may be wrong with an optimiser step.
+"""Hypotheses about an optimiser step: the contract with one mutation, with two, or with one number of any value.
 
-    hypothesis = the contract with one knob turned, or two, or one number of any value
-
-A number that no list has is solved for: the trajectory is a smooth function of it, so Newton's method finds it to all
-digits if it is the only thing wrong, and nothing that fits if it is not.
+A number that is in no list is solved for by Newton's method, since the trajectory is a smooth function of it. It is found to
+all digits if it is the only mistake; otherwise the best value does not fit.
 """
 
 from __future__ import annotations
@@ -14,62 +12,65 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.optimizers.mutations import MISTAKES, StepMistake
+from attention.parity.mutations.catalog_optimizers import STEP_MUTATIONS
+from attention.parity.mutations.mutation import Mutation
 from attention.spec.errors import OptionError
 from attention.spec.optimizers.optimizer import Step
 from attention.spec.optimizers.schedules import Schedule
 
 SOLVED = "solved for"
 Residual = Callable[[Step], np.ndarray]
-"""How far the trajectory of a step is from what was seen, in standard deviations, as one flat array."""
+"""How far the trajectory of a step is from the observed one, in standard deviations, as one flat array."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A step, and what is wrong with it beside the contract; nothing, if `mistakes` is empty."""
+    """A step, and how it differs from the contract; not at all if `mutations` is empty."""
 
     step: Step
-    mistakes: tuple[StepMistake, ...] = ()
+    mutations: tuple[Mutation, ...] = ()
 
     @property
     def name(self) -> str:
-        """The mistakes' names; "as the contract says" if there are none."""
-        return " and ".join(mistake.name for mistake in self.mistakes) or "as the contract says"
+        """The names of the mutations; "as the contract says" if there are none."""
+        return " and ".join(mutation.name for mutation in self.mutations) or "as the contract says"
 
     @property
     def solved(self) -> bool:
-        """Whether a number in it is no known mistake but was solved for."""
-        return any(mistake.source == SOLVED for mistake in self.mistakes)
+        """Whether it has a number that was solved for."""
+        return any(mutation.source == SOLVED for mutation in self.mutations)
 
 
 def hypotheses(step: Step) -> tuple[Hypothesis, ...]:
-    """Return what may be wrong with a step: one known mistake each."""
-    turned = ((mistake, mistake.turn(step)) for mistake in MISTAKES)
-    return tuple(Hypothesis(wrong, (mistake,)) for mistake, wrong in turned if wrong is not None and wrong != step)
+    """Return the hypotheses of one known mutation each."""
+    mutated = ((mutation, mutation.operator(step)) for mutation in STEP_MUTATIONS)
+    return tuple(Hypothesis(wrong, (mutation,)) for mutation, wrong in mutated if wrong is not None and wrong != step)
 
 
 def pairs(step: Step) -> Iterator[Hypothesis]:
-    """Yield what may be wrong with a step: two known mistakes each, neither of which undoes the other."""
+    """Yield the hypotheses of two known mutations each, neither of which undoes the other."""
     singles = hypotheses(step)
-    order = {mistake.name: number for number, mistake in enumerate(MISTAKES)}
+    order = {mutation.name: number for number, mutation in enumerate(STEP_MUTATIONS)}
     for first in singles:
-        for second in MISTAKES[order[first.mistakes[0].name] + 1 :]:
-            both = second.turn(first.step)
-            alone = second.turn(step)
-            if both is None or (alone is not None and _turned(step, both) != _turned(step, first.step) | _turned(step, alone)):
+        for second in STEP_MUTATIONS[order[first.mutations[0].name] + 1 :]:
+            both = second.operator(first.step)
+            alone = second.operator(step)
+            if both is None or (
+                alone is not None and _changed(step, both) != _changed(step, first.step) | _changed(step, alone)
+            ):
                 continue
             if both not in (step, first.step, alone):
-                yield Hypothesis(both, (*first.mistakes, second))
+                yield Hypothesis(both, (*first.mutations, second))
 
 
-def _turned(right: Step, wrong: Step) -> set[tuple[str, Any]]:
+def _changed(right: Step, wrong: Step) -> set[tuple[str, Any]]:
     """Return the options in which two steps of one kind differ, with what they became."""
     return {(f.name, getattr(wrong, f.name)) for f in fields(right) if getattr(right, f.name) != getattr(wrong, f.name)}
 
 
 @dataclass(frozen=True)
-class _Knob:
-    """A number of a step, on a scale where its mistakes are evenly far apart."""
+class _Scalar:
+    """A number of a step, on a scale where its usual wrong values are evenly spaced."""
 
     name: str
     starts: np.ndarray
@@ -85,40 +86,40 @@ def _share(x: float) -> float:
 
 
 _SIZES = np.log(10.0) * np.arange(-12.0, 1.5)
-_KNOBS = (
-    _Knob("learning_rate", np.log(10.0) * np.arange(-7.0, 2.5), _log),
-    _Knob("weight_decay", np.log(10.0) * np.arange(-6.0, 1.5), _log),
-    _Knob("eps", _SIZES, _log),
-    _Knob("eps_root", _SIZES, _log),
-    _Knob("initial", _SIZES[6:], _log),
+_SCALARS = (
+    _Scalar("learning_rate", np.log(10.0) * np.arange(-7.0, 2.5), _log),
+    _Scalar("weight_decay", np.log(10.0) * np.arange(-6.0, 1.5), _log),
+    _Scalar("eps", _SIZES, _log),
+    _Scalar("eps_root", _SIZES, _log),
+    _Scalar("initial", _SIZES[6:], _log),
     *(
-        _Knob(name, np.log(10.0) * np.arange(-4.0, 0.0, 0.25), _share)
+        _Scalar(name, np.log(10.0) * np.arange(-4.0, 0.0, 0.25), _share)
         for name in ("b1", "b2", "momentum", "dampening", "decay")
     ),
-    _Knob("gradient_scale", np.log(2.0) * np.arange(-13.0, 14.0), _log),
-    _Knob("clip", np.log(10.0) * np.arange(-4.0, 4.5, 0.5), _log),
+    _Scalar("gradient_scale", np.log(2.0) * np.arange(-13.0, 14.0), _log),
+    _Scalar("clip", np.log(10.0) * np.arange(-4.0, 4.5, 0.5), _log),
 )
 
 
-def solved(step: Step, residual: Residual, told: Collection[str] = ()) -> Iterator[Hypothesis]:
-    """Yield the step with one number turned to the value that comes nearest to what was seen, for each number it has.
+def solved(step: Step, residual: Residual, known: Collection[str] = ()) -> Iterator[Hypothesis]:
+    """Yield the step with one number set to the value nearest to the observed trajectory, for each number it has.
 
     Args:
         step: the contract.
-        residual: how far a step is from what was seen.
-        told: knobs that need no solving, because it is known what is wrong with them.
+        residual: of a step.
+        known: numbers that are not solved for, since a known mutation of them explains the program.
     """
-    for knob in _KNOBS:
-        if knob.name not in told and (found := _nearest(knob, step, residual)) is not None:
-            yield Hypothesis(found, (_own(knob.name, found, step),))
+    for kind in _SCALARS:
+        if kind.name not in known and (found := _nearest(kind, step, residual)) is not None:
+            yield Hypothesis(found, (_own(kind.name, found, step),))
 
 
 def neighbours(singles: Iterable[Hypothesis], residual: Residual) -> Iterator[Hypothesis]:
-    """Yield known mistakes with the number beside the knob turned as well: a coupled decay of 0.03 for a decoupled of 0.01."""
+    """Yield known mutations with a related number solved for: a coupled decay of 0.03 for a decoupled one of 0.01."""
     for single in singles:
-        for knob in _KNOBS:
-            if knob.name == _BESIDE.get(single.mistakes[0].knob) and (found := _nearest(knob, single.step, residual)):
-                yield Hypothesis(found, (*single.mistakes, _own(knob.name, found, single.step)))
+        for kind in _SCALARS:
+            if kind.name == _BESIDE.get(single.mutations[0].kind) and (found := _nearest(kind, single.step, residual)):
+                yield Hypothesis(found, (*single.mutations, _own(kind.name, found, single.step)))
 
 
 _BESIDE = {
@@ -133,35 +134,35 @@ _BESIDE = {
 }
 
 
-def _own(knob: str, found: Step, step: Step) -> StepMistake:
-    name = f"{knob} {_value(found, knob):.6g} for {_value(step, knob):.6g}"
-    return StepMistake(name, knob, lambda _: found, "a number that is nobody's default", SOLVED, "any")
+def _own(kind: str, found: Step, step: Step) -> Mutation:
+    name = f"{kind} {_value(found, kind):.6g} for {_value(step, kind):.6g}"
+    return Mutation(name, lambda _: found, kind, "a number that is nobody's default", SOLVED)
 
 
-def _nearest(knob: _Knob, step: Step, residual: Residual) -> Step | None:
+def _nearest(kind: _Scalar, step: Step, residual: Residual) -> Step | None:
     """Return the step with the best value of one knob: the best start, then Newton's method on the residual."""
-    if getattr(step, knob.name, None) is None or isinstance(getattr(step, knob.name), Schedule):
+    if getattr(step, kind.name, None) is None or isinstance(getattr(step, kind.name), Schedule):
         return None
 
     def apart(value: float) -> np.ndarray:
         # Outside its range a number explains nothing.
         try:
-            return residual(_with(step, knob.name, value))
+            return residual(_with(step, kind.name, value))
         except OptionError:
             return np.full(1, np.inf)
 
-    x = min((float(x) for x in knob.starts), key=lambda x: _length(apart(knob.value(x))))
+    x = min((float(x) for x in kind.starts), key=lambda x: _length(apart(kind.value(x))))
     for _ in range(12):
-        x, moved = _newton(x, lambda x: apart(knob.value(x)))
+        x, moved = _newton(x, lambda x: apart(kind.value(x)))
         if moved < 1e-15:
             break
-    far = _length(apart(knob.value(x)))
+    far = _length(apart(kind.value(x)))
     if not np.isfinite(far):
         return None
     # A person wrote the number, so the round one is it wherever it fits as well.
-    rounded = float(f"{knob.value(x):.6g}")
+    rounded = float(f"{kind.value(x):.6g}")
     fits = _length(apart(rounded)) <= max(2.0 * far, 2.0)
-    return _with(step, knob.name, rounded if fits else knob.value(x))
+    return _with(step, kind.name, rounded if fits else kind.value(x))
 
 
 def _length(residual: np.ndarray) -> float:

@@ -1,1 +1,1 @@
-"""Pretrained: trained models in packages, layer by layer."""
+"""Pretrained: trained models in Python packages, compared layer by layer."""

@@ -1,10 +1,10 @@
-"""Hugging Face's side of a real model: its full forward pass, and its own attention module run alone.
+"""Run a trained model in Hugging Face transformers: the whole forward pass, and one attention module alone.
 
-    hidden[l]  what reached the attention of layer l in a forward pass of the whole model
-    output     what leaves that module's output projection, before the residual sum and the norm
+    hidden[l]  the input of the attention of layer l in a forward pass of the whole model
+    output     the output projection of that module, before the residual sum and the norm
     gradients  of sum(output * cotangent), by torch autograd through their code
 
-Nothing here reads a canonical weight: names and layouts are theirs, so that the comparison has two independent sides.
+Nothing here reads a canonical weight: names and layouts are theirs, so that the two programs are independent.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Layer by layer: what each layer of a trained model makes of what it really received, against the oracle's budget.
+"""Compare a trained model layer by layer, each layer on the hidden states it receives in the whole model.
 
     (values, sigma) = budget(the layer's formula on seen.arrays)        judge(output, values, sigma)
     output in {torch_impl's, jax_impl's, the model's own}                a row each
 
-Every layer is given what it received in *their* run of the whole model, so that nothing which an earlier layer did is held
-against it: the first layer whose reading of the weights, eps or rotary is wrong is the one whose row fails.
+Every layer receives its input of *their* run of the whole model, so that errors do not accumulate: the row that fails is that
+of the first layer whose weights, eps or rotary positions are read wrongly.
 """
 
 # The frameworks leave many of their types unknown, which strict mode reports at every use.
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.contracts.backends import BACKENDS, JaxSide, Ran, Side, TorchSide, find, named
+from attention.parity.contracts.backends import BACKENDS, Backend, BackendRun, JaxBackend, TorchBackend, find, named
 from attention.parity.contracts.check import AGAIN, expect, verdicts
 from attention.parity.contracts.probes import CALL, Probe
 from attention.parity.numerics.comparison import Verdict
@@ -38,7 +38,7 @@ THEIRS = "theirs"
 """What the report calls the model's own implementation."""
 
 Budgets = Callable[[tuple[str, ...], int], Budget]
-"""`(stages that a kernel rounds, runs) -> budget`, for one layer."""
+"""`(intermediates that a kernel rounds, runs) -> budget`, for one layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Seen:
         weights: canonical, float32.
         arrays: what it received, float32, by the names of the contract's inputs.
         call: further keywords of the call that the contract takes: `mask`, `memory_mask`, `positions`.
-        theirs: what the model's own implementation gave, by the names of the contract's outputs, and of stages such as
+        theirs: what the model's own implementation gave, by the names of the contract's outputs, and of intermediates such as
             "weights" where the contract returns them; None where there is nothing to compare with.
     """
 
@@ -98,7 +98,7 @@ def layerwise(
     return Report(tuple(rows), advice=advice)
 
 
-def _rows(layer: Seen, backends: Sequence[Side], runs: int, *, gradients: bool) -> Iterator[Row]:
+def _rows(layer: Seen, backends: Sequence[Backend], runs: int, *, gradients: bool) -> Iterator[Row]:
     probe = _probe(layer, gradients=gradients)
 
     @cache
@@ -137,7 +137,7 @@ def _judged(results: Mapping[str, np.ndarray], rounds: tuple[str, ...], budgets:
 def _probe(layer: Seen, *, gradients: bool) -> Probe:
     """Return the call that the layer really got, with a random cotangent for each output where gradients are asked for."""
     contract = layer.contract
-    taken = [name for name in CALL if name in contract.takes]
+    taken = [name for name in CALL if name in contract.call_kwargs]
     if unknown := sorted(set(layer.call) - set(taken)):
         raise OptionError(f"{layer.name} call {shown(unknown[0])} must be one of {', '.join(taken) or 'nothing'}")
     check_weights(contract.params, layer.weights, "float32")
@@ -152,14 +152,14 @@ def _probe(layer: Seen, *, gradients: bool) -> Probe:
         cast(layer.weights, "float32"),
         arrays,
         cotangents,
-        stages=_stages(layer, tuple(shapes)),
+        intermediates=_intermediates(layer, tuple(shapes)),
         **layer.call,
     )
 
 
-def _stages(layer: Seen, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the stages that theirs shows: ours are asked for the same."""
-    allowed = known if "stages" in layer.contract.takes else layer.contract.outputs
+def _intermediates(layer: Seen, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the intermediates that theirs shows: ours are asked for the same."""
+    allowed = known if "intermediates" in layer.contract.call_kwargs else layer.contract.outputs
     if unknown := sorted(set(layer.theirs or ()) - set(allowed)):
         raise OptionError(f"{layer.name} theirs {shown(unknown[0])} must be one of {', '.join(allowed)}")
     return tuple(name for name in layer.theirs or () if name not in layer.contract.outputs)
@@ -174,35 +174,35 @@ def expect_outputs(probe: Probe, runs: int = 8) -> Budget:
     """
     contract = probe.contract
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
-    program = LayerProgram(contract.unsettled(), (*contract.outputs, *probe.stages))
-    setting = contract.settle(probe.arrays, **probe.call())
+    program = LayerProgram(contract.unresolved(), (*contract.outputs, *probe.intermediates))
+    setting = contract.resolve(probe.arrays, **probe.call())
     # What a kernel may round on purpose makes no difference here: float32 is stored as it is computed, and a logsumexp that
     # is kept instead of the weights is one of the backward pass.
     flags = dict.fromkeys(ROUNDS, np.bool_(False))
     return budget(program, (probe.weights, arrays, setting, flags), dtype=probe.dtype, runs=runs)
 
 
-def forward(side: Side, probe: Probe) -> Ran:
-    """Return what a side makes of a probe where nothing is learned: its outputs and stages, on inference's kernels."""
-    if isinstance(side, TorchSide):
+def forward(side: Backend, probe: Probe) -> BackendRun:
+    """Return what a side makes of a probe where nothing is learned: its outputs and intermediates, on inference's kernels."""
+    if isinstance(side, TorchBackend):
         return _torch(probe)
-    if isinstance(side, JaxSide):
+    if isinstance(side, JaxBackend):
         return _jax(probe, compiled=side.compiled)
     # The formula in NumPy has no gradients that could be left out.
     return side.run(probe, "auto")
 
 
-def _torch(probe: Probe) -> Ran:
+def _torch(probe: Probe) -> BackendRun:
     torch, params = importlib.import_module("torch"), importlib.import_module("attention.torch_impl").params
     layer = probe.contract.build("torch", weights=probe.weights)
     layer.train(probe.dropout_seed is not None)
     inputs = {name: params.to_tensor(x) for name, x in probe.arrays.items()}
     with torch.no_grad(), recorded() as kernels:
-        results = named(probe, layer(**inputs, **probe.call(), **_asked(probe.stages)))
-    return Ran({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
+        results = named(probe, layer(**inputs, **probe.call(), **_asked(probe.intermediates)))
+    return BackendRun({name: params.to_numpy(x) for name, x in results.items()}, tuple(kernels))
 
 
-def _jax(probe: Probe, *, compiled: bool) -> Ran:
+def _jax(probe: Probe, *, compiled: bool) -> BackendRun:
     import jax  # noqa: PLC0415 - only this side needs it
     from flax import nnx  # noqa: PLC0415
 
@@ -211,15 +211,15 @@ def _jax(probe: Probe, *, compiled: bool) -> Ran:
         layer.load_weights(probe.weights)
         layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
         graph, learned, rest = nnx.split(layer, nnx.Param, ...)
-        program, chosen = _jax_program(graph, probe.stages, compiled=compiled)
+        program, chosen = _jax_program(graph, probe.intermediates, compiled=compiled)
         given = jax.tree.map(jax.numpy.asarray, (probe.arrays, probe.call()))
         results = named(probe, program(learned, rest, *given))
-        return Ran({name: np.asarray(x) for name, x in results.items()}, chosen[_shapes((learned, *given))])
+        return BackendRun({name: np.asarray(x) for name, x in results.items()}, chosen[_shapes((learned, *given))])
 
 
 @cache
 def _jax_program(
-    graph: Any, stages: tuple[str, ...], *, compiled: bool
+    graph: Any, intermediates: tuple[str, ...], *, compiled: bool
 ) -> tuple[Callable[..., Any], dict[Any, tuple[Kernel, ...]]]:
     """Return the layer, and where it writes down its kernels while it is traced.
 
@@ -232,7 +232,7 @@ def _jax_program(
 
     def program(learned: Any, rest: Any, arrays: Any, call: Any) -> Any:
         with recorded() as kernels:
-            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_asked(stages))
+            made = nnx.merge(graph, learned, rest)(**arrays, **call, **_asked(intermediates))
         chosen[_shapes((learned, arrays, call))] = tuple(kernels)
         return made
 
@@ -247,6 +247,6 @@ def _shapes(tree: Any) -> Any:
     return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
 
 
-def _asked(stages: tuple[str, ...]) -> dict[str, Any]:
-    """Return the keyword that asks for stages, which some layers lack."""
-    return {"return_stages": stages} if stages else {}
+def _asked(intermediates: tuple[str, ...]) -> dict[str, Any]:
+    """Return the keyword that asks for intermediates, which some layers lack."""
+    return {"return_intermediates": intermediates} if intermediates else {}

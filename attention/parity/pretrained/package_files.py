@@ -1,7 +1,4 @@
-"""Pinned files: what a Python package carries, found without importing it, and only if it is what it was.
-
-sha256(file) = the digest that was written down when it was first read
-"""
+"""Locate a file of an installed Python package without importing it, and verify its SHA-256."""
 
 from __future__ import annotations
 

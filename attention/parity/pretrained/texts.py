@@ -1,10 +1,10 @@
-"""Real text for the real models: what they were trained to read, cut into tokens as they were trained to cut it.
+"""Real text for the trained models, tokenised as in their training.
 
     ids[b] = [CLS] text[b] [SEP] [PAD] ...,    the lengths differ from row to row, so the padding is real
 
 References:
     Schwaller et al., "Extraction of organic chemistry grammar from unsupervised learning of chemical reactions",
-    Science Advances 7 (2021): reactions as SMILES, and the regular expression that cuts them.
+    Science Advances 7 (2021): reactions as SMILES, and the regular expression that tokenises them.
 """
 
 from __future__ import annotations

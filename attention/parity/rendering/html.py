@@ -58,7 +58,6 @@ def page(
         compared=sum(len(row.verdicts) for row in shown.rows),
         failed=sum(1 for _ in shown.failures()),
         notes=[note for note in shown.notes if not note.startswith(REFERENCE)],
-        mutation=shown.mutation,
         groups=[_group(rows) for rows in shown.groups()],
         bars=charts.bars(charts.summed([v.histogram for row in shown.rows for v in row.verdicts])),
         limits={"rms": MOST_RMS, "max": MOST_MAX},

@@ -1,9 +1,9 @@
-"""Renderers: the functions that show results, looked up by kind, so that results depend on none of them.
+"""Registry of renderers: results look up the function that shows them, and import none.
 
     register("report as text", "attention.parity.rendering.text:text")         by the package that draws
     renderer("report as text")(report)                                         by the result that is shown
 
-A renderer is imported when it is first used: plots and pages need packages that a comparison does without.
+A renderer is imported when it is first used: plots and pages need packages that a comparison does not.
 """
 
 from __future__ import annotations

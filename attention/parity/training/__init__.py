@@ -1,4 +1,4 @@
-"""Training: the same steps in both frameworks, judged by how far rounding alone drives a run from its twin."""
+"""Training: the same steps in both frameworks, compared within the divergence that rounding alone causes."""
 
 from attention._extras import require
 

@@ -1,9 +1,9 @@
-"""Recipes of contracts: any layer trained to do as a target says, so that every part of it learns.
+"""Training recipes of single layers: the layer of a contract learns random targets, so that each of its parameters moves.
 
     loss = loudness mean (y - target)^2        y = layer(inputs)        inputs and target drawn anew for each step
 
-Biases, scales and tables begin at drawn values: a decay of what is 0 moves nothing. A quiet loss has gradients near an
-optimiser's epsilon, where epsilons are told apart best.
+Biases, scales and tables begin at drawn values, since weight decay does not move a 0. A small `loudness` gives gradients near
+the optimiser's epsilon, where a wrong epsilon shows most.
 """
 
 # What a layer returns is an array of either framework.

@@ -1,4 +1,4 @@
-"""Models: how a run reads and writes the weights of what it trains.
+"""Read and write the weights of the models that a run trains.
 
 an architecture's       model.load_weights(w), model.weights()          canonical names
 a user's own pair       torch's names and layout; JAX's by a ParamMap   forward(w) = JAX's, backward = its inverse

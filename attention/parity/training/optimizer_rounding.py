@@ -1,12 +1,11 @@
-"""Rounding of an optimiser's own numbers: what a framework that holds them in float32 makes of a step, and the other does not.
+"""Rounding of the optimiser's own numbers: optax holds them in float32, torch in float64.
 
     slow(b, t) = |(1 - f32(b)^t) / (1 - b^t) - 1| + u / (1 - b^t)        a bias correction in float32
-    share(t)   = 4 u + sum over the step's corrections of slow           of the way that a parameter goes in step t
+    share(t)   = 4 u + sum over the step's corrections of slow           of the distance that a parameter moves in step t
     leak(t)    = |f32(1 - r w) - (1 - r w)|                              of the parameter itself, by a decoupled decay
 
-u = 2^-24 is half a unit of float32. torch holds the numbers of a step in float64 and multiplies a parameter by one of them;
-optax holds them in float32. At b2 = 0.999 Adam's correction is thereby known to 1e-5: a hundred times as coarsely as its
-gradients, at every step, and always to the same side, so that no twin of one framework shows it.
+u = 2^-24 is half a unit of float32. At b2 = 0.999 Adam's correction is thereby known to 1e-5: a hundred times as coarsely as
+its gradients, at every step, and always with the same sign, so that no perturbed replica of one framework shows it.
 """
 
 from __future__ import annotations

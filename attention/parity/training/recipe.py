@@ -1,4 +1,4 @@
-"""Recipe: all that decides a training run, so that two frameworks can follow it to the bit.
+"""A training recipe: model, loss, batches, optimiser, seed and number of steps, so that both frameworks run the same training.
 
 weights[0] = start, or architecture.init(seed)        batch[n] = batches(n)        dropout seed[n] = bits(key(seed), n)
 weights[n + 1] = optimizer(weights[n], gradient of loss(model, batch[n], dropout seed[n]))
@@ -73,7 +73,7 @@ class Recipe:
             self.architecture is None or isinstance(self.architecture, Architecture),
             "an Architecture or None",
         )
-        _check(self, "optimizer", isinstance(self.optimizer, Step), "a step such as spec.Adam(1e-3)")
+        _check(self, "optimizer", isinstance(self.optimizer, Step), "a step such as spec.optimizers.Adam(1e-3)")
         _check(self, "batches", callable(self.batches), "a function of the step")
         _check(self, "steps", is_count(self.steps), "an int >= 1")
         _check(self, "seed", is_count(self.seed, 0), "an int >= 0")

@@ -1,8 +1,8 @@
-"""Search for the input on which two programs differ most, since ports often part on rare inputs only.
+"""Search for the input on which two programs differ most, since ports often differ on rare inputs only.
 
-    score = largest relative RMS difference of an output        every variation alone, then the worst of them together
+    size = largest relative RMS difference of an output        every variation alone, then the worst of them together
 
-The worst input is then compared as any other is, within its rounding budget: a score alone condemns nobody.
+The worst input is then compared as any other is, within its rounding budget: its size alone decides nothing.
 """
 
 # A side is whatever its user brought, of types that strict mode cannot know.
@@ -44,7 +44,7 @@ class WorstInput:
 
     Attributes:
         name: what was varied: "mask: all False"; "as given" if nothing was worse.
-        inputs: the call; pass it on to `compare`, `locate` or `checkup`.
+        inputs: the call; pass it on to `compare`, `locate` or `full_comparison`.
         score: the largest relative RMS difference of an output; inf where one side alone fails or is not finite.
         tried: every variation with its score, the worst first; NaN where neither side takes it.
         report: of the comparison on this input.

@@ -1,4 +1,4 @@
-"""Inputs that ports often part on, made from an ordinary one: padding only, length 1, repeated tokens, largest values.
+"""Variations of an input on which ports often differ: padding only, length 1, repeated tokens, largest values.
 
 variations(call, draws, limits) -> ("mask: all False", call), ("length 1", call), ("ids: one token repeated", call), ...
 """

@@ -6,7 +6,7 @@
     allowed[t, s] = s < length                                  Prefix(length)                  padding.py
     allowed[t, s] = s < kv, t < q                               Lengths(kv, q)                  padding.py
     allowed[t, s] = q[t] == kv[s] >= 0                          Segments(kv, q)                 segments.py
-    allowed[b, h, t, s] = array[b, h, t, s]                     Dense(array)                    dense.py
+    allowed[b, h, t, s] = array[b, h, t, s]                     DenseMask(array)                dense.py
     allowed[b, h, t, s] = masks[h or b][b, h, t, s]             PerHead(masks), PerRow(masks)   selection.py
     allowed[t, s] = mask[q[t], k[s]] and q[t] >= 0 <= k[s]      Placed(mask, q, k)              selection.py
     p(t) = t  or  t + S - T  or  query_positions[t]             align="start", align="end", explicit
@@ -18,11 +18,12 @@ Predicates use operators only: one text serves NumPy, torch, JAX and a kernel th
 
 from attention.spec.masks.algebra import And, Mask, Not, Or
 from attention.spec.masks.aligned import Aligned, Causal, Chunked, Window
-from attention.spec.masks.dense import Dense
+from attention.spec.masks.dense import DenseMask
 from attention.spec.masks.fields import MOST
 from attention.spec.masks.padding import Lengths, Prefix
 from attention.spec.masks.segments import Segments
 from attention.spec.masks.selection import PerHead, PerRow, Placed
+from attention.spec.masks.tile_schedule import Schedule, schedule
 
 __all__ = [
     "KINDS",
@@ -31,7 +32,7 @@ __all__ = [
     "And",
     "Causal",
     "Chunked",
-    "Dense",
+    "DenseMask",
     "Lengths",
     "Mask",
     "Not",
@@ -40,9 +41,11 @@ __all__ = [
     "PerRow",
     "Placed",
     "Prefix",
+    "Schedule",
     "Segments",
     "Window",
+    "schedule",
 ]
 
-KINDS = (Causal, Window, Chunked, Prefix, Segments, Lengths, Dense, PerHead, PerRow, Placed, And, Or, Not)
-"""Every concrete mask, for rooms that must register them with their framework."""
+KINDS = (Causal, Window, Chunked, Prefix, Segments, Lengths, DenseMask, PerHead, PerRow, Placed, And, Or, Not)
+"""Every concrete mask, for backends that must register them with their framework."""

@@ -1,6 +1,6 @@
-"""The mask as an array, and the conventions in which others hold one; True = may attend.
+"""DenseMask: a boolean array as a mask, and conversions from the mask conventions of other libraries.
 
-    allowed[b, h, t, s] = array[b, h, t, s]                     Dense, and SDPA, jax.nn, flax, keras
+    allowed[b, h, t, s] = array[b, h, t, s]                     DenseMask, and SDPA, jax.nn, flax, keras
     allowed[b, h, t, s] = not mask[b, s]                        torch.nn.MultiheadAttention's key_padding_mask
     allowed[t, s] = not mask[t, s]                              torch.nn.MultiheadAttention's attn_mask
     allowed[b, h, t, s] = bias[b, h, t, s] == 0                 a bias of 0 and -inf
@@ -28,17 +28,17 @@ from attention.spec.masks.grid import Grid
 from attention.spec.options import is_array, is_sparse
 from attention.spec.tree import data
 
-ADDITIVE = "a mask of 0 and -inf is Dense.from_additive(mask)"
+ADDITIVE = "a mask of 0 and -inf is DenseMask.from_additive(mask)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dense(Mask):
+class DenseMask(Mask):
     """The mask as an array: bool, broadcastable to `(*batch, H, T, S)`; True = may attend."""
 
     array: Array = field(metadata=data("H", "T", "S"))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "array", _bools("Dense array", self.array, "True = may attend"))
+        object.__setattr__(self, "array", _bools("DenseMask array", self.array, "True = may attend"))
 
     def allowed(self, at: Grid) -> Array:
         return at.per_score(self.array)
@@ -47,11 +47,11 @@ class Dense(Mask):
     def from_torch_key_padding_mask(cls, key_padding_mask: Any) -> Self:
         """Return the mask of `torch.nn.MultiheadAttention`'s `key_padding_mask`: bool `(*batch, S)`, True = drop the key.
 
-        >>> Dense.from_torch_key_padding_mask([[False, False, True]])
-        Dense(array=[[[[True, True, False]]]])
+        >>> DenseMask.from_torch_key_padding_mask([[False, False, True]])
+        DenseMask(array=[[[[True, True, False]]]])
         """
-        mask = _bools("Dense.from_torch_key_padding_mask", key_padding_mask, "True = drop the key")
-        check_rank("Dense.from_torch_key_padding_mask", mask, "(*batch, S)", least=1)
+        mask = _bools("DenseMask.from_torch_key_padding_mask", key_padding_mask, "True = drop the key")
+        check_rank("DenseMask.from_torch_key_padding_mask", mask, "(*batch, S)", least=1)
         return cls(~mask[..., None, None, :])
 
     @classmethod
@@ -65,7 +65,7 @@ class Dense(Mask):
         Raises:
             MaskError: no bool, another rank, or `num_heads` missing or no divisor of B * H.
         """
-        name = "Dense.from_torch_attn_mask"
+        name = "DenseMask.from_torch_attn_mask"
         mask = _bools(name, attn_mask, "True = drop the pair")
         check_rank(name, mask, "(T, S) or (B * H, T, S)", least=2, most=3)
         if len(mask.shape) == 2:
@@ -81,8 +81,8 @@ class Dense(Mask):
 
         Any axis may be 1 and leading ones absent, down to `(T, S)`.
         """
-        mask = _bools("Dense.from_sdpa", attn_mask, "True = may attend")
-        check_rank("Dense.from_sdpa", mask, "(*batch, H, T, S) or (T, S)", least=2)
+        mask = _bools("DenseMask.from_sdpa", attn_mask, "True = may attend")
+        check_rank("DenseMask.from_sdpa", mask, "(*batch, H, T, S) or (T, S)", least=2)
         return cls(mask)
 
     @classmethod
@@ -95,26 +95,28 @@ class Dense(Mask):
         Raises:
             MaskError: not floating, or there are other values, which say more than a mask can; or values are traced.
         """
-        bias = _listed("Dense.from_additive", bias, "floating")
+        bias = _listed("DenseMask.from_additive", bias, "floating")
         if dtype_name(bias) not in COMPUTE:
-            raise MaskError(f"Dense.from_additive {dtype_name(bias)} must be floating: 0 = may attend, -inf = may not")
+            raise MaskError(f"DenseMask.from_additive {dtype_name(bias)} must be floating: 0 = may attend, -inf = may not")
         least = float(ml_dtypes.finfo(dtype_name(bias)).min)
         fits = known((bias == 0) | (bias <= least))
         if fits is None:
-            raise MaskError("Dense.from_additive must be known numbers: make the mask outside what is traced")
+            raise MaskError("DenseMask.from_additive must be known numbers: make the mask outside what is traced")
         if not fits:
-            raise MaskError(f"Dense.from_additive must be 0 or at most {least:.4g}: pass other values as bias=, not as a mask")
+            raise MaskError(
+                f"DenseMask.from_additive must be 0 or at most {least:.4g}: pass other values as bias=, not as a mask"
+            )
         return cls(bias == 0)
 
     @classmethod
     def from_huggingface(cls, attention_mask: Any) -> Self:
         """Return the mask of transformers' `attention_mask`: 1 and 0, or bool, `(B, S)`; 1 = the key exists.
 
-        >>> Dense.from_huggingface([[1, 1, 0]])
-        Dense(array=[[[[True, True, False]]]])
+        >>> DenseMask.from_huggingface([[1, 1, 0]])
+        DenseMask(array=[[[[True, True, False]]]])
         """
-        mask = _ones("Dense.from_huggingface", attention_mask)
-        check_rank("Dense.from_huggingface", mask, "(B, S)", least=2, most=2)
+        mask = _ones("DenseMask.from_huggingface", attention_mask)
+        check_rank("DenseMask.from_huggingface", mask, "(B, S)", least=2, most=2)
         return cls(mask[:, None, None, :])
 
     @classmethod
@@ -123,15 +125,15 @@ class Dense(Mask):
 
         `nnx.make_causal_mask` and its kin make such masks, in float32.
         """
-        mask = _ones("Dense.from_flax", mask)
-        check_rank("Dense.from_flax", mask, "(*batch, H, T, S)", least=3)
+        mask = _ones("DenseMask.from_flax", mask)
+        check_rank("DenseMask.from_flax", mask, "(*batch, H, T, S)", least=3)
         return cls(mask)
 
     @classmethod
     def from_keras(cls, attention_mask: Any) -> Self:
         """Return the mask of keras' `MultiHeadAttention`: `(B, T, S)`, bool or 1 and 0; 1 = may attend."""
-        mask = _ones("Dense.from_keras", attention_mask)
-        check_rank("Dense.from_keras", mask, "(B, T, S)", least=3, most=3)
+        mask = _ones("DenseMask.from_keras", attention_mask)
+        check_rank("DenseMask.from_keras", mask, "(B, T, S)", least=3, most=3)
         return cls(mask[:, None, :, :])
 
 

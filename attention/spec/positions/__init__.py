@@ -1,4 +1,4 @@
-"""Positions: every way of telling attention where things stand.
+"""Positions: rotary embeddings and their scalings, score biases, and the check of explicit positions.
 
 q, k = turned by their positions             Rotary, AxialRotary                  `rotary.py`, `rotary_*.py`
 scores + bias[h, t, s]                       Alibi, RelativeBias, RelativeKeys    `score_bias.py`
@@ -14,18 +14,18 @@ from attention.spec.positions.explicit_positions import (
     shared_length,
 )
 from attention.spec.positions.rotary import STYLES, AxialRotary, Rotary, Scaling
-from attention.spec.positions.rotary_frequency_scaling import Linear, Llama3, Yarn
-from attention.spec.positions.rotary_length_scaling import DynamicNTK, LongRope
+from attention.spec.positions.rotary_frequency_scaling import LinearScaling, Llama3Scaling, YarnScaling
+from attention.spec.positions.rotary_length_scaling import DynamicNTKScaling, LongRopeScaling
 from attention.spec.positions.score_bias import Alibi, RelativeBias, RelativeKeys
 
 __all__ = [
     "STYLES",
     "Alibi",
     "AxialRotary",
-    "DynamicNTK",
-    "Linear",
-    "Llama3",
-    "LongRope",
+    "DynamicNTKScaling",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRopeScaling",
     "Positions",
     "RelativeBias",
     "RelativeKeys",
@@ -33,7 +33,7 @@ __all__ = [
     "Rotation",
     "Scaling",
     "ScoreBias",
-    "Yarn",
+    "YarnScaling",
     "check_integral",
     "check_positions",
     "shared_length",

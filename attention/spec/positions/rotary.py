@@ -1,4 +1,4 @@
-"""Rotary embedding: queries and keys are turned, so that a score knows only how far apart its positions are.
+"""Rotary embedding: queries and keys are rotated by their positions, so that scores depend on distances alone.
 
     angle[p, i] = p * f_i,  f_i = base^(-2i / R)      radians, i = 0 .. R/2 - 1, R the rotated width; scaled or not
     angle[(r, c)] = (r * f_i, c * f_i),  f_i = base^(-2i / (R/2))        AxialRotary: i = 0 .. R/4 - 1, rows then columns
@@ -28,12 +28,20 @@ from attention.spec.axes import Array
 from attention.spec.errors import OptionError, PositionError, shown
 from attention.spec.numbers import is_count
 from attention.spec.options import Option, check_options, checked, finite_array, instance, number, one_of, size
-from attention.spec.positions.rotary_frequency_scaling import BASE, MOST_WIDTH, Constants, Linear, Llama3, Yarn, unscaled
-from attention.spec.positions.rotary_length_scaling import DynamicNTK, LongRope
+from attention.spec.positions.rotary_frequency_scaling import (
+    BASE,
+    MOST_WIDTH,
+    Constants,
+    LinearScaling,
+    Llama3Scaling,
+    YarnScaling,
+    unscaled,
+)
+from attention.spec.positions.rotary_length_scaling import DynamicNTKScaling, LongRopeScaling
 
 STYLES = ("half", "interleaved")
-Scaling = Linear | DynamicNTK | Yarn | Llama3 | LongRope
-SCALINGS = (Linear, DynamicNTK, Yarn, Llama3, LongRope)
+Scaling = LinearScaling | DynamicNTKScaling | YarnScaling | Llama3Scaling | LongRopeScaling
+SCALINGS = (LinearScaling, DynamicNTKScaling, YarnScaling, Llama3Scaling, LongRopeScaling)
 STYLE = one_of(*STYLES)
 SIZE = number(0)
 HEAD_DIM = size(1, MOST_WIDTH)
@@ -55,7 +63,7 @@ class Rotary:
         base: the wavelength base, above 1; 10,000 in the paper.
         style: which features form a pair: "half" or "interleaved".
         rotary_dim: rotate only the first `rotary_dim` of the D features (an even number); None rotates all.
-        scaling: `Linear`, `DynamicNTK`, `Yarn`, `Llama3` or `LongRope`, or None.
+        scaling: `LinearScaling`, `DynamicNTKScaling`, `YarnScaling`, `Llama3Scaling` or `LongRopeScaling`, or None.
     """
 
     base: float = 10_000.0

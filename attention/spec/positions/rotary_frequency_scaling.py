@@ -1,12 +1,13 @@
-"""Rotary scalings: how the turns of a rotary are slowed, so that a model reads further than it was trained.
+"""Rotary scalings with fixed frequencies (linear, YaRN, Llama 3): extend a model beyond its training length.
 
     f_i = base^(-2i / R)        the frequencies, radians per position; w_i = 2 pi / f_i the wavelengths
-    Linear       f_i / factor
-    Yarn         f_i (1 - r_i) + f_i / factor r_i,  r_i a ramp over i between the pairs that turn beta_fast and beta_slow times
-    Llama3       f_i where w_i < original / high,  f_i / factor where w_i > original / low,  a ramp between the two
+    LinearScaling    f_i / factor
+    YarnScaling      f_i (1 - r_i) + f_i / factor r_i,  r_i a ramp over i from beta_fast to beta_slow turns
+    Llama3Scaling    f_i where w_i < original / high,  f_i / factor where w_i > original / low,  a ramp between the two
 
-Yarn also multiplies cosines and sines, and so scores twice, by an attention factor. Those that look at the length of a call
-are in `rotary_growth.py`. The numbers are those of `transformers.modeling_rope_utils`, here in float64.
+YarnScaling also multiplies cosines and sines by an attention factor, and so scores by its square. `rotary_length_scaling.py`
+has the scalings that depend on the length of a call. The numbers are those of `transformers.modeling_rope_utils`, here in
+float64.
 
 References:
     Chen et al., arXiv:2306.15595 (linear); Peng et al., arXiv:2309.00071, section 3 (YaRN); Llama 3, arXiv:2407.21783,
@@ -77,7 +78,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Linear(Plain):
+class LinearScaling(Plain):
     """Positions divided by `factor`."""
 
     factor: float
@@ -85,7 +86,7 @@ class Linear(Plain):
     OPTIONS: ClassVar[Mapping[str, Option]] = {"factor": POSITIVE}
 
     def __post_init__(self) -> None:
-        check_options(self, "Linear ")
+        check_options(self, "LinearScaling ")
 
     @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
@@ -94,7 +95,7 @@ class Linear(Plain):
 
 
 @dataclass(frozen=True)
-class Yarn(Plain):
+class YarnScaling(Plain):
     """Slow pairs are interpolated, fast ones left alone, and scores sharpened.
 
     Args:
@@ -125,9 +126,9 @@ class Yarn(Plain):
     }
 
     def __post_init__(self) -> None:
-        check_options(self, "Yarn ")
+        check_options(self, "YarnScaling ")
         if self.beta_fast <= self.beta_slow:
-            raise OptionError(f"Yarn beta_fast {shown(self.beta_fast)} must be above beta_slow = {self.beta_slow!r}")
+            raise OptionError(f"YarnScaling beta_fast {shown(self.beta_fast)} must be above beta_slow = {self.beta_slow!r}")
 
     @property
     def amplitude(self) -> float:
@@ -163,7 +164,7 @@ class Yarn(Plain):
 
 
 @dataclass(frozen=True)
-class Llama3(Plain):
+class Llama3Scaling(Plain):
     """Long wavelengths are interpolated, short ones left alone; the bounds are in wavelengths per original length."""
 
     factor: float
@@ -177,9 +178,9 @@ class Llama3(Plain):
     }
 
     def __post_init__(self) -> None:
-        check_options(self, "Llama3 ")
+        check_options(self, "Llama3Scaling ")
         if self.high_freq_factor <= self.low_freq_factor:
-            got = f"Llama3 high_freq_factor {self.high_freq_factor!r}"
+            got = f"Llama3Scaling high_freq_factor {self.high_freq_factor!r}"
             raise OptionError(f"{got} must be above low_freq_factor = {self.low_freq_factor!r}")
 
     @checked(base=BASE, width=WIDTH)

@@ -1,10 +1,10 @@
-"""Rotary scalings that look at the length of a call, the largest position + 1: L.
+"""Rotary scalings that depend on the length of a call (dynamic NTK, LongRoPE); L is the largest position + 1.
 
-    DynamicNTK   f_i g^(-2i / (R - 2)),  g = 1 + factor (max(L, max) / max - 1)        the base grows with the length
-    LongRope     f_i / long_i where L > original,  f_i / short_i up to there
+    DynamicNTKScaling   f_i g^(-2i / (R - 2)),  g = 1 + factor (max(L, max) / max - 1)        the base grows with the length
+    LongRopeScaling     f_i / long_i where L > original,  f_i / short_i up to there
 
 The frequencies are a function of the length of this call alone, not of longer calls before it, and the length may be traced.
-LongRope also multiplies cosines and sines by an attention factor. The numbers are those of
+LongRopeScaling also multiplies cosines and sines by an attention factor. The numbers are those of
 `transformers.modeling_rope_utils`, here in float64.
 
 References:
@@ -37,7 +37,7 @@ DIVISORS = Option(
 
 
 @dataclass(frozen=True)
-class DynamicNTK(Plain):
+class DynamicNTKScaling(Plain):
     """A base that grows once the length of a call exceeds `max_positions`."""
 
     grows: ClassVar[bool] = True
@@ -47,7 +47,7 @@ class DynamicNTK(Plain):
     OPTIONS: ClassVar[Mapping[str, Option]] = {"factor": POSITIVE, "max_positions": LENGTH}
 
     def __post_init__(self) -> None:
-        check_options(self, "DynamicNTK ")
+        check_options(self, "DynamicNTKScaling ")
 
     @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:
@@ -63,7 +63,7 @@ class DynamicNTK(Plain):
 
 
 @dataclass(frozen=True)
-class LongRope(Plain):
+class LongRopeScaling(Plain):
     """Searched factors of each pair: one set up to the original length, another beyond it.
 
     Args:
@@ -90,13 +90,13 @@ class LongRope(Plain):
     }
 
     def __post_init__(self) -> None:
-        check_options(self, "LongRope ")
+        check_options(self, "LongRopeScaling ")
         for name in ("short_factor", "long_factor"):
             # A file holds lists; a contract must be hashable.
             object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         given = (self.factor is not None) + (self.max_positions is not None)
         if given > 1 or not (given or self.attention_factor is not None):
-            raise OptionError("LongRope must have factor or max_positions, one of them, or an attention_factor")
+            raise OptionError("LongRopeScaling must have factor or max_positions, one of them, or an attention_factor")
 
     @property
     def amplitude(self) -> float:
@@ -111,7 +111,9 @@ class LongRope(Plain):
         """Raise OptionError unless there is a divisor for each pair."""
         for name in ("short_factor", "long_factor"):
             if len(getattr(self, name)) != width // 2:
-                raise OptionError(f"LongRope {name} has {len(getattr(self, name))} numbers but must have R / 2 = {width // 2}")
+                raise OptionError(
+                    f"LongRopeScaling {name} has {len(getattr(self, name))} numbers but must have R / 2 = {width // 2}"
+                )
 
     @checked(base=BASE, width=WIDTH)
     def constants(self, base: float, width: int) -> Constants:

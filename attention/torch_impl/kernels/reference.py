@@ -1,4 +1,4 @@
-"""The spec's formula on tensors: every option, every stage, any derivative.
+"""The kernel `reference` in PyTorch: the spec's formula with every option, every intermediate and any derivative.
 
 context = softmax(mask(cap(q k^T * scale) + bias)) v        in float32, or float64 for float64
 """
@@ -31,14 +31,14 @@ class Reference:
         return precision.refuses(request)
 
     def run(self, request: Request) -> dict[str, Tensor]:
-        """Return the context and the stages asked for."""
+        """Return the context and the intermediates asked for."""
         compute = getattr(torch, request.compute)
         device = request.q.device
         with torch.autocast(device.type, enabled=False):
             q, k, v, bias, sinks = (
                 x if x is None else x.to(compute) for x in (request.q, request.k, request.v, request.bias, request.sinks)
             )
-            stages = attend(
+            intermediates = attend(
                 xp,
                 q,
                 k,
@@ -53,8 +53,8 @@ class Reference:
                 dropout_rate=request.dropout_rate,
                 constant=Tensor.detach,
             )
-        stages["context"] = stages["context"].to(request.q.dtype)
-        return {name: stages[name] for name in ("context", *request.stages)}
+        intermediates["context"] = intermediates["context"].to(request.q.dtype)
+        return {name: intermediates[name] for name in ("context", *request.intermediates)}
 
 
 def _keep(request: Request) -> Tensor | None:

@@ -1,11 +1,11 @@
-"""Alignment as an `nn.Module`: a decoder state looks back at the encoder's states.
+"""Alignment attention (Bahdanau, Luong) as an `nn.Module`.
 
 context, weights = softmax(score(query, key)) value        see attention/spec/layers/alignment.py
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.kernels import REFERENCE, stage_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.call_types import AlignmentCall
+from attention.spec.kernels import REFERENCE, intermediate_names
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
 from attention.spec.layers.alignment_scores import Concat, General, TanhScore
@@ -23,7 +24,7 @@ from attention.spec.scores import Cosine, soft_cap
 from attention.torch_impl import params, scores
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import native, read, sheltered
+from attention.torch_impl.masks import native, read, zero_masked_inputs
 
 
 class AlignmentAttention(Layer):
@@ -37,6 +38,9 @@ class AlignmentAttention(Layer):
     score_q_proj: nn.Linear
     score_k_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: AlignmentCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -45,9 +49,9 @@ class AlignmentAttention(Layer):
         *,
         mask: Mask | None = None,
         dropout_seed: Any = None,
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the context and the weights.
 
         Args:
@@ -56,28 +60,28 @@ class AlignmentAttention(Layer):
             value: `(*batch, S, value_dim)`; None means `key`.
             mask: further mask, which the contract's own is combined with by `&`; a single state is T = 1.
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
-            return_stages: names among `spec.STAGES`; they have no axis H, and those of a single state no axis T.
+            return_intermediates: names among `spec.INTERMEDIATES`; they have no axis H, and those of a single state no axis T.
             implementation: the name of a kernel. "auto" is "reference", which makes context and weights in one pass.
 
         Returns:
             Context `(*batch, T, E)` in the dtype of `query` and weights `(*batch, T, S)` in the compute dtype, before dropout,
             each row summing to 1, or to 0 where no key is allowed; both without T for a single state. With
-            `return_stages`, these two and a dict of stages.
+            `return_intermediates`, these two and a dict of intermediates.
 
         Raises:
             AttentionError: as `dot_product_attention`.
         """
         c = self.contract
-        return_stages = stage_names(return_stages)
+        return_intermediates = intermediate_names(return_intermediates)
         v = key if value is None else value
         mask, sizes = self._check(query, key, v, mask)
         state = is_state(query, key)
         q, k = query.unsqueeze(-2) if state else query, key
-        (q, k, v), gone = sheltered(mask, sizes, q, k, v)
+        (q, k, v), nan_rows = zero_masked_inputs(mask, sizes, q, k, v)
         if c.attn_dim is not None:
             q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         q, k, found = self._scored(q, k, v)
-        context, stages = dot_product_attention(
+        context, intermediates = dot_product_attention(
             q,
             k,
             v.unsqueeze(-2),
@@ -88,13 +92,13 @@ class AlignmentAttention(Layer):
             dropout_rate=c.dropout_rate if self.training else 0.0,
             dropout_seed=self._seed(dropout_seed),
             precision=c.precision,
-            return_stages=("weights", *return_stages),
+            return_intermediates=("weights", *return_intermediates),
             implementation=REFERENCE if type(implementation) is str and implementation == "auto" else implementation,
         )
-        made = bare({**stages, "context": context}, found, c.softcap, state=state, xp=xp)
-        rows = gone[..., 0, :] if state and gone is not None else gone
-        output = tuple(lost(xp, rows, made[name]) for name in ("context", "weights"))
-        return (*output, {name: made[name] for name in return_stages}) if return_stages else output
+        made = bare({**intermediates, "context": context}, found, c.softcap, state=state, xp=xp)
+        rows = nan_rows[..., 0, :] if state and nan_rows is not None else nan_rows
+        output = tuple(set_nan(xp, rows, made[name]) for name in ("context", "weights"))
+        return (*output, {name: made[name] for name in return_intermediates}) if return_intermediates else output
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> tuple[Mask | None, Sizes]:
         check_tensors(query=query, key=key, value=value)
@@ -135,4 +139,4 @@ class AlignmentAttention(Layer):
         compute = getattr(torch, COMPUTE[dtype_name(q)])
         v = params.loose(self, self.contract.own_params, compute)["score_v"]
         with torch.autocast(q.device.type, enabled=False):
-            return scores.additive(q.to(compute), k.to(compute), v, lean=score.lean)
+            return scores.additive(q.to(compute), k.to(compute), v, chunk_size=score.chunk_size)

@@ -5,22 +5,23 @@ output = W_o (1 - initial) norm(attend(q1, k1, v) - strength attend(q2, k2, v)) 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
-from attention.spec.kernels import stage_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.call_types import DifferentialCall
+from attention.spec.kernels import intermediate_names
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import differential as spec
 from attention.spec.masks.algebra import Mask, both
 from attention.spec.positions import check_positions
 from attention.torch_impl import params
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer, seed_at
-from attention.torch_impl.masks import native, read, sheltered
+from attention.torch_impl.masks import native, read, zero_masked_inputs
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import rotate, shared_length
 
@@ -35,6 +36,9 @@ class DifferentialAttention(Layer):
     norm: Norm
     out_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: DifferentialCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -45,9 +49,9 @@ class DifferentialAttention(Layer):
         query_positions: Array = None,
         key_positions: Array = None,
         dropout_seed: Any = None,
-        return_stages: tuple[str, ...] = (),
+        return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the layer's output.
 
         Args:
@@ -58,21 +62,21 @@ class DifferentialAttention(Layer):
             query_positions: integers `(*batch, T)` for the contract's positions; needed where T != S.
             key_positions: integers `(*batch, S)`, likewise.
             dropout_seed: an int or an integer scalar; while training, None draws one from the framework's generator.
-            return_stages: names among `spec.STAGES`; those of both attentions, stacked behind the batch axes.
+            return_intermediates: names among `spec.INTERMEDIATES`; those of both attentions, stacked behind the batch axes.
             implementation: "auto", or the name of a kernel.
 
         Returns:
-            `(*batch, T, M)`; with `return_stages`, that and a dict of stages.
+            `(*batch, T, M)`; with `return_intermediates`, that and a dict of intermediates.
 
         Raises:
             AttentionError: as `dot_product_attention`; PositionError where positions are missing.
         """
         c = self.contract
-        return_stages = stage_names(return_stages)
+        return_intermediates = intermediate_names(return_intermediates)
         asked = query if key is None else key
         given = (query, asked, asked if value is None else value)
         mask, sizes = self._check(*given, mask, query_positions, key_positions)
-        given, gone = sheltered(mask, sizes, *given)
+        given, nan_rows = zero_masked_inputs(mask, sizes, *given)
         q, k, v = self._heads(*given, query_positions, key_positions, sizes)
         seed, made = self._seed(dropout_seed), []
         for i, place in enumerate(spec.PLACES):
@@ -85,13 +89,13 @@ class DifferentialAttention(Layer):
                 dropout_rate=c.dropout_rate if self.training else 0.0,
                 dropout_seed=seed_at(seed, place),
                 precision=c.precision,
-                return_stages=return_stages,
+                return_intermediates=return_intermediates,
                 implementation=implementation,
             )
-            made.append(out if return_stages else (out, {}))
-        (first, stages), (second, others) = made
-        output = lost(xp, gone, self._merge(first, second))
-        return (output, spec.together(xp, stages, others, axis=len(sizes.batch))) if return_stages else output
+            made.append(out if return_intermediates else (out, {}))
+        (first, intermediates), (second, others) = made
+        output = set_nan(xp, nan_rows, self._merge(first, second))
+        return (output, spec.together(xp, intermediates, others, axis=len(sizes.batch))) if return_intermediates else output
 
     def _check(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, query_positions: Array, key_positions: Array
