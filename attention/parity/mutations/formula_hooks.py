@@ -30,7 +30,7 @@ from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.params import inner
 
 LATE = {"scores", "logsumexp", "weights", "context", "gate_proj", "gated", "normed", "out_proj"}
-"""Intermediates computed after `Mark.attending` of their attention; the others precede it."""
+"""Intermediates computed after `Observer.attending` of their attention; the others precede it."""
 
 
 @dataclass(eq=False)
