@@ -59,7 +59,7 @@ def also_near(state: Alignment, unit: float, pair: Pair) -> list[Pair]:
 
 
 def _as_given(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
-    """Return the layouts in which two arrays are compared: those of one shape as they are, as exchanged axes are a difference."""
+    """Return the layouts in which two arrays are compared: of one shape as they are, as exchanged axes are a difference."""
     same = t.squeeze().shape == j.squeeze().shape and t.dtype.kind == j.dtype.kind
     return [t.reshape(j.shape)] if same else laid(t, j)
 
