@@ -67,6 +67,13 @@ def _pair(trials: Trials, make: Make) -> Changing:
     return lambda e: {e: (trials.events[e].inputs, make)} if len(trials.events[e].inputs) == 2 else None
 
 
+def signs(trials: Trials, e: int) -> Iterator[Edit]:
+    """Yield distances and other whole numbers of both signs with the other sign."""
+    value = trials.value(e)
+    if value.dtype.kind == "i" and value.size > 2 and value.min() < 0 < value.max():
+        yield Edit(f"the other sign: {called(trials, e)}", e, lambda e: {e: ((e,), np.negative)}, jax="-x")
+
+
 def counted(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield positions, indices and masks that begin elsewhere, or run the other way."""
     event = trials.events[e]

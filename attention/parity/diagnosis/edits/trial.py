@@ -32,6 +32,8 @@ NEAR = 12
 """Operations after an edit in which an agreement is looked for before everything is run again."""
 NARROW = 1e-6
 """How far the means of two arrays that may be equal are apart."""
+MOST_TIMES = (1, 2, 3, 4)
+"""How often a line may do the same in one run."""
 LEAST = 3
 """Magnitudes of an array that is evidence."""
 MOST_SIZE = 2_000_000
@@ -161,12 +163,16 @@ class Trials:
 
     def everywhere(self, edit: Edit) -> Iterator[Change]:
         """Yield an edit each time that its line runs: for arrays of this shape, then of any; nothing where it runs once."""
-        shape, before = self.value(edit.at).shape, 1
-        for likes in ([i for i in self.likes(edit.at) if self.value(i).shape == shape], self.likes(edit.at)):
-            made = [edit.change(e) for e in likes]
-            if len(likes) > before and all(more is not None for more in made):
-                yield {e: how for more in made if more is not None for e, how in more.items()}
-            before = len(likes)
+        shape, tried = self.value(edit.at).shape, {(edit.at,)}
+        every = sorted(self.likes(edit.at))
+        for likes in ([i for i in every if self.value(i).shape == shape], every):
+            # A line may do the same several times, such as for queries, keys and values: the same time of each run.
+            for times in (n for n in MOST_TIMES if len(likes) % n == 0):
+                chosen = tuple(likes[likes.index(edit.at) % times :: times])
+                made = [edit.change(e) for e in chosen] if chosen not in tried else [None]
+                tried.add(chosen)
+                if all(more is not None for more in made):
+                    yield {e: how for more in made if more is not None for e, how in more.items()}
 
     def holds(self, edit: Edit) -> bool:
         """Return whether an edit mends the outputs, made wherever its line runs, or there alone."""
