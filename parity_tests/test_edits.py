@@ -27,7 +27,9 @@ Side = Callable[..., Any]
 def convolved(x: Any, low: int, high: int, dilation: int = 1) -> Any:
     """Return a convolution along the middle axis."""
     numbers = ("NWC", "WIO", "NWC")
-    return jax.lax.conv_general_dilated(x, KERNEL, (1,), [(low, high)], rhs_dilation=(dilation,), dimension_numbers=numbers)
+    return jax.lax.conv_general_dilated(
+        x, jnp.asarray(KERNEL), (1,), [(low, high)], rhs_dilation=(dilation,), dimension_numbers=numbers
+    )
 
 
 def torch_convolved(x: torch.Tensor, low: int, high: int, dilation: int = 1) -> torch.Tensor:
@@ -72,7 +74,7 @@ CASES: dict[str, tuple[Side, Side, tuple[np.ndarray, ...], str]] = {
         lambda x: torch.tanh(x @ T(W)) @ T(W) + x,
         lambda x: jnp.tanh(x @ W) @ W + jnp.tanh(x @ W),
         (X,),
-        "another array is read: input on torch, tanh",
+        "tanh of the matrix product",
     ),
     "a norm before the mean": (
         lambda x: torch.nn.functional.layer_norm(x.mean(1), (4,)),

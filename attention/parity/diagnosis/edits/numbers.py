@@ -3,6 +3,9 @@
 torch = f(x, c)        jax = f(x, d)        c is a number of the torch side, or is solved for
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 import ast
