@@ -78,7 +78,7 @@ class FullComparison:
             return "agrees"
         compared = self.report.verdict if self.report is not None else "cannot tell"
         located = compared == "agrees" and self.divergence is not None and self.divergence.found
-        diagnosed = self.diagnosis is not None and any(each.state not in OPEN for each in self.diagnosis.findings)
+        diagnosed = self.diagnosis is not None and any(each.state not in OPEN for each in self.diagnosis.diagnoses)
         return "differs" if compared == "differs" or located or diagnosed else "cannot tell"
 
     @property

@@ -137,8 +137,6 @@ def lines(report: Report) -> Iterator[str]:
     yield f"{compared} arrays compared with {references}, {failures} outside their budget."
     if pairs(report):
         yield f"verdict: {report.verdict}{differing(report)}"
-    if report.mutation is not None:
-        yield f"{report.mutation}{''.join(f'; survived: {name}' for name in report.mutation.survived)}"
     if report.advice and not report.ok:
         yield f"next: {report.advice}"
 
