@@ -46,7 +46,7 @@ class Experiment:
         score: given a backend and its trained model, the scores on data held out, by name.
         baseline: what something trivial scores, by the same names, and what it is: `{"copy the source": {"BLEU": 3.1}}`.
         figure: given the trained models by backend and a folder, draws where they look.
-        twins: runs that show how far rounding drives the losses.
+        replicas: runs that measure how far rounding alone makes the losses diverge.
         watch: every how many steps weights are compared.
     """
 
@@ -56,7 +56,7 @@ class Experiment:
     score: Callable[[str, Any], Mapping[str, float]]
     baseline: Mapping[str, Mapping[str, float]]
     figure: Callable[[Mapping[str, Any], Path], object]
-    twins: int = 2
+    replicas: int = 2
     watch: int = 10
 
 
@@ -116,7 +116,7 @@ def _trained(experiment: Experiment, console: Console) -> Training:
         def told(step: int, loss: float) -> None:
             progress.update(task, completed=step, description=f"loss {loss:.3f}")
 
-        return train(experiment.recipe, twins=experiment.twins, watch=experiment.watch, progress=told)
+        return train(experiment.recipe, replicas=experiment.replicas, watch=experiment.watch, progress=told)
 
 
 def _numbers(experiment: Experiment, training: Training, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _numbers(experiment: Experiment, training: Training, scores: Mapping[str, An
         "scores": scores,
         "baseline": experiment.baseline,
         "training": training.facts(),
-        # The twins are in it: `2 + twins` runs were made.
+        # The replicas are in it: `2 + replicas` runs were made.
         "seconds": round(seconds, 1),
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in PACKAGES},

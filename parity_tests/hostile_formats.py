@@ -148,7 +148,7 @@ def exported(folder: Path) -> list[Format]:
         about = {"mine": {"about": "", "source": "", "contract": files.encode(contract)}}
         return Index((Entry("mine", "few keys", "float32", sums),), about, {"numpy": "2"}).to_json().encode()
 
-    def port(given: exported_cases.Given) -> dict[str, np.ndarray]:
+    def port(given: exported_cases.CaseCall) -> dict[str, np.ndarray]:
         return {"output": given.inputs["query"]}
 
     def check(root: Path) -> object:

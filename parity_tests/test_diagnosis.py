@@ -180,10 +180,10 @@ class TestValues:
         assert found.jax.skipped["padding"] == "the program takes no mask"
         text = str(found)
         assert "F.scaled_dot_product_attention(q, k, v, scale=D**-0.5)" in text
-        assert "on the questions that could be asked" in text
+        assert "on the probes that the program supports" in text
         told = found.to_dict()
-        assert told["sides"][0]["causes"][0]["fix"]["scale"]["torch"] == KINDS["scale"].fix_torch
-        before, after = told["sides"][0]["causes"][0]["z before and after"]["plain"]
+        assert told["sides"][0]["explanations"][0]["fix"]["scale"]["torch"] == KINDS["scale"].fix_torch
+        before, after = told["sides"][0]["explanations"][0]["z before and after"]["plain"]
         assert before > 1000
         assert after < 4
 
@@ -202,7 +202,7 @@ class TestValues:
     def test_what_raised_is_listed_and_has_not_agreed(self) -> None:
         found = diagnose_program(Broken(always=False), SMALL)
         assert found.state == "failed"
-        assert "failed on a question, and agrees with the contract on" in str(found)
+        assert "failed on a probe, and agrees with the contract on" in str(found)
         assert set(found.skipped) == {"few queries", "few keys"}
         assert "IndexError" in str(found)
 

@@ -98,15 +98,15 @@ class TestLaws:
     def test_a_run_that_is_no_number_holds_nothing(self, broken: str) -> None:
         # An envelope of infinite width would let anything pass.
         seen = runs(**{broken: {"p": np.array([1.0, np.inf, np.nan])}}, apart={"p": np.array([0.0, 0.0, 1e3])})
-        losses: dict[str, np.ndarray] = {name: np.ones(3) for name in ("torch", "jax", "twin 0")}
+        losses: dict[str, np.ndarray] = {name: np.ones(3) for name in ("torch", "jax", "replica 0")}
         found = Training(recipe=recipe_for(LAYER, steps=3), models={}, losses=losses, runs=seen)
         assert not found.ok
         assert found.failure == "p is no number in a run after step 2"
 
-    def test_a_twin_whose_loss_is_no_number_is_told(self) -> None:
-        losses = {"torch": np.ones(3), "jax": np.ones(3), "twin 0": np.array([1.0, np.nan, 1.0])}
+    def test_a_replica_whose_loss_is_no_number_is_told(self) -> None:
+        losses = {"torch": np.ones(3), "jax": np.ones(3), "replica 0": np.array([1.0, np.nan, 1.0])}
         found = Training(recipe=recipe_for(LAYER, steps=3), models={}, losses=losses, runs=runs())
-        assert found.failure == "twin 0's loss is nan at step 2"
+        assert found.failure == "replica 0's loss is nan at step 2"
 
 
 class TestValues:
@@ -123,7 +123,7 @@ class TestValues:
         )  # fmt: skip
         np.testing.assert_allclose(found.envelope()["p"], [4.5, 4.5 + 2 * (0.5 + 3.0)])
 
-    def test_a_scalar_whose_twins_agree_by_accident_has_the_usual_spread(self) -> None:
+    def test_a_scalar_whose_replicas_agree_by_accident_has_the_usual_spread(self) -> None:
         three = {name: np.ones(1) for name in "abc"}
         found = runs(
             counts=dict.fromkeys("abc", 1), watched=np.arange(1), apart=three,
@@ -133,10 +133,10 @@ class TestValues:
         assert found.envelope()["c"] == 4 * 0.5 + 0.5
 
     def test_the_envelope_of_losses_is_as_the_law_says(self) -> None:
-        losses, twins = np.array([2.0, 1.0, 4.0]), np.array([[2.0, 1.5, 4.0], [2.25, 1.0, 4.0]])
+        losses, replicas = np.array([2.0, 1.0, 4.0]), np.array([[2.0, 1.5, 4.0], [2.25, 1.0, 4.0]])
         floor = 32 * 0.25 * np.array([2.0, 2.0, 4.0])
-        np.testing.assert_allclose(runs().loss_envelope(losses, twins) - floor, [4.0, 8.0, 8.0])
-        share = runs(share=np.full(3, 0.5)).loss_envelope(losses, twins) - floor
+        np.testing.assert_allclose(runs().loss_envelope(losses, replicas) - floor, [4.0, 8.0, 8.0])
+        share = runs(share=np.full(3, 0.5)).loss_envelope(losses, replicas) - floor
         np.testing.assert_allclose(share, [4.0, 8.0 + 3 * 0.5 * 1.0, 8.0 + 3 * 0.5 * 3.0])
 
     def test_what_is_no_number_is_outside(self) -> None:
@@ -175,7 +175,7 @@ class TestReport:
         first = found.outside[0]
         assert first.step == 1
         assert first.what in found.recipe.weights()
-        assert f"APART: {first}" in str(found)
+        assert f"differs: {first}" in str(found)
         assert "no bias correction" in str(found)
         with pytest.raises(ParityError, match="times the envelope"):
             found.assert_ok()

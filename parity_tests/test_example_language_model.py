@@ -324,7 +324,7 @@ class TestAusten:
         assert found[-1, -1] == 999
 
     def test_the_example_runs_in_both_backends(self, tmp_path: Path) -> None:
-        numbers = run_experiment(replace(experiment(self.TEXT, self.TEXT[50:], TINY), twins=1), tmp_path)
+        numbers = run_experiment(replace(experiment(self.TEXT, self.TEXT[50:], TINY), replicas=1), tmp_path)
         place = tmp_path / "language_model"
         assert {path.name for path in place.iterdir()} >= {"numbers.json", "losses.png", "looks.png", "texts.json"}
         texts = json.loads((place / "texts.json").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ import pytest
 from attention.parity.adapters import Arrays, Call, program
 from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.numerics.error_budget import differentiated
-from attention.parity.numerics.noise import Noise
+from attention.parity.numerics.jaxpr_interpreter import JaxprInterpreter
 from attention.parity.tracing import Divergence, Event, locate
 from parity_tests.gallery.catalog import PORTS
 from parity_tests.gallery.port import HERE, MEND, Port, mend
@@ -74,7 +74,7 @@ def exact(side: JaxProgram, call: Call, cotangents: Arrays | None) -> Arrays:
         given = side.arguments(call, dtype="float64")[:2]
         subject, arguments = (differentiated(outputs), (given, cotangents)) if cotangents else (outputs, given)
         jaxpr, shapes = jax.make_jaxpr(subject, return_shape=True)(*arguments)
-        read = Noise(None, np.zeros((2, 2))).read(jaxpr, jax.tree.leaves(arguments))
+        read = JaxprInterpreter().run(jaxpr, jax.tree.leaves(arguments))
     made = jax.tree.unflatten(jax.tree.structure(shapes), read)
     if not cotangents:
         return made

@@ -276,11 +276,11 @@ class TestMistakes:
         found = diagnose_step(torchs, step, step, names=("torch", "formula"))
         assert found.ok
         assert found.first.end == 10
-        assert found.first.parts_at == 11
-        assert "up to the end of its schedule, step 10; they part from step 11 on" in str(found)
+        assert found.first.differs_at == 11
+        assert "up to the end of its schedule, step 10; they differ from step 11 on" in str(found)
         wrong = diagnose_step(torchs, step, SGD(CosineRate(0.1, 8)))
         assert not wrong.first.right
-        assert wrong.first.parts_at <= 3
+        assert wrong.first.differs_at <= 3
 
     @pytest.mark.parametrize(
         "schedule", [LinearRate(0.3, 0.1, 4), CosineRate(0.2, 5, 0.02), WarmUp(3, CosineRate(0.2, 5)), WarmUp(2, 0.1)]

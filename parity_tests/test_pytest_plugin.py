@@ -231,7 +231,7 @@ class TestRefusals:
 
     def test_a_test_that_asks_for_no_reference_is_told_so(self, run: Run) -> None:
         result = run("def test_alone(parity):\n    assert parity.Report", *like("scale forgotten"))
-        assert "test_port.py::test_alone asked 'parity' for no layer, expect or check" in result.stdout.str()
+        assert "test_port.py::test_alone uses no layer, expect or check of 'parity'" in result.stdout.str()
 
     def test_words_of_no_mutation_are_one_line(self, run: Run) -> None:
         result = run(NAIVE, *like("nonsense"))

@@ -234,9 +234,9 @@ class TestCommands:
         found = (Disagreement(("formula", "torch"), "output", 1.0, (0,), (1.0, 2.0)),)
         monkeypatch.setattr(running, "examine", lambda *_: found)
         monkeypatch.setattr(running, "shrunk", lambda draw, _: draw)
-        result = CliRunner().invoke(app, ["parity", "random-options", "--draws", "1"])
+        result = CliRunner().invoke(app, ["random-options", "--draws", "1"])
         assert result.exit_code == 1, result.output
         assert "print(*examine(Draw(" in result.stdout
         assert "1 disagree" in result.stdout
         monkeypatch.setattr(running, "examine", lambda *_: ())
-        assert CliRunner().invoke(app, ["parity", "random-options", "--draws", "3"]).exit_code == 0
+        assert CliRunner().invoke(app, ["random-options", "--draws", "3"]).exit_code == 0

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from attention import cli
 from attention.parity import exported_cases
 from attention.parity.contracts.probes import Probe, probes
-from attention.parity.exported_cases import Given, call_arrays, checker, file_format, writer
+from attention.parity.exported_cases import CaseCall, call_arrays, checker, file_format, writer
 from attention.parity.exported_cases.implementation_io import loaded
 from attention.parity.numerics.error_budget import Budget
 from attention.parity.results.report import Report
@@ -47,7 +47,7 @@ def cases(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "cases"))
 
 
-def port(given: Given, scale: float = 10**-0.5) -> dict[str, np.ndarray]:
+def port(given: CaseCall, scale: float = 10**-0.5) -> dict[str, np.ndarray]:
     """A third implementation of "self", from the arrays alone: plain torch, gradients by autograd."""
     leaf = {f"d {n}": torch.tensor(x, requires_grad=True) for n, x in {**given.inputs, **given.weights}.items()}
     w, may, query = (lambda n: leaf[f"d {n}"]), torch.tensor(given.mask), leaf["d query"]
@@ -74,7 +74,7 @@ def port(given: Given, scale: float = 10**-0.5) -> dict[str, np.ndarray]:
     return {n: x.detach().numpy() for n, x in results.items() if n in given.results}
 
 
-def off_by_a_little(given: Given) -> dict[str, np.ndarray]:
+def off_by_a_little(given: CaseCall) -> dict[str, np.ndarray]:
     return port(given, 10**-0.5 * (1 + 3e-5))
 
 
@@ -267,14 +267,14 @@ class TestFailures:
         ],
     )
     def test_results_that_cannot_be_judged(self, exported: Path, result: Any, text: str) -> None:
-        asked = exported_cases.question(exported, exported_cases.read_index(exported).entries[0])
-        row, absent = checker.answer(asked, result, "mine")
+        asked = exported_cases.exported_case(exported, exported_cases.read_index(exported).entries[0])
+        row, absent = checker.check_call(asked, result, "mine")
         assert re.search(text, row.failure)
         assert not row.agrees
         assert absent == ()
 
     def test_an_exception_is_named_with_its_line_and_the_rest_goes_on(self, exported: Path) -> None:
-        def fragile(given: Given) -> dict[str, np.ndarray]:
+        def fragile(given: CaseCall) -> dict[str, np.ndarray]:
             if given.probe == "packed":
                 return {"output": np.ones(2) @ np.ones(3)}
             return port(given)
@@ -287,7 +287,7 @@ class TestFailures:
         assert all(row.verdicts for row in report.rows if row.probe != "packed")
 
     def test_what_is_not_supported_condemns_nothing(self, exported: Path) -> None:
-        def modest(given: Given) -> dict[str, np.ndarray]:
+        def modest(given: CaseCall) -> dict[str, np.ndarray]:
             if "bias" in given.inputs or given.probe == "packed":
                 raise NotImplementedError("no bias")
             return port(given)
@@ -297,14 +297,14 @@ class TestFailures:
         assert [row.refusal for row in report.rows if row.refusal] == ["modest refuses: no bias"] * 2
 
     def test_an_interrupt_is_no_failure_of_the_implementation(self, exported: Path) -> None:
-        def interrupted(_: Given) -> dict[str, np.ndarray]:
+        def interrupted(_: CaseCall) -> dict[str, np.ndarray]:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             _ = exported_cases.check(exported, interrupted)
 
     def test_arrays_are_the_receivers_own(self, exported: Path) -> None:
-        def greedy(given: Given) -> dict[str, np.ndarray]:
+        def greedy(given: CaseCall) -> dict[str, np.ndarray]:
             made = port(given)
             for array in (*given.inputs.values(), *given.weights.values()):
                 array[...] = 0
@@ -427,7 +427,7 @@ def run(*words: str) -> Result:
 
 
 class TestCommands:
-    PORT = "from attention.parity.exported_cases import Given\n\ndef run(given: Given):\n    return {}\n"
+    PORT = "from attention.parity.exported_cases import CaseCall\n\ndef run(given: CaseCall):\n    return {}\n"
 
     def test_list_names_contracts_and_calls(self, exported: Path) -> None:
         assert "rotary_interleaved" in run("list").stdout
@@ -463,9 +463,9 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("words", "line"),
         [
-            (["check", "{}/none", "--with", "math:sqrt"], "attention: folder '{}/none' must hold index.json"),
+            (["check", "{}/none", "--with", "math:sqrt"], "attention: DIR '{}/none' must hold index.json"),
             (["check", "{}", "--with", "math:pi"], "attention: --with 'math:pi' float must be a function"),
-            (["export", "{}/new", "--contract", "nope"], "attention: contract 'nope' must be one of"),
+            (["export", "{}/new", "--contract", "nope"], "attention: --contract 'nope' must be one of"),
         ],
     )
     def test_a_bad_call_is_one_line_and_exits_with_2(self, exported: Path, words: list[str], line: str) -> None:

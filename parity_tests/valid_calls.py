@@ -363,7 +363,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.stored_gradient": lambda: {"x": jnp.asarray(X)},
     "parity.worst_input": lambda: pair(inputs=X, tries=2),
     "parity.tolerances": lambda: {"side": jax_double, "inputs": X, "gradients": False},
-    "parity.train": lambda: {"recipe": parity.Recipe(**recipe()), "twins": 1},
+    "parity.train": lambda: {"recipe": parity.Recipe(**recipe()), "replicas": 1},
 }
 
 
@@ -463,7 +463,7 @@ MADE: dict[str, Callable[[], Any]] = {
     "parity.FullComparison": lambda: parity.full_comparison(torch_double, jax_double, X),
     "parity.Divergence": lambda: parity.locate(torch_double, jax_double, X),
     "parity.Diagnosis": lambda: parity.diagnose(torch_double, jax_double, spec.FeedForward(2, 2)),
-    "parity.Training": lambda: parity.train(parity.Recipe(**recipe()), twins=1),
+    "parity.Training": lambda: parity.train(parity.Recipe(**recipe()), replicas=1),
     "parity.Made": lambda: parity.Made({}),
     "parity.WorstInput": lambda: parity.worst_input(torch_double, jax_double, X, tries=1),
     "parity.Decoding": lambda: parity.compare_decoding(

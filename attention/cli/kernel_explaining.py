@@ -1,4 +1,4 @@
-"""What `attention kernels` says of a call: the winner, every refusal, and with `--explain` the rule and the costs.
+"""What `attention kernels explain` prints of a call: the kernel that is chosen, every refusal, the rule and the costs.
 
 time >= max(FLOPs / peak, bytes / bandwidth)        spec/kernels/cost.py
 """
@@ -23,7 +23,7 @@ from attention.spec.kernels.cost import Machine, Prediction, Traits, predict
 
 @dataclass(frozen=True)
 class Call:
-    """The call that is asked about; `options` go to `dot_product_attention`."""
+    """One call of attention; `options` are those of `dot_product_attention`."""
 
     dtype: str
     sizes: tuple[int, int]
@@ -40,15 +40,12 @@ class Call:
         return Sizes((self.batch,), *self.sizes, self.heads, self.kv_heads, self.width, self.width)
 
 
-def explained(
-    backend: str, call: Call, *, full: bool = False, peak: float | None = None, bandwidth: float | None = None
-) -> Iterator[str]:
-    """Yield a line for each kernel of a backend in the order in which it is asked, and what `--explain` adds.
+def explained(backend: str, call: Call, *, peak: float | None = None, bandwidth: float | None = None) -> Iterator[str]:
+    """Yield the call, the rule that holds for it, and a line for each kernel of a backend in the order of preference.
 
     Args:
         backend: "torch" or "jax".
-        call: what is asked about.
-        full: whether to show the rule and the costs.
+        call: its sizes and options.
         peak: GFLOP/s, or None.
         bandwidth: GB/s, or None.
 
@@ -71,14 +68,12 @@ def explained(
         request = module.attend.make_request(*arrays, mask)
         options: dict[str, Any] = {"mask": mask, **call.options}
         choice = _asked(module, arrays, options, "auto")
-        if full:
-            yield f"{backend:6} {_subject(request)}"
-            yield f"{backend:6} rule: {_rule(choice)}"
+        yield f"{backend:6} {_subject(request)}"
+        yield f"{backend:6} rule: {_rule(choice)}"
         for name in _names(module, choice):
             said = _said(module, arrays, options, name, choice)
-            traits = module.kernels.rules.TRAITS.get(name, Traits())
-            told = f": {_shown(predict(request, traits, backward=call.gradient), machine)}" if full else ""
-            yield f"{backend:6} {said}" + ("" if "refuses" in said else told)
+            cost = predict(request, module.kernels.rules.TRAITS.get(name, Traits()), backward=call.gradient)
+            yield f"{backend:6} {said}" + ("" if "refuses" in said else f": {_shown(cost, machine)}")
 
 
 @contextmanager
@@ -103,7 +98,7 @@ def _asked(module: ModuleType, arrays: list[Any], options: dict[str, Any], name:
 
 
 def _names(module: ModuleType, choice: Choice | str) -> list[str]:
-    """Return all kernels: first in the order in which "auto" asks, then those that it never asks."""
+    """Return all kernels: first in the order in which "auto" tries them, then those that it never tries."""
     asked = order(module.kernels.KERNELS, choice.rule if isinstance(choice, Choice) else None)
     return [*asked, *(name for name in module.kernels.KERNELS if name not in asked)]
 

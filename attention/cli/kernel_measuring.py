@@ -1,10 +1,10 @@
-"""Measuring kernels: the evidence of the rules, and tile sizes for this machine.
+"""Timing of kernels: the evidence of the rules of "auto", and tile sizes for this machine.
 
     ratio[kernel] = median over rounds of time[kernel] / time[first kernel], both in the same round
 
-Kernels take turns on the same inputs in one process. Where one core is all there is (`taskset -c 0 attention kernels ...`) the
-clock is the processor time of this process, which other programs hardly disturb; else it is the wall's. Compilation comes
-before and is not counted. A kernel that is far behind at one size is not asked at the next.
+Kernels take turns on the same inputs in one process. Where one core is all there is (`taskset -c 0 attention kernels measure
+...`) the clock is the processor time of this process, which other programs hardly disturb; else it is the wall's. Compilation
+comes before and is not counted. A kernel that is far behind at one size is not timed at the next.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from attention.spec.storage.disk import read_json
 
 Echo = Callable[[str], Any]
 
-FORMAT = {"format": "attention rules", "version": 1, "unit": "ms"}
+FORMAT = {"format": "attention rules", "version": 2, "unit": "ms"}
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 DTYPES = ("float32", "bfloat16")
 ROUNDS, LEAST = 7, 3
@@ -64,7 +64,7 @@ def measure(
         dtype: None: those of `DTYPES`.
         entry: one of `MASKS`; None: all.
         sizes: the least and the most S; None: those of `SIZES`.
-        echo: is told a line for each call.
+        echo: called with a line for each call.
 
     Raises:
         OptionError: no such entry.
@@ -175,7 +175,7 @@ class Kept:
                 raise FileError(f"path {str(path)!r} must have header {FORMAT}")
             kept = {_key(row): row for row in rows}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(f"path {str(path)!r} must be what --measure writes: {error}") from error
+            raise FileError(f"path {str(path)!r} must be what 'attention kernels measure' writes: {error}") from error
         other = [backend for backend in backends if backend in there and there[backend] != here[backend]]
         if other:
             raise FileError(f"path {str(path)!r} holds rows of {there[other[0]]}, not of {here[other[0]]}: name another file")
@@ -217,7 +217,7 @@ def tune(backends: Sequence[str], dtype: str | None, entry: str | None, echo: Ec
         backends: "torch", "jax".
         dtype: None: those of `DTYPES`.
         entry: one of `MASKS` that is a structure; None: all.
-        echo: is told a line for each tile that is kept.
+        echo: called with a line for each tile that is kept.
 
     Raises:
         OptionError: no such entry, or `ATTENTION_TUNING` is "off".

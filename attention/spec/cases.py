@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attention.spec.errors import UnknownName, shown
+from attention.spec.errors import UnknownName
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.alignment_scores import Additive, Concat, General
 from attention.spec.layers.contract import Contract
@@ -29,7 +29,7 @@ class Case:
     """A contract with a name.
 
     Args:
-        name: what `attention parity --contract` takes.
+        name: what `attention verify --contract` takes.
         contract: the layer.
         about: what it is there to show.
         source: where its form comes from.
@@ -219,5 +219,5 @@ def find(name: str) -> Case:
         UnknownName: there is none.
     """
     if name not in CASES:
-        raise UnknownName(f"contract {shown(name)} must be one of {', '.join(CASES)}")
+        raise UnknownName.among("contract", name, CASES)
     return CASES[name]

@@ -54,7 +54,7 @@ class Size:
     steps: int = 1200
     rate: float = 2e-3
     held_out: int = 500
-    twins: int = 2
+    replicas: int = 2
     watch: int = 50
 
     @property
@@ -107,7 +107,7 @@ def experiment(learn: Handwriting, held: Handwriting, size: Size) -> Experiment:
         figure=lambda models, folder: draw(
             test, {backend: told(backend, models[backend]) for backend in models}, size, folder / "looks.png"
         ),
-        twins=size.twins,
+        replicas=size.replicas,
         watch=size.watch,
     )
 

@@ -47,7 +47,7 @@ class Size:
     batch: int = 64
     steps: int = 1800
     rate: float = 2e-3
-    twins: int = 1
+    replicas: int = 1
     watch: int = 50
 
     def patches(self, images: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ def experiment(learn: Handwriting, held: Handwriting, size: Size) -> Experiment:
         score=score,
         baseline=baselines(learn, held),
         figure=lambda models, folder: draw(models, held, size, folder / "looks.png"),
-        twins=size.twins,
+        replicas=size.replicas,
         watch=size.watch,
     )
 

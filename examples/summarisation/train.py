@@ -67,7 +67,7 @@ def experiment(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Exper
         score=lambda backend, trained: rouge(held, written(backend, trained, held, vocabulary, size.batch)),
         baseline={f"first {k} words": rouge(held, [p.source[:k] for p in held]) for k in [best(learn)]},
         figure=lambda models, folder: draw(models, held, vocabulary, size.batch, folder / "copying.png"),
-        twins=2,
+        replicas=2,
     )
 
 

@@ -51,10 +51,10 @@ class Sizes:
     batch: int = 64
     steps: int = 400
     learning_rate: float = 4e-3
-    twins: int = 2
+    replicas: int = 2
 
 
-TINY = Sizes(pairs=64, held_out=16, embed_dim=8, reader_dim=5, writer_dim=7, batch=8, steps=6, twins=1)
+TINY = Sizes(pairs=64, held_out=16, embed_dim=8, reader_dim=5, writer_dim=7, batch=8, steps=6, replicas=1)
 
 
 def is_held_out(day: date) -> bool:
@@ -137,7 +137,7 @@ def dates(sizes: Sizes) -> experiment.Experiment:
         score=scored,
         baseline={"copy the digits": score([copied(text) for text in texts], wanted)},
         figure=lambda models, folder: writing.draw(given, shown, models, folder),
-        twins=sizes.twins,
+        replicas=sizes.replicas,
     )
 
 

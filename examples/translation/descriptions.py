@@ -57,7 +57,7 @@ class Sizes:
     batch: int = 32
     steps: int = 1_600
     learning_rate: float = 4e-3
-    twins: int = 1
+    replicas: int = 1
 
 
 TINY = Sizes((8, 9), (40, 30), embed_dim=8, reader_dim=5, writer_dim=7, batch=4, steps=6)
@@ -170,7 +170,7 @@ def descriptions(sizes: Sizes, texts: Texts) -> experiment.Experiment:
         score=scored,
         baseline={"copy the source": score(sources, wanted)},
         figure=lambda models, folder: writing.draw(given, [tokens(source) for source in SHOWN], models, folder),
-        twins=sizes.twins,
+        replicas=sizes.replicas,
         watch=50,
     )
 

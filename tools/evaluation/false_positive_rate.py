@@ -121,7 +121,7 @@ class Tally:
             yield f"{side:12} {dtype:9} {m.draws:6} {m.arrays:7} {m.failing:8} {m.rms:12.2f} {m.worst:6.1f}"
         for number, rows in self.failing.items():
             yield from _lines(rows)
-            yield f"  again: python -m tools.evaluation parity false-alarms --seed {self.seed} --draw {number}"
+            yield f"  again: python -m tools.evaluation false-alarms --seed {self.seed} --draw {number}"
         speed = self.seconds / self.draws if self.draws else math.nan
         yield f"{self.draws} draws of seed {self.seed}, {speed:.2f} s each; {self.arrays} arrays compared with the oracle"
         yield (

@@ -1,4 +1,4 @@
-"""Recorded contracts: one backend on the probes of named contracts, judged on another machine.
+"""Recorded contracts: the results of one backend on the probes of named contracts, compared on another machine.
 
     record(["self"], side="torch").arrays["self/plain/float32/d query"]        judge(that, oracle, sigma) here
 
@@ -47,13 +47,13 @@ def record(
 
     Args:
         contracts: names of `spec.cases`; none or "all" for all.
-        side: "torch", "jax", "jax_eager" or "numpy".
+        side: the backend: "torch", "jax", "jax_eager" or "numpy".
         dtypes: of weights and inputs.
         implementation: "auto" or a kernel's name.
-        progress: told of each probe before it runs.
+        progress: called with each probe before it runs.
 
     Raises:
-        UnknownName: no such contract, side, dtype or kernel.
+        UnknownName: no such contract, backend, dtype or kernel.
         MissingExtra: the backend's framework is not installed.
     """
     program = backends.find(side)
@@ -113,13 +113,13 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
 
     Args:
         recording: of kind "contracts".
-        local: a side's name, or None for the recording alone.
-        progress: told of each probe before it is judged.
+        local: a backend's name, or None for the recording alone.
+        progress: called with each probe before it is compared.
 
     Raises:
         FileError: the recording was made from other contracts or probes than there are here, or is damaged.
-        UnknownName: no such side.
-        MissingExtra: the side's framework is not installed.
+        UnknownName: no such backend.
+        MissingExtra: the backend's framework is not installed.
     """
     if local is not None:
         _ = backends.find(local)
@@ -136,7 +136,7 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
 
 
 def checked_calls(recording: Recording) -> Iterator[Heard]:
-    """Yield every call of a recording; all are looked at before the first is judged.
+    """Yield every call of a recording; all are checked before the first is compared.
 
     Raises:
         FileError: as `against`.

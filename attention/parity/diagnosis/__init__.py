@@ -1,4 +1,4 @@
-"""Diagnosis: name the mistake in a port, or say that it is none of the known ones.
+"""Diagnosis: name the mistake in a port, or report that it is none of the known ones.
 
 >>> from attention import parity, spec
 >>> from attention.parity.diagnosis import diagnose

@@ -32,9 +32,9 @@ from attention.spec.options import SWITCH, checked, number
 PATIENCE = 20.0
 """Seconds for the search among pairs, unless more are given."""
 FAILED = "the program failed"
-"""Why a question has no answer."""
+"""Why an observation is missing."""
 KEPT_BACK = 3
-"""How many further questions a name has to hold on."""
+"""How many held-out probes a name must hold on."""
 
 
 @checked(pairs=SWITCH, patience=number(0))
@@ -48,7 +48,7 @@ def diagnose(
     torch_params: Any = None,
     jax_params: Any = None,
 ) -> Diagnosis:
-    """Return what each side does otherwise than the contract says, by name.
+    """Return how each program differs from the contract, by the name of the mutation.
 
     Args:
         torch_side: "torch", a module of ours, a program, or a function of the contract's arrays. A function whose first
@@ -56,13 +56,13 @@ def diagnose(
             to (B, H, T, S)), `bias`, positions and `dropout_seed` if its signature names them.
         jax_side: likewise.
         contract: what both are meant to be.
-        pairs: whether to look for two mistakes where one does not explain the answers.
-        patience: seconds for that, of each side.
+        pairs: whether to search for two mutations where one does not explain the outputs.
+        patience: seconds for that, for each program.
         torch_params: for a program with parameters of its own: `(them, by name) -> canonical weights`, or a `ParamMap`.
         jax_params: likewise.
 
     Raises:
-        OptionError: `contract` is no layer, or a program's parameters are not said to be which.
+        OptionError: `contract` is no layer, or a program's parameters are not mapped to canonical weights.
     """
     if not isinstance(contract, Contract):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"contract {shown(contract)} must be a layer's, such as MultiHeadAttention(...)")
@@ -82,14 +82,14 @@ def diagnose_program(
     patience: float = PATIENCE,
     calls: tuple[Sequence[Probe], Sequence[Probe]] | None = None,
 ) -> ProgramDiagnosis:
-    """Return what one program does otherwise than the contract says.
+    """Return how one program differs from the contract.
 
     Args:
         who: the program.
         contract: as `diagnose`.
         pairs: as `diagnose`.
         patience: as `diagnose`.
-        calls: the questions, and others on which a name has to hold; those of the contract if None.
+        calls: the probes, and held-out ones on which a name must hold; those of the contract if None.
     """
     began = time.monotonic()
     first, second = calls or (diagnostic_probes(contract, who.weights), held_out_probes(contract, who.weights))
@@ -104,12 +104,12 @@ def diagnose_program(
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """What was asked.
+    """The observations of one program.
 
     Attributes:
-        asked: questions and answers.
-        skipped: why the others were not asked, by name.
-        notes: what a failure said.
+        observations: one for each probe that ran.
+        skipped: why the others did not run, by name.
+        notes: messages of failures.
     """
 
     observations: tuple[Observation, ...]
@@ -118,7 +118,7 @@ class Observations:
 
 
 def observe(who: ProbedProgram, probes: Sequence[Probe]) -> Observations:
-    """Ask a program all that it can be asked."""
+    """Run a program on every probe that it supports."""
     observations: list[Observation] = []
     skipped: dict[str, str] = {}
     notes: dict[str, None] = {}
@@ -135,7 +135,7 @@ def observe(who: ProbedProgram, probes: Sequence[Probe]) -> Observations:
     return Observations(tuple(observations), skipped, tuple(notes))
 
 
-# By identity: the questions of a contract are the same objects for both sides.
+# By identity: the probes of a contract are the same objects for both programs.
 _right = lru_cache(maxsize=256)(own_budget)
 
 
@@ -157,7 +157,7 @@ def _explained(
     search = Search(diagnosis.observations, patience)
     explanations = _causes(search, contract, pairs=pairs)
     told = _upheld(who, held_out, explanations, odd)
-    # Verdicts were given in the order in which questions refute; they are shown in the order in which they were asked.
+    # The search sorts the observations, and the evidence of the explanations is in its order.
     diagnosis = replace(diagnosis, observations=tuple(search.observations))
     if told:
         return replace(diagnosis, state="named", explanations=told)
@@ -165,14 +165,14 @@ def _explained(
     if any(np.isnan(observation.given).any() and not np.isnan(observation.wanted).any() for observation in odd):
         notes.append("it returns NaN where the contract has numbers")
     if explanations:
-        notes.append(f"{explanations[0].names[0]!r} explains these answers, but not others that were kept back")
+        notes.append(f"{explanations[0].names[0]!r} explains these outputs, but not those of held-out probes")
     if not search.exhausted:
         notes.append(f"not all pairs of mistakes were tried in {patience:g} s: give more patience")
     return replace(diagnosis, state="unknown", notes=tuple(notes))
 
 
 def _causes(search: Search, contract: Contract, *, pairs: bool) -> list[Explanation]:
-    """Return what explains the answers: one listed mistake, one number, two mistakes, a mistake and a number."""
+    """Return what explains the outputs: one mutation, one number, two mutations, or a mutation and a number."""
     mutations, scalars = hypotheses(contract)
     found = search.singles(mutations) or search.fits(scalars)
     if found or not pairs:
@@ -182,19 +182,19 @@ def _causes(search: Search, contract: Contract, *, pairs: bool) -> list[Explanat
 
 
 def _nearest(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups whose answers are nearest somewhere, so that one number more may explain the rest."""
+    """Return the groups whose outputs are nearest on some probe: one number more may explain the others."""
     return sorted(groups, key=lambda group: float(np.log(group.distances + 1.0).sum()))[:RANKED]
 
 
 def _upheld(
     who: ProbedProgram, held_out: Sequence[Probe], explanations: Sequence[Explanation], odd: Sequence[Observation]
 ) -> tuple[Explanation, ...]:
-    """Return the causes that also explain answers to questions that were kept back."""
+    """Return the explanations that also hold on the held-out probes."""
     if not explanations:
         return ()
     worst = {observation.probe.name: observation.distance(observation.wanted) for observation in odd}
     others = [probe for probe in held_out if not who.unsupported(probe)]
-    # Those that showed most, and one that anything shows on.
+    # Those that showed the largest differences.
     chosen = sorted(others, key=lambda probe: -worst.get(probe.name, 0.0))[:KEPT_BACK]
     observations = hardest_first(observe(who, chosen).observations)
     if not observations:
@@ -205,6 +205,6 @@ def _upheld(
 
 
 def _unsteady(who: ProbedProgram, observation: Observation) -> bool:
-    """Return whether the same question has two answers."""
+    """Return whether two runs of the same probe differ."""
     again = who.outputs(observation.probe)
     return any(not np.array_equal(x, again[name], equal_nan=True) for name, x in observation.got.items())

@@ -29,19 +29,19 @@ NEAR = 100.0
 FAR = 1e8
 """The distance of what cannot be compared, such as NaN beside a number."""
 SMALL = 2**14
-"""The most numbers of an answer that is remembered."""
+"""The largest number of output elements that is cached."""
 SAME = 0.5
 """The distance up to which two hypotheses are the same to rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """One question and what the program made of it.
+    """One probe, and the outputs of a program on it.
 
     Attributes:
         probe: the right call.
         got: the program's outputs.
-        right: what a right program makes, and its error bar.
+        right: the right outputs, and their error budget.
     """
 
     probe: Probe
@@ -55,12 +55,12 @@ class Observation:
 
     @property
     def agrees(self) -> bool:
-        """Whether the program does here what the contract says."""
+        """Whether the program agrees with the contract on this probe."""
         return all(verdict.agrees for verdict in self.verdicts)
 
     @cached_property
     def wanted(self) -> np.ndarray:
-        """The right outputs that the program also gives, in one row."""
+        """The right outputs that the program also returns, in one row."""
         return _flat({name: self.right.value[name] for name in self.got})
 
     @cached_property
@@ -70,7 +70,7 @@ class Observation:
 
     @cached_property
     def spread(self) -> np.ndarray:
-        """What distances are counted in: `(n,)`, positive."""
+        """The unit of distances: `(n,)`, positive."""
         rows: list[np.ndarray] = []
         for name in self.got:
             sigma, value = self.right.sigma[name], self.right.value[name]
@@ -82,7 +82,7 @@ class Observation:
         return np.concatenate(rows)
 
     def made(self, operator: Operator, *, remember: bool = True) -> np.ndarray | None:
-        """Return what a program with this mistake makes of the question; None if it could not answer."""
+        """Return the outputs of a program with this mutation, in one row; None if it does not apply."""
         known = remember and self.given.size <= SMALL
         wrong = _remembered(operator, self.probe) if known else _made(operator, self.probe)
         flat = None if wrong is None else _flat({name: wrong[name] for name in self.got if name in wrong})
@@ -97,11 +97,11 @@ class Observation:
         return FAR if first is None or second is None else _rms(first, second, self.spread)
 
     def z(self, operator: Operator, *, strict: bool) -> tuple[Verdict, ...]:
-        """Return a verdict on each output, against a program with this mistake; none if it could not answer.
+        """Return a verdict on each output, against a program with this mutation; none if it does not apply.
 
         Args:
-            operator: the mistake.
-            strict: whether to take that program's own budget even where the right one's would do.
+            operator: of the mutation.
+            strict: whether to use that program's own budget even where the outputs are within the right one's.
         """
         wrong = None if strict else _remembered(operator, self.probe)
         if wrong is not None:
@@ -117,7 +117,7 @@ class Observation:
 def explains(
     mutation: Mutation, observations: Iterable[Observation], *, strict: bool = False
 ) -> list[tuple[Verdict, ...]] | None:
-    """Return the verdicts of every question if the mistake explains them all, or None at the first that it does not."""
+    """Return the verdicts of every observation if the mutation explains them all, or None."""
     found: list[tuple[Verdict, ...]] = []
     for observation in observations:
         verdicts = observation.z(mutation.operator, strict=strict)
@@ -134,7 +134,7 @@ def _made(operator: Operator, probe: Probe) -> Outputs | None:
         return None
 
 
-# The same questions are asked of both sides, and of everyone who has the contract.
+# Both programs, and all programs of the contract, share the probes.
 _remembered = lru_cache(maxsize=4096)(_made)
 
 
@@ -144,7 +144,7 @@ def worst(verdicts: Iterable[Verdict]) -> float:
 
 
 def hardest_first(observations: Sequence[Observation]) -> list[Observation]:
-    """Return the questions in the order in which they refute most hypotheses: those answered wrongly, then the others."""
+    """Return the observations in the order in which they refute most hypotheses: wrong outputs first."""
     return sorted(observations, key=lambda observation: observation.agrees)
 
 

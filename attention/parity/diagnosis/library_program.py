@@ -26,12 +26,12 @@ Outputs = dict[str, np.ndarray]
 
 
 class ProbedProgram(ABC):
-    """A program that can be asked."""
+    """A program that can be diagnosed."""
 
     name: str
     framework: str
     weights: Weights | None = None
-    """The weights that it has, canonical, if it cannot be given others."""
+    """Its canonical weights, if it takes no others."""
 
     @abstractmethod
     def outputs(self, probe: Probe) -> Outputs:
@@ -42,21 +42,21 @@ class ProbedProgram(ABC):
         """
 
     def unsupported(self, probe: Probe) -> str:
-        """Return why the program cannot be asked this, or ""."""
+        """Return why the program cannot run this probe, or ""."""
         del probe
         return ""
 
 
 @dataclass
 class BackendProgram(ProbedProgram):
-    """One of `contracts.backends`, or what behaves like one."""
+    """A backend of `contracts.backends`, or an object with its methods."""
 
     side: backends.Backend
     framework: str
 
     @property
     def name(self) -> str:  # type: ignore[override]  # a dataclass field would have to be given
-        """The side's name."""
+        """The backend's name."""
         return self.side.name
 
     def outputs(self, probe: Probe) -> Outputs:
@@ -66,7 +66,7 @@ class BackendProgram(ProbedProgram):
 
 @dataclass
 class LibraryLayer(ProbedProgram):
-    """The layer of one of our backends, forward only and one operation at a time; or a module that the user made of it."""
+    """The layer of one of our backends, forward only and one operation at a time; or the user's instance of it."""
 
     framework: str
     module: Any = None
@@ -78,7 +78,7 @@ class LibraryLayer(ProbedProgram):
 
     def outputs(self, probe: Probe) -> Outputs:
         layer = probe.contract.build(self.framework, seed=None, dtype=probe.dtype) if self.module is None else self.module
-        # A user's module is given back as it was.
+        # The weights of a user's module are restored.
         before = None if self.module is None else layer.weights()
         try:
             layer.load_weights(probe.weights)

@@ -18,21 +18,21 @@ from attention.parity.numerics.comparison import Verdict
 
 STATES = ("agrees", "named", "unknown", "unsteady", "failed")
 SHOWN = 3
-"""How many causes are told where several explain the answers."""
+"""How many explanations are printed where several hold."""
 
 
 @dataclass(frozen=True, eq=False)
 class ProgramDiagnosis:
-    """What was found about one side.
+    """The diagnosis of one program.
 
     Attributes:
-        name: the side's.
+        name: the program's.
         framework: "torch", "jax" or another.
         state: one of `STATES`.
-        asked: the questions and answers.
-        skipped: why other questions were not asked, by their names.
-        causes: what explains the answers, the nearest first; empty unless `state` is "named".
-        notes: what the reader must know beside that.
+        observations: the probes and outputs.
+        skipped: why other probes did not run, by name.
+        explanations: the nearest first; empty unless `state` is "named".
+        notes: further lines for the reader.
         seconds: how long it took.
     """
 
@@ -47,29 +47,29 @@ class ProgramDiagnosis:
 
     @property
     def agrees(self) -> bool:
-        """Whether the side does as the contract says, as far as it was asked."""
+        """Whether the program agrees with the contract on every probe that ran."""
         return self.state == "agrees"
 
     @property
     def unique(self) -> bool:
-        """Whether one cause explains the answers; its names are then the same mathematics."""
+        """Whether there is one explanation; its names are then the same mathematics."""
         return len(self.explanations) == 1
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the first cause."""
+        """The names of the first explanation."""
         return self.explanations[0].names if self.explanations else ()
 
     @property
     def confidence(self) -> str:
-        """How sure the name is."""
+        """How certain the name is, in words."""
         if not self.explanations:
             return ""
         if len(self.explanations) > 1:
-            return f"open: {len(self.explanations)} causes explain every answer, and no question asked tells them apart"
+            return f"open: {len(self.explanations)} explanations hold on every probe, and no probe that ran distinguishes them"
         if len(self.names) > 1:
             return f"one of {len(self.names)}, mathematically the same here"
-        return "unique among the known mistakes" + (", on the questions that could be asked" if self.skipped else "")
+        return "unique among the known mistakes" + (", on the probes that the program supports" if self.skipped else "")
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -78,11 +78,11 @@ class ProgramDiagnosis:
         """Return the finding as text."""
         count = len(self.observations)
         head = {
-            "agrees": f"agrees with the contract ({count} questions, outputs)",
+            "agrees": f"agrees with the contract (outputs of {count} probes)",
             "named": self.explanations[0].names[0] if self.explanations else "",
             "unknown": "none of the known mistakes fits",
             "unsteady": "two runs of the same call differ",
-            "failed": f"failed on a question, and agrees with the contract on {count}" if count else "could not be asked",
+            "failed": f"failed on a probe, and agrees with the contract on {count}" if count else "failed on every probe",
         }[self.state]
         made = [f"{self.name}: {head}"]
         for explanation in self.explanations[:SHOWN]:
@@ -94,7 +94,7 @@ class ProgramDiagnosis:
             )
         made += [f"    {note}" for note in self.notes]
         if self.skipped:
-            made.append("    not asked: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in self._skips().items()))
+            made.append("    not run: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in self._skips().items()))
         return made
 
     def _skips(self) -> dict[str, list[str]]:
@@ -108,7 +108,7 @@ class ProgramDiagnosis:
         if len(explanation.names) > 1:
             made.append(f"    the same here: {'; '.join(explanation.names[1:])}")
         if explanation is self.explanations[0]:
-            made.append(f"    sure: {self.confidence}")
+            made.append(f"    confidence: {self.confidence}")
             told = list(zip(self.observations, explanation.evidence, strict=False))
             made += [
                 f"    {_line(observation)} -> {worst(verdicts):.2f}" for observation, verdicts in told if not observation.agrees
@@ -122,9 +122,9 @@ class ProgramDiagnosis:
             "framework": self.framework,
             "state": self.state,
             "sureness": self.confidence,
-            "causes": [_cause_dict(explanation, self.observations) for explanation in self.explanations],
-            "questions": {observation.probe.name: worst(observation.verdicts) for observation in self.observations},
-            "not asked": dict(self.skipped),
+            "explanations": [_cause_dict(explanation, self.observations) for explanation in self.explanations],
+            "probes": {observation.probe.name: worst(observation.verdicts) for observation in self.observations},
+            "not run": dict(self.skipped),
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
@@ -132,11 +132,11 @@ class ProgramDiagnosis:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What is wrong with two sides of a contract.
+    """The diagnosis of two programs of one contract.
 
     Attributes:
-        torch: what was found about the first side.
-        jax: what was found about the second.
+        torch: of the first program.
+        jax: of the second.
     """
 
     torch: ProgramDiagnosis
@@ -149,17 +149,17 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether both sides do as the contract says."""
+        """Whether both programs agree with the contract."""
         return all(diagnosis.agrees for diagnosis in self.diagnoses)
 
     @property
     def unknown(self) -> bool:
-        """Whether a side is wrong in a way that none of the known mistakes explains."""
+        """Whether a program is wrong in a way that no known mutation explains."""
         return any(diagnosis.state == "unknown" for diagnosis in self.diagnoses)
 
     @property
     def alike(self) -> bool:
-        """Whether both sides differ from the contract in the same way: then it may be the contract that is wrong."""
+        """Whether both programs differ from the contract in the same way: the contract may be wrong."""
         first, second = self.diagnoses
         return bool(first.names) and first.names == second.names
 
@@ -179,7 +179,7 @@ def _line(observation: Observation) -> str:
 
 
 def _advice(explanation: Explanation, framework: str) -> list[str]:
-    """Return the story and the right line of each knob that is turned, the side's own framework first."""
+    """Return the story and the right line of each kind of mutation, the program's own framework first."""
     made: list[str] = []
     for name in dict.fromkeys(part for part in explanation.kinds[0].split(" + ") if part in KINDS):
         kind = KINDS[name]
@@ -198,7 +198,7 @@ def _cause_dict(explanation: Explanation, observations: tuple[Observation, ...])
     kinds = [KINDS[name] for name in dict.fromkeys(explanation.kinds[0].split(" + ")) if name in KINDS]
     return {
         "names": list(explanation.names),
-        "knobs": list(dict.fromkeys(explanation.kinds)),
+        "kinds": list(dict.fromkeys(explanation.kinds)),
         "z before and after": evidence,
         "fix": {kind.name: {"torch": kind.fix_torch, "jax": kind.fix_jax} for kind in kinds},
     }

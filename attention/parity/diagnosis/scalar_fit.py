@@ -19,7 +19,7 @@ from attention.parity.mutations.operators import compose
 STEPS, SLOPE, LARGEST = 12, 1e-4, 3.0
 """Iterations; the step of the slope, and the largest step, both of the logarithm."""
 QUESTIONS = 2
-"""How many answers a number is fitted to; the others then judge it."""
+"""How many observations a number is fitted to; the others then test it."""
 STALLED = 0.9
 """A step that leaves more of the residual than this is not converging; two of them end the search."""
 
@@ -27,12 +27,12 @@ Residual = Callable[[float], "np.ndarray | None"]
 
 
 def fit(scalar: FittedScalar, base: Mutation | None, observations: Sequence[Observation]) -> Mutation | None:
-    """Return the hypothesis of the dial's best value, beside another mistake if given, or None if no value comes near.
+    """Return the mutation with the best value of a number, or None if no value comes near.
 
     Args:
         scalar: the number.
-        base: a mistake that is also made, or None.
-        observations: those that the program answered wrongly.
+        base: a mutation that is applied as well, or None.
+        observations: those with wrong outputs.
     """
     best: tuple[float, float] | None = None
     residual = _residual(scalar, base, observations[:QUESTIONS])

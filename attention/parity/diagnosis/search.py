@@ -23,22 +23,22 @@ from attention.parity.mutations.operators import compose
 from attention.parity.numerics.comparison import Verdict
 
 DIGITS = 8
-"""Digits to which the float64 answers of one mathematics agree."""
+"""Digits to which float64 outputs of the same mathematics agree."""
 MOST_JUDGED = 24
-"""How many hypotheses that came near get a verdict."""
+"""How many near hypotheses get a verdict."""
 RANKED = 30
-"""How many hypotheses, those that come nearest, are tried beside a fitted number."""
+"""How many of the nearest hypotheses are tried together with a fitted number."""
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What explains a program's answers.
+    """Mutations that explain a program's outputs.
 
     Attributes:
-        names: the mistakes that are mathematically the same here, each a name or two.
-        knobs: what is turned wrongly, of each.
-        mistake: the first of them.
-        evidence: verdicts against its budget, for each question.
+        names: the mutations that are mathematically the same here, each one name or two.
+        kinds: of each.
+        mutation: the first of them.
+        evidence: verdicts against its budget, for each observation.
     """
 
     names: tuple[str, ...]
@@ -48,19 +48,19 @@ class Explanation:
 
     @property
     def z(self) -> float:
-        """The worst RMS z of all questions."""
+        """The worst RMS z of all observations."""
         return worst(verdict for verdicts in self.evidence for verdict in verdicts)
 
 
 @dataclass(eq=False)
 class Group:
-    """Hypotheses that answer every question alike.
+    """Hypotheses with equal outputs on every probe.
 
     Attributes:
         members: the hypotheses.
-        made: their answers, one for each question.
+        made: their outputs, for each observation.
         distances: of the program from them, likewise.
-        visible: whether they differ from the right answer, likewise.
+        visible: whether they differ from the right outputs, likewise.
     """
 
     members: list[Mutation]
@@ -75,10 +75,10 @@ class Group:
 
 
 class Search:
-    """The search for one program's mistakes.
+    """The search for the mutations of one program.
 
     Args:
-        asked: the questions and answers, those answered rightly included.
+        observations: all of them, right outputs included.
         patience: seconds for the search among pairs.
     """
 
@@ -88,16 +88,16 @@ class Search:
         self.patience, self.exhausted = patience, True
 
     def singles(self, mutations: Sequence[Mutation]) -> list[Explanation]:
-        """Return what explains the answers alone."""
+        """Return the single mutations that explain the outputs."""
         near = [mutation for mutation in mutations if self._near(mutation)]
         return self.judged(_sorted([group for group in self.grouped(near) if group.distances.max() <= NEAR]))
 
     def _near(self, mutation: Mutation) -> bool:
-        """Return whether a hypothesis is near every answer, those first that refute most."""
+        """Return whether a hypothesis is near every observation."""
         return all(observation.distance(observation.made(mutation.operator)) <= NEAR for observation in self.observations)
 
     def grouped(self, mutations: Sequence[Mutation]) -> list[Group]:
-        """Return the hypotheses that differ from the right program, those together that answer alike."""
+        """Return the hypotheses that differ from the right program, grouped by equal outputs."""
         rng = np.random.default_rng(0)
         rays = [
             rng.normal(size=observation.given.size) / np.linalg.norm(observation.wanted) for observation in self.observations
@@ -116,7 +116,7 @@ class Search:
         return [group for group in found.values() if group.visible.any()]
 
     def judged(self, near: Sequence[Group]) -> list[Explanation]:
-        """Return the groups that explain every answer strictly, those that rounding cannot tell apart as one."""
+        """Return the groups that explain every observation strictly; those equal within rounding are one explanation."""
         kept: list[tuple[Group, Explanation]] = []
         for group in near[:MOST_JUDGED]:
             evidence = explains(group.mutation, self.observations)
@@ -139,7 +139,7 @@ class Search:
         return all(observation.apart(a, b) <= SAME for observation, a, b in made)
 
     def fits(self, scalars: Sequence[FittedScalar], beside: Sequence[Group] = ()) -> list[Explanation]:
-        """Return numbers that explain the answers, alone or beside one of the nearest hypotheses."""
+        """Return numbers that explain the outputs, alone or with one of the nearest hypotheses."""
         found: list[Group] = []
         end = time.monotonic() + self.patience
         for group in (None, *beside):
@@ -156,7 +156,7 @@ class Search:
         return self.judged(_sorted(found))
 
     def _measured(self, mutation: Mutation, first: Sequence[int] = ()) -> list[Group]:
-        """Return a hypothesis as a group, if it is near on every question, those called `first` being asked first."""
+        """Return a hypothesis as a group if it is near every observation; those numbered `first` are tested first."""
         made: dict[int, np.ndarray | None] = {}
         distances = np.zeros(len(self.observations))
         for i in (*first, *(i for i in range(len(self.observations)) if i not in first)):
@@ -167,7 +167,7 @@ class Search:
         return [Group([mutation], [made[i] for i in range(len(made))], distances, np.ones(len(made), bool))]
 
     def pairs(self, groups: Sequence[Group]) -> list[Explanation]:
-        """Return pairs of hypotheses that explain the answers."""
+        """Return pairs of hypotheses that explain the outputs."""
         end = time.monotonic() + self.patience
         found: list[Group] = []
         for first, second in self._candidates(groups):
@@ -176,7 +176,7 @@ class Search:
                 break
             for order in ((first, second), (second, first)):
                 mutation = _both(*order)
-                # Where both show, neither alone says what the two make of it.
+                # Where both show, the outputs of the two must be computed.
                 near = self._measured(mutation, [int(i) for i in np.flatnonzero(first.visible & second.visible)])
                 if near:
                     found += near
@@ -186,7 +186,7 @@ class Search:
         return self.judged(_sorted(self._merged(found)))
 
     def _candidates(self, groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
-        """Return the pairs that no question refutes at a glance, the likeliest first."""
+        """Return the pairs that no observation refutes by the single outputs, the likeliest first."""
         agrees = np.asarray([observation.agrees for observation in self.observations])
         kept: list[tuple[float, int, int]] = []
         explained = [group.distances <= NEAR for group in groups]
@@ -202,7 +202,7 @@ class Search:
             yield groups[i], groups[j]
 
     def _merged(self, found: list[Group]) -> list[Group]:
-        """Return the groups with those of equal answers as one."""
+        """Return the groups, with those of equal outputs merged."""
         merged: list[Group] = []
         for group in _sorted(found):
             same = next((other for other in merged if self._alike(group, other)), None)
@@ -235,5 +235,5 @@ def _both(first: Group, second: Group) -> Mutation:
 
 
 def _interfere(first: Group, second: Group) -> bool:
-    """Return whether the order of two mistakes may matter: both turn the same thing."""
+    """Return whether the order of two mutations may matter: both change the same thing."""
     return first.mutation.kind == second.mutation.kind or "head" in f"{first.mutation.kind} {second.mutation.kind}"

@@ -23,19 +23,19 @@ from attention.spec.layers.contract import Contract
 from attention.spec.params import Weights
 
 SMALL, MEAN = 0.01, 20.0
-"""Inputs that an eps can be seen beside; a mean that a variance must not drown in."""
+"""The scale of inputs that an eps still changes; the mean of inputs whose variance an unstable formula loses."""
 SMALL_BIASES = "small inputs and biases"
-"""The question that needs weights of its own."""
+"""The name of the probe with weights of its own."""
 FARTHEST = 512
-"""The longest call that is made to see beyond a window."""
+"""The longest call that is made to exceed a window."""
 
 
 def diagnostic_probes(contract: Contract, weights: Weights | None = None, seed: int = 0) -> list[Probe]:
-    """Return the calls to ask, the plainest first.
+    """Return the probes of a diagnosis, the plainest first.
 
     Args:
         contract: the layer.
-        weights: those of the program, if it cannot be given others.
+        weights: those of the program, if it takes no others.
         seed: of all numbers.
     """
     observations = _drawn(contract, seed)
@@ -51,7 +51,7 @@ def _drawn(contract: Contract, seed: int) -> tuple[Probe, ...]:
 
 
 def held_out_probes(contract: Contract, weights: Weights | None = None) -> list[Probe]:
-    """Return calls with other numbers, on which a diagnosis has to hold before it is told."""
+    """Return probes with other numbers, on which a diagnosis must also hold."""
     return diagnostic_probes(contract, weights, seed=1)
 
 
@@ -60,7 +60,7 @@ def _further(drawer: Drawer) -> Iterator[Probe]:
         small = drawer.draw("small inputs", scale=SMALL)
         yield small
         yield replace(small, name=SMALL_BIASES, weights=_quiet(small))
-        # The probes show a bias together with intermediates, which a program of a user's does not return.
+        # The contract's probe with a bias also wants intermediates, which a user's program does not return.
         if drawer.takes("bias"):
             yield drawer.draw("bias", biased=True)
         shifted = drawer.draw("large mean")
@@ -76,7 +76,7 @@ def _reach(part: object) -> int:
 
 
 def _quiet(probe: Probe) -> Weights:
-    """Return the weights with small biases, but those of norms, so that what a norm is given is as small as the inputs."""
+    """Return the weights with small biases, except of norms: the inputs of norms are then as small as those of the layer."""
     params = probe.contract.params
     small = {n for n in params if n.endswith("proj.bias") or n.split(".")[-2:] in (["up", "bias"], ["down", "bias"])}
     return {n: x * x.dtype.type(SMALL) if n in small else x for n, x in probe.weights.items()}

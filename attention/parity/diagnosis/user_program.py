@@ -4,7 +4,7 @@ A function receives the arguments in its signature: the arrays in the contract's
 is called `weights` or `params`, and those of `mask` (bool, True = may attend), positions and `bias` that it names.
 """
 
-# A stranger's program has no types.
+# A user's program has no types.
 # pyright: standard
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from attention.spec.masks.algebra import evaluate
 from attention.spec.params import Weights
 
 WEIGHTS = ("weights", "params")
-"""What a function calls its first parameter if it wants the canonical weights."""
+"""Names of a function's first parameter that receives the canonical weights."""
 MASKS = ("mask", "memory_mask")
 
 
@@ -38,8 +38,8 @@ class UserProgram(ProbedProgram):
 
     Args:
         program: the program.
-        contract: what it is said to be.
-        signature: the names of its parameters, without those that it fills itself.
+        contract: what it should compute.
+        signature: its parameters, without those that the program fills itself.
         canonical: whether its first argument is the canonical weights.
         params: `(program.params) -> canonical weights`, or None where it has none or takes canonical ones.
     """
@@ -75,7 +75,7 @@ class UserProgram(ProbedProgram):
         if any(p.kind is p.VAR_POSITIONAL for p in self.signature):
             return len(self.contract.inputs)
         positional = [p for p in self.signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        # What has a default of its own, such as deterministic=True, is an option and no array.
+        # A parameter with a default, such as deterministic=True, is an option and no array.
         places = [p for p in positional if p.default is p.empty or p.default is None]
         return min(sum(p.name not in (*CALL, "bias") for p in places), len(self.contract.inputs))
 
@@ -138,16 +138,16 @@ def _inputs(probe: Probe) -> dict[str, np.ndarray]:
 
 
 def probed_program(side: Any, framework: str, contract: Contract, params: Any = None) -> ProbedProgram:
-    """Return what a user means by a side.
+    """Return a program that can be diagnosed.
 
     Args:
         side: "torch" or "jax", a `Backend`, a module of ours, or whatever `parity.program` takes.
         framework: "torch" or "jax": what a plain function is written in.
-        contract: what the side is said to be.
+        contract: what the program should compute.
         params: `(its parameters by name) -> canonical weights`, or a `ParamMap` whose first side is canonical.
 
     Raises:
-        OptionError: a program has parameters, and nothing says which of the contract's they are.
+        OptionError: a program has parameters, and `params` does not map them to canonical weights.
     """
     if isinstance(side, str):
         _ = backends.find(side)
@@ -170,8 +170,8 @@ def _program(side: Any, framework: str, contract: Contract, params: Any) -> User
         return UserProgram(made, contract, signature, canonical)
     if params is None:
         raise OptionError(
-            f"params None must say which canonical weights {made.name} has: a function of its {len(made.params)} parameters"
-            " by name, or a ParamMap from canonical names to its own"
+            f"{framework}_params None must say which canonical weights {made.name} has:"
+            f" a function of its {len(made.params)} parameters by name, or a ParamMap from canonical names to its own"
         )
     back: Any = params if callable(params) else params.backward
     return UserProgram(made, contract, signature, params=lambda own: _checked(back(dict(own)), contract))
@@ -182,7 +182,7 @@ def _signature(function: Any) -> tuple[inspect.Parameter, ...]:
     try:
         return tuple(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):
-        # What has no signature is given the arrays alone.
+        # A function without a signature receives the arrays alone.
         return (inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL),)
 
 

@@ -8,7 +8,7 @@ The format is described in docs/cases_format.md. Reading it needs nothing of thi
 
 from attention.parity.exported_cases.checker import check
 from attention.parity.exported_cases.file_format import FORMAT, VERSION, Entry, Index, read_index
-from attention.parity.exported_cases.implementation_io import Given, Question, question
+from attention.parity.exported_cases.implementation_io import CaseCall, ExportedCase, exported_case
 from attention.parity.exported_cases.writer import export
 
-__all__ = ["FORMAT", "VERSION", "Entry", "Given", "Index", "Question", "check", "export", "question", "read_index"]
+__all__ = ["FORMAT", "VERSION", "CaseCall", "Entry", "ExportedCase", "Index", "check", "export", "exported_case", "read_index"]

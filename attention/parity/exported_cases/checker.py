@@ -5,7 +5,7 @@
 Only NumPy runs here: the oracle's values and the budgets are in the files.
 """
 
-# What a user's function returns is anything.
+# A user's function may return anything.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from attention.parity.exported_cases.file_format import read_index
-from attention.parity.exported_cases.implementation_io import Arrays, Given, Question, question
+from attention.parity.exported_cases.implementation_io import Arrays, CaseCall, ExportedCase, exported_case
 from attention.parity.numerics.comparison import judge
 from attention.parity.results.report import Report, Row
 
-Function = Callable[[Given], Mapping[str, Any]]
+Function = Callable[[CaseCall], Mapping[str, Any]]
 
 
 def check(
@@ -39,25 +39,25 @@ def check(
     """Return the report of one implementation on an export.
 
     Args:
-        folder: what `export` wrote.
-        function: `function(given)` returns its results by name, those of `given.results`: every output, and the gradients
-            that it has. It raises NotImplementedError for what it does not do; whatever else it raises is its failure.
+        folder: that `export` wrote.
+        function: `function(call)` returns its results by name, those of `call.results`: every output, and the gradients
+            that it has. It raises NotImplementedError for a call it does not support; any other error is a failure.
         name: what the report calls it; its own name if "".
         contracts: names of cases in the export; none means all.
         dtypes: the same.
-        progress: told of each call before it is made.
+        progress: called with each call before it runs.
 
     Raises:
         FileError: the export is missing, damaged, or of another version.
         UnknownName: the export has no such contract or dtype.
     """
     root = Path(folder)
-    side = name or getattr(function, "__name__", type(function).__name__)
+    implementation = name or getattr(function, "__name__", type(function).__name__)
     rows: list[Row] = []
     missing: dict[tuple[str, ...], list[str]] = {}
     for entry in read_index(root).chosen(tuple(contracts), tuple(dtypes)):
         _ = progress(str(entry))
-        row, absent = answer(question(root, entry), function, side)
+        row, absent = check_call(exported_case(root, entry), function, implementation)
         rows.append(row)
         if absent:
             missing.setdefault(absent, []).append(entry.case)
@@ -65,42 +65,42 @@ def check(
     return Report(tuple(rows), tuple(_not_compared(missing)), advice)
 
 
-def answer(asked: Question, function: Function, side: str) -> tuple[Row, tuple[str, ...]]:
-    """Return what became of one call, and the gradients that were not given.
+def check_call(case: ExportedCase, function: Function, implementation: str) -> tuple[Row, tuple[str, ...]]:
+    """Return the row of one call, and the names of the gradients that were not returned.
 
     Args:
-        asked: the call.
+        case: the call with its expected results.
         function: the implementation.
-        side: what the report calls it.
+        implementation: what the report calls it.
     """
-    given = asked.given
-    row = Row(given.case, given.probe, side, "", given.dtype)
+    call = case.call
+    row = Row(call.case, call.probe, implementation, "", call.dtype)
     try:
-        results = function(given)
+        results = function(call)
     except NotImplementedError as refusal:
-        return replace(row, refusal=f"{side} refuses: {refusal or 'not implemented'}"), ()
+        return replace(row, refusal=f"{implementation} refuses: {refusal or 'not implemented'}"), ()
     # A user's function may raise anything, and the calls after this one are still to be made.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         return replace(row, failure=f"raised {type(error).__name__}{_where(error)}: {error}"), ()
-    made, faults = _readable(results, asked)
+    made, faults = _readable(results, case)
     if faults:
         return replace(row, failure="; ".join(faults)), ()
-    found = tuple(judge(n, made[n], asked.oracle[n], asked.sigma[n]) for n in given.results if n in made)
-    return replace(row, verdicts=found), tuple(n for n in given.results if n not in made)
+    found = tuple(judge(n, made[n], case.oracle[n], case.sigma[n]) for n in call.results if n in made)
+    return replace(row, verdicts=found), tuple(n for n in call.results if n not in made)
 
 
-def _readable(results: Any, asked: Question) -> tuple[Arrays, list[str]]:
-    """Return the arrays that a function returned, by name, and why they cannot be judged, if so."""
-    given = asked.given
+def _readable(results: Any, case: ExportedCase) -> tuple[Arrays, list[str]]:
+    """Return the arrays that a function returned, by name, and the reasons why some cannot be compared."""
+    call = case.call
     if not isinstance(results, Mapping):
-        wanted = f"a dict of arrays by name: {', '.join(given.outputs)}, ..."
+        wanted = f"a dict of arrays by name: {', '.join(call.outputs)}, ..."
         return {}, [f"returned {type(results).__name__} but must return {wanted}"]
     made: Arrays = {}
     returned = {str(name): value for name, value in results.items() if value is not None}
-    faults = [f"{name!r} is absent but must be given: it is no gradient" for name in given.outputs if name not in returned]
+    faults = [f"{name!r} is absent but must be given: it is no gradient" for name in call.outputs if name not in returned]
     for name, value in returned.items():
-        if name not in given.results:
-            faults.append(f"{name!r} must be one of {', '.join(given.results)}")
+        if name not in call.results:
+            faults.append(f"{name!r} must be one of {', '.join(call.results)}")
             continue
         try:
             made[name] = np.asarray(value).astype(np.float64, casting="same_kind")
@@ -108,8 +108,8 @@ def _readable(results: Any, asked: Question) -> tuple[Arrays, list[str]]:
         except Exception as error:  # noqa: BLE001
             faults.append(f"{name!r} {type(value).__name__} must be an array of floats: {error}")
             continue
-        if made[name].shape != asked.oracle[name].shape:
-            faults.append(f"{name!r} {made[name].shape} must be {asked.oracle[name].shape} as the oracle's is")
+        if made[name].shape != case.oracle[name].shape:
+            faults.append(f"{name!r} {made[name].shape} must be {case.oracle[name].shape} as the oracle's is")
     return made, faults
 
 

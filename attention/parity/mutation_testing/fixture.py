@@ -6,7 +6,7 @@ The mutation is applied to the reference and not to the user's program: a test t
 reference cannot tell a wrong program from the right reference either.
 """
 
-# The frameworks leave many of their types unknown, and which call a plant can turn only the plant knows.
+# The frameworks leave many of their types unknown.
 # pyright: standard
 
 from __future__ import annotations
@@ -34,20 +34,19 @@ from attention.spec.layers.contract import Contract
 from attention.spec.params import Weights
 
 UNFIT = (AttributeError, KeyError, TypeError, ValueError, IndexError)
-"""What a plant raises on a call that lacks what it would turn."""
+"""Errors of an operator on a call to which it does not apply."""
 NOISE = 1e-9
 """Relative change of float64 outputs below which two programs are the same mathematics."""
 COLLECTED = frozenset({"check_probe", "full_comparison", "compare", "diagnose", "judge", "locate"})
 
 
 class ParityFixture:
-    """`attention.parity` as a test sees it: all of its names; under a mutant, a reference that is wrong in one way.
+    """The names of `attention.parity`, whose reference functions return wrong results under a mutation.
 
-    Wrong are `layer`, `expect` and `check`, which stand for the right answer. Reports and verdicts are kept, so that a test
-    that fails can show them.
+    These are `layer`, `expect` and `check`. Reports and verdicts are kept, so that a failing test can show them.
 
     Args:
-        mutant: what is planted, or None.
+        mutation: the one to apply, or None.
     """
 
     def __init__(self, mutation: Mutation | None = None) -> None:
@@ -82,15 +81,15 @@ class ParityFixture:
         if not isinstance(contract, Contract):
             raise OptionError(f"contract {shown(contract)} must be a layer's contract")
         if backend not in ("numpy", *backends.BACKENDS):
-            raise UnknownName(f"backend {shown(backend)} must be one of numpy, {', '.join(backends.BACKENDS)}")
+            raise UnknownName.among("backend", backend, ("numpy", *backends.BACKENDS))
         _ = backends.find(backend)
         return Layer(contract, Drawer(contract, "float32").weights() if weights is None else weights, backend, self.operator)
 
     def expect(self, probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
-        """Return what a correct program makes of a probe, and how far it may stray; see `parity.expect`."""
+        """Return the outputs of a correct program on a probe, and their error budget; see `parity.expect`."""
         wrong = self.operator(probe)
         made = expect(wrong, rounds, runs)
-        # A program that forgot a parameter has no gradient for it.
+        # A program without a parameter has no gradient for it.
         lost = {f"d {n}": np.zeros(x.shape) for n, x in {**probe.arrays, **probe.weights}.items() if f"d {n}" not in made.value}
         return Budget({**made.value, **lost}, {**made.sigma, **lost})
 
@@ -112,7 +111,7 @@ class ParityFixture:
         return self.found[-1]
 
     def operator(self, right: Probe) -> Probe:
-        """Return the call with the mistake in it, or as it is where the mistake cannot be made."""
+        """Return the call with the mutation applied, or unchanged where it does not apply."""
         self.contracts[right.contract] = None
         wrong = mutated(self.mutation, right)
         self.moved = max(self.moved, moved(right, wrong))
@@ -120,31 +119,31 @@ class ParityFixture:
 
     @property
     def outcome(self) -> str:
-        """What a mutant's survival means.
+        """Why a mutation survived.
 
-        "unasked": the test asked for no reference. "tolerated": outputs moved, and the test let them. "hidden": the test's
-        data do not show it, though other data would. "equal": nothing that this contract is asked would show it.
+        "unused": the test used no reference. "tolerated": outputs changed, and the test passed. "hidden": the test's data do
+        not reveal it, though other data would. "equal": no call of the contract reveals it.
         """
         if not self.contracts:
-            return "unasked"
+            return "unused"
         return "tolerated" if self.moved > NOISE else "hidden" if self.feature else "equal"
 
     @property
     def feature(self) -> str:
-        """What a test's data need so that the mistake shows, or "" if none of our probes shows it."""
+        """What a test's data need to reveal the mutation, or "" if none of our probes does."""
         if self.mutation is None or not any(revealing(self.mutation, contract) for contract in self.contracts):
             return ""
         return self.mutation.revealed_by
 
     def verdicts(self) -> list[Verdict]:
-        """Return every verdict that the test was given."""
+        """Return every verdict that the test received."""
         judged = [x for x in self.found if isinstance(x, Verdict)]
         rows = [row for x in self.found for row in getattr(x, "rows", x if isinstance(x, list) else ())]
         return judged + [verdict for row in rows for verdict in row.verdicts]
 
 
 def select(words: Sequence[str]) -> list[Mutation]:
-    """Return the mutants whose name, case or knob contains one of the words; all without words.
+    """Return the mutations whose name, case or kind contains one of the words; all without words.
 
     Raises:
         UnknownName: none does.
@@ -160,7 +159,7 @@ def select(words: Sequence[str]) -> list[Mutation]:
 
 
 def mutated(mutation: Mutation | None, right: Probe) -> Probe:
-    """Return the wrong call, or the right one where the mistake cannot be made in it."""
+    """Return the wrong call, or the right one where the mutation does not apply."""
     if mutation is None or not _fits(mutation, right.contract):
         return right
     try:
@@ -189,7 +188,7 @@ def moved(right: Probe, wrong: Probe) -> float:
 
 @cache
 def revealing(mutation: Mutation, contract: Contract) -> str:
-    """Return the name of the plainest of our probes of a contract that shows the mistake, or "" if none does."""
+    """Return the name of the first of our probes of a contract that reveals the mutation, or "" if none does."""
     return next((right.name for right in _probes(contract) if moved(right, mutated(mutation, right)) > NOISE), "")
 
 
@@ -203,19 +202,19 @@ def _outputs(probe: Probe) -> dict[str, np.ndarray]:
 
 @cache
 def _fits(mutation: Mutation, contract: Contract) -> bool:
-    """Return whether a mistake keeps its name here: what it turns is of the same kind as in the contract it was made for."""
+    """Return whether a mutation applies to a contract: the fields it changes have the same types as in its case."""
     case = cases.find(mutation.case).contract
     alike = (type(getattr(case, name, None)) is type(getattr(contract, name, None)) for name in _changed(mutation, case))
     return type(case) is type(contract) and all(alike)
 
 
 def _changed(mutation: Mutation, case: Contract) -> set[str]:
-    """Return the fields of a contract that a mutant turns; positions of the call count as the contract's."""
+    """Return the fields of a contract that a mutation changes; positions of the call count as the contract's."""
     for right in _probes(case):
         wrong = mutation.operator(right)
         if moved(right, wrong) > NOISE:
             kinds = {f.name for f in fields(case) if getattr(right.contract, f.name) != getattr(wrong.contract, f.name, None)}  # type: ignore[arg-type]
             placed = any(getattr(right, name) is not getattr(wrong, name) for name in CALL if "positions" in name)
-            # Masks are algebra: which part of one is turned, its type does not tell.
+            # The type of a mask does not say which part of its expression is changed.
             return (kinds | ({"positions"} if placed else set())) - {"mask"}
     return set()

@@ -29,9 +29,9 @@ class Layer:
 
     Attributes:
         contract: the layer.
-        weights: canonical, what the layer says it has; a plant may see to it that it computes with others.
+        weights: canonical; a mutation may make the layer compute with others.
         backend: "numpy", "torch" or "jax".
-        plant: makes a wrong call of a right one, or returns it as it is.
+        operator: returns the wrong call for a right one, or the call unchanged.
     """
 
     contract: Contract
@@ -54,7 +54,7 @@ class Layer:
         numbers = {name: _as_numpy(name, x) for name, x in arrays.items()}
         kind = next(iter(self.weights.values()), next(iter(numbers.values()))).dtype
         if self.backend == "numpy":
-            # A plant may know the dtype of the weights alone; the formula is given the caller's own digits all the same.
+            # Operators compute in the dtype of the weights; the formula receives the caller's own digits.
             arrays, numbers = numbers, {name: x.astype(kind) for name, x in numbers.items()}
         right = Probe("the test's own", self.contract, str(kind), self.weights, numbers, {}, **call)
         wrong = self.operator(right)
@@ -89,7 +89,7 @@ def _unpacked(contract: Contract, results: Mapping[str, Any]) -> Any:
 
 
 def _as_numpy(name: str, x: Any) -> np.ndarray:
-    """Return any framework's array as NumPy's; one that is being traced has no numbers, and random ones stand for it."""
+    """Return any framework's array as NumPy's; one that is being traced has no numbers, and random ones replace it."""
     if hasattr(x, "detach"):
         return importlib.import_module("attention.torch_impl.params").to_numpy(x)
     if _is_traced(x):
@@ -109,8 +109,8 @@ def _is_traced(x: Any) -> bool:
 def _changed(arrays: Mapping[str, Any], right: Probe, wrong: Probe, backend: str) -> dict[str, Any]:
     """Return the inputs of the wrong call as the backend's arrays.
 
-    What the plant left alone is the caller's array itself; what it changed is the caller's plus a constant, so that gradients
-    flow as they would through the caller's.
+    An unchanged input is the caller's array itself; a changed one is the caller's plus a constant, so that gradients flow as
+    they would through the caller's.
     """
     to = {"numpy": np.asarray, "torch": _tensor, "jax": _jax_array}[backend]
     own = {id(x): arrays[name] for name, x in right.arrays.items()}

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 KILLED = ("killed", "crashed")
-ORDER = ("killed", "crashed", "tolerated", "hidden", "equal", "unasked")
-"""Of the fates of a mutant in several runs of one test, as for each probe, the first of these is the test's."""
+ORDER = ("killed", "crashed", "tolerated", "hidden", "equal", "unused")
+"""A test may run several times under a mutation, such as once a probe: the first of these outcomes is the test's."""
 
-Said = tuple[Mapping[str, str], str]
-"""What one run said of itself, and how it ended."""
+Run = tuple[Mapping[str, str], str]
+"""The properties of one run, and whether it passed."""
 
 
-def lines(runs: Sequence[Said]) -> Iterator[str]:
+def lines(runs: Sequence[Run]) -> Iterator[str]:
     """Yield the lines of the summary.
 
     Args:
@@ -24,19 +24,21 @@ def lines(runs: Sequence[Said]) -> Iterator[str]:
             "parity.moved", without the latter four for a run without a mutation; and whether the run passed.
     """
     every: dict[str, dict[str, Mapping[str, str]]] = {}
-    for said, outcome in runs:
-        if "parity.test" not in said:
+    for properties, outcome in runs:
+        if "parity.test" not in properties:
             continue
-        found = every.setdefault(said["parity.test"], {})
-        if "parity.outcome" in said:
-            name = said["parity.mutation"]
+        found = every.setdefault(properties["parity.test"], {})
+        if "parity.outcome" in properties:
+            name = properties["parity.mutation"]
             found[name] = min(
-                found.get(name, said), said, key=lambda x: (ORDER.index(x["parity.outcome"]), -float(x["parity.moved"]))
+                found.get(name, properties),
+                properties,
+                key=lambda x: (ORDER.index(x["parity.outcome"]), -float(x["parity.moved"])),
             )
         elif outcome == "failed":
             found["without a mutation"] = {}
     if not every:
-        yield "no test takes the fixture 'parity', so that there is nothing to plant a mistake in"
+        yield "no test takes the fixture 'parity', so that no mutation can be applied"
     for test, found in every.items():
         yield from _test(test, found)
     yield from _together([found for found in every.values() if found and "without a mutation" not in found])
@@ -47,10 +49,10 @@ def _test(test: str, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     if "without a mutation" in found:
         yield f"{test} fails without a mutation: let it pass first, or it kills all of them for nothing"
         return
-    outcomes = {name: said["parity.outcome"] for name, said in found.items()}
+    outcomes = {name: properties["parity.outcome"] for name, properties in found.items()}
     counted = [name for name, outcome in outcomes.items() if outcome in ORDER[:4]]
     if not counted:
-        yield f"{test} asked 'parity' for no layer, expect or check, so that there is nothing to plant a mistake in"
+        yield f"{test} uses no layer, expect or check of 'parity', so that no mutation can be applied"
         return
     killed = [name for name in counted if outcomes[name] in KILLED]
     advice = [*_features(found[name] for name in counted if outcomes[name] == "hidden")]
@@ -70,9 +72,9 @@ def _test(test: str, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
         yield f"    {equal} more do not apply: no call of this contract would show them"
 
 
-def _features(said: Iterable[Mapping[str, str]]) -> Iterator[str]:
+def _features(properties: Iterable[Mapping[str, str]]) -> Iterator[str]:
     """Yield what a test lacks and how many mistakes it hides, the most first."""
-    for feature, count in Counter(x["parity.feature"] for x in said).most_common():
+    for feature, count in Counter(x["parity.feature"] for x in properties).most_common():
         yield f"{feature} ({count})"
 
 
@@ -82,8 +84,8 @@ def _together(tests: Sequence[Mapping[str, Mapping[str, str]]]) -> Iterator[str]
         return
     outcomes: dict[str, set[str]] = {}
     for found in tests:
-        for name, said in found.items():
-            outcomes.setdefault(name, set()).add(said["parity.outcome"])
+        for name, properties in found.items():
+            outcomes.setdefault(name, set()).add(properties["parity.outcome"])
     counted = [found for found in outcomes.values() if found & set(ORDER[:4])]
     if counted:
         yield f"together: {sum(bool(found & set(KILLED)) for found in counted)} of {len(counted)}"

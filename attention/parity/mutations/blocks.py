@@ -3,7 +3,7 @@
 x = x + branch(norm(x))    or    x = norm(x + branch(x))        hidden = f(x W_gate) * (x W_up)
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations

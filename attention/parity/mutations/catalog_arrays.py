@@ -100,7 +100,7 @@ PROJECTIONS = (
     MutationKind(
         "bias dropped",
         "a bias is not loaded, which zero initialisation hides",
-        "measured: 4 mutants unseen",
+        "measured: 4 mutations missed",
         "nn.Linear(..., bias=True); load_state_dict(strict=True)",
         "nnx.Linear(..., use_bias=True); every key of the checkpoint is used",
         projections.biases,

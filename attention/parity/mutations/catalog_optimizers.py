@@ -20,12 +20,12 @@ StepOperator = Callable[[Any], "Step | None"]
 
 
 def option(*kinds: type[Step], **options: object) -> StepOperator:
-    """Return the turn of steps of these kinds to other options."""
+    """Return the operator that sets other options of steps of these kinds."""
     return lambda step: replace(step, **options) if isinstance(step, kinds) else None
 
 
 def of(kind: type[Step] | tuple[type[Step], ...], operator: Callable[[Any], Step]) -> StepOperator:
-    """Return the turn for one kind of step."""
+    """Return the operator for one kind of step."""
     return lambda step: operator(step) if isinstance(step, kind) else None
 
 

@@ -3,7 +3,7 @@
 weights * keep / (1 - rate)        other bits, keep for drop, one mask for all, not rescaled
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations

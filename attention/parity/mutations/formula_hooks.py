@@ -29,18 +29,18 @@ from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.params import inner
 
 LATE = {"scores", "logsumexp", "weights", "context", "gate_proj", "gated", "normed", "out_proj"}
-"""Intermediates that follow the announcement of their attention; the others precede it."""
+"""Intermediates computed after `Mark.attending` of their attention; the others precede it."""
 
 
 @dataclass(eq=False)
 class HookContext:
-    """Where an intermediate is computed: one attention of a call.
+    """One attention of a call, in which a hook computes another intermediate.
 
     Attributes:
         xp: the array namespace.
         setting: of the part.
         weights: of the part, by its own names.
-        seen: the values of each intermediate so far, as a right program has them.
+        seen: the right values of each intermediate so far.
     """
 
     xp: Any
@@ -56,11 +56,11 @@ IntermediateHook = Callable[[HookContext, str, Array], Array]
 
 @dataclass(frozen=True, eq=False)
 class HookedProbe(Probe):
-    """A probe whose mistakes are partly inside the formula.
+    """A probe with hooks inside the formula.
 
     Attributes:
-        resettled: setting turns and where they are made.
-        remarked: intermediate turns and where they are made.
+        call_hooks: hooks of the resolved call, with their locations.
+        intermediate_hooks: hooks of intermediates, with their locations.
     """
 
     call_hooks: tuple[tuple[Location, CallHook], ...] = ()
@@ -68,12 +68,12 @@ class HookedProbe(Probe):
 
 
 def hooked(probe: Probe) -> HookedProbe:
-    """Return the probe as one that can hold turns."""
+    """Return the probe as one that can hold hooks."""
     return probe if isinstance(probe, HookedProbe) else HookedProbe(**{f.name: getattr(probe, f.name) for f in fields(probe)})
 
 
 def hook_call(location: Location, hook: CallHook) -> Operator:
-    """Plant another setting of a part."""
+    """Return the operator that adds a hook of the resolved call of a part."""
 
     def mutate(probe: Probe) -> Probe:
         wrong = hooked(probe)
@@ -83,7 +83,7 @@ def hook_call(location: Location, hook: CallHook) -> Operator:
 
 
 def hook_intermediate(location: Location, hook: IntermediateHook) -> Operator:
-    """Plant another intermediate of a part's formula."""
+    """Return the operator that adds a hook of the intermediates of a part."""
 
     def mutate(probe: Probe) -> Probe:
         wrong = hooked(probe)
@@ -93,12 +93,12 @@ def hook_intermediate(location: Location, hook: IntermediateHook) -> Operator:
 
 
 def on(intermediate: str, hook: Callable[[HookContext, Array], Array]) -> IntermediateHook:
-    """Return a turn of one intermediate."""
+    """Return a hook of one intermediate."""
     return lambda at, name, value: hook(at, value) if name == intermediate else value
 
 
 class HookedObserver(Observer):
-    """The `observe` of a call with intermediate turns, which are made after what `within` does."""
+    """The `observe` of a call that applies hooks of intermediates, after the `observe` called `within`."""
 
     def __init__(
         self,
@@ -136,11 +136,11 @@ def _apply(hook: IntermediateHook, at: HookContext, intermediate: str, value: Ar
     try:
         return hook(at, intermediate, value)
     except KeyError as absent:
-        raise ParamError(f"{absent} must be there for {intermediate} to be turned: another mistake took it away") from absent
+        raise ParamError(f"{absent} must exist for a hook of {intermediate}: another mutation removed it") from absent
 
 
 def resolved_call(probe: Probe) -> ResolvedCall:
-    """Return the setting of a call, turned."""
+    """Return the setting of a call, with the hooks applied."""
     setting = probe.contract.resolve(probe.arrays, **probe.call())
     if isinstance(probe, HookedProbe):
         for location, hook in probe.call_hooks:
@@ -150,10 +150,10 @@ def resolved_call(probe: Probe) -> ResolvedCall:
 
 
 def formula_outputs(probe: Probe) -> dict[str, np.ndarray]:
-    """Return the outputs of a call in float64, mistakes and all.
+    """Return the outputs of a call in float64, with all its mutations.
 
     Raises:
-        AttentionError: the mistake has no meaning in this call.
+        AttentionError: a mutation does not apply to this call.
     """
     weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
     setting = resolved_call(probe)
@@ -166,7 +166,7 @@ def formula_outputs(probe: Probe) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class HookedProgram:
-    """A contract's formula with intermediate turns, as a JAX program; see `LayerProgram`."""
+    """A contract's formula with hooks of intermediates, as a JAX program; see `LayerProgram`."""
 
     contract: Contract
     names: tuple[str, ...]
@@ -182,16 +182,16 @@ class HookedProgram:
 
 
 def own_budget(probe: Probe, runs: int = 8) -> Budget:
-    """Return the float64 outputs of a call and how far a float32 program that makes the same mistakes may stray.
+    """Return the float64 outputs of a call and how far a float32 program with the same mutations may stray.
 
     Args:
-        probe: the call, altered or right.
+        probe: the call, with hooks or without.
         runs: of the Monte Carlo arithmetic.
     """
     contract, names = probe.contract.unresolved(), probe.contract.outputs
     hooks = probe.intermediate_hooks if isinstance(probe, HookedProbe) else ()
     program = HookedProgram(contract, names, hooks) if hooks else LayerProgram(contract, names)
-    # As in `contracts.check.expect`: calls of one shape share one trace, whatever they leave out.
+    # As in `contracts.check.expect`: calls of one shape share one trace, whatever optional inputs they have.
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
     flags = {name: np.bool_(False) for name in ROUNDS}
     return budget(program, (probe.weights, arrays, resolved_call(probe), flags), dtype="float32", runs=runs)

@@ -16,7 +16,7 @@ from attention.parity.mutations.operators import Operator
 
 
 def input_for(name: str, other: str) -> Operator:
-    """Plant another input in the place of one."""
+    """Return the operator that replaces one input by another."""
 
     def mutate(probe: Probe) -> Probe:
         arrays = inputs(probe)
@@ -32,7 +32,7 @@ def inputs_exchanged(probe: Probe) -> Probe:
 
 
 def inputs(probe: Probe) -> dict[str, np.ndarray]:
-    """Return the arrays of a call, those included that it leaves out because they are another's."""
+    """Return the arrays of a call, including inputs that default to another."""
     if "query" not in probe.arrays:
         return dict(probe.arrays)
     key = probe.arrays.get("key", probe.arrays["query"])
@@ -40,7 +40,7 @@ def inputs(probe: Probe) -> dict[str, np.ndarray]:
 
 
 def change_bias(change: Callable[[np.ndarray], np.ndarray]) -> Operator:
-    """Plant another bias of the call."""
+    """Return the operator that changes the bias of the call."""
 
     def mutate(probe: Probe) -> Probe:
         return replace(probe, arrays={name: change(x) if name == "bias" else x for name, x in probe.arrays.items()})
@@ -66,7 +66,7 @@ ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def change_inputs(change: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...]) -> Operator:
-    """Plant other inputs, those included that a call leaves out because they are another's."""
+    """Return the operator that changes inputs, including those that default to another input."""
 
     def mutate(probe: Probe) -> Probe:
         return replace(probe, arrays={name: change(x) if name in names else x for name, x in inputs(probe).items()})
@@ -75,7 +75,7 @@ def change_inputs(change: Callable[[np.ndarray], np.ndarray], names: tuple[str, 
 
 
 def change_weights(change: Callable[[np.ndarray], np.ndarray]) -> Operator:
-    """Plant every parameter otherwise."""
+    """Return the operator that changes every parameter."""
     return lambda probe: replace(probe, weights={name: change(x) for name, x in probe.weights.items()})
 
 

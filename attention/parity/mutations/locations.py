@@ -29,7 +29,7 @@ from attention.spec.masks.algebra import Mask
 ModulePath = tuple[str, ...]
 
 NAMES = {"attention": "self_attn", "self_attention": "self_attn", "cross_attention": "cross_attn", "feed_forward": "ffn"}
-"""A block's parts, by the fields that hold them."""
+"""The module names of a block's parts, by field."""
 LABELS = {"self_attention": "self-attention", "cross_attention": "cross-attention"}
 
 
@@ -40,8 +40,8 @@ class Location:
     Attributes:
         whole: the contract.
         path: the fields that lead to the part, such as "block.attention"; "" for the whole.
-        places: where it stands in the formula, once for each layer of a stack.
-        label: what tells it from its like; "" where there is one of a kind.
+        module_paths: the prefixes of its parameters' names, one for each layer of a stack.
+        label: distinguishes it from similar parts; "" if there is one of its kind.
     """
 
     whole: Contract
@@ -55,31 +55,31 @@ class Location:
         return self.within(self.whole)
 
     def within(self, contract: Contract) -> Any:
-        """Return the part of another contract, which a mistake may already have turned."""
+        """Return the part of another contract, which a mutation may already have changed."""
         part: Any = contract
         for name in filter(None, self.path.split(".")):
             part = getattr(part, name)
         return part
 
     def option(self, **options: object) -> Operator:
-        """Plant other options of the part."""
+        """Return the operator that sets other options of the part."""
         return operators.part(self.path, **options) if self.path else operators.option(**options)
 
     def inner(self, field: str, **options: object) -> Operator:
-        """Plant other options of what one field of the part holds, such as its positions."""
+        """Return the operator that sets other options of one field of the part, such as its positions."""
         return operators.part(f"{self.path}.{field}".lstrip("."), **options)
 
     def weight(self, name: str, change: Callable[[np.ndarray], Any]) -> Operator:
-        """Plant another parameter, at every place."""
+        """Return the operator that changes a parameter, in every layer."""
         return operators.compose(*(operators.weight(full, change) for full in self.names(name)))
 
     def swap(self, first: str, second: str) -> Operator:
-        """Plant two parameters in each other's place, at every place."""
+        """Return the operator that exchanges two parameters, in every layer."""
         pairs = zip(self.names(first), self.names(second), strict=True)
         return operators.compose(*(operators.swap_weights(*pair) for pair in pairs))
 
     def names(self, name: str) -> list[str]:
-        """Return the full names of a parameter of the part."""
+        """Return the full names of a parameter of the part, one for each layer."""
         return [".".join((*module_path, name)) for module_path in self.module_paths]
 
     @property
@@ -88,7 +88,7 @@ class Location:
         return "memory_mask" if self.path.endswith("cross_attention") else "mask"
 
     def mask(self, change: Callable[[Mask | None, Mask | None], tuple[Mask | None, Mask | None]]) -> Operator:
-        """Plant other masks: `change` is given the layer's own and the call's."""
+        """Return the operator that changes masks: `change(layer's own, call's) -> (layer's own, call's)`."""
 
         def mutate(probe: Probe) -> Probe:
             own, given = change(getattr(self.within(probe.contract), "mask", None), getattr(probe, self.mask_name))
@@ -98,7 +98,7 @@ class Location:
         return mutate
 
     def settings(self, setting: ResolvedCall) -> list[ResolvedCall]:
-        """Return the part's own settings, one for each place."""
+        """Return the part's own settings, one for each layer."""
         return [_inside(setting, module_path) for module_path in self.module_paths]
 
     @property

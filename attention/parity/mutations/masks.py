@@ -3,7 +3,7 @@
 allowed[t, s]        inverted, ignored, aligned at the other corner, a key wider or narrower, another row's or head's
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attention.parity.contracts.probes import Probe
 from attention.parity.mutations.formula_hooks import hook_call
 from attention.parity.mutations.locations import Location
 from attention.parity.mutations.mutation import Mutation, Mutations
-from attention.parity.mutations.operators import Operator, swapped
+from attention.parity.mutations.operators import Operator, map_mask
 from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
@@ -32,7 +32,7 @@ def _attends(location: Location) -> bool:
 
 
 def polarity(location: Location) -> Mutations:
-    """Yield masks read as "may not attend"."""
+    """Yield masks whose True means "may not attend"."""
     if not _attends(location):
         return
     yield Mutation("polarity inverted", location.mask(lambda own, given: (None, _not(both(own, given)))))
@@ -42,7 +42,7 @@ def polarity(location: Location) -> Mutations:
 
 
 def ignored(location: Location) -> Mutations:
-    """Yield masks that are not looked at, or not where they should be."""
+    """Yield masks that are ignored, or applied to other rows and heads."""
     if not _attends(location):
         return
     yield Mutation("mask of the call ignored", location.mask(lambda own, _: (own, None)))
@@ -167,11 +167,11 @@ def presence(location: Location) -> Mutations:
 
 
 def _changed(location: Location, change: Callable[[Any], Mask], kind: type[Mask]) -> Operator:
-    return location.mask(lambda own, given: (swapped(own, change, kind), given))
+    return location.mask(lambda own, given: (map_mask(own, change, kind), given))
 
 
 def _other(location: Location, right: Mask | None, wrong: Mask | None) -> Operator:
-    """Plant another mask of the layer, where an earlier mistake has not already changed it."""
+    """Return the operator that replaces the layer's mask, unless an earlier mutation has changed it."""
     return location.mask(lambda own, given: (wrong if own == right else own, given))
 
 

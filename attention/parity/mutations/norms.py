@@ -3,7 +3,7 @@
 y = (x - mean x) / sqrt(var x + eps) * scale + bias        another eps, kind, scale, place
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOGETHER = {(-2, -1): "all heads at once", (-2,): "the heads of each feature", (
 
 
 def _held(location: Location) -> Iterator[tuple[str, Any]]:
-    """Yield the norms that a part itself holds, and the field of each."""
+    """Yield the norms among the fields of a part, with the name of the field."""
     for field in FIELDS:
         norm = getattr(location.contract, field, None)
         if isinstance(norm, (RMSNorm, LayerNorm, L2Norm)):
@@ -72,7 +72,7 @@ def kind(location: Location) -> Mutations:
         }
         label = field.replace("_", " ")
         for name, other in others.items():
-            # A norm that learns nothing cannot be another that has a scale to learn.
+            # A norm without parameters cannot become one that has a scale.
             if type(other) is not type(norm) and not (isinstance(norm, L2Norm) and not isinstance(other, L2Norm)):
                 yield Mutation(f"{label} {name} for {type(norm).__name__}", location.option(**{field: other}))
         if field != "norm":
@@ -87,7 +87,7 @@ def kind(location: Location) -> Mutations:
 
 
 def _over(norm: RMSNorm, axes: tuple[int, ...]) -> IntermediateHook:
-    """Return a turn that takes the mean square of heads `(..., T, H, D)` over these axes."""
+    """Return a hook that takes the mean square of heads `(..., T, H, D)` over these axes."""
 
     def hook(at: HookContext, intermediate: str, value: Array) -> Array:
         if intermediate not in ("q_norm", "k_norm"):
@@ -100,7 +100,7 @@ def _over(norm: RMSNorm, axes: tuple[int, ...]) -> IntermediateHook:
 
 
 def _skipped(name: str, rank: int) -> IntermediateHook:
-    """Return a turn that lets a latent through without its norm."""
+    """Return a hook that omits the norm of a latent."""
     if name == "q_norm":
         return on("q_norm", lambda at, _: at.seen["q_down"][-1])
     return on("kv_norm", lambda at, _: at.seen["kv_down"][-1][..., None, :rank])
@@ -118,19 +118,19 @@ def order(location: Location) -> Mutations:
 
 
 def _kept(letter: str) -> IntermediateHook:
-    """Return a turn that leaves the projection called by a letter without its norm."""
+    """Return a hook that omits the norm of one projection, "q" or "k"."""
     return on(f"{letter}_norm", lambda at, _: at.seen[f"{letter}_proj"][-1])
 
 
 def _late(norm: Any) -> IntermediateHook:
-    """Return a turn that lets the rotation see heads that were not normed, and norms what comes out of it."""
+    """Return a hook that norms heads after the rotation instead of before it."""
 
     def hook(at: HookContext, intermediate: str, value: Array) -> Array:
         if intermediate in ("q_norm", "k_norm"):
             return at.seen[f"{intermediate[0]}_proj"][-1]
         if intermediate != "rotated":
             return value
-        # Queries turn first.
+        # Queries are rotated first.
         name = "q_norm" if len(at.seen["rotated"]) == 1 else "k_norm"
         return norm.normalise(at.xp, inner(name, at.weights), value)
 

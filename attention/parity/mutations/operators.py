@@ -3,7 +3,7 @@
 operator(right probe) = wrong probe        the program that runs it is correct
 """
 
-# A plant reads fields of one layer's contract; which layer a mutant is of, its case says.
+# An operator reads fields of one layer's contract.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from attention.spec.scores import ScaledDot
 Operator = Callable[[Probe], Probe]
 
 OFF_BY = 3e-5
-"""A scale wrong by 0.003 %: what a tolerance of 1e-3 lets pass."""
+"""A scale wrong by 0.003 %: a tolerance of 1e-3 does not notice it."""
 
 
 def compose(*several: Operator) -> Operator:
-    """Plant several mistakes, one after another."""
+    """Return the operator that applies several, one after another."""
 
     def mutate(probe: Probe) -> Probe:
         for one in several:
@@ -39,7 +39,7 @@ def compose(*several: Operator) -> Operator:
 
 
 def option(**options: object) -> Operator:
-    """Plant other options of the contract; weights that it then lacks are forgotten."""
+    """Return the operator that sets other options of the contract, and removes weights that it then lacks."""
 
     def mutate(probe: Probe) -> Probe:
         return with_options(probe, **options)
@@ -48,7 +48,7 @@ def option(**options: object) -> Operator:
 
 
 def part(path: str, **options: object) -> Operator:
-    """Plant other options of a part of the contract: `path` names it by its fields, such as "block.feed_forward"."""
+    """Return the operator that sets other options of the part at `path`, such as "block.feed_forward"."""
 
     def changed_part(owner: Any, names: list[str]) -> Any:
         if not names:
@@ -63,7 +63,7 @@ def part(path: str, **options: object) -> Operator:
 
 
 def weight(name: str, change: Callable[[np.ndarray], Any]) -> Operator:
-    """Plant another parameter."""
+    """Return the operator that changes a parameter."""
 
     def mutate(probe: Probe) -> Probe:
         old = _param(probe, name)
@@ -75,7 +75,7 @@ def weight(name: str, change: Callable[[np.ndarray], Any]) -> Operator:
 def move_positions(
     change: Callable[[np.ndarray], np.ndarray], names: tuple[str, ...] = ("query_positions", "key_positions")
 ) -> Operator:
-    """Plant other positions; those that count from 0 are written out first."""
+    """Return the operator that changes positions; those that count from 0 are written out first."""
 
     def mutate(probe: Probe) -> Probe:
         n = probe.sizes
@@ -92,7 +92,7 @@ def in_bfloat16(positions: np.ndarray) -> np.ndarray:
 
 
 def swap_weights(first: str, second: str) -> Operator:
-    """Plant two parameters in each other's place."""
+    """Return the operator that exchanges two parameters."""
 
     def mutate(probe: Probe) -> Probe:
         pair = {first: _param(probe, second), second: _param(probe, first)}
@@ -138,11 +138,11 @@ def changed(owner: Any, **options: object) -> Any:
     """Return a contract or a part of one with other options.
 
     Raises:
-        OptionError: it is not there, or has no such option: an earlier mistake took it away.
+        OptionError: it does not exist, or has no such option: an earlier mutation removed it.
     """
     known = {f.name for f in fields(owner)} if is_dataclass(owner) else set[str]()
     if not known.issuperset(options):
-        raise OptionError(f"{type(owner).__name__} must have the options {', '.join(options)} to be planted")
+        raise OptionError(f"{type(owner).__name__} must have the options {', '.join(options)} to be mutated")
     right: Any = owner
     return replace(right, **options)
 
@@ -151,24 +151,24 @@ def _param(probe: Probe, name: str) -> np.ndarray:
     """Return a parameter of the call.
 
     Raises:
-        ParamError: it has none of this name: an earlier mistake took it away.
+        ParamError: it has none of this name: an earlier mutation removed it.
     """
     if name not in probe.weights:
-        raise ParamError(f"weights must have {name} for it to be planted")
+        raise ParamError(f"weights must have {name} for it to be mutated")
     return probe.weights[name]
 
 
 def with_options(probe: Probe, **options: object) -> Probe:
-    """Return the probe of a contract with other options; weights that it then lacks are forgotten."""
+    """Return the probe of a contract with other options, without the weights that it then lacks."""
     right: Any = probe.contract
     contract: Contract = changed(right, **options)
     return replace(probe, contract=contract, weights={name: _param(probe, name) for name in contract.params})
 
 
-def swapped(mask: Any, change: Callable[[Any], Mask], kind: type[Mask]) -> Any:
+def map_mask(mask: Any, change: Callable[[Any], Mask], kind: type[Mask]) -> Any:
     """Return the mask with `change` applied to its parts of one kind."""
     if isinstance(mask, kind):
         return change(mask)
     if isinstance(mask, (And, Or)):
-        return replace(mask, left=swapped(mask.left, change, kind), right=swapped(mask.right, change, kind))
+        return replace(mask, left=map_mask(mask.left, change, kind), right=map_mask(mask.right, change, kind))
     return mask

@@ -3,7 +3,7 @@
 angle = position * base^(-2i / R)        another base, direction, pairing, width, offset, rounding; one of q and k only
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 def rotary(location: Location) -> Any:
-    """Return the rotary positions of a site, or None."""
+    """Return the rotary positions of a location, or None."""
     positions = getattr(location.contract, "positions", None)
     return positions if isinstance(positions, (Rotary, AxialRotary)) else None
 
@@ -55,7 +55,7 @@ def base(location: Location) -> Mutations:
 
 
 def width(location: Location) -> Mutations:
-    """Yield another number of features that turn, none, or another scaling."""
+    """Yield another number of rotated features, or none."""
     rotation = rotary(location)
     if rotation is None:
         return
@@ -74,7 +74,7 @@ def width(location: Location) -> Mutations:
 
 
 def scaling(location: Location) -> Mutations:
-    """Yield a rotary scaling that is forgotten, or only in part heeded."""
+    """Yield a rotary scaling that is missing, or only partly applied."""
     rotation = rotary(location)
     made = getattr(rotation, "scaling", None)
     if made is None:
@@ -107,7 +107,7 @@ def angles(location: Location) -> Mutations:
 _ONE_SIDED: dict[str, Change] = {
     "off by one": lambda x: x + 1,
     "off by minus one": lambda x: x - 1,
-    "ignored: only the others are turned": np.zeros_like,
+    "ignored: only the others are rotated": np.zeros_like,
     "of the wrong sign": np.negative,
 }
 
@@ -117,7 +117,7 @@ def _flipped(x: np.ndarray) -> np.ndarray:
 
 
 def _counted(location: Location) -> Change:
-    """Return positions 0, 1, 2 ... whatever the call said."""
+    """Return the change to positions 0, 1, 2 ..., whatever positions the call has."""
     axial = isinstance(rotary(location), AxialRotary)
 
     def change(x: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ def _counted(location: Location) -> Change:
 
 
 def other_angles(location: Location, queries: Change | None, keys: Change | None) -> Operator:
-    """Plant other angles for the queries, for the keys or for both."""
+    """Return the operator that changes the angles of queries, of keys or of both."""
     return hook_call(location, lambda probe, part, setting: _tables(probe, part, setting, queries, keys))
 
 
@@ -194,8 +194,8 @@ def distances(location: Location) -> Mutations:
         return
     yield Mutation("heads of the buckets in the opposite order", location.weight(name, lambda a: a[:, ::-1]))
     other = "both directions" if not positions.bidirectional else "one direction"
-    turned = replace(positions, bidirectional=not positions.bidirectional)
-    yield Mutation(f"buckets for {other}", location.option(positions=turned))
+    other_buckets = replace(positions, bidirectional=not positions.bidirectional)
+    yield Mutation(f"buckets for {other}", location.option(positions=other_buckets))
     reach = positions.max_distance
     for label, far in (("twice as far", 2 * reach), ("half as far", reach // 2), ("to 128", 128), ("to 127", 127)):
         if far != reach and far > positions.num_buckets // (4 if positions.bidirectional else 2):

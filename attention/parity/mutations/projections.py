@@ -3,7 +3,7 @@
 fused kernel (M, 3 H D)        read as (3, H, D) or (H, 3, D), in any order of q, k, v
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def split(location: Location) -> Mutations:
 
 
 def _rows(change: Any) -> Any:
-    """Return a turn of columns as one of the rows of a kernel (H, E, M)."""
+    """Return a change of columns as a change of the rows of a kernel (H, E, M)."""
     return lambda w: np.moveaxis(change(np.moveaxis(w, -1, 0)), 0, -1)
 
 
 def transposed(location: Location) -> Mutations:
-    """Yield kernels transposed, where the shape lets it pass."""
+    """Yield kernels transposed, where the shape allows it."""
     for name, param in _own(location).items():
         if not param.inputs:
             continue
@@ -89,7 +89,7 @@ def _fits(own: dict[str, Param], names: dict[str, str]) -> bool:
 
 
 def _reordered(location: Location, names: dict[str, str]) -> Operator:
-    """Plant every parameter `new` with the values of `old`."""
+    """Return the operator that gives every parameter `new` the values of `old`."""
 
     def mutate(probe: Probe) -> Probe:
         w = probe.weights

@@ -3,7 +3,7 @@
 weights = softmax(cap(q k^T * scale) + bias)        each factor missing, another's, twice, elsewhere or rounded
 """
 
-# A site's fields depend on which layer it is.
+# The fields of a location's contract depend on the layer.
 # pyright: standard, reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _width(part: Any) -> int:
 
 
 def _factors(part: Any, width: int, right: float) -> dict[float, list[str]]:
-    """Return factors that people took for the right one, each with the names that it goes by here."""
+    """Return the wrong factors that ports have used, each with its names in this contract."""
     widths = {"D": width, "M": getattr(part, "embed_dim", width), "E": getattr(part, "value_width", width), "2 D": 2 * width}
     if isinstance(part, LatentAttention):
         widths |= {"nope_dim": part.nope_dim, "rope_dim": part.rope_dim, "E": part.value_dim}
@@ -159,7 +159,7 @@ def denominator(location: Location) -> Mutations:
 
 
 def normaliser(location: Location) -> Mutations:
-    """Yield a softmax over what are not the keys, or one that does not know of the mask."""
+    """Yield a softmax over another axis than the keys, or one without the mask."""
     if not location.calls or hasattr(location.contract, "feature_map") or location.contract.parts:
         return
     for name, axis in (("queries", -2), ("heads", -3)):
@@ -179,7 +179,7 @@ def normaliser(location: Location) -> Mutations:
 
 
 def _unhidden(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
-    """Show every key, and keep by another name which are allowed: so nothing is shielded."""
+    """Allow every key, and keep the mask as `hidden`."""
     del probe, part
     return {"hidden": setting["allowed"], "allowed": np.ones_like(setting["allowed"])}
 
@@ -194,7 +194,7 @@ def _over(axis: int) -> Any:
 
 
 def _wide(at: HookContext, allowed: Array, scores: Array) -> Array:
-    """Return which keys are allowed, those included that a layer appends."""
+    """Return which keys are allowed, including those that a layer appends."""
     extra = scores.shape[-1] - allowed.shape[-1]
     return at.xp.concat([allowed, at.xp.ones((*allowed.shape[:-1], extra), dtype=bool)], axis=-1)
 

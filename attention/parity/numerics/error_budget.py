@@ -3,7 +3,7 @@
     sigma = RMS over runs of (perturbed - unperturbed), at least 0.3 times its own RMS along the last axis (0.7 in large arrays)
 
 A program is traced once in float64 and its jaxpr interpreted: every result is perturbed as if it had been rounded (see
-`noise`). Unperturbed, the same interpreter is the oracle.
+`stochastic_rounding`). Unperturbed, the same interpreter is the oracle.
 
 References:
     Parker, Monte Carlo Arithmetic, 1997. Higham and Mary, SIAM J. Sci. Comput. 41, 2019: why sums grow so slowly.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from attention.parity.numerics.jaxpr_interpreter import concrete, is_complex, is_float, is_key, widened
-from attention.parity.numerics.noise import Noise, Spreads
+from attention.parity.numerics.stochastic_rounding import Spreads, StochasticRounding
 from attention.spec.errors import DTypeError, OptionError, shown
 from attention.spec.options import SEED, SWITCH, Option, one_of, takes_arguments, whole
 
@@ -204,7 +204,7 @@ def budget(
         spreads = Spreads()
 
         def run(draws: np.random.Generator | None) -> Tree:
-            return outputs.unflatten(Noise(draws, units, spreads, casts=casts).read(jaxpr, leaves))
+            return outputs.unflatten(StochasticRounding(draws, units, spreads, casts=casts).run(jaxpr, leaves))
 
         value = run(None)
         perturbed = [run(np.random.Generator(np.random.SFC64((seed, number)))) for number in range(runs)]
@@ -242,12 +242,21 @@ MANY = 2**16
 
 
 def spread(value: Array, *perturbed: Array) -> Array:
-    """Return the spread of the perturbed values, shaped as `value`; by hypot, because the square of 1e-200 is 0."""
+    """Return the spread of the perturbed values, shaped as `value`."""
+    return spread_of(reduce(np.hypot, (moved(value, each) for each in perturbed)), len(perturbed))
+
+
+def moved(value: Array, perturbed: Array) -> Array:
+    """Return how far one run moved each element. `np.hypot` adds these up, because the square of 1e-200 is 0."""
     with np.errstate(invalid="ignore"):
-        moved = np.stack(perturbed) - value
+        gap = perturbed - value
     # -inf - -inf is NaN, yet a score that is masked in every run has not moved.
-    moved = np.where(np.isfinite(value), np.where(np.isfinite(moved), moved, np.nan), 0.0)
-    sigma = np.hypot.reduce(np.abs(moved), axis=0) / math.sqrt(len(perturbed))
+    return np.abs(np.where(np.isfinite(value), np.where(np.isfinite(gap), gap, np.nan), 0.0))
+
+
+def spread_of(total: Array, runs: int) -> Array:
+    """Return the spread from the root of the sum of squares of what `runs` runs moved."""
+    sigma = total / math.sqrt(runs)
     if not sigma.size or not sigma.ndim:
         return np.asarray(sigma)
     # An element that was lucky in every run is no better known than its neighbours. Of a thousand elements, one comes out below

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from attention.parity.numerics import noise
+from attention.parity.numerics import stochastic_rounding
 from attention.parity.numerics.error_budget import Rounding
 
 # Float results of these are moved or chosen, never rounded; views are exact whatever their name. The rest round once.
@@ -45,7 +45,7 @@ EXACT = frozenset(
     """.split()  # noqa: SIM905 a table of names is read at a glance, a column of a hundred quoted lines is not
 )
 
-FACTORS = {**noise.FACTORS, "log10": 1.5, "sigmoid": noise.FACTORS["logistic"]}
+FACTORS = {**stochastic_rounding.FACTORS, "log10": 1.5, "sigmoid": stochastic_rounding.FACTORS["logistic"]}
 
 # n of a sum. Every one of these is linear in each operand: of squares, it makes sum (a b)^2.
 TERMS: dict[str, Callable[..., int]] = {
@@ -86,7 +86,7 @@ def _fused() -> dict[Any, Callable[..., Any]]:
     return dict(get_decompositions(packets))
 
 
-class TorchNoise(TorchDispatchMode):
+class TorchStochasticRounding(TorchDispatchMode):
     """Perturbs what operations return, in float64 even where the program asks for fewer digits.
 
     Args:
@@ -128,9 +128,11 @@ class TorchNoise(TorchDispatchMode):
         floats = [o.abs() if isinstance(o, Tensor) and (o.is_floating_point() or o.is_complex()) else None for o in made]
         if name in FOURIER:
             return [None if o is None else _transformed(o, args[1], unit) for o in floats]
+        if name in stochastic_rounding.LARGER_TERMS and fresh:
+            return [unit * stochastic_rounding.of_terms(name, floats[0], args[0].abs())]
         if name not in TERMS or not fresh:
             return [None if o is None else unit * FACTORS.get(name, 1.0) * o for o in floats]
-        depth = noise.depth_of(TERMS[name](*args, **kwargs))
+        depth = stochastic_rounding.depth_of(TERMS[name](*args, **kwargs))
         squared = func(*tree_map_only(Tensor, _square, args), **{key: _factor(key, value) for key, value in kwargs.items()})
         squares = (squared,) if isinstance(squared, Tensor) else squared
         return [None if o is None else unit * (depth * s + o * o).sqrt() for o, s in zip(floats, squares, strict=True)]
@@ -173,13 +175,13 @@ def _square(x: Tensor) -> Tensor:
 
 
 def _transformed(size: Tensor, axes: Any, unit: float) -> Tensor:
-    """Return the spread of a Fourier transform, as `noise` has it."""
+    """Return the spread of a Fourier transform, as in `stochastic_rounding`."""
     depth = math.log2(max(2, math.prod(size.shape[axis] for axis in axes)))
     return (unit * (depth * size.square().mean(tuple(axes), keepdim=True)).sqrt()).expand_as(size)
 
 
 def _whole(base: Any, exponent: Any, *rest: Any) -> tuple[Any, ...]:
-    """Return the operands of a power, as `noise` has them."""
+    """Return the operands of a power, as in `stochastic_rounding`."""
     if isinstance(exponent, Tensor) and exponent.is_floating_point():
         negative = base < 0 if isinstance(base, Tensor) and base.is_floating_point() else torch.tensor(False)
         exponent = torch.where(negative, exponent.round(), exponent)
@@ -209,7 +211,7 @@ def noisy(draws: np.random.Generator | None, rounding: Rounding) -> Generator[No
     torch.set_default_dtype(torch.float64)
     try:
         # The other kernels of attention are one operation, which nothing takes apart on the way back.
-        with sdpa_kernel(SDPBackend.MATH), _Eps(), TorchNoise(draws, rounding):
+        with sdpa_kernel(SDPBackend.MATH), _Eps(), TorchStochasticRounding(draws, rounding):
             yield
     finally:
         torch.set_default_dtype(before)

@@ -30,41 +30,41 @@ from attention.spec.errors import OptionError, SideFailed
 from attention.spec.optimizers.optimizer import Step
 
 Trajectory = list[Arrays]
-Side = Any
+StepProgram = Any
 
 
-def run(name: str, side: Side, probe: StepProbe) -> Trajectory:
-    """Return the parameters after each step of a side.
+def run(name: str, program: StepProgram, probe: StepProbe) -> Trajectory:
+    """Return the parameters after each step of a program.
 
     Args:
-        name: what messages call the side.
-        side: one of those above.
+        name: what messages call the program.
+        program: one of those above.
         probe: first parameters and gradients.
 
     Raises:
-        OptionError: the side is none of those.
+        OptionError: the program is none of those.
         SideFailed: it raised, or returned something else.
     """
-    runner = _runner(name, side)
+    runner = _runner(name, program)
     with blamed(name):
         after = runner(probe)
     return _checked(name, after, probe)
 
 
-def framework(side: Side) -> str:
-    """Return "formula", "optax", "torch" or "numpy": which kind of side it is; "" if none.
+def framework(program: StepProgram) -> str:
+    """Return "formula", "optax", "torch" or "numpy": which kind of program it is; "" if none.
 
     A function of one required argument makes a torch optimiser, one of two runs all steps.
     """
-    if isinstance(side, Step):
+    if isinstance(program, Step):
         return "formula"
-    if isinstance(side, tuple) and hasattr(side, "init") and hasattr(side, "update"):
+    if isinstance(program, tuple) and hasattr(program, "init") and hasattr(program, "update"):
         return "optax"
-    if not callable(side):
+    if not callable(program):
         return ""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
-        signature = inspect.signature(side)
+        signature = inspect.signature(program)
     # A class or a function of C that lists no arguments.
     except ValueError:
         return ""
@@ -88,18 +88,18 @@ def steps_of(xp: Any, step: Step, params: Mapping[str, Any], gradients: Any) -> 
     return after
 
 
-def _runner(name: str, side: Side) -> Callable[[StepProbe], Any]:
+def _runner(name: str, program: StepProgram) -> Callable[[StepProbe], Any]:
     runners: dict[str, Callable[[StepProbe], Any]] = {
-        "formula": lambda probe: formula(side, probe),
-        "optax": lambda probe: _optax(side, probe),
-        "torch": lambda probe: _torch(side, probe),
-        "numpy": lambda probe: side(dict(probe.params), [dict(g) for g in probe.gradients]),
+        "formula": lambda probe: formula(program, probe),
+        "optax": lambda probe: _optax(program, probe),
+        "torch": lambda probe: _torch(program, probe),
+        "numpy": lambda probe: program(dict(probe.params), [dict(g) for g in probe.gradients]),
     }
-    kind = framework(side)
+    kind = framework(program)
     if not kind:
         raise OptionError(
-            f"{name} {type(side).__name__} must be a spec step, an optax.GradientTransformation, a function of parameters that"
-            " returns a torch optimiser, or a function of parameters and gradients"
+            f"{name} {type(program).__name__} must be a spec step, an optax.GradientTransformation, a function of parameters"
+            " that returns a torch optimiser, or a function of parameters and gradients"
         )
     return runners[kind]
 

@@ -1,6 +1,6 @@
 """Diagnose an optimiser step: which option of its contract each of two programs has wrong.
 
-    seen = parameters after each step of the probe        z = (seen - hypothesis) / sigma
+    trajectory = parameters after each step of the probe        z = (trajectory - hypothesis) / sigma
     a hypothesis explains a program  <=>  RMS z <= 4 and max |z| <= 30, for every tensor after every step
 
 Single mutations are tried first, then one number of any value, then pairs. All that explain the program are listed: for this
@@ -13,140 +13,26 @@ contract they are the same mathematics.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from attention.parity.numerics.comparison import Verdict, judge
-from attention.parity.optimizers.adapters import Side, Trajectory, framework, run
+from attention.parity.optimizers.adapters import StepProgram, Trajectory, framework, run
 from attention.parity.optimizers.error_budget import StepBudgets, effective, flat
 from attention.parity.optimizers.hypotheses import Hypothesis, hypotheses, neighbours, pairs, solved
 from attention.parity.optimizers.probe import length, step_probe
-from attention.parity.optimizers.reference_code import Code, code, schedule_code
+from attention.parity.optimizers.reference_code import code
+from attention.parity.optimizers.result import Explanation, StepDiagnosis, StepProgramDiagnosis
 from attention.spec.errors import DTypeError, OptionError
 from attention.spec.optimizers.optimizer import Step
 from attention.spec.optimizers.schedules import Schedule
 from attention.spec.options import SEED, Option, checked, one_of
 
 FAR = 1e30
-"""How far an element is that is NaN or infinite on one side alone."""
+"""The distance of an element that is NaN or infinite in one program alone."""
 MOST_CLOSE, CLOSE, BEHIND = 8, 9.0, 3.0
 """How many of the nearest hypotheses are judged by budgets of their own, how far they may be, in powers of e of the contract's
 sigma, and how far behind the nearest."""
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """A hypothesis beside what was seen.
-
-    Attributes:
-        hypothesis: the step, and what is wrong with it.
-        worst: the worst array's verdict; it agrees if the hypothesis explains the side.
-    """
-
-    hypothesis: Hypothesis
-    worst: Verdict
-
-    @property
-    def explains(self) -> bool:
-        """Whether every array of every step is as near as rounding allows."""
-        return self.worst.agrees
-
-
-@dataclass(frozen=True, eq=False)
-class SideFindings:
-    """What is wrong with one side.
-
-    Attributes:
-        name: the side's.
-        framework: "torch", "optax", "numpy" or "formula".
-        explanations: every hypothesis that explains the side, all the same mathematics; empty if none is known.
-        nearest: the nearest that does not.
-        parts_at: the first step, from 1, after which a parameter is not as the contract says; 0 if there is none.
-        end: the last step of the contract's schedule; 0 where it has none, or the probe does not reach beyond it.
-    """
-
-    name: str
-    framework: str
-    explanations: tuple[Explanation, ...]
-    nearest: Explanation | None
-    parts_at: int = 0
-    end: int = 0
-
-    @property
-    def past_end(self) -> bool:
-        """Whether the side does as the contract says until its schedule ends, and parts from it only then."""
-        return 0 < self.end < self.parts_at
-
-    @property
-    def right(self) -> bool:
-        """Whether the side does as the contract says, for as long as its schedule lasts."""
-        return self.past_end or any(not found.hypothesis.mutations for found in self.explanations)
-
-    @property
-    def known(self) -> bool:
-        """Whether the side is explained."""
-        return bool(self.explanations)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What explains the side: known mistakes, or else numbers that were solved for; one name if the answer is unique."""
-        known = tuple(found.hypothesis.name for found in self.explanations if not found.hypothesis.solved)
-        return known or tuple(found.hypothesis.name for found in self.explanations)
-
-    @property
-    def same(self) -> tuple[str, ...]:
-        """Numbers that, turned alone, would be the same mathematics as `names` for this contract."""
-        return tuple(found.hypothesis.name for found in self.explanations if found.hypothesis.name not in self.names)
-
-    def __str__(self) -> str:
-        if self.past_end:
-            return (
-                f"{self.name}: as the contract says up to the end of its schedule, step {self.end}; they part from step"
-                f" {self.parts_at} on, past the end, where the contract's rate stays and this side's does not"
-            )
-        if not self.known:
-            near = f"; nearest, and wrong: {self.nearest.hypothesis.name} ({self.nearest.worst})" if self.nearest else ""
-            return f"{self.name}: none of the known mistakes fits{near}; parts at step {self.parts_at}"
-        how = "unique" if len(self.names) == 1 else "the same mathematics for this contract"
-        how += f"; the same would be {' or '.join(self.same)}" if self.same else ""
-        lines = [f"{self.name}: {' = '.join(self.names)}" + ("" if self.right else f"  ({how})")]
-        lines += [f"    {mutation.story} [{mutation.source}]" for mutation in self.explanations[0].hypothesis.mutations]
-        worst = self.explanations[0].worst
-        lines.append(f"    evidence: worst of all arrays and steps is {worst}")
-        lines += [f"    parts from the contract at step {self.parts_at}"] if self.parts_at else []
-        if self.nearest:
-            lines.append(f"    next best: {self.nearest.hypothesis.name}, {self.nearest.worst}")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True, eq=False)
-class StepDiagnosis:
-    """What is wrong with two sides of an optimiser step.
-
-    Attributes:
-        contract: the step that is meant.
-        first, second: what was found.
-        code: the contract as each framework says it: the fix.
-    """
-
-    contract: Step
-    first: SideFindings
-    second: SideFindings
-    code: dict[str, Code] = field(default_factory=dict[str, Code])
-
-    @property
-    def ok(self) -> bool:
-        """Whether both sides do as the contract says."""
-        return self.first.right and self.second.right
-
-    def __str__(self) -> str:
-        lines = [str(self.first), str(self.second)]
-        if not self.ok:
-            said = [f"    {name}: {words}" for name, words in self.code.items()]
-            rates = schedule_code(self.contract)
-            lines += ["as the contract says:", *said, *(f"    with {name}'s schedule = {text}" for name, text in rates.items())]
-        return "\n".join(lines)
 
 
 @checked(
@@ -158,9 +44,15 @@ class StepDiagnosis:
     seed=SEED,
 )
 def diagnose_step(
-    first: Side, second: Side, contract: Step, *, names: tuple[str, str] = ("first", "second"), dtype: str = "", seed: int = 0
+    first: StepProgram,
+    second: StepProgram,
+    contract: Step,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+    dtype: str = "",
+    seed: int = 0,
 ) -> StepDiagnosis:
-    """Return which knob of the contract each side has turned wrongly.
+    """Return which option of the contract each program has wrong.
 
         diagnose_step(lambda params: torch.optim.AdamW(params, lr=1e-3), optax.adamw(1e-3),
                       spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True))
@@ -171,102 +63,102 @@ def diagnose_step(
             returns the parameters after each step, all dicts of NumPy arrays.
         second: the same.
         contract: the step that is meant.
-        names: what the sides are called.
+        names: of the programs.
         dtype: in which functions of arrays compute, "float32" or "float64"; that of their results if empty. torch and optax
             are run in float64.
         seed: of the probe.
 
     Raises:
-        OptionError: a side or the contract is nothing of that kind.
-        SideFailed: a side raised, or returned what cannot be compared.
+        OptionError: a program or the contract is of no such kind.
+        SideFailed: a program raised, or returned something that cannot be compared.
     """
     if not isinstance(contract, Step):  # pyright: ignore[reportUnnecessaryIsInstance] - users pass what they like
         raise OptionError(f"contract {type(contract).__name__} must be a step such as spec.optimizers.Adam")
     probe = step_probe(contract, seed)
     budgets: dict[str, StepBudgets] = {}
 
-    def found(name: str, side: Side) -> SideFindings:
-        seen = run(name, side, probe)
-        kind = dtype or _dtype(seen)
+    def found(name: str, program: StepProgram) -> StepProgramDiagnosis:
+        trajectory = run(name, program, probe)
+        kind = dtype or _dtype(trajectory)
         made = budgets.setdefault(kind, StepBudgets(probe, kind))
-        explaining, nearest = explain(seen, contract, made)
-        at = _Jury(seen, contract, made).parts_at()
-        return SideFindings(name, framework(side), tuple(explaining), nearest, at, _last(contract, probe.steps))
+        explaining, nearest = explain(trajectory, contract, made)
+        at = _Comparison(trajectory, contract, made).differs_at()
+        return StepProgramDiagnosis(name, framework(program), tuple(explaining), nearest, at, _last(contract, probe.steps))
 
     one, two = found(names[0], first), found(names[1], second)
     return StepDiagnosis(contract, one, two, code(contract))
 
 
-def explain(seen: Trajectory, contract: Step, budgets: StepBudgets) -> tuple[list[Explanation], Explanation | None]:
+def explain(trajectory: Trajectory, contract: Step, budgets: StepBudgets) -> tuple[list[Explanation], Explanation | None]:
     """Return every hypothesis that explains a trajectory, and the nearest one that does not.
 
     Args:
-        seen: parameters after each step.
+        trajectory: parameters after each step.
         contract: the step that is meant.
         budgets: of what was run.
     """
-    jury = _Jury(seen, contract, budgets)
+    comparison = _Comparison(trajectory, contract, budgets)
     singles = effective(hypotheses(contract), contract, budgets)
-    if (right := jury.judged(Hypothesis(contract))).explains:
-        return [right], jury.nearest(singles)
-    explaining = jury.explaining(singles)
+    if (right := comparison.judged(Hypothesis(contract))).explains:
+        return [right], comparison.nearest(singles)
+    explaining = comparison.explaining(singles)
     told = {mutation.kind for found in explaining for mutation in found.hypothesis.mutations}
-    explaining += jury.explaining(solved(contract, jury.residual, told))
-    for candidates in (pairs(contract), neighbours(singles, jury.residual)):
-        explaining = explaining or jury.explaining(candidates)
+    explaining += comparison.explaining(solved(contract, comparison.residual, told))
+    for candidates in (pairs(contract), neighbours(singles, comparison.residual)):
+        explaining = explaining or comparison.explaining(candidates)
     explained = [found.hypothesis for found in explaining]
-    return explaining, jury.nearest([h for h in singles if h not in explained])
+    return explaining, comparison.nearest([h for h in singles if h not in explained])
 
 
-class _Jury:
-    """Judges hypotheses by what was seen: all by the contract's budget, the nearest by their own."""
+class _Comparison:
+    """Compares a trajectory with hypotheses: all within the contract's budget, the nearest within their own."""
 
-    def __init__(self, seen: Trajectory, contract: Step, budgets: StepBudgets) -> None:
-        self.seen, self.contract, self.budgets = seen, contract, budgets
-        self.flat_seen = flat(seen)
+    def __init__(self, trajectory: Trajectory, contract: Step, budgets: StepBudgets) -> None:
+        self.trajectory, self.contract, self.budgets = trajectory, contract, budgets
+        self.flat_seen = flat(trajectory)
         self.flat_sigma = np.maximum(flat(budgets.sigma(contract)), np.finfo(np.float64).tiny)
 
     def residual(self, step: Step) -> np.ndarray:
-        """Return (hypothesis - seen) / sigma of the contract, flat."""
+        """Return (hypothesis - trajectory) / sigma of the contract, flat."""
         wanted = self.budgets.flat(step)
-        same = (wanted == self.flat_seen) | (np.isnan(wanted) & np.isnan(self.flat_seen))
+        equivalent = (wanted == self.flat_seen) | (np.isnan(wanted) & np.isnan(self.flat_seen))
         with np.errstate(all="ignore"):
             far = (wanted - self.flat_seen) / self.flat_sigma
-        return np.where(same, 0.0, np.where(np.isfinite(far), far, FAR))
+        return np.where(equivalent, 0.0, np.where(np.isfinite(far), far, FAR))
 
     def distance(self, hypothesis: Hypothesis) -> float:
-        """Return how far a hypothesis is, in a measure that one element cannot decide."""
+        """Return the distance of a hypothesis, in a robust measure."""
         return float(np.mean(np.log1p(np.abs(self.residual(hypothesis.step)))))
 
     def judged(self, hypothesis: Hypothesis) -> Explanation:
         """Return the verdict on a hypothesis by its own budget."""
-        return Explanation(hypothesis, self._worst(self.seen, hypothesis.step))
+        return Explanation(hypothesis, self._worst(self.trajectory, hypothesis.step))
 
-    def _worst(self, seen: Trajectory, step: Step) -> Verdict:
+    def _worst(self, trajectory: Trajectory, step: Step) -> Verdict:
         wanted, sigmas = self.budgets.after(step), self.budgets.sigma(step)
         verdicts = [
-            judge(f"{name} after step {number + 1}", seen[number][name], after[name], sigmas[number][name])
+            judge(f"{name} after step {number + 1}", trajectory[number][name], after[name], sigmas[number][name])
             for number, after in enumerate(wanted)
             for name in after
         ]
         return max(verdicts, key=lambda verdict: (not verdict.agrees, verdict.rms))
 
-    def parts_at(self) -> int:
-        """Return the first step, from 1, after which a parameter is not as the contract says; 0 if there is none."""
+    def differs_at(self) -> int:
+        """Return the first step, from 1, after which a parameter differs from the contract; 0 if there is none."""
         wanted, sigmas = self.budgets.after(self.contract), self.budgets.sigma(self.contract)
         for number, after in enumerate(wanted):
-            pairs = ((self.seen[number][name], x, sigmas[number][name]) for name, x in after.items())
+            pairs = ((self.trajectory[number][name], x, sigmas[number][name]) for name, x in after.items())
             if not all(judge("", *each).agrees for each in pairs):
                 return number + 1
         return 0
 
     def explaining(self, candidates: Iterable[Hypothesis]) -> list[Explanation]:
-        """Return those hypotheses that explain what was seen, of the nearest ones."""
+        """Return those of the nearest hypotheses that explain the trajectory."""
         far = {h: self.distance(h) for h in candidates}
         least = min(far.values(), default=0.0)
         near = [h for h in sorted(far, key=far.__getitem__)[:MOST_CLOSE] if far[h] < min(CLOSE, least + BEHIND)]
         right = self.budgets.after(self.contract)
-        # What would explain the contract's own steps as well, because it rounds so coarsely, explains nothing.
+        # A hypothesis whose budget is so wide that it explains the right trajectory too explains nothing.
         return [found for h in near if (found := self.judged(h)).explains and not self._worst(right, h.step).agrees]
 
     def nearest(self, candidates: Sequence[Hypothesis]) -> Explanation | None:
@@ -282,5 +174,5 @@ def _last(contract: Step, steps: int) -> int:
     return last if 0 < last < steps else 0
 
 
-def _dtype(seen: Trajectory) -> str:
-    return "float64" if all(p.dtype == np.float64 for p in seen[0].values()) else "float32"
+def _dtype(trajectory: Trajectory) -> str:
+    return "float64" if all(p.dtype == np.float64 for p in trajectory[0].values()) else "float32"

@@ -32,7 +32,7 @@ RUNS = 4
 
 @dataclass(frozen=True)
 class _Program:
-    # A dataclass and no closure: two of the same step are equal, so they share one trace.
+    # A dataclass and not a closure: two of the same step are equal and share one trace.
     step: Step
 
     def __call__(self, params: dict[str, Any], gradients: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ class StepBudgets:
 
     def __init__(self, probe: StepProbe, dtype: str) -> None:
         if dtype not in SHARES:
-            raise DTypeError(f"dtype {dtype!r} of a side must be one of {', '.join(SHARES)}")
+            raise DTypeError(f"dtype {dtype!r} of a program must be one of {', '.join(SHARES)}")
         self.probe, self.dtype = probe, dtype
         self._made: dict[Step, Trajectory] = {}
 
@@ -86,7 +86,7 @@ class StepBudgets:
 
 
 def effective(candidates: Iterable[Hypothesis], contract: Step, budgets: StepBudgets) -> list[Hypothesis]:
-    """Return the hypotheses that move anything: a decay of nothing may be coupled or not."""
+    """Return the hypotheses that change the trajectory: a decay of 0 may be coupled or not."""
     right = budgets.flat(contract)
     least = 1e-13 * np.maximum(np.abs(right), 1e-3)
     return [h for h in candidates if not np.all(np.abs(budgets.flat(h.step) - right) <= least)]

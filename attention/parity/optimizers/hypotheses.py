@@ -20,35 +20,35 @@ from attention.spec.optimizers.schedules import Schedule
 
 SOLVED = "solved for"
 Residual = Callable[[Step], np.ndarray]
-"""How far the trajectory of a step is from what was seen, in standard deviations, as one flat array."""
+"""How far the trajectory of a step is from the observed one, in standard deviations, as one flat array."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A step, and what is wrong with it beside the contract; nothing, if `mutations` is empty."""
+    """A step, and how it differs from the contract; not at all if `mutations` is empty."""
 
     step: Step
     mutations: tuple[Mutation, ...] = ()
 
     @property
     def name(self) -> str:
-        """The mistakes' names; "as the contract says" if there are none."""
+        """The names of the mutations; "as the contract says" if there are none."""
         return " and ".join(mutation.name for mutation in self.mutations) or "as the contract says"
 
     @property
     def solved(self) -> bool:
-        """Whether a number in it is no known mistake but was solved for."""
+        """Whether it has a number that was solved for."""
         return any(mutation.source == SOLVED for mutation in self.mutations)
 
 
 def hypotheses(step: Step) -> tuple[Hypothesis, ...]:
-    """Return what may be wrong with a step: one known mistake each."""
+    """Return the hypotheses of one known mutation each."""
     mutated = ((mutation, mutation.operator(step)) for mutation in STEP_MUTATIONS)
     return tuple(Hypothesis(wrong, (mutation,)) for mutation, wrong in mutated if wrong is not None and wrong != step)
 
 
 def pairs(step: Step) -> Iterator[Hypothesis]:
-    """Yield what may be wrong with a step: two known mistakes each, neither of which undoes the other."""
+    """Yield the hypotheses of two known mutations each, neither of which undoes the other."""
     singles = hypotheses(step)
     order = {mutation.name: number for number, mutation in enumerate(STEP_MUTATIONS)}
     for first in singles:
@@ -70,7 +70,7 @@ def _changed(right: Step, wrong: Step) -> set[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class _Scalar:
-    """A number of a step, on a scale where its mistakes are evenly far apart."""
+    """A number of a step, on a scale where its usual wrong values are evenly spaced."""
 
     name: str
     starts: np.ndarray
@@ -101,21 +101,21 @@ _SCALARS = (
 )
 
 
-def solved(step: Step, residual: Residual, told: Collection[str] = ()) -> Iterator[Hypothesis]:
-    """Yield the step with one number turned to the value that comes nearest to what was seen, for each number it has.
+def solved(step: Step, residual: Residual, known: Collection[str] = ()) -> Iterator[Hypothesis]:
+    """Yield the step with one number set to the value nearest to the observed trajectory, for each number it has.
 
     Args:
         step: the contract.
-        residual: how far a step is from what was seen.
-        told: knobs that need no solving, because it is known what is wrong with them.
+        residual: of a step.
+        known: numbers that are not solved for, since a known mutation of them explains the program.
     """
     for kind in _SCALARS:
-        if kind.name not in told and (found := _nearest(kind, step, residual)) is not None:
+        if kind.name not in known and (found := _nearest(kind, step, residual)) is not None:
             yield Hypothesis(found, (_own(kind.name, found, step),))
 
 
 def neighbours(singles: Iterable[Hypothesis], residual: Residual) -> Iterator[Hypothesis]:
-    """Yield known mistakes with the number beside the knob turned as well: a coupled decay of 0.03 for a decoupled of 0.01."""
+    """Yield known mutations with a related number solved for: a coupled decay of 0.03 for a decoupled one of 0.01."""
     for single in singles:
         for kind in _SCALARS:
             if kind.name == _BESIDE.get(single.mutations[0].kind) and (found := _nearest(kind, single.step, residual)):

@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 SHAPES = {"kernel": (5, 7), "bias": (7,), "scale": (11,), "heads": (2, 3, 5), "embedding": (13, 3), "temperature": ()}
 LOUDNESS = (0.4, 1.5, 0.7, 20.0, 0.05, 1.1, 3.0)
-"""How large the gradients of each step are: beside the bound they are clipped to, or 1."""
+"""The size of the gradients of each step, relative to the bound of the clip, or 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ def step_probe(step: Step, seed: int = 0, steps: int = len(LOUDNESS)) -> StepPro
     """Return the probe that a contract needs.
 
     Args:
-        step: the contract; its eps, its clip and its decay say what has to be near.
+        step: the contract; the gradients are near its eps and its clip.
         seed: of the numbers.
         steps: how many.
     """
@@ -57,14 +57,14 @@ def step_probe(step: Step, seed: int = 0, steps: int = len(LOUDNESS)) -> StepPro
 
 
 def _long_enough(step: Step, steps: int) -> int:
-    """Return as many steps, at least two of them after the schedule's last change, and more where only signs are seen."""
+    """Return as many steps, at least two after the schedule's last change, and more if the step depends on signs alone."""
     schedule = step.learning_rate
     steps = 3 * steps if isinstance(step, Lion) else steps
     return max(steps, min(length(schedule) + 2, 24)) if isinstance(schedule, Schedule) else steps
 
 
 def length(schedule: Schedule | float) -> int:
-    """Return after how many steps the rate stays what it is."""
+    """Return the number of steps after which the rate is constant."""
     return getattr(schedule, "steps", 0) + length(getattr(schedule, "then", 0.0)) if isinstance(schedule, Schedule) else 0
 
 
@@ -86,7 +86,7 @@ def _sizes(step: Step, draws: np.random.Generator) -> Arrays:
 
 def _gradients(draws: np.random.Generator, sizes: Arrays, step: Step, number: int) -> Arrays:
     gradients = {name: size * draws.normal(size=size.shape) for name, size in sizes.items()}
-    # A row that no token looked up; and once, nothing at all reaches a tensor.
+    # Embedding rows of absent tokens have no gradient; in some steps a whole tensor has none.
     gradients["embedding"][draws.random(13) < 0.4] = 0.0
     if number % 3 == 2:
         gradients["heads"][:] = 0.0

@@ -1,4 +1,4 @@
-"""The picture of a training run: both curves, their difference in its envelope, and the parameter nearest to its own.
+"""Plot of a training run: both loss curves, their difference and its envelope, and the worst parameter.
 
 A difference is drawn as a line on a logarithmic axis, and its envelope as a shade: a run that stays together never leaves it.
 """
@@ -65,7 +65,7 @@ def _difference(axes: Any, training: Training, what: str) -> None:
     known = np.isfinite(most) & (most > 0)
     positive = np.concatenate([shown[np.isfinite(shown)], most[known]])
     low = float(positive.min()) / 3 if positive.size else 1e-12
-    _ = axes.fill_between(steps, low, np.where(known, most, np.nan), color=SHADE, linewidth=0, label="envelope of the twins")
+    _ = axes.fill_between(steps, low, np.where(known, most, np.nan), color=SHADE, linewidth=0, label="envelope of the replicas")
     # Equal to the bit has no logarithm: it is a mark on the floor.
     equal = far == 0
     _ = axes.plot(

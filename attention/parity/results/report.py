@@ -1,4 +1,4 @@
-"""Reports: what was compared, with which verdict, and what to run next.
+"""Reports: what was compared with which reference, how it came out, and what to do next.
 
     report = Report(rows, notes)        a row is one probe, or one comparison, of one program
     ok  <=>  an output was compared, all verdicts agree, and no program failed
@@ -36,12 +36,12 @@ EXIT_CODES = {"agrees": 0, "differs": 1, "cannot tell": 2}
 
 @dataclass(frozen=True)
 class Row:
-    """One probe on one side.
+    """One probe of one program.
 
     Attributes:
         subject: the contract's name, or the model and layer.
         probe: the probe's name.
-        side: "torch", "jax", "numpy", or another program.
+        side: the program: "torch", "jax", "numpy", or another.
         kernel: the kernel that ran.
         dtype: of weights and inputs.
         verdicts: on the output, on intermediates, and on every gradient.
@@ -49,6 +49,7 @@ class Row:
         failure: what is wrong with the program itself, so that it could not be compared, or "".
         open: whether the failure leaves open if the programs agree: one raised, or the parameter map is not established.
         facts: what else is known, such as the number of tokens.
+        reference: what the program was compared with.
     """
 
     subject: str
@@ -61,15 +62,16 @@ class Row:
     failure: str = ""
     open: bool = False
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    reference: str = "the float64 oracle"
 
     @property
     def agrees(self) -> bool:
-        """Whether every verdict is good. A refusal compares nothing and condemns nothing; a failure condemns."""
+        """Whether every verdict is good. A refusal compares nothing; a failure is no agreement."""
         return not self.failure and all(verdict.agrees for verdict in self.verdicts)
 
     @property
     def differs(self) -> bool:
-        """Whether the program is shown to differ: a verdict is bad or it failed, and nothing leaves that open."""
+        """Whether the program differs from the reference: a verdict says so or it failed, and nothing leaves that open."""
         return not self.open and not self.agrees
 
     def __str__(self) -> str:
@@ -81,18 +83,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Mutation:
-    """How many planted mistakes a test saw.
+    """How many mutations a test detected.
 
     Attributes:
         killed: their names.
-        survived: the names of those that it did not see.
+        survived: the names of those that it did not detect.
     """
 
     killed: tuple[str, ...] = ()
     survived: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutations killed"
+        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutants killed"
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,16 @@ class Report:
         rows: what was compared.
         notes: lines that the reader must know to trust the rows: warnings, how budgets were made, how parameters were matched.
         advice: what to run next if something fails.
-        mutation: how many planted mistakes the same probes saw, where it was asked.
+        mutation: how many mutations the same probes detected, or None.
     """
 
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     advice: str = ""
-    mutation: Mutation | None = None
 
     def __add__(self, other: Report) -> Report:
         notes = tuple(dict.fromkeys(self.notes + other.notes))
-        return Report(self.rows + other.rows, notes, self.advice or other.advice, self.mutation or other.mutation)
+        return Report(self.rows + other.rows, notes, self.advice or other.advice)
 
     @property
     def ok(self) -> bool:
@@ -166,11 +167,10 @@ class Report:
         return renderer("report as text")(self)
 
     def show(self, console: Console | None = None) -> None:
-        """Print the report, to a terminal at its own width at least: a cut table would hide what it is there to show."""
+        """Print the report in at most 100 columns; on a narrower terminal its cells are folded, and none is cut."""
         if console is not None and not hasattr(console, "print"):
             raise OptionError(f"console {shown(console)} must be a rich.console.Console, or None")
-        width = max(Console().width, renderer("width of a report")(self))
-        renderer("report on a console")(self, console or Console(width=width))
+        renderer("report on a console")(self, console or Console(width=renderer("columns of a report")(Console().width)))
 
     def groups(self) -> Iterator[list[Row]]:
         """Yield the rows of each subject, dtype and side together, in the order in which they first stood."""
@@ -193,7 +193,6 @@ class Report:
                 "environment": provenance.environment(),
                 "code": provenance.code(),
                 "notes": self.notes,
-                "mutation": None if self.mutation is None else _fields(self.mutation),
                 "rows": [{**_fields(row), "agrees": row.agrees} for row in self.rows],
             }
         )
@@ -242,7 +241,7 @@ def _place(row: Row) -> tuple[str, ...]:
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, except the pictures, which are for eyes."""
+    """Return the fields of a dataclass, except the pictures."""
     return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "pictures"}
 
 

@@ -16,14 +16,14 @@ from attention.spec.params import Weights
 Distances = dict[str, float]
 
 
-def moved(weights: Weights, twin: int) -> Weights:
-    """Return weights, each moved by one rounding unit of its own, up or down.
+def perturbed(weights: Weights, replica: int) -> Weights:
+    """Return weights, each perturbed by one rounding unit of its own, up or down.
 
     Args:
-        weights: where the run begins whose twin this is.
-        twin: which twin: the seed of the directions.
+        weights: the initial weights of the run.
+        replica: the number of the replica, the seed of the directions.
     """
-    rng = np.random.default_rng(twin)
+    rng = np.random.default_rng(replica)
     return {
         name: np.where(w == 0, w, np.nextafter(w, rng.choice(np.array([-np.inf, np.inf], w.dtype), w.shape)))
         for name, w in weights.items()
@@ -31,7 +31,7 @@ def moved(weights: Weights, twin: int) -> Weights:
 
 
 def distances(a: Weights, b: Weights) -> Distances:
-    """Return the root mean square of the difference of each parameter; what is no number on a side is infinitely far."""
+    """Return the root mean square of the difference of each parameter; NaN and infinity are infinitely far."""
     return {name: _finite(rms(a[name].astype(np.float64) - b[name].astype(np.float64))) for name in a}
 
 

@@ -21,9 +21,9 @@ import numpy as np
 
 FACTOR, OWN, FLOOR = 4.0, 2.0, 2.0
 LOSS_FACTOR, LOSS_FLOOR = 16.0, 32.0
-"""A loss is one number, of which two twins may be near by accident: Student's t of 2 degrees is beyond 16 once in 260."""
+"""A loss is one number, and two replicas may be close by accident: Student's t of 2 degrees is beyond 16 once in 260."""
 AHEAD = 1.5
-"""How much later a twin may be where the frameworks are: runs may part tenfold in ten steps, and chance says who is first."""
+"""How many times as many steps a replica may need to be as far: runs may diverge tenfold in ten steps, by chance."""
 
 Curves = Mapping[str, np.ndarray]
 """By parameter, a number for each step at which weights were compared."""
@@ -57,18 +57,18 @@ class Outside:
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """What was seen of the runs.
+    """The measured distances of all runs.
 
     Args:
         counts: elements of each parameter.
         watched: the steps after which weights were compared, counted from 0.
-        apart: how far torch and JAX are from each other, each a root mean square.
-        spread: how far the furthest twin is from JAX.
+        apart: the distance of torch from JAX, each a root mean square.
+        spread: the distance of the furthest replica from JAX.
         size: of JAX's parameters.
-        gone: how far JAX has gone since the last comparison.
-        first: how far the furthest twin begins.
-        share: of the way, what is rounding of the step's numbers, at every step.
-        leak: of the parameter, what is, at every step.
+        gone: the distance that JAX has moved since the last comparison.
+        first: the initial distance of the furthest replica.
+        share: the rounding of the optimiser's numbers at every step, relative to the step.
+        leak: the same, relative to the parameter.
         unit: half a rounding unit of 1.
     """
 
@@ -86,13 +86,13 @@ class Runs:
     @property
     def growth(self) -> np.ndarray:
         """A, at each comparison; never less than 1."""
-        # Not the mean: a parameter whose gradient is nothing but rounding moves as far as any other, and says nothing of them.
+        # Not the mean: a parameter whose gradient is pure rounding moves as far as any other.
         grown = [np.maximum.accumulate(far) / (2 * self.first[name]) for name, far in self.spread.items() if self.first[name]]
         return np.maximum(np.median(grown, axis=0), 1.0) if grown else np.ones(self.watched.size)
 
     def envelope(self) -> dict[str, np.ndarray]:
-        """Return how far each parameter may be, at each comparison."""
-        # What decays in the steps between two comparisons adds up; of the way between them, the coarsest step's share counts.
+        """Return the largest allowed distance of each parameter, at each comparison."""
+        # Leaks add up over the steps between two comparisons; of their shares the largest counts.
         since = np.concatenate([[0], self.watched[:-1] + 1])
         share, leak = np.maximum.reduceat(self.share, since), np.add.reduceat(self.leak, since)
         way = {name: np.cumsum(gone) for name, gone in self.gone.items()}
@@ -105,14 +105,14 @@ class Runs:
             for name in self.apart
         }
 
-    def loss_envelope(self, losses: np.ndarray, twins: np.ndarray) -> np.ndarray:
-        """Return how far losses may be apart, at every step.
+    def loss_envelope(self, losses: np.ndarray, replicas: np.ndarray) -> np.ndarray:
+        """Return the largest allowed distance of the losses, at every step.
 
         Args:
             losses: of JAX, `(steps,)`.
-            twins: of the twins, `(twins, steps)`.
+            replicas: of the replicas, `(replicas, steps)`.
         """
-        spread = _ahead(np.abs(twins - losses).max(axis=0), np.arange(losses.size))
+        spread = _ahead(np.abs(replicas - losses).max(axis=0), np.arange(losses.size))
         last = np.searchsorted(self.watched, np.arange(losses.size), side="right") - 1
         growth = self.growth[np.maximum(last, 0)]
         fall = np.maximum.accumulate(losses) - np.minimum.accumulate(losses)
@@ -122,13 +122,13 @@ class Runs:
 
 
 def _ahead(spread: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Return the largest spread up to `AHEAD` times as many steps, as far as there are so many."""
+    """Return the largest spread up to `AHEAD` times as many steps, or up to the last."""
     last = np.searchsorted(steps + 1, AHEAD * (steps + 1), side="right") - 1
     return np.maximum.accumulate(spread)[last]
 
 
 def _usual(spread: Curves, way: Curves) -> np.ndarray:
-    """Return the median parameter's spread beside the way it has gone; 0 while none has gone anywhere."""
+    """Return the median parameter's spread relative to the distance it has moved; 0 while none has moved."""
     with np.errstate(divide="ignore", invalid="ignore"):
         beside = np.stack([np.where(way[name] > 0, spread[name] / way[name], np.nan) for name in spread])
     rows = [column[np.isfinite(column)] for column in beside.T]

@@ -26,41 +26,41 @@ from attention.spec.errors import OptionError, SideFailed
 from attention.spec.optimizers.optimizer import Step
 from attention.spec.params import Weights
 
-Taken = tuple[Any, Any, Any, jax.Array]
-"""Parameters, everything else that the model holds, the optimiser's state, and the loss."""
+StepResult = tuple[Any, Any, Any, jax.Array]
+"""Parameters, the model's other state, the optimiser's state, and the loss."""
 
 
-class JaxLearner:
+class JaxTrainer:
     """A model that is being trained.
 
     Args:
-        recipe: what it follows.
+        recipe: of the run.
         kind: how the model is built, loaded and read.
-        weights: where it starts.
-        like: another run of the recipe, whose compiled step serves this one.
+        weights: the initial ones.
+        like: another run of the recipe, whose compiled step is reused.
 
     Attributes:
-        model: what is trained, as of the last time that it was asked for.
+        model: the trained model, updated by `weights` and `finished`.
         change: the `optax.GradientTransformation`.
-        taken: a step as one compiled program.
+        compiled_step: a step as one compiled program.
     """
 
-    def __init__(self, recipe: Recipe, kind: Model, weights: Weights, like: JaxLearner | None = None) -> None:
+    def __init__(self, recipe: Recipe, kind: Model, weights: Weights, like: JaxTrainer | None = None) -> None:
         self._kind = kind
         self.model: Any = kind.build()
         kind.load(self.model, weights)
         graph, self._params, self._rest = nnx.split(self.model, nnx.Param, ...)
         if like is None:
             self.change = _change(recipe, self.model)
-            self.taken = _compiled(graph, recipe.losses["jax"], self.change)
+            self.compiled_step = _compiled(graph, recipe.losses["jax"], self.change)
         else:
-            self.change, self.taken = like.change, like.taken
+            self.change, self.compiled_step = like.change, like.compiled_step
         with blamed("JAX's optimizer"):
             self._state = self.change.init(self._params)
 
     @staticmethod
     def arrays(batch: Batch) -> dict[str, jax.Array]:
-        """Return a batch as this framework takes it."""
+        """Return a batch as JAX arrays."""
         return {name: jnp.asarray(array) for name, array in batch.items()}
 
     def step(self, arrays: Mapping[str, jax.Array], seed: int) -> jax.Array:
@@ -70,24 +70,24 @@ class JaxLearner:
             SideFailed: the loss or the optimiser raised, or the loss is no scalar.
         """
         with blamed("JAX's step"):
-            self._params, self._rest, self._state, loss = self.taken(
+            self._params, self._rest, self._state, loss = self.compiled_step(
                 self._params, self._rest, self._state, arrays, jnp.uint32(seed)
             )
         return loss
 
     def weights(self) -> Weights:
-        """Return the weights of this moment."""
+        """Return the current weights."""
         nnx.update(self.model, self._params, self._rest)
         return self._kind.read(self.model)
 
     def finished(self) -> Any:
-        """Return the model, ready to be asked."""
+        """Return the model in evaluation mode."""
         nnx.update(self.model, self._params, self._rest)
         return nnx.view(self.model, deterministic=True, use_running_average=True, raise_if_not_found=False)
 
 
 def _change(recipe: Recipe, model: Any) -> Any:
-    """Return what makes a step of a gradient."""
+    """Return the optax transformation of the recipe."""
     given = recipe.optimizers.get("jax", recipe.optimizer)
     if isinstance(given, Step):
         return optimizer(given, model)
@@ -97,11 +97,11 @@ def _change(recipe: Recipe, model: Any) -> Any:
     return given
 
 
-def _compiled(graph: Any, loss: Callable[..., Any], change: Any) -> Callable[..., Taken]:
+def _compiled(graph: Any, loss: Callable[..., Any], change: Any) -> Callable[..., StepResult]:
     """Return one step as one program."""
 
     def value(params: Any, rest: Any, batch: Any, seed: jax.Array) -> tuple[jax.Array, Any]:
-        # Variables may be written only where they were made, so those of outside are made anew.
+        # NNX variables may be written only in the trace that made them, so they are copied.
         model = nnx.merge(graph, params, jax.tree.map(lambda x: x, rest))
         found = loss(model, batch, seed)
         if jnp.shape(found) != ():
@@ -109,7 +109,7 @@ def _compiled(graph: Any, loss: Callable[..., Any], change: Any) -> Callable[...
         return found, nnx.state(model, nnx.Not(nnx.Param))
 
     @jax.jit
-    def step(params: Any, rest: Any, state: Any, batch: Any, seed: jax.Array) -> Taken:
+    def step(params: Any, rest: Any, state: Any, batch: Any, seed: jax.Array) -> StepResult:
         (found, rest), gradients = jax.value_and_grad(value, has_aux=True)(params, rest, batch, seed)
         updates, state = change.update(gradients, state, params)
         return optax.apply_updates(params, updates), rest, state, found

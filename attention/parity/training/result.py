@@ -25,13 +25,13 @@ LOSS = "loss"
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What a training run left. Steps are counted from 1 in all that it says.
+    """The result of a training comparison. Steps are counted from 1 in its text.
 
     Attributes:
-        recipe: what was followed.
+        recipe: of the runs.
         models: the trained model of each backend.
-        losses: of every step, by "torch", "jax" and "twin i".
-        runs: how far the runs were from each other.
+        losses: of every step, by "torch", "jax" and "replica i".
+        runs: the distances between the runs.
     """
 
     recipe: Recipe = field(repr=False)
@@ -46,29 +46,29 @@ class Training:
 
     @property
     def apart(self) -> dict[str, np.ndarray]:
-        """How far torch and JAX are apart: each parameter after each step of `watched`, and the losses at every step."""
+        """The distance of torch from JAX: each parameter after each step of `watched`, and the losses at every step."""
         with np.errstate(invalid="ignore"):
             return {**self.runs.apart, LOSS: np.abs(self.losses["torch"] - self.losses["jax"])}
 
     @cached_property
     def envelope(self) -> dict[str, np.ndarray]:
-        """How far they may be, under the same names."""
-        twins = np.stack([values for name, values in self.losses.items() if name.startswith("twin")])
+        """The divergence bound, under the same names."""
+        replicas = np.stack([values for name, values in self.losses.items() if name.startswith("replica")])
         with np.errstate(invalid="ignore"):
-            return {**self.runs.envelope(), LOSS: self.runs.loss_envelope(self.losses["jax"], twins)}
+            return {**self.runs.envelope(), LOSS: self.runs.loss_envelope(self.losses["jax"], replicas)}
 
     @property
     def failure(self) -> str:
-        """Which run's loss, or else which parameter, is no number, and from which step on, or ""."""
+        """The run whose loss, or else the parameter that, is NaN or infinite, and from which step on; or ""."""
         broken = {name: np.flatnonzero(~np.isfinite(values)) for name, values in self.losses.items()}
-        told = {
+        broken_losses = {
             name: f"{name}'s loss is {self.losses[name][at[0]]} at step {at[0] + 1}" for name, at in broken.items() if at.size
         }
-        sides = [told[name] for name in ("torch", "jax") if name in told]
-        # An envelope of a twin that is no number would hold anything.
+        sides = [broken_losses[name] for name in ("torch", "jax") if name in broken_losses]
+        # The envelope of a replica that is NaN would allow anything.
         far = {name: np.flatnonzero(~np.isfinite(spread + self.runs.size[name])) for name, spread in self.runs.spread.items()}
         lost = [f"{name} is no number in a run after step {self.watched[at[0]] + 1}" for name, at in far.items() if at.size]
-        return " and ".join(sides or [*told.values(), *lost][:1])
+        return " and ".join(sides or [*broken_losses.values(), *lost][:1])
 
     @cached_property
     def outside(self) -> tuple[Outside, ...]:
@@ -99,7 +99,7 @@ class Training:
 
     @cached_property
     def diagnosis(self) -> Any:
-        """What `diagnose_step` says of the optimisers that a user brought; None if there are none."""
+        """The diagnosis of the user's optimisers by `diagnose_step`; None if there are none."""
         if not self.recipe.optimizers:
             return None
         from attention.parity.optimizers.diagnose_step import diagnose_step  # noqa: PLC0415 - only a mismatch needs it
@@ -108,7 +108,7 @@ class Training:
         return diagnose_step(sides[0], sides[1], self.recipe.optimizer, names=("torch", "jax"))
 
     def facts(self) -> dict[str, Any]:
-        """Return what a certificate says of the run, ready for JSON."""
+        """Return the facts of the run for a certificate, JSON-ready."""
         first, worst = (list(found)[:1] for found in (self.outside, self.worst))
         return plain(
             {
@@ -117,7 +117,7 @@ class Training:
                 "parameters": sum(self.runs.counts.values()),
                 "optimizer": words(self.recipe.optimizer),
                 "seed": self.recipe.seed,
-                "twins": len(self.losses) - 2,
+                "replicas": len(self.losses) - 2,
                 "weights compared": len(self.watched),
                 "last loss": {name: float(values[-1]) for name, values in self.losses.items()},
                 "failure": self.failure,
@@ -139,7 +139,7 @@ class Training:
 
     @checked(path=PATH)
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw both loss curves, their difference in its envelope, and the parameter that is nearest to its own.
+        """Draw both loss curves, their difference in its envelope, and the parameter nearest to its envelope.
 
         Raises:
             FileError: the path cannot be written.

@@ -26,14 +26,14 @@ from attention.torch_impl.optimizers import optimizer
 from attention.torch_impl.params import to_tensor
 
 
-class TorchLearner:
+class TorchTrainer:
     """A model that is being trained.
 
     Args:
-        recipe: what it follows.
+        recipe: of the run.
         kind: how the model is built, loaded and read.
-        weights: where it starts.
-        narrow: whether the optimiser's numbers are rounded to float32, which is how XLA holds them.
+        weights: the initial ones.
+        narrow: whether the optimiser's numbers are rounded to float32, as XLA does.
     """
 
     def __init__(self, recipe: Recipe, kind: Model, weights: Weights, *, narrow: bool = False) -> None:
@@ -46,7 +46,7 @@ class TorchLearner:
 
     @staticmethod
     def arrays(batch: Batch) -> dict[str, Tensor]:
-        """Return a batch as this framework takes it."""
+        """Return a batch as torch tensors."""
         return {name: to_tensor(array) for name, array in batch.items()}
 
     def step(self, arrays: Mapping[str, Tensor], seed: int) -> Tensor:
@@ -69,11 +69,11 @@ class TorchLearner:
         return loss.detach()
 
     def weights(self) -> Weights:
-        """Return the weights of this moment."""
+        """Return the current weights."""
         return self._kind.read(self.model)
 
     def finished(self) -> Any:
-        """Return the model, ready to be asked."""
+        """Return the model in evaluation mode."""
         return self.model.eval()
 
 
@@ -97,7 +97,7 @@ def _parts(recipe: Recipe, model: torch.nn.Module, *, narrow: bool) -> tuple[Any
 
 
 def narrowed(option: Any) -> Any:
-    """Return an option of an optimiser, its numbers rounded to float32; what is no number stays as it is."""
+    """Return an option of an optimiser, its numbers rounded to float32; other values unchanged."""
     if isinstance(option, tuple):
         return tuple(map(narrowed, option))
     return float(np.float32(option)) if isinstance(option, float) else option

@@ -14,33 +14,33 @@ from typing import Any
 import numpy as np
 
 from attention.parity.training import optimizer_rounding
-from attention.parity.training.distance import Distances, distances, furthest, moved, sizes, unit
+from attention.parity.training.distance import Distances, distances, furthest, perturbed, sizes, unit
 from attention.parity.training.envelope import Runs
-from attention.parity.training.jax_trainer import JaxLearner
+from attention.parity.training.jax_trainer import JaxTrainer
 from attention.parity.training.model_io import models
 from attention.parity.training.recipe import Recipe
 from attention.parity.training.result import Training
-from attention.parity.training.torch_trainer import TorchLearner
+from attention.parity.training.torch_trainer import TorchTrainer
 from attention.spec.options import checked, function_of, instance, whole
 from attention.spec.params import Weights
 
 DENSE = 10
-"""Steps at the beginning after each of which weights are compared: most mistakes show in one of them."""
-MOST_TWINS = 64
-"""More runs say nothing more of rounding, and each holds the model and its optimiser again."""
+"""Weights are compared after each of the first steps: most mistakes show in one of them."""
+MOST_REPLICAS = 64
+"""More runs add nothing, and each holds the model and its optimiser again."""
 
 
-@checked(recipe=instance(Recipe), twins=whole(1, MOST_TWINS), watch=whole(), progress=function_of(2) | ", or None")
+@checked(recipe=instance(Recipe), replicas=whole(1, MOST_REPLICAS), watch=whole(), progress=function_of(2) | ", or None")
 def train(
-    recipe: Recipe, *, twins: int = 2, watch: int = 1, progress: Callable[[int, float], object] | None = None
+    recipe: Recipe, *, replicas: int = 2, watch: int = 1, progress: Callable[[int, float], object] | None = None
 ) -> Training:
-    """Train a recipe in both frameworks, from the same bits, and judge whether they stay together.
+    """Train a recipe in both frameworks, from the same bits, and compare the runs within the divergence bound.
 
     Args:
-        recipe: what is trained, on what, and how.
-        twins: how many runs of JAX's side begin one rounding unit away, and so show how far rounding alone drives a run.
-        watch: every how many steps weights are compared, after the first ten; losses are at every step.
-        progress: told of each step, counted from 1, and of its loss.
+        recipe: model, data, optimiser and number of steps.
+        replicas: how many JAX runs start one rounding unit away, to measure the divergence by rounding alone.
+        watch: weights are compared every `watch` steps, after the first ten; losses at every step.
+        progress: called with each step, counted from 1, and its loss.
 
     Returns:
         The trained models, the losses and the verdict.
@@ -51,19 +51,19 @@ def train(
         SideFailed: a loss or an optimiser raised, or a loss is no scalar.
     """
     start, kinds = models(recipe)
-    torch = TorchLearner(recipe, kinds["torch"], start)
-    ours = JaxLearner(recipe, kinds["jax"], start)
-    begun = [moved(start, twin) for twin in range(twins)]
-    others = [JaxLearner(recipe, kinds["jax"], weights, like=ours) for weights in begun]
-    names = ("jax", *(f"twin {i}" for i in range(twins)))
+    torch = TorchTrainer(recipe, kinds["torch"], start)
+    ours = JaxTrainer(recipe, kinds["jax"], start)
+    begun = [perturbed(start, replica) for replica in range(replicas)]
+    others = [JaxTrainer(recipe, kinds["jax"], weights, like=ours) for weights in begun]
+    names = ("jax", *(f"replica {i}" for i in range(replicas)))
     losses: dict[str, list[float]] = {name: [] for name in ("torch", *names)}
     watcher = _Watcher(start)
     for step in range(recipe.steps):
         batch, seed = recipe.batch(step), recipe.dropout_seed(step)
-        arrays = JaxLearner.arrays(batch)
+        arrays = JaxTrainer.arrays(batch)
         # JAX computes while torch does.
-        pending = [learner.step(arrays, seed) for learner in (ours, *others)]
-        losses["torch"].append(float(torch.step(TorchLearner.arrays(batch), seed)))
+        pending = [trainer.step(arrays, seed) for trainer in (ours, *others)]
+        losses["torch"].append(float(torch.step(TorchTrainer.arrays(batch), seed)))
         for name, value in zip(names, pending, strict=True):
             losses[name].append(float(value))
         if step < DENSE or step % watch == 0 or step == recipe.steps - 1:
@@ -79,7 +79,7 @@ def train(
 
 
 class _Watcher:
-    """Writes down how far runs are from each other."""
+    """Records the distances between the runs."""
 
     def __init__(self, start: Weights) -> None:
         self._start, self._last = start, start
@@ -93,11 +93,11 @@ class _Watcher:
         self._seen["spread"].append(furthest([distances(other, ours) for other in others]))
         self._seen["size"].append(sizes(ours))
         self._seen["gone"].append(distances(ours, self._last))
-        # What `weights` returns may be a view of what the next step writes over.
+        # `weights` may return views that the next step overwrites.
         self._last = {name: w.copy() for name, w in ours.items()}
 
     def seen(self, recipe: Recipe, first: Distances) -> Runs:
-        """Return all of it."""
+        """Return the recorded distances."""
         curves: dict[str, Any] = {
             what: {name: np.array([distance[name] for distance in found]) for name in self._start}
             for what, found in self._seen.items()

@@ -3,7 +3,7 @@
     choose(kernels, request) = the first kernel that does not refuse, with every refusal and its reason
     "auto" tries the kernels of the first rule that applies (rules.py), then the table up to the reference
 
-A refusal is data, not an exception: "auto" and `attention kernels` read the same one. Nothing falls back silently.
+A refusal is data, not an exception: "auto" and `attention kernels explain` read the same one. Nothing falls back silently.
 """
 
 # Values are whatever a user passed, of types that strict mode cannot know.

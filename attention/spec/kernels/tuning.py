@@ -183,7 +183,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _ignored(path: Path, reason: str) -> dict[str, dict[str, Any]]:
-    text = f"tile sizes in {str(path)!r} are ignored, for the file {reason}; `attention kernels --tune` writes it anew"
+    text = f"tile sizes in {str(path)!r} are ignored, for the file {reason}; `attention kernels tune` writes it anew"
     warnings.warn(text, stacklevel=2)
     return {}
 

@@ -24,7 +24,7 @@ from jax.lax import stop_gradient
 from attention.jax_impl.params import parameter
 from attention.parity.contracts.backends import Results, TorchBackend
 from attention.parity.contracts.probes import Probe
-from attention.parity.numerics.noise import Noise
+from attention.parity.numerics.jaxpr_interpreter import JaxprInterpreter
 
 Tree = Any
 Arrays = dict[str, Any]
@@ -90,7 +90,7 @@ def pulled_back(probe: Probe, forward: Callable[..., Arrays], learned: Tree, arr
     with jax.enable_x64(True), jax.disable_jit(), np.errstate(all="ignore"):
         jaxpr, shape = jax.make_jaxpr(program, return_shape=True)(*arguments)
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(arguments)]
-        return jax.tree.unflatten(jax.tree.structure(shape), Noise(None, np.zeros((2, 2))).read(jaxpr, leaves))
+        return jax.tree.unflatten(jax.tree.structure(shape), JaxprInterpreter().run(jaxpr, leaves))
 
 
 def _named(probe: Probe) -> tuple[str, ...]:

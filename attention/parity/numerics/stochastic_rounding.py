@@ -1,17 +1,18 @@
-"""Noise: the interpreter that rounds every result of a float64 program at random, as a real one rounds it.
+"""Stochastic rounding: the jaxpr interpreter with every float64 result rounded at random, as in a real program.
 
     perturbed result = o + max(spread, min(|o|, floor)) * xi        xi ~ U(-1, 1), whose standard deviation is 1 / sqrt(3)
 
-    spread = 0                                        exact results: a move, a choice, a comparison, a sign
+    spread = 0                                        exact results: moves, selections, comparisons, signs
     spread = u |o|                                    add, mul, div, tanh, ...
     spread = 1.5 u |o|                                exp, log; 2.4 of tanh, 1.2 of logistic: see FACTORS
+    spread = u max(1.8 |o|, 6 + 6 |x|)                lgamma, whose terms are larger than their difference: see LARGER_TERMS
     spread = u sqrt(depth sum (a_k b_k)^2 + o^2)      a sum of n terms or products, depth = max(log2 n, n / 16)
-    spread = 0                                        constants made of constants, where the dtype holds them: 2.0 - 1.0
+    spread = 0                                        results of constants that the dtype represents exactly: 2.0 - 1.0
 
-u is the unit roundoff of the compute dtype, or of the storage dtype where the program says `stored`, or, where it is asked for,
-of the coarser dtype that the program casts to; below floor a result may underflow. To first order a spread is the same in every
-run, so the unperturbed run computes those of sums, and the others reuse them. One rounding error is spread evenly over an
-interval, and so is xi.
+u is the unit roundoff of the compute dtype, or of the storage dtype where the program calls `stored`, or, with `casts`, of
+the coarser dtype that the program casts to; below floor a result may underflow. To first order a spread is the same in every
+run, so the unperturbed run computes those of sums, and the others reuse them. A rounding error is uniform over an interval,
+and so is xi.
 
 References:
     Parker, Monte Carlo Arithmetic, 1997; Higham and Mary, SIAM J. Sci. Comput. 41, 2019 (the sqrt(log2 n) of a tree sum).
@@ -27,15 +28,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Var
 
-from attention.parity.numerics.jaxpr_interpreter import apply, concrete, is_complex, is_float, is_key, widened
+from attention.parity.numerics.jaxpr_interpreter import LOOPS, JaxprInterpreter, apply, is_complex, is_float
 
 Array = Any
 
-# Float results of these are moved or chosen, never rounded. A primitive that no table names is rounded once.
+# Float results of these are never rounded. A primitive in no table is rounded once.
 EXACT = frozenset(
     """
     abs approx_top_k bitcast_convert_type broadcast_in_dim broadcast_to ceil clamp concatenate convert_element_type
@@ -46,17 +45,33 @@ EXACT = frozenset(
     """.split()  # noqa: SIM905 a table of names is read at a glance, a column of sixty quoted lines is not
 )
 
-# A call is no operation: its body is read as if it stood in its place.
-CALLS = frozenset(
-    """
-    call closed_call composite core_call custom_jvp_call custom_vjp_call custom_vmap_call eval_jaxpr jit program_order
-    remat2
-    """.split()  # noqa: SIM905 as above
-)
-
 # The error of the usual implementations, in roundings. XLA's tanh, measured on the CPU: RMS 1.41 units of float32 and 1.02 of
-# float64, where a rounding has 0.58; its logistic 0.69.
-FACTORS = {"exp": 1.5, "exp2": 1.5, "expm1": 1.5, "log": 1.5, "log1p": 1.5, "log2": 1.5, "logistic": 1.2, "tanh": 2.4}
+# float64, where a rounding has 0.58; its logistic 0.69; its polygamma 16 of order 1 and 8 of order 2.
+FACTORS = {
+    "exp": 1.5,
+    "exp2": 1.5,
+    "expm1": 1.5,
+    "log": 1.5,
+    "log1p": 1.5,
+    "log2": 1.5,
+    "logistic": 1.2,
+    "polygamma": 28.0,
+    "tanh": 2.4,
+}
+
+# Results that are differences of larger terms, such as log(gamma(x)) near its zeros: the share of the result, and the size of
+# the terms, an amount and a share of the operand. XLA on the CPU errs so (0.05 <= x <= 20: RMS 3 to 47 units of float32).
+LARGER_TERMS = {"lgamma": (1.8, 6.0, 6.0), "digamma": (2.2, 9.0, 0.0)}
+
+
+def of_terms(name: str, size: Array, operand: Array) -> Array:
+    """Return how large the terms are whose difference a result is: `|result|` and `|operand|` per element, of any framework."""
+    share, amount, slope = LARGER_TERMS[name]
+    terms = amount + slope * operand
+    # A maximum by operators, for NumPy and torch alike.
+    own = share * size
+    return terms + (own - terms) * (own > terms)
+
 
 # n of a sum, from its parameters and operands. Linear in each operand: of squares, these make sum (a b)^2.
 TERMS: dict[str, Callable[..., int]] = {
@@ -69,15 +84,15 @@ TERMS: dict[str, Callable[..., int]] = {
 
 
 CORRECT = frozenset({"add", "add_any", "div", "integer_pow", "mul", "sqrt", "square", "sub"})
-"""Results of these are correctly rounded, so that one which the dtype can hold is not rounded at all. It counts for constants
-alone: 6 / 3 may be 6 * fl(1/3) in another program, but nobody computes 2.0 - 1.0 in another way."""
+"""Results of these are correctly rounded: one that the dtype represents has no error. This is used for constants alone: 6 / 3
+may be 6 * fl(1/3) in another program, but 2.0 - 1.0 has no other form."""
 
 # Unit roundoff and floor of the dtypes that a program may cast to on purpose.
 NARROW = {"bfloat16": (2.0**-8, 2.0**-126), "float16": (2.0**-11, 2.0**-38)}
 
 
 def _held(x: Array, unit: float) -> Array:
-    """Return where a dtype of this unit roundoff holds a float64 exactly."""
+    """Return where a dtype of this unit roundoff represents a float64 exactly."""
     if unit == 2.0**-24:
         with np.errstate(over="ignore"):
             return x.astype(np.float32) == x
@@ -104,7 +119,7 @@ def _exact(eqn: Any, operands: Sequence[Array], result: Array, unit: float) -> A
 
 
 def depth_of(n: int) -> float:
-    """Return how many roundings of a partial sum stand in a sum of n terms: log2(n) in a tree, and more in a long one.
+    """Return how many roundings of a partial sum a sum of n terms has: log2(n) in a tree, and more in a long one.
 
     XLA's product of one row of 768, 2048 and 16384 terms on a CPU adds one after another: it errs as with a depth of 0.3 n, and
     a GEMM as with 100 from 256 terms on. With n / 16 the first is at z = 2, where programs are that sum in trees.
@@ -113,10 +128,6 @@ def depth_of(n: int) -> float:
     (6.0, 128.0)
     """
     return max(math.log2(max(1, n)), n / 16)
-
-
-def _body(eqn: Any) -> Any:
-    return next(eqn.params[name] for name in ("jaxpr", "call_jaxpr", "call") if name in eqn.params)
 
 
 def _rounds(eqn: Any) -> bool:
@@ -131,18 +142,18 @@ def _rounds(eqn: Any) -> bool:
 
 
 MOST_KEPT = 2**28
-"""Bytes of spreads that one budget keeps for its runs; what is beyond is computed anew in each."""
+"""Bytes of spreads that one budget keeps for its runs; those beyond are recomputed in each."""
 
 
 class Spreads:
-    """The spreads of an unperturbed run, for the perturbed runs, which meet the same operations in the same order."""
+    """The spreads of an unperturbed run, in the order of its operations, for the perturbed runs."""
 
     def __init__(self) -> None:
         self.kept: list[list[Array] | None] = []
         self.size = 0
 
     def keep(self, spreads: list[Array]) -> None:
-        """Keep the spreads of one operation, an array or a share of each result; at most `MOST_KEPT` in all."""
+        """Keep the spreads of one operation, each an array or a relative error; at most `MOST_KEPT` bytes in all."""
         narrow = [_narrow(s) if isinstance(s, np.ndarray) else s for s in spreads]
         self.size += sum(s.nbytes for s in narrow if isinstance(s, np.ndarray))
         self.kept.append(narrow if self.size <= MOST_KEPT else None)
@@ -156,14 +167,14 @@ def _narrow(spread: Array) -> Array:
     return spread if lost.any() else narrow
 
 
-class Noise:
-    """Interprets a jaxpr in NumPy, perturbing as it goes.
+class StochasticRounding(JaxprInterpreter):
+    """Interprets a jaxpr in NumPy, and perturbs every result as rounding would.
 
     Args:
         draws: the generator of xi; None perturbs nothing, which is the oracle.
         units: `(2, 2)`: unit roundoff and floor of the compute dtype, and those of the storage dtype.
         spreads: filled by an unperturbed run, read by perturbed ones of the same program and arguments.
-        casts: whether what the program casts to bfloat16 or float16 is rounded as those are.
+        casts: whether results that the program casts to bfloat16 or float16 are rounded as those are.
     """
 
     def __init__(
@@ -172,54 +183,22 @@ class Noise:
         self.draws, self.units, self.casts = draws, units, casts
         self.spreads = spreads
         self.known = iter(() if spreads is None or draws is None else spreads.kept)
-        self.constant = False
 
-    def read(self, jaxpr: Any, arguments: Sequence[Array], fixed: Sequence[bool] = ()) -> list[Array]:
-        """Return the perturbed outputs of a jaxpr, open or closed.
-
-        Args:
-            jaxpr: of the program.
-            arguments: in float64.
-            fixed: which of them are constants of the program around it; none if empty.
-        """
-        constants = [widened(concrete(c)) for c in getattr(jaxpr, "consts", ())]
-        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
-
-        def value(atom: Any) -> Array:
-            if isinstance(atom, Var):
-                return values[atom]
-            return atom.val if is_key(atom.aval) else widened(np.asarray(atom.val, atom.aval.dtype))
-
-        constant = {*jaxpr.constvars, *(v for v, is_fixed in zip(jaxpr.invars, fixed, strict=False) if is_fixed)}
-        for eqn in jaxpr.eqns:
-            operands = [value(atom) for atom in eqn.invars]
-            flags = [not isinstance(atom, Var) or atom in constant for atom in eqn.invars]
-            if all(flags):
-                constant.update(eqn.outvars)
-            if eqn.primitive.name in CALLS:
-                results = self.read(_body(eqn), operands, flags)
-            else:
-                self.constant = all(flags)
-                results = LOOPS.get(eqn.primitive.name, Noise.round)(self, eqn, operands)
-            values.update(zip(eqn.outvars, results, strict=True))
-        return [value(atom) for atom in jaxpr.outvars]
-
-    def round(self, eqn: Any, operands: list[Array]) -> list[Array]:
-        """Return the results of one primitive, rounded as the tables say."""
-        results = apply(eqn, _whole(operands) if eqn.primitive.name == "pow" else operands)
+    def results(self, eqn: Any, operands: list[Array], *, constant: bool) -> list[Array]:
+        """Return the results of one primitive, perturbed."""
+        results = super().results(eqn, operands, constant=constant)
         if (self.draws is None and self.spreads is None) or not _rounds(eqn):
             return results
         if self.draws is None:
-            cast("Spreads", self.spreads).keep(self._spreads(eqn, operands, results))
+            cast("Spreads", self.spreads).keep(self._spreads(eqn, operands, results, constant=constant))
             return results
         known = next(self.known, None)
-        spreads = self._spreads(eqn, operands, results) if known is None else known
+        spreads = self._spreads(eqn, operands, results, constant=constant) if known is None else known
         moved = zip(results, spreads, strict=True)
         return [_perturb(self.draws, o, s) if is_float(o) or is_complex(o) else o for o, s in moved]
 
-    def _spreads(self, eqn: Any, operands: list[Array], results: list[Array]) -> list[Any]:
-        """Return how far rounding moves each result: per element, or a float, as a share of each element."""
+    def _spreads(self, eqn: Any, operands: list[Array], results: list[Array], *, constant: bool) -> list[Any]:
+        """Return the largest rounding error of each result: per element, or as a float, relative to each element."""
         name = eqn.primitive.name
         unit, floor = self.units[1 if name == "stored" else 0]
         narrow, low = NARROW.get(eqn.outvars[0].aval.dtype.name, (0.0, 0.0))
@@ -229,7 +208,9 @@ class Noise:
             return [0.0 for _ in results]
         if name == "fft":
             return [_transformed(eqn, results[0], unit)]
-        exact = _exact(eqn, operands, results[0], unit) if self.constant else None
+        if name in LARGER_TERMS:
+            return [_raised(results[0], unit * of_terms(name, abs(results[0]), abs(operands[0])), floor)]
+        exact = _exact(eqn, operands, results[0], unit) if constant else None
         if name in TERMS:
             depth = depth_of(TERMS[name](eqn.params, *operands))
             squares = apply(eqn, [_squared(x) for x in operands])
@@ -244,18 +225,12 @@ class Noise:
         return spreads if exact is None else [np.where(exact, 0.0, spread) for spread in spreads]
 
     @contextmanager
-    def apart(self) -> Generator[None]:
-        """Neither keep nor reuse spreads: perturbed runs may take another branch, or another number of turns."""
+    def branch(self) -> Generator[None]:
+        """Neither keep nor reuse spreads: perturbed runs may take another branch, or repeat a loop another number of times."""
         spreads, known = self.spreads, self.known
         self.spreads, self.known = None, iter(())
         yield
         self.spreads, self.known = spreads, known
-
-
-def _whole(operands: list[Array]) -> list[Array]:
-    """Return base and exponent, the exponent a whole number where the base is negative: no other has a power there."""
-    base, exponent = operands
-    return [base, np.where(np.less(base, 0), np.rint(exponent), exponent)] if is_float(base) else operands
 
 
 def _squared(x: Array) -> Array:
@@ -263,20 +238,20 @@ def _squared(x: Array) -> Array:
 
 
 def _transformed(eqn: Any, o: Array, unit: float) -> Array:
-    """Return the spread of a Fourier transform: each element errs by the size of all, log2(n) roundings deep."""
+    """Return the spread of a Fourier transform: the error of each element has the size of all, log2(n) roundings deep."""
     axes = tuple(range(-len(eqn.params["fft_lengths"]), 0))
     depth = math.log2(max(2, math.prod(eqn.params["fft_lengths"])))
     return np.broadcast_to(unit * np.sqrt(depth * np.mean(_squared(o), axes, keepdims=True)), o.shape)
 
 
 def _raised(o: Array, spread: Array, floor: float) -> Array:
-    """Return the spread where underflow is possible too, and 0 where a result is not finite and stays what it is."""
+    """Return the spread where underflow is possible too, and 0 where a result is not finite."""
     spread = np.maximum(spread, np.minimum(abs(o), floor))
     return np.where(np.isfinite(spread), spread, 0.0)
 
 
 def _share(o: Array, share: float, floor: float) -> Array | float:
-    """Return the spread of a result of which each element is off by the same share: that share, unless some may underflow."""
+    """Return the spread of a result with one relative error: that error, or an array if some elements may underflow."""
     if not is_float(o):
         return share * np.abs(o) if is_complex(o) else share
     size = abs(o)
@@ -285,54 +260,11 @@ def _share(o: Array, share: float, floor: float) -> Array | float:
 
 
 def _perturb(draws: np.random.Generator, o: Array, spread: Array | float) -> Array:
-    """Return `o` as a rounding error of at most `spread`, or of that share of each element, may leave it."""
+    """Return `o` with a random error of at most `spread`, or of that relative error."""
     if is_complex(o):
         return _perturb(draws, o.real, spread) + 1j * _perturb(draws, o.imag, spread)
     xi = draws.random(o.shape, np.float32) * np.float32(2) - np.float32(1)
     if isinstance(spread, float):
-        # inf * 0 is NaN and inf * (1 + xi) is not: what is infinite stays what it is.
+        # inf * 0 is NaN and inf * (1 + xi) is not: so that infinity stays infinite.
         return o * np.add(xi * np.float32(spread), 1.0, dtype=np.float64)
     return o + xi * spread
-
-
-def _scan(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
-    p = eqn.params
-    # JAX 0.11 groups the operands where 0.10 counts them.
-    n, m = map(len, p["ft_in"].unpack()[:2]) if "ft_in" in p else (p["num_consts"], p["num_carry"])
-    constants, carry, xs = operands[:n], operands[n : n + m], operands[n + m :]
-    rows: list[list[Array]] = []
-    order = range(p["length"])
-    for i in reversed(order) if p["reverse"] else order:
-        results = noise.read(p["jaxpr"], [*constants, *carry, *(x[i] for x in xs)])
-        carry = results[:m]
-        rows.append(results[m:])
-    if p["reverse"]:
-        rows.reverse()
-    if not rows:
-        # Nothing ran, so that only the jaxpr knows the shapes.
-        return [*carry, *(np.zeros(v.aval.shape, v.aval.dtype) for v in eqn.outvars[m:])]
-    return [*carry, *map(_stacked, zip(*rows, strict=True))]
-
-
-def _stacked(rows: Sequence[Array]) -> Array:
-    return jnp.stack(rows) if is_key(rows[0]) else np.stack(rows)
-
-
-def _while(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
-    p = eqn.params
-    n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
-    state = operands[m:]
-    with noise.apart():
-        while noise.read(p["cond_jaxpr"], [*operands[:n], *state])[0]:
-            state = noise.read(p["body_jaxpr"], [*operands[n:m], *state])
-    return state
-
-
-def _cond(noise: Noise, eqn: Any, operands: list[Array]) -> list[Array]:
-    branches = eqn.params["branches"]
-    # As XLA does, an index out of range takes the nearest branch.
-    with noise.apart():
-        return noise.read(branches[min(max(int(operands[0]), 0), len(branches) - 1)], operands[1:])
-
-
-LOOPS: dict[str, Callable[[Noise, Any, list[Array]], list[Array]]] = {"scan": _scan, "while": _while, "cond": _cond}
