@@ -137,8 +137,6 @@ def lines(report: Report) -> Iterator[str]:
     yield f"{compared} arrays compared with {references}, {failures} outside their budget."
     if pairs(report):
         yield f"verdict: {report.verdict}{differing(report)}"
-    if report.mutation is not None:
-        yield f"{report.mutation}{''.join(f'; survived: {name}' for name in report.mutation.survived)}"
     if report.advice and not report.ok:
         yield f"next: {report.advice}"
 
@@ -147,7 +145,7 @@ def differing(report: Report) -> str:
     """Return which programs of a pair differ from which reference; "" if none does."""
     found = dict.fromkeys((row.side, row.reference) for row in report.rows if row.differs and row.verdicts)
     said = "; ".join(f"{side} differs from the reference, {reference}" for side, reference in found)
-    return f": {said}; either of the two programs may be the wrong one" if said else ""
+    return f": {said}; either may be the wrong one" if said else ""
 
 
 def table(report: Report) -> Table:

@@ -39,9 +39,7 @@ def run_branches(
     return only(xp, x, there)
 
 
-def run_blocks(
-    blocks: Iterable[Any], x: Array, seed: Any, call: Callable[[Any, Array, Any], Array], seed_at: SeedAt
-) -> Array:
+def run_blocks(blocks: Iterable[Any], x: Array, seed: Any, call: Callable[[Any, Array, Any], Array], seed_at: SeedAt) -> Array:
     """Return the tokens after `call(block, x, seed)` of every block in turn."""
     for i, block in enumerate(blocks):
         x = call(block, x, seed_at(seed, f"layers.{i}"))
