@@ -2,7 +2,7 @@
 
     parity                           `attention.parity`; a test that fails shows its reports
     parity_probe                     each probe of the contract in @pytest.mark.parity_probes(contract), in turn
-    pytest --parity-mutations          test_port.py::test_mine kills 40 of 59; add T != S (3), an empty row (2)
+    pytest --parity-mutations          test_port.py::test_mine: mutation score 40 of 59; add T != S (3), an empty row (2)
 
 Every test that takes `parity` runs once unchanged, and once for each known mutation, which is applied to the results of
 `parity.layer`, `parity.expect` and `parity.check`. This file imports no framework: a session without such tests pays nothing.

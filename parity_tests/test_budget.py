@@ -17,7 +17,8 @@ from jax import lax
 
 from attention.parity.numerics import error_budget
 from attention.parity.numerics.comparison import judge
-from attention.parity.numerics.error_budget import ROUNDINGS, budget, differentiated, rounding, stored, stored_gradient
+from attention.parity.numerics.dtype_rounding import ROUNDINGS, rounding, stored, stored_gradient
+from attention.parity.numerics.error_budget import budget, differentiated
 from attention.spec.errors import DTypeError, OptionError
 
 # The RMS of N sigmas of 8 runs each is known to 1 / (4 sqrt(N)): to 0.6 %, so 3 % is out of reach of chance.

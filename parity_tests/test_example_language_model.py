@@ -24,7 +24,7 @@ pytest.importorskip("rdata", reason="the novels are read by rdata: pip install '
 
 from attention import parity, spec
 from attention.checkpoints import llama, weight_map
-from attention.parity.pretrained.layerwise import Seen, layerwise
+from attention.parity.pretrained.layerwise import RecordedLayer, layerwise
 from attention.spec.errors import FileError, MissingExtra, OptionError
 from attention.spec.params import Weights, inner
 from examples.checkpoint_readers import gguf
@@ -147,7 +147,7 @@ class TestLaws:
         architecture, weights = read
         block = replace(architecture.decoder.block, norm=spec.RMSNorm(eps=2e-5))
         wrong = LanguageModel(31, replace(architecture.decoder, block=block))
-        first: Seen = next(smollm2_theirs.seen(theirs, wrong, weights, TOKENS))
+        first: RecordedLayer = next(smollm2_theirs.seen(theirs, wrong, weights, TOKENS))
         assert [row.side for row in layerwise([first], ("torch",)).rows if not row.agrees] == ["theirs"]
 
     def test_logits_agree_told_at_once_or_in_steps(self, theirs: Any, ours: dict[str, Any]) -> None:

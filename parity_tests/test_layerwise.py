@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attention import spec
-from attention.parity.pretrained.layerwise import Seen, layerwise
+from attention.parity.pretrained.layerwise import RecordedLayer, layerwise
 from attention.parity.results.report import Report
 from attention.spec.errors import OptionError, ParamError, ShapeError, UnknownName
 from attention.torch_impl.layers import transformer
@@ -29,7 +29,7 @@ def formula(contract: Any, weights: spec.Weights, arrays: dict[str, np.ndarray],
     return {name: np.asarray(x, np.float32) for name, x in made.items()}
 
 
-def seen(contract: Any, name: str = "layers.0", says: Any = None, seed: int = 1, **call: Any) -> Seen:
+def seen(contract: Any, name: str = "layers.0", says: Any = None, seed: int = 1, **call: Any) -> RecordedLayer:
     """A layer of a trained model, as `says`, or the contract itself, describes it."""
     rng = np.random.default_rng(seed)
     others = {n: p.fill + rng.normal(0, 0.3, p.shape) for n, p in contract.params.items() if not p.inputs}
@@ -38,7 +38,7 @@ def seen(contract: Any, name: str = "layers.0", says: Any = None, seed: int = 1,
     rows = {first[0]: 7} if contract.attends_self else {first[0]: 7, **dict.fromkeys((n for n, _ in rest), 5)}
     arrays = {n: rng.normal(size=(2, count, contract.inputs[n])).astype(np.float32) for n, count in rows.items()}
     theirs = {"output": formula(contract, weights, arrays, **call)["output"]}
-    return Seen(name, says or contract, weights, arrays, call, theirs)
+    return RecordedLayer(name, says or contract, weights, arrays, call, theirs)
 
 
 def sides(report: Report) -> dict[str, bool]:
@@ -72,7 +72,7 @@ class TestLaws:
     def test_layers_are_asked_for_one_at_a_time(self) -> None:
         told: list[str] = []
 
-        def layers() -> Iterable[Seen]:
+        def layers() -> Iterable[RecordedLayer]:
             for n in range(3):
                 assert told == [f"layers.{i}" for i in range(n)]
                 yield seen(ATTENTION, f"layers.{n}")

@@ -88,7 +88,7 @@ class TestLaws:
         result = run(NAIVE, *like("scale wrong", "scale forgotten", "corner start for end", "rotary base"))
         text = result.stdout.str()
         assert result.ret == 0
-        assert "test_port.py::test_naive kills 1 of 3; add " in text
+        assert "test_port.py::test_naive: mutation score 1 of 3; add " in text
         assert "scale wrong by 0.003 %: outputs moved by" in text
         assert "causal corner start for end: the test's data do not show it; add " in text
         assert "1 more do not apply: no call of this contract would show them" in text
@@ -97,7 +97,7 @@ class TestLaws:
     def test_a_test_on_our_probes_kills_what_a_naive_one_does_not(self, run: Run) -> None:
         result = run(GOOD, *like("scale wrong", "corner start for end"), "-k", "plain or queries")
         assert result.ret == 0
-        assert "test_port.py::test_good kills 2 of 2\n" in result.stdout.str() + "\n"
+        assert "test_port.py::test_good: mutation score 2 of 2\n" in result.stdout.str() + "\n"
 
     def test_without_the_option_a_test_runs_once_and_nothing_is_planted(self, run: Run) -> None:
         run(NAIVE).assert_outcomes(passed=1)
@@ -182,7 +182,7 @@ class TestValues:
                 raise RuntimeError
         """
         text = run(body, *like("scale forgotten", "keys and values exchanged")).stdout.str()
-        assert "1 of the kills by an error and not by an assertion" in text or "2 of the kills by an error" in text
+        assert "1 killed by an error and not by an assertion" in text or "2 killed by an error" in text
 
     def test_moved_is_the_change_in_units_of_the_output(self) -> None:
         right = probes(CONTRACT)[0]

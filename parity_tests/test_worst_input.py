@@ -52,7 +52,7 @@ class TestLaws:
         found = parity.worst_input(torch_attention, jax_infinite, (X, MASK))
         assert not found.ok
         assert found.name in ("input[1]: all False", "input[1]: first row all False")
-        assert found.score == np.inf
+        assert found.difference == np.inf
         assert "NaN" in str(found.report)
 
     def test_a_special_token_and_the_last_position_are_found(self) -> None:
@@ -72,7 +72,7 @@ class TestLaws:
             return jax_attention(x, mask)
 
         found = parity.worst_input(torch_attention, port, (X, MASK))
-        assert (found.ok, found.name, found.score) == (False, "length 1", np.inf)
+        assert (found.ok, found.name, found.difference) == (False, "length 1", np.inf)
 
     def test_the_search_is_seeded_and_bounded(self) -> None:
         first, again = (parity.worst_input(torch_attention, jax_attention, (X, MASK), tries=9, seed=3) for _ in range(2))

@@ -322,7 +322,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.Recipe.batch": lambda: {"step": 0},
     "parity.Recipe.dropout_seed": lambda: {"step": 0},
     "parity.recipe_for": lambda: {"contract": FFN, "steps": 1, "optimizer": spec.optimizers.SGD(0.1)},
-    "parity.Seen": lambda: {"name": "odd", "contract": FFN, "weights": FFN.init(0), "arrays": queries("x")},
+    "parity.RecordedLayer": lambda: {"name": "odd", "contract": FFN, "weights": FFN.init(0), "arrays": queries("x")},
     "parity.Training.to_json": lambda: {"path": "odd.json"},
     "parity.Training.plot": lambda: {"path": "odd.png"},
     "parity.assert_close": lambda: {"actual": X, "expected": X, "budget": 1e-6},

@@ -42,9 +42,10 @@ from attention.parity.full_comparison import FullComparison, full_comparison  # 
 from attention.parity.language_models import CachedModel, Decoding, LogitsComparison, compare_decoding, compare_logits  # noqa: E402
 from attention.parity.language_models.record_model import record_model  # noqa: E402
 from attention.parity.numerics.comparison import Verdict, judge  # noqa: E402
-from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding, stored, stored_gradient  # noqa: E402
+from attention.parity.numerics.dtype_rounding import rounding, stored, stored_gradient  # noqa: E402
+from attention.parity.numerics.error_budget import Budget, budget, differentiated  # noqa: E402
 from attention.parity.param_mapping import ParamMap, match  # noqa: E402
-from attention.parity.pretrained.layerwise import Seen  # noqa: E402
+from attention.parity.pretrained.layerwise import RecordedLayer  # noqa: E402
 from attention.parity.results.report import Report, Row  # noqa: E402
 from attention.parity.tracing import Divergence, locate  # noqa: E402
 from attention.parity.worst_inputs import WorstInput, worst_input  # noqa: E402
@@ -70,10 +71,10 @@ __all__ = [
     "Probe",
     "Program",
     "Recipe",
+    "RecordedLayer",
     "RecordedModel",
     "Report",
     "Row",
-    "Seen",
     "Training",
     "Verdict",
     "WorstInput",

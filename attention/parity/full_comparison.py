@@ -78,7 +78,7 @@ class FullComparison:
             return "agrees"
         compared = self.report.verdict if self.report is not None else "cannot tell"
         located = compared == "agrees" and self.divergence is not None and self.divergence.found
-        diagnosed = self.diagnosis is not None and any(each.state not in OPEN for each in self.diagnosis.findings)
+        diagnosed = self.diagnosis is not None and any(each.state not in OPEN for each in self.diagnosis.diagnoses)
         return "differs" if compared == "differs" or located or diagnosed else "cannot tell"
 
     @property
@@ -164,7 +164,7 @@ def full_comparison(
         torch_params: which of the contract's parameters the torch side's own are, as `diagnose` takes it.
         jax_params: the same of the JAX side.
         params: how their parameters belong together; None if it is to be solved.
-        load: "first" or "second", whose parameter values both shall use.
+        load: "first" or "second", whose parameter values both use.
         dtype: what floats are cast to for the comparison.
         gradients: whether gradients are compared and traced too.
         trace: trace both programs even if the comparison finds no difference.

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from attention.parity.pretrained.layerwise import Seen
+from attention.parity.pretrained.layerwise import RecordedLayer
 from attention.spec.params import Weights, inner
 from examples.language_model.model import LanguageModel
 
@@ -51,7 +51,7 @@ def greedy(theirs: Any, prompt: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(made[0, len(prompt) :].tolist())
 
 
-def seen(theirs: Any, architecture: LanguageModel, weights: Weights, tokens: np.ndarray) -> Iterator[Seen]:
+def seen(theirs: Any, architecture: LanguageModel, weights: Weights, tokens: np.ndarray) -> Iterator[RecordedLayer]:
     """Yield every block with what it received when theirs read `tokens` `(B, T)`, and then all of them as one.
 
     Args:
@@ -63,8 +63,8 @@ def seen(theirs: Any, architecture: LanguageModel, weights: Weights, tokens: np.
     states = _states(theirs, tokens)
     decoder, own = architecture.decoder, inner("decoder", weights)
     for i, (name, block) in enumerate(decoder.parts.items()):
-        yield Seen(name, block, inner(name, own), {"x": states[i]}, theirs={"output": states[i + 1]})
-    yield Seen("decoder", decoder, own, {"x": states[0]}, theirs={"output": states[-1]})
+        yield RecordedLayer(name, block, inner(name, own), {"x": states[i]}, theirs={"output": states[i + 1]})
+    yield RecordedLayer("decoder", decoder, own, {"x": states[0]}, theirs={"output": states[-1]})
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from attention.parity.pretrained.layerwise import Seen
+from attention.parity.pretrained.layerwise import RecordedLayer
 from attention.spec.params import inner
 from examples.speech import whisper_files
 
@@ -91,7 +91,7 @@ def logits(model: nn.Module, sound: np.ndarray, tokens: np.ndarray) -> np.ndarra
 
 def seen(
     trained: whisper_files.Trained, model: nn.Module, sound: np.ndarray, tokens: np.ndarray, states: int | None = None
-) -> Iterator[Seen]:
+) -> Iterator[RecordedLayer]:
     """Yield each block with what it received in transformers' run of the whole model, and what theirs made of it.
 
     Args:
@@ -110,7 +110,7 @@ def seen(
             given = received[at]
             arrays = {"x": given[0][:, :states]} if name == "encoder" else {"x": given[0], "memory": given[1]}
             made = _rerun(model.get_submodule(f"model.{at}"), *arrays.values())
-            yield Seen(at, part.block, inner(at, trained.weights), arrays, {}, {"output": made})
+            yield RecordedLayer(at, part.block, inner(at, trained.weights), arrays, {}, {"output": made})
 
 
 def _received(model: nn.Module, sound: np.ndarray, tokens: np.ndarray) -> dict[str, list[np.ndarray]]:

@@ -21,7 +21,7 @@ require("transformers", extra="real", wanted_by="a comparison with its modules")
 
 from transformers import MarianConfig, MarianMTModel  # noqa: E402 - the check above gives the clear line
 
-from attention.parity.pretrained.layerwise import Seen  # noqa: E402
+from attention.parity.pretrained.layerwise import RecordedLayer  # noqa: E402
 from attention.spec.params import Weights, inner  # noqa: E402
 from examples.checkpoint_readers.marian import Checkpoint  # noqa: E402
 from examples.translation import marian  # noqa: E402
@@ -116,7 +116,7 @@ def _tensors(checkpoint: Checkpoint, model: marian.Marian) -> Iterator[tuple[str
 
 def run(
     theirs: MarianMTModel, model: marian.Marian, weights: Weights, source: Any, target: Any
-) -> tuple[list[Seen], np.ndarray]:
+) -> tuple[list[RecordedLayer], np.ndarray]:
     """Return every layer with what it received and gave in their run of a known target, and their logits `(1, T, V)`.
 
     Args:
@@ -149,18 +149,20 @@ def run(
     return list(_seen(model, weights, got, gave)), logits.numpy()
 
 
-def _seen(model: marian.Marian, weights: Weights, got: Mapping[str, Any], gave: Mapping[str, Any]) -> Iterator[Seen]:
+def _seen(model: marian.Marian, weights: Weights, got: Mapping[str, Any], gave: Mapping[str, Any]) -> Iterator[RecordedLayer]:
     for i in range(model.encoder.depth):
         name = f"encoder.layers.{i}"
         x, y = got[name][0], gave[name]
-        yield Seen(name, model.encoder.block, inner(name, weights), {"x": x.numpy()}, theirs={"output": y.numpy()})
+        yield RecordedLayer(name, model.encoder.block, inner(name, weights), {"x": x.numpy()}, theirs={"output": y.numpy()})
     for i in range(model.depth):
         name = f"decoder.{i}.cross_attn"
         query, memory = got[name]
         output, looks = (x.numpy() for x in gave[name])
         given = {"query": query.numpy(), "key": memory.numpy()}
         contract = model.layer.cross_attention
-        yield Seen(name, contract, inner(name, weights), given, theirs={"output": output, "weights": looks})
+        yield RecordedLayer(name, contract, inner(name, weights), given, theirs={"output": output, "weights": looks})
         name = f"decoder.{i}.ffn"
         x, y = got[f"{name}.up"][0], gave[f"{name}.down"]
-        yield Seen(name, model.layer.feed_forward, inner(name, weights), {"x": x.numpy()}, theirs={"output": y.numpy()})
+        yield RecordedLayer(
+            name, model.layer.feed_forward, inner(name, weights), {"x": x.numpy()}, theirs={"output": y.numpy()}
+        )

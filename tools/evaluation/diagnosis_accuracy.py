@@ -50,7 +50,7 @@ class MutatedProgram(ProbedProgram):
 
     Args:
         name: what it is called.
-        plant: the mistake.
+        operator: of the mutation.
         side: the name of a side; "numpy" is the formula.
     """
 
@@ -96,7 +96,7 @@ class Trial:
 
 
 def single(mutation: Mutation, side: str) -> Trial:
-    """Return the trial of one mutant: the one cause told must be its mathematics, and turn its knob."""
+    """Return the trial of one named mutation: the one explanation must be its mathematics and of its kind."""
     contract = cases.find(mutation.case).contract
     found = diagnose_program(MutatedProgram(mutation.name, mutation.operator, side), contract)
     rank = rank_of(mutation.operator, found)
@@ -120,13 +120,13 @@ def unlisted(case: str, mutation: Mutation) -> Trial:
 
 
 def right(case: str, backend: str) -> Trial:
-    """Return the trial of a backend as it is."""
+    """Return the trial of a backend without a mutation."""
     found = diagnose_program(LibraryLayer(backend), cases.find(case).contract)
     return Trial("right", case, f"{backend} as it is", found, found.agrees)
 
 
 def rank_of(truth: Operator, found: ProgramDiagnosis) -> int | None:
-    """Return which of the causes is the mathematics of the truth, on every question that was asked."""
+    """Return the rank of the explanation that equals the truth on every probe, or None."""
     for rank, explanation in enumerate(found.explanations):
         if all(q.apart(q.made(explanation.mutation.operator), q.made(truth)) <= SAME for q in found.observations):
             return rank
@@ -134,7 +134,7 @@ def rank_of(truth: Operator, found: ProgramDiagnosis) -> int | None:
 
 
 def random_pairs(count: int, seed: int, names: Sequence[str] = ()) -> Iterator[tuple[str, Mutation, Mutation]]:
-    """Yield pairs of mistakes of different knobs that both show, each also beside the other."""
+    """Yield pairs of mutations of different kinds, each of which changes the outputs, also with the other."""
     rng = np.random.default_rng(seed)
     names = list(names) or list(cases.CASES)
     while count:
@@ -149,9 +149,9 @@ def random_pairs(count: int, seed: int, names: Sequence[str] = ()) -> Iterator[t
 
 
 def _both_show(contract: Contract, first: Mutation, second: Mutation) -> bool:
-    plants = (compose(), first.operator, second.operator, compose(first.operator, second.operator))
+    operators = (compose(), first.operator, second.operator, compose(first.operator, second.operator))
     try:
-        none, one, other, both = (_outputs(contract, operator) for operator in plants)
+        none, one, other, both = (_outputs(contract, operator) for operator in operators)
     except AttentionError:
         return False
     return not any(_alike(*two) for two in ((none, one), (none, other), (one, both), (other, both), (none, both)))
@@ -174,7 +174,7 @@ def trials(kind: str | None, pairs: int, seed: int, side: str, only: Sequence[st
         kind: one of `WANTED`, or None.
         pairs: how many random pairs.
         seed: of the pairs.
-        side: who runs the mutants.
+        side: the backend that runs the mutations.
         only: names of contracts; all if empty.
     """
     shown = [name for name in cases.CASES if not only or name in only]
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _ = parser.add_argument("--pairs", type=int, default=60, help="how many random pairs of mistakes")
     _ = parser.add_argument("--seed", type=int, default=0, help="of the pairs")
-    _ = parser.add_argument("--side", default="torch", help="who runs the catalogue's mutants: torch, jax_eager, numpy")
+    _ = parser.add_argument("--side", default="torch", help="the backend: torch, jax_eager, numpy")
     _ = parser.add_argument("--cases", nargs="*", default=(), help="these contracts alone")
     _ = parser.add_argument("--kind", choices=[*WANTED], help="one kind of trial alone")
     _ = parser.add_argument("--json", metavar="PATH", help="write the counts to this file")

@@ -29,15 +29,15 @@ from attention.spec.errors import OptionError
 from tools.evaluation.random_calls import DTYPES, GROUP, drawn
 
 MOST = 0.001
-"""The rate of false alarms that is promised, and not reached."""
+"""The promised bound of the false positive rate."""
 CONFIDENCE = 0.95
 KEPT = 10 * GROUP
-"""Draws whose compilations are held at a time."""
+"""Draws after which compilations are discarded."""
 
 
 @dataclass(frozen=True)
 class Margin:
-    """How near correct arrays of one side and dtype came to their limits.
+    """The largest z of the arrays of one backend and dtype.
 
     Attributes:
         draws: how many there were.
@@ -54,7 +54,7 @@ class Margin:
     worst: float = 0.0
 
     def with_(self, found: Sequence[Verdict]) -> Margin:
-        """Return the margin after one draw more."""
+        """Return the margin with one more draw."""
         return Margin(
             self.draws + 1,
             self.arrays + len(found),
@@ -66,13 +66,13 @@ class Margin:
 
 @dataclass
 class Tally:
-    """What became of a range of draws.
+    """The results of a range of draws.
 
     Attributes:
         seed: of the draws.
         draws: how many ran.
         failing: the rows of those that failed, by number.
-        margins: by side and dtype.
+        margins: by backend and dtype.
         seconds: that all of them took.
         last: the rows of the draw that ran last.
     """
@@ -106,16 +106,16 @@ class Tally:
 
     @property
     def most(self) -> float:
-        """The rate that is not exceeded, with the confidence of `CONFIDENCE`."""
+        """The upper bound of the rate, with the confidence `CONFIDENCE`."""
         return upper_bound(len(self.failing), self.draws)
 
     @property
     def ok(self) -> bool:
-        """Whether false alarms are rarer than `MOST` among these draws."""
+        """Whether the rate is below `MOST` among these draws."""
         return self.rate < MOST
 
     def lines(self) -> Iterator[str]:
-        """Yield what a terminal shows: a line for each side and dtype, each failure with how to run it again, the rate."""
+        """Yield the lines of a terminal: each backend and dtype, each failure with the command that repeats it, the rate."""
         yield f"{'side':12} {'dtype':9} {'draws':>6} {'arrays':>7} {'failing':>8} {'worst z rms':>12} {'max':>6}"
         for (side, dtype), m in sorted(self.margins.items()):
             yield f"{side:12} {dtype:9} {m.draws:6} {m.arrays:7} {m.failing:8} {m.rms:12.2f} {m.worst:6.1f}"
@@ -167,13 +167,13 @@ def _log_binomial(k: int, n: int, rate: float) -> float:
 def check_draw(
     number: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES, programs: Sequence[Backend] = ()
 ) -> tuple[Row, ...]:
-    """Return a row for each program that ran the draw of a number.
+    """Return a row for each program on the draw of a number.
 
     Args:
         number: which draw.
         seed: of all draws.
         dtypes: from which that of each draw is drawn.
-        programs: what runs; both backends if empty.
+        programs: that run; both backends if empty.
     """
     probe, rows = drawn(number, seed, dtypes), list[Row]()
     budgets = cache(expect)
@@ -184,7 +184,7 @@ def check_draw(
             ran = side.run(probe, "auto")
             found = judged(probe, ran, budgets)
             rows.append(Row(row.subject, row.probe, row.side, ran.kernel, row.dtype, found, facts=facts))
-        # A backend that raises has failed this draw; those after it are still to be run.
+        # A backend that raises has failed this draw; the later draws still run.
         except Exception as error:  # noqa: BLE001
             failure = f"raised {type(error).__name__}: {error}"
             rows.append(Row(row.subject, row.probe, row.side, "", row.dtype, failure=failure, facts=facts))
@@ -200,15 +200,15 @@ def false_positives(
     programs: Sequence[Backend] = (),
     progress: Callable[[Tally], object] = lambda _: None,
 ) -> Tally:
-    """Return what becomes of `draws` random draws, from number `first` on.
+    """Return the tally of `draws` random draws, from number `first` on.
 
     Args:
         draws: how many, at least 1.
         seed: of all draws, an int >= 0.
         first: the number of the first one, >= 0, so that a long run can be made in parts.
         dtypes: from which that of each draw is drawn.
-        programs: what runs; both backends if empty.
-        progress: told of the tally after each draw.
+        programs: that run; both backends if empty.
+        progress: called with the tally after each draw.
 
     Raises:
         OptionError: a number outside its range.
@@ -226,13 +226,13 @@ def false_positives(
         tally.seconds = time.monotonic() - begun
         _ = progress(tally)
         if (number + 1) % KEPT == 0:
-            # Every form is compiled anew, and a night's compilations would fill the memory.
+            # Every form is compiled, and the compilations of a long run would fill the memory.
             jax.clear_caches()
     return tally
 
 
 def _lines(rows: Iterable[Row]) -> Iterable[str]:
-    """Yield a line for each thing that failed."""
+    """Yield a line for each failure."""
     for row in rows:
         if row.failure:
             yield f"{row}: {row.failure}"

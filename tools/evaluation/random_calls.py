@@ -161,7 +161,7 @@ def _form(pick: Pick, dtypes: tuple[str, ...]) -> Form:
 
 
 def _mask(pick: Pick, f: Frame, heads: int) -> MaskOf:
-    """Return what makes the masks of a form: none, padding on either side, documents, or bits."""
+    """Return the generator of a form's masks: none, padding on either side, documents, or bits."""
     asks, filled, over = pick.chance(0.5), pick.one((0.2, 0.6, 0.9)), pick.one((1, heads))
 
     def padded(side: str) -> MaskOf:

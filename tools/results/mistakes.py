@@ -9,7 +9,7 @@ from tools.results.figures import Figure, Measurement, Results, measured, table
 
 ASKED = {
     "singles": (
-        "{total} known mistakes, each planted in the {side} layer",
+        "{total} known mistakes, each in the {side} layer",
         "{good} named alone, or with what is the same mathematics there",
     ),
     "pairs": ("{total} random pairs of them", "the truth among the first three in {good}"),

@@ -178,7 +178,7 @@ class MultiHeadAttention(Layer):
     def _bias(
         self, q: jax.Array, bias: jax.Array | None, query_positions: Array, key_positions: Array, sizes: Sizes
     ) -> jax.Array | None:
-        """Return what is added to the scores, in the compute dtype where the contract's positions add to it."""
+        """Return the bias of the scores; in the compute dtype if the contract's positions add to it."""
         c = self.contract
         if bias is not None:
             (bias,) = check_arrays(bias=bias)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention.parity.adapters import Arrays, Call
-from attention.parity.numerics.error_budget import rounding
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName, shown
 from attention.spec.options import one_of

@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen, nnx
 
 from attention.parity.adapters.keras_model import is_keras, keras_arrays
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.spec.errors import OptionError, ParamError
 
 Array = Any

@@ -26,7 +26,7 @@ from attention.parity.adapters.pytree_paths import mapped
 from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.adapters.xla_options import known
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 
 Array = Any
 

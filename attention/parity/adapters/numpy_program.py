@@ -19,7 +19,7 @@ from attention.parity.adapters.program import Arrays, Call, Made, Program
 from attention.parity.adapters.pytree_paths import mapped, paths
 from attention.parity.adapters.untouched import own_draws, owners, untouched
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.spec.errors import OptionError
 
 

@@ -45,7 +45,7 @@ class FlaxModel(InstrumentedModel):
         return run
 
     def _run(self, run: Run, call: Call, paths: set[str]) -> Any:
-        """Return what the model makes of a call of JAX arrays."""
+        """Return the outputs of the model on a call of JAX arrays."""
         raise NotImplementedError
 
 

@@ -18,18 +18,18 @@ import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call, Program
 from attention.parity.blocks.units import parts
-from attention.parity.numerics.error_budget import Rounding
+from attention.parity.numerics.dtype_rounding import Rounding
 
 
 @dataclass
 class Run:
-    """What one run of a model made, and what its parts received.
+    """The outputs of one run of a model, and the inputs of its parts.
 
     Attributes:
         outputs: of the model, by path.
         received: the first call of each part, with NumPy arrays.
         calls: how often each part was called.
-        hidden: parts that ran where no values can be seen, as inside of a compiled function.
+        hidden: parts whose values cannot be recorded, such as inside of a compiled function.
     """
 
     outputs: Arrays = field(default_factory=dict[str, np.ndarray])
@@ -74,7 +74,7 @@ class InstrumentedModel(ABC):
 
     @abstractmethod
     def part(self, path: str, received: Call, slots: Sequence[str]) -> Program:
-        """Return a part as a program of the arrays in `slots`; everything else is what it received.
+        """Return a part as a program of the arrays in `slots`; its other inputs are those it received.
 
         Args:
             path: of the part.

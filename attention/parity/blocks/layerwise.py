@@ -64,8 +64,8 @@ def layerwise(
     """Return the report of two models, block by block, each on what it really received, and of their whole outputs.
 
     Args:
-        torch_model: an `nn.Module`. Or, without `jax_model` and `inputs`, an iterable of `parity.Seen`: the layers of a trained
-            model with our contracts, each judged in both of our backends (see `pretrained.layerwise`).
+        torch_model: an `nn.Module`. Or, without `jax_model` and `inputs`, an iterable of `parity.RecordedLayer`: layers of a
+            trained model with our contracts, each compared with both of our backends (see `pretrained.layerwise`).
         jax_model: an NNX module, or `(linen_module, variables)`; either model may be of any of these kinds. Both have equal
             parameters and are in evaluation mode. One of the two may be a `parity.RecordedModel`.
         inputs: of both models, as `compare` takes them; None for those of a recorded model. A model that takes `use_cache` is
@@ -76,7 +76,7 @@ def layerwise(
         params: how parameters belong together, as `compare` takes it; None if it is to be solved.
         gradients: whether the gradients of each block are compared too, by its hidden states and parameters.
         progress: called with the path of each block before it is compared.
-        backends: of the layers of contracts alone: names of sides.
+        backends: of the layers of contracts alone: their names.
         runs: of the layers of contracts alone: of each layer's budget.
 
     Returns:
@@ -132,7 +132,7 @@ def _compared(
 
 
 def _bounded(part: Report, path: str) -> Report:
-    """Return the report of a part of models that agree as a whole: what it makes of the same input cannot be wrong then."""
+    """Return the report of a part of two models that agree as a whole: the part cannot be wrong then."""
     outputs = [v for row in part.rows for v in row.verdicts if not v.name.startswith("d ")]
     if all(v.agrees for v in outputs) and not any(row.failure for row in part.rows):
         return part
@@ -210,7 +210,7 @@ def _given(sides: tuple[InstrumentedModel, InstrumentedModel], found: ParamMap, 
 
 
 def _concluded(report: Report, chosen: Sequence[str]) -> Report:
-    """Return the report with what its rows say together."""
+    """Return the report with a summary of its rows."""
     failed = {row.subject for row in report.rows if not all(verdict.agrees for verdict in row.verdicts)}
     wrong = [path for path in chosen if path in failed]
     apart = "whole model" in failed

@@ -19,9 +19,9 @@ from attention.parity.compare.compare import compare
 from attention.parity.results.report import Report
 
 NEAR = 1e-3
-"""The relative difference of what two parts received from which on it is told."""
+"""The relative difference of two parts' inputs above which it is reported."""
 OF_ANY = ("torch is ", "jax is ", "torch (", "jax (", "parameters: ", "the oracle is ")
-"""How the notes begin that every comparison of two programs has, and that say nothing of one part."""
+"""The beginnings of the notes that every comparison of two programs has; they are not about one part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ def _dtype(call: Call) -> str | None:
 
 
 def _kept(path: str, notes: Sequence[str]) -> Iterator[str]:
-    """Yield the notes that say something of one part."""
+    """Yield the notes about one part."""
     for note in notes:
         if not note.startswith(OF_ANY):
             yield f"{path}: {note}" if note.startswith("budget: ") else note

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from attention.parity.adapters.program import Call
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 
 FARTHEST = 0.5
 """The relative RMS difference up to which two arrays of one shape are taken for the same, but for an earlier difference."""
@@ -64,7 +64,7 @@ def _shared(first: Call, second: Call, *, floats: bool) -> list[Shared]:
     # Behind a wrong part, hidden states may be as far apart as any two arrays; they come first in every call.
     if not found and cost.size and np.isfinite(cost[0, 0]):
         found = [Shared(names[0][0], names[1][0], float(cost[0, 0]))]
-    # What both received in the same bits needs no exchange, but something must remain that is given.
+    # Inputs that are equal in every bit need no exchange, but one input must remain.
     differing = [each for each in found if each.apart > 0]
     return differing or found[:1]
 

@@ -11,7 +11,7 @@ from attention.parity.adapters.program import Call, Made
 from attention.parity.blocks.instrumented_model import InstrumentedModel, Run
 from attention.parity.compare.recorded_model import RecordedModel
 from attention.parity.compare.replayed_program import RECORDED, RecordedProgram
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.spec.errors import SideFailed
 
 

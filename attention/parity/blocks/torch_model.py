@@ -23,7 +23,7 @@ from attention.parity.adapters.torch_program import TorchProgram
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.blocks.instrumented_model import InstrumentedModel, Run, filled
 from attention.parity.blocks.torch_untouched import untouched
-from attention.parity.numerics.error_budget import Rounding
+from attention.parity.numerics.dtype_rounding import Rounding
 from attention.parity.numerics.stochastic_rounding_torch import noisy
 from attention.torch_impl.params import to_numpy, to_tensor
 
@@ -76,7 +76,7 @@ def _recorder(run: Run, path: str) -> Any:
 
 
 def _kept(_: str, leaf: Any) -> Any:
-    """Return a leaf as it is now: a part may write to its arrays, and to a cache that it is given."""
+    """Return a copy of a leaf: a part may write to its arrays and to its cache."""
     if isinstance(leaf, torch.Tensor):
         return to_numpy(leaf)
     if leaf is None or isinstance(leaf, (bool, int, float, str, nn.Module)) or callable(leaf):
@@ -98,7 +98,7 @@ class TorchPart(nn.Module):
     Args:
         block: the part itself; it is shared with the model.
         received: its call.
-        slots: paths of the arrays that are given anew.
+        slots: paths of the arrays that are its inputs.
     """
 
     def __init__(self, block: nn.Module, received: Call, slots: Sequence[str]) -> None:

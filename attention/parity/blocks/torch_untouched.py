@@ -23,7 +23,7 @@ from attention.parity.adapters.untouched import Saved, own_draws
 
 @contextmanager
 def untouched(module: nn.Module) -> Generator[None]:
-    """Run what is inside without gradients; then give everything that the module holds what it had before."""
+    """Run the body without gradients, and then restore everything that the module holds."""
     saved = Saved(module)
     copies = [(tensor, tensor.detach().clone()) for tensor in _written(saved)]
     devices = tuple({tensor.device for tensor in (*module.parameters(), *module.buffers())})

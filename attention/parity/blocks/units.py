@@ -36,7 +36,7 @@ class Unit:
 
 
 def parts(modules: Mapping[str, object], params: Iterable[str]) -> Iterator[str]:
-    """Yield the paths of a model's parts, in the order of its modules: blocks, and what stands beside them.
+    """Yield the paths of a model's parts, in the order of its modules: blocks, and the parts beside them.
 
     Args:
         modules: every module by its path, "" the model itself.

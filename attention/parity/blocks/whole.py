@@ -19,15 +19,16 @@ import numpy as np
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.blocks.instrumented_model import InstrumentedModel, Run
 from attention.parity.compare.verdicts import broken
+from attention.parity.numerics.array_kinds import is_float
 from attention.parity.numerics.comparison import MOST_RMS, judge
-from attention.parity.numerics.error_budget import Budget, rounding, spread
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.dtype_rounding import rounding
+from attention.parity.numerics.error_budget import Budget, spread
 from attention.parity.param_mapping import result_pairing
 from attention.parity.results.report import Row
 from attention.spec.errors import ShapeError, SideFailed
 
 LARGE = 2**26
-"""Parameters above which two perturbed runs must do: along a row of logits they say as much as eight of one element."""
+"""Parameters above which only two perturbed runs are made: along a row of logits they suffice."""
 
 
 def whole(

@@ -27,7 +27,7 @@ from attention.parity.compare.oracle import WAYS, Oracle, Pair, Question, oracle
 from attention.parity.compare.output_choice import alike, asked
 from attention.parity.compare.state import unchanged, watched
 from attention.parity.compare.verdicts import blind, held, judged, without
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.parity.param_mapping import result_pairing
 from attention.parity.param_mapping.parameter_values import Learned, learned
 from attention.parity.param_mapping.state_pairing import State, settled_state

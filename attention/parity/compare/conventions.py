@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from attention.parity.adapters import Arrays, Program
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 """What a program made, what it should be, and its budget."""

@@ -17,8 +17,8 @@ import numpy as np
 
 from attention.parity.adapters import Arrays, Call
 from attention.parity.adapters.jax_program import JaxProgram, leaves
+from attention.parity.numerics.array_kinds import is_float
 from attention.parity.numerics.error_budget import Budget, budget, differentiated
-from attention.parity.numerics.jaxpr_interpreter import is_float
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from attention.parity.adapters.user_errors import described
 from attention.parity.compare.jax_budget import traced
 from attention.parity.contracts.check import as_float64
 from attention.parity.numerics.comparison import judge
-from attention.parity.numerics.error_budget import Budget, rounding
+from attention.parity.numerics.dtype_rounding import rounding
+from attention.parity.numerics.error_budget import Budget
 from attention.parity.param_mapping.result_pairing import Pairing
 from attention.spec.errors import SideFailed
 

@@ -27,7 +27,7 @@ import numpy as np
 from attention.parity.adapters.program import Arrays, Call, Made
 from attention.parity.compare.recording_file import Recording, read
 from attention.parity.compare.replayed_program import RECORDED, RecordedProgram, decoded
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.spec.errors import FileError, OptionError, SideFailed
 from attention.spec.numbers import is_count
 from attention.spec.options import PATH, checked

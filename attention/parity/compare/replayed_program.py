@@ -20,7 +20,7 @@ from attention.parity.adapters import Arrays, Call, Made, Program, program
 from attention.parity.adapters.inputs import call_of, cotangents, pairs_of, rounded, rounded_call
 from attention.parity.compare.compare import compare
 from attention.parity.compare.recording_file import Recording
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.parity.results.report import Report
 from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import FileError, OptionError, SideFailed

@@ -23,7 +23,7 @@ import numpy as np
 from attention.parity.adapters import Call, Program
 from attention.parity.compare import matmul_precision
 from attention.parity.compare.module_tree import Part, activations, parts
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 
 SHOWN = 3
 """Names that a warning lists before it counts."""

@@ -20,9 +20,9 @@ from attention.parity.adapters import Arrays, Call, program
 from attention.parity.adapters.inputs import DTYPE, call_of, cotangents, rounded, rounded_call
 from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.compare.oracle import Question, single
+from attention.parity.numerics.array_kinds import is_float
 from attention.parity.numerics.comparison import MOST_MAX, Verdict, judge
 from attention.parity.numerics.error_budget import Budget
-from attention.parity.numerics.jaxpr_interpreter import is_float
 from attention.spec.errors import DTypeError, OptionError, ParityError, ShapeError, shown
 from attention.spec.options import SEED, SWITCH, checked, one_of
 

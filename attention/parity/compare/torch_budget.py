@@ -12,14 +12,9 @@ import numpy as np
 
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.adapters.torch_program import TorchProgram, same_draws
-from attention.parity.numerics.error_budget import (
-    Budget,
-    Rounding,
-    moved,
-    rounding,
-    spread_of,
-)
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
+from attention.parity.numerics.dtype_rounding import Rounding, rounding
+from attention.parity.numerics.error_budget import Budget, moved, spread_of
 from attention.parity.numerics.stochastic_rounding_torch import noisy
 from attention.spec.errors import SideFailed
 

@@ -25,11 +25,11 @@ from attention.parity.blocks.layerwise import SMALL, instrumented
 from attention.parity.blocks.received import FARTHEST, apart
 from attention.parity.blocks.units import counterparts, within
 from attention.parity.config_contracts.part_program import Part, PartProgram
-from attention.parity.config_contracts.questions import hidden
 from attention.parity.config_contracts.result import LayerDiagnosis
+from attention.parity.config_contracts.test_inputs import hidden
 from attention.parity.config_contracts.transformers_layers import Layer, is_theirs, layers
 from attention.parity.diagnosis.diagnose import diagnose_program
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.parity.param_mapping import ParamMap, match
 from attention.spec.errors import AttentionError, ParamError
 from attention.spec.params import Weights
@@ -46,7 +46,7 @@ Found = tuple[tuple[LayerDiagnosis, ...], tuple[str, ...]]
 
 
 def diagnose_layers(torch_side: Any, jax_side: Any, call: Call, *, params: Any = None, load: str | None = None) -> Found:
-    """Return what the attention of one model does otherwise than the config of the other says, and why it was not asked.
+    """Return how the attention of one model differs from the config of the other, and why layers were not diagnosed.
 
     Args:
         torch_side: as `compare` takes it.
@@ -132,12 +132,12 @@ class Pair:
 
     def _diagnosed(self, part: Part) -> LayerDiagnosis | str:
         """Return the diagnosis of a counterpart, or why there is none."""
-        contract, questions = part.layer.contract, part.questions
-        own = diagnose_program(part.own, contract, pairs=False, calls=(questions[0], ()))
+        contract, probes = part.layer.contract, part.probes
+        own = diagnose_program(part.own, contract, pairs=False, calls=(probes[0], ()))
         if not own.agrees:
             what = own.notes[0] if own.state in ("failed", "unsteady") and own.notes else "it does otherwise in this call"
             return f"{part.layer.path} is not what its config says: {what}"
-        theirs = diagnose_program(part.theirs, contract, patience=PATIENCE, calls=questions)
+        theirs = diagnose_program(part.theirs, contract, patience=PATIENCE, calls=probes)
         return LayerDiagnosis(part.layer.path, part.other, part.layer.kind, contract, own, theirs)
 
     def _counterparts(self, layer: Layer, every: set[str]) -> list[str]:

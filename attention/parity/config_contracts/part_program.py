@@ -13,7 +13,7 @@ import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call, Program
 from attention.parity.blocks.received import apart
-from attention.parity.config_contracts.questions import beside, calls
+from attention.parity.config_contracts.test_inputs import beside, calls
 from attention.parity.config_contracts.transformers_layers import Layer
 from attention.parity.contracts.probes import Probe
 from attention.parity.diagnosis.library_program import Outputs, ProbedProgram
@@ -26,7 +26,7 @@ class PartProgram(ProbedProgram):
     """A part of a model.
 
     Args:
-        program: of the hidden states alone; all else is what the part received.
+        program: of the hidden states alone; its other inputs are those the part received.
         places: how many of its inputs are the hidden states.
         values: its own parameters of canonical weights.
     """
@@ -59,9 +59,9 @@ class Part:
         other: the path of the counterpart.
         own: the module of transformers.
         theirs: the counterpart.
-        weights: that both have, canonical.
+        weights: of both, canonical.
         x: the hidden states that the first received.
-        received: all that it received.
+        received: all its inputs.
     """
 
     layer: Layer
@@ -74,12 +74,12 @@ class Part:
 
     @property
     def gap(self) -> float:
-        """How far the two are apart on what the first received, relative, RMS."""
-        made = self.questions[0][0]
+        """The relative RMS distance of the two outputs on the inputs of the first."""
+        made = self.probes[0][0]
         return apart(self.own.outputs(made)["output"], self.theirs.outputs(made)["output"])
 
     @cached_property
-    def questions(self) -> tuple[list[Probe], list[Probe]]:
-        """The calls that both are asked, and others on which a name has to hold."""
+    def probes(self) -> tuple[list[Probe], list[Probe]]:
+        """The probes of both, and held-out ones on which a name must hold."""
         contract = self.layer.contract
         return calls(contract, self.weights, self.x, beside(contract, self.received, self.x))

@@ -9,7 +9,7 @@ from attention.parity.diagnosis.result import ProgramDiagnosis
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 MOST_NAMED = 3
-"""Names that no question tells apart; where there are more, none is told."""
+"""The largest number of equally good names that are reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +20,9 @@ class LayerDiagnosis:
         path: of the module of transformers.
         other: of its counterpart.
         kind: the "model_type" of the config.
-        contract: what the config says.
-        own: what was found out about the module of transformers: it agrees.
-        finding: the same of the counterpart.
+        contract: of the config.
+        own: the diagnosis of the module of transformers: it agrees.
+        diagnosis: of the counterpart.
         alike: how many layers have this contract.
     """
 
@@ -36,7 +36,7 @@ class LayerDiagnosis:
 
     @property
     def name(self) -> str:
-        """The mistake, or ""; several where no question tells them apart."""
+        """The mutation, or ""; several if no probe distinguishes them."""
         explanations = self.diagnosis.explanations
         return "; or ".join(explanation.names[0] for explanation in explanations) if len(explanations) <= MOST_NAMED else ""
 
@@ -45,7 +45,7 @@ class LayerDiagnosis:
         if not self.name:
             said = self.diagnosis.lines()[0].partition(": ")[2]
             return f"{head}: {said}"
-        # The first line of the finding is the name, which stands at the front.
+        # The first line of the diagnosis is the name, which comes first here.
         return "\n".join([self.name, f"    in {head}", *self.diagnosis.lines()[1:]])
 
     def to_dict(self) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class Layer:
     Attributes:
         path: of its module.
         kind: the "model_type" of its config.
-        contract: what the config says that it is.
-        weight_map: the table of its parameters.
+        contract: of the config.
+        dialect: the table of its parameters.
     """
 
     path: str
@@ -46,8 +46,8 @@ class Layer:
 
     @property
     def output(self) -> str:
-        """The submodule that gives its output, where the module goes on to a norm; "" where the module itself gives it."""
-        return self.weight_map.output if any("norm" in name.lower() for name in self.weight_map.beside) else ""
+        """The submodule that returns its output, if a norm follows in the module; "" if the module itself returns it."""
+        return self.dialect.output if any("norm" in name.lower() for name in self.dialect.beside) else ""
 
 
 def inside(path: str, name: str) -> bool:
@@ -64,7 +64,7 @@ def is_theirs(model: object) -> bool:
 
 
 def layers(model: Any) -> tuple[list[Layer], list[str]]:
-    """Return the attention layers whose contract a config gives, and a line for each family that cannot be read.
+    """Return the attention layers whose contract a config gives, and a line for each unsupported family.
 
     Args:
         model: an `nn.Module`.
@@ -108,7 +108,7 @@ def _nearest(configs: Mapping[str, Mapping[str, Any]], path: str) -> Mapping[str
 
 
 def _number(module: Any, path: str) -> int:
-    """Return the number of a layer in its model: what the module says, else the last number of its path."""
+    """Return the number of a layer in its model: the module's own, else the last number of its path."""
     own = getattr(module, "layer_idx", None)
     if isinstance(own, int):
         return own

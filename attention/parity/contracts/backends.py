@@ -31,10 +31,10 @@ Results = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class BackendRun:
-    """What a side made of a probe, and on what.
+    """The results of a backend on a probe, and the kernels it chose.
 
     Attributes:
-        results: the outputs, the intermediates asked for, and the gradient of every input and parameter.
+        results: the outputs, the requested intermediates, and the gradient of every input and parameter.
         kernels: those that were chosen, one for each attention.
     """
 
@@ -61,7 +61,7 @@ class Backend(Protocol):
         ...
 
     def run(self, probe: Probe, implementation: str) -> BackendRun:
-        """Return what the program makes of the probe.
+        """Return the results of the program on the probe.
 
         Raises:
             KernelRefused: the kernel asked for cannot do it.
@@ -70,7 +70,7 @@ class Backend(Protocol):
 
 
 class NumpyBackend:
-    """The formula in NumPy float64. It has no gradients: the oracle's come from JAX, and are checked by differences."""
+    """The formula in NumPy float64, without gradients: those of the oracle come from JAX, and finite differences check them."""
 
     name = "numpy"
 
@@ -78,7 +78,7 @@ class NumpyBackend:
         del implementation
         weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
         setting = probe.contract.resolve(probe.arrays, **probe.call())
-        # Poisoned tokens are multiplied before they are masked, which NumPy, unlike the frameworks, remarks upon.
+        # Poisoned tokens are multiplied before they are masked; NumPy warns of this, the frameworks do not.
         with np.errstate(invalid="ignore", over="ignore"):
             made = probe.contract.formula(np, weights, arrays, setting)
         return BackendRun({name: made[name] for name in (*probe.contract.outputs, *probe.intermediates)})
@@ -90,8 +90,7 @@ class TorchBackend:
     name = "torch"
 
     def run(self, probe: Probe, implementation: str) -> BackendRun:
-        torch, backend = importlib.import_module("torch"), importlib.import_module("attention.torch_impl")
-        params = backend.params
+        torch, params = importlib.import_module("torch"), importlib.import_module("attention.torch_impl.params")
         layer = probe.contract.build("torch", weights=probe.weights, dtype=probe.dtype)
         layer.train(probe.dropout_seed is not None)
         inputs = {name: params.to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
@@ -112,9 +111,9 @@ class TorchBackend:
 OPTIMISED = ("plain", "real text")
 """Probes that XLA compiles with all its optimisations, as it does for users."""
 ALONE = {"xla_cpu_parallel_codegen_split_count": 1}
-"""How XLA's CPU compiler is asked to compile: in one piece, for a process on each core leaves it no other core."""
+"""Options of XLA's CPU compiler: one piece, since the tests run a process on each core."""
 QUICKLY = {**ALONE, "xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-"""How it is asked to compile the other probes: the same program, sooner. It runs only once."""
+"""Options for the other probes, which run only once: the same program, compiled sooner."""
 
 
 @dataclass(frozen=True)
@@ -123,18 +122,18 @@ class JaxBackend:
 
     Args:
         name: what reports call it.
-        compiled: whether XLA sees the whole layer, and may fuse and reorder it.
+        compiled: whether XLA compiles the whole layer, and may fuse and reorder it.
     """
 
     name: str = "jax"
     compiled: bool = True
 
     def run(self, probe: Probe, implementation: str) -> BackendRun:
-        import jax  # noqa: PLC0415 - only this side needs it
+        import jax  # noqa: PLC0415 - only this backend needs it
         from flax import nnx  # noqa: PLC0415
 
         with jax.enable_x64(probe.dtype == "float64"):
-            # Its parameters are loaded over, so that they need not be made, which JAX would compile.
+            # Its parameters are loaded, so that their initialisation, which JAX would compile, is skipped.
             layer = nnx.eval_shape(lambda: probe.contract.build("jax", seed=None, dtype=probe.dtype))
             layer.load_weights(probe.weights)
             layer.set_attributes(deterministic=probe.dropout_seed is None, raise_if_not_found=False)
@@ -145,7 +144,7 @@ class JaxBackend:
             results, (d_learned, d_arrays) = program(learned, rest, *given)
             nnx.update(layer, d_learned)
             gradients = {f"d {name}": x for name, x in [*d_arrays.items(), *layer.weights().items()]}
-            kernels = chosen[_signature((learned, *given))]
+            kernels = chosen[signature((learned, *given))]
             return BackendRun({name: np.asarray(x) for name, x in {**results, **gradients}.items()}, kernels)
 
 
@@ -170,15 +169,15 @@ def _jax_program(
 
         with recorded() as kernels:
             _, pull_back, results = jax.vjp(forward, learned, arrays, has_aux=True)
-        chosen[_signature((learned, arrays, call, cotangents))] = tuple(kernels)
+        chosen[signature((learned, arrays, call, cotangents))] = tuple(kernels)
         return results, pull_back(cotangents)
 
     options = known(QUICKLY if compiler == "quick" else ALONE) if jax.default_backend() == "cpu" else {}
     return (program if compiler == "none" else jax.jit(program, compiler_options=options)), chosen
 
 
-def _signature(tree: Any) -> Any:
-    """Return what a compilation depends on: structure, shapes and dtypes."""
+def signature(tree: Any) -> Any:
+    """Return the structure, shapes and dtypes on which a compilation depends."""
     import jax  # noqa: PLC0415
 
     leaves, structure = jax.tree.flatten(tree)
@@ -186,7 +185,7 @@ def _signature(tree: Any) -> Any:
 
 
 def named(probe: Probe, made: Any) -> dict[str, Any]:
-    """Return what a layer made by the names of its contract's outputs and of the intermediates asked for."""
+    """Return the results of a layer by the names of its contract's outputs and of the requested intermediates."""
     return _by_name(probe.contract.outputs, probe.intermediates, made)
 
 
@@ -196,27 +195,27 @@ def _by_name(outputs: tuple[str, ...], intermediates: tuple[str, ...], made: Any
 
 
 def _options(intermediates: tuple[str, ...], implementation: str) -> dict[str, Any]:
-    """Return the options of a call that a layer may lack, where they are asked for."""
+    """Return the options of a call that some layers lack, if they are used."""
     asked = {"return_intermediates": intermediates, "implementation": "" if implementation == "auto" else implementation}
     return {name: value for name, value in asked.items() if value}
 
 
-SIDES: dict[str, Backend] = {
+ALL: dict[str, Backend] = {
     side.name: side for side in (NumpyBackend(), TorchBackend(), JaxBackend(), JaxBackend("jax_eager", compiled=False))
 }
 BACKENDS = ("torch", "jax")
-"""The backends' sides: what is compared unless something else is asked for."""
+"""The backends that are compared by default."""
 
 
 def find(name: str) -> Backend:
-    """Return the side called `name`.
+    """Return the backend called `name`.
 
     Raises:
         UnknownName: there is none.
         MissingExtra: its framework is not installed.
     """
-    one_of(*SIDES).raising(UnknownName).check("backend", name)
+    one_of(*ALL).raising(UnknownName).check("backend", name)
     framework = name.removesuffix("_eager")
     if framework in BACKENDS:
         require(framework, extra=framework, wanted_by=f"backend {name!r}")
-    return SIDES[name]
+    return ALL[name]

@@ -15,7 +15,8 @@ import numpy as np
 from attention.parity.contracts.backends import BACKENDS, BackendRun, find
 from attention.parity.contracts.probes import Probe, check_contract, probes
 from attention.parity.numerics.comparison import Verdict, judge
-from attention.parity.numerics.error_budget import Budget, budget, differentiated, rounding
+from attention.parity.numerics.dtype_rounding import rounding
+from attention.parity.numerics.error_budget import Budget, budget, differentiated
 from attention.parity.numerics.rounding_sites import ROUNDS, LayerProgram
 from attention.parity.results import provenance
 from attention.parity.results.report import Report, Row
@@ -33,18 +34,18 @@ AGAIN = 64
 
 @checked(probe=PROBE, rounds=ITERABLE, runs=RUNS)
 def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
-    """Return what a correct program makes of a probe, and how far it may stray: dicts by result name.
+    """Return the results of a correct program on a probe, and their error budget: dicts by result name.
 
     Args:
         probe: the call.
         rounds: intermediates that the kernel rounds to the dtype of its inputs.
         runs: of the Monte Carlo arithmetic.
     """
-    # Rounding is linear in the unit, so float64 takes float32's budget: its own would drown in the oracle's rounding.
+    # Rounding is linear in the unit: the budget of float64 is that of float32, scaled. Its own would be the oracle's rounding.
     if probe.dtype == "float64":
         return as_float64(expect(replace(probe, dtype="float32"), rounds, runs))
     contract = probe.contract
-    # Every probe of one shape is given the same arguments, so that all masks, biases and positions share one compilation.
+    # Probes of one shape have the same arguments, so that all masks, biases and positions share one compilation.
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
     shapes = contract.results(probe.arrays)
     cotangents = {name: probe.cotangents.get(name, np.zeros(shape)).astype(np.float64) for name, shape in shapes.items()}
@@ -76,7 +77,7 @@ def as_float64(expected: Budget) -> Budget:
 
 
 def _named(tree: Any, probe: Probe) -> dict[str, np.ndarray]:
-    """Return the results that the probe has, by the names that sides use."""
+    """Return the results that the probe has, by the names of the backends' results."""
     outputs, (d_weights, d_inputs, *_) = tree
     gradients = {**{name: d_inputs[name] for name in probe.arrays}, **d_weights}
     return {
@@ -86,17 +87,17 @@ def _named(tree: Any, probe: Probe) -> dict[str, np.ndarray]:
 
 
 def verdicts(results: Mapping[str, np.ndarray], expected: Budget) -> tuple[Verdict, ...]:
-    """Return a verdict on every result of a side that the oracle knows."""
+    """Return a verdict on every result that the oracle has too."""
     return tuple(judge(name, got, expected.value[name], expected.sigma[name]) for name, got in results.items())
 
 
 def judged(probe: Probe, ran: BackendRun, budgets: Callable[[Probe, tuple[str, ...]], Budget] = expect) -> tuple[Verdict, ...]:
-    """Return a verdict on every result of a side; what fails is judged again, by a budget of more runs.
+    """Return a verdict on every result of a backend; if one fails, by a budget of more runs.
 
     Args:
         probe: the call.
-        ran: what a side made of it.
-        budgets: gives `expect(probe, rounds)`, perhaps remembered.
+        ran: the results of the backend.
+        budgets: returns `expect(probe, rounds)`, perhaps cached.
     """
     found = verdicts(ran.results, budgets(probe, ran.rounds))
     if all(verdict.agrees for verdict in found):
@@ -120,15 +121,15 @@ def check_probe(
     facts: Mapping[str, Any] | None = None,
     expected: Callable[[Probe, tuple[str, ...]], Budget] | None = None,
 ) -> list[Row]:
-    """Return a row for every side that ran the probe, or why its kernel refused.
+    """Return a row for every backend: its verdicts, or why its kernel refused.
 
     Args:
         subject: what the report calls the contract.
         probe: the call.
-        backends: names of sides.
+        backends: their names.
         implementation: "auto" or a kernel's name.
-        facts: what else the report shall say.
-        expected: gives the budget of a probe and a kernel's roundings; `expect` if None.
+        facts: further facts for the report.
+        expected: returns the budget of a probe and a kernel's roundings; `expect` if None.
     """
     rows: list[Row] = []
     made = cache(expected or expect)
@@ -140,7 +141,7 @@ def check_probe(
 
     for backend in backends:
         side = find(backend)
-        # The contract of a probe asks for this precision, whatever the flags of the frameworks say.
+        # The contract of a probe sets this precision, whatever the flags of the frameworks.
         known = {"weights": provenance.digest(probe.weights), "matmul precision": "highest", **(facts or {})}
         row = Row(subject, probe.name, backend, "", probe.dtype, facts=known)
         try:
@@ -167,11 +168,11 @@ def check(
 
     Args:
         contract: the layer.
-        name: what the report calls it.
+        name: its name in the report.
         dtypes: of weights and inputs.
-        backends: names of sides: "torch", "jax", "numpy".
+        backends: their names: "torch", "jax", "numpy".
         implementation: "auto" or a kernel's name.
-        progress: told of each probe before it runs.
+        progress: called with the name of each probe before it runs.
 
     Raises:
         UnknownName: no such dtype, backend or kernel.

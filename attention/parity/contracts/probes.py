@@ -31,15 +31,15 @@ CALL = ("mask", "memory_mask", "query_positions", "key_positions", "positions", 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One call of one layer, with everything given.
+    """One call of one layer, with all its inputs.
 
     Attributes:
-        name: what it is there to catch.
+        name: the mistakes that it reveals.
         contract: the layer.
         dtype: of weights and arrays.
         weights: canonical.
         arrays: "query", and "key", "value", "bias" where the call has them.
-        cotangents: what the gradients are pulled back from: "output" and perhaps "logsumexp".
+        cotangents: of the outputs, for the gradients: "output" and perhaps "logsumexp".
         mask: the call's own mask, or None.
         memory_mask: the same for the memory of a decoder.
         query_positions: integers for rotary, or None.
@@ -82,7 +82,7 @@ class Drawer:
     seed: int = 0
 
     def weights(self) -> Weights:
-        """Return first weights, with noise on all that would begin at a convenient value: biases, scales, tables."""
+        """Return initial weights, with noise on biases, scales and tables, which would start at convenient values."""
         rng = np.random.default_rng(self.seed)
         drawn = self.contract.init(self.seed)
         others = {n: p.fill + rng.normal(0, 0.5, p.shape) for n, p in self.contract.params.items() if not p.inputs}
@@ -92,7 +92,7 @@ class Drawer:
         """Return a probe of `t` queries and `s` keys.
 
         Args:
-            name: what it is there to catch.
+            name: the mistakes that it reveals.
             t: T.
             s: S; other than `t`, every input is an array of its own.
             scale: standard deviation of the inputs.
@@ -111,7 +111,7 @@ class Drawer:
         if self.axial:
             call = {"query_positions": self.places(t), "key_positions": self.places(s), **call}
         kind = numpy_dtype(self.dtype)
-        # What a kernel keeps to itself is in the compute dtype.
+        # Internal values of a kernel have the compute dtype.
         inner = np.promote_types(kind, np.float32)
         return Probe(
             name,
@@ -138,7 +138,7 @@ class Drawer:
         return self.contract.call_kwargs.issuperset(names)
 
     def allows(self, t: int, s: int, **call: Any) -> bool:
-        """Return whether the contract's mask has a meaning for T queries and S keys."""
+        """Return whether the contract's mask applies to T queries and S keys."""
         try:
             probe = self.draw("", t, s, **call)
             _ = self.contract.resolve(probe.arrays, **probe.call())
@@ -157,7 +157,7 @@ def check_contract(contract: object) -> None:
 
 @checked(seed=SEED)
 def probes(contract: Contract, dtype: str = "float32", seed: int = 0) -> list[Probe]:
-    """Return every probe that the contract has a meaning for.
+    """Return every probe that applies to the contract.
 
     Args:
         contract: the layer.
@@ -187,7 +187,7 @@ def _square(drawer: Drawer) -> Iterator[Probe]:
 
 
 def _masked(drawer: Drawer, mask: Mask) -> dict[str, Mask]:
-    """Return the keywords that give every attention of a call this mask."""
+    """Return the keywords that set this mask in every attention of a call."""
     return {name: mask for name in ("mask", "memory_mask") if drawer.takes(name)}
 
 
@@ -226,7 +226,7 @@ def _documents() -> np.ndarray:
 
 
 def _holes(heads: int) -> np.ndarray:
-    """Return a random mask with rows that see nothing and keys that nobody sees, for one head and for all."""
+    """Return a random mask with empty rows and with hidden keys, for one head and for all."""
     allowed = np.random.default_rng(5).random((B, heads, N, N)) < 0.6
     allowed[0, 0, 3] = allowed[1, :, 6] = False
     allowed[0, -1, :, 2] = allowed[2, :, :, 11] = False

@@ -122,6 +122,6 @@ def _where(error: BaseException) -> str:
 
 
 def _not_compared(missing: Mapping[tuple[str, ...], Sequence[str]]) -> Iterable[str]:
-    """Yield a line for each set of gradients that was not given, with the contracts that lack it."""
+    """Yield a line for each set of gradients that was not returned, with its contracts."""
     for names, found in missing.items():
         yield f"not compared, for the implementation does not give them: {', '.join(names)} ({', '.join(dict.fromkeys(found))})"

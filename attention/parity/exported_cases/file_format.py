@@ -7,7 +7,7 @@
 The index is written last and removed first, so that a folder with an index is a complete export.
 """
 
-# JSON may hold anything, and is looked at before it is believed.
+# JSON may hold anything and is validated first.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def export(
             "d scores", "logsumexp". The budget allows for that and for nothing else.
         seed: of all numbers.
         force: write into a folder that holds other files; they stay as they are, but for those of the same names.
-        progress: told of each call before it is made.
+        progress: called with each call before it runs.
 
     Raises:
         UnknownName: no such contract, dtype or intermediate.
@@ -167,5 +167,5 @@ def _removed(target: Path) -> list[str]:
     try:
         return [INDEX, *(name for entry in read_index(target).entries for name in entry.files)]
     except AttentionError:
-        # An index of another version, or a damaged one, says nothing that may be believed.
+        # An index of another version, or a damaged one, is not trusted.
         return [INDEX]

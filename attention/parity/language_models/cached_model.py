@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.numerics.error_budget import rounding
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.spec.errors import SideFailed
 from attention.spec.options import FUNCTION, TEXT, Option, check_options, one_of
 
@@ -100,7 +100,7 @@ class CachedModel:
         init_cache: `init_cache(batch, length)` returns an empty cache for so many rows and tokens.
         whole: `whole(params, tokens, positions)` returns the outputs of all tokens at once, `(B, T, V)`.
         params: any tree of arrays, passed on to the functions; in JAX it is cast for the float64 run.
-        framework: of the functions, "jax" or "torch": what tokens and positions are given as.
+        framework: of the functions, "jax" or "torch": they receive tokens and positions as its arrays.
         takes_padding: whether positions may be -1.
         name: what reports call it.
 

@@ -59,11 +59,11 @@ def compare_decoding(
         tokens: ints `(B, T)`, or floats `(B, T, M)` for a layer, T at least 2, without padding. They run through the cache as
             they are: nothing is sampled. None for those of a recorded model, with its splits and its padding.
         splits: how many tokens the prefill has, each from 1 to T; None for 1, T // 2 and T - 1.
-        left_padding: of B ints, how many places of padding stand before each row's tokens in a further run; None for no such
+        left_padding: of B ints, the length of the padding before each row's tokens in a further run; None for no such
             run. A padded batch is `max(left_padding)` places longer; its padding holds the row's first token, masked.
-        torch_call: further keywords of every call of the first side, such as `{"logits_to_keep": 0}`.
-        jax_call: the same of the second side, such as `{"is_causal": True}`.
-        torch_cache: makes an empty cache of the first side, such as `lambda: StaticCache(config, 64)`; None for its own.
+        torch_call: further keywords of every call of the first program, such as `{"logits_to_keep": 0}`.
+        jax_call: the same of the second program, such as `{"is_causal": True}`.
+        torch_cache: makes an empty cache of the first program, such as `lambda: StaticCache(config, 64)`; None for its own.
 
     Returns:
         A row for each run: the whole passes of both sides beside each other, and each way of decoding.
@@ -90,7 +90,7 @@ def compare_decoding(
 
 
 def decoder_of(side: Any, call: Mapping[str, Any], cache: Callable[[], Any] | None, tokens: np.ndarray) -> Decoder:
-    """Return a side behind the protocol.
+    """Return a program behind the protocol of models with a cache.
 
     Raises:
         OptionError: it is of no kind that is known.
@@ -101,7 +101,7 @@ def decoder_of(side: Any, call: Mapping[str, Any], cache: Callable[[], Any] | No
         return RecordedDecoder(side)
     if isinstance(side, CachedModel):
         return FunctionalDecoder(side)
-    # What is not imported yet cannot have made the side.
+    # A framework that is not imported cannot have made the program.
     torch, flax = sys.modules.get("torch"), sys.modules.get("flax")
     if torch and isinstance(side, torch.nn.Module):
         from attention.parity.language_models.torch_cache import TorchDecoder  # noqa: PLC0415 - needs torch
@@ -124,7 +124,7 @@ def decoder_of(side: Any, call: Mapping[str, Any], cache: Callable[[], Any] | No
 
 @dataclass
 class Whole:
-    """The whole pass of a side: what its decoding is compared with.
+    """The full forward pass of a program, the reference of its decoding.
 
     Attributes:
         made: outputs in its own dtype, (B, T, ...); None if it failed.
@@ -138,7 +138,7 @@ class Whole:
 
 
 def whole_pass(side: Decoder, tokens: np.ndarray) -> Whole:
-    """Return the whole pass of a side, in its own dtype and in float64."""
+    """Return the full forward pass of a program, in its own dtype and in float64."""
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape[:2])
     try:
         made = side.whole(tokens, positions)
@@ -161,7 +161,7 @@ def _rows(
             yield DecodingRow(side.name, "whole pass", failure=whole.failure)
     known = [(side, whole) for side, whole in zip(sides, wholes, strict=True) if whole.made is not None]
     if len(known) == 2:
-        # What is expected is the side whose float64 run is the measure: a wrong one must not explain its own error.
+        # The reference is the program with the float64 run: a wrong program must not explain its own error.
         (first, one), (second, other) = known[::-1] if known[0][1].exact is None and exact is not None else known
         yield _judged(second.name, f"whole pass beside that of {first.name}", other.made, one, exact)
     for side, whole in known:
@@ -208,7 +208,7 @@ def padded(side: Decoder, tokens: np.ndarray, split: int, padding: Sequence[int]
     batch, length = tokens.shape[:2]
     most = max(padding)
     places = np.arange(most + length) - np.asarray(padding)[:, None]
-    # Rows of less padding end earlier; what follows them is real and not looked at.
+    # Rows with less padding end earlier; later tokens are ignored.
     positions = np.where(places < 0, -1, places)
     filled = np.take_along_axis(tokens, np.clip(places, 0, length - 1).reshape(batch, -1, *[1] * (tokens.ndim - 2)), axis=1)
     made = side.decode(filled, positions, split + most)

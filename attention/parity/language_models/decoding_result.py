@@ -24,7 +24,7 @@ from attention.spec.options import PATH, checked
 
 @dataclass(frozen=True, eq=False)
 class DecodingRow:
-    """One run of one side beside its reference.
+    """One run of one program, compared with its reference.
 
     Attributes:
         side: the model.

@@ -23,12 +23,12 @@ from flax import linen, nnx
 from attention.parity.adapters.jax_program import width
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.language_models.cached_model import Decoder, float64, outputs_of
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 from attention.spec.errors import OptionError
 
 
 class FlaxDecoder(Decoder):
-    """What NNX and Linen have in common: a token at a time, no padding, and the positions if the module takes them."""
+    """Common to NNX and Linen: a token at a time, no padding, and positions if the module takes them."""
 
     takes_padding = False
     single = True

@@ -21,7 +21,7 @@ import numpy as np
 from attention.parity.compare.recorded_model import RecordedModel
 from attention.parity.language_models.logits_result import LogitsComparison
 from attention.parity.language_models.positions import compared, differences, root_mean_square
-from attention.parity.numerics.error_budget import rounding
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.spec.axes import COMPUTE, dtype_name
 from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName, shown
 from attention.spec.numbers import is_count
@@ -122,7 +122,7 @@ def _shape(array: Any, label: str = "actual") -> tuple[int, ...]:
 
 
 def _dense(array: Any, label: str) -> None:
-    """Refuse a tensor that holds no numbers, or not all of them, and a shape that stands for one."""
+    """Refuse a tensor without numbers (meta, sharded), and a shape in place of an array."""
     if not hasattr(array, "__array__") or getattr(array, "is_meta", False) or is_sparse(array):
         raise DTypeError(f"{label} {shown(array)} must be a dense array that holds numbers")
 

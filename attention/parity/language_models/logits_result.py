@@ -62,7 +62,7 @@ class LogitsComparison:
 
     Attributes:
         name: of the pair.
-        numbers: arrays of one number for each valid position; see `positions.compared`, and "error" (RMS, what is judged),
+        numbers: arrays of one number for each valid position; see `positions.compared`, and "error" (RMS, which decides),
             "explained" (RMS, by rounding) and "scale" (RMS of the logits).
         steps: the index along T of each valid position.
         places: the flat index of each valid position.

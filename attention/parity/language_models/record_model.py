@@ -24,8 +24,8 @@ from attention.parity.compare.recording_file import Recording, write
 from attention.parity.compare.replayed_program import encoded
 from attention.parity.language_models.decoded_tokens import checked_splits, tokens_of
 from attention.parity.language_models.decoding import COUNTS, MAYBE, decoder_of, padded, whole_pass
-from attention.parity.numerics.error_budget import rounding
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.spec.errors import AttentionError, OptionError, SideFailed
 from attention.spec.options import FUNCTION, MAPPING, PATH, checked
 
@@ -74,25 +74,25 @@ def record_model(
         facts = dict(NO_CALL) if inputs is None else _blocks(arrays, model, call_of(inputs), progress)
         facts |= {"decoding": [], "takes_padding": False, "single": False}
         if tokens is not None:
-            name, told = _decoding(arrays, model, tokens, splits, left_padding, decode_call, cache)
-            facts = {"side": "torch" if hasattr(model, "named_parameters") else "jax", "name": name, **facts, **told}
+            name, described = _decoding(arrays, model, tokens, splits, left_padding, decode_call, cache)
+            facts = {"side": "torch" if hasattr(model, "named_parameters") else "jax", "name": name, **facts, **described}
     flat = {f"{group}/{name}": x for group, held in arrays.items() for name, x in held.items()}
     write(path, Recording("model", facts, flat))
 
 
 def _blocks(arrays: dict[str, Arrays], model: Any, call: Call, progress: Callable[[str], object]) -> dict[str, Any]:
-    """Add what the whole model and its blocks make, and return what is to be said of it."""
+    """Add the outputs of the whole model and its blocks, and return the notes of the recording."""
     side = instrumented(model, call)
     run = side.record(call, set(side.parts))
-    told: list[dict[str, Any]] = []
+    described: list[dict[str, Any]] = []
     for path in side.parts:
         received = run.received[path].leaves if path in run.received else {}
         if received:
             _ = progress(path)
-            arrays[f"received/{len(told)}"], arrays[f"returned/{len(told)}"] = received, _returned(side, path, run)
-            told.append({"path": path, "calls": run.calls[path]})
+            arrays[f"received/{len(described)}"], arrays[f"returned/{len(described)}"] = received, _returned(side, path, run)
+            described.append({"path": path, "calls": run.calls[path]})
     arrays |= {"inputs": call.leaves, "params": side.program.params, "outputs": run.outputs, "exact": _exact(side, call, run)}
-    return {"side": side.program.framework, "name": side.program.name, "call": encoded(call), "blocks": told}
+    return {"side": side.program.framework, "name": side.program.name, "call": encoded(call), "blocks": described}
 
 
 def _returned(side: InstrumentedModel, path: str, run: Run) -> Arrays:
@@ -124,7 +124,7 @@ def _decoding(
     call: Mapping[str, Any],
     cache: Callable[[], Any] | None,
 ) -> tuple[str, dict[str, Any]]:
-    """Add what decoding makes, and return the model's name and what is to be said of it."""
+    """Add the outputs of decoding, and return the model's name and the notes of the recording."""
     tokens = tokens_of(tokens)
     side = decoder_of(model, call, cache, tokens)
     counts = checked_splits(tokens, splits, left_padding)
@@ -132,14 +132,14 @@ def _decoding(
     if whole.made is None:
         raise SideFailed(whole.failure)
     held: Arrays = {"tokens": tokens, "whole": whole.made} | ({} if whole.exact is None else {"exact": whole.exact})
-    told: list[dict[str, Any]] = []
+    described: list[dict[str, Any]] = []
     for padding in (None, *([tuple(left_padding)] if left_padding is not None and side.takes_padding else [])):
         for split in (1,) if side.single else counts:
             run: dict[str, Any] = {"split": split, "padding": None if padding is None else list(padding), "failure": ""}
             try:
-                held[str(len(told))] = padded(side, tokens, split, padding or (0,) * len(tokens))
+                held[str(len(described))] = padded(side, tokens, split, padding or (0,) * len(tokens))
             except AttentionError as error:
                 run["failure"] = str(error)
-            told.append(run)
+            described.append(run)
     arrays["decoding"] = held
-    return side.name, {"decoding": told, "takes_padding": side.takes_padding, "single": side.single}
+    return side.name, {"decoding": described, "takes_padding": side.takes_padding, "single": side.single}

@@ -22,7 +22,7 @@ from torch import nn
 from attention.parity.adapters.user_errors import blamed
 from attention.parity.blocks.torch_untouched import untouched
 from attention.parity.language_models.cached_model import Decoder, float64, outputs_of
-from attention.parity.numerics.error_budget import rounding
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.parity.numerics.stochastic_rounding_torch import noisy
 from attention.spec.errors import OptionError, SideFailed
 
@@ -49,7 +49,7 @@ class TorchDecoder(Decoder):
         self.takes = set(takes)
         found = [name for name in CACHES if name in takes]
         if not found and any(each.kind is each.VAR_KEYWORD for each in takes.values()):
-            # A wrapper that hands on whatever it is given takes what the model inside of it does.
+            # A wrapper that passes on all its arguments takes those of the wrapped model.
             found = [CACHES[0]]
             self.takes |= {"attention_mask", "position_ids", "use_cache"}
         if not found:

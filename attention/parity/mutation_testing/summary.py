@@ -47,7 +47,7 @@ def lines(runs: Sequence[Run]) -> Iterator[str]:
 def _test(test: str, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Yield the lines of one test."""
     if "without a mutation" in found:
-        yield f"{test} fails without a mutation: let it pass first, or it kills all of them for nothing"
+        yield f"{test} fails without a mutation: it must pass first"
         return
     outcomes = {name: properties["parity.outcome"] for name, properties in found.items()}
     counted = [name for name, outcome in outcomes.items() if outcome in ORDER[:4]]
@@ -60,14 +60,14 @@ def _test(test: str, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     if tolerated:
         most = max(tolerated.values())
         advice.append(f"a tolerance from the budget ({len(tolerated)}; outputs moved by up to {most:.2g} of their size)")
-    yield f"{test} kills {len(killed)} of {len(counted)}" + (f"; add {', '.join(advice)}" if advice else "")
+    yield f"{test}: mutation score {len(killed)} of {len(counted)}" + (f"; add {', '.join(advice)}" if advice else "")
     for name in counted:
         if outcomes[name] == "hidden":
             yield f"    {name}: the test's data do not show it; add {found[name]['parity.feature']}"
         elif outcomes[name] == "tolerated":
             yield f"    {name}: outputs moved by {tolerated[name]:.2g} of their size, and the test let them"
     if crashed := sum(outcome == "crashed" for outcome in outcomes.values()):
-        yield f"    {crashed} of the kills by an error and not by an assertion"
+        yield f"    {crashed} killed by an error and not by an assertion"
     if equal := len(outcomes) - len(counted):
         yield f"    {equal} more do not apply: no call of this contract would show them"
 

@@ -20,7 +20,8 @@ from jax.lax import stop_gradient
 from attention.parity.contracts.probes import Probe
 from attention.parity.mutations.locations import Location
 from attention.parity.mutations.operators import Operator
-from attention.parity.numerics.error_budget import Budget, budget, stored_gradient
+from attention.parity.numerics.dtype_rounding import stored_gradient
+from attention.parity.numerics.error_budget import Budget, budget
 from attention.parity.numerics.rounding_sites import ROUNDS, LayerProgram, Marker
 from attention.spec.attend import UNOBSERVED, Observer
 from attention.spec.axes import Array
@@ -29,7 +30,7 @@ from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.params import inner
 
 LATE = {"scores", "logsumexp", "weights", "context", "gate_proj", "gated", "normed", "out_proj"}
-"""Intermediates computed after `Mark.attending` of their attention; the others precede it."""
+"""Intermediates computed after `Observer.attending` of their attention; the others precede it."""
 
 
 @dataclass(eq=False)

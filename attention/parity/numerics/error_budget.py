@@ -23,13 +23,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-from attention.parity.numerics.jaxpr_interpreter import concrete, is_complex, is_float, is_key, widened
+from attention.parity.numerics.array_kinds import concrete, is_complex, is_float, is_key, widened
+from attention.parity.numerics.dtype_rounding import rounding
 from attention.parity.numerics.stochastic_rounding import Spreads, StochasticRounding
 from attention.spec.errors import DTypeError, OptionError, shown
-from attention.spec.options import SEED, SWITCH, Option, one_of, takes_arguments, whole
+from attention.spec.options import SEED, SWITCH, takes_arguments, whole
 
 Array = Any
 Tree = Any
@@ -37,85 +36,8 @@ Program = Callable[..., Tree]
 
 
 @dataclass(frozen=True)
-class Rounding:
-    """How a dtype rounds.
-
-    Args:
-        unit: unit roundoff, half the distance from 1 to the next number.
-        tiny: smallest normal number.
-        gradual: whether every machine keeps results below `tiny` as subnormals; if not, some flush them to zero.
-    """
-
-    unit: float
-    tiny: float
-    gradual: bool = False
-
-    @property
-    def floor(self) -> float:
-        """The absolute error that a result near zero may have."""
-        return self.unit * self.tiny if self.gradual else self.tiny
-
-
-# XLA flushes float32 and bfloat16 subnormals on CPU and TPU; those of float16 begin where attention weights live.
-ROUNDINGS = {
-    "float64": Rounding(2.0**-53, 2.0**-1022),
-    "float32": Rounding(2.0**-24, 2.0**-126),
-    "tensorfloat32": Rounding(2.0**-11, 2.0**-126),
-    "bfloat16": Rounding(2.0**-8, 2.0**-126),
-    "float16": Rounding(2.0**-11, 2.0**-14, gradual=True),
-}
-
-
-def rounding(dtype_name: str) -> Rounding:
-    """Return how the dtype of this name rounds.
-
-    Raises:
-        DTypeError: the name is not one of `ROUNDINGS`.
-    """
-    one_of(*ROUNDINGS, wanted=f"one of {', '.join(ROUNDINGS)}").raising(DTypeError).check("dtype", dtype_name)
-    return ROUNDINGS[dtype_name]
-
-
-FLOAT = Option(
-    "a float array of NumPy or JAX",
-    lambda value: (
-        isinstance(value, (jax.Array, np.ndarray, np.generic, float))
-        and not isinstance(value, np.ma.MaskedArray)
-        and is_float(np.asarray(value) if isinstance(value, float) else value)
-    ),
-    DTypeError,
-)
-_stored = Primitive("stored")
-_stored.def_impl(lambda x, **_: x)
-_stored.def_abstract_eval(lambda x, **_: x)
-batching.defvectorized(_stored)
-mlir.register_lowering(_stored, lambda _context, x, **_: [x])
-
-
-def _stored_transpose(cotangent: Any, _x: Any, *, forward: bool, backward: bool) -> list[Any]:
-    if type(cotangent) is ad.Zero:
-        return [cotangent]
-    return [_stored.bind(cotangent, forward=backward, backward=forward)]
-
-
-ad.deflinear2(_stored, _stored_transpose)
-
-
-def stored(x: Array) -> Array:
-    """Return float array `x`, which a program writes down in its storage dtype, and so the cotangent of `x`."""
-    FLOAT.check("x", x)
-    return _stored.bind(x, forward=True, backward=True)
-
-
-def stored_gradient(x: Array) -> Array:
-    """Return float array `x`, whose bits are given, but whose cotangent is written down in the storage dtype."""
-    FLOAT.check("x", x)
-    return _stored.bind(x, forward=False, backward=True)
-
-
-@dataclass(frozen=True)
 class _Differentiated:
-    # A dataclass and no closure: two of the same program are equal, so they share one trace.
+    # A dataclass and not a closure: two of the same program are equal and share one trace.
     program: Program
 
     def __call__(self, arguments: tuple[Tree, ...], cotangents: Tree) -> tuple[Tree, Tree]:
@@ -149,7 +71,7 @@ def differentiated(program: Program) -> Program:
 
 @dataclass(frozen=True)
 class Budget:
-    """The oracle and its error bar.
+    """The oracle's results and their error budget.
 
     Args:
         value: the float64 results, a pytree of NumPy arrays.
@@ -238,7 +160,7 @@ def _upcast(leaf: Any) -> Array:
 
 
 MANY = 2**16
-"""Elements of an array from which on the luckiest of them are so many that their budget is raised."""
+"""Arrays of so many elements have some whose spread is small by chance in every run: their floor is higher."""
 
 
 def spread(value: Array, *perturbed: Array) -> Array:
@@ -259,7 +181,7 @@ def spread_of(total: Array, runs: int) -> Array:
     sigma = total / math.sqrt(runs)
     if not sigma.size or not sigma.ndim:
         return np.asarray(sigma)
-    # An element that was lucky in every run is no better known than its neighbours. Of a thousand elements, one comes out below
-    # 0.33 in eight runs; of the logits of a language model, hundreds would stand at a floor of 0.3, and three sigma for 10.
+    # A spread that is small by chance in every run is no more exact than its neighbours. Of a thousand elements, one comes out
+    # below 0.33 in eight runs; of the logits of a language model, hundreds would be at a floor of 0.3, and three sigma be 10.
     floor = 0.3 if sigma.size < MANY else 0.7
     return np.maximum(sigma, floor * np.hypot.reduce(sigma, axis=-1, keepdims=True) / math.sqrt(sigma.shape[-1]))

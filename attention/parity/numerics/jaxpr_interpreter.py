@@ -19,21 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
 
-from attention.parity.numerics.primitives import (
-    INTEGERS,
-    MOVES,
-    RULES,
-    SCATTERS,
-    Rule,
-    concrete,
-    is_complex,
-    is_float,
-    is_key,
-    wide,
-    widened,
-)
-
-__all__ = ["apply", "concrete", "is_complex", "is_float", "is_key", "widened"]
+from attention.parity.numerics.array_kinds import concrete, is_float, is_key, wide, widened
+from attention.parity.numerics.primitives import INTEGERS, MOVES, RULES, SCATTERS, Rule
 
 Array = Any
 

@@ -1,9 +1,9 @@
-"""Primitives: what each of JAX's makes of NumPy arrays, floats in float64 and integers as XLA wraps them.
+"""Rules that evaluate JAX primitives in NumPy: floats in float64, integers with XLA's overflow.
 
     RULES[name](parameters, *operands)        of floats, bools, and moves of anything
     INTEGERS[name](parameters, *operands)     of integers
 
-A primitive without a rule is compiled by XLA for each new shape, which costs a hundred times what it costs to run.
+A primitive without a rule is compiled by XLA for each new shape, which costs a hundred times its run.
 """
 
 # JAX leaves the types of its arrays and equations unknown, which strict mode reports at every use.
@@ -15,42 +15,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from attention.parity.numerics.array_kinds import is_complex, wide, widened
 
 Array = Any
 Rule = Callable[..., Any]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
-
-
-def is_float(x: Any) -> bool:
-    """Return whether an array, or an abstract one, holds floats."""
-    # Asked of every operand of every operation, and NumPy's own floats answer sooner. A random key has a dtype without a kind.
-    return getattr(x.dtype, "kind", "") == "f" or jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def is_complex(x: Any) -> bool:
-    """Return whether an array, or an abstract one, holds complex numbers."""
-    return getattr(x.dtype, "kind", "") == "c"
-
-
-def is_key(x: Any) -> bool:
-    """Return whether an array, or an abstract one, holds typed random keys, which NumPy cannot hold."""
-    return not hasattr(x.dtype, "kind")
-
-
-def concrete(x: Any) -> Array:
-    """Return an array in NumPy, and random keys as they are."""
-    return x if hasattr(x, "dtype") and is_key(x) else np.asarray(x)
-
-
-def widened(x: Array) -> Array:
-    """Return floats as float64, complex numbers as complex128, and anything else as it is."""
-    if is_complex(x):
-        return x.astype(np.complex128)
-    return x.astype(np.float64) if is_float(x) and x.dtype != np.float64 else x
 
 
 def _dot_general(p: Any, lhs: Array, rhs: Array) -> Array:
@@ -108,18 +81,18 @@ def _cumulated(function: Callable[..., Array]) -> Rule:
 
 
 def _quotient(x: Array, y: Array) -> Array:
-    """Return integers divided towards zero; XLA makes -1 of a division by zero."""
+    """Return integers divided towards zero; a division by zero is -1, as in XLA."""
     safe = np.where(y == 0, y + 1, y)
     return np.where(y == 0, -np.ones_like(x), (x - np.fmod(x, safe)) // safe)
 
 
 def _remainder(x: Array, y: Array) -> Array:
-    """Return what `_quotient` leaves over, of the sign of `x`; XLA leaves `x` of a division by zero."""
+    """Return the remainder of `_quotient`, with the sign of `x`; a division by zero leaves `x`, as in XLA."""
     return np.where(y == 0, x, np.fmod(x, np.where(y == 0, y + 1, y)))
 
 
 def _shifted(function: Callable[[Array, Array], Array]) -> Rule:
-    """Return the rule of a shift of unsigned integers, of which nothing is left where all bits are shifted out."""
+    """Return the rule of a shift of unsigned integers: 0 where all bits are shifted out."""
 
     def rule(_: Any, x: Array, count: Array) -> Array:
         bits = 8 * x.dtype.itemsize
@@ -136,13 +109,6 @@ def _convert(p: Any, x: Array) -> Array:
     if is_complex(x) and not np.issubdtype(p["new_dtype"], np.complexfloating):
         x = x.real
     return x.astype(wide(p["new_dtype"]))
-
-
-def wide(dtype: Any) -> Any:
-    """Return float64 for a dtype of floats, complex128 for one of complex numbers, and any other as it is."""
-    if jnp.issubdtype(dtype, jnp.floating):
-        return np.dtype(np.float64)
-    return np.dtype(np.complex128) if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
 
 
 def _scattered(function: Callable[..., Array]) -> Rule:
@@ -230,7 +196,7 @@ SCATTERS: dict[str, Rule] = {
     "scatter-mul": _scattered(lax.scatter_mul),
 }
 WHOLE = ("abs", "add", "and", "eq", "ge", "gt", "le", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "sign", "sub", "xor")
-"""What NumPy makes of integers as XLA does, overflow included."""
+"""Primitives of integers that NumPy computes as XLA does, overflow included."""
 RULES: dict[str, Rule] = {
     **MOVES,
     **{name: _pointwise(function) for name, function in POINTWISE.items()},

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from attention.parity.numerics.error_budget import stored, stored_gradient
+from attention.parity.numerics.dtype_rounding import stored, stored_gradient
 from attention.spec.attend import INTERMEDIATES, Observer
 from attention.spec.axes import Array
 from attention.spec.layers.contract import Contract
@@ -75,7 +75,7 @@ class Marker(Observer):
         self.scores, self.sinks, self.dropped = scores, sinks, dropped
 
     def __call__(self, intermediate: str, value: Array) -> Array:
-        """Return the intermediate as the next one shall see it."""
+        """Return the intermediate as the next operation receives it."""
         x = self.store(intermediate, value)
         self.seen[intermediate] = x
         return self.remade(x) if intermediate == "context" else x

@@ -30,7 +30,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from attention.parity.numerics.jaxpr_interpreter import LOOPS, JaxprInterpreter, apply, is_complex, is_float
+from attention.parity.numerics.array_kinds import is_complex, is_float
+from attention.parity.numerics.jaxpr_interpreter import LOOPS, JaxprInterpreter, apply
 
 Array = Any
 

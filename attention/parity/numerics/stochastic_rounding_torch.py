@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from attention.parity.numerics import stochastic_rounding
-from attention.parity.numerics.error_budget import Rounding
+from attention.parity.numerics.dtype_rounding import Rounding
 
 # Float results of these are moved or chosen, never rounded; views are exact whatever their name. The rest round once.
 EXACT = frozenset(

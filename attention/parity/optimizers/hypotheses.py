@@ -140,7 +140,7 @@ def _own(kind: str, found: Step, step: Step) -> Mutation:
 
 
 def _nearest(kind: _Scalar, step: Step, residual: Residual) -> Step | None:
-    """Return the step with the best value of one knob: the best start, then Newton's method on the residual."""
+    """Return the step with the best value of one number: the best start, then Newton's method on the residual."""
     if getattr(step, kind.name, None) is None or isinstance(getattr(step, kind.name), Schedule):
         return None
 

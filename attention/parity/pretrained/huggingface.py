@@ -28,7 +28,7 @@ from attention.spec.errors import FileError
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What `ForeignLayer.run` gives back, in their names and layout."""
+    """The results of `ForeignLayer.run`, in their names and layout."""
 
     output: np.ndarray
     d_hidden: np.ndarray
@@ -69,7 +69,7 @@ class ForeignLayer:
         caught = _projected(module, output, hidden, _mask(config, hidden, self.lengths))
         names, params = zip(*module.named_parameters(), strict=True)
         loss = (caught * torch.tensor(cotangent, dtype=number)).sum()
-        # The norm that follows the projection takes no part: its gradients are zeros.
+        # The norm after the projection does not run: its gradients are zeros.
         grads = torch.autograd.grad(loss, (hidden, *params), materialize_grads=True)
         d_hidden, *d_params = (grad.numpy() for grad in grads)
         return Run(caught.detach().numpy(), d_hidden, dict(zip(names, d_params, strict=True)))
@@ -125,7 +125,7 @@ def _load(folder: Path, architecture: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    # Its progress bars and load report would tear our own; what the report would say is checked after loading.
+    # Its progress bars and load report would mix with our output; the checks of the report run after loading.
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -143,6 +143,6 @@ def _real(lengths: np.ndarray, width: int) -> Tensor:
 
 def _mask(config: Any, hidden: Tensor, lengths: np.ndarray) -> Tensor | None:
     real = _real(lengths, hidden.shape[1])
-    # Partly untyped over there, so it is called as what its docstring says it is.
+    # transformers types this function only in part.
     create = cast("Callable[..., Tensor | None]", masking_utils.create_bidirectional_mask)  # pyright: ignore[reportUnknownMemberType]
     return create(config=config, inputs_embeds=hidden, attention_mask=real)

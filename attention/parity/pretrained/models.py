@@ -62,7 +62,7 @@ REAL: Mapping[str, RealModel] = {
         text=texts.sentences,
     ),
 }
-"""The real models, by the name that `attention verify --real` takes."""
+"""The trained models, by the name of the option `--real`."""
 
 
 @dataclass(frozen=True, eq=False)

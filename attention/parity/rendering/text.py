@@ -149,7 +149,7 @@ def differing(report: Report) -> str:
     """Return which programs of a pair differ from which reference; "" if none does."""
     found = dict.fromkeys((row.side, row.reference) for row in report.rows if row.differs and row.verdicts)
     said = "; ".join(f"{side} differs from the reference, {reference}" for side, reference in found)
-    return f": {said}; either of the two programs may be the wrong one" if said else ""
+    return f": {said}; either may be the wrong one" if said else ""
 
 
 def table(report: Report) -> Table:

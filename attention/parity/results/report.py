@@ -28,7 +28,7 @@ from attention.spec.options import PATH, TEXT, checked
 from attention.spec.storage.disk import brief, write_text
 
 OWN = "own"
-"""The kernel of a program that is its user's: nothing is known of it."""
+"""The kernel of a user's program, which is unknown."""
 
 EXIT_CODES = {"agrees": 0, "differs": 1, "cannot tell": 2}
 """Of a command, by the verdict."""
@@ -46,7 +46,7 @@ class Row:
         dtype: of weights and inputs.
         verdicts: on the output, on intermediates, and on every gradient.
         refusal: why nothing ran, though nothing is wrong, or "".
-        failure: what is wrong with the program itself, so that it could not be compared, or "".
+        failure: why the program could not be compared, or "".
         open: whether the failure leaves open if the programs agree: one raised, or the parameter map is not established.
         facts: what else is known, such as the number of tokens.
         reference: what the program was compared with.
@@ -103,7 +103,7 @@ class Report:
 
     Attributes:
         rows: what was compared.
-        notes: lines that the reader must know to trust the rows: warnings, how budgets were made, how parameters were matched.
+        notes: lines for the reader: warnings, how budgets were computed, how parameters were matched.
         advice: what to run next if something fails.
         mutation: how many mutations the same probes detected, or None.
     """
@@ -124,12 +124,12 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One of agrees, differs and cannot tell: nothing was compared, or what failed leaves it open."""
+        """One of agrees, differs and cannot tell: nothing was compared, or a failure leaves it open."""
         return "agrees" if self.ok else "differs" if any(row.differs for row in self.rows) else "cannot tell"
 
     @property
     def exit_code(self) -> int:
-        """What a command ends with: 0 agrees, 1 differs, 2 cannot tell."""
+        """The exit code of a command: 0 agrees, 1 differs, 2 cannot tell."""
         return EXIT_CODES[self.verdict]
 
     def failures(self) -> Iterator[tuple[Row, Verdict]]:
@@ -154,7 +154,7 @@ class Report:
             raise ParityError(f"{self.complaint()}\n{self}")
 
     def complaint(self) -> str:
-        """Return what is wrong in a few lines: what failed, or the worst element, and what to run next."""
+        """Return a short failure message: failures, or the worst element, and what to run next."""
         failed, worst = [row for row in self.rows if row.failure], self.worst()
         lines = [f"{row}: {row.failure}" for row in failed]
         if worst is not None and not worst[1].agrees:
@@ -173,7 +173,7 @@ class Report:
         renderer("report on a console")(self, console or Console(width=renderer("columns of a report")(Console().width)))
 
     def groups(self) -> Iterator[list[Row]]:
-        """Yield the rows of each subject, dtype and side together, in the order in which they first stood."""
+        """Yield the rows of each subject, dtype and side together, in the order of their first rows."""
         order: dict[tuple[str, ...], int] = {}
         for row in self.rows:
             _ = order.setdefault(_place(row), len(order))

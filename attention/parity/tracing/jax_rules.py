@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attention.parity.numerics.jaxpr_interpreter import apply, widened
+from attention.parity.numerics.array_kinds import widened
+from attention.parity.numerics.jaxpr_interpreter import apply
 
 Array = Any
 

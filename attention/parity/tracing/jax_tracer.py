@@ -24,7 +24,8 @@ from jax.extend.core import Var
 from attention.parity.adapters.jax_program import JaxProgram, width
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.user_errors import blamed, described
-from attention.parity.numerics.jaxpr_interpreter import CALLS, is_float, widened
+from attention.parity.numerics.array_kinds import is_float, widened
+from attention.parity.numerics.jaxpr_interpreter import CALLS
 from attention.parity.tracing.dtype_casts import cotangent, literal, own_dtype, own_eps, rounded, unit
 from attention.parity.tracing.jax_backward import forward_of, with_gradients
 from attention.parity.tracing.jax_loops import LOOPS

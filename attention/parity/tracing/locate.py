@@ -12,7 +12,7 @@ from attention._extras import require
 from attention.parity.adapters import Arrays, Call, Program, program
 from attention.parity.adapters.detect_numpy import settled
 from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
-from attention.parity.numerics.error_budget import ROUNDINGS
+from attention.parity.numerics.dtype_rounding import ROUNDINGS
 from attention.parity.param_mapping.parameter_values import alike
 from attention.parity.tracing.array_difference import Difference, difference
 from attention.parity.tracing.backward_slice import ancestors

@@ -175,9 +175,9 @@ def _tables(scene: Scene) -> Iterator[Place]:
 
 
 def _is_near(defined: Place, reader: Place) -> bool:
-    """Return whether a definition is a statement of the same function, above what reads it."""
+    """Return whether a definition is a statement of the same function, above what reads it, or the default of an argument."""
     first = function_line(reader.file, reader.line)
-    return defined.file == reader.file and first is not None and first < defined.line < reader.line
+    return defined.file == reader.file and first is not None and first <= defined.line < reader.line
 
 
 def _fresh(places: Iterable[Place], seen: set[Place]) -> list[Place]:

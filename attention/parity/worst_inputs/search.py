@@ -1,11 +1,11 @@
 """Search for the input on which two programs differ most, since ports often differ on rare inputs only.
 
-    size = largest relative RMS difference of an output        every variation alone, then the worst of them together
+    difference = largest relative RMS difference of an output        every variation alone, then the worst of them together
 
-The worst input is then compared as any other is, within its rounding budget: its size alone decides nothing.
+The worst input is then compared as any other is, within its rounding budget: its difference alone decides nothing.
 """
 
-# A side is whatever its user brought, of types that strict mode cannot know.
+# A program is of any type, which strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LIMITS = Option(
     ),
 )
 COMBINED = 4
-"""Variations, the worst of all, that are then tried in pairs."""
+"""How many of the worst variations are then tried in pairs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +45,14 @@ class WorstInput:
     Attributes:
         name: what was varied: "mask: all False"; "as given" if nothing was worse.
         inputs: the call; pass it on to `compare`, `locate` or `full_comparison`.
-        score: the largest relative RMS difference of an output; inf where one side alone fails or is not finite.
-        tried: every variation with its score, the worst first; NaN where neither side takes it.
+        difference: the largest relative RMS difference of an output; inf where one side alone fails or is not finite.
+        tried: every variation with its difference, the worst first; NaN where both programs fail.
         report: of the comparison on this input.
     """
 
     name: str
     inputs: Call
-    score: float
+    difference: float
     tried: tuple[tuple[str, float], ...]
     report: Report = field(repr=False)
 
@@ -62,7 +62,7 @@ class WorstInput:
         return self.report.ok
 
     def __str__(self) -> str:
-        rows = "\n".join(f"  {score:9.2e}  {name}" for name, score in self.tried[:10])
+        rows = "\n".join(f"  {difference:9.2e}  {name}" for name, difference in self.tried[:10])
         return f"worst of {len(self.tried)} inputs: {self.name}\n{rows}\n{self.report}"
 
 
@@ -80,8 +80,8 @@ def worst_input(
 ) -> WorstInput:
     """Return the input, among variations of an ordinary one, on which two programs differ most, and their comparison on it.
 
-    Tried are: length 1, masks that hide everything, padding on either side, one token repeated, the smallest and the largest
-    value, positions at their end, zeros, outliers, other draws; then the worst of these in pairs.
+    The variations are length 1, masks that hide everything, padding on either side, one token repeated, the smallest and the
+    largest value, positions at their end, zeros, outliers, other draws; then the worst of these in pairs.
 
     Args:
         torch_side: a side, as `compare` takes it.
@@ -89,10 +89,10 @@ def worst_input(
         inputs: an ordinary input of both, as `compare` takes it.
         params: how parameters belong together, as `compare` takes it.
         load: "first" or "second", whose parameter values both use.
-        limits: by path ("input_ids", "input[0]"), below what integers stay, such as the size of the vocabulary; without one
-            they stay between the smallest and the largest that `inputs` holds.
-        tries: inputs that are run at most.
-        seed: of what is drawn.
+        limits: by path ("input_ids", "input[0]"), exclusive bounds of integers, such as the size of the vocabulary; without one
+            they stay between the smallest and the largest of `inputs`.
+        tries: the largest number of inputs that are run.
+        seed: of the variations.
 
     Raises:
         OptionError: the inputs hold no array, or an option is out of its range.
@@ -105,22 +105,22 @@ def worst_input(
         raise ParamError(known.failure)
     loaded = pair[0].loaded(known.values[0]), pair[1].loaded(known.values[1])
     found = _searched(loaded, call, np.random.default_rng(seed), limits or {}, tries)
-    (name, worst), score = max(found, key=lambda each: -1.0 if np.isnan(each[1]) else each[1])
+    (name, worst_call), difference = max(found, key=lambda each: -1.0 if np.isnan(each[1]) else each[1])
     order = sorted(found, key=lambda each: -np.nan_to_num(each[1], nan=-1.0, posinf=np.inf))
     tried = tuple((other, value) for (other, _), value in order)
-    report = compare(*loaded, worst, params=known.map, gradients=False, name=name)
-    return WorstInput(name, worst, score, tried, report)
+    report = compare(*loaded, worst_call, params=known.map, gradients=False, name=name)
+    return WorstInput(name, worst_call, difference, tried, report)
 
 
 def _searched(
     pair: tuple[Program, Program], call: Call, draws: np.random.Generator, limits: Mapping[str, int], tries: int
 ) -> list[tuple[Variation, float]]:
-    """Return what was tried, with scores."""
+    """Return the variations that ran, with their sizes."""
     alone = chain([("as given", call)], variations(call, draws, limits))
-    found = [(each, difference(pair, each[1])) for each in islice(alone, tries)]
+    found = [(each, output_difference(pair, each[1])) for each in islice(alone, tries)]
     known = {each[0] for each, _ in found}
     pairs = [each for each in _combined(call, found) if each[0] not in known]
-    return found + [(each, difference(pair, each[1])) for each in pairs[: tries - len(found)]]
+    return found + [(each, output_difference(pair, each[1])) for each in pairs[: tries - len(found)]]
 
 
 def _combined(call: Call, found: list[tuple[Variation, float]]) -> Iterator[Variation]:
@@ -128,8 +128,8 @@ def _combined(call: Call, found: list[tuple[Variation, float]]) -> Iterator[Vari
     before = call.leaves
     changed = [
         (name, {path: x for path, x in other.leaves.items() if x is not before[path]})
-        for (name, other), score in sorted(found, key=lambda each: -np.nan_to_num(each[1], nan=-1.0))
-        if name not in ("as given", "length 1") and not np.isnan(score)
+        for (name, other), difference in sorted(found, key=lambda each: -np.nan_to_num(each[1], nan=-1.0))
+        if name not in ("as given", "length 1") and not np.isnan(difference)
     ][: 2 * COMBINED]
     for i, (name, values) in enumerate(changed):
         for other, more in changed[i + 1 :]:
@@ -137,8 +137,8 @@ def _combined(call: Call, found: list[tuple[Variation, float]]) -> Iterator[Vari
                 yield f"{name}; {other}", replaced(call, {**values, **more})
 
 
-def difference(pair: tuple[Program, Program], call: Call) -> float:
-    """Return the largest relative RMS difference of an output; inf where one side alone fails, NaN where both do."""
+def output_difference(pair: tuple[Program, Program], call: Call) -> float:
+    """Return the largest relative RMS difference of an output; inf where one program alone fails, NaN where both do."""
     made: list[Any] = []
     for each in pair:
         try:

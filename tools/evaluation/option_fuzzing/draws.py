@@ -5,7 +5,6 @@ drawn(number, seed).probe() = the call in float64, its numbers drawn from the dr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +12,13 @@ import numpy as np
 
 from attention.parity.contracts.probes import CALL, Probe
 from attention.spec.errors import AttentionError
-from attention.spec.layers.contract import Contract, ResolvedCall
+from attention.spec.layers.contract import Contract
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
 from attention.spec.masks.algebra import Mask
 from attention.spec.positions import AxialRotary
+from tools.evaluation.option_fuzzing.hidden_tokens import poison
 from tools.evaluation.option_fuzzing.masks import Batch, given
 from tools.evaluation.option_fuzzing.values import FRAMES, KINDS, make
 from tools.evaluation.random_contracts import Frame, Pick
@@ -26,8 +26,6 @@ from tools.evaluation.random_contracts import Frame, Pick
 BATCHES: tuple[Batch, ...] = ((), (2,), (2,), (2,), (1, 2))
 INTERMEDIATES = ("weights", "mean_weights", "logsumexp", "context", "masked")
 """Intermediates that hidden tokens do not reach. Those before the mask are whatever a kernel makes of them."""
-POISON = (np.nan, np.inf, -np.inf)
-HUGE = 1e200
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,48 +104,6 @@ class Draw:
         return Probe(
             "random options", self.contract, "float64", weights, arrays, cotangents, **call, intermediates=self.intermediates
         )
-
-
-def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: ResolvedCall, rng: np.random.Generator) -> None:
-    """Overwrite tokens of which no row of the mask reads anything, as query or as key.
-
-    Args:
-        contract: the layer.
-        arrays: of the call.
-        setting: of the call.
-        rng: draws what stands there.
-    """
-    # Beside appended keys every finite query counts.
-    held = POISON if getattr(contract, "extra_keys", 0) else (*POISON, HUGE)
-    for name, hidden in unread(contract, arrays, setting).items():
-        x = arrays[name]
-        rows = x[:, None] if x.ndim == 1 else x
-        where = np.broadcast_to(hidden, rows.shape)
-        rows[where] = rng.choice(held, size=rows.shape)[where]
-
-
-def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: ResolvedCall) -> dict[str, np.ndarray]:
-    """Return which tokens of each input nothing reads: bool `(*batch, N, 1)`."""
-    if isinstance(contract, Stack):
-        contract, setting = contract.block, setting["layers.0"]
-    if isinstance(contract, Block):
-        hidden = {"x": ~np.asarray(setting["present"])}
-        return hidden if "memory" not in arrays else {**hidden, "memory": ~_seen(setting["cross_attn"])[1]}
-    if "allowed" not in setting:
-        return {}
-    rows, keys = _seen(setting)
-    names = list(arrays)
-    if len(names) == 1:
-        return {names[0]: ~(rows | keys)}
-    first = arrays[names[0]]
-    # A single state has no axis of queries.
-    rows = rows[..., 0, :] if first.ndim < arrays[names[1]].ndim else rows
-    return {names[0]: ~rows, **dict.fromkeys(names[1:], ~keys)}
-
-
-def _seen(setting: ResolvedCall) -> tuple[np.ndarray, np.ndarray]:
-    allowed = setting["allowed"]
-    return tuple(np.any(allowed, axis=(-3, axis))[..., None] for axis in (-1, -2))  # type: ignore[return-value]
 
 
 def drawn(number: int, seed: int = 0) -> Draw:

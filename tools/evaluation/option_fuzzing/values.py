@@ -7,13 +7,10 @@ The fields are those of the dataclass itself: an option without a generator is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from attention.spec.errors import OptionError
 from attention.spec.kernels import PRECISIONS
 from attention.spec.layers.activations import GATED, PLAIN
 from attention.spec.layers.alignment import AlignmentAttention
@@ -41,10 +38,9 @@ from attention.spec.positions import (
 )
 from attention.spec.positions.rotary import STYLES
 from attention.spec.scores import Cosine, Dot, ScaledDot
+from tools.evaluation.option_fuzzing.generators import VALUES, Value, each, either, make, number, size, switch
 from tools.evaluation.option_fuzzing.masks import structural
 from tools.evaluation.random_contracts import Frame, Pick
-
-Value = Callable[[Pick, Frame], Any]
 
 FRAMES = (
     Frame(2, 3, 3, 8, 2, 1, 4, 3, 6, 5),
@@ -55,56 +51,6 @@ FRAMES = (
     Frame(2, 3, 3, 8, 1, 1, 4, 3, 6, 5),
 )
 """Few and small, so that what JAX traces for one draw serves others. The widths differ, so that a swapped axis shows."""
-
-
-def make(pick: Pick, frame: Frame, kind: type, **fixed: Any) -> Any:
-    """Return a random instance of a dataclass of options.
-
-    Args:
-        pick: chances.
-        frame: the sizes of the call.
-        kind: a key of `VALUES`.
-        fixed: fields that are not drawn.
-
-    Raises:
-        OptionError: options that exclude each other were drawn.
-    """
-    table = VALUES[kind]
-    return kind(**{f.name: fixed[f.name] if f.name in fixed else table[f.name](pick, frame) for f in fields(kind)})
-
-
-def either(*choices: Any) -> Value:
-    """Return a generator of one of these values."""
-    return lambda pick, _: pick.one(choices)
-
-
-def each(*kinds: type | None) -> Value:
-    """Return a generator of an instance of one of these kinds, None among them perhaps."""
-
-    def value(pick: Pick, frame: Frame) -> Any:
-        kind = pick.one(kinds)
-        while kind is not None:
-            # Options that exclude each other are drawn again.
-            with suppress(OptionError):
-                return make(pick, frame, kind)
-        return None
-
-    return value
-
-
-def number(low: float, high: float, *others: Any) -> Value:
-    """Return a generator of a number between two, or half of the time of one of the others."""
-    return lambda pick, _: pick.one(others) if others and pick.chance(0.5) else pick.between(low, high)
-
-
-def size(*names: str, none: bool = True) -> Value:
-    """Return a generator of a size of the frame, or None."""
-    return lambda pick, frame: pick.one(((None,) if none else ()) + tuple(getattr(frame, name) for name in names))
-
-
-def switch(probability: float = 0.5) -> Value:
-    """Return a generator of True as often as that."""
-    return lambda pick, _: pick.chance(probability)
 
 
 def _head_dim(pick: Pick, frame: Frame, parts: int = 1) -> int | None:
@@ -153,7 +99,7 @@ HEADS: Mapping[str, Value] = {
     "head_dim": _head_dim,
 }
 
-VALUES: Mapping[type, Mapping[str, Value]] = {
+TABLES: Mapping[type, Mapping[str, Value]] = {
     MultiHeadAttention: {
         **HEADS,
         "value_dim": size("E"),
@@ -283,7 +229,7 @@ VALUES: Mapping[type, Mapping[str, Value]] = {
         "attention_factor": number(0.5, 2.0, None),
     },
 }
-"""The generator of each field, by class and name."""
+VALUES.update(TABLES)
 
 KINDS: Sequence[type[Contract]] = (
     *(MultiHeadAttention,) * 8,

@@ -1,5 +1,8 @@
 """Changes: an operation of the JAX side told something else, of another kernel, or made by another function of its operands."""
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -3,6 +3,9 @@
 torch = f(x)        jax = g(x), x, or f along another axis        x is what an array was made of, or the array itself
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

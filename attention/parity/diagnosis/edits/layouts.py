@@ -1,5 +1,8 @@
 """Layouts: axes of one size exchanged, an axis reversed or shifted, axes split and merged in another order."""
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -3,6 +3,9 @@
 torch = f(g(x))        jax = g(f(x))        f and g are operations of the JAX side, each with its other operands as they are
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,5 +1,8 @@
 """Regions: an array that is read in the place of another wherever a region reads it, and two that are exchanged there."""
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Iterator

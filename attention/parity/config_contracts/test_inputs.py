@@ -24,9 +24,9 @@ from attention.spec.masks.algebra import evaluate
 from attention.spec.params import Weights
 
 LARGE, SMALL = 6.0, 0.01
-"""Standard deviations of hidden states: scores that saturate; squares that an eps is seen beside."""
+"""Standard deviations of hidden states that saturate scores; of those whose squares an eps changes."""
 HIDDEN = -1e4
-"""What an additive mask holds at most where a key is hidden."""
+"""The largest value of an additive mask at a hidden key."""
 
 
 def hidden(call: Call, width: int) -> str | None:
@@ -38,11 +38,11 @@ def hidden(call: Call, width: int) -> str | None:
 def calls(
     contract: MultiHeadAttention, weights: Weights, x: np.ndarray, given: Mapping[str, Any]
 ) -> tuple[list[Probe], list[Probe]]:
-    """Return the questions, and others on which a name has to hold.
+    """Return the probes, and held-out ones on which a name must hold.
 
     Args:
         contract: of the layer.
-        weights: those that the models have.
+        weights: of the models.
         x: the hidden states that it received, `(B, T, M)`.
         given: the mask and the positions of the call, see `beside`.
     """
@@ -56,14 +56,14 @@ def _drawn(
     rng = np.random.default_rng((seed, *shape))
     others = Drawer(contract, "float32", seed).weights()
 
-    def ask(name: str, own: Weights, scale: float) -> Probe:
+    def drawn(name: str, own: Weights, scale: float) -> Probe:
         return _probe(name, contract, own, rng.normal(0, scale, shape), given)
 
     return [
-        ask("plain", weights, 1.0),
-        ask("other weights", others, 1.0),
-        ask("saturated scores", others, LARGE),
-        ask("small inputs", others, SMALL),
+        drawn("plain", weights, 1.0),
+        drawn("other weights", others, 1.0),
+        drawn("saturated scores", others, LARGE),
+        drawn("small inputs", others, SMALL),
     ]
 
 
@@ -73,7 +73,7 @@ def _probe(name: str, contract: MultiHeadAttention, weights: Weights, x: np.ndar
 
 
 def beside(contract: MultiHeadAttention, call: Call, x: np.ndarray) -> dict[str, Any]:
-    """Return the mask and the positions that an attention received, where they say more than the contract does.
+    """Return the mask and the positions that an attention received, if they add to the contract.
 
     Args:
         contract: of the layer.
