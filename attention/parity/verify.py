@@ -103,8 +103,8 @@ def run(steps: Sequence[Step], jobs: int = 1) -> Iterator[tuple[Step, Report]]:
     # Neither framework outlives a fork, and threads of two processes on one core only wait for each other.
     others, context = multiprocessing.active_children(), multiprocessing.get_context("spawn")
     # An interrupt reaches every process of a terminal: this one ends the others.
-    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with _one_thread(), ProcessPoolExecutor(min(jobs, len(steps)), context, **quiet) as pool:
+    pool = ProcessPoolExecutor(min(jobs, len(steps)), context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with _one_thread(), pool:
         # The longest steps, stacks of blocks and trained models, stand last in a plan, and must not be begun last.
         running = {pool.submit(step.run): step for step in [steps[0], *steps[:0:-1]]}
         try:
