@@ -40,7 +40,7 @@ def main() -> None:
     run()
 
 
-def _interrupt(_: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, frame: FrameType | None) -> None:
     """End at once while a module is imported, where extension modules swallow exceptions; else raise KeyboardInterrupt."""
     while frame is not None:
         if frame.f_code.co_filename == IMPORTING:
@@ -52,7 +52,7 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _end(*_: object) -> None:
+def _end(*_signal: object) -> None:
     """End this process and those that it started."""
     _ = os.write(2, b"attention: interrupted\n")
     if "multiprocessing" in sys.modules:
