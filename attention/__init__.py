@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["checkpoints", "jax_impl", "load", "parity", "save", "spec", "torch_impl"]
 __version__ = "0.1.0"
 
-_ROOMS = frozenset({"checkpoints", "jax_impl", "parity", "spec", "torch_impl"})
+_SUBPACKAGES = frozenset({"checkpoints", "jax_impl", "parity", "spec", "torch_impl"})
 _HOMES = {"load": "spec.files", "save": "spec.files"}
 
 
 def __getattr__(name: str) -> object:
-    if name in _ROOMS:
+    if name in _SUBPACKAGES:
         return import_module(f"{__name__}.{name}")
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,7 +2,7 @@
 
     require("torch", extra="torch", wanted_by="torch_impl")
 
-stands at the top of a room's `__init__`, before the first import of the framework. On the package index this project is
+stands at the top of a backend's `__init__`, before the first import of the framework. On the package index this project is
 `attention-parity`; a project called `attention` there is another one, which installs into the same folder `attention/`.
 """
 
@@ -17,7 +17,7 @@ def require(module: str, *, extra: str, wanted_by: str) -> None:
     Args:
         module: top-level name of the package, as it is imported.
         extra: the extra of this project that installs it.
-        wanted_by: the room or feature that needs it, as the user knows it.
+        wanted_by: the backend or feature that needs it, as the user knows it.
 
     Raises:
         MissingExtra: `module` is not installed.
@@ -41,7 +41,7 @@ def namesake() -> str:
     Each of the two overwrites `attention/__init__.py` of the other, and removes it when it is uninstalled. Until version 0.1.0
     this project was called `attention` itself; such an old installation is recognised by its command.
     """
-    # Not at the top: a room that finds its framework does without it.
+    # Not at the top: a backend that finds its framework does without it.
     from importlib.metadata import PackageNotFoundError, distribution  # noqa: PLC0415
 
     try:

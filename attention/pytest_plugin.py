@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from attention.parity.mutation_testing.fixture import ParityFixture
 
 MUTATION, TEST, OUTCOME, FEATURE, MOVED = (f"parity.{word}" for word in ("mutation", "test", "outcome", "feature", "moved"))
-FAILING, ASKED = pytest.StashKey[set[str]](), pytest.StashKey[dict[str, set[Any]]]()
+FAILING, CONTRACTS = pytest.StashKey[set[str]](), pytest.StashKey[dict[str, set[Any]]]()
 STATUS = {"killed": ("killed", "k", "KILLED"), "crashed": ("killed", "k", "KILLED BY AN ERROR")}
 SURVIVED = ("survived", "s", "SURVIVED")
-SPARED = ("not applicable", "-", "NOT APPLICABLE")
+SKIPPED = ("not applicable", "-", "NOT APPLICABLE")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "parity_probes(contract, dtype='float32', seed=0): runs a test that takes 'parity_probe' on each probe of a contract",
     )
-    config.stash[FAILING], config.stash[ASKED] = set(), {}
+    config.stash[FAILING], config.stash[CONTRACTS] = set(), {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -127,7 +127,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     if test in item.config.stash[FAILING]:
         pytest.skip("fails without a mutation")
-    asked = item.config.stash[ASKED].get(test)
+    asked = item.config.stash[CONTRACTS].get(test)
     if asked is not None:
         from attention.parity.mutation_testing.fixture import revealing  # noqa: PLC0415
 
@@ -159,8 +159,8 @@ def pytest_runtest_makereport(
     if loaded is None or not isinstance(given, loaded.ParityFixture) or report.when != "call":
         return report
     if given.mutation is None:
-        _say(item, report, [(TEST, _test(item)), *_found(given)])
-        item.config.stash[ASKED].setdefault(_test(item), set()).update(given.contracts)
+        _add(item, report, [(TEST, _test(item)), *_found(given)])
+        item.config.stash[CONTRACTS].setdefault(_test(item), set()).update(given.contracts)
         if report.failed:
             report.sections += [("attention.parity", str(x)) for x in given.found]
         return report
@@ -168,12 +168,12 @@ def pytest_runtest_makereport(
     if report.failed and call.excinfo is not None:
         outcome = "killed" if call.excinfo.errisinstance(AssertionError) else "crashed"
         report.outcome, report.longrepr = "passed", None
-    _say(item, report, [*_outcome(item, outcome, given.feature if outcome == "hidden" else "", given.moved), *_found(given)])
+    _add(item, report, [*_outcome(item, outcome, given.feature if outcome == "hidden" else "", given.moved), *_found(given)])
     return report
 
 
-def _say(item: pytest.Item, report: pytest.TestReport, properties: list[tuple[str, str]]) -> None:
-    """Give properties to this report, and to that of the test's end, which JUnit's XML is made of."""
+def _add(item: pytest.Item, report: pytest.TestReport, properties: list[tuple[str, str]]) -> None:
+    """Add properties to this report, and to that of the teardown, which JUnit's XML is made of."""
     report.user_properties += properties
     item.user_properties += properties
 
@@ -199,7 +199,7 @@ def pytest_report_teststatus(report: pytest.TestReport | pytest.CollectReport) -
     said = dict(getattr(report, "user_properties", ()))
     if OUTCOME not in said or getattr(report, "when", "") == "teardown":
         return None
-    return STATUS.get(said[OUTCOME], SURVIVED if said[OUTCOME] in ("tolerated", "hidden") else SPARED)
+    return STATUS.get(said[OUTCOME], SURVIVED if said[OUTCOME] in ("tolerated", "hidden") else SKIPPED)
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

@@ -1,6 +1,6 @@
-"""`python -m benchmarks`, which is `attention bench`: run suites, see whether what must hold does, compare two runs.
+"""The command `python -m benchmarks` (`attention bench`): run suites, check requirements, compare two runs, plot.
 
-Exit codes: 0 all is right, 1 a kernel is wrong, a bound is broken or a run is slower, 2 the call cannot be answered (one
+Exit codes: 0 all is right, 1 a kernel is wrong, a requirement is broken or a run is slower, 2 the call cannot be answered (one
 line says why), 130 interrupted.
 """
 
@@ -16,16 +16,15 @@ from typing import Annotated, Any
 
 import typer
 
+from attention.cli.application import Command, group
+
 # JAX would take most of a GPU's memory for itself, and torch needs some beside it.
 _ = os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-app = typer.Typer(
-    name="bench",
-    help="Time every kernel that is right, and its peers. Without a command: run the default suites, a few minutes.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = group(
+    "bench", "Time every kernel that is right, and its peers. Without a command: run the default suites, a few minutes."
 )
+app.info.no_args_is_help = False
 Rounds = Annotated[int, typer.Option(min=1, help="How often each program is timed; the median counts.")]
 CpuTime = Annotated[bool, typer.Option("--cpu-time", help="The process' processor time, pinned to one core: little noise.")]
 Json = Annotated[str, typer.Option(metavar="PATH", help="Where the results go.")]
@@ -39,14 +38,16 @@ def default(context: typer.Context) -> None:
         context.invoke(run)
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     suites: Annotated[Names, typer.Argument(help="Suites; see `suites`. 'all' for all of them.")] = None,
     size: Annotated[list[int] | None, typer.Option(min=1, help="S; repeat for more. Default by device and suite.")] = None,
     width: Annotated[list[int] | None, typer.Option(min=1, help="D; repeat for more.")] = None,
     dtype: Annotated[Names, typer.Option(help="float32, bfloat16, float16 or float64; repeat for more.")] = None,
     program: Annotated[Names, typer.Option(help="forward or forward+backward; default both.")] = None,
-    entrant: Annotated[Names, typer.Option(help="Part of a name, such as auto, jax, SDPA, FlexAttention; repeat.")] = None,
+    implementation: Annotated[
+        Names, typer.Option(help="Part of a name, such as auto, jax, SDPA, FlexAttention; repeat.")
+    ] = None,
     side: Annotated[Names, typer.Option(help="torch or jax; default both.")] = None,
     peers: Annotated[bool, typer.Option(help="Whether others take part.")] = True,
     memory: Annotated[bool, typer.Option("--memory", help="Also the extra memory of a call, each in its own process.")] = False,
@@ -56,50 +57,50 @@ def run(
     json: Json = "build/bench.json",
     plots: Annotated[str, typer.Option(metavar="DIR", help="Where the plots go; '' for none.")] = "build/bench",
 ) -> None:
-    """Time suites: every kernel of both rooms and every peer that is installed, in turns, in one process."""
-    with _one_line():
-        from benchmarks import running  # noqa: PLC0415 - frameworks wait until the call is understood
+    """Time suites: every kernel of both backends and every peer that is installed, in turns, in one process."""
+    from benchmarks import running  # noqa: PLC0415 - frameworks wait until the call is understood
 
-        asked = running.Asked(
-            tuple(suites or ()), tuple(size or ()), tuple(width or ()), tuple(dtype or ()), tuple(program or ()),
-            tuple(entrant or ()), tuple(side or ()), peers, memory, rounds, cpu_time, json, plots,
-        )  # fmt: skip
-        with _status() as tell:
-            results = running.run(asked, tell)
-        _show(running.table(results, refusals))
+    asked = running.Asked(
+        tuple(suites or ()), tuple(size or ()), tuple(width or ()), tuple(dtype or ()), tuple(program or ()),
+        tuple(implementation or ()), tuple(side or ()), peers, memory, rounds, cpu_time, json, plots,
+    )  # fmt: skip
+    with _status() as tell:
+        results = running.run(asked, tell)
+    _show(running.table(results, refusals))
     raise typer.Exit(0 if results.ok else 1)
 
 
-@app.command()
-def holds(
+@app.command(cls=Command)
+def requirements(
     only: Annotated[Names, typer.Option(help="Beginnings of names, such as 3 or 3.window; repeat for more.")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Only list the bounds.")] = False,
-    add: Annotated[bool, typer.Option("--add", help="Keep what the file holds of other bounds: for runs in slices.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Only list the requirements.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Keep the other requirements of the file: for runs in slices.")] = False,
     rounds: Rounds = 5,
     cpu_time: CpuTime = False,
-    json: Json = "build/holds.json",
+    json: Json = "build/requirements.json",
 ) -> None:
-    """Measure what must hold, bound by bound; a slice says how long it took."""
+    """Measure every requirement on speed and memory; exits 1 if one is not met."""
     start = time.perf_counter()
-    with _one_line():
-        from benchmarks import running  # noqa: PLC0415
+    from benchmarks import running  # noqa: PLC0415
 
-        if list_:
-            for bound in running.bounds(tuple(only or ())):
-                typer.echo(f"{bound.name:44} {'>=' if bound.least else '<='} {bound.limit:<6.3g} {bound.what}")
-            return
-        with _status() as tell:
-            results, written = running.holds(
-                tuple(only or ()), rounds, json, tell, cpu_time=cpu_time, add=add, done=lambda line: typer.echo(line, err=True)
+    if list_:
+        for requirement in running.requirements(tuple(only or ())):
+            typer.echo(
+                f"{requirement.name:44} {'>=' if requirement.least else '<='} {requirement.limit:<6.3g} {requirement.what}"
             )
-        _show(running.bounds_table(results))
-        met = sum(bool(bound["met"]) for bound in results.bounds)
-        held = f"; {json} holds {len(written.bounds)}" if add else f": {json}"
-        typer.echo(f"{met} of {len(results.bounds)} met, in {time.perf_counter() - start:.0f} s{held}")
+        return
+    with _status() as tell:
+        results, written = running.check_requirements(
+            tuple(only or ()), rounds, json, tell, cpu_time=cpu_time, add=add, done=lambda line: typer.echo(line, err=True)
+        )
+    _show(running.requirements_table(results))
+    met = sum(bool(requirement["met"]) for requirement in results.requirements)
+    kept = f"; {json} has {len(written.requirements)}" if add else f": {json}"
+    typer.echo(f"{met} of {len(results.requirements)} met, in {time.perf_counter() - start:.0f} s{kept}")
     raise typer.Exit(0 if results.ok else 1)
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="The run that is the measure.")],
     after: Annotated[Path, typer.Argument(metavar="B.json", help="The run in question.")],
@@ -107,53 +108,34 @@ def compare(
     drift: Annotated[bool, typer.Option("--drift", help="Divide by what the peers moved: machines drift.")] = False,
 ) -> None:
     """Compare two runs; exits 1 if something of ours has become slower, larger, or is right no more."""
-    with _one_line():
-        from benchmarks.compare import compare as compared  # noqa: PLC0415
-        from benchmarks.results import Results  # noqa: PLC0415
+    from benchmarks.compare import compare as compared  # noqa: PLC0415
+    from benchmarks.results import Results  # noqa: PLC0415
 
-        found = compared(Results.from_json(before), Results.from_json(after), threshold, drift=drift)
-        _show(found.table())
+    found = compared(Results.from_json(before), Results.from_json(after), threshold, drift=drift)
+    _show(found.table())
     raise typer.Exit(1 if found.regressions else 0)
 
 
-@app.command()
+@app.command(cls=Command)
 def plot(
     results: Annotated[Path, typer.Argument(metavar="RESULTS.json")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="For speed.png, memory.png and roofline.png.")],
 ) -> None:
     """Draw a run anew."""
-    with _one_line():
-        from benchmarks.plots import draw  # noqa: PLC0415
-        from benchmarks.results import Results  # noqa: PLC0415
+    from benchmarks.plots import draw  # noqa: PLC0415
+    from benchmarks.results import Results  # noqa: PLC0415
 
-        for path in draw(Results.from_json(results), folder):
-            typer.echo(path)
+    for path in draw(Results.from_json(results), folder):
+        typer.echo(path)
 
 
-@app.command("suites")
+@app.command("suites", cls=Command)
 def list_suites() -> None:
     """List the suites; those of the default are marked."""
     from benchmarks.suites import DEFAULT, SUITES  # noqa: PLC0415
 
     for suite in SUITES.values():
         typer.echo(f"{suite.name:10} {'*' if suite.name in DEFAULT else ' '} {suite.about}")
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Turn a user's mistake or an interrupt into one line on stderr and the right exit code."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("benchmarks: interrupted", err=True)
-        raise typer.Exit(130) from None
-    except ValueError as error:
-        from attention.spec.errors import AttentionError  # noqa: PLC0415
-
-        if not isinstance(error, AttentionError):
-            raise
-        typer.echo(f"benchmarks: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Adapters: how a way to attend is said, so that programs can be made of it, ours and others' alike.
+"""Implementation: the description of one way to compute attention, from which programs are built.
 
 adapter(case) -> function(q, k, v, *extras)        whatever can be made once is made before
 """
@@ -20,7 +20,7 @@ class Attention:
     """A way to attend, prepared for one case.
 
     Args:
-        function: `function(q, k, v, *extras) -> output`, all in the entrant's layout.
+        function: `function(q, k, v, *extras) -> output`, all in the implementation's layout.
         extras: further arguments, such as a mask, which a compiler shall not take for constants.
     """
 
@@ -29,7 +29,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Implementation:
     """A way to attend: a kernel of ours, or an adapter of what others offer.
 
     Args:

@@ -1,4 +1,4 @@
-"""Cases: one attention call by its sizes, mask, dtype and program.
+"""Benchmark cases: one attention call by sizes, mask, dtype and program.
 
 flops = 2 (D + D) pairs          forward: scores, context              pairs = number of (b, h, t, s) that are allowed
       + 2 (5 D) pairs            backward: scores again, d weights, d value, d query, d key
@@ -14,10 +14,10 @@ from functools import cache, lru_cache
 import numpy as np
 
 from attention.spec.axes import COMPUTE, Sizes
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.masks import Causal, Lengths, Mask, Prefix, Segments, Window
 from attention.spec.masks.tile_schedule import FULL, PARTIAL, Tile, schedule
-from attention.spec.params import numpy_dtype
 
 FORWARD, BACKWARD = "forward", "forward+backward"
 PROGRAMS = (FORWARD, BACKWARD)

@@ -1,4 +1,4 @@
-"""Comparison of two runs: what has become slower, or takes more memory.
+"""Compare two benchmark runs: which implementations became slower or take more memory.
 
     ratio = median(B) / median(A)                spread = [q1(B) / q3(A), q3(B) / q1(A)]
     worse <=> ratio > threshold and the spread lies above 1            better <=> ratio < 1 / threshold and it lies below
@@ -28,7 +28,7 @@ class Change:
 
     Attributes:
         name: of the case.
-        entrant: whose row it is.
+        implementation: whose row it is.
         ours: whether it is this project's.
         quantity: "time", "compile", "import" or "memory".
         before: the median of the first run, in ms or bytes; None where it has none.
@@ -39,7 +39,7 @@ class Change:
     """
 
     name: str
-    entrant: str
+    implementation: str
     ours: bool
     quantity: str
     before: float | None
@@ -73,7 +73,7 @@ class Comparison:
         same = sum(change.verdict == SAME for change in self.changes)
         caption = f"{same} rows within {self.threshold:g} or their spread; the peers' times moved by {self.drift:.3f}"
         said = Table(caption=caption, caption_justify="left")
-        for heading in ("case", "entrant", "quantity", "before", "after", "ratio", "spread", ""):
+        for heading in ("case", "implementation", "quantity", "before", "after", "ratio", "spread", ""):
             said.add_column(heading, overflow="fold")
         for change in sorted(self.changes, key=lambda c: -(c.ratio or 1e9)):
             if change.verdict != SAME:
@@ -81,7 +81,7 @@ class Comparison:
                 spread = "-" if change.spread is None else "{:.2f} - {:.2f}".format(*change.spread)
                 ratio = "-" if change.ratio is None else f"{change.ratio:.2f}"
                 mark = change.verdict if change.ours else f"{change.verdict} (peer)"
-                said.add_row(change.name, change.entrant, change.quantity, before, after, ratio, spread, mark)
+                said.add_row(change.name, change.implementation, change.quantity, before, after, ratio, spread, mark)
         return said
 
 
@@ -105,7 +105,7 @@ def compare(before: Results, after: Results, threshold: float = 1.1, *, drift: b
     old = {row.key: row for row in before.rows}
     pairs = [(old[row.key], row) for row in after.rows if row.key in old]
     if not pairs:
-        raise OptionError("runs must have a case and an entrant in common")
+        raise OptionError("runs must have a case and an implementation in common")
     moved = [b.time / a.time for a, b in pairs if not a.ours and a.time and b.time]
     factor = median(moved) if moved else 1.0
     changes = [change for a, b in pairs for change in _changes(a, b, threshold, factor if drift else 1.0)]
@@ -118,7 +118,7 @@ def _changes(a: Row, b: Row, threshold: float, drift: float) -> Sequence[Change]
         low, middle, high = _spread(a, b, drift)
         found.append(_change(a, a.quantity, a.time, b.time, middle, (low, high), threshold))
     elif a.status == TIMED and b.status in (REFUSED, WRONG):
-        found.append(Change(a.name, a.entrant, a.ours, a.quantity, a.time, None, None, None, LOST))
+        found.append(Change(a.name, a.implementation, a.ours, a.quantity, a.time, None, None, None, LOST))
     if a.memory_bytes and b.memory_bytes:
         ratio = b.memory_bytes / a.memory_bytes
         found.append(_change(a, "memory", a.memory_bytes, b.memory_bytes, ratio, (ratio, ratio), threshold))
@@ -136,4 +136,4 @@ def _change(
 ) -> Change:
     worse, better = ratio > threshold and spread[0] > 1, ratio < 1 / threshold and spread[1] < 1
     verdict = WORSE if worse else BETTER if better else SAME
-    return Change(row.name, row.entrant, row.ours, quantity, before, after, ratio, spread, verdict)
+    return Change(row.name, row.implementation, row.ours, quantity, before, after, ratio, spread, verdict)

@@ -1,4 +1,4 @@
-"""The machine: what numbers depend on, and what there is of it.
+"""The machine of a benchmark: devices, cores, free memory and versions.
 
 machine = devices by framework, cores, threads, versions and flags
 """

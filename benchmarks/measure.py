@@ -1,6 +1,6 @@
-"""Measuring: a suite's cases into rows; every entrant is judged before it takes part.
+"""Measure the cases of a suite: each implementation passes the correctness gate first, then all are timed in turn.
 
-    for each case:   entrant -> refused | wrong | differs | timed         the last two take turns in `timing.interleave`
+    for each case:   implementation -> refused | wrong | differs | timed         the last two take turns in `timing.interleave`
 
 "wrong" is ours alone, and has no time. A peer that gives other numbers than the contract "differs": its time is shown beside
 its verdict.
@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 
 from attention.spec.errors import AttentionError, KernelRefused
 from benchmarks import memory as memories
-from benchmarks.adapters import Entrant
+from benchmarks.adapters import Implementation
 from benchmarks.cases import Case
-from benchmarks.entrants import missing
-from benchmarks.judge import judge
+from benchmarks.correctness import check
+from benchmarks.implementations import missing
 from benchmarks.programs import Program, TooLarge, build, exact, forget
 from benchmarks.results import DIFFERS, REFUSED, TIMED, WRONG, Row
 from benchmarks.timing import WALL, Clock, interleave
@@ -26,12 +26,12 @@ Tell = Callable[[str], object]
 
 
 @dataclass
-class Contest:
-    """One case: a row for each entrant, and the programs of those that take part.
+class Comparison:
+    """One case: a row for each implementation, and the programs of those that take part.
 
     Attributes:
-        rows: by entrant.
-        programs: by entrant, in the order of the turns.
+        rows: by implementation.
+        programs: by implementation, in the order of the turns.
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
@@ -46,19 +46,19 @@ class Contest:
 def measure(
     suite: str,
     cases: Sequence[Case],
-    entrants: Sequence[Entrant],
+    implementations: Sequence[Implementation],
     *,
     rounds: int = 7,
     clock: Clock = WALL,
     memory: bool = False,
     tell: Tell = lambda _: None,
 ) -> Iterator[Row]:
-    """Yield a row for every entrant of every case.
+    """Yield a row for every implementation of every case.
 
     Args:
         suite: what the rows say they belong to.
         cases: the calls.
-        entrants: who takes part.
+        implementations: who takes part.
         rounds: how often each is timed.
         clock: `WALL` or `CPU`.
         memory: whether to measure memory too, each in a process of its own.
@@ -66,10 +66,10 @@ def measure(
     """
     for case in cases:
         with alone(case):
-            contest = enter(suite, case, entrants, tell)
-            _ = tell(f"{case.name}: {len(contest.programs)} take turns")
-            rows = contest.run(rounds, clock)
-        del contest
+            comparison = enter(suite, case, implementations, tell)
+            _ = tell(f"{case.name}: {len(comparison.programs)} take turns")
+            rows = comparison.run(rounds, clock)
+        del comparison
         for name, row in rows.items():
             if memory and row.status in (TIMED, DIFFERS):
                 _ = tell(f"{case.name}: memory of {name}")
@@ -88,38 +88,47 @@ def alone(case: Case) -> Iterator[None]:
         forget()
 
 
-def enter(suite: str, case: Case, entrants: Sequence[Entrant], tell: Tell = lambda _: None) -> Contest:
-    """Return a contest, with every entrant judged: see `Contest`. Runs inside `programs.exact`."""
-    contest = Contest()
-    for entrant in entrants:
-        _ = tell(f"{case.name}: {entrant.name}")
-        row = Row(suite, asdict(case), case.name, entrant.name, entrant.side, entrant.ours, flops=case.flops, bytes=case.bytes)
-        if reason := missing(entrant) or entrant.lacks(case):
-            contest.rows[entrant.name] = replace(row, status=REFUSED, note=reason)
+def enter(suite: str, case: Case, implementations: Sequence[Implementation], tell: Tell = lambda _: None) -> Comparison:
+    """Return a comparison, with every implementation checked: see `Comparison`. Runs inside `programs.exact`."""
+    comparison = Comparison()
+    for implementation in implementations:
+        _ = tell(f"{case.name}: {implementation.name}")
+        row = Row(
+            suite,
+            asdict(case),
+            case.name,
+            implementation.name,
+            implementation.side,
+            implementation.ours,
+            flops=case.flops,
+            bytes=case.bytes,
+        )
+        if reason := missing(implementation) or implementation.lacks(case):
+            comparison.rows[implementation.name] = replace(row, status=REFUSED, note=reason)
             continue
-        row, program = _judged(row, entrant, case)
-        contest.rows[entrant.name] = row
+        row, program = _checked(row, implementation, case)
+        comparison.rows[implementation.name] = row
         if program and row.status in (TIMED, DIFFERS):
-            contest.programs[entrant.name] = program
-    return contest
+            comparison.programs[implementation.name] = program
+    return comparison
 
 
-def _judged(row: Row, entrant: Entrant, case: Case) -> tuple[Row, Program | None]:
+def _checked(row: Row, implementation: Implementation, case: Case) -> tuple[Row, Program | None]:
     try:
-        program = build(entrant, case)
-        wrong = [verdict for verdict in judge(case, program) if not verdict.agrees]
+        program = build(implementation, case)
+        wrong = [verdict for verdict in check(case, program) if not verdict.agrees]
     except (KernelRefused, TooLarge) as refusal:
         return replace(
-            row, status=REFUSED, note=str(refusal).removeprefix(f"kernel {row.entrant.split()[-1]!r} refuses: ")
+            row, status=REFUSED, note=str(refusal).removeprefix(f"kernel {row.implementation.split()[-1]!r} refuses: ")
         ), None
     except Exception as error:
-        if isinstance(error, AttentionError) and not entrant.ours:
+        if isinstance(error, AttentionError) and not implementation.ours:
             raise
-        return replace(row, status=WRONG if entrant.ours else REFUSED, note=f"raised {_line(error)}"), None
+        return replace(row, status=WRONG if implementation.ours else REFUSED, note=f"raised {_line(error)}"), None
     row = replace(row, kernel=program.kernel, compile_ms=program.compile_ms)
     if wrong:
         worst = max(wrong, key=lambda verdict: verdict.badness)
-        return replace(row, status=WRONG if entrant.ours else DIFFERS, note=str(worst)), program
+        return replace(row, status=WRONG if implementation.ours else DIFFERS, note=str(worst)), program
     return row, program
 
 

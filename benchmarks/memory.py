@@ -1,4 +1,4 @@
-"""Memory: what a call takes beyond its inputs, each in a process of its own, so that nothing is left from another.
+"""Extra memory of a call beyond its inputs, each measured in a process of its own.
 
 extra = (most that was resident during the call) - (resident before it)        outputs and gradients are part of it
 
@@ -43,15 +43,15 @@ class Used:
     note: str = ""
 
 
-def measure(case: Case, entrant: str, limit: int = LIMIT) -> Used:
+def measure(case: Case, implementation: str, limit: int = LIMIT) -> Used:
     """Return what one call takes, in a new process.
 
     Args:
         case: the call.
-        entrant: an exact name.
+        implementation: an exact name.
         limit: seconds.
     """
-    asked = json.dumps({"case": asdict(case), "entrant": entrant})
+    asked = json.dumps({"case": asdict(case), "implementation": implementation})
     # XLA would take most of a GPU at once; a freed block goes back, so that it is not counted as still there.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "MALLOC_MMAP_THRESHOLD_": "65536"}
     root = str(Path(__file__).parents[1])
@@ -76,23 +76,23 @@ def measure(case: Case, entrant: str, limit: int = LIMIT) -> Used:
 
 def child(asked: str) -> Used:
     """Return what one call takes, in this process, which has done nothing else."""
-    from benchmarks.entrants import find  # noqa: PLC0415 - the parent needs none of these
+    from benchmarks.implementations import find  # noqa: PLC0415 - the parent needs none of these
     from benchmarks.programs import build, exact  # noqa: PLC0415
 
     given = json.loads(asked)
-    case, entrant = Case(**given["case"]), find(given["entrant"])
+    case, implementation = Case(**given["case"]), find(given["implementation"])
     small = Case(**{**given["case"], "S": min(case.S, 256), "T": min(case.sizes.T, 256)})
     # Torch is always exact, and JAX is long to import.
-    with exact(case) if entrant.side == "jax" else nullcontext():
+    with exact(case) if implementation.side == "jax" else nullcontext():
         # What a framework sets up once is no part of a call.
-        for call in build(entrant, small, 1).calls:
+        for call in build(implementation, small, 1).calls:
             _ = call()
         found: list[Used] = []
-        program = build(entrant, case, 1, lambda call: found.append(_watched(call, entrant.side)))
-        if entrant.side == "jax" and platform_of("jax") != "cpu":
+        program = build(implementation, case, 1, lambda call: found.append(_watched(call, implementation.side)))
+        if implementation.side == "jax" and platform_of("jax") != "cpu":
             return Used(program.planned, None, "as XLA planned it")
         # Only a call that compiles nothing tells what a call takes.
-        return found[0] if found and program.compile_ms is None else _watched(program.calls[0], entrant.side)
+        return found[0] if found and program.compile_ms is None else _watched(program.calls[0], implementation.side)
 
 
 def _watched(call: Callable[[], Any], side: str) -> Used:

@@ -1,8 +1,8 @@
-"""Modules: a whole layer on few tokens, where nearly all is what a call costs and not what it computes.
+"""Time whole layers on few tokens, where the overhead of a call dominates.
 
 layer(x)        x (1, 10, 256), 8 heads, projections with biases        against the operations that it is made of
 
-All are given the same weights, and judged by the contract's own oracle.
+All are given the same weights, and checked by the contract's own oracle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attention.spec.kernels import recorded
 from benchmarks.adapters import FUSED
 from benchmarks.cases import BACKWARD, FORWARD
 from benchmarks.machine import SIDES, torch_device
-from benchmarks.measure import Contest
+from benchmarks.measure import Comparison
 from benchmarks.programs import COPIES, Program
 from benchmarks.results import DIFFERS, TIMED, WRONG, Row
 
@@ -35,15 +35,15 @@ def probe() -> Probe:
     return Probe("overhead", contract, "float32", contract.init(seed=0), {"query": x}, {"output": cotangent})
 
 
-def enter(program: str, sides: Sequence[str] = SIDES, wanted: Sequence[str] = ()) -> Contest:
-    """Return the contest, every layer judged.
+def enter(program: str, sides: Sequence[str] = SIDES, wanted: Sequence[str] = ()) -> Comparison:
+    """Return the comparison, every layer checked.
 
     Args:
         program: `FORWARD` or `BACKWARD`.
         sides: "torch", "jax".
         wanted: exact names; all, if none.
     """
-    contest, given = Contest(), probe()
+    comparison, given = Comparison(), probe()
     for name, (side, ours, make) in LAYERS.items():
         # `compiled` is for calls, and a step of training is one's own function.
         if side not in sides or (wanted and name not in wanted) or (program == BACKWARD and name == "jax module, compiled"):
@@ -57,10 +57,10 @@ def enter(program: str, sides: Sequence[str] = SIDES, wanted: Sequence[str] = ()
         chosen = ", ".join(kernel.name for kernel in kernels)
         case = {"shape": SHAPE, "program": program}
         note = str(wrong[0]) if wrong else ""
-        contest.rows[name] = Row("overhead", case, f"{NAME} {program}", name, side, ours, status, note, chosen)
+        comparison.rows[name] = Row("overhead", case, f"{NAME} {program}", name, side, ours, status, note, chosen)
         if status != WRONG:
-            contest.programs[name] = layer
-    return contest
+            comparison.programs[name] = layer
+    return comparison
 
 
 def _torch(function: Callable[..., Any], given: Probe, program: str) -> Program:

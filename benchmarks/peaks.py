@@ -1,4 +1,4 @@
-"""Peaks: what this machine reaches in each framework, measured in the same run as what is held against it.
+"""Peak rates of this machine in each framework (GEMM, bandwidth), measured in the same run.
 
 flops = 2 n^3 / time of a matrix product (n, n) @ (n, n)        the best of several, float32 sums
 bytes = (read + written) / time of a copy, or read / time of a sum, whichever is more

@@ -1,4 +1,4 @@
-"""Peers in JAX: what others offer, each with the arguments that its users would give it.
+"""Other JAX libraries as implementations, with the arguments that their users would pass.
 
 adapter(case) -> function(q, k, v, *extras)        a dense mask is an argument, made once, outside of what is timed
 """
@@ -10,7 +10,7 @@ import os
 from functools import partial
 from typing import Any
 
-from benchmarks.adapters import Attention, Entrant
+from benchmarks.adapters import Attention, Implementation
 from benchmarks.cases import WINDOW, Case
 
 
@@ -20,7 +20,7 @@ def _bool_mask(case: Case) -> Any:
 
 def _said(case: Case) -> dict[str, Any] | None:
     """Return the arguments of jax.nn that say a mask without a dense one, or None where there are none."""
-    import jax.numpy as jnp  # noqa: PLC0415 - the entrants of a framework import it
+    import jax.numpy as jnp  # noqa: PLC0415 - the implementations of a framework import it
 
     def lengths(keys: int) -> dict[str, Any]:
         return {"key_value_seq_lengths": jnp.full(case.B, keys, jnp.int32)}
@@ -107,11 +107,11 @@ def _equinox(case: Case) -> Attention:
 
 
 PEERS = (
-    Entrant("jax.nn", "jax", partial(_jax_nn, implementation="xla")),
-    Entrant("jax.nn cudnn", "jax", partial(_jax_nn, implementation="cudnn"), _cudnn_lacks),
-    Entrant("flax nnx", "jax", _nnx, packages=("flax",)),
-    Entrant("flax linen", "jax", _linen, packages=("flax",)),
-    Entrant("Keras on JAX", "jax", _keras, packages=("keras",)),
-    Entrant("Equinox", "jax", _equinox, packages=("equinox",)),
-    Entrant("tokamax", "jax", partial(_jax_nn, implementation="", module="tokamax"), packages=("tokamax",)),
+    Implementation("jax.nn", "jax", partial(_jax_nn, implementation="xla")),
+    Implementation("jax.nn cudnn", "jax", partial(_jax_nn, implementation="cudnn"), _cudnn_lacks),
+    Implementation("flax nnx", "jax", _nnx, packages=("flax",)),
+    Implementation("flax linen", "jax", _linen, packages=("flax",)),
+    Implementation("Keras on JAX", "jax", _keras, packages=("keras",)),
+    Implementation("Equinox", "jax", _equinox, packages=("equinox",)),
+    Implementation("tokamax", "jax", partial(_jax_nn, implementation="", module="tokamax"), packages=("tokamax",)),
 )

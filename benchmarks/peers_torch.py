@@ -1,4 +1,4 @@
-"""Peers in torch: what others offer, each in the layout and with the arguments that its users would give it.
+"""Other PyTorch libraries as implementations, in the layout and with the arguments that their users would pass.
 
 adapter(case) -> function(q, k, v, *extras)        masks are made once, outside of what is timed
 """
@@ -11,14 +11,14 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.adapters import Attention, Entrant
+from benchmarks.adapters import Attention, Implementation
 from benchmarks.cases import BACKWARD, WINDOW, Case, offsets
 from benchmarks.machine import torch_device
 
 
 def _bool_mask(case: Case, *, causal: bool = False) -> Any:
     """Return the dense mask on the device, or None where an argument says it: no mask, and causal if the peer has a flag."""
-    import torch  # noqa: PLC0415 - the entrants of a framework import it
+    import torch  # noqa: PLC0415 - the implementations of a framework import it
 
     if case.mask == "dense" or (causal and case.mask == "causal"):
         return None
@@ -124,13 +124,13 @@ def _x_transformers(case: Case) -> Attention:
 
 
 PEERS = (
-    Entrant("SDPA", "torch", _sdpa, layout="BHTD"),
-    Entrant("SDPA strided", "torch", _strided),
-    Entrant("SDPA math", "torch", partial(_sdpa, backend="MATH"), layout="BHTD", dense=True),
-    Entrant("SDPA flash", "torch", partial(_sdpa, backend="FLASH_ATTENTION"), _on_gpu, "BHTD"),
-    Entrant("SDPA efficient", "torch", partial(_sdpa, backend="EFFICIENT_ATTENTION"), _on_gpu, "BHTD"),
-    Entrant("SDPA cudnn", "torch", partial(_sdpa, backend="CUDNN_ATTENTION"), _on_gpu, "BHTD"),
-    Entrant("FlexAttention", "torch", _flex, _flex_lacks, "BHTD", slow=True),
-    Entrant("transformers eager", "torch", _eager, layout="BHTD", packages=("transformers",), dense=True),
-    Entrant("x-transformers", "torch", _x_transformers, layout="BHTD", packages=("x_transformers",)),
+    Implementation("SDPA", "torch", _sdpa, layout="BHTD"),
+    Implementation("SDPA strided", "torch", _strided),
+    Implementation("SDPA math", "torch", partial(_sdpa, backend="MATH"), layout="BHTD", dense=True),
+    Implementation("SDPA flash", "torch", partial(_sdpa, backend="FLASH_ATTENTION"), _on_gpu, "BHTD"),
+    Implementation("SDPA efficient", "torch", partial(_sdpa, backend="EFFICIENT_ATTENTION"), _on_gpu, "BHTD"),
+    Implementation("SDPA cudnn", "torch", partial(_sdpa, backend="CUDNN_ATTENTION"), _on_gpu, "BHTD"),
+    Implementation("FlexAttention", "torch", _flex, _flex_lacks, "BHTD", slow=True),
+    Implementation("transformers eager", "torch", _eager, layout="BHTD", packages=("transformers",), dense=True),
+    Implementation("x-transformers", "torch", _x_transformers, layout="BHTD", packages=("x_transformers",)),
 )

@@ -1,4 +1,4 @@
-"""Plots: time and memory over length, and the roofline: how near each point comes to what the machine can do.
+"""Plots of a run: time and memory over length, and the roofline.
 
 attainable(intensity) = min(peak, bandwidth * intensity)        intensity = flops / bytes that must be moved
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colour is the framework, the line whether it is ours, the mark the entrant: no meaning rests on colour alone.
+# Colour is the framework, the line whether it is ours, the mark the implementation: no meaning rests on colour alone.
 COLOURS = {"torch": "#c8501e", "jax": "#2a6fb0"}
 MARKS = "osD^vP*X<>hdp"
 NAMES = ("speed", "memory", "roofline")
@@ -98,15 +98,15 @@ def _finish(figure: Figure, panels: list[Axes], results: Results) -> Figure:
 def _styles(rows: list[Row]) -> dict[str, dict[str, object]]:
     marks = cycle(MARKS)
     return {
-        row.entrant: {
+        row.implementation: {
             "color": COLOURS.get(row.side),
             "marker": next(marks),
             "linestyle": "-" if row.ours else ":",
-            "linewidth": 2.0 if row.entrant.endswith(" auto") else 1.0,
+            "linewidth": 2.0 if row.implementation.endswith(" auto") else 1.0,
             "markersize": 5,
             "alpha": 0.85,
         }
-        for row in {row.entrant: row for row in rows}.values()
+        for row in {row.implementation: row for row in rows}.values()
     }
 
 
@@ -119,14 +119,14 @@ def _over_length(results: Results, rows: list[Row], label: str, value: Callable[
     lines: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in rows:
         if (found := value(row)) is not None:
-            lines.setdefault(_title(row), {}).setdefault(row.entrant, []).append((row.case["S"], found))
+            lines.setdefault(_title(row), {}).setdefault(row.implementation, []).append((row.case["S"], found))
     if not lines:
         return None
     figure, panels = _panels(list(lines))
     styles = _styles(rows)
     for axes, by_entrant in zip(panels, lines.values(), strict=True):
-        for entrant, points in by_entrant.items():
-            _ = axes.loglog(*zip(*sorted(points), strict=True), label=entrant, **styles[entrant])  # type: ignore[arg-type]
+        for implementation, points in by_entrant.items():
+            _ = axes.loglog(*zip(*sorted(points), strict=True), label=implementation, **styles[implementation])  # type: ignore[arg-type]
         axes.xaxis.set_minor_formatter("")
         sizes = sorted({s for points in by_entrant.values() for s, _ in points})
         _ = axes.set_xticks(sizes, [str(s) for s in sizes])
@@ -148,8 +148,8 @@ def _rooflines(results: Results, rows: list[Row]) -> Figure | None:
         ends = (min([ridge / 30, *(x for _, x, _ in points)]), max([ridge * 30, *(x for _, x, _ in points)]))
         span = [ends[0], ridge, ends[1]]
         _ = axes.loglog(span, [min(peak.flops, peak.bytes * x) / 1e9 for x in span], color="black", linewidth=1)
-        for entrant, intensity, rate in points:
-            _ = axes.loglog([intensity], [rate], label=entrant, **{**styles[entrant], "linestyle": ""})  # type: ignore[arg-type]
+        for implementation, intensity, rate in points:
+            _ = axes.loglog([intensity], [rate], label=implementation, **{**styles[implementation], "linestyle": ""})  # type: ignore[arg-type]
         _ = axes.set_xlabel("FLOP per byte that must be moved")
         _ = axes.set_ylabel("GFLOP/s")
     return _finish(figure, panels, results)
@@ -162,4 +162,4 @@ def _under(row: Row, side: str, dtype: str) -> bool:
 def _points(rows: list[Row]) -> Iterator[tuple[str, float, float]]:
     for row in rows:
         if row.time:
-            yield row.entrant, row.flops / row.bytes, row.flops / row.time / 1e6
+            yield row.implementation, row.flops / row.bytes, row.flops / row.time / 1e6

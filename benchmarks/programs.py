@@ -1,4 +1,4 @@
-"""Programs: an entrant on a case, compiled and ready to be called, on each copy of the inputs in turn.
+"""Programs: an implementation on a case, compiled and ready to be called on rotating copies of the inputs.
 
 forward           output = attention(q, k, v)                                       nothing is kept for a backward pass
 forward+backward  output, (dq, dk, dv) = attention(q, k, v), vjp(cotangent)
@@ -20,7 +20,7 @@ import numpy as np
 
 from attention.spec.errors import AttentionError
 from attention.spec.kernels import recorded
-from benchmarks.adapters import Entrant
+from benchmarks.adapters import Implementation
 from benchmarks.cases import BACKWARD, FORWARD, Case, drawn
 from benchmarks.machine import free_bytes, torch_device
 
@@ -34,12 +34,12 @@ class TooLarge(AttentionError):
 
 @dataclass(frozen=True)
 class Program:
-    """What is timed, and what is judged.
+    """What is timed, and what is checked.
 
     Args:
         calls: the program on each copy of the inputs; nothing is returned before it is there.
         results: `results(cotangent)` gives output and, of forward+backward, gradients of the first copy, as NumPy arrays
-            `(B, T or S, H or K, D)` under the names that the judge knows.
+            `(B, T or S, H or K, D)` under the names of the correctness gate.
         rounds: what the program rounds on purpose.
         kernel: the names of the kernels that were chosen, where it is ours.
         compile_ms: what was spent before the first call, or None where nothing is compiled.
@@ -58,11 +58,13 @@ def _at_once(call: Callable[[], Any]) -> Any:
     return call()
 
 
-def build(entrant: Entrant, case: Case, copies: int = COPIES, first: Callable[[Callable[[], Any]], Any] = _at_once) -> Program:
-    """Return the program of an entrant on a case.
+def build(
+    implementation: Implementation, case: Case, copies: int = COPIES, first: Callable[[Callable[[], Any]], Any] = _at_once
+) -> Program:
+    """Return the program of an implementation on a case.
 
     Args:
-        entrant: the way to attend.
+        implementation: the way to attend.
         case: the call.
         copies: of the inputs.
         first: is given torch's first call, to look on while it runs; JAX has none before the program is called.
@@ -71,12 +73,12 @@ def build(entrant: Entrant, case: Case, copies: int = COPIES, first: Callable[[C
         KernelRefused: a kernel of ours cannot do it.
         TooLarge: it would need more memory than there is.
     """
-    need = 6 * case.dense_bytes if entrant.dense else 0
-    if need > (free := free_bytes(entrant.side)):
+    need = 6 * case.dense_bytes if implementation.dense else 0
+    if need > (free := free_bytes(implementation.side)):
         raise TooLarge(f"scores {need / 1e9:.0f} GB must fit in {free / 1e9:.0f} GB")
-    if entrant.side == "jax":
-        return _jax(entrant, case, _arrays(case, entrant.layout, copies))
-    return _torch(entrant, case, _tensors(case, entrant.layout, copies), first)
+    if implementation.side == "jax":
+        return _jax(implementation, case, _arrays(case, implementation.layout, copies))
+    return _torch(implementation, case, _tensors(case, implementation.layout, copies), first)
 
 
 def names(case: Case) -> tuple[str, ...]:
@@ -96,7 +98,7 @@ def exact(case: Case) -> Iterator[None]:
 
 
 def forget() -> None:
-    """Let go of the inputs that were kept for the entrants of a case."""
+    """Let go of the inputs that were kept for the implementations of a case."""
     for kept in (drawn, _tensors, _arrays):
         kept.cache_clear()
 
@@ -112,23 +114,23 @@ def _tensors(case: Case, layout: str, copies: int) -> tuple[tuple[Any, ...], ...
 
 
 def _placed(copy: tuple[np.ndarray, ...], layout: str) -> tuple[Any, ...]:
-    room, device = importlib.import_module("attention.torch_impl"), torch_device()
-    q, k, v, g = (room.params.to_tensor(np.ascontiguousarray(_turned(x, layout))).to(device) for x in copy)
+    backend, device = importlib.import_module("attention.torch_impl"), torch_device()
+    q, k, v, g = (backend.params.to_tensor(np.ascontiguousarray(_turned(x, layout))).to(device) for x in copy)
     return (*(x.requires_grad_() for x in (q, k, v)), g)
 
 
-def from_inputs(entrant: Entrant, case: Case, given: tuple[np.ndarray, ...]) -> Program:
-    """Return the program of a torch entrant on inputs of the caller's own: query, key, value and a cotangent."""
-    return _torch(entrant, case, (_placed(given, entrant.layout),), _at_once)
+def from_inputs(implementation: Implementation, case: Case, given: tuple[np.ndarray, ...]) -> Program:
+    """Return the program of a torch implementation on inputs of the caller's own: query, key, value and a cotangent."""
+    return _torch(implementation, case, (_placed(given, implementation.layout),), _at_once)
 
 
 def _torch(
-    entrant: Entrant, case: Case, inputs: tuple[tuple[Any, ...], ...], first: Callable[[Callable[[], Any]], Any]
+    implementation: Implementation, case: Case, inputs: tuple[tuple[Any, ...], ...], first: Callable[[Callable[[], Any]], Any]
 ) -> Program:
     import torch  # noqa: PLC0415
 
-    room = importlib.import_module("attention.torch_impl")
-    attention = entrant.make(case)
+    backend = importlib.import_module("attention.torch_impl")
+    attention = implementation.make(case)
     wait = torch.cuda.synchronize if torch_device() == "cuda" else int
 
     @torch.no_grad()
@@ -146,17 +148,17 @@ def _torch(
     program = backward if case.program == BACKWARD else forward
 
     def results(cotangent: np.ndarray) -> dict[str, np.ndarray]:
-        sparse = room.params.to_tensor(_turned(cotangent, entrant.layout)).to(inputs[0][3].device)
+        sparse = backend.params.to_tensor(_turned(cotangent, implementation.layout)).to(inputs[0][3].device)
         q, k, v, _ = inputs[0]
-        made = (_turned(x, entrant.layout) for x in program(q, k, v, sparse))
-        return {name: room.params.to_numpy(x.detach().cpu()) for name, x in zip(names(case), made, strict=True)}
+        made = (_turned(x, implementation.layout) for x in program(q, k, v, sparse))
+        return {name: backend.params.to_numpy(x.detach().cpu()) for name, x in zip(names(case), made, strict=True)}
 
     start = time.perf_counter()
     with recorded() as kernels:
         _ = first(lambda: program(*inputs[0]))
     took = (time.perf_counter() - start) * 1e3
     calls = tuple(lambda copy=copy: program(*copy) for copy in inputs)
-    return Program(calls, results, *_said(entrant, kernels), took if entrant.slow else None)
+    return Program(calls, results, *_said(implementation, kernels), took if implementation.slow else None)
 
 
 @lru_cache(maxsize=2)
@@ -167,10 +169,10 @@ def _arrays(case: Case, layout: str, copies: int) -> tuple[tuple[Any, ...], ...]
     return tuple(jax.device_put(tuple(_turned(x, layout) for x in copy)) for copy in drawn(case, copies))
 
 
-def _jax(entrant: Entrant, case: Case, inputs: tuple[tuple[Any, ...], ...]) -> Program:
+def _jax(implementation: Implementation, case: Case, inputs: tuple[tuple[Any, ...], ...]) -> Program:
     import jax  # noqa: PLC0415
 
-    attention = entrant.make(case)
+    attention = implementation.make(case)
     # Arguments and not constants, or XLA could compute ahead of time what it is here to be timed on.
     extras = jax.device_put(attention.extras)
 
@@ -189,11 +191,11 @@ def _jax(entrant: Entrant, case: Case, inputs: tuple[tuple[Any, ...], ...]) -> P
     planned = _planned(compiled)
 
     def results(cotangent: np.ndarray) -> dict[str, np.ndarray]:
-        made = compiled(*inputs[0][:3], jax.device_put(_turned(cotangent, entrant.layout)), extras)
-        return {name: np.asarray(_turned(x, entrant.layout)) for name, x in zip(names(case), made, strict=True)}
+        made = compiled(*inputs[0][:3], jax.device_put(_turned(cotangent, implementation.layout)), extras)
+        return {name: np.asarray(_turned(x, implementation.layout)) for name, x in zip(names(case), made, strict=True)}
 
     calls = tuple(lambda copy=copy: jax.block_until_ready(compiled(*copy, extras)) for copy in inputs)
-    return Program(calls, results, *_said(entrant, kernels), took, planned)
+    return Program(calls, results, *_said(implementation, kernels), took, planned)
 
 
 def _planned(compiled: Any) -> int | None:
@@ -209,10 +211,10 @@ def _planned(compiled: Any) -> int | None:
     return need
 
 
-def _said(entrant: Entrant, kernels: list[Any]) -> tuple[tuple[str, ...], str]:
+def _said(implementation: Implementation, kernels: list[Any]) -> tuple[tuple[str, ...], str]:
     """Return what was rounded on purpose, and by which kernels."""
-    if not entrant.ours:
-        return entrant.rounds, ""
+    if not implementation.ours:
+        return implementation.rounds, ""
     return tuple(dict.fromkeys(x for kernel in kernels for x in kernel.rounds)), ", ".join(
         dict.fromkeys(kernel.name for kernel in kernels)
     )

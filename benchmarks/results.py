@@ -1,15 +1,15 @@
-"""Results: a row for every entrant of every case, as JSON that all commands read.
+"""Results: a row for every implementation of every case, as JSON.
 
     {"format": "attention benchmark", "version": 2, "settings": {...}, "machine": {...}, "peaks": [...],
-     "rows": [...], "bounds": [...]}
+     "rows": [...], "requirements": [...]}
 
-row       suite, case, name (of the case), entrant, side, ours, status, note, kernel, quantity, samples, compile_ms,
+row       suite, case, name (of the case), implementation, side, ours, status, note, kernel, quantity, samples, compile_ms,
           memory_bytes, flops, bytes; derived from these, for readers of the file: median, quartiles
 quantity  "time", "compile" or "import", in milliseconds
-status    "timed"     judged and right                 "differs"   a peer whose numbers are not the contract's: the time
+status    "timed"     checked and right                 "differs"   a peer whose numbers are not the contract's: the time
           "refused"   cannot, and the note says why                is shown, and marked by the verdict in the note
           "wrong"     a kernel of ours that is not right, or failed: it has no time
-bound     see `contests.Held`
+requirement     see `comparisons.Checked`
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ TIME, COMPILE, IMPORT = "time", "compile", "import"
 
 @dataclass(frozen=True)
 class Row:
-    """One entrant on one case.
+    """One implementation on one case.
 
     Attributes:
         suite: the suite's name.
         case: its fields, or what else tells it from others of the suite.
         name: of the case.
-        entrant: whose time it is.
+        implementation: whose time it is.
         side: "torch" or "jax", or "" where neither.
-        ours: whether the entrant is this project's.
+        ours: whether the implementation is this project's.
         status: see above.
         note: the refusal, the verdict or the failure.
         kernel: what "auto" chose.
@@ -54,7 +54,7 @@ class Row:
     suite: str
     case: Mapping[str, Any]
     name: str
-    entrant: str
+    implementation: str
     side: str = ""
     ours: bool = True
     status: str = TIMED
@@ -70,7 +70,7 @@ class Row:
     @property
     def key(self) -> tuple[str, str, str]:
         """What tells the row from all others of a run."""
-        return self.name, self.entrant, self.quantity
+        return self.name, self.implementation, self.quantity
 
     @property
     def time(self) -> float | None:
@@ -97,21 +97,21 @@ class Results:
         settings: rounds, clock and options.
         machine: devices, cores, threads and versions.
         peaks: measured in the same run.
-        bounds: what must hold, and whether it does.
+        requirements: what must hold, and whether it does.
     """
 
     rows: tuple[Row, ...]
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
     peaks: tuple[Peak, ...] = ()
-    bounds: tuple[Mapping[str, Any], ...] = field(default=())
+    requirements: tuple[Mapping[str, Any], ...] = field(default=())
 
     @property
     def ok(self) -> bool:
-        """Whether something was measured, no kernel is wrong, and every bound that was measured is met."""
+        """Whether something was measured, no kernel is wrong, and every requirement that was measured is met."""
         statuses = {row.status for row in self.rows}
-        broken = any(bound["met"] is False for bound in self.bounds)
-        return (TIMED in statuses or bool(self.bounds)) and WRONG not in statuses and not broken
+        broken = any(requirement["met"] is False for requirement in self.requirements)
+        return (TIMED in statuses or bool(self.requirements)) and WRONG not in statuses and not broken
 
     def peak(self, side: str, dtype: str) -> Peak | None:
         """Return what a framework reaches in a dtype, or None where it was not measured."""
@@ -131,10 +131,10 @@ class Results:
                 raise OptionError(f"{what} {theirs!r} must be {ours!r} as in the results that are there")
         rows = {row.key: row for row in (*self.rows, *later.rows)}
         peaks = {(peak.side, peak.dtype): peak for peak in (*self.peaks, *later.peaks)}
-        bounds = {bound["name"]: bound for bound in (*self.bounds, *later.bounds)}
+        requirements = {requirement["name"]: requirement for requirement in (*self.requirements, *later.requirements)}
         seconds = sum(run.settings.get("seconds", 0.0) for run in (self, later))
         settings = {**later.settings, "seconds": round(seconds, 1)}
-        return Results(tuple(rows.values()), settings, later.machine, tuple(peaks.values()), tuple(bounds.values()))
+        return Results(tuple(rows.values()), settings, later.machine, tuple(peaks.values()), tuple(requirements.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results as JSON-ready data."""
@@ -146,7 +146,7 @@ class Results:
             "machine": dict(self.machine),
             "peaks": [asdict(peak) for peak in self.peaks],
             "rows": rows,
-            "bounds": [dict(bound) for bound in self.bounds],
+            "requirements": [dict(requirement) for requirement in self.requirements],
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
@@ -174,9 +174,9 @@ class Results:
         try:
             rows = tuple(Row(**{name: x for name, x in row.items() if name not in DERIVED}) for row in data["rows"])
             peaks = tuple(Peak(**peak) for peak in data["peaks"])
-            return cls(rows, data["settings"], data["machine"], peaks, tuple(data["bounds"]))
+            return cls(rows, data["settings"], data["machine"], peaks, tuple(data["requirements"]))
         except (KeyError, TypeError) as error:
-            raise FileError(f"path {str(path)!r} must hold rows, settings, machine, peaks and bounds: {error}") from None
+            raise FileError(f"path {str(path)!r} must hold rows, settings, machine, peaks and requirements: {error}") from None
 
 
 DERIVED = ("median", "quartiles")

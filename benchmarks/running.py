@@ -1,4 +1,4 @@
-"""Running: a call of the command line from what was asked to results.
+"""Run a command of the benchmarks: from its options to written results.
 
 whatever can be wrong with the call is found before the first minute is spent
 """
@@ -16,9 +16,9 @@ from rich.table import Table
 from attention._extras import require
 from attention.spec.errors import UnknownName
 from benchmarks import tables
-from benchmarks.bounds import Bound
 from benchmarks.cases import PROGRAMS, Case
 from benchmarks.measure import Tell, measure
+from benchmarks.requirements import Requirement
 from benchmarks.results import Peak, Results, Row, writable
 from benchmarks.suites import CALL, COMPILE, DEFAULT, MODULE, SUITES, Suite, check_cases, find
 from benchmarks.timing import CPU, WALL, Clock, pin
@@ -35,7 +35,7 @@ class Asked:
     widths: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
-    entrants: tuple[str, ...] = ()
+    implementations: tuple[str, ...] = ()
     sides: tuple[str, ...] = ()
     peers: bool = True
     memory: bool = False
@@ -62,9 +62,9 @@ def run(asked: Asked, tell: Tell = lambda _: None) -> Results:
         if program not in PROGRAMS:
             raise UnknownName(f"program {program!r} must be one of {', '.join(PROGRAMS)}")
     clock = _begin(cpu_time=asked.cpu_time)
-    from benchmarks.entrants import entrants  # noqa: PLC0415 - frameworks make their threads when they are imported
+    from benchmarks.implementations import implementations  # noqa: PLC0415 - frameworks make their threads when they are imported
 
-    taking_part = entrants(sides, asked.entrants, peers=asked.peers)
+    taking_part = implementations(sides, asked.implementations, peers=asked.peers)
     cases = {suite.name: _cases(suite, asked, sides) for suite in chosen}
     for suite in chosen:
         if suite.measures in (CALL, COMPILE):
@@ -77,15 +77,15 @@ def run(asked: Asked, tell: Tell = lambda _: None) -> Results:
 
 
 def _rows(
-    suite: Suite, cases: Sequence[Case], entrants: Any, asked: Asked, sides: tuple[str, ...], clock: Clock, tell: Tell
+    suite: Suite, cases: Sequence[Case], implementations: Any, asked: Asked, sides: tuple[str, ...], clock: Clock, tell: Tell
 ) -> Iterator[Row]:
     """Yield the rows of a suite, by what it measures."""
     from benchmarks import modules, startup  # noqa: PLC0415 - as above
 
     if suite.measures == CALL:
-        yield from measure(suite.name, cases, entrants, rounds=asked.rounds, clock=clock, memory=asked.memory, tell=tell)
+        yield from measure(suite.name, cases, implementations, rounds=asked.rounds, clock=clock, memory=asked.memory, tell=tell)
     elif suite.measures == COMPILE:
-        yield from startup.compiles(cases, entrants, min(asked.rounds, 3), tell)
+        yield from startup.compiles(cases, implementations, min(asked.rounds, 3), tell)
     elif suite.measures == MODULE:
         for program in asked.programs or PROGRAMS:
             _ = tell(f"layers, {program}")
@@ -94,15 +94,15 @@ def _rows(
         yield from startup.imports(asked.rounds, (), tell)
 
 
-def bounds(only: Sequence[str]) -> list[Bound]:
-    """Return the bounds of a slice that mean something here."""
-    from benchmarks.holds import select  # noqa: PLC0415
+def requirements(only: Sequence[str]) -> list[Requirement]:
+    """Return the requirements of a slice that apply to this machine."""
     from benchmarks.machine import platform_of  # noqa: PLC0415
+    from benchmarks.requirement_checks import select  # noqa: PLC0415
 
     return select(only, accelerator=platform_of("torch") != "cpu" or platform_of("jax") != "cpu")
 
 
-def holds(
+def check_requirements(
     only: Sequence[str],
     rounds: int,
     json: str,
@@ -112,35 +112,35 @@ def holds(
     add: bool = False,
     done: Tell = lambda _: None,
 ) -> tuple[Results, Results]:
-    """Return what must hold, measured, and what was written as JSON: the same, or more if the file held other bounds.
+    """Return the checked requirements, and what was written as JSON: with `add` also the other requirements of the file.
 
-    The file is written anew after each bound, so that a run that is ended keeps what it found.
+    The file is written after each requirement, so that an interrupted run keeps its results.
 
     Args:
         only: beginnings of names.
-        rounds: of every contest.
+        rounds: of every comparison.
         json: where the results go.
         tell: told of what is worked on.
         cpu_time: whether to pin the process and read its own time.
-        add: whether to keep what the file holds of other bounds.
-        done: told of each bound that was measured, in a line.
+        add: whether to keep the other requirements of the file.
+        done: told of each requirement that was measured, in a line.
     """
     start, clock = time.perf_counter(), _begin(cpu_time=cpu_time)
     known = Results.from_json(json) if add and Path(json).exists() else None
     writable(json)
     for side in SIDES:
-        require(side, extra=side, wanted_by="benchmarks holds")
-    from benchmarks.contests import Contests  # noqa: PLC0415
-    from benchmarks.holds import measured  # noqa: PLC0415
+        require(side, extra=side, wanted_by="benchmarks requirements")
+    from benchmarks.comparisons import Comparisons  # noqa: PLC0415
+    from benchmarks.requirement_checks import measured  # noqa: PLC0415
 
-    contests, held = Contests(bounds(only), rounds, clock, tell), []
+    comparisons, held = Comparisons(requirements(only), rounds, clock, tell), []
     found = written = Results((), {}, _machine(SIDES))
-    for one in measured(contests):
+    for one in measured(comparisons):
         held.append(one.to_dict())
         settings = _settings(rounds, clock, start, asked={"only": list(only)})
-        found = replace(found, rows=tuple(contests.rows), settings=settings, bounds=tuple(held))
+        found = replace(found, rows=tuple(comparisons.rows), settings=settings, requirements=tuple(held))
         written = _written(known.joined(found) if known else found, json, "")
-        _ = done(f"{one.bound.name}: {one.said()}")
+        _ = done(f"{one.requirement.name}: {one.said()}")
     return found, written
 
 
@@ -149,9 +149,9 @@ def table(results: Results, refusals: bool) -> Table:
     return tables.table(results, refusals=refusals)
 
 
-def bounds_table(results: Results) -> Table:
-    """Return the table of bounds."""
-    return tables.bounds_table(results.bounds, results.settings)
+def requirements_table(results: Results) -> Table:
+    """Return the table of requirements."""
+    return tables.requirements_table(results.requirements, results.settings)
 
 
 def _begin(*, cpu_time: bool) -> Clock:

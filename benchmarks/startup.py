@@ -1,6 +1,6 @@
-"""Start-up: how long it takes to import a room, and to compile a call.
+"""Time to import a backend and to compile a call.
 
-import  = seconds of `import x` in a new interpreter                what a framework takes stands beside what its room takes
+import  = seconds of `import x` in a new interpreter                what a framework takes stands beside what its backend takes
 compile = trace + lower + compile of a call, from nothing           neither a cache on disk nor one in memory helps
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.adapters import Entrant
+from benchmarks.adapters import Implementation
 from benchmarks.cases import Case
 from benchmarks.measure import Tell, alone, enter
 from benchmarks.programs import build
@@ -61,27 +61,29 @@ def _imported(modules: str) -> float:
     return float(ran.stdout.split()[-1])
 
 
-def compiles(cases: Sequence[Case], entrants: Sequence[Entrant], rounds: int, tell: Tell = lambda _: None) -> Iterator[Row]:
+def compiles(
+    cases: Sequence[Case], implementations: Sequence[Implementation], rounds: int, tell: Tell = lambda _: None
+) -> Iterator[Row]:
     """Yield how long it takes to compile each case, in milliseconds.
 
     Args:
         cases: the calls.
-        entrants: who takes part; those that compile nothing are left out.
+        implementations: who takes part; those that compile nothing are left out.
         rounds: how often each is compiled.
         tell: told of what is worked on.
     """
     # Torch's own compiler is asked only by those who are slow for that reason.
-    compiled = [entrant for entrant in entrants if entrant.side == "jax" or entrant.slow]
+    compiled = [implementation for implementation in implementations if implementation.side == "jax" or implementation.slow]
     for case in cases:
         with alone(case):
             rows = enter("compile", case, compiled, tell).rows
-            for entrant in compiled:
-                row = rows[entrant.name]
-                samples = _compiled(row, entrant, case, rounds) if row.status == TIMED else ()
+            for implementation in compiled:
+                row = rows[implementation.name]
+                samples = _compiled(row, implementation, case, rounds) if row.status == TIMED else ()
                 yield replace(row, quantity=COMPILE, samples=samples)
 
 
-def _compiled(row: Row, entrant: Entrant, case: Case, rounds: int) -> tuple[float, ...]:
+def _compiled(row: Row, implementation: Implementation, case: Case, rounds: int) -> tuple[float, ...]:
     """Return the milliseconds of the compilation that the row had, and of more of the same."""
-    again = (build(entrant, case, 1).compile_ms for _ in range(rounds - 1))
+    again = (build(implementation, case, 1).compile_ms for _ in range(rounds - 1))
     return tuple(took for took in (row.compile_ms, *again) if took is not None)

@@ -1,4 +1,4 @@
-"""Suites: cases worth asking about, as data; the sizes follow the device.
+"""Benchmark suites: cases as data, with sizes by device.
 
 suite -> masks x sizes x widths x dtypes x programs        what is measured: a call, a module, a compilation or an import
 """

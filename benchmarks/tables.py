@@ -1,4 +1,4 @@
-"""Tables: results for people.
+"""Tables of results for a terminal.
 
 x = median over rounds of time / time of the baseline        lower is faster; the baseline is SDPA, or who stands first
 """
@@ -18,7 +18,7 @@ BASELINES = ("SDPA", "jax.nn", "Linear + SDPA", "torch", "torch auto")
 
 
 def table(results: Results, *, refusals: bool = False) -> Table:
-    """Return a row for every entrant of every case.
+    """Return a row for every implementation of every case.
 
     Args:
         results: of a run.
@@ -27,18 +27,18 @@ def table(results: Results, *, refusals: bool = False) -> Table:
     said = Table(caption=conditions(results), title_justify="left", caption_justify="left")
     memory = any(row.memory_bytes is not None for row in results.rows)
     said.add_column("case", overflow="fold", max_width=34)
-    said.add_column("entrant", no_wrap=True)
+    said.add_column("implementation", no_wrap=True)
     for heading in ("ms", "quartiles", "x", "GEMM", "memory" if memory else "", "MB" if memory else "", "compile"):
         if heading:
             said.add_column(heading.replace("memory", "GB/s"), justify="right", no_wrap=True)
     said.add_column("", min_width=8, overflow="fold")
     for name, rows in _by_case(results.rows).items():
-        baseline = next((row for known in BASELINES for row in rows if row.entrant == known and row.samples), None)
+        baseline = next((row for known in BASELINES for row in rows if row.implementation == known and row.samples), None)
         label = name
         for row in rows:
             if row.status == REFUSED and not refusals:
                 continue
-            said.add_row(label, row.entrant, *_numbers(results, row, baseline, memory=memory), _remark(row))
+            said.add_row(label, row.implementation, *_numbers(results, row, baseline, memory=memory), _remark(row))
             label = ""
         said.add_section()
     return said
@@ -78,7 +78,7 @@ def fraction(results: Results, row: Row) -> float | None:
 
 def _remark(row: Row) -> str:
     if row.status == TIMED:
-        return f"{row.kernel}" if row.entrant.endswith((" auto", " module")) else row.note
+        return f"{row.kernel}" if row.implementation.endswith((" auto", " module")) else row.note
     return f"{row.status.upper()}: {row.note}"
 
 
@@ -95,22 +95,24 @@ def conditions(results: Results) -> str:
     )
 
 
-def bounds_table(bounds: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Table:
+def requirements_table(requirements: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Table:
     """Return what must hold, what was measured, and whether it does."""
     said = Table(caption=f"{settings['rounds']} interleaved rounds, {settings['clock']} clock", caption_justify="left")
-    for heading in ("bound", "what"):
+    for heading in ("requirement", "what"):
         said.add_column(heading, overflow="fold")
     for heading in ("wanted", "measured", "quartiles"):
         said.add_column(heading, justify="right", no_wrap=True)
     said.add_column("met")
-    for bound in bounds:
-        sign, measured = ("<=" if bound["sense"] == "most" else ">="), bound["measured"]
-        spread = "-" if bound["spread"] is None else "{:.3g} - {:.3g}".format(*bound["spread"])
-        met = {True: "yes", False: "NO", None: "-"}[bound["met"]] + (f" ({bound['note']})" if bound["note"] else "")
+    for requirement in requirements:
+        sign, measured = ("<=" if requirement["sense"] == "most" else ">="), requirement["measured"]
+        spread = "-" if requirement["spread"] is None else "{:.3g} - {:.3g}".format(*requirement["spread"])
+        met = {True: "yes", False: "NO", None: "-"}[requirement["met"]] + (
+            f" ({requirement['note']})" if requirement["note"] else ""
+        )
         said.add_row(
-            bound["name"],
-            bound["what"],
-            f"{sign} {bound['limit']:g}",
+            requirement["name"],
+            requirement["what"],
+            f"{sign} {requirement['limit']:g}",
             "-" if measured is None else f"{measured:.3g}",
             spread,
             met,

@@ -1,4 +1,4 @@
-"""Timing: programs take turns, so that what else the machine does falls on all of them alike.
+"""Timing: programs take turns, so that background load affects all alike.
 
     round 1: A B C    round 2: B C A    round 3: C A B ...        each call with the next of its copies of the inputs
     time  = median over rounds              spread = its quartiles

@@ -4,12 +4,12 @@
 
 Alone means that every attribute and input of the node goes, as it is, into the argument that the function has for it: no
 mask is computed from lengths, frontiers or windows, none is padded, none is merged into another. Layout is no matter of
-attention: heads are split, axes exchanged, absent leading axes added and a past is concatenated, as for the rooms.
+attention: heads are split, axes exchanged, absent leading axes added and a past is concatenated, as for the backends.
 
 torch: attn_mask bool or floating, is_causal, scale, enable_gqa.
 jax: bias, mask bool, is_causal, scale, key_value_seq_lengths, local_window_size.
 
-They are judged twice: as the rooms are, and more kindly, not on the scores, which 18 cases ask for and neither returns,
+They are judged twice: as the backends are, and more kindly, not on the scores, which 18 cases ask for and neither returns,
 and with two ulps where the output is float16, as ONNX's own judge grants bfloat16.
 """
 

@@ -33,18 +33,18 @@ import numpy as np
 from onnx import TensorProto
 
 from attention import spec
+from conformance.backends import Backend
 from conformance.onnx_cases import Case
-from conformance.rooms import Room
 
 MODES = {0: "scaled", 1: "capped", 2: "masked", 3: "weights"}
 """The intermediate of each `qk_matmul_output_mode`. ONNX's bias holds the -inf of every mask, so mode 2 is after the mask."""
 
 
-def answer(room: Room, case: Case, kernel: str | None = None) -> dict[str, np.ndarray]:
+def answer(backend: Backend, case: Case, kernel: str | None = None) -> dict[str, np.ndarray]:
     """Return every output that the node asks for.
 
     Args:
-        room: the backend.
+        backend: the backend.
         case: an Attention.
         kernel: "auto" or a kernel's name; None is "auto", and "reference" for float16. There ONNX's tolerance is one ulp and
             its own numbers, rounded after every operation, are up to one ulp from the truth: only the kernel that rounds
@@ -56,33 +56,35 @@ def answer(room: Room, case: Case, kernel: str | None = None) -> dict[str, np.nd
     made = {"present_key": np.swapaxes(key, 1, 2), "present_value": np.swapaxes(value, 1, 2)}
     if case.attributes.get("softmax_precision") == TensorProto.DOUBLE:
         # Ours is float32 for inputs of 16 and 32 bits; who wants 64 in the softmax gets them throughout.
-        with room.wide():
-            made |= _call(room, case, kernel, *(x.astype(np.float64) for x in (query, key, value)))
+        with backend.wide():
+            made |= _call(backend, case, kernel, *(x.astype(np.float64) for x in (query, key, value)))
     else:
         # Whatever else can be asked for has no more digits than float32.
-        made |= _call(room, case, kernel, query, key, value)
+        made |= _call(backend, case, kernel, query, key, value)
     return {name: made[name].astype(dtype) for name in case.outputs}
 
 
-def _call(room: Room, case: Case, kernel: str, query: np.ndarray, key: np.ndarray, value: np.ndarray) -> dict[str, np.ndarray]:
+def _call(
+    backend: Backend, case: Case, kernel: str, query: np.ndarray, key: np.ndarray, value: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return "Y" in the layout of the node, and "qk_matmul_output" if it is asked for."""
     allowed, bias = contract(case)
     intermediate = MODES[case.attributes.get("qk_matmul_output_mode", 0)]
     asked = (intermediate,) if "qk_matmul_output" in case.outputs else ()
     attend = partial(
-        room.module.dot_product_attention,
+        backend.module.dot_product_attention,
         mask=allowed,
-        bias=None if bias is None else room.array(bias.astype(query.dtype)),
+        bias=None if bias is None else backend.array(bias.astype(query.dtype)),
         scale=case.attributes.get("scale"),
         softcap=case.attributes.get("softcap") or None,
         precision="highest",
         implementation=kernel,
         return_intermediates=asked,
     )
-    made = room.whole(attend)(*(room.array(x) for x in (query, key, value)))
+    made = backend.whole(attend)(*(backend.array(x) for x in (query, key, value)))
     y, intermediates = made if asked else (made, {})
-    scores = {"qk_matmul_output": room.numpy(intermediates[intermediate])} if asked else {}
-    y = room.numpy(y)
+    scores = {"qk_matmul_output": backend.numpy(intermediates[intermediate])} if asked else {}
+    y = backend.numpy(y)
     y = np.swapaxes(y, 1, 2) if case.inputs["Q"].ndim == 4 else y.reshape(*y.shape[:2], -1)
     return {"Y": y, **scores}
 

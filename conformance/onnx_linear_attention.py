@@ -17,9 +17,9 @@ from __future__ import annotations
 import numpy as np
 
 from attention.spec.scores import mix, products
+from conformance.backends import Backend
 from conformance.onnx_attention import split
 from conformance.onnx_cases import Case
-from conformance.rooms import Room
 
 
 def lacks(case: Case) -> str | None:
@@ -28,24 +28,24 @@ def lacks(case: Case) -> str | None:
     return None if rule == "linear" else f"no contract has the update rule {rule!r}"
 
 
-def answer(room: Room, case: Case) -> dict[str, np.ndarray]:
+def answer(backend: Backend, case: Case) -> dict[str, np.ndarray]:
     """Return the output `(B, T, H * E)` and the state `(B, K, D, E)`; sums run in float32, as ONNX has it."""
-    inputs, attributes, xp = case.inputs, case.attributes, room.xp
+    inputs, attributes, xp = case.inputs, case.attributes, backend.xp
     counts = (attributes["q_num_heads"], attributes["kv_num_heads"], attributes["kv_num_heads"])
     q, k, v = (
-        room.array(split(inputs[name], count).astype(np.float32))
+        backend.array(split(inputs[name], count).astype(np.float32))
         for name, count in zip(("query", "key", "value"), counts, strict=True)
     )
     # ONNX writes 0 where it means 1 / sqrt(D).
     scale = attributes.get("scale") or q.shape[-1] ** -0.5
-    causal = room.array(np.tri(q.shape[1], k.shape[1], dtype=bool))
+    causal = backend.array(np.tri(q.shape[1], k.shape[1], dtype=bool))
     scores = products(xp, q, k)  # (B, H, T, S)
     output = mix(xp, xp.where(causal, scores, xp.zeros_like(scores)), v)  # (B, T, H, E)
     state = mix(xp, xp.permute_dims(k, (0, 2, 3, 1)), v)  # (B, D, K, E)
     if "past_state" in inputs:
-        past = room.array(np.swapaxes(inputs["past_state"], 1, 2).astype(np.float32))
+        past = backend.array(np.swapaxes(inputs["past_state"], 1, 2).astype(np.float32))
         output, state = output + mix(xp, xp.permute_dims(q, (0, 2, 1, 3)), past), state + past
-    y = room.numpy(output * scale).reshape(*inputs["query"].shape[:2], -1)
-    made = {"output": y, "present_state": np.swapaxes(room.numpy(state), 1, 2)}
+    y = backend.numpy(output * scale).reshape(*inputs["query"].shape[:2], -1)
+    made = {"output": y, "present_state": np.swapaxes(backend.numpy(state), 1, 2)}
     kinds = {"output": inputs["query"].dtype, "present_state": inputs.get("past_state", inputs["query"]).dtype}
     return {name: made[name].astype(kinds[name]) for name in case.outputs}

@@ -12,15 +12,15 @@ from __future__ import annotations
 import numpy as np
 
 from attention import spec
+from conformance.backends import Backend
 from conformance.onnx_cases import Case
-from conformance.rooms import Room
 
 
-def answer(room: Room, case: Case) -> dict[str, np.ndarray]:
+def answer(backend: Backend, case: Case) -> dict[str, np.ndarray]:
     """Return the normalised input, in its own shape."""
     x, scale = case.inputs["X"], case.inputs["scale"]
     axis = case.attributes.get("axis", -1) % x.ndim
     norm = spec.RMSNorm(eps=case.attributes.get("epsilon", 1e-5))
-    flat = room.array(x.reshape(*x.shape[:axis], -1))
-    weights = {"scale": room.array(np.broadcast_to(scale, x.shape[axis:]).reshape(-1))}
-    return {"Y": room.numpy(norm.normalise(room.xp, weights, flat)).reshape(x.shape)}
+    flat = backend.array(x.reshape(*x.shape[:axis], -1))
+    weights = {"scale": backend.array(np.broadcast_to(scale, x.shape[axis:]).reshape(-1))}
+    return {"Y": backend.numpy(norm.normalise(backend.xp, weights, flat)).reshape(x.shape)}

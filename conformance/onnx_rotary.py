@@ -13,12 +13,12 @@ from __future__ import annotations
 import numpy as np
 
 from attention import spec
+from conformance.backends import Backend
 from conformance.onnx_attention import split
 from conformance.onnx_cases import Case
-from conformance.rooms import Room
 
 
-def answer(room: Room, case: Case) -> dict[str, np.ndarray]:
+def answer(backend: Backend, case: Case) -> dict[str, np.ndarray]:
     """Return the rotated input, in its own layout."""
     given, attributes = case.inputs["X"], case.attributes
     rotary = spec.Rotary(
@@ -26,9 +26,9 @@ def answer(room: Room, case: Case) -> dict[str, np.ndarray]:
         rotary_dim=attributes.get("rotary_embedding_dim") or None,
     )
     cos, sin = (
-        room.array(case.inputs[name][case.inputs["position_ids"]] if "position_ids" in case.inputs else case.inputs[name])
+        backend.array(case.inputs[name][case.inputs["position_ids"]] if "position_ids" in case.inputs else case.inputs[name])
         for name in ("cos_cache", "sin_cache")
     )
-    x = room.array(split(given, attributes.get("num_heads")))
-    turned = room.numpy(rotary.rotate(room.xp, x, cos, sin))
+    x = backend.array(split(given, attributes.get("num_heads")))
+    turned = backend.numpy(rotary.rotate(backend.xp, x, cos, sin))
     return {"Y": np.swapaxes(turned, 1, 2) if given.ndim == 4 else turned.reshape(given.shape)}

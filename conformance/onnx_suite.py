@@ -8,10 +8,10 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from attention.spec.errors import UnknownName
+from conformance.backends import BACKENDS
 from conformance.baselines import BASELINES
+from conformance.onnx_backends import BackendProgram
 from conformance.onnx_cases import MODULES, collect
-from conformance.onnx_rooms import RoomProgram
-from conformance.rooms import ROOMS
 from conformance.table import Conformance, Program, run
 
 
@@ -20,16 +20,16 @@ def whole(baselines: bool = False, kernel: str | None = None) -> Conformance:
 
     Args:
         baselines: whether the frameworks' own functions are asked as well.
-        kernel: which kernel of each room answers for Attention; None leaves it to the adapter.
+        kernel: which kernel of each backend answers for Attention; None leaves it to the adapter.
 
     Raises:
-        UnknownName: not both rooms have a kernel of that name.
+        UnknownName: not both backends have a kernel of that name.
     """
-    first, *others = (room.module.KERNELS for room in ROOMS)
+    first, *others = (backend.module.kernels.KERNELS for backend in BACKENDS)
     shared = [name for name in first if all(name in kernels for kernels in others)]
     if kernel not in (None, "auto", *shared):
-        raise UnknownName(f"kernel {kernel!r} must be 'auto' or, in both rooms, {' or '.join(shared)}")
-    rooms = tuple(RoomProgram(room, kernel) for room in ROOMS)
-    programs: tuple[Program, ...] = (*rooms, *(BASELINES if baselines else ()))
+        raise UnknownName(f"kernel {kernel!r} must be 'auto' or, in both backends, {' or '.join(shared)}")
+    backends = tuple(BackendProgram(backend, kernel) for backend in BACKENDS)
+    programs: tuple[Program, ...] = (*backends, *(BASELINES if baselines else ()))
     versions = {name: version(name) for name in ("onnx", "torch", "jax")}
-    return Conformance(tuple(run(programs, MODULES, collect)), versions, tuple(program.name for program in rooms))
+    return Conformance(tuple(run(programs, MODULES, collect)), versions, tuple(program.name for program in backends))

@@ -28,7 +28,7 @@ LIMIT = 1e-12
 """Of the largest element, in float64."""
 
 BACKENDS = ("torch", "jax")
-"""The rooms; JAX under `jax.jit`."""
+"""The backends; JAX under `jax.jit`."""
 
 Results = Mapping[str, np.ndarray]
 """Outputs by name, and gradients by "d " and the name of an input or of a canonical parameter."""

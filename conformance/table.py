@@ -24,7 +24,7 @@ PASSED, WRONG, RAISED, UNASKED = STATUSES = ("passed", "wrong", "raised", "unask
 
 
 class Program(Protocol):
-    """What is asked the cases: a room, or a baseline."""
+    """What is asked the cases: a backend, or a baseline."""
 
     @property
     def name(self) -> str:

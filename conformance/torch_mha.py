@@ -37,7 +37,7 @@ from conformance.peers import LIMIT, Line, Results, apart, draw, strayed, widene
 NAME = "torch.nn.MultiheadAttention"
 B, T, S, H = 3, 5, 7, 2
 BACKENDS = ("torch", "jax_eager")
-"""The rooms. JAX runs one operation at a time, as each of 160 masks and modules would be compiled for one call."""
+"""The backends. JAX runs one operation at a time, as each of 160 masks and modules would be compiled for one call."""
 MASKS = ("none", "bool", "float", "per head", "causal")
 WEIGHTS = (None, "mean_weights", "weights")
 """need_weights=False, need_weights=True, and that with average_attn_weights=False, by the name of our intermediate."""
@@ -154,7 +154,7 @@ def theirs(probe: Probe, module: Module, masks: Masks, call: Call) -> Results:
     learned = dict(made.named_parameters())
     gradients = torch.autograd.grad(output, [*inputs.values(), *learned.values()], to_tensor(probe.cotangents["output"]))
     found = dict(zip([*inputs, *learned], map(to_numpy, gradients), strict=True))
-    canonical = read({name: found[name] for name in learned}, torch_mha.dialect(module.config), probe.contract)
+    canonical = read({name: found[name] for name in learned}, torch_mha.weight_map(module.config), probe.contract)
     by_name = {**{name: found[name] for name in inputs}, **canonical}
     return {**{name: to_numpy(x) for name, x in results.items()}, **{f"d {name}": x for name, x in by_name.items()}}
 
@@ -162,7 +162,7 @@ def theirs(probe: Probe, module: Module, masks: Masks, call: Call) -> Results:
 def load(probe: Probe, module: Module, **options: Any) -> torch.nn.MultiheadAttention:
     """Return theirs with the weights of a probe."""
     made = torch.nn.MultiheadAttention(**module.config, **options, dtype=getattr(torch, probe.dtype))
-    tensors = write(probe.weights, torch_mha.dialect(module.config), probe.contract)
+    tensors = write(probe.weights, torch_mha.weight_map(module.config), probe.contract)
     # All of them must be there, and nothing else.
     _ = made.load_state_dict({name: to_tensor(x) for name, x in tensors.items()})
     return made

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from attention.checkpoints import bert, deepseek, gpt2, llama, t5, vit, whisper
-from attention.checkpoints.weight_map import Dialect, read, write
+from attention.checkpoints.weight_map import WeightMap, read, write
 from attention.parity.contracts.probes import Probe
 from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract
@@ -65,7 +65,7 @@ class Subject:
     Attributes:
         name: what the table calls it.
         contract: ours, from their config.
-        dialect: the table of names.
+        weight_map: the table of names.
         build: makes the module.
         call: gives the output of the module for inputs by name.
         padded: whether the call has padded tokens.
@@ -73,7 +73,7 @@ class Subject:
 
     name: str
     contract: Contract
-    dialect: Dialect
+    weight_map: WeightMap
     build: Callable[[], nn.Module]
     call: Callable[[nn.Module, Inputs], Tensor]
     padded: bool = True
@@ -100,25 +100,25 @@ class Subject:
         wide: AbstractContextManager[Any] = nullcontext() if narrow or probe.dtype == "float32" else Widened()
         kind = getattr(torch, probe.dtype)
         module = self.build().to(kind).eval()
-        _load(module, write(probe.weights, self.dialect, self.contract), self.dialect)
+        _load(module, write(probe.weights, self.weight_map, self.contract), self.weight_map)
         inputs = {name: to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
         with wide:
             output = self.call(module, inputs)
-        learned = {name: x for name, x in module.named_parameters() if name not in self.dialect.beside}
+        learned = {name: x for name, x in module.named_parameters() if name not in self.weight_map.beside}
         leaves = [*inputs.values(), *learned.values()]
         gradients = torch.autograd.grad(output, leaves, to_tensor(probe.cotangents["output"]))
         found = dict(zip([*inputs, *learned], map(to_numpy, gradients), strict=True))
-        canonical = read({name: found[name] for name in learned}, self.dialect, self.contract)
+        canonical = read({name: found[name] for name in learned}, self.weight_map, self.contract)
         made = {**{name: found[name] for name in inputs}, **canonical}
         return {"output": to_numpy(output), **{f"d {name}": x for name, x in made.items()}}
 
 
-def _load(module: nn.Module, tensors: Mapping[str, np.ndarray], dialect: Dialect) -> None:
+def _load(module: nn.Module, tensors: Mapping[str, np.ndarray], weight_map: WeightMap) -> None:
     """Load tensors by name: all that the module has, but for what stands beside."""
     missed = module.load_state_dict({name: to_tensor(x) for name, x in tensors.items()}, strict=False)
-    missing = set(missed.missing_keys) - dialect.beside
+    missing = set(missed.missing_keys) - weight_map.beside
     if missing or missed.unexpected_keys:
-        raise ParamError(f"{dialect.name} has no row for {sorted(missing)}, and theirs no {missed.unexpected_keys}")
+        raise ParamError(f"{weight_map.name} has no row for {sorted(missing)}, and theirs no {missed.unexpected_keys}")
 
 
 def run(backends: tuple[str, ...] = BACKENDS) -> list[Line]:
@@ -191,8 +191,8 @@ def _decoder(name: str, kind: str, attention: str, layer: int = 0, **options: An
         mask = _mask("sliding_window_causal" if slides else "causal", config, inputs)
         return module(x, position_embeddings=rotary(x, torch.arange(TOKENS)[None]), attention_mask=mask)[0]
 
-    contract, dialect = llama.contract(config.to_dict(), layer), llama.FAMILIES[kind][0]
-    return Subject(name, contract, dialect, lambda: getattr(modeling, attention)(config, layer), call)
+    contract, weight_map = llama.contract(config.to_dict(), layer), llama.FAMILIES[kind][0]
+    return Subject(name, contract, weight_map, lambda: getattr(modeling, attention)(config, layer), call)
 
 
 def _deepseek() -> Iterator[Subject]:
@@ -231,10 +231,10 @@ def _gpt2() -> Iterator[Subject]:
         mask = _mask("bidirectional", config, inputs)
         return module(inputs["query"], encoder_hidden_states=inputs["key"], encoder_attention_mask=mask)[0]
 
-    for name, dialect, call, cross in (("GPT-2", gpt2.GPT2, alone, False), ("GPT-2 cross", gpt2.GPT2_CROSS, across, True)):
+    for name, weight_map, call, cross in (("GPT-2", gpt2.GPT2, alone, False), ("GPT-2 cross", gpt2.GPT2_CROSS, across, True)):
         contract = gpt2.contract(config.to_dict(), 1, cross=cross)
         yield Subject(
-            name, contract, dialect, lambda c=cross: modeling.GPT2Attention(config, is_cross_attention=c, layer_idx=1), call
+            name, contract, weight_map, lambda c=cross: modeling.GPT2Attention(config, is_cross_attention=c, layer_idx=1), call
         )
 
 

@@ -1,1 +1,1 @@
-"""Lessons: what attention is used for, on real data, in both backends, from the same bits."""
+"""Examples: what attention is used for, on real data, in both backends, from the same bits."""

@@ -44,7 +44,7 @@ Acquire::http::Timeout "30";
 
 
 class MissingData(AttentionError):
-    """Data that a lesson is made of cannot be had; the message says what failed, and what was wanted of it."""
+    """Data that an example is made of cannot be had; the message says what failed, and what was wanted of it."""
 
 
 def fetch(package: str, folder: Path | None = None) -> Path:
@@ -62,7 +62,7 @@ def fetch(package: str, folder: Path | None = None) -> Path:
     if place.is_dir():
         return place
     with _alone(folder, wanted):
-        # Another lesson may have fetched it while this one waited.
+        # Another example may have fetched it while this one waited.
         if place.is_dir():
             return place
         scratch = folder / f".{package}"
@@ -163,10 +163,12 @@ def _last(done: subprocess.CompletedProcess[str]) -> str:
 
 @contextmanager
 def _alone(folder: Path, wanted: str) -> Iterator[None]:
-    """Let no other lesson use apt in this folder meanwhile, after having looked whether this machine has apt at all."""
+    """Let no other example use apt in this folder meanwhile, after having looked whether this machine has apt at all."""
     absent = [name for name in NEEDS if shutil.which(name) is None]
     if absent:
-        raise MissingData(f"this machine has no {' and no '.join(absent)}, which must bring {wanted}: this lesson needs Debian")
+        raise MissingData(
+            f"this machine has no {' and no '.join(absent)}, which must bring {wanted}: this example needs Debian"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -29,7 +29,7 @@ MHA = bert.contract(SMALL)
 BLOCK = spec.EncoderBlock(spec.MultiHeadAttention(8, 2), spec.FeedForward(8, 4))
 
 FILES = "a reader or a writer of files, which `test_hostile_files.py` sweeps with 2,000 damaged ones"
-TABLE = "a part of a table of a dialect, written in this package"
+TABLE = "a part of a table of a weight map, written in this package"
 READ = "a part of `contract`, which is swept; odd values of every option are in `test_configs.py`"
 UNSWEPT: dict[str, str] = {
     **dict.fromkeys(("gguf.read", "gguf_file.parse", "marian.load", "ctranslate2.load", "ctranslate2.read"), FILES),
@@ -42,14 +42,19 @@ UNSWEPT: dict[str, str] = {
 
 CHECKPOINTS: dict[str, Callable[[], dict[str, Any]]] = {
     "bert.contract": lambda: {"config": SMALL},
-    "bert.read": lambda: {"tensors": bert.write(MHA.init(0), bert.BERT, MHA), "dialect": bert.BERT, "contract": MHA, "at": ""},
-    "bert.write": lambda: {"weights": MHA.init(0), "dialect": bert.BERT, "contract": MHA, "at": ""},
+    "bert.read": lambda: {
+        "tensors": bert.write(MHA.init(0), bert.BERT, MHA),
+        "weight_map": bert.BERT,
+        "contract": MHA,
+        "at": "",
+    },
+    "bert.write": lambda: {"weights": MHA.init(0), "weight_map": bert.BERT, "contract": MHA, "at": ""},
     "vit.contract": lambda: {"config": SMALL | {"qkv_bias": True}},
     "gpt2.contract": lambda: {"config": {"n_embd": 8, "n_head": 2}, "layer": 0, "cross": False},
     "llama.contract": lambda: {"config": LLAMA, "layer": 0},
     "llama.block": lambda: {"config": LLAMA, "layer": 0},
     "llama.decoder": lambda: {"config": LLAMA},
-    "llama.decoder_dialect": lambda: {"depth": 1},
+    "llama.decoder_weight_map": lambda: {"depth": 1},
     "t5.contract": lambda: {
         "config": {"d_model": 8, "d_kv": 4, "num_heads": 2, "relative_attention_num_buckets": 8},
         "decoder": False,
@@ -61,16 +66,16 @@ CHECKPOINTS: dict[str, Callable[[], dict[str, Any]]] = {
         "cross": False,
     },
     "torch_mha.contract": lambda: {"config": {"embed_dim": 8, "num_heads": 2}},
-    "torch_mha.dialect": lambda: {"config": {"embed_dim": 8, "num_heads": 2}},
+    "torch_mha.weight_map": lambda: {"config": {"embed_dim": 8, "num_heads": 2}},
     "torch_transformer.encoder_block": lambda: {
         "config": {"d_model": 8, "nhead": 2, "dim_feedforward": 4},
         "mask": None,
     },
-    "torch_transformer.dialect": lambda: {"contract": BLOCK},
+    "torch_transformer.weight_map": lambda: {"contract": BLOCK},
     "keras_mha.contract": lambda: {"config": {"num_heads": 2, "key_dim": 4}, "width": 8, "kdim": None, "vdim": None},
     "flax_mha.contract": lambda: {"config": {"num_heads": 2, "in_features": 8}},
     "gguf.config": lambda: {"options": {"general.architecture": "llama"}},
-    "gguf.decoder_dialect": lambda: {"depth": 1},
-    "marian.dialect": lambda: {"encoder_depth": 1, "decoder_depth": 1},
+    "gguf.decoder_weight_map": lambda: {"depth": 1},
+    "marian.weight_map": lambda: {"encoder_depth": 1, "decoder_depth": 1},
     "ctranslate2.stack": lambda: {"contract": spec.Encoder(BLOCK, 1)},
 }

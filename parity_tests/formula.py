@@ -16,7 +16,7 @@ from attention import spec
 from attention.spec import random
 from attention.spec.axes import sizes
 from attention.spec.masks.algebra import Mask, evaluate
-from parity_tests.rooms import numbers, wide
+from parity_tests.backends import numbers, wide
 
 B, T, S, H, K, D, E = 2, 5, 7, 4, 2, 3, 11
 SEED = 2**32 + 7
@@ -53,7 +53,7 @@ def qkv(
     return q, k, v
 
 
-def settled(q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
+def resolved(q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a call as the formula takes them: the mask as an array, the seed as what it keeps."""
     options = {"scale": 1 / np.sqrt(D), **options}
     of = sizes(q, k, v)
@@ -64,7 +64,7 @@ def settled(q: np.ndarray, k: np.ndarray, v: np.ndarray, options: dict[str, Any]
 
 
 def formula(q: np.ndarray, k: np.ndarray, v: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
-    return spec.attend(np, q, k, v, **settled(q, k, v, options))
+    return spec.attend(np, q, k, v, **resolved(q, k, v, options))
 
 
 def loops(
@@ -113,7 +113,7 @@ def formula_grads(case: str) -> tuple[np.ndarray, list[np.ndarray]]:
     given = qkv(**changed)
     along = numbers(8, *formula(*given, **options)["context"].shape)
     names = [name for name, x in options.items() if isinstance(x, np.ndarray)]
-    fixed = settled(*given, options)
+    fixed = resolved(*given, options)
 
     def scalar(q: Any, k: Any, v: Any, *rest: Any) -> Any:
         intermediates = spec.attend(jnp, q, k, v, **(fixed | dict(zip(names, rest, strict=True))))

@@ -239,7 +239,7 @@ def gguf_options(config: Mapping[str, Any] = CONFIG, **more: Any) -> dict[str, A
 def gguf_arrays(config: Mapping[str, Any] = CONFIG) -> dict[str, np.ndarray]:
     """Return the arrays of a file with a config, in float32."""
     contract = llama.decoder(config)
-    table = gguf.decoder_dialect(contract.depth)
+    table = gguf.decoder_weight_map(contract.depth)
     rng = np.random.default_rng(0)
     weights = {name: rng.standard_normal(param.shape).astype(np.float32) for name, param in contract.params.items()}
     return weight_map.write(weights, table, contract)
@@ -249,7 +249,7 @@ def gguf_read(path: Path) -> object:
     """Read a GGUF file to its canonical weights."""
     config, arrays = gguf.read(path)
     contract = gguf.decoder(config)
-    return contract, weight_map.read(arrays, gguf.decoder_dialect(contract.depth), contract)
+    return contract, weight_map.read(arrays, gguf.decoder_weight_map(contract.depth), contract)
 
 
 def converted() -> list[Format]:
@@ -267,7 +267,7 @@ def converted() -> list[Format]:
         found = marian.load(path)
         contract = marian.encoder(found.settings)
         rows = (row for i in range(contract.depth) for row in _renamed(i))
-        table = weight_map.Dialect("Marian encoder", tuple(rows))
+        table = weight_map.WeightMap("Marian encoder", tuple(rows))
         kept = {name: x for name, x in found.tensors.items() if name.startswith("encoder_")}
         return weight_map.read(kept, table, contract)
 

@@ -22,21 +22,26 @@ from attention import checkpoints
 from parity_tests.checkpoint_calls import CHECKPOINTS
 from parity_tests.valid_calls import ARGUMENTS, PAIRS, instance, raises
 
-MODULES = (
-    "attention",
-    "attention.spec",
-    "attention.torch_impl",
-    "attention.jax_impl",
-    "attention.parity",
-)
+MODULES: dict[str, tuple[str, ...]] = {
+    "attention": (),
+    "attention.spec": (),
+    # The other names are steps of `dot_product_attention`, which checks what it hands them.
+    "attention.spec.kernels": ("Choice", "Kernel", "Request", "choose"),
+    "attention.spec.masks": (),
+    "attention.spec.optimizers": (),
+    "attention.torch_impl": (),
+    "attention.jax_impl": (),
+    "attention.parity": (),
+}
+"""The public modules, and the names to sweep: all that a module exports where none are listed."""
 
-FORMULAS = frozenset({"xp", "at", "read", "convert", "mark"})
+FORMULAS = frozenset({"xp", "at", "read", "convert", "observe"})
 """A method with one of these arguments is a formula, or a part of one: the package calls it with what it has checked."""
 
 RESULTS: dict[str, str] = {
-    "spec.Choice": "what `choose` returns",
-    "spec.Schedule": "what `schedule` returns",
-    "spec.Kernel": "a protocol",
+    "spec.kernels.Choice": "what `choose` returns",
+    "spec.masks.Schedule": "what `schedule` returns",
+    "spec.kernels.Kernel": "a protocol",
     "spec.Mask": "abstract",
     "spec.Architecture": "abstract",
     "torch_impl.Layer": "abstract; its methods are met in its subclasses",
@@ -68,7 +73,7 @@ INNER: dict[str, str] = {
     "lost": "a part of `append`",
     "build_parts": "a part of a layer's constructor",
     "drop": "a part of a layer's call",
-    "calls": "a part of `settle`",
+    "calls": "a part of `resolve`",
     "lacks": "a part of a kernel's refusal",
     "chosen": "a part of a call",
     "check_state": "a part of a call",
@@ -87,14 +92,14 @@ class Public:
 
     Attributes:
         name: module and qualified name, "torch_impl.StaticCache.append".
-        room: its module's last name.
+        backend: its module's last name.
         owner: the class whose method it is, or None.
         parameters: names, without self, *args and **kwargs.
         function: the function or class itself.
     """
 
     name: str
-    room: str
+    backend: str
     owner: type | None
     parameters: tuple[inspect.Parameter, ...]
     function: Callable[..., Any]
@@ -152,21 +157,22 @@ class Public:
 def public_calls() -> Iterator[Public]:
     """Yield every public callable once."""
     seen: set[Any] = set()
-    for path in MODULES:
+    for path, chosen in MODULES.items():
         module = importlib.import_module(path)
-        room = path.rpartition(".")[2]
-        for name in getattr(module, "__all__", ()):
+        where = path.removeprefix("attention.")
+        backend = where.partition(".")[0]
+        for name in chosen or getattr(module, "__all__", ()):
             found = getattr(module, name)
             if inspect.ismodule(found) or not callable(found) or hasattr(found, "__origin__") or found in seen:
                 continue
             seen.add(found)
-            called = f"{room}.{name}"
+            called = f"{where}.{name}"
             if not inspect.isclass(found):
-                yield Public(called, room, None, _parameters(found), found)
+                yield Public(called, backend, None, _parameters(found), found)
                 continue
             if called not in RESULTS:
-                yield Public(called, room, None, _parameters(found.__init__)[1:], found)
-            yield from _methods(called, room, found, seen)
+                yield Public(called, backend, None, _parameters(found.__init__)[1:], found)
+            yield from _methods(called, backend, found, seen)
     modules = dict(_checkpoint_modules())
     for name in CHECKPOINTS:
         place, _, last = name.rpartition(".")
@@ -188,8 +194,8 @@ def _checkpoint_modules() -> Iterator[tuple[str, ModuleType]]:
             yield place.name, importlib.import_module(f"{package.__name__}.{place.name}")
 
 
-def _methods(called: str, room: str, kind: type, seen: set[Any]) -> Iterator[Public]:
-    if inspect.isabstract(kind) or called in ("spec.Kernel", "spec.Mask", "spec.Architecture", "parity.Program"):
+def _methods(called: str, backend: str, kind: type, seen: set[Any]) -> Iterator[Public]:
+    if inspect.isabstract(kind) or called in ("spec.kernels.Kernel", "spec.Mask", "spec.Architecture", "parity.Program"):
         return
     if called.endswith(".Layer"):
         return
@@ -202,19 +208,27 @@ def _methods(called: str, room: str, kind: type, seen: set[Any]) -> Iterator[Pub
         if inspect.isclass(function) or not where.startswith("attention"):
             continue
         # A cache's method is met in each framework, though both inherit it.
-        key = (where, function.__qualname__, room if room.endswith("_impl") else "")
+        key = (where, function.__qualname__, backend if backend.endswith("_impl") else "")
         parameters = _parameters(function)
         parameters = parameters if isinstance(raw, staticmethod) else parameters[1:]
-        inner = FORMULAS & {p.name for p in parameters} or (name in INNER and room != "parity")
+        inner = FORMULAS & {p.name for p in parameters} or (name in INNER and backend != "parity")
         if key in seen or (inner and f"{called}.{name}" not in KEPT):
             continue
         seen.add(key)
-        yield Public(f"{called}.{name}", room, kind, parameters, function)
+        yield Public(f"{called}.{name}", backend, kind, parameters, function)
 
 
 def _parameters(function: Any) -> tuple[inspect.Parameter, ...]:
     return tuple(inspect.signature(function).parameters.values())
 
 
-KEPT = frozenset({"spec.SGD.init", "spec.SGD.step", "spec.Clip.clipped", "spec.Adafactor.init", "spec.RMSprop.init"})
+KEPT = frozenset(
+    {
+        "spec.optimizers.SGD.init",
+        "spec.optimizers.SGD.step",
+        "spec.optimizers.Clip.clipped",
+        "spec.optimizers.Adafactor.init",
+        "spec.optimizers.RMSprop.init",
+    }
+)
 """Formulas that users call themselves."""

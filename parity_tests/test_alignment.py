@@ -1,4 +1,4 @@
-"""Alignment: decoder states look back at encoder states, by every score, in both rooms.
+"""Alignment: decoder states look back at encoder states, by every score, in both backends.
 
 weights[t, s] = softmax_s(cap(score(q[t], k[s])))        context[t] = sum_s weights[t, s] v[s]
 
@@ -24,7 +24,7 @@ from attention.parity.contracts import backends
 from attention.parity.contracts.probes import Probe
 from attention.spec.errors import AttentionError, DTypeError, KernelRefused, MaskError, OptionError, ShapeError, UnknownName
 from attention.spec.random import keep
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
+from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers, wide
 
 B, T, S = 2, 3, 5
 WITHIN = 1e-13
@@ -37,7 +37,7 @@ CONTRACTS = {
     "general": spec.AlignmentAttention(**WIDTHS, score=spec.General()),
     "concat": spec.AlignmentAttention(**WIDTHS, score=spec.Concat(hidden=3, bias=True)),
     "additive": spec.AlignmentAttention(**WIDTHS, score=spec.Additive(hidden=5, bias=True), softcap=0.5),
-    "lean": spec.AlignmentAttention(**WIDTHS, score=spec.Additive(lean=2), attn_dim=3),
+    "chunked": spec.AlignmentAttention(**WIDTHS, score=spec.Additive(chunk_size=2), attn_dim=3),
     "cosine": spec.AlignmentAttention(7, value_dim=13, score=spec.Cosine(), softcap=4.0),
 }
 each_contract = pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS)
@@ -99,20 +99,20 @@ def slope(case: Probe, name: str, direction: np.ndarray) -> float:
     return sum(float((moved[n].imag / STEP * way).sum()) for n, way in case.cotangents.items())
 
 
-def built(room: Room, case: Probe) -> Any:
+def built(backend: Backend, case: Probe) -> Any:
     """Return the layer of a probe with its weights."""
-    layer = case.contract.build(room.name, dtype=case.dtype)
+    layer = case.contract.build(backend.name, dtype=case.dtype)
     layer.load_weights(case.weights)
     return layer
 
 
-def call(room: Room, case: Probe, **options: Any) -> Any:
+def call(backend: Backend, case: Probe, **options: Any) -> Any:
     """Return what the layer of a probe returns, in NumPy."""
     with wide(*case.arrays.values()):
-        layer = built(room, case)
-        layer.train(False) if room is TORCH else layer.set_attributes(deterministic=True)
-        made = layer(**{name: room.array(x) for name, x in case.arrays.items()}, **case.call(), **options)
-        return jax.tree.map(room.numpy, made, is_leaf=lambda x: isinstance(x, torch.Tensor))
+        layer = built(backend, case)
+        layer.train(False) if backend is TORCH else layer.set_attributes(deterministic=True)
+        made = layer(**{name: backend.array(x) for name, x in case.arrays.items()}, **case.call(), **options)
+        return jax.tree.map(backend.numpy, made, is_leaf=lambda x: isinstance(x, torch.Tensor))
 
 
 class TestLaws:
@@ -142,70 +142,70 @@ class TestLaws:
             close(got[name], wanted[name], WITHIN)
 
     @each_contract
-    @each_room
-    def test_a_single_state_is_a_sequence_of_one(self, contract: spec.AlignmentAttention, room: Room) -> None:
+    @each_backend
+    def test_a_single_state_is_a_sequence_of_one(self, contract: spec.AlignmentAttention, backend: Backend) -> None:
         case = probe(contract, (B,), (B, S), mask=spec.Lengths(kv=[4, 0]))
         query = {"query": case.arrays["query"][:, None]}
-        longer = call(room, replace(case, arrays={**case.arrays, **query}))
-        for short, long in zip(call(room, case), longer, strict=True):
+        longer = call(backend, replace(case, arrays={**case.arrays, **query}))
+        for short, long in zip(call(backend, case), longer, strict=True):
             close(short, long[:, 0], 1e-15)
-        assert [x.shape for x in call(room, case)] == [(B, contract.attn_dim or 13), (B, S)]
+        assert [x.shape for x in call(backend, case)] == [(B, contract.attn_dim or 13), (B, S)]
 
     @each_contract
-    @each_room
+    @each_backend
     def test_rows_sum_to_one_or_are_empty_and_padding_may_hold_anything(
-        self, contract: spec.AlignmentAttention, room: Room
+        self, contract: spec.AlignmentAttention, backend: Backend
     ) -> None:
         case = probe(contract, (B, T), (B, S), mask=spec.Lengths(kv=[4, 0]))
-        context, weights = call(room, case)
+        context, weights = call(backend, case)
         np.testing.assert_allclose(weights.sum(-1), [[1] * T, [0] * T], rtol=1e-15)
         assert not context[1].any()
         poisoned = {name: x.copy() for name, x in case.arrays.items()}
         for name in ("key", "value"):
             poisoned[name][0, 4:], poisoned[name][1] = np.nan, np.inf
         poisoned["query"][1] = np.nan
-        for clean, dirty in zip((context, weights), call(room, replace(case, arrays=poisoned)), strict=True):
+        for clean, dirty in zip((context, weights), call(backend, replace(case, arrays=poisoned)), strict=True):
             np.testing.assert_array_equal(dirty, clean)
 
-    @each_room
-    def test_value_is_key_where_it_is_not_given(self, room: Room) -> None:
+    @each_backend
+    def test_value_is_key_where_it_is_not_given(self, backend: Backend) -> None:
         case = probe(spec.AlignmentAttention(7, 11, score=spec.General()), (B, T), (B, S))
         both = {**case.arrays, "value": case.arrays["key"]}
         short = {name: x for name, x in both.items() if name != "value"}
-        for got, wanted in zip(*(call(room, replace(case, arrays=arrays)) for arrays in (short, both)), strict=True):
+        for got, wanted in zip(*(call(backend, replace(case, arrays=arrays)) for arrays in (short, both)), strict=True):
             np.testing.assert_array_equal(got, wanted)
 
-    @pytest.mark.parametrize(("room", "kernel"), [(TORCH, "sdpa"), (JAX, "xla")], ids=str)
-    def test_a_fused_kernel_by_name_gives_the_same_context(self, room: Room, kernel: str) -> None:
+    @pytest.mark.parametrize(("backend", "kernel"), [(TORCH, "sdpa"), (JAX, "xla")], ids=str)
+    def test_a_fused_kernel_by_name_gives_the_same_context(self, backend: Backend, kernel: str) -> None:
         # jax.nn asks values for the width of keys, and has no float64.
         case = probe(spec.AlignmentAttention(7, score=spec.General()), (B, T), (B, S), mask=spec.Lengths(kv=[4, 0]))
         arrays, weights = ({n: x.astype(np.float32) for n, x in group.items()} for group in (case.arrays, case.weights))
         case = replace(case, dtype="float32", arrays=arrays, weights=weights)
-        for got, wanted in zip(call(room, case, implementation=kernel), call(room, case), strict=True):
+        for got, wanted in zip(call(backend, case, implementation=kernel), call(backend, case), strict=True):
             close(got, wanted, 1e-6)
 
-    @each_room
-    def test_dropout_drops_from_the_context_and_not_from_the_weights(self, room: Room) -> None:
+    @each_backend
+    def test_dropout_drops_from_the_context_and_not_from_the_weights(self, backend: Backend) -> None:
         contract = replace(CONTRACTS["additive"], dropout_rate=0.5)
         case = probe(contract, (B, T), (B, S), dropout_seed=7)
-        got = backends.find({TORCH: "torch", JAX: "jax_eager"}[room]).run(case, "auto").results
+        got = backends.find({TORCH: "torch", JAX: "jax_eager"}[backend]).run(case, "auto").results
         wanted = loops(contract, {**case.arrays, **case.weights})["weights"]
         close(got["weights"], wanted, WITHIN)
         kept = keep(7, 0.5, (B, 1, T, S))[:, 0]
         close(got["context"], (wanted * kept / 0.5) @ case.arrays["value"], WITHIN)
 
-    @each_room
-    def test_training_draws_its_own_seed(self, room: Room) -> None:
-        layer = replace(CONTRACTS["general"], dropout_rate=0.5).build(room.name)
+    @each_backend
+    def test_training_draws_its_own_seed(self, backend: Backend) -> None:
+        layer = replace(CONTRACTS["general"], dropout_rate=0.5).build(backend.name)
         query, key, value = (numbers(i, B, S, width, dtype="float32") for i, width in enumerate((7, 11, 13)))
-        first, second = (room.numpy(layer(*map(room.array, (query, key, value)))[0]) for _ in range(2))
+        first, second = (backend.numpy(layer(*map(backend.array, (query, key, value)))[0]) for _ in range(2))
         assert (first != second).any()
 
-    @each_room
-    def test_weights_survive_a_round_trip(self, room: Room) -> None:
+    @each_backend
+    def test_weights_survive_a_round_trip(self, backend: Backend) -> None:
         for contract in CONTRACTS.values():
             first = contract.init(seed=3)
-            layer = contract.build(room.name, seed=3)
+            layer = contract.build(backend.name, seed=3)
             assert list(layer.weights()) == list(first)
             for name, value in layer.weights().items():
                 np.testing.assert_array_equal(value, first[name])
@@ -246,7 +246,7 @@ class TestTransforms:
                 torch.testing.assert_close(layer(*arrays)[0].float(), wanted, rtol=0.05, atol=0.05)
 
     def test_jax_compiles_differentiates_and_maps(self) -> None:
-        case = probe(CONTRACTS["lean"], (B, T), (B, S))
+        case = probe(CONTRACTS["chunked"], (B, T), (B, S))
         with jax.enable_x64(True):
             layer, arrays = built(JAX, case), [jnp.asarray(x) for x in case.arrays.values()]
             graph, state = nnx.split(layer)
@@ -265,19 +265,19 @@ class TestTransforms:
 
 
 class TestValues:
-    @each_room
-    def test_the_article_s_trainable_attention(self, room: Room) -> None:
-        layer = ARTICLE.build(room.name)
-        query, key = (room.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(((5, 256), (5, 10, 256))))
-        context, weights = (room.numpy(x) for x in layer(query, key, key))
+    @each_backend
+    def test_the_article_s_trainable_attention(self, backend: Backend) -> None:
+        layer = ARTICLE.build(backend.name)
+        query, key = (backend.array(numbers(i, *shape, dtype="float32")) for i, shape in enumerate(((5, 256), (5, 10, 256))))
+        context, weights = (backend.numpy(x) for x in layer(query, key, key))
         assert (context.shape, weights.shape) == ((5, 256), (5, 10))
         np.testing.assert_allclose(weights.sum(-1), np.ones(5), rtol=1e-6)
         assert (weights.std(-1) > 0.01).all()
 
-    @each_room
-    def test_intermediates_have_no_axis_of_heads(self, room: Room) -> None:
+    @each_backend
+    def test_intermediates_have_no_axis_of_heads(self, backend: Backend) -> None:
         case = probe(CONTRACTS["additive"], (B,), (B, S), mask=spec.Lengths(kv=[4, 0]))
-        context, weights, intermediates = call(room, case, return_intermediates=spec.INTERMEDIATES)
+        context, weights, intermediates = call(backend, case, return_intermediates=spec.INTERMEDIATES)
         shapes = {"logsumexp": (B,), "context": (B, 13)}
         assert {name: x.shape for name, x in intermediates.items()} == {
             name: shapes.get(name, (B, S)) for name in spec.INTERMEDIATES
@@ -413,17 +413,17 @@ class TestRefusals:
         ],
         ids=str,
     )
-    @each_room
-    def test_arrays_that_do_not_fit(self, room: Room, query: Any, key: Any, value: Any, text: str) -> None:
-        layer = CONTRACTS["general"].build(room.name)
-        arrays = [room.array(np.zeros(shape, np.float32)) for shape in (query, key, value) if shape]
+    @each_backend
+    def test_arrays_that_do_not_fit(self, backend: Backend, query: Any, key: Any, value: Any, text: str) -> None:
+        layer = CONTRACTS["general"].build(backend.name)
+        arrays = [backend.array(np.zeros(shape, np.float32)) for shape in (query, key, value) if shape]
         with pytest.raises(ShapeError, match=f"^{text}", check=lambda caught: type(caught) is ShapeError):
             _ = layer(*arrays)
 
-    @each_room
-    def test_a_call_that_cannot_be(self, room: Room) -> None:
-        layer = CONTRACTS["general"].build(room.name)
-        arrays = [room.array(np.zeros((B, S, width), np.float32)) for width in (7, 11, 13)]
+    @each_backend
+    def test_a_call_that_cannot_be(self, backend: Backend) -> None:
+        layer = CONTRACTS["general"].build(backend.name)
+        arrays = [backend.array(np.zeros((B, S, width), np.float32)) for width in (7, 11, 13)]
         for options, error, text in (
             ({"mask": spec.Lengths([3, 3, 3])}, MaskError, "Lengths kv"),
             ({"mask": "padding"}, MaskError, "mask str must be a Mask"),
@@ -436,7 +436,7 @@ class TestRefusals:
         ):
             with pytest.raises(error, match=text, check=lambda caught, error=error: type(caught) is error):
                 _ = layer(*arrays, **options)
-        half = room.array(np.zeros((B, S, 7), np.float16))
+        half = backend.array(np.zeros((B, S, 7), np.float16))
         with pytest.raises(DTypeError, match="key float32 must be float16 as query is"):
             _ = layer(half, *arrays[1:])
         with pytest.raises(DTypeError, match=r"query builtins\.list must be a"):

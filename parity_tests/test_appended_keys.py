@@ -37,7 +37,7 @@ def run(program: str, probe: Probe) -> dict[str, np.ndarray]:
 def theirs(probe: Probe) -> tuple[np.ndarray, ...]:
     """Return torch's output, and its gradients of query, key and value."""
     module = torch.nn.MultiheadAttention(M, H, batch_first=True, add_bias_kv=True, add_zero_attn=True, dtype=torch.float64)
-    stored = write(probe.weights, torch_mha.dialect(CONFIG), CONTRACT)
+    stored = write(probe.weights, torch_mha.weight_map(CONFIG), CONTRACT)
     _ = module.load_state_dict({name: to_tensor(x) for name, x in stored.items()})
     inputs = [to_tensor(probe.arrays[name]).requires_grad_() for name in ("query", "key", "value")]
     output = module(*inputs, attn_mask=to_tensor(~ALLOWED), need_weights=False)[0]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention.spec.attend import INTERMEDIATES, Mark, attend, softmax
+from attention.spec.attend import INTERMEDIATES, Observer, attend, softmax
 from attention.spec.scores import mix
 from parity_tests.calls import FULL, Call, Intermediates, calls, close, formula, masked, poisoned
 
@@ -145,10 +145,10 @@ class TestLaws:
         close(dropped["context"], mix(np, plain["weights"] * keep * 4, of["v"]))
 
     @pytest.mark.parametrize("intermediate", ["scores", "logsumexp", "weights", "context"])
-    def test_the_next_intermediate_sees_what_was_marked(self, intermediate: str) -> None:
+    def test_the_next_intermediate_uses_what_the_observer_returns(self, intermediate: str) -> None:
         told: list[str] = []
 
-        class Zero(Mark):
+        class Zero(Observer):
             def __call__(self, intermediate_: str, value: np.ndarray) -> np.ndarray:
                 told.append(intermediate_)
                 return value * 0 if intermediate_ == intermediate else value
@@ -158,7 +158,7 @@ class TestLaws:
                 del sinks, dropped
                 told.append(f"attending to {scores().shape}")
 
-        intermediates = formula(FULL, allowed=None, mark=Zero())
+        intermediates = formula(FULL, allowed=None, observe=Zero())
         assert told == ["query", "key", "value", "attending to (2, 4, 3, 5)", "scores", "logsumexp", "weights", "context"]
         assert not intermediates[intermediate].any()
         if intermediate == "scores":

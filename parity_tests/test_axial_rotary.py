@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLVisionRotaryEm
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError, PositionError, ShapeError
 from attention.spec.positions import STYLES, AxialRotary, Rotary, check_positions, shared_length
-from parity_tests.rooms import Room, each_room, wide
+from parity_tests.backends import Backend, each_backend, wide
 
 UNIT = 2.0**-53
 SINGLE = 2.0**-24
@@ -29,10 +29,10 @@ X = np.random.default_rng(5).uniform(-1, 1, (2, 6, 3, 10))
 CALL = Sizes((2,), 6, 6, 3, 3, 10, 10)
 
 
-def rotate(room: Room, rotary: AxialRotary, x: np.ndarray, where: Any = None) -> np.ndarray:
-    module = importlib.import_module(f"{room.module.__name__}.positions")
+def rotate(backend: Backend, rotary: AxialRotary, x: np.ndarray, where: Any = None) -> np.ndarray:
+    module = importlib.import_module(f"{backend.module.__name__}.positions")
     with wide(x):
-        return room.numpy(module.rotate(rotary, room.array(x), where))
+        return backend.numpy(module.rotate(rotary, backend.array(x), where))
 
 
 def turned(rotary: AxialRotary, x: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -84,25 +84,25 @@ class TestLaws:
         assert shared_length(np, AXIAL, GRID, GRID) is None
 
 
-@each_room
-class TestRooms:
+@each_backend
+class TestBackends:
     @pytest.mark.parametrize("dtype", ["float64", "float32"])
-    def test_it_is_the_formula(self, room: Room, dtype: str) -> None:
+    def test_it_is_the_formula(self, backend: Backend, dtype: str) -> None:
         x, far = X.astype(dtype), GRID + 100_000
-        got = rotate(room, AXIAL, x, far)
+        got = rotate(backend, AXIAL, x, far)
         assert got.dtype == dtype
         within = 16 * UNIT * 100_000 if dtype == "float64" else 6 * SINGLE
         np.testing.assert_allclose(got, turned(AXIAL, x.astype(np.float64), far), rtol=0, atol=within)
 
-    def test_rows_of_a_batch_have_their_own_grids(self, room: Room) -> None:
+    def test_rows_of_a_batch_have_their_own_grids(self, backend: Backend) -> None:
         where = np.stack([GRID, AxialRotary.grid(3, 2)])
-        got = rotate(room, AXIAL, X, where)
+        got = rotate(backend, AXIAL, X, where)
         for row in range(2):
-            np.testing.assert_array_equal(got[row], rotate(room, AXIAL, X[row], where[row]))
+            np.testing.assert_array_equal(got[row], rotate(backend, AXIAL, X[row], where[row]))
 
-    def test_no_positions_are_refused(self, room: Room) -> None:
+    def test_no_positions_are_refused(self, backend: Backend) -> None:
         with pytest.raises(PositionError, match="positions None must be given for AxialRotary"):
-            _ = rotate(room, AXIAL, X)
+            _ = rotate(backend, AXIAL, X)
 
 
 class TestRefusals:

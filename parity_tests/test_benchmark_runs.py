@@ -11,16 +11,16 @@ from typer.testing import CliRunner
 
 from attention.cli import app as attention_app
 from attention.spec.errors import OptionError
-from benchmarks import holds, memory, modules, plots, startup
+from benchmarks import memory, modules, plots, requirement_checks, startup
 from benchmarks.__main__ import app
 from benchmarks.accuracy import errors
-from benchmarks.bounds import BEST, BOUNDS, Bound
 from benchmarks.cases import BACKWARD, FORWARD, Case
 from benchmarks.compare import BETTER, LOST, SAME, WORSE, compare
-from benchmarks.contests import Contests, Held
-from benchmarks.entrants import find
-from benchmarks.holds import select, slope
+from benchmarks.comparisons import Checked, Comparisons
+from benchmarks.implementations import find
 from benchmarks.machine import machine
+from benchmarks.requirement_checks import select, slope
+from benchmarks.requirements import BEST, REQUIREMENTS, Requirement
 from benchmarks.results import REFUSED, TIMED, WRONG, Peak, Results, Row
 from benchmarks.suites import DEFAULT, SUITES
 from benchmarks.timing import WALL
@@ -29,53 +29,53 @@ SETTINGS = {"rounds": 5, "clock": "wall"}
 VERSIONS = {"torch": "2", "jax": "0", "flax": "0"}
 
 
-def row(entrant: str = "torch auto", samples: tuple[float, ...] = (1.0, 1.1, 0.9), **facts: Any) -> Row:
+def row(implementation: str = "torch auto", samples: tuple[float, ...] = (1.0, 1.1, 0.9), **facts: Any) -> Row:
     case = facts.pop("case", {"mask": "causal", "S": 1024, "D": 64, "dtype": "float32", "program": FORWARD})
-    return Row("causal", case, "causal", entrant, **{"side": "torch", "samples": samples, **facts})
+    return Row("causal", case, "causal", implementation, **{"side": "torch", "samples": samples, **facts})
 
 
 def results(*rows: Row, **facts: Any) -> Results:
     return Results(rows, SETTINGS, {"devices": {"torch": "a", "jax": "a"}, "cores": 1, "environment": VERSIONS}, **facts)
 
 
-class TestBounds:
+class TestRequirements:
     def test_every_item_of_the_list_has_bounds_with_names_of_their_own(self) -> None:
-        names = [bound.name for bound in BOUNDS]
+        names = [requirement.name for requirement in REQUIREMENTS]
         assert len(set(names)) == len(names)
         assert {name[0] for name in names} == set("123456789")
-        assert all(bound.quantity in holds.MEASURES for bound in BOUNDS)
+        assert all(requirement.quantity in requirement_checks.MEASURES for requirement in REQUIREMENTS)
 
     def test_everybody_named_is_somebody(self) -> None:
-        for bound in BOUNDS:
-            for name in {bound.entrant, bound.against} - {"", BEST}:
+        for requirement in REQUIREMENTS:
+            for name in {requirement.implementation, requirement.against} - {"", BEST}:
                 known = name.endswith(" GEMM") or name in modules.LAYERS or name in startup.IMPORTS
                 assert known or find(name)
 
     def test_a_slice_is_a_beginning_of_whole_words(self) -> None:
-        assert {bound.name.split(".")[1] for bound in select(["3.window"], accelerator=False)} == {"window"}
+        assert {requirement.name.split(".")[1] for requirement in select(["3.window"], accelerator=False)} == {"window"}
         assert select(["1"], accelerator=False)[0].name.startswith("1.")
-        assert not any(bound.name.startswith("9.") for bound in select([], accelerator=False))
-        assert all(bound.name.startswith("9.") for bound in select([], accelerator=True))
+        assert not any(requirement.name.startswith("9.") for requirement in select([], accelerator=False))
+        assert all(requirement.name.startswith("9.") for requirement in select([], accelerator=True))
 
     def test_a_bound_is_met_on_its_side_of_the_limit(self) -> None:
-        most, least = (Bound("x", "ratio", "a", "b", (), 2.0, least=side) for side in (False, True))
-        assert [Held(most, x).met for x in (1.9, 2.1, None)] == [True, False, False]
-        assert [Held(least, x).met for x in (1.9, 2.1, None)] == [False, True, False]
+        most, least = (Requirement("x", "ratio", "a", "b", (), 2.0, least=side) for side in (False, True))
+        assert [Checked(most, x).met for x in (1.9, 2.1, None)] == [True, False, False]
+        assert [Checked(least, x).met for x in (1.9, 2.1, None)] == [False, True, False]
 
     def test_ratios_growth_and_errors_are_measured(self) -> None:
         cases = [Case("causal", s, H=2, D=8) for s in (16, 32)]
-        bounds = [
-            Bound("a", "ratio", "torch auto", "SDPA", (cases[0],), 1e9),
-            Bound("b", "speedup", "torch auto", "SDPA", (cases[0],), 0.0, least=True),
-            Bound("c", "growth", "torch auto", "", tuple(cases), 1e9),
-            Bound("d", "fraction", "torch auto", "torch GEMM", (cases[0],), 0.0, least=True),
-            Bound("e", "rms", "torch auto", "SDPA", (cases[0],), 2.0),
+        requirements = [
+            Requirement("a", "ratio", "torch auto", "SDPA", (cases[0],), 1e9),
+            Requirement("b", "speedup", "torch auto", "SDPA", (cases[0],), 0.0, least=True),
+            Requirement("c", "growth", "torch auto", "", tuple(cases), 1e9),
+            Requirement("d", "fraction", "torch auto", "torch GEMM", (cases[0],), 0.0, least=True),
+            Requirement("e", "rms", "torch auto", "SDPA", (cases[0],), 2.0),
         ]
-        run = Contests(bounds, 3, WALL)
-        held = {one.bound.name: one for one in holds.measured(run)}
+        run = Comparisons(requirements, 3, WALL)
+        held = {one.requirement.name: one for one in requirement_checks.measured(run)}
         assert all(one.met for one in held.values()), held
-        # One contest of a case serves all of its bounds.
-        assert [r.entrant for r in run.rows if r.name == cases[0].name] == ["torch auto", "SDPA", "torch GEMM"]
+        # One comparison of a case serves all of its requirements.
+        assert [r.implementation for r in run.rows if r.name == cases[0].name] == ["torch auto", "SDPA", "torch GEMM"]
         assert held["a"].measured is not None
         a, b = (held[name].measured or 0.0 for name in "ab")
         assert a * b == pytest.approx(1.0)
@@ -107,7 +107,7 @@ class TestMemory:
 class TestFiles:
     def test_json_comes_back(self, tmp_path: Path) -> None:
         made = results(row(flops=10, bytes=20, memory_bytes=30), row("SDPA", (), status=REFUSED, note="no", ours=False),
-                       peaks=(Peak("torch", "float32", 1e11, 1e10),), bounds=({"name": "1", "met": False},))  # fmt: skip
+                       peaks=(Peak("torch", "float32", 1e11, 1e10),), requirements=({"name": "1", "met": False},))  # fmt: skip
         path = tmp_path / "new" / "bench.json"
         made.to_json(path)
         read = Results.from_json(path)
@@ -116,11 +116,11 @@ class TestFiles:
         assert not read.ok
 
     def test_slices_are_joined(self) -> None:
-        first = results(row(), row("SDPA"), bounds=({"name": "1", "met": False}, {"name": "2", "met": True}))
-        second = results(row(samples=(2.0,)), row("jax auto"), bounds=({"name": "1", "met": True},))
+        first = results(row(), row("SDPA"), requirements=({"name": "1", "met": False}, {"name": "2", "met": True}))
+        second = results(row(samples=(2.0,)), row("jax auto"), requirements=({"name": "1", "met": True},))
         both = first.joined(second)
-        assert [(r.entrant, r.time) for r in both.rows] == [("torch auto", 2.0), ("SDPA", 1.0), ("jax auto", 1.0)]
-        assert {bound["name"]: bound["met"] for bound in both.bounds} == {"1": True, "2": True}
+        assert [(r.implementation, r.time) for r in both.rows] == [("torch auto", 2.0), ("SDPA", 1.0), ("jax auto", 1.0)]
+        assert {requirement["name"]: requirement["met"] for requirement in both.requirements} == {"1": True, "2": True}
         with pytest.raises(OptionError, match="clock 'cpu' must be 'wall'"):
             _ = first.joined(replace(second, settings={"clock": "cpu"}))
 
@@ -148,7 +148,7 @@ class TestComparison:
             row(samples=(2.0, 2.1, 1.9)), row("jax auto", (0.4, 0.5, 0.6)), row("SDPA", (1.0, 0.95, 1.1), ours=False)
         )
         found = compare(before, after)
-        assert {change.entrant: change.verdict for change in found.changes} == {
+        assert {change.implementation: change.verdict for change in found.changes} == {
             "torch auto": WORSE,
             "jax auto": BETTER,
             "SDPA": SAME,
@@ -176,7 +176,7 @@ class TestComparison:
 class TestCommand:
     def test_a_run_writes_json_and_plots(self, tmp_path: Path) -> None:
         where = [f"--json={tmp_path / 'b.json'}", f"--plots={tmp_path}"]
-        small = ["--size=16", "--width=8", "--rounds=2", "--program=forward", "--side=torch", "--entrant=torch sdpa"]
+        small = ["--size=16", "--width=8", "--rounds=2", "--program=forward", "--side=torch", "--implementation=torch sdpa"]
         ran = CliRunner().invoke(app, ["run", "causal", *small, *where])
         assert ran.exit_code == 0, ran.output
         assert "torch sdpa" in ran.output
@@ -192,7 +192,7 @@ class TestCommand:
         assert CliRunner().invoke(attention_app, ["bench", "compare", *paths, "--threshold=2.5"]).exit_code == 0
 
     def test_bounds_and_suites_are_listed(self) -> None:
-        listed = CliRunner().invoke(attention_app, ["bench", "holds", "--list", "--only=3.window"])
+        listed = CliRunner().invoke(attention_app, ["bench", "requirements", "--list", "--only=3.window"])
         assert listed.exit_code == 0
         assert "3.window.fwd.torch" in listed.output
         assert all(name in CliRunner().invoke(app, ["suites"]).output for name in SUITES)
@@ -204,11 +204,11 @@ class TestCommand:
             (["run", "nope"], "benchmarks: suite 'nope' must be one of dense"),
             (["run", "--dtype=int8"], "benchmarks: dtype 'int8' must be one of"),
             (["run", "--side=numpy"], "benchmarks: side 'numpy' must be one of torch, jax"),
-            (["run", "--entrant=nobody"], "benchmarks: entrant 'nobody' must be part of one of torch auto"),
+            (["run", "--implementation=nobody"], "benchmarks: implementation 'nobody' must be part of one of torch auto"),
             (["run", "--program=sideways"], "benchmarks: program 'sideways' must be one of forward"),
             (["run", "decode", "--program=forward+backward"], "benchmarks: suites and options given leave no case"),
             (["run", "--json=/dev/null/b.json"], "benchmarks: path '/dev/null/b.json' must be writable"),
-            (["holds", "--only=77"], "benchmarks: bound '77' must begin one of"),
+            (["requirements", "--only=77"], "benchmarks: requirement '77' must begin one of"),
             (["compare", "/nope.json", "/nope.json"], "benchmarks: path '/nope.json' must be a file of benchmark results"),
         ],
     )

@@ -11,10 +11,10 @@ import torch
 from attention import torch_impl
 from attention.spec.kernels import Request
 from attention.torch_impl.kernels.reference import Reference
-from benchmarks import judge, modules
-from benchmarks.adapters import Attention, Entrant
+from benchmarks import correctness, modules
+from benchmarks.adapters import Attention, Implementation
 from benchmarks.cases import BACKWARD, FORWARD, MASKS, PROGRAMS, Case, drawn, offsets
-from benchmarks.entrants import PEERS, find, missing
+from benchmarks.implementations import PEERS, find, missing
 from benchmarks.measure import alone, enter, measure
 from benchmarks.programs import TooLarge, build
 from benchmarks.results import DIFFERS, REFUSED, TIMED, WRONG, Results
@@ -51,9 +51,9 @@ PLANTED = (
 
 
 @pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch) -> list[Entrant]:
+def planted(monkeypatch: pytest.MonkeyPatch) -> list[Implementation]:
     for kernel in PLANTED:
-        monkeypatch.setitem(torch_impl.KERNELS, kernel.name, kernel)
+        monkeypatch.setitem(torch_impl.kernels.KERNELS, kernel.name, kernel)
     return [find(f"torch {kernel.name}") for kernel in PLANTED]
 
 
@@ -91,8 +91,8 @@ class TestTiming:
 
 
 class TestJudging:
-    def test_only_what_is_right_has_a_time(self, planted: list[Entrant]) -> None:
-        rows = {r.entrant: r for r in measure("s", [TINY], planted, rounds=2)}
+    def test_only_what_is_right_has_a_time(self, planted: list[Implementation]) -> None:
+        rows = {r.implementation: r for r in measure("s", [TINY], planted, rounds=2)}
         statuses = {name.removeprefix("torch "): r.status for name, r in rows.items()}
         assert statuses == {"thousandth": WRONG, "honest": TIMED, "shy": REFUSED, "failing": WRONG}
         assert {name: len(r.samples) for name, r in rows.items() if r.samples} == {"torch honest": 2}
@@ -116,33 +116,34 @@ class TestJudging:
     def test_no_result_escapes(self, name: str) -> None:
         with alone(TINY):
             program = build(find("torch reference"), TINY, 1)
-            right = program.results(judge.cotangent(TINY))
-            assert all(verdict.agrees for verdict in judge.judge(TINY, program))
-            # Of a row and a head that are not judged by the budget, and of one that is.
-            for at in ((0, 11, 3, 5), (0, judge.rows(TINY.S)[2], 0, 0)):
+            right = program.results(correctness.cotangent(TINY))
+            assert all(verdict.agrees for verdict in correctness.check(TINY, program))
+            # Of a row and a head that are not checked by the budget, and of one that is.
+            for at in ((0, 11, 3, 5), (0, correctness.rows(TINY.S)[2], 0, 0)):
                 wrong = {key: x.copy() for key, x in right.items()}
                 wrong[name][at] = np.nan
                 bad = replace(program, results=lambda _, wrong=wrong: wrong)
-                assert not all(verdict.agrees for verdict in judge.judge(TINY, bad))
+                assert not all(verdict.agrees for verdict in correctness.check(TINY, bad))
 
-    def test_judged_rows_are_of_every_stripe(self) -> None:
-        chosen = judge.rows(4096)
-        assert (chosen[0], chosen[-1], len(chosen)) == (0, 4095, judge.ROWS)
-        assert max(np.diff(chosen)) < 2 * 4096 / (judge.ROWS - 2)
+    def test_checked_rows_are_of_every_stripe(self) -> None:
+        chosen = correctness.rows(4096)
+        assert (chosen[0], chosen[-1], len(chosen)) == (0, 4095, correctness.ROWS)
+        assert max(np.diff(chosen)) < 2 * 4096 / (correctness.ROWS - 2)
 
-    def test_judged_heads_are_whole_groups(self) -> None:
-        found = judge.part(Case(S=16, B=3, H=6, K=3))
+    def test_checked_heads_are_whole_groups(self) -> None:
+        found = correctness.part(Case(S=16, B=3, H=6, K=3))
         assert (found.row, found.heads, found.kv_heads) == (2, (0, 1, 4, 5), (0, 2))
 
     def test_grouped_heads_and_rows_are_judged(self) -> None:
         case = replace(TINY, B=2, H=6, K=3)
         with alone(case):
             program = build(find("torch reference"), case, 1)
-            assert all(verdict.agrees for verdict in judge.judge(case, program))
+            assert all(verdict.agrees for verdict in correctness.check(case, program))
             tiled = {
-                name: x[:, :, ::-1] if name == "output" else x for name, x in program.results(judge.cotangent(case)).items()
+                name: x[:, :, ::-1] if name == "output" else x
+                for name, x in program.results(correctness.cotangent(case)).items()
             }
-            assert not all(verdict.agrees for verdict in judge.judge(case, replace(program, results=lambda _: tiled)))
+            assert not all(verdict.agrees for verdict in correctness.check(case, replace(program, results=lambda _: tiled)))
 
     def test_too_much_memory_is_refused_before_it_is_taken(self) -> None:
         with pytest.raises(TooLarge, match=r"scores .* GB must fit in .* GB"):
@@ -155,7 +156,7 @@ class TestJudging:
         peers = [peer for peer in PEERS.values() if not peer.slow and not missing(peer)]
         with alone(case):
             rows = enter("s", case, peers).rows
-        assert {r.entrant: r.note for r in rows.values() if r.status not in (TIMED, REFUSED)} == {}
+        assert {r.implementation: r.note for r in rows.values() if r.status not in (TIMED, REFUSED)} == {}
         assert {"SDPA", "SDPA strided", "SDPA math", "jax.nn", "flax linen"} <= {
             n for n, r in rows.items() if r.status == TIMED
         }
@@ -165,7 +166,7 @@ class TestJudging:
         names = [name for name in modules.LAYERS if "nnx." not in name]
         rows = modules.enter(FORWARD, wanted=names).rows
         assert list(rows) == names
-        assert {r.entrant: r.note for r in rows.values() if r.status != TIMED} == {}
+        assert {r.implementation: r.note for r in rows.values() if r.status != TIMED} == {}
 
 
 class TestCases:

@@ -1,4 +1,4 @@
-"""The BERT and ALBERT dialects: names, reshapes and transposes, exact in both directions."""
+"""The BERT and ALBERT weight maps: names, reshapes and transposes, exact in both directions."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from attention.spec.errors import OptionError, ParamError
 
 # Unequal primes, so that a swapped axis cannot pass.
 SMALL = spec.MultiHeadAttention(embed_dim=35, num_heads=5)
-DIALECTS = (bert.BERT, bert.ALBERT)
+WEIGHT_MAPS = (bert.BERT, bert.ALBERT)
 
 
 class TestLaws:
     @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-    @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
-    def test_round_trip_is_exact(self, dialect: bert.Dialect, dtype: str) -> None:
+    @pytest.mark.parametrize("weight_map", WEIGHT_MAPS, ids=lambda d: d.name)
+    def test_round_trip_is_exact(self, weight_map: bert.WeightMap, dtype: str) -> None:
         numbers = np.random.default_rng(1)
-        shapes = {row.stored: row.shape(SMALL.params[row.canonical]) for row in dialect.rows}
+        shapes = {row.stored: row.shape(SMALL.params[row.canonical]) for row in weight_map.rows}
         stored = {f"at.{n}": numbers.standard_normal(shape).astype(dtype) for n, shape in shapes.items()}
-        weights = bert.read(stored, dialect, SMALL, at="at.")
+        weights = bert.read(stored, weight_map, SMALL, at="at.")
         assert {n: v.shape for n, v in weights.items()} == {n: p.shape for n, p in SMALL.params.items()}
-        back = bert.write(weights, dialect, SMALL, at="at.")
+        back = bert.write(weights, weight_map, SMALL, at="at.")
         assert list(back) == list(stored)
         for name, tensor in stored.items():
             assert back[name].dtype == tensor.dtype
             np.testing.assert_array_equal(back[name], tensor)
 
-    @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
-    def test_other_layers_and_the_norm_are_left_alone(self, dialect: bert.Dialect) -> None:
-        stored = bert.write(SMALL.init(seed=0), dialect, SMALL, at="layer.1.")
-        stored |= {f"layer.1.{name}": np.ones(35) for name in dialect.beside}
-        stored |= bert.write(SMALL.init(seed=1), dialect, SMALL, at="layer.11.")
-        weights = bert.read(stored, dialect, SMALL, at="layer.1.")
+    @pytest.mark.parametrize("weight_map", WEIGHT_MAPS, ids=lambda d: d.name)
+    def test_other_layers_and_the_norm_are_left_alone(self, weight_map: bert.WeightMap) -> None:
+        stored = bert.write(SMALL.init(seed=0), weight_map, SMALL, at="layer.1.")
+        stored |= {f"layer.1.{name}": np.ones(35) for name in weight_map.beside}
+        stored |= bert.write(SMALL.init(seed=1), weight_map, SMALL, at="layer.11.")
+        weights = bert.read(stored, weight_map, SMALL, at="layer.1.")
         np.testing.assert_array_equal(weights["q_proj.kernel"], SMALL.init(seed=0)["q_proj.kernel"])
 
     def test_a_written_layer_is_a_copy(self) -> None:
@@ -59,16 +59,16 @@ class TestValues:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.name)
-    def test_every_fault_is_named(self, dialect: bert.Dialect) -> None:
-        stored = bert.write(SMALL.init(seed=0), dialect, SMALL)
-        query, key, value, *_ = [row.stored for row in dialect.rows if row.canonical.endswith("kernel")]
+    @pytest.mark.parametrize("weight_map", WEIGHT_MAPS, ids=lambda d: d.name)
+    def test_every_fault_is_named(self, weight_map: bert.WeightMap) -> None:
+        stored = bert.write(SMALL.init(seed=0), weight_map, SMALL)
+        query, key, value, *_ = [row.stored for row in weight_map.rows if row.canonical.endswith("kernel")]
         del stored[query], stored[key]
         stored |= {value: np.zeros((35, 34)), "self.distance_embedding.weight": np.zeros((9, 7))}
         with pytest.raises(ParamError) as caught:
-            _ = bert.read(stored, dialect, SMALL)
+            _ = bert.read(stored, weight_map, SMALL)
         assert str(caught.value) == (
-            f"{dialect.name} tensors under '' do not fit: missing {query} (35, 35); missing {key} (35, 35); "
+            f"{weight_map.name} tensors under '' do not fit: missing {query} (35, 35); missing {key} (35, 35); "
             f"unexpected self.distance_embedding.weight (9, 7); {value} (35, 34) must be (35, 35)"
         )
 

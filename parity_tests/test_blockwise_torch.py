@@ -1,6 +1,6 @@
-"""Blockwise in torch: pieces of any mask, computed apart and merged, are the formula, and read nothing that nobody sees.
+"""Blockwise in torch: blocks of any mask, computed apart and merged, are the formula, and read nothing that nobody sees.
 
-union of pieces = what is allowed, each score once        attention(pieces) = attention(mask)        for every tile
+union of blocks = what is allowed, each score once        attention(blocks) = attention(mask)        for every tile
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from attention.torch_impl import dot_product_attention
 from attention.torch_impl.attend import make_request
 from attention.torch_impl.kernels.blockwise import Blockwise, compiled, flash, passes
 from attention.torch_impl.kernels.blockwise.call import Limits
-from attention.torch_impl.kernels.blockwise.cells import TRIANGLE
 from attention.torch_impl.kernels.blockwise.plan import Part, plan
+from attention.torch_impl.kernels.blockwise.tile_grid import TRIANGLE
 from attention.torch_impl.kernels.reference import Reference
 from parity_tests.drawn_masks import Drawn, of, sized, table
 
@@ -56,7 +56,7 @@ MASKS: dict[str, Mask | None] = {
     "not": ~spec.Causal(),
 }
 each_mask = pytest.mark.parametrize("name", MASKS)
-# Fused pieces, and plain products in squares of at most 7 x 7 and some two hundred scores at once.
+# Fused blocks, and plain products in squares of at most 7 x 7 and some two hundred scores at once.
 KERNELS = {"fused": Blockwise(tile=4), "products": Blockwise(tile=4, fused=False, most=200, side=7)}
 
 
@@ -90,33 +90,33 @@ def same(kernel: Any, given: list[Tensor], mask: Mask | None, **options: Any) ->
         torch.testing.assert_close(one, other, rtol=0, atol=1e-13 * max(1.0, float(other[other.isfinite()].abs().max())))
 
 
-def sums(pieces: tuple[Part, ...], mask: Mask | None, sizes: Sizes) -> np.ndarray:
-    """Return how many pieces compute each score as one that is allowed."""
+def sums(blocks: tuple[Part, ...], mask: Mask | None, sizes: Sizes) -> np.ndarray:
+    """Return how many blocks compute each score as one that is allowed."""
     counted = np.zeros((int(np.prod(sizes.batch)), *sizes.scores[-3:]), int)
     seen = evaluate(mask, sizes)
     exact = np.broadcast_to(np.ones((), bool) if seen is None else seen, sizes.scores).reshape(counted.shape)
-    for part in pieces:
+    for part in blocks:
         heads = slice(part.heads[0] * sizes.group, part.heads[1] * sizes.group)
-        for piece in part.pieces:
-            for i in range(piece.count):
-                t, s = piece.t + i * piece.step[0], piece.s + i * piece.step[1]
-                at = (slice(*part.rows), heads, slice(t, t + piece.queries), slice(s, s + piece.keys))
-                shown = np.tri(piece.queries, piece.keys, dtype=int) if piece.kind == TRIANGLE else np.ones((), int)
-                counted[at] += exact[at] if piece.kind == PARTIAL else shown
+        for block in part.blocks:
+            for i in range(block.count):
+                t, s = block.t + i * block.step[0], block.s + i * block.step[1]
+                at = (slice(*part.rows), heads, slice(t, t + block.queries), slice(s, s + block.keys))
+                shown = np.tri(block.queries, block.keys, dtype=int) if block.kind == TRIANGLE else np.ones((), int)
+                counted[at] += exact[at] if block.kind == PARTIAL else shown
     return counted
 
 
 class TestLaws:
     @pytest.mark.parametrize("tile", [1, 2, 5])
-    def test_pieces_are_what_is_allowed_each_score_once(self, tile: int) -> None:
+    def test_blocks_are_what_is_allowed_each_score_once(self, tile: int) -> None:
         @settings(max_examples=80)
         @given(sized)
         def holds(drawn: Drawn) -> None:
             (t, s), (mask, _) = drawn
             sizes = of(t, s, heads=2)
-            pieces = plan(mask.map(np.asarray), sizes, tile)
+            blocks = plan(mask.map(np.asarray), sizes, tile)
             allowed = table(mask, sizes)
-            np.testing.assert_array_equal(sums(pieces, mask, sizes), allowed.reshape(-1, 2, t, s))
+            np.testing.assert_array_equal(sums(blocks, mask, sizes), allowed.reshape(-1, 2, t, s))
             # Of masks whose arrays are not known, no fewer scores are computed.
             unknown = plan(mask.map(np.asarray), sizes, tile, known=False)
             np.testing.assert_array_equal(sums(unknown, mask, sizes), allowed.reshape(-1, 2, t, s))
@@ -161,7 +161,7 @@ class TestLaws:
             same(KERNELS["fused"], given, mask)
             same(KERNELS["products"], given, mask)
 
-    def test_dropout_drops_the_same_weights_whatever_the_pieces(self) -> None:
+    def test_dropout_drops_the_same_weights_whatever_the_blocks(self) -> None:
         given, mask = qkv(), MASKS["wide window"]
         kernels = [Blockwise(tile=tile, most=most, side=side) for tile, most, side in ((3, 100, 3), (8, 10**6, 64))]
         one, other = (answer(kernel, given, mask, dropout_rate=0.5, dropout_seed=1)[0] for kernel in kernels)
@@ -195,7 +195,7 @@ class TestLaws:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_sums_of_halves_run_in_float32(self, dtype: torch.dtype) -> None:
-        # 4,096 keys in nine pieces: a sum in bfloat16 would stay at 256.
+        # 4,096 keys in nine blocks: a sum in bfloat16 would stay at 256.
         ones = torch.ones(4096, 1, 1, dtype=dtype).requires_grad_()
         zeros = torch.zeros(4096, 1, 1, dtype=dtype)
         for kernel in (Blockwise(tile=512), Blockwise(tile=512, fused=False, side=512)):
@@ -208,26 +208,26 @@ class TestLaws:
 class TestValues:
     S: Any = Sizes((1,), 64, 64, 1, 1, 1, 1)
 
-    def pieces(self, mask: Mask, sizes: Sizes | None = None, tile: int = 8) -> list[tuple[int, ...]]:
+    def blocks(self, mask: Mask, sizes: Sizes | None = None, tile: int = 8) -> list[tuple[int, ...]]:
         (part,) = plan(mask, sizes or self.S, tile)
-        return [(p.kind, p.t, p.queries, p.s, p.keys, p.count) for p in part.pieces]
+        return [(p.kind, p.t, p.queries, p.s, p.keys, p.count) for p in part.blocks]
 
-    def test_structured_masks_are_few_large_pieces(self) -> None:
-        assert self.pieces(spec.Causal()) == [(TRIANGLE, 0, 64, 0, 64, 1)]
-        assert self.pieces(spec.Lengths(kv=np.array([21]))) == [(FULL, 0, 64, 0, 21, 1)]
-        assert self.pieces(spec.Causal() | spec.Prefix(21)) == [(FULL, 0, 64, 0, 21, 1), (TRIANGLE, 21, 43, 21, 43, 1)]
+    def test_structured_masks_are_few_large_blocks(self) -> None:
+        assert self.blocks(spec.Causal()) == [(TRIANGLE, 0, 64, 0, 64, 1)]
+        assert self.blocks(spec.Lengths(kv=np.array([21]))) == [(FULL, 0, 64, 0, 21, 1)]
+        assert self.blocks(spec.Causal() | spec.Prefix(21)) == [(FULL, 0, 64, 0, 21, 1), (TRIANGLE, 21, 43, 21, 43, 1)]
         ends = Sizes((1,), 24, 64, 1, 1, 1, 1)
-        assert self.pieces(spec.Causal(align="end"), ends) == [(FULL, 0, 24, 0, 40, 1), (TRIANGLE, 0, 24, 40, 24, 1)]
-        assert self.pieces(spec.Chunked(size=16)) == [(FULL, 0, 16, 0, 16, 4)]
-        assert self.pieces(spec.Chunked(size=16) & spec.Causal()) == [(TRIANGLE, 0, 16, 0, 16, 4)]
+        assert self.blocks(spec.Causal(align="end"), ends) == [(FULL, 0, 24, 0, 40, 1), (TRIANGLE, 0, 24, 40, 24, 1)]
+        assert self.blocks(spec.Chunked(size=16)) == [(FULL, 0, 16, 0, 16, 4)]
+        assert self.blocks(spec.Chunked(size=16) & spec.Causal()) == [(TRIANGLE, 0, 16, 0, 16, 4)]
 
     def test_documents_are_a_square_each(self) -> None:
         ids = np.repeat([0, 1, 2], [11, 30, 23])[None]
-        assert sorted(self.pieces(spec.Segments(kv=ids))) == [(FULL, t, n, t, n, 1) for t, n in ((0, 11), (11, 30), (41, 23))]
+        assert sorted(self.blocks(spec.Segments(kv=ids))) == [(FULL, t, n, t, n, 1) for t, n in ((0, 11), (11, 30), (41, 23))]
 
-    def test_a_window_is_one_piece_many_times(self) -> None:
+    def test_a_window_is_one_block_many_times(self) -> None:
         window = spec.Window(before=8, after=0)
-        assert self.pieces(window) == [(PARTIAL, 8, 8, 0, 16, 7), (TRIANGLE, 0, 8, 0, 8, 1)]
+        assert self.blocks(window) == [(PARTIAL, 8, 8, 0, 16, 7), (TRIANGLE, 0, 8, 0, 8, 1)]
 
     def test_no_call_makes_more_scores_than_it_may(self, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[int] = []
@@ -302,7 +302,7 @@ class TestGradients:
 
 
 class TestCompile:
-    """A graph holds the kernel as one operator, whose pieces follow the mask that comes in."""
+    """A graph holds the kernel as one operator, whose blocks follow the mask that comes in."""
 
     def call(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, sinks: Tensor, *, mask: Mask | None) -> Tensor:
         return dot_product_attention(q, k, v, mask=mask, bias=bias, sinks=sinks, implementation="blockwise")
@@ -383,7 +383,7 @@ class TestRefusals:
         def one(q: Tensor, k: Tensor, v: Tensor, kv: Tensor) -> Tensor:
             return dot_product_attention(q, k, v, mask=spec.Lengths(kv=kv), implementation="blockwise")
 
-        with pytest.raises(KernelRefused, match="has no mask that vmap holds"):
+        with pytest.raises(KernelRefused, match="does not support a mask under vmap"):
             _ = torch.func.vmap(one)(q, k, v, torch.tensor([3, 4]))
 
 

@@ -21,7 +21,7 @@ from attention.spec.cache import Appended
 from attention.spec.errors import CacheError
 from attention.spec.masks import Placed
 from attention.spec.masks.algebra import Mask
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers
+from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers
 from parity_tests.test_cache import CACHES, CAUSAL, KINDS, each_kind, full, make, qkv
 
 TWO = CAUSAL & spec.Chunked(2)
@@ -34,22 +34,22 @@ def x64() -> Iterator[None]:
         yield
 
 
-def step(room: Room, cache: Any, q: Any, k: Any, v: Any, mask: Mask, positions: Any = None) -> tuple[Any, Any]:
-    """Append a chunk and attend in the room's own arrays: the context, and the cache with the chunk in it."""
+def step(backend: Backend, cache: Any, q: Any, k: Any, v: Any, mask: Mask, positions: Any = None) -> tuple[Any, Any]:
+    """Append a chunk and attend in the backend's own arrays: the context, and the cache with the chunk in it."""
     new = cache.append(k, v, positions)
     placed = Placed(mask, new.query_positions, new.key_positions)
-    return room.module.dot_product_attention(q, new.key, new.value, mask=placed), new.cache
+    return backend.module.dot_product_attention(q, new.key, new.value, mask=placed), new.cache
 
 
 class Compiled:
     """A step that is compiled, and how often it was."""
 
-    def __init__(self, room: Room, mask: Mask = CAUSAL) -> None:
-        self.count, self.room = 0, room
+    def __init__(self, backend: Backend, mask: Mask = CAUSAL) -> None:
+        self.count, self.backend = 0, backend
         torch.compiler.reset()
 
         def call(cache: Any, q: Any, k: Any, v: Any, positions: Any = None) -> tuple[Any, Any]:
-            return step(room, cache, q, k, v, mask, positions)
+            return step(backend, cache, q, k, v, mask, positions)
 
         def traced(*args: Any) -> tuple[Any, Any]:
             self.count += 1
@@ -60,50 +60,50 @@ class Compiled:
             return module.forward
 
         # Inductor would compile for half a minute what another test file compiles.
-        self.call = jax.jit(traced) if room is JAX else torch.compile(call, fullgraph=True, backend=graph)
+        self.call = jax.jit(traced) if backend is JAX else torch.compile(call, fullgraph=True, backend=graph)
 
     def __call__(self, *args: Any) -> tuple[Any, Any]:
         return self.call(*args)
 
 
 class TestCompile:
-    @each_room
+    @each_backend
     @each_kind
-    def test_compiled_steps_are_the_sequence_and_compile_once(self, room: Room, kind: str) -> None:
+    def test_compiled_steps_are_the_sequence_and_compile_once(self, backend: Backend, kind: str) -> None:
         arrays = qkv()
-        native, fast, cache, got = [room.array(x) for x in arrays], Compiled(room), make(room, kind), []
+        native, fast, cache, got = [backend.array(x) for x in arrays], Compiled(backend), make(backend, kind), []
         # The first tokens come eagerly: what a compiled step returns, and takes, is a cache as any other.
         cache = cache.append(*(x[:, :2] for x in native[1:])).cache
         for i in range(2, 6):
             out, cache = fast(cache, *(x[:, i : i + 1] for x in native))
-            got.append(room.numpy(out))
+            got.append(backend.numpy(out))
         assert fast.count == 1
         last = cache.append(*(x[:, 6:] for x in native[1:]))
         close(np.concatenate(got, axis=1), full(arrays, CAUSAL)[:, 2:6], 1e-13)
-        assert room.numpy(last.query_positions).tolist() == [[6], [6]]
+        assert backend.numpy(last.query_positions).tolist() == [[6], [6]]
 
 
 class TestGradients:
-    @each_room
+    @each_backend
     @each_kind
-    def test_of_chunks_are_those_of_the_sequence(self, room: Room, kind: str) -> None:
+    def test_of_chunks_are_those_of_the_sequence(self, backend: Backend, kind: str) -> None:
         # Two of row 1 are absent, and nothing reaches them.
         positions = np.array([range(6), [-1, -1, 0, 1, 2, 3]])
         arrays, along, mask = qkv(n=6), numbers(3, 2, 6, 4, 5), CAUSAL & spec.Window(4, 0)
 
         def scalar(*xs: Any) -> Any:
-            cache, total = make(room, kind), 0.0
+            cache, total = make(backend, kind), 0.0
             for some in (slice(0, 4), slice(4, 6)):
-                out, cache = step(room, cache, *(x[:, some] for x in xs), mask=mask, positions=positions[:, some])
-                total = total + (out * room.array(along[:, some])).sum()
+                out, cache = step(backend, cache, *(x[:, some] for x in xs), mask=mask, positions=positions[:, some])
+                total = total + (out * backend.array(along[:, some])).sum()
             return total
 
         def whole(*xs: Any) -> Any:
             placed = Placed(mask, torch.as_tensor(positions), torch.as_tensor(positions))
             return (TORCH.module.dot_product_attention(*xs, mask=placed) * torch.as_tensor(along)).sum()
 
-        got = room.grad(jax.jit(scalar) if room is JAX else scalar, [room.array(x) for x in arrays])
-        got = [room.numpy(g) for g in got]
+        got = backend.grad(jax.jit(scalar) if backend is JAX else scalar, [backend.array(x) for x in arrays])
+        got = [backend.numpy(g) for g in got]
         wanted = [g.numpy() for g in TORCH.grad(whole, [torch.tensor(x) for x in arrays])]
         for one, other in zip(got, wanted, strict=True):
             close(one, other, 1e-13)
@@ -115,39 +115,39 @@ class TestGradients:
 class TestHiddenOverflow:
     """A mask of chunks of two, so that a query beside its own key sees at most one slot."""
 
-    @each_room
-    def test_of_slots_is_nan_from_then_on(self, room: Room) -> None:
-        arrays = [room.array(x[:, :3].astype("float32")) for x in qkv()]
-        fast = Compiled(room, TWO)
-        cache = CACHES[room.name].StaticCache.make(2, 8, 2, 3, 5)
+    @each_backend
+    def test_of_slots_is_nan_from_then_on(self, backend: Backend) -> None:
+        arrays = [backend.array(x[:, :3].astype("float32")) for x in qkv()]
+        fast = Compiled(backend, TWO)
+        cache = CACHES[backend.name].StaticCache.make(2, 8, 2, 3, 5)
         for wanted in (False, False, True, True):
             out, cache = fast(cache, *arrays)
-            assert np.isnan(room.numpy(out)).all() == wanted
-            assert np.isnan(room.numpy(out)).any() == wanted
+            assert np.isnan(backend.numpy(out)).all() == wanted
+            assert np.isnan(backend.numpy(out)).any() == wanted
         with pytest.raises(CacheError, match="cache holds 8 of 8 tokens and cannot take 3 more"):
-            _ = step(room, cache, *arrays, mask=TWO)
+            _ = step(backend, cache, *arrays, mask=TWO)
 
-    @each_room
-    def test_of_rows_is_nan_from_then_on_and_spoils_no_other(self, room: Room) -> None:
+    @each_backend
+    def test_of_rows_is_nan_from_then_on_and_spoils_no_other(self, backend: Backend) -> None:
         # With the second chunk of two: row 0 is full, row 1 has no block, row 2 has one of row 4, row 3 skips a position.
         table = [[0, 1, 2], [3, -1, -1], [4, 6, -1], [5, 8, 14], [6, 7, 9]]
         mended = [[0, 1, 9], [3, 10, 12], [4, 11, 13], [5, 8, 14], [6, 7, 9]]
         starts = [[3, 0, 0, 0, 0], [5, 2, 2, 3, 2], [7, 4, 4, 5, 4]]
         arrays = [x.astype("float32") for x in qkv(n=6, batch=5)]
-        cache = CACHES[room.name].PagedCache.make(table, 15, 2, 2, 3, 5).assign(table, starts[0])
-        fast, outs = Compiled(room, TWO), []
+        cache = CACHES[backend.name].PagedCache.make(table, 15, 2, 2, 3, 5).assign(table, starts[0])
+        fast, outs = Compiled(backend, TWO), []
         for i, start in enumerate(starts):
             # A mended table gives what was missing, but not the tokens that are gone; a lost row takes no block of others.
             cache = cache.assign(mended) if i == 2 else cache
             positions = np.array(start)[:, None] + np.arange(2)
-            out, cache = fast(cache, *(room.array(x[:, 2 * i : 2 * i + 2]) for x in arrays), room.array(positions))
-            outs.append(room.numpy(out))
+            out, cache = fast(cache, *(backend.array(x[:, 2 * i : 2 * i + 2]) for x in arrays), backend.array(positions))
+            outs.append(backend.numpy(out))
         assert fast.count == 1
         assert np.isfinite(outs[0]).all()
         assert all(np.isnan(out[:4]).all() for out in outs[1:])
         close(np.concatenate(outs, axis=1)[4], full([x[4] for x in arrays], TWO), 1e-6)
         with pytest.raises(CacheError, match=r"^row 0 of the cache holds 6 of 6 tokens and cannot take 2 more$"):
-            _ = cache.append(*(room.array(x[:, :2]) for x in arrays[1:]))
+            _ = cache.append(*(backend.array(x[:, :2]) for x in arrays[1:]))
 
 
 class TestTrees:

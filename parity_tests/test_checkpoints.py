@@ -1,4 +1,4 @@
-"""Dialects of checkpoints: tables that rename, reshape, transpose and cut, exact in both directions."""
+"""Weight maps of checkpoints: tables that rename, reshape, transpose and cut, exact in both directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from attention import spec
 from attention.checkpoints import bert, deepseek, flax_mha, gpt2, keras_mha, llama, rope, t5, torch_mha, vit, whisper
-from attention.checkpoints.weight_map import Dialect, Row, read, write
+from attention.checkpoints.weight_map import Row, WeightMap, read, write
 from attention.spec.errors import OptionError, ParamError
 from attention.spec.layers.contract import Contract
 
@@ -29,7 +29,7 @@ LATENT = {
     "v_head_dim": 13,
 }
 TORCH = {"embed_dim": 6, "num_heads": 2, "add_bias_kv": True}
-CASES: dict[str, tuple[Dialect, Contract]] = {
+CASES: dict[str, tuple[WeightMap, Contract]] = {
     "BERT": (bert.BERT, spec.MultiHeadAttention(35, 5)),
     "Llama": (llama.LLAMA, llama.contract({**CONFIG, "model_type": "llama", "attention_bias": True})),
     "Mistral": (llama.MISTRAL, llama.contract({**CONFIG, "model_type": "mistral"})),
@@ -62,10 +62,10 @@ class TestLaws:
     @pytest.mark.parametrize("dtype", ["float16", "float64"])
     @pytest.mark.parametrize("name", CASES)
     def test_round_trip_is_exact(self, name: str, dtype: str) -> None:
-        dialect, contract = CASES[name]
+        weight_map, contract = CASES[name]
         weights = random(contract, dtype)
-        stored = write(weights, dialect, contract, at="at.")
-        back = read({**stored, "elsewhere.weight": np.zeros(3)}, dialect, contract, at="at.")
+        stored = write(weights, weight_map, contract, at="at.")
+        back = read({**stored, "elsewhere.weight": np.zeros(3)}, weight_map, contract, at="at.")
         assert list(back) == list(weights)
         for part, value in weights.items():
             assert back[part].dtype == value.dtype
@@ -74,14 +74,14 @@ class TestLaws:
 
     @pytest.mark.parametrize("name", CASES)
     def test_no_number_is_lost_or_doubled(self, name: str) -> None:
-        dialect, contract = CASES[name]
-        stored = write(random(contract), dialect, contract)
+        weight_map, contract = CASES[name]
+        stored = write(random(contract), weight_map, contract)
         assert sum(x.size for x in stored.values()) == sum(math.prod(p.shape) for p in contract.params.values())
 
     @pytest.mark.parametrize("name", CASES)
     def test_every_row_with_a_bar_has_company(self, name: str) -> None:
-        dialect, contract = CASES[name]
-        for rows in dialect.tensors(contract.params).values():
+        weight_map, contract = CASES[name]
+        for rows in weight_map.tensors(contract.params).values():
             assert (len(rows) > 1) == (rows[0].cut is not None)
             assert len({row.cut for row in rows}) == 1
 
@@ -98,36 +98,36 @@ class TestValues:
         np.testing.assert_array_equal(stored["in_proj_bias"][H * D :][: K * D], weights["k_proj.bias"].reshape(-1))
 
     def test_gpt2_stores_inputs_first(self) -> None:
-        dialect, contract = CASES["GPT-2"]
+        weight_map, contract = CASES["GPT-2"]
         weights = random(contract)
-        stored = write(weights, dialect, contract)
+        stored = write(weights, weight_map, contract)
         np.testing.assert_array_equal(stored["c_attn.weight"][:, 35:70], weights["k_proj.kernel"].reshape(35, 35))
         np.testing.assert_array_equal(stored["c_proj.weight"], weights["out_proj.kernel"].reshape(35, 35))
 
     def test_a_bar_within_an_axis_cuts_every_head(self) -> None:
         # Each head's keys lie before its values, as in DeepSeek's kv_b_proj, were it read as two.
-        dialect = Dialect("", (Row("k_proj.kernel", "w", ("K|D", "M")), Row("v_proj.kernel", "w", ("K|E", "M"))))
+        weight_map = WeightMap("", (Row("k_proj.kernel", "w", ("K|D", "M")), Row("v_proj.kernel", "w", ("K|E", "M"))))
         params = {name: GROUPED.params[name] for name in ("k_proj.kernel", "v_proj.kernel")}
         weights = random(GROUPED)
         # Only its parameters are looked at.
         two = cast("Contract", SimpleNamespace(params=params))
-        stored = write({name: weights[name] for name in params}, dialect, two)["w"]
+        stored = write({name: weights[name] for name in params}, weight_map, two)["w"]
         np.testing.assert_array_equal(stored[:D], weights["k_proj.kernel"][:, 0].T)
         np.testing.assert_array_equal(stored[D : D + E], weights["v_proj.kernel"][:, 0].T)
-        np.testing.assert_array_equal(read({"w": stored}, dialect, two)["v_proj.kernel"], weights["v_proj.kernel"])
+        np.testing.assert_array_equal(read({"w": stored}, weight_map, two)["v_proj.kernel"], weights["v_proj.kernel"])
 
     def test_learned_keys_have_axes_of_one(self) -> None:
-        dialect, contract = CASES["torch packed"]
+        weight_map, contract = CASES["torch packed"]
         weights = random(contract)
-        stored = write(weights, dialect, contract)
+        stored = write(weights, weight_map, contract)
         assert stored["bias_k"].shape == (1, 1, 6)
         np.testing.assert_array_equal(stored["bias_k"][0, 0, 3:], weights["bias_k"][1])
 
     def test_flax_and_keras_hold_our_layout(self) -> None:
         for name, out in (("flax", "out"), ("keras", "attention_output")):
-            dialect, contract = CASES[name]
+            weight_map, contract = CASES[name]
             weights = random(contract)
-            stored = write(weights, dialect, contract)
+            stored = write(weights, weight_map, contract)
             np.testing.assert_array_equal(stored["key.kernel"], weights["k_proj.kernel"])
             np.testing.assert_array_equal(stored[f"{out}.kernel"], weights["out_proj.kernel"])
 
@@ -155,7 +155,7 @@ class TestValues:
     def test_torchs_vdim_is_embed_dim_unless_given(self) -> None:
         config = {"embed_dim": 6, "num_heads": 2, "kdim": 5}
         assert torch_mha.contract(config).inputs == {"query": 6, "key": 5, "value": 6}
-        assert [torch_mha.dialect(c) for c in (config, TORCH)] == [torch_mha.SEPARATE, torch_mha.PACKED]
+        assert [torch_mha.weight_map(c) for c in (config, TORCH)] == [torch_mha.SEPARATE, torch_mha.PACKED]
 
 
 SCALED: dict[str, tuple[dict[str, Any], spec.Rotary]] = {
@@ -215,12 +215,12 @@ class TestRope:
 
 class TestRefusals:
     def test_every_fault_of_a_packed_tensor_is_named(self) -> None:
-        dialect, contract = CASES["torch packed"]
-        stored = write(random(contract), dialect, contract)
+        weight_map, contract = CASES["torch packed"]
+        stored = write(random(contract), weight_map, contract)
         stored["in_proj_weight"] = np.zeros((17, 6), np.float32)
         del stored["bias_v"]
         with pytest.raises(ParamError) as caught:
-            _ = read(stored, dialect, contract)
+            _ = read(stored, weight_map, contract)
         assert str(caught.value) == (
             "torch.nn.MultiheadAttention tensors under '' do not fit: missing bias_v (1, 1, 6); "
             "in_proj_weight (17, 6) must be (18, 6)"

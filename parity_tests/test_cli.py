@@ -23,7 +23,7 @@ def run(*words: str) -> Result:
 
 
 class TestValues:
-    @pytest.mark.parametrize("words", [["--help"], ["parity", "--help"], ["kernels", "--help"]])
+    @pytest.mark.parametrize("words", [["--help"], ["verify", "--help"], ["kernels", "explain", "--help"]])
     def test_help_teaches(self, words: list[str]) -> None:
         result = run(*words)
         assert result.exit_code == 0
@@ -31,7 +31,7 @@ class TestValues:
 
     @needs("jax")
     def test_list_names_contracts_and_models(self) -> None:
-        result = run("parity", "--list")
+        result = run("verify", "--list")
         assert result.exit_code == 0
         assert "rotary_interleaved" in result.output
         assert "pip install --no-deps rxnmapper==0.4.3" in result.output
@@ -39,7 +39,7 @@ class TestValues:
     @needs("torch", "jax")
     def test_parity_of_one_contract_writes_json(self, tmp_path: Path) -> None:
         path = tmp_path / "report.json"
-        result = run("parity", "--contract", "multi_query", "--backend", "torch", "--json", str(path))
+        result = run("verify", "--contract", "multi_query", "--backend", "torch", "--json", str(path))
         assert result.exit_code == 0, result.output
         assert "multi_query" in result.output
         assert "0 outside their budget" in result.output
@@ -60,7 +60,7 @@ class TestValues:
 
     @needs("torch", "jax")
     def test_kernels_show_every_kernel_and_why_not(self) -> None:
-        result = run("kernels", "--softcap", "5")
+        result = run("kernels", "explain", "--softcap", "5")
         assert result.exit_code == 0
         assert "torch  kernel 'sdpa' refuses: has no softcap" in result.output
         assert "torch  kernel 'reference' runs" in result.output
@@ -68,30 +68,30 @@ class TestValues:
 
     @needs("torch", "jax")
     def test_kernels_show_that_one_is_preferred(self) -> None:
-        assert "could run; 'sdpa' is preferred" in run("kernels").output
+        assert "could run; 'sdpa' is preferred" in run("kernels", "explain").output
 
 
 class TestExits:
     @needs("jax")
     def test_a_mismatch_exits_with_1_and_nothing_compared_with_2(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("nothing compared", Report)])
-        assert run("parity").exit_code == 2
+        assert run("verify").exit_code == 2
         wrong = Report((Row("self", "plain", "torch", "sdpa", "float32", failure="NaN in output"),))
         monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("wrong", lambda: wrong)])
-        assert run("parity").exit_code == 1
+        assert run("verify").exit_code == 1
 
     @needs("torch", "jax")
     @pytest.mark.parametrize(
         ("words", "line"),
         [
-            (["--contract", "nope"], "attention: contract 'nope' must be one of self, cross"),
-            (["--dtype", "int8", "--contract", "self"], "attention: dtype 'int8' must be one of float64, float32"),
-            (["--backend", "mlx"], "attention: backend 'mlx' must be one of 'numpy', 'torch', 'jax'"),
-            (["--real", "gpt5"], "attention: real model 'gpt5' must be one of rxnmapper, minilm"),
+            (["--contract", "nope"], "attention: --contract 'nope' must be one of self, cross"),
+            (["--dtype", "int8", "--contract", "self"], "attention: --dtype 'int8' must be one of float64, float32"),
+            (["--backend", "mlx"], "attention: --backend 'mlx' must be one of 'numpy', 'torch', 'jax'"),
+            (["--real", "gpt5"], "attention: --real 'gpt5' must be one of rxnmapper, minilm"),
         ],
     )
     def test_a_bad_name_is_one_line_and_exits_with_2(self, words: list[str], line: str) -> None:
-        result = run("parity", *words)
+        result = run("verify", *words)
         assert result.exit_code == 2
         assert result.stderr.startswith(line)
         assert result.stderr.count("\n") == 1
@@ -102,7 +102,7 @@ class TestExits:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("long", interrupted)])
-        result = run("parity")
+        result = run("verify")
         assert result.exit_code == 130
         assert "attention: interrupted" in result.stderr
 
@@ -112,21 +112,21 @@ class TestExits:
             raise ValueError("a bug")
 
         monkeypatch.setattr(verify, "plan", lambda *_: [verify.Step("bug", broken)])
-        assert isinstance(run("parity").exception, ValueError)
+        assert isinstance(run("verify").exception, ValueError)
 
     @needs("jax")
     def test_a_missing_framework_is_one_line_that_names_the_extra(self) -> None:
         code = (
             "import sys, importlib.util as u; find = u.find_spec\n"
             "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
-            "sys.argv = ['attention', 'parity', '--contract', 'self']\n"
+            "sys.argv = ['attention', 'verify', '--contract', 'self']\n"
             "from attention.cli import main; main()"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert (
             done.stderr
-            == "attention: backend 'torch' needs torch, which is not installed: pip install 'attention-parity[torch]'\n"
+            == "attention: --backend 'torch' needs torch, which is not installed: pip install 'attention-parity[torch]'\n"
         )
 
     def test_help_imports_no_framework_and_no_numpy(self) -> None:

@@ -135,7 +135,7 @@ READERS: dict[str, tuple[Read, Mapping[str, Any]]] = {
     "keras": (lambda c: keras_mha.contract(c, 8), {**KERAS, "attention_axes": None, "output_shape": 4}),
     "t5": (t5.contract, {"d_model": 8, "num_heads": 2, "d_kv": 4, "relative_attention_num_buckets": 8}),
     "torch": (torch_mha.contract, TORCH),
-    "torch table": (torch_mha.dialect, TORCH),
+    "torch table": (torch_mha.weight_map, TORCH),
     "torch encoder": (torch_transformer.encoder_block, BLOCK),
     "torch decoder": (torch_transformer.decoder_block, BLOCK),
     "vit": (vit.contract, {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "qkv_bias": True}),
@@ -164,9 +164,9 @@ def fault(read: Read, config: object) -> str:
 
 
 TABLES: dict[str, Read] = {
-    "llama": llama.decoder_dialect,
-    "gguf": gguf.decoder_dialect,
-    "marian": lambda n: marian.dialect(n, 1),
+    "llama": llama.decoder_weight_map,
+    "gguf": gguf.decoder_weight_map,
+    "marian": lambda n: marian.weight_map(n, 1),
 }
 
 

@@ -20,7 +20,7 @@ OPTIONS, SWITCHES = "normalize_qk, use_bias, grouped, separate, masks", ((True, 
 class TestLaws:
     # Every pair of options of the module and of its masks.
     @pairwise(OPTIONS, *SWITCHES, mha.MASKS)
-    def test_both_rooms_agree_in_float64_and_float32(
+    def test_both_backends_agree_in_float64_and_float32(
         self, normalize_qk: bool, use_bias: bool, grouped: bool, separate: bool, masks: str
     ) -> None:
         module = mha.Module(normalize_qk, use_bias, grouped, separate)

@@ -14,18 +14,18 @@ if find_spec("keras") is None:
 from conformance import keras_layers
 from conformance.keras_layers import MASKS, MODULES, Module
 
-ROOMS = ("torch", "jax_eager")
+BACKENDS = ("torch", "jax_eager")
 
 
 class TestLaws:
     @pytest.mark.parametrize("masks", MASKS)
     @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.name)
     def test_multi_head_attention_agrees(self, module: Module, masks: str) -> None:
-        assert not [line for line in keras_layers.lines(module, masks, ROOMS) if not line.passed]
+        assert not [line for line in keras_layers.lines(module, masks, BACKENDS) if not line.passed]
 
     @pytest.mark.parametrize("masks", ["none", "causal", "padded"])
     def test_additive_attention_agrees(self, masks: str) -> None:
-        assert not [line for line in keras_layers.additive_lines(masks, ROOMS) if not line.passed]
+        assert not [line for line in keras_layers.additive_lines(masks, BACKENDS) if not line.passed]
 
 
 class TestDifferences:

@@ -1,4 +1,4 @@
-"""ONNX's operator tests through both rooms, and whether they would notice.
+"""ONNX's operator tests through both backends, and whether they would notice.
 
 every case that a contract covers passes; every convention that the adapter says aloud is needed by a case
 """
@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 from conformance import onnx_attention, onnx_suite
 from conformance.__main__ import app
+from conformance.backends import BACKENDS
 from conformance.baselines import BASELINES, KINDLY
+from conformance.onnx_backends import ADAPTERS, BackendProgram
 from conformance.onnx_cases import MODULES, collect
-from conformance.onnx_rooms import ADAPTERS, RoomProgram
-from conformance.rooms import ROOMS
 from conformance.table import PASSED, RAISED, UNASKED, WRONG, Conformance, Outcome, judge
 
-TORCH, JAX = (RoomProgram(room) for room in ROOMS)
+TORCH, JAX = (BackendProgram(backend) for backend in BACKENDS)
 COUNTS = {"Attention": 93, "RotaryEmbedding": 8, "RMSNormalization": 19, "LinearAttention": 14}
 
 
@@ -40,17 +40,17 @@ def case(name: str) -> Any:
 
 
 class TestLaws:
-    @pytest.mark.parametrize("program", [TORCH, RoomProgram(ROOMS[0], "reference"), JAX], ids=lambda x: x.name)
-    def test_all_93_attentions_pass(self, program: RoomProgram) -> None:
+    @pytest.mark.parametrize("program", [TORCH, BackendProgram(BACKENDS[0], "reference"), JAX], ids=lambda x: x.name)
+    def test_all_93_attentions_pass(self, program: BackendProgram) -> None:
         assert [x for x in outcomes(program) if x.status != PASSED] == []
 
     @pytest.mark.parametrize("program", [TORCH, JAX], ids=lambda x: x.name)
     @pytest.mark.parametrize("operator", ["RotaryEmbedding", "RMSNormalization"])
-    def test_all_rotations_and_norms_pass(self, program: RoomProgram, operator: str) -> None:
+    def test_all_rotations_and_norms_pass(self, program: BackendProgram, operator: str) -> None:
         assert not_passed(program, operator) == {}
 
     @pytest.mark.parametrize("program", [TORCH, JAX], ids=lambda x: x.name)
-    def test_linear_attention_passes_where_it_does_not_forget(self, program: RoomProgram) -> None:
+    def test_linear_attention_passes_where_it_does_not_forget(self, program: BackendProgram) -> None:
         found = outcomes(program, "LinearAttention")
         assert Counter(x.status for x in found) == {PASSED: 2, UNASKED: 12}
         assert {x.note for x in found if x.status == UNASKED} == {
@@ -63,7 +63,7 @@ class TestLaws:
 
     def test_fused_kernels_answer_too(self) -> None:
         """Torch's own kernel is nearer the truth than ONNX's float16, which rounds after every operation, and yet not near."""
-        fails = not_passed(RoomProgram(ROOMS[0], "auto"))
+        fails = not_passed(BackendProgram(BACKENDS[0], "auto"))
         assert all("fp16" in name for name in fails), fails
 
 
@@ -135,7 +135,7 @@ class TestValues:
         assert asked.mismatch({"Y": wanted * wanted.dtype.type(1.0078125)}) is None
         assert asked.mismatch({"Y": wanted * wanted.dtype.type(1.03125)}) is not None
 
-    def test_torch_alone_passes_60_and_as_the_rooms_are_judged_fewer(self) -> None:
+    def test_torch_alone_passes_60_and_as_the_backends_are_judged_fewer(self) -> None:
         kindly, strictly = (
             Counter(x.status for x in outcomes(baseline)) for baseline in BASELINES if baseline.name.startswith("torch")
         )
@@ -166,7 +166,7 @@ class TestFiles:
         assert self.made(right, wrong, other).count("Attention", "torch") == {PASSED: 1, WRONG: 1}
 
     def test_the_command_writes_every_outcome(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(onnx_suite, "ROOMS", ROOMS[:1])
+        monkeypatch.setattr(onnx_suite, "BACKENDS", BACKENDS[:1])
         monkeypatch.setattr(onnx_suite, "BASELINES", BASELINES[:1])
         path = tmp_path / "new" / "onnx.json"
         ran = CliRunner().invoke(app, ["onnx", "--baselines", "--kernel=reference", f"--json={path}"])
@@ -177,7 +177,7 @@ class TestFiles:
         assert "9 of LinearAttention: no contract has the update rule 'gated_delta'" in ran.output
 
     def test_a_case_that_fails_is_an_exit_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(onnx_suite, "ROOMS", ROOMS[:1])
+        monkeypatch.setattr(onnx_suite, "BACKENDS", BACKENDS[:1])
         monkeypatch.setattr(onnx_attention, "place", _start)
         ran = CliRunner().invoke(app, ["onnx"])
         assert ran.exit_code == 1
@@ -188,7 +188,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "line"),
         [
-            (["--kernel=nope"], "conformance: kernel 'nope' must be 'auto' or, in both rooms, reference"),
+            (["--kernel=nope"], "conformance: kernel 'nope' must be 'auto' or, in both backends, reference"),
             (["--json=/dev/null/b.json"], "conformance: path '/dev/null/b.json' must be writable"),
         ],
     )

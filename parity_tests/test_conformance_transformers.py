@@ -129,7 +129,7 @@ class TestMutants:
         subject = subjects["GPT-2"]
         # Keys, values, queries: the matrix fits in this order too.
         wrong = replace(gpt2.GPT2, rows=gpt2.GPT2.rows[2:] + gpt2.GPT2.rows[:2])
-        assert strayed(replace(subject, dialect=wrong), subject.contract) > 1e4 * LIMIT
+        assert strayed(replace(subject, weight_map=wrong), subject.contract) > 1e4 * LIMIT
 
 
 class TestDifferences:

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attention import spec
-from attention.spec import Request
 from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError
+from attention.spec.kernels import Request
 from attention.spec.kernels.auto_rules import STRUCTURES
 from attention.spec.kernels.cost import Cost, Machine, Prediction, Traits, predict
 from attention.spec.masks.algebra import Mask, evaluate

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from attention import jax_impl, spec, torch_impl
 from attention.spec.cases import CASES
 from attention.spec.errors import CacheError, DTypeError, OptionError, PositionError, ShapeError
-from attention.spec.layers.heads import looks_ahead
+from attention.spec.layers.multi_head.cache_checks import looks_ahead
 from attention.spec.masks.algebra import both
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers
+from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers
 
 B, N, M = 2, 11, 22
 TABLE = [[3, 0, 5], [1, 7, 2]]
@@ -44,26 +44,26 @@ X = numbers(0, B, N, M)
 
 
 @cache
-def layer(room: Room, name: str) -> Any:
-    return room.layer(CONTRACTS[name], dtype="float64")
+def layer(backend: Backend, name: str) -> Any:
+    return backend.layer(CONTRACTS[name], dtype="float64")
 
 
-def caches(room: Room, c: spec.MultiHeadAttention) -> dict[str, Any]:
+def caches(backend: Backend, c: spec.MultiHeadAttention) -> dict[str, Any]:
     """Return every cache that keeps enough for the contract."""
     widths = (c.kv_heads, c.width, c.value_width)
     made = {
-        "static": room.module.StaticCache.make(B, N, *widths, dtype="float64"),
-        "paged": room.module.PagedCache.make(TABLE, 8, 4, *widths, dtype="float64"),
+        "static": backend.module.StaticCache.make(B, N, *widths, dtype="float64"),
+        "paged": backend.module.PagedCache.make(TABLE, 8, 4, *widths, dtype="float64"),
     }
     reach = None if c.mask is None else c.mask.reach
-    return made if reach is None else {**made, "rolling": room.module.RollingCache.make(B, reach, *widths, dtype="float64")}
+    return made if reach is None else {**made, "rolling": backend.module.RollingCache.make(B, reach, *widths, dtype="float64")}
 
 
-def decode(room: Room, name: str, cache: Any, splits: Sequence[int]) -> np.ndarray:
+def decode(backend: Backend, name: str, cache: Any, splits: Sequence[int]) -> np.ndarray:
     chunks = []
     for start, stop in zip((0, *splits), (*splits, N), strict=True):
-        y, cache = layer(room, name)(room.array(X[:, start:stop]), cache=cache)
-        chunks.append(room.numpy(y))
+        y, cache = layer(backend, name)(backend.array(X[:, start:stop]), cache=cache)
+        chunks.append(backend.numpy(y))
     return np.concatenate(chunks, axis=1)
 
 
@@ -85,29 +85,29 @@ class TestLaws:
             for empty in caches(JAX, CONTRACTS["rotary"]).values():
                 close(decode(JAX, "rotary", empty, [5]), whole, 1e-13)
 
-    @each_room
-    def test_absent_tokens_on_the_left_change_nothing(self, room: Room) -> None:
+    @each_backend
+    def test_absent_tokens_on_the_left_change_nothing(self, backend: Backend) -> None:
         with jax.enable_x64(True):
-            alone = room.numpy(layer(room, "rotary")(room.array(X[:, 3:])))
+            alone = backend.numpy(layer(backend, "rotary")(backend.array(X[:, 3:])))
             poisoned = np.where(np.arange(N)[:, None] < 3, np.nan, X)
             positions = np.maximum(np.arange(N) - 3, -1)
             positions[:3] = -1
-            held, chunks = caches(room, CONTRACTS["rotary"])["static"], []
+            held, chunks = caches(backend, CONTRACTS["rotary"])["static"], []
             for start, stop in ((0, 5), (5, N)):
-                at = room.array(np.broadcast_to(positions[start:stop], (B, stop - start)))
-                y, held = layer(room, "rotary")(room.array(poisoned[:, start:stop]), query_positions=at, cache=held)
-                chunks.append(room.numpy(y))
+                at = backend.array(np.broadcast_to(positions[start:stop], (B, stop - start)))
+                y, held = layer(backend, "rotary")(backend.array(poisoned[:, start:stop]), query_positions=at, cache=held)
+                chunks.append(backend.numpy(y))
             close(np.concatenate(chunks, axis=1)[:, 3:], alone, 1e-13)
 
-    @each_room
-    def test_an_absent_token_may_hold_anything(self, room: Room) -> None:
+    @each_backend
+    def test_an_absent_token_may_hold_anything(self, backend: Backend) -> None:
         contract = spec.MultiHeadAttention(M, 2, mask=spec.Causal(), gate="headwise", add_bias_kv=True)
-        made = room.layer(contract)
+        made = backend.layer(contract)
         x = X[:, :3].astype(np.float32)
         poisoned = np.where(np.arange(3)[:, None] < 1, np.float32(np.nan), x)
-        at = room.array(np.broadcast_to(np.array([-1, 0, 1]), (B, 3)))
-        empty = room.module.StaticCache.make(B, N, 2, 11)
-        clean, dirty = (room.numpy(made(room.array(y), query_positions=at, cache=empty)[0]) for y in (x * 0, poisoned))
+        at = backend.array(np.broadcast_to(np.array([-1, 0, 1]), (B, 3)))
+        empty = backend.module.StaticCache.make(B, N, 2, 11)
+        clean, dirty = (backend.numpy(made(backend.array(y), query_positions=at, cache=empty)[0]) for y in (x * 0, poisoned))
         assert np.isfinite(dirty).all()
         np.testing.assert_array_equal(dirty[:, 0], clean[:, 0])
 
@@ -135,32 +135,34 @@ class TestLaws:
         got, _ = torch.compile(made, fullgraph=True, backend="aot_eager")(x[:, :3], cache=empty)
         close(got.detach().numpy(), wanted.detach().numpy(), 1e-5)
 
-    @each_room
-    def test_intermediates_come_between_the_output_and_the_cache(self, room: Room) -> None:
+    @each_backend
+    def test_intermediates_come_between_the_output_and_the_cache(self, backend: Backend) -> None:
         with jax.enable_x64(True):
-            made = layer(room, "grouped")(
-                room.array(X[:, :3]), cache=caches(room, CONTRACTS["grouped"])["static"], return_intermediates=("weights",)
+            made = layer(backend, "grouped")(
+                backend.array(X[:, :3]),
+                cache=caches(backend, CONTRACTS["grouped"])["static"],
+                return_intermediates=("weights",),
             )
         y, intermediates, cache = made
         assert y.shape == (B, 3, M)
         assert intermediates["weights"].shape == (B, 6, 3, N)
-        assert type(cache) is room.module.StaticCache
+        assert type(cache) is backend.module.StaticCache
 
 
 class TestRefusals:
-    @each_room
-    def test_what_cannot_go_on_from_a_cache(self, room: Room) -> None:
+    @each_backend
+    def test_what_cannot_go_on_from_a_cache(self, backend: Backend) -> None:
         free, grows = (
-            room.layer(spec.MultiHeadAttention(M, 2, mask=mask, positions=positions))
+            backend.layer(spec.MultiHeadAttention(M, 2, mask=mask, positions=positions))
             for mask, positions in (
                 (None, None),
                 (spec.Causal(), spec.Rotary(rotary_dim=4, scaling=spec.DynamicNTKScaling(2.0, 8))),
             )
         )
-        x = room.array(X[:, :2].astype(np.float32))
-        held = room.module.StaticCache.make(B, 1, 2, 11)
-        rolls = room.module.RollingCache.make(B, 3, 2, 11)
-        causal = room.layer(spec.MultiHeadAttention(M, 2, mask=spec.Causal()))
+        x = backend.array(X[:, :2].astype(np.float32))
+        held = backend.module.StaticCache.make(B, 1, 2, 11)
+        rolls = backend.module.RollingCache.make(B, 3, 2, 11)
+        causal = backend.layer(spec.MultiHeadAttention(M, 2, mask=spec.Causal()))
         with pytest.raises(OptionError, match=r"^mask None must hide later keys to be used with a cache, as Causal\(\) does$"):
             _ = free(x, cache=held)
         with pytest.raises(OptionError, match=r"^positions Rotary.* must not depend on the length"):
@@ -174,11 +176,11 @@ class TestRefusals:
         with pytest.raises(DTypeError, match=r"^cache dict must be a StaticCache, RollingCache or PagedCache$"):
             _ = causal(x, cache={})
         with pytest.raises(PositionError, match=r"^key_positions must be None with a cache"):
-            _ = causal(x, key_positions=room.array(np.arange(2)), cache=held)
+            _ = causal(x, key_positions=backend.array(np.arange(2)), cache=held)
 
-    @each_room
-    def test_a_chunk_that_ends_inside_a_prefix(self, room: Room) -> None:
-        layer = room.layer(spec.MultiHeadAttention(M, 2, mask=spec.Causal() | spec.Prefix(3)))
-        empty = room.module.StaticCache.make(B, N, 2, 11)
+    @each_backend
+    def test_a_chunk_that_ends_inside_a_prefix(self, backend: Backend) -> None:
+        layer = backend.layer(spec.MultiHeadAttention(M, 2, mask=spec.Causal() | spec.Prefix(3)))
+        empty = backend.module.StaticCache.make(B, N, 2, 11)
         with pytest.raises(OptionError, match=r"^query of 2 tokens from 0 on must cover the prefix of 3, whole$"):
-            _ = layer(room.array(X[:, :2].astype(np.float32)), cache=empty)
+            _ = layer(backend.array(X[:, :2].astype(np.float32)), cache=empty)

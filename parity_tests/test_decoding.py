@@ -209,7 +209,7 @@ class TestValues:
     def test_the_report_says_where_they_part_and_is_json(self, tmp_path: Path) -> None:
         found = parity.compare_decoding(None, functional(slip=1), TOKENS, splits=(3,))
         assert "step 3" in str(found)
-        with pytest.raises(ParityError, match="DIFFERS"):
+        with pytest.raises(ParityError, match="pass: differs"):
             found.assert_ok()
         found.to_json(tmp_path / "d.json")
         assert json.loads((tmp_path / "d.json").read_text())["rows"][0]["parts at"] == 3
@@ -246,7 +246,7 @@ class TestCommands:
         words = ("decoding", "models.py:make_llama", "--tokens", "2,4:int64", "--split", "2", "--left-padding", "0,1")
         code, text = self.run(tmp_path, *words, "--json", str(tmp_path / "out.json"))
         assert code == 0, text
-        assert "AGREES" in text
+        assert "pass: agrees" in text
         assert len(json.loads((tmp_path / "out.json").read_text())["rows"]) == 2
         assert self.run(tmp_path, "decoding", "models.py:make_llama", "--left-padding", "x")[0] == 2
         code, text = self.run(tmp_path, "decoding", "models.py:make_llama", "models.py:make_other", "--tokens", "2,4:int64")

@@ -1,4 +1,4 @@
-"""Derivatives of every order: the reference kernel has all in both rooms, and a kernel that lacks one says so.
+"""Derivatives of every order: the reference kernel has all in both backends, and a kernel that lacks one says so.
 
 f'(x) = vjp        <f'(x) u, w> = <u, f'(x)^T w>        f''(x) u = jvp of the gradient along u = vjp of <gradient, u>
 """
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from attention import jax_impl, spec, torch_impl
 from attention.spec.errors import KernelRefused
+from parity_tests.backends import KERNELS, Backend, Kernel, close, each_backend, numbers
 from parity_tests.covering import pairwise
 from parity_tests.formula import CASES, PER_HEAD, B, D, H, T, formula, formula_grads, qkv
-from parity_tests.rooms import KERNELS, Kernel, Room, close, each_room, numbers
 
 each_case = pytest.mark.parametrize("case", CASES)
 # torch.func's forward mode loads decompositions that torch itself still writes as TorchScript.
@@ -54,10 +54,10 @@ class TestFirst:
             assert (one.dtype, one.shape) == (other.dtype, other.shape)
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * largest)
 
-    @each_room
-    def test_the_gradient_of_logsumexp_is_the_weights(self, room: Room) -> None:
+    @each_backend
+    def test_the_gradient_of_logsumexp_is_the_weights(self, backend: Backend) -> None:
         # d lse / d scores = weights and d lse / d sink = exp(sink - lse), so d lse / d q = scale * weights k.
-        kernel = Kernel(room, "reference")
+        kernel = Kernel(backend, "reference")
         (q, k, v), sinks, mask = qkv(K=H), numbers(5, H), PER_HEAD
         intermediates = kernel.intermediates(q, k, v, sinks=sinks, mask=mask)
         along = numbers(8, B, H, T)

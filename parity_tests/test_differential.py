@@ -1,4 +1,4 @@
-"""Differential attention: what both attentions of a pair see cancels, in both rooms alike.
+"""Differential attention: what both attentions of a pair see cancels, in both backends alike.
 
 output = W_o (1 - initial) norm(softmax(q1 k1) v - strength softmax(q2 k2) v) = the paper's equations in loops
 """
@@ -25,7 +25,7 @@ from attention.parity.results.report import Report
 from attention.spec.errors import MaskError, OptionError, PositionError, ShapeError
 from attention.spec.layers.differential import LAMBDAS, strength
 from attention.spec.norms import RMSNorm
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
+from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers, wide
 
 B, T, S, M, H, K, D = 2, 5, 7, 10, 4, 2, 6
 WHOLE = spec.DifferentialAttention(
@@ -49,8 +49,8 @@ def weights_of(c: spec.DifferentialAttention, dtype: str = "float64") -> spec.We
     return spec.cast({name: 0.5 * numbers(i, *p.shape) for i, (name, p) in enumerate(c.params.items())}, dtype)
 
 
-def loaded(room: Room, c: spec.DifferentialAttention, dtype: str = "float64") -> Any:
-    layer = c.build(room.name, dtype=dtype)
+def loaded(backend: Backend, c: spec.DifferentialAttention, dtype: str = "float64") -> Any:
+    layer = c.build(backend.name, dtype=dtype)
     layer.load_weights(weights_of(c, dtype))
     layer.eval()
     return layer
@@ -61,12 +61,12 @@ def inputs() -> dict[str, np.ndarray]:
 
 
 def judged(c: spec.DifferentialAttention, arrays: dict[str, np.ndarray], **call: Any) -> dict[str, np.ndarray]:
-    return c.formula(np, weights_of(c), arrays, c.settle(arrays, **call))
+    return c.formula(np, weights_of(c), arrays, c.resolve(arrays, **call))
 
 
-def program(room: Room, layer: Any, **options: Any) -> Callable[..., Any]:
+def program(backend: Backend, layer: Any, **options: Any) -> Callable[..., Any]:
     """Return the layer as a function of arrays by name; in JAX a compiled one."""
-    return jax.jit(lambda given: layer(**given, **options)) if room is JAX else lambda given: layer(**given, **options)
+    return jax.jit(lambda given: layer(**given, **options)) if backend is JAX else lambda given: layer(**given, **options)
 
 
 def chosen(c: spec.DifferentialAttention, dtype: str, name: str) -> Probe:
@@ -74,8 +74,8 @@ def chosen(c: spec.DifferentialAttention, dtype: str, name: str) -> Probe:
 
 
 class TestLaws:
-    @each_room
-    def test_a_pair_of_equal_heads_leaves_one_less_the_strength(self, room: Room) -> None:
+    @each_backend
+    def test_a_pair_of_equal_heads_leaves_one_less_the_strength(self, backend: Backend) -> None:
         # Both attentions are then one, so that the norm undoes all but the sign of 1 - strength.
         w = weights_of(PLAIN)
         for name in ("q_proj.kernel", "k_proj.kernel"):
@@ -86,16 +86,16 @@ class TestLaws:
         factor = 1 - float(strength(np, PLAIN, w)[0])
         wanted = PLAIN.norm.normalise(np, {"scale": w["norm.scale"]}, factor * context) * 0.8
         with wide(x):
-            layer = PLAIN.build(room.name, dtype="float64")
+            layer = PLAIN.build(backend.name, dtype="float64")
             layer.load_weights(w)
-            close(room.numpy(layer(room.array(x))), np.einsum("bthe,hem->btm", wanted, w["out_proj.kernel"]), 1e-13)
+            close(backend.numpy(layer(backend.array(x))), np.einsum("bthe,hem->btm", wanted, w["out_proj.kernel"]), 1e-13)
 
-    @each_room
-    def test_rotary_sees_distances_alone(self, room: Room) -> None:
+    @each_backend
+    def test_rotary_sees_distances_alone(self, backend: Backend) -> None:
         given = inputs()
         with wide(*given.values()):
-            call, given = program(room, loaded(room, WHOLE)), {name: room.array(x) for name, x in given.items()}
-            near, far = (room.numpy(call({**given, **{n: p + by for n, p in PLACED.items()}})) for by in (0, 900))
+            call, given = program(backend, loaded(backend, WHOLE)), {name: backend.array(x) for name, x in given.items()}
+            near, far = (backend.numpy(call({**given, **{n: p + by for n, p in PLACED.items()}})) for by in (0, 900))
         close(far, near, 1e-11)
 
     def test_deep_layers_take_away_more(self) -> None:
@@ -105,27 +105,29 @@ class TestLaws:
 
 
 class TestValues:
-    @each_room
-    def test_float64_is_the_formula_to_1e_13(self, room: Room) -> None:
+    @each_backend
+    def test_float64_is_the_formula_to_1e_13(self, backend: Backend) -> None:
         given, mask = inputs(), spec.Lengths(kv=[7, 3], q=[5, 0])
         wanted = judged(WHOLE, given, mask=mask, **PLACED)
         with wide(*given.values()):
-            layer = program(room, loaded(room, WHOLE), mask=mask, return_intermediates=("weights", "logsumexp", "context"))
-            output, intermediates = layer({name: room.array(x) for name, x in given.items()} | PLACED)
-            close(room.numpy(output), wanted["output"], 1e-13)
+            layer = program(
+                backend, loaded(backend, WHOLE), mask=mask, return_intermediates=("weights", "logsumexp", "context")
+            )
+            output, intermediates = layer({name: backend.array(x) for name, x in given.items()} | PLACED)
+            close(backend.numpy(output), wanted["output"], 1e-13)
             for intermediate, value in intermediates.items():
-                close(room.numpy(value), wanted[intermediate], 1e-13)
+                close(backend.numpy(value), wanted[intermediate], 1e-13)
 
-    @each_room
-    def test_both_attentions_drop_weights_of_their_own(self, room: Room) -> None:
+    @each_backend
+    def test_both_attentions_drop_weights_of_their_own(self, backend: Backend) -> None:
         given = inputs()
         wanted = judged(WHOLE, given, dropout_seed=7, **PLACED)
         with wide(*given.values()):
-            layer = loaded(room, WHOLE)
+            layer = loaded(backend, WHOLE)
             layer.train()
-            output = program(room, layer, dropout_seed=7)({name: room.array(x) for name, x in given.items()} | PLACED)
-            close(room.numpy(output), wanted["output"], 1e-13)
-        kept = WHOLE.settle(given, dropout_seed=7, **PLACED)["keep"]
+            output = program(backend, layer, dropout_seed=7)({name: backend.array(x) for name, x in given.items()} | PLACED)
+            close(backend.numpy(output), wanted["output"], 1e-13)
+        kept = WHOLE.resolve(given, dropout_seed=7, **PLACED)["keep"]
         assert not np.array_equal(kept["first"], kept["second"])
 
     def test_the_formula_is_the_papers_in_loops(self) -> None:
@@ -151,8 +153,8 @@ class TestValues:
 
     def test_first_weights_are_the_same_bits_everywhere(self) -> None:
         ours = WHOLE.init(5)
-        for room in (TORCH, JAX):
-            theirs = WHOLE.build(room.name, seed=5).weights()
+        for backend in (TORCH, JAX):
+            theirs = WHOLE.build(backend.name, seed=5).weights()
             assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
         assert all(0 < np.abs(ours[name]).max() < 0.1 * math.sqrt(3) for name in LAMBDAS)
 
@@ -164,7 +166,7 @@ class TestValues:
 
 class TestProof:
     @pytest.mark.parametrize("name", ["padding", "intermediates"])
-    def test_both_rooms_stay_within_the_budget(self, name: str) -> None:
+    def test_both_backends_stay_within_the_budget(self, name: str) -> None:
         Report(tuple(check_probe("differential", chosen(WHOLE, "float32", name)))).assert_ok()
 
     def test_float64_gradients_are_the_formulas_to_1e_13(self) -> None:
@@ -253,9 +255,9 @@ class TestRefusals:
             _ = replace(PLAIN, **options)
         assert (type(raised.value), str(raised.value)) == (error, text)
 
-    @each_room
-    def test_a_call_that_does_not_fit(self, room: Room) -> None:
-        layer, x = WHOLE.build(room.name), room.array(np.zeros((B, T, M), np.float32))
+    @each_backend
+    def test_a_call_that_does_not_fit(self, backend: Backend) -> None:
+        layer, x = WHOLE.build(backend.name), backend.array(np.zeros((B, T, M), np.float32))
         few = x[:, :3]
         with pytest.raises(ShapeError, match=r"^query \(2, 5, 9\) must be \(\*batch, T, M\) with M = 10$"):
             _ = layer(x[..., :9])

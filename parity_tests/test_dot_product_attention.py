@@ -1,4 +1,4 @@
-"""The functional core, asked of every kernel of both rooms.
+"""The functional core, asked of every kernel of both backends.
 
 float32 is compared without a tolerance, on numbers whose answer is exact: zero scores (every weight is 1 / n) and
 scores so far apart that one key takes all. float64 is compared with the formula, and the formula with plain loops.
@@ -17,9 +17,9 @@ from hypothesis.extra.numpy import arrays
 
 from attention import spec
 from attention.spec.masks.algebra import Mask
+from parity_tests.backends import KERNELS, Kernel, close, each_kernel, numbers
 from parity_tests.covering import pairwise
-from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, settled
-from parity_tests.rooms import KERNELS, Kernel, close, each_kernel, numbers
+from parity_tests.formula import CASES, SEGMENTS, B, D, H, K, S, T, allowed_by, formula, loops, qkv, resolved
 
 each_case = pytest.mark.parametrize("case", CASES)
 
@@ -74,7 +74,7 @@ class TestValues:
         changed, options = CASES[case]
         given = qkv(**changed)
         intermediates = formula(*given, **options)
-        context, logsumexp = loops(*given, **settled(*given, options))
+        context, logsumexp = loops(*given, **resolved(*given, options))
         close(intermediates["context"], context, 1e-14)
         close(intermediates["logsumexp"], logsumexp, 1e-14)
 
@@ -189,14 +189,14 @@ class TestLaws:
     @each_kernel
     def test_weights_are_even_over_what_any_mask_allows(self, kernel: Kernel) -> None:
         # The mask is an argument, so that JAX compiles the call once for all of them.
-        call = kernel.room.whole(partial(kernel.room.module.dot_product_attention, implementation=kernel.name))
-        given_ = [kernel.room.array(x) for x in indicator(3, 5, 2)]
+        call = kernel.backend.whole(partial(kernel.backend.module.dot_product_attention, implementation=kernel.name))
+        given_ = [kernel.backend.array(x) for x in indicator(3, 5, 2)]
 
         @settings(max_examples=15)
         @given(arrays(bool, (B, 2, 3, 5)))
         def holds(allowed: np.ndarray) -> None:
             even = allowed / np.maximum(allowed.sum(-1, keepdims=True), 1)
-            got = kernel.room.numpy(call(*given_, mask=spec.DenseMask(kernel.room.array(allowed))))
+            got = kernel.backend.numpy(call(*given_, mask=spec.DenseMask(kernel.backend.array(allowed))))
             np.testing.assert_array_equal(np.moveaxis(got, -2, -3), even.astype(np.float32))
 
         holds()

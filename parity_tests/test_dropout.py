@@ -13,8 +13,8 @@ import pytest
 from attention.spec import random
 from attention.torch_impl import random as torch_random
 from attention.torch_impl.kernels.blockwise import passes
+from parity_tests.backends import TORCH, Backend, Kernel, close, each_backend, each_kernel
 from parity_tests.formula import SEED, qkv
-from parity_tests.rooms import TORCH, Kernel, Room, close, each_kernel, each_room
 
 
 class TestDropout:
@@ -31,9 +31,9 @@ class TestDropout:
         assert all(len(np.unique(np.moveaxis(keep, axis, 0), axis=0)) > 1 for axis in range(keep.ndim))
 
     @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
-    @each_room
-    def test_a_seed_is_its_number_whatever_holds_it(self, room: Room, seed: int) -> None:
-        kernel = Kernel(room, "reference")
+    @each_backend
+    def test_a_seed_is_its_number_whatever_holds_it(self, backend: Backend, seed: int) -> None:
+        kernel = Kernel(backend, "reference")
         given = qkv()
         wanted = kernel.attend(*given, dropout_rate=0.5, dropout_seed=seed)
         holders = [np.int64(seed), np.int32(seed), np.array(seed), np.array(seed, np.int32)]
@@ -43,12 +43,12 @@ class TestDropout:
         np.testing.assert_array_equal(held, high)
         assert not np.array_equal(high, wanted)
 
-    @each_room
-    def test_the_mean_of_many_draws_is_the_undropped_value(self, room: Room) -> None:
+    @each_backend
+    def test_the_mean_of_many_draws_is_the_undropped_value(self, backend: Backend) -> None:
         # v = 1 and zero scores: each output is (kept of 64) / 48. 4096 outputs of variance 1 / 192 have a mean within
         # 5 standard errors, 0.0056, of 1; to forget 1 / (1 - rate) gives 0.75.
         q, ones = np.zeros((64, 64, 1, 1)), np.ones((64, 64, 1, 1))
-        out = Kernel(room, "reference").attend(q, ones, ones, **self.OPTIONS)
+        out = Kernel(backend, "reference").attend(q, ones, ones, **self.OPTIONS)
         assert abs(out.mean() - 1) < 0.0056
         assert 0.9 < out.var() * 192 < 1.1
 

@@ -175,7 +175,7 @@ class TestReport:
         first = found.outside[0]
         assert first.step == 1
         assert first.what in found.recipe.weights()
-        assert f"APART: {first}" in str(found)
+        assert f"differs: {first}" in str(found)
         assert "no bias correction" in str(found)
         with pytest.raises(ParityError, match="times the envelope"):
             found.assert_ok()

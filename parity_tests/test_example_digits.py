@@ -1,4 +1,4 @@
-"""The lesson on connected words: what is heard, where it is, and that both backends learn it alike.
+"""The example on connected words: what is heard, where it is, and that both backends learn it alike.
 
 features[t] covers [t, t + 1) * FRAME seconds        word error rate = (insertions + deletions + substitutions) / words said
 """
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("jiwer", reason="the lesson is scored by jiwer: pip install '.[examples]'")
+pytest.importorskip("jiwer", reason="the example is scored by jiwer: pip install '.[examples]'")
 
-from examples.lesson import teach
+from examples.experiment import run_experiment
 from examples.speech import connected
 from examples.speech.connected import BANDS, FRAME, FRAMES, MOST_WORDS, PAD, RATE, STACKED, Utterance, utterance
-from examples.speech.digits import TINY, error_rate, evenly, lesson, scores
+from examples.speech.digits import TINY, error_rate, evenly, experiment, scores
 from examples.speech.prompts import Prompt
 
 
@@ -101,8 +101,8 @@ class TestScores:
         assert evenly([Utterance(("low", "mid"), ((0.1, 0.2), (0.5, 0.9)), np.zeros(RATE))]) == 50.0
 
 
-class TestLesson:
+class TestExperiment:
     def test_both_backends_learn_alike_and_draw_where_they_listen(self, tmp_path: Path) -> None:
-        numbers = teach(lesson(SAID, TINY), tmp_path)
+        numbers = run_experiment(experiment(SAID, TINY), tmp_path)
         assert numbers["scores"]["torch"] == numbers["scores"]["jax"]
         assert (tmp_path / "digits/alignment.png").stat().st_size > 10_000

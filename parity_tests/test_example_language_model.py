@@ -28,14 +28,14 @@ from attention.parity.pretrained.layerwise import RecordedLayer, layerwise
 from attention.spec.errors import FileError, MissingExtra, OptionError
 from attention.spec.params import Weights, inner
 from examples.checkpoint_readers import gguf
+from examples.experiment import run_experiment
 from examples.language_model import model_jax, model_torch, smollm2, smollm2_theirs
 from examples.language_model.austen import Alphabet, n_gram_bits, paragraphs, windows
 from examples.language_model.model import LanguageModel, surprise
 from examples.language_model.sampling import Written, gumbel, write
-from examples.language_model.train import TINY, lesson, scored
-from examples.lesson import teach
+from examples.language_model.train import TINY, experiment, scored
 
-ROOMS = {"torch": model_torch, "jax": model_jax}
+MODULES = {"torch": model_torch, "jax": model_jax}
 OPTIONS: dict[str, Any] = {
     "vocab_size": 31,
     "hidden_size": 24,
@@ -78,17 +78,17 @@ def read(theirs: Any) -> tuple[LanguageModel, Weights]:
     config = CONFIG.to_dict()
     architecture = LanguageModel(31, llama.decoder(config))
     tensors = {name: x.detach().numpy() for name, x in theirs.named_parameters()}
-    own = weight_map.read(tensors, llama.decoder_dialect(2), architecture.decoder, at="model.")
+    own = weight_map.read(tensors, llama.decoder_weight_map(2), architecture.decoder, at="model.")
     return architecture, {"embed": tensors["model.embed_tokens.weight"], **{f"decoder.{n}": x for n, x in own.items()}}
 
 
 @pytest.fixture(scope="module")
 def ours(read: tuple[LanguageModel, Weights]) -> dict[str, Any]:
-    return {backend: built(backend, *read) for backend in ROOMS}
+    return {backend: built(backend, *read) for backend in MODULES}
 
 
 def built(backend: str, architecture: LanguageModel, weights: Weights) -> Any:
-    made = ROOMS[backend].LanguageModel(architecture, seed=None)
+    made = MODULES[backend].LanguageModel(architecture, seed=None)
     made.load_weights(weights)
     return made.eval() if backend == "torch" else nnx.view(made, deterministic=True)
 
@@ -154,23 +154,23 @@ class TestLaws:
         parity.compare(Late(ours["torch"]), InStepsOfJax(ours["jax"]), FEW, gradients=False).assert_ok()
         parity.compare(Late(theirs), InSteps(ours["torch"]), FEW, gradients=False).assert_ok()
 
-    @pytest.mark.parametrize("backend", ROOMS)
+    @pytest.mark.parametrize("backend", MODULES)
     def test_greedy_text_is_transformers_own(self, backend: str, theirs: Any, ours: dict[str, Any]) -> None:
-        made = write(ROOMS[backend].reader(ours[backend], 20), PROMPT, 15)
+        made = write(MODULES[backend].reader(ours[backend], 20), PROMPT, 15)
         assert made.tokens == smollm2_theirs.greedy(theirs, PROMPT, 15)
 
     def test_both_backends_draw_the_same_text(self, ours: dict[str, Any]) -> None:
         def drawn(backend: str, seed: int) -> tuple[int, ...]:
-            return write(ROOMS[backend].reader(ours[backend], 20), PROMPT, 15, temperature=1.0, seed=seed).tokens
+            return write(MODULES[backend].reader(ours[backend], 20), PROMPT, 15, temperature=1.0, seed=seed).tokens
 
         assert drawn("torch", 7) == drawn("jax", 7)
         assert drawn("torch", 7) != drawn("torch", 8)
 
-    @pytest.mark.parametrize("backend", ROOMS)
+    @pytest.mark.parametrize("backend", MODULES)
     def test_no_token_is_seen_before_it_is_said(self, backend: str, ours: dict[str, Any]) -> None:
         other = TOKENS.copy()
         other[:, 6:] = (other[:, 6:] + 1) % 31
-        before, after = (ROOMS[backend].logits(ours[backend], tokens) for tokens in (TOKENS, other))
+        before, after = (MODULES[backend].logits(ours[backend], tokens) for tokens in (TOKENS, other))
         np.testing.assert_array_equal(before[:, :6], after[:, :6])
         assert (before[:, 6:] != after[:, 6:]).all(axis=-1).any()
 
@@ -183,7 +183,7 @@ class TestLaws:
 
     def test_where_heads_look_is_a_distribution_over_the_past(self, ours: dict[str, Any]) -> None:
         for backend, trained in ours.items():
-            looks = ROOMS[backend].looks(trained, TOKENS)
+            looks = MODULES[backend].looks(trained, TOKENS)
             assert looks.shape == (2, 2, 4, 9, 9)
             assert not np.triu(looks, 1).any()
             np.testing.assert_allclose(looks.sum(-1), 1.0, rtol=1e-6)
@@ -203,7 +203,7 @@ class TestFiles:
 
     def test_a_decoder_is_written_as_it_was_read(self, theirs: Any, read: tuple[LanguageModel, Weights]) -> None:
         architecture, weights = read
-        stored = weight_map.write(inner("decoder", weights), llama.decoder_dialect(2), architecture.decoder, at="model.")
+        stored = weight_map.write(inner("decoder", weights), llama.decoder_weight_map(2), architecture.decoder, at="model.")
         wanted = {name: x.detach().numpy() for name, x in theirs.named_parameters() if name != "model.embed_tokens.weight"}
         assert stored.keys() == wanted.keys()
         for name, x in wanted.items():
@@ -323,8 +323,8 @@ class TestAusten:
         assert found[0, 0] == 0
         assert found[-1, -1] == 999
 
-    def test_the_lesson_runs_in_both_backends(self, tmp_path: Path) -> None:
-        numbers = teach(replace(lesson(self.TEXT, self.TEXT[50:], TINY), replicas=1), tmp_path)
+    def test_the_example_runs_in_both_backends(self, tmp_path: Path) -> None:
+        numbers = run_experiment(replace(experiment(self.TEXT, self.TEXT[50:], TINY), replicas=1), tmp_path)
         place = tmp_path / "language_model"
         assert {path.name for path in place.iterdir()} >= {"numbers.json", "losses.png", "looks.png", "texts.json"}
         texts = json.loads((place / "texts.json").read_text(encoding="utf-8"))

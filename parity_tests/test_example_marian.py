@@ -22,8 +22,8 @@ from examples.translation import alignment_figure, marian, marian_jax, marian_la
 from parity_tests import marian_files as files
 
 SOURCE, TARGET = np.array([[5, 9, 2, 7, 11, 0]]), np.array([[marian.START, 3, 8, 22, 1]])
-ROOMS = {"torch": marian_torch, "jax": marian_jax}
-each_room = pytest.mark.parametrize("name", ROOMS)
+MODULES = {"torch": marian_torch, "jax": marian_jax}
+each_backend = pytest.mark.parametrize("name", MODULES)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,13 @@ def weights(checkpoint: reader.Checkpoint, model: marian.Marian) -> spec.Weights
 
 @pytest.fixture(scope="module")
 def translators(model: marian.Marian, weights: spec.Weights) -> dict[str, marian.Translator]:
-    return {name: translator(room, model, weights) for name, room in ROOMS.items()}
+    return {name: translator(module, model, weights) for name, module in MODULES.items()}
 
 
-def translator(room: ModuleType, model: marian.Marian, weights: spec.Weights) -> marian.Translator:
-    built = room.Marian(model, seed=None)
+def translator(module: ModuleType, model: marian.Marian, weights: spec.Weights) -> marian.Translator:
+    built = module.Marian(model, seed=None)
     built.load_weights(weights)
-    return room.translator(built)
+    return module.translator(built)
 
 
 def by_hand(w: dict[str, np.ndarray], source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ class TestLaws:
         got = marian.formula(model, np, wide, SOURCE, TARGET)["logits"][0]
         np.testing.assert_allclose(got, by_hand(checkpoint.tensors, SOURCE[0], TARGET[0]), rtol=0, atol=1e-13)
 
-    @each_room
+    @each_backend
     def test_a_backend_is_within_the_budget_of_the_formula(
         self, name: str, translators: dict[str, marian.Translator], model: marian.Marian, weights: spec.Weights
     ) -> None:
@@ -227,8 +227,8 @@ class TestReal:
             pytest.skip(str(error))
         text = "The agreement on the European Economic Area was signed in August 1992."
         source = trained.tokenizer.encode(text)
-        for room in ROOMS.values():
-            ((said, looks),) = marian.greedy(translator(room, trained.model, trained.weights), [source])
+        for module in MODULES.values():
+            ((said, looks),) = marian.greedy(translator(module, trained.model, trained.weights), [source])
             wanted = "O acordo sobre o Espaço Económico Europeu foi assinado em Agosto de 1992."
             assert trained.tokenizer.decode(said) == wanted
             shade, target, words = alignment_figure.by_word(looks, trained.pieces(said), trained.pieces([*source, marian.END]))

@@ -1,4 +1,4 @@
-"""The lesson on summarisation: words, what may be copied, and that both backends learn it alike.
+"""The example on summarisation: words, what may be copied, and that both backends learn it alike.
 
 sum over every word that can be said or copied of P[t, w] = 1        loss = -mean log P[t, target[t]]
 """
@@ -15,12 +15,12 @@ import pytest
 import torch
 from flax import nnx
 
-pytest.importorskip("rouge_score", reason="the lesson is scored by rouge-score: pip install '.[examples]'")
+pytest.importorskip("rouge_score", reason="the example is scored by rouge-score: pip install '.[examples]'")
 
-from examples.lesson import epoch, teach
+from examples.experiment import epoch, run_experiment
 from examples.summarisation import data, model, model_jax, model_torch
 from examples.summarisation.data import END, PAD, START, UNKNOWN, Pair, Vocabulary
-from examples.summarisation.train import TINY, best, lesson, rouge
+from examples.summarisation.train import TINY, best, experiment, rouge
 
 THINGS = ("editor", "player", "viewer", "compiler", "parser", "server", "client", "reader")
 KINDS = ("text", "music", "image", "pascal", "xml", "mail", "chat", "news")
@@ -114,9 +114,9 @@ class TestScores:
         assert best([Pair(("a", "b", "c", "d", "e", "f"), ("a", "b", "c", "d"))]) == 4
 
 
-class TestLesson:
+class TestExperiment:
     def test_both_backends_learn_alike_and_write_their_numbers(self, tmp_path: Path) -> None:
-        numbers: dict[str, Any] = teach(lesson(PAIRS[:-6], PAIRS[-6:], TINY), tmp_path)
+        numbers: dict[str, Any] = run_experiment(experiment(PAIRS[:-6], PAIRS[-6:], TINY), tmp_path)
         assert numbers["scores"]["torch"] == numbers["scores"]["jax"]
         assert json.loads((tmp_path / "summarisation/numbers.json").read_text())["scores"] == numbers["scores"]
         assert (tmp_path / "summarisation/copying.png").stat().st_size > 10_000

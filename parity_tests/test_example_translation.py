@@ -1,4 +1,4 @@
-"""The lessons of translation, at sizes of a test: their data, their models, and one training each in both backends."""
+"""The examples of translation, at sizes of a test: their data, their models, and one training each in both backends."""
 
 import json
 from datetime import date
@@ -9,7 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
-from examples import lesson
+from examples import experiment
 from examples.heatmap import HeatMap, apart
 from examples.translation import dates, descriptions, writing_jax, writing_torch
 from examples.translation.corpus import END, SPECIAL, START, UNKNOWN, Pairs, Vocabulary
@@ -44,7 +44,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module", params=["dates", "descriptions"])
 def made(request):
-    """Return each lesson at sizes of a test."""
+    """Return each example at sizes of a test."""
     if request.param == "dates":
         return dates.dates(dates.TINY)
     return descriptions.descriptions(descriptions.TINY, TEXTS)
@@ -52,9 +52,9 @@ def made(request):
 
 @pytest.fixture(scope="module")
 def taught(made, tmp_path_factory):
-    """Return each lesson's folder and numbers, once taught."""
+    """Return each example's folder and numbers, once taught."""
     folder = tmp_path_factory.mktemp("examples")
-    return folder / made.name, lesson.teach(made, folder)
+    return folder / made.name, experiment.run_experiment(made, folder)
 
 
 class TestLaws:
@@ -74,10 +74,10 @@ class TestLaws:
         # Told what it wrote itself, a model finds each word likeliest that it then wrote.
         recipe = made.recipe
         batch, weights = recipe.batches(0), recipe.weights()
-        for backend, room in (("torch", writing_torch), ("jax", writing_jax)):
+        for backend, module in (("torch", writing_torch), ("jax", writing_jax)):
             model = recipe.models[backend](recipe.architecture)
             model.load_weights(weights)
-            tokens, looks = room.write(model, batch["source"], batch["lengths"], batch["said"].shape[1])
+            tokens, looks = module.write(model, batch["source"], batch["lengths"], batch["said"].shape[1])
             said = np.concatenate([np.full_like(tokens[:, :1], START), tokens[:, :-1]], axis=1)
             assert np.array_equal(_likeliest(backend, model, {**batch, "said": said}), tokens)
             there = np.arange(batch["source"].shape[1]) < batch["lengths"][:, None, None]

@@ -1,4 +1,4 @@
-"""The Whisper lesson, tiny: one file read by both backends and by transformers, which then hear the same."""
+"""The Whisper example, tiny: one file read by both backends and by transformers, which then hear the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ transformers = pytest.importorskip("transformers")
 
 from examples.speech import whisper_jax, whisper_theirs, whisper_torch  # noqa: E402 - they need the above
 
-ROOMS: Mapping[str, Any] = {"torch": whisper_torch, "jax": whisper_jax}
+MODULES: Mapping[str, Any] = {"torch": whisper_torch, "jax": whisper_jax}
 # Unequal sizes, so that a swapped axis cannot pass; transformers has one width for both sides.
 CONFIG = {
     "d_model": 12,
@@ -68,12 +68,12 @@ def trained() -> whisper_files.Trained:
 
 @cache
 def built(backend: str) -> Any:
-    return ROOMS[backend].build(trained())
+    return MODULES[backend].build(trained())
 
 
 @cache
 def listener(backend: str) -> whisper.Listener:
-    return ROOMS[backend].listener(built(backend))
+    return MODULES[backend].listener(built(backend))
 
 
 @cache
@@ -110,16 +110,16 @@ def agree(logits: np.ndarray) -> bool:
 
 
 class TestLaws:
-    @pytest.mark.parametrize("backend", ROOMS)
+    @pytest.mark.parametrize("backend", MODULES)
     def test_a_backend_is_the_formula(self, backend: str) -> None:
-        assert agree(ROOMS[backend].logits(built(backend), sound(), TOKENS))
+        assert agree(MODULES[backend].logits(built(backend), sound(), TOKENS))
 
     def test_transformers_is_the_formula(self) -> None:
         assert agree(whisper_theirs.logits(theirs(), sound(), TOKENS))
         exact = whisper_theirs.logits(whisper_theirs.theirs(ctranslate2.read(file()).variables).double(), sound(), TOKENS)
         assert np.abs(exact - allowed().value["logits"]).max() < 1e-13
 
-    @pytest.mark.parametrize("backend", ROOMS)
+    @pytest.mark.parametrize("backend", MODULES)
     def test_a_cache_changes_nothing(self, backend: str) -> None:
         hear = listener(backend)
         carried, rows = hear.encode(sound()), []
@@ -131,7 +131,7 @@ class TestLaws:
     @pytest.mark.parametrize("seed", [2, 3, 5])
     def test_all_hear_the_same(self, seed: int) -> None:
         given = sound(seed)
-        heard = {name: whisper.greedy(listener(name), given[0], RULES) for name in ROOMS}
+        heard = {name: whisper.greedy(listener(name), given[0], RULES) for name in MODULES}
         assert heard["torch"].tokens == heard["jax"].tokens
         assert not {*RULES.never} & {*heard["torch"].tokens}
         generated = (
@@ -319,8 +319,8 @@ class TestRealWeights:
         given = mel.log_mel(np.sin(2 * np.pi * (200 + 400 * time) * time).astype(np.float32), frames=32)[None]
         tokens = np.array([[257, 318, 11, 262, 13]], np.int32)
         expected = parity.budget(Formula(architecture), (short.weights, given, tokens), dtype="float32", runs=4)
-        for room in ROOMS.values():
-            found = verdicts({"logits": room.logits(room.build(short), given, tokens)}, expected)
+        for module in MODULES.values():
+            found = verdicts({"logits": module.logits(module.build(short), given, tokens)}, expected)
             assert all(verdict.agrees for verdict in found), found
 
     def test_its_sizes_and_heads(self, tiny_en: whisper_files.Trained) -> None:

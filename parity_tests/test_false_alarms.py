@@ -44,7 +44,7 @@ def plain(found: Form) -> bool:
 
 
 class Wrong:
-    """The room of torch with a scale wrong by 0.01 %."""
+    """The backend of torch with a scale wrong by 0.01 %."""
 
     name = "scale wrong by 0.01 %"
 
@@ -101,7 +101,7 @@ class TestLaws:
         assert min(scales) < 0.01
         assert max(scales) > 10
 
-    def test_both_rooms_are_not_condemned(self) -> None:
+    def test_both_backends_are_not_condemned(self) -> None:
         group = first_group(plain)
         tally = alarms.false_positives(GROUP, first=group * GROUP, dtypes=SINGLE)
         assert tally.failing == {}
@@ -180,7 +180,7 @@ def row(*, agrees: bool) -> Row:
 
 class TestCommands:
     def run(self, *words: str) -> Result:
-        return CliRunner().invoke(app, ["parity", "false-alarms", *words])
+        return CliRunner().invoke(app, ["false-alarms", *words])
 
     def test_the_rate_is_printed_and_written(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(alarms, "check_draw", lambda *_: (row(agrees=True),))
@@ -194,7 +194,7 @@ class TestCommands:
         monkeypatch.setattr(alarms, "check_draw", lambda number, *_: (row(agrees=number != 41),))
         result = self.run("--draws", "10", "--first", "35", "--seed", "2")
         assert result.exit_code == 1
-        assert "again: python -m tools.evaluation parity false-alarms --seed 2 --draw 41" in result.stdout
+        assert "again: python -m tools.evaluation false-alarms --seed 2 --draw 41" in result.stdout
         assert "1 draws failed: 10.000 %" in result.stdout
         again = self.run("--seed", "2", "--draw", "41")
         assert again.exit_code == 1

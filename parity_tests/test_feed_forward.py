@@ -1,4 +1,4 @@
-"""Feed-forward layers and their activations, in both rooms, beside loops and beside torch's own functions.
+"""Feed-forward layers and their activations, in both backends, beside loops and beside torch's own functions.
 
 output = drop(f(x W_gate + b_gate) * (x W_up + b_up)) W_down + b_down
 """
@@ -25,7 +25,7 @@ from attention.parity.contracts.probes import Probe, probes
 from attention.spec.errors import AttentionError, DTypeError, OptionError, ShapeError
 from attention.spec.layers import activations
 from attention.spec.random import keep
-from parity_tests.rooms import JAX, TORCH, Room, each_room, numbers
+from parity_tests.backends import JAX, TORCH, Backend, each_backend, numbers
 
 M, A = 7, 13
 SHAPE = (2, 3, M)
@@ -125,8 +125,8 @@ class TestActivations:
         close(np.asarray(slopes), np.array([0.0, 1.0]))
 
     @pytest.mark.parametrize("name", activations.PLAIN)
-    def test_both_rooms_call_the_same_function_by_the_name(self, name: str) -> None:
-        from attention.jax_impl.layers import feed_forward as in_jax  # noqa: PLC0415 - a room's own table
+    def test_both_backends_call_the_same_function_by_the_name(self, name: str) -> None:
+        from attention.jax_impl.layers import feed_forward as in_jax  # noqa: PLC0415 - a backend's own table
         from attention.torch_impl.layers import feed_forward as in_torch  # noqa: PLC0415
 
         wanted = activations.PLAIN[name](np, self.X)
@@ -140,8 +140,8 @@ class TestLaws:
     def test_the_formula_is_the_loops(self, contract: spec.FeedForward) -> None:
         x, w = numbers(9, *SHAPE), weights_of(contract)
         for seed in (None, 2**40 + 3):
-            setting = contract.settle({"x": x}, dropout_seed=seed)
-            made = contract.formula(np, w, {"x": x}, setting)["output"]
+            resolved = contract.resolve({"x": x}, dropout_seed=seed)
+            made = contract.formula(np, w, {"x": x}, resolved)["output"]
             close(made, loops(contract, w, x, seed if contract.dropout_rate else None))
 
     @each_side
@@ -163,10 +163,10 @@ class TestLaws:
     def test_narrow_dtypes_are_within_their_budgets(self, name: str, dtype: str) -> None:
         parity.check(CONTRACTS[name], name=name, dtypes=(dtype,), backends=("torch", "jax_eager")).assert_ok()
 
-    @each_room
-    def test_weights_come_back_bit_for_bit(self, room: Room) -> None:
+    @each_backend
+    def test_weights_come_back_bit_for_bit(self, backend: Backend) -> None:
         c = CONTRACTS["geglu"]
-        layer = c.build(room.name, seed=3)
+        layer = c.build(backend.name, seed=3)
         for name, value in c.init(3).items():
             np.testing.assert_array_equal(layer.weights()[name], value)
 
@@ -237,7 +237,7 @@ class TestPeers:
             _ = linear.load_state_dict(
                 {k: torch.tensor(v) for k, v in (("weight", w[f"{part}.kernel"].T), ("bias", w[f"{part}.bias"]))}
             )
-        close(c.formula(np, w, {"x": x}, c.settle({"x": x}))["output"], peer(torch.tensor(x)).detach().numpy())
+        close(c.formula(np, w, {"x": x}, c.resolve({"x": x}))["output"], peer(torch.tensor(x)).detach().numpy())
 
 
 class TestTransforms:
@@ -268,15 +268,15 @@ class TestTransforms:
         vmapped = torch.func.vmap(lambda x: torch.func.functional_call(layer, dict(layer.named_parameters()), (x,)))(x)
         torch.testing.assert_close(vmapped, layer(x))
 
-    def test_dropped_features_are_the_same_in_both_rooms_in_bfloat16(self) -> None:
-        # 1 - 0.3 is no bfloat16; a room that rounds it before it divides is off by one digit here and there.
+    def test_dropped_features_are_the_same_in_both_backends_in_bfloat16(self) -> None:
+        # 1 - 0.3 is no bfloat16; a backend that rounds it before it divides is off by one digit here and there.
         c = spec.FeedForward(M, M, bias=False, dropout_rate=0.3)
         x = spec.cast({"x": numbers(9, *SHAPE)}, "bfloat16")["x"]
         wanted = np.where(keep(5, 0.3, SHAPE), np.maximum(x.astype(np.float32), 0) / 0.7, 0).astype(x.dtype)
-        for room in (TORCH, JAX):
-            layer = c.build(room.name, dtype="bfloat16")
+        for backend in (TORCH, JAX):
+            layer = c.build(backend.name, dtype="bfloat16")
             layer.load_weights(dict.fromkeys(c.params, np.eye(M, dtype=x.dtype)))
-            np.testing.assert_array_equal(room.numpy(layer(room.array(x), dropout_seed=5)), wanted)
+            np.testing.assert_array_equal(backend.numpy(layer(backend.array(x), dropout_seed=5)), wanted)
 
 
 class TestRefusals:
@@ -299,13 +299,13 @@ class TestRefusals:
         with pytest.raises(OptionError, match=f"^{text}"):
             _ = contract(**options)
 
-    @each_room
-    def test_inputs_that_do_not_fit(self, room: Room) -> None:
-        layer = contract().build(room.name)
+    @each_backend
+    def test_inputs_that_do_not_fit(self, backend: Backend) -> None:
+        layer = contract().build(backend.name)
         calls: list[tuple[Any, type[AttentionError], str]] = [
-            (room.array(np.zeros((2, 3, 8), np.float32)), ShapeError, r"x \(2, 3, 8\) must be \(\*batch, T, M\) with M = 7"),
-            (room.array(np.zeros(7, np.float32)), ShapeError, r"x \(7,\) must be \(\*batch, T, M\) with M = 7"),
-            (room.array(np.zeros((3, 7), np.float16)), DTypeError, "parameters float32 must be float16 as x is"),
+            (backend.array(np.zeros((2, 3, 8), np.float32)), ShapeError, r"x \(2, 3, 8\) must be \(\*batch, T, M\) with M = 7"),
+            (backend.array(np.zeros(7, np.float32)), ShapeError, r"x \(7,\) must be \(\*batch, T, M\) with M = 7"),
+            (backend.array(np.zeros((3, 7), np.float16)), DTypeError, "parameters float32 must be float16 as x is"),
             ([0.0] * 7, DTypeError, "x builtins.list must be a"),
         ]
         for x, error, text in calls:

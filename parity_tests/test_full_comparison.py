@@ -66,8 +66,8 @@ class TestLaws:
     def test_logits_are_compared_position_by_position(self, files: tuple[str, str]) -> None:
         right, wrong = (run(files, ("attend", name), *INPUTS, "--logits") for name in ("attend", "unscaled"))
         assert (right.exit_code, wrong.exit_code) == (0, 1), right.output + wrong.output
-        assert "AGREES" in right.output
-        assert "DIFFERS" in wrong.output
+        assert ": agrees" in right.output
+        assert ": differs" in wrong.output
         both = run(files, ("attend", "attend"), *INPUTS, "--logits", "--values", "first")
         assert both.exit_code == 2
         assert "--values must not be given with --logits" in both.output
@@ -132,11 +132,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "line"),
         [
-            ((), "attention: inputs None must be given, or a contract"),
-            (("--contract", "nope"), "attention: contract 'nope' must be one of self"),
-            (("--contract", "math:pi"), "attention: contract 'math:pi' is a float, and must be a contract"),
-            ((*INPUTS, "--values", "third"), "attention: load 'third' must be one of None, 'first', 'second'"),
-            (("--inputs", "nowhere.npz"), "attention: inputs 'nowhere.npz' must be a file"),
+            ((), "attention: --inputs must be given, or --contract"),
+            (("--contract", "nope"), "attention: --contract 'nope' must be one of self"),
+            (("--contract", "math:pi"), "attention: --contract 'math:pi' is a float, and must be a contract"),
+            ((*INPUTS, "--values", "third"), "attention: --values 'third' must be one of None, 'first', 'second'"),
+            (("--inputs", "nowhere.npz"), "attention: --inputs 'nowhere.npz' must be a file"),
         ],
     )
     def test_a_bad_call_is_one_line(self, files: tuple[str, str], options: tuple[str, ...], line: str) -> None:

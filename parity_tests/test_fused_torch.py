@@ -24,7 +24,7 @@ from attention.torch_impl.kernels import lowering
 from attention.torch_impl.kernels import sdpa as sdpa_file
 from attention.torch_impl.kernels.experimental import varlen
 from attention.torch_impl.kernels.experimental.varlen import Packing, Varlen, packing
-from attention.torch_impl.kernels.zones import RECTANGLE, TRIANGLE, Box, bounding, shape
+from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, Box, bounding, shape
 from parity_tests.drawn_masks import Drawn, of, sized, table
 
 B, H, K, D, E = 2, 4, 2, 6, 6
@@ -294,7 +294,7 @@ PACKED: dict[str, tuple[spec.Mask | None, int, list[int], list[int], tuple[int, 
 class TestValues:
     @pytest.mark.parametrize("name", PACKED)
     def test_documents_are_counted_and_answered(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(torch_impl.KERNELS, "varlen", STAND_IN)
+        monkeypatch.setitem(torch_impl.kernels.KERNELS, "varlen", STAND_IN)
         mask, T, cu_q, cu_kv, window = PACKED[name]
         arrays = tensors(T, N, E=5)
         found = packing(make_request(*arrays, mask=mask))
@@ -305,7 +305,7 @@ class TestValues:
         same(*(run(kernel, arrays, mask=mask) for kernel in ("varlen", "reference")))
 
     def test_documents_through_more_than_one_batch_axis(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(torch_impl.KERNELS, "varlen", STAND_IN)
+        monkeypatch.setitem(torch_impl.kernels.KERNELS, "varlen", STAND_IN)
         arrays = tensors(N, N, batch=(2, 3))
         mask = spec.Segments([[[0, 0, 1, 1, 1, -1]] * 3, [[7] * 6] * 3]) & spec.Lengths(kv=[6, 4, 0])
         same(*(run(kernel, arrays, mask=mask) for kernel in ("varlen", "reference")))
@@ -313,7 +313,7 @@ class TestValues:
 
 class TestRefusals:
     REASONS: tuple[tuple[spec.Mask, int, str], ...] = (
-        (spec.Segments([0, 1, 0, 1, 1, 1]), N, "has no documents in several pieces"),
+        (spec.Segments([0, 1, 0, 1, 1, 1]), N, "does not support documents in several segments"),
         (spec.Segments(kv=[0, 0, 0, 1, 1, 1], q=[1, 0]), 2, "has no documents that keys hold in another order than queries"),
         (spec.Causal() & spec.Lengths(kv=[4, 5]), N, "has no diagonal beside that of the documents themselves"),
         (spec.Causal(align="end"), 4, "has no diagonal beside that of the documents themselves"),
@@ -340,7 +340,7 @@ class TestRefusals:
         q, k, v = (x.repeat(1, 1, 1, 50) for x in given)
         assert STAND_IN.refuses(make_request(q, k, v)) == "has no head wider than 256: D or E is 300"
         assert STAND_IN.refuses(make_request(*given, sinks=torch.zeros(H, dtype=torch.float64))) == "has no sinks"
-        assert STAND_IN.refuses(make_request(given[0][:, :0], *given[1:])) == "has no axis of size 0"
+        assert STAND_IN.refuses(make_request(given[0][:, :0], *given[1:])) == "does not support axes of size 0"
         reasons: list[str | None] = []
 
         def asked(x: Tensor) -> Tensor:

@@ -16,9 +16,11 @@ from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect, verdicts
 from attention.parity.mutations import operators
 from attention.parity.numerics.error_maps import BINS, MOST, Picture, histogram, of
-from attention.parity.rendering import charts, html
+from attention.parity.rendering import charts, code_panes, html
 from attention.parity.results.report import Report, Row
 from attention.parity.tracing import Coverage, Divergence, Event, Moment
+from attention.parity.tracing.array_difference import Difference
+from attention.parity.tracing.source_location import Place
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SAFE = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
@@ -29,7 +31,7 @@ const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(linear); return .
 const style = getComputedStyle(document.body), a = light(style.color), b = light(style.backgroundColor);
 document.querySelectorAll("details").forEach(d => d.open = true);
 const root = document.documentElement;
-document.title = JSON.stringify({ wide: root.scrollWidth - root.clientWidth, light: b,
+parent.document.title = JSON.stringify({ wide: root.scrollWidth - root.clientWidth, light: b,
   contrast: (Math.max(a, b) + .05) / (Math.min(a, b) + .05), pictures: document.images.length,
   broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length });
 </script>"""
@@ -46,12 +48,18 @@ def reported() -> Report:
     return Report(rows, notes=("a note & more",), advice="attention compare a b")
 
 
+def here() -> Place:
+    """Return a line of this file: the one with this docstring."""
+    return Place(__file__, here.__code__.co_firstlineno + 1, "here")
+
+
 def diverged() -> Divergence:
     """Return a divergence whose first program divides where the second multiplies."""
     one, other = (Event(side, 0, op, np.zeros(2)) for side, op in (("torch", "mm"), ("jax", "dot_general")))
-    div, mul = (Event(side, 1, op, np.zeros(2), name="<b>") for side, op in (("torch", "div"), ("jax", "mul")))
+    div = Event("torch", 1, "div", np.asarray([[1.0, 2.0, 3.5]]), name="<b>", places=(here(),))
+    mul = Event("jax", 1, "mul", np.asarray([[1.0], [2.0], [9.0]]), name="<b>", places=(here(),))
     timeline = (Moment(one, other, True), Moment(div, None, False, True), Moment(None, mul, False, True))
-    return Divergence(True, (Coverage(2, 1), Coverage(2, 1)), "different", div, mul, (one, other), timeline=timeline)
+    return Divergence(True, (Coverage(2, 1), Coverage(2, 1)), "different", div, mul, agreed=(one, other), timeline=timeline)
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +115,50 @@ class TestValues:
             "Something differs",
             "a note &amp; more",
             "divergence (different)",
+            "Return a line of this file: the one with this docstring.",
             "the scale is wrong",
             "attention compare a b",
         ):
             assert text in page
         assert page.count('<tr class="apart">') == 2
+
+    def test_verdict_and_name_come_first_and_the_rest_is_folded(self, page: str) -> None:
+        order = ["Something differs", "the scale is wrong", '<div class="panes">', "<details", "operation by operation"]
+        assert [page.index(text) for text in order] == sorted(page.index(text) for text in order)
+        assert page.count('<section class="pane">') == 2
+        # Both lines are marked, and nothing is open that a reader did not ask for.
+        assert page.count('<span class="hit">') == 2
+        assert '<details class="card" open>' not in page
+
+    def test_without_a_place_what_fails_is_open(self) -> None:
+        page = html.page(reported())
+        assert page.count('<details class="card" open>') == 2
+        assert "First divergence" not in page
+
+    def test_the_values_that_differ_are_shown_in_one_order_of_axes(self) -> None:
+        # (1, 3) beside (3, 1): the same elements but for the last.
+        assert code_panes.values(diverged()) == [{"index": "0, 2", "torch": "3.5", "jax": "9", "apart": "5.5"}]
+
+    def test_values_of_what_a_swap_has_proven_are_those_of_its_ends(self) -> None:
+        ends = Event("torch", 2, "erf", np.asarray([np.nan, 1.0])), Event("jax", 2, "tanh", np.asarray([0.0, np.nan]))
+        told = code_panes.values(replace(diverged(), ends=ends))
+        assert [(each["index"], each["torch"], each["jax"]) for each in told] == [("0", "nan", "0"), ("1", "1", "nan")]
+        same = Event("torch", 2, "max", np.asarray([-np.inf, np.nan])), Event("jax", 2, "max", np.asarray([-np.inf, np.nan]))
+        assert code_panes.values(replace(diverged(), ends=same)) == []
+
+    def test_of_shapes_that_do_not_fit_the_worst_element_is_shown(self) -> None:
+        ends = Event("torch", 2, "mul", np.zeros((2, 6))), Event("jax", 2, "mul", np.zeros((2, 2, 3)))
+        found = replace(diverged(), ends=ends)
+        assert code_panes.values(found) == []
+        told = Difference("values", "text", {"where": (1, 2), "torch": 1.0, "jax": 3.0})
+        assert code_panes.values(replace(found, difference=told)) == [{"index": "1, 2", "torch": "1", "jax": "3", "apart": "2"}]
+
+    def test_a_pane_shows_the_code_without_its_indent(self) -> None:
+        first, _ = code_panes.panes(diverged())
+        assert [line["text"] for line in first["lines"] if line["marked"]] == [
+            '    """Return a line of this file: the one with this docstring."""'
+        ]
+        assert any(line["text"].startswith("def here") for line in first["lines"])
 
     def test_numbers_beyond_float32_are_drawn(self) -> None:
         huge = np.full((2, 3), 1e300)
@@ -158,7 +205,12 @@ class TestBrowser:
     @staticmethod
     def measured(page: str, folder: Path, *options: str) -> dict[str, Any]:
         """Return what a headless browser found in the page."""
-        _ = (folder / "page.html").write_text(page.replace("</body>", MEASURE + "</body>"))
+        return TestBrowser.run(page.replace("</body>", MEASURE + "</body>"), folder, *options)
+
+    @staticmethod
+    def run(page: str, folder: Path, *options: str) -> dict[str, Any]:
+        """Return what a page that measures itself left as its title."""
+        _ = (folder / "page.html").write_text(page)
         words = [
             *SAFE.split(),
             f"--user-data-dir={folder / 'profile'}",
@@ -177,6 +229,14 @@ class TestBrowser:
         assert found["wide"] == 0
         assert found["pictures"] > 8
         assert found["broken"] == 0
+
+    @pytest.mark.parametrize("planted", ["", "<div style='width:361px'>x</div>"], ids=["page", "planted"])
+    def test_nothing_sticks_out_of_a_narrow_phone(self, page: str, tmp_path: Path, planted: str) -> None:
+        # A window of Chromium is never so narrow, a frame is.
+        page = page.replace("<main>", f"<main>{planted}")
+        framed = page.replace("</body>", MEASURE + "</body>").replace("&", "&amp;").replace('"', "&quot;")
+        outer = f'<title>-</title><iframe srcdoc="{framed}" style="width:360px;height:800px;border:0"></iframe>'
+        assert (self.run(outer, tmp_path)["wide"] > 0) == bool(planted)
 
     @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
     def test_text_can_be_read_in_both_modes(self, page: str, tmp_path: Path, dark: bool) -> None:

@@ -5,7 +5,7 @@
     torch_impl                never loads JAX, and works where JAX is not installed
     jax_impl                  never loads PyTorch, and works where PyTorch is not installed
 
-Each guard has a twin that plants the forbidden import and shows that the guard says no.
+Each check has a counterpart that plants the forbidden import and expects the check to fail.
 """
 
 import shutil
@@ -21,18 +21,19 @@ ROOT = Path(__file__).parents[1]
 JAX = frozenset({"jax", "jaxlib", "flax", "optax"})
 FRAMEWORKS = JAX | {"torch", "transformers"}
 
-# What a room may not load. Every module of a room is imported, not its face alone.
+# What a package may not load. Every module of it is imported, not its `__init__` alone.
 FORBIDDEN = {"spec": FRAMEWORKS, "checkpoints": FRAMEWORKS, "torch_impl": JAX, "jax_impl": frozenset({"torch"})}
 
 HOUSE = "Knowledge flows down the house, never up or across"
-ROOMS = "The two rooms hold the same files, in the same order of knowledge"
+BACKENDS = "The two backends hold the same files, in the same order of knowledge"
 FLOORS = "The packages of the proof stand on floors, and import from lower ones alone"
+CIRCLES = "No circle between files below the proof"
 PLAIN = "spec and checkpoints know no framework"
 
 WALK = """
 import importlib, pkgutil
-room = importlib.import_module("attention.{room}")
-for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
+backend = importlib.import_module("attention.{backend}")
+for module in pkgutil.walk_packages(backend.__path__, backend.__name__ + "."):
     importlib.import_module(module.name)
 """
 
@@ -73,17 +74,17 @@ class TestLoaded:
         plant(tmp_path, {"attention/__init__.py": "import third", "third.py": ""})
         assert loaded_by("import attention", tmp_path) == {"attention", "third"}
 
-    @pytest.mark.parametrize("room", FORBIDDEN)
-    def test_room_loads_no_foreign_framework(self, room: str) -> None:
-        assert loaded_by(WALK.format(room=room)) & FORBIDDEN[room] == set()
+    @pytest.mark.parametrize("backend", FORBIDDEN)
+    def test_backend_loads_no_foreign_framework(self, backend: str) -> None:
+        assert loaded_by(WALK.format(backend=backend)) & FORBIDDEN[backend] == set()
 
-    @pytest.mark.parametrize("room", FORBIDDEN)
-    def test_a_foreign_framework_in_a_deep_module_is_noticed(self, room: str, tmp_path: Path) -> None:
-        foreign = min(FORBIDDEN[room])
-        deep = f"attention/{room}/layers/deep.py"
-        plant(tmp_path, {f"attention/{room}/__init__.py": "", f"attention/{room}/layers/__init__.py": ""})
+    @pytest.mark.parametrize("backend", FORBIDDEN)
+    def test_a_foreign_framework_in_a_deep_module_is_noticed(self, backend: str, tmp_path: Path) -> None:
+        foreign = min(FORBIDDEN[backend])
+        deep = f"attention/{backend}/layers/deep.py"
+        plant(tmp_path, {f"attention/{backend}/__init__.py": "", f"attention/{backend}/layers/__init__.py": ""})
         plant(tmp_path, {"attention/__init__.py": "", deep: f"import {foreign}", f"{foreign}.py": ""})
-        assert loaded_by(WALK.format(room=room), tmp_path) & FORBIDDEN[room] == {foreign}
+        assert loaded_by(WALK.format(backend=backend), tmp_path) & FORBIDDEN[backend] == {foreign}
 
     @needs("torch", "jax")
     def test_every_public_name_is_there(self) -> None:
@@ -98,13 +99,13 @@ class TestLoaded:
 class TestMissingExtra:
     @pytest.mark.parametrize(
         "program",
-        ["import attention; attention.{room}", "from attention import {room}", "import attention.{room}.attend"],
+        ["import attention; attention.{backend}", "from attention import {backend}", "import attention.{backend}.attend"],
     )
-    @pytest.mark.parametrize(("room", "package"), [("torch_impl", "torch"), ("jax_impl", "jax"), ("jax_impl", "flax")])
-    def test_one_line_names_the_extra(self, program: str, room: str, package: str) -> None:
-        result = python(ABSENT.format(absent={package}) + program.format(room=room))
-        extra = room.removesuffix("_impl")
-        wanted = f"{room} needs {package}, which is not installed: pip install 'attention-parity[{extra}]'"
+    @pytest.mark.parametrize(("backend", "package"), [("torch_impl", "torch"), ("jax_impl", "jax"), ("jax_impl", "flax")])
+    def test_one_line_names_the_extra(self, program: str, backend: str, package: str) -> None:
+        result = python(ABSENT.format(absent={package}) + program.format(backend=backend))
+        extra = backend.removesuffix("_impl")
+        wanted = f"{backend} needs {package}, which is not installed: pip install 'attention-parity[{extra}]'"
         assert result.stderr.splitlines()[-1] == f"attention.spec.errors.MissingExtra: {wanted}"
         assert "During handling of the above exception" not in result.stderr
 
@@ -130,7 +131,7 @@ class TestMissingExtra:
 
 @needs("importlinter")
 class TestLinter:
-    """The rules of the rooms as import-linter reads them in pyproject.toml."""
+    """The rules of the backends as import-linter reads them in pyproject.toml."""
 
     def lint(self, folder: Path, planted: dict[str, str]) -> subprocess.CompletedProcess[str]:
         _ = shutil.copytree(ROOT / "attention", folder / "attention", ignore=shutil.ignore_patterns("__pycache__"))
@@ -154,7 +155,9 @@ class TestLinter:
             ("utils.py", "", HOUSE),
             ("spec/masks/__init__.py", "import torch", PLAIN),
             ("checkpoints/__init__.py", "import transformers", PLAIN),
-            ("jax_impl/only_here.py", "", ROOMS),
+            ("jax_impl/only_here.py", "", BACKENDS),
+            ("spec/masks/drawing.py", "import attention.spec.masks.algebra", CIRCLES),
+            ("torch_impl/norms.py", "import attention.torch_impl.layers.layer", CIRCLES),
             ("parity/results/report.py", "import attention.parity.rendering", FLOORS),
             ("parity/numerics/noise.py", "import attention.parity.adapters", FLOORS),
             ("parity/tracing/trace.py", "import attention.parity.compare.compare", FLOORS),

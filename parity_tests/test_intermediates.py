@@ -1,4 +1,4 @@
-"""Every intermediate has a name in both rooms, is the formula's, has a gradient, and leaves the kernel and its context alone.
+"""Every intermediate has a name in both backends, is the formula's, has a gradient, and never changes the context.
 
 scaled -> capped -> scores -> masked -> weights, mean_weights, logsumexp -> context
 """
@@ -17,9 +17,9 @@ from attention import spec
 from attention.spec.attend import INTERMEDIATES, attend
 from attention.spec.errors import OptionError
 from attention.spec.kernels import recorded
+from parity_tests.backends import JAX, KERNELS, Backend, Kernel, close, each_backend, each_kernel, numbers, wide
 from parity_tests.covering import pairwise
-from parity_tests.formula import CASES, B, D, H, S, T, qkv, settled
-from parity_tests.rooms import JAX, KERNELS, Kernel, Room, close, each_kernel, each_room, numbers, wide
+from parity_tests.formula import CASES, B, D, H, S, T, qkv, resolved
 
 MASK = spec.Lengths(kv=[4, 0]) & spec.Causal(align="end")
 EVERY: dict[str, Any] = {"softcap": 1.5, "bias": numbers(6, H, T, S), "sinks": numbers(5, H), "mask": MASK, "scale": 0.7}
@@ -74,16 +74,16 @@ class TestLaws:
     def test_to_look_changes_no_bit_of_the_context(self, kernel: Kernel, case: str, dtype: str) -> None:
         changed, options = CASES[case]
         options = {name: x.astype(np.float32) if isinstance(x, np.ndarray) else x for name, x in options.items()}
-        options = {name: kernel.room.native(x) for name, x in options.items()}
-        given = [kernel.room.array(x) for x in spec.cast(dict(zip("qkv", qkv(**changed), strict=True)), dtype).values()]
+        options = {name: kernel.backend.native(x) for name, x in options.items()}
+        given = [kernel.backend.array(x) for x in spec.cast(dict(zip("qkv", qkv(**changed), strict=True)), dtype).values()]
         # One operation after another: a compiler may fuse what is looked at in another way.
         looked, _ = kernel.answer(*given, return_intermediates=INTERMEDIATES, **options)
-        np.testing.assert_array_equal(kernel.room.numpy(looked), kernel.room.numpy(kernel.answer(*given, **options)))
+        np.testing.assert_array_equal(kernel.backend.numpy(looked), kernel.backend.numpy(kernel.answer(*given, **options)))
 
     @each_kernel
     def test_to_look_changes_no_kernel(self, kernel: Kernel) -> None:
-        given = [kernel.room.array(x) for x in qkv(dtype="float32")]
-        module = kernel.room.module
+        given = [kernel.backend.array(x) for x in qkv(dtype="float32")]
+        module = kernel.backend.module
         for name in (kernel.name, "auto"):
             with recorded() as plain:
                 _ = module.dot_product_attention(*given, implementation=name)
@@ -94,22 +94,24 @@ class TestLaws:
 
     @each_kernel
     def test_one_intermediate_is_as_among_all_in_the_order_asked_for(self, kernel: Kernel) -> None:
-        given = [kernel.room.array(x) for x in qkv(dtype="float32")]
-        _, every = kernel.room.module.dot_product_attention(
+        given = [kernel.backend.array(x) for x in qkv(dtype="float32")]
+        _, every = kernel.backend.module.dot_product_attention(
             *given, implementation=kernel.name, return_intermediates=INTERMEDIATES
         )
         for names in (("logsumexp", "scaled"), ("weights",), ("context",)):
-            _, some = kernel.room.module.dot_product_attention(*given, implementation=kernel.name, return_intermediates=names)
+            _, some = kernel.backend.module.dot_product_attention(
+                *given, implementation=kernel.name, return_intermediates=names
+            )
             assert tuple(some) == names
             for name in names:
-                np.testing.assert_array_equal(kernel.room.numpy(some[name]), kernel.room.numpy(every[name]))
+                np.testing.assert_array_equal(kernel.backend.numpy(some[name]), kernel.backend.numpy(every[name]))
 
 
 @cache
 def formula_slopes(intermediate: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return a direction of an intermediate and its gradients along it by JAX in float64: of q, k, v, bias and sinks."""
     given = qkv()
-    fixed = settled(*given, DROPPED)
+    fixed = resolved(*given, DROPPED)
     inputs = (*given, fixed.pop("bias"), fixed.pop("sinks"))
 
     def value(q: Any, k: Any, v: Any, bias: Any, sinks: Any) -> Any:
@@ -124,10 +126,10 @@ def formula_slopes(intermediate: str) -> tuple[np.ndarray, list[np.ndarray]]:
 
 class TestGradients:
     @each_intermediate
-    @each_room
-    def test_each_intermediate_has_the_formulas_gradient(self, room: Room, intermediate: str) -> None:
+    @each_backend
+    def test_each_intermediate_has_the_formulas_gradient(self, backend: Backend, intermediate: str) -> None:
         along, wanted = formula_slopes(intermediate)
-        got = Kernel(room, "reference").grads(*qkv(), along, intermediate=intermediate, **DROPPED)
+        got = Kernel(backend, "reference").grads(*qkv(), along, intermediate=intermediate, **DROPPED)
         largest = max(np.abs(g).max() for g in wanted)
         # The order of arrays among the options is bias, sinks.
         for one, other in zip(got, wanted, strict=True):
@@ -142,29 +144,29 @@ class TestGradients:
         context = kernel.grads(q, k, v, np.ones_like(q), mask=MASK)
         shape = {"logsumexp": (B, H, T), "mean_weights": (B, T, S)}.get(intermediate, (B, H, T, S))
         beside = kernel.grads(q, k, v, np.full(shape, 0.5, np.float32), intermediate=intermediate, mask=MASK)
-        room = kernel.room
+        backend = kernel.backend
 
         def scalar(q: Any, k: Any, v: Any) -> Any:
             # By name where the kernel has a gradient.
             name = kernel.chosen(q, k, v, mask=MASK)
-            out, intermediates = room.module.dot_product_attention(
+            out, intermediates = backend.module.dot_product_attention(
                 q, k, v, mask=MASK, return_intermediates=(intermediate,), implementation=name
             )
             return out.sum() + (0.5 * intermediates[intermediate]).sum()
 
-        both = room.grad(scalar, [room.array(x) for x in (q, k, v)])
+        both = backend.grad(scalar, [backend.array(x) for x in (q, k, v)])
         for got, one, other in zip(both, context, beside, strict=True):
-            np.testing.assert_allclose(room.numpy(got), one + other, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(backend.numpy(got), one + other, rtol=0, atol=1e-5)
 
 
 class TestRefusals:
     @each_kernel
     def test_an_intermediate_that_is_none(self, kernel: Kernel) -> None:
-        given = [kernel.room.array(x) for x in qkv(dtype="float32")]
+        given = [kernel.backend.array(x) for x in qkv(dtype="float32")]
         text = f"^return_intermediates 'probs' must be among {', '.join(INTERMEDIATES)}$"
         for name in (kernel.name, "auto"):
             with pytest.raises(OptionError, match=text, check=lambda caught: type(caught) is OptionError):
-                _ = kernel.room.module.dot_product_attention(*given, return_intermediates=("probs",), implementation=name)
+                _ = kernel.backend.module.dot_product_attention(*given, return_intermediates=("probs",), implementation=name)
 
     def test_intermediates_under_jit_are_those_outside(self) -> None:
         given = qkv(dtype="float32")

@@ -14,7 +14,7 @@ import torch
 
 from attention import spec
 from attention.spec.layers.contract import Contract
-from parity_tests.rooms import Room, each_room, numbers
+from parity_tests.backends import Backend, each_backend, numbers
 
 M, N = 8, 6
 HEALTHY, SICK = slice(0, 4), slice(4, 6)
@@ -32,7 +32,7 @@ LAYERS: dict[str, Contract] = {
 }
 
 
-def run(room: Room, layer: Any, x: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def run(backend: Backend, layer: Any, x: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first output, and the gradient of its healthy rows with respect to the input."""
     names = list(layer.contract.inputs)
 
@@ -41,7 +41,7 @@ def run(room: Room, layer: Any, x: np.ndarray, along: np.ndarray) -> tuple[np.nd
         made = layer(**given, mask=PACKED)
         return made[0] if isinstance(made, tuple) else made
 
-    if room.name == "torch":
+    if backend.name == "torch":
         leaf = torch.from_numpy(x).requires_grad_()
         out = first(leaf)
         (gradient,) = torch.autograd.grad((out[:, HEALTHY] * torch.from_numpy(along)).sum(), leaf)
@@ -52,24 +52,24 @@ def run(room: Room, layer: Any, x: np.ndarray, along: np.ndarray) -> tuple[np.nd
 
 class TestLaws:
     @pytest.mark.parametrize("name", LAYERS)
-    @each_room
-    def test_nan_in_a_document_stays_in_it(self, room: Room, name: str) -> None:
-        layer = LAYERS[name].build(room.name)
+    @each_backend
+    def test_nan_in_a_document_stays_in_it(self, backend: Backend, name: str) -> None:
+        layer = LAYERS[name].build(backend.name)
         x = numbers(0, 2, N, M, dtype="float32")
         sick = x.copy()
         sick[:, SICK] = np.nan
         along = numbers(1, 2, 4, M, dtype="float32")
-        (wanted, gradient), (got, slope) = run(room, layer, x, along), run(room, layer, sick, along)
+        (wanted, gradient), (got, slope) = run(backend, layer, x, along), run(backend, layer, sick, along)
         np.testing.assert_array_equal(got[:, HEALTHY], wanted[:, HEALTHY])
         np.testing.assert_array_equal(slope, gradient)
         assert not gradient[:, SICK].any()
         assert np.isnan(got[:, SICK]).all(), "a sick document must not look healthy"
 
-    @each_room
-    def test_a_shut_gate_has_a_finite_gradient(self, room: Room) -> None:
+    @each_backend
+    def test_a_shut_gate_has_a_finite_gradient(self, backend: Backend) -> None:
         contract = spec.MultiHeadAttention(M, 2, gate="headwise")
-        layer = contract.build(room.name)
+        layer = contract.build(backend.name)
         weights = contract.init(0)
         layer.load_weights({**weights, "gate_proj.kernel": np.full_like(weights["gate_proj.kernel"], -100.0)})
-        _, gradient = run(room, layer, np.ones((2, N, M), np.float32), np.ones((2, 4, M), np.float32))
+        _, gradient = run(backend, layer, np.ones((2, N, M), np.float32), np.ones((2, 4, M), np.float32))
         assert np.isfinite(gradient).all()

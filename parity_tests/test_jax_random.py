@@ -220,14 +220,14 @@ class TestLayers:
         assert ours.params() == of(theirs.params())
 
 
-class TestRooms:
+class TestBackends:
     NAMES = ("key", "seed_of", "index", "keep", "uniform", "below", "bernoulli", "dropout_mask")
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_both_rooms_have_the_same_signature(self, name: str) -> None:
+    def test_both_backends_have_the_same_signature(self, name: str) -> None:
         one, other = (
-            [(p.name, p.kind, p.default) for p in inspect.signature(getattr(room, name)).parameters.values()]
-            for room in (in_torch, in_jax)
+            [(p.name, p.kind, p.default) for p in inspect.signature(getattr(backend, name)).parameters.values()]
+            for backend in (in_torch, in_jax)
         )
         assert one == other
 

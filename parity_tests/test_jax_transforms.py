@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from attention import spec
 from attention.jax_impl import MultiHeadAttention, dot_product_attention
 from attention.spec.masks.algebra import Mask
-from parity_tests.rooms import JAX, KERNELS, close, numbers
+from parity_tests.backends import JAX, KERNELS, close, numbers
 
 B, T, M, H, K, D = 3, 5, 12, 4, 2, 6
 CONTRACT = spec.MultiHeadAttention(M, H, K, head_dim=D, mask=spec.Causal(), positions=spec.Rotary(), softcap=20.0)
@@ -76,7 +76,7 @@ class Traced:
 
 
 def kernels(*refusing: str) -> Any:
-    here = [kernel.name for kernel in KERNELS if kernel.room is JAX]
+    here = [kernel.name for kernel in KERNELS if kernel.backend is JAX]
     return pytest.mark.parametrize("kernel", [name for name in here if name not in refusing])
 
 

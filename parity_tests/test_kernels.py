@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attention import spec
-from attention.spec import Request, choose
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE, Sizes
 from attention.spec.errors import KernelRefused, OptionError, ShapeError, UnknownName
-from attention.spec.kernels import PRECISIONS, Kernels, answer, check_precision, order, recorded
+from attention.spec.kernels import PRECISIONS, Kernels, Request, answer, check_precision, choose, order, recorded
 from attention.spec.kernels.auto_rules import STRUCTURES, Rule, first, structure
 
 B, T, S, H, K, D, E = 2, 3, 5, 4, 2, 6, 7
@@ -361,5 +360,5 @@ class TestRequest:
         ],
         ids=str,
     )
-    def test_a_shield_is_needed_where_a_row_may_be_empty(self, mask: Any, sizes: Sizes, needed: bool) -> None:
-        assert request(mask=mask, sizes=sizes).needs_shield == needed
+    def test_zero_masking_is_needed_where_a_row_may_be_empty(self, mask: Any, sizes: Sizes, needed: bool) -> None:
+        assert request(mask=mask, sizes=sizes).needs_zero_masking == needed

@@ -25,12 +25,12 @@ from attention.parity.contracts.check import check_probe, expect, verdicts
 from attention.parity.contracts.probes import Probe, probes
 from attention.parity.results.report import Report
 from attention.spec.errors import DTypeError, MaskError, OptionError, PositionError, ShapeError
-from attention.spec.layers.contract import ROOMS as MODULES
+from attention.spec.layers.contract import BACKENDS as MODULES
 from attention.spec.layers.latent import absorb, expand
 from attention.spec.norms import RMSNorm
 from attention.spec.positions import DynamicNTKScaling, YarnScaling
 from attention.spec.scores import heads_first
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
+from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers, wide
 
 B, T = 3, 7
 SIZES: dict[str, Any] = {"embed_dim": 10, "num_heads": 2, "kv_rank": 7, "nope_dim": 5, "rope_dim": 4, "value_dim": 6}
@@ -61,13 +61,13 @@ class Absorbed(spec.LatentAttention):
 
 @cache
 def absorbed_layer(backend: str) -> type:
-    room: Any = importlib.import_module(MODULES[backend]).LatentAttention
+    kind: Any = importlib.import_module(MODULES[backend]).LatentAttention
     name = "forward" if backend == "torch" else "__call__"
 
     def call(self: Any, *given: Any, **options: Any) -> Any:
-        return getattr(room, name)(self, *given, **{"form": "absorbed", **options})
+        return getattr(kind, name)(self, *given, **{"form": "absorbed", **options})
 
-    return type("Absorbed", (room,), {name: call})
+    return type("Absorbed", (kind,), {name: call})
 
 
 def absorbed(c: spec.LatentAttention) -> Absorbed:
@@ -78,36 +78,38 @@ def weights_of(c: spec.LatentAttention, dtype: str = "float64") -> spec.Weights:
     return spec.cast({name: 0.5 * numbers(i, *p.shape) for i, (name, p) in enumerate(c.params.items())}, dtype)
 
 
-def loaded(room: Room, c: spec.LatentAttention, dtype: str = "float64") -> Any:
-    layer = c.build(room.name, dtype=dtype)
+def loaded(backend: Backend, c: spec.LatentAttention, dtype: str = "float64") -> Any:
+    layer = c.build(backend.name, dtype=dtype)
     layer.load_weights(weights_of(c, dtype))
     layer.eval()
     return layer
 
 
 def judged(c: spec.LatentAttention, x: np.ndarray, form: str = "expanded", **call: Any) -> dict[str, np.ndarray]:
-    return c.formula(np, weights_of(c), {"x": x}, c.settle({"x": x}, **call), form=form)
+    return c.formula(np, weights_of(c), {"x": x}, c.resolve({"x": x}, **call), form=form)
 
 
-def empty(room: Room, kind: str, c: spec.LatentAttention, batch: int = B, dtype: str = "float64") -> Any:
-    module = importlib.import_module(CACHES[room.name])
+def empty(backend: Backend, kind: str, c: spec.LatentAttention, batch: int = B, dtype: str = "float64") -> Any:
+    module = importlib.import_module(CACHES[backend.name])
     if kind == "PagedCache":
         return module.PagedCache.make([[5, 0, 3], [2, 6, 1], [4, 8, 7]], 9, 3, *c.cache_sizes, dtype=dtype)
     return getattr(module, kind).make(batch, T, *c.cache_sizes, dtype=dtype)
 
 
-def program(room: Room, layer: Any, **options: Any) -> Callable[..., Any]:
+def program(backend: Backend, layer: Any, **options: Any) -> Callable[..., Any]:
     """Return the layer as a function: in JAX a compiled one, for op by op each shape costs a compilation of every op."""
-    return jax.jit(lambda x, call: layer(x, **call, **options)) if room is JAX else lambda x, call: layer(x, **call, **options)
+    return (
+        jax.jit(lambda x, call: layer(x, **call, **options)) if backend is JAX else lambda x, call: layer(x, **call, **options)
+    )
 
 
-def decode(room: Room, layer: Any, held: Any, x: Any, parts: list[int], form: str = "auto", positions: Any = None) -> Any:
+def decode(backend: Backend, layer: Any, held: Any, x: Any, parts: list[int], form: str = "auto", positions: Any = None) -> Any:
     """Return the outputs of all chunks, one after the other, and the cache with all of them in it."""
-    made, start, step = [], 0, program(room, layer, form=form)
+    made, start, step = [], 0, program(backend, layer, form=form)
     for size in parts:
         where = None if positions is None else positions[:, start : start + size]
         output, held = step(x[:, start : start + size], {"cache": held, "positions": where})
-        made.append(room.numpy(output))
+        made.append(backend.numpy(output))
         start += size
     return np.concatenate(made, axis=1), held
 
@@ -134,19 +136,19 @@ class TestLaws:
             close(other[intermediate], one[intermediate], 1e-13)
 
     @pytest.mark.parametrize("name", CONTRACTS)
-    @each_room
-    def test_both_forms_of_a_layer_are_the_formula(self, room: Room, name: str) -> None:
+    @each_backend
+    def test_both_forms_of_a_layer_are_the_formula(self, backend: Backend, name: str) -> None:
         c, x = CONTRACTS[name], numbers(9, B, T, 10)
         call = {"mask": spec.Lengths(kv=[7, 5, 0], q=[7, 5, 0]), "positions": np.array([[3], [0], [8190]]) + np.arange(T)}
         wanted = judged(c, x, **call)
         with wide(x):
-            layer = loaded(room, c)
+            layer = loaded(backend, c)
             for form in ("expanded", "absorbed"):
-                asked = program(room, layer, form=form, return_intermediates=("weights", "logsumexp", "context"))
-                output, intermediates = asked(room.array(x), call)
-                close(room.numpy(output), wanted["output"], 1e-13)
+                asked = program(backend, layer, form=form, return_intermediates=("weights", "logsumexp", "context"))
+                output, intermediates = asked(backend.array(x), call)
+                close(backend.numpy(output), wanted["output"], 1e-13)
                 for intermediate, value in intermediates.items():
-                    close(room.numpy(value), wanted[intermediate], 1e-13)
+                    close(backend.numpy(value), wanted[intermediate], 1e-13)
 
     @pytest.mark.parametrize(
         ("kind", "form", "parts"),
@@ -157,34 +159,41 @@ class TestLaws:
             ("PagedCache", "auto", [1, 3, 3]),
         ],
     )
-    @each_room
-    def test_a_decode_is_the_whole_sequence(self, room: Room, kind: str, form: str, parts: list[int]) -> None:
+    @each_backend
+    def test_a_decode_is_the_whole_sequence(self, backend: Backend, kind: str, form: str, parts: list[int]) -> None:
         x = numbers(9, B, T, 10)
         wanted = judged(WINDOW, x)["output"]
         with wide(x):
-            got, held = decode(room, loaded(room, WINDOW), empty(room, kind, WINDOW), room.array(x), parts, form=form)
+            got, held = decode(
+                backend, loaded(backend, WINDOW), empty(backend, kind, WINDOW), backend.array(x), parts, form=form
+            )
             close(got, wanted, 1e-13)
-            assert room.numpy(held.value).shape[-2:] == (1, 7), "one latent a token, whatever the heads"
+            assert backend.numpy(held.value).shape[-2:] == (1, 7), "one latent a token, whatever the heads"
 
-    @each_room
-    def test_absent_tokens_of_a_chunk_influence_nothing(self, room: Room) -> None:
+    @each_backend
+    def test_absent_tokens_of_a_chunk_influence_nothing(self, backend: Backend) -> None:
         x = numbers(9, B, T, 10)
         places = np.array([[0, 1, 2, 3, 4, 5, 6], [-1, -1, 0, 1, 2, 3, 4], [-1, 0, 1, 2, -1, 3, 4]])
         poisoned = np.where((places < 0)[..., None], np.nan, x)
         with wide(x):
-            layer = loaded(room, WHOLE)
+            layer = loaded(backend, WHOLE)
             got, _ = decode(
-                room, layer, empty(room, "StaticCache", WHOLE), room.array(poisoned), [1] * 7, positions=room.array(places)
+                backend,
+                layer,
+                empty(backend, "StaticCache", WHOLE),
+                backend.array(poisoned),
+                [1] * 7,
+                positions=backend.array(places),
             )
         for row, there in enumerate(places >= 0):
             close(got[row][there], judged(WHOLE, x[row][there])["output"], 1e-13)
 
-    @each_room
-    def test_rotary_sees_distances_alone(self, room: Room) -> None:
+    @each_backend
+    def test_rotary_sees_distances_alone(self, backend: Backend) -> None:
         x = numbers(9, B, T, 10)
         with wide(x):
-            layer = program(room, loaded(room, WHOLE))
-            near, far = (room.numpy(layer(room.array(x), {"positions": np.arange(T) + first})) for first in (0, 900))
+            layer = program(backend, loaded(backend, WHOLE))
+            near, far = (backend.numpy(layer(backend.array(x), {"positions": np.arange(T) + first})) for first in (0, 900))
         close(far, near, 1e-11)
 
 
@@ -228,8 +237,8 @@ class TestValues:
 
     def test_first_weights_are_the_same_bits_everywhere(self) -> None:
         ours = WHOLE.init(5)
-        for room in (TORCH, JAX):
-            theirs = WHOLE.build(room.name, seed=5).weights()
+        for backend in (TORCH, JAX):
+            theirs = WHOLE.build(backend.name, seed=5).weights()
             assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
     def test_only_what_is_asked_for_is_learned(self) -> None:
@@ -245,7 +254,7 @@ class TestValues:
 class TestProof:
     """Of the absorbed form; the expanded one is a case of `spec.cases`, which `test_parity.py` judges."""
 
-    def test_both_rooms_stay_within_the_budget(self) -> None:
+    def test_both_backends_stay_within_the_budget(self) -> None:
         (probe,) = chosen(absorbed(WHOLE), "float32", "padding")
         Report(tuple(check_probe("latent", probe, backends.BACKENDS))).assert_ok()
 
@@ -317,25 +326,25 @@ class TestTransforms:
 
 
 class TestDropout:
-    @each_room
-    def test_training_draws_and_evaluation_does_not(self, room: Room) -> None:
-        x = room.array(numbers(9, B, T, 10, dtype="float32"))
-        layer = loaded(room, WHOLE, "float32")
-        still = [room.numpy(layer(x)) for _ in range(2)]
+    @each_backend
+    def test_training_draws_and_evaluation_does_not(self, backend: Backend) -> None:
+        x = backend.array(numbers(9, B, T, 10, dtype="float32"))
+        layer = loaded(backend, WHOLE, "float32")
+        still = [backend.numpy(layer(x)) for _ in range(2)]
         layer.train()
-        drawn = [room.numpy(layer(x)) for _ in range(2)]
+        drawn = [backend.numpy(layer(x)) for _ in range(2)]
         assert np.array_equal(still[0], still[1])
         assert not np.allclose(drawn[0], drawn[1])
 
-    @each_room
-    def test_both_forms_drop_the_same_weights(self, room: Room) -> None:
+    @each_backend
+    def test_both_forms_drop_the_same_weights(self, backend: Backend) -> None:
         x = numbers(9, B, T, 10)
         with wide(x):
-            layer = loaded(room, WHOLE)
+            layer = loaded(backend, WHOLE)
             layer.train()
             for form in ("expanded", "absorbed"):
-                got = program(room, layer, form=form, dropout_seed=7)(room.array(x), {})
-                close(room.numpy(got), judged(WHOLE, x, dropout_seed=7)["output"], 1e-13)
+                got = program(backend, layer, form=form, dropout_seed=7)(backend.array(x), {})
+                close(backend.numpy(got), judged(WHOLE, x, dropout_seed=7)["output"], 1e-13)
 
 
 class TestRefusals:
@@ -371,30 +380,30 @@ class TestRefusals:
             ({"cache": {}}, DTypeError, "cache dict must be a StaticCache, RollingCache or PagedCache"),
         ],
     )
-    @each_room
-    def test_a_call_that_does_not_fit(self, room: Room, call: dict[str, Any], error: type[Exception], text: str) -> None:
+    @each_backend
+    def test_a_call_that_does_not_fit(self, backend: Backend, call: dict[str, Any], error: type[Exception], text: str) -> None:
         call = dict(call)
-        x = room.array(np.zeros(call.pop("x", (B, T, 10)), np.float32))
+        x = backend.array(np.zeros(call.pop("x", (B, T, 10)), np.float32))
         with pytest.raises(error) as raised:
-            _ = WHOLE.build(room.name)(x, **call)
+            _ = WHOLE.build(backend.name)(x, **call)
         assert (type(raised.value), str(raised.value)) == (error, text)
 
-    @each_room
-    def test_a_cache_that_does_not_fit(self, room: Room) -> None:
-        x, other = room.array(np.zeros((B, T, 10), np.float32)), {TORCH: JAX, JAX: TORCH}[room]
-        layer, held = WINDOW.build(room.name), empty(room, "StaticCache", WINDOW, dtype="float32")
+    @each_backend
+    def test_a_cache_that_does_not_fit(self, backend: Backend) -> None:
+        x, other = backend.array(np.zeros((B, T, 10), np.float32)), {TORCH: JAX, JAX: TORCH}[backend]
+        layer, held = WINDOW.build(backend.name), empty(backend, "StaticCache", WINDOW, dtype="float32")
         with pytest.raises(ShapeError, match=r"^cache of batch \(2,\) must have batch = \(3,\) as x has$"):
-            _ = layer(x, cache=empty(room, "StaticCache", WINDOW, batch=2, dtype="float32"))
+            _ = layer(x, cache=empty(backend, "StaticCache", WINDOW, batch=2, dtype="float32"))
         with pytest.raises(DTypeError, match=r"cache\.StaticCache must be of the framework of x$"):
             _ = layer(x, cache=empty(other, "StaticCache", WINDOW, dtype="float32"))
         with pytest.raises(MaskError, match=r"^Lengths kv \[9, 7, 7\] must be in 0..S = 7$"):
             _ = layer(x, cache=held, mask=spec.Lengths(kv=[9, 7, 7]))
         with pytest.raises(OptionError, match=r"^mask None must hide later keys"):
-            _ = PLAIN.build(room.name)(x, cache=held)
+            _ = PLAIN.build(backend.name)(x, cache=held)
         with pytest.raises(OptionError, match="a cache of window 7 keeps fewer"):
-            _ = replace(WINDOW, mask=spec.Causal()).build(room.name)(
-                x, cache=empty(room, "RollingCache", WINDOW, dtype="float32")
+            _ = replace(WINDOW, mask=spec.Causal()).build(backend.name)(
+                x, cache=empty(backend, "RollingCache", WINDOW, dtype="float32")
             )
         grows = replace(WHOLE, positions=spec.Rotary(scaling=DynamicNTKScaling(2.0, 16)))
         with pytest.raises(OptionError, match="must not depend on the length"):
-            _ = grows.build(room.name)(x, cache=held)
+            _ = grows.build(backend.name)(x, cache=held)

@@ -25,7 +25,7 @@ DECODER = spec.DecoderBlock(
 def formula(contract: Any, weights: spec.Weights, arrays: dict[str, np.ndarray], **call: Any) -> dict[str, np.ndarray]:
     """Somebody's own implementation: the formula in NumPy float64, its results rounded to float32."""
     wide = ({name: x.astype(np.float64) for name, x in group.items()} for group in (weights, arrays))
-    made = contract.formula(np, *wide, contract.settle(arrays, **call))
+    made = contract.formula(np, *wide, contract.resolve(arrays, **call))
     return {name: np.asarray(x, np.float32) for name, x in made.items()}
 
 

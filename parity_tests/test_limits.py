@@ -18,7 +18,7 @@ from attention.spec.errors import AttentionError
 MANY = list(range(10**6))
 Q = torch.zeros(2, 3, 2, 4)
 LONG = {"torch": torch.zeros(1, 2**16, 1, 1), "jax": jnp.zeros((1, 2**16, 1, 1))}
-ROOMS: dict[str, tuple[Any, Callable[[Any], Any]]] = {"torch": (torch_impl, torch.as_tensor), "jax": (jax_impl, jnp.asarray)}
+BACKENDS: dict[str, tuple[Any, Callable[[Any], Any]]] = {"torch": (torch_impl, torch.as_tensor), "jax": (jax_impl, jnp.asarray)}
 SECONDS = 2.0
 
 LARGE: dict[str, Callable[[], Any]] = {
@@ -28,7 +28,7 @@ LARGE: dict[str, Callable[[], Any]] = {
     "a document of 2**31 - 1": lambda: spec.Segments.from_cu_seqlens([0, 2**31 - 1]),
     "documents that fall": lambda: spec.Segments.from_cu_seqlens(MANY[::-1]),
     "buckets": lambda: spec.RelativeBias(2**20),
-    "tiles": lambda: spec.schedule(spec.Causal(), Sizes((1,), 2**22, 2**22, 1, 1, 4, 4), (1, 1)),
+    "tiles": lambda: spec.masks.schedule(spec.Causal(), Sizes((1,), 2**22, 2**22, 1, 1, 4, 4), (1, 1)),
     "dropout in torch": lambda: torch_impl.dot_product_attention(*[LONG["torch"]] * 3, dropout_rate=0.5, dropout_seed=1),
     "dropout in jax": lambda: jax_impl.dot_product_attention(*[LONG["jax"]] * 3, dropout_rate=0.5, dropout_seed=1),
 }
@@ -61,11 +61,15 @@ class TestRefusals:
 
 class TestLaws:
     @pytest.mark.parametrize(("batch", "t", "s"), [(0, 3, 3), (2, 0, 3), (2, 3, 0), (0, 0, 0)])
-    @pytest.mark.parametrize(("room", "kernel"), [(name, k) for name, (room, _) in ROOMS.items() for k in room.KERNELS])
-    def test_axes_of_size_zero_are_computed_or_refused_by_us(self, room: str, kernel: str, batch: int, t: int, s: int) -> None:
-        module, native = ROOMS[room]
+    @pytest.mark.parametrize(
+        ("backend", "kernel"), [(name, k) for name, (backend, _) in BACKENDS.items() for k in backend.kernels.KERNELS]
+    )
+    def test_axes_of_size_zero_are_computed_or_refused_by_us(
+        self, backend: str, kernel: str, batch: int, t: int, s: int
+    ) -> None:
+        module, native = BACKENDS[backend]
         q, kv = (native(np.ones((batch, length, 2, 4), np.float32)) for length in (t, s))
-        if room == "torch":
+        if backend == "torch":
             q.requires_grad_()
         for mask in composed(batch, t, s).values():
             try:
@@ -75,6 +79,6 @@ class TestLaws:
                 continue
             assert tuple(output.shape) == (batch, t, 2, 4)
             # Without a key there is nothing to take a mean of: 0.
-            assert s > 0 or not np.asarray(output.detach() if room == "torch" else output).any()
-            if room == "torch":
+            assert s > 0 or not np.asarray(output.detach() if backend == "torch" else output).any()
+            if backend == "torch":
                 output.sum().backward()

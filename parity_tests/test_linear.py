@@ -1,4 +1,4 @@
-"""Linear attention: sums that are carried along are the sums over all keys, in both rooms alike.
+"""Linear attention: sums that are carried along are the sums over all keys, in both backends alike.
 
 scan(q, k, v) = quadratic(q, k, v) = the paper's recurrence in loops        decode(x[:n]) ++ decode(x[n:]) = scan(x)
 """
@@ -23,7 +23,7 @@ from attention.parity.contracts.probes import Probe, probes
 from attention.parity.results.report import Report
 from attention.spec.errors import DTypeError, KernelRefused, MaskError, OptionError, ShapeError, UnknownName
 from attention.spec.layers.linear import CHUNK, features, ratio
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
+from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers, wide
 
 B, T, S, M, H, K, D, E = 2, 5, 7, 10, 4, 2, 6, 3
 CAUSAL = spec.LinearAttention(M, H, K, head_dim=D, value_dim=E, causal=True, eps=0.01)
@@ -37,20 +37,22 @@ def weights_of(c: spec.LinearAttention, dtype: str = "float64") -> spec.Weights:
     return spec.cast({name: 0.5 * numbers(i, *p.shape) for i, (name, p) in enumerate(c.params.items())}, dtype)
 
 
-def loaded(room: Room, c: spec.LinearAttention, dtype: str = "float64") -> Any:
-    layer = c.build(room.name, dtype=dtype)
+def loaded(backend: Backend, c: spec.LinearAttention, dtype: str = "float64") -> Any:
+    layer = c.build(backend.name, dtype=dtype)
     layer.load_weights(weights_of(c, dtype))
     return layer
 
 
 def judged(c: spec.LinearAttention, x: np.ndarray, **call: Any) -> np.ndarray:
     arrays = {"query": x}
-    return c.formula(np, weights_of(c), arrays, c.settle(arrays, **call))["output"]
+    return c.formula(np, weights_of(c), arrays, c.resolve(arrays, **call))["output"]
 
 
-def program(room: Room, layer: Any, **options: Any) -> Callable[..., Any]:
+def program(backend: Backend, layer: Any, **options: Any) -> Callable[..., Any]:
     """Return the layer as a function; in JAX a compiled one."""
-    return jax.jit(lambda x, call: layer(x, **call, **options)) if room is JAX else lambda x, call: layer(x, **call, **options)
+    return (
+        jax.jit(lambda x, call: layer(x, **call, **options)) if backend is JAX else lambda x, call: layer(x, **call, **options)
+    )
 
 
 def chosen(c: spec.LinearAttention, dtype: str, name: str) -> Probe:
@@ -59,47 +61,51 @@ def chosen(c: spec.LinearAttention, dtype: str, name: str) -> Probe:
 
 class TestLaws:
     @each_contract
-    @each_room
-    def test_the_scan_is_the_quadratic_form(self, room: Room, name: str) -> None:
+    @each_backend
+    def test_the_scan_is_the_quadratic_form(self, backend: Backend, name: str) -> None:
         # Three chunks, the last of them begun.
         c, x = CONTRACTS[name], numbers(7, B, 2 * CHUNK + 9, M)
         with wide(x):
-            layer = loaded(room, c)
-            scan, quadratic = (program(room, layer, implementation=form)(room.array(x), {}) for form in ("scan", "quadratic"))
-            close(room.numpy(scan), room.numpy(quadratic), 1e-13)
-        close(room.numpy(scan), judged(c, x), 1e-13)
+            layer = loaded(backend, c)
+            scan, quadratic = (
+                program(backend, layer, implementation=form)(backend.array(x), {}) for form in ("scan", "quadratic")
+            )
+            close(backend.numpy(scan), backend.numpy(quadratic), 1e-13)
+        close(backend.numpy(scan), judged(c, x), 1e-13)
 
-    @each_room
-    def test_both_forms_have_the_same_gradients(self, room: Room) -> None:
+    @each_backend
+    def test_both_forms_have_the_same_gradients(self, backend: Backend) -> None:
         x, along = numbers(7, B, CHUNK + 3, M), numbers(8, B, CHUNK + 3, M)
         with wide(x):
-            layer, direction = loaded(room, CAUSAL), room.array(along)
+            layer, direction = loaded(backend, CAUSAL), backend.array(along)
             scan, quadratic = (
-                room.numpy(room.grad(lambda x, f=f: (program(room, layer, implementation=f)(x, {}) * direction).sum(), [x])[0])
-                for x, f in ((room.array(x), "scan"), (room.array(x), "quadratic"))
+                backend.numpy(
+                    backend.grad(lambda x, f=f: (program(backend, layer, implementation=f)(x, {}) * direction).sum(), [x])[0]
+                )
+                for x, f in ((backend.array(x), "scan"), (backend.array(x), "quadratic"))
             )
         close(scan, quadratic, 1e-13)
 
-    @each_room
-    def test_a_decode_is_the_whole_sequence(self, room: Room) -> None:
+    @each_backend
+    def test_a_decode_is_the_whole_sequence(self, backend: Backend) -> None:
         x = numbers(7, B, T, M)
         with wide(x):
-            step = program(room, loaded(room, CAUSAL), return_state=True)
-            output, state = step(room.array(x[:, :1]), {})
-            made = [room.numpy(output)]
+            step = program(backend, loaded(backend, CAUSAL), return_state=True)
+            output, state = step(backend.array(x[:, :1]), {})
+            made = [backend.numpy(output)]
             for token in range(1, T):
-                output, state = step(room.array(x[:, token : token + 1]), {"state": state})
-                made.append(room.numpy(output))
+                output, state = step(backend.array(x[:, token : token + 1]), {"state": state})
+                made.append(backend.numpy(output))
             assert state.shape == (B, K, D, E + 1)
-            _, once = step(room.array(x), {})
-            close(room.numpy(state), room.numpy(once), 1e-13)
+            _, once = step(backend.array(x), {})
+            close(backend.numpy(state), backend.numpy(once), 1e-13)
         close(np.concatenate(made, axis=1), judged(CAUSAL, x), 1e-13)
 
     @pytest.mark.parametrize("padding", LENGTHS)
     @pytest.mark.parametrize("queries", [False, True], ids=["keys alone", "both"])
     @each_contract
-    @each_room
-    def test_padding_holds_nothing(self, room: Room, name: str, queries: bool, padding: str) -> None:
+    @each_backend
+    def test_padding_holds_nothing(self, backend: Backend, name: str, queries: bool, padding: str) -> None:
         c, x, kv = CONTRACTS[name], numbers(7, B, T, M), np.array(LENGTHS[padding])
         mask = spec.Lengths(kv=kv, q=kv if queries else None, padding=padding)
         wanted = judged(c, x, mask=mask)
@@ -107,18 +113,18 @@ class TestLaws:
         gone = (place >= kv[:, None])[..., None]
         poisoned = np.where(gone, np.nan, x)
         with wide(x):
-            got = room.numpy(loaded(room, c)(room.array(poisoned), mask=mask, implementation="scan"))
+            got = backend.numpy(loaded(backend, c)(backend.array(poisoned), mask=mask, implementation="scan"))
         # A padded token that may ask is NaN where it sees anything, and nothing else is.
         asks = gone & ~(queries or (padding == "left" and c.causal))
         close(np.where(asks, 0, got), np.where(asks, 0, wanted), 1e-13)
 
-    @each_room
-    def test_an_empty_row_is_the_bias_of_the_output(self, room: Room) -> None:
+    @each_backend
+    def test_an_empty_row_is_the_bias_of_the_output(self, backend: Backend) -> None:
         x = numbers(7, B, T, M)
         with wide(x):
-            layer = loaded(room, CAUSAL)
+            layer = loaded(backend, CAUSAL)
             for form in ("scan", "quadratic"):
-                got = room.numpy(layer(room.array(x), mask=spec.Lengths(kv=[5, 0]), implementation=form))
+                got = backend.numpy(layer(backend.array(x), mask=spec.Lengths(kv=[5, 0]), implementation=form))
                 np.testing.assert_array_equal(got[1], np.broadcast_to(weights_of(CAUSAL)["out_proj.bias"], (T, M)))
 
 
@@ -140,7 +146,7 @@ class TestValues:
         weights = weights_of(c)
         weights["v_proj.kernel"][:], weights["v_proj.bias"][:] = 0, 1
         x = {"query": numbers(7, B, T, M)}
-        np.testing.assert_allclose(c.formula(np, weights, x, c.settle(x))["mixed"], 1, atol=1e-13)
+        np.testing.assert_allclose(c.formula(np, weights, x, c.resolve(x))["mixed"], 1, atol=1e-13)
 
     def test_features_keep_the_digits_of_a_very_negative_number(self) -> None:
         x = np.array([-50.0, -1.0, 0.0, 2.0, 1000.0], np.float32)
@@ -150,16 +156,16 @@ class TestValues:
     def test_a_query_that_answers_to_no_key_gives_zero(self) -> None:
         np.testing.assert_array_equal(ratio(np, np.array([[0.0, 0.0], [3.0, 2.0]]), 0.0), [[0.0], [1.5]])
 
-    @each_room
-    def test_the_state_is_in_the_compute_dtype(self, room: Room) -> None:
-        x = room.array(spec.cast({"x": numbers(7, B, T, M)}, "bfloat16")["x"])
-        output, state = CAUSAL.build(room.name, dtype="bfloat16")(x, return_state=True)
-        assert [str(room.numpy(y).dtype) for y in (output, state)] == ["bfloat16", "float32"]
+    @each_backend
+    def test_the_state_is_in_the_compute_dtype(self, backend: Backend) -> None:
+        x = backend.array(spec.cast({"x": numbers(7, B, T, M)}, "bfloat16")["x"])
+        output, state = CAUSAL.build(backend.name, dtype="bfloat16")(x, return_state=True)
+        assert [str(backend.numpy(y).dtype) for y in (output, state)] == ["bfloat16", "float32"]
 
     def test_first_weights_are_the_same_bits_everywhere(self) -> None:
         ours = CAUSAL.init(5)
-        for room in (TORCH, JAX):
-            theirs = CAUSAL.build(room.name, seed=5).weights()
+        for backend in (TORCH, JAX):
+            theirs = CAUSAL.build(backend.name, seed=5).weights()
             assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
     def test_a_torch_layer_survives_its_state_dict(self) -> None:
@@ -171,7 +177,7 @@ class TestValues:
 class TestProof:
     @pytest.mark.parametrize("probe", ["padding", "packed"])
     @each_contract
-    def test_both_rooms_stay_within_the_budget(self, name: str, probe: str) -> None:
+    def test_both_backends_stay_within_the_budget(self, name: str, probe: str) -> None:
         Report(tuple(check_probe("linear", chosen(CONTRACTS[name], "float32", probe)))).assert_ok()
 
     @each_contract
@@ -230,18 +236,18 @@ class TestTransforms:
 
 
 class TestHidden:
-    @each_room
+    @each_backend
     @pytest.mark.parametrize("causal", [False, True], ids=["whole", "causal"])
     @pytest.mark.parametrize("padding", ["left", "right"])
-    def test_a_key_that_no_query_reads_may_hold_anything(self, room: Room, causal: bool, padding: str) -> None:
-        layer = room.module.LinearAttention(spec.LinearAttention(6, 2, causal=causal))
+    def test_a_key_that_no_query_reads_may_hold_anything(self, backend: Backend, causal: bool, padding: str) -> None:
+        layer = backend.module.LinearAttention(spec.LinearAttention(6, 2, causal=causal))
         x, mask = numbers(9, 2, 5, 6, dtype="float32"), spec.Lengths(kv=[4, 3], q=[2, 0], padding=padding)
-        wanted, keys = room.numpy(layer(room.array(x), mask=mask)), x.copy()
+        wanted, keys = backend.numpy(layer(backend.array(x), mask=mask)), x.copy()
         # Nobody reads in the second row; in the first, nobody reads on after the two queries that stand first.
         keys[1] = np.nan
         if causal and padding == "right":
             keys[0, 2:] = np.nan
-        np.testing.assert_array_equal(room.numpy(layer(room.array(x), room.array(keys), mask=mask)), wanted)
+        np.testing.assert_array_equal(backend.numpy(layer(backend.array(x), backend.array(keys), mask=mask)), wanted)
 
 
 class TestRefusals:
@@ -260,9 +266,9 @@ class TestRefusals:
             _ = replace(CAUSAL, **options)
         assert str(raised.value) == text
 
-    @each_room
-    def test_a_call_that_does_not_fit(self, room: Room) -> None:
-        layer, x = CAUSAL.build(room.name), room.array(np.zeros((B, T, M), np.float32))
+    @each_backend
+    def test_a_call_that_does_not_fit(self, backend: Backend) -> None:
+        layer, x = CAUSAL.build(backend.name), backend.array(np.zeros((B, T, M), np.float32))
         segments = spec.Segments(kv=[[0, 0, 1, 1, 1]] * B)
         with pytest.raises(UnknownName, match=r"^implementation 'flash' must be one of 'auto', 'scan', 'quadratic'$"):
             _ = layer(x, implementation="flash")
@@ -279,13 +285,13 @@ class TestRefusals:
         with pytest.raises(MaskError, match=r"^Lengths kv \[9, 1\] must be in 0\.\.S = 5$"):
             _ = layer(x, mask=spec.Lengths(kv=[9, 1]))
 
-    @each_room
-    def test_a_state_that_does_not_fit(self, room: Room) -> None:
-        x, state = room.array(np.zeros((B, T, M), np.float32)), room.array(np.zeros((B, K, D, E + 1), np.float32))
-        half = room.array(spec.cast({"state": np.zeros((B, K, D, E + 1))}, "float16")["state"])
+    @each_backend
+    def test_a_state_that_does_not_fit(self, backend: Backend) -> None:
+        x, state = backend.array(np.zeros((B, T, M), np.float32)), backend.array(np.zeros((B, K, D, E + 1), np.float32))
+        half = backend.array(spec.cast({"state": np.zeros((B, K, D, E + 1))}, "float16")["state"])
         with pytest.raises(ShapeError, match=r"^state \(2, 2, 6, 3\) must be \(\*batch, K, D, E \+ 1\) = \(2, 2, 6, 4\)$"):
-            _ = CAUSAL.build(room.name)(x, state=state[..., :3])
+            _ = CAUSAL.build(backend.name)(x, state=state[..., :3])
         with pytest.raises(DTypeError, match=r"^state float16 must be float32, in which float32 computes$"):
-            _ = CAUSAL.build(room.name)(x, state=half)
+            _ = CAUSAL.build(backend.name)(x, state=half)
         with pytest.raises(OptionError, match=r"^state must be None, and not returned, where causal is False"):
-            _ = WHOLE.build(room.name)(x, return_state=True)
+            _ = WHOLE.build(backend.name)(x, return_state=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from attention.cli.loading import load, load_inputs, side
+from attention.cli.loading import load, load_inputs, program
 from attention.spec.errors import FileError, OptionError, SideFailed, UnknownName
 from parity_tests.absent import OPTIONAL, needs
 
@@ -40,8 +40,8 @@ class TestValues:
         assert load("foreign_model:Net.__call__").__name__ == "__call__"
 
     def test_a_class_and_a_factory_are_called_and_a_function_is_not(self, model: Path) -> None:
-        assert side(f"{model}:Net")(1) == side(f"{model}:make_net")(1) == 2
-        assert side(f"{model}:plain")("as it is") == "as it is"
+        assert program(f"{model}:Net")(1) == program(f"{model}:make_net")(1) == 2
+        assert program(f"{model}:plain")("as it is") == "as it is"
 
     def test_inputs_come_from_functions_files_and_shapes(self, model: Path, tmp_path: Path) -> None:
         assert load_inputs(f"{model}:inputs") == {"x": 3}
@@ -94,7 +94,7 @@ class TestRefusals:
     @needs(*OPTIONAL)  # whose absence puts a line of absent.py into every traceback
     def test_what_a_users_file_raises_is_told_with_its_line(self, model: Path, tmp_path: Path) -> None:
         with pytest.raises(SideFailed, match=r"make_broken failed at .*foreign_model\.py:6, `.*`: RuntimeError: no weights"):
-            _ = side(f"{model}:make_broken")
+            _ = program(f"{model}:make_broken")
         _ = (tmp_path / "halves.py").write_text("import a_package_that_is_not_there\n")
         with pytest.raises(SideFailed, match=r"halves\.py failed at .*halves\.py:1, .*ModuleNotFoundError"):
             _ = load(f"{tmp_path / 'halves.py'}:f")

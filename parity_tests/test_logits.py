@@ -148,7 +148,7 @@ class TestCommand:
         np.save("mask.npy", np.ones((B, T), np.int64))
         code, text = self.run("a.npy", "e.npz", "--exact", "x.npy", "--mask", "mask.npy", "--json", "out/a.json")
         assert code == 0, text
-        assert "AGREES" in text
+        assert ": agrees" in text
         assert json.loads(Path("out/a.json").read_text())["verdict"] == "agrees"
         np.save("a.npy", ACTUAL + 0.1)
         assert self.run("a.npy", "e.npz", "--exact", "x.npy")[0] == 1

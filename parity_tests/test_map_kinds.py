@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from flax import linen, nnx
+from torch import nn
 
 from attention import parity
+from attention.parity.adapters import program
 from attention.parity.param_mapping import ParamMap, match
 
 X = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
@@ -359,3 +362,60 @@ class TestLikeliest:
         second = drawn({"alpha": jnp.zeros((8, 8)), "omega": jnp.zeros((8, 8))}, 5)
         found = parity.full_comparison((ours, first), (theirs, second), X, load="first")
         assert (found.verdict, found.divergence, found.findings) == ("cannot tell", None, ())
+
+
+class Upsampler(nn.Module):
+    """A transposed convolution between two others, in one or two axes of space."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        conv, transposed = (nn.Conv1d, nn.ConvTranspose1d) if axes == 1 else (nn.Conv2d, nn.ConvTranspose2d)
+        self.inner = conv(2, 5, 3, padding=1)
+        self.up = transposed(5, 4, (2, 3)[-axes:], stride=(2, 3)[-axes:])
+        self.outer = conv(4, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.outer(torch.relu(self.up(torch.relu(self.inner(x)))))
+
+
+class FlaxUpsampler(nnx.Module):
+    """The same in NNX, whose transposed convolution reads its kernel from the start unless `transpose_kernel` is set."""
+
+    def __init__(self, axes: int, *, transpose_kernel: bool, activation: Any = nnx.relu) -> None:
+        rngs, window = nnx.Rngs(0), (2, 3)[-axes:]
+        self.inner = nnx.Conv(2, 5, (3,) * axes, padding=1, rngs=rngs)
+        self.up = nnx.ConvTranspose(5, 4, window, strides=window, padding="VALID", transpose_kernel=transpose_kernel, rngs=rngs)
+        self.outer, self.activation = nnx.Conv(4, 3, (1,) * axes, rngs=rngs), activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.activation(self.up(nnx.relu(self.inner(jnp.moveaxis(x, 1, -1)))))
+        return jnp.moveaxis(self.outer(x), -1, 1)
+
+
+class TestTransposedConvolutions:
+    @pytest.mark.parametrize("axes", [1, 2])
+    @pytest.mark.parametrize("transpose_kernel", [False, True])
+    def test_windows_are_reversed_where_one_program_alone_reads_them_from_the_end(
+        self, axes: int, *, transpose_kernel: bool
+    ) -> None:
+        torch.manual_seed(0)
+        x = np.random.default_rng(0).standard_normal((2, 2, 6, 5)[: axes + 2]).astype(np.float32)
+        first, second = Upsampler(axes), FlaxUpsampler(axes, transpose_kernel=transpose_kernel)
+        parity.compare(first, second, x, load="first").assert_ok()
+        found = parity.match(first, second, x)
+        assert ("window reversed" in str(found)) is not transpose_kernel
+        values = program(first).params
+        back = found.backward(found.forward(dict(values)))
+        assert all(np.array_equal(back[name], values[name]) for name in values)
+
+    def test_a_mistake_elsewhere_does_not_open_the_map(self) -> None:
+        x = np.random.default_rng(0).standard_normal((2, 2, 6, 5)).astype(np.float32)
+        wrong = FlaxUpsampler(2, transpose_kernel=False, activation=nnx.gelu)
+        assert parity.compare(Upsampler(2), wrong, x, load="first").verdict == "differs"
+        assert "window reversed" in str(parity.match(Upsampler(2), wrong, x))
+
+    def test_a_saved_map_keeps_its_reversed_windows(self, tmp_path: Path) -> None:
+        x = np.random.default_rng(0).standard_normal((2, 2, 6, 5)).astype(np.float32)
+        found = parity.match(Upsampler(2), FlaxUpsampler(2, transpose_kernel=False), x)
+        found.to_json(tmp_path / "map.json")
+        assert type(found).from_json(tmp_path / "map.json") == found

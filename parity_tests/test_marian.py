@@ -61,7 +61,7 @@ class TestLaws:
             np.testing.assert_array_equal(x, wanted[name], err_msg=name)
 
     def test_the_whole_table_names_every_tensor_once(self, tensors: dict[str, np.ndarray]) -> None:
-        rows = marian.dialect(files.ENCODER, files.DECODER).rows
+        rows = marian.weight_map(files.ENCODER, files.DECODER).rows
         assert sorted(row.stored for row in rows) == sorted(tensors)
         assert len({row.canonical for row in rows}) == len(rows)
 

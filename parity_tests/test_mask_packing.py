@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from attention.spec.masks import Causal, Chunked, Lengths, Mask, PerHead, PerRow, Placed, Segments, Window
+from parity_tests.backends import Backend, Kernel, close, each_backend, each_kernel, numbers
 from parity_tests.drawn_masks import of, table
-from parity_tests.rooms import Kernel, Room, close, each_kernel, each_room, numbers
 
 H, K, D = 4, 2, 3
 CU_SEQLENS = [0, 2, 2, 5, 6]
@@ -26,40 +26,44 @@ def qkv(seed: int, size: int = SIZE) -> list[np.ndarray]:
     return [numbers(seed + i, 1, size, heads, D, dtype="float32") for i, heads in enumerate((H, K, K))]
 
 
-def attend(room: Room, arrays: Iterable[np.ndarray], mask: Mask | None) -> np.ndarray:
-    call = room.whole(lambda *inputs: room.module.dot_product_attention(*inputs, mask=mask))
-    return room.numpy(call(*map(room.array, arrays)))
+def attend(backend: Backend, arrays: Iterable[np.ndarray], mask: Mask | None) -> np.ndarray:
+    call = backend.whole(lambda *inputs: backend.module.dot_product_attention(*inputs, mask=mask))
+    return backend.numpy(call(*map(backend.array, arrays)))
 
 
-def grads(room: Room, arrays: list[np.ndarray], mask: Mask, rows: slice) -> list[np.ndarray]:
+def grads(backend: Backend, arrays: list[np.ndarray], mask: Mask, rows: slice) -> list[np.ndarray]:
     """The gradients of the outputs of some rows."""
 
     def scalar(q: Any, k: Any, v: Any) -> Any:
-        return (room.module.dot_product_attention(q, k, v, mask=mask)[:, rows] ** 2).sum()
+        return (backend.module.dot_product_attention(q, k, v, mask=mask)[:, rows] ** 2).sum()
 
-    return [room.numpy(g) for g in room.grad(scalar, [room.array(x) for x in arrays])]
+    return [backend.numpy(g) for g in backend.grad(scalar, [backend.array(x) for x in arrays])]
 
 
 class TestPacking:
     @pytest.mark.parametrize("inside", [None, Causal()], ids=repr)
-    @each_room
-    def test_a_packed_document_is_the_document_alone(self, room: Room, inside: Mask | None) -> None:
+    @each_backend
+    def test_a_packed_document_is_the_document_alone(self, backend: Backend, inside: Mask | None) -> None:
         arrays = qkv(0)
         packed = Segments.from_cu_seqlens(CU_SEQLENS, SIZE)
-        out = attend(room, arrays, packed if inside is None else packed & inside)
+        out = attend(backend, arrays, packed if inside is None else packed & inside)
         for document in DOCUMENTS:
-            close(out[:, document], attend(room, (x[:, document] for x in arrays), inside), WITHIN)
+            close(out[:, document], attend(backend, (x[:, document] for x in arrays), inside), WITHIN)
         np.testing.assert_array_equal(out[:, 6:], 0)
 
-    @each_room
-    def test_another_document_changes_neither_output_nor_gradient(self, room: Room) -> None:
+    @each_backend
+    def test_another_document_changes_neither_output_nor_gradient(self, backend: Backend) -> None:
         mask, arrays = Segments.from_cu_seqlens(CU_SEQLENS, SIZE), qkv(0)
         for document in DOCUMENTS:
             changed = [10 * x + 3 for x in arrays]
             for new, old in zip(changed, arrays, strict=True):
                 new[:, document] = old[:, document]
-            np.testing.assert_array_equal(attend(room, changed, mask)[:, document], attend(room, arrays, mask)[:, document])
-            for got, wanted in zip(grads(room, changed, mask, document), grads(room, arrays, mask, document), strict=True):
+            np.testing.assert_array_equal(
+                attend(backend, changed, mask)[:, document], attend(backend, arrays, mask)[:, document]
+            )
+            for got, wanted in zip(
+                grads(backend, changed, mask, document), grads(backend, arrays, mask, document), strict=True
+            ):
                 np.testing.assert_array_equal(got[:, document], wanted[:, document])
                 outside = np.delete(got, np.r_[document], axis=1)
                 np.testing.assert_array_equal(outside, 0)
@@ -82,8 +86,8 @@ class TestPacking:
                 np.testing.assert_array_equal(got, clean)
 
     @pytest.mark.parametrize("poison", [np.nan, np.inf])
-    @each_room
-    def test_nan_in_documents_that_nobody_asks_about_goes_nowhere(self, room: Room, poison: float) -> None:
+    @each_backend
+    def test_nan_in_documents_that_nobody_asks_about_goes_nowhere(self, backend: Backend, poison: float) -> None:
         # Only the second document has queries; the others, and the tail, are full of poison.
         document, arrays = DOCUMENTS[1], qkv(0)
         mask = Segments.from_cu_seqlens(CU_SEQLENS, SIZE, cu_seqlens_q=[0, 0, 0, 3, 3])
@@ -94,16 +98,18 @@ class TestPacking:
         ]
         poisoned = [x.astype(np.float32) for x in poisoned]
         everything = slice(None)
-        np.testing.assert_array_equal(attend(room, poisoned, mask), attend(room, arrays, mask))
-        for got, wanted in zip(grads(room, poisoned, mask, everything), grads(room, arrays, mask, everything), strict=True):
+        np.testing.assert_array_equal(attend(backend, poisoned, mask), attend(backend, arrays, mask))
+        for got, wanted in zip(
+            grads(backend, poisoned, mask, everything), grads(backend, arrays, mask, everything), strict=True
+        ):
             np.testing.assert_array_equal(got, wanted)
 
-    @each_room
-    def test_nan_in_the_tail_goes_nowhere(self, room: Room) -> None:
+    @each_backend
+    def test_nan_in_the_tail_goes_nowhere(self, backend: Backend) -> None:
         mask, arrays = Segments.from_cu_seqlens(CU_SEQLENS, SIZE), qkv(0)
         poisoned = [np.where(np.arange(SIZE)[:, None, None] < 6, x, np.float32(np.nan)) for x in arrays]
-        np.testing.assert_array_equal(attend(room, poisoned, mask), attend(room, arrays, mask))
-        for got, wanted in zip(grads(room, poisoned, mask, slice(6)), grads(room, arrays, mask, slice(6)), strict=True):
+        np.testing.assert_array_equal(attend(backend, poisoned, mask), attend(backend, arrays, mask))
+        for got, wanted in zip(grads(backend, poisoned, mask, slice(6)), grads(backend, arrays, mask, slice(6)), strict=True):
             np.testing.assert_array_equal(got, wanted)
 
 
@@ -156,12 +162,12 @@ class TestSeveral:
         out = kernel.attend(q, k, v, mask=PerRow(alone[1:3]))
         close(out, np.stack([whole[1 + b][b] for b in range(2)]), WITHIN)
 
-    @each_room
-    def test_gradients_of_one_head_know_nothing_of_the_other_head_s_keys(self, room: Room) -> None:
+    @each_backend
+    def test_gradients_of_one_head_know_nothing_of_the_other_head_s_keys(self, backend: Backend) -> None:
         q, _, _ = arrays = qkv(5)
         arrays = [q, q.copy(), q + 1]
         mask = PerHead((Segments.from_cu_seqlens([0, 2], SIZE),) * 2 + (Segments.from_cu_seqlens([0, 5], SIZE),) * 2)
-        for got in grads(room, arrays, mask, slice(None)):
+        for got in grads(backend, arrays, mask, slice(None)):
             np.testing.assert_array_equal(got[:, 2:, :2], 0)
             np.testing.assert_array_equal(got[:, 5:], 0)
             assert np.abs(got[:, 2:5, 2:]).max() > 0

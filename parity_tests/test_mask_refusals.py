@@ -1,4 +1,4 @@
-"""Masks that cannot be, and masks that do not fit: one error of ours, in the same words in every room."""
+"""Masks that cannot be, and masks that do not fit: one error of ours, in the same words in every backend."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class TestRefusals:
         ],
     )
     @pytest.mark.parametrize("inside", INSIDE)
-    def test_a_mask_that_does_not_fit_in_any_room(self, mask: Mask, text: str, inside: str) -> None:
+    def test_a_mask_that_does_not_fit_in_any_backend(self, mask: Mask, text: str, inside: str) -> None:
         whole = INSIDE[inside](mask)
         natives = [torch_masks.native(whole, CPU), jax_masks.native(whole), whole]
         for native, read in zip(natives, [torch_masks.read, jax_masks.read, np.asarray], strict=True):

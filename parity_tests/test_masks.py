@@ -1,4 +1,4 @@
-"""Masks: each kind is its formula, asked one element at a time, and every room reads the same predicate.
+"""Masks: each kind is its formula, asked one element at a time, and every backend reads the same predicate.
 
 allowed[b, t, s] = says(b, t, s)        says in plain Python, over integers and lists
 """
@@ -24,7 +24,7 @@ from attention.torch_impl import masks as torch_masks
 from parity_tests.drawn_masks import B, Drawn, S, Says, T, any_mask, of, sides, sized, structural, table
 
 CPU = torch.device("cpu")
-ROOM = of(T, S, heads=2)
+SIZES = of(T, S, heads=2)
 
 
 def in_torch(mask: Mask | None, sizes: Sizes) -> Any:
@@ -39,8 +39,8 @@ def rows(mask: Mask, t: int, s: int) -> list[str]:
     return ["".join("x" if seen else "." for seen in row) for row in table(mask, of(t, s, ()))[0]]
 
 
-# One of each kind, and of each way to say where a query stands: what the rooms are shown.
-ROOMS: dict[str, Mask] = {
+# One of each kind, and of each way to say where a query stands: what the backends are shown.
+EXAMPLES: dict[str, Mask] = {
     "causal": masks.Causal(align="end"),
     "causal at": masks.Causal(query_positions=[[0, 2, 4], [4, 1, 3]]),
     "window": masks.Window(before=1, after=0, align="start"),
@@ -134,34 +134,34 @@ class TestLaws:
             assert mask & masks.Causal() != make() & masks.Causal()
 
     def test_no_mask_allows_everything(self) -> None:
-        assert evaluate(None, ROOM) is None
+        assert evaluate(None, SIZES) is None
         assert both(None, None) is None
         assert both(masks.Prefix(1), None) == both(None, masks.Prefix(1)) == masks.Prefix(1)
         assert both(masks.Prefix(1), masks.Causal()) == masks.Prefix(1) & masks.Causal()
 
 
-class TestRooms:
-    def test_every_kind_is_shown_to_the_rooms(self) -> None:
+class TestBackends:
+    def test_every_kind_is_shown_to_the_backends(self) -> None:
         def kinds(mask: Mask) -> set[type[Mask]]:
             return {type(mask)}.union(*map(kinds, mask.inside))
 
-        assert set().union(*map(kinds, ROOMS.values())) == set(masks.KINDS)
+        assert set().union(*map(kinds, EXAMPLES.values())) == set(masks.KINDS)
 
-    @pytest.mark.parametrize("name", ROOMS)
+    @pytest.mark.parametrize("name", EXAMPLES)
     def test_torch_reads_the_same_predicate(self, name: str) -> None:
-        mask = torch_masks.native(ROOMS[name], CPU)
-        got = torch_masks.allowed(mask, ROOM, CPU)
+        mask = torch_masks.native(EXAMPLES[name], CPU)
+        got = torch_masks.allowed(mask, SIZES, CPU)
         assert got is not None
-        np.testing.assert_array_equal(np.broadcast_to(got.numpy(), ROOM.scores), table(ROOMS[name], ROOM))
+        np.testing.assert_array_equal(np.broadcast_to(got.numpy(), SIZES.scores), table(EXAMPLES[name], SIZES))
 
-    @pytest.mark.parametrize("name", ROOMS)
+    @pytest.mark.parametrize("name", EXAMPLES)
     def test_jax_reads_the_same_predicate_with_the_mask_an_argument(self, name: str) -> None:
-        got = jax.jit(lambda mask: jax_masks.allowed(mask, ROOM))(jax_masks.native(ROOMS[name]))
-        np.testing.assert_array_equal(np.broadcast_to(got, ROOM.scores), table(ROOMS[name], ROOM))
+        got = jax.jit(lambda mask: jax_masks.allowed(mask, SIZES))(jax_masks.native(EXAMPLES[name]))
+        np.testing.assert_array_equal(np.broadcast_to(got, SIZES.scores), table(EXAMPLES[name], SIZES))
 
-    @pytest.mark.parametrize("name", ROOMS)
+    @pytest.mark.parametrize("name", EXAMPLES)
     def test_a_mask_passes_through_trees(self, name: str) -> None:
-        mask = ROOMS[name]
+        mask = EXAMPLES[name]
         for turned in (jax.tree.map(np.flip, mask), pytree.tree_map(np.flip, mask), mask.map(np.flip)):
             assert type(turned) is type(mask)
             assert turned.structure() == mask.structure()
@@ -178,14 +178,14 @@ class TestRooms:
         assert int(np.sum(np.asarray(jax_masks.allowed(jax_masks.native(mask), sizes)))) == 5
 
     @pytest.mark.parametrize("name", ["rows", "placed", "placed heads", "segments"])
-    def test_a_batch_of_masks_maps_in_both_rooms(self, name: str) -> None:
-        mask = ROOMS[name]
+    def test_a_batch_of_masks_maps_in_both_backends(self, name: str) -> None:
+        mask = EXAMPLES[name]
         if name == "rows":
             # Each of two layers has the two rows that the mask speaks of.
-            mask, sizes, wanted = mask.map(lambda x: np.stack([x, x])), ROOM, np.stack([table(mask, ROOM)] * 2)
+            mask, sizes, wanted = mask.map(lambda x: np.stack([x, x])), SIZES, np.stack([table(mask, SIZES)] * 2)
         else:
             mask = mask.map(lambda x: np.repeat(x[-B:], B // len(x[-B:]), axis=0))
-            sizes, wanted = of(T, S, (), heads=2), table(ROOMS[name], ROOM)
+            sizes, wanted = of(T, S, (), heads=2), table(EXAMPLES[name], SIZES)
         inside = jax.vmap(lambda one: jnp.broadcast_to(in_jax(one, sizes), sizes.scores))
         np.testing.assert_array_equal(inside(jax_masks.native(mask)), wanted)
         inside = torch.vmap(lambda one: in_torch(one, sizes).broadcast_to(sizes.scores))
@@ -193,9 +193,9 @@ class TestRooms:
 
     @pytest.mark.parametrize("name", ["rows", "placed heads"])
     def test_torch_compiles_masks_within_masks(self, name: str) -> None:
-        mask = torch_masks.native(ROOMS[name], CPU)
-        compiled = torch.compile(lambda mask: in_torch(mask, ROOM), backend="eager", fullgraph=True)
-        np.testing.assert_array_equal(np.broadcast_to(compiled(mask), ROOM.scores), table(ROOMS[name], ROOM))
+        mask = torch_masks.native(EXAMPLES[name], CPU)
+        compiled = torch.compile(lambda mask: in_torch(mask, SIZES), backend="eager", fullgraph=True)
+        np.testing.assert_array_equal(np.broadcast_to(compiled(mask), SIZES.scores), table(EXAMPLES[name], SIZES))
 
     def test_new_lengths_compile_nothing_and_a_new_window_does(self) -> None:
         traced = []
@@ -203,7 +203,7 @@ class TestRooms:
         @jax.jit
         def allowed(mask: Mask) -> Any:
             traced.append(mask)
-            return jax_masks.allowed(mask, ROOM)
+            return jax_masks.allowed(mask, SIZES)
 
         for lengths in ([5, 2], [1, 3]):
             for before in (0, 1):

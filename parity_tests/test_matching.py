@@ -578,7 +578,7 @@ class TestGiven:
         carries(found, first, second)
         assert {move.evidence for move in found.moves} == {"torch.nn.MultiheadAttention"}
 
-    def test_one_dialect_meets_the_canonical_names_on_either_side(self) -> None:
+    def test_one_weight_map_meets_the_canonical_names_on_either_side(self) -> None:
         contract = gpt2.contract({"n_embd": HD, "n_head": H})
         canonical = {name: draw(*param.shape) for name, param in contract.params.items()}
         stored = {f"h.{i}.attn.{n}": x for i in range(2) for n, x in write(canonical, gpt2.GPT2, contract).items()}

@@ -1,4 +1,4 @@
-"""The multi-head layer in both rooms, loaded with the same weights, beside the oracle and beside the frameworks' own.
+"""The multi-head layer in both backends, loaded with the same weights, beside the oracle and beside the frameworks' own.
 
 float64 agrees with the oracle to 1e-13 of the largest element: outputs, intermediates, gradients of parameters and inputs.
 """
@@ -14,9 +14,10 @@ import torch
 from flax import nnx
 
 from attention import spec
-from attention.spec.layers.oracle import oracle, settle
+from attention.spec.layers.multi_head.formula import formula as oracle
+from attention.spec.layers.multi_head.formula import resolve
 from attention.torch_impl.params import parameter, to_canonical
-from parity_tests.rooms import JAX, TORCH, Room, close, each_room, numbers, wide
+from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers, wide
 
 B, T, S, M, H, K, D, E = 2, 5, 7, 12, 4, 2, 6, 3
 SEED = 2**32 + 11
@@ -99,28 +100,28 @@ def judged(c: spec.MultiHeadAttention, xp: Any, weights: Any, inputs: Any, optio
     key = inputs.get("key", query)
     sizes = c.sizes(query, key, inputs.get("value", key))
     given = {**inputs, **({"bias": options.pop("bias")} if "bias" in options else {})}
-    return oracle(c, xp, weights, given, settle(c, sizes, **options))
+    return oracle(c, xp, weights, given, resolve(c, sizes, **options))
 
 
-def loaded(room: Room, c: spec.MultiHeadAttention, weights: spec.Weights) -> Any:
-    layer = room.layer(c, dtype=str(weights["q_proj.kernel"].dtype))
+def loaded(backend: Backend, c: spec.MultiHeadAttention, weights: spec.Weights) -> Any:
+    layer = backend.layer(c, dtype=str(weights["q_proj.kernel"].dtype))
     layer.load_weights(weights)
     return layer
 
 
-def call(room: Room, layer: Any, inputs: dict[str, np.ndarray], options: dict[str, Any]) -> Any:
-    return layer(**{name: room.native(x) for name, x in (inputs | options).items()})
+def call(backend: Backend, layer: Any, inputs: dict[str, np.ndarray], options: dict[str, Any]) -> Any:
+    return layer(**{name: backend.native(x) for name, x in (inputs | options).items()})
 
 
-def run(room: Room, c: spec.MultiHeadAttention, inputs: dict[str, np.ndarray], **options: Any) -> dict[str, np.ndarray]:
+def run(backend: Backend, c: spec.MultiHeadAttention, inputs: dict[str, np.ndarray], **options: Any) -> dict[str, np.ndarray]:
     """Return every intermediate and the output in float64."""
     with wide(inputs["query"]):
-        layer = loaded(room, c, weights_of(c))
-        whole = nnx.jit if room is JAX else lambda call: call
+        layer = loaded(backend, c, weights_of(c))
+        whole = nnx.jit if backend is JAX else lambda call: call
         output, intermediates = whole(
-            lambda layer, given: call(room, layer, {}, options | given | {"return_intermediates": spec.INTERMEDIATES})
-        )(layer, {name: room.array(x) for name, x in inputs.items()})
-        return {name: room.numpy(x) for name, x in {**intermediates, "output": output}.items()}
+            lambda layer, given: call(backend, layer, {}, options | given | {"return_intermediates": spec.INTERMEDIATES})
+        )(layer, {name: backend.array(x) for name, x in inputs.items()})
+        return {name: backend.numpy(x) for name, x in {**intermediates, "output": output}.items()}
 
 
 def gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -129,36 +130,36 @@ def gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def grads(
-    room: Room, c: spec.MultiHeadAttention, weights: spec.Weights, inputs: dict[str, np.ndarray], **options: Any
+    backend: Backend, c: spec.MultiHeadAttention, weights: spec.Weights, inputs: dict[str, np.ndarray], **options: Any
 ) -> dict[str, np.ndarray]:
     """Return the gradients of `sum(cos(output))` by name: of every parameter and every input."""
     with wide(inputs["query"]):
-        layer = loaded(room, c, weights)
-        native = {name: room.array(x) for name, x in inputs.items()}
-        if room is TORCH:
+        layer = loaded(backend, c, weights)
+        native = {name: backend.array(x) for name, x in inputs.items()}
+        if backend is TORCH:
             for x in native.values():
                 _ = x.requires_grad_()
-            call(room, layer, {}, native | options).cos().sum().backward()
+            call(backend, layer, {}, native | options).cos().sum().backward()
             found: dict[str, Any] = {n: to_canonical(p, gradient(parameter(layer, n))) for n, p in c.params.items()}
             found |= {name: x.grad for name, x in native.items()}
         else:
 
             def scalar(module: Any, given: dict[str, Any]) -> Any:
-                return jnp.cos(call(room, module, {}, given | options)).sum()
+                return jnp.cos(call(backend, module, {}, given | options)).sum()
 
             of_layer, of_inputs = nnx.jit(nnx.grad(scalar, argnums=(0, 1)))(layer, native)
             paths = {name: name.split(".") for name in c.params}
             found = {name: of_layer[part][leaf].get_value() for name, (part, leaf) in paths.items()} | of_inputs
-        return {name: room.numpy(g) for name, g in found.items()}
+        return {name: backend.numpy(g) for name, g in found.items()}
 
 
 class TestValues:
     @each_call
-    @each_room
-    def test_float64_is_the_oracle_to_1e_13(self, room: Room, name: str) -> None:
+    @each_backend
+    def test_float64_is_the_oracle_to_1e_13(self, backend: Backend, name: str) -> None:
         c, inputs, options = prepared(name)
         wanted = judged(c, np, weights_of(c), inputs, options)
-        got = run(room, c, inputs, **options)
+        got = run(backend, c, inputs, **options)
         assert set(got) == {*spec.INTERMEDIATES, "output"}
         for intermediate, value in got.items():
             close(value, wanted[intermediate], 1e-13)
@@ -173,43 +174,43 @@ class TestValues:
         if name not in ("self", "cross", "value is key"):
             assert np.abs(mine - judged(plain, np, weights, inputs, {})["output"]).max() > 1e-3
 
-    @each_room
-    def test_rotary_sees_distances_alone(self, room: Room) -> None:
+    @each_backend
+    def test_rotary_sees_distances_alone(self, backend: Backend) -> None:
         _, inputs, _ = prepared("rotary")
-        near = run(room, ROTARY, inputs)
-        far = run(room, ROTARY, inputs, query_positions=np.arange(T) + 8190, key_positions=np.arange(T) + 8190)
+        near = run(backend, ROTARY, inputs)
+        far = run(backend, ROTARY, inputs, query_positions=np.arange(T) + 8190, key_positions=np.arange(T) + 8190)
         # An angle of 8190 radians is known to 2^-41, which is what the turned heads differ by.
         close(far["output"], near["output"], 1e-11)
-        apart = run(room, ROTARY, inputs, query_positions=np.arange(T) + 8190, key_positions=np.arange(T) + 8189)
+        apart = run(backend, ROTARY, inputs, query_positions=np.arange(T) + 8190, key_positions=np.arange(T) + 8189)
         assert np.abs(apart["output"] - near["output"]).max() > 1e-3
 
-    @each_room
-    def test_float32_rotary_keeps_its_angles_far_out(self, room: Room) -> None:
+    @each_backend
+    def test_float32_rotary_keeps_its_angles_far_out(self, backend: Backend) -> None:
         # With angles in float32, position 131,000 is off by 2e-3 radians and the output by 1e-4 or so; the rest of float32
         # gives 2e-7.
         _, inputs, _ = prepared("rotary far")
         options = {"query_positions": 16 * FAR, "key_positions": 16 * FAR}
         wanted = judged(ROTARY, np, weights_of(ROTARY), inputs, options)["output"]
-        layer = loaded(room, ROTARY, spec.cast(weights_of(ROTARY), "float32"))
-        got = room.numpy(call(room, layer, spec.cast(inputs, "float32"), options))
+        layer = loaded(backend, ROTARY, spec.cast(weights_of(ROTARY), "float32"))
+        got = backend.numpy(call(backend, layer, spec.cast(inputs, "float32"), options))
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-    @each_room
-    def test_the_output_has_the_dtype_of_the_layer(self, room: Room, dtype: str) -> None:
+    @each_backend
+    def test_the_output_has_the_dtype_of_the_layer(self, backend: Backend, dtype: str) -> None:
         inputs = spec.cast({"query": numbers(50, B, T, M)}, dtype)
-        layer = loaded(room, ROTARY, spec.cast(weights_of(ROTARY), dtype))
-        output, intermediates = call(room, layer, inputs, {"return_intermediates": ("context", "weights")})
-        assert [str(room.numpy(x).dtype) for x in (output, intermediates["context"], intermediates["weights"])] == [
+        layer = loaded(backend, ROTARY, spec.cast(weights_of(ROTARY), dtype))
+        output, intermediates = call(backend, layer, inputs, {"return_intermediates": ("context", "weights")})
+        assert [str(backend.numpy(x).dtype) for x in (output, intermediates["context"], intermediates["weights"])] == [
             dtype,
             dtype,
             "float32",
         ]
 
-    @each_room
-    def test_intermediates_come_on_request(self, room: Room) -> None:
-        layer, query = room.layer(contract()), room.array(numbers(50, B, T, M, dtype="float32"))
+    @each_backend
+    def test_intermediates_come_on_request(self, backend: Backend) -> None:
+        layer, query = backend.layer(contract()), backend.array(numbers(50, B, T, M, dtype="float32"))
         output, intermediates = layer(query, return_intermediates=("logsumexp", "scores"))
         assert list(intermediates) == ["logsumexp", "scores"]
         assert intermediates["logsumexp"].shape == (B, H, T)
@@ -218,8 +219,8 @@ class TestValues:
 
 class TestGradients:
     @pytest.mark.parametrize("name", ["cross", "rotary left-padded", "bias", "window and segments", "dropout"])
-    @each_room
-    def test_float64_gradients_are_the_oracles_to_1e_13(self, room: Room, name: str) -> None:
+    @each_backend
+    def test_float64_gradients_are_the_oracles_to_1e_13(self, backend: Backend, name: str) -> None:
         c, inputs, options = prepared(name)
         if "bias" in options:
             inputs, options = inputs | {"bias": options["bias"]}, {k: v for k, v in options.items() if k != "bias"}
@@ -233,7 +234,7 @@ class TestGradients:
                 {n: jnp.asarray(w) for n, w in weights.items()}, {n: jnp.asarray(x) for n, x in inputs.items()}
             )
             wanted = {n: np.asarray(g) for n, g in {**of_params, **of_inputs}.items()}
-        got = grads(room, c, weights, inputs, **options)
+        got = grads(backend, c, weights, inputs, **options)
         assert set(got) == set(wanted)
         largest = max(np.abs(g).max() for g in wanted.values())
         for n, g in got.items():
@@ -241,8 +242,8 @@ class TestGradients:
             np.testing.assert_allclose(g, wanted[n], rtol=0, atol=1e-13 * largest, err_msg=n)
 
     @pytest.mark.parametrize("padding", ["right", "left"])
-    @each_room
-    def test_what_stands_in_padding_reaches_no_gradient(self, room: Room, padding: str) -> None:
+    @each_backend
+    def test_what_stands_in_padding_reaches_no_gradient(self, backend: Backend, padding: str) -> None:
         lengths = np.array([3, 1])
         mask = spec.Lengths(kv=lengths, q=lengths, padding=padding)
         place = np.arange(T) if padding == "right" else np.arange(T)[::-1]
@@ -250,43 +251,43 @@ class TestGradients:
         clean = numbers(50, B, T, M, dtype="float32")
         poisons = np.resize(np.array([np.nan, np.inf, -np.inf], np.float32), clean.shape)
         weights = spec.cast(weights_of(ROTARY), "float32")
-        got = grads(room, ROTARY, weights, {"query": np.where(padded, poisons, clean)}, mask=mask)
-        wanted = grads(room, ROTARY, weights, {"query": clean}, mask=mask)
+        got = grads(backend, ROTARY, weights, {"query": np.where(padded, poisons, clean)}, mask=mask)
+        wanted = grads(backend, ROTARY, weights, {"query": clean}, mask=mask)
         for name, gradient in wanted.items():
             assert np.isfinite(gradient).all()
             np.testing.assert_array_equal(got[name], gradient)
         np.testing.assert_array_equal(np.where(padded, got["query"], 0), 0)
-        output = call(room, loaded(room, ROTARY, weights), {"query": np.where(padded, poisons, clean)}, {"mask": mask})
+        output = call(backend, loaded(backend, ROTARY, weights), {"query": np.where(padded, poisons, clean)}, {"mask": mask})
         # A row that sees nothing is what the output projection makes of zero.
         rows = np.broadcast_to(weights["out_proj.bias"], (B, T, M))
-        np.testing.assert_array_equal(np.where(padded, room.numpy(output) - rows, 0), 0)
+        np.testing.assert_array_equal(np.where(padded, backend.numpy(output) - rows, 0), 0)
 
 
 class TestDropout:
     DROPS = contract(dropout_rate=0.5)
 
-    @each_room
-    def test_training_drops_and_evaluation_does_not(self, room: Room) -> None:
-        layer, query = room.layer(self.DROPS), room.array(numbers(50, B, T, M, dtype="float32"))
-        whole = room.numpy(room.layer(contract())(query))
-        seeded = [room.numpy(layer(query, dropout_seed=seed)) for seed in (1, 1, 2)]
+    @each_backend
+    def test_training_drops_and_evaluation_does_not(self, backend: Backend) -> None:
+        layer, query = backend.layer(self.DROPS), backend.array(numbers(50, B, T, M, dtype="float32"))
+        whole = backend.numpy(backend.layer(contract())(query))
+        seeded = [backend.numpy(layer(query, dropout_seed=seed)) for seed in (1, 1, 2)]
         np.testing.assert_array_equal(seeded[0], seeded[1])
         assert not np.array_equal(seeded[0], seeded[2])
         assert not np.array_equal(seeded[0], whole)
         layer.eval()
-        np.testing.assert_array_equal(room.numpy(layer(query, dropout_seed=1)), room.numpy(layer(query)))
-        np.testing.assert_allclose(room.numpy(layer(query)), whole, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(backend.numpy(layer(query, dropout_seed=1)), backend.numpy(layer(query)))
+        np.testing.assert_allclose(backend.numpy(layer(query)), whole, rtol=0, atol=1e-6)
         layer.train()
-        np.testing.assert_array_equal(room.numpy(layer(query, dropout_seed=1)), seeded[0])
+        np.testing.assert_array_equal(backend.numpy(layer(query, dropout_seed=1)), seeded[0])
 
-    @each_room
-    def test_every_call_in_training_draws_its_own_seed(self, room: Room) -> None:
-        query = room.array(numbers(50, B, T, M, dtype="float32"))
+    @each_backend
+    def test_every_call_in_training_draws_its_own_seed(self, backend: Backend) -> None:
+        query = backend.array(numbers(50, B, T, M, dtype="float32"))
 
         def draws() -> list[np.ndarray]:
             _ = torch.manual_seed(5)
-            layer = room.layer(self.DROPS, seed=3)
-            return [room.numpy(layer(query)) for _ in range(3)]
+            layer = backend.layer(self.DROPS, seed=3)
+            return [backend.numpy(layer(query)) for _ in range(3)]
 
         first, again = draws(), draws()
         assert all(not np.array_equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
@@ -310,7 +311,7 @@ class TestPeers:
     PLAIN = spec.MultiHeadAttention(embed_dim=M, num_heads=H)
     LENGTHS = np.array([7, 4])
 
-    def test_rooms_agree_with_torch_nn_multiheadattention(self) -> None:
+    def test_backends_agree_with_torch_nn_multiheadattention(self) -> None:
         c = spec.MultiHeadAttention(embed_dim=M, num_heads=H, kdim=13, vdim=17)
         weights = weights_of(c)
         inputs = {n: numbers(50 + i, B, T if n == "query" else S, w) for i, (n, w) in enumerate(c.inputs.items())}
@@ -332,12 +333,12 @@ class TestPeers:
             average_attn_weights=False,
         )
         mask = spec.Lengths(kv=self.LENGTHS) & spec.DenseMask(seen)
-        for room in (TORCH, JAX):
-            got = run(room, c, inputs, mask=mask)
+        for backend in (TORCH, JAX):
+            got = run(backend, c, inputs, mask=mask)
             close(got["output"], output.detach().numpy(), 1e-12)
             close(got["weights"], probabilities.detach().numpy(), 1e-12)
 
-    def test_rooms_agree_with_flax_nnx_multiheadattention(self) -> None:
+    def test_backends_agree_with_flax_nnx_multiheadattention(self) -> None:
         weights = weights_of(self.PLAIN)
         query = numbers(50, B, S, M)
         seen = (np.arange(S) < self.LENGTHS[:, None])[:, None, None, :] & np.tri(S, dtype=bool)
@@ -348,7 +349,7 @@ class TestPeers:
                 for leaf in ("kernel", "bias"):
                     getattr(getattr(peer, theirs), leaf).set_value(jnp.asarray(weights[f"{ours}.{leaf}"]))
             wanted = np.asarray(peer(jnp.asarray(query), mask=jnp.asarray(seen)))
-        for room in (TORCH, JAX):
-            got = run(room, self.PLAIN, {"query": query}, mask=spec.Lengths(kv=self.LENGTHS) & spec.Causal())
+        for backend in (TORCH, JAX):
+            got = run(backend, self.PLAIN, {"query": query}, mask=spec.Lengths(kv=self.LENGTHS) & spec.Causal())
             # Its softmax runs in float32 whatever the inputs: jax.nn.dot_product_attention's.
             close(got["output"], wanted, 1e-6)

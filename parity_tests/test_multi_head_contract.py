@@ -1,4 +1,4 @@
-"""The contract of multi-head attention: what may be said, what it says of shapes, and the oracle that judges both rooms.
+"""The contract of multi-head attention: what may be said, what it says of shapes, and the oracle that judges both backends.
 
 output = sum_h softmax(rotate(x W_q + b_q)[h] . rotate(x W_k + b_k)[h // (H // K)] ...) (x W_v + b_v) W_o[h] + b_o
 """
@@ -17,8 +17,9 @@ from attention import spec
 from attention.spec.axes import Sizes
 from attention.spec.cases import CASES
 from attention.spec.errors import AttentionError, MaskError, OptionError, PositionError, ShapeError, UnknownName
-from attention.spec.layers.multi_head import shield_inputs
-from attention.spec.layers.oracle import oracle, settle
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
+from attention.spec.layers.multi_head.formula import formula as oracle
+from attention.spec.layers.multi_head.formula import resolve
 from attention.spec.masks.algebra import evaluate
 from attention.spec.random import keep
 
@@ -179,9 +180,9 @@ class TestOracle:
         contract = plain(name)
         inputs = {n: numbers(i, 2, T, width) for i, (n, width) in enumerate(contract.inputs.items())}
         sizes, w = contract.sizes(**inputs), weights(contract)
-        setting = settle(contract, sizes, dropout_seed=3)
+        resolved = resolve(contract, sizes, dropout_seed=3)
         wanted = by_loops(contract, w, inputs, contract.mask, (np.arange(T), np.arange(T)), 3)
-        self.close(oracle(contract, np, w, inputs, setting)["output"], wanted)
+        self.close(oracle(contract, np, w, inputs, resolved)["output"], wanted)
 
     @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
     def test_cross_attention_with_everything(self, batch: tuple[int, ...]) -> None:
@@ -191,52 +192,52 @@ class TestOracle:
         sizes, w = contract.sizes(*(inputs[n] for n in ("query", "key", "value"))), weights(contract)
         mask = spec.Lengths(np.full(batch, S - 2))
         at = (np.array([4, 0, 9]), np.arange(S)[::-1] * 3)
-        setting = settle(contract, sizes, mask, *at, dropout_seed=8)
+        resolved = resolve(contract, sizes, mask, *at, dropout_seed=8)
         wanted = by_loops(contract, w, inputs, FULL["mask"] & mask, at, 8)
-        self.close(oracle(contract, np, w, inputs, setting)["output"], wanted)
+        self.close(oracle(contract, np, w, inputs, resolved)["output"], wanted)
 
     def test_an_empty_row_is_the_output_bias_and_unread_rows_may_hold_anything(self) -> None:
         contract = spec.MultiHeadAttention(8, 2)
         sizes, w, x = Sizes((1,), T, T, 2, 2, 4, 4), weights(contract), numbers(0, 1, T, 8)
-        setting = settle(contract, sizes, spec.Lengths(kv=[2], q=[2]))
-        clean = oracle(contract, np, w, {"query": x}, setting)["output"]
+        resolved = resolve(contract, sizes, spec.Lengths(kv=[2], q=[2]))
+        clean = oracle(contract, np, w, {"query": x}, resolved)["output"]
         np.testing.assert_array_equal(clean[0, 2], w["out_proj.bias"])
         x[0, 2] = np.nan
-        np.testing.assert_array_equal(oracle(contract, np, w, {"query": x}, setting)["output"], clean)
+        np.testing.assert_array_equal(oracle(contract, np, w, {"query": x}, resolved)["output"], clean)
 
     def test_value_is_key_and_key_is_query_where_they_are_not_given(self) -> None:
         contract = spec.MultiHeadAttention(8, 2)
         query, key, w = numbers(0, T, 8), numbers(1, S, 8), weights(contract)
         for inputs in ({"query": query}, {"query": query, "key": key}):
             last = inputs.get("key", query)
-            setting = settle(contract, contract.sizes(query, last, last))
-            wanted = oracle(contract, np, w, {"query": query, "key": last, "value": last}, setting)["output"]
-            np.testing.assert_array_equal(oracle(contract, np, w, inputs, setting)["output"], wanted)
+            resolved = resolve(contract, contract.sizes(query, last, last))
+            wanted = oracle(contract, np, w, {"query": query, "key": last, "value": last}, resolved)["output"]
+            np.testing.assert_array_equal(oracle(contract, np, w, inputs, resolved)["output"], wanted)
 
     def test_inputs_that_nothing_reads_are_zeros(self) -> None:
         # Of two heads, one reads key 0 and the other key 1; query 2 sees no key in either.
         allowed = np.zeros((2, 3, 4), bool)
         allowed[0, 0, 0] = allowed[1, 1, 1] = True
         inputs = [np.full((n, 5), np.nan) for n in (3, 4, 4)]
-        zeros = [(x == 0).all(-1).tolist() for x in shield_inputs(np, allowed, *inputs)]
+        zeros = [(x == 0).all(-1).tolist() for x in zero_masked_inputs_dense(np, allowed, *inputs)]
         assert zeros == [[False, False, True], [False, False, True, True], [False, False, True, True]]
-        assert shield_inputs(np, None, *inputs)[0] is inputs[0]
+        assert zero_masked_inputs_dense(np, None, *inputs)[0] is inputs[0]
 
     def test_no_seed_drops_nothing(self) -> None:
         contract = spec.MultiHeadAttention(8, 2, dropout_rate=0.5)
         sizes = Sizes((2,), T, T, 2, 2, 4, 4)
-        assert settle(contract, sizes)["keep"] is None
-        np.testing.assert_array_equal(settle(contract, sizes, dropout_seed=4)["keep"], keep(4, 0.5, sizes.scores))
-        assert settle(replace(contract, dropout_rate=0.0), sizes, dropout_seed=4)["keep"] is None
+        assert resolve(contract, sizes)["keep"] is None
+        np.testing.assert_array_equal(resolve(contract, sizes, dropout_seed=4)["keep"], keep(4, 0.5, sizes.scores))
+        assert resolve(replace(contract, dropout_rate=0.0), sizes, dropout_seed=4)["keep"] is None
 
     def test_what_does_not_fit_is_refused(self) -> None:
         rotary, sizes = spec.MultiHeadAttention(8, 2, positions=spec.Rotary()), Sizes((2,), T, S, 2, 2, 4, 4)
         with pytest.raises(PositionError, match="query_positions None must be given: T = 3 queries and S = 5"):
-            _ = settle(rotary, sizes)
+            _ = resolve(rotary, sizes)
         with pytest.raises(MaskError, match="Causal with T = 3 queries and S = 5 keys must say"):
-            _ = settle(spec.MultiHeadAttention(8, 2, mask=spec.Causal()), sizes)
+            _ = resolve(spec.MultiHeadAttention(8, 2, mask=spec.Causal()), sizes)
         with pytest.raises(MaskError, match=r"Lengths kv \[6, 1\] must be in 0\.\.S = 5"):
-            _ = settle(spec.MultiHeadAttention(8, 2), sizes, spec.Lengths([6, 1]))
+            _ = resolve(spec.MultiHeadAttention(8, 2), sizes, spec.Lengths([6, 1]))
 
 
 class TestRefusals:

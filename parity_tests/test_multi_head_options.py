@@ -1,6 +1,6 @@
 """The options of the multi-head layer: each by an independent text, all of them in float64 and under every transform.
 
-float64: |room - formula| <= 1e-13 of the largest element, outputs and gradients of every input and parameter
+float64: |backend - formula| <= 1e-13 of the largest element, outputs and gradients of every input and parameter
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attention.parity.contracts.check import expect
 from attention.parity.contracts.probes import probes
 from attention.spec.cases import CASES
 from attention.spec.errors import AttentionError, OptionError
-from parity_tests.rooms import close, numbers
+from parity_tests.backends import close, numbers
 
 M, H, D, T = 12, 4, 6, 5
 # All that may stand in one contract.
@@ -97,10 +97,10 @@ class TestLaws:
         for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other):  # noqa: S301 - our own bytes
             assert torch.equal(twin(x), layer(x))
 
-    def test_both_rooms_load_the_same_weights_bit_for_bit(self) -> None:
+    def test_both_backends_load_the_same_weights_bit_for_bit(self) -> None:
         weights = EVERYTHING.init(5, "bfloat16")
-        for room in (torch_impl, jax_impl):
-            layer = room.MultiHeadAttention(EVERYTHING, dtype="bfloat16")
+        for backend in (torch_impl, jax_impl):
+            layer = backend.MultiHeadAttention(EVERYTHING, dtype="bfloat16")
             layer.load_weights(weights)
             assert all(np.array_equal(value, weights[name]) for name, value in layer.weights().items())
             assert list(layer.weights()) == list(weights)
@@ -115,7 +115,7 @@ class TestValues:
         """Compare with `context(q, k, v, x, w)`, all heads first, before the output projection."""
         x, w = numbers(1, T, M), {name: numbers(i, *p.shape) for i, (name, p) in enumerate(contract.params.items())}
         out = np.einsum("htd,hdm->tm", context(*heads_of(x, w), x, w), w["out_proj.kernel"]) + w["out_proj.bias"]
-        got = contract.formula(np, w, {"query": x}, contract.settle({"query": x}))["output"]
+        got = contract.formula(np, w, {"query": x}, contract.resolve({"query": x}))["output"]
         np.testing.assert_allclose(got, out, rtol=0, atol=1e-13 * np.abs(out).max())
 
     @staticmethod
@@ -150,7 +150,7 @@ class TestValues:
         one = spec.MultiHeadAttention(M, H, head_dim=D, softmax="off_by_one")
         weights, x = sinks.init(0), {"query": numbers(1, T, M)}
         assert not weights["sinks"].any()
-        made = [c.formula(np, weights, x, c.settle(x))["output"] for c in (sinks, one)]
+        made = [c.formula(np, weights, x, c.resolve(x))["output"] for c in (sinks, one)]
         np.testing.assert_array_equal(*made)
 
 

@@ -81,7 +81,7 @@ class TestLaws:
 
     def test_a_missing_check_is_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # A constructor would hold whatever it is given; a rate is computed at once.
-        call = next(call for call in CALLS if call.name == "spec.CosineRate.rate")
+        call = next(call for call in CALLS if call.name == "spec.optimizers.CosineRate.rate")
         assert faults(call, {"count": ODD}) == []
         monkeypatch.setattr(Option, "check", lambda *_: None)
         assert any("count='odd'" in line and "TypeError" in line for line in faults(call, {"count": ODD}))
@@ -104,12 +104,12 @@ class TestLaws:
             _ = spec.EncoderBlock(odd.make(), odd.make())
         assert 0 < len(str(caught.value)) < 500
 
-    @pytest.mark.parametrize("room", [torch_impl, jax_impl], ids=["torch", "jax"])
+    @pytest.mark.parametrize("backend", [torch_impl, jax_impl], ids=["torch", "jax"])
     @pytest.mark.parametrize("name", ["device", "rngs", "batch_first"])
-    def test_an_argument_of_another_layer_is_refused_by_name(self, room: Any, name: str) -> None:
+    def test_an_argument_of_another_layer_is_refused_by_name(self, backend: Any, name: str) -> None:
         wanted = rf"FeedForward {name}=None must be one of seed=, dtype=, or an option of spec\.FeedForward"
         with pytest.raises(OptionError, match=wanted):
-            _ = room.FeedForward(spec.FeedForward(8, 4), **{name: None})
+            _ = backend.FeedForward(spec.FeedForward(8, 4), **{name: None})
 
     def test_a_bound_is_named_to_who_exceeds_it(self) -> None:
         with pytest.raises(OptionError, match=r"depth 100000000 must be at most 4096"):

@@ -343,5 +343,5 @@ class TestRefusals:
             _ = diagnose_step(lambda params, _: [params], ADAMW, ADAMW)
         with pytest.raises(OptionError, match=r"first int must be a spec step, an optax.GradientTransformation"):
             _ = diagnose_step(3, ADAMW, ADAMW)
-        with pytest.raises(OptionError, match=r"contract str must be a step such as spec.Adam"):
+        with pytest.raises(OptionError, match=r"contract str must be a step such as spec.optimizers.Adam"):
             _ = diagnose_step(ADAMW, ADAMW, "adam")  # pyright: ignore[reportArgumentType]

@@ -126,7 +126,7 @@ def by_optax(step: Step) -> list[Arrays]:
     return after
 
 
-ROOMS: dict[str, Callable[[Step], list[Arrays]]] = {"torch": by_torch, "optax": by_optax}
+BACKENDS: dict[str, Callable[[Step], list[Arrays]]] = {"torch": by_torch, "optax": by_optax}
 
 
 def far(got: list[Arrays], wanted: list[Arrays]) -> float:
@@ -202,7 +202,7 @@ NATIVE = {
 class TestLaws:
     @pytest.mark.parametrize("rate", RATES)
     @pytest.mark.parametrize("name", OPTIMIZERS)
-    def test_both_rooms_take_the_steps_of_the_formula(self, name: str, rate: str) -> None:
+    def test_both_backends_take_the_steps_of_the_formula(self, name: str, rate: str) -> None:
         for clip in CLIPS:
             step = OPTIMIZERS[name](RATES[rate], clip=clip)
             wanted = by_formula(step)
@@ -212,10 +212,10 @@ class TestLaws:
                 assert far(by_optax(step), wanted) < EXACT, clip
 
     @pytest.mark.parametrize("name", OPTIONS)
-    def test_every_option_means_the_same_in_both_rooms(self, name: str) -> None:
+    def test_every_option_means_the_same_in_both_backends(self, name: str) -> None:
         wanted = by_formula(OPTIONS[name])
-        for room, run in ROOMS.items():
-            assert far(run(OPTIONS[name]), wanted) < EXACT, room
+        for backend, run in BACKENDS.items():
+            assert far(run(OPTIONS[name]), wanted) < EXACT, backend
 
     @pytest.mark.parametrize(
         ("right", "wrong"),
@@ -234,10 +234,10 @@ class TestLaws:
             (OPTIONS["Adafactor as in optax"], {"relative": True}),
         ],
     )
-    def test_an_option_that_is_turned_is_seen_in_both_rooms(self, right: Step, wrong: dict[str, Any]) -> None:
+    def test_an_option_that_is_turned_is_seen_in_both_backends(self, right: Step, wrong: dict[str, Any]) -> None:
         wanted = by_formula(right)
-        for room, run in ROOMS.items():
-            assert far(run(replace(right, **wrong)), wanted) > 1e3 * EXACT, room
+        for backend, run in BACKENDS.items():
+            assert far(run(replace(right, **wrong)), wanted) > 1e3 * EXACT, backend
 
     @pytest.mark.parametrize("name", NATIVE)
     def test_a_frameworks_own_optimiser_runs_what_it_can(self, name: str) -> None:
@@ -403,14 +403,14 @@ class TestValues:
                 return 0.1 * 0.5**count
 
         wanted = by_formula(SGD(Halved()))
-        for room, run in ROOMS.items():
-            assert far(run(SGD(Halved())), wanted) < EXACT, room
+        for backend, run in BACKENDS.items():
+            assert far(run(SGD(Halved())), wanted) < EXACT, backend
 
 
 class TestRefusals:
     def test_what_is_no_step_is_refused(self) -> None:
         for module, layer in ((torch_optimizers, nn.Linear(2, 2)), (jax_optimizers, nnx.Linear(2, 2, rngs=nnx.Rngs(0)))):
-            with pytest.raises(OptionError, match=r"^step str must be a step such as spec.Adam$"):
+            with pytest.raises(OptionError, match=r"^step str must be a step such as spec.optimizers.Adam$"):
                 _ = module.optimizer("adam", layer)
 
     def test_a_layer_that_learns_nothing_is_refused(self) -> None:

@@ -20,13 +20,13 @@ from attention.jax_impl import attend as jax_attend
 from attention.jax_impl import masks as jax_masks
 from attention.spec.axes import Sizes
 from attention.spec.errors import DTypeError, OptionError, ShapeError
-from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, look
+from attention.spec.kernels.nan_safety import ALL_FINITE, STRIPE, reach_of
 from attention.spec.kernels.plan_cache import MOST, Plans
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.grid import Grid
 from attention.torch_impl import attend as torch_attend
 from attention.torch_impl import masks as torch_masks
-from parity_tests.rooms import Room, close, each_room, numbers
+from parity_tests.backends import Backend, close, each_backend, numbers
 
 M = 8
 CAUSAL = spec.MultiHeadAttention(M, 2, mask=spec.Causal())
@@ -159,23 +159,23 @@ class TestNoDenseMask:
         return sizes
 
     @pytest.mark.parametrize("poison", [0.0, np.nan])
-    @each_room
-    def test_shielding_a_long_call_asks_for_stripes_at_most(
-        self, room: Room, poison: float, monkeypatch: pytest.MonkeyPatch
+    @each_backend
+    def test_zero_masking_of_a_long_call_evaluates_stripes_at_most(
+        self, backend: Backend, poison: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         size = 4 * STRIPE + 3
         mask = spec.Segments(kv=np.where(np.arange(size) < size - 7, np.arange(size) // 100, -1))
         x = numbers(0, size, 1, 2, dtype="float32")
         x[-7:] = poison
         asked = self.spied(monkeypatch, mask)
-        q, k, v = (room.array(x) for _ in range(3))
-        request = room.module.attend.make_request(q, k, v, mask)
-        shielded = room.module.masks.shielded(request)
+        q, k, v = (backend.array(x) for _ in range(3))
+        request = backend.module.attend.make_request(q, k, v, mask)
+        zero_masked = backend.module.masks.zero_masked(request)
         assert max(asked, default=0) <= STRIPE * size
-        assert bool(asked) == bool(np.isnan(poison)), "calm numbers ask the mask nothing"
-        for got in shielded:
-            np.testing.assert_array_equal(room.numpy(got)[-7:], 0)
-            np.testing.assert_array_equal(room.numpy(got)[:-7], x[:-7])
+        assert bool(asked) == bool(np.isnan(poison)), "safe numbers do not evaluate the mask"
+        for got in zero_masked:
+            np.testing.assert_array_equal(backend.numpy(got)[-7:], 0)
+            np.testing.assert_array_equal(backend.numpy(got)[:-7], x[:-7])
 
     def test_stripes_find_what_the_whole_mask_says(self) -> None:
         size = 2 * STRIPE + 5
@@ -194,23 +194,23 @@ class TestNoDenseMask:
         mask, x = spec.Lengths(kv=[2], q=[3]), numbers(0, 1, 4, 1, 2, dtype="float32")
 
         @jax.jit
-        def shielded(x: jax.Array) -> Any:
-            return jax_masks.shielded(jax_attend.make_request(x, x, x, mask))
+        def zero_masked(x: jax.Array) -> Any:
+            return jax_masks.zero_masked(jax_attend.make_request(x, x, x, mask))
 
-        for got in shielded(jnp.asarray(x)):
+        for got in zero_masked(jnp.asarray(x)):
             np.testing.assert_array_equal(got, x)
         x[:, 3] = np.inf
-        q, k, v = shielded(jnp.asarray(x))
+        q, k, v = zero_masked(jnp.asarray(x))
         np.testing.assert_array_equal(np.asarray(q)[:, 3], 0)
         for got in (k, v):
             np.testing.assert_array_equal(np.asarray(got)[:, 2:], 0)
 
     def test_a_whole_grid_and_its_reach(self) -> None:
         at = Grid(np.arange(3)[:, None], np.arange(3), 3, 3, xp=np)
-        found = look(np, spec.Causal(), at, UNMARKED)
+        found = reach_of(np, spec.Causal(), at, ALL_FINITE)
         assert found.rows.all()
         assert found.keys.all()
-        assert not found.lost.any()
+        assert not found.nonfinite.any()
 
 
 class TestRefusals:

@@ -24,8 +24,8 @@ from attention.spec.axes import Sizes
 from attention.spec.errors import KernelRefused
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, schedule
+from parity_tests.backends import close, numbers
 from parity_tests.formula import formula
-from parity_tests.rooms import close, numbers
 
 B, T, S, H, K, D, E = 2, 10, 13, 4, 2, 3, 5
 TILE = (4, 4)
@@ -61,7 +61,7 @@ def calls() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(jax_impl.KERNELS, "pallas", Pallas(interpret=True, tile=TILE))
+    monkeypatch.setitem(jax_impl.kernels.KERNELS, "pallas", Pallas(interpret=True, tile=TILE))
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ class TestRefusals:
     def test_empty_axes(self) -> None:
         q, k, v = qkv()
         for given in ((q[:, :0], k, v), (q, k[:, :0], v[:, :0]), (q[:0], k[:0], v[:0])):
-            with pytest.raises(KernelRefused, match=r"^kernel 'pallas' refuses: has no axis of size 0$"):
+            with pytest.raises(KernelRefused, match=r"^kernel 'pallas' refuses: does not support axes of size 0$"):
                 _ = jax_impl.dot_product_attention(*given, implementation="pallas")
 
     def test_a_function_of_scores_that_holds_an_array(self) -> None:
@@ -232,4 +232,4 @@ class TestRefusals:
         _ = jax.eval_shape(
             lambda *given: reasons.append(Pallas().refuses(replace(make_request(*given), device="tpu"))), *[shape] * 3
         )
-        assert reasons == ["has room for 12 MiB of a head's blocks on tpu, and this call has 16"]
+        assert reasons == ["supports 12 MiB of blocks for a head on tpu, and this call needs 16"]

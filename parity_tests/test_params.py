@@ -17,10 +17,11 @@ import pytest
 from attention import spec
 from attention.jax_impl import params as jax_params
 from attention.spec.axes import COMPUTE
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import DTypeError, ParamError, UnknownName
-from attention.spec.params import Param, Weights, check_weights, init, numpy_dtype
+from attention.spec.params import Param, Weights, check_weights, init
 from attention.torch_impl import params as torch_params
-from parity_tests.rooms import JAX, TORCH, Room, each_room
+from parity_tests.backends import JAX, TORCH, Backend, each_backend
 
 # No two sizes are equal, and every array has a shape of its own.
 CONTRACT = spec.MultiHeadAttention(10, 6, num_kv_heads=2, head_dim=3, value_dim=5, kdim=7, vdim=11)
@@ -54,38 +55,38 @@ class TestLaws:
         same_bits({name: np.asarray(x) for name, x in jax_params.init(CONTRACT.params, seed).items()}, wanted)
 
     @each_dtype
-    @each_room
-    def test_a_new_layer_holds_the_first_weights_of_its_contract(self, room: Room, dtype: str) -> None:
+    @each_backend
+    def test_a_new_layer_holds_the_first_weights_of_its_contract(self, backend: Backend, dtype: str) -> None:
         with jax.enable_x64(dtype == "float64"):
-            same_bits(room.layer(CONTRACT, seed=5, dtype=dtype).weights(), CONTRACT.init(5, dtype))
+            same_bits(backend.layer(CONTRACT, seed=5, dtype=dtype).weights(), CONTRACT.init(5, dtype))
 
     @each_dtype
-    @each_room
-    def test_weights_come_back_bit_for_bit(self, room: Room, dtype: str) -> None:
+    @each_backend
+    def test_weights_come_back_bit_for_bit(self, backend: Backend, dtype: str) -> None:
         with jax.enable_x64(dtype == "float64"):
-            layer = room.layer(CONTRACT, dtype=dtype)
+            layer = backend.layer(CONTRACT, dtype=dtype)
             layer.load_weights(noise(dtype))
             same_bits(layer.weights(), noise(dtype))
 
-    @each_room
-    def test_narrow_weights_fill_a_wide_layer_exactly(self, room: Room) -> None:
+    @each_backend
+    def test_narrow_weights_fill_a_wide_layer_exactly(self, backend: Backend) -> None:
         with jax.enable_x64(True):
-            layer = room.layer(CONTRACT, dtype="float64")
+            layer = backend.layer(CONTRACT, dtype="float64")
             for dtype in DTYPES:
                 layer.load_weights(CONTRACT.init(1, dtype))
                 same_bits(layer.weights(), spec.cast(CONTRACT.init(1, dtype), "float64"))
 
-    @pytest.mark.parametrize("room", [TORCH, JAX], ids=str)
-    def test_what_is_loaded_is_a_copy(self, room: Room) -> None:
-        layer, given = room.layer(CONTRACT), CONTRACT.init(1)
+    @pytest.mark.parametrize("backend", [TORCH, JAX], ids=str)
+    def test_what_is_loaded_is_a_copy(self, backend: Backend) -> None:
+        layer, given = backend.layer(CONTRACT), CONTRACT.init(1)
         layer.load_weights(given)
         for array in given.values():
             array[...] = np.nan
         same_bits(layer.weights(), CONTRACT.init(1))
 
-    @each_room
-    def test_what_is_given_back_is_a_copy(self, room: Room) -> None:
-        layer = room.layer(CONTRACT, seed=1)
+    @each_backend
+    def test_what_is_given_back_is_a_copy(self, backend: Backend) -> None:
+        layer = backend.layer(CONTRACT, seed=1)
         for array in layer.weights().values():
             array[...] = np.nan
         same_bits(layer.weights(), CONTRACT.init(1))
@@ -216,17 +217,17 @@ class Unreadable:
 
 class TestRefusals:
     @pytest.mark.parametrize("fault", FAULTY)
-    @each_room
-    def test_every_fault_is_named_and_nothing_is_loaded(self, room: Room, fault: str) -> None:
+    @each_backend
+    def test_every_fault_is_named_and_nothing_is_loaded(self, backend: Backend, fault: str) -> None:
         weights, error, text = FAULTY[fault]
-        layer = room.layer(CONTRACT, seed=1)
+        layer = backend.layer(CONTRACT, seed=1)
         with pytest.raises(error, match=re.escape(text).replace("…", ".*"), check=lambda caught: type(caught) is error):
             layer.load_weights(weights)
         same_bits(layer.weights(), CONTRACT.init(1))
 
-    @each_room
-    def test_an_array_that_cannot_be_read_leaves_nothing_half_loaded(self, room: Room) -> None:
-        layer = room.layer(CONTRACT, seed=1)
+    @each_backend
+    def test_an_array_that_cannot_be_read_leaves_nothing_half_loaded(self, backend: Backend) -> None:
+        layer = backend.layer(CONTRACT, seed=1)
         with pytest.raises(ParamError, match="Unreadable must be ndarray or"):
             layer.load_weights(CONTRACT.init(9) | {"out_proj.bias": Unreadable()})
         same_bits(layer.weights(), CONTRACT.init(1))

@@ -1,4 +1,4 @@
-"""The proof itself: every contract, in every dtype, on every kernel of both rooms, within its budget of rounding errors."""
+"""The proof itself: every contract, in every dtype, on every kernel of both backends, within its budget of rounding errors."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,8 +44,8 @@ class Tiled:
 
 
 TILED = (
-    Tiled("torch", torch_impl.KERNELS, torch_blockwise.Blockwise(tile=4, most=64, side=4)),
-    Tiled("jax_eager", jax_impl.KERNELS, jax_blockwise.Blockwise(tile=(4, 8))),
+    Tiled("torch", torch_impl.kernels.KERNELS, torch_blockwise.Blockwise(tile=4, most=64, side=4)),
+    Tiled("jax_eager", jax_impl.kernels.KERNELS, jax_blockwise.Blockwise(tile=(4, 8))),
 )
 
 TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
@@ -101,7 +101,7 @@ class TestLaws:
         parity.Report(tuple(rows)).assert_ok()
         assert all(row.verdicts for row in rows)
 
-    def test_the_two_rooms_agree_in_float64_to_1e_14(self) -> None:
+    def test_the_two_backends_agree_in_float64_to_1e_14(self) -> None:
         for probe in probes(CASES["grouped"].contract, "float64"):
             torch, jax = (backends.find(name).run(probe, "reference").results for name in ("torch", "jax_eager"))
             for name in ("output", *probe.intermediates):

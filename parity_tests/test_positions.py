@@ -107,33 +107,33 @@ def jax_rotate(rotary: Rotary | None, x: np.ndarray, where: Any = None) -> np.nd
         return np.asarray(jax_positions.rotate(rotary, jnp.asarray(x), where))
 
 
-@pytest.mark.parametrize("room", [torch_rotate, jax_rotate])
-class TestRooms:
+@pytest.mark.parametrize("backend", [torch_rotate, jax_rotate])
+class TestBackends:
     x = np.random.default_rng(3).uniform(-1, 1, (2, 5, 3, 6))
 
     @pytest.mark.parametrize("rotary", [ROTARY, Rotary(style="half")], ids=["interleaved", "half"])
-    def test_float64_is_the_formula(self, room: Callable[..., np.ndarray], rotary: Rotary) -> None:
+    def test_float64_is_the_formula(self, backend: Callable[..., np.ndarray], rotary: Rotary) -> None:
         cos, sin = rotary.tables(WHERE, 6)
-        got = room(rotary, self.x, WHERE)
+        got = backend(rotary, self.x, WHERE)
         assert got.dtype == np.float64
         np.testing.assert_allclose(got, rotary.rotate(np, self.x, cos, sin), rtol=0, atol=8 * UNIT * WHERE.max())
 
     @pytest.mark.parametrize("dtype", ["float32", "float16"])
-    def test_angles_are_float64_even_for_far_positions(self, room: Callable[..., np.ndarray], dtype: str) -> None:
+    def test_angles_are_float64_even_for_far_positions(self, backend: Callable[..., np.ndarray], dtype: str) -> None:
         # In float32, the angle of position 2^24 + 1 would be off by a radian.
         x = self.x.astype(dtype)
         wanted = ROTARY.rotate(np, x.astype(np.float64), *ROTARY.tables(WHERE, 6))
-        got = room(ROTARY, x, WHERE)
+        got = backend(ROTARY, x, WHERE)
         assert got.dtype == dtype
         # Cosine and sine rounded, two products and a sum of numbers below 1; then the result in its own dtype.
         stored = np.abs(wanted) * float(np.finfo(dtype).eps) / 2 if dtype == "float16" else 0
         assert (np.abs(got - wanted) <= 6 * SINGLE + stored).all()
 
-    def test_no_positions_count_from_zero(self, room: Callable[..., np.ndarray]) -> None:
-        np.testing.assert_array_equal(room(ROTARY, self.x), room(ROTARY, self.x, np.arange(5)))
+    def test_no_positions_count_from_zero(self, backend: Callable[..., np.ndarray]) -> None:
+        np.testing.assert_array_equal(backend(ROTARY, self.x), backend(ROTARY, self.x, np.arange(5)))
 
-    def test_no_rotary_changes_nothing(self, room: Callable[..., np.ndarray]) -> None:
-        np.testing.assert_array_equal(room(None, self.x), self.x)
+    def test_no_rotary_changes_nothing(self, backend: Callable[..., np.ndarray]) -> None:
+        np.testing.assert_array_equal(backend(None, self.x), self.x)
 
 
 class TestValues:
@@ -158,7 +158,7 @@ class TestGradients:
     @pytest.mark.parametrize("style", STYLES)
     def test_the_gradient_turns_back(self, style: str) -> None:
         # A rotation is orthogonal: pulling back is rotating the other way.
-        rotary, x, pull = Rotary(style=style, rotary_dim=4), TestRooms.x, np.flip(TestRooms.x)
+        rotary, x, pull = Rotary(style=style, rotary_dim=4), TestBackends.x, np.flip(TestBackends.x)
         cos, sin = rotary.tables(WHERE, 6)
         wanted = rotary.rotate(np, pull, cos, -sin)
         leaf = torch.from_numpy(x).requires_grad_()

@@ -36,7 +36,7 @@ CONTRACT = spec.MultiHeadAttention(embed_dim=6, num_heads=2, head_dim=4, num_kv_
 
 def mine(weights, query):
     weights = {name: value.astype(float) for name, value in weights.items()}
-    return CONTRACT.formula(np, weights, {"query": query}, CONTRACT.settle({"query": query}))["output"]
+    return CONTRACT.formula(np, weights, {"query": query}, CONTRACT.resolve({"query": query}))["output"]
 
 """
 NAIVE = """
@@ -139,7 +139,7 @@ class TestValues:
         layer = ParityFixture().layer(CONTRACT)
         x = np.random.default_rng(0).normal(size=(2, 4, 6))
         weights = {name: value.astype(float) for name, value in layer.weights.items()}
-        wanted = CONTRACT.formula(np, weights, {"query": x}, CONTRACT.settle({"query": x}))["output"]
+        wanted = CONTRACT.formula(np, weights, {"query": x}, CONTRACT.resolve({"query": x}))["output"]
         np.testing.assert_array_equal(layer(x), wanted)
         assert any(np.any(value) for name, value in layer.weights.items() if name.endswith("bias"))
 

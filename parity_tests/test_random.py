@@ -37,7 +37,7 @@ rates = st.floats(0, 1, exclude_max=True)
 
 
 def keeps(seed: int, rate: float, shape: tuple[int, ...] = SHAPE) -> dict[str, np.ndarray]:
-    """The dropout mask as each room draws it."""
+    """The dropout mask as each backend draws it."""
     return {
         "numpy": random.keep(seed, rate, shape),
         "torch": torch_random.keep(seed, rate, shape).numpy(),
@@ -107,21 +107,21 @@ class TestLaws:
         assert 0.999 < drawn.max() < 1
 
 
-class TestRooms:
+class TestBackends:
     @pytest.mark.parametrize("rate", RATES)
     @pytest.mark.parametrize("seed", SEEDS)
     def test_dropout_is_bit_equal_and_that_of_jax(self, seed: int, rate: float) -> None:
         drawn = keeps(seed, rate)
         bernoulli = jax.random.bernoulli(key_of(seed), np.float32(1 - rate), SHAPE)
-        for room, kept in drawn.items():
+        for backend, kept in drawn.items():
             assert kept.dtype == bool
-            np.testing.assert_array_equal(kept, bernoulli, err_msg=room)
+            np.testing.assert_array_equal(kept, bernoulli, err_msg=backend)
 
-    def test_every_room_drops_a_draw_that_meets_the_threshold(self) -> None:
+    def test_every_backend_drops_a_draw_that_meets_the_threshold(self) -> None:
         drawn = int(random.mantissa(random.key(7), 0))
         for above in (0, 1):
             kept = keeps(7, 1 - (drawn + above) * 2.0**-23, (1,))
-            assert {room: mask.item() for room, mask in kept.items()} == dict.fromkeys(kept, bool(above))
+            assert {backend: mask.item() for backend, mask in kept.items()} == dict.fromkeys(kept, bool(above))
 
     @pytest.mark.parametrize("seed", SEEDS)
     def test_bits_are_those_of_jax(self, seed: int) -> None:

@@ -21,8 +21,9 @@ from attention import spec
 from attention.parity.contracts.backends import NumpyBackend
 from attention.parity.contracts.probes import CALL, Probe
 from attention.spec.errors import OptionError
-from attention.spec.layers import heads, oracle
+from attention.spec.kernels import nan_safety
 from attention.spec.layers.contract import Contract
+from attention.spec.layers.multi_head import formula
 from attention.spec.masks import KINDS
 from tools.evaluation import option_fuzzing
 from tools.evaluation.__main__ import app
@@ -93,7 +94,7 @@ class TestLaws:
         assert masks == set(KINDS)
         for name in (*CALL, "bias"):
             assert any(getattr(draw, name) is not None for draw in found), name
-        assert set().union(*(draw.contract.takes for draw in found)) == {*CALL, "bias", "intermediates"}
+        assert set().union(*(draw.contract.call_kwargs for draw in found)) == {*CALL, "bias", "intermediates"}
         assert {draw.batch for draw in found} >= {(), (2,), (1, 2)}
         assert {(draw.poisoned, draw.state) for draw in found} >= {(True, False), (False, True)}
         empty = [draw for draw in found if draw.mask is not None and not rows_see(draw).all()]
@@ -113,18 +114,18 @@ class TestLaws:
 
 
 def rows_see(draw: Draw) -> np.ndarray:
-    setting = draw.contract.settle({name: np.zeros(shape) for name, shape in draw.shapes().items()}, **draw.call())
-    return np.any(setting["allowed"], axis=-1) if "allowed" in setting else np.ones(1, bool)
+    resolved = draw.contract.resolve({name: np.zeros(shape) for name, shape in draw.shapes().items()}, **draw.call())
+    return np.any(resolved["allowed"], axis=-1) if "allowed" in resolved else np.ones(1, bool)
 
 
 def before_appending(patch: pytest.MonkeyPatch) -> None:
-    """The oracle shields queries that see no key of the call, though they see appended ones."""
+    """The oracle zeroes queries that see no key of the call, though they see appended ones."""
 
-    def shield(*given: Any, appended: bool) -> Any:
+    def zeroed(*given: Any, appended: bool) -> Any:
         del appended
-        return heads.shield_inputs(*given)
+        return nan_safety.zero_masked_inputs_dense(*given)
 
-    patch.setattr(oracle, "shield_inputs", shield)
+    patch.setattr(formula, "zero_masked_inputs_dense", zeroed)
 
 
 def sinks_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,7 @@ def keys_unplaced(patch: pytest.MonkeyPatch) -> None:
 
 
 DRIFTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, Callable[[Any], bool]]] = {
-    "shielded before keys are appended": (before_appending, "torch", lambda c: bool(getattr(c, "extra_keys", 0))),
+    "zeroed before keys are appended": (before_appending, "torch", lambda c: bool(getattr(c, "extra_keys", 0))),
     "off by one forgotten": (sinks_forgotten, "torch", lambda c: getattr(c, "softmax", "") == "off_by_one"),
     "positions ignored": (keys_unplaced, "jax", lambda c: isinstance(getattr(c, "positions", None), spec.Rotary)),
 }
@@ -233,9 +234,9 @@ class TestCommands:
         found = (Disagreement(("formula", "torch"), "output", 1.0, (0,), (1.0, 2.0)),)
         monkeypatch.setattr(running, "examine", lambda *_: found)
         monkeypatch.setattr(running, "shrunk", lambda draw, _: draw)
-        result = CliRunner().invoke(app, ["parity", "random-options", "--draws", "1"])
+        result = CliRunner().invoke(app, ["random-options", "--draws", "1"])
         assert result.exit_code == 1, result.output
         assert "print(*examine(Draw(" in result.stdout
         assert "1 disagree" in result.stdout
         monkeypatch.setattr(running, "examine", lambda *_: ())
-        assert CliRunner().invoke(app, ["parity", "random-options", "--draws", "3"]).exit_code == 0
+        assert CliRunner().invoke(app, ["random-options", "--draws", "3"]).exit_code == 0

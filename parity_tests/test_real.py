@@ -15,7 +15,8 @@ from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariable
 from attention import spec
 from attention.parity.pretrained import models, texts
 from attention.spec.errors import FileError, MissingExtra, OptionError, ParamError, UnknownName
-from attention.spec.layers.oracle import oracle, settle
+from attention.spec.layers.multi_head.formula import formula as oracle
+from attention.spec.layers.multi_head.formula import resolve
 
 SUZUKI = 0
 
@@ -145,8 +146,8 @@ class TestRxnmapper:
     def test_their_module_is_the_oracle(self, rxnmapper: list[models.RealLayer]) -> None:
         layer = rxnmapper[0]
         weights, hidden = spec.cast(layer.weights, "float64"), layer.hidden.astype(np.float64)
-        setting = settle(layer.contract, layer.contract.sizes(hidden, hidden, hidden), layer.mask)
-        output = oracle(layer.contract, np, weights, {"query": hidden}, setting)["output"]
+        resolved = resolve(layer.contract, layer.contract.sizes(hidden, hidden, hidden), layer.mask)
+        output = oracle(layer.contract, np, weights, {"query": hidden}, resolved)["output"]
         assert np.abs(layer.foreign(cotangent(layer))["output"] - output).max() < 1e-12
 
     def test_their_two_kernels_agree(self, rxnmapper: list[models.RealLayer]) -> None:

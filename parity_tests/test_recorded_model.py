@@ -175,7 +175,9 @@ class TestCommand:
             "def make_model(): return llama()\ndef make_port(): return ported(llama())\n"
             "def make_wrong(): return ported(llama(), eps={1: 1e-2})\n"
         )
-        made = self.run("record", f"{source}:make_model", path, "--inputs", "input_ids=2,5:int64", "--tokens", "2,6:int64")
+        made = self.run(
+            "record", "model", f"{source}:make_model", path, "--inputs", "input_ids=2,5:int64", "--tokens", "2,6:int64"
+        )
         assert made.exit_code == 0, made.output
         for words, code in (
             (("layers", path, f"{source}:make_port"), 0),

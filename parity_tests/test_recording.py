@@ -18,7 +18,6 @@ from safetensors.numpy import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
-import attention.cli.replay  # noqa: F401 - joins the commands
 from attention import cli
 from attention.parity.adapters import Call
 from attention.parity.compare import recorded_contracts, replayed_program
@@ -78,7 +77,7 @@ def turned(recording: Recording, name: str, turn: Callable[[np.ndarray], np.ndar
 
 
 def run(*words: str) -> Result:
-    return CliRunner().invoke(cli.app, ["parity", *words])
+    return CliRunner().invoke(cli.app, words)
 
 
 class TestLaws:
@@ -171,28 +170,28 @@ class TestValues:
     def test_the_note_says_what_is_another_version_here(self, of_contract: Recording) -> None:
         assert "in an environment like this one" in of_contract.note
         older = replace(of_contract, environment={**of_contract.environment, "torch": "1.0"})
-        assert "otherwise than here: torch 1.0 (here " in older.note
+        assert "where other versions are installed: torch 1.0 (here " in older.note
 
     @needs("torch", "jax")
     def test_the_command_records_and_judges(self, tmp_path: Path) -> None:
         path, told = str(tmp_path / "out.safetensors"), tmp_path / "out.json"
-        recorded = run("record", "--side", "torch", "--contract", CASE, path)
+        recorded = run("record", "contracts", path, "--backend", "torch", "--contract", CASE)
         assert recorded.exit_code == 0, recorded.output
-        assert f"attention parity against {path}" in recorded.output
-        judged = run("against", path, "--side", "none", "--json", str(told))
+        assert f"attention replay {path}" in recorded.output
+        judged = run("replay", path, "--backend", "none", "--json", str(told))
         assert judged.exit_code == 0, judged.output
-        assert "torch (recorded)" in judged.output
+        assert "(recorded)" in judged.output
         assert json.loads(told.read_text())["ok"] is True
         write(path, turned(read(path), f"{CASE}/plain/float32/{OUTPUT}", np.negative))
-        assert run("against", path, "--side", "none").exit_code == 1
+        assert run("replay", path, "--backend", "none").exit_code == 1
 
     def test_the_command_takes_programs_from_files(self, tmp_path: Path) -> None:
         source, path = tmp_path / "recorded_port.py", str(tmp_path / "out.safetensors")
         _ = source.write_text("def double(x):\n    return 2 * x\n\ndef triple(x):\n    return 3 * x\n")
-        recorded = run("record", "--side", "numpy", "--program", f"{source}:double", "--inputs", "x=2,3", path)
+        recorded = run("record", "program", f"{source}:double", path, "--framework", "numpy", "--inputs", "x=2,3")
         assert recorded.exit_code == 0, recorded.output
-        assert run("against", path, "--side", "jax", "--program", f"{source}:double").exit_code == 0
-        assert run("against", path, "--side", "jax", "--program", f"{source}:triple").exit_code == 1
+        assert run("replay", path, f"{source}:double", "--framework", "jax").exit_code == 0
+        assert run("replay", path, f"{source}:triple", "--framework", "jax").exit_code == 1
 
 
 class TestRefusals:
@@ -276,14 +275,20 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("words", "line"),
         [
-            (["record", "--side", "torch", "--inputs", "x=2", "out"], "attention: --inputs must come with --program"),
-            (["record", "--side", "torch", "--program", "m:f", "out"], "attention: --program must come with --inputs"),
+            (["record", "model", "m:f", "out"], "attention: --inputs must be given, or --tokens"),
             (
-                ["record", "--side", "torch", "--program", "m:f", "--inputs", "x=2", "--contract", "self", "out"],
-                "attention: --contract must come with no --program",
+                ["record", "model", "m:f", "out", "--inputs", "x=2", "--split", "3"],
+                "attention: --split and --left-padding must",
             ),
-            (["record", "--side", "torch", "--contract", "nope", "out"], "attention: contract 'nope' must be one of"),
-            (["against", "nowhere.safetensors"], "attention: path 'nowhere.safetensors' must be a whole safetensors file"),
+            (
+                ["record", "program", "m:f", "/dev/null/out", "--inputs", "x=2"],
+                "attention: path '/dev/null/out' must be writable",
+            ),
+            (
+                ["record", "contracts", "out", "--backend", "torch", "--contract", "nope"],
+                "attention: --contract 'nope' must be",
+            ),
+            (["replay", "nowhere.safetensors"], "attention: path 'nowhere.safetensors' must be a whole safetensors file"),
         ],
     )
     def test_a_bad_call_is_one_line_and_exits_with_2(self, words: list[str], line: str) -> None:
@@ -292,9 +297,14 @@ class TestRefusals:
         assert result.stderr.startswith(line)
         assert result.stderr.count("\n") == 1
 
-    def test_a_recording_of_a_program_needs_a_program(self, of_program: Recording, tmp_path: Path) -> None:
-        path = tmp_path / "out.safetensors"
-        write(path, of_program)
-        result = run("against", str(path))
-        assert result.exit_code == 2
-        assert "a recording of a program must come with --program" in result.stderr
+    def test_an_option_must_fit_what_was_recorded(self, of_program: Recording, of_contract: Recording, tmp_path: Path) -> None:
+        program, contracts = str(tmp_path / "program.safetensors"), str(tmp_path / "contracts.safetensors")
+        write(program, of_program)
+        write(contracts, of_contract)
+        for words, line in (
+            ((program,), "PROGRAM must be given: the recording is of a program"),
+            ((program, "m:f", "--backend", "jax"), "--backend must come with a recording of contracts"),
+            ((contracts, "--no-load", "--params", "m:f"), "--load, --params must come with a recording of a program"),
+        ):
+            result = run("replay", *words)
+            assert (result.exit_code, result.stderr) == (2, f"attention: {line}\n")

@@ -1,6 +1,6 @@
 """Bad input is refused by our own error, of the exact type, in the exact words: argument, got, wanted.
 
-Each call is made in both rooms, which say the same; a message names an array's type where the type is the fault.
+Each call is made in both backends, which say the same; a message names an array's type where the type is the fault.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from attention.spec.errors import (
     ShapeError,
     UnknownName,
 )
-from parity_tests.rooms import JAX, ROOMS, TORCH, Room, each_room
+from parity_tests.backends import BACKENDS, JAX, TORCH, Backend, each_backend
 
 B, T, S, H, K, D, M = 2, 5, 7, 4, 2, 3, 12
 Q, KV = (B, T, H, D), (B, S, K, D)
@@ -33,9 +33,9 @@ DTYPES = "float64, float32, bfloat16, float16"
 TYPES = {"torch": "Tensor", "jax": "ArrayImpl"}
 WAYS = "align='start', align='end' or query_positions"
 FIRST = {"torch": "sdpa", "jax": "xla"}
-NAMES = {room.name: ", ".join(room.module.KERNELS) for room in ROOMS}
+NAMES = {backend.name: ", ".join(backend.module.kernels.KERNELS) for backend in BACKENDS}
 
-Call = Callable[[Room], Any]
+Call = Callable[[Backend], Any]
 Refusals = dict[str, tuple[Call, type[AttentionError], str]]
 
 
@@ -47,11 +47,11 @@ def core(q: np.ndarray | None = None, k: np.ndarray | None = None, v: np.ndarray
     """A call of the functional core: what is not given is zeros that fit."""
     given = [zeros(*shape) if x is None else x for x, shape in ((q, Q), (k, KV), (v, KV))]
 
-    def call(room: Room) -> Any:
-        named = {name: room.native(x) for name, x in options.items()}
+    def call(backend: Backend) -> Any:
+        named = {name: backend.native(x) for name, x in options.items()}
         if "implementation" in named:
-            named["implementation"] = named["implementation"].format(first=FIRST[room.name])
-        return room.module.dot_product_attention(*map(room.array, given), **named)
+            named["implementation"] = named["implementation"].format(first=FIRST[backend.name])
+        return backend.module.dot_product_attention(*map(backend.array, given), **named)
 
     return call
 
@@ -61,9 +61,9 @@ def layer(*inputs: np.ndarray, rotary: bool = False, **options: Any) -> Call:
     positions = spec.Rotary(rotary_dim=2) if rotary else None
     contract = spec.MultiHeadAttention(embed_dim=M, num_heads=H, kdim=11, positions=positions)
 
-    def call(room: Room) -> Any:
-        named = {name: room.native(x) for name, x in options.items()}
-        return room.layer(contract)(*map(room.array, inputs), **named)
+    def call(backend: Backend) -> Any:
+        named = {name: backend.native(x) for name, x in options.items()}
+        return backend.layer(contract)(*map(backend.array, inputs), **named)
 
     return call
 
@@ -164,12 +164,12 @@ MASKS: Refusals = {
         "mask {type} must be a Mask: wrap a boolean array as DenseMask(array)",
     ),
     "numbers": (
-        lambda room: spec.DenseMask(room.array(zeros(T, S))),
+        lambda backend: spec.DenseMask(backend.array(zeros(T, S))),
         MaskError,
         "DenseMask array float32 must be bool, True = may attend; a mask of 0 and -inf is DenseMask.from_additive(mask)",
     ),
     "integers": (
-        lambda room: spec.DenseMask(room.array(zeros(T, S, dtype="int32"))),
+        lambda backend: spec.DenseMask(backend.array(zeros(T, S, dtype="int32"))),
         MaskError,
         "DenseMask array int32 must be bool, True = may attend",
     ),
@@ -191,17 +191,17 @@ MASKS: Refusals = {
         "Lengths kv (3,) must broadcast to (*batch,) = (2,)",
     ),
     "lengths that are no integers": (
-        lambda room: spec.Lengths(kv=room.array(zeros(B))),
+        lambda backend: spec.Lengths(kv=backend.array(zeros(B))),
         MaskError,
         "Lengths kv float32 must be integers",
     ),
     "lengths that would be cut": (
-        lambda _room: spec.Lengths(kv=[2.5]),
+        lambda _backend: spec.Lengths(kv=[2.5]),
         MaskError,
         "Lengths kv float64 must be integers",
     ),
     "a length that is a number": (
-        lambda _room: spec.Lengths(kv=5),
+        lambda _backend: spec.Lengths(kv=5),
         MaskError,
         "Lengths kv 5 must be integers: a list or an array",
     ),
@@ -222,7 +222,7 @@ MASKS: Refusals = {
         f"Causal with T = 5 queries and S = 7 keys must say where a query stands: {WAYS}",
     ),
     "negative window": (
-        lambda _room: spec.Window(before=-1, after=0),
+        lambda _backend: spec.Window(before=-1, after=0),
         OptionError,
         "Window before -1 must be an int >= 0, in keys besides the query's own, or None",
     ),
@@ -288,7 +288,7 @@ OPTIONS: Refusals = {
         "precision 'tf32' must be one of None, 'default', 'high', 'highest'",
     ),
     "unknown dtype": (
-        lambda room: room.layer(spec.MultiHeadAttention(embed_dim=M, num_heads=H), dtype="int8"),
+        lambda backend: backend.layer(spec.MultiHeadAttention(embed_dim=M, num_heads=H), dtype="int8"),
         UnknownName,
         f"dtype 'int8' must be one of {DTYPES}",
     ),
@@ -338,22 +338,22 @@ REFUSALS |= OPTIONS | {f"positions: {name}": refusal for name, refusal in POSITI
 
 class TestRefusals:
     @pytest.mark.parametrize("name", REFUSALS)
-    @each_room
-    def test_refused_in_our_own_words(self, room: Room, name: str) -> None:
+    @each_backend
+    def test_refused_in_our_own_words(self, backend: Backend, name: str) -> None:
         call, error, text = REFUSALS[name]
         with pytest.raises(AttentionError) as caught:
-            _ = call(room)
+            _ = call(backend)
         assert type(caught.value) is error
-        assert str(caught.value) == text.format(type=TYPES[room.name], first=FIRST[room.name], names=NAMES[room.name])
+        assert str(caught.value) == text.format(type=TYPES[backend.name], first=FIRST[backend.name], names=NAMES[backend.name])
         # No error of a framework was caught on the way.
         assert caught.value.__context__ is None
 
-    @each_room
-    def test_what_is_refused_is_all_that_is_wrong(self, room: Room) -> None:
-        assert core()(room).shape == Q
-        assert layer(X, Y)(room).shape == X.shape
+    @each_backend
+    def test_what_is_refused_is_all_that_is_wrong(self, backend: Backend) -> None:
+        assert core()(backend).shape == Q
+        assert layer(X, Y)(backend).shape == X.shape
         turned = layer(X, Y, rotary=True, query_positions=np.arange(T), key_positions=np.arange(S))
-        assert turned(room).shape == X.shape
+        assert turned(backend).shape == X.shape
 
     @pytest.mark.parametrize("foreign", [np.zeros(Q, np.float32), jnp.zeros(Q), [[[0.0]]]], ids=["numpy", "jax", "list"])
     def test_torch_takes_tensors_alone(self, foreign: Any) -> None:
@@ -389,12 +389,12 @@ class TestRefusals:
             assert JAX.module.dot_product_attention(wide, wide, wide).dtype == "float64"
             assert JAX.layer(contract, dtype="float64").weights()["q_proj.kernel"].dtype == "float64"
 
-    @each_room
-    def test_a_refused_call_leaves_the_layer_as_it_was(self, room: Room) -> None:
+    @each_backend
+    def test_a_refused_call_leaves_the_layer_as_it_was(self, backend: Backend) -> None:
         contract = spec.MultiHeadAttention(embed_dim=M, num_heads=H)
-        built = room.layer(contract, seed=3)
+        built = backend.layer(contract, seed=3)
         with pytest.raises(ShapeError):
-            _ = built(room.array(zeros(M)))
+            _ = built(backend.array(zeros(M)))
         weights = built.weights()
         for name, value in contract.init(seed=3).items():
             np.testing.assert_array_equal(weights[name], value)

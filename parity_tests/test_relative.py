@@ -20,7 +20,7 @@ from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError, PositionError
 from attention.spec.params import init
 from attention.spec.positions import Alibi, RelativeBias, RelativeKeys, ScoreBias
-from parity_tests.rooms import TORCH, Room, each_room, wide
+from parity_tests.backends import TORCH, Backend, each_backend, wide
 
 UNIT = 2.0**-53
 SINGLE = 2.0**-24
@@ -65,11 +65,13 @@ def by_hand(kind: ScoreBias, weights: dict[str, np.ndarray], q: np.ndarray, to: 
     return out
 
 
-def bias(room: Room, kind: ScoreBias, weights: dict[str, np.ndarray], q: np.ndarray, *where: Any, sizes: Sizes = CALL) -> Any:
-    module = importlib.import_module(f"{room.module.__name__}.positions")
+def bias(
+    backend: Backend, kind: ScoreBias, weights: dict[str, np.ndarray], q: np.ndarray, *where: Any, sizes: Sizes = CALL
+) -> Any:
+    module = importlib.import_module(f"{backend.module.__name__}.positions")
     with wide(q):
-        native = {name: room.array(x) for name, x in weights.items()}
-        return room.numpy(module.bias(kind, native, room.array(q), *where, scale=SCALE, sizes=sizes))
+        native = {name: backend.array(x) for name, x in weights.items()}
+        return backend.numpy(module.bias(kind, native, backend.array(q), *where, scale=SCALE, sizes=sizes))
 
 
 class TestValues:
@@ -103,21 +105,21 @@ class TestValues:
                 assert (d - 1) ** n < e ** (n - j) * kind.max_distance**j <= d**n
 
     @each_kind
-    @each_room
-    def test_float64_is_the_formula(self, room: Room, kind: ScoreBias) -> None:
+    @each_backend
+    def test_float64_is_the_formula(self, backend: Backend, kind: ScoreBias) -> None:
         weights = learned(kind)
-        got = bias(room, kind, weights, Q, TO, FROM)
+        got = bias(backend, kind, weights, Q, TO, FROM)
         assert got.dtype == np.float64
         np.testing.assert_allclose(
             np.broadcast_to(got, (B, H, T, S)), by_hand(kind, weights, Q, TO, FROM), rtol=8 * UNIT, atol=8 * UNIT
         )
 
     @each_kind
-    @each_room
+    @each_backend
     @pytest.mark.parametrize("dtype", ["float32", "float16"])
-    def test_a_narrow_query_is_answered_in_the_compute_dtype(self, room: Room, kind: ScoreBias, dtype: str) -> None:
+    def test_a_narrow_query_is_answered_in_the_compute_dtype(self, backend: Backend, kind: ScoreBias, dtype: str) -> None:
         weights, q = {name: x.astype(dtype) for name, x in learned(kind).items()}, Q.astype(dtype)
-        got = bias(room, kind, weights, q, TO, FROM)
+        got = bias(backend, kind, weights, q, TO, FROM)
         assert got.dtype == np.float32
         wanted = by_hand(kind, {name: x.astype(np.float64) for name, x in weights.items()}, q.astype(np.float64), TO, FROM)
         np.testing.assert_allclose(np.broadcast_to(got, (B, H, T, S)), wanted, rtol=2 * SINGLE, atol=16 * SINGLE)
@@ -125,27 +127,27 @@ class TestValues:
 
 class TestLaws:
     @each_kind
-    @each_room
-    def test_only_the_distance_counts(self, room: Room, kind: ScoreBias) -> None:
+    @each_backend
+    def test_only_the_distance_counts(self, backend: Backend, kind: ScoreBias) -> None:
         weights = learned(kind)
         np.testing.assert_array_equal(
-            bias(room, kind, weights, Q, TO, FROM), bias(room, kind, weights, Q, TO + 999, FROM + 999)
+            bias(backend, kind, weights, Q, TO, FROM), bias(backend, kind, weights, Q, TO + 999, FROM + 999)
         )
-        assert not np.array_equal(bias(room, kind, weights, Q, TO, FROM), bias(room, kind, weights, Q, TO + 1, FROM))
+        assert not np.array_equal(bias(backend, kind, weights, Q, TO, FROM), bias(backend, kind, weights, Q, TO + 1, FROM))
 
     @each_kind
-    @each_room
-    def test_no_positions_count_from_zero(self, room: Room, kind: ScoreBias) -> None:
+    @each_backend
+    def test_no_positions_count_from_zero(self, backend: Backend, kind: ScoreBias) -> None:
         square, weights = Sizes((B,), T, T, H, H, D, D), learned(kind)
-        counted = bias(room, kind, weights, Q, np.arange(T), np.arange(T), sizes=square)
-        np.testing.assert_array_equal(bias(room, kind, weights, Q, sizes=square), counted)
+        counted = bias(backend, kind, weights, Q, np.arange(T), np.arange(T), sizes=square)
+        np.testing.assert_array_equal(bias(backend, kind, weights, Q, sizes=square), counted)
 
     @each_kind
-    @each_room
-    def test_narrow_positions_do_not_wrap_around(self, room: Room, kind: ScoreBias) -> None:
+    @each_backend
+    def test_narrow_positions_do_not_wrap_around(self, backend: Backend, kind: ScoreBias) -> None:
         weights = learned(kind)
-        got = bias(room, kind, weights, Q, TO.astype(np.uint8), FROM.astype(np.uint8))
-        np.testing.assert_array_equal(got, bias(room, kind, weights, Q, TO, FROM))
+        got = bias(backend, kind, weights, Q, TO.astype(np.uint8), FROM.astype(np.uint8))
+        np.testing.assert_array_equal(got, bias(backend, kind, weights, Q, TO, FROM))
 
     @each_kind
     def test_positions_may_be_traced(self, kind: ScoreBias) -> None:
@@ -162,10 +164,10 @@ class TestLaws:
         got = module.bias(kind, weights, torch.from_numpy(Q).to("meta"), TO, FROM, scale=SCALE, sizes=CALL)
         assert (got.device.type, got.shape[-2:]) == ("meta", (T, S))
 
-    @each_room
-    def test_no_bias_is_none(self, room: Room) -> None:
-        module = importlib.import_module(f"{room.module.__name__}.positions")
-        assert module.bias(None, {}, room.array(Q), scale=1.0, sizes=CALL) is None
+    @each_backend
+    def test_no_bias_is_none(self, backend: Backend) -> None:
+        module = importlib.import_module(f"{backend.module.__name__}.positions")
+        assert module.bias(None, {}, backend.array(Q), scale=1.0, sizes=CALL) is None
 
     @pytest.mark.parametrize(
         ("kind", "name", "shape", "axes"),
@@ -183,18 +185,21 @@ class TestLaws:
 
 class TestGradients:
     @pytest.mark.parametrize("kind", [RelativeBias(), RelativeKeys(3)], ids=repr)
-    @each_room
-    def test_gradients_are_finite_differences(self, room: Room, kind: ScoreBias) -> None:
+    @each_backend
+    def test_gradients_are_finite_differences(self, backend: Backend, kind: ScoreBias) -> None:
         weights, pull = learned(kind), np.random.default_rng(9).standard_normal((B, H, T, S))
         (name,) = weights
-        module = importlib.import_module(f"{room.module.__name__}.positions")
+        module = importlib.import_module(f"{backend.module.__name__}.positions")
 
         def scalar(table: np.ndarray, q: np.ndarray) -> float:
             return float((np.broadcast_to(by_hand(kind, {name: table}, q, TO, FROM), pull.shape) * pull).sum())
 
         with wide(Q):
-            answer = lambda w, q: (module.bias(kind, {name: w}, q, TO, FROM, scale=SCALE, sizes=CALL) * room.array(pull)).sum()  # noqa: E731
-            got = [room.numpy(g) for g in room.grad(answer, [room.array(weights[name]), room.array(Q)])]
+
+            def answer(w: Any, q: Any) -> Any:
+                return (module.bias(kind, {name: w}, q, TO, FROM, scale=SCALE, sizes=CALL) * backend.array(pull)).sum()
+
+            got = [backend.numpy(g) for g in backend.grad(answer, [backend.array(weights[name]), backend.array(Q)])]
         for place, slope in enumerate(got):
             step = np.random.default_rng(11).standard_normal(slope.shape)
             # The bias is linear in each, so that a step of any size has no error but rounding.
@@ -223,11 +228,11 @@ class TestRefusals:
         with pytest.raises(OptionError, match=text, check=lambda caught: type(caught) is OptionError):
             _ = make()
 
-    @each_room
-    def test_one_of_both_positions_is_refused(self, room: Room) -> None:
+    @each_backend
+    def test_one_of_both_positions_is_refused(self, backend: Backend) -> None:
         square = Sizes((B,), T, T, H, H, D, D)
         with pytest.raises(PositionError, match="key_positions None must be given as query_positions are"):
-            _ = bias(room, Alibi(), {}, Q, TO, sizes=square)
+            _ = bias(backend, Alibi(), {}, Q, TO, sizes=square)
 
     def test_slopes_are_hashable_though_a_file_holds_lists(self) -> None:
         assert hash(Alibi([1.0, 2.0])) == hash(Alibi((1.0, 2.0)))  # pyright: ignore[reportArgumentType]

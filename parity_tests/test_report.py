@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from attention import parity, spec
 from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect, verdicts
+from attention.parity.numerics.comparison import Verdict
 from attention.parity.results import provenance
-from attention.parity.results.report import Report, Row
+from attention.parity.results.report import OWN, Report, Row
 from attention.spec.errors import FileError, ParityError
 
 TINY = spec.MultiHeadAttention(embed_dim=6, num_heads=2)
@@ -79,6 +81,73 @@ class TestLaws:
             assert provenance.digest(other) != one
 
 
+WIDE = Verdict("d encoder.layers.11.self_attention.query_projection.kernel", 1.6592818e7, 3.3e8, (3, 141), 2.1, 2.0, 0.1, 4)
+NEAR = Verdict("output", 1.234, 34.567, (0, 1), 1.00001234, 1.0, 0.1, 4)
+
+
+def pairs(*subjects: str) -> Report:
+    """The report of users' pairs, whose second program differs from the first in float64."""
+    return Report(
+        tuple(
+            Row(subject, "inputs", side, OWN, "float32", (verdict,), reference="torch in float64")
+            for subject in subjects
+            for side, verdict in (("torch", replace(NEAR, worst=3.0)), ("jax (second)", WIDE))
+        )
+    )
+
+
+def shown(report: Report, columns: int) -> str:
+    console = Console(width=columns, no_color=True, highlight=False)
+    with console.capture() as captured:
+        report.show(console)
+    return captured.get()
+
+
+class TestWidths:
+    OURS = Report(
+        (
+            Row("rotary_interleaved_with_segments", "plain", "torch (recorded)", "blockwise", "bfloat16", (WIDE,)),
+            Row("rotary_interleaved_with_segments", "padding", "torch (recorded)", "reference", "bfloat16", (NEAR,)),
+            Row("window", "plain", "jax", "xla", "float32", refusal="kernel 'xla' refuses: has no softcap"),
+        )
+    )
+    REPORTS = (
+        OURS,
+        pairs("ports/original/model_torch.py:Classifier and ports/new/model_jax.py:FlaxClassifier"),
+        pairs("a", "b"),
+    )
+
+    @pytest.mark.parametrize("columns", [40, 80, 99, 100, 250])
+    @pytest.mark.parametrize("report", REPORTS, ids=["contracts", "a pair", "blocks"])
+    def test_a_table_is_folded_and_loses_no_column_and_no_letter(self, report: Report, columns: int) -> None:
+        table = shown(report, columns).split("z = error")[0].splitlines()
+        rows = [line for line in table if not line.startswith(report.rows[0].subject)]
+        assert max(len(line.rstrip()) for line in rows) <= min(max(columns, 80), 100)
+        letters = "".join("".join(rows).split())
+        for word in ("verdict", "differs", "1.7e7/3.3e8", *(["refused"] if report is self.OURS else ["agrees"])):
+            assert word in letters
+        cells = sorted("".join(f"{WIDE.name}[3,141]".split()))
+        assert all(letters.count(letter) >= cells.count(letter) for letter in cells)
+
+    def test_a_number_has_three_digits_or_as_many_as_tell_it_from_another(self) -> None:
+        text = str(pairs("a"))
+        assert "16592818" not in text
+        assert "z rms 1.7e7, max 3.3e8 at [3, 141]: got 2.1, wanted 2, sigma 0.1" in text
+        assert "z rms 1.23, max 34.6 at [0, 1]: got 1.00001, wanted 1, sigma 0.1" in str(NEAR) + text
+
+    def test_a_pair_says_which_program_differs_from_which_reference(self) -> None:
+        text = str(pairs("a"))
+        assert "verdict: differs: jax (second) differs from the reference, torch in float64; either of the two programs" in text
+        assert "FAIL" not in text
+        assert [line.split()[-1] for line in text.splitlines() if "float32 " in line] == ["agrees", "differs"]
+
+    def test_arrays_without_elements_prove_nothing(self) -> None:
+        empty = Verdict("output", 0.0, 0.0, (), np.nan, np.nan, np.nan, 0)
+        text = str(Report((Row("a", "inputs", "torch", OWN, "float32", (empty,)),)))
+        assert "agrees\n" not in text.split("z = error", maxsplit=1)[0]
+        assert text.count("cannot tell") == 2
+
+
 class TestValues:
     def test_a_wrong_program_is_named_with_its_worst_element_and_what_to_run_next(self, wrong: Report) -> None:
         with pytest.raises(ParityError) as raised:
@@ -97,7 +166,7 @@ class TestValues:
     def test_a_failure_is_told_by_side_before_all_else(self, right: Report) -> None:
         text = (right + FAILED).complaint()
         assert text == "mine, float32, jax, probe 'inputs': jax raised ValueError at model.py:12: no"
-        assert "FAILED" in str(FAILED)
+        assert "differs" in str(FAILED)
 
     def test_the_table_names_every_subject(self, right: Report) -> None:
         text = str(replace(right, notes=("budgets [of] the oracle",)))

@@ -1,4 +1,4 @@
-"""Rotary scalings: the frequencies and the attention factor of transformers, in float64 and in both rooms.
+"""Rotary scalings: the frequencies and the attention factor of transformers, in float64 and in both backends.
 
 f_i = scaled(base^(-2i / R), L)        rotate(x, p)_i = amplitude x_i e^(i p f_i), L the largest position + 1
 """
@@ -30,7 +30,7 @@ from attention.spec.positions import (
     YarnScaling,
     shared_length,
 )
-from parity_tests.rooms import JAX, TORCH, Room, each_room, wide
+from parity_tests.backends import JAX, TORCH, Backend, each_backend, wide
 
 UNIT = 2.0**-53
 SINGLE = 2.0**-24
@@ -110,10 +110,10 @@ NEAR = WHERE[:1]
 X = np.random.default_rng(3).uniform(-1, 1, (2, 5, 3, 24))
 
 
-def rotate(room: Room, rotary: Rotary, x: np.ndarray, *where: Any, **options: Any) -> np.ndarray:
-    module = importlib.import_module(f"{room.module.__name__}.positions")
+def rotate(backend: Backend, rotary: Rotary, x: np.ndarray, *where: Any, **options: Any) -> np.ndarray:
+    module = importlib.import_module(f"{backend.module.__name__}.positions")
     with wide(x):
-        return room.numpy(module.rotate(rotary, room.array(x), *where, **options))
+        return backend.numpy(module.rotate(rotary, backend.array(x), *where, **options))
 
 
 class TestValues:
@@ -165,18 +165,18 @@ class TestLaws:
         np.testing.assert_array_equal(got[..., 16:], X[..., 16:])
 
     @pytest.mark.parametrize("scaling", [DynamicNTKScaling(3.0, 8), LongRopeScaling(SHORT, LONG, 8, factor=2.0)], ids=repr)
-    @each_room
-    def test_a_token_is_turned_as_in_its_sequence(self, room: Room, scaling: Scaling) -> None:
+    @each_backend
+    def test_a_token_is_turned_as_in_its_sequence(self, backend: Backend, scaling: Scaling) -> None:
         # The last query of 12, alone with a cache of keys: it needs their length, and they need its.
         rotary, x, where = Rotary(scaling=scaling), X[:1, :, :, :16], np.arange(8, 13)
-        whole = rotate(room, rotary, x, where)
-        module = importlib.import_module(f"{room.module.__name__}.positions")
+        whole = rotate(backend, rotary, x, where)
+        module = importlib.import_module(f"{backend.module.__name__}.positions")
         length = module.shared_length(rotary, where[:1], where)
         assert int(length) == int(shared_length(np, rotary, where[:1], where)) == 13
-        np.testing.assert_array_equal(rotate(room, rotary, x[:, :1], where[:1], length=length), whole[:, :1])
-        np.testing.assert_array_equal(rotate(room, rotary, x[:, :1], where[:1], length=13), whole[:, :1])
-        short = rotate(room, rotary, x[:, :1], np.array([7]))
-        assert not np.allclose(short, rotate(room, rotary, x[:, :1], np.array([7]), length=13))
+        np.testing.assert_array_equal(rotate(backend, rotary, x[:, :1], where[:1], length=length), whole[:, :1])
+        np.testing.assert_array_equal(rotate(backend, rotary, x[:, :1], where[:1], length=13), whole[:, :1])
+        short = rotate(backend, rotary, x[:, :1], np.array([7]))
+        assert not np.allclose(short, rotate(backend, rotary, x[:, :1], np.array([7]), length=13))
 
     def test_a_length_is_shared_only_where_one_is_asked_for(self) -> None:
         grows, where = Rotary(scaling=DynamicNTKScaling(2.0, 4)), np.arange(3)
@@ -186,21 +186,21 @@ class TestLaws:
         assert int(shared_length(np, grows, where[:0], where)) == 3
 
 
-class TestRooms:
+class TestBackends:
     @each_case
-    @each_room
-    def test_float64_is_the_formula(self, room: Room, case: Case) -> None:
+    @each_backend
+    def test_float64_is_the_formula(self, backend: Backend, case: Case) -> None:
         for style, where in ((STYLES[0], WHERE), (STYLES[1], NEAR)):
             rotary = Rotary(case.base, style, 16, case.scaling)
             wanted = rotary.rotate(np, X, *rotary.tables(where, 24))
-            np.testing.assert_allclose(rotate(room, rotary, X, where), wanted, rtol=0, atol=16 * UNIT * WHERE.max())
+            np.testing.assert_allclose(rotate(backend, rotary, X, where), wanted, rtol=0, atol=16 * UNIT * WHERE.max())
 
     @each_case
-    @each_room
-    def test_float32_has_angles_of_float64(self, room: Room, case: Case) -> None:
+    @each_backend
+    def test_float32_has_angles_of_float64(self, backend: Backend, case: Case) -> None:
         rotary, x = Rotary(case.base, rotary_dim=16, scaling=case.scaling), X.astype(np.float32)
         wanted = rotary.rotate(np, x.astype(np.float64), *rotary.tables(WHERE, 24))
-        got = rotate(room, rotary, x, WHERE)
+        got = rotate(backend, rotary, x, WHERE)
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, wanted, rtol=0, atol=6 * SINGLE * case.scaling.amplitude)
 
@@ -223,10 +223,10 @@ class TestRooms:
         got = module.rotate(Rotary(rotary_dim=16, scaling=case.scaling), torch.from_numpy(X).to("meta"), WHERE)
         assert (got.device.type, got.shape) == ("meta", X.shape)
 
-    @each_room
-    def test_no_tokens_are_turned_to_no_tokens(self, room: Room) -> None:
+    @each_backend
+    def test_no_tokens_are_turned_to_no_tokens(self, backend: Backend) -> None:
         rotary = Rotary(rotary_dim=16, scaling=CASES["dynamic"].scaling)
-        assert rotate(room, rotary, X[:, :0]).shape == (2, 0, 3, 24)
+        assert rotate(backend, rotary, X[:, :0]).shape == (2, 0, 3, 24)
 
 
 class TestRefusals:

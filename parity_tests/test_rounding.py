@@ -23,7 +23,7 @@ from attention.parity.contracts.probes import Drawer, Probe
 from attention.parity.numerics.rounding_sites import ROUNDS
 from attention.spec.kernels import Request
 from attention.torch_impl.kernels.sdpa import Sdpa
-from parity_tests.rooms import JAX, KERNELS, Kernel, numbers
+from parity_tests.backends import JAX, KERNELS, Kernel, numbers
 
 T = 8
 CONTRACT = spec.MultiHeadAttention(8, 4, 2, head_dim=4, qkv_bias=True)
@@ -32,7 +32,7 @@ CONTRACT = spec.MultiHeadAttention(8, 4, 2, head_dim=4, qkv_bias=True)
 def cases() -> Iterator[tuple[Kernel, str]]:
     """Every kernel that has a gradient on a CPU and each of its narrow dtypes; float32 where weights are made anew."""
     for kernel in [*KERNELS, Kernel(JAX, "pallas")]:
-        made_anew = "logsumexp" in kernel.room.module.KERNELS[kernel.name].rounds
+        made_anew = "logsumexp" in kernel.backend.module.kernels.KERNELS[kernel.name].rounds
         for dtype in ("float32", "bfloat16", "float16"):
             if kernel.name != "flex" and (kernel.name, dtype) != ("xla", "float16") and (dtype != "float32" or made_anew):
                 yield kernel, dtype
@@ -82,9 +82,9 @@ class TestLaws:
     def test_a_kernel_takes_delta_from_its_context_if_and_only_if_it_says_so(
         self, kernel: Kernel, dtype: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(jax_impl.KERNELS, "pallas", Pallas(interpret=True))
+        monkeypatch.setitem(jax_impl.kernels.KERNELS, "pallas", Pallas(interpret=True))
         probe = alike(dtype)
-        ran = backends.find(kernel.room.name).run(probe, kernel.name)
+        ran = backends.find(kernel.backend.name).run(probe, kernel.name)
         assert outside(probe, ran.results, *ran.rounds) == set()
         if dtype != "float32":
             shown = outside(probe, ran.results, *(name for name in ROUNDS if name != "logsumexp"))
@@ -107,7 +107,7 @@ class TestLaws:
                 np.testing.assert_allclose(got[name], value, rtol=1e-12, atol=1e-12 * max(1.0, np.abs(value).max()))
 
     def test_a_delta_from_a_context_of_fewer_digits_is_condemned(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(torch_impl.KERNELS, "coarse", Coarse("coarse"))
+        monkeypatch.setitem(torch_impl.kernels.KERNELS, "coarse", Coarse("coarse"))
         probe = alike("float16")
         ran = backends.find("torch").run(probe, "coarse")
         assert outside(probe, ran.results, *ran.rounds) >= {"d q_proj.bias", "d k_proj.bias"}

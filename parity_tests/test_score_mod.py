@@ -24,8 +24,8 @@ from attention import jax_impl, spec, torch_impl
 from attention.spec.axes import sizes
 from attention.spec.errors import DTypeError, OptionError, ShapeError
 from attention.spec.masks.algebra import evaluate
+from parity_tests.backends import TORCH, Backend, Kernel, close, each_backend, each_kernel, numbers
 from parity_tests.formula import D, E, H, K, S, T, loops
-from parity_tests.rooms import TORCH, Kernel, Room, close, each_kernel, each_room, numbers
 
 BATCH = (2, 3)
 TABLE, SLOPE, TEMPERATURE = numbers(30, H, T + S - 1), np.abs(numbers(31, H)), numbers(32, 6)
@@ -59,9 +59,9 @@ def qkv(dtype: str = "float64", e: int = D) -> tuple[np.ndarray, ...]:
     return tuple(numbers(seed, *shape, dtype=dtype) for seed, shape in enumerate(shapes))
 
 
-def made(room: Room, name: str, dtype: str = "float64") -> Callable[..., Any]:
+def made(backend: Backend, name: str, dtype: str = "float64") -> Callable[..., Any]:
     make, arrays, _ = MODS[name]
-    return make(NAMESPACE[room.name], *(room.array(x.astype(dtype)) for x in arrays))
+    return make(NAMESPACE[backend.name], *(backend.array(x.astype(dtype)) for x in arrays))
 
 
 def said(options: dict[str, Any], *given: np.ndarray) -> dict[str, Any]:
@@ -80,14 +80,14 @@ class TestValues:
     def test_it_is_the_option_that_says_the_same(self, kernel: Kernel, name: str) -> None:
         given = qkv(e=E)
         with jax.enable_x64(True):
-            got = kernel.attend(*given, score_mod=made(kernel.room, name))
+            got = kernel.attend(*given, score_mod=made(kernel.backend, name))
         close(got, loops(*given, **said(MODS[name][2], *given))[0], 1e-14)
 
     @each_kernel
     def test_b_counts_the_rows_of_all_batch_axes(self, kernel: Kernel) -> None:
         q, k, v = qkv()
         with jax.enable_x64(True):
-            temperature = kernel.room.array(TEMPERATURE)
+            temperature = kernel.backend.array(TEMPERATURE)
             got = kernel.attend(q, k, v, score_mod=lambda x, b, *_: x * temperature[b])
         close(got, loops(q * TEMPERATURE.reshape(*BATCH, 1, 1, 1), k, v, scale=1 / np.sqrt(D))[0], 1e-14)
 
@@ -117,7 +117,7 @@ class TestLaws:
     @each_kernel
     def test_a_row_that_it_forbids_is_empty(self, kernel: Kernel) -> None:
         given = qkv("float32")
-        xp = NAMESPACE[kernel.room.name]
+        xp = NAMESPACE[kernel.backend.name]
         intermediates = kernel.intermediates(*given, score_mod=lambda x, b, h, t, s: xp.where(t == 1, -xp.inf, x))
         empty = np.arange(T) == 1
         np.testing.assert_array_equal(intermediates["context"][..., empty, :, :], 0)
@@ -127,7 +127,7 @@ class TestLaws:
         )
 
     @pytest.mark.parametrize("name", ["alibi", "causal"])
-    def test_both_rooms_under_their_compilers(self, name: str) -> None:
+    def test_both_backends_under_their_compilers(self, name: str) -> None:
         given = [x[0] for x in qkv("float32")]
         make, arrays, _ = MODS[name]
         arrays = tuple(x.astype(np.float32) for x in arrays)
@@ -149,19 +149,19 @@ class TestLaws:
 
 class TestGradients:
     @pytest.mark.parametrize("name", ["relative", "alibi"])
-    @each_room
-    def test_what_it_holds_learns_as_a_bias_would(self, room: Room, name: str) -> None:
+    @each_backend
+    def test_what_it_holds_learns_as_a_bias_would(self, backend: Backend, name: str) -> None:
         (q, k, v), (make, (held,), options) = qkv(), MODS[name]
         along = numbers(8, *BATCH, T, H, D)
         with jax.enable_x64(True):
-            inputs, direction = [room.array(x) for x in (q, k, v, held)], room.array(along)
+            inputs, direction = [backend.array(x) for x in (q, k, v, held)], backend.array(along)
 
             def scalar(q: Any, k: Any, v: Any, held: Any) -> Any:
-                mod = make(NAMESPACE[room.name], held)
-                return (room.module.dot_product_attention(q, k, v, score_mod=mod) * direction).sum()
+                mod = make(NAMESPACE[backend.name], held)
+                return (backend.module.dot_product_attention(q, k, v, score_mod=mod) * direction).sum()
 
-            *slopes, learned = (room.numpy(g) for g in room.grad(scalar, inputs))
-        *wanted, by_bias = Kernel(room, "reference").grads(q, k, v, along, **options)
+            *slopes, learned = (backend.numpy(g) for g in backend.grad(scalar, inputs))
+        *wanted, by_bias = Kernel(backend, "reference").grads(q, k, v, along, **options)
         for got, one in zip(slopes, wanted, strict=True):
             close(got, one, 1e-13)
         gathered = np.zeros_like(held)
@@ -184,12 +184,12 @@ class TestRefusals:
         ],
         ids=["no function", "another shape", "a number", "another dtype"],
     )
-    @each_room
-    def test_a_function_that_gives_no_score(self, room: Room, mod: Any, error: type[Exception], text: str) -> None:
-        given = [room.array(x) for x in qkv("float32")]
-        for name in ("auto", "reference", "flex") if room is TORCH else ("auto", "reference"):
+    @each_backend
+    def test_a_function_that_gives_no_score(self, backend: Backend, mod: Any, error: type[Exception], text: str) -> None:
+        given = [backend.array(x) for x in qkv("float32")]
+        for name in ("auto", "reference", "flex") if backend is TORCH else ("auto", "reference"):
             with pytest.raises(error, match=f"^{text}", check=lambda caught: type(caught) is error):
-                _ = room.module.dot_product_attention(*given, score_mod=mod, implementation=name)
+                _ = backend.module.dot_product_attention(*given, score_mod=mod, implementation=name)
 
     def test_fused_kernels_say_that_they_take_none(self) -> None:
         for module, name, array in ((torch_impl, "sdpa", torch.zeros), (jax_impl, "xla", jnp.zeros)):

@@ -209,8 +209,8 @@ class TestRefusals:
         [
             (lambda: Additive(0), "Additive hidden 0 must be a positive int, or None"),
             (lambda: Concat(hidden=2.0), r"Concat hidden 2\.0 must be a positive int, or None"),  # type: ignore[arg-type]
-            (lambda: Additive(lean=True), "Additive lean True must be a positive int, or None"),
-            (lambda: Concat(lean=-1), "Concat lean -1 must be a positive int, or None"),
+            (lambda: Additive(chunk_size=True), "Additive chunk_size True must be a positive int, or None"),
+            (lambda: Concat(chunk_size=-1), "Concat chunk_size -1 must be a positive int, or None"),
             (lambda: Additive(bias=1), "Additive bias 1 must be True or False"),  # type: ignore[arg-type]
             (lambda: Cosine(initial=0.0), r"Cosine initial 0\.0 must be a positive finite number"),
             (lambda: Cosine(most=math.inf), "Cosine most inf must be a positive finite number"),

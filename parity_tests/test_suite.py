@@ -87,8 +87,8 @@ def all_arrays(probe: Probe) -> dict[str, np.ndarray]:
     return loaded(save(call_arrays.gathered(probe, NOTHING)))
 
 
-def setting(template: Mapping[str, Any], given: Mapping[str, np.ndarray], place: str = "") -> dict[str, Any]:
-    """The setting of a call again, from the arrays of an export alone; `template` says which fields a layer has."""
+def resolved_call(template: Mapping[str, Any], given: Mapping[str, np.ndarray], place: str = "") -> dict[str, Any]:
+    """The resolved call again, from the arrays of an export alone; `template` says which fields a layer has."""
     here, made = place or "attention", dict[str, Any]()
     for name, value in template.items():
         inner = f"{place}.{name}".removeprefix(".")
@@ -101,7 +101,7 @@ def setting(template: Mapping[str, Any], given: Mapping[str, np.ndarray], place:
         elif name == "keep" and isinstance(value, Mapping):
             made[name] = {part: given.get(f"keep.{part}") for part in value}
         elif isinstance(value, Mapping):
-            made[name] = setting(value, given, inner)
+            made[name] = resolved_call(value, given, inner)
         else:
             made[name] = given[
                 {"allowed": f"masks.{here}", "present": "masks.present", "keep": f"keep.{here}"}.get(name, inner)
@@ -115,13 +115,13 @@ class TestLaws:
         corners = ("padding", "left padding", "few queries", "far positions", "dropout", "bias")
         for probe in (p for p in probes(CASES[name].contract) if p.name in corners):
             contract, given = decode(json.loads(json.dumps(encode(probe.contract)))), all_arrays(probe)
-            settled = probe.contract.settle(probe.arrays, **probe.call())
+            resolved = probe.contract.resolve(probe.arrays, **probe.call())
             weights, inputs = ({n: np.float64(x) for n, x in group.items()} for group in (probe.weights, probe.arrays))
             mine = {n.partition(".")[2]: np.float64(x) for n, x in given.items() if n.startswith("weights.")}
             theirs = {n.partition(".")[2]: np.float64(x) for n, x in given.items() if n.startswith("inputs.")}
             with np.errstate(invalid="ignore", over="ignore"):
-                wanted = probe.contract.formula(np, weights, inputs, settled)
-                got = contract.formula(np, mine, theirs, setting(settled, given))
+                wanted = probe.contract.formula(np, weights, inputs, resolved)
+                got = contract.formula(np, mine, theirs, resolved_call(resolved, given))
             for output in probe.contract.outputs:
                 np.testing.assert_array_equal(got[output], wanted[output], err_msg=probe.name)
 
@@ -463,9 +463,9 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("words", "line"),
         [
-            (["check", "{}/none", "--with", "math:sqrt"], "attention: folder '{}/none' must hold index.json"),
+            (["check", "{}/none", "--with", "math:sqrt"], "attention: DIR '{}/none' must hold index.json"),
             (["check", "{}", "--with", "math:pi"], "attention: --with 'math:pi' float must be a function"),
-            (["export", "{}/new", "--contract", "nope"], "attention: contract 'nope' must be one of"),
+            (["export", "{}/new", "--contract", "nope"], "attention: --contract 'nope' must be one of"),
         ],
     )
     def test_a_bad_call_is_one_line_and_exits_with_2(self, exported: Path, words: list[str], line: str) -> None:

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vjp, vmap
 from attention import spec, torch_impl
 from attention.spec.masks.algebra import Mask
 from attention.torch_impl import MultiHeadAttention, dot_product_attention
-from parity_tests.rooms import KERNELS, TORCH
+from parity_tests.backends import KERNELS, TORCH
 
 B, T, M, H, K, D = 3, 5, 12, 4, 2, 6
 CONTRACT = spec.MultiHeadAttention(
@@ -30,7 +30,7 @@ PLAIN = spec.MultiHeadAttention(M, H, K, head_dim=D, mask=spec.Causal())
 # torch.func's forward mode loads decompositions that torch itself still writes as TorchScript.
 forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 # flex has no gradient on a CPU and no torch.func; its own file asks it what it can.
-each_kernel = pytest.mark.parametrize("kernel", [x.name for x in KERNELS if x.room is TORCH and x.name != "flex"])
+each_kernel = pytest.mark.parametrize("kernel", [x.name for x in KERNELS if x.backend is TORCH and x.name != "flex"])
 
 
 def numbers(seed: int, *shape: int) -> Tensor:

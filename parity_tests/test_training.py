@@ -147,7 +147,7 @@ class TestPairs:
 class TestReport:
     def test_it_says_what_was_nearest(self, training: Training) -> None:
         worst = training.worst[0]
-        assert str(training).startswith(f"TOGETHER: nearest to the envelope is {worst.what}, {worst.ratio:.2f} of it")
+        assert str(training).startswith(f"agrees: nearest to the envelope is {worst.what}, {worst.ratio:.2f} of it")
 
     def test_facts_are_ready_for_json(self, training: Training, tmp_path: Path) -> None:
         training.to_json(tmp_path / "run.json")
@@ -174,7 +174,7 @@ class TestReport:
         assert both.failure == "torch's loss is nan at step 3 and jax's loss is nan at step 3"
         one = train(pair(losses={"torch": broken, "jax": loss}, batches=data))
         assert not one.ok
-        assert str(one).startswith("FAILED: torch's loss is nan at step 3 (4 steps")
+        assert str(one).startswith("cannot tell: torch's loss is nan at step 3 (4 steps")
         one.plot(tmp_path / "nan.png")
         one.to_json(tmp_path / "nan.json")
         with pytest.raises(ParityError, match="torch's loss is nan"):
@@ -188,7 +188,7 @@ class TestReport:
     @needs("torch", "optax")
     def test_command_line(self, tmp_path: Path) -> None:
         words = [
-            "parity",
+            "verify",
             "--train",
             "--contract",
             "general",
@@ -201,9 +201,9 @@ class TestReport:
         ]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
-        assert "1 contracts trained for 3 steps with sgd in both frameworks, 0 apart." in result.output
+        assert "1 contracts trained for 3 steps with sgd in both frameworks, 0 outside the envelope." in result.output
         assert json.loads((tmp_path / "x.json").read_text())["general"]["optimizer"] == "SGD, rate 0.1"
-        assert CliRunner().invoke(app, ["parity", "--train", "--optimizer", "sophia"]).exit_code == 2
+        assert CliRunner().invoke(app, ["verify", "--train", "--optimizer", "sophia"]).exit_code == 2
 
     @needs("torch", "optax")
     def test_command_line_fails_where_runs_part(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +211,9 @@ class TestReport:
 
         # Nothing may be apart at all.
         monkeypatch.setattr(envelope, "LOSS_FLOOR", -1e9)
-        result = CliRunner().invoke(app, ["parity", "--train", "--contract", "general", "--optimizer", "sgd", "--steps", "1"])
+        result = CliRunner().invoke(app, ["verify", "--train", "--contract", "general", "--optimizer", "sgd", "--steps", "1"])
         assert result.exit_code == 1, result.output
-        assert "APART: loss at step 1" in result.output
+        assert "differs: loss at step 1" in result.output
 
 
 class TestRefusals:

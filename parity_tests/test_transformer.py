@@ -1,4 +1,4 @@
-"""Transformer blocks and stacks in both rooms, beside torch's own layers loaded with the same weights.
+"""Transformer blocks and stacks in both backends, beside torch's own layers loaded with the same weights.
 
 x = norm(x + drop(branch(x)))    or    x = x + drop(branch(norm(x)))        float64: 1e-13 of the largest, torch's 1e-12
 """
@@ -31,7 +31,7 @@ from attention.spec.layers.transformer import Block
 from attention.spec.params import inner
 from attention.spec.random import keep
 from attention.torch_impl.params import to_numpy
-from parity_tests.rooms import Room, each_room, numbers
+from parity_tests.backends import Backend, each_backend, numbers
 
 B, T, S, M, A = 2, 5, 7, 6, 11
 LENGTHS, MEMORY = np.array([5, 3]), np.array([4, 7])
@@ -122,7 +122,7 @@ class TestPeers:
         self, peer: torch.nn.Module, contract: Any, given: dict[str, Any], shown: tuple[str, ...] = BOTH, **call: Any
     ) -> None:
         """Raise unless outputs and the gradients of everything are those of the peer, which takes `call` for our `given`."""
-        table = torch_transformer.dialect(contract)
+        table = torch_transformer.weight_map(contract)
         weights = weight_map.read({name: to_numpy(x) for name, x in peer.state_dict().items()}, table, contract)
         probe = by_hand(contract, weights, **given)
         arrays = {name: torch.tensor(x).requires_grad_() for name, x in probe.arrays.items()}
@@ -200,7 +200,7 @@ class TestPeers:
             (torch.nn.TransformerDecoderLayer(**config), torch_transformer.decoder_block(config)),
         ):
             stored = {f"at.{name}": to_numpy(x) for name, x in peer.state_dict().items()}
-            table = torch_transformer.dialect(contract)
+            table = torch_transformer.weight_map(contract)
             weights = weight_map.read(stored, table, contract, "at.")
             assert list(weights) == list(contract.params)
             back = weight_map.write(weights, table, contract, "at.")
@@ -278,43 +278,43 @@ class TestLaws:
             return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-3) * w[f"{name}.scale"]
 
         arrays = {"query": norm("norm1", x)}
-        x = x + LLAMA.attention.formula(np, inner("self_attn", w), arrays, LLAMA.attention.settle(arrays))["output"]
+        x = x + LLAMA.attention.formula(np, inner("self_attn", w), arrays, LLAMA.attention.resolve(arrays))["output"]
         y = norm("norm2", x)
         gate = y @ w["ffn.gate.kernel"]
         x = x + (gate / (1 + np.exp(-gate)) * (y @ w["ffn.up.kernel"])) @ w["ffn.down.kernel"]
         close(run("numpy", probe)["output"], x)
 
-    @each_room
-    def test_rotary_positions_are_those_of_the_call(self, room: Room) -> None:
+    @each_backend
+    def test_rotary_positions_are_those_of_the_call(self, backend: Backend) -> None:
         # The same three tokens, padded on the right and on the left.
         probe = by_hand(LLAMA, dtype="float32")
-        layer = LLAMA.build(room.name)
+        layer = LLAMA.build(backend.name)
         layer.load_weights(probe.weights)
         right, left = probe.arrays["x"], np.roll(probe.arrays["x"], 2, axis=1)
         masks = [spec.Lengths(kv=[3, 3], q=[3, 3], padding=side) for side in ("right", "left")]
         at = np.array([0, 0, 0, 1, 2])
-        wanted = room.numpy(layer(room.array(right), mask=masks[0]))[:, :3]
-        close(room.numpy(layer(room.array(left), mask=masks[1], positions=at))[:, 2:], wanted, 1e-6)
+        wanted = backend.numpy(layer(backend.array(right), mask=masks[0]))[:, :3]
+        close(backend.numpy(layer(backend.array(left), mask=masks[1], positions=at))[:, 2:], wanted, 1e-6)
         # Rotary sees distances alone, so only positions that are no shift of these can be told from them.
-        other = room.numpy(layer(room.array(left), mask=masks[1], positions=3 * at))[:, 2:]
+        other = backend.numpy(layer(backend.array(left), mask=masks[1], positions=3 * at))[:, 2:]
         assert np.abs(other - wanted).max() > 1e-3
 
-    @each_room
-    def test_a_large_mean_costs_no_digits(self, room: Room) -> None:
+    @each_backend
+    def test_a_large_mean_costs_no_digits(self, backend: Backend) -> None:
         # mean(x^2) - mean(x)^2 would be off by 1e6 * 2^-24, 6 % of the variance.
         block = spec.EncoderBlock(attention(), feed(), norm=spec.LayerNorm(eps=1e-5), order="pre")
         x = (1000 + numbers(3, B, T, M)).astype(np.float32)
         probe = replace(by_hand(block), arrays={"x": x.astype(np.float64)})
-        layer = block.build(room.name)
+        layer = block.build(backend.name)
         layer.load_weights(spec.cast(probe.weights, "float32"))
         weights = {n: w.astype(np.float32).astype(np.float64) for n, w in probe.weights.items()}
         wanted = run("numpy", replace(probe, weights=weights))["output"]
         change = np.abs(wanted - x).max()
-        assert np.abs(room.numpy(layer(room.array(x))) - wanted).max() < 1e-3 * change
+        assert np.abs(backend.numpy(layer(backend.array(x))) - wanted).max() < 1e-3 * change
 
-    @each_room
-    def test_weights_come_back_bit_for_bit(self, room: Room) -> None:
-        layer = ENCODER.build(room.name, seed=3)
+    @each_backend
+    def test_weights_come_back_bit_for_bit(self, backend: Backend) -> None:
+        layer = ENCODER.build(backend.name, seed=3)
         first = ENCODER.init(3)
         assert not np.array_equal(first["layers.0.ffn.up.kernel"], first["layers.1.ffn.up.kernel"])
         assert list(layer.weights()) == list(first)
@@ -367,32 +367,32 @@ class TestPadding:
 
 
 class TestDropout:
-    @each_room
-    def test_every_place_and_layer_drops_its_own(self, room: Room) -> None:
+    @each_backend
+    def test_every_place_and_layer_drops_its_own(self, backend: Backend) -> None:
         # On ones, what is dropped is what is 0: no two places of a layer, and no two layers, drop alike.
         places = [
             seed_at(seed_at(3, f"layers.{i}"), name) for i in (0, 1) for name in ("self_attn", "dropout1", "ffn", "dropout2")
         ]
         assert len({tuple(keep(seed, 0.5, (64,)).tolist()) for seed in places}) == len(places)
-        layer = ENCODER.build(room.name)
-        x = room.array(numbers(1, B, T, M, dtype="float32"))
-        one, again, other = (room.numpy(layer(x, dropout_seed=seed)) for seed in (2**40 + 3, 2**40 + 3, 3))
+        layer = ENCODER.build(backend.name)
+        x = backend.array(numbers(1, B, T, M, dtype="float32"))
+        one, again, other = (backend.numpy(layer(x, dropout_seed=seed)) for seed in (2**40 + 3, 2**40 + 3, 3))
         np.testing.assert_array_equal(one, again)
         assert not np.array_equal(one, other)
         arrays, weights = {"x": numbers(1, B, T, M, dtype="float32")}, layer.weights()
-        setting = ENCODER.settle(arrays, dropout_seed=2**40 + 3)
-        close(one, ENCODER.formula(np, weights, arrays, setting)["output"], 1e-5)
-        drawn = [room.numpy(layer(x)) for _ in range(2)]
+        resolved = ENCODER.resolve(arrays, dropout_seed=2**40 + 3)
+        close(one, ENCODER.formula(np, weights, arrays, resolved)["output"], 1e-5)
+        drawn = [backend.numpy(layer(x)) for _ in range(2)]
         assert not np.array_equal(drawn[0], drawn[1])
         layer.eval()
-        still = [room.numpy(layer(x, dropout_seed=seed)) for seed in (None, 3)]
+        still = [backend.numpy(layer(x, dropout_seed=seed)) for seed in (None, 3)]
         np.testing.assert_array_equal(still[0], still[1])
 
-    @each_room
-    def test_a_seed_may_be_an_array_of_the_framework(self, room: Room) -> None:
-        layer, x = POST.build(room.name), room.array(numbers(1, B, T, M, dtype="float32"))
-        seed = torch.tensor(9) if room.name == "torch" else jnp.uint32(9)
-        np.testing.assert_array_equal(room.numpy(layer(x, dropout_seed=seed)), room.numpy(layer(x, dropout_seed=9)))
+    @each_backend
+    def test_a_seed_may_be_an_array_of_the_framework(self, backend: Backend) -> None:
+        layer, x = POST.build(backend.name), backend.array(numbers(1, B, T, M, dtype="float32"))
+        seed = torch.tensor(9) if backend.name == "torch" else jnp.uint32(9)
+        np.testing.assert_array_equal(backend.numpy(layer(x, dropout_seed=seed)), backend.numpy(layer(x, dropout_seed=9)))
 
     def test_torchs_generator_moves_for_dropout_alone(self) -> None:
         x, state = torch.zeros(B, T, M), torch.get_rng_state()
@@ -559,12 +559,12 @@ class TestRefusals:
         with pytest.raises(OptionError, match=f"^{text}"):
             _ = make()
 
-    @each_room
-    def test_inputs_that_do_not_fit(self, room: Room) -> None:
+    @each_backend
+    def test_inputs_that_do_not_fit(self, backend: Backend) -> None:
         def zeros(*shape: int, dtype: str = "float32") -> Any:
-            return room.array(np.zeros(shape, dtype))
+            return backend.array(np.zeros(shape, dtype))
 
-        encoder, decoder = POST.build(room.name), DECODER.build(room.name)
+        encoder, decoder = POST.build(backend.name), DECODER.build(backend.name)
         calls: list[tuple[Callable[[], Any], type[AttentionError], str]] = [
             (
                 lambda: encoder(zeros(B, T, 5), dropout_seed=1),
@@ -601,11 +601,11 @@ class TestRefusals:
     )
     def test_what_torch_has_no_layer_for(self, contract: Any, text: str) -> None:
         with pytest.raises(OptionError, match=text):
-            _ = torch_transformer.dialect(contract)
+            _ = torch_transformer.weight_map(contract)
 
     def test_a_gate_has_no_tensor_in_torch(self) -> None:
         contract = spec.EncoderBlock(spec.MultiHeadAttention(M, 2), feed(activation="geglu"))
         with pytest.raises(ParamError, match=r"TransformerEncoderLayer has no tensor for ffn\.gate\.bias; ffn\.gate\.kernel"):
-            _ = weight_map.write(contract.init(0), torch_transformer.dialect(contract), contract)
+            _ = weight_map.write(contract.init(0), torch_transformer.weight_map(contract), contract)
         with pytest.raises(OptionError, match="activation 'silu' must be one of 'relu', 'gelu'"):
             _ = torch_transformer.encoder_block({"d_model": 6, "nhead": 2, "activation": "silu"})

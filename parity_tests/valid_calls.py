@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from flax import nnx
 
+import attention
 from attention import jax_impl, parity, spec, torch_impl
 from attention.spec.axes import Sizes
 from parity_tests.checkpoint_calls import CHECKPOINTS
@@ -47,19 +48,19 @@ def zeros(*shape: int) -> np.ndarray:
 NATIVE: dict[str, Callable[[Any], Any]] = {"torch_impl": torch.as_tensor, "jax_impl": jnp.asarray}
 
 
-def attended(room: str) -> dict[str, Any]:
+def attended(backend: str) -> dict[str, Any]:
     """Return q, k and v in a framework."""
-    return {name: NATIVE[room](zeros(2, 3, 2, 4)) for name in "qkv"}
+    return {name: NATIVE[backend](zeros(2, 3, 2, 4)) for name in "qkv"}
 
 
-def tokens(room: str, *names: str) -> dict[str, Any]:
+def tokens(backend: str, *names: str) -> dict[str, Any]:
     """Return tokens in a framework."""
-    return {name: NATIVE[room](zeros(2, 3, 8)) for name in names}
+    return {name: NATIVE[backend](zeros(2, 3, 8)) for name in names}
 
 
-def dense(room: str = "") -> Any:
+def dense(backend: str = "") -> Any:
     """Return a mask with an array."""
-    del room
+    del backend
     return spec.DenseMask(np.ones((3, 3), bool))
 
 
@@ -140,7 +141,7 @@ def recipe() -> dict[str, Any]:
         "architecture": FFN,
         "models": {"torch": torch_impl.FeedForward, "jax": jax_impl.FeedForward},
         "losses": {"torch": loss, "jax": loss},
-        "optimizer": spec.SGD(0.1),
+        "optimizer": spec.optimizers.SGD(0.1),
         "batches": lambda _: {"x": zeros(2, 3, 8)},
         "steps": 1,
     }
@@ -154,9 +155,9 @@ def step_params() -> dict[str, Any]:
 HEADS = {"num_kv_heads": 1, "head_dim": 2}
 
 
-def cache_of(room: str, kind: str) -> dict[str, Any]:
+def cache_of(backend: str, kind: str) -> dict[str, Any]:
     """Return the arguments of a cache's constructor."""
-    module = {"torch_impl": torch_impl, "jax_impl": jax_impl}[room]
+    module = {"torch_impl": torch_impl, "jax_impl": jax_impl}[backend]
     made = {
         "StaticCache": lambda: module.StaticCache.make(1, 4, **HEADS),
         "RollingCache": lambda: module.RollingCache.make(1, 4, **HEADS),
@@ -169,29 +170,37 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "attention.save": lambda: {"path": "odd.safetensors", "contract": FFN, "weights": FFN.init(0)},
     "attention.load": lambda: {"path": saved()},
     **dict.fromkeys(
-        ("spec.SGD", "spec.Adafactor", "spec.Adagrad", "spec.Adam", "spec.Lion", "spec.RMSprop"), lambda: {"learning_rate": 0.1}
+        (
+            "spec.optimizers.SGD",
+            "spec.optimizers.Adafactor",
+            "spec.optimizers.Adagrad",
+            "spec.optimizers.Adam",
+            "spec.optimizers.Lion",
+            "spec.optimizers.RMSprop",
+        ),
+        lambda: {"learning_rate": 0.1},
     ),
-    "spec.SGD.init": lambda: {"xp": np, "params": step_params()},
-    "spec.RMSprop.init": lambda: {"xp": np, "params": step_params()},
-    "spec.Adafactor.init": lambda: {"xp": np, "params": step_params()},
-    "spec.Adafactor.factored": lambda: {"shape": (3, 7)},
-    "spec.SGD.spares": lambda: {"rank": 1},
-    "spec.SGD.step": lambda: {
+    "spec.optimizers.SGD.init": lambda: {"xp": np, "params": step_params()},
+    "spec.optimizers.RMSprop.init": lambda: {"xp": np, "params": step_params()},
+    "spec.optimizers.Adafactor.init": lambda: {"xp": np, "params": step_params()},
+    "spec.optimizers.Adafactor.factored": lambda: {"shape": (3, 7)},
+    "spec.optimizers.SGD.spares": lambda: {"rank": 1},
+    "spec.optimizers.SGD.step": lambda: {
         "xp": np,
         "params": step_params(),
         "gradients": step_params(),
-        "state": spec.SGD(0.1, momentum=0.5).init(np, step_params()),
+        "state": spec.optimizers.SGD(0.1, momentum=0.5).init(np, step_params()),
     },
     "spec.AlignmentAttention": lambda: {"query_dim": 8},
-    **dict.fromkeys(("spec.And", "spec.Or"), lambda: {"left": spec.Causal(), "right": dense()}),
-    "spec.Not": lambda: {"mask": dense()},
+    **dict.fromkeys(("spec.masks.And", "spec.masks.Or"), lambda: {"left": spec.Causal(), "right": dense()}),
+    "spec.masks.Not": lambda: {"mask": dense()},
     "spec.Chunked": lambda: {"size": 2},
-    "spec.Clip": lambda: {"most": 1.0},
-    "spec.Clip.clipped": lambda: {"xp": np, "gradients": step_params()},
-    "spec.CosineRate": lambda: {"first": 0.1, "steps": 3},
-    "spec.LinearRate": lambda: {"first": 0.1, "last": 0.0, "steps": 3},
-    "spec.WarmUp": lambda: {"steps": 2, "then": 0.1},
-    **{f"spec.{name}.rate": lambda: {"count": 1} for name in ("CosineRate", "LinearRate", "WarmUp")},
+    "spec.optimizers.Clip": lambda: {"most": 1.0},
+    "spec.optimizers.Clip.clipped": lambda: {"xp": np, "gradients": step_params()},
+    "spec.optimizers.CosineRate": lambda: {"first": 0.1, "steps": 3},
+    "spec.optimizers.LinearRate": lambda: {"first": 0.1, "last": 0.0, "steps": 3},
+    "spec.optimizers.WarmUp": lambda: {"steps": 2, "then": 0.1},
+    **{f"spec.optimizers.{name}.rate": lambda: {"count": 1} for name in ("CosineRate", "LinearRate", "WarmUp")},
     "spec.Decoder": lambda: {"block": DECODER, "depth": 1},
     "spec.Encoder": lambda: {"block": ENCODER, "depth": 1},
     "spec.DecoderBlock": lambda: {"self_attention": MHA, "cross_attention": MHA, "feed_forward": FFN},
@@ -224,19 +233,18 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "spec.Placed": lambda: {"mask": spec.Causal(), "query_positions": np.arange(3), "key_positions": np.arange(3)},
     "spec.Prefix": lambda: {"length": 2},
     "spec.RelativeKeys": lambda: {"max_distance": 2},
-    "spec.Request": lambda: {**attended("torch_impl"), "sizes": SIZES, "dtype": "float32", "scale": 1.0},
+    "spec.kernels.Request": lambda: {**attended("torch_impl"), "sizes": SIZES, "dtype": "float32", "scale": 1.0},
     "spec.Segments": lambda: {"kv": [[0, 0, 1]]},
-    "spec.Schedule.of": lambda: {"kinds": 2},
+    "spec.masks.Schedule.of": lambda: {"kinds": 2},
     "spec.Window": lambda: {"before": 1, "after": 0},
     "spec.YarnScaling": lambda: {"factor": 2.0, "original_max_positions": 8},
     "spec.attend": lambda: {"xp": np, "scale": 1.0, **{n: zeros(2, 3, 2, 4) for n in "qkv"}},
     "spec.cast": lambda: {"weights": step_params(), "dtype": "float16"},
-    "spec.choose": lambda: {
-        "kernels": torch_impl.KERNELS,
-        "request": spec.Request(**attended("torch_impl"), sizes=SIZES, dtype="float32", scale=1.0),
+    "spec.kernels.choose": lambda: {
+        "kernels": torch_impl.kernels.KERNELS,
+        "request": spec.kernels.Request(**attended("torch_impl"), sizes=SIZES, dtype="float32", scale=1.0),
     },
-    "spec.nest": lambda: {"prefix": "a", "params": MHA.params},
-    "spec.schedule": lambda: {"mask": spec.Causal(), "sizes": SIZES, "tile": (2, 2)},
+    "spec.masks.schedule": lambda: {"mask": spec.Causal(), "sizes": SIZES, "tile": (2, 2)},
     **{f"spec.{name}.factor": lambda: {"head_dim": 4} for name in ("Dot", "ScaledDot", "Cosine", "Additive", "General")},
     **{f"spec.{n}.params": lambda: {"query_width": 4, "key_width": 4} for n in ("Additive", "Concat", "General")},
     "spec.Cosine.params": lambda: {"heads": 2},
@@ -245,13 +253,13 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"spec.{name}.params": lambda: {"width": 4} for name in ("L2Norm", "LayerNorm", "RMSNorm")},
     "spec.AlignmentAttention.build": lambda: {"backend": "torch"},
     "spec.AlignmentAttention.init": lambda: {"seed": 0},
-    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries()} for n in ("optional", "results", "settle")},
-    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries("query", "key")} for n in ("results", "settle")},
+    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries()} for n in ("optional", "results", "resolve")},
+    **{f"spec.AlignmentAttention.{n}": lambda: {"arrays": queries("query", "key")} for n in ("results", "resolve")},
     "spec.AlignmentAttention.sizes": lambda: queries("query", "key", "value"),
     **{
         f"spec.{kind}.{n}": lambda: {"arrays": queries()}
         for kind in ("MultiHeadAttention", "DifferentialAttention", "LinearAttention")
-        for n in ("optional", "results", "settle", "sizes_of")
+        for n in ("optional", "results", "resolve", "sizes_of")
     },
     "spec.MultiHeadAttention.sizes": lambda: queries("query", "key", "value"),
     "spec.LinearAttention.check_state": lambda: {"state": None, "sizes": SIZES, "dtype": "float32", "carries": False},
@@ -261,12 +269,12 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     **{
         f"spec.{kind}.{n}": lambda: {"arrays": queries("x")}
         for kind in ("LatentAttention", "FeedForward", "EncoderBlock")
-        for n in ("results", "settle")
+        for n in ("results", "resolve")
     },
     **{
         f"spec.{kind}.{n}": lambda: {"arrays": queries("x", "memory")}
         for kind in ("Decoder", "DecoderBlock")
-        for n in ("results", "settle", "check")
+        for n in ("results", "resolve", "check")
     },
     **{f"spec.{kind}.calls": lambda: {"call": {}} for kind in ("EncoderBlock", "DecoderBlock")},
     "spec.AxialRotary.grid": lambda: {"height": 2, "width": 2},
@@ -313,7 +321,7 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.Recipe": recipe,
     "parity.Recipe.batch": lambda: {"step": 0},
     "parity.Recipe.dropout_seed": lambda: {"step": 0},
-    "parity.recipe_for": lambda: {"contract": FFN, "steps": 1, "optimizer": spec.SGD(0.1)},
+    "parity.recipe_for": lambda: {"contract": FFN, "steps": 1, "optimizer": spec.optimizers.SGD(0.1)},
     "parity.RecordedLayer": lambda: {"name": "odd", "contract": FFN, "weights": FFN.init(0), "arrays": queries("x")},
     "parity.Training.to_json": lambda: {"path": "odd.json"},
     "parity.Training.plot": lambda: {"path": "odd.png"},
@@ -336,7 +344,11 @@ ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "parity.locate": lambda: pair(inputs=X),
     "parity.match": lambda: pair(call=X),
     "parity.diagnose": lambda: pair(contract=spec.FeedForward(2, 2)),
-    "parity.diagnose_step": lambda: {"first": spec.SGD(0.1), "second": spec.SGD(0.1), "contract": spec.SGD(0.1)},
+    "parity.diagnose_step": lambda: {
+        "first": spec.optimizers.SGD(0.1),
+        "second": spec.optimizers.SGD(0.1),
+        "contract": spec.optimizers.SGD(0.1),
+    },
     "parity.differentiated": lambda: {"program": jax_double},
     "parity.expect": lambda: {"probe": probe(), "runs": 1},
     "parity.judge": lambda: {"name": "odd", "got": X, "wanted": X, "sigma": np.ones(3)},
@@ -360,7 +372,7 @@ def queries(*names: str) -> dict[str, np.ndarray]:
     return {name: zeros(2, 3, 8) for name in names or ("query",)}
 
 
-def both_rooms() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def both_backends() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Yield the valid calls that both frameworks have."""
     inputs: dict[str, tuple[str, ...]] = {
         "AlignmentAttention": ("query", "key"),
@@ -374,38 +386,41 @@ def both_rooms() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         "LinearAttention": ("query",),
         "MultiHeadAttention": ("query",),
     }
-    for room, call in (("torch_impl", "forward"), ("jax_impl", "__call__")):
-        yield f"{room}.dot_product_attention", lambda room=room: attended(room)
-        yield f"{room}.explain", lambda room=room: attended(room)
-        yield f"{room}.compiled", lambda room=room: {"layer": instance(f"{room}.FeedForward")}
-        yield f"{room}.optimizer", lambda room=room: {"step": spec.SGD(0.1), "layer": instance(f"{room}.FeedForward")}
-        yield f"{room}.seed_at", lambda: {"seed": 3, "name": "here"}
+    for backend, call in (("torch_impl", "forward"), ("jax_impl", "__call__")):
+        yield f"{backend}.dot_product_attention", lambda backend=backend: attended(backend)
+        yield f"{backend}.explain", lambda backend=backend: attended(backend)
+        yield f"{backend}.compiled", lambda backend=backend: {"layer": instance(f"{backend}.FeedForward")}
+        yield (
+            f"{backend}.optimizer",
+            lambda backend=backend: {"step": spec.optimizers.SGD(0.1), "layer": instance(f"{backend}.FeedForward")},
+        )
+        yield f"{backend}.seed_at", lambda: {"seed": 3, "name": "here"}
         for name, contract in CONTRACTS.items():
-            yield f"{room}.{name}", lambda contract=contract: {"contract": contract}
-            yield f"{room}.{name}.{call}", lambda room=room, name=name: tokens(room, *inputs[name])
-            yield f"{room}.{name}.load_weights", lambda contract=contract: {"weights": weights_of(contract)}
-            yield f"{room}.{name}.drop", lambda room=room: {**tokens(room, "x"), "rate": 0.5, "seed": 1}
-            yield f"{room}.{name}.build_parts", lambda: {"dtype": "float32"}
+            yield f"{backend}.{name}", lambda contract=contract: {"contract": contract}
+            yield f"{backend}.{name}.{call}", lambda backend=backend, name=name: tokens(backend, *inputs[name])
+            yield f"{backend}.{name}.load_weights", lambda contract=contract: {"weights": weights_of(contract)}
+            yield f"{backend}.{name}.drop", lambda backend=backend: {**tokens(backend, "x"), "rate": 0.5, "seed": 1}
+            yield f"{backend}.{name}.build_parts", lambda: {"dtype": "float32"}
         for kind in ("StaticCache", "RollingCache", "PagedCache"):
-            yield f"{room}.{kind}", lambda room=room, kind=kind: cache_of(room, kind)
-            yield f"{room}.{kind}.append", lambda room=room: {n: NATIVE[room](zeros(1, 2, 1, 2)) for n in "kv"}
-            yield f"{room}.{kind}.check", lambda: {"mask": spec.Window(1, 0)}
-            yield f"{room}.{kind}.sizes_of", lambda room=room: {n: NATIVE[room](zeros(1, 2, 1, 2)) for n in "kv"}
-            yield f"{room}.{kind}.place", lambda: {"positions": None, "t": 2}
-            yield f"{room}.{kind}.upcoming", lambda: {"t": 2}
-        yield f"{room}.StaticCache.make", lambda: {"batch": 1, "capacity": 4, **HEADS}
-        yield f"{room}.RollingCache.make", lambda: {"batch": 1, "window": 4, **HEADS}
-        yield f"{room}.PagedCache.make", lambda: {"block_table": [[0, 1]], "num_blocks": 2, "block_size": 2, **HEADS}
-        yield f"{room}.PagedCache.assign", lambda: {"block_table": [[1, 0]]}
+            yield f"{backend}.{kind}", lambda backend=backend, kind=kind: cache_of(backend, kind)
+            yield f"{backend}.{kind}.append", lambda backend=backend: {n: NATIVE[backend](zeros(1, 2, 1, 2)) for n in "kv"}
+            yield f"{backend}.{kind}.check", lambda: {"mask": spec.Window(1, 0)}
+            yield f"{backend}.{kind}.sizes_of", lambda backend=backend: {n: NATIVE[backend](zeros(1, 2, 1, 2)) for n in "kv"}
+            yield f"{backend}.{kind}.place", lambda: {"positions": None, "t": 2}
+            yield f"{backend}.{kind}.upcoming", lambda: {"t": 2}
+        yield f"{backend}.StaticCache.make", lambda: {"batch": 1, "capacity": 4, **HEADS}
+        yield f"{backend}.RollingCache.make", lambda: {"batch": 1, "window": 4, **HEADS}
+        yield f"{backend}.PagedCache.make", lambda: {"block_table": [[0, 1]], "num_blocks": 2, "block_size": 2, **HEADS}
+        yield f"{backend}.PagedCache.assign", lambda: {"block_table": [[1, 0]]}
 
 
-ARGUMENTS |= dict(both_rooms()) | {f"checkpoints.{name}": make for name, make in CHECKPOINTS.items()}
+ARGUMENTS |= dict(both_backends()) | {f"checkpoints.{name}": make for name, make in CHECKPOINTS.items()}
 
 
 @cache
 def saved() -> str:
     """Return a file with a contract and its weights."""
-    spec.save("valid.safetensors", FFN, FFN.init(0))
+    attention.save("valid.safetensors", FFN, FFN.init(0))
     return "valid.safetensors"
 
 
@@ -430,8 +445,8 @@ def mapped() -> str:
 @cache
 def instance(name: str) -> Any:
     """Return an object of a public class."""
-    room, _, kind = name.partition(".")
-    held = getattr(importlib.import_module(f"attention.{room}"), kind)
+    place, _, kind = name.rpartition(".")
+    held = getattr(importlib.import_module(f"attention.{place}"), kind)
     if name in MADE:
         return MADE[name]()
     given = ARGUMENTS.get(name)
@@ -440,10 +455,10 @@ def instance(name: str) -> Any:
 
 
 MADE: dict[str, Callable[[], Any]] = {
-    "spec.SGD": lambda: spec.SGD(0.1, momentum=0.5),
+    "spec.optimizers.SGD": lambda: spec.optimizers.SGD(0.1, momentum=0.5),
     "spec.AlignmentAttention": lambda: spec.AlignmentAttention(8, 8),
-    "spec.Schedule": lambda: spec.schedule(spec.Causal(), SIZES, (2, 2)),
-    "spec.Choice": lambda: spec.Choice(torch_impl.KERNELS["reference"], ()),
+    "spec.masks.Schedule": lambda: spec.masks.schedule(spec.Causal(), SIZES, (2, 2)),
+    "spec.kernels.Choice": lambda: spec.kernels.Choice(torch_impl.kernels.KERNELS["reference"], ()),
     "parity.Report": lambda: parity.check(spec.FeedForward(2, 2), backends=("numpy",)),
     "parity.FullComparison": lambda: parity.full_comparison(torch_double, jax_double, X),
     "parity.Divergence": lambda: parity.locate(torch_double, jax_double, X),

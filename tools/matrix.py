@@ -31,7 +31,7 @@ OLDEST, NEWEST = 11, 13
 FAST = (
     "attend", "attend_gradients", "budget", "cli", "checkpoints", "cost", "extras", "files", "imports", "jax_adapters",
     "kernels", "mask_conversions", "mask_refusals", "masks", "multi_head_contract", "params", "positions", "random",
-    "room_kernels", "rooms", "tuning",
+    "backend_kernels", "backends", "tuning",
 )
 # fmt: on
 """The files of tests that are run: the formula, and each backend's masks, kernels, positions, caches, layers and transforms."""

@@ -57,7 +57,7 @@ def outputs(spec: Any) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415
 
     contract, x = layer(spec)
-    made = contract.formula(np, contract.init(0), {"query": x}, contract.settle({"query": x}))
+    made = contract.formula(np, contract.init(0), {"query": x}, contract.resolve({"query": x}))
     return {name: made[name] for name in ("output", "weights")}
 
 
@@ -114,9 +114,11 @@ def check_refusal(backend: str) -> None:
 def check_command(installed: list[str]) -> None:
     """Check that the command of the package starts, and shows the kernels of what is installed."""
     said = {name: "kernel 'reference'" if name in installed else "not installed: pip install" for name in BACKENDS}
-    wanted = {"--help": ["attention parity"], "kernels": [f"{name:6} {line}" for name, line in said.items()]}
+    wanted = {"--help": ["attention verify"], "kernels explain": [f"{name:6} {line}" for name, line in said.items()]}
     for word, lines in wanted.items():
-        done = subprocess.run([Path(sys.prefix) / "bin" / "attention", word], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [Path(sys.prefix) / "bin" / "attention", *word.split()], capture_output=True, text=True, check=False
+        )
         check(done.returncode == 0 and not done.stderr, f"attention {word} ends with {done.returncode}: {done.stderr}")
         check(all(line in done.stdout for line in lines), f"attention {word} says {done.stdout!r}, without one of {lines}")
 

@@ -1,1 +1,1 @@
-"""Exchange: foreign checkpoint dialects as tables. A dialect renames, reshapes and transposes; it never computes."""
+"""Weight maps of foreign checkpoints: tables that rename, reshape and transpose tensors, and the contract of each config."""

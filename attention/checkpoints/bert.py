@@ -1,4 +1,4 @@
-"""BERT and ALBERT: four projections with biases, no mask and no positions of their own.
+"""BERT and ALBERT: the weight maps of their self-attention, and its contract from a config.
 
     attention.self.query.weight (HD, M)   ...   attention.output.dense.weight (M, HE)
 
@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import count, get, switch
-from attention.checkpoints.weight_map import Dialect, Row, projections, read, write
+from attention.checkpoints.weight_map import Row, WeightMap, projections, read, write
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.storage.disk import brief
 
-__all__ = ["ALBERT", "BERT", "Dialect", "Row", "contract", "read", "write"]
+__all__ = ["ALBERT", "BERT", "Row", "WeightMap", "contract", "read", "write"]
 
-BERT = Dialect(
+BERT = WeightMap(
     "BERT",
     projections("self.query", "self.key", "self.value", "output.dense"),
     beside=frozenset({"output.LayerNorm.weight", "output.LayerNorm.bias"}),
 )
-ALBERT = Dialect(
+ALBERT = WeightMap(
     "ALBERT",
     projections("query", "key", "value", "dense"),
     beside=frozenset({"LayerNorm.weight", "LayerNorm.bias"}),

@@ -1,11 +1,11 @@
-"""Configs: what a `config.json`, or the arguments of a layer, give by name; every value is checked before it is used.
+"""Read values from a parsed `config.json` or a layer's arguments, checked for type and range.
 
-    count(config, "hidden_size")        an int of 1 or more, or an OptionError that says what was got
+    count(config, "hidden_size")        an int of at least 1, or OptionError with the value
 
-A value that is absent, or null, is the default where there is one.
+An absent or null value gives the default, if there is one.
 """
 
-# A parsed file holds anything.
+# A parsed file may hold any type.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Config = Mapping[str, Any]
 
 
 def get(config: Config, name: str, absent: Any = None) -> Any:
-    """Return what a config gives, or `absent`.
+    """Return a value of a config, or `absent`.
 
     Raises:
         OptionError: it is no mapping.
@@ -33,7 +33,7 @@ def get(config: Config, name: str, absent: Any = None) -> Any:
 
 
 def need(config: Config, name: str) -> Any:
-    """Return what a config gives, which has no default.
+    """Return a required value of a config.
 
     Raises:
         OptionError: it gives nothing.
@@ -44,7 +44,7 @@ def need(config: Config, name: str) -> Any:
 
 
 def count(config: Config, name: str, *, most: int = MOST) -> int:
-    """Return an int of 1 or more, which has no default.
+    """Return a required int of at least 1.
 
     Raises:
         OptionError: it is absent, or no such int.
@@ -53,7 +53,7 @@ def count(config: Config, name: str, *, most: int = MOST) -> int:
 
 
 def any_count(config: Config, name: str, absent: int | None = None) -> int | None:
-    """Return an int of 1 or more; None where the config says null, `absent` where it says nothing.
+    """Return an int of at least 1; None for null, `absent` if there is none.
 
     Raises:
         OptionError: it is no such int.
@@ -68,7 +68,7 @@ def depth(config: Config, name: str) -> int:
 
 
 def number(config: Config, name: str) -> float:
-    """Return a finite number, which has no default.
+    """Return a required finite number.
 
     Raises:
         OptionError: it is absent, or no such number.
@@ -77,7 +77,7 @@ def number(config: Config, name: str) -> float:
 
 
 def any_number(config: Config, name: str, absent: float | None = None) -> float | None:
-    """Return a finite number; None where the config says null, `absent` where it says nothing.
+    """Return a finite number; None for null, `absent` if there is none.
 
     Raises:
         OptionError: it is no such number.
@@ -87,13 +87,13 @@ def any_number(config: Config, name: str, absent: float | None = None) -> float 
 
 
 def number_or(config: Config, name: str, absent: float) -> float:
-    """Return a finite number, `absent` where the config says null or nothing; errors as `any_number`."""
+    """Return a finite number, `absent` for null or none; errors as `any_number`."""
     value = any_number(config, name)
     return absent if value is None else value
 
 
 def numbers(config: Config, name: str) -> tuple[float, ...]:
-    """Return a list of finite numbers, which has no default.
+    """Return a required list of finite numbers.
 
     Raises:
         OptionError: it is absent, or no such list.
@@ -105,7 +105,7 @@ def numbers(config: Config, name: str) -> tuple[float, ...]:
 
 
 def switch(config: Config, name: str, absent: bool) -> bool:
-    """Return True or False, `absent` where the config says null or nothing.
+    """Return a bool, `absent` for null or none.
 
     Raises:
         OptionError: it is neither.
@@ -117,7 +117,7 @@ def switch(config: Config, name: str, absent: bool) -> bool:
 
 
 def word(config: Config, name: str, known: Sequence[str], absent: str | None = None) -> str:
-    """Return one of the words that are known, `absent` where the config says null or nothing.
+    """Return one of the known strings, `absent` for null or none.
 
     Raises:
         OptionError: it is none of them.
@@ -129,7 +129,7 @@ def word(config: Config, name: str, known: Sequence[str], absent: str | None = N
 
 
 def inner(config: Config, name: str) -> Config:
-    """Return a mapping inside the config; an empty one where the config says null or nothing.
+    """Return a mapping inside the config; empty for null or none.
 
     Raises:
         OptionError: it is no mapping.

@@ -1,9 +1,9 @@
-"""The attention of decoders that are built as Llama is: a table of names and a contract for each "model_type".
+"""Llama-like decoders (Mistral, Gemma, Qwen, GPT-OSS): weight map and attention contract for each "model_type".
 
     self_attn.q_proj.weight (HD, M)    k_proj (KD, M)    v_proj (KE, M)    o_proj (M, HE)        grouped heads, rotary halves
     self_attn.q_norm.weight (D,)       Qwen3, Gemma 3    self_attn.sinks (H,)        GPT-OSS
 
-Where they differ is mathematics, so it is in the contract: biases, the window, the soft cap, the scale, the norm, the sinks.
+The families differ in the contract: biases, window, soft cap, scale, norms, sinks.
 Their `sliding_window` counts the query's own key: 4096 is `Window(before=4095, after=0)`.
 
 References:
@@ -20,7 +20,7 @@ from typing import Any
 
 from attention.checkpoints.config import Config, any_count, any_number, count, divided, get, inner, number_or, switch, word
 from attention.checkpoints.rope import parameters, rotary
-from attention.checkpoints.weight_map import Dialect, Row, projections
+from attention.checkpoints.weight_map import Row, WeightMap, projections
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal, Window
@@ -33,17 +33,17 @@ _PROJECTIONS = projections("q_proj", "k_proj", "v_proj", "o_proj")
 
 _NORMS = (Row("q_norm.scale", "q_norm.weight", ("D",)), Row("k_norm.scale", "k_norm.weight", ("D",)))
 
-LLAMA = Dialect("Llama", _PROJECTIONS)
-MISTRAL = Dialect("Mistral", _PROJECTIONS)
-GEMMA = Dialect("Gemma", _PROJECTIONS)
-GEMMA2 = Dialect("Gemma2", _PROJECTIONS)
-GEMMA3 = Dialect("Gemma3", (*_PROJECTIONS, *_NORMS))
-QWEN2 = Dialect("Qwen2", _PROJECTIONS)
-QWEN3 = Dialect("Qwen3", (*_PROJECTIONS, *_NORMS))
-GPT_OSS = Dialect("GPT-OSS", (*_PROJECTIONS, Row("sinks", "sinks", ("H",))))
+LLAMA = WeightMap("Llama", _PROJECTIONS)
+MISTRAL = WeightMap("Mistral", _PROJECTIONS)
+GEMMA = WeightMap("Gemma", _PROJECTIONS)
+GEMMA2 = WeightMap("Gemma2", _PROJECTIONS)
+GEMMA3 = WeightMap("Gemma3", (*_PROJECTIONS, *_NORMS))
+QWEN2 = WeightMap("Qwen2", _PROJECTIONS)
+QWEN3 = WeightMap("Qwen3", (*_PROJECTIONS, *_NORMS))
+GPT_OSS = WeightMap("GPT-OSS", (*_PROJECTIONS, Row("sinks", "sinks", ("H",))))
 
 GPT_OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
-"""What a GPT-OSS config that says nothing means."""
+"""Default values of a GPT-OSS config."""
 
 
 def _llama(config: Config, layer: int) -> MultiHeadAttention:
@@ -110,7 +110,7 @@ def _gpt_oss(config: Config, layer: int) -> MultiHeadAttention:
     )
 
 
-FAMILIES: dict[str, tuple[Dialect, Callable[[Config, int], MultiHeadAttention]]] = {
+FAMILIES: dict[str, tuple[WeightMap, Callable[[Config, int], MultiHeadAttention]]] = {
     "llama": (LLAMA, _llama),
     "mistral": (MISTRAL, _mistral),
     "gemma": (GEMMA, _llama),
@@ -126,7 +126,7 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def _slides(config: Config, layer: int, *, default: bool) -> bool:
-    """Return whether a layer has a window, which older configs leave to the family's rule."""
+    """Return whether a layer has a window; older configs leave it to a rule of the family."""
     kinds = get(config, "layer_types")
     if kinds is None:
         return default
@@ -136,12 +136,12 @@ def _slides(config: Config, layer: int, *, default: bool) -> bool:
 
 
 def _of_layer_type(config: Config, kind: str) -> Config:
-    """Return a config with the rotary positions of one layer type, where it says them by type, or by the older names."""
+    """Return a config with the rotary positions of one layer type, from values by type or from older names."""
     given = inner(config, "rope_parameters")
     if isinstance(given.get(kind), Mapping):
         return {**config, "rope_parameters": given[kind]}
     if kind == "sliding_attention" and not given:
-        # The older files scale and name the base of the layers without a window.
+        # Older files give scaling and base of the layers without a window.
         return {**config, "rope_scaling": None, "rope_theta": get(config, "rope_local_base_freq")}
     return config
 

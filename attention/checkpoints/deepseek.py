@@ -1,4 +1,4 @@
-"""DeepSeek-V3: keys and values through one latent; the names of V2 are the same.
+"""DeepSeek-V2 and V3: the weight map of multi-head latent attention, and its contract from a config.
 
     kv_a_proj_with_mqa.weight (R + P, M)    kv_a_layernorm.weight (R,)    kv_b_proj.weight (H (nope + E), R)
     q_a_proj.weight (R', M)    q_a_layernorm.weight (R',)    q_b_proj.weight (HD, R')        with q_lora_rank
@@ -19,13 +19,13 @@ from typing import Any
 
 from attention.checkpoints.config import any_count, count, number, number_or, switch
 from attention.checkpoints.rope import kind_of, parameters, rotary
-from attention.checkpoints.weight_map import Dialect, Row, linear
+from attention.checkpoints.weight_map import Row, WeightMap, linear
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.masks import Causal
 from attention.spec.norms import RMSNorm
 from attention.spec.scores import ScaledDot
 
-DEEPSEEK = Dialect(
+DEEPSEEK = WeightMap(
     "DeepSeek-V3",
     (
         *linear("q_proj", "q_proj", ("HD", "M")),
@@ -69,7 +69,7 @@ def contract(config: Mapping[str, Any]) -> LatentAttention:
 
 
 def _sharpness(config: Mapping[str, Any]) -> float:
-    """Return what queries and keys are multiplied by where the rotary is scaled."""
+    """Return the scale of the scores if the rotary positions are scaled."""
     given = parameters(config)
     mscale = number_or(given, "mscale_all_dim", 0.0)
     if kind_of(config) == "default" or not mscale or number(given, "factor") <= 1:

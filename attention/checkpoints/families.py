@@ -1,6 +1,6 @@
-"""Families: the table and the contract of the attention that each "model_type" of transformers has.
+"""Lookup by transformers "model_type": the weight map and the contract of a model's self-attention.
 
-FAMILIES["qwen3"].contract(config, layer)        FAMILIES["qwen3"].dialect.output == "o_proj"
+FAMILIES["qwen3"].contract(config, layer)        FAMILIES["qwen3"].weight_map.output == "o_proj"
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from dataclasses import dataclass
 
 from attention.checkpoints import bert, decoders, gpt2, vit
 from attention.checkpoints.config import Config
-from attention.checkpoints.weight_map import Dialect
+from attention.checkpoints.weight_map import WeightMap
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is known of the self-attention of one family.
+    """Weight map and contract of the self-attention of one model family.
 
     Attributes:
-        dialect: the table of its tensors.
+        weight_map: the table of its tensors.
         contract: of a parsed `config.json` and the number of a layer.
     """
 
-    dialect: Dialect
+    weight_map: WeightMap
     contract: Callable[[Config, int], MultiHeadAttention]
 
 
 def _alike(contract: Callable[[Config], MultiHeadAttention]) -> Callable[[Config, int], MultiHeadAttention]:
-    """Return the reader of a family whose layers are all alike."""
+    """Return the contract function of a family whose layers are all equal."""
     return lambda config, _: contract(config)
 
 
 FAMILIES: dict[str, Family] = {
-    **{kind: Family(dialect, contract) for kind, (dialect, contract) in decoders.FAMILIES.items()},
+    **{kind: Family(weight_map, contract) for kind, (weight_map, contract) in decoders.FAMILIES.items()},
     "gpt2": Family(gpt2.GPT2, gpt2.contract),
     "bert": Family(bert.BERT, _alike(bert.contract)),
     "albert": Family(bert.ALBERT, _alike(bert.contract)),

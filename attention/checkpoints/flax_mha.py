@@ -1,4 +1,4 @@
-"""`flax.nnx.MultiHeadAttention` and `flax.linen.MultiHeadDotProductAttention`: our layout, under their names.
+"""`flax.nnx.MultiHeadAttention` and `flax.linen.MultiHeadDotProductAttention`: weight map and contract.
 
     query.kernel (M, H, D)    key.kernel (M', K, D)    value.kernel (M', K, D)    out.kernel (H, D, M)    query.bias (H, D) ...
     query_ln.scale (D,)    key_ln.scale (D,)        normalize_qk=True: a LayerNorm without bias, eps 1e-6
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, count, divided, switch
-from attention.checkpoints.weight_map import Dialect, Row
+from attention.checkpoints.weight_map import Row, WeightMap
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.norms import LayerNorm
 
@@ -22,7 +22,7 @@ def _linear(canonical: str, stored: str, kernel: tuple[str, ...], bias: tuple[st
     return Row(f"{canonical}.kernel", f"{stored}.kernel", kernel), Row(f"{canonical}.bias", f"{stored}.bias", bias)
 
 
-FLAX = Dialect(
+FLAX = WeightMap(
     "flax.nnx.MultiHeadAttention",
     (
         *_linear("q_proj", "query", ("M", "H", "D"), ("H", "D")),

@@ -1,4 +1,4 @@
-"""GPT-2: one matrix for queries, keys and values, stored inputs first, as its `Conv1D` multiplies.
+"""GPT-2: the weight map of its attention (one `Conv1D` matrix for q, k and v), and its contract from a config.
 
     attn.c_attn.weight (M, 3 HD), bias (3 HD,)    attn.c_proj.weight (HE, M)        self-attention, causal
     crossattention.q_attn (M, HD)    c_attn (M, 2 HD)    c_proj (HE, M)             cross-attention
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, check_layer, count, divided, switch
-from attention.checkpoints.weight_map import Dialect, Row
+from attention.checkpoints.weight_map import Row, WeightMap
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal
 from attention.spec.options import SWITCH, checked
@@ -24,13 +24,13 @@ def _conv(canonical: str, stored: str, axes: tuple[str, str]) -> tuple[Row, Row]
     return Row(f"{canonical}.kernel", f"{stored}.weight", axes), Row(f"{canonical}.bias", f"{stored}.bias", (axes[1],))
 
 
-# Files of the first checkpoints also hold the causal mask, and what stands there instead of -inf.
+# Old checkpoint files also hold the causal mask and its fill value.
 _BESIDE = frozenset({"bias", "masked_bias"})
 _KEYS = (*_conv("k_proj", "c_attn", ("M", "|KD")), *_conv("v_proj", "c_attn", ("M", "|KE")))
 _OUT = _conv("out_proj", "c_proj", ("HE", "M"))
 
-GPT2 = Dialect("GPT-2", (*_conv("q_proj", "c_attn", ("M", "|HD")), *_KEYS, *_OUT), beside=_BESIDE)
-GPT2_CROSS = Dialect("GPT-2 cross-attention", (*_conv("q_proj", "q_attn", ("M", "HD")), *_KEYS, *_OUT), beside=_BESIDE)
+GPT2 = WeightMap("GPT-2", (*_conv("q_proj", "c_attn", ("M", "|HD")), *_KEYS, *_OUT), beside=_BESIDE)
+GPT2_CROSS = WeightMap("GPT-2 cross-attention", (*_conv("q_proj", "q_attn", ("M", "HD")), *_KEYS, *_OUT), beside=_BESIDE)
 
 
 @checked(cross=SWITCH)

@@ -1,4 +1,4 @@
-"""`keras.layers.MultiHeadAttention`: our layout, under names that a saved model gives its `EinsumDense`.
+"""`keras.layers.MultiHeadAttention`: weight map and contract.
 
     query.kernel (M, H, D)    key.kernel (M', H, D)    value.kernel (M'', H, E)    attention_output.kernel (H, E, M)
     gate.kernel (M, H, E)     use_gate=True
@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, count, get, switch
-from attention.checkpoints.weight_map import Dialect, Row
+from attention.checkpoints.weight_map import Row, WeightMap
 from attention.spec.errors import OptionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Window
 from attention.spec.storage.disk import brief
 
-KERAS = Dialect(
+KERAS = WeightMap(
     "keras.layers.MultiHeadAttention",
     (
         Row("q_proj.kernel", "query.kernel", ("M", "H", "D")),
@@ -51,7 +51,7 @@ def contract(config: Mapping[str, Any], width: int, kdim: int | None = None, vdi
             has a bias.
     """
     axes, out = get(config, "attention_axes"), get(config, "output_shape")
-    # Compared as texts, for the comparison of an array is no bool.
+    # Compared as text, because == of arrays is not a bool.
     if repr(axes) not in ("None", "1", "(1,)", "[1]"):
         raise OptionError(f"attention_axes {brief(repr(axes))} must be None: one axis is attended over")
     if not isinstance(out, (int, type(None))):

@@ -1,4 +1,4 @@
-"""Llama and those who build as it does: the contract of an attention, of a whole layer, and of all layers, from a config.
+"""Llama, Mistral and Qwen3: contract and weight map of one attention, one block and the whole decoder, from a config.
 
     mlp.gate_proj.weight (A, M)        up_proj (A, M)    down_proj (M, A)    input_layernorm, post_attention_layernorm (M,)
     model.layers.0.*                   model.layers.1.*  model.norm.weight (M,)    the whole decoder of Llama, Mistral, Qwen3
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from attention.checkpoints.config import Config, check_depth, check_layer, count, depth, number_or, switch, word
 from attention.checkpoints.decoders import FAMILIES, GEMMA2, GPT_OSS, LLAMA, MISTRAL, QWEN3
-from attention.checkpoints.weight_map import Dialect, Row, linear, under
+from attention.checkpoints.weight_map import Row, WeightMap, linear, under
 from attention.spec.errors import OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -37,11 +37,11 @@ __all__ = [
     "block",
     "contract",
     "decoder",
-    "decoder_dialect",
+    "decoder_weight_map",
     "stacked",
 ]
 
-BLOCK = Dialect(
+BLOCK = WeightMap(
     "Llama block",
     (
         *under("self_attn.", "self_attn.", QWEN3.rows),
@@ -79,7 +79,7 @@ def contract(config: Config, layer: int = 0) -> MultiHeadAttention:
 
 
 def block(config: Config, layer: int = 0) -> EncoderBlock:
-    """Return the contract of a whole layer: norm and attention, norm and gated feed-forward, each beside the tokens.
+    """Return the contract of a pre-norm block: attention and gated feed-forward, each with a residual connection.
 
     Args:
         config: the parsed file, of Llama, Mistral or Qwen3; the others' layers have more norms, or experts.
@@ -104,7 +104,7 @@ def block(config: Config, layer: int = 0) -> EncoderBlock:
 
 
 def decoder(config: Config) -> Encoder:
-    """Return the contract of all layers and the norm after them: what stands between the embedding and the logits.
+    """Return the contract of all blocks and the final norm, between the embedding and the logits.
 
     Raises:
         OptionError: as `block`, or layers that are not all alike.
@@ -117,11 +117,11 @@ def decoder(config: Config) -> Encoder:
     return Encoder(one, layers, final_norm=one.norm)
 
 
-def stacked(dialect: Dialect, depth: int, layers: str, norm: str, beside: Iterable[str] = ()) -> Dialect:
-    """Return the table of a decoder, for `dialect.read` and `dialect.write`, from that of its blocks.
+def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, beside: Iterable[str] = ()) -> WeightMap:
+    """Return the weight map of a decoder from that of its blocks.
 
     Args:
-        dialect: of one block.
+        weight_map: of one block.
         depth: how many there are.
         layers: where block `{}` is: "layers.{}.".
         norm: the tensor of the norm after them.
@@ -134,11 +134,11 @@ def stacked(dialect: Dialect, depth: int, layers: str, norm: str, beside: Iterab
     'norm.weight'
     """
     check_depth(depth)
-    rows = (row for i in range(depth) for row in under(f"layers.{i}.", layers.format(i), dialect.rows))
+    rows = (row for i in range(depth) for row in under(f"layers.{i}.", layers.format(i), weight_map.rows))
     last = Row("final_norm.scale", norm, ("M",))
-    return Dialect(f"{dialect.name}s", (*rows, last), beside=frozenset(beside))
+    return WeightMap(f"{weight_map.name}s", (*rows, last), beside=frozenset(beside))
 
 
-def decoder_dialect(depth: int) -> Dialect:
-    """Return the table by which transformers stores a decoder, under "model."."""
+def decoder_weight_map(depth: int) -> WeightMap:
+    """Return the weight map of a transformers decoder, under the prefix "model."."""
     return stacked(BLOCK, depth, "layers.{}.", "norm.weight", beside=("embed_tokens.weight",))

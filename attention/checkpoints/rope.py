@@ -1,9 +1,9 @@
-"""Rotary positions as a `config.json` of transformers describes them, the present form and the older one.
+"""Rotary positions from a transformers `config.json`: `rope_parameters`, or the older `rope_theta` and `rope_scaling`.
 
     {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, ...}}        since transformers 5
     {"rope_theta": 500000.0, "rope_scaling": {"type": "llama3", "factor": 8.0, ...}}                before
 
-Features are paired as halves, whatever Meta's own code did: converted checkpoints have their rows permuted for it.
+Features are paired as halves; Meta's code pairs neighbours, and converted checkpoints have their rows permuted.
 
 References:
     transformers.modeling_rope_utils, version 5.23.
@@ -48,7 +48,7 @@ def rotary(config: Config, head_dim: int, style: str = "half", base: float = 10_
 
 
 def parameters(config: Config) -> Config:
-    """Return what the config says of its rotary positions, by the present names; empty where nothing.
+    """Return the rotary parameters of the config by their present names; empty if there are none.
 
     Raises:
         OptionError: it says so by layer type, as Gemma 3 does, or is no mapping.
@@ -78,7 +78,7 @@ def _factor(given: Config, config: Config) -> float:
 
 
 def _original(given: Config, config: Config) -> int:
-    """Return the length that the model was trained for before it was scaled."""
+    """Return the training length before scaling."""
     name = "original_max_position_embeddings"
     for place in (given, config):
         if get(place, name) is not None:
@@ -102,7 +102,7 @@ def _yarn(given: Config, config: Config) -> YarnScaling:
         beta_fast=number_or(given, "beta_fast", 0) or 32.0,
         beta_slow=number_or(given, "beta_slow", 0) or 1.0,
         attention_factor=any_number(given, "attention_factor"),
-        # A 0 is how these two say None.
+        # 0 means None for these two.
         mscale=any_number(given, "mscale") or None,
         mscale_all_dim=any_number(given, "mscale_all_dim") or None,
         truncate=switch(given, "truncate", absent=True),

@@ -1,4 +1,4 @@
-"""T5: unscaled scores, a learned bias of each bucket of distances, no other bias anywhere.
+"""T5: the weight map of its attention (unscaled scores, learned relative bias), and its contract from a config.
 
     SelfAttention.q.weight (HD, M)    k (KD, M)    v (KE, M)    o (M, HE)    relative_attention_bias.weight (P, H)
 
@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, count
-from attention.checkpoints.weight_map import Dialect, Row, projections
+from attention.checkpoints.weight_map import Row, WeightMap, projections
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.masks import Causal
 from attention.spec.options import SWITCH, checked
 from attention.spec.positions import RelativeBias
 from attention.spec.scores import Dot
 
-T5 = Dialect("T5", (*projections("q", "k", "v", "o"), Row("relative_bias", "relative_attention_bias.weight", ("P", "H"))))
+T5 = WeightMap("T5", (*projections("q", "k", "v", "o"), Row("relative_bias", "relative_attention_bias.weight", ("P", "H"))))
 
 
 @checked(decoder=SWITCH, cross=SWITCH)

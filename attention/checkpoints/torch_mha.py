@@ -1,10 +1,10 @@
-"""`torch.nn.MultiheadAttention`: one packed matrix for three projections, or three where the widths differ.
+"""`torch.nn.MultiheadAttention`: weight map, packed or with separate projections, and contract.
 
     in_proj_weight (3 HD, M)                                             packed: kdim = vdim = embed_dim
     q_proj_weight (HD, M)    k_proj_weight (KD, M')    v_proj_weight (KE, M'')        separate
     in_proj_bias (3 HD,)    bias_k (1, 1, KD)    bias_v (1, 1, KE)    out_proj.weight (M, HE)    out_proj.bias (M,)
 
-Its masks forbid where ours allow, and `batch_first=False`, its default, puts the batch second: both are matters of a call.
+Masks (True forbids in torch) and `batch_first` are not in the contract: they belong to a call.
 
 References:
     torch.nn.MultiheadAttention, version 2.13.
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, count, switch
-from attention.checkpoints.weight_map import Dialect, Row, linear
+from attention.checkpoints.weight_map import Row, WeightMap, linear
 from attention.spec.layers.multi_head import MultiHeadAttention
 
 _REST = (
@@ -27,7 +27,7 @@ _REST = (
     Row("bias_v", "bias_v", ("", "", "KE")),
     *linear("out_proj", "out_proj", ("M", "HE")),
 )
-PACKED = Dialect(
+PACKED = WeightMap(
     "torch.nn.MultiheadAttention",
     (
         Row("q_proj.kernel", "in_proj_weight", ("|HD", "M")),
@@ -36,7 +36,7 @@ PACKED = Dialect(
         *_REST,
     ),
 )
-SEPARATE = Dialect(
+SEPARATE = WeightMap(
     "torch.nn.MultiheadAttention with kdim or vdim",
     (
         Row("q_proj.kernel", "q_proj_weight", ("HD", "M")),
@@ -61,7 +61,7 @@ def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
         embed_dim=width,
         num_heads=count(config, "num_heads"),
         kdim=any_count(config, "kdim"),
-        # Theirs defaults to embed_dim, ours to kdim.
+        # torch defaults to embed_dim, the contract to kdim.
         vdim=any_count(config, "vdim") or width,
         qkv_bias=bias,
         out_bias=bias,
@@ -70,7 +70,7 @@ def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
     )
 
 
-def dialect(config: Mapping[str, Any]) -> Dialect:
-    """Return the table of `torch.nn.MultiheadAttention(**config)`."""
+def weight_map(config: Mapping[str, Any]) -> WeightMap:
+    """Return the weight map of `torch.nn.MultiheadAttention(**config)`."""
     width = count(config, "embed_dim")
     return PACKED if (any_count(config, "kdim") or width) == width == (any_count(config, "vdim") or width) else SEPARATE

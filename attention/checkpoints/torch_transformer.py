@@ -1,17 +1,17 @@
-"""`torch.nn.TransformerEncoderLayer`, `TransformerDecoderLayer` and their stacks.
+"""`torch.nn.TransformerEncoderLayer`, `TransformerDecoderLayer` and their stacks: weight maps and contracts.
 
     self_attn.in_proj_weight (3 HD, M)    self_attn.out_proj.weight (M, HE)    multihead_attn.* likewise: the memory's
     linear1.weight (A, M)    linear2.weight (M, A)    norm1.weight (M,)    norm1.bias (M,)    norm2, and norm3 in a decoder
     layers.0.*    layers.1.*    norm.weight (M,)    norm.bias (M,)         in TransformerEncoder and TransformerDecoder
 
-Masks, and whether the batch comes first, are matters of a call. A `key_padding_mask` that forbids is `Lengths(kv=...)`; a
+Masks and `batch_first` belong to a call. A `key_padding_mask` that forbids is `Lengths(kv=...)`; a
 causal `attn_mask` is `mask=Causal()` of the attention.
 
 References:
     torch.nn.TransformerEncoderLayer and its kin, version 2.13.
 """
 
-# Bad input comes from code that nobody type-checked.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from attention.checkpoints.config import any_count, count, number_or, switch, word
 from attention.checkpoints.torch_mha import PACKED
-from attention.checkpoints.weight_map import Dialect, Row, linear, under
+from attention.checkpoints.weight_map import Row, WeightMap, linear, under
 from attention.spec.errors import OptionError, shown
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -47,8 +47,8 @@ def _block(*attentions: str) -> tuple[Row, ...]:
     return (*(row for rows in parts for row in rows), *fed, *(row for rows in norms for row in rows))
 
 
-ENCODER_LAYER = Dialect("torch.nn.TransformerEncoderLayer", _block("self_attn"))
-DECODER_LAYER = Dialect("torch.nn.TransformerDecoderLayer", _block("self_attn", "cross_attn"))
+ENCODER_LAYER = WeightMap("torch.nn.TransformerEncoderLayer", _block("self_attn"))
+DECODER_LAYER = WeightMap("torch.nn.TransformerDecoderLayer", _block("self_attn", "cross_attn"))
 
 
 def encoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> EncoderBlock:
@@ -65,12 +65,12 @@ def encoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> Encode
 
 
 def decoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> DecoderBlock:
-    """Return the contract of `torch.nn.TransformerDecoderLayer(**config)`; `mask` is what every `tgt_mask` says."""
+    """Return the contract of `torch.nn.TransformerDecoderLayer(**config)`; `mask` stands for every `tgt_mask`."""
     return DecoderBlock(_attention(config, mask), _attention(config), _feed_forward(config), **_options(config))
 
 
-def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialect:
-    """Return the table by which torch stores a layer or a stack, for `dialect.read` and `dialect.write`.
+def weight_map(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> WeightMap:
+    """Return the weight map of a layer or a stack of torch.
 
     Raises:
         OptionError: torch has no such layer: the mathematics would be another.
@@ -83,7 +83,7 @@ def dialect(contract: EncoderBlock | DecoderBlock | Encoder | Decoder) -> Dialec
     if isinstance(contract, Block):
         return table
     rows = tuple(row for name in contract.parts for row in under(f"{name}.", f"{name}.", table.rows))
-    return Dialect(f"torch.nn.Transformer{type(contract).__name__}", (*rows, *_norm("final_norm", "norm")))
+    return WeightMap(f"torch.nn.Transformer{type(contract).__name__}", (*rows, *_norm("final_norm", "norm")))
 
 
 def _attention(config: Mapping[str, Any], mask: Mask | None = None) -> MultiHeadAttention:
@@ -117,7 +117,7 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(block: Block) -> None:
-    """Raise OptionError for what has torch's names and shapes, but not its meaning."""
+    """Raise OptionError for options with torch's names and shapes but another meaning."""
     if not isinstance(block.norm, LayerNorm):
         raise OptionError(f"norm {brief(repr(block.norm))} must be LayerNorm(...), torch's only one")
     for name, part in block.parts.items():
@@ -132,4 +132,4 @@ def _check(block: Block) -> None:
 
 
 _DERIVED: dict[str, None] = dict.fromkeys(("num_kv_heads", "head_dim", "value_dim", "kdim", "vdim", "out_dim"))
-"""Options that may be given as what they follow from; the parameters tell whether they are."""
+"""Options that follow from the parameters, if present."""

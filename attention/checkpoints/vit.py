@@ -1,4 +1,4 @@
-"""ViT: four projections; the attention of patches to patches, without mask or positions of its own.
+"""ViT: the weight maps of its self-attention, and its contract from a config.
 
     attention.q_proj.weight (HD, M)             ...    attention.o_proj.weight (M, HE)                 modules of transformers 5
     attention.attention.query.weight (HD, M)    ...    attention.output.dense.weight (M, HE)           files on the Hub
@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import any_count, count, switch
-from attention.checkpoints.weight_map import Dialect, projections
+from attention.checkpoints.weight_map import WeightMap, projections
 from attention.spec.layers.multi_head import MultiHeadAttention
 
-VIT = Dialect("ViT", projections("q_proj", "k_proj", "v_proj", "o_proj"))
-VIT_FILE = Dialect("ViT file", projections("attention.query", "attention.key", "attention.value", "output.dense"))
+VIT = WeightMap("ViT", projections("q_proj", "k_proj", "v_proj", "o_proj"))
+VIT_FILE = WeightMap("ViT file", projections("attention.query", "attention.key", "attention.value", "output.dense"))
 
 
 def contract(config: Mapping[str, Any]) -> MultiHeadAttention:

@@ -1,14 +1,14 @@
-"""Dialect: which stored tensor is which canonical parameter, and how its axes are split, reordered and cut.
+"""WeightMap: which stored tensor holds which canonical parameter, and how its axes are split, reordered and cut.
 
     stored (HD, M)   --split-->   (H, D, M)   --transpose-->   canonical (M, H, D)           Row(..., ("HD", "M"))
     stored (N, M)    --cut-->     (HD, M), (KD, M), (KE, M)    q, k and v one after another  Row(..., ("|HD", "M")) and two more
     stored (N, R)    --split-->   (H, N', R)  --cut-->  (H, D, R), (H, E, R)                 Row(..., ("H|D", "R")) and one more
 
-A bar stands where the rows that name one tensor lie side by side, in the order of the table. Reshape, transpose and
-concatenation alone, so both directions are exact to the bit, for weights and for their gradients alike.
+A bar marks the axis along which the rows of one tensor are concatenated, in the order of the table. Both directions use
+reshape, transpose and concatenation alone, so they are exact to the bit, for weights and for gradients.
 """
 
-# Bad input comes from code that nobody type-checked.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false, reportUnnecessaryComparison=false
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a dialect's table."""
+    """One row of a weight map: a canonical parameter and its place in a stored tensor."""
 
     canonical: str
     stored: str
@@ -41,20 +41,20 @@ class Row:
 
     @property
     def cut(self) -> int | None:
-        """The axis of `laid` along which further rows of the same tensor follow; None where the tensor is this row's."""
+        """The axis of `laid` along which the rows of one tensor are concatenated; None for a tensor of one row."""
         return next((at + 1 for at, merged in enumerate(self.axes) if "|" in merged), None)
 
     def laid(self, param: Param) -> tuple[int, ...]:
-        """Return the shape of this row's share of the stored tensor, an axis with a bar counting as two."""
+        """Return the shape of this row's share of the stored tensor; an axis with a bar counts as two."""
         sizes = dict(zip(param.axes, param.shape, strict=True))
         return tuple(math.prod(sizes[letter] for letter in part) for merged in self.axes for part in merged.split("|"))
 
     def shape(self, param: Param) -> tuple[int, ...]:
-        """Return the shape of the stored tensor, where no other row shares it."""
+        """Return the shape of a stored tensor that no other row shares."""
         return _merged(self, self.laid(param))
 
     def read(self, stored: np.ndarray, param: Param) -> np.ndarray:
-        """Return the canonical parameter that `stored`, which no other row shares, holds, as a copy."""
+        """Return the canonical parameter of a stored tensor that no other row shares, as a copy."""
         letters, sizes = "".join(self.axes).replace("|", ""), dict(zip(param.axes, param.shape, strict=True))
         split = stored.reshape([sizes[letter] for letter in letters])
         return split.transpose([letters.index(letter) for letter in param.axes]).copy()
@@ -67,17 +67,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """How one family of checkpoints names and stores an attention layer."""
+class WeightMap:
+    """The names and layouts of the tensors of one family of checkpoints."""
 
     name: str
     rows: tuple[Row, ...]
     beside: frozenset[str] = frozenset()
-    """Tensors stored among the rows that are no part of the attention: the norm after the residual sum."""
+    """Tensors under the same prefix that are not part of the attention, such as the norm after the residual sum."""
 
     @property
     def output(self) -> str:
-        """Where in the family's own module its output projection is: `"output.dense"`."""
+        """The path of the output projection in the family's module, such as `"output.dense"`."""
         return next(row.stored for row in self.rows if row.canonical == "out_proj.kernel").rpartition(".")[0]
 
     def tensors(self, params: Mapping[str, Param]) -> dict[str, list[Row]]:
@@ -90,8 +90,8 @@ class Dialect:
 
 
 def linear(canonical: str, stored: str, axes: tuple[str, str], bias: str = "bias") -> tuple[Row, Row]:
-    """Return the rows of a projection that is stored as `torch.nn.Linear` stores it: outputs first, then inputs."""
-    # What the kernel's outputs merge is what the bias consists of.
+    """Return the rows of a projection stored as `torch.nn.Linear` stores it: (outputs, inputs)."""
+    # The bias has the output axes of the kernel.
     return Row(f"{canonical}.kernel", f"{stored}.weight", axes), Row(f"{canonical}.bias", f"{stored}.{bias}", (axes[0],))
 
 
@@ -106,31 +106,31 @@ def projections(query: str, key: str, value: str, output: str) -> tuple[Row, ...
 
 
 def under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Return a table's rows as those of a part."""
+    """Return the rows with a prefix on canonical and stored names."""
     return tuple(replace(row, canonical=ours + row.canonical, stored=theirs + row.stored) for row in rows)
 
 
-def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architecture, at: str = "") -> Weights:
+def read(tensors: Mapping[str, np.ndarray], weight_map: WeightMap, contract: Architecture, at: str = "") -> Weights:
     """Return the canonical weights of the attention layer stored under the name prefix `at`.
 
     Args:
         tensors: a whole checkpoint; only the names that start with `at` are looked at. NumPy arrays, or what `np.asarray`
             makes one of, as it does of a torch tensor on the CPU; bfloat16 included.
-        dialect: the family's table.
+        weight_map: the family's table.
         contract: gives the canonical shapes.
         at: name prefix, with its dot: `"encoder.layer.0.attention."`.
 
     Raises:
         ParamError: tensors under `at` are missing, misshapen, or unknown to the table, or the table lacks a parameter
             of the contract, or what is given are no arrays; the first faults are named.
-        OptionError: no dialect, or no architecture.
+        OptionError: not a WeightMap, or not an architecture.
     """
-    params = _params(contract, dialect)
+    params = _params(contract, weight_map)
     found = _arrays(tensors, at)
-    table = _table(dialect, params)
-    # A tensor that the table does not know may be mathematics, such as relative positions: to drop it would be a lie.
-    got = {name: tensor.shape for name, tensor in found.items() if name not in dialect.beside}
-    _check(f"{dialect.name} tensors under {at!r}", got, {name: _shape(rows, params) for name, rows in table.items()})
+    table = _table(weight_map, params)
+    # An unknown tensor may change the result, as relative positions do, so it is an error.
+    got = {name: tensor.shape for name, tensor in found.items() if name not in weight_map.beside}
+    _check(f"{weight_map.name} tensors under {at!r}", got, {name: _shape(rows, params) for name, rows in table.items()})
     pieces = {
         row: piece for name, rows in table.items() for row, piece in zip(rows, _cut(found[name], rows, params), strict=True)
     }
@@ -139,22 +139,22 @@ def read(tensors: Mapping[str, np.ndarray], dialect: Dialect, contract: Architec
 
 
 @checked(at=TEXT.raising(ParamError))
-def write(weights: Weights, dialect: Dialect, contract: Architecture, at: str = "") -> dict[str, np.ndarray]:
+def write(weights: Weights, weight_map: WeightMap, contract: Architecture, at: str = "") -> dict[str, np.ndarray]:
     """Return the stored tensors, named under the prefix `at`, of canonical `weights`: the inverse of `read`.
 
     Raises:
         ParamError: parameters are missing, misshapen or unknown, to the contract or to the table; the first are named.
     """
-    params = _params(contract, dialect)
+    params = _params(contract, weight_map)
     weights = _arrays(weights, "")
     got = {name: value.shape for name, value in weights.items()}
     _check("canonical weights", got, {name: param.shape for name, param in params.items()})
-    return {at + name: _joined(weights, rows, params) for name, rows in _table(dialect, params).items()}
+    return {at + name: _joined(weights, rows, params) for name, rows in _table(weight_map, params).items()}
 
 
-def _params(contract: Architecture, dialect: Dialect) -> Mapping[str, Param]:
-    if not isinstance(dialect, Dialect):
-        raise OptionError(f"dialect {shown(dialect)} must be a Dialect")
+def _params(contract: Architecture, weight_map: WeightMap) -> Mapping[str, Param]:
+    if not isinstance(weight_map, WeightMap):
+        raise OptionError(f"weight_map {shown(weight_map)} must be a WeightMap")
     params = getattr(contract, "params", None)
     if not isinstance(params, Mapping):
         raise OptionError(f"contract {shown(contract)} must be an architecture")
@@ -175,37 +175,37 @@ def _array(name: str, x: Any) -> np.ndarray:
     try:
         if hasattr(x, "detach"):
             x = x.detach()
-            # NumPy has no bfloat16 of its own, and float32 holds every one.
+            # NumPy has no bfloat16; float32 holds every value.
             x = np.asarray(x.float()).astype(ml_dtypes.bfloat16) if str(x.dtype) == "torch.bfloat16" else x
         array = np.asarray(x)
-    # A tensor on another device raises what its framework raises.
+    # For a tensor on another device the framework's own error is raised.
     except Exception as error:
         raise ParamError(
             f"{brief(name, 100)} {kind} must be a NumPy array, or a tensor on the CPU: {brief(error, 100)}"
         ) from error
-    # Of ml_dtypes' types the kind is "V", as of records, which have fields.
+    # The kind of ml_dtypes' types is "V", as for record types, which have fields.
     if array.dtype.kind not in "fiubV" or array.dtype.names:
         raise ParamError(f"{brief(name, 100)} {kind} must be an array of numbers, not {brief(array.dtype, 60)}")
     return array
 
 
-def _table(dialect: Dialect, params: Mapping[str, Param]) -> dict[str, list[Row]]:
-    table = dialect.tensors(params)
+def _table(weight_map: WeightMap, params: Mapping[str, Param]) -> dict[str, list[Row]]:
+    table = weight_map.tensors(params)
     lost = params.keys() - {row.canonical for rows in table.values() for row in rows}
     if lost:
-        raise ParamError(f"{dialect.name} has no tensor for {listed(sorted(lost))}")
+        raise ParamError(f"{weight_map.name} has no tensor for {listed(sorted(lost))}")
     return table
 
 
 def _merged(row: Row, laid: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the stored shape of one that has an axis with a bar as two."""
+    """Return the stored shape from a shape in which an axis with a bar counts as two."""
     if row.cut is None:
         return laid
     return (*laid[: row.cut - 1], laid[row.cut - 1] * laid[row.cut], *laid[row.cut + 1 :])
 
 
 def _whole(rows: list[Row], params: Mapping[str, Param]) -> tuple[int, ...]:
-    """Return the shape of a stored tensor, an axis with a bar counting as two."""
+    """Return the shape of a stored tensor; an axis with a bar counts as two."""
     first, *others = (row.laid(params[row.canonical]) for row in rows)
     cut = rows[0].cut
     if cut is None:

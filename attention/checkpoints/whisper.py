@@ -1,4 +1,4 @@
-"""Whisper: pre-norm blocks; biases on queries, values and the output, none on keys, where softmax would not see one.
+"""Whisper: weight maps and contracts of its encoder and decoder stacks.
 
     self_attn.q_proj (HD, M)    k_proj (KD, M), no bias    v_proj (KE, M)    out_proj (M, HE)        encoder_attn the same
     self_attn_layer_norm    encoder_attn_layer_norm    final_layer_norm, which is the feed-forward layer's
@@ -8,7 +8,7 @@ References:
     Radford et al., arXiv:2212.04356; names as in Hugging Face checkpoints.
 """
 
-# Bad input comes from code that nobody type-checked.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attention.checkpoints.config import count, depth, word
-from attention.checkpoints.weight_map import Dialect, Row, linear, projections, under
+from attention.checkpoints.weight_map import Row, WeightMap, linear, projections, under
 from attention.spec.errors import OptionError, shown
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -27,10 +27,10 @@ from attention.spec.masks import Causal
 from attention.spec.norms import LayerNorm
 from attention.spec.options import SWITCH, checked
 
-WHISPER = Dialect("Whisper", projections("q_proj", "k_proj", "v_proj", "out_proj"))
+WHISPER = WeightMap("Whisper", projections("q_proj", "k_proj", "v_proj", "out_proj"))
 
 THEIRS = {"self_attn": ("self_attn", "norm1"), "cross_attn": ("encoder_attn", "norm2")}
-"""What they call an attention, whose norm is theirs with `_layer_norm` behind it; and what we call that norm."""
+"""Stored name of each attention (its norm has the suffix `_layer_norm`) and canonical name of its norm."""
 
 ACTIVATIONS = ("gelu", "relu", "silu")
 
@@ -65,8 +65,8 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
     return Decoder(block, depth(config, "decoder_layers"), LayerNorm())
 
 
-def stack(contract: Encoder | Decoder) -> Dialect:
-    """Return the table of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder.".
+def stack(contract: Encoder | Decoder) -> WeightMap:
+    """Return the weight map of a stack, whose names in a checkpoint begin with "model.encoder." or "model.decoder.".
 
     Raises:
         OptionError: no stack.
@@ -75,7 +75,7 @@ def stack(contract: Encoder | Decoder) -> Dialect:
         raise OptionError(f"contract {shown(contract)} must be an Encoder or a Decoder")
     table = DECODER_LAYER if isinstance(contract, Decoder) else ENCODER_LAYER
     rows = [row for name in contract.parts for row in under(f"{name}.", f"{name}.", table.rows)]
-    return Dialect(f"Whisper {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))
+    return WeightMap(f"Whisper {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))
 
 
 def _fed(config: Mapping[str, Any], side: str) -> FeedForward:
@@ -96,5 +96,5 @@ def _block(*attentions: str) -> tuple[Row, ...]:
     return (*rows, *fed, *_norm(f"norm{len(attentions) + 1}", "final_layer_norm"))
 
 
-ENCODER_LAYER = Dialect("Whisper encoder layer", _block("self_attn"))
-DECODER_LAYER = Dialect("Whisper decoder layer", _block("self_attn", "cross_attn"))
+ENCODER_LAYER = WeightMap("Whisper encoder layer", _block("self_attn"))
+DECODER_LAYER = WeightMap("Whisper decoder layer", _block("self_attn", "cross_attn"))

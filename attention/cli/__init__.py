@@ -1,43 +1,56 @@
-"""The command line.
+"""The command line: `attention COMMAND`, or `python -m attention.cli COMMAND`.
 
-    attention parity      the proof: both backends against the float64 oracle; exits 1 on a mismatch
-    attention compare     your own pair of programs: where they part, and the mistake's name
-    attention layers      two models block by block, each on what it really received
+    attention verify      both backends against the float64 oracle, contract by contract
+    attention compare     two programs: whether they differ, where, and which known mistake it is
+    attention layers      two models block by block, each block on what it really received
     attention decoding    decoding with a cache beside the whole pass
     attention logits      the logits of two language models, position by position
-    attention cases       the cases as files, for a third implementation in any language
-    attention kernels     what runs here, and why the rest does not
-    attention bench       how fast it is, beside its peers; in a checkout of the repository
+    attention record      what a program makes, in a file for another machine
+    attention replay      a recording compared with what runs here
+    attention cases       the named cases as files, for an implementation in any language
+    attention kernels     which kernel a call takes, what each costs, and tile sizes for this machine
+    attention bench       how fast attention is, beside its peers; in a checkout of the repository
 
-Exit codes: 0 all agree, 1 something differs, 2 the call cannot be answered (one line says why), 130 interrupted.
-Each command has a file of its own, which imports a framework only when its command runs.
+Exit codes: 0 agrees (or done), 1 differs, 2 cannot tell or bad usage, 130 interrupted.
+Each command has a file of its own, and imports a framework only when it runs.
 """
 
-from attention.cli import (
-    bench,
-    cases,
-    compare,
-    decoding,
-    kernels,
-    layers,
-    logits,
-    recordings,
-    replay,
-    verify,
-)
-from attention.cli.application import app, main
+from __future__ import annotations
 
-__all__ = [
-    "app",
-    "bench",
-    "cases",
-    "compare",
-    "decoding",
-    "kernels",
-    "layers",
-    "logits",
-    "main",
-    "recordings",
-    "replay",
-    "verify",
-]
+import os
+import signal
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attention.cli.application import app as app
+
+IMPORTING = "<frozen importlib._bootstrap>"
+"""The file name of Python's own frames while a module is imported."""
+
+
+def main() -> None:
+    """Run the command line."""
+    _ = signal.signal(signal.SIGINT, _interrupt)
+    from attention.cli.commands import run  # noqa: PLC0415 - an interrupt during these imports is handled too
+
+    run()
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """End at once while a module is imported, where extension modules swallow exceptions; else raise KeyboardInterrupt."""
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTING:
+            _ = os.write(2, b"attention: interrupted\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def __getattr__(name: str) -> Any:
+    """Return the application when it is asked for: its import takes longer than this file's."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from attention.cli.commands import app as found  # noqa: PLC0415
+
+    return found

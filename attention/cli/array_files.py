@@ -1,4 +1,4 @@
-"""Array files: NumPy's .npy and .npz, whose headers are checked against their sizes before anything is allocated.
+"""Readers of .npy and .npz files, which check each header against the file's size before they allocate.
 
 read(path) = array        read(path) = {name: array}
 """

@@ -1,9 +1,9 @@
-"""`attention bench`: the benchmarks of the repository's checkout, under the name that the other commands have.
+"""`attention bench`: run the benchmarks of a checkout of the repository.
 
 attention bench ARGUMENTS = python -m benchmarks ARGUMENTS
 
-The installed package has no benchmarks: they bring adapters of a dozen other libraries, results and plots, which nobody needs
-in order to attend. They stand beside the package in its repository, and this command runs them from there.
+The installed package has no benchmarks: they need adapters of a dozen other libraries, results and plots. They stand beside the
+package in its repository, and this command runs them from there.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from pathlib import Path
 
 import typer
 
-from attention.cli.application import app, one_line
+from attention.cli.application import Command, app
 
 
 @app.command(
+    cls=Command,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )
 def bench(context: typer.Context) -> None:
     """Time every kernel that is right, and its peers; in a checkout of the repository. See: attention bench --help."""
-    with one_line():
-        application = _application()
-    application(context.args, prog_name="attention bench")
+    _application()(context.args, prog_name="attention bench")
 
 
 def _application() -> typer.Typer:

@@ -1,4 +1,4 @@
-"""`attention cases`: the named cases as files, for implementations that are not ours."""
+"""`attention cases`: the named cases as files, for an implementation in any language."""
 
 from __future__ import annotations
 
@@ -9,41 +9,33 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from attention.cli.application import app, one_line
+from attention.cli.application import Command, app, group, show_report
 
-cases_app = typer.Typer(
-    name="cases",
-    help="The named cases as files, so that an implementation in any language can be checked.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+cases_app = group("cases", "The named cases as files, so that an implementation in any language can be checked.")
 app.add_typer(cases_app)
 
 Names = Annotated[list[str] | None, typer.Option("--contract", help="A contract; repeat for more. All, if none is given.")]
 Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="float32, float64, bfloat16 or float16; repeat for more.")]
 
 
-@cases_app.command("list")
+@cases_app.command("list", cls=Command)
 def list_cases(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="An export; without one, what can be exported.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="An export; without one, what can be exported.")] = None,
 ) -> None:
     """List the contracts that can be exported, or the calls of an export."""
-    with one_line():
-        if folder is None:
-            from attention.spec.cases import CASES  # noqa: PLC0415 - NumPy is imported by the command that needs it
+    if folder is None:
+        from attention.spec.cases import CASES  # noqa: PLC0415 - NumPy is imported by the command that needs it
 
-            for case in CASES.values():
-                typer.echo(f"{case.name:20} {case.about} ({case.source})")
-            return
-        from attention.parity.exported_cases import read_index  # noqa: PLC0415
+        for case in CASES.values():
+            typer.echo(f"{case.name:20} {case.about} ({case.source})")
+        return
+    from attention.parity.exported_cases import read_index  # noqa: PLC0415
 
-        for entry in read_index(folder).entries:
-            typer.echo(f"{entry.case:20} {entry.dtype:9} {entry.probe}")
+    for entry in read_index(folder).entries:
+        typer.echo(f"{entry.case:20} {entry.dtype:9} {entry.probe}")
 
 
-@cases_app.command()
+@cases_app.command(cls=Command)
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Absent, empty, or an export, whose place is taken.")],
     contract: Names = None,
@@ -59,18 +51,15 @@ def export(
 
     With each result goes sigma, how far rounding alone may move every element. The format is docs/cases_format.md.
     """
-    with one_line():
-        from attention.parity.exported_cases import export as write  # noqa: PLC0415 - as above
+    from attention.parity.exported_cases import export as write  # noqa: PLC0415 - as above
 
-        with _progress() as tell:
-            index = write(
-                folder, contract or (), dtype or ("float32",), rounds=rounds or (), seed=seed, force=force, progress=tell
-            )
-        size = sum((folder / name).stat().st_size for entry in index.entries for name in entry.files)
-        typer.echo(f"{len(index.entries)} calls of {len(index.cases)} contracts in {folder}: {size / 1e6:.1f} MB")
+    with _progress() as tell:
+        index = write(folder, contract or (), dtype or ("float32",), rounds=rounds or (), seed=seed, force=force, progress=tell)
+    size = sum((folder / name).stat().st_size for entry in index.entries for name in entry.files)
+    typer.echo(f"{len(index.entries)} calls of {len(index.cases)} contracts in {folder}: {size / 1e6:.1f} MB")
 
 
-@cases_app.command()
+@cases_app.command(cls=Command)
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `attention cases export` wrote.")],
     with_: Annotated[
@@ -85,19 +74,18 @@ def check(
     `given` has inputs, weights, masks, positions, cotangents, contract and results, the names of what is compared. Outputs
     must be returned; gradients that are not are listed as not compared. NotImplementedError says that a call is not supported.
     """
-    with one_line():
-        from attention.cli.loading import load  # noqa: PLC0415 - as above
-        from attention.parity.exported_cases import check as judge  # noqa: PLC0415
-        from attention.spec.errors import OptionError  # noqa: PLC0415
+    from attention.cli.loading import load  # noqa: PLC0415 - as above
+    from attention.parity.exported_cases import check as judge  # noqa: PLC0415
+    from attention.spec.errors import OptionError  # noqa: PLC0415
 
-        function = load(with_)
-        if not callable(function):
-            raise OptionError(f"--with {with_!r} {type(function).__name__} must be a function")
-        with _progress() as tell:
-            report = judge(folder, cast("Any", function), contracts=contract or (), dtypes=dtype or (), progress=tell)
-        report.show()
-        if json is not None:
-            report.to_json(json)
+    function = load(with_)
+    if not callable(function):
+        raise OptionError(f"--with {with_!r} {type(function).__name__} must be a function")
+    with _progress() as tell:
+        report = judge(folder, cast("Any", function), contracts=contract or (), dtypes=dtype or (), progress=tell)
+    show_report(report)
+    if json is not None:
+        report.to_json(json)
     raise typer.Exit(report.exit_code)
 
 

@@ -1,43 +1,60 @@
-"""`attention compare`: find the first operation at which anybody's two programs part, and name the mistake.
+"""`attention compare`: whether two programs differ beyond rounding, at which line, and which known mistake it is.
 
 compare        outputs and gradients, within a budget of rounding errors
-locate         where they part: the line of each file                        if they differ, or with --trace
-diagnose       which knob of a contract explains it                          with --contract
+locate         the operation and the line of each file at which they part        if they differ, or with --trace
+diagnose       which known mistake explains each program                         with --contract
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attention.cli.application import app, one_line
+from attention.cli.application import ARRAYS, PROGRAM, Command, app, given, refuse
 from attention.cli.logits import compared, exit_code, show
+from attention.cli.wording import spoken
 
 if TYPE_CHECKING:
     from attention.parity.full_comparison import FullComparison
     from attention.spec.layers.contract import Contract
 
-PROGRAM = "module:name or path/to/file.py:name; a class, or a function called make_..., build_... or create_..., is called."
+OF_INPUTS = ("trace", "gradients", "values", "params", "dtype", "outputs")
+"""Options that mean something for a call on inputs alone."""
+OF_CONTRACT = ("torch_params", "jax_params")
+BACKENDS = ("torch", "jax")
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
-    torch_side: Annotated[str, typer.Argument(metavar="TORCH", help=f"The PyTorch side: {PROGRAM}")],
-    jax_side: Annotated[str, typer.Argument(metavar="JAX", help="The JAX (or NumPy) side, in the same way.")],
-    inputs: Annotated[
-        str, typer.Option(help="A .npz, .npy or .safetensors file; module:function; or shapes: 'x=2,7,16 ids=2,7:int64'.")
-    ] = "",
+    context: typer.Context,
+    torch_program: Annotated[
+        str, typer.Argument(metavar="TORCH", help=f"The PyTorch program: {PROGRAM} With --contract also 'torch', our layer.")
+    ],
+    jax_program: Annotated[
+        str, typer.Argument(metavar="JAX", help="The JAX (or NumPy) program, likewise; with --contract also 'jax'.")
+    ],
+    inputs: Annotated[str, typer.Option(help=f"Of both programs: {ARRAYS}")] = "",
     contract: Annotated[
-        str, typer.Option(help="The contract both should keep: a name of 'attention parity --list', or module:name.")
+        str, typer.Option(help="The contract that both should keep: a name of 'attention verify --list', or module:name.")
     ] = "",
-    trace: Annotated[bool, typer.Option("--trace", help="Show where they part even if the comparison finds nothing.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Trace both programs even if the comparison finds no difference.")
+    ] = False,
     gradients: Annotated[bool, typer.Option(help="Compare and trace gradients too.")] = True,
     values: Annotated[
-        str, typer.Option(help="Whose parameter values both shall use, first or second: the load= of parity.compare.")
+        str, typer.Option(help="Whose parameter values both programs use: first or second. Without it, each has its own.")
     ] = "",
-    params: Annotated[str, typer.Option(metavar="PATH", help="A parameter map, as ParamMap.to_json writes it.")] = "",
+    params: Annotated[
+        str, typer.Option(metavar="MAP", help="Which parameter is which: a file of ParamMap.to_json, or module:name.")
+    ] = "",
+    torch_params: Annotated[
+        str,
+        typer.Option(
+            metavar="MAP", help="With --contract: the contract's parameters in TORCH, as a map or a function of them."
+        ),
+    ] = "",
+    jax_params: Annotated[str, typer.Option(metavar="MAP", help="The same for JAX.")] = "",
     dtype: Annotated[str, typer.Option(help="What floats are cast to for the comparison.")] = "float32",
     outputs: Annotated[
         list[str] | None, typer.Option(help="An output to compare, by name or pattern such as logits; repeat for more.")
@@ -48,76 +65,59 @@ def compare(
     json: Annotated[str, typer.Option(metavar="PATH", help="Write the certificate to this file.")] = "",
     html: Annotated[str, typer.Option(metavar="PATH", help="Write one page with everything to this file.")] = "",
 ) -> None:
-    """Compare two programs of your own, find the first operation at which they part, and name the mistake.
+    """Compare two programs, locate the first operation at which they differ, and name the mistake.
 
-    Exit codes: 0 they agree, 1 they differ, 2 cannot tell: one of them fails, nothing was compared, the parameter map is open.
+    The reference is one of the two programs, run in float64. "cannot tell" means that a program failed, that nothing was
+    compared, or that it is open which parameter is which.
     """
+    from attention.spec.errors import OptionError  # noqa: PLC0415 - NumPy is imported by the command that needs it
+
     if logits:
-        with one_line():
-            _check_alone({"--contract": contract, "--values": values, "--params": params, "--html": html, "--trace": trace})
-            key, frameworks = next(iter(outputs or ()), ""), ("torch", "jax")
-            logits_found = compared(torch_side, jax_side, inputs=inputs, key=key, frameworks=frameworks)
-            show(logits_found, json)
-        raise typer.Exit(exit_code(logits_found))
-    with one_line():
-        from attention.parity.results.report import EXIT_CODES  # noqa: PLC0415 - NumPy is imported by the command that needs it
-
-        names = tuple(outputs or ()) or None
-        found = _examined(
-            torch_side, jax_side, inputs, contract, params, values, dtype, gradients=gradients, trace=trace, outputs=names
-        )
-        typer.echo(str(found))
-        if json:
-            _write_json(found, json)
-        if html:
-            found.to_html(html)
-        code = EXIT_CODES[found.verdict]
-    raise typer.Exit(code)
+        refuse(context, ("contract", "html", *(set(OF_INPUTS) - {"outputs"}), *OF_CONTRACT), "must not be given with --logits")
+        if outputs and len(outputs) > 1:
+            raise OptionError("--outputs must be given once with --logits")
+        found = compared(torch_program, jax_program, inputs=inputs, key=next(iter(outputs or ()), ""), frameworks=BACKENDS)
+        show(found, json)
+        raise typer.Exit(exit_code(found))
+    if not inputs:
+        refuse(context, OF_INPUTS, "must come with --inputs")
+    if not contract:
+        refuse(context, OF_CONTRACT, "must come with --contract")
+    if not given(context, ("inputs", "contract")):
+        raise OptionError("--inputs must be given, or --contract")
+    options: dict[str, Any] = {"dtype": dtype, "gradients": gradients, "trace": trace, "outputs": tuple(outputs or ()) or None}
+    maps = {"params": params, "torch_params": torch_params, "jax_params": jax_params}
+    full = _compared((torch_program, jax_program), inputs, contract, maps, load=values or None, **options)
+    _finish(full, json, html)
 
 
-def _check_alone(given: Mapping[str, object]) -> None:
-    """Refuse options that a comparison of logits does not have.
+def _finish(full: FullComparison, json: str, html: str) -> None:
+    """Print a comparison, write it to the files that are named, and exit with the code of its verdict."""
+    from attention.parity.results.report import EXIT_CODES, write  # noqa: PLC0415
 
-    Raises:
-        OptionError: one was given.
-    """
+    typer.echo(spoken(str(full)))
+    if json:
+        from json import dumps  # noqa: PLC0415
+
+        write(json, dumps(full.to_dict(), indent=1))
+    if html:
+        full.to_html(html)
+    raise typer.Exit(EXIT_CODES[full.verdict])
+
+
+def _compared(names: tuple[str, str], inputs: str, contract: str, maps: dict[str, str], **options: Any) -> FullComparison:
+    """Return the comparison of the programs of these names."""
+    # Frameworks are imported by the command that needs them, and NumPy too.
+    from attention.cli.loading import load_inputs, param_map, program  # noqa: PLC0415
+    from attention.parity.full_comparison import full_comparison  # noqa: PLC0415
     from attention.spec.errors import OptionError  # noqa: PLC0415
 
-    if wrong := [name for name, value in given.items() if value]:
-        raise OptionError(f"{', '.join(wrong)} must not be given with --logits")
-
-
-def _examined(
-    torch_side: str,
-    jax_side: str,
-    inputs: str,
-    contract: str,
-    params: str,
-    values: str,
-    dtype: str,
-    *,
-    gradients: bool,
-    trace: bool,
-    outputs: tuple[str, ...] | None,
-) -> FullComparison:
-    """Return what was found out about the programs of these names."""
-    # Frameworks are imported by the command that needs them, and NumPy too.
-    from attention.cli.loading import load_inputs, side  # noqa: PLC0415
-    from attention.parity.full_comparison import full_comparison  # noqa: PLC0415
-    from attention.parity.param_mapping import ParamMap  # noqa: PLC0415
-
-    return full_comparison(
-        side(torch_side),
-        side(jax_side),
-        load_inputs(inputs) if inputs else None,
-        contract=_contract(contract) if contract else None,
-        params=ParamMap.from_json(params) if params else None,
-        load=values or None,
-        dtype=dtype,
-        gradients=gradients,
-        trace=trace,
-        outputs=outputs,
-    )
+    found = _contract(contract) if contract else None
+    if inputs and (ours := set(names) & set(BACKENDS)):
+        raise OptionError(f"program {ours.pop()!r} must be module:name or path/to/file.py:name, where --inputs is given")
+    found_maps = {name: param_map(text) for name, text in maps.items()}
+    first, second = (name if found is not None and name in BACKENDS else program(name) for name in names)
+    return full_comparison(first, second, load_inputs(inputs) if inputs else None, contract=found, **options, **found_maps)
 
 
 def _contract(name: str) -> Contract:
@@ -140,11 +140,3 @@ def _contract(name: str) -> Contract:
             f"contract {name!r} is a {type(found).__name__}, and must be a contract, such as spec.MultiHeadAttention"
         )
     return found
-
-
-def _write_json(found: FullComparison, path: str) -> None:
-    from json import dumps  # noqa: PLC0415
-
-    from attention.parity.results.report import write  # noqa: PLC0415
-
-    write(path, dumps(found.to_dict(), indent=1))

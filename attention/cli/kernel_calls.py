@@ -1,4 +1,4 @@
-"""The calls that `attention kernels --measure` and `--tune` time: one call of one room, ready to run on any of its kernels.
+"""The calls that `attention kernels measure` and `tune` time: one call of a backend on any of its kernels.
 
 forward: context = attend(q, k, v)        gradient: that, and the gradients of sum(context * along) by q, k and v
 """
@@ -35,8 +35,8 @@ MASKS: dict[str, str | None] = {
     "cache": "lengths:half",
     "few": None,
 }
-"""What is asked of each structure of mask; "softcap" is what few kernels have; "decode" is one query against many keys,
-"cache" the same half filled, "few" as many queries as a kernel for decoding takes."""
+"""A call of each structure of mask. "softcap" is a call that few kernels take, "decode" is one query against many keys, "cache"
+the same half filled, and "few" has as many queries as a kernel for decoding takes."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Case:
     """One call.
 
     Attributes:
-        room: "torch" or "jax".
+        backend: "torch" or "jax".
         entry: a name of `MASKS`.
         program: "forward" or "gradient".
         dtype: of q, k and v.
     """
 
-    room: str
+    backend: str
     entry: str
     program: str
     dtype: str
@@ -72,7 +72,7 @@ class Case:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is asked for besides a mask."""
+        """The options besides a mask."""
         return {"softcap": 30.0} if self.entry == "softcap" else {}
 
     def drawn(self) -> list[np.ndarray]:
@@ -89,17 +89,17 @@ class TorchCall:
 
     def __init__(self, case: Case) -> None:
         self.torch: Any = import_module("torch")
-        self.room: Any = import_module("attention.torch_impl")
+        self.module: Any = import_module("attention.torch_impl")
         self.case = case
         self.device = "cuda" if self.torch.cuda.is_available() else "cpu"
         kind = getattr(self.torch, case.dtype)
         *inputs, self.along = (self.torch.from_numpy(x).to(self.device, kind) for x in case.drawn())
         self.inputs = [x.requires_grad_(case.program == "gradient") for x in inputs]
-        self.mask = self.room.masks.native(case.mask, self.inputs[0].device)
+        self.mask = self.module.masks.native(case.mask, self.inputs[0].device)
 
     @property
     def request(self) -> Request:
-        return self.room.attend.make_request(*self.inputs, self.mask, **self.case.options)
+        return self.module.attend.make_request(*self.inputs, self.mask, **self.case.options)
 
     def program(self, run: Callable[..., Any]) -> Program:
         """Return a call that has ended when it returns; `run(q, k, v, mask)` gives the context."""
@@ -122,15 +122,15 @@ class JaxCall:
 
     def __init__(self, case: Case) -> None:
         self.jax: Any = import_module("jax")
-        self.room: Any = import_module("attention.jax_impl")
+        self.module: Any = import_module("attention.jax_impl")
         self.case = case
         self.device = self.jax.default_backend()
         *self.inputs, self.along = (self.jax.numpy.asarray(x, case.dtype) for x in case.drawn())
-        self.mask = self.room.masks.native(case.mask)
+        self.mask = self.module.masks.native(case.mask)
 
     @property
     def request(self) -> Request:
-        return self.room.attend.make_request(*self.inputs, self.mask, **self.case.options)
+        return self.module.attend.make_request(*self.inputs, self.mask, **self.case.options)
 
     def program(self, run: Callable[..., Any]) -> Program:
         """Return a call that has ended when it returns; `run(q, k, v, mask)` gives the context."""
@@ -154,8 +154,8 @@ def programs(case: Case, skip: set[str]) -> tuple[dict[str, Program], dict[str, 
         case: the call.
         skip: kernels that are not asked.
     """
-    call = CALLS[case.room](case)
-    kernels, request = call.room.KERNELS, call.request
+    call = CALLS[case.backend](case)
+    kernels, request = call.module.kernels.KERNELS, call.request
     preferred = (name for rule in kernels.rules if call.device in rule.devices for name in rule.prefer if name in kernels)
     ready, refusals = dict[str, Program](), dict[str, str]()
     for name in dict.fromkeys([*order(kernels), *preferred]):
@@ -173,10 +173,10 @@ def tiled(case: Case, name: str, tile: Tile) -> Program:
     Raises:
         KernelRefused: it cannot.
     """
-    call = CALLS[case.room](case)
-    given = call.room.KERNELS[name]
+    call = CALLS[case.backend](case)
+    given = call.module.kernels.KERNELS[name]
     # A tile is of two sizes, or of one where queries and keys share it.
-    kernel = replace(given, tile=tile if case.room == "jax" else tile[0])
+    kernel = replace(given, tile=tile if case.backend == "jax" else tile[0])
     request: Request = call.request
     reason = kernel.refuses(request)
     if reason is not None:
@@ -189,12 +189,12 @@ def tiled(case: Case, name: str, tile: Tile) -> Program:
 
 
 def _named(call: Any, name: str) -> Callable[..., Any]:
-    return lambda q, k, v, mask: call.room.dot_product_attention(q, k, v, mask=mask, implementation=name, **call.case.options)
+    return lambda q, k, v, mask: call.module.dot_product_attention(q, k, v, mask=mask, implementation=name, **call.case.options)
 
 
-def accelerator(room: str) -> str:
-    """Return the name of the device on which a room places its arrays."""
-    if room == "torch":
+def accelerator(backend: str) -> str:
+    """Return the name of the device on which a backend places its arrays."""
+    if backend == "torch":
         torch: Any = import_module("torch")
         return torch.cuda.get_device_name() if torch.cuda.is_available() else device_name("cpu")
     device: Any = import_module("jax").devices()[0]

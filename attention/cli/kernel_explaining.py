@@ -1,4 +1,4 @@
-"""What `attention kernels` says of a call: the winner, every refusal, and with `--explain` the rule and the costs.
+"""What `attention kernels explain` prints of a call: the kernel that is chosen, every refusal, the rule and the costs.
 
 time >= max(FLOPs / peak, bytes / bandwidth)        spec/kernels/cost.py
 """
@@ -23,7 +23,7 @@ from attention.spec.kernels.cost import Machine, Prediction, Traits, predict
 
 @dataclass(frozen=True)
 class Call:
-    """The call that is asked about; `options` go to `dot_product_attention`."""
+    """One call of attention; `options` are those of `dot_product_attention`."""
 
     dtype: str
     sizes: tuple[int, int]
@@ -40,15 +40,12 @@ class Call:
         return Sizes((self.batch,), *self.sizes, self.heads, self.kv_heads, self.width, self.width)
 
 
-def explained(
-    backend: str, call: Call, *, full: bool = False, peak: float | None = None, bandwidth: float | None = None
-) -> Iterator[str]:
-    """Yield a line for each kernel of a backend in the order in which it is asked, and what `--explain` adds.
+def explained(backend: str, call: Call, *, peak: float | None = None, bandwidth: float | None = None) -> Iterator[str]:
+    """Yield the call, the rule that holds for it, and a line for each kernel of a backend in the order of preference.
 
     Args:
         backend: "torch" or "jax".
-        call: what is asked about.
-        full: whether to show the rule and the costs.
+        call: its sizes and options.
         peak: GFLOP/s, or None.
         bandwidth: GB/s, or None.
 
@@ -60,7 +57,7 @@ def explained(
         return
     if (peak is None) != (bandwidth is None):
         raise OptionError("--peak and --bandwidth must be given together")
-    room = import_module(f"attention.{backend}_impl")
+    module = import_module(f"attention.{backend}_impl")
     machine = None if peak is None or bandwidth is None else Machine(peak * 1e9, bandwidth * 1e9)
     of, mask = call.of, None if call.mask is None else parse(call.mask, call.of)
     shapes = (*of.batch, of.T, of.H, of.D), (*of.batch, of.S, of.K, of.D), (*of.batch, of.S, of.K, of.E)
@@ -68,20 +65,15 @@ def explained(
         arrays = [make(shape) for shape in shapes]
         if call.gradient and backend == "torch":
             arrays = [x.requires_grad_() for x in arrays]
-        request = room.attend.make_request(*arrays, mask)
+        request = module.attend.make_request(*arrays, mask)
         options: dict[str, Any] = {"mask": mask, **call.options}
-        choice = _asked(room, arrays, options, "auto")
-        if full:
-            yield f"{backend:6} {_subject(request)}"
-            yield f"{backend:6} rule: {_rule(choice)}"
-        for name in _names(room, choice):
-            said = _said(room, arrays, options, name, choice)
-            told = (
-                f": {_shown(predict(request, room.kernels.rules.TRAITS.get(name, Traits()), backward=call.gradient), machine)}"
-                if full
-                else ""
-            )
-            yield f"{backend:6} {said}" + ("" if "refuses" in said else told)
+        choice = _asked(module, arrays, options, "auto")
+        yield f"{backend:6} {_subject(request)}"
+        yield f"{backend:6} rule: {_rule(choice)}"
+        for name in _names(module, choice):
+            said = _said(module, arrays, options, name, choice)
+            cost = predict(request, module.kernels.rules.TRAITS.get(name, Traits()), backward=call.gradient)
+            yield f"{backend:6} {said}" + ("" if "refuses" in said else f": {_shown(cost, machine)}")
 
 
 @contextmanager
@@ -97,26 +89,26 @@ def _zeros(backend: str, dtype: str) -> Iterator[Callable[[tuple[int, ...]], Any
             yield lambda shape: jax.numpy.zeros(shape, dtype)
 
 
-def _asked(room: ModuleType, arrays: list[Any], options: dict[str, Any], name: str) -> Choice | str:
+def _asked(module: ModuleType, arrays: list[Any], options: dict[str, Any], name: str) -> Choice | str:
     """Return the choice, or why there is none."""
     try:
-        return room.explain(*arrays, implementation=name, **options)
+        return module.explain(*arrays, implementation=name, **options)
     except KernelRefused as refusal:
         return str(refusal)
 
 
-def _names(room: ModuleType, choice: Choice | str) -> list[str]:
-    """Return all kernels: first in the order in which "auto" asks, then those that it never asks."""
-    asked = order(room.KERNELS, choice.rule if isinstance(choice, Choice) else None)
-    return [*asked, *(name for name in room.KERNELS if name not in asked)]
+def _names(module: ModuleType, choice: Choice | str) -> list[str]:
+    """Return all kernels: first in the order in which "auto" tries them, then those that it never tries."""
+    asked = order(module.kernels.KERNELS, choice.rule if isinstance(choice, Choice) else None)
+    return [*asked, *(name for name in module.kernels.KERNELS if name not in asked)]
 
 
-def _said(room: ModuleType, arrays: list[Any], options: dict[str, Any], name: str, choice: Choice | str) -> str:
-    found = _asked(room, arrays, options, name)
+def _said(module: ModuleType, arrays: list[Any], options: dict[str, Any], name: str, choice: Choice | str) -> str:
+    found = _asked(module, arrays, options, name)
     if isinstance(found, str):
         return found
     chosen = choice.kernel.name if isinstance(choice, Choice) else ""
-    asked = order(room.KERNELS, choice.rule if isinstance(choice, Choice) else None)
+    asked = order(module.kernels.KERNELS, choice.rule if isinstance(choice, Choice) else None)
     if name == chosen:
         return f"kernel {name!r} runs"
     return f"kernel {name!r} could run; " + (f"{chosen!r} is preferred" if name in asked else "it is used by name alone")

@@ -1,4 +1,4 @@
-"""Masks on the command line: what a call would be given, in a word or two.
+"""Parser of mask expressions on the command line.
 
 "causal & window:256"      "causal | prefix:512"      "documents:8"      "lengths:half"      "~(causal & chunked:64)"
 """

@@ -1,10 +1,10 @@
-"""Measuring kernels: the evidence of the rules, and tile sizes for this machine.
+"""Timing of kernels: the evidence of the rules of "auto", and tile sizes for this machine.
 
     ratio[kernel] = median over rounds of time[kernel] / time[first kernel], both in the same round
 
-Kernels take turns on the same inputs in one process. Where one core is all there is (`taskset -c 0 attention kernels ...`) the
-clock is the processor time of this process, which other programs hardly disturb; else it is the wall's. Compilation comes
-before and is not counted. A kernel that is far behind at one size is not asked at the next.
+Kernels take turns on the same inputs in one process. Where one core is all there is (`taskset -c 0 attention kernels measure
+...`) the clock is the processor time of this process, which other programs hardly disturb; else it is the wall's. Compilation
+comes before and is not counted. A kernel that is far behind at one size is not timed at the next.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from attention.spec.storage.disk import read_json
 
 Echo = Callable[[str], Any]
 
-FORMAT = {"format": "attention rules", "version": 1, "unit": "ms"}
+FORMAT = {"format": "attention rules", "version": 2, "unit": "ms"}
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 DTYPES = ("float32", "bfloat16")
 ROUNDS, LEAST = 7, 3
@@ -48,23 +48,23 @@ TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("torch", "blockwise"): ((64, 64), (128, 128), (256, 256), (512, 512)),
     ("jax", "blockwise"): ((256, 256), (256, 512), (512, 512), (512, 1024), (1024, 512)),
 }
-"""What is tried, by room and kernel."""
+"""What is tried, by backend and kernel."""
 TUNED, WIDTHS = 2048, (64, 128)
 """The T = S at which tiles are tuned, and for which D."""
 
 
 def measure(
-    path: str, rooms: Sequence[str], dtype: str | None, entry: str | None, sizes: tuple[int, int] | None, echo: Echo
+    path: str, backends: Sequence[str], dtype: str | None, entry: str | None, sizes: tuple[int, int] | None, echo: Echo
 ) -> None:
     """Time kernels and write the file, beside the rows that it holds already of other calls on this machine.
 
     Args:
         path: of the file.
-        rooms: "torch", "jax".
+        backends: "torch", "jax".
         dtype: None: those of `DTYPES`.
         entry: one of `MASKS`; None: all.
         sizes: the least and the most S; None: those of `SIZES`.
-        echo: is told a line for each call.
+        echo: called with a line for each call.
 
     Raises:
         OptionError: no such entry.
@@ -72,30 +72,30 @@ def measure(
     """
     if entry is not None and entry not in MASKS:
         raise OptionError(f"--mask {entry!r} must be one of {', '.join(MASKS)} to be measured")
-    kept = Kept.read(Path(path), [room for room in rooms if find_spec(room)])
+    kept = Kept.read(Path(path), [backend for backend in backends if find_spec(backend)])
     least, most = sizes or (SIZES[0], SIZES[-1])
-    for room in kept.rooms:
-        for series in _series(room, dtype, entry, [size for size in SIZES if least <= size <= most]):
+    for backend in kept.backends:
+        for series in _series(backend, dtype, entry, [size for size in SIZES if least <= size <= most]):
             behind = set[str]()
             for case in series:
                 row = timed(case, behind)
                 behind |= {name for name, ratio in row["ratio"].items() if ratio > BEHIND * min(row["ratio"].values())}
                 kept.put(row)
                 shown = "  ".join(f"{name} {ms:.3g} ms" for name, ms in row["ms"].items())
-                echo(f"{room:6} {case.entry:9} {case.program:8} {case.dtype:8} T {case.T} S {case.S}: {shown}")
+                echo(f"{backend:6} {case.entry:9} {case.program:8} {case.dtype:8} T {case.T} S {case.S}: {shown}")
             kept.write()
 
 
-def _series(room: str, dtype: str | None, entry: str | None, sizes: Sequence[int]) -> Iterator[list[Case]]:
+def _series(backend: str, dtype: str | None, entry: str | None, sizes: Sequence[int]) -> Iterator[list[Case]]:
     """Yield, for each kind of call, the cases that differ in size alone, the smallest first."""
     for kind in DTYPES if dtype is None else (dtype,):
         for name in MASKS if entry is None else (entry,):
             if name in FEW:
-                yield [Case(room, name, "forward", kind, FEW[name], size, H=32, K=8, D=128) for size in sizes]
+                yield [Case(backend, name, "forward", kind, FEW[name], size, H=32, K=8, D=128) for size in sizes]
                 continue
             rows = {"B": 4, "H": 4, "K": 4} if name == "lengths" else {}
             for program in ("forward", "gradient"):
-                yield [Case(room, name, program, kind, size, size, **rows) for size in sizes]
+                yield [Case(backend, name, program, kind, size, size, **rows) for size in sizes]
 
 
 def timed(case: Case, skip: set[str]) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _seconds(program: Program, repeats: int, clock: Callable[[], float]) -> floa
 def one_core() -> bool:
     """Return whether one core is all that this process may use, and all that its arrays are worked on by."""
     pinned = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1
-    return pinned and all(accelerator(room) == device_name("cpu") for room in ("torch", "jax") if find_spec(room))
+    return pinned and all(accelerator(backend) == device_name("cpu") for backend in ("torch", "jax") if find_spec(backend))
 
 
 @dataclass
@@ -148,26 +148,26 @@ class Kept:
 
     Attributes:
         path: of the file.
-        rooms: those that are measured now.
-        machine: for each room, device and versions.
+        backends: those that are measured now.
+        machine: for each backend, device and versions.
         rows: by case.
     """
 
     path: Path
-    rooms: Sequence[str]
+    backends: Sequence[str]
     machine: dict[str, Any]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, rooms: Sequence[str]) -> Kept:
+    def read(cls, path: Path, backends: Sequence[str]) -> Kept:
         """Return what a file holds, if that was measured here; where there is none, nothing.
 
         Raises:
             FileError: the file is not ours, or is of another machine.
         """
-        here = {room: {"device": accelerator(room), "versions": versions(f"{room}.")} for room in rooms}
+        here = {backend: {"device": accelerator(backend), "versions": versions(f"{backend}.")} for backend in backends}
         if not path.exists():
-            return cls(path, rooms, here)
+            return cls(path, backends, here)
         try:
             content: Any = read_json(path, "JSON")
             rows, there = content["rows"], dict(content["machine"])
@@ -175,11 +175,11 @@ class Kept:
                 raise FileError(f"path {str(path)!r} must have header {FORMAT}")
             kept = {_key(row): row for row in rows}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(f"path {str(path)!r} must be what --measure writes: {error}") from error
-        other = [room for room in rooms if room in there and there[room] != here[room]]
+            raise FileError(f"path {str(path)!r} must be what 'attention kernels measure' writes: {error}") from error
+        other = [backend for backend in backends if backend in there and there[backend] != here[backend]]
         if other:
             raise FileError(f"path {str(path)!r} holds rows of {there[other[0]]}, not of {here[other[0]]}: name another file")
-        return cls(path, rooms, {**there, **here}, kept)
+        return cls(path, backends, {**there, **here}, kept)
 
     def put(self, row: dict[str, Any]) -> None:
         """Keep a row in place of what was known of its case."""
@@ -205,19 +205,19 @@ class Kept:
 
 def _key(row: dict[str, Any]) -> str:
     """Return the text by which the rows of a file are told apart and sorted."""
-    words = (row[name] for name in ("room", "entry", "program", "dtype"))
+    words = (row[name] for name in ("backend", "entry", "program", "dtype"))
     sizes = (f"{row[name]:>6}" for name in ("S", "T", "B", "H", "K", "D"))
     return " ".join((*words, *sizes))
 
 
-def tune(rooms: Sequence[str], dtype: str | None, entry: str | None, echo: Echo) -> None:
+def tune(backends: Sequence[str], dtype: str | None, entry: str | None, echo: Echo) -> None:
     """Measure the tiles of kernels that let them be chosen, forward and backward, and keep the fastest for this machine.
 
     Args:
-        rooms: "torch", "jax".
+        backends: "torch", "jax".
         dtype: None: those of `DTYPES`.
         entry: one of `MASKS` that is a structure; None: all.
-        echo: is told a line for each tile that is kept.
+        echo: called with a line for each tile that is kept.
 
     Raises:
         OptionError: no such entry, or `ATTENTION_TUNING` is "off".
@@ -229,11 +229,11 @@ def tune(rooms: Sequence[str], dtype: str | None, entry: str | None, echo: Echo)
     path = place(os.environ.get(VARIABLE))
     if path is None:
         raise OptionError(f"{VARIABLE} 'off' must be a path, or unset, for tiles to be kept")
-    for room in (name for name in rooms if find_spec(name)):
+    for backend in (name for name in backends if find_spec(name)):
         for (own, kernel), mask in itertools.product(TILES, masks if entry is None else (entry,)):
-            for kind, width in itertools.product(DTYPES if dtype is None else (dtype,), WIDTHS) if own == room else ():
-                key = Key(f"{room}.{kernel}", accelerator(room), kind, width, mask)
-                case = Case(room, mask, "gradient", kind, TUNED, TUNED, D=width)
+            for kind, width in itertools.product(DTYPES if dtype is None else (dtype,), WIDTHS) if own == backend else ():
+                key = Key(f"{backend}.{kernel}", accelerator(backend), kind, width, mask)
+                case = Case(backend, mask, "gradient", kind, TUNED, TUNED, D=width)
                 tile = tuned(key, TILES[own, kernel], _by_turns(case, kernel, TILES[own, kernel]), path)
                 echo(f"{key}: {tile[0]} x {tile[1]}")
     echo(f"kept in {path}")

@@ -1,4 +1,4 @@
-"""Loading what the user names: programs and inputs, from modules and files outside this package.
+"""Loaders of programs and inputs that the user names: modules, files and shapes.
 
     load("my.module:function")      load("ports/model.py:Block")
     load_inputs("inputs.npz")       load_inputs("x=2,7,16 ids=2,7:int64")       load_inputs("2,7,16")
@@ -49,7 +49,7 @@ def load(spec: str) -> Any:
     return found
 
 
-def side(spec: str) -> Any:
+def program(spec: str) -> Any:
     """Return the program that a spec names: a class or a factory that needs no argument is called for it.
 
     A function is a program itself, unless its name begins with `make_`, `build_` or `create_`, or it is a class.
@@ -62,6 +62,15 @@ def side(spec: str) -> Any:
     if not (isinstance(found, type) or name.startswith(("make_", "build_", "create_"))):
         return found
     return _called(found, spec)
+
+
+def param_map(text: str) -> Any:
+    """Return the parameter map in a file, or what `module:name` names; None for no text."""
+    from attention.parity.param_mapping import ParamMap  # noqa: PLC0415 - the help of a command must not pay for it
+
+    if not text:
+        return None
+    return load(text) if ":" in text else ParamMap.from_json(text)
 
 
 def load_inputs(text: str) -> Any:
@@ -141,7 +150,7 @@ def _called(function: Any, spec: str) -> Any:
 
 
 def _guarded(work: Any, spec: str) -> Any:
-    """Return what the user's code returns; what it raises is told as theirs, with its file and line."""
+    """Return what the user's code returns; an exception is reported as the user's, with its file and line."""
     from attention.parity.adapters.user_errors import blamed  # noqa: PLC0415 - the help of a command must not pay for it
 
     with blamed(spec):

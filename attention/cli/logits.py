@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attention.cli.application import app, one_line
+from attention.cli.application import ARRAYS, PROGRAM, Command, app
+from attention.cli.wording import spoken
 
 if TYPE_CHECKING:
     from attention.parity.language_models import LogitsComparison
 
 FILES = (".npy", ".npz", ".safetensors")
-SIDE = "A .npy, .npz or .safetensors file, or a program: module:name or path/to/file.py:name."
+LOGITS = f"A .npy, .npz or .safetensors file, or a program: {PROGRAM}"
 
 
-@app.command()
+@app.command(cls=Command)
 def logits(
-    actual: Annotated[str, typer.Argument(metavar="ACTUAL", help=f"The logits in question. {SIDE}")],
+    actual: Annotated[str, typer.Argument(metavar="ACTUAL", help=f"The logits in question. {LOGITS}")],
     expected: Annotated[str, typer.Argument(metavar="EXPECTED", help="The logits that they should equal, in the same way.")],
     exact: Annotated[str, typer.Option(help="A file of the logits in float64; of two programs, the second is run so.")] = "",
-    inputs: Annotated[str, typer.Option(help="Of two programs: a file, module:function, or shapes: 'ids=2,7:int64'.")] = "",
+    inputs: Annotated[str, typer.Option(help=f"Of two programs: {ARRAYS}")] = "",
     key: Annotated[str, typer.Option(help="Which array of a file, or output of a program, holds the logits.")] = "",
     mask: Annotated[str, typer.Option(help="A file of the positions that count: (..., T), 1 or True at those.")] = "",
     labels: Annotated[str, typer.Option(help="A file of the tokens that follow each position, -100 for none.")] = "",
@@ -36,18 +37,17 @@ def logits(
 ) -> None:
     """Compare logits position by position: errors, KL divergence, top-k agreement, argmax flips, perplexity.
 
-    Exit codes: 0 they agree, 1 they differ, 2 it cannot be told (rounding is measured with --exact), or the call cannot be
-    answered.
+    With --exact, the float64 logits of either model, the error is compared with what rounding explains; without it the verdict
+    may be "cannot tell".
     """
-    with one_line():
-        found = compared(actual, expected, exact, inputs, key, mask, labels, dtype)
-        show(found, json, plot)
+    found = compared(actual, expected, exact, inputs, key, mask, labels, dtype)
+    show(found, json, plot)
     raise typer.Exit(exit_code(found))
 
 
 def show(found: LogitsComparison, json: str, plot: str = "") -> None:
     """Print a comparison, and write it to the files that are named."""
-    typer.echo(str(found))
+    typer.echo(spoken(str(found)))
     if json:
         found.to_json(json)
     if plot:
@@ -97,12 +97,14 @@ def _made(
     actual: str, expected: str, exact: str, inputs: str, key: str, frameworks: tuple[str, str] = ("jax", "jax")
 ) -> dict[str, Any]:
     """Return the logits of two programs in their own dtype, and of the second in float64 where no file has them."""
-    from attention.cli.loading import load_inputs, side  # noqa: PLC0415
-    from attention.parity.adapters import program  # noqa: PLC0415
+    from attention.cli.loading import load_inputs, program  # noqa: PLC0415
+    from attention.parity import adapters  # noqa: PLC0415
     from attention.parity.adapters.inputs import call_of  # noqa: PLC0415
 
     call = call_of(load_inputs(inputs) if inputs else ())
-    first, second = (program(side(each), framework) for each, framework in zip((actual, expected), frameworks, strict=True))
+    first, second = (
+        adapters.program(program(each), framework) for each, framework in zip((actual, expected), frameworks, strict=True)
+    )
     wide = _array(exact, key) if exact else _chosen(second.run(call, dtype="float64").outputs, expected, key)
     made = {name: _chosen(each.run(call).outputs, each.name, key) for name, each in (("actual", first), ("expected", second))}
     return {**made, "exact": wide}
@@ -110,17 +112,17 @@ def _made(
 
 def _recorded(actual: str, expected: str, exact: str, inputs: str, key: str) -> dict[str, Any]:
     """Return the logits of a recorded model and of a program on the recorded inputs, and of the program in float64."""
-    from attention.cli.recordings import side_or_recording  # noqa: PLC0415
-    from attention.parity.adapters import program  # noqa: PLC0415
+    from attention.cli.recordings import program_or_recording  # noqa: PLC0415
+    from attention.parity import adapters  # noqa: PLC0415
     from attention.parity.compare.recorded_model import RecordedModel, one_recording  # noqa: PLC0415
     from attention.spec.errors import OptionError  # noqa: PLC0415
 
     if inputs:
         raise OptionError("--inputs must come with two programs: a recording has its own")
-    sides = [side_or_recording(spec) for spec in (actual, expected)]
+    sides = [program_or_recording(spec) for spec in (actual, expected)]
     golden: RecordedModel = sides[one_recording(sides) or 0]
     call = golden.program.call
-    run = program(next(side for side in sides if side is not golden))
+    run = adapters.program(next(side for side in sides if side is not golden))
     logits = _chosen(golden.program.made.outputs, golden.name, key), _chosen(run.run(call).outputs, run.name, key)
     if not exact and not golden.program.exact:
         # The model that is expected is the one whose float64 run is the measure.

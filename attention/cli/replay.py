@@ -1,140 +1,81 @@
-"""`attention parity record` and `attention parity against`: the two sides of a proof on two machines.
+"""`attention replay`: compare a recording with a program or a backend that runs here.
 
-gpu$  attention parity record --side torch out.safetensors
-tpu$  attention parity against out.safetensors --side jax
+a backend on contracts    both against the float64 oracle        attention replay torch.safetensors --backend jax
+a program                 beside a program of this machine       attention replay out.safetensors port.py:forward
+a model                   block by block                         attention layers golden.safetensors port.py:make_model
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attention.cli.application import one_line
-from attention.cli.verify import parity_app
+from attention.cli.application import PROGRAM, Command, app, refuse, show_report, status
 
 if TYPE_CHECKING:
     from attention.parity.compare.recording_file import Recording
     from attention.parity.results.report import Report
 
-PROGRAM = "A program of yours: module:name or path/to/file.py:name, a model or a function."
 OTHER = {"torch": "jax", "jax": "torch", "jax_eager": "torch", "numpy": "torch"}
+"""The framework that a recording is compared with by default."""
 
 
-@parity_app.command()
-def record(
-    path: Annotated[str, typer.Argument(metavar="FILE", help="The file to write, such as out.safetensors.")],
-    side: Annotated[str, typer.Option(help="torch, jax, jax_eager or numpy: what runs here.")],
-    contract: Annotated[list[str] | None, typer.Option(help="A contract to run; repeat for more; default all.")] = None,
-    dtype: Annotated[
-        list[str] | None, typer.Option(help="float32 (default), float64, bfloat16 or float16; repeat for more.")
-    ] = None,
-    implementation: Annotated[str, typer.Option(help="A kernel's name, see 'attention kernels'; 'auto' picks.")] = "auto",
-    program: Annotated[str | None, typer.Option(help=f"{PROGRAM} Needs --inputs.")] = None,
-    inputs: Annotated[
-        str | None, typer.Option(help="A file of arrays, module:function, or shapes such as 'x=2,7,16 ids=2,7:int64'.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the cotangents of a program.", min=0)] = 0,
-) -> None:
-    """Run one side and write down what it makes: outputs and every gradient, for a machine that has the other side."""
-    with one_line():
-        from attention.parity.compare.recording_file import write  # noqa: PLC0415 - frameworks are imported by the command that needs them
-
-        if program is None:
-            _refuse(inputs is not None, "--inputs", "--program")
-            recording = _contracts(contract or [], side, dtype or ["float32"], implementation)
-        else:
-            _refuse(contract is not None, "--contract", "no --program")
-            recording = _program(program, inputs, side, dtype or ["float32"], seed)
-        write(path, recording)
-    typer.echo(f"{len(recording.arrays)} arrays of {side} written; where the other side is: attention parity against {path}")
-
-
-def _refuse(wrong: bool, option: str, wanted: str) -> None:
-    """Refuse an option that another one makes pointless."""
-    if wrong:
-        from attention.spec.errors import OptionError  # noqa: PLC0415
-
-        raise OptionError(f"{option} must come with {wanted}")
-
-
-def _contracts(contracts: list[str], side: str, dtypes: list[str], implementation: str) -> Recording:
-    from attention.parity.compare import recorded_contracts  # noqa: PLC0415
-
-    with _told() as progress:
-        return recorded_contracts.record(contracts, side, dtypes=dtypes, implementation=implementation, progress=progress)
-
-
-def _program(program: str, inputs: str | None, side: str, dtypes: list[str], seed: int) -> Recording:
-    from attention.cli import loading  # noqa: PLC0415
-    from attention.parity.compare import replayed_program  # noqa: PLC0415
-
-    _refuse(inputs is None, "--program", "--inputs")
-    _refuse(len(dtypes) > 1, "--dtype once", "--program")
-    given = loading.load_inputs(str(inputs))
-    return replayed_program.record(loading.side(program), side, given, dtype=dtypes[0], seed=seed)
-
-
-@parity_app.command()
-def against(
-    path: Annotated[str, typer.Argument(metavar="FILE", help="What 'attention parity record' wrote.")],
-    side: Annotated[
-        str | None,
-        typer.Option(help="torch, jax, jax_eager or numpy: what runs here beside it; 'none'; default the other framework."),
-    ] = None,
-    program: Annotated[str | None, typer.Option(help=f"{PROGRAM} Needed if the recording is of a program.")] = None,
-    load: Annotated[bool, typer.Option(help="Give the program here the recorded parameters.")] = True,
+@app.command(cls=Command)
+def replay(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What 'attention record' wrote.")],
+    program: Annotated[
+        str, typer.Argument(metavar="PROGRAM", help=f"Beside the recording of a program: {PROGRAM}", show_default=False)
+    ] = "",
+    backend: Annotated[
+        str, typer.Option(help="Beside contracts: torch, jax, jax_eager, numpy or none; default the other framework, if here.")
+    ] = "",
+    framework: Annotated[
+        str, typer.Option(help="Beside a program: torch, jax or numpy, of a plain function; default the other framework.")
+    ] = "",
+    load: Annotated[bool, typer.Option(help="Beside a program: give it the recorded parameters.")] = True,
     params: Annotated[
-        str | None, typer.Option(metavar="PATH", help="A saved parameter map, the program here being the first.")
-    ] = None,
+        str, typer.Option(metavar="MAP", help="Beside a program: a saved parameter map, whose first program is PROGRAM.")
+    ] = "",
     json: Annotated[str | None, typer.Option(metavar="PATH", help="Write every verdict to this file.")] = None,
 ) -> None:
-    """Judge a recording, and what runs here beside it, against the float64 oracle; exit 1 on a mismatch."""
-    with one_line():
-        from attention.parity.compare.recording_file import read  # noqa: PLC0415
+    """Compare a recording, and what runs here beside it, with the float64 reference."""
+    from attention.parity.compare.recording_file import read  # noqa: PLC0415 - frameworks are imported by the command that needs them
+    from attention.spec.errors import OptionError  # noqa: PLC0415
 
-        recording = read(path)
-        if recording.kind == "program":
-            report = _against_program(recording, program, side, params, load)
-        else:
-            _refuse(program is not None, "--program", "a recording of a program")
-            report = _against_contracts(recording, side)
-        report.show()
-        if json is not None:
-            report.to_json(json)
+    recording = read(file)
+    if recording.kind == "model":
+        told = ", ".join(f"attention {word} {file} MODEL" for word in ("layers", "logits", "decoding"))
+        raise OptionError(f"FILE {file!r} is the recording of a model, which these compare with another: {told}")
+    if recording.kind == "program":
+        refuse(context, ("backend",), "must come with a recording of contracts")
+        if not program:
+            raise OptionError("PROGRAM must be given: the recording is of a program")
+        report = _program(recording, program, framework, params, load=load)
+    else:
+        refuse(context, ("program", "framework", "load", "params"), "must come with a recording of a program")
+        report = _contracts(recording, backend)
+    show_report(report)
+    if json is not None:
+        report.to_json(json)
     raise typer.Exit(report.exit_code)
 
 
-def _against_contracts(recording: Recording, side: str | None) -> Report:
+def _contracts(recording: Recording, backend: str) -> Report:
     from attention.parity.compare import recorded_contracts  # noqa: PLC0415
 
     other = OTHER.get(str(recording.facts["side"]), "none")
-    chosen = side or (other if find_spec(other) else "none")
-    with _told() as progress:
+    chosen = backend or (other if find_spec(other) else "none")
+    with status() as progress:
         return recorded_contracts.against(recording, None if chosen == "none" else chosen, progress=progress)
 
 
-def _against_program(recording: Recording, program: str | None, side: str | None, params: str | None, load: bool) -> Report:
+def _program(recording: Recording, program: str, framework: str, params: str, *, load: bool) -> Report:
     from attention.cli import loading  # noqa: PLC0415
     from attention.parity.compare import replayed_program  # noqa: PLC0415
 
-    _refuse(program is None, "a recording of a program", "--program, the one to compare it with")
-    chosen = side or OTHER.get(str(recording.facts["side"]), "jax")
-    known = None
-    if params is not None:
-        from attention.parity.param_mapping.param_map import ParamMap  # noqa: PLC0415
-
-        known = ParamMap.from_json(params)
-    return replayed_program.against(recording, loading.side(str(program)), chosen, load=load, params=known)
-
-
-@contextmanager
-def _told() -> Iterator[Callable[[str], object]]:
-    """Show what is being run, on stderr."""
-    from rich.console import Console  # noqa: PLC0415
-
-    with Console(stderr=True).status("") as status:
-        yield status.update
+    chosen = framework or OTHER.get(str(recording.facts["side"]), "jax")
+    given: Any = loading.param_map(params)
+    return replayed_program.against(recording, loading.program(program), chosen, load=load, params=given)

@@ -1,6 +1,6 @@
-"""`attention parity --train`: the same training in both frameworks, contract by contract.
+"""`attention verify --train`: train each contract in both frameworks, and compare the runs.
 
-each contract: `steps` steps from the same bits, in torch and in JAX        inside the envelope of the replicas, or exit code 1
+each contract: `steps` steps from the same bits, in torch and in JAX        exit code 1 outside the envelope
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(contracts: Sequence[str], optimizer: str, steps: int, seed: int, json: s
     chosen = [cases.find(name) for name in (cases.CASES if "all" in contracts else contracts)]
     console = Console()
     runs = _trained({case.name: case.contract for case in chosen}, step, steps, seed)
-    console.print(_table(runs, optimizer))
+    console.print(_table(runs))
     for name, training in runs.items():
         if not training.ok:
             console.print(Text(f"{name}: {training}"), soft_wrap=True)
@@ -50,7 +50,8 @@ def run(contracts: Sequence[str], optimizer: str, steps: int, seed: int, json: s
 
         write(json, dumps({name: training.facts() for name, training in runs.items()}, indent=1))
     apart = sum(not training.ok for training in runs.values())
-    console.print(f"{len(runs)} contracts trained for {steps} steps with {optimizer} in both frameworks, {apart} apart.")
+    told = f"{len(runs)} contracts trained for {steps} steps with {optimizer} in both frameworks"
+    console.print(f"{told}, {apart} outside the envelope.", soft_wrap=True)
     return not apart
 
 
@@ -75,20 +76,19 @@ def _trained(contracts: dict[str, Any], optimizer: Any, steps: int, seed: int) -
     return runs
 
 
-def _table(runs: dict[str, Training], optimizer: str) -> Any:
-    """Return the table: of each contract, the losses and what was nearest to its envelope."""
+def _table(runs: dict[str, Training]) -> Any:
+    """Return the table: of each contract, the losses and the result that is nearest to its envelope."""
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    made = Table(
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="ratio = |torch - JAX| / envelope of the replicas; apart above 1"
-    )
-    for heading in ("contract", "optimizer", "first loss", "last loss", "ratio", "of", "at step", ""):
-        made.add_column(
-            heading, no_wrap=True, justify="right" if heading in ("first loss", "last loss", "ratio", "at step") else "left"
-        )
+    from attention.parity.rendering import training_text  # noqa: PLC0415
+
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="ratio = |torch - JAX| / envelope; differs above 1")
+    for heading in ("contract", "first loss", "last loss", "ratio", "of", "at step", "verdict"):
+        number = heading in ("first loss", "last loss", "ratio", "at step")
+        made.add_column(heading, no_wrap=heading != "of", overflow="fold", justify="right" if number else "left")
     for name, training in runs.items():
         worst, losses = training.worst[0], training.losses["torch"]
-        numbers = (f"{losses[0]:.4g}", f"{losses[-1]:.4g}", f"{worst.ratio:.3g}", worst.what, str(worst.step))
-        made.add_row(name, optimizer, *numbers, "ok" if training.ok else "APART")
+        numbers = (f"{losses[0]:.3g}", f"{losses[-1]:.3g}", f"{worst.ratio:.3g}", worst.what, str(worst.step))
+        made.add_row(name, *numbers, training_text.word(training))
     return made

@@ -1,4 +1,4 @@
-"""Attention in JAX: check the call, choose a kernel, run it.
+"""`dot_product_attention` in JAX: check the call, choose a kernel, run it.
 
 context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 """
@@ -7,22 +7,49 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import signature as signature_of
-from typing import Any
+from typing import Any, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from attention.jax_impl.kernels import KERNELS
-from attention.jax_impl.masks import isolated, native, read
+from attention.jax_impl.masks import confine_nan, native, read
 from attention.jax_impl.random import check_seed
 from attention.spec.axes import COMPUTE, check_beside, check_float, sizes
+from attention.spec.call_types import AttendOptions, Names
 from attention.spec.errors import DTypeError, OptionError, shown
 from attention.spec.kernels import OPTIONAL, Choice, Request, answer, choose, intermediate_names
 from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 
 
+@overload
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    return_intermediates: tuple[()] = ...,
+    **options: Unpack[AttendOptions[jax.Array]],
+) -> jax.Array: ...
+
+
+@overload
+def dot_product_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, return_intermediates: Names, **options: Unpack[AttendOptions[jax.Array]]
+) -> tuple[jax.Array, dict[str, jax.Array]]: ...
+
+
+@overload
+def dot_product_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    return_intermediates: tuple[str, ...],
+    **options: Unpack[AttendOptions[jax.Array]],
+) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]: ...
 def dot_product_attention(
     q: jax.Array,
     k: jax.Array,
@@ -39,7 +66,7 @@ def dot_product_attention(
     precision: str | None = None,
     return_intermediates: tuple[str, ...] = (),
     implementation: str = "auto",
-) -> Any:
+) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """Return the attention of queries to keys and values.
 
     Args:
@@ -78,9 +105,9 @@ def dot_product_attention(
 
 def _run(request: Request, implementation: str) -> dict[str, jax.Array]:
     run = partial(answer, KERNELS, implementation=implementation)
-    if request.mask is None or not request.mask.isolates:
+    if request.mask is None or not request.mask.confines_nan:
         return run(request)
-    return isolated(request, run)
+    return confine_nan(request, run)
 
 
 OPTIONS = tuple(name for name, p in signature_of(dot_product_attention).parameters.items() if p.kind is p.KEYWORD_ONLY)

@@ -1,6 +1,6 @@
-"""Caches in JAX: each a pytree of arrays, which goes through `jit`, `scan`, `vmap` and `grad` as any other value.
+"""Key/value caches in JAX, as pytrees that work under `jit`, `scan`, `vmap` and `grad`.
 
-decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache/contiguous.py
+decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache/cache.py
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from attention.spec.axes import Array
 from attention.spec.cache import paged as pages
 from attention.spec.cache import slotted as slots
 from attention.spec.cache import unallocated
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import CacheError, DTypeError, OptionError, shown
-from attention.spec.params import numpy_dtype
 
 
 class JaxMemory:

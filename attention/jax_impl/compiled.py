@@ -1,4 +1,4 @@
-"""Compiled: a layer as one compiled function, without what `nnx.jit` does to the layer's object on every call.
+"""`compiled(layer)`: a layer as one jitted function, without the per-call overhead of `nnx.jit`.
 
 compiled(layer)(*args, **options) = layer(*args, **options)        its weights read anew on every call
 

@@ -1,8 +1,8 @@
-"""Masks in JAX: the spec's predicates on arrays, what they hide, and every mask a pytree: data leaves, structure static.
+"""Masks in JAX: dense masks from the spec's predicates, zeroing of masked tokens, masks as pytrees with static structure.
 
 allowed         = mask.allowed(grid), a bool array that broadcasts to (*batch, H, T, S)
-shielded(q,k,v) = q, k, v                              where all numbers are calm, as they nearly always are
-                  q, k, v with zeros where unread      where not, which a traced program decides as it runs
+zero_masked(...) = q, k, v                              if all values are known to be safe, the usual case
+                   q, k, v with zeros for masked tokens     otherwise; a traced program decides at run time
 """
 
 from __future__ import annotations
@@ -18,9 +18,17 @@ from jax.core import Tracer
 
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import MaskError
-from attention.spec.kernels import Request
-from attention.spec.kernels import nan_safety as isolation
-from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, Intermediates, Marks, Reach, Sound, Stripe, Tokens
+from attention.spec.kernels import Request, nan_safety
+from attention.spec.kernels.nan_safety import (
+    ALL_FINITE,
+    STRIPE,
+    Intermediates,
+    NanSafeRequest,
+    Nonfinite,
+    Reach,
+    Stripe,
+    Tokens,
+)
 from attention.spec.masks import KINDS
 from attention.spec.masks.algebra import Grid, Mask, check_mask
 
@@ -68,30 +76,30 @@ def _grid(sizes: Sizes) -> Grid:
     return Grid(jnp.arange(sizes.T)[:, None], jnp.arange(sizes.S), sizes.T, sizes.S, xp=jnp)
 
 
-def reach(mask: Mask, sizes: Sizes, marks: Marks = UNMARKED) -> Reach:
-    """Return who reads whom, the mask being asked of a stripe of queries at a time; see `spec.isolation`."""
-    # Not a loop of one round: outside a compiled program it would be compiled for every call.
-    return isolation.look(jnp, mask, _grid(sizes), marks) if sizes.T <= STRIPE else _striped(mask, sizes, marks)
+def reach(mask: Mask, sizes: Sizes, nonfinite: Nonfinite = ALL_FINITE) -> Reach:
+    """Return which queries and keys the mask connects, a stripe of queries at a time; see `spec.kernels.nan_safety`."""
+    # No scan for a single stripe: outside jit it would compile at every call.
+    return nan_safety.reach_of(jnp, mask, _grid(sizes), nonfinite) if sizes.T <= STRIPE else _striped(mask, sizes, nonfinite)
 
 
 @partial(jax.jit, static_argnames="sizes")
-def _striped(mask: Mask, sizes: Sizes, marks: Marks) -> Reach:
+def _striped(mask: Mask, sizes: Sizes, nonfinite: Nonfinite) -> Reach:
     def stripe(i: Array) -> Reach:
-        # The last stripe asks the last query more than once, which changes nothing.
+        # The last stripe repeats the last query, which changes nothing.
         queries = jnp.minimum(i * STRIPE + jnp.arange(STRIPE), sizes.T - 1)
-        return isolation.look(jnp, mask, Stripe.of(jnp, sizes, queries, jnp.arange(sizes.S)), marks)
+        return nan_safety.reach_of(jnp, mask, Stripe.of(jnp, sizes, queries, jnp.arange(sizes.S)), nonfinite)
 
     def step(seen: jax.Array, i: Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        rows, keys, lost = stripe(i)
-        return seen | keys, (rows, lost)
+        rows, keys, bad = stripe(i)
+        return seen | keys, (rows, bad)
 
     shape = jax.eval_shape(stripe, 0)
-    if shape.rows.shape[-1] == shape.lost.shape[-1] == 1:
+    if shape.rows.shape[-1] == shape.nonfinite.shape[-1] == 1:
         return stripe(0)  # all queries are alike
     none = jnp.zeros(shape.keys.shape, bool)
     seen, found = jax.lax.scan(step, none, jnp.arange(-(-sizes.T // STRIPE)))
-    rows, lost = (_joined(x, sizes.T) for x in found)
-    return Reach(rows, seen, lost)
+    rows, bad = (_joined(x, sizes.T) for x in found)
+    return Reach(rows, seen, bad)
 
 
 def _joined(parts: jax.Array, size: int) -> jax.Array:
@@ -102,9 +110,9 @@ def _joined(parts: jax.Array, size: int) -> jax.Array:
     return joined.reshape(*joined.shape[:-2], -1)[..., :size]
 
 
-def calm(*arrays: jax.Array) -> jax.Array:
-    """Return whether all numbers are calm, as `spec.isolation` calls it: a bool scalar."""
-    return jnp.all(jnp.stack([_squares(x) < isolation.calm_norm(dtype_name(x)) ** 2 for x in arrays]))
+def all_safe(*arrays: jax.Array) -> jax.Array:
+    """Return whether all values are safe (`nan_safety.safe_norm`), as a bool scalar."""
+    return jnp.all(jnp.stack([_squares(x) < nan_safety.safe_norm(dtype_name(x)) ** 2 for x in arrays]))
 
 
 def _squares(x: jax.Array) -> jax.Array:
@@ -113,53 +121,53 @@ def _squares(x: jax.Array) -> jax.Array:
     return jnp.sum(x * x)
 
 
-def _asker(mask: Mask, sizes: Sizes, well: jax.Array) -> isolation.Ask:
-    """Return what asks the mask, unless all is well: then every token is read, and none is lost."""
-    return partial(reach, mask, sizes) if read(well) is not None else partial(_decided, mask, sizes, well)
+def _asker(mask: Mask, sizes: Sizes, safe: jax.Array) -> nan_safety.ReachOf:
+    """Return the function that evaluates the mask; if all values are safe, every token counts as read and finite."""
+    return partial(reach, mask, sizes) if read(safe) is not None else partial(_decided, mask, sizes, safe)
 
 
 @partial(jax.jit, static_argnames="sizes")
-def _decided(mask: Mask, sizes: Sizes, well: jax.Array, marks: Marks) -> Reach:
-    shape = jax.eval_shape(lambda: reach(mask, sizes, marks))
+def _decided(mask: Mask, sizes: Sizes, safe: jax.Array, nonfinite: Nonfinite) -> Reach:
+    shape = jax.eval_shape(lambda: reach(mask, sizes, nonfinite))
     whole = Reach(*(jnp.full(x.shape, fill) for x, fill in zip(shape, (True, True, False), strict=True)))
-    return jax.lax.cond(well, lambda: whole, lambda: reach(mask, sizes, marks))
+    return jax.lax.cond(safe, lambda: whole, lambda: reach(mask, sizes, nonfinite))
 
 
-def shielded(request: Request) -> Tokens:
-    """Return q, k and v of a request with zeros, or calm numbers, where nothing may be read."""
+def zero_masked(request: Request) -> Tokens:
+    """Return q, k and v of a request with zeros for masked tokens, or as they are if all values are safe."""
     given = (request.q, request.k, request.v)
-    if request.mask is None or not request.needs_shield or isinstance(request, Sound):
+    if request.mask is None or not request.needs_zero_masking or isinstance(request, NanSafeRequest):
         return given
-    well = calm(*given)
-    return given if read(well) else isolation.shielded(jnp, _asker(request.mask, request.sizes, well), request)
+    safe = all_safe(*given)
+    return given if read(safe) else nan_safety.zero_masked(jnp, _asker(request.mask, request.sizes, safe), request)
 
 
-def isolated(request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
-    """Return the intermediates of a request whose mask isolates documents; arguments as `spec.isolation.isolated`."""
+def confine_nan(request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
+    """Return the intermediates of a request whose mask confines NaN; see `spec.kernels.nan_safety.confine_nan`."""
     mask, bias = request.mask, request.bias
-    well = calm(request.q, request.k, request.v)
+    safe = all_safe(request.q, request.k, request.v)
     if bias is not None:
-        well = well & ~jnp.any(jnp.isnan(bias))
-    if mask is None or read(well):
-        return run(Sound.of(request))
-    return isolation.isolated(jnp, _asker(mask, request.sizes, well), request, run)
+        safe = safe & ~jnp.any(jnp.isnan(bias))
+    if mask is None or read(safe):
+        return run(NanSafeRequest.of(request))
+    return nan_safety.confine_nan(jnp, _asker(mask, request.sizes, safe), request, run)
 
 
-def sheltered(
+def zero_masked_inputs(
     mask: Mask | None, sizes: Sizes, query: jax.Array, key: jax.Array, value: jax.Array, *, appended: bool = False
 ) -> tuple[Tokens, jax.Array | None]:
-    """Return a layer's inputs with zeros where nothing may be read, and the rows that have to say they are lost.
+    """Return a layer's inputs with zeros for masked tokens, and the output rows that are NaN, or None for none.
 
-    As `spec.isolation.sheltered`, of whose rows None names none.
+    See `spec.kernels.nan_safety.zero_masked_inputs`.
     """
     given = (query, key, value)
-    if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.isolates):
+    if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.confines_nan):
         return given, None
-    well = calm(*{id(x): x for x in given}.values())
-    if read(well):
-        # One copy each, so that gradients are added up in the same order whether there was anything to shelter or not.
+    safe = all_safe(*{id(x): x for x in given}.values())
+    if read(safe):
+        # One copy each, so that gradients are added in the same order as after zeroing.
         return (jnp.copy(query), jnp.copy(key), jnp.copy(value)), None
-    return isolation.sheltered(jnp, _asker(mask, sizes, well), mask, *given, appended=appended)
+    return nan_safety.zero_masked_inputs(jnp, _asker(mask, sizes, safe), mask, *given, appended=appended)
 
 
 def _register(kind: type[Mask]) -> None:

@@ -1,4 +1,4 @@
-"""Norms in JAX: the spec's formula around learned parameters, in the compute dtype.
+"""Norms in JAX: the spec's formula with learned parameters, in the compute dtype.
 
 y = norm(x)        see attention/spec/norms.py
 """
@@ -11,7 +11,7 @@ from flax import nnx
 
 from attention.spec import norms as spec
 from attention.spec.axes import COMPUTE, dtype_name
-from attention.spec.params import numpy_dtype
+from attention.spec.dtypes import numpy_dtype
 
 
 class Norm(nnx.Module):

@@ -1,6 +1,6 @@
-"""Optimisers in JAX: a step of `spec` as a chain of optax's own pieces, with its clip, its decay and its schedule.
+"""Optimizers in JAX: a step of `spec.optimizers` as an optax transformation, with clipping, decay and schedule.
 
-    made = optimizer(spec.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.Clip(1.0)), layer)
+    made = optimizer(spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.optimizers.Clip(1.0)), layer)
     state = made.init(nnx.state(layer, nnx.Param))        or nnx.Optimizer(layer, made, wrt=nnx.Param)
 
     chain:   scale g  ->  clip  ->  (+ w p)  ->  scale_by_...  ->  (+ w p)  ->  times -r(first_count + count)
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,14 @@ from attention.spec.optimizers.optimizer import Step, matrix
 from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
 from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
 
+if TYPE_CHECKING:
+    import optax
+
 Pieces = list[Any] | None
 """What makes u of a gradient; None where optax has no such pieces."""
 
 
-def optimizer(step: Step, layer: nnx.Module) -> Any:
+def optimizer(step: Step, layer: nnx.Module) -> optax.GradientTransformation:
     """Return the optimiser of a layer's parameters.
 
     Args:
@@ -48,10 +51,10 @@ def optimizer(step: Step, layer: nnx.Module) -> Any:
         MissingExtra: optax is not installed.
     """
     require("optax", extra="all", wanted_by="jax_impl.optimizer")
-    import optax  # noqa: PLC0415 - only who trains needs it
+    import optax  # noqa: PLC0415 - only training needs it
 
     if not isinstance(step, Step):
-        raise OptionError(f"step {type(step).__name__} must be a step such as spec.Adam")
+        raise OptionError(f"step {type(step).__name__} must be a step such as spec.optimizers.Adam")
     if not isinstance(layer, nnx.Module):
         raise OptionError(f"layer {shown(layer)} must be an nnx.Module")
     if not jax.tree.leaves(nnx.state(layer, nnx.Param)):

@@ -1,4 +1,4 @@
-"""Parameters in JAX: canonical weights to `nnx.LinearGeneral` and back, which store the same layout.
+"""Parameters in JAX: conversion between canonical weights and `nnx.LinearGeneral`, which has the same layout.
 
 kernel (in..., out...) = kernel        bias (out...) = bias        any other = itself
 """
@@ -18,8 +18,9 @@ from attention.jax_impl import norms as modules
 from attention.jax_impl import random
 from attention.spec import random as spec_random
 from attention.spec.axes import COMPUTE, Array, dtype_name
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.norms import Norm
-from attention.spec.params import Param, Weights, check_weights, numpy_dtype
+from attention.spec.params import Param, Weights, check_weights
 
 
 def init(params: Mapping[str, Param], seed: Array) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Positions in JAX: angles in float64 whatever the 64-bit switch says, rotation in the compute dtype.
+"""Positions in JAX: rotary tables in float64 regardless of jax_enable_x64, rotation and biases in the compute dtype.
 
 rotate(x, p)      x turned by p                             Rotary, AxialRotary
 bias(q, p, r)     what the scores of q are added            Alibi, RelativeBias, RelativeKeys

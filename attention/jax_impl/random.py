@@ -1,4 +1,4 @@
-"""Random bits in JAX: the spec's threefry on uint32, whatever generator JAX is set to.
+"""Random bits in JAX: the spec's threefry on uint32, independent of JAX's configured generator.
 
 keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)        the same bits as NumPy's and torch's
 
@@ -50,7 +50,7 @@ def key(seed: Array, device: Device = None) -> spec.Key:
 
 
 def seed_of(of: Array) -> int:
-    """Return the seed whose key this is, for `dropout_seed` in any room: the two words of a key as one int.
+    """Return the seed whose key this is, for `dropout_seed` in any backend: the two words of a key as one int.
 
     Args:
         of: a key, two words, of `jax.random` or of `spec.jax_random`.

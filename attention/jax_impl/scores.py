@@ -1,4 +1,4 @@
-"""Additive scores in JAX: all hidden features at once, or a few at a time, in both passes.
+"""Additive attention scores in JAX, with all hidden features at once or in chunks, forward and backward.
 
 x[t, s] = sum_a v[a] tanh(q[t, a] + k[s, a])        see attention/spec/layers/alignment_scores.py
 
@@ -17,19 +17,19 @@ import jax.numpy as jnp
 from attention.spec.layers import alignment_scores as spec
 
 
-def additive(q: jax.Array, k: jax.Array, v: jax.Array, *, lean: int | None = None) -> jax.Array:
+def additive(q: jax.Array, k: jax.Array, v: jax.Array, *, chunk_size: int | None = None) -> jax.Array:
     """Return `v . tanh(q + k)` of every pair.
 
     Args:
         q: `(*batch, T, A)`, the mapped queries, in the compute dtype; so are the others.
         k: `(*batch, S, A)`, the mapped keys.
         v: `(A,)`.
-        lean: how many of the A features are computed at a time; None means all.
+        chunk_size: features computed at a time; None for all A.
 
     Returns:
         `(*batch, T, S)`.
     """
-    if lean is None:
+    if chunk_size is None:
         return spec.additive(jnp, q, k, v)
     # Only the term is a checkpoint: of the whole step JAX would keep the running sum as well.
     term = jax.checkpoint(partial(spec.additive, jnp), prevent_cse=False)
@@ -38,12 +38,12 @@ def additive(q: jax.Array, k: jax.Array, v: jax.Array, *, lean: int | None = Non
         return total + term(*part), None
 
     nothing = jnp.zeros((*q.shape[:-1], k.shape[-2]), q.dtype)
-    return jax.lax.scan(step, nothing, tuple(_slices(x, lean) for x in (q, k, v)))[0]
+    return jax.lax.scan(step, nothing, tuple(_slices(x, chunk_size) for x in (q, k, v)))[0]
 
 
-def _slices(x: jax.Array, lean: int) -> jax.Array:
-    """Return the features `lean` at a time: `(..., A)` to `(ceil(A / lean), ..., lean)`, the last filled up with zeros."""
-    lean = min(lean, x.shape[-1])
+def _slices(x: jax.Array, chunk_size: int) -> jax.Array:
+    """Return `(..., A)` as `(ceil(A / chunk_size), ..., chunk_size)`, the last chunk padded with zeros."""
+    chunk_size = min(chunk_size, x.shape[-1])
     # tanh 0 = 0, so a feature of zeros adds nothing.
-    filled = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % lean)])
-    return jnp.moveaxis(filled.reshape(*x.shape[:-1], -1, lean), -2, 0)
+    filled = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % chunk_size)])
+    return jnp.moveaxis(filled.reshape(*x.shape[:-1], -1, chunk_size), -2, 0)

@@ -1,7 +1,7 @@
 """The full comparison of two programs: compare, locate the difference, and name the mistake.
 
-compare     do they differ, beyond rounding?
-locate      if so, or if it is asked: at which operation, on which line of either file?
+compare     do they differ beyond rounding?
+locate      if so, or with `trace`: at which operation, on which line of either file?
 name        what does that operation do wrongly, if it is one of the known mistakes?
 diagnose    with a contract, given or read from the config of a transformers model: which mutation explains each program?
 """
@@ -22,7 +22,8 @@ from attention.parity.compare.output_choice import asked
 from attention.parity.config_contracts.diagnose_layers import diagnose_layers
 from attention.parity.config_contracts.result import LayerDiagnosis
 from attention.parity.diagnosis import Diagnosis, diagnose
-from attention.parity.diagnosis.rules import Finding, name_mistake
+from attention.parity.diagnosis.names import name_places
+from attention.parity.diagnosis.rules import Finding
 from attention.parity.open_maps import likeliest, located
 from attention.parity.results.report import Report, plain, write
 from attention.parity.tracing import Divergence
@@ -41,16 +42,21 @@ SETTINGS = {
 they are of. What they say of roundings explains none that a run in float64 shows."""
 
 
+OPEN = ("agrees", "failed")
+"""States of a diagnosis that show no difference: a program that failed was not compared."""
+
+
 @dataclass(frozen=True, eq=False)
 class FullComparison:
-    """What was found out about two programs.
+    """What is known of two programs.
 
     Attributes:
-        report: the comparison, or None if there were no inputs to compare on.
-        divergence: where they part, or None if nobody looked.
+        report: the comparison, or None without inputs.
+        divergence: where they part, or None if they were not traced.
         findings: the names of the mistake at that place, by the rules that reproduce it; empty if none fits.
-        diagnosis: against the contract, or None if none was given.
-        layers: beside a transformers model, what the contract of its config says of the other's attention; empty if they agree.
+        diagnosis: the mutation of the contract that explains each program, or None without a contract.
+        layers: beside a transformers model, the diagnosis of the other's attention by the contract of
+            its config; empty if they agree.
     """
 
     report: Report | None
@@ -61,23 +67,23 @@ class FullComparison:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs, whatever way it was looked for."""
+        """Whether something was compared, and nothing differs."""
         looked = [self.report and self.report.ok, self.diagnosis and self.diagnosis.ok]
         return all(found is None or found for found in looked) and not (self.divergence and self.divergence.found)
 
     @property
     def verdict(self) -> str:
-        """One of agrees, differs and cannot tell: the comparison leaves it open and nothing else shows a difference."""
+        """One of agrees, differs and cannot tell: nothing shows a difference, and something was not compared."""
         if self.ok:
             return "agrees"
-        open_ = (
-            self.report is not None and self.report.verdict == "cannot tell" and (self.diagnosis is None or self.diagnosis.ok)
-        )
-        return "cannot tell" if open_ else "differs"
+        compared = self.report.verdict if self.report is not None else "cannot tell"
+        located = compared == "agrees" and self.divergence is not None and self.divergence.found
+        diagnosed = self.diagnosis is not None and any(each.state not in OPEN for each in self.diagnosis.diagnoses)
+        return "differs" if compared == "differs" or located or diagnosed else "cannot tell"
 
     @property
     def named(self) -> tuple[object, ...]:
-        """What is said of the places where they part: the findings, else the settings that differ, else that there is none."""
+        """The names of the mistakes, else the settings that differ, else a line that no known mistake fits."""
         parted = self.divergence is not None and self.divergence.found
         found = (*{layer.name: layer for layer in reversed(self.layers) if layer.name}.values(), *self.findings)
         if found or not (parted or (self.report is not None and not self.report.ok)):
@@ -88,7 +94,7 @@ class FullComparison:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """What the audit of settings found that the operations of a divergence depend on; all where none was found."""
+        """The notes of the settings audit that concern the operations of a divergence; all of them without a divergence."""
         notes = {note.partition(":")[0]: f"    {note}" for note in (self.report.notes if self.report else ())}
         found = self.divergence.all if self.divergence is not None else ()
         ops = {f"{event.name} {event.op}" for each in found for side in each.region for event in side}
@@ -148,7 +154,7 @@ def full_comparison(
     trace: bool = False,
     outputs: Any = None,
 ) -> FullComparison:
-    """Return all that can be found out about two programs.
+    """Compare two programs, locate where they part, and name the mistake.
 
     Args:
         torch_side: as `compare` takes it.
@@ -161,7 +167,7 @@ def full_comparison(
         load: "first" or "second", whose parameter values both use.
         dtype: what floats are cast to for the comparison.
         gradients: whether gradients are compared and traced too.
-        trace: look for the place even if the comparison finds nothing.
+        trace: trace both programs even if the comparison finds no difference.
         outputs: which outputs are compared and traced, as `compare` takes them; all if None.
 
     Raises:
@@ -195,9 +201,7 @@ def full_comparison(
     layers: tuple[LayerDiagnosis, ...] = ()
     if report is not None and contract is None:
         report, layers = _by_config(brought, inputs, report, params, load)
-    places = divergence.all if divergence is not None else ()
-    findings = tuple({finding.name: finding for place in places for finding in name_mistake(place)}.values())
-    return FullComparison(report, divergence, findings, diagnosis, layers)
+    return FullComparison(report, divergence, name_places(divergence), diagnosis, layers)
 
 
 def _by_contract(

@@ -1,4 +1,4 @@
-"""Runs: what `attention parity` was asked for, as a list of steps, each of which makes a part of the report.
+"""Runs: what `attention verify` was asked for, as a list of steps, each of which makes a part of the report.
 
 contracts x dtypes       every named contract of `spec.cases`, on every probe of it
 models x layers          every attention layer of a trained model in float32 and float64, on what it really saw
@@ -23,8 +23,9 @@ from attention.parity.numerics.error_budget import Budget
 from attention.parity.pretrained.models import RealLayer, check_installed, layers
 from attention.parity.results.report import Report, Row
 from attention.spec import cases
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import OptionError
-from attention.spec.params import cast, numpy_dtype
+from attention.spec.params import cast
 
 RUNS = 16
 """Of a trained layer's budget: the least of 100,000 estimates from the usual 8 runs is far below the truth."""

@@ -1,15 +1,17 @@
-"""The contracts: what attention is, in NumPy and the array API, with no framework.
+"""Contracts of attention: layers, masks, positions, norms and scores, in NumPy and the array API, without a framework.
 
 >>> from attention import spec
 >>> contract = spec.MultiHeadAttention(embed_dim=8, num_heads=2, mask=spec.Causal())
 >>> sorted(contract.init(seed=0))[:2]
 ['k_proj.bias', 'k_proj.kernel']
+
+`spec.optimizers` has optimiser steps, `spec.masks` and `spec.positions` all that masks and positions are built from,
+`spec.kernels` the protocol of a kernel and the choice among kernels.
 """
 
+from attention.spec import kernels, masks, optimizers, positions
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.checked_attend import attend
-from attention.spec.files import load, save
-from attention.spec.kernels import Choice, Kernel, Request, choose
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.alignment_scores import Additive, Concat, General
 from attention.spec.layers.architecture import Architecture
@@ -20,14 +22,9 @@ from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder
 from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
-from attention.spec.masks import Causal, Chunked, DenseMask, Lengths, PerHead, PerRow, Placed, Prefix, Segments, Window
-from attention.spec.masks.algebra import And, Mask, Not, Or
-from attention.spec.masks.tile_schedule import Schedule, schedule
+from attention.spec.masks import Causal, Chunked, DenseMask, Lengths, Mask, PerHead, PerRow, Placed, Prefix, Segments, Window
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
-from attention.spec.optimizers.adafactor import Adafactor
-from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, WarmUp
-from attention.spec.optimizers.steps import SGD, Adagrad, Adam, Lion, RMSprop
-from attention.spec.params import Param, Weights, cast, nest
+from attention.spec.params import Param, Weights, cast
 from attention.spec.positions import (
     Alibi,
     AxialRotary,
@@ -44,23 +41,15 @@ from attention.spec.scores import Cosine, Dot, ScaledDot
 
 __all__ = [
     "INTERMEDIATES",
-    "SGD",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
     "Additive",
     "Alibi",
     "AlignmentAttention",
-    "And",
     "Architecture",
     "AxialRotary",
     "Causal",
-    "Choice",
     "Chunked",
-    "Clip",
     "Concat",
     "Cosine",
-    "CosineRate",
     "Decoder",
     "DecoderBlock",
     "DenseMask",
@@ -71,44 +60,34 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "General",
-    "Kernel",
     "L2Norm",
     "LatentAttention",
     "LayerNorm",
     "Lengths",
     "LinearAttention",
-    "LinearRate",
     "LinearScaling",
-    "Lion",
     "Llama3Scaling",
     "LongRopeScaling",
     "Mask",
     "MultiHeadAttention",
-    "Not",
-    "Or",
     "Param",
     "PerHead",
     "PerRow",
     "Placed",
     "Prefix",
     "RMSNorm",
-    "RMSprop",
     "RelativeBias",
     "RelativeKeys",
-    "Request",
     "Rotary",
     "ScaledDot",
-    "Schedule",
     "Segments",
-    "WarmUp",
     "Weights",
     "Window",
     "YarnScaling",
     "attend",
     "cast",
-    "choose",
-    "load",
-    "nest",
-    "save",
-    "schedule",
+    "kernels",
+    "masks",
+    "optimizers",
+    "positions",
 ]

@@ -1,4 +1,4 @@
-"""Attention: the one formula, intermediate by intermediate.
+"""The attention formula over the array API: every intermediate, from scores to context.
 
     scaled    = q k^T * scale                                   (*batch, H, T, S)
     capped    = c tanh(scaled / c)                              soft cap
@@ -8,8 +8,7 @@
     weights   = exp(masked - logsumexp)                         rows sum to 1, or are 0 where nothing is allowed
     context   = (weights * keep / (1 - rate)) v                 (*batch, T, H, E)
 
-Written over the array API, so that the same text is the float64 oracle (NumPy), its gradient (JAX in float64) and each
-room's reference kernel.
+The same text is the float64 oracle (NumPy), its gradient (JAX in float64) and each backend's reference kernel.
 
 References:
     Vaswani et al., arXiv:1706.03762, equation 1; Milakov and Gimelshein, arXiv:1805.02867 (stable softmax); Xiao et al.,
@@ -25,33 +24,33 @@ from attention.spec.axes import Array
 from attention.spec.scores import mix, products, soft_cap
 
 INTERMEDIATES = ("scaled", "capped", "scores", "masked", "weights", "mean_weights", "logsumexp", "context")
-"""The intermediates a caller may ask for, in the order in which they are made. "mean_weights" is the mean over the heads."""
+"""The intermediates that a call can return, in order of computation. "mean_weights" is the mean over the heads."""
 
 
-class Mark:
-    """Told of each value as it is made: how probes look in and budgets add noise. This one leaves all as it is."""
+class Observer:
+    """Called with each intermediate as it is computed; a subclass may record or replace it. This one returns it unchanged."""
 
     def __call__(self, intermediate: str, value: Array) -> Array:
-        """Return what the next intermediate shall see in the place of `value`."""
+        """Return the value that the rest of the formula uses in place of `value`."""
         del intermediate
         return value
 
     def attending(self, allowed: Array, scores: Callable[[], Array], sinks: Array, dropped: Callable[[Array], Array]) -> None:
-        """Hear that one attention begins.
+        """Called before each attention.
 
         Args:
             allowed: its mask, or None.
-            scores: computes its scores, should they be needed twice.
+            scores: computes its scores.
             sinks: its sinks, or None.
             dropped: what dropout leaves of the weights.
         """
 
 
-UNMARKED = Mark()
+UNOBSERVED = Observer()
 
 
 def unchanged(value: Array) -> Array:
-    """Return the value: what "treat as a constant" means where nothing is differentiated."""
+    """Return the value: stop-gradient where nothing is differentiated."""
     return value
 
 
@@ -70,7 +69,7 @@ def attend(
     keep: Array = None,
     dropout_rate: float = 0.0,
     constant: Callable[[Array], Array] = unchanged,
-    mark: Mark = UNMARKED,
+    observe: Observer = UNOBSERVED,
 ) -> dict[str, Array]:
     """Return every intermediate by name.
 
@@ -88,10 +87,10 @@ def attend(
         keep: bool `(*batch, H, T, S)`, the weights that dropout keeps, or None.
         dropout_rate: the probability of dropping that made `keep`.
         constant: the framework's stop-gradient, for what cancels in exact arithmetic.
-        mark: see `Mark`.
+        observe: called with each intermediate; see `Observer`.
     """
-    q, k, v = shield(xp, q, k, v, allowed)
-    q, k, v = mark("query", q), mark("key", k), mark("value", v)
+    q, k, v = zero_masked(xp, q, k, v, allowed)
+    q, k, v = observe("query", q), observe("key", k), observe("value", v)
 
     def scored() -> tuple[Array, Array, Array]:
         scaled = products(xp, q, k) * scale
@@ -102,14 +101,14 @@ def attend(
     def dropped(weights: Array) -> Array:
         return weights if keep is None else xp.where(keep, weights / (1.0 - dropout_rate), xp.zeros_like(weights))
 
-    mark.attending(allowed, lambda: scored()[2], sinks, dropped)
+    observe.attending(allowed, lambda: scored()[2], sinks, dropped)
     scaled, capped, scores = scored()
-    scores = mark("scores", scores)
+    scores = observe("scores", scores)
     masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)
     weights, logsumexp = softmax(xp, masked, None, sinks, constant)
-    logsumexp = mark("logsumexp", logsumexp)
-    weights = mark("weights", weights)
-    context = mark("context", mix(xp, dropped(weights), v))
+    logsumexp = observe("logsumexp", logsumexp)
+    weights = observe("weights", weights)
+    context = observe("context", mix(xp, dropped(weights), v))
     made = (scaled, capped, scores, masked, weights, xp.mean(weights, axis=-3), logsumexp, context)
     return dict(zip(INTERMEDIATES, made, strict=True))
 
@@ -131,7 +130,7 @@ def softmax(
         logsumexp `(*batch, H, T)`: natural log of the denominator, sinks included; -inf for an empty row.
     """
     if scores.shape[-1] == 0:
-        # Without a key every row is empty, and there is no maximum to take.
+        # Without keys every row is empty and has no maximum.
         nothing = xp.sum(scores, axis=-1)
         return scores, nothing - xp.inf if sinks is None else nothing + sinks[:, None]
     masked = scores if allowed is None else xp.where(allowed, scores, -xp.inf)
@@ -139,24 +138,24 @@ def softmax(
     if sinks is not None:
         sinks = sinks[:, None, None]
         top = xp.maximum(top, sinks)
-    # -inf - -inf is NaN, so an empty row is shifted by 0 instead of by its maximum. The shift cancels: no gradient.
+    # -inf - -inf is NaN, so an empty row is shifted by 0 instead of its maximum. The shift cancels: no gradient.
     top = constant(xp.where(top == -xp.inf, xp.zeros_like(top), top))
     raised = xp.exp(masked - top)
     total = xp.sum(raised, axis=-1, keepdims=True)
     if sinks is not None:
         total = total + xp.exp(sinks - top)
-    # The gradient of log 0 and of x / 0 must not be asked for, even where the result is not used.
+    # The gradients of log 0 and x / 0 are NaN even where the result is not used.
     empty = total == 0
     safe = xp.where(empty, xp.ones_like(total), total)
     logsumexp = xp.where(empty, -xp.inf, top + xp.log(safe))
     return raised / safe, xp.squeeze(logsumexp, axis=-1)
 
 
-def shield(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tuple[Array, Array, Array]:
-    """Return q, k and v with zeros where nothing may be read, so that a NaN there leaks into no value and no gradient.
+def zero_masked(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tuple[Array, Array, Array]:
+    """Return q, k and v with zeros for masked tokens, so that NaN there reaches no value and no gradient.
 
-    A key of a head that no query of its batch row may attend to is zeroed, and a query that may attend to no key:
-    a weight of 0 alone would not do, for 0 * NaN is NaN.
+    Masked are the keys of a head that no query of their batch row may attend to, and the queries that may attend to no key.
+    A weight of 0 alone is not enough: 0 * NaN is NaN.
     """
     if allowed is None:
         return q, k, v
@@ -165,7 +164,7 @@ def shield(xp: Any, q: Array, k: Array, v: Array, allowed: Array = None) -> tupl
 
 
 def reachable(xp: Any, allowed: Array, group: int) -> tuple[Array, Array]:
-    """Return which queries may attend to anything and which keys are attended to by anyone.
+    """Return which queries may attend to a key, and which keys a query may attend to.
 
     Args:
         xp: the array namespace.

@@ -1,4 +1,4 @@
-"""Axes: one letter each, and the one check of shapes that every room calls.
+"""Axis letters (B, T, S, H, K, D, E, M), sizes and dtypes of an attention call, and the shape checks of every backend.
 
 query (*batch, T, H, D)    key (*batch, S, K, D)    value (*batch, S, K, E)    ->    context (*batch, T, H, E)
 scores, weights, bias, allowed (*batch, H, T, S)    query head h reads key/value head h // (H // K)

@@ -1,4 +1,4 @@
-"""Cases: named contracts, each with a reason to exist. Tests, `attention parity` and benchmarks all run these.
+"""Named example contracts with the reason for each: the cases of tests, `attention parity` and benchmarks.
 
 Small sizes are unequal and share no factor where the contract lets them, so that no axis can stand in for another.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attention.spec.errors import UnknownName, shown
+from attention.spec.errors import UnknownName
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.alignment_scores import Additive, Concat, General
 from attention.spec.layers.contract import Contract
@@ -29,7 +29,7 @@ class Case:
     """A contract with a name.
 
     Args:
-        name: what `attention parity --contract` takes.
+        name: what `attention verify --contract` takes.
         contract: the layer.
         about: what it is there to show.
         source: where its form comes from.
@@ -154,8 +154,8 @@ CASES = {
             "Bahdanau et al., arXiv:1409.0473",
         ),
         Case(
-            "additive_lean",
-            AlignmentAttention(_M, 13, 17, Additive(hidden=7, lean=3), softcap=2.0),
+            "additive_chunked",
+            AlignmentAttention(_M, 13, 17, Additive(hidden=7, chunk_size=3), softcap=2.0),
             "the same, a few hidden features at a time",
             "Chen et al., arXiv:1604.06174 (recomputation)",
         ),
@@ -219,5 +219,5 @@ def find(name: str) -> Case:
         UnknownName: there is none.
     """
     if name not in CASES:
-        raise UnknownName(f"contract {shown(name)} must be one of {', '.join(CASES)}")
+        raise UnknownName.among("contract", name, CASES)
     return CASES[name]

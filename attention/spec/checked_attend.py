@@ -1,4 +1,4 @@
-"""The formula of attention as users call it: `attend.attend`, its arguments looked at first.
+"""`spec.attend`: the attention formula `attend.attend` with checked arguments.
 
     spec.attend(numpy, q, k, v, scale=0.125)["context"]
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attention.spec.attend import Mark
+from attention.spec.attend import Observer
 from attention.spec.attend import attend as formula
 from attention.spec.axes import COMPUTE, Array, check_broadcast, check_float, check_shape, dtype_name, sizes
 from attention.spec.errors import DTypeError
@@ -42,7 +42,7 @@ OPTIONS = {
     "softcap": CAP,
     "score_mod": FUNCTION | ", or None",
     "constant": FUNCTION,
-    "mark": Option("a Mark", lambda value: isinstance(value, Mark)),
+    "observe": Option("a Observer", lambda value: isinstance(value, Observer)),
 }
 
 

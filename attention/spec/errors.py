@@ -1,4 +1,4 @@
-"""Errors: the whole tree on one screen. A message says argument, got, wanted, in that order, in at most `LONGEST` characters.
+"""The exception classes, all below AttentionError, and helpers that shorten values for messages.
 
 AttentionError(ValueError)
 ├── ShapeError        a rank or a size does not fit the axes
@@ -21,7 +21,9 @@ AttentionError(ValueError)
 
 from __future__ import annotations
 
+import difflib
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 480
@@ -75,6 +77,19 @@ class KernelRefused(AttentionError):
 
 class UnknownName(AttentionError):
     """No kernel, contract, backend, dtype or model has this name; the message lists those that exist."""
+
+    @classmethod
+    def among(cls, argument: str, got: object, known: Iterable[str]) -> UnknownName:
+        """Return the error for a name that is none of the known ones, and the known one that is nearest to it.
+
+        >>> print(UnknownName.among("dtype", "float23", ("float32", "int8")))
+        dtype 'float23' must be one of float32, int8; did you mean 'float32'?
+        """
+        names = list(known)
+        close = difflib.get_close_matches(got, names, 1) if isinstance(got, str) else []
+        return cls(
+            f"{argument} {shown(got)} must be one of {', '.join(names)}{f'; did you mean {close[0]!r}?' if close else ''}"
+        )
 
 
 class MissingExtra(AttentionError, ImportError):

@@ -1,4 +1,4 @@
-"""Files: one safetensors file holds the canonical weights, and the contract in its header.
+"""Save and load a contract with its canonical weights in one safetensors file.
 
     header["__metadata__"] = {"format": "attention", "version": "1", "contract": <JSON of the dataclass tree>}
 
@@ -17,7 +17,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from safetensors import SafetensorError
@@ -228,6 +228,10 @@ def check_tensors(contract: Contract, head: Header) -> None:
         raise DTypeError(f"{head.said}: {listed(other)} must be one of {', '.join(COMPUTE)}")
 
 
+@overload
+def load(path: str | os.PathLike[str], backend: None = None) -> tuple[Contract, Weights]: ...
+@overload
+def load(path: str | os.PathLike[str], backend: str) -> Any: ...
 @checked(backend=BACKEND | ", or None")
 def load(path: str | os.PathLike[str], backend: str | None = None) -> Any:
     """Return the layer that a file holds, built in a framework; without one, `(contract, weights)`.

@@ -1,10 +1,10 @@
-"""Norms: rescale the features of each token, or of each head, to a common size.
+"""RMSNorm, LayerNorm and L2Norm: contracts and formulas over the last axis.
 
     RMSNorm      y = x / sqrt(mean(x^2) + eps) * g                       g = scale, or 1 + scale with offset
     LayerNorm    y = (x - mean x) / sqrt(var x + eps) * scale + bias     var = mean((x - mean x)^2), never mean(x^2) - mean(x)^2
     L2Norm       y = x / max(|x|, eps)
 
-Over the last axis, in the compute dtype; what a room stores is rounded after the last product. The eps has to be said
+Over the last axis, in the compute dtype; what a backend stores is rounded after the last product. The eps has to be said
 where it matters, because libraries disagree: LayerNorm 1e-5 in torch, 1e-6 in flax, 1e-3 in keras.
 
 References:

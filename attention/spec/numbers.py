@@ -1,4 +1,4 @@
-"""Numbers: what counts as one when an option is checked. A bool does not, though Python says that it is an int."""
+"""Which Python and NumPy values count as numbers in an option; a bool does not."""
 
 # Bad input comes from code that nobody type-checked, so it is looked at again here.
 # pyright: reportUnnecessaryIsInstance=false

@@ -1,4 +1,4 @@
-"""Options: what an argument may be, written once, and the error that says so.
+"""Options: the allowed values of an argument, declared once, and the check that raises OptionError.
 
     EMBED_DIM = whole(1)        EMBED_DIM.check("embed_dim", value)        raises unless value is what it must be
 

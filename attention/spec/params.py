@@ -1,4 +1,4 @@
-"""Parameters: names, shapes, first values, and the one canonical layout that both rooms read and write.
+"""Parameters: names, shapes, initial values, and the canonical layout that both backends load.
 
     weights = {"q_proj.kernel": (M, H, D), "q_proj.bias": (H, D), ..., "out_proj.kernel": (H, E, M)}
     kernel ~ U[-a, a), a = sqrt(6 / (fan_in + fan_out))        Glorot and Bengio 2010, the fans of this one matrix
@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import ml_dtypes
 import numpy as np
 
 from attention.spec import random
 from attention.spec.axes import COMPUTE, Array, dtype_name
-from attention.spec.errors import DTypeError, OptionError, ParamError, UnknownName, shown
+from attention.spec.dtypes import numpy_dtype
+from attention.spec.errors import DTypeError, OptionError, ParamError, shown
 from attention.spec.options import SHAPE, TEXT, Option, checked, number, whole
 from attention.spec.storage.disk import listed
 
@@ -85,31 +85,6 @@ class Param:
             return 0.0
         fans = math.prod(self.shape[: self.inputs]) + math.prod(self.shape[self.inputs :])
         return float(np.float32(math.sqrt(6.0 / fans)))
-
-
-def numpy_dtype(name: str) -> np.dtype:
-    """Return the NumPy dtype called `name`, bfloat16 included; a framework's own dtype is as good as its name.
-
-    Raises:
-        UnknownName: not a floating dtype of ours.
-    """
-    named = _named(name)
-    if named not in COMPUTE:
-        raise UnknownName(f"dtype {shown(name)} must be one of {', '.join(COMPUTE)}")
-    return np.dtype(ml_dtypes.bfloat16 if named == "bfloat16" else named)
-
-
-def _named(dtype: Any) -> str:
-    """Return the bare name of a dtype: a string is one, and so are the objects of torch, NumPy and JAX."""
-    if type(dtype) is str:
-        return dtype
-    # torch.float16; np.dtype("float16"); np.float16, jnp.float16 and ml_dtypes.bfloat16 by their class.
-    names = (
-        str(dtype) if type(dtype).__module__ == "torch" else "",
-        getattr(dtype, "name", ""),
-        getattr(dtype, "__name__", ""),
-    )
-    return next((x for name in names if type(name) is str and (x := name.removeprefix("torch.")) in COMPUTE), "")
 
 
 @checked(seed=SEED)

@@ -1,4 +1,4 @@
-"""Scores: how well a key answers a query.
+"""Scores of queries and keys: dot, scaled dot and cosine products, soft cap, and the user's `score_mod`.
 
     Dot          x[t, s] = q[t] . k[s]
     ScaledDot    x[t, s] = q[t] . k[s] * scale            scale = 1 / sqrt(D) unless given

@@ -1,4 +1,4 @@
-"""Trees: dataclasses that are part structure and part data, which is all that a compiler asks to know of them.
+"""Trees: dataclasses with static structure and traced leaves, for use as pytrees.
 
 rebuild(structure(x), leaves(x)) = x        structure is hashed and never traced, leaves are traced and never hashed
 """

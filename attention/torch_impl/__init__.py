@@ -1,4 +1,4 @@
-"""Every contract in PyTorch.
+"""The PyTorch backend: layers, caches, functional attention, optimizers.
 
 >>> import torch
 >>> from attention import spec, torch_impl
@@ -11,10 +11,10 @@ from attention._extras import require
 
 require("torch", extra="torch", wanted_by="torch_impl")
 
-from attention.torch_impl.attend import dot_product_attention, explain  # noqa: E402 - the check above gives the clear line
+from attention.torch_impl import kernels  # noqa: E402 - the check above names the missing extra
+from attention.torch_impl.attend import dot_product_attention, explain  # noqa: E402
 from attention.torch_impl.cache import PagedCache, RollingCache, StaticCache  # noqa: E402
 from attention.torch_impl.compiled import compiled  # noqa: E402
-from attention.torch_impl.kernels import KERNELS  # noqa: E402
 from attention.torch_impl.layers.alignment import AlignmentAttention  # noqa: E402
 from attention.torch_impl.layers.differential import DifferentialAttention  # noqa: E402
 from attention.torch_impl.layers.feed_forward import FeedForward  # noqa: E402
@@ -26,7 +26,6 @@ from attention.torch_impl.layers.transformer import Decoder, DecoderBlock, Encod
 from attention.torch_impl.optimizers import optimizer  # noqa: E402
 
 __all__ = [
-    "KERNELS",
     "AlignmentAttention",
     "Decoder",
     "DecoderBlock",
@@ -44,6 +43,7 @@ __all__ = [
     "compiled",
     "dot_product_attention",
     "explain",
+    "kernels",
     "optimizer",
     "seed_at",
 ]

@@ -1,4 +1,4 @@
-"""Attention in torch: check the call, choose a kernel, run it; where the last one was like it, run it at once.
+"""`dot_product_attention` in PyTorch: check the call, choose a kernel, run it; known signatures reuse a cached plan.
 
 context = softmax(q k^T * scale + ...) v        see attention/spec/attend.py
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from functools import partial
 from inspect import signature as signature_of
-from typing import Any
+from typing import Any, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -18,19 +18,37 @@ from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeA
 from torch.autograd import forward_ad
 
 from attention.spec.axes import check_beside, check_float, sizes
+from attention.spec.call_types import AttendOptions, Names
 from attention.spec.errors import DTypeError, OptionError
-from attention.spec.kernels.kernel import _RECORDS, OPTIONAL, Choice, Request, answer, choose, intermediate_names  # pyright: ignore[reportPrivateUsage]
+from attention.spec.kernels.kernel import _RECORDS, Choice, answer, choose  # pyright: ignore[reportPrivateUsage]
 from attention.spec.kernels.plan_cache import Call, Plans
+from attention.spec.kernels.request import OPTIONAL, Request, intermediate_names
 from attention.spec.masks.algebra import Mask
 from attention.spec.scores import SCORE_MOD, ScaledDot, ScoreMod
 from attention.torch_impl.kernels import KERNELS
-from attention.torch_impl.masks import isolated, native, read
+from attention.torch_impl.masks import confine_nan, native, read
 from attention.torch_impl.random import check_seed
 
 PLANS: Plans[Call] = Plans()
 """Of calls that have no options but structure."""
 
 
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: tuple[()] = ..., **options: Unpack[AttendOptions[Tensor]]
+) -> Tensor: ...
+
+
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: Names, **options: Unpack[AttendOptions[Tensor]]
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, return_intermediates: tuple[str, ...], **options: Unpack[AttendOptions[Tensor]]
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...
 def dot_product_attention(
     q: Tensor,
     k: Tensor,
@@ -47,7 +65,7 @@ def dot_product_attention(
     precision: str | None = None,
     return_intermediates: tuple[str, ...] = (),
     implementation: str = "auto",
-) -> Any:
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """Return the attention of queries to keys and values.
 
     Args:
@@ -110,7 +128,7 @@ def plan(
     Raises:
         AttentionError: as `dot_product_attention`.
     """
-    if isinstance(mask, Mask) and (mask.isolates or not mask.is_static):
+    if isinstance(mask, Mask) and (mask.confines_nan or not mask.is_static):
         return None
     request = make_request(q, k, v, mask, None, scale, softcap)
     kernel = choose(KERNELS, request, implementation).kernel
@@ -154,9 +172,9 @@ def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
 
 def _run(request: Request, implementation: str) -> dict[str, Tensor]:
     run = partial(answer, KERNELS, implementation=implementation)
-    if request.mask is None or not request.mask.isolates:
+    if request.mask is None or not request.mask.confines_nan:
         return run(request)
-    return isolated(request, run)
+    return confine_nan(request, run)
 
 
 OPTIONS = tuple(name for name, p in signature_of(dot_product_attention).parameters.items() if p.kind is p.KEYWORD_ONLY)

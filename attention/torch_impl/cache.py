@@ -1,6 +1,6 @@
-"""Caches in torch: values that are never written in place, eager, under `torch.compile` and in `torch.export`.
+"""Key/value caches in PyTorch: immutable values, for eager code, `torch.compile` and `torch.export`.
 
-decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache/contiguous.py
+decode(x[:n]) ++ decode(x[n:]) = full(x)        see attention/spec/cache/cache.py
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from attention.spec.axes import Array
 from attention.spec.cache import paged as pages
 from attention.spec.cache import slotted as slots
 from attention.spec.cache import unallocated
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import CacheError, OptionError, shown
-from attention.spec.params import numpy_dtype
 
 
 class TorchMemory:

@@ -1,4 +1,4 @@
-"""Compiled: a layer as one compiled function, by `torch.compile`.
+"""`compiled(layer)`: a layer through `torch.compile`.
 
 compiled(layer)(*args, **options) = layer(*args, **options)        its weights read anew on every call
 """

@@ -1,8 +1,8 @@
-"""Masks in torch: the spec's predicates on tensors, what they hide, and masks as arguments of `torch.export`.
+"""Masks in torch: dense masks from the spec's predicates, zeroing of masked tokens, masks as pytrees for `torch.export`.
 
 allowed         = mask.allowed(grid), a bool tensor that broadcasts to (*batch, H, T, S)
-shielded(q,k,v) = q, k, v                              where all numbers are calm, as they nearly always are
-                  q, k, v with zeros where unread      where not, or where to look would wait: see spec/kernels/nan_safety.py
+zero_masked(...) = q, k, v                              if all values are known to be safe, the usual case
+                   q, k, v with zeros for masked tokens     otherwise, or if a look would wait for the device
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ from torch.utils import _pytree as pytree  # torch.export names this module as t
 
 from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.errors import MaskError
-from attention.spec.kernels import Request
-from attention.spec.kernels import nan_safety as isolation
-from attention.spec.kernels.nan_safety import STRIPE, UNMARKED, Intermediates, Marks, Reach, Sound, Stripe, Tokens
+from attention.spec.kernels import Request, nan_safety
+from attention.spec.kernels.nan_safety import (
+    ALL_FINITE,
+    STRIPE,
+    Intermediates,
+    NanSafeRequest,
+    Nonfinite,
+    Reach,
+    Stripe,
+    Tokens,
+)
 from attention.spec.masks import KINDS
 from attention.spec.masks.algebra import Grid, Mask, check_mask
 
@@ -38,25 +46,25 @@ def native(mask: Mask | None, device: torch.device) -> Mask | None:
 def _tensor(x: Array, device: torch.device) -> Tensor:
     if not isinstance(x, (Tensor, np.ndarray, np.generic)) or (isinstance(x, Tensor) and x.layout is not torch.strided):
         raise MaskError(f"mask array {type(x).__module__}.{type(x).__name__} must be a dense torch.Tensor or numpy.ndarray")
-    # A copy: torch warns of memory that must not be written to, and cannot count backwards through it.
+    # A copy: torch warns of read-only memory and does not support negative strides.
     return torch.as_tensor(x if isinstance(x, Tensor) else np.array(x), device=device)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Return integers in 64 bits, for a narrow type of lengths or ids would overflow in the predicates' sums."""
+    """Return integers in 64 bits: narrow lengths or ids would overflow in the sums of predicates."""
     return x if x.dtype == torch.bool else x.to(torch.int64)
 
 
 def read(x: Array) -> np.ndarray | None:
-    """Return the values on the host, or None where they are unknown or looking would wait for an accelerator."""
+    """Return the values on the host, or None if they are unknown or reading them would wait for an accelerator."""
     return x.detach().numpy() if _open(x) else None
 
 
 def _open(x: Array) -> bool:
-    """Return whether the values can be looked at now, without waiting."""
+    """Return whether the values can be read without waiting."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or x.device.type != "cpu":
         return False
-    # Torch has no public way to ask whether vmap hides the values.
+    # Torch has no public test for a tensor under vmap.
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -66,7 +74,7 @@ def allowed(mask: Mask | None, sizes: Sizes, device: torch.device) -> Tensor | N
     Args:
         mask: a checked mask whose arrays are tensors on `device`.
         sizes: of the call.
-        device: where the tensor shall be.
+        device: of the tensor.
     """
     if mask is None:
         return None
@@ -78,27 +86,27 @@ def _grid(sizes: Sizes, device: torch.device) -> Grid:
     return Grid(t, s, sizes.T, sizes.S, xp=xp)
 
 
-def reach(mask: Mask, sizes: Sizes, device: torch.device, marks: Marks = UNMARKED) -> Reach:
-    """Return who reads whom, the mask being asked of a stripe of queries at a time; see `spec.isolation`."""
-    # A compiler fuses the mask into what is asked of it, and need not know how many queries there are.
+def reach(mask: Mask, sizes: Sizes, device: torch.device, nonfinite: Nonfinite = ALL_FINITE) -> Reach:
+    """Return which queries and keys the mask connects, a stripe of queries at a time; see `spec.kernels.nan_safety`."""
+    # A compiler fuses the mask into its reductions, and the number of queries may be symbolic.
     if torch.compiler.is_compiling() or sizes.T <= STRIPE:
-        return isolation.look(xp, mask, _grid(sizes, device), marks)
+        return nan_safety.reach_of(xp, mask, _grid(sizes, device), nonfinite)
     queries, keys = torch.arange(sizes.T, device=device), torch.arange(sizes.S, device=device)
     parts: list[Reach] = []
     for stripe in queries.split(STRIPE):
-        parts.append(isolation.look(xp, mask, Stripe.of(xp, sizes, stripe, keys), marks))
-        if parts[0].rows.shape[-1] == parts[0].lost.shape[-1] == 1:
+        parts.append(nan_safety.reach_of(xp, mask, Stripe.of(xp, sizes, stripe, keys), nonfinite))
+        if parts[0].rows.shape[-1] == parts[0].nonfinite.shape[-1] == 1:
             return parts[0]  # all queries are alike
     seen = parts[0].keys
     for part in parts[1:]:
         seen = seen | part.keys
-    rows, lost = (torch.cat([part[i] for part in parts], dim=-1) for i in (0, 2))
-    return Reach(rows, seen, lost)
+    rows, bad = (torch.cat([part[i] for part in parts], dim=-1) for i in (0, 2))
+    return Reach(rows, seen, bad)
 
 
-def calm(*tensors: Tensor) -> bool:
-    """Return whether all numbers are known to be calm, as `spec.isolation` calls it: False where to look would wait."""
-    return all(_open(x) for x in tensors) and all(_norm(x) < isolation.calm_norm(dtype_name(x)) for x in tensors)
+def all_safe(*tensors: Tensor) -> bool:
+    """Return whether all values are known to be safe (`nan_safety.safe_norm`): False if a look would wait for the device."""
+    return all(_open(x) for x in tensors) and all(_norm(x) < nan_safety.safe_norm(dtype_name(x)) for x in tensors)
 
 
 def _norm(x: Tensor) -> float:
@@ -107,37 +115,37 @@ def _norm(x: Tensor) -> float:
     return torch.linalg.vector_norm(x, dtype=wide).item()
 
 
-def shielded(request: Request) -> Tokens:
-    """Return q, k and v of a request with zeros, or calm numbers, where nothing may be read."""
+def zero_masked(request: Request) -> Tokens:
+    """Return q, k and v of a request with zeros for masked tokens, or as they are if all values are safe."""
     given = (request.q, request.k, request.v)
-    if request.mask is None or not request.needs_shield or isinstance(request, Sound) or calm(*given):
+    if request.mask is None or not request.needs_zero_masking or isinstance(request, NanSafeRequest) or all_safe(*given):
         return given
-    return isolation.shielded(xp, partial(reach, request.mask, request.sizes, request.q.device), request)
+    return nan_safety.zero_masked(xp, partial(reach, request.mask, request.sizes, request.q.device), request)
 
 
-def isolated(request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
-    """Return the intermediates of a request whose mask isolates documents; arguments as `spec.isolation.isolated`."""
+def confine_nan(request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
+    """Return the intermediates of a request whose mask confines NaN; see `spec.kernels.nan_safety.confine_nan`."""
     mask, bias = request.mask, request.bias
     known = bias is None or (_open(bias) and not bias.isnan().any())
-    if mask is None or (known and calm(request.q, request.k, request.v)):
-        return run(Sound.of(request))
-    return isolation.isolated(xp, partial(reach, mask, request.sizes, request.q.device), request, run)
+    if mask is None or (known and all_safe(request.q, request.k, request.v)):
+        return run(NanSafeRequest.of(request))
+    return nan_safety.confine_nan(xp, partial(reach, mask, request.sizes, request.q.device), request, run)
 
 
-def sheltered(
+def zero_masked_inputs(
     mask: Mask | None, sizes: Sizes, query: Tensor, key: Tensor, value: Tensor, *, appended: bool = False
 ) -> tuple[Tokens, Tensor | None]:
-    """Return a layer's inputs with zeros where nothing may be read, and the rows that have to say they are lost.
+    """Return a layer's inputs with zeros for masked tokens, and the output rows that are NaN, or None for none.
 
-    As `spec.isolation.sheltered`, of whose rows None names none.
+    See `spec.kernels.nan_safety.zero_masked_inputs`.
     """
     given = (query, key, value)
-    if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.isolates):
+    if mask is None or (sizes.T == sizes.S and mask.keeps_self and not mask.confines_nan):
         return given, None
-    if calm(*{id(x): x for x in given}.values()):
-        # One alias each, so that gradients are added up in the same order whether there was anything to shelter or not.
+    if all_safe(*{id(x): x for x in given}.values()):
+        # One alias each, so that gradients are added in the same order as after zeroing.
         return (query.view_as(query), key.view_as(key), value.view_as(value)), None
-    return isolation.sheltered(xp, partial(reach, mask, sizes, query.device), mask, *given, appended=appended)
+    return nan_safety.zero_masked_inputs(xp, partial(reach, mask, sizes, query.device), mask, *given, appended=appended)
 
 
 def _register(kind: type[Mask]) -> None:
@@ -164,5 +172,5 @@ def _register(kind: type[Mask]) -> None:
 for _kind in KINDS:
     _register(_kind)
 
-# An exported program is saved with the inputs it was traced on, and its loader makes only what it was told is harmless.
+# An exported program is saved with its example inputs, and torch.load builds registered classes only.
 torch.serialization.add_safe_globals(list(KINDS))

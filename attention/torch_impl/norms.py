@@ -1,4 +1,4 @@
-"""Norms in torch: the spec's formula around learned parameters, in the compute dtype.
+"""Norms in PyTorch: the spec's formula with learned parameters, in the compute dtype.
 
 y = norm(x)        see attention/spec/norms.py
 """

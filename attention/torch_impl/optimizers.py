@@ -1,6 +1,7 @@
-"""Optimisers in torch: a step of `spec` as `torch.optim` makes it, with its clip, its decay and its schedule.
+"""Optimizers in PyTorch: a step of `spec.optimizers` as a `torch.optim` optimizer, with clipping, decay and schedule.
 
-    made = optimizer(spec.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.Clip(1.0, eps=1e-6)), layer)
+    step = spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True, clip=spec.optimizers.Clip(1.0, eps=1e-6))
+    made = optimizer(step, layer)
     made.zero_grad(); loss.backward(); made.step()
 
     step():   g <- scale g  (0 where there is none)  ->  clip  ->  lr <- r(first_count + count)  ->  inner.step()
@@ -42,7 +43,7 @@ def optimizer(step: Step, layer: nn.Module) -> Optimizer:
         OptionError: `step` is no step, or `layer` has nothing to train.
     """
     if not isinstance(step, Step):
-        raise OptionError(f"step {type(step).__name__} must be a step such as spec.Adam")
+        raise OptionError(f"step {type(step).__name__} must be a step such as spec.optimizers.Adam")
     if not isinstance(layer, nn.Module):
         raise OptionError(f"layer {shown(layer)} must be an nn.Module")
     params = [p for p in layer.parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""Parameters in torch: canonical weights to `nn.Linear` and back, by reshape and transpose alone.
+"""Parameters in PyTorch: conversion between canonical weights and `nn.Linear` by reshape and transpose.
 
 weight (out, in) = kernel (in..., out...) as a matrix, transposed        bias (out) = bias, flattened
 weight (N) = scale        any other = itself

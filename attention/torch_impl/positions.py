@@ -1,4 +1,4 @@
-"""Positions in torch: angles in float64 on the tensor's device, rotation in the compute dtype.
+"""Positions in PyTorch: rotary tables in float64 on the tensor's device, rotation and biases in the compute dtype.
 
 rotate(x, p)      x turned by p                             Rotary, AxialRotary
 bias(q, p, r)     what the scores of q are added            Alibi, RelativeBias, RelativeKeys

@@ -1,4 +1,4 @@
-"""Random bits in torch: the spec's threefry, on int32 in place where torch runs step by step, on int64 where it traces.
+"""Random bits in PyTorch: the spec's threefry, on int32 in place when eager and on int64 when traced.
 
     keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)        the same bits as NumPy's and JAX's
     rotate(x, r) = x * 2^r + ((x >> (32 - r)) & (2^r - 1))           int32 wraps, and shifts its sign to the right
@@ -56,7 +56,7 @@ def key(seed: Array, device: torch.device | None = None) -> spec.Key:
 
 
 def seed_of(of: Array) -> int:
-    """Return the seed whose key this is, for `dropout_seed` in any room: the two words of a key as one int.
+    """Return the seed whose key this is, for `dropout_seed` in any backend: the two words of a key as one int.
 
     Args:
         of: a key, two words, such as one of `spec.jax_random`.

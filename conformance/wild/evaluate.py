@@ -1,4 +1,4 @@
-"""Runs `parity.full_comparison` on pairs, right and wrong, and counts: python -m conformance.wild.evaluate [PATH ...]
+"""Runs `parity.full_comparison` on pairs, right and wrong, and counts: python -m conformance.wild.evaluate [PATH ...].
 
     right pair          must not be said to differ
     wrong pair          must be said to differ; the line of the planted mistake should be among the lines shown
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> int:
     _ = parser.add_argument("--json", type=Path)
     _ = parser.add_argument("--seconds", type=int, default=300)
     chosen = parser.parse_args(arguments)
-    files = sorted(f for p in chosen.places for f in (p.glob("p*.py") if p.is_dir() else [p]) if installed(f))
+    files = sorted(f for p in chosen.places for f in (p.glob("[!_]*.py") if p.is_dir() else [p]) if installed(f))
     _ = signal.signal(signal.SIGALRM, stop)
     outcomes: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The lesson: scenes of handwritten digits told in words, by a model that looks again for every word.
+"""Example: scenes of handwritten digits told in words, by a model that looks again for every word.
 
     python -m examples.captioning.scenes
 
@@ -28,9 +28,9 @@ from examples.captioning.data import END, LONGEST, NUMBERS, PAD, WORDS, Handwrit
 from examples.captioning.describer import Describer
 from examples.captioning.eye import Eye
 from examples.captioning.scenes_figure import draw
-from examples.lesson import FOLDER, Lesson, rates, run, teach
+from examples.experiment import FOLDER, Experiment, rates, run, run_experiment
 
-ROOMS = {"torch": describer_torch, "jax": describer_jax}
+MODULES = {"torch": describer_torch, "jax": describer_jax}
 LEARNED, HELD, GUESSED = range(3)
 """What a seed begins with, so that no draw is another's."""
 
@@ -40,7 +40,7 @@ Ask = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large the lesson is; scenes and patches in pixels."""
+    """How large the example is; scenes and patches in pixels."""
 
     side: int = 28
     patch: int = 8
@@ -74,8 +74,8 @@ class Size:
 TINY = Size(side=20, embed_dim=8, num_heads=2, word_dim=4, hidden_dim=8, batch=4, steps=8, held_out=6, watch=4)
 
 
-def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
-    """Return the lesson of digits to learn from and digits to be scored on."""
+def experiment(learn: Handwriting, held: Handwriting, size: Size) -> Experiment:
+    """Return the example of digits to learn from and digits to be scored on."""
     test = size.scenes(held, size.held_out, HELD)
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -83,19 +83,19 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         return {"patches": size.patches(drawn.images), "captions": drawn.captions}
 
     def told(backend: str, trained: Any) -> tuple[np.ndarray, np.ndarray]:
-        return describe(lambda *given: ROOMS[backend].ask(trained, *given), size.patches(test.images))
+        return describe(lambda *given: MODULES[backend].ask(trained, *given), size.patches(test.images))
 
     eye = Eye(size.grid**2, size.patch**2, size.embed_dim, size.num_heads, size.depth)
     recipe = Recipe(
         architecture=Describer(eye, len(WORDS), size.word_dim, size.hidden_dim),
-        models={backend: room.Describer for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
+        models={backend: module.Describer for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
         # Both for the sake of two frameworks: see examples/summarisation/train.py.
-        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=batch,
         steps=size.steps,
     )
-    return Lesson(
+    return Experiment(
         name="scenes",
         title=f"Captioning: scenes of {len(learn.names)} handwritten digits, told in words",
         recipe=recipe,
@@ -160,8 +160,8 @@ def commonest(learned: Scenes, test: Scenes, places: int) -> tuple[np.ndarray, n
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Run the lesson on scikit-learn's digits."""
-    _ = teach(lesson(*small_digits(), Size()), folder)
+    """Run the example on scikit-learn's digits."""
+    _ = run_experiment(experiment(*small_digits(), Size()), folder)
 
 
 if __name__ == "__main__":

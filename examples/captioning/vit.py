@@ -1,4 +1,4 @@
-"""The lesson: a vision transformer that names digits of MNIST, and what its token of the whole looks at.
+"""Example: a vision transformer that names digits of MNIST, and what its token of the whole looks at.
 
     python -m examples.captioning.vit
 
@@ -28,16 +28,16 @@ from examples.captioning import vision_jax, vision_torch
 from examples.captioning.data import DIGITS, Handwriting, mnist, patches
 from examples.captioning.eye import Eye
 from examples.captioning.vision import VisionTransformer
-from examples.lesson import FOLDER, Lesson, rates, run, teach
+from examples.experiment import FOLDER, Experiment, rates, run, run_experiment
 
-ROOMS = {"torch": vision_torch, "jax": vision_jax}
+MODULES = {"torch": vision_torch, "jax": vision_jax}
 SHOWN = 5
 """Images that are drawn: the first ones of names that are spread over all ten."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large the lesson is; patches and moves in pixels."""
+    """How large the example is; patches and moves in pixels."""
 
     patch: int = 7
     most_moved: int = 2
@@ -58,8 +58,8 @@ class Size:
 TINY = Size(patch=14, embed_dim=8, num_heads=2, depth=1, batch=4, steps=8, watch=4)
 
 
-def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
-    """Return the lesson of digits to learn from and digits to be scored on."""
+def experiment(learn: Handwriting, held: Handwriting, size: Size) -> Experiment:
+    """Return the example of digits to learn from and digits to be scored on."""
     side, given = learn.images.shape[-1], size.patches(held.images)
 
     def batch(step: int) -> dict[str, np.ndarray]:
@@ -68,18 +68,18 @@ def lesson(learn: Handwriting, held: Handwriting, size: Size) -> Lesson:
         return {"patches": size.patches(moved(learn.images[drawn], size.most_moved, rng)), "names": learn.names[drawn]}
 
     def score(backend: str, trained: Any) -> Mapping[str, float]:
-        return scores(ROOMS[backend].ask(trained, given)[0].argmax(-1), held.names)
+        return scores(MODULES[backend].ask(trained, given)[0].argmax(-1), held.names)
 
     eye = Eye((side // size.patch) ** 2, size.patch**2, size.embed_dim, size.num_heads, size.depth)
     recipe = Recipe(
         architecture=VisionTransformer(eye, len(DIGITS)),
-        models={backend: room.VisionTransformer for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.Clip(1.0)),
+        models={backend: module.VisionTransformer for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=batch,
         steps=size.steps,
     )
-    return Lesson(
+    return Experiment(
         name="vit",
         title=f"A vision transformer: {len(learn.names)} digits of MNIST by name",
         recipe=recipe,
@@ -139,7 +139,7 @@ def draw(models: Mapping[str, Any], held: Handwriting, size: Size, path: Path) -
     columns = 1 + size.num_heads
     figure, axes = plt.subplots(len(shown), len(models) * columns, figsize=(13, 1.5 * len(shown)), layout="constrained")
     for first, (backend, model) in enumerate(models.items()):
-        logits, looks = ROOMS[backend].ask(model, size.patches(shown))
+        logits, looks = MODULES[backend].ask(model, size.patches(shown))
         for row, image in enumerate(shown):
             own = axes[row, first * columns :][:columns]
             for axis in own:
@@ -159,8 +159,8 @@ def draw(models: Mapping[str, Any], held: Handwriting, size: Size, path: Path) -
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Run the lesson on MNIST."""
-    _ = teach(lesson(*mnist(), Size()), folder)
+    """Run the example on MNIST."""
+    _ = run_experiment(experiment(*mnist(), Size()), folder)
 
 
 if __name__ == "__main__":

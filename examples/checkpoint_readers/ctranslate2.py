@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from attention.checkpoints import weight_map
-from attention.checkpoints.weight_map import Dialect, Row
+from attention.checkpoints.weight_map import Row, WeightMap
 from attention.spec.errors import FileError, OptionError, ParamError, shown
 from attention.spec.layers.architecture import Architecture
 from attention.spec.layers.stack import Decoder, Encoder, Stack
@@ -206,11 +206,11 @@ _CROSS = (
     *_linear("cross_attn.out_proj", "attention/linear_2", ("M", "HE")),
     *_norm("norm2", "attention/layer_norm"),
 )
-ENCODER_LAYER = Dialect("CTranslate2 encoder layer", (*_SELF, *_fed("norm2")))
-DECODER_LAYER = Dialect("CTranslate2 decoder layer", (*_SELF, *_CROSS, *_fed("norm3")))
+ENCODER_LAYER = WeightMap("CTranslate2 encoder layer", (*_SELF, *_fed("norm2")))
+DECODER_LAYER = WeightMap("CTranslate2 decoder layer", (*_SELF, *_CROSS, *_fed("norm3")))
 
 
-def stack(contract: Encoder | Decoder) -> Dialect:
+def stack(contract: Encoder | Decoder) -> WeightMap:
     """Return the table of a stack of pre-norm blocks, whose names in the file begin with "encoder/" or "decoder/".
 
     Raises:
@@ -224,7 +224,7 @@ def stack(contract: Encoder | Decoder) -> Dialect:
         for i in range(contract.depth)
         for row in table.rows
     )
-    return Dialect(f"CTranslate2 {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))
+    return WeightMap(f"CTranslate2 {type(contract).__name__}", (*rows, *_norm("final_norm", "layer_norm")))
 
 
 class _Stacked(Architecture):
@@ -242,7 +242,7 @@ class _Stacked(Architecture):
         return {**self.of.params, **self.zeros}
 
 
-def weights(variables: Mapping[str, np.ndarray], table: Dialect, architecture: Architecture, at: str = "") -> Weights:
+def weights(variables: Mapping[str, np.ndarray], table: WeightMap, architecture: Architecture, at: str = "") -> Weights:
     """Return the canonical weights of an architecture; arguments as `weight_map.read`.
 
     Raises:
@@ -256,7 +256,7 @@ def weights(variables: Mapping[str, np.ndarray], table: Dialect, architecture: A
     return found
 
 
-def variables(weights: Weights, table: Dialect, architecture: Architecture, at: str = "") -> dict[str, np.ndarray]:
+def variables(weights: Weights, table: WeightMap, architecture: Architecture, at: str = "") -> dict[str, np.ndarray]:
     """Return the stored arrays of canonical weights: the inverse of `weights`; arguments as `weight_map.write`."""
     stored = _Stacked(architecture)
     kind = next(iter(weights.values())).dtype

@@ -24,13 +24,13 @@ from attention.checkpoints import llama
 from attention.checkpoints.config import any_count, get
 from attention.checkpoints.llama import stacked
 from attention.checkpoints.rope import rotary
-from attention.checkpoints.weight_map import Dialect, Row, linear, projections, under
+from attention.checkpoints.weight_map import Row, WeightMap, linear, projections, under
 from attention.spec.errors import FileError, OptionError, shown
 from attention.spec.layers.stack import Encoder
 from attention.spec.storage.disk import brief, opened
 from examples.checkpoint_readers.gguf_file import parse
 
-BLOCK = Dialect(
+BLOCK = WeightMap(
     "GGUF block",
     (
         *under("self_attn.", "", projections("attn_q", "attn_k", "attn_v", "attn_output")),
@@ -121,6 +121,6 @@ def decoder(config: Mapping[str, Any]) -> Encoder:
     return replace(stack, block=replace(stack.block, attention=attention))
 
 
-def decoder_dialect(depth: int) -> Dialect:
+def decoder_weight_map(depth: int) -> WeightMap:
     """Return the table by which a file stores a decoder."""
     return stacked(BLOCK, depth, "blk.{}.", "output_norm.weight", beside=("token_embd.weight", "output.weight"))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from attention.checkpoints.config import check_depth, count, get, need
-from attention.checkpoints.weight_map import Dialect, Row, under
+from attention.checkpoints.weight_map import Row, WeightMap, under
 from attention.spec.errors import FileError, OptionError
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -157,7 +157,7 @@ ATTENTION = (
 )
 FEED_FORWARD = (*_linear("up", "W1", "b1", ("M", "A")), *_linear("down", "W2", "b2", ("A", "M")))
 
-ENCODER_LAYER = Dialect(
+ENCODER_LAYER = WeightMap(
     "Marian encoder layer",
     (
         *under("self_attn.", "self_", ATTENTION),
@@ -168,7 +168,7 @@ ENCODER_LAYER = Dialect(
 )
 """Of an `EncoderBlock`, stored at `encoder_l1_`, `encoder_l2_` and so on."""
 
-SSRU_LAYER = Dialect(
+SSRU_LAYER = WeightMap(
     "Marian decoder layer",
     (
         Row("candidate.kernel", "rnn_W", ("M", "E")),
@@ -183,7 +183,7 @@ SSRU_LAYER = Dialect(
 """Of a decoder layer whose self-attention is a recurrent cell instead, stored at `decoder_l1_` and so on."""
 
 
-def dialect(encoder_depth: int, decoder_depth: int) -> Dialect:
+def weight_map(encoder_depth: int, decoder_depth: int) -> WeightMap:
     """Return the table of a whole model: "embed" (V, M) and "logit_bias" (V), "encoder.layers.0" and "decoder.0", and so on.
 
     Raises:
@@ -194,7 +194,7 @@ def dialect(encoder_depth: int, decoder_depth: int) -> Dialect:
     encoder = (under(f"encoder.layers.{i}.", f"encoder_l{i + 1}_", ENCODER_LAYER.rows) for i in range(encoder_depth))
     decoder = (under(f"decoder.{i}.", f"decoder_l{i + 1}_", SSRU_LAYER.rows) for i in range(decoder_depth))
     ends = (Row("embed", "Wemb", ("V", "M")), Row("logit_bias", "decoder_ff_logit_out_b", ("", "V")))
-    return Dialect("Marian", (*ends, *(row for rows in (*encoder, *decoder) for row in rows)))
+    return WeightMap("Marian", (*ends, *(row for rows in (*encoder, *decoder) for row in rows)))
 
 
 WANTED = {

@@ -56,6 +56,6 @@ def read(path: Path) -> tuple[LanguageModel, Weights]:
     config, tensors = gguf.read(path)
     embed = tensors["token_embd.weight"]
     architecture = LanguageModel(len(embed), gguf.decoder(config))
-    table = gguf.decoder_dialect(architecture.decoder.depth)
+    table = gguf.decoder_weight_map(architecture.decoder.depth)
     decoder = weight_map.read(tensors, table, architecture.decoder)
     return architecture, {"embed": embed, **{f"decoder.{name}": array for name, array in decoder.items()}}

@@ -19,12 +19,12 @@ from rich.progress import track
 
 from attention.parity.pretrained.layerwise import layerwise
 from attention.parity.results.report import Report
+from examples.experiment import FOLDER, run
 from examples.language_model import model_jax, model_torch, smollm2, smollm2_theirs
 from examples.language_model.model import surprise
 from examples.language_model.sampling import write
-from examples.lesson import FOLDER, run
 
-ROOMS = {"torch": model_torch, "jax": model_jax}
+MODULES = {"torch": model_torch, "jax": model_jax}
 COUNT, CHECKED = 24, 32
 """Tokens to write after each prompt; tokens of the text on which each block is checked."""
 
@@ -41,11 +41,11 @@ def main(folder: Path = FOLDER) -> dict[str, Any]:
     perplexity = {"transformers": _perplexity(smollm2_theirs.logits(theirs, tokens), tokens)}
     texts = {"transformers": [smollm2_theirs.greedy(theirs, prompt, COUNT) for prompt in prompts]}
     margins: dict[str, float] = {}
-    for backend, room in ROOMS.items():
-        ours = room.LanguageModel(architecture, seed=None)
+    for backend, module in MODULES.items():
+        ours = module.LanguageModel(architecture, seed=None)
         ours.load_weights(weights)
-        perplexity[backend] = _perplexity(room.logits(ours, tokens), tokens)
-        written = [write(room.reader(ours, len(prompt) + COUNT), prompt, COUNT) for prompt in prompts]
+        perplexity[backend] = _perplexity(module.logits(ours, tokens), tokens)
+        written = [write(module.reader(ours, len(prompt) + COUNT), prompt, COUNT) for prompt in prompts]
         texts[backend], margins[backend] = [w.tokens for w in written], min(w.margin for w in written)
     seen = smollm2_theirs.seen(theirs, architecture, weights, tokens[:, :CHECKED])
     report = layerwise(track(seen, "each block", total=architecture.decoder.depth + 1, console=console, transient=True))

@@ -1,4 +1,4 @@
-"""The lesson: to write like Jane Austen, character by character, and both backends the same text.
+"""Example: to write like Jane Austen, character by character, and both backends the same text.
 
     python -m examples.language_model.train
 
@@ -21,18 +21,18 @@ from rich.console import Console
 
 from attention import spec
 from attention.parity.training import Recipe
+from examples.experiment import BACKENDS, FOLDER, Experiment, rates, run, run_experiment
 from examples.language_model import austen, model_jax, model_torch
 from examples.language_model.austen import HELD_OUT, Alphabet, n_gram_bits, windows
 from examples.language_model.model import LanguageModel, sized, surprise
 from examples.language_model.sampling import Written, write
-from examples.lesson import BACKENDS, FOLDER, Lesson, rates, run, teach
 
-ROOMS = {"torch": model_torch, "jax": model_jax}
+MODULES = {"torch": model_torch, "jax": model_jax}
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the lesson is."""
+    """How large the example is."""
 
     width: int = 96
     depth: int = 3
@@ -71,20 +71,20 @@ TINY = Size(
 )
 
 
-def lesson(learn: str, held: str, size: Size) -> Lesson:
-    """Return the lesson of a text to learn from and a text to be scored on."""
+def experiment(learn: str, held: str, size: Size) -> Experiment:
+    """Return the example of a text to learn from and a text to be scored on."""
     letters = Alphabet.of(learn)
     known, asked = letters.numbers(learn), letters.numbers(held)
     recipe = Recipe(
         architecture=size.architecture(len(letters)),
-        models={backend: room.LanguageModel for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
-        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.95, clip=spec.Clip(1.0)),
+        models={backend: module.LanguageModel for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.95, clip=spec.optimizers.Clip(1.0)),
         batches=lambda step: {"tokens": windows(known, size.batch, size.length + 1, step)},
         steps=size.steps,
     )
     tokens = scored(asked, size)
-    return Lesson(
+    return Experiment(
         name="language_model",
         title=f"A language model: {len(learn):,} characters of Jane Austen, and {len(held):,} held out",
         recipe=recipe,
@@ -102,7 +102,7 @@ def scored(asked: np.ndarray, size: Size) -> np.ndarray:
 
 def bits(backend: str, trained: Any, tokens: np.ndarray) -> np.ndarray:
     """Return what each character but the first costs a trained model, in bits: `(B, T - 1)`."""
-    return surprise(ROOMS[backend].logits(trained, tokens), tokens) / np.log(2)
+    return surprise(MODULES[backend].logits(trained, tokens), tokens) / np.log(2)
 
 
 def second_half(costs: np.ndarray) -> float:
@@ -141,7 +141,7 @@ def show(models: Mapping[str, Any], letters: Alphabet, held: str, size: Size, fo
 
 def written(backend: str, trained: Any, prompt: list[int], size: Size) -> Written:
     """Return how a model goes on from a prompt."""
-    read = ROOMS[backend].reader(trained, len(prompt) + size.written)
+    read = MODULES[backend].reader(trained, len(prompt) + size.written)
     return write(read, prompt, size.written, temperature=size.temperature)
 
 
@@ -153,7 +153,7 @@ def _shared(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 def draw(models: Mapping[str, Any], letters: Alphabet, text: str, path: Path) -> None:
     """Draw where a head of each backend's model looks: the one that looks most surely at what is not beside it."""
     tokens = letters.numbers(text)[None]
-    looks = {backend: ROOMS[backend].looks(models[backend], tokens)[:, 0] for backend in BACKENDS}
+    looks = {backend: MODULES[backend].looks(models[backend], tokens)[:, 0] for backend in BACKENDS}
     block, head = farthest(looks["torch"])
     figure, axes = plt.subplots(1, len(BACKENDS), figsize=(14, 7), layout="constrained")
     for axis, (backend, weights) in zip(axes, looks.items(), strict=True):
@@ -176,10 +176,10 @@ def farthest(looks: np.ndarray) -> tuple[int, int]:
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Run the lesson on the novels."""
+    """Run the example on the novels."""
     texts = austen.novels()
     held = texts.pop(HELD_OUT)
-    _ = teach(lesson("".join(texts.values()), held, Size()), folder)
+    _ = run_experiment(experiment("".join(texts.values()), held, Size()), folder)
     Console().print_json((folder / "language_model" / "texts.json").read_text(encoding="utf-8"))
 
 

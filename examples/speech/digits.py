@@ -1,4 +1,4 @@
-"""The lesson: digits and letters spoken in a row, written down by a model that looks back at the sound of each.
+"""Example: digits and letters spoken in a row, written down by a model that looks back at the sound of each.
 
     python -m examples.speech.digits
 
@@ -19,19 +19,19 @@ from matplotlib.patches import Rectangle
 
 from attention import spec
 from attention.parity.training import Recipe
-from examples.lesson import BACKENDS, FOLDER, Lesson, rates, run, teach
+from examples.experiment import BACKENDS, FOLDER, Experiment, rates, run, run_experiment
 from examples.speech import connected, digits_model, digits_model_jax, digits_model_torch
 from examples.speech.connected import END, FRAME, MOST_WORDS, Utterance, batch, utterance
 from examples.speech.prompts import prompts
 
-ROOMS = {"torch": digits_model_torch, "jax": digits_model_jax}
+MODULES = {"torch": digits_model_torch, "jax": digits_model_jax}
 LEARN, HELD_OUT = 0, 1
 """Where the seeds of utterances begin."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the lesson is."""
+    """How large the example is."""
 
     hidden_dim: int = 128
     batch: int = 32
@@ -44,21 +44,21 @@ class Size:
 TINY = Size(hidden_dim=8, batch=3, steps=12, scored=4)
 
 
-def lesson(said: Mapping[str, np.ndarray], size: Size) -> Lesson:
-    """Return the lesson of one recording for each word."""
+def experiment(said: Mapping[str, np.ndarray], size: Size) -> Experiment:
+    """Return the example of one recording for each word."""
     names = connected.vocabulary(said)
     held = [utterance(said, (HELD_OUT, i)) for i in range(size.scored)]
     guess = {"word error rate": error_rate(held, guessed(held, names)), "peak in the word": evenly(held)}
     recipe = Recipe(
         architecture=digits_model.Listener(len(names), connected.STACKED * connected.BANDS, size.hidden_dim),
-        models={backend: room.Listener for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
+        models={backend: module.Listener for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
         # Both for the sake of two frameworks: see examples/summarisation/train.py.
-        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=lambda step: batch([utterance(said, (LEARN, step, i)) for i in range(size.batch)], names),
         steps=size.steps,
     )
-    return Lesson(
+    return Experiment(
         name="digits",
         title=f"Speech: {len(said)} spoken digits and letters, two to {MOST_WORDS} in a row",
         recipe=recipe,
@@ -77,7 +77,7 @@ def heard(
         some = list(spoken[at : at + count])
         # One shape for all batches: the last one is filled up, and what it is filled with is left out.
         full = some + [spoken[0]] * (count - len(some))
-        numbers, weights = ROOMS[backend].listen(trained, batch(full, names), MOST_WORDS + 1)
+        numbers, weights = MODULES[backend].listen(trained, batch(full, names), MOST_WORDS + 1)
         for row, look in list(zip(numbers, weights, strict=True))[: len(some)]:
             ended = np.flatnonzero(row == END)
             words = row[: ended[0]] if len(ended) else row
@@ -143,8 +143,8 @@ def draw(models: Mapping[str, Any], shown: Utterance, names: Sequence[str], path
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Run the lesson on the recorded prompts."""
-    _ = teach(lesson(connected.takes(prompts()), Size()), folder)
+    """Run the example on the recorded prompts."""
+    _ = run_experiment(experiment(connected.takes(prompts()), Size()), folder)
 
 
 if __name__ == "__main__":

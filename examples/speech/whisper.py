@@ -160,10 +160,10 @@ def formula(model: Whisper, xp: Any, weights: Mapping[str, Array], sound: Array,
         rows = xp.reshape(seen, (*seen.shape[:2], -1)) @ xp.reshape(kernel, (-1, kernel.shape[-1]))
         x = PLAIN["gelu"](xp, rows + weights[f"conv{i}.bias"])
     given = {"x": x + weights["sound_places"]}
-    memory = model.encoder.formula(xp, inner("encoder", weights), given, model.encoder.settle(given))["output"]
+    memory = model.encoder.formula(xp, inner("encoder", weights), given, model.encoder.resolve(given))["output"]
     x = weights["embed"][tokens] + weights["text_places"][: tokens.shape[-1]]
     given = {"x": x, "memory": memory}
-    x = model.decoder.formula(xp, inner("decoder", weights), given, model.decoder.settle(given))["output"]
+    x = model.decoder.formula(xp, inner("decoder", weights), given, model.decoder.resolve(given))["output"]
     return {"memory": memory, "logits": x @ weights["embed"].T}
 
 

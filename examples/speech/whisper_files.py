@@ -19,7 +19,7 @@ import numpy as np
 
 from attention import spec
 from attention.checkpoints import whisper
-from attention.checkpoints.weight_map import Dialect, Row
+from attention.checkpoints.weight_map import Row, WeightMap
 from attention.parity.pretrained.package_files import pinned
 from attention.spec.errors import OptionError
 from attention.spec.params import Weights
@@ -82,7 +82,7 @@ def load(folder: Path) -> Trained:
     return Trained(architecture, weights, rules, tuple((layer, head) for layer, head in said["alignment_heads"]))
 
 
-def ctranslate2_table(model: Whisper) -> Dialect:
+def ctranslate2_table(model: Whisper) -> WeightMap:
     """Return the table by which CTranslate2 stores the whole model."""
     own = (
         *_conv("encoder/conv{i}/weight", "encoder/conv{i}/bias"),
@@ -91,10 +91,10 @@ def ctranslate2_table(model: Whisper) -> Dialect:
         Row("embed", "decoder/embeddings/weight", ("V", "M")),
     )
     rows = (*_parts(model, ctranslate2.stack, "{}/"), *own)
-    return Dialect("CTranslate2 Whisper", rows, beside=frozenset(SETTINGS) | UNREAD)
+    return WeightMap("CTranslate2 Whisper", rows, beside=frozenset(SETTINGS) | UNREAD)
 
 
-def huggingface_table(model: Whisper) -> Dialect:
+def huggingface_table(model: Whisper) -> WeightMap:
     """Return the table by which transformers' `WhisperForConditionalGeneration` stores the whole model."""
     own = (
         *_conv("model.encoder.conv{i}.weight", "model.encoder.conv{i}.bias"),
@@ -104,7 +104,7 @@ def huggingface_table(model: Whisper) -> Dialect:
     )
     rows = (*_parts(model, whisper.stack, "model.{}."), *own)
     # The embedding again, under the name of the projection that it is tied to.
-    return Dialect("transformers Whisper", rows, beside=frozenset({"proj_out.weight"}))
+    return WeightMap("transformers Whisper", rows, beside=frozenset({"proj_out.weight"}))
 
 
 def _conv(kernel: str, bias: str) -> list[Row]:
@@ -112,7 +112,7 @@ def _conv(kernel: str, bias: str) -> list[Row]:
     return [*kernels, *(Row(f"conv{i}.bias", bias.format(i=i), ("M",)) for i in (1, 2))]
 
 
-def _parts(model: Whisper, table: Callable[[Any], Dialect], at: str) -> list[Row]:
+def _parts(model: Whisper, table: Callable[[Any], WeightMap], at: str) -> list[Row]:
     rows = [(name, row) for name, part in model.parts.items() for row in table(part).rows]
     return [Row(f"{name}.{row.canonical}", at.format(name) + row.stored, row.axes) for name, row in rows]
 

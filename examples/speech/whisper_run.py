@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from attention.parity.pretrained.layerwise import layerwise
 from examples.checkpoint_readers import ctranslate2
-from examples.lesson import run
+from examples.experiment import run
 from examples.speech import whisper, whisper_files, whisper_jax, whisper_theirs, whisper_torch
 from examples.speech.mel import SECONDS, log_mel
 from examples.speech.prompts import Prompt, joined, prompts, words
@@ -33,7 +33,7 @@ from examples.speech.whisper_figure import draw
 from examples.speech.word_times import Word, word_times
 
 FOLDER = Path("build/examples/whisper")
-ROOMS: Mapping[str, Any] = {"torch": whisper_torch, "jax": whisper_jax}
+MODULES: Mapping[str, Any] = {"torch": whisper_torch, "jax": whisper_jax}
 PROMPTS, LEAST = 30, 6
 """How many prompts are heard, evenly spread by name over all that have so many words and fit into what is heard at once."""
 JOINED, TOGETHER = 10, 4
@@ -105,7 +105,7 @@ def timed(hear: Recogniser, spoken: Sequence[Prompt]) -> tuple[list[tuple[float,
 
 def whole(models: Mapping[str, Any], theirs: Any, sound: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
     """Return how far each implementation's float32 logits are from transformers' in float64."""
-    made = {name: room.logits(models[name], sound, tokens) for name, room in ROOMS.items()}
+    made = {name: module.logits(models[name], sound, tokens) for name, module in MODULES.items()}
     made["transformers"] = whisper_theirs.logits(theirs, sound, tokens)
     exact = whisper_theirs.logits(theirs.double(), sound, tokens)
     _ = theirs.float()
@@ -124,13 +124,13 @@ def choices(trained: whisper_files.Trained, theirs: Any, prompt: Prompt, heard: 
 
 
 def main() -> None:
-    """Run the lesson."""
+    """Run the example."""
     console, started = Console(), time.perf_counter()
     FOLDER.mkdir(parents=True, exist_ok=True)
     folder = whisper_files.find()
     trained, tokenizer = whisper_files.load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
-    models = {name: room.build(trained) for name, room in ROOMS.items()}
-    hear = {name: Recogniser(trained, room.listener(models[name]), tokenizer) for name, room in ROOMS.items()}
+    models = {name: module.build(trained) for name, module in MODULES.items()}
+    hear = {name: Recogniser(trained, module.listener(models[name]), tokenizer) for name, module in MODULES.items()}
     theirs = whisper_theirs.theirs(ctranslate2.load(folder / "model.bin").variables)
     recorded = prompts()
     spoken, numbers = chosen(recorded), dict[str, Any]()

@@ -1,4 +1,4 @@
-"""The lesson: a package's description to one line, where attention is the probability of copying a word.
+"""Example: a package's description to one line, where attention is the probability of copying a word.
 
     python -m examples.summarisation.train
 
@@ -20,17 +20,17 @@ from attention import spec
 from attention.parity.training import Recipe
 from examples import heatmap
 from examples.debian import translations
+from examples.experiment import BACKENDS, FOLDER, Experiment, epoch, rates, run, run_experiment
 from examples.heatmap import HeatMap, apart
-from examples.lesson import BACKENDS, FOLDER, Lesson, epoch, rates, run, teach
 from examples.summarisation import model, model_jax, model_torch
 from examples.summarisation.data import TARGET_WORDS, Pair, Vocabulary, batch, pairs
 
-ROOMS = {"torch": model_torch, "jax": model_jax}
+MODULES = {"torch": model_torch, "jax": model_jax}
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the lesson is."""
+    """How large the example is."""
 
     vocabulary: int = 4000
     embed_dim: int = 96
@@ -45,22 +45,22 @@ class Size:
 TINY = Size(vocabulary=60, embed_dim=8, hidden_dim=12, batch=4, steps=12, scored=6)
 
 
-def lesson(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Lesson:
-    """Return the lesson of pairs to learn from and pairs to be scored on."""
+def experiment(learn: Sequence[Pair], held: Sequence[Pair], size: Size) -> Experiment:
+    """Return the example of pairs to learn from and pairs to be scored on."""
     # They stand in the order of the alphabet, in which templates are neighbours.
     held = held[:: max(1, len(held) // size.scored)][: size.scored]
     vocabulary = Vocabulary.of(learn, size.vocabulary)
     recipe = Recipe(
         architecture=model.PointerGenerator(len(vocabulary), size.embed_dim, size.hidden_dim),
-        models={backend: room.PointerGenerator for backend, room in ROOMS.items()},
-        losses={backend: room.loss for backend, room in ROOMS.items()},
+        models={backend: module.PointerGenerator for backend, module in MODULES.items()},
+        losses={backend: module.loss for backend, module in MODULES.items()},
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step; and
         # optax holds 1 - b2^t in float32, which is off by 3e-5 in the first steps of the usual b2 of 0.999.
-        optimizer=spec.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(rates(size.rate, size.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)),
         batches=lambda step: batch([learn[i] for i in epoch(len(learn), size.batch, step)], vocabulary),
         steps=size.steps,
     )
-    return Lesson(
+    return Experiment(
         name="summarisation",
         title=f"Summarisation: {len(learn)} Debian descriptions to one line each, by a pointer-generator",
         recipe=recipe,
@@ -78,7 +78,7 @@ def written(backend: str, trained: Any, examples: Sequence[Pair], vocabulary: Vo
         some = list(examples[at : at + count])
         # One shape for all batches: the last one is filled up, and what it is filled with is left out.
         full = some + [examples[0]] * (count - len(some))
-        numbers, _, _ = ROOMS[backend].summarise(trained, batch(full, vocabulary), TARGET_WORDS[1])
+        numbers, _, _ = MODULES[backend].summarise(trained, batch(full, vocabulary), TARGET_WORDS[1])
         made += [vocabulary.read(row, p.source) for row, p in zip(numbers, some, strict=False)]
     return made
 
@@ -100,7 +100,7 @@ def best(examples: Sequence[Pair]) -> int:
 def draw(models: Mapping[str, Any], examples: Sequence[Pair], vocabulary: Vocabulary, count: int, path: Path) -> None:
     """Draw where each backend's model copies from, on the one of some examples of which torch's copies most unknown words."""
     some = list(examples[:count])
-    numbers, _, _ = ROOMS["torch"].summarise(models["torch"], batch(some, vocabulary), TARGET_WORDS[1])
+    numbers, _, _ = MODULES["torch"].summarise(models["torch"], batch(some, vocabulary), TARGET_WORDS[1])
     shown = some[int((numbers >= len(vocabulary)).sum(1).argmax())]
     maps = [copying(backend, models[backend], shown, vocabulary) for backend in BACKENDS]
     caption = (
@@ -113,7 +113,7 @@ def draw(models: Mapping[str, Any], examples: Sequence[Pair], vocabulary: Vocabu
 
 def copying(backend: str, trained: Any, shown: Pair, vocabulary: Vocabulary) -> HeatMap:
     """Return the probability of copying each written word from each place of the source."""
-    found = ROOMS[backend].summarise(trained, batch([shown], vocabulary), TARGET_WORDS[1])
+    found = MODULES[backend].summarise(trained, batch([shown], vocabulary), TARGET_WORDS[1])
     numbers, own, weights = (part[0] for part in found)
     said = vocabulary.read(numbers, shown.source)
     copied = (1.0 - own[: len(said), None]) * weights[: len(said), : len(shown.source)]
@@ -122,9 +122,9 @@ def copying(backend: str, trained: Any, shown: Pair, vocabulary: Vocabulary) -> 
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Run the lesson on Debian's descriptions."""
+    """Run the example on Debian's descriptions."""
     learn, held = pairs(text for _, text in translations("en"))
-    _ = teach(lesson(learn, held, Size()), folder)
+    _ = run_experiment(experiment(learn, held, Size()), folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from examples.lesson import epoch
+from examples.experiment import epoch
 
 END, START, UNKNOWN = 0, 1, 2
 """The first three numbers of every vocabulary: what ends a text and pads it, what stands before it, what has no number."""

@@ -24,7 +24,7 @@ from babel.dates import format_date
 
 from attention import spec
 from attention.parity.training import Recipe
-from examples import lesson
+from examples import experiment
 from examples.translation import bahdanau, bahdanau_jax, bahdanau_torch, writing
 from examples.translation.corpus import Corpus
 
@@ -85,7 +85,7 @@ def tokens(text: str) -> list[str]:
 
 
 def corpus(sizes: Sizes) -> Corpus:
-    """Return the data of a lesson, the same every time."""
+    """Return the data of an example, the same every time."""
     taught, asked = (sentences(n, k, held_out=n == 1) for n, k in enumerate((sizes.pairs, sizes.held_out)))
     words = [(tokens(text), list(iso)) for text, iso in taught]
     longest = max(len(tokens(text)) for text, _ in taught + asked)
@@ -109,15 +109,17 @@ def score(written: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
     return {"exact %": 100.0 * float(np.mean(exact)), "characters %": 100.0 * float(np.mean(right))}
 
 
-def dates(sizes: Sizes) -> lesson.Lesson:
-    """Return the lesson."""
+def dates(sizes: Sizes) -> experiment.Experiment:
+    """Return the example."""
     given = corpus(sizes)
     recipe = Recipe(
         architecture=bahdanau.Translator(len(given.read), len(given.said), sizes.embed_dim, sizes.reader_dim, sizes.writer_dim),
         models={"torch": bahdanau_torch.Translator, "jax": bahdanau_jax.Translator},
         losses=writing.LOSSES,
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step.
-        optimizer=spec.Adam(lesson.rates(sizes.learning_rate, sizes.steps), eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(
+            experiment.rates(sizes.learning_rate, sizes.steps), eps=1e-6, clip=spec.optimizers.Clip(1.0)
+        ),
         batches=lambda step: given.taught.shuffled(step, sizes.batch),
         steps=sizes.steps,
     )
@@ -128,7 +130,7 @@ def dates(sizes: Sizes) -> lesson.Lesson:
         maps = writing.write(backend, model, given, [tokens(text) for text in texts])
         return score(["".join(one.written) for one in maps], wanted)
 
-    return lesson.Lesson(
+    return experiment.Experiment(
         name="dates",
         title=f"Dates in words of {len(LOCALES)} locales to ISO 8601, by Bahdanau's alignment",
         recipe=recipe,
@@ -140,4 +142,4 @@ def dates(sizes: Sizes) -> lesson.Lesson:
 
 
 if __name__ == "__main__":
-    lesson.run(lambda: lesson.teach(dates(Sizes())))
+    experiment.run(lambda: experiment.run_experiment(dates(Sizes())))

@@ -25,7 +25,7 @@ import sacrebleu
 
 from attention import spec
 from attention.parity.training import Recipe
-from examples import debian, lesson
+from examples import debian, experiment
 from examples.heatmap import HeatMap
 from examples.translation import luong, luong_jax, luong_torch, writing
 from examples.translation.corpus import SPECIAL, UNKNOWN, Corpus
@@ -117,7 +117,7 @@ def text(words: Sequence[str]) -> str:
 
 
 def corpus(sizes: Sizes, texts: Texts) -> Corpus:
-    """Return the data of a lesson: to learn from, what fits into `sizes.longest`; to be asked, whatever source does."""
+    """Return the data of an example: to learn from, what fits into `sizes.longest`; to be asked, whatever source does."""
     s, t = sizes.longest
     read = [(tokens(a), tokens(b)) for a, b in texts]
     asked = [pair for pair, (a, _) in zip(texts, read, strict=True) if is_held_out(pair[0]) and len(a) <= s]
@@ -143,15 +143,17 @@ def score(written: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
     return {"BLEU": bleu.score, "chrF": chrf.score}
 
 
-def descriptions(sizes: Sizes, texts: Texts) -> lesson.Lesson:
-    """Return the lesson."""
+def descriptions(sizes: Sizes, texts: Texts) -> experiment.Experiment:
+    """Return the example."""
     given = corpus(sizes, texts)
     recipe = Recipe(
         architecture=luong.Translator(len(given.read), len(given.said), sizes.embed_dim, sizes.reader_dim, sizes.writer_dim),
         models={"torch": luong_torch.Translator, "jax": luong_jax.Translator},
         losses=writing.LOSSES,
         # With the usual eps of 1e-8, a gradient of rounding's own size would move a rare word's embedding by a whole step.
-        optimizer=spec.Adam(lesson.rates(sizes.learning_rate, sizes.steps), b2=0.98, eps=1e-6, clip=spec.Clip(1.0)),
+        optimizer=spec.optimizers.Adam(
+            experiment.rates(sizes.learning_rate, sizes.steps), b2=0.98, eps=1e-6, clip=spec.optimizers.Clip(1.0)
+        ),
         batches=lambda step: given.taught.shuffled(step, sizes.batch),
         steps=sizes.steps,
     )
@@ -161,7 +163,7 @@ def descriptions(sizes: Sizes, texts: Texts) -> lesson.Lesson:
         maps = writing.write(backend, model, given, [tokens(source) for source in sources])
         return score([pointed(one) for one in maps], wanted)
 
-    return lesson.Lesson(
+    return experiment.Experiment(
         name="descriptions",
         title="Debian package descriptions, English to French, by Luong's alignment",
         recipe=recipe,
@@ -174,4 +176,4 @@ def descriptions(sizes: Sizes, texts: Texts) -> lesson.Lesson:
 
 
 if __name__ == "__main__":
-    lesson.run(lambda: lesson.teach(descriptions(Sizes(), synopses())))
+    experiment.run(lambda: experiment.run_experiment(descriptions(Sizes(), synopses())))

@@ -122,7 +122,7 @@ def architecture(checkpoint: marian.Checkpoint) -> Marian:
 
 def weights(checkpoint: marian.Checkpoint, model: Marian) -> Weights:
     """Return a checkpoint's tensors as canonical weights."""
-    return weight_map.read(checkpoint.tensors, marian.dialect(model.encoder.depth, model.depth), model)
+    return weight_map.read(checkpoint.tensors, marian.weight_map(model.encoder.depth, model.depth), model)
 
 
 def positions(start: int, count: int, width: int) -> np.ndarray:
@@ -235,7 +235,7 @@ def formula(model: Marian, xp: Any, weights: Mapping[str, Array], source: Array,
     """
     x = enter(xp, weights["embed"], source, xp.asarray(positions(0, source.shape[1], model.width)))
     given = {"x": x}
-    memory = model.encoder.formula(xp, inner("encoder", weights), given, model.encoder.settle(given))["output"]
+    memory = model.encoder.formula(xp, inner("encoder", weights), given, model.encoder.resolve(given))["output"]
     x = enter(xp, weights["embed"], target, xp.asarray(positions(0, target.shape[1], model.width)))
     for i in range(model.depth):
         x = _layer(model.layer, xp, inner(f"decoder.{i}", weights), x, memory)
@@ -247,7 +247,7 @@ def _layer(layer: DecoderLayer, xp: Any, weights: Mapping[str, Array], x: Array,
         return layer.norm.normalise(xp, inner(name, weights), x)
 
     def part(name: str, contract: Contract, given: dict[str, Array]) -> Array:
-        return contract.formula(xp, inner(name, weights), given, contract.settle(given))["output"]
+        return contract.formula(xp, inner(name, weights), given, contract.resolve(given))["output"]
 
     state = xp.zeros_like(x[..., 0, :])
     said, _ = ssru(xp, x @ weights["candidate.kernel"], x @ weights["forget.kernel"] + weights["forget.bias"], state)

@@ -58,10 +58,10 @@ def ours(model: marian.Marian, weights: Weights, source: np.ndarray, target: np.
     """Return the logits `(B, T, V)` of both backends; no token is padding."""
     lengths, places = np.full(len(source), source.shape[1], np.int32), marian.positions(0, target.shape[1], model.width)
     made: dict[str, np.ndarray] = {}
-    for name, room in {"torch": marian_torch, "jax": marian_jax}.items():
-        built = room.Marian(model, seed=None)
+    for name, module in {"torch": marian_torch, "jax": marian_jax}.items():
+        built = module.Marian(model, seed=None)
         built.load_weights(weights)
-        translator = room.translator(built)
+        translator = module.translator(built)
         made[name] = translator.decode(target, places, translator.encode(source, lengths), lengths)[0]
     return made
 

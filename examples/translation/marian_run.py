@@ -4,7 +4,7 @@
     python -m examples.translation.marian_run
 
 With a sentence: its translation by each backend and by the package's own program, and the alignment. Without one: the crossing
-alignment of "European Economic Area" as a figure, every layer beside transformers', and all sentences of the lesson.
+alignment of "European Economic Area" as a figure, every layer beside transformers', and all sentences of the example.
 
     build/examples/marian/numbers.json    alignment.png
 """
@@ -23,12 +23,12 @@ import numpy as np
 from rich.console import Console
 
 from attention.parity.results.report import Report
-from examples.lesson import run
+from examples.experiment import run
 from examples.translation import alignment_figure, marian, marian_jax, marian_package, marian_torch
 from examples.translation.marian_sentences import SENTENCES
 
 FOLDER = Path("build/examples/marian")
-ROOMS = {"torch": marian_torch, "jax": marian_jax}
+MODULES = {"torch": marian_torch, "jax": marian_jax}
 ENGINE = "the package's own"
 
 
@@ -46,10 +46,10 @@ def translate(trained: marian_package.Pretrained, sentences: Sequence[str]) -> d
     """Return what each backend and the package's own program say, all sentences at once, and in what time once compiled."""
     sources = [trained.tokenizer.encode(text) for text in sentences]
     made: dict[str, Said] = {}
-    for name, room in ROOMS.items():
-        built = room.Marian(trained.model, seed=None)
+    for name, module in MODULES.items():
+        built = module.Marian(trained.model, seed=None)
         built.load_weights(trained.weights)
-        translator = room.translator(built)
+        translator = module.translator(built)
         # The first run compiles, at least in JAX.
         _ = marian.greedy(translator, sources)
         started = time.perf_counter()
@@ -128,7 +128,7 @@ def agreeing(report: Report) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the lesson."""
+    """Run the example."""
     console, trained = Console(), marian_package.load()
     if arguments:
         _ = show(console, trained, " ".join(arguments))

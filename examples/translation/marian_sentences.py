@@ -1,4 +1,4 @@
-"""Sentences to translate, made up for this lesson: news, rules, stories, small talk; the first is the article's example."""
+"""Sentences to translate, made up for this example: news, rules, stories, small talk; the first is the article's example."""
 
 SENTENCES = (
     "The agreement on the European Economic Area was signed in August 1992.",

@@ -1,9 +1,9 @@
-"""The command line with the commands of the evaluation."""
+"""`python -m tools.evaluation`."""
 
-from attention.cli import app
 from tools.evaluation import false_alarms, random_options
+from tools.evaluation.application import app
 
-__all__ = ["app", "false_alarms", "random_options"]
+__all__ = ["false_alarms", "random_options"]
 
 if __name__ == "__main__":
     app()

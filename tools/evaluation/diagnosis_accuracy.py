@@ -224,9 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _ = parser.add_argument("--pairs", type=int, default=60, help="how many random pairs of mistakes")
     _ = parser.add_argument("--seed", type=int, default=0, help="of the pairs")
-    _ = parser.add_argument(
-        "--side", default="torch", help="the backend: torch, jax_eager, numpy"
-    )
+    _ = parser.add_argument("--side", default="torch", help="the backend: torch, jax_eager, numpy")
     _ = parser.add_argument("--cases", nargs="*", default=(), help="these contracts alone")
     _ = parser.add_argument("--kind", choices=[*WANTED], help="one kind of trial alone")
     _ = parser.add_argument("--json", metavar="PATH", help="write the counts to this file")

@@ -1,4 +1,4 @@
-"""The command `python -m tools.evaluation parity false-alarms`: the false positive rate of the comparison."""
+"""`python -m tools.evaluation false-alarms`: how often a right program is said to differ."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attention.cli.application import one_line
-from attention.cli.verify import parity_app
+from attention.cli.application import Command
+from tools.evaluation.application import app
 
 if TYPE_CHECKING:
     from tools.evaluation.false_positive_rate import Tally
 
 
-@parity_app.command("false-alarms")
+@app.command("false-alarms", cls=Command)
 def false_alarms(
     draws: Annotated[int, typer.Option(help="How many random draws.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
@@ -27,28 +27,27 @@ def false_alarms(
     ] = None,
     json: Annotated[str | None, typer.Option(metavar="PATH", help="Write the counts and every failure to this file.")] = None,
 ) -> None:
-    """Run both backends, which are right, on random contracts, shapes, dtypes and scales, and count the rejections.
+    """Run both backends, which are right, on random contracts, shapes, dtypes and scales, and count false alarms.
 
     Exits with 1 if that is one draw in 1,000 or more. Draw 1234 of a seed is the same whatever the range it is run in.
     """
-    with one_line():
-        from attention.parity.results.report import write  # noqa: PLC0415
-        from tools.evaluation import false_positive_rate as alarms  # noqa: PLC0415 - frameworks are imported by the command that needs them
-        from tools.evaluation.random_calls import DTYPES  # noqa: PLC0415
+    from attention.parity.results.report import write  # noqa: PLC0415
+    from tools.evaluation import false_positive_rate as alarms  # noqa: PLC0415 - frameworks are imported by the command that needs them
+    from tools.evaluation.random_calls import DTYPES  # noqa: PLC0415
 
-        dtypes = tuple(dtype or DTYPES)
-        if draw is not None:
-            raise typer.Exit(0 if _alone(draw, seed, dtypes) else 1)
-        with progress_bar(draws) as tell:
+    dtypes = tuple(dtype or DTYPES)
+    if draw is not None:
+        raise typer.Exit(0 if _alone(draw, seed, dtypes) else 1)
+    with progress_bar(draws) as tell:
 
-            def progress(tally: Tally) -> None:
-                tell(tally.draws, len(tally.failing))
+        def progress(tally: Tally) -> None:
+            tell(tally.draws, len(tally.failing))
 
-            tally = alarms.false_positives(draws, seed, first=first, dtypes=dtypes, progress=progress)
-        for line in tally.lines():
-            typer.echo(line)
-        if json is not None:
-            write(json, dumps(tally.to_dict(), indent=1))
+        tally = alarms.false_positives(draws, seed, first=first, dtypes=dtypes, progress=progress)
+    for line in tally.lines():
+        typer.echo(line)
+    if json is not None:
+        write(json, dumps(tally.to_dict(), indent=1))
     raise typer.Exit(0 if tally.ok else 1)
 
 

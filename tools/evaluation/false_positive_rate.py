@@ -24,8 +24,8 @@ from attention.parity.contracts.backends import Backend
 from attention.parity.contracts.check import expect, judged
 from attention.parity.numerics.comparison import Verdict
 from attention.parity.results.report import Report, Row
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import OptionError
-from attention.spec.params import numpy_dtype
 from tools.evaluation.random_calls import DTYPES, GROUP, drawn
 
 MOST = 0.001
@@ -121,7 +121,7 @@ class Tally:
             yield f"{side:12} {dtype:9} {m.draws:6} {m.arrays:7} {m.failing:8} {m.rms:12.2f} {m.worst:6.1f}"
         for number, rows in self.failing.items():
             yield from _lines(rows)
-            yield f"  again: python -m tools.evaluation parity false-alarms --seed {self.seed} --draw {number}"
+            yield f"  again: python -m tools.evaluation false-alarms --seed {self.seed} --draw {number}"
         speed = self.seconds / self.draws if self.draws else math.nan
         yield f"{self.draws} draws of seed {self.seed}, {speed:.2f} s each; {self.arrays} arrays compared with the oracle"
         yield (

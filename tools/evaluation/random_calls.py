@@ -18,11 +18,12 @@ import numpy as np
 from attention.parity.contracts.probes import Probe
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import COMPUTE
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import AttentionError
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
-from attention.spec.params import cast, numpy_dtype
+from attention.spec.params import cast
 from attention.spec.positions import AxialRotary
 from tools.evaluation.random_contracts import FRAMES, KINDS, Frame, Pick
 
@@ -68,17 +69,17 @@ class Form:
 
     def call(self, rng: np.random.Generator) -> dict[str, Any]:
         """Return the keywords of a call."""
-        f, takes = self.frame, self.contract.takes
-        made: dict[str, Any] = {"mask": self.mask(rng)} if "mask" in takes else {}
-        if "memory_mask" in takes:
+        f, call_kwargs = self.frame, self.contract.call_kwargs
+        made: dict[str, Any] = {"mask": self.mask(rng)} if "mask" in call_kwargs else {}
+        if "memory_mask" in call_kwargs:
             made["memory_mask"] = Lengths(rng.integers(0, f.S + 1, f.B))
-        if "dropout_seed" in takes and self.contract.drops:
+        if "dropout_seed" in call_kwargs and self.contract.drops:
             made["dropout_seed"] = int(rng.integers(2**31))
-        if "intermediates" in takes:
+        if "intermediates" in call_kwargs:
             made["intermediates"] = self.intermediates
         first = int(rng.choice(FIRST))
         for name, count in (("query_positions", f.T), ("key_positions", f.S), ("positions", f.T)):
-            if self.placed and name in takes:
+            if self.placed and name in call_kwargs:
                 where = np.arange(count) + first
                 made[name] = np.stack([where // 5, where % 5], axis=-1) if self.axial else where
         return made
@@ -133,7 +134,7 @@ def form(group: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES) -> Form:
         try:
             found = _form(pick, dtypes)
             probe = found.probe(np.random.default_rng(0))
-            _ = found.contract.settle(probe.arrays, **probe.call())
+            _ = found.contract.resolve(probe.arrays, **probe.call())
         # Not every option goes with every other one: those that do not are refused by name, and drawn again.
         except AttentionError:
             continue
@@ -143,19 +144,19 @@ def form(group: int, seed: int = 0, dtypes: tuple[str, ...] = DTYPES) -> Form:
 def _form(pick: Pick, dtypes: tuple[str, ...]) -> Form:
     frame, square = (f := pick.one(FRAMES)), f.T == f.S
     contract = pick.one(KINDS)(pick, frame).pinned()
-    takes = contract.takes
+    call_kwargs = contract.call_kwargs
     axial = isinstance(getattr(contract, "positions", None), AxialRotary)
     # A layer without positions takes none, but for a block, which hands them to its attention.
-    looks = getattr(contract, "positions", None) is not None or "positions" in takes
+    looks = getattr(contract, "positions", None) is not None or "positions" in call_kwargs
     return Form(
         contract,
         frame,
         pick.one(dtypes),
         _mask(pick, frame, getattr(contract, "num_heads", 1)),
         alone=contract.attends_self and square and pick.chance(0.7),
-        biased="bias" in takes and pick.chance(0.2),
+        biased="bias" in call_kwargs and pick.chance(0.2),
         placed=looks and (axial or not square or pick.chance(0.4)),
-        intermediates=("weights", "logsumexp") if "intermediates" in takes and pick.chance(0.2) else (),
+        intermediates=("weights", "logsumexp") if "intermediates" in call_kwargs and pick.chance(0.2) else (),
     )
 
 

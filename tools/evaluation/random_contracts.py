@@ -198,7 +198,7 @@ def _linear(pick: Pick, f: Frame) -> LinearAttention:
 
 
 def _alignment(pick: Pick, f: Frame) -> AlignmentAttention:
-    bent: dict[str, Any] = {"hidden": f.D, "bias": pick.chance(0.5), "lean": pick.maybe(3)}
+    bent: dict[str, Any] = {"hidden": f.D, "bias": pick.chance(0.5), "chunk_size": pick.maybe(3)}
     score = pick.one((Additive(**bent), Concat(**bent), General(), ScaledDot(), Dot(), Cosine(10.0, 20.0)))
     options: dict[str, Any] = {"mask": structure(pick, f), "softcap": pick.maybe(pick.between(1.0, 100.0))}
     return AlignmentAttention(f.M, f.memory, f.E, score, pick.maybe(f.A, 0.4), **options, dropout_rate=pick.one((0.0, 0.2)))

@@ -1,4 +1,4 @@
-"""The command `python -m tools.evaluation parity random-options`: fuzzing of all options of all contracts."""
+"""`python -m tools.evaluation random-options`: formula and layers on random combinations of all options."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from attention.cli.application import one_line
-from attention.cli.verify import parity_app
+from attention.cli.application import Command
+from tools.evaluation.application import app
 from tools.evaluation.false_alarms import progress_bar
 
 
-@parity_app.command("random-options")
+@app.command("random-options", cls=Command)
 def random_options(
     draws: Annotated[int, typer.Option(help="How many random draws.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of all draws.", min=0)] = 0,
@@ -21,11 +21,10 @@ def random_options(
 
     Exits with 1 if they disagree on any draw. Each such draw is shrunk, and printed as a program that shows it again.
     """
-    with one_line():
-        from tools.evaluation.option_fuzzing import random_options as run  # noqa: PLC0415 - frameworks are imported by the command that needs them
+    from tools.evaluation.option_fuzzing import random_options as run  # noqa: PLC0415 - frameworks are imported by the command that needs them
 
-        with progress_bar(draws) as tell:
-            tally = run(draws, seed, first=first, progress=lambda tally: tell(tally.draws, len(tally.failures)))
-        for line in tally.lines():
-            typer.echo(line)
+    with progress_bar(draws) as tell:
+        tally = run(draws, seed, first=first, progress=lambda tally: tell(tally.draws, len(tally.failures)))
+    for line in tally.lines():
+        typer.echo(line)
     raise typer.Exit(0 if tally.ok else 1)

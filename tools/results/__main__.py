@@ -56,7 +56,7 @@ def complaints(page: Path) -> Iterator[str]:
     if rendered(text) != text:
         yield f"{name}: a block is not what its results file says: `make results` writes it anew"
     yield from (f"{name}: no results file backs: {line}" for line in claims.unbacked(text))
-    yield from (f"{name}: no measurement drew {path} as it is" for path in claims.undrawn(text, pictures()))
+    yield from (f"{name}: no measurement drew {path} as it is" for path in claims.undrawn(text, pictures(), page.parent))
     yield from (f"{name}: says twice: {sentence}" for sentence in claims.repeated(text))
     yield from (f"{name}: names {path}, which is not there" for path in claims.absent(text, page.parent))
     yield from (f"{name}: names {command!r}, which is not there" for command in claims.unknown_commands(text))

@@ -5,6 +5,7 @@ a number outside a block and outside code is a claim that nobody measures again,
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ KNOWN = {
 """Numbers that are no measurements, with why."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-RUN = ("pycon", "python", "console", "json")
+RUN = ("pycon", "python", "console", "json", "toml")
 """Fences that hold code. What a `text` fence shows was printed by something, and is checked."""
 CODE = re.compile(r"`([^`\n]+)`")
 NUMBER = re.compile(r"(?<!\w)(?<![A-Za-z][-.])\d|\b[x\N{MULTIPLICATION SIGN}]\d")
@@ -67,15 +68,21 @@ def _unknown(line: str) -> str:
     return re.sub("|".join(KNOWN), "", line)
 
 
-def undrawn(text: str, digests: Mapping[str, str]) -> list[str]:
+def undrawn(text: str, digests: Mapping[str, str], beside: Path = ROOT) -> list[str]:
     """Return the pictures of this repository that a page shows and no measurement drew.
 
     Args:
         text: of the page.
-        digests: the SHA-256 of every recorded picture, by path.
+        digests: the SHA-256 of every recorded picture, by path from the root of the repository.
+        beside: the folder of the page, from which it names its pictures.
     """
-    shown = [path for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text) if "://" not in path]
-    return [path for path in shown if not (ROOT / path).exists() or digests.get(path) != digest(ROOT / path)]
+    named = [path for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text) if "://" not in path]
+    shown = {path: Path(os.path.normpath(beside / path)) for path in named}
+    return [
+        path
+        for path, place in shown.items()
+        if not place.exists() or digests.get(place.relative_to(ROOT).as_posix()) != digest(place)
+    ]
 
 
 def repeated(text: str) -> list[str]:
@@ -87,7 +94,7 @@ def repeated(text: str) -> list[str]:
 def _sentences(text: str) -> Iterator[str]:
     yield from (found[2] for found in FENCE.finditer(text))
     for paragraph in re.split(r"\n\s*\n", FENCE.sub("", text)):
-        rows = [line for line in paragraph.splitlines() if line.startswith("|")]
+        rows = [line for line in paragraph.splitlines() if line.startswith("|") and line.strip("|-: ")]
         rest = " ".join(line for line in paragraph.splitlines() if not line.startswith("|"))
         yield from rows
         yield from re.split(r"(?<=[.?!])\s+", rest)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from tools.results.figures import Figure, Measurement, Results, columns, fenced, measured, table
+from tools.results.figures import Figure, Measurement, Results, measured, table
 
 STATUSES = ("passed", "wrong", "raised", "unasked")
 MODULES = {
@@ -28,13 +28,13 @@ def collect_onnx(text: str) -> dict[str, Any]:
 
 
 def render_onnx(results: Results) -> str:
-    """Return the table as `python -m conformance onnx --baselines` prints it."""
+    """Return the table of `python -m conformance onnx --baselines`."""
     found = results("onnx")
     if found is None:
         return ""
     rows = [tuple(map(str, row)) for row in found.data["rows"]]
-    shown = columns([("operator", "program", "cases", *STATUSES), *rows], frozenset(range(2, 7)))
-    return f"{fenced(shown)}\n\n{measured(found)} onnx {found.data['versions']['onnx']}."
+    shown = table(("operator", "program", "cases", *STATUSES), rows)
+    return f"{shown}\n\n{measured(found)} onnx {found.data['versions']['onnx']}."
 
 
 def collect_modules(text: str) -> dict[str, Any]:

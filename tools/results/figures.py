@@ -49,36 +49,17 @@ class Figure:
     Args:
         name: of the block.
         render: the Markdown, given the results.
+        measured: whether it needs results; what does not is read from the repository itself.
     """
 
     name: str
     render: Callable[[Results], str]
+    measured: bool = True
 
 
 def fenced(text: str) -> str:
     """Return a text that keeps its columns."""
     return f"```text\n{text.rstrip()}\n```"
-
-
-def columns(rows: list[tuple[str, ...]], right: frozenset[int] = frozenset()) -> str:
-    """Return rows as columns of one width each, the first row being headings.
-
-    Args:
-        rows: cells.
-        right: the numbers of the columns that are aligned to the right.
-    """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    laid = [
-        "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-    return "\n".join(
-        [
-            laid[0].rstrip(),
-            "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (sum(widths) + 2 * len(widths) - 2),
-            *(line.rstrip() for line in laid[1:]),
-        ]
-    )
 
 
 def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -42,7 +42,7 @@ def render(results: Results) -> str:
     if alarms is not None:
         data = alarms.data
         most = f"at most {100 * data['upper bound']:.2f} % with {100 * data['confidence']:.0f} % confidence"
-        asked = f"{data['draws']:,} random right calls in both backends (`python -m tools.evaluation parity false-alarms`)"
+        asked = f"{data['draws']:,} random right calls in both backends (`python -m tools.evaluation false-alarms`)"
         rows.append((asked, f"{len(data['failing'])} condemned: {most}"))
     if not rows:
         return ""
@@ -58,7 +58,7 @@ MEASUREMENTS = (
     ),
     Measurement(
         name="false-alarms",
-        command=("tools.evaluation", "parity", "false-alarms", "--draws", "2000", "--json", "build/false-alarms.json"),
+        command=("tools.evaluation", "false-alarms", "--draws", "2000", "--json", "build/false-alarms.json"),
         wrote="build/false-alarms.json",
         collect=collect_false_alarms,
     ),

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from tools.results import conformance, lessons, matrix, mistakes, parity, speed, trained, transcripts
+from tools.results import (
+    conformance,
+    examples,
+    floors,
+    matrix,
+    mistakes,
+    parity,
+    proof,
+    speed,
+    summary,
+    trained,
+    transcripts,
+)
 
-_SUBJECTS = (parity, conformance, lessons, trained, speed, mistakes, transcripts, matrix)
+_SUBJECTS = (parity, conformance, examples, trained, speed, mistakes, transcripts, matrix, proof, summary, floors)
 
 MEASUREMENTS = {each.name: each for subject in _SUBJECTS for each in subject.MEASUREMENTS}
 FIGURES = {each.name: each for subject in _SUBJECTS for each in subject.FIGURES}

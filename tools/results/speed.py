@@ -29,14 +29,14 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("a layer on (1, 10, 256): time over Linear + SDPA; speedup of `compiled` over `nnx.jit`", "7.torch", "7.nnx"),
     ("import: milliseconds beside the framework's own", "7.import.torch", "7.import.jax"),
 )
-"""What a row says, and the bound of each framework."""
+"""What a row says, and the requirement of each framework."""
 
 
 def collect(text: str) -> dict[str, Any]:
-    """Return every bound that was measured."""
-    bounds = [bound for bound in json.loads(text)["bounds"] if bound["measured"] is not None]
+    """Return every requirement that was measured."""
+    requirements = [requirement for requirement in json.loads(text)["requirements"] if requirement["measured"] is not None]
     kept = ("measured", "limit", "sense", "met")
-    return {bound["name"]: {name: _rounded(bound[name]) for name in kept} for bound in bounds}
+    return {requirement["name"]: {name: _rounded(requirement[name]) for name in kept} for requirement in requirements}
 
 
 def _rounded(value: Any) -> Any:
@@ -53,31 +53,35 @@ def stamp(text: str) -> dict[str, Any]:
 
 
 def render(results: Results) -> str:
-    """Return a row for each bound that a page shows, and how many are met."""
+    """Return a row for each requirement that a page shows, and how many are met."""
     found = results("speed")
     if found is None:
         return ""
-    bounds = found.data
-    rows = [(what, *(_cell(bounds, name) for name in names)) for what, *names in ROWS if any(name in bounds for name in names)]
-    met = sum(bound["met"] for bound in bounds.values())
-    count = f"{len(bounds)} bounds were measured and {met} of them are met; `results/speed.json` holds all."
-    return f"{table(('bound', 'torch (wanted)', 'JAX (wanted)'), rows)}\n\n{count} {measured(found)}"
+    requirements = found.data
+    rows = [
+        (what, *(_cell(requirements, name) for name in names))
+        for what, *names in ROWS
+        if any(name in requirements for name in names)
+    ]
+    met = sum(requirement["met"] for requirement in requirements.values())
+    count = f"{len(requirements)} requirements were measured and {met} of them are met; `results/speed.json` holds all."
+    return f"{table(('requirement', 'torch (wanted)', 'JAX (wanted)'), rows)}\n\n{count} {measured(found)}"
 
 
-def _cell(bounds: Mapping[str, Mapping[str, Any]], name: str) -> str:
+def _cell(requirements: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """Return what was measured, with what was wanted."""
-    if name not in bounds:
+    if name not in requirements:
         return ""
-    bound = bounds[name]
-    sign = {"least": ">=", "most": "<="}[bound["sense"]]
-    return f"{bound['measured']:.3g} ({sign} {bound['limit']:g})"
+    requirement = requirements[name]
+    sign = {"least": ">=", "most": "<="}[requirement["sense"]]
+    return f"{requirement['measured']:.3g} ({sign} {requirement['limit']:g})"
 
 
 MEASUREMENTS = (
     Measurement(
         name="speed",
-        command=("benchmarks", "holds", "--json", "build/holds.json"),
-        wrote="build/holds.json",
+        command=("benchmarks", "requirements", "--json", "build/requirements.json"),
+        wrote="build/requirements.json",
         collect=collect,
         stamp=stamp,
     ),

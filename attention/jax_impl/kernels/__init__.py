@@ -1,4 +1,4 @@
-"""JAX's kernels, in the order in which "auto" asks them where no rule says otherwise (rules.py).
+"""The table of JAX kernels, in the order that "auto" tries them unless a rule (rules.py) decides.
 
 What stands after the reference is used where a rule prefers it, or by name.
 """

@@ -1,4 +1,4 @@
-"""Decode: a few new queries against a long cache, at the speed at which memory gives the keys that anyone sees.
+"""The kernel `decode` in JAX: a few new queries against a long cache, reading only tiles of keys that are attended to.
 
     m' = max(m, max_s x[s])        l' = l e^(m - m') + sum_s e^(x[s] - m')        o' = o e^(m - m') + sum_s e^(x[s] - m') v[s]
     context = o / l                over the tiles of keys of which some query of the row sees one, and no others
@@ -58,7 +58,7 @@ class Decode:
     def refuses(self, request: Request) -> str | None:
         """Refuse many queries, empty axes, and what needs the index of every score."""
         if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         if request.sizes.T > MOST:
             return f"has no more than {MOST} queries, not {request.sizes.T}"
         return request.lacks(*FEATURES)

@@ -1,4 +1,4 @@
-"""Matmul precision in JAX belongs to each product, and a scope sets it for those that do not say."""
+"""Matmul precision in JAX: a context that sets it for the products of a kernel."""
 
 from __future__ import annotations
 

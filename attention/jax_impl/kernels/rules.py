@@ -1,6 +1,6 @@
-"""Rules: which kernel "auto" prefers in JAX, by device, beside the measurement that says so.
+"""The rules of "auto" in JAX: the preferred kernel by device and call, each with its measurement.
 
-`attention kernels --measure FILE` measures anew; `attention kernels --explain` shows the rule that holds for a call.
+`attention kernels measure FILE` measures anew; `attention kernels explain` shows the rule that holds for a call.
 """
 
 from attention.spec.kernels.auto_rules import STRUCTURES, Rule

@@ -1,4 +1,4 @@
-"""Loops inside `jax.shard_map`: what a loop carries must vary over the mesh as what is added to it does, from the beginning."""
+"""Loop carries under `jax.shard_map`: make a carry vary over the mesh axes like the values added to it."""
 
 from __future__ import annotations
 

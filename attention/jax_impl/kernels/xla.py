@@ -1,4 +1,4 @@
-"""jax.nn.dot_product_attention, compiled by XLA: the framework's own attention.
+"""The kernel `xla`: jax.nn.dot_product_attention compiled by XLA.
 
 Rows without a key and keys without a query are kept out by zeros: jax.nn gives such a row the mean of all values.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from attention.jax_impl.kernels import precision
 from attention.jax_impl.masks import allowed
-from attention.spec.attend import reachable, shield
+from attention.spec.attend import reachable, zero_masked
 from attention.spec.axes import Array
 from attention.spec.kernels import Request
 
@@ -30,7 +30,7 @@ class Xla:
     def refuses(self, request: Request) -> str | None:
         """Refuse what jax.nn has no argument for, or would compute in too few digits."""
         if 0 in (*request.q.shape, *request.k.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         if request.dtype == "float16" and request.device not in ("gpu", "cuda", "rocm"):
             return f"has no float16 on {request.device}: jax.nn asks for a product that XLA has on GPUs alone"
         return request.lacks(*FEATURES)
@@ -39,13 +39,13 @@ class Xla:
         """Return the context."""
         q, k, v = request.q, request.k, request.v
         mask, rows = allowed(request.mask, request.sizes), None
-        if request.needs_shield:
-            q, k, v = shield(jnp, q, k, v, mask)
+        if request.needs_zero_masking:
+            q, k, v = zero_masked(jnp, q, k, v, mask)
         if request.bias is not None:
             # A bias of -inf forbids as a mask does; of a row of nothing else jax.nn would make NaN.
             finite = request.bias != -jnp.inf
             mask = finite if mask is None else mask & finite
-        if mask is not None and (request.needs_shield or request.bias is not None):
+        if mask is not None and (request.needs_zero_masking or request.bias is not None):
             rows, _ = reachable(jnp, mask, request.sizes.group)
         with precision.scope(request.precision):
             out = jax.nn.dot_product_attention(

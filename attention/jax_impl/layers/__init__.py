@@ -1,1 +1,1 @@
-"""Layers in Flax NNX: an `nnx.Module` for each contract."""
+"""The layers in Flax NNX: an `nnx.Module` for each contract."""

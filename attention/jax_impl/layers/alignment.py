@@ -1,11 +1,11 @@
-"""Alignment as an `nnx.Module`: a decoder state looks back at the encoder's states.
+"""Alignment attention (Bahdanau, Luong) as an `nnx.Module`.
 
 context, weights = softmax(score(query, key)) value        see attention/spec/layers/alignment.py
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ from attention.jax_impl import params, scores
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.kernels import precision
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import native, read, sheltered
+from attention.jax_impl.masks import native, read, zero_masked_inputs
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.call_types import AlignmentCall
 from attention.spec.kernels import REFERENCE, intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
 from attention.spec.layers.alignment_scores import Concat, General, TanhScore
@@ -37,7 +38,7 @@ class AlignmentAttention(Layer):
     score_q_proj: nnx.LinearGeneral
     score_k_proj: nnx.LinearGeneral
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         query: jax.Array,
         key: jax.Array,
@@ -47,7 +48,7 @@ class AlignmentAttention(Layer):
         dropout_seed: Any = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> tuple[jax.Array, jax.Array] | tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Return the context and the weights.
 
         Args:
@@ -73,7 +74,7 @@ class AlignmentAttention(Layer):
         mask, sizes = self._check(q, k, v, mask)
         state = is_state(q, k)
         q = q[..., None, :] if state else q
-        (q, k, v), gone = sheltered(mask, sizes, q, k, v)
+        (q, k, v), nan_rows = zero_masked_inputs(mask, sizes, q, k, v)
         if c.attn_dim is not None:
             q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         q, k, found = self._scored(q, k)
@@ -92,9 +93,12 @@ class AlignmentAttention(Layer):
             implementation=REFERENCE if type(implementation) is str and implementation == "auto" else implementation,
         )
         made = bare({**intermediates, "context": context}, found, c.softcap, state=state, xp=jnp)
-        rows = gone[..., 0, :] if state and gone is not None else gone
-        output = tuple(lost(jnp, rows, made[name]) for name in ("context", "weights"))
+        rows = nan_rows[..., 0, :] if state and nan_rows is not None else nan_rows
+        output = tuple(set_nan(jnp, rows, made[name]) for name in ("context", "weights"))
         return (*output, {name: made[name] for name in return_intermediates}) if return_intermediates else output
+
+    if TYPE_CHECKING:
+        __call__: AlignmentCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask | None) -> tuple[Mask | None, Sizes]:
         first = next(iter(self.contract.params), None)
@@ -134,4 +138,4 @@ class AlignmentAttention(Layer):
                 q = q if self.score_proj.bias is None else q + self.score_proj.bias.get_value()
             else:
                 q, k = self.score_q_proj(query), self.score_k_proj(key)
-            return scores.additive(q.astype(compute), k.astype(compute), v, lean=score.lean)
+            return scores.additive(q.astype(compute), k.astype(compute), v, chunk_size=score.chunk_size)

@@ -6,7 +6,7 @@ output = W_o (1 - initial) norm(attend(q1, k1, v) - strength attend(q2, k2, v)) 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,13 @@ from flax import nnx
 from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer, seed_at
-from attention.jax_impl.masks import native, read, sheltered
+from attention.jax_impl.masks import native, read, zero_masked_inputs
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate, shared_length
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
+from attention.spec.call_types import DifferentialCall
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import differential as spec
 from attention.spec.masks.algebra import Mask, both
 from attention.spec.positions import check_positions
@@ -36,7 +37,7 @@ class DifferentialAttention(Layer):
     norm: Norm
     out_proj: nnx.LinearGeneral
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         query: jax.Array,
         key: jax.Array | None = None,
@@ -48,7 +49,7 @@ class DifferentialAttention(Layer):
         dropout_seed: Any = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Return the layer's output.
 
         Args:
@@ -73,7 +74,7 @@ class DifferentialAttention(Layer):
         asked = query if key is None else key
         given: Sequence[jax.Array] = check_arrays(query=query, key=asked, value=asked if value is None else value)
         mask, sizes = self._check(given, mask, query_positions, key_positions)
-        given, gone = sheltered(mask, sizes, *given)
+        given, nan_rows = zero_masked_inputs(mask, sizes, *given)
         q, k, v = self._heads(given, query_positions, key_positions)
         seed, made = self._seed(dropout_seed), []
         for i, place in enumerate(spec.PLACES):
@@ -91,8 +92,11 @@ class DifferentialAttention(Layer):
             )
             made.append(out if return_intermediates else (out, {}))
         (first, intermediates), (second, others) = made
-        output = lost(jnp, gone, self._merge(first, second))
+        output = set_nan(jnp, nan_rows, self._merge(first, second))
         return (output, spec.together(jnp, intermediates, others, axis=len(sizes.batch))) if return_intermediates else output
+
+    if TYPE_CHECKING:
+        __call__: DifferentialCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(
         self, given: Sequence[jax.Array], mask: Mask | None, query_positions: Array, key_positions: Array

@@ -1,4 +1,4 @@
-"""Feed-forward as an `nnx.Module`: two or three `nnx.LinearGeneral` around an activation in the compute dtype.
+"""Position-wise MLP as an `nnx.Module`: two or three `nnx.LinearGeneral` around an activation.
 
 output = drop(f(x W_gate) * (x W_up)) W_down        see attention/spec/layers/feed_forward.py
 """

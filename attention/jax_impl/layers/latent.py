@@ -5,7 +5,7 @@ expanded(x) = absorbed(x)        see attention/spec/layers/latent.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,14 @@ from flax import nnx
 
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import native, read, sheltered
+from attention.jax_impl.masks import native, read, zero_masked_inputs
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import rotate
 from attention.spec.axes import Array, Sizes, check_float
+from attention.spec.cache import Cache
+from attention.spec.call_types import LatentCall, joined, split
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
 from attention.spec.masks.algebra import Mask, both
@@ -37,7 +39,7 @@ class LatentAttention(Layer):
     kv_up: nnx.LinearGeneral
     out_proj: nnx.LinearGeneral
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         x: jax.Array,
         *,
@@ -48,7 +50,12 @@ class LatentAttention(Layer):
         form: str = "auto",
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> (
+        jax.Array
+        | tuple[jax.Array, dict[str, jax.Array]]
+        | tuple[jax.Array, Cache]
+        | tuple[jax.Array, dict[str, jax.Array], Cache]
+    ):
         """Return the layer's output.
 
         Args:
@@ -76,7 +83,7 @@ class LatentAttention(Layer):
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask)
         where = positions if cache is None else cache.upcoming(sizes.T, positions)
-        asking, asked, gone = self._shielded(x, mask, where, sizes, cache)
+        asking, asked, nan_rows = self._zero_masked(x, mask, where, sizes, cache)
         queries, (latent, key) = self._queries(asking, where), self._latents(asked, where)
         if cache is not None:
             new = cache.append(key, latent, positions)
@@ -97,14 +104,16 @@ class LatentAttention(Layer):
             return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, intermediates = out if return_intermediates else (out, None)
+        context, intermediates = split(out)
         if form == "absorbed":
             with jax.default_matmul_precision(c.precision):
                 context = spec.expand(jnp, self.kv_up.kernel.get_value(), context, c.nope_dim)
             if intermediates and "context" in intermediates:
                 intermediates["context"] = context
-        made: Any = tuple(x for x in (lost(jnp, gone, self.out_proj(context)), intermediates, cache) if x is not None)
-        return made if len(made) > 1 else made[0]
+        return joined(set_nan(jnp, nan_rows, self.out_proj(context)), intermediates, cache)
+
+    if TYPE_CHECKING:
+        __call__: LatentCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(self, x: jax.Array, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
         _ = check_float(x=x, parameters=self.kv_down.kernel)
@@ -112,18 +121,18 @@ class LatentAttention(Layer):
         spec.check_places(positions, sizes)
         return self.contract.chosen(form, cache, x), sizes
 
-    def _shielded(
+    def _zero_masked(
         self, x: jax.Array, mask: Mask | None, where: Array, sizes: Sizes, cache: Any
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Return the tokens as queries and as keys, zeros where absent, unread or not finite; and whose outputs are lost."""
+        """Return the tokens as queries and as keys, zeros where absent, masked or not finite, and the NaN output rows."""
         if cache is not None:
             present = jnp.where((where >= 0)[..., None], x, jnp.zeros_like(x))
             return present, present, None
         mask = both(self.contract.mask, mask)
         if mask is not None:
             mask.check(sizes, read)
-        (asking, asked, _), gone = sheltered(mask, sizes, x, x, x)
-        return asking, asked, gone
+        (asking, asked, _), nan_rows = zero_masked_inputs(mask, sizes, x, x, x)
+        return asking, asked, nan_rows
 
     def _queries(self, x: jax.Array, where: Array) -> tuple[jax.Array, jax.Array]:
         """Return the two parts of the query heads: as they are, and rotated."""

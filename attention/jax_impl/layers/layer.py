@@ -1,4 +1,4 @@
-"""Layer: what every contract's `nnx.Module` can do.
+"""The base class of all layers in Flax NNX: building parts, loading weights, dropout.
 
 layer.load_weights(w); layer.weights() == w        bit for bit
 """
@@ -18,10 +18,11 @@ from attention.jax_impl.attend import check_x64
 from attention.jax_impl.random import check_seed
 from attention.spec import random as spec_random
 from attention.spec.axes import COMPUTE, Array, dtype_name
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.layers.architecture import Architecture, check_contract
 from attention.spec.layers.tokens import dropped
 from attention.spec.options import SWITCH, TEXT, checked
-from attention.spec.params import Weights, numpy_dtype
+from attention.spec.params import Weights
 
 
 class Layer(nnx.Module):

@@ -1,4 +1,4 @@
-"""Linear attention as an `nnx.Module`: four `nnx.LinearGeneral` around sums of features, a `lax.scan` if it is causal.
+"""Linear attention as an `nnx.Module`: four `nnx.LinearGeneral` around sums over keys, a `lax.scan` if causal.
 
 scan(q, k, v) = quadratic(q, k, v)        see attention/spec/layers/linear.py
 """
@@ -6,7 +6,7 @@ scan(q, k, v) = quadratic(q, k, v)        see attention/spec/layers/linear.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,10 @@ from flax import nnx
 
 from attention.jax_impl.attend import check_arrays
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read, sheltered
+from attention.jax_impl.masks import allowed, native, read, zero_masked_inputs
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.call_types import LinearCall, joined
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
 from attention.spec.masks.algebra import Mask, both
@@ -33,7 +34,7 @@ class LinearAttention(Layer):
     v_proj: nnx.LinearGeneral
     out_proj: nnx.LinearGeneral
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         query: jax.Array,
         key: jax.Array | None = None,
@@ -43,7 +44,7 @@ class LinearAttention(Layer):
         state: jax.Array | None = None,
         return_state: bool = False,
         implementation: str = "auto",
-    ) -> Any:
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Return the layer's output.
 
         Args:
@@ -70,19 +71,22 @@ class LinearAttention(Layer):
         carries = return_state or state is not None
         mask, form, sizes = self._check(given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, carried=state is not None, leaves=carries)
-        gone = None
+        nan_rows = None
         if there is not None:
             given = [jnp.where(rows[..., None], x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True)]
         elif seen is not None:
-            given, gone = sheltered(mask, sizes, *given)
+            given, nan_rows = zero_masked_inputs(mask, sizes, *given)
         with jax.default_matmul_precision(self.contract.precision):
             q, k, v = self._heads(given)
             if form == "quadratic":
                 sums, left = spec.quadratic(jnp, q, k, v, seen), None
             else:
                 sums, left = self._scan(q, k, v, there, state)
-        output = lost(jnp, gone, self.out_proj(spec.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype)))
-        return (output, left) if carries else output
+        output = set_nan(jnp, nan_rows, self.out_proj(spec.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype)))
+        return joined(output, left if carries else None)
+
+    if TYPE_CHECKING:
+        __call__: LinearCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(
         self, given: list[Any], mask: Mask | None, state: Any, implementation: str, *, carries: bool

@@ -6,7 +6,7 @@ output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/lay
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,17 @@ from flax import nnx
 from attention.jax_impl import params
 from attention.jax_impl.attend import check_arrays, dot_product_attention
 from attention.jax_impl.layers.layer import Layer
-from attention.jax_impl.masks import allowed, native, read, sheltered
+from attention.jax_impl.masks import allowed, native, read, zero_masked_inputs
 from attention.jax_impl.norms import Norm
 from attention.jax_impl.positions import bias as score_bias
 from attention.jax_impl.positions import rotate, shared_length
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
+from attention.spec.call_types import MultiHeadCall, joined, split
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
-from attention.spec.layers import heads
+from attention.spec.kernels.nan_safety import set_nan
+from attention.spec.layers.multi_head import cache_checks, heads
 from attention.spec.masks import DenseMask, Placed
 from attention.spec.masks.algebra import Mask, both, check_mask
 from attention.spec.positions import check_positions
@@ -43,7 +44,7 @@ class MultiHeadAttention(Layer):
     q_norm: Norm
     k_norm: Norm
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportRedeclaration]  # the declaration below has the overloads
         self,
         query: jax.Array,
         key: jax.Array | None = None,
@@ -57,7 +58,12 @@ class MultiHeadAttention(Layer):
         cache: Cache | None = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> (
+        jax.Array
+        | tuple[jax.Array, dict[str, jax.Array]]
+        | tuple[jax.Array, Cache]
+        | tuple[jax.Array, dict[str, jax.Array], Cache]
+    ):
         """Return the layer's output.
 
         Args:
@@ -86,13 +92,13 @@ class MultiHeadAttention(Layer):
         return_intermediates = intermediate_names(return_intermediates)
         key = query if key is None else key
         x_q, x_k, x_v = check_arrays(query=query, key=key, value=key if value is None else value)
-        sizes, gone = self._check(x_q, x_k, x_v), None
+        sizes, nan_rows = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions)
-            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
+            (x_q, x_k, x_v), nan_rows = zero_masked_inputs(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
-            heads.check_continues(c, cache, key_positions, sizes)
+            cache_checks.check_continues(c, cache, key_positions, sizes)
             query_positions = cache.upcoming(sizes.T, query_positions)
             # An absent token is stored as zeros, and what it holds reaches nothing.
             x_q, x_k, x_v = (jnp.where(query_positions[..., None] >= 0, x, jnp.zeros_like(x)) for x in (x_q, x_k, x_v))
@@ -120,9 +126,11 @@ class MultiHeadAttention(Layer):
             return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, intermediates = out if return_intermediates else (out, None)
-        output, *more = (x for x in (lost(jnp, gone, self._merge(x_q, context)), intermediates, cache) if x is not None)
-        return (output, *more) if more else output
+        context, intermediates = split(out)
+        return joined(set_nan(jnp, nan_rows, self._merge(x_q, context)), intermediates, cache)
+
+    if TYPE_CHECKING:
+        __call__: MultiHeadCall[jax.Array]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _check(self, query: jax.Array, key: jax.Array, value: jax.Array) -> Sizes:
         _ = check_float(query=query, key=key, value=value, parameters=self.q_proj.kernel)

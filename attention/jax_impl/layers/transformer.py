@@ -1,4 +1,4 @@
-"""Transformer blocks and stacks as `nnx.Module`s.
+"""Encoder and decoder blocks and stacks as `nnx.Module`s.
 
 x = norm(x + drop(branch(x)))    or    x = x + drop(branch(norm(x)))        see attention/spec/layers/transformer.py
 """

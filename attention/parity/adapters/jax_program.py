@@ -144,13 +144,23 @@ class JaxProgram(Program):
         self, call: Call, *, params: Arrays | None = None, cotangents: Arrays | None = None, dtype: str | None = None
     ) -> Made:
         with width(dtype), blamed(self.name):
-            given = jax.tree.map(jnp.asarray, (*self.arguments(call, params, dtype), cotangents))
+            learned, args, kwargs = self.arguments(call, params)
+            # One array at a time, so that no copy in another dtype outlives its cast.
+            learned = {name: _cast(self._on_device(name, x), dtype) for name, x in learned.items()}
+            args, kwargs = jax.tree.map(lambda x: jnp.asarray(_cast(x, dtype)), (args, kwargs))
+            given = learned, args, kwargs, jax.tree.map(jnp.asarray, cotangents)
             if self.compiled:
                 try:
                     return Made(*map(_numpy, self._compile(*given)))
                 except Exception:  # noqa: BLE001 - what is wrong with the program itself is told by the run below
                     self.compiled = False
             return Made(*map(_numpy, self._make(*given)))
+
+    def _on_device(self, name: str, x: np.ndarray) -> Array:
+        """Return a parameter as JAX has it: the own array of the program where the values are its own, not a copy."""
+        own = self.form.params[name]
+        is_own = x is self.params[name] and isinstance(own, jax.Array) and not own.weak_type
+        return own if is_own and own.devices() == {jnp.zeros(()).device} else jnp.asarray(x)
 
     def _make(
         self, learned: dict[str, Array], args: tuple[Any, ...], kwargs: dict[str, Any], cotangents: dict[str, Array] | None

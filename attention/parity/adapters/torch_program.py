@@ -150,24 +150,23 @@ class TorchProgram(Program):
         """
         learned, device = self._learned(), self.devices[0]
         chosen = self.params if params is None else params
-        values = {name: _copied(chosen[name]).to(x.device) for name, x in learned.items()}
-        given = {path: _copied(x).to(device) for path, x in call.leaves.items()}
-        leaves = {name: _leaf(x, dtype) for name, x in [*values.items(), *given.items()]}
+        # One array at a time, so that no copy in another dtype outlives its cast.
+        values = {name: _leaf(_copied(chosen[name]).to(x.device), dtype) for name, x in learned.items()}
+        leaves = values | {path: _leaf(_copied(x).to(device), dtype) for path, x in call.leaves.items()}
         # A program may write to its inputs, which autograd forbids of a leaf.
-        copies = {path: leaves[path].clone() for path in given}
+        copies = {path: leaves[path].clone() for path in call.leaves}
         inputs = call.map(copies.get)
         if self.module is not None and any(isinstance(part, torch.jit.ScriptModule) for part in self.module.modules()):
             return self._scripted(leaves, values, inputs, dtype)
-        learned = {name: leaves[name] for name in values}
         after: dict[str, Tensor] = {}
-        return Bound(self.name, leaves, lambda: self._call(learned, inputs, dtype, after), self.choice, after)
+        return Bound(self.name, leaves, lambda: self._call(values, inputs, dtype, after), self.choice, after)
 
     def _scripted(self, leaves: dict[str, Tensor], values: Mapping[str, Tensor], inputs: Call, dtype: str | None) -> Bound:
         """Return a copy of a compiled TorchScript module as the program: nothing can be put in the place of its parameters."""
         module: Any = copy.deepcopy(self.module)
         module = module.to(getattr(torch, dtype)) if dtype is not None else module
         for name, param in module.named_parameters():
-            param.requires_grad_(param.is_floating_point()).data.copy_(values[name])
+            param.requires_grad_(param.is_floating_point()).data.copy_(values[name].detach())
         return Bound(
             self.name, {**leaves, **dict(module.named_parameters())}, lambda: module(*inputs.args, **inputs.kwargs), self.choice
         )

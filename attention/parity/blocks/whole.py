@@ -60,7 +60,8 @@ def whole(
         wide = {name: (got.astype(np.float64), wanted) for name, (got, wanted) in values.items()}
         verdicts = tuple(judge(name, got, wanted, sigmas[name][1]) for name, (got, wanted) in wide.items())
         failures = [each for name, (got, wanted) in wide.items() for each in broken(name, label, got, wanted)]
-        yield replace(row, side=label, verdicts=verdicts, failure="; ".join(failures[:3]), facts=facts)
+        reference = f"{labels[index]} in float64"
+        yield replace(row, side=label, verdicts=verdicts, failure="; ".join(failures[:3]), facts=facts, reference=reference)
 
 
 def budgeted(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, runs: tuple[Run, Run]) -> tuple[int, Budget, str]:

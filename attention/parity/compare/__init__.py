@@ -1,4 +1,4 @@
-"""Pairs: two programs of a user, on the same inputs and the same parameters; and how near right ones are."""
+"""Comparison of two programs on the same inputs and parameters, within a budget of rounding errors."""
 
 from attention.parity.compare.compare import compare
 from attention.parity.compare.tolerances import Tolerance, Tolerances, assert_close, tolerances

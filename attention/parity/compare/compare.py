@@ -63,7 +63,7 @@ def compare(
         jax_side: the same; a plain function is one of JAX arrays, or of NumPy arrays. The sides may be of any two frameworks.
         inputs: an array; a tuple or list of positional arguments; or a dict of keyword arguments. Each may be a pytree;
             what is no array is passed on as it is.
-        params: how parameters belong together: a ParamMap, a mapping of names, a dialect; None if it is to be solved.
+        params: how parameters belong together: a ParamMap, a mapping of names, a weight map; None if it is to be solved.
         load: "first" or "second", whose parameter values are copied onto the other for this comparison.
         dtypes: what floats are cast to, each a name, or a pair of names for the first and the second side.
         gradients: whether gradients are compared, where the side has them.
@@ -269,14 +269,14 @@ class Task:
         except SideFailed as error:
             yield replace(row, side=self.labels[1], failure=f"there is no budget: {error}", open=True)
             return
-        side, other = self.labels[found.side], self.labels[1 - found.side]
+        side = self.labels[found.side]
         self._note([found.way])
-        self._note([f"the reference is {side} in float64: where {other} differs from it, either of them may be wrong"])
+        self._note([f"the reference is {side} in float64"])
         rows: list[Row] = []
         for index, (label, ran) in enumerate(zip(self.labels, made, strict=True)):
             if ran is None:
                 continue
-            row = replace(row, side=label)
+            row = replace(row, side=label, reference=f"{side} in float64")
             try:
                 triples = self._compared(pair, index, ran, found, pairs)
             except (ParamError, ShapeError) as error:
@@ -298,7 +298,10 @@ class Task:
             conventions.before(pair[found.side].program),
         )
         triples: dict[str, Triple] = {}
-        for name, triple in own_budget.widened(pair[index], held(index, ran, found, pairs), found, pairs, self._note).items():
+        results = held(index, ran, found, pairs)
+        if self.way != "ratio":
+            results = own_budget.widened(pair, index, results, found, pairs, self._note)
+        for name, triple in results.items():
             out = None if judged("", {name: triple})[0][0].agrees else known.left_out(name, triple)
             kept = triple if out is None else without(triple, out[0])
             self._note([out[1]] if out is not None else [])

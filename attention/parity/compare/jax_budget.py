@@ -1,4 +1,4 @@
-"""Traced: the budget of a user's JAX program, by the interpreter that contracts are judged by.
+"""Rounding budget of a JAX program: its jaxpr is evaluated in float64 with every operation perturbed.
 
 value, sigma = budget(differentiated(program), ((params, args, kwargs), cotangents))        by name
 """
@@ -83,6 +83,6 @@ def traced(
 
 
 def _named(tree: Any) -> Arrays:
-    """Return outputs and gradients by name, as sides name them."""
+    """Return outputs and gradients by name, as programs name them."""
     outputs, (params, args, kwargs) = tree
     return {**outputs, **{f"d {name}": x for name, x in {**params, **leaves(Call(args, kwargs))}.items()}}

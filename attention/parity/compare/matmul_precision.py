@@ -1,4 +1,4 @@
-"""Products: how exactly a framework multiplies float32 on the device where a program runs, measured.
+"""Precision of float32 matrix products of a framework, measured on the device where a program runs.
 
     loss = rms(fl(A B) - A B) / rms(A B)        1e-7 at full precision, 2^-11 with TF32, 2^-8 with bfloat16 passes
 

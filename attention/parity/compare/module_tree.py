@@ -1,4 +1,4 @@
-"""Parts: what a user's program consists of, with the settings of each, read without knowing which library made it.
+"""The submodules of a program and their settings, read the same way for every library.
 
     parts(program, call) = [Part("encoder.norm1", "LayerNorm", {"eps": 1e-5, ...}), ...]
 

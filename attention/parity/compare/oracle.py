@@ -183,7 +183,8 @@ def _noisy(question: Question, dtype: str, runs: int = 8) -> Budget:
     return perturbed(question.program, question.call, question.params, question.cotangents, dtype=dtype, runs=runs)
 
 
-def _runs(pair: Pair) -> int:
+def runs_of(pair: Pair) -> int:
+    """Return how many perturbed runs the budget of a pair is made of."""
     return 8 if size(pair) < MEDIUM else 4
 
 
@@ -222,7 +223,7 @@ def _traced(pair: Pair, side: int, *, narrow: bool) -> tuple[str, tuple[Budget, 
     assert isinstance(subject.program, JaxProgram)  # noqa: S101 - for the type checker
     data = subject.program, subject.call, subject.params, subject.cotangents
     kind = subject.counted if narrow else ""
-    runs = _runs(pair)
+    runs = runs_of(pair)
     found = {
         dtype: traced(*data, dtype=dtype, narrow=kind, runs=runs, casts=subject.casts)
         for dtype in {each.counted for each in pair}
@@ -236,7 +237,7 @@ def _fewer(runs: int) -> str:
 
 
 def _perturbed(pair: Pair, side: int) -> tuple[str, tuple[Budget, Budget]]:
-    subject, runs = pair[side], _runs(pair)
+    subject, runs = pair[side], runs_of(pair)
     found = {dtype: _noisy(subject, dtype, runs) for dtype in {each.counted for each in pair}}
     return f"{subject.program.name} run in float64, each operation perturbed{_fewer(runs)}", _scaled(pair, found)
 
@@ -255,7 +256,7 @@ def scaled(question: Question, made: Budget) -> Budget:
 def _ratio(pair: Pair, side: int, pairing: Pairing, made: Sequence[Made | None]) -> tuple[str, tuple[Budget, Budget]]:
     """Return the float64 run of one side, with the error of each side as the budget of the other."""
     exact = pair[side].run("float64")
-    value = {name: x.astype(np.float64) for name, x in {**exact.outputs, **exact.gradients}.items()}
+    value = {name: x.astype(np.float64, copy=False) for name, x in {**exact.outputs, **exact.gradients}.items()}
     errors = [_errors(question, side, pairing, value, own) for question, own in zip(pair, made, strict=True)]
     sigmas = [_allowed(value, errors[1 - question.index], rounding(question.counted).unit) for question in pair]
     budgets = [scaled(question, Budget(value, sigma)) for question, sigma in zip(pair, sigmas, strict=True)]
@@ -264,12 +265,12 @@ def _ratio(pair: Pair, side: int, pairing: Pairing, made: Sequence[Made | None])
 
 
 def _errors(question: Question, side: int, pairing: Pairing, value: Arrays, made: Made | None) -> Arrays:
-    """Return the RMS error of each row of what a program makes, and at least that of the whole array; none if it failed."""
+    """Return the RMS error of a program around each element of its results, see `_slices`; none if it failed."""
     if made is None:
         return {}
     made = question.run("float32") if question.dtype == "float64" else made
     pairs = pairing.onto(question.index, side, {**made.outputs, **made.gradients}, value)
-    return {name: _rows(_error(got, wanted)) for name, (got, wanted) in pairs.items()}
+    return {name: _slices(_error(got, wanted)) for name, (got, wanted) in pairs.items()}
 
 
 def _error(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -278,18 +279,24 @@ def _error(got: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(error), error, 0.0)
 
 
-def _rows(x: np.ndarray) -> np.ndarray:
-    """Return the RMS of each row, at least that of all: of a table of words, the rows that were looked up err alone."""
+def _slices(x: np.ndarray) -> np.ndarray:
+    """Return the RMS of the row or of the column of each element, whichever is larger, and at least that of all.
+
+    Of a table of words, the rows that were looked up err alone. The gradient of a kernel is a product x^T dy: a unit of x or of
+    dy that is large makes a row or a column of large elements, all of which err more.
+    """
     if not x.ndim or not x.size:
         return np.abs(x)
-    squares = np.mean(np.square(x), -1, keepdims=True)
-    return np.sqrt(np.maximum(squares, squares.mean()))
+    squares = np.square(x)
+    rows = np.maximum(np.mean(squares, -1, keepdims=True), squares.mean())
+    if x.ndim == 1:
+        return np.sqrt(rows)
+    return np.sqrt(np.maximum(rows, np.mean(squares, tuple(range(x.ndim - 1)), keepdims=True)))
 
 
 def _allowed(value: Arrays, errors: Arrays, unit: float) -> Arrays:
     """Return the error that is allowed per element: that of the other side, and at least one rounding of each element's row."""
     least = {name: unit / math.sqrt(3) * _row(x) for name, x in value.items()}
-    # One number a row: a large gradient has no room for more.
     return {name: np.broadcast_to(np.maximum(errors.get(name, 0.0), low), value[name].shape) for name, low in least.items()}
 
 

@@ -1,9 +1,10 @@
-"""A program's own budget: what its own operations may lose, where those of the reference lose less.
+"""A wider budget: what a program's own operations may lose, where the budget at hand does not allow a result that is near it.
 
-    sigma = max(sigma of the reference's operations, sigma of its own)
+    sigma = max(sigma at hand, sigma of its own operations)
 
 Two right programs may sum in another order or recompute an exponential from a rounded logarithm (torch differentiates
-logsumexp by exp(x - logsumexp)), so that one loses more than the other. Only a result that stands just outside is asked again.
+logsumexp by exp(x - logsumexp)), so that one loses more than the other. A large pair is judged by the error of the other
+program alone, which may have been lucky. Only a result that stands just outside is judged again.
 """
 
 # A program is whatever its user brought, of types that strict mode cannot know.
@@ -18,7 +19,7 @@ import numpy as np
 from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.compare.conventions import Triple
 from attention.parity.compare.jax_budget import traced
-from attention.parity.compare.oracle import Oracle, Question, scaled
+from attention.parity.compare.oracle import Oracle, Pair, Question, runs_of, scaled
 from attention.parity.numerics.comparison import judge
 from attention.parity.numerics.error_budget import Budget
 from attention.parity.param_mapping.result_pairing import Pairing
@@ -28,38 +29,48 @@ NEAR = 100.0
 
 
 def widened(
-    question: Question, triples: dict[str, Triple], found: Oracle, pairs: Pairing, note: Callable[[Iterable[str]], None]
+    pair: Pair, index: int, triples: dict[str, Triple], found: Oracle, pairs: Pairing, note: Callable[[Iterable[str]], None]
 ) -> dict[str, Triple]:
-    """Return the results of a program with the larger of two budgets, where that of the reference alone is not kept.
+    """Return the results of a program with the larger of two budgets, where the one at hand is not kept.
 
     Args:
-        question: the program, and what it was asked.
-        triples: its results, what they should be, and the budget of the reference.
+        pair: both programs, and what they were asked.
+        index: which of them is judged.
+        triples: its results, what they should be, and the budget at hand.
         found: the reference.
         pairs: of the names of both programs.
         note: is told of the budget that was taken.
     """
     bad = [name for name, triple in triples.items() if not (v := judge(name, *triple)).agrees and v.badness < NEAR]
-    if not bad or question.index == found.side or found.ratio:
+    if not bad or (index == found.side and not found.ratio):
         return triples
-    budget = _own(question)
+    perturbed = _operations(pair, index, found)
+    budget = _budget(perturbed, runs_of(pair))
     if budget is None:
         return triples
-    sigmas = pairs.onto(question.index, found.side, budget.sigma, found.budgets[question.index].value)
+    sigmas = pairs.onto(perturbed.index, found.side, budget.sigma, found.budgets[index].value)
     wide = {name: np.maximum(triples[name][2], np.abs(sigmas[name][0])) for name in bad if name in sigmas}
-    note([f"{', '.join(wide)}: {question.program.name} is judged by the rounding of its own operations, which is larger"])
+    whose = "its own operations" if perturbed.index == index else f"the operations of {perturbed.program.name}"
+    note([f"{', '.join(wide)}: {pair[index].program.name} is judged by the rounding of {whose}, which is larger"])
     return {name: (*triple[:2], wide.get(name, triple[2])) for name, triple in triples.items()}
 
 
-def _own(question: Question) -> Budget | None:
+def _operations(pair: Pair, index: int, found: Oracle) -> Question:
+    """Return the program whose operations are perturbed: of a large pair the torch one, which holds one run at a time."""
+    return next((each for each in pair if found.ratio and hasattr(each.program, "bind")), pair[index])
+
+
+def _budget(question: Question, runs: int) -> Budget | None:
     data = question.program, question.call, question.params, question.cotangents
     try:
         if isinstance(question.program, JaxProgram):
-            return scaled(question, traced(question.program, *data[1:], dtype=question.counted, casts=question.casts))
+            return scaled(
+                question, traced(question.program, *data[1:], dtype=question.counted, casts=question.casts, runs=runs)
+            )
         if hasattr(question.program, "bind") and not question.casts:
             from attention.parity.compare.torch_budget import perturbed  # noqa: PLC0415 - only this way needs torch
 
-            return scaled(question, perturbed(*data, dtype=question.counted))
-    except Exception:  # noqa: BLE001 - a program that cannot be perturbed is judged by the reference's operations
+            return scaled(question, perturbed(*data, dtype=question.counted, runs=runs))
+    except Exception:  # noqa: BLE001 - a program that cannot be perturbed is judged by the budget at hand
         return None
     return None

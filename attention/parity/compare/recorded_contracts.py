@@ -1,4 +1,4 @@
-"""Recorded contracts: one backend on the probes of named contracts, judged on another machine.
+"""Recorded contracts: the results of one backend on the probes of named contracts, compared on another machine.
 
     record(["self"], side="torch").arrays["self/plain/float32/d query"]        judge(that, oracle, sigma) here
 
@@ -28,8 +28,8 @@ from attention.parity.results import provenance
 from attention.parity.results.report import Report, Row
 from attention.spec import cases
 from attention.spec.axes import COMPUTE, dtype_name
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import AttentionError, FileError, KernelRefused
-from attention.spec.params import numpy_dtype
 from attention.spec.storage.disk import brief
 
 Told = Callable[[str], object]
@@ -47,13 +47,13 @@ def record(
 
     Args:
         contracts: names of `spec.cases`; none or "all" for all.
-        side: "torch", "jax", "jax_eager" or "numpy".
+        side: the backend: "torch", "jax", "jax_eager" or "numpy".
         dtypes: of weights and inputs.
         implementation: "auto" or a kernel's name.
-        progress: told of each probe before it runs.
+        progress: called with each probe before it runs.
 
     Raises:
-        UnknownName: no such contract, side, dtype or kernel.
+        UnknownName: no such contract, backend, dtype or kernel.
         MissingExtra: the backend's framework is not installed.
     """
     program = backends.find(side)
@@ -84,7 +84,7 @@ def fingerprint(probe: Probe) -> str:
     """
     given = {"weights": probe.weights, "arrays": probe.arrays, "cotangents": probe.cotangents}
     arrays = {f"{group}.{name}": x for group, named in given.items() for name, x in named.items()}
-    settled = paths(probe.contract.settle(probe.arrays, **probe.call()), "settled")
+    settled = paths(probe.contract.resolve(probe.arrays, **probe.call()), "settled")
     arrays |= {path: x for path, x in settled if isinstance(x, np.ndarray) and x.dtype == bool}
     arrays |= {name: np.asarray(x) for name in CALL if "positions" in name and (x := getattr(probe, name)) is not None}
     said = repr((probe.contract, probe.dtype, probe.dropout_seed, probe.intermediates))
@@ -113,13 +113,13 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
 
     Args:
         recording: of kind "contracts".
-        local: a side's name, or None for the recording alone.
-        progress: told of each probe before it is judged.
+        local: a backend's name, or None for the recording alone.
+        progress: called with each probe before it is compared.
 
     Raises:
         FileError: the recording was made from other contracts or probes than there are here, or is damaged.
-        UnknownName: no such side.
-        MissingExtra: the side's framework is not installed.
+        UnknownName: no such backend.
+        MissingExtra: the backend's framework is not installed.
     """
     if local is not None:
         _ = backends.find(local)
@@ -136,7 +136,7 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
 
 
 def checked_calls(recording: Recording) -> Iterator[Heard]:
-    """Yield every call of a recording; all are looked at before the first is judged.
+    """Yield every call of a recording; all are checked before the first is compared.
 
     Raises:
         FileError: as `against`.

@@ -1,4 +1,4 @@
-"""Recorded models: what a model, its blocks and its decoding made on one machine, in the place of a side on another.
+"""Recorded models: the outputs of a model, its blocks and its decoding on one machine, compared with a model on another.
 
     record_model("golden.safetensors", model, inputs)        golden = recorded_model("golden.safetensors")
     layerwise(golden, port)        compare_logits(golden, logits)        compare_decoding(golden, port, None)
@@ -79,7 +79,7 @@ class WideProgram(RecordedProgram):
 
 @dataclass(frozen=True, eq=False)
 class RecordedModel:
-    """A model as it was recorded. `layerwise`, `compare_logits` and `compare_decoding` take it in the place of a side.
+    """A model as it was recorded. `layerwise`, `compare_logits` and `compare_decoding` take it in the place of a model.
 
     Args:
         recording: of the kind "model".
@@ -231,12 +231,12 @@ def recorded_model(path: str | os.PathLike[str]) -> RecordedModel:
 
 
 def one_recording(sides: Sequence[Any]) -> int | None:
-    """Return which of the sides is a recorded model; None if none is.
+    """Return which of the models is a recorded one; None if none is.
 
     Raises:
         OptionError: all are, and nothing can be run.
     """
     found = [i for i, side in enumerate(sides) if isinstance(side, RecordedModel)]
     if len(found) > 1:
-        raise OptionError("sides must not both be recordings: one must be a model that can be run here")
+        raise OptionError("models must not both be recordings: one must be a model that can be run here")
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""Recordings: what one side made, in a file, so that the other side may run on another machine.
+"""Recordings: the results of a program in a file, for a comparison on another machine.
 
     write(path, Recording(kind, facts, arrays))        read(path).arrays == arrays, bit for bit
 
@@ -30,12 +30,12 @@ KINDS = ("contracts", "program", "model")
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What a side made.
+    """The results of a program.
 
     Attributes:
         kind: "contracts" for a backend on the probes of named contracts, "program" for a user's own, "model" for one with
             its blocks, logits and decoding.
-        facts: JSON-ready: what ran, and what it was asked.
+        facts: JSON-ready: what ran, and on which calls.
         arrays: by name.
         environment: of the machine that it ran on: versions, devices, precision flags.
     """
@@ -52,7 +52,9 @@ class Recording:
         # A framework that is not imported here has no flags here.
         both = [(name, value, here[name]) for name, value in self.environment.items() if name in here]
         other = [f"{name} {there} (here {value})" for name, there, value in both if there != value]
-        told = f", otherwise than here: {brief(', '.join(other))}" if other else ", in an environment like this one"
+        told = (
+            f", where other versions are installed: {brief(', '.join(other))}" if other else ", in an environment like this one"
+        )
         machine = self.environment.get("machine", "an unknown machine")
         return f"{brief(self.facts['side'], 60)} was recorded on {brief(machine)}{told}"
 
@@ -78,11 +80,11 @@ def read(path: str | os.PathLike[str], *, lazily: bool = False) -> Recording:
     Raises:
         FileError: the file is missing, cut short, corrupt, not a recording, or of another version.
     """
-    head, arrays = tensors.read(path, "a whole safetensors file, as 'attention parity record' writes it", lazily=lazily)
+    head, arrays = tensors.read(path, "a whole safetensors file, as 'attention record' writes it", lazily=lazily)
     header, said = head.metadata, f"path {brief(repr(str(path)))}"
     if header.get("format") != FORMAT:
         told = brief(repr(header.get("format", "no format")), 60)
-        raise FileError(f"{said} holds {told} and must be a recording, as 'attention parity record' writes it")
+        raise FileError(f"{said} holds {told} and must be a recording, as 'attention record' writes it")
     if header.get("version") != VERSION:
         got = brief(header.get("version"), 60)
         raise FileError(f"{said} has version {got} and must have {VERSION}: record it again")
@@ -96,5 +98,5 @@ def read(path: str | os.PathLike[str], *, lazily: bool = False) -> Recording:
         raise FileError(f"{said} records {brief(repr(found.kind), 60)} and must record one of {', '.join(KINDS)}")
     texts = [found.facts.get("side"), *(text for pair in found.environment.items() for text in pair)]
     if not all(isinstance(text, str) for text in texts):
-        raise FileError(f"{said} must say as texts which side ran, and in which environment")
+        raise FileError(f"{said} must say as texts what ran, and in which environment")
     return found

@@ -1,8 +1,8 @@
-"""Recorded programs: a user's own side that ran on another machine, as a program that replays what it made.
+"""Recorded programs: a program that ran on another machine, and that returns its recorded results here.
 
     recorded.run(call, params=p, cotangents=c)        the recorded arrays, if call, p and c are those that were recorded
 
-It stands in `compare` for the side itself. What was not recorded it cannot answer, and says so.
+`compare` takes it in the place of the program. A call that was not recorded is refused.
 """
 
 # A user's inputs are pytrees of anything.
@@ -22,8 +22,8 @@ from attention.parity.compare.compare import compare
 from attention.parity.compare.recording_file import Recording
 from attention.parity.numerics.array_kinds import is_float
 from attention.parity.results.report import Report
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import FileError, OptionError, SideFailed
-from attention.spec.params import numpy_dtype
 from attention.spec.storage.disk import brief
 
 GROUPS = ("inputs", "params", "outputs", "gradients", "cotangents")
@@ -33,7 +33,7 @@ RECORDED = " (recorded)"
 
 @dataclass(eq=False)
 class RecordedProgram(Program):
-    """A program that answers from a recording.
+    """A program that returns recorded results.
 
     Args:
         name: of the program, as it was called.
@@ -87,7 +87,7 @@ def record(side: Any, framework: str, inputs: Any, *, dtype: str = "float32", se
     """Return what a user's program makes of its inputs: outputs, and the gradients of inputs and parameters.
 
     Args:
-        side: whatever `parity.program` takes.
+        side: the program, as `parity.program` takes it.
         framework: what a plain function is written in: "torch", "jax" or "numpy".
         inputs: as for `parity.compare`.
         dtype: what floats are cast to.
@@ -152,7 +152,7 @@ def against(
 
     Args:
         recording: of kind "program".
-        side: whatever `parity.program` takes.
+        side: the program, as `parity.program` takes it.
         framework: what a plain function is written in.
         load: whether the local program is given the recorded parameters; it must have the same already if not.
         params: how parameters belong together, as for `parity.compare`, with the local program as the first.

@@ -1,4 +1,4 @@
-"""Preflight: settings that make two right programs differ, each with both sides' values and what it may cost.
+"""Audit of settings that make two right programs differ: the values of both, and the error that each may cause.
 
     warnings(first, second, call) = ("norm eps: torch norm 1e-05, jax norm 1e-06: relative error 4.5e-06 / variance", ...)
 
@@ -76,7 +76,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _precision(first: Inspected, second: Inspected) -> Iterator[str]:
-    """Yield what products of float32 lose, measured on the device of each side."""
+    """Yield what products of float32 lose, measured on the device of each program."""
     for side in (first, second):
         floats = [*side.dtypes, *(x.dtype.name for x in side.call.leaves.values())]
         if "float32" not in floats or side.program.framework == "numpy" or not side.program.runs_here:

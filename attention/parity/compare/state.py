@@ -1,4 +1,4 @@
-"""State in a comparison: what a call leaves behind stands among the outputs of both programs, under one name."""
+"""State: the buffers that a call writes are compared as outputs of both programs, under one name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tolerances: how far a right program may be from a reference, as numbers for anybody's own test.
+"""Tolerances: how far a right program may be from a reference, as numbers for a test.
 
 close = tolerances(model, inputs)                   value and sigma of every output and gradient
 assert_close(actual, expected, budget=close)        RMS of z <= 4 and max z <= 30, z = |actual - expected| / sigma
@@ -88,7 +88,7 @@ def tolerances(
     """Return what every output and gradient of a program is in float64, and how far rounding may move it.
 
     Args:
-        side: a module, a function, or any other side that `parity.program` takes.
+        side: the program: a module, a function, or anything that `parity.program` takes.
         inputs: as `parity.compare` takes them.
         framework: of a plain function, "torch" or "jax"; JAX if None.
         dtype: whose rounding is allowed.

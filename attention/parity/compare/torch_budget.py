@@ -1,4 +1,4 @@
-"""Perturbed: the budget of a user's torch program, run in float64 under a mode that rounds every operation at random.
+"""Rounding budget of a torch program: it runs in float64 under a mode that rounds every operation at random.
 
 value = run without noise        sigma = spread of 8 runs with it        by name
 """
@@ -14,7 +14,7 @@ from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.adapters.torch_program import TorchProgram, same_draws
 from attention.parity.numerics.array_kinds import is_float
 from attention.parity.numerics.dtype_rounding import Rounding, rounding
-from attention.parity.numerics.error_budget import Budget, spread
+from attention.parity.numerics.error_budget import Budget, moved, spread_of
 from attention.parity.numerics.stochastic_rounding_torch import noisy
 from attention.spec.errors import SideFailed
 
@@ -47,8 +47,14 @@ def perturbed(program: Program, call: Call, params: Arrays, cotangents: Arrays |
         if not narrow:
             raise
         narrow, value = False, run(None, narrow=False)
-    moved = [run(np.random.default_rng((0, number)), narrow=narrow) for number in range(runs)]
-    return Budget(value, {name: spread(x, *(each[name] for each in moved)) for name, x in value.items()})
+    total: Arrays = {}
+    for number in range(runs):
+        made = run(np.random.default_rng((0, number)), narrow=narrow)
+        for name, x in value.items():
+            # Taken out of the run, so that the gradients of one run alone are held.
+            gap = moved(x, made.pop(name))
+            total[name] = np.hypot(total[name], gap) if name in total else gap
+    return Budget(value, {name: spread_of(x, runs) for name, x in total.items()})
 
 
 def _results(

@@ -1,4 +1,4 @@
-"""Judging: every result of one program against the oracle, and in words what no number tells.
+"""Verdicts: every result of one program against the oracle, and failures such as NaN in words.
 
 row.verdicts = judge(got, value, sigma)        row.failure = "NaN in output of torch: 3 of 12 elements, first at [0, 1]"
 """

@@ -179,13 +179,13 @@ class Pair:
         second.name = second.name if other else self.sides[1].program.name
 
         def own(weights: Weights) -> Arrays:
-            return write(weights, layer.dialect, layer.contract, at="block.")
+            return write(weights, layer.weight_map, layer.contract, at="block.")
 
         def theirs(weights: Weights) -> Arrays:
             return params.forward({name: x for name, x in own(weights).items() if name in params.firsts})
 
         values = {**first.params, **(params.backward(_of(params, second.params)) if self.backward else {})}
-        weights = read(values, layer.dialect, layer.contract, at="block.")
+        weights = read(values, layer.weight_map, layer.contract, at="block.")
         return Part(
             layer, other, PartProgram(first, 1, own), PartProgram(second, len(slots[1]), theirs), weights, x, received[0]
         )

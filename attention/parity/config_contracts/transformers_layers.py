@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attention.checkpoints.families import FAMILIES
-from attention.checkpoints.weight_map import Dialect
+from attention.checkpoints.weight_map import WeightMap
 from attention.spec.errors import AttentionError
 from attention.spec.layers.multi_head import MultiHeadAttention
 
@@ -31,23 +31,23 @@ class Layer:
         path: of its module.
         kind: the "model_type" of its config.
         contract: of the config.
-        dialect: the table of its parameters.
+        weight_map: the table of its parameters.
     """
 
     path: str
     kind: str
     contract: MultiHeadAttention
-    dialect: Dialect
+    weight_map: WeightMap
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """The names of its parameters, within its module."""
-        return tuple(self.dialect.tensors(self.contract.params))
+        return tuple(self.weight_map.tensors(self.contract.params))
 
     @property
     def output(self) -> str:
         """The submodule that returns its output, if a norm follows in the module; "" if the module itself returns it."""
-        return self.dialect.output if any("norm" in name.lower() for name in self.dialect.beside) else ""
+        return self.weight_map.output if any("norm" in name.lower() for name in self.weight_map.beside) else ""
 
 
 def inside(path: str, name: str) -> bool:
@@ -78,15 +78,15 @@ def layers(model: Any) -> tuple[list[Layer], list[str]]:
         config = _nearest(configs, path)
         family = FAMILIES.get(str(config.get("model_type"))) if config is not None else None
         names = {name for name, _ in module.named_parameters()}
-        if config is None or family is None or f"{family.dialect.output}.weight" not in names:
+        if config is None or family is None or f"{family.weight_map.output}.weight" not in names:
             continue
         try:
             contract = family.contract(config, _number(module, path))
         except AttentionError as error:
             refused[f"the config of {config['model_type']} gives no contract: {error}"] = None
             continue
-        if names - family.dialect.beside == set(family.dialect.tensors(contract.params)):
-            found.append(Layer(path, str(config["model_type"]), contract, family.dialect))
+        if names - family.weight_map.beside == set(family.weight_map.tensors(contract.params)):
+            found.append(Layer(path, str(config["model_type"]), contract, family.weight_map))
     return found, list(refused)
 
 

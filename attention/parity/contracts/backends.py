@@ -77,7 +77,7 @@ class NumpyBackend:
     def run(self, probe: Probe, implementation: str) -> BackendRun:
         del implementation
         weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
-        setting = probe.contract.settle(probe.arrays, **probe.call())
+        setting = probe.contract.resolve(probe.arrays, **probe.call())
         # Poisoned tokens are multiplied before they are masked; NumPy warns of this, the frameworks do not.
         with np.errstate(invalid="ignore", over="ignore"):
             made = probe.contract.formula(np, weights, arrays, setting)

@@ -51,8 +51,8 @@ def expect(probe: Probe, rounds: tuple[str, ...] = (), runs: int = 8) -> Budget:
     cotangents = {name: probe.cotangents.get(name, np.zeros(shape)).astype(np.float64) for name, shape in shapes.items()}
     flags = {name: np.bool_(name in counted(probe.dtype, rounds)) for name in ROUNDS}
     made = budget(
-        differentiated(LayerProgram(contract.unsettled(), tuple(shapes))),
-        ((probe.weights, arrays, contract.settle(probe.arrays, **probe.call()), flags), cotangents),
+        differentiated(LayerProgram(contract.unresolved(), tuple(shapes))),
+        ((probe.weights, arrays, contract.resolve(probe.arrays, **probe.call()), flags), cotangents),
         dtype=COMPUTE[probe.dtype],
         storage=probe.dtype,
         runs=runs,

@@ -15,12 +15,13 @@ import numpy as np
 
 from attention.spec.attend import INTERMEDIATES
 from attention.spec.axes import Sizes
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import MaskError, OptionError, shown
 from attention.spec.layers.contract import Contract
 from attention.spec.masks import DenseMask, Lengths, Segments
 from attention.spec.masks.algebra import Mask
 from attention.spec.options import SEED, checked
-from attention.spec.params import Weights, cast, numpy_dtype
+from attention.spec.params import Weights, cast
 from attention.spec.positions import AxialRotary
 
 B, N, FEW = 3, 13, 5
@@ -69,7 +70,7 @@ class Probe:
 
     def call(self) -> dict[str, Any]:
         """Return the keyword arguments that a layer takes beside the arrays."""
-        return {name: getattr(self, name) for name in CALL if name in self.contract.takes}
+        return {name: getattr(self, name) for name in CALL if name in self.contract.call_kwargs}
 
 
 @dataclass(frozen=True)
@@ -134,13 +135,13 @@ class Drawer:
 
     def takes(self, *names: str) -> bool:
         """Return whether a call of the contract takes all these keywords."""
-        return self.contract.takes.issuperset(names)
+        return self.contract.call_kwargs.issuperset(names)
 
     def allows(self, t: int, s: int, **call: Any) -> bool:
         """Return whether the contract's mask applies to T queries and S keys."""
         try:
             probe = self.draw("", t, s, **call)
-            _ = self.contract.settle(probe.arrays, **probe.call())
+            _ = self.contract.resolve(probe.arrays, **probe.call())
         except MaskError:
             return False
         return True

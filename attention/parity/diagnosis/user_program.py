@@ -170,8 +170,8 @@ def _program(side: Any, framework: str, contract: Contract, params: Any) -> User
         return UserProgram(made, contract, signature, canonical)
     if params is None:
         raise OptionError(
-            f"params None must say which canonical weights {made.name} has: a function of its {len(made.params)} parameters"
-            " by name, or a ParamMap from canonical names to its own"
+            f"{framework}_params None must say which canonical weights {made.name} has:"
+            f" a function of its {len(made.params)} parameters by name, or a ParamMap from canonical names to its own"
         )
     back: Any = params if callable(params) else params.backward
     return UserProgram(made, contract, signature, params=lambda own: _checked(back(dict(own)), contract))

@@ -40,7 +40,7 @@ def gathered(probe: Probe, expected: Budget) -> Arrays:
         "sigma": expected.sigma,
     }
     made = {f"{group}.{name}": x for group, arrays in groups.items() for name, x in arrays.items()}
-    made |= dict(settled(probe.contract.settle(probe.arrays, **probe.call())))
+    made |= dict(settled(probe.contract.resolve(probe.arrays, **probe.call())))
     # A scalar of NumPy's is no array, and a view of another lies in no row.
     return {name: np.array(x, order="C") for name, x in made.items()}
 
@@ -48,7 +48,7 @@ def gathered(probe: Probe, expected: Budget) -> Arrays:
 def positions(probe: Probe) -> Arrays:
     """Return the positions of a call, written out; none where the layer looks at none."""
     names = {"query": "query_positions", "key": "key_positions"} if "key" in probe.contract.inputs else {"x": "positions"}
-    setting = probe.contract.settle(probe.arrays, **probe.call())
+    setting = probe.contract.resolve(probe.arrays, **probe.call())
     if not any(kind in ("rotary", "positions") for kind, *_ in leaves(setting)):
         return {}
     made: Arrays = {}

@@ -27,9 +27,9 @@ from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS
 from attention.parity.numerics.rounding_sites import ROUNDS
 from attention.spec import cases
 from attention.spec.axes import COMPUTE
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import AttentionError, FileError, OptionError, UnknownName, shown
 from attention.spec.files import encode
-from attention.spec.params import numpy_dtype
 
 
 def export(

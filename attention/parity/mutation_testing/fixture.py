@@ -81,7 +81,7 @@ class ParityFixture:
         if not isinstance(contract, Contract):
             raise OptionError(f"contract {shown(contract)} must be a layer's contract")
         if backend not in ("numpy", *backends.BACKENDS):
-            raise UnknownName(f"backend {shown(backend)} must be one of numpy, {', '.join(backends.BACKENDS)}")
+            raise UnknownName.among("backend", backend, ("numpy", *backends.BACKENDS))
         _ = backends.find(backend)
         return Layer(contract, Drawer(contract, "float32").weights() if weights is None else weights, backend, self.operator)
 

@@ -69,8 +69,8 @@ class Layer:
     def _sorted(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arrays by the names of the contract's inputs, and the other keywords."""
         names = list(self.contract.inputs)
-        inputs = {*names, *({"bias"} & self.contract.takes)}
-        keywords = {name for name in CALL if name in self.contract.takes}
+        inputs = {*names, *({"bias"} & self.contract.call_kwargs)}
+        keywords = {name for name in CALL if name in self.contract.call_kwargs}
         if len(given) > len(names):
             raise OptionError(f"positional arguments {len(given)} must be at most {len(names)}: {', '.join(names)}")
         both = {**dict(zip(names, given, strict=False)), **named}

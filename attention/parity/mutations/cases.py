@@ -173,7 +173,7 @@ ALIGNMENT = _mutations(
         "random kernels",
         weight("score_v", lambda v: np.roll(v, 1)),
     ),
-    ("soft cap of 2 forgotten", "soft cap", "additive_lean", "scores that saturate", option(softcap=None)),
+    ("soft cap of 2 forgotten", "soft cap", "additive_chunked", "scores that saturate", option(softcap=None)),
     (
         "keys before queries",
         "projection order",

@@ -24,7 +24,7 @@ from attention.spec.layers.multi_head import MultiHeadAttention
 def dropout(location: Location) -> Mutations:
     """Yield other weights dropped."""
     whole, part = location.whole, location.contract
-    if not location.path and whole.drops and "dropout_seed" in whole.takes:
+    if not location.path and whole.drops and "dropout_seed" in whole.call_kwargs:
         yield Mutation("dropout with other bits", operators.other_dropout)
         yield Mutation("dropout forgotten", lambda probe: replace(probe, dropout_seed=None))
     if not getattr(part, "dropout_rate", 0.0) or not location.calls or not isinstance(part, MultiHeadAttention):

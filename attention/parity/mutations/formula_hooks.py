@@ -23,14 +23,14 @@ from attention.parity.mutations.operators import Operator
 from attention.parity.numerics.dtype_rounding import stored_gradient
 from attention.parity.numerics.error_budget import Budget, budget
 from attention.parity.numerics.rounding_sites import ROUNDS, LayerProgram, Marker
-from attention.spec.attend import UNMARKED, Mark
+from attention.spec.attend import UNOBSERVED, Observer
 from attention.spec.axes import Array
 from attention.spec.errors import ParamError
-from attention.spec.layers.contract import Contract, Setting
+from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.params import inner
 
 LATE = {"scores", "logsumexp", "weights", "context", "gate_proj", "gated", "normed", "out_proj"}
-"""Intermediates computed after `Mark.attending` of their attention; the others precede it."""
+"""Intermediates computed after `Observer.attending` of their attention; the others precede it."""
 
 
 @dataclass(eq=False)
@@ -45,12 +45,12 @@ class HookContext:
     """
 
     xp: Any
-    setting: Setting
+    setting: ResolvedCall
     weights: Mapping[str, Array]
     seen: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
 
 
-CallHook = Callable[[Probe, Any, Setting], Setting]
+CallHook = Callable[[Probe, Any, ResolvedCall], ResolvedCall]
 """`(probe, part of its contract, the part's setting) -> what changes in it`."""
 IntermediateHook = Callable[[HookContext, str, Array], Array]
 
@@ -98,16 +98,16 @@ def on(intermediate: str, hook: Callable[[HookContext, Array], Array]) -> Interm
     return lambda at, name, value: hook(at, value) if name == intermediate else value
 
 
-class HookedObserver(Mark):
-    """The `mark` of a call that applies hooks of intermediates, after the `mark` called `within`."""
+class HookedObserver(Observer):
+    """The `observe` of a call that applies hooks of intermediates, after the `observe` called `within`."""
 
     def __init__(
         self,
         xp: Any,
         hooks: tuple[tuple[Location, IntermediateHook], ...],
-        setting: Setting,
+        setting: ResolvedCall,
         weights: Mapping[str, Array],
-        within: Mark = UNMARKED,
+        within: Observer = UNOBSERVED,
     ) -> None:
         self.hooks, self.within, self.begun = hooks, within, 0
         self.active: list[tuple[int, HookContext, IntermediateHook]] = []
@@ -140,9 +140,9 @@ def _apply(hook: IntermediateHook, at: HookContext, intermediate: str, value: Ar
         raise ParamError(f"{absent} must exist for a hook of {intermediate}: another mutation removed it") from absent
 
 
-def resolved_call(probe: Probe) -> Setting:
+def resolved_call(probe: Probe) -> ResolvedCall:
     """Return the setting of a call, with the hooks applied."""
-    setting = probe.contract.settle(probe.arrays, **probe.call())
+    setting = probe.contract.resolve(probe.arrays, **probe.call())
     if isinstance(probe, HookedProbe):
         for location, hook in probe.call_hooks:
             for own in location.settings(setting):
@@ -159,9 +159,9 @@ def formula_outputs(probe: Probe) -> dict[str, np.ndarray]:
     weights, arrays = ({name: x.astype(np.float64) for name, x in group.items()} for group in (probe.weights, probe.arrays))
     setting = resolved_call(probe)
     hooks = probe.intermediate_hooks if isinstance(probe, HookedProbe) else ()
-    mark = HookedObserver(np, hooks, setting, weights) if hooks else UNMARKED
+    observe = HookedObserver(np, hooks, setting, weights) if hooks else UNOBSERVED
     with np.errstate(all="ignore"):
-        made = probe.contract.formula(np, weights, arrays, setting, mark=mark)
+        made = probe.contract.formula(np, weights, arrays, setting, observe=observe)
     return {name: made[name] for name in probe.contract.outputs}
 
 
@@ -177,8 +177,8 @@ class HookedProgram:
         """Return the results called `names`."""
         setting = jax.tree.map(stop_gradient, setting)
         weights, arrays = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, arrays))
-        mark = HookedObserver(jnp, self.hooks, setting, weights, Marker(rounds))
-        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, mark=mark)
+        observe = HookedObserver(jnp, self.hooks, setting, weights, Marker(rounds))
+        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, observe=observe)
         return {name: made[name] for name in self.names}
 
 
@@ -189,7 +189,7 @@ def own_budget(probe: Probe, runs: int = 8) -> Budget:
         probe: the call, with hooks or without.
         runs: of the Monte Carlo arithmetic.
     """
-    contract, names = probe.contract.unsettled(), probe.contract.outputs
+    contract, names = probe.contract.unresolved(), probe.contract.outputs
     hooks = probe.intermediate_hooks if isinstance(probe, HookedProbe) else ()
     program = HookedProgram(contract, names, hooks) if hooks else LayerProgram(contract, names)
     # As in `contracts.check.expect`: calls of one shape share one trace, whatever optional inputs they have.

@@ -19,7 +19,7 @@ import numpy as np
 from attention.parity.contracts.probes import Probe
 from attention.parity.mutations import operators
 from attention.parity.mutations.operators import Operator
-from attention.spec.layers.contract import Contract, Setting
+from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.stack import Stack
@@ -97,7 +97,7 @@ class Location:
 
         return mutate
 
-    def settings(self, setting: Setting) -> list[Setting]:
+    def settings(self, setting: ResolvedCall) -> list[ResolvedCall]:
         """Return the part's own settings, one for each layer."""
         return [_inside(setting, module_path) for module_path in self.module_paths]
 
@@ -136,7 +136,7 @@ def _attentions(contract: Contract, module_path: ModulePath = ()) -> Iterator[Mo
         yield from [module_path] * (2 if isinstance(contract, DifferentialAttention) else 1)
 
 
-def _inside(setting: Setting, module_path: ModulePath) -> Setting:
+def _inside(setting: ResolvedCall, module_path: ModulePath) -> ResolvedCall:
     for name in module_path:
         setting = setting[name]
     return setting

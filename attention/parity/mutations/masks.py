@@ -19,7 +19,7 @@ from attention.parity.mutations.formula_hooks import hook_call
 from attention.parity.mutations.locations import Location
 from attention.parity.mutations.mutation import Mutation, Mutations
 from attention.parity.mutations.operators import Operator, map_mask
-from attention.spec.layers.contract import Setting
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
@@ -72,7 +72,7 @@ _ALLOWED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _allowed(change: Callable[[np.ndarray], np.ndarray]) -> Any:
-    def hook(probe: Probe, part: Any, setting: Setting) -> Setting:
+    def hook(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
         return {"allowed": change(setting["allowed"])}
 
@@ -156,7 +156,7 @@ def presence(location: Location) -> Mutations:
     if location.path or not isinstance(location.contract, (Block, Stack)):
         return
 
-    def everyone(probe: Probe, part: Any, setting: Setting) -> Setting:
+    def everyone(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
         for inner in setting.values():
             if isinstance(inner, dict) and "present" in inner:

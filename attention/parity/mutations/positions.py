@@ -20,7 +20,7 @@ from attention.parity.mutations.formula_hooks import hook_call
 from attention.parity.mutations.locations import Location
 from attention.parity.mutations.mutation import FittedScalar, Mutation, Mutations
 from attention.parity.mutations.operators import Operator
-from attention.spec.layers.contract import Setting
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.positions import Alibi, AxialRotary, RelativeBias, RelativeKeys, Rotary
 
@@ -96,7 +96,7 @@ def angles(location: Location) -> Mutations:
     yield Mutation("rotary turns backwards", other_angles(location, np.negative, np.negative))
     yield Mutation("rotary positions in bfloat16", other_angles(location, operators.in_bfloat16, operators.in_bfloat16))
     yield Mutation("positions of the call ignored", other_angles(location, _counted(location), _counted(location)))
-    if "positions" not in location.contract.takes:
+    if "positions" not in location.contract.call_kwargs:
         for name, change in _ONE_SIDED.items():
             yield Mutation(f"rotary positions of queries {name}", other_angles(location, change, None))
             yield Mutation(f"rotary positions of keys {name}", other_angles(location, None, change))
@@ -132,12 +132,12 @@ def other_angles(location: Location, queries: Change | None, keys: Change | None
     return hook_call(location, lambda probe, part, setting: _tables(probe, part, setting, queries, keys))
 
 
-def _tables(probe: Probe, part: Any, setting: Setting, queries: Change | None, keys: Change | None) -> Setting:
+def _tables(probe: Probe, part: Any, setting: ResolvedCall, queries: Change | None, keys: Change | None) -> ResolvedCall:
     d = part.rope_dim if isinstance(part, LatentAttention) else part.width
     if part.positions is None or not hasattr(part.positions, "tables"):
         return {}
     *_, t, s = setting["allowed"].shape
-    made: Setting = {}
+    made: ResolvedCall = {}
     for name, count, change in (("query", t, queries), ("key", s, keys)):
         given = probe.positions if probe.positions is not None else getattr(probe, f"{name}_positions")
         if change is not None:
@@ -203,7 +203,7 @@ def distances(location: Location) -> Mutations:
 
 
 def _mirrored(location: Location) -> Operator:
-    def change(probe: Probe, part: Any, setting: Setting) -> Setting:
+    def change(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
         del probe, part
         return {name: -setting[name] for name in ("query_positions", "key_positions") if setting[name] is not None}
 

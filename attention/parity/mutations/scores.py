@@ -25,7 +25,7 @@ from attention.spec.attend import softmax
 from attention.spec.axes import Array
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.alignment_scores import General, TanhScore
-from attention.spec.layers.contract import Setting
+from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.latent import LatentAttention
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.scores import Cosine, Dot, ScaledDot, soft_cap
@@ -125,7 +125,7 @@ def cap(location: Location) -> Mutations:
 
 def call_bias(location: Location) -> Mutations:
     """Yield what can happen to the bias that comes with a call."""
-    if location.path or "bias" not in location.contract.takes:
+    if location.path or "bias" not in location.contract.call_kwargs:
         return
     factor = location.contract.score.factor(location.contract.width)
     yield Mutation("bias of the call ignored", input_operators.bias_ignored)
@@ -178,7 +178,7 @@ def normaliser(location: Location) -> Mutations:
     yield Mutation("empty row = NaN", hook_intermediate(location, on("weights", _nan_rows)))
 
 
-def _unhidden(probe: Probe, part: Any, setting: Setting) -> Setting:
+def _unhidden(probe: Probe, part: Any, setting: ResolvedCall) -> ResolvedCall:
     """Allow every key, and keep the mask as `hidden`."""
     del probe, part
     return {"hidden": setting["allowed"], "allowed": np.ones_like(setting["allowed"])}

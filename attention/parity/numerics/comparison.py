@@ -63,20 +63,34 @@ class Verdict:
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.index))
+        got, wanted = told_apart(self.got, self.wanted)
         return (
             f"{self.name}: z rms {shown_z(self.rms)}, max {shown_z(self.worst, 1)} at [{where}]:"
-            f" got {self.got:.9g}, wanted {self.wanted:.9g}, sigma {self.sigma:.2g}"
+            f" got {got}, wanted {wanted}, sigma {self.sigma:.2g}"
         )
 
 
-def shown_z(z: float, digits: int = 2) -> str:
-    """Return z as people read it.
+def told_apart(got: float, wanted: float) -> tuple[str, str]:
+    """Return two numbers with three digits, or with as many as show that they differ.
 
-    >>> shown_z(0.456), shown_z(16592818.37), shown_z(float("inf"))
-    ('0.46', '1.7e7', 'inf')
+    >>> told_apart(0.1, 2 / 3), told_apart(1.00001234, 1.0), told_apart(2.0, 2.0)
+    (('0.1', '0.667'), ('1.00001', '1'), ('2', '2'))
     """
-    if z < 1000 or not np.isfinite(z):
-        return f"{z:.{digits}f}"
+    for digits in range(3, 17):
+        shown = f"{got:.{digits}g}", f"{wanted:.{digits}g}"
+        if shown[0] != shown[1] or got == wanted or np.isnan(got):
+            return shown
+    return repr(got), repr(wanted)
+
+
+def shown_z(z: float, digits: int = 2) -> str:
+    """Return z as people read it: at most three digits, of which `digits` stand behind the point.
+
+    >>> shown_z(0.456), shown_z(34.567), shown_z(456.7), shown_z(16592818.37), shown_z(float("inf"))
+    ('0.46', '34.6', '457', '1.7e7', 'inf')
+    """
+    if z < 999.5 or not np.isfinite(z):
+        return f"{z:.{min(digits, 2 if z < 9.995 else 1 if z < 99.95 else 0)}f}"
     size, _, power = f"{z:.1e}".partition("e")
     return f"{size}e{int(power)}"
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import jax
@@ -164,12 +164,21 @@ MANY = 2**16
 
 
 def spread(value: Array, *perturbed: Array) -> Array:
-    """Return the spread of the perturbed values, shaped as `value`; by hypot, because the square of 1e-200 is 0."""
+    """Return the spread of the perturbed values, shaped as `value`."""
+    return spread_of(reduce(np.hypot, (moved(value, each) for each in perturbed)), len(perturbed))
+
+
+def moved(value: Array, perturbed: Array) -> Array:
+    """Return how far one run moved each element. `np.hypot` adds these up, because the square of 1e-200 is 0."""
     with np.errstate(invalid="ignore"):
-        moved = np.stack(perturbed) - value
+        gap = perturbed - value
     # -inf - -inf is NaN, yet a score that is masked in every run has not moved.
-    moved = np.where(np.isfinite(value), np.where(np.isfinite(moved), moved, np.nan), 0.0)
-    sigma = np.hypot.reduce(np.abs(moved), axis=0) / math.sqrt(len(perturbed))
+    return np.abs(np.where(np.isfinite(value), np.where(np.isfinite(gap), gap, np.nan), 0.0))
+
+
+def spread_of(total: Array, runs: int) -> Array:
+    """Return the spread from the root of the sum of squares of what `runs` runs moved."""
+    sigma = total / math.sqrt(runs)
     if not sigma.size or not sigma.ndim:
         return np.asarray(sigma)
     # A spread that is small by chance in every run is no more exact than its neighbours. Of a thousand elements, one comes out

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 
 from attention.parity.numerics.dtype_rounding import stored, stored_gradient
-from attention.spec.attend import INTERMEDIATES, Mark
+from attention.spec.attend import INTERMEDIATES, Observer
 from attention.spec.axes import Array
 from attention.spec.layers.contract import Contract
 from attention.spec.scores import mix
@@ -50,17 +50,17 @@ class LayerProgram:
         Args:
             weights: canonical.
             arrays: of the call.
-            setting: what the contract's `settle` returned.
+            setting: what the contract's `resolve` returned.
             rounds: a bool for each of `ROUNDS`: traced, so that one compilation serves every kernel.
         """
         setting = jax.tree.map(stop_gradient, setting)
         weights, arrays = ({name: stored_gradient(x) for name, x in group.items()} for group in (weights, arrays))
-        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, mark=Marker(rounds))
+        made = self.contract.formula(jnp, weights, arrays, setting, constant=stop_gradient, observe=Marker(rounds))
         return {name: made[name] for name in self.names}
 
 
-class Marker(Mark):
-    """The `mark` of one call: rounds each intermediate as its kernel does, one attention after another."""
+class Marker(Observer):
+    """The `observe` of one call: rounds each intermediate as its kernel does, one attention after another."""
 
     def __init__(self, rounds: dict[str, Any]) -> None:
         self.rounds = rounds

@@ -128,6 +128,8 @@ class TorchStochasticRounding(TorchDispatchMode):
         floats = [o.abs() if isinstance(o, Tensor) and (o.is_floating_point() or o.is_complex()) else None for o in made]
         if name in FOURIER:
             return [None if o is None else _transformed(o, args[1], unit) for o in floats]
+        if name in stochastic_rounding.LARGER_TERMS and fresh:
+            return [unit * stochastic_rounding.of_terms(name, floats[0], args[0].abs())]
         if name not in TERMS or not fresh:
             return [None if o is None else unit * FACTORS.get(name, 1.0) * o for o in floats]
         depth = stochastic_rounding.depth_of(TERMS[name](*args, **kwargs))

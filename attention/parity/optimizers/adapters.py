@@ -2,7 +2,7 @@
 
     run(name, step, probe)[n]["kernel"] = the parameter after n + 1 steps, in NumPy
 
-    spec.Adam(1e-3)                                          the formula itself
+    spec.optimizers.Adam(1e-3)                               the formula itself
     lambda params: torch.optim.AdamW(params, lr=1e-3)        torch; or a tuple of what is called or stepped in this order
     optax.adamw(1e-3)                                        an optax.GradientTransformation
     lambda params, gradients: [...]                          anything: dicts of NumPy arrays in, a list of dicts out

@@ -55,7 +55,7 @@ def diagnose_step(
     """Return which option of the contract each program has wrong.
 
         diagnose_step(lambda params: torch.optim.AdamW(params, lr=1e-3), optax.adamw(1e-3),
-                      spec.Adam(1e-3, weight_decay=0.01, decoupled=True))
+                      spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True))
 
     Args:
         first: a spec step; a function of parameters that returns a torch optimiser, or a tuple of what is called and stepped
@@ -73,7 +73,7 @@ def diagnose_step(
         SideFailed: a program raised, or returned something that cannot be compared.
     """
     if not isinstance(contract, Step):  # pyright: ignore[reportUnnecessaryIsInstance] - users pass what they like
-        raise OptionError(f"contract {type(contract).__name__} must be a step such as spec.Adam")
+        raise OptionError(f"contract {type(contract).__name__} must be a step such as spec.optimizers.Adam")
     probe = step_probe(contract, seed)
     budgets: dict[str, StepBudgets] = {}
 

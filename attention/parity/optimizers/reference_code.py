@@ -1,6 +1,6 @@
 """Reference code: an optimiser step as a line of torch.optim and of optax, with what each of them cannot express.
 
-    code(spec.Adam(1e-3, weight_decay=0.01, decoupled=True))["torch"].text
+    code(spec.optimizers.Adam(1e-3, weight_decay=0.01, decoupled=True))["torch"].text
         torch.optim.AdamW(params, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01)
 
 Every default in which the two differ is written out. A text is an expression of `params`, `torch`, `optax` and, if the rate is

@@ -1,6 +1,6 @@
-"""Moves: how a block of one stored array becomes a block of another, by reshape, slice and transpose alone.
+"""Moves: how a block of one stored array becomes a block of another, by reshape, slice, flip and transpose alone.
 
-    second.reshape(split')[spans'] = first.reshape(split)[spans].reshape(axes).transpose(order).reshape(...)
+    second.reshape(split')[spans'] = first.reshape(split)[spans].reshape(axes)[flips].transpose(order).reshape(...)
 
 Nothing is computed, so a move is exact to the bit, for values and for gradients alike, and can be taken back.
 """
@@ -120,9 +120,10 @@ class Move:
         axes: what the first block is reshaped to.
         order: how it is then transposed, as `np.transpose` takes it; a last reshape gives the second block.
         evidence: why it is believed: "values", "names", "outputs agree" ...
+        flips: which of `axes` are reversed.
 
     Raises:
-        ParamError: the blocks hold different numbers of elements, or `order` is no permutation of the axes.
+        ParamError: the blocks hold different numbers of elements, `order` is no permutation of the axes, or `flips` are none.
     """
 
     first: Block
@@ -130,16 +131,19 @@ class Move:
     axes: Shape
     order: tuple[int, ...]
     evidence: str = ""
+    flips: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = {math.prod(self.first.sizes), math.prod(self.second.sizes), math.prod(self.axes)}
         if len(sizes) != 1 or sorted(self.order) != list(range(len(self.axes))):
             made = f"as {brief(self.axes, 80)} in order {brief(self.order, 80)}"
             raise ParamError(f"{brief(self.first, 100)}, {made}, must be as large as {brief(self.second, 100)}")
+        if len({*self.flips}) != len(self.flips) or not {*self.flips} <= {*range(len(self.axes))}:
+            raise ParamError(f"flips {brief(self.flips, 80)} must be axes of {brief(self.axes, 80)}")
 
     def forward(self, block: np.ndarray) -> np.ndarray:
         """Return the second's block of the first's."""
-        return block.reshape(self.axes).transpose(self.order).reshape(self.second.sizes)
+        return np.flip(block.reshape(self.axes), self.flips).transpose(self.order).reshape(self.second.sizes)
 
     def backward(self, block: np.ndarray) -> np.ndarray:
         """Return the first's block of the second's: the inverse of `forward`."""
@@ -154,7 +158,8 @@ class Move:
     def inverse(self) -> Move:
         """The same move from the second's side."""
         order = tuple(int(axis) for axis in np.argsort(self.order))
-        return Move(self.second, self.first, self.laid, order, self.evidence)
+        flips = tuple(sorted(self.order.index(axis) for axis in self.flips))
+        return Move(self.second, self.first, self.laid, order, self.evidence, flips)
 
     def between(self, first: str, second: str) -> Move:
         """Return the same move between arrays of other names and equal shapes."""
@@ -163,7 +168,7 @@ class Move:
     @property
     def words(self) -> str:
         """What is done, for a reader: `rows 0:8, transposed, split (2, 4)`."""
-        said = [self.first.where, self._turned(), self._cut()]
+        said = [self.first.where, "window reversed" if self.flips else "", self._turned(), self._cut()]
         if not self.second.whole:
             said.append(f"into {self.second.where}")
         return ", ".join(word for word in said if word) or "as it is"
@@ -194,7 +199,7 @@ class Move:
             side: {"name": block.name, "shape": block.shape, "split": block.split, "spans": block.spans}
             for side, block in (("first", self.first), ("second", self.second))
         }
-        return {**blocks, "axes": self.axes, "order": self.order, "evidence": self.evidence}
+        return {**blocks, "axes": self.axes, "order": self.order, "flips": self.flips, "evidence": self.evidence}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Move:
@@ -213,7 +218,8 @@ class Move:
             )
             for block in (data["first"], data["second"])
         )
-        return cls(first, second, _sizes(data["axes"]), _integers(data["order"]), _text(data["evidence"]))
+        axes, order, flips = _sizes(data["axes"]), _integers(data["order"]), _integers(data.get("flips", []))
+        return cls(first, second, axes, order, _text(data["evidence"]), flips)
 
 
 MOST_AXES = 32

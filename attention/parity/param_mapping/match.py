@@ -2,7 +2,7 @@
 
 match(first, second)                            solved: values, names, shapes
 match(first, second, call)                      and, where these leave a question open, the outputs
-match(first, second, given=...)                 a mapping of names, a saved map, or a dialect's table
+match(first, second, given=...)                 a mapping of names, a saved map, or a weight map's table
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from attention.checkpoints.weight_map import Dialect
+from attention.checkpoints.weight_map import WeightMap
 from attention.parity.adapters import Program, program
 from attention.parity.adapters.inputs import call_of
-from attention.parity.param_mapping.dialect_map import table
 from attention.parity.param_mapping.explicit_map import Given, explicit
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.solver import solve
+from attention.parity.param_mapping.weight_map_moves import table
 from attention.spec.errors import ParamError
 from attention.spec.layers.contract import Contract
 
@@ -32,7 +32,7 @@ def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -
             leaves it a tie.
         given: what is known. None: nothing. A mapping of the first's names to the second's, with patterns, in either
             direction, or a list of pairs (see `explicit_map.explicit`): what it does not name is solved. A `ParamMap`: it
-            alone. `(Dialect, Contract)` or `(Dialect, Dialect, Contract)`: the layers of the table; the rest is solved.
+            alone. `(WeightMap, Contract)` or `(WeightMap, WeightMap, Contract)`: the layers of the table; the rest is solved.
 
     Returns:
         A bijection of all that has a counterpart; the rest is in `left_over`. Programs that share nothing give an empty map.
@@ -50,8 +50,8 @@ def match(torch_side: Any, jax_side: Any, call: Any = None, given: Any = None) -
     if given is None:
         return solve(first, second, call)
     *tables, contract = cast("tuple[Any, ...]", given if isinstance(given, tuple) and given else (None,))
-    if not isinstance(contract, Contract) or not tables or not all(isinstance(each, Dialect) for each in tables):
-        raise ParamError("given must be a mapping of names, a ParamMap, or (Dialect, Contract)")
+    if not isinstance(contract, Contract) or not tables or not all(isinstance(each, WeightMap) for each in tables):
+        raise ParamError("given must be a mapping of names, a ParamMap, or (WeightMap, Contract)")
     moves = table(first, second, tables, contract)
     return solve(first, second, call, tuple(replace(move, evidence=tables[0].name) for move in moves))
 

@@ -111,10 +111,12 @@ class Uses:
     Args:
         found: the uses.
         before: for each, the uses that what it was computed on was computed with, as bits.
+        transposed: names of kernels of transposed convolutions that read them from the end, as torch's do.
     """
 
     found: list[Use] = field(default_factory=list[Use])
     before: list[int] = field(default_factory=list[int], repr=False)
+    transposed: set[str] = field(default_factory=set[str])
 
     def add(self, view: View, kind: str, roles: Mapping[str, Digits | None], after: frozenset[int]) -> frozenset[int]:
         """Append a use, and return the last parameters that its result was computed with.

@@ -49,7 +49,7 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
         programs: the first and the second.
         labels: what the report calls them.
         call: inputs for functional evidence.
-        given: a ParamMap, a mapping of names, a dialect, or None if the map is to be solved.
+        given: a ParamMap, a mapping of names, a weight map, or None if the map is to be solved.
         load: whose values are copied onto the other.
 
     Raises:
@@ -108,7 +108,7 @@ def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str |
     Args:
         programs: the first and the second.
         call: inputs for functional evidence.
-        given: a ParamMap, a mapping of names, a dialect, or None if the map is to be solved.
+        given: a ParamMap, a mapping of names, a weight map, or None if the map is to be solved.
         load: whose values are copied onto the other.
 
     Raises:

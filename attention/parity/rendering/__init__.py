@@ -5,7 +5,7 @@ from attention.parity.results.renderers import register
 RENDERERS = {
     "report as text": "text:text",
     "report on a console": "text:show",
-    "width of a report": "text:width",
+    "columns of a report": "text:columns",
     "report as a page": "html:page",
     "training as text": "training_text:text",
     "training as a plot": "training_plot:draw",

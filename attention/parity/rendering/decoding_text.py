@@ -11,15 +11,15 @@ from attention.parity.language_models.decoding_result import Decoding, DecodingR
 from attention.parity.language_models.three_verdicts import SURELY
 from attention.parity.numerics.comparison import MOST_RMS
 
-HEADINGS = ("side", "run", "RMS error", "explained", "ratio", "at its worst", "parts at", "")
-WIDE = 160
+HEADINGS = ("model", "run", "RMS error", "explained", "ratio", "at its worst", "differs from", "verdict")
+WIDE = 100
 
 
 def text(found: Decoding) -> str:
     """Return the comparison as plain text."""
     console = Console(width=WIDE, no_color=True, highlight=False)
     with console.capture() as captured:
-        console.print(f"decoding beside the whole pass: {found.verdict.upper()}", markup=False)
+        console.print(f"decoding beside the whole pass: {found.verdict}", markup=False)
         console.print(table(found))
         console.print(
             f"ratio = RMS error / RMS that rounding explains; agrees up to {MOST_RMS:g}, differs above {SURELY:g}", markup=False
@@ -34,7 +34,8 @@ def table(found: Decoding) -> Table:
     """Return the table: a line for each run."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in HEADINGS:
-        made.add_column(heading, no_wrap=True, justify="left" if heading in ("side", "run", "") else "right")
+        text = heading in ("model", "run", "verdict")
+        made.add_column(heading, no_wrap=heading == "verdict", overflow="fold", justify="left" if text else "right")
     for row in found.rows:
         made.add_row(*(Text(cell) for cell in cells(row)))
     return made

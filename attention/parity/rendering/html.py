@@ -1,7 +1,7 @@
 """A report as one page: no script that is needed, no address that is fetched, light and dark, wide and narrow.
 
-page(report)                              the table, histograms of z, error maps, attention maps, environment
-page(report, divergence, diagnosis)       beside it the aligned trace with the divergence marked, and the mistake's name
+page(report)                              verdict, table, histograms of z, error maps, attention maps, environment
+page(report, divergence, diagnosis)       verdict, the mistake's name, both lines side by side; the rest folded
 """
 
 # ruff: noqa: E402 - what the later lines import is asked for first
@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from attention.parity.numerics.comparison import MOST_MAX, MOST_RMS, Verdict, shown_z
 from attention.parity.numerics.error_maps import Picture
-from attention.parity.rendering import charts, text
+from attention.parity.rendering import charts, code_panes, text
 from attention.parity.results import provenance
 from attention.parity.results.report import Report, Row
 from attention.parity.tracing import Divergence, Event, Moment
@@ -30,6 +30,8 @@ MOST_PICTURES = 24
 """Pictures of one group: failures first, then those with the largest z."""
 NEAR = 40
 """Operations before and after the divergence that are shown."""
+REFERENCE = "the reference is "
+"""How the note of a report begins that says what the programs are compared with."""
 MOST_VERDICTS = 60
 """Lines of one group's table of arrays, the worst first."""
 
@@ -41,7 +43,8 @@ def page(
 
     Args:
         report: what was compared, or None.
-        divergence: what `parity.locate` returned, or None: it is drawn as two aligned columns of operations.
+        divergence: what `parity.locate` returned, or None: it is drawn as two panes of code, and as two aligned columns of
+            operations.
         diagnosis: what `parity.diagnose` returned, or None.
         ok: whether all agree, whatever way it was looked for; the report's own answer if None.
     """
@@ -51,17 +54,20 @@ def page(
         judged=report is not None,
         verdict=shown.verdict,
         complaint="" if report is None or shown.ok else shown.complaint(),
+        reference=[note for note in shown.notes if note.startswith(REFERENCE)],
         compared=sum(len(row.verdicts) for row in shown.rows),
         failed=sum(1 for _ in shown.failures()),
-        notes=shown.notes,
+        notes=[note for note in shown.notes if not note.startswith(REFERENCE)],
         groups=[_group(rows) for rows in shown.groups()],
         bars=charts.bars(charts.summed([v.histogram for row in shown.rows for v in row.verdicts])),
         limits={"rms": MOST_RMS, "max": MOST_MAX},
         environment=provenance.environment(),
         code=provenance.code(),
         divergence=divergence,
+        places=[] if divergence is None else [_place(each) for each in divergence.all],
+        suspects=[] if divergence is None else code_panes.suspects(divergence),
         trace=[] if divergence is None else _trace(divergence),
-        diagnosis=diagnosis,
+        diagnosis="" if diagnosis is None else str(diagnosis),
     )
 
 
@@ -69,6 +75,20 @@ def page(
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string((Path(__file__).parent / "page.html.j2").read_text(encoding="utf-8"))
+
+
+def _place(found: Divergence) -> dict[str, Any]:
+    """Return what is shown of a place at which the programs part."""
+    agreed = [{"side": event.side, "text": f"{event.label}  {event.place}  {event.text}"} for event in found.agreed or ()]
+    difference = found.difference.text if found.difference else ""
+    return {
+        "kind": found.kind,
+        "difference": difference,
+        "panes": code_panes.panes(found),
+        "values": code_panes.values(found),
+        "compared": [event.label for event in code_panes.compared(found) or ()],
+        "agreed": agreed,
+    }
 
 
 def _trace(divergence: Divergence) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The picture of a comparison of logits: error and KL divergence along the positions, beside what rounding explains."""
+"""Plot of a comparison of logits: error and KL divergence along the positions, beside what rounding explains."""
 
 # matplotlib leaves many of its types unknown.
 # pyright: standard

@@ -19,9 +19,9 @@ MOST_FLIPS = 8
 
 def text(found: LogitsComparison) -> str:
     """Return the comparison as plain text."""
-    console = Console(width=110, no_color=True, highlight=False)
+    console = Console(width=100, no_color=True, highlight=False)
     with console.capture() as captured:
-        console.print(Text(f"{found.name}: {found.verdict.upper()}"))
+        console.print(Text(f"{found.name}: {found.verdict}"))
         console.print(table(found))
         for line in lines(found):
             console.print(Text(line), soft_wrap=True)
@@ -35,7 +35,7 @@ def table(found: LogitsComparison) -> Table:
     made.add_column(f"{len(found.places)} positions, V {found.shape[-1]}", no_wrap=True, justify="right")
     for key, value in found.summary().items():
         if key not in ("positions", "vocabulary"):
-            made.add_row(key, Text(f"{value:.4g}" if isinstance(value, float) else str(value)))
+            made.add_row(key, Text(f"{value:.3g}" if isinstance(value, float) else str(value)))
     return made
 
 

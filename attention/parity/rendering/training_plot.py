@@ -1,4 +1,4 @@
-"""The picture of a training run: both curves, their difference in its envelope, and the parameter nearest to its own.
+"""Plot of a training run: both loss curves, their difference and its envelope, and the worst parameter.
 
 A difference is drawn as a line on a logarithmic axis, and its envelope as a shade: a run that stays together never leaves it.
 """

@@ -1,4 +1,4 @@
-"""A training run on a terminal: the verdict, where the sides part, the worst parameters, and what to do next."""
+"""A training run as text: the verdict, the worst parameters, where they leave the envelope, and what to do next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attention.parity.training.result import Training
 
 MOST_ROWS = 8
 """Of the table; the rest is nearer."""
-WIDTH = 110
+WIDTH = 100
 
 
 def text(training: Training) -> str:
@@ -33,22 +33,27 @@ def show(training: Training, console: Console) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
+def word(training: Training) -> str:
+    """Return the verdict in a word: a run that failed compares nothing."""
+    return "agrees" if training.ok else "cannot tell" if training.failure else "differs"
+
+
 def verdict(training: Training) -> str:
     """Return the verdict in one line."""
     steps, count = len(training.losses["torch"]), sum(training.runs.counts.values())
-    run = f"{steps} steps, {count:,} parameters, losses {training.losses['torch'][-1]:.6g} and {training.losses['jax'][-1]:.6g}"
+    run = f"{steps} steps, {count:,} parameters, losses {training.losses['torch'][-1]:.3g} and {training.losses['jax'][-1]:.3g}"
     if training.failure:
-        return f"FAILED: {training.failure} ({run})"
+        return f"cannot tell: {training.failure} ({run})"
     if training.outside:
-        return f"APART: {training.outside[0]} ({run})"
+        return f"differs: {training.outside[0]} ({run})"
     worst = training.worst[0]
-    return f"TOGETHER: nearest to the envelope is {worst.what}, {worst.ratio:.2f} of it at step {worst.step} ({run})"
+    return f"agrees: nearest to the envelope is {worst.what}, {worst.ratio:.2f} of it at step {worst.step} ({run})"
 
 
 def table(training: Training) -> Table:
     """Return the table of what is farthest outside, or nearest to its envelope."""
     replicas = len(training.losses) - 2
-    caption = f"torch - jax, root mean square; the envelope is measured on {replicas} replicas perturbed by one rounding unit"
+    caption = f"torch - jax, root mean square; the envelope is made by {replicas} replicas that began one rounding unit away"
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
     for heading in ("parameter", "distance", "envelope", "ratio", "at step", "outside from step"):
         made.add_column(heading, no_wrap=True, justify="left" if heading == "parameter" else "right")

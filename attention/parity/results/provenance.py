@@ -1,4 +1,4 @@
-"""Provenance: everything that a verdict depends on, written down so that others can repeat it or see what changed.
+"""Certificates: everything that a verdict depends on, so that it can be repeated.
 
     certificate = {format, version, ok, limits, environment, code, notes, rows}
     code        = SHA-256 over every source file of this package, by path
@@ -7,7 +7,7 @@
 A certificate holds no array: two of them are compared by their hashes and by their z.
 """
 
-# The flags of torch and JAX, read only if the user has imported them, have no types.
+# The flags of torch and JAX are read only where the user has imported them, and have no types.
 # pyright: standard
 
 from __future__ import annotations

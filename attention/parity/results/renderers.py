@@ -1,4 +1,4 @@
-"""Renderers: the functions that show results, looked up by kind, so that results do not import them.
+"""Registry of renderers: results look up the function that shows them, and import none.
 
     register("report as text", "attention.parity.rendering.text:text")         by the package that draws
     renderer("report as text")(report)                                         by the result that is shown

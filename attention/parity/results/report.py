@@ -1,4 +1,4 @@
-"""Reports: what was compared, with which verdict, and what to run next.
+"""Reports: what was compared with which reference, how it came out, and what to do next.
 
     report = Report(rows, notes)        a row is one probe, or one comparison, of one program
     ok  <=>  an output was compared, all verdicts agree, and no program failed
@@ -41,7 +41,7 @@ class Row:
     Attributes:
         subject: the contract's name, or the model and layer.
         probe: the probe's name.
-        side: "torch", "jax", "numpy", or another program.
+        side: the program: "torch", "jax", "numpy", or another.
         kernel: the kernel that ran.
         dtype: of weights and inputs.
         verdicts: on the output, on intermediates, and on every gradient.
@@ -49,6 +49,7 @@ class Row:
         failure: why the program could not be compared, or "".
         open: whether the failure leaves open if the programs agree: one raised, or the parameter map is not established.
         facts: what else is known, such as the number of tokens.
+        reference: what the program was compared with.
     """
 
     subject: str
@@ -61,15 +62,16 @@ class Row:
     failure: str = ""
     open: bool = False
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    reference: str = "the float64 oracle"
 
     @property
     def agrees(self) -> bool:
-        """Whether every verdict is good. A refusal is no failure."""
+        """Whether every verdict is good. A refusal compares nothing; a failure is no agreement."""
         return not self.failure and all(verdict.agrees for verdict in self.verdicts)
 
     @property
     def differs(self) -> bool:
-        """Whether the program is shown to differ: a verdict is bad or it failed, and nothing leaves that open."""
+        """Whether the program differs from the reference: a verdict says so or it failed, and nothing leaves that open."""
         return not self.open and not self.agrees
 
     def __str__(self) -> str:
@@ -148,11 +150,10 @@ class Report:
         return renderer("report as text")(self)
 
     def show(self, console: Console | None = None) -> None:
-        """Print the report, to a terminal at its own width at least: a truncated table would hide numbers."""
+        """Print the report in at most 100 columns; on a narrower terminal its cells are folded, and none is cut."""
         if console is not None and not hasattr(console, "print"):
             raise OptionError(f"console {shown(console)} must be a rich.console.Console, or None")
-        width = max(Console().width, renderer("width of a report")(self))
-        renderer("report on a console")(self, console or Console(width=width))
+        renderer("report on a console")(self, console or Console(width=renderer("columns of a report")(Console().width)))
 
     def groups(self) -> Iterator[list[Row]]:
         """Yield the rows of each subject, dtype and side together, in the order of their first rows."""

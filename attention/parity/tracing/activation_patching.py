@@ -16,15 +16,18 @@ from itertools import islice
 
 import numpy as np
 
-from attention.parity.tracing.axis_permutations import arranged, consistent
-from attention.parity.tracing.fingerprint import collapsed, constant_along, fingerprint, real
+from attention.parity.tracing.axis_permutations import arranged, consistent, divided
+from attention.parity.tracing.fingerprint import collapsed, constant_along, fingerprint, masked, real
 from attention.parity.tracing.trace import LOOP, Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
-# Layouts of one array that are tried at most; equal sizes leave many, of which the first few are the likely ones.
-MOST_LAYOUTS = 4
-# Operations after a replaced array in which an agreement is looked for before everything is run again.
-NEAR = 12
+# Layouts of one array that are tried at most, and of those that equal sizes leave, from which they are chosen.
+MOST_LAYOUTS, MOST_ARRANGED = 4, 24
+# Of two layouts of one array, how much less like another the one may be, as a cosine, to be tried too.
+UNLIKE = 0.5
+# Operations after a replaced array, and for each turn of a replaced loop, in which an agreement is looked for before everything
+# is run again.
+NEAR, NEAR_TURN = 12, 32
 
 Pair = tuple[int, int]
 
@@ -84,8 +87,15 @@ def replacements(alignment: Alignment, pairs: Iterable[Pair]) -> list[dict[int, 
     """Return the ways in which the torch arrays of pairs can stand in the place of those of JAX, by JAX event."""
     pairs = list(pairs)
     layouts = [laid(alignment.torch.events[t].value, alignment.jax.events[j].value) for t, j in pairs]
-    found = zip(*layouts, strict=False)
-    return [{j: value for (_, j), value in zip(pairs, values, strict=True)} for values in found]
+    found: list[dict[int, np.ndarray]] = []
+    for values in zip(*layouts, strict=False):
+        replaced: dict[int, np.ndarray] = {}
+        for (_, j), value in zip(pairs, values, strict=True):
+            event = alignment.jax.events[j]
+            # What a loop of JAX made, one after another, is replaced in each of its turns.
+            replaced |= dict(zip(event.inputs, value, strict=True)) if event.op == LOOP else {j: value}
+        found.append(replaced)
+    return found
 
 
 def heals(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None) -> tuple[bool, bool]:
@@ -95,8 +105,11 @@ def heals(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = Non
     """
     readers = None if only is None else frozenset(only)
     whole = False
+    turns = len(alignment.jax.events[j].inputs) if alignment.jax.events[j].op == LOOP else 1
+    # What follows a loop agrees only after its last turn.
+    most = NEAR if turns == 1 else NEAR_TURN * turns
     for replaced in replacements(alignment, [(t, j)]):
-        changed = rerun(alignment.jax, replaced, readers, most=NEAR)
+        changed = rerun(alignment.jax, replaced, readers, most=most)
         made = [i for i in changed if i not in replaced and alignment.jax.events[i].is_float]
         if any(alignment.jax.events[i].op == "output" for i in made):
             whole = True
@@ -152,10 +165,21 @@ def laid(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
         return _spread(t, j)
     sizes = tuple(size for size in j.shape if size != 1)
     flat = t.squeeze()
-    if flat.shape == sizes or flat.ndim < len(sizes):
-        # Where the torch side has merged axes that the JAX side keeps, they are split as they would be.
-        return [t.reshape(j.shape)]
-    return [x.reshape(j.shape) for x in islice(arranged(flat, sizes), MOST_LAYOUTS)]
+    arrays = divided(flat, sizes) if flat.ndim < len(sizes) else arranged(flat, sizes)
+    found = [x.reshape(j.shape) for x in islice(arrays, MOST_ARRANGED)]
+    if len(found) > 1:
+        # Axes of one size leave open which is which: an array that differs a little still tells.
+        alike = [likeness(x, j) for x in found]
+        order = sorted(range(len(found)), key=lambda n: -alike[n])
+        found = [found[n] for n in order if alike[n] >= max(alike) - UNLIKE]
+    return found[:MOST_LAYOUTS]
+
+
+def likeness(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the cosine of the angle between two arrays of one shape, what is masked aside."""
+    a, b = (np.where(masked(x), 0.0, x) if x.dtype.kind == "f" else x for x in (real(a), real(b)))
+    size = float(np.sqrt(np.vdot(a, a).real * np.vdot(b, b).real)) if a.dtype.kind == "f" else float(a.size)
+    return float(np.vdot(a, b) if a.dtype.kind == "f" else (a == b).sum()) / (size or 1.0)
 
 
 def _spread(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ Splitting heads as (h d) on one side and as (d h) on the other leaves the elemen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -50,7 +50,22 @@ def arranged(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
             yield x.transpose(order).reshape(shape)
 
 
-def _merges(sizes: list[int], shape: tuple[int, ...]) -> bool:
+def divided(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield every array of a shape from which `arranged` makes `x`: its axes are split, and then permuted.
+
+    >>> [y.shape for y in divided(np.zeros((2, 15)), (2, 3, 5))]
+    [(2, 3, 5), (2, 3, 5)]
+    """
+    if len(shape) > MOST_AXES:
+        yield x.reshape(shape)
+        return
+    for order in permutations(range(len(shape))):
+        sizes = [shape[axis] for axis in order]
+        if _merges(sizes, x.shape):
+            yield x.reshape(sizes).transpose(np.argsort(order))
+
+
+def _merges(sizes: Sequence[int], shape: tuple[int, ...]) -> bool:
     """Return whether neighbours among the sizes multiply to the shape."""
     place = 0
     for size in shape:

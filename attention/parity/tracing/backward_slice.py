@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from attention.parity.tracing.trace import Recording
+from attention.parity.tracing.trace import ROLES, Recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,23 @@ def cone(recording: Recording, fine: list[bool], outputs: Iterable[int]) -> Cone
     return Cone(tuple(frontier), tuple(sorted(inside)), tuple(border))
 
 
+def bottlenecks(recording: Recording, region: Cone) -> list[int]:
+    """Return the events through which all goes that is on the way to the outputs: what is made before is read by none after.
+
+    Args:
+        recording: the events.
+        region: the way.
+    """
+    inside = frozenset(region.inside)
+    found: list[int] = []
+    last = -1
+    for i in region.inside:
+        if last <= i and recording.events[i].op != "output":
+            found.append(i)
+        last = max([last, *(n for n in recording.consumers[i] if n in inside)])
+    return found
+
+
 def ancestors(recording: Recording, start: int, within: Iterable[int], most: int | None = None) -> set[int]:
     """Return an event and all that it was made from, as far as they are among some; about `most` of them at most."""
     allowed = within if isinstance(within, frozenset) else frozenset(within)
@@ -55,3 +72,10 @@ def ancestors(recording: Recording, start: int, within: Iterable[int], most: int
             found.add(i)
             waiting.extend(n for n in recording.events[i].inputs if n in allowed)
     return found
+
+
+def root(side: Recording, region: Cone, end: int | None = None) -> int:
+    """Return the event of the frontier from which an event was made: of those that the inputs reach, the earliest."""
+    behind = {*region.inside} if end is None else ancestors(side, end, region.inside)
+    roots = [i for i in region.frontier if i in behind] or [*region.frontier]
+    return min(roots, key=lambda i: (-ROLES.index(side.events[i].role), i))

@@ -12,7 +12,7 @@ import numpy as np
 
 from attention.parity.tracing.activation_patching import laid, rerun
 from attention.parity.tracing.axis_permutations import close
-from attention.parity.tracing.fingerprint import fingerprint
+from attention.parity.tracing.fingerprint import Fingerprint, fingerprint
 from attention.parity.tracing.trace import Event, Recording
 
 # Relative to the largest element: of equal constants, and of those that a rounding of float32 sets apart.
@@ -29,12 +29,18 @@ def share_constants(torch: Recording, jax: Recording) -> tuple[str, ...]:
     if not jax.steps:
         return ()
     shared: list[str] = []
+    tables: dict[int, list[Event]] = {}
+    for other in filter(_is_table, jax.events):
+        tables.setdefault(other.value.size, []).append(other)
+    known: dict[Event, Fingerprint] = {}
     for event in filter(_is_table, torch.events):
-        for other in [other for other in jax.events if _is_table(other)]:
-            value = _rounded(event, other)
+        for other in tables.get(event.value.size, ()):
+            near = _is_near(_print(event, known), _print(other, known))
+            value = _rounded(event, other) if near else None
             if value is not None:
                 for i, x in rerun(jax, {other.index: value}).items():
                     jax.events[i].value = x
+                    _ = known.pop(jax.events[i], None)
                 shared.append(f"{other.label} at {other.place}")
     return (f"rounded to float32 on one side, and made equal: {', '.join(dict.fromkeys(shared))}",) if shared else ()
 
@@ -43,14 +49,21 @@ def _is_table(event: Event) -> bool:
     return not event.role and event.value.dtype.kind == "f" and event.value.size > 1 and event.op != "output"
 
 
+def _print(event: Event, known: dict[Event, Fingerprint]) -> Fingerprint:
+    """Return the fingerprint of an event, which is computed once."""
+    if event not in known:
+        known[event] = fingerprint(event.value)
+    return known[event]
+
+
+def _is_near(here: Fingerprint, there: Fingerprint) -> bool:
+    """Return whether two arrays may be a rounding apart."""
+    if here.pattern != there.pattern or here.statistics.shape != there.statistics.shape:
+        return False
+    return bool((abs(there.statistics - here.statistics) <= ROUNDED * here.scale).all())
+
+
 def _rounded(event: Event, other: Event) -> np.ndarray | None:
     """Return what to put in the place of a JAX event that a rounding sets apart from one of torch, or None if nothing does."""
-    if other.value.size != event.value.size:
-        return None
-    here, there = fingerprint(event.value), fingerprint(other.value)
-    if here.pattern != there.pattern or here.statistics.shape != there.statistics.shape:
-        return None
-    if (abs(there.statistics - here.statistics) > ROUNDED * here.scale).any():
-        return None
     near = [value for value in laid(event.value, other.value) if close(value, other.value, ROUNDED)]
     return near[0] if near and not close(near[0], other.value, SAME) else None

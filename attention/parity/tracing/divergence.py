@@ -13,6 +13,7 @@ from typing import Any
 from attention.parity.tracing.array_difference import Difference
 from attention.parity.tracing.source_location import Place
 from attention.parity.tracing.trace import Event
+from attention.parity.tracing.trace_alignment import Alignment
 
 # A share of the error that counts as all of it.
 MOST = 0.9995
@@ -80,6 +81,7 @@ class Divergence:
         others: further divergences, found with this one mended, the one that explains most first.
         suspects: the lines of the torch side and of the JAX side, the likeliest first, in one of which the mistake is: at most
             five of either side, those of `others` among them.
+        alignment: the two programs where they part, with what was mended before carried across; None where nothing parts.
         confirmed: the parameters of the JAX side whose uses agree with the torch side's, what parts set aside: their layouts
             are shown to be right.
     """
@@ -102,6 +104,7 @@ class Divergence:
     others: tuple[Divergence, ...] = ()
     suspects: tuple[tuple[Place, ...], tuple[Place, ...]] = ((), ())
     confirmed: frozenset[str] = frozenset()
+    alignment: Alignment | None = None
 
     @property
     def all(self) -> tuple[Divergence, ...]:

@@ -8,22 +8,21 @@ rounding of the programs' own dtype explains, such as a table in float32 beside 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from attention.parity.tracing.activation_patching import Pair, Swap, carry, laid, mended, replacements, rerun
-from attention.parity.tracing.backward_slice import Cone, ancestors, cone
-from attention.parity.tracing.fault_localization import Choice, choose
-from attention.parity.tracing.fingerprint import Fingerprint, masked, real
+from attention.parity.tracing.activation_patching import Pair, Swap, carry, mended, replacements, rerun
+from attention.parity.tracing.backward_slice import ancestors
+from attention.parity.tracing.choice import Choice
+from attention.parity.tracing.fault_localization import choose
+from attention.parity.tracing.rounding_differences import ULPS, also_near, cones, distance, is_within, near_pairs
 from attention.parity.tracing.trace_alignment import Alignment
 
 # Divergences that are looked for at most, arrays that are carried across in all, and further runs of one line that are kept.
 MOST_PARTS, MOST_CARRIED, MOST_RUNS = 6, 24, 2
-# Roundings of the programs' dtype that two computations of one array may be apart, relative to each element.
-ULPS = 4.0
 # What is left of the outputs' error, in roundings relative to their size, that no operation needs to explain.
 LEFT = 16.0
 
@@ -68,7 +67,7 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
     state, rounded, carried = _rounded(state, unit)
     parts += rounded
     while state.unequal and len(parts) < MOST_PARTS + len(rounded):
-        choice = choose(state, *_cones(state))
+        choice = choose(state, *cones(state))
         part = Part(choice, state)
         parts.append(part)
         before = _error(state, ends)
@@ -114,11 +113,11 @@ def _rounded(state: Alignment, unit: float) -> tuple[Alignment, list[Part], int]
     tried: set[int] = set()
     count = 0
     while state.unequal and count < MOST_CARRIED:
-        pair = next(_near(state, unit, tried), None)
+        pair = next(near_pairs(state, unit, tried), None)
         if pair is None:
             break
         # One table of torch may be made for every layer of JAX.
-        pairs = [pair, *_also_near(state, unit, pair)]
+        pairs = [pair, *also_near(state, unit, pair)]
         tried.update(j for _, j in pairs)
         after = _best(state, pairs, None)
         if _agreeing(after) <= _agreeing(state) + 1:
@@ -134,55 +133,9 @@ def _at(pair: Pair, like: Choice | None = None) -> Choice:
     return Choice(kind, *pair, Swap(*pair, 0.0, (pair,)))
 
 
-def _near(state: Alignment, unit: float, tried: set[int]) -> Iterator[Pair]:
-    """Yield pairs of arrays on the way to the outputs that are equal within roundings of the programs' dtype, in order."""
-    first, second = _cones(state)
-    prints = state.prints
-    left: dict[tuple[int, int, bytes], list[int]] = {}
-    for t in first.inside:
-        if state.torch.events[t].is_operation and state.torch.events[t].is_float:
-            left.setdefault(_key(prints[0][t]), []).append(t)
-    # A long program has thousands of arrays of one size, so that they are compared all at once.
-    rows = {key: np.stack([prints[0][t].statistics for t in group]) for key, group in left.items()}
-    scales = {key: np.array([prints[0][t].scale for t in group]) for key, group in left.items()}
-    for j in second.inside:
-        event, key = state.jax.events[j], _key(prints[1][j])
-        if j in tried or not event.is_operation or not event.is_float or key not in left:
-            continue
-        most = ULPS * unit * np.maximum(scales[key], prints[1][j].scale)[:, None]
-        near = np.flatnonzero((np.abs(rows[key] - prints[1][j].statistics) <= most).all(axis=1))
-        yield from ((left[key][n], j) for n in near if _is_near(state, unit, left[key][n], j))
-
-
-def _key(found: Fingerprint) -> tuple[int, int, bytes]:
-    return found.count, found.masked, found.pattern
-
-
-def _is_near(state: Alignment, unit: float, t: int, j: int) -> bool:
-    here, there = state.prints[0][t], state.prints[1][j]
-    if (here.count, here.masked, here.pattern) != (there.count, there.masked, there.pattern) or not here.count:
-        return False
-    if (np.abs(here.statistics - there.statistics) > ULPS * unit * max(here.scale, there.scale)).any():
-        return False
-    return _within(state.torch.events[t].value, state.jax.events[j].value, ULPS * unit)
-
-
-def _also_near(state: Alignment, unit: float, pair: Pair) -> list[Pair]:
-    """Return the further arrays of JAX that a rounding sets apart from the array of torch, and that have no partner."""
-    t, first = pair
-    alone = [e.index for e in state.jax.events if e.is_float and e.is_operation and not state.alike[1][e.index]]
-    return [(t, j) for j in alone if j != first and _is_near(state, unit, t, j)]
-
-
 def _agreeing(state: Alignment) -> int:
     """Return how many arrays of JAX the torch side has too."""
     return sum(map(bool, state.alike[1]))
-
-
-def _cones(state: Alignment) -> tuple[Cone, Cone]:
-    ends = zip(*state.unequal, strict=True)
-    first, second = (cone(*each) for each in zip((state.torch, state.jax), state.fine, ends, strict=True))
-    return first, second
 
 
 def _carried(state: Alignment, part: Part) -> Alignment:
@@ -219,7 +172,7 @@ def _ready(state: Alignment, part: Part) -> list[Pair]:
     found = part.choice.swap
     if found is None or found.only is not None:
         return []
-    first, second = (frozenset(region.inside) for region in _cones(state))
+    first, second = (frozenset(region.inside) for region in cones(state))
     for t, j in part.choice.instances:
         if t not in first or j not in second:
             continue
@@ -254,24 +207,13 @@ def _is_benign(part: Part, unit: float) -> bool:
     if part.choice.kind == "layout":
         return False
     pairs = [each.arrays for each in (part, *part.runs)]
-    return all(pair is not None and _within(*pair, ULPS * unit) for pair in pairs)
+    return all(pair is not None and is_within(*pair, ULPS * unit) for pair in pairs)
 
 
 def _is_tiny(part: Part, unit: float, error: float) -> bool:
     """Return whether the arrays, and the error of the outputs that this explains, are less than one rounding apart."""
     pairs = [each.arrays for each in (part, *part.runs)]
-    return error <= unit and all(pair is not None and _distance(*pair) <= unit for pair in pairs)
-
-
-def _within(t: np.ndarray, j: np.ndarray, limit: float) -> bool:
-    for x in laid(t, j):
-        a, b = real(x), real(j)
-        if a.dtype.kind != "f" or (masked(a) != masked(b)).any():
-            continue
-        seen = ~masked(a)
-        if (np.abs(a - b)[seen] <= limit * np.maximum(np.abs(a), np.abs(b))[seen]).all():
-            return True
-    return False
+    return error <= unit and all(pair is not None and distance(*pair) <= unit for pair in pairs)
 
 
 def _share(before: float, after: float, whole: float) -> float:
@@ -281,18 +223,5 @@ def _share(before: float, after: float, whole: float) -> float:
 
 def _error(state: Alignment, ends: Sequence[Pair]) -> float:
     """Return how far outputs are apart: the RMS of the difference relative to that of the output, over all that differed."""
-    found = [_distance(state.torch.events[i].value, state.jax.events[j].value) for i, j in ends]
+    found = [distance(state.torch.events[i].value, state.jax.events[j].value) for i, j in ends]
     return float(np.sqrt(np.mean(np.square(found)))) if found else 0.0
-
-
-def _distance(t: np.ndarray, j: np.ndarray) -> float:
-    """Return the relative RMS distance of two arrays, in the layout in which they are nearest; 1 where none fits."""
-    best = 1.0
-    for x in laid(t, j):
-        a, b = (np.asarray(real(each), np.float64) for each in (x, j))
-        seen = np.isfinite(a) & np.isfinite(b)
-        if not seen.any() or (np.isfinite(a) != np.isfinite(b)).any():
-            continue
-        size = float(np.sqrt(np.mean(a[seen] ** 2))) or float(np.sqrt(np.mean(b[seen] ** 2))) or 1.0
-        best = min(best, float(np.sqrt(np.mean((a - b)[seen] ** 2))) / size)
-    return best

@@ -11,14 +11,13 @@ what the program calls float32 in float64, and what it calls bfloat16 in bfloat1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
 
@@ -28,6 +27,8 @@ from attention.parity.adapters.user_errors import blamed, described
 from attention.parity.numerics.array_kinds import is_float, widened
 from attention.parity.numerics.jaxpr_interpreter import CALLS
 from attention.parity.tracing.dtype_casts import cotangent, literal, own_dtype, own_eps, rounded, unit
+from attention.parity.tracing.jax_backward import forward_of, with_gradients
+from attention.parity.tracing.jax_loops import LOOPS
 from attention.parity.tracing.jax_rules import evaluated, is_key, plain
 from attention.parity.tracing.jax_source_lines import own_lines
 from attention.parity.tracing.source_location import Frame, Place, is_direct, library, places, within
@@ -60,14 +61,14 @@ def record_jax(
         given = {**learned, **Call(args, kwargs).leaves}
         own = own_dtype(program.params) if dtype == "float64" else None
         recorder = Recorder(recording, dtype, {name: "param" if name in learned else "input" for name in given}, own)
-        forward = _forward(program, learned, Call(args, kwargs))
+        forward = forward_of(program, learned, Call(args, kwargs))
         found = recorder.run(program.name, forward, given)
         if gradients:
             # The backward program repeats the forward one, whose stops it may have dropped.
             stops = list(recording.stops)
             del recording.events[:], recording.steps[:]
             weights = {n: _weights(x, (weights or {}).get(n)) for n, x in recorder.last.items() if x.dtype == np.float64}
-            both = _both(forward, given, list(weights))
+            both = with_gradients(forward, given, list(weights))
             with own_lines():
                 found = recorder.run(
                     program.name, both, {**given, **{f"cotangent of {name}": x for name, x in weights.items()}}
@@ -86,35 +87,6 @@ def _around(dtype: str | None) -> Iterator[None]:
     """Evaluate as wide as the run is, and on the CPU, whatever accelerator is there."""
     with width(dtype), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
         yield
-
-
-def _forward(program: JaxProgram, learned: Arrays, call: Call) -> Callable[[dict[str, Array]], dict[str, Array]]:
-    """Return the program as a function of named arrays."""
-
-    def forward(arrays: dict[str, Array]) -> dict[str, Array]:
-        filled = call.map(arrays.get)
-        return program.outputs(program.pure({name: arrays[name] for name in learned}, filled.args, filled.kwargs))
-
-    return forward
-
-
-def _both(forward: Callable[..., dict[str, Array]], given: Arrays, reached: list[str]) -> Callable[..., dict[str, Array]]:
-    """Return the program that also returns the gradient of every float array, as "d NAME"."""
-    floats = [name for name, x in given.items() if is_float(x)]
-
-    def both(arrays: dict[str, Array]) -> dict[str, Array]:
-        rest = {name: arrays[name] for name in given if name not in floats}
-
-        def reach(values: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-            made = forward({**rest, **values})
-            return {name: made[name] for name in reached}, made
-
-        made, pull_back, everything = jax.vjp(reach, {name: arrays[name] for name in floats}, has_aux=True)
-        weights = {name: jnp.asarray(arrays[f"cotangent of {name}"], x.dtype) for name, x in made.items()}
-        [gradients] = pull_back(weights)
-        return {**everything, **{f"d {name}": x for name, x in gradients.items()}}
-
-    return both
 
 
 class Recorder:
@@ -176,7 +148,7 @@ class Recorder:
                 body = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "call") if key in eqn.params)
                 results = self.read(body, inputs, here)
             else:
-                results = LOOPS.get(name, Recorder.one)(self, eqn, inputs, here)
+                results = LOOPS[name](self, eqn, inputs, here) if name in LOOPS else self.one(eqn, inputs, here)
             nodes.update(zip(eqn.outvars, results, strict=True))
         return [node(atom) for atom in jaxpr.outvars]
 
@@ -186,27 +158,31 @@ class Recorder:
 
         narrows = any(unit(str(aval.dtype), self.dtype) > unit("float64", self.dtype) for aval in avals)
 
-        def run(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        def run(values: Sequence[np.ndarray], eqn: Any = eqn) -> list[np.ndarray]:
             made = evaluated(eqn, values)
             if not narrows:
                 return made
             return [rounded(x, aval.dtype, self.dtype) for x, aval in zip(made, avals, strict=True)]
 
+        def told(params: Mapping[str, Any]) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+            return partial(run, eqn=eqn.replace(params={**eqn.params, **params}))
+
         more = {"options": _options(eqn), "backward": "transpose" in str(eqn.source_info.name_stack)}
         if eqn.primitive.name == "stop_gradient" and is_direct(_frames(eqn)):
             self.recording.stops.append(replace(self.recording.events[inputs[0]], places=where, op="stop_gradient"))
         units = [unit(str(aval.dtype), self.dtype) for aval in avals]
-        return self.made(eqn.primitive.name, inputs, where, run, units, dtypes=[str(aval.dtype) for aval in avals], **more)
+        more |= {"dtypes": [str(aval.dtype) for aval in avals], "again": (eqn.params, told)}
+        return self.made(eqn.primitive.name, inputs, where, run, units, **more)
 
     def made(self, op: str, inputs: list[int], where: Where, run: Any, units: list[float], **more: Any) -> list[int]:
         """Evaluate a step, and record what it makes."""
         events = self.recording.events
         results = run([events[i].value for i in inputs])
-        dtypes = more.pop("dtypes", None) or [str(x.dtype) for x in results]
+        dtypes, again = more.pop("dtypes", None) or [str(x.dtype) for x in results], more.pop("again", ())
         triples = zip(results, units or [0.0] * len(results), dtypes, strict=True)
         more["turns"] = self.turns
         made = [self.recording.add(op, x, inputs, u, dtype=dtype, places=where, **more) for x, u, dtype in triples]
-        self.recording.steps.append(Step(tuple(inputs), tuple(made), run))
+        self.recording.steps.append(Step(tuple(inputs), tuple(made), run, *again))
         return made
 
 
@@ -244,45 +220,3 @@ def _frames(eqn: Any) -> list[Frame]:
 def _options(eqn: Any) -> str:
     plain = {k: v for k, v in eqn.params.items() if isinstance(v, int | float | str | tuple | np.dtype) and v not in ((), None)}
     return ", ".join(f"{name}={x}" for name, x in plain.items())[:80]
-
-
-def _scan(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list[int]:
-    p = eqn.params
-    # JAX 0.11 groups the operands where 0.10 counts them.
-    n, m = map(len, p["ft_in"].unpack()[:2]) if "ft_in" in p else (p["num_consts"], p["num_carry"])
-    constants, carry, xs = inputs[:n], inputs[n : n + m], inputs[n + m :]
-    rows: list[list[int]] = []
-    order, around = range(p["length"]), recorder.turns
-    for i in reversed(order) if p["reverse"] else order:
-        recorder.turns = (*around, i)
-        turn = [recorder.made("slice", [x], where, lambda v, i=i: [v[0][i]], [], options=f"[{i}]")[0] for x in xs]
-        results = recorder.read(p["jaxpr"], [*constants, *carry, *turn], where)
-        carry = results[:m]
-        rows.append(results[m:])
-    recorder.turns = around
-    if p["reverse"]:
-        rows.reverse()
-    stacked = [recorder.made("stack", list(made), where, lambda v: [np.stack(v)], [])[0] for made in zip(*rows, strict=True)]
-    if not rows:
-        # Nothing ran, so that only the jaxpr knows the shapes.
-        stacked = [recorder.leaf(np.zeros(v.aval.shape, v.aval.dtype)) for v in eqn.outvars[m:]]
-    return [*carry, *stacked]
-
-
-def _while(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list[int]:
-    p = eqn.params
-    n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
-    state = inputs[m:]
-    while recorder.recording.events[recorder.read(p["cond_jaxpr"], [*inputs[:n], *state], where)[0]].value:
-        state = recorder.read(p["body_jaxpr"], [*inputs[n:m], *state], where)
-    return state
-
-
-def _cond(recorder: Recorder, eqn: Any, inputs: list[int], where: Where) -> list[int]:
-    branches = eqn.params["branches"]
-    chosen = int(recorder.recording.events[inputs[0]].value)
-    # As XLA does, an index out of range takes the nearest branch.
-    return recorder.read(branches[min(max(chosen, 0), len(branches) - 1)], inputs[1:], where)
-
-
-LOOPS: dict[str, Callable[[Recorder, Any, list[int], Where], list[int]]] = {"scan": _scan, "while": _while, "cond": _cond}

@@ -16,11 +16,12 @@ from attention.parity.numerics.dtype_rounding import ROUNDINGS
 from attention.parity.param_mapping.parameter_values import alike
 from attention.parity.tracing.array_difference import Difference, difference
 from attention.parity.tracing.backward_slice import ancestors
+from attention.parity.tracing.candidate_swaps import MOST_REGION
+from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.confirmed_params import confirmed
 from attention.parity.tracing.constant_tables import share_constants
 from attention.parity.tracing.divergence import Coverage, Divergence, Moment
 from attention.parity.tracing.error_attribution import Part, attribute, mended_by
-from attention.parity.tracing.fault_localization import MOST_REGION, Choice
 from attention.parity.tracing.faulty_line import at_fault
 from attention.parity.tracing.loop_stacks import with_loops
 from attention.parity.tracing.stop_gradient import parted_stops
@@ -187,6 +188,7 @@ def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
         given=_given(alignment),
         region=_region(alignment, choice),
         suspects=suspects(alignment, choice, (t, j)),
+        alignment=alignment,
     )
 
 

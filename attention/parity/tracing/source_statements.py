@@ -132,6 +132,21 @@ def definition_lines(file: str, line: int) -> list[tuple[int, str]]:
     return list(found.items())
 
 
+def is_global(file: str, line: int) -> bool:
+    """Return whether a statement stands at the top of its file, and so is read by all that the file defines."""
+    parsed = source(file)
+    at = _at(parsed, line)
+    return at is not None and not parsed.scopes[at]
+
+
+def function_line(file: str, line: int) -> int | None:
+    """Return the line on which the innermost function around a statement begins; None at the top of a file."""
+    parsed = source(file)
+    at = _at(parsed, line)
+    around = parsed.scopes[at] if at is not None else ()
+    return next((n.lineno for n in reversed(around) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)), None)
+
+
 def _defaults(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     """Return the arguments of a function that have a default."""
     positional = [*function.args.posonlyargs, *function.args.args]

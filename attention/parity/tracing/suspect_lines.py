@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 from attention.parity.tracing.backward_slice import ancestors, cone
-from attention.parity.tracing.fault_localization import MOST_REGION, Choice
+from attention.parity.tracing.candidate_swaps import MOST_REGION
+from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.source_location import Place
-from attention.parity.tracing.source_statements import definition_lines, reading_lines
+from attention.parity.tracing.source_statements import definition_lines, function_line, is_global, reading_lines
 from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
 # Lines of either side that are shown at most: more would be no answer.
 MOST_SUSPECTS = 5
+# Definitions beside the line that are shown before other lines of the region.
+MOST_BESIDE = 2
+# Lines that read an array which lacks an operation, as far as they come before others.
+MOST_READERS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +71,7 @@ def _scene(alignment: Alignment, which: int, choice: Choice) -> Scene:
         behind = cone(side, fine, [pair[which] for pair in alignment.unequal]).inside
         inside = [i for i in behind if side.events[i].op != "output"]
     elif choice.kind == ("absent in torch", "absent in jax")[which]:
+        end = _unmoved(side, end)
         inside = [end]
     else:
         inside = sorted(ancestors(side, end, frozenset(i for i, ok in enumerate(fine) if not ok), MOST_REGION))
@@ -121,27 +127,57 @@ def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterat
     chosen = list(_chosen(scene.side, scene.border))
     yield shown.place
     yield made
+    # How often a loop runs is said where it is called.
+    yield from (place for event in (shown, events[scene.end]) if event.turns for place in event.places[1:2])
     if absent:
-        readers = [place for i in _readers(scene.side, scene.end) for place in events[i].places[:1]]
-        yield from readers
-        # What should stand between the two may be there, and do nothing.
-        below = {line for line in reading_lines(made.file, made.line) if line <= max((p.line for p in readers), default=0)}
-        yield from (Place(made.file, line, made.function) for line in sorted(below)[-2:])
-        yield from _handed_on(scene)
+        yield from _around(scene)
+    # A number that a line reads leaves no operation behind: where it is defined beside the line is as likely as the line.
+    beside = [p for place in dict.fromkeys([shown.place, made]) for p in _defined(scene.side, place)]
+    yield from [p for p in beside if _is_near(p, shown.place)][:MOST_BESIDE]
     yield from _strange(scene, other)
     own = {shown.place, made}
-    turns = zip_longest(_fresh(_decided(scene, shown.index), own), _fresh((event.place for event in region), own))
-    yield from (place for pair in turns for place in pair if place is not None)
+    kinds = (_tables(scene), _decided(scene, shown.index), (event.place for event in region))
+    turns = zip_longest(*(_fresh(places, own) for places in kinds))
+    yield from (place for each in turns for place in each if place is not None)
     yield from (events[n].place for n in chosen if not _is_computed(events[n]))
     yield from _callers(scene, region)
     defined = [p for place in dict.fromkeys([shown.place, *(e.place for e in region)]) for p in _defined(scene.side, place)]
-    yield from defined
+    # What stands at the top of a file is read by all of it, most of which agrees.
+    shared = [p for p in defined if is_global(p.file, p.line)]
+    yield from (p for p in defined if p not in shared)
     # The helpers and the settings that the modules of these lines were made with.
-    yield from (place for each in defined for place in _defined(scene.side, each))
+    yield from (p for each in defined for p in _defined(scene.side, each) if not is_global(p.file, p.line))
     yield from (events[n].place for n in chosen if _is_computed(events[n]))
     if absent:
         yield from (Place(made.file, line, made.function) for line in reading_lines(made.file, made.line))
     yield from (place for event in [shown, *region] for place in event.places[1:])
+    yield from shared
+
+
+def _around(scene: Scene) -> Iterator[Place]:
+    """Yield the lines between which an operation is missing: who reads the array, and what it is called."""
+    events = scene.side.events
+    made = events[scene.end].place
+    readers = [place for i in _readers(scene.side, scene.end) for place in events[i].places[:1]]
+    yield from list(dict.fromkeys(readers))[:MOST_READERS]
+    # What should stand between the two may be there, and do nothing.
+    below = {line for line in reading_lines(made.file, made.line) if line <= max((p.line for p in readers), default=0)}
+    yield from (Place(made.file, line, made.function) for line in sorted(below)[-2:])
+    yield from _handed_on(scene)
+
+
+def _tables(scene: Scene) -> Iterator[Place]:
+    """Yield where constants of a region were made that the other side has not, in order."""
+    for i in scene.inside:
+        event = scene.side.events[i]
+        if not event.role and event.value.size > 1 and event.is_operation and not scene.alike[i] and event.line:
+            yield event.place
+
+
+def _is_near(defined: Place, reader: Place) -> bool:
+    """Return whether a definition is a statement of the same function, above what reads it."""
+    first = function_line(reader.file, reader.line)
+    return defined.file == reader.file and first is not None and first < defined.line < reader.line
 
 
 def _fresh(places: Iterable[Place], seen: set[Place]) -> list[Place]:
@@ -157,6 +193,10 @@ def _handed_on(scene: Scene) -> Iterator[Place]:
         common = next((place for place in made if (place.file, place.function) in read), None)
         if common is not None:
             yield common
+            # A line that gives the array another name leaves no operation behind.
+            traced = {(e.file, e.line) for e in scene.side.events}
+            again = [line for line in reading_lines(common.file, common.line) if (common.file, line) not in traced]
+            yield from (Place(common.file, line, common.function) for line in again[:1])
             yield read[common.file, common.function]
 
 
@@ -190,7 +230,7 @@ def _decided(scene: Scene, shown: int) -> Iterator[Place]:
     events = scene.side.events
     readers = dict.fromkeys([*scene.inside, shown])
     functions = {events[i].place.function for i in readers}
-    waiting = [n for i in readers for n in events[i].inputs if not events[n].is_float]
+    waiting = [n for i in readers for k in events[i].inputs if not events[n := _unmoved(scene.side, k)].is_float]
     seen: set[int] = set()
     while waiting:
         i = waiting.pop(0)
@@ -202,6 +242,13 @@ def _decided(scene: Scene, shown: int) -> Iterator[Place]:
         yield event.place
         yield from [place for place in event.places[1:] if place.function in functions][:1]
         waiting += event.inputs if not event.is_float else ()
+
+
+def _unmoved(side: Recording, i: int) -> int:
+    """Return the event of which another is only a layout, such as the numbers of an index that is computed with."""
+    while side.events[i].is_move and len(side.events[i].inputs) == 1:
+        [i] = side.events[i].inputs
+    return i
 
 
 def _chosen(side: Recording, border: Iterable[int]) -> Iterator[int]:

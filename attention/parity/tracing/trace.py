@@ -7,7 +7,8 @@ The events of one program are a graph without cycles: the inputs of an event sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ MOVES = frozenset(
     """
     _reshape_alias _to_copy _unsafe_view alias broadcast_in_dim broadcast_to clone contiguous convert_element_type copy
     detach expand expand_dims lift_fresh optimization_barrier name permute pvary repeat repeat_interleave reshape rev roll
-    squeeze stop_gradient t tile transpose unsqueeze view
+    scan_slice scan_stack squeeze stop_gradient t tile transpose unsqueeze view
     """.split()  # noqa: SIM905 a table of names is read at a glance, a column of thirty quoted lines is not
 )
 
@@ -134,11 +135,15 @@ class Step:
         inputs: indices of events.
         outputs: indices of events, all of one operation.
         run: from the values of the inputs to those of the outputs.
+        params: what the operation was told beside its operands.
+        told: from other such values to the `run` that they make; None where the recorder does not know.
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    told: Callable[[Mapping[str, Any]], Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]] | None = None
 
 
 @dataclass(eq=False)
@@ -199,6 +204,22 @@ class Recording:
         return [numbers.setdefault(event.place, len(numbers)) for event in self.events]
 
     @cached_property
+    def runs(self) -> list[int]:
+        """How often the line and operation of each event run, making an array of its shape; of a recording that is complete."""
+        keys = [(event.place, event.op, event.shape) for event in self.events]
+        counts = Counter(keys)
+        return [counts[key] for key in keys]
+
+    @cached_property
+    def rounds(self) -> list[int]:
+        """How many turns the innermost scan takes in which each event was made, 0 outside of scans; of a complete recording."""
+        turns: dict[tuple[object, ...], set[int]] = {}
+        keys = [(event.place, event.op, event.shape) for event in self.events]
+        for event, key in zip(self.events, keys, strict=True):
+            turns.setdefault(key, set()).update(event.turns[-1:])
+        return [len(turns[key]) if event.turns else 0 for event, key in zip(self.events, keys, strict=True)]
+
+    @cached_property
     def consumers(self) -> dict[int, list[int]]:
         """The events that were made from each event; of a recording that is complete."""
         found: dict[int, list[int]] = {event.index: [] for event in self.events}
@@ -206,3 +227,9 @@ class Recording:
             for i in dict.fromkeys(event.inputs if event.op != LOOP else ()):
                 found[i].append(event.index)
         return found
+
+
+def members(recording: Recording, i: int) -> tuple[int, ...]:
+    """Return the events that an event stands for: the turns of a loop, or itself."""
+    event = recording.events[i]
+    return event.inputs if event.op == LOOP else (i,)

@@ -39,7 +39,16 @@ class Index:
         self.groups = defaultdict(list)
         for i, found in enumerate(self.prints):
             self.groups[found.count, found.masked, found.pattern].append(i)
-        self.rows = {key: np.stack([self.prints[i].statistics for i in group]) for key, group in self.groups.items()}
+        # Sorted by one statistic, so that those near another are neighbours.
+        for group in self.groups.values():
+            group.sort(key=self._middle)
+        self.middles = {key: np.array([self._middle(i) for i in group]) for key, group in self.groups.items()}
+        slack = {key: max(self.prints[i].slack for i in group) for key, group in self.groups.items()}
+        self.slack = slack
+
+    def _middle(self, i: int) -> float:
+        found = self.prints[i].statistics
+        return float(found[1]) if found.size else 0.0
 
     def equal(self, other: Fingerprint) -> list[int]:
         """Return the events whose fingerprint is equal to another."""
@@ -49,9 +58,12 @@ class Index:
             return []
         if not other.statistics.size:
             return list(group)
-        # The tolerance of the coarser of the two decides, so the wide net is cast first.
-        near = np.flatnonzero((abs(self.rows[key] - other.statistics) <= 0.1 * max(other.scale, 1e-300)).all(axis=1))
-        return [group[n] for n in near if self.prints[group[n]].equals(other)]
+        # Equal arrays have equal scales but for the tolerance, which is at most that of this one or a slack.
+        most = max(other.tolerance, other.slack, self.slack[key])
+        most = most / max(1 - most, 0.1) * other.scale
+        first, last = np.searchsorted(self.middles[key], (other.statistics[1] - most, other.statistics[1] + most))
+        near = group[first : min(last + 1, len(group))]
+        return sorted(i for i in near if self.prints[i].equals(other))
 
 
 def prints(

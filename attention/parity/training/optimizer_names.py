@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from attention.spec.errors import UnknownName, shown
+from attention.spec.errors import UnknownName
 from attention.spec.optimizers.adafactor import Adafactor
 from attention.spec.optimizers.optimizer import Step
 from attention.spec.optimizers.schedules import Clip, CosineRate, LinearRate, Schedule, WarmUp
@@ -38,7 +38,7 @@ def find(name: str) -> Step:
         UnknownName: there is none.
     """
     if name not in OPTIMIZERS:
-        raise UnknownName(f"optimizer {shown(name)} must be one of {', '.join(OPTIMIZERS)}")
+        raise UnknownName.among("optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name]
 
 

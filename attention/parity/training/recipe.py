@@ -73,7 +73,7 @@ class Recipe:
             self.architecture is None or isinstance(self.architecture, Architecture),
             "an Architecture or None",
         )
-        _check(self, "optimizer", isinstance(self.optimizer, Step), "a step such as spec.Adam(1e-3)")
+        _check(self, "optimizer", isinstance(self.optimizer, Step), "a step such as spec.optimizers.Adam(1e-3)")
         _check(self, "batches", callable(self.batches), "a function of the step")
         _check(self, "steps", is_count(self.steps), "an int >= 1")
         _check(self, "seed", is_count(self.seed, 0), "an int >= 0")

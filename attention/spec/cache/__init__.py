@@ -1,6 +1,6 @@
 """Key/value caches: contiguous, slotted and paged."""
 
-from attention.spec.cache.contiguous import (
+from attention.spec.cache.cache import (
     TOKENS,
     Appended,
     Cache,

@@ -1,4 +1,4 @@
-"""Pages: a cache whose rows have different lengths and whose blocks lie anywhere in one shared pool.
+"""Paged cache: fixed-size blocks of keys and values in a shared pool, addressed by a block table per batch row.
 
     slot(b, n) = block_table[b, n // block_size], n % block_size        the token at position n of row b
 
@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from attention.spec.axes import Array
-from attention.spec.cache.contiguous import TOKENS, Appended, Cache, check_integers, counts, overflow
+from attention.spec.cache.cache import TOKENS, Appended, Cache, check_integers, counts, overflow
 from attention.spec.errors import CacheError, DTypeError, PositionError, ShapeError
 from attention.spec.options import checked
 

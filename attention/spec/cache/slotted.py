@@ -1,4 +1,4 @@
-"""Slotted caches: each batch row owns its slots.
+"""Static and rolling caches: a fixed number of slots per batch row, filled once or overwritten in turn.
 
     slot(token n) = n                                            StaticCache: all of `capacity` tokens
     slots = the `window` latest of old slots and new tokens      RollingCache: enough where mask.reach <= window
@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from attention.spec.axes import Array
-from attention.spec.cache.contiguous import TOKENS, Appended, Cache, check_rise, counts, overflow
+from attention.spec.cache.cache import TOKENS, Appended, Cache, check_rise, counts, overflow
 from attention.spec.errors import CacheError, OptionError
 from attention.spec.masks.algebra import MASK, Mask
 from attention.spec.options import checked

@@ -1,4 +1,4 @@
-"""Rules: which kernels "auto" prefers for which calls, as data, with the measurement that says so beside it.
+"""Rules of "auto": which kernels are preferred for which calls, as data, each with the measurement behind it.
 
     order(request) = prefer of the first rule that holds, then the table up to "reference" without those
 
@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from attention.spec.kernels.request import Request
 from attention.spec.masks.algebra import And, Mask, Or
 from attention.spec.masks.aligned import Causal, Chunked, Window
 from attention.spec.masks.padding import Lengths, Prefix
 from attention.spec.masks.segments import Segments
-
-if TYPE_CHECKING:
-    from attention.spec.kernels.kernel import Request
 
 STRUCTURES = ("window", "documents", "general", "lengths", "prefix", "causal", "none")
 """What a mask is to a kernel, the one that leaves the least first: of two that must both allow, the first decides."""

@@ -1,4 +1,4 @@
-"""Cost: the arithmetic and the memory traffic of a request, and the least time that a machine needs for them.
+"""Cost model: arithmetic and memory traffic of a request, and the least time that a machine needs for them.
 
     pairs             n = density * B * H * T * S                 scores that a kernel computes
     forward FLOPs     2 n (D + E)                                 q k^T, then weights v
@@ -30,7 +30,7 @@ import numpy as np
 from attention.spec.axes import COMPUTE
 from attention.spec.errors import OptionError, shown
 from attention.spec.kernels.auto_rules import STRUCTURES, structure
-from attention.spec.kernels.kernel import Request
+from attention.spec.kernels.request import Request
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.tile_schedule import EMPTY, FULL, Schedule, schedule
 

@@ -1,16 +1,14 @@
-"""Isolation: what may not be read influences nothing, though a kernel multiplies it by 0.
+"""NaN safety: masked tokens are set to zero before a kernel runs, because a weight of 0 times NaN is NaN.
 
-    0 x = 0                                            for every x that is finite: calm numbers need no care
-    q[t], k[s], v[s] := 0                              where no key may be read by t, or no query may read s
-    lost[h, t] = q[t] is not finite, or some key, value or bias that t may read is not          packed documents
-    context[t] = NaN where lost, else attend(q, k, v with zeros for every token that is not finite)[t]
+    q[t], k[s], v[s] := 0                              if t may attend to no key, or no query may attend to s
+    nonfinite[h, t] = q[t], or a key, value or bias that t may attend to, is not finite         packed documents
+    context[t] = NaN if nonfinite, else attend(q, k, v with zeros for every token that is not finite)[t]
 
-A weight of 0 keeps a token's numbers out and not its NaN, for 0 * NaN is NaN, and its gradient likewise. So what nobody may
-read is set to zero before the kernel, whichever it is; and where documents must not learn of one another, tokens that are not
-finite are set aside as well, and their mark is put back on the rows that see them.
+The same holds for gradients. If the mask separates documents, tokens that are not finite are zeroed too, and NaN is written
+to the rows that attend to them.
 
-Which queries and keys are read is asked of the mask a stripe of queries at a time, never of all scores at once, and only where
-some number is not calm.
+The mask is evaluated for a stripe of queries at a time, never for all scores at once, and only if the norm of an array is so
+large that a value, or a product of two values, may not be finite.
 """
 
 # array_api_compat leaves the types of arrays unsaid.
@@ -22,9 +20,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
-from attention.spec.attend import INTERMEDIATES
+from attention.spec.attend import INTERMEDIATES, reachable
 from attention.spec.axes import COMPUTE, Array, Sizes
-from attention.spec.kernels.kernel import Request
+from attention.spec.kernels.request import Request
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.grid import Grid
 from attention.spec.scores import heads_first
@@ -32,50 +30,50 @@ from attention.spec.scores import heads_first
 Intermediates = dict[str, Array]
 Tokens = tuple[Array, Array, Array]
 
-CALM = {"float32": 2.0**48, "float64": 2.0**400}
-"""By compute dtype, how long the vector of all numbers of an array may be for it to be called calm: they are finite then, and
-so is every product of two of them, though a kernel may form it before it masks."""
+SAFE_NORM = {"float32": 2.0**48, "float64": 2.0**400}
+"""By compute dtype, the norm below which all values of an array and all products of two of them are finite. A kernel may
+compute products before it masks them."""
 
 STRIPE = 256
-"""How many queries a mask is asked of at a time."""
+"""Queries for which a mask is evaluated at a time."""
 
 
 class Reach(NamedTuple):
-    """Who reads whom, bool; any axis may be 1, and batch axes absent.
+    """Which queries and keys a mask connects, bool; any axis may be 1, and batch axes absent.
 
     Attributes:
-        rows: `(*batch, H, T)`, queries that may read something.
-        keys: `(*batch, H, S)`, keys that something may read.
-        lost: `(*batch, H, T)`, queries that may read what is marked.
+        rows: `(*batch, H, T)`, queries that may attend to a key.
+        keys: `(*batch, H, S)`, keys that a query may attend to.
+        nonfinite: `(*batch, H, T)`, queries that may attend to a key or bias listed in `Nonfinite`.
     """
 
     rows: Array
     keys: Array
-    lost: Array
+    nonfinite: Array
 
 
-class Marks(NamedTuple):
-    """What a reach shall look out for; None is nothing.
+class Nonfinite(NamedTuple):
+    """The tokens and biases that are not finite; None for none.
 
     Attributes:
         keys: bool `(*batch, H or 1, S)`.
-        bias: what is added to the scores, of which NaN is looked out for.
+        bias: added to the scores; its NaN count.
     """
 
     keys: Array = None
     bias: Array = None
 
 
-UNMARKED = Marks()
+ALL_FINITE = Nonfinite()
 
 
-Ask = Callable[[Marks], Reach]
-"""Asks the mask of a call who reads whom: how is each framework's own affair, and whether, where all numbers are calm."""
+ReachOf = Callable[[Nonfinite], Reach]
+"""Evaluates the mask of a call, in the way of a framework; it may skip this if all values are safe."""
 
 
 @dataclass(frozen=True)
 class Stripe(Grid):
-    """Some queries, by their numbers, beside all keys.
+    """The grid of some queries, by index, and all keys.
 
     Attributes:
         queries: integers `(n,)`, in any order; they may be traced.
@@ -98,108 +96,130 @@ class Stripe(Grid):
         return x if x.shape[axis] == 1 else self.xp.take(x, self.queries, axis=axis)
 
 
-def look(xp: Any, mask: Mask, at: Grid, marks: Marks) -> Reach:
-    """Return the reach of the queries of a grid, which holds all keys."""
+def reach_of(xp: Any, mask: Mask, at: Grid, nonfinite: Nonfinite) -> Reach:
+    """Return the reach of the queries of a grid that holds all keys."""
     seen = mask.allowed(at)
     seen = seen[(None,) * (3 - seen.ndim) + (...,)] if seen.ndim < 3 else seen
-    rows, lost = xp.any(seen, axis=-1), None
-    if marks.keys is not None:
-        lost = xp.any(seen & marks.keys[..., None, :], axis=-1)
-    if marks.bias is not None:
-        unknown = xp.any(seen & xp.isnan(at.per_score(marks.bias)), axis=-1)
-        lost = unknown if lost is None else lost | unknown
-    return Reach(rows, xp.any(seen, axis=-2), xp.zeros_like(rows) if lost is None else lost)
+    rows, bad = xp.any(seen, axis=-1), None
+    if nonfinite.keys is not None:
+        bad = xp.any(seen & nonfinite.keys[..., None, :], axis=-1)
+    if nonfinite.bias is not None:
+        unknown = xp.any(seen & xp.isnan(at.per_score(nonfinite.bias)), axis=-1)
+        bad = unknown if bad is None else bad | unknown
+    return Reach(rows, xp.any(seen, axis=-2), xp.zeros_like(rows) if bad is None else bad)
 
 
-def shielded(xp: Any, ask: Ask, request: Request) -> Tokens:
-    """Return q, k and v of a request with zeros where nothing may be read: `attend.shield`, without a dense mask."""
-    rows, keys = _places(xp, ask(UNMARKED), request.sizes.group)
+def zero_masked(xp: Any, ask: ReachOf, request: Request) -> Tokens:
+    """Return q, k and v of a request with zeros for masked tokens: `attend.zero_masked` without a dense mask."""
+    rows, keys = _places(xp, ask(ALL_FINITE), request.sizes.group)
     return _only(xp, (rows, keys, keys), _tokens(request))
 
 
-def isolated(xp: Any, ask: Ask, request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
-    """Return the intermediates of a request whose mask isolates documents from one another.
+def confine_nan(xp: Any, ask: ReachOf, request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
+    """Return the intermediates of a request, so that NaN in a token reaches only the rows that may attend to it.
 
     Args:
         xp: the array namespace.
-        ask: of the request's mask.
+        ask: evaluates the request's mask.
         request: the call.
-        run: makes the intermediates of a request in which every number of q, k and v is finite.
+        run: returns the intermediates of a request in which q, k and v are finite.
     """
     sound = [finite(xp, x) for x in _tokens(request)]  # (*batch, N, heads, 1)
     bad_rows, *bad = (~heads_first(xp, good)[..., 0] for good in sound)  # (*batch, heads, N)
-    found = ask(Marks(xp.repeat(bad[0] | bad[1], request.sizes.group, axis=-2), request.bias))
-    # A row that attends to nothing is 0, whatever it holds.
-    rows = (bad_rows & found.rows) | found.lost  # (*batch, H, T)
+    found = ask(Nonfinite(xp.repeat(bad[0] | bad[1], request.sizes.group, axis=-2), request.bias))
+    # An empty row is 0 even if its query is NaN.
+    rows = (bad_rows & found.rows) | found.nonfinite  # (*batch, H, T)
     read, keys = _places(xp, found, request.sizes.group)
     clean = _only(xp, (good & of for good, of in zip(sound, (read, keys, keys), strict=True)), _tokens(request))
     bias = request.bias
     if bias is not None:
         bias = xp.where(xp.isnan(bias), xp.zeros_like(bias), bias)
-    intermediates = run(Sound.of(request, q=clean[0], k=clean[1], v=clean[2], bias=bias))
-    return {name: _marked(xp, name, value, rows) for name, value in intermediates.items()}
+    intermediates = run(NanSafeRequest.of(request, q=clean[0], k=clean[1], v=clean[2], bias=bias))
+    return {name: _with_nan(xp, name, value, rows) for name, value in intermediates.items()}
 
 
-def sheltered(
-    xp: Any, ask: Ask, mask: Mask, query: Array, key: Array, value: Array, *, appended: bool = False
+def zero_masked_inputs(
+    xp: Any, ask: ReachOf, mask: Mask, query: Array, key: Array, value: Array, *, appended: bool = False
 ) -> tuple[Tokens, Array]:
-    """Return a layer's inputs with zeros for tokens that are not read, so that NaN there reaches no weight's gradient.
+    """Return a layer's inputs with zeros for masked tokens, so that NaN there reaches no gradient of a weight.
 
-    Where the mask isolates, tokens that are not finite are zeros too.
+    If the mask confines NaN, tokens that are not finite are zeros too.
 
     Args:
         xp: the array namespace.
-        ask: of the mask.
+        ask: evaluates the mask.
         mask: of the call.
         query: `(*batch, T, M)`.
         key: `(*batch, S, M')`.
         value: `(*batch, S, M'')`.
-        appended: whether the layer appends keys, as in `heads.shield_inputs`.
+        appended: whether the layer appends keys, as in `zero_masked_inputs_dense`.
 
     Returns:
-        The inputs, and bool `(*batch, T, 1)`, which outputs have to say that they are lost: those of queries that are not
-        finite themselves, or may attend to a key or value that is not. None where the mask does not isolate.
+        The inputs, and bool `(*batch, T, 1)`: the output rows that are NaN, because their query, or a key or value that it
+        may attend to, is not finite. None if the mask does not confine NaN.
     """
     given = (query, key, value)
-    if not mask.isolates:
-        rows, keys = (xp.any(seen, axis=-2)[..., None] for seen in ask(UNMARKED)[:2])
+    if not mask.confines_nan:
+        rows, keys = (xp.any(seen, axis=-2)[..., None] for seen in ask(ALL_FINITE)[:2])
         if appended:
             rows = rows | finite(xp, query)
         return _only(xp, (rows, keys, keys), given), None
     good = [finite(xp, x) for x in given]
     bad = ~(good[1] & good[2])[..., None, :, 0]  # (*batch, 1, S)
-    rows, keys, lost = (xp.any(seen, axis=-2)[..., None] for seen in ask(Marks(bad)))
+    rows, keys, nonfinite = (xp.any(seen, axis=-2)[..., None] for seen in ask(Nonfinite(bad)))
     read = good[0] if appended else good[0] & rows
     clean = _only(xp, (read, good[1] & keys, good[2] & keys), given)
-    return clean, (~good[0] & rows) | lost
+    return clean, (~good[0] & rows) | nonfinite
+
+
+def zero_masked_inputs_dense(
+    xp: Any, allowed: Array, query: Array, key: Array, value: Array, *, appended: bool = False
+) -> tuple[Array, Array, Array]:
+    """Return the inputs with zeros for masked tokens, so that NaN there reaches no gradient of a projection.
+
+    Args:
+        xp: the array namespace.
+        allowed: bool, broadcastable to `(*batch, H, T, S)`, or None; of the call's own keys.
+        query: `(*batch, T, M)`.
+        key: `(*batch, S, M)`.
+        value: `(*batch, S, M)`.
+        appended: whether the contract appends keys, to which every query may attend: a query without other keys is kept
+            too, unless it is not finite, which marks padding.
+    """
+    if allowed is None:
+        return query, key, value
+    rows, keys = (xp.any(seen, axis=-2) for seen in reachable(xp, allowed, 1))  # (*batch, T, 1), (*batch, S, 1)
+    if appended:
+        rows = rows | finite(xp, query)
+    return tuple(xp.where(seen, x, xp.zeros_like(x)) for seen, x in ((rows, query), (keys, key), (keys, value)))  # type: ignore[return-value]
 
 
 def finite(xp: Any, x: Array) -> Array:
-    """Return which rows of `x` hold finite numbers alone: bool, the last axis 1."""
+    """Return which rows of `x` are finite: bool, the last axis 1."""
     return xp.all(xp.isfinite(x), axis=-1, keepdims=True)
 
 
-def lost(xp: Any, rows: Array, x: Array) -> Array:
-    """Return `x` `(*batch, T, N)` with NaN in the rows that `sheltered` named; None names none."""
+def set_nan(xp: Any, rows: Array, x: Array) -> Array:
+    """Return `x` `(*batch, T, N)` with NaN in the rows that `zero_masked_inputs` returned; None for none."""
     return x if rows is None else xp.where(rows, xp.nan, x)
 
 
-class Sound(Request):
-    """A request in which nothing is left to shield: what may not be read is 0 or calm."""
+class NanSafeRequest(Request):
+    """A request whose masked tokens are already zero or safe."""
 
     @classmethod
     def of(cls, request: Request, **arrays: Array) -> Self:
-        """Return the request with `arrays` in the place of its own of the same names."""
+        """Return the request with these arrays replaced."""
         return cls(**{field.name: getattr(request, field.name) for field in fields(request)} | arrays)
 
 
-def calm_norm(dtype: str) -> float:
-    """Return the norm below which an array of this dtype is calm.
+def safe_norm(dtype: str) -> float:
+    """Return the norm below which all values of an array of this dtype, and their products, are finite.
 
-    >>> calm_norm("bfloat16") == 2.0**48
+    >>> safe_norm("bfloat16") == 2.0**48
     True
     """
-    return CALM[COMPUTE[dtype]]
+    return SAFE_NORM[COMPUTE[dtype]]
 
 
 def _tokens(request: Request) -> Tokens:
@@ -211,14 +231,14 @@ def _only(xp: Any, read: Iterable[Array], given: Tokens) -> Tokens:
 
 
 def _places(xp: Any, found: Reach, group: int) -> tuple[Array, Array]:
-    """Return rows `(*batch, T, H, 1)` and keys `(*batch, S, K, 1)` of a reach, as q, k and v are laid out."""
+    """Return rows `(*batch, T, H, 1)` and keys `(*batch, S, K, 1)` of a reach, in the layout of q, k and v."""
     keys = found.keys
     if keys.shape[-2] > 1 and group > 1:
         keys = xp.any(xp.reshape(keys, (*keys.shape[:-2], -1, group, keys.shape[-1])), axis=-2)
     return xp.matrix_transpose(found.rows)[..., None], xp.matrix_transpose(keys)[..., None]
 
 
-def _marked(xp: Any, name: str, value: Array, rows: Array) -> Array:
+def _with_nan(xp: Any, name: str, value: Array, rows: Array) -> Array:
     if name == "context":
         rows = xp.matrix_transpose(rows)[..., None]  # (*batch, T, H, 1)
     elif name == "mean_weights":

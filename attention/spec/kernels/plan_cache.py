@@ -1,10 +1,10 @@
-"""Plans: what was found out about a call, kept for the next one that differs in nothing but numbers.
+"""Plan cache: the chosen kernel and checked options of a call, reused for calls with the same signature.
 
-plan(signature) = what checking and choosing gave, the first time that a signature was met without an error
+plan(signature) = the checked options and the chosen kernel of the first call with this signature
 
-A signature holds all that checks and choices read: sizes, dtypes, switches, and by its identity each object of structure. What
-depends on the numbers in an array never goes into a plan. An object whose identity is part of a signature is kept by the plan,
-so that no other can take its place.
+A signature has all that checks and choices depend on: sizes, dtypes, options, and the identity of each mask or contract. Values
+of arrays never enter a plan. A plan keeps references to objects whose identity is in its signature, so that no other object
+gets the same identity.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 from attention.spec.axes import Array, Sizes
-from attention.spec.kernels.kernel import Kernel, Request
+from attention.spec.kernels.kernel import Kernel
+from attention.spec.kernels.request import Request
 from attention.spec.masks.algebra import Mask
 
 MOST = 256
-"""How many plans are kept; the one that was made first makes room."""
+"""The number of plans kept; the oldest is dropped."""
 
 P = TypeVar("P")
 _ONE_AT_A_TIME = Lock()
@@ -34,7 +35,7 @@ class Plans(dict[Hashable, P], Generic[P]):
     """
 
     def keep(self, signature: Hashable, plan: P) -> P:
-        """Return a plan that was made for a signature, kept for the next call."""
+        """Store the plan of a signature and return it."""
         with _ONE_AT_A_TIME:
             if len(self) >= MOST:
                 _ = self.pop(next(iter(self)))
@@ -43,24 +44,24 @@ class Plans(dict[Hashable, P], Generic[P]):
 
 
 Ready = Callable[[Array, Array, Array], Array]
-"""Makes the context of q, k and v of one signature."""
+"""A function from q, k and v of one signature to the context."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """The plan of a call of attention: what makes its context, and what the signature names by its identity."""
+    """The plan of a functional attention call: a function to its context, and the objects that the signature identifies."""
 
     run: Ready
     keeps: tuple[object, ...]
 
     @classmethod
     def of(cls, request: Request, kernel: Kernel, *keeps: object) -> Call:
-        """Return the plan of a checked request and of the kernel that was chosen for it.
+        """Return the plan of a checked request and its chosen kernel.
 
-        A kernel that has a method `ready(request)` is asked for what makes the context of other arrays of the same
-        signature, or for None; the others get a request each time, which nothing checks again.
+        A kernel may have a method `ready(request)` that returns a function from q, k and v to the context, or None; other
+        kernels get a new request per call, which is not checked again.
         """
-        # None for the arrays, which a plan must not keep alive.
+        # A plan must not keep the arrays alive.
         structure = {part.name: getattr(request, part.name) for part in fields(request)} | dict.fromkeys("qkv")
 
         def run(q: Array, k: Array, v: Array) -> Array:
@@ -77,15 +78,15 @@ def _never(request: Request) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Settled:
-    """The plan of a call of a layer: what its checks found, and the plans of the attention inside.
+class LayerCall:
+    """The plan of a layer call: results of its checks, and the plans of the attention calls inside.
 
     Attributes:
         sizes: of the call.
         mask: of the call, checked, in the framework's own arrays.
-        plain: whether nothing but projections stands before and behind the attention: every token is read, no document has
-            to be kept from another, and the contract adds nothing to the keys or to the scores.
-        keeps: what the signature names by its identity.
+        plain: whether the layer is projections around attention alone: no masked token, no NaN to confine, no appended
+            keys, norms, biases or gates.
+        keeps: the objects that the signature identifies.
         calls: the plans of the attention inside.
     """
 

@@ -1,4 +1,4 @@
-"""Tuning: tile sizes as measured on this very machine, kept on disk, and never needed for a right answer.
+"""Tuned tile sizes: measured on this machine, kept in a file on disk, and only used for speed.
 
     tile_for(kernel, device, dtype, width, mask, default) = the fastest that was measured here, or the default
 
@@ -43,7 +43,7 @@ class Key:
     """What a tile is measured for.
 
     Attributes:
-        kernel: room and name, as "torch.blockwise"; the room says whose version counts.
+        kernel: backend and name, as "torch.blockwise"; the backend says whose version counts.
         device: "cpu", or an accelerator's name; kept by its `device_name`.
         dtype: of q, k and v.
         width: D.
@@ -183,14 +183,14 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _ignored(path: Path, reason: str) -> dict[str, dict[str, Any]]:
-    text = f"tile sizes in {str(path)!r} are ignored, for the file {reason}; `attention kernels --tune` writes it anew"
+    text = f"tile sizes in {str(path)!r} are ignored, for the file {reason}; `attention kernels tune` writes it anew"
     warnings.warn(text, stacklevel=2)
     return {}
 
 
 @lru_cache(maxsize=8)
 def versions(kernel: str) -> dict[str, str]:
-    """Return the versions on which a tile depends: ours, and that of the framework of the kernel's room."""
+    """Return the versions on which a tile depends: ours, and that of the framework of the kernel's backend."""
     framework = kernel.partition(".")[0]
     return {"attention": _version("attention-parity"), framework: _version(framework)}
 

@@ -1,1 +1,1 @@
-"""Contracts of layers, one file each."""
+"""The contracts of layers, one file each."""

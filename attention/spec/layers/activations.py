@@ -1,4 +1,4 @@
-"""Activations: what stands between the two projections of a feed-forward layer.
+"""Activations of feed-forward layers: names, formulas, and which are gated.
 
     relu(x) = max(x, 0)                 gelu(x) = x (1 + erf(x / sqrt 2)) / 2
     silu(x) = x / (1 + exp(-x))         gelu_tanh(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
@@ -40,7 +40,7 @@ def erf(xp: Any, x: Array) -> Array:
     """Return 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, with its derivatives, in float64's digits.
 
     The array API has no erf, so it is integrated: erf(x) = 2 x / sqrt(pi) * (integral of exp(-x^2 t^2) for t in 0..1).
-    Meant for the oracle: `NODES` times the memory of `x`. The rooms use their framework's own.
+    Meant for the oracle: `NODES` times the memory of `x`. The backends use their framework's own.
     """
     near = xp.clip(x, -FAR, FAR)
     squares, shares = _quadrature()

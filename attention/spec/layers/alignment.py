@@ -1,4 +1,4 @@
-"""Alignment: a decoder state looks back at the encoder's states.
+"""Alignment attention (Bahdanau, Luong): a decoder state attends to the states of an encoder; contract and formula.
 
     q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v        with `attn_dim`, else as they are given
     weights[t, s] = softmax_s(cap(score(q[t], k[s])))                      0 where the mask forbids, and in an empty row
@@ -21,14 +21,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError, ShapeError
 from attention.spec.kernels import PRECISION
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
 from attention.spec.layers.alignment_scores import Additive, AlignmentScore, Concat, General, TanhScore, additive, learned
-from attention.spec.layers.contract import Contract, Setting, Shapes
-from attention.spec.layers.heads import shield_inputs
-from attention.spec.layers.oracle import project
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
+from attention.spec.layers.projection import project
 from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance
 from attention.spec.params import Param
@@ -76,7 +76,7 @@ class AlignmentAttention(Contract):
     precision: str | None = None
 
     outputs: ClassVar[tuple[str, ...]] = ("context", "weights")
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "dropout_seed"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask", "dropout_seed"})
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(WIDTHS, WIDTH | ""),
@@ -153,7 +153,7 @@ class AlignmentAttention(Contract):
         return {"context": (*n.batch, *rows, n.E), "weights": (*n.batch, *rows, n.S)}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
         key, seed = arrays["key"], call.get("dropout_seed")
         sizes = self.sizes(arrays["query"], key, arrays.get("value", key))
         allowed = evaluate(both(self.mask, call.get("mask")), sizes)
@@ -168,47 +168,47 @@ class AlignmentAttention(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         query, key = arrays["query"], arrays["key"]
         state = is_state(query, key)
         given = (query[..., None, :] if state else query, key, arrays.get("value", key))
-        q, k, v = shield_inputs(xp, setting["allowed"], *(mark("input", x) for x in given))
+        q, k, v = zero_masked_inputs_dense(xp, resolved["allowed"], *(observe("input", x) for x in given))
         if self.attn_dim is not None:
-            q, k, v = (project(xp, weights, f"{name}_proj", x, mark) for name, x in zip("qkv", (q, k, v), strict=True))
-        q, k, scores = self._scored(xp, weights, q, k, mark)
+            q, k, v = (project(xp, weights, f"{name}_proj", x, observe) for name, x in zip("qkv", (q, k, v), strict=True))
+        q, k, scores = self._scored(xp, weights, q, k, observe)
         intermediates = attend(
             xp,
             q,
             k,
             v[..., None, :],
             scale=self.score.factor(self.score_widths[1]),
-            allowed=setting["allowed"],
+            allowed=resolved["allowed"],
             bias=None if scores is None else soft_cap(xp, scores, self.softcap)[..., None, :, :],
             softcap=self.softcap,
-            keep=setting["keep"],
+            keep=resolved["keep"],
             dropout_rate=self.dropout_rate,
             constant=constant,
-            mark=mark,
+            observe=observe,
         )
         return bare(intermediates, scores, self.softcap, state=state, xp=xp)
 
     def _scored(
-        self, xp: Any, weights: Mapping[str, Array], q: Array, k: Array, mark: Mark
+        self, xp: Any, weights: Mapping[str, Array], q: Array, k: Array, observe: Observer
     ) -> tuple[Array, Array, Array | None]:
         """Return queries and keys, one head each, whose products are the scores; or nothing to multiply, and the scores."""
         if isinstance(self.score, TanhScore):
-            q, k = (project(xp, part, "score", x, mark) for part, x in zip(self._hidden(weights), (q, k), strict=True))
+            q, k = (project(xp, part, "score", x, observe) for part, x in zip(self._hidden(weights), (q, k), strict=True))
             scores = additive(xp, q, k, weights["score_v"])
             return xp.zeros_like(q[..., None, :1]), xp.zeros_like(k[..., None, :1]), scores
         if isinstance(self.score, General):
-            q = project(xp, weights, "score_proj", q, mark)
+            q = project(xp, weights, "score_proj", q, observe)
         q, k = q[..., None, :], k[..., None, :]
         if isinstance(self.score, Cosine):
-            q, k = (mark("prepared", x) for x in self.score.prepare(xp, weights, q, k))
+            q, k = (observe("prepared", x) for x in self.score.prepare(xp, weights, q, k))
         return q, k, None
 
     def _hidden(self, weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -222,8 +222,8 @@ class AlignmentAttention(Contract):
         bias = {"score.bias": weights[f"{name}.bias"]} if f"{name}.bias" in weights else {}
         return {"score.kernel": first, **bias}, {"score.kernel": second}
 
-    def unsettled(self) -> AlignmentAttention:
-        score = replace(self.score, lean=None) if isinstance(self.score, TanhScore) else self.score
+    def unresolved(self) -> AlignmentAttention:
+        score = replace(self.score, chunk_size=None) if isinstance(self.score, TanhScore) else self.score
         return replace(self, mask=None, precision=None, score=score)
 
 

@@ -1,4 +1,4 @@
-"""Alignment scores: how well an encoder state answers a decoder state, by learned arrays of the score's own.
+"""Learned alignment scores: general (bilinear), additive and concat, with their parameters.
 
     General      x[t, s] = (q[t] W) . k[s]                                W (M, M')
     Additive     x[t, s] = v . tanh(q[t] W1 + k[s] W2 + b)                W1 (M, A), W2 (M', A), v (A,)
@@ -45,10 +45,9 @@ class TanhScore:
     Args:
         hidden: A, the number of hidden features; None means the width of the query.
         bias: whether each feature has a learned bias inside its tanh; the papers have none, many a tutorial has.
-        lean: how many of the A features are computed at a time; None means all. All at once make an array
-            `(*batch, T, S, A)`, and training keeps it. With `lean` no array is larger than `(*batch, T, S, lean)`, in
-            neither pass; in exchange the backward pass computes every tanh a second time, and the sums over A run in
-            ceil(A / lean) steps, one after another. The numbers are the same to rounding. Second derivatives keep all.
+        chunk_size: features computed at a time; None for all A at once, which allocates `(*batch, T, S, A)` and keeps it
+            for the backward pass. In chunks no array exceeds `(*batch, T, S, chunk_size)`, at the price of a second
+            computation of every tanh in the backward pass. Results agree to rounding. Second derivatives keep all.
 
     Raises:
         OptionError: an option outside its range.
@@ -56,9 +55,9 @@ class TanhScore:
 
     hidden: int | None = None
     bias: bool = False
-    lean: int | None = None
+    chunk_size: int | None = None
 
-    OPTIONS: ClassVar[Mapping[str, Option]] = {"hidden": whole(none=True), "lean": whole(none=True)}
+    OPTIONS: ClassVar[Mapping[str, Option]] = {"hidden": whole(none=True), "chunk_size": whole(none=True)}
 
     def __post_init__(self) -> None:
         check_options(self, f"{type(self).__name__} ")

@@ -1,10 +1,10 @@
-"""Architecture: what any model is before a framework builds it: names and shapes of all that it learns.
+"""Architecture: any model as named parameter shapes, before a framework builds it.
 
     params = own params, and those of each part under the part's name
     weights = architecture.init(seed)        the same bits in NumPy, torch and JAX
 
 A contract is an architecture that has a formula too. A model of your own, made of contracts and of arrays beside them, needs
-no more than this to have the same weights in both rooms: say its parameters here, subclass `Layer` in each room.
+no more than this to have the same weights in both backends: say its parameters here, subclass `Layer` in each backend.
 """
 
 from __future__ import annotations

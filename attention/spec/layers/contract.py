@@ -1,10 +1,10 @@
-"""Contract: what every layer's description can do, so that rooms, files and the proof need not know which layer it is.
+"""Contract: the interface of every layer's description (inputs, formula, call resolution, building in a backend).
 
     weights = contract.init(seed)
-    results = contract.formula(xp, weights, arrays, contract.settle(arrays, **call))
+    results = contract.formula(xp, weights, arrays, contract.resolve(arrays, **call))
 
 The formula is the layer's mathematics over the array API: the oracle on NumPy float64, its gradients on `jax.numpy`. What a
-call fixes beside its numbers (which key is allowed, which angle, which weight is dropped) is settled first, in NumPy.
+call fixes beside its arrays (allowed keys, rotary tables, dropped weights) is resolved first, in NumPy.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, UnknownName, shown
 from attention.spec.layers.architecture import Architecture
 from attention.spec.options import ARRAYS, Option, checked
 
-ROOMS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
+BACKENDS = {"torch": "attention.torch_impl", "jax": "attention.jax_impl"}
 
-Setting = dict[str, Any]
-"""What a call fixes beside its numbers: NumPy arrays by name, None where there is nothing to fix."""
+ResolvedCall = dict[str, Any]
+"""What a call fixes beside its arrays: NumPy arrays by name, None where nothing is fixed."""
 
 Shapes = dict[str, tuple[int, ...]]
 
-BACKEND = Option(f"one of {', '.join(ROOMS)}", lambda value: type(value) is str and value in ROOMS, UnknownName)
+BACKEND = Option(f"one of {', '.join(BACKENDS)}", lambda value: type(value) is str and value in BACKENDS, UnknownName)
 
 
 class Contract(Architecture):
@@ -37,8 +37,8 @@ class Contract(Architecture):
     outputs: ClassVar[tuple[str, ...]] = ("output",)
     """What the built layer returns, in order; intermediates are returned beside it."""
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask"})
-    """The keywords of a call beside its arrays that change its numbers."""
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask"})
+    """The keywords of a call, beside its arrays, that change its results."""
 
     @property
     def parts(self) -> dict[str, Contract]:
@@ -64,8 +64,8 @@ class Contract(Architecture):
         """
 
     @abstractmethod
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of a call, in NumPy.
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return what a call fixes beside its arrays, in NumPy.
 
         Args:
             arrays: of the call; only their shapes are read.
@@ -82,10 +82,10 @@ class Contract(Architecture):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         """Return the layer's outputs and intermediates by name.
 
@@ -93,9 +93,9 @@ class Contract(Architecture):
             xp: the array namespace.
             weights: canonical, float64.
             arrays: of the call, float64.
-            setting: what `settle` returned.
+            resolved: what `resolve` returned.
             constant: the framework's stop-gradient.
-            mark: told of every value that a real program writes down, by name.
+            observe: called with every value that a layer stores, by name; see `Observer`.
         """
 
     @checked(arrays=ARRAYS)
@@ -108,8 +108,8 @@ class Contract(Architecture):
         """Return the contract with products at full precision: no TF32, no bfloat16 passes."""
         return replace(self, precision="highest")  # type: ignore[type-var]  # every subclass is a dataclass
 
-    def unsettled(self) -> Self:
-        """Return the contract without what `settle` settles, so that calls that differ in it share a compilation."""
+    def unresolved(self) -> Self:
+        """Return the contract without the options that `resolve` reads, so that calls with other values share a compilation."""
         return self
 
     def build(self, backend: str, *, weights: Mapping[str, Array] | None = None, **options: Any) -> Any:
@@ -127,7 +127,7 @@ class Contract(Architecture):
             ParamError: weights are missing, unexpected or misshapen.
         """
         BACKEND.check("backend", backend)
-        layer = getattr(importlib.import_module(ROOMS[backend]), type(self).__name__)
+        layer = getattr(importlib.import_module(BACKENDS[backend]), type(self).__name__)
         if weights is None:
             return layer(self, **options)
         if options.setdefault("seed") is not None:

@@ -1,4 +1,4 @@
-"""Differential attention: two attentions of each head, the second taken from the first, so that what both see cancels.
+"""Differential attention: the difference of two softmax attentions per head; contract and formula.
 
     [q1_h; q2_h] = query W_q    [k1_h; k2_h] = key W_k    v_h = value W_v       heads 2h and 2h + 1 of q and k are a pair
     strength = exp(lambda_q1 . lambda_k1) - exp(lambda_q2 . lambda_k2) + initial
@@ -25,14 +25,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes
 from attention.spec.errors import OptionError
 from attention.spec.kernels import PRECISION
-from attention.spec.layers.contract import Contract, Setting, Shapes
-from attention.spec.layers.heads import shield_inputs
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import project, rotate
+from attention.spec.layers.multi_head.formula import rotate
+from attention.spec.layers.projection import project
 from attention.spec.layers.tokens import seed_at
 from attention.spec.masks.algebra import STRUCTURE, Mask
 from attention.spec.norms import Norm, RMSNorm
@@ -87,7 +88,9 @@ class DifferentialAttention(Contract):
     dropout_rate: float = 0.0
     precision: str | None = None
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "query_positions", "key_positions", "dropout_seed", "intermediates"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset(
+        {"mask", "query_positions", "key_positions", "dropout_seed", "intermediates"}
+    )
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(("embed_dim", "num_heads"), WIDTH),
@@ -175,10 +178,10 @@ class DifferentialAttention(Contract):
         return {"output": (*n.batch, n.T, self.embed_dim), "weights": weights, "logsumexp": weights[:-1]}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of a call: that of `MultiHeadAttention`, with "keep" a dict by `PLACES`."""
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of a call: that of `MultiHeadAttention`, with "keep" a dict by `PLACES`."""
         seed = call.pop("dropout_seed", None)
-        made = self.attention.settle(arrays, **call)
+        made = self.attention.resolve(arrays, **call)
         shape, seeds = self.sizes_of(arrays).scores, {place: seed_at(seed, place) for place in PLACES}
         drops = bool(self.dropout_rate) and seed is not None
         made["keep"] = {place: keep(own, self.dropout_rate, shape) if drops else None for place, own in seeds.items()}
@@ -189,18 +192,20 @@ class DifferentialAttention(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = shield_inputs(xp, setting["allowed"], mark("input", query), mark("input", key), mark("input", value))
+        given = zero_masked_inputs_dense(
+            xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value)
+        )
         names = ("q_proj", "k_proj", "v_proj")
-        q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
-        q, k = (rotate(self.attention, xp, x, setting[f"{n}_table"], mark) for n, x in (("query", q), ("key", k)))
+        q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
+        q, k = (rotate(self.attention, xp, x, resolved[f"{n}_table"], observe) for n, x in (("query", q), ("key", k)))
         made = [
             attend(
                 xp,
@@ -208,20 +213,20 @@ class DifferentialAttention(Contract):
                 k[..., i::2, :],
                 v,
                 scale=self.score.factor(self.width),
-                allowed=setting["allowed"],
-                keep=setting["keep"][place],
+                allowed=resolved["allowed"],
+                keep=resolved["keep"][place],
                 dropout_rate=self.dropout_rate,
                 constant=constant,
-                mark=mark,
+                observe=observe,
             )
             for i, place in enumerate(PLACES)
         ]
         context = made[0]["context"] - strength(xp, self, weights) * made[1]["context"]
         context = (1.0 - self.initial) * self.norm.normalise(xp, inner("norm", weights), context)
-        output = project(xp, weights, "out_proj", mark("normed", context), mark, summed=2)
+        output = project(xp, weights, "out_proj", observe("normed", context), observe, summed=2)
         return {**together(xp, *made, axis=query.ndim - 2), "output": output}
 
-    def unsettled(self) -> DifferentialAttention:
+    def unresolved(self) -> DifferentialAttention:
         return replace(self, mask=None, precision=None)
 
 

@@ -1,4 +1,4 @@
-"""Feed-forward: each token by itself, widened, bent, and made narrow again.
+"""Position-wise MLP: up-projection, activation (optionally gated), down-projection; contract and formula.
 
     hidden = f(x W_up + b_up)                                     W_up (M, A)
     hidden = f(x W_gate + b_gate) * (x W_up + b_up)               swiglu, geglu, geglu_tanh; W_gate (M, A)
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from attention.spec import random
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
 from attention.spec.kernels import PRECISION
 from attention.spec.layers.activations import GATED, NAMES, PLAIN
-from attention.spec.layers.contract import Contract, Setting, Shapes
-from attention.spec.layers.oracle import project
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
+from attention.spec.layers.projection import project
 from attention.spec.layers.tokens import check_tokens, dropped, kept
 from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
 from attention.spec.params import Param
@@ -60,7 +60,7 @@ class FeedForward(Contract):
     dropout_rate: float = 0.0
     precision: str | None = None
 
-    takes: ClassVar[frozenset[str]] = frozenset({"dropout_seed"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"dropout_seed"})
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(("embed_dim", "hidden_dim"), WIDTH),
@@ -105,7 +105,7 @@ class FeedForward(Contract):
         return {"output": tuple(arrays["x"].shape)}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
         """Return "keep": bool `(*batch, T, A)`, or None without dropout."""
         check_tokens("x", arrays["x"], self.embed_dim)
         shape = (*arrays["x"].shape[:-1], self.hidden_dim)
@@ -116,18 +116,18 @@ class FeedForward(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         del constant
         x = arrays["x"]
-        hidden = project(xp, weights, "up", mark("input", x), mark)
+        hidden = project(xp, weights, "up", observe("input", x), observe)
         if self.gated:
-            gate = mark("activated", PLAIN[self.curve](xp, project(xp, weights, "gate", mark("input", x), mark)))
-            hidden = mark("gated", gate * hidden)
+            gate = observe("activated", PLAIN[self.curve](xp, project(xp, weights, "gate", observe("input", x), observe)))
+            hidden = observe("gated", gate * hidden)
         else:
-            hidden = mark("activated", PLAIN[self.curve](xp, hidden))
-        hidden = dropped(xp, hidden, setting["keep"], self.dropout_rate, mark)
-        return {"output": project(xp, weights, "down", hidden, mark)}
+            hidden = observe("activated", PLAIN[self.curve](xp, hidden))
+        hidden = dropped(xp, hidden, resolved["keep"], self.dropout_rate, observe)
+        return {"output": project(xp, weights, "down", hidden, observe)}

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads are made from one small latent of each token.
+"""Multi-head latent attention (DeepSeek): keys and values of all heads from one small latent per token.
 
     [c; r] = x W_kv_down + b        c = norm(c) (R)        r = rotate(r) (P), one rotary key for all heads
     [n_h; m_h] = (norm(x W_q_down + b) W_q_up)[h], or (x W_q)[h] without a latent of queries        m_h = rotate(m_h)
@@ -24,13 +24,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.spec.attend import UNMARKED, Mark, attend, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, attend, unchanged
 from attention.spec.axes import Array, Sizes, check_broadcast
 from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.kernels import PRECISION
-from attention.spec.layers import heads
-from attention.spec.layers.contract import Contract, Setting, Shapes
-from attention.spec.layers.oracle import normed, project
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
+from attention.spec.layers.multi_head import cache_checks
+from attention.spec.layers.projection import normed, project
 from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
 from attention.spec.norms import Norm, RMSNorm
 from attention.spec.options import ARRAY, Option, arrays_by_name, check_options, checked, instance, one_of
@@ -94,7 +95,7 @@ class LatentAttention(Contract):
     dropout_rate: float = 0.0
     precision: str | None = None
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "intermediates"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed", "intermediates"})
 
     OPTIONS: ClassVar[Mapping[str, Option]] = {
         **dict.fromkeys(WIDTHS, WIDTH),
@@ -176,8 +177,8 @@ class LatentAttention(Contract):
         return {"output": (*n.batch, n.T, self.embed_dim), "weights": n.scores, "logsumexp": n.scores[:-1]}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of a call whose keywords are `mask`, `positions` and `dropout_seed`.
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of a call whose keywords are `mask`, `positions` and `dropout_seed`.
 
         Returns:
             "allowed": bool `(*batch, H, T, T)`. "table": cosines and sines `(*batch, T, P / 2)` float64. "keep": bool like
@@ -198,68 +199,68 @@ class LatentAttention(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
         form: str = "expanded",
     ) -> dict[str, Array]:
         """Return the layer's output and intermediates; `form` is "expanded" or "absorbed", the rest as in `Contract`."""
         x = arrays["x"]
-        asking, asked, _ = heads.shield_inputs(xp, setting["allowed"], mark("input", x), mark("input", x), x)
-        queries = self._queries(xp, weights, asking, setting["table"], mark)
-        latents = self._latents(xp, weights, asked, setting["table"], mark)
+        asking, asked, _ = zero_masked_inputs_dense(xp, resolved["allowed"], observe("input", x), observe("input", x), x)
+        queries = self._queries(xp, weights, asking, resolved["table"], observe)
+        latents = self._latents(xp, weights, asked, resolved["table"], observe)
         kernel = weights["kv_up.kernel"]
         if form == "absorbed":
-            moved = mark("absorbed", absorb(xp, kernel, queries[0]))
+            moved = observe("absorbed", absorb(xp, kernel, queries[0]))
             q, k, v = one_head(xp, moved, queries[1], *latents)
         else:
-            q, k, v = many_heads(xp, *queries, project(xp, weights, "kv_up", latents[0][..., 0, :], mark), latents[1])
+            q, k, v = many_heads(xp, *queries, project(xp, weights, "kv_up", latents[0][..., 0, :], observe), latents[1])
         intermediates = attend(
             xp,
             q,
             k,
             v,
             scale=self.score.factor(self.width),
-            allowed=setting["allowed"],
-            keep=setting["keep"],
+            allowed=resolved["allowed"],
+            keep=resolved["keep"],
             dropout_rate=self.dropout_rate,
             constant=constant,
-            mark=mark,
+            observe=observe,
         )
         if form == "absorbed":
-            intermediates["context"] = mark("values", expand(xp, kernel, intermediates["context"], self.nope_dim))
-        return {**intermediates, "output": project(xp, weights, "out_proj", intermediates["context"], mark, summed=2)}
+            intermediates["context"] = observe("values", expand(xp, kernel, intermediates["context"], self.nope_dim))
+        return {**intermediates, "output": project(xp, weights, "out_proj", intermediates["context"], observe, summed=2)}
 
     def _queries(
-        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], mark: Mark
+        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], observe: Observer
     ) -> tuple[Array, Array]:
         """Return the two parts of the query heads: `(*batch, T, H, nope_dim)`, and `(*batch, T, H, P)`, rotated."""
         if self.q_rank is None:
-            q = project(xp, weights, "q_proj", x, mark)
+            q = project(xp, weights, "q_proj", x, observe)
         else:
-            latent = normed(xp, self.norms, weights, "q_norm", project(xp, weights, "q_down", x, mark), mark)
-            q = project(xp, weights, "q_up", latent, mark)
+            latent = normed(xp, self.norms, weights, "q_norm", project(xp, weights, "q_down", x, observe), observe)
+            q = project(xp, weights, "q_up", latent, observe)
         cos, sin = (xp.asarray(part) for part in table)
-        return q[..., : self.nope_dim], mark("rotated", self.positions.rotate(xp, q[..., self.nope_dim :], cos, sin))
+        return q[..., : self.nope_dim], observe("rotated", self.positions.rotate(xp, q[..., self.nope_dim :], cos, sin))
 
     def _latents(
-        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], mark: Mark
+        self, xp: Any, weights: Mapping[str, Array], x: Array, table: tuple[Array, Array], observe: Observer
     ) -> tuple[Array, Array]:
         """Return the normed latent `(*batch, S, 1, R)` and the rotated key `(*batch, S, 1, P)`, one head each."""
-        made = project(xp, weights, "kv_down", x, mark)[..., None, :]
-        latent = normed(xp, self.norms, weights, "kv_norm", made[..., : self.kv_rank], mark)
+        made = project(xp, weights, "kv_down", x, observe)[..., None, :]
+        latent = normed(xp, self.norms, weights, "kv_norm", made[..., : self.kv_rank], observe)
         cos, sin = (xp.asarray(part) for part in table)
-        return latent, mark("rotated", self.positions.rotate(xp, made[..., self.kv_rank :], cos, sin))
+        return latent, observe("rotated", self.positions.rotate(xp, made[..., self.kv_rank :], cos, sin))
 
-    def unsettled(self) -> LatentAttention:
+    def unresolved(self) -> LatentAttention:
         return replace(self, mask=None, precision=None)
 
     def chosen(self, form: str, cache: Any, x: Array) -> str:
         """Return the form of a call, "auto" being the absorbed one with a cache and the expanded one without.
 
         Raises:
-            OptionError: no such form, or the contract has no meaning with this cache: see `heads.check_continues`.
+            OptionError: no such form, or the contract has no meaning with this cache: see `cache_checks.check_continues`.
             DTypeError: no cache, or that of another framework.
             ShapeError: the cache has other batch axes.
         """
@@ -268,7 +269,7 @@ class LatentAttention(Contract):
             return "expanded" if form == "auto" else form
         *_, t, _ = x.shape
         sizes = Sizes(tuple(getattr(cache, "batch", ())), t, t, self.num_heads, 1, self.rope_dim, self.kv_rank)
-        heads.check_continues(self, cache, None, sizes)
+        cache_checks.check_continues(self, cache, None, sizes)
         if not cache.memory.is_native(x):
             raise DTypeError(f"cache {type(cache).__module__}.{type(cache).__name__} must be of the framework of x")
         if cache.batch != tuple(x.shape[:-2]):

@@ -1,4 +1,4 @@
-"""Linear attention: a kernel in the place of the softmax, so that keys and values can be summed before a query comes.
+"""Linear attention: a feature map instead of the softmax, so that keys and values are summed in advance.
 
     q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v
     context[t] = sum_s f(q[t]) . f(k[s]) v[s] / (sum_s f(q[t]) . f(k[s]) + eps)        over the keys that t may attend to
@@ -25,14 +25,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import COMPUTE, Array, Sizes, dtype_name
 from attention.spec.errors import DTypeError, KernelRefused, OptionError, ShapeError, UnknownName
 from attention.spec.kernels import PRECISION
-from attention.spec.layers.contract import Contract, Setting, Shapes
-from attention.spec.layers.heads import shield_inputs
+from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import project
+from attention.spec.layers.projection import project
 from attention.spec.masks import Causal, Lengths
 from attention.spec.masks.algebra import Mask
 from attention.spec.norms import EPS
@@ -130,32 +130,34 @@ class LinearAttention(Contract):
         return {"output": (*n.batch, n.T, self.embed_dim)}
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of a call: "allowed", bool `(*batch, H, T, S)`."""
-        return {"allowed": self.attention.settle(arrays, **call)["allowed"]}
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of a call: "allowed", bool `(*batch, H, T, S)`."""
+        return {"allowed": self.attention.resolve(arrays, **call)["allowed"]}
 
     def formula(
         self,
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         del constant
         query = arrays["query"]
         key = arrays.get("key", query)
         value = arrays.get("value", key)
-        given = shield_inputs(xp, setting["allowed"], mark("input", query), mark("input", key), mark("input", value))
+        given = zero_masked_inputs_dense(
+            xp, resolved["allowed"], observe("input", query), observe("input", key), observe("input", value)
+        )
         names = ("q_proj", "k_proj", "v_proj")
-        q, k, v = (project(xp, weights, name, x, mark) for name, x in zip(names, given, strict=True))
+        q, k, v = (project(xp, weights, name, x, observe) for name, x in zip(names, given, strict=True))
         q, k = (features(xp, self.feature_map, x) for x in (q, k))
-        mixed = mark("mixed", ratio(xp, quadratic(xp, q, k, with_ones(xp, v), setting["allowed"]), self.eps))
-        return {"mixed": mixed, "output": project(xp, weights, "out_proj", mixed, mark, summed=2)}
+        mixed = observe("mixed", ratio(xp, quadratic(xp, q, k, with_ones(xp, v), resolved["allowed"]), self.eps))
+        return {"mixed": mixed, "output": project(xp, weights, "out_proj", mixed, observe, summed=2)}
 
-    def unsettled(self) -> LinearAttention:
+    def unresolved(self) -> LinearAttention:
         return replace(self, causal=False, precision=None)
 
     def state_shape(self, sizes: Sizes) -> tuple[int, ...]:
@@ -212,7 +214,7 @@ def present(
     Args:
         xp: the array namespace.
         mask: padding.
-        allowed: the room's own, of a mask that depends on the key alone.
+        allowed: the backend's own, of a mask that depends on the key alone.
         sizes: of the call.
         causal: whether a query sees only the keys up to its own.
         carried: whether there were keys before this call's.

@@ -1,4 +1,4 @@
-"""Stacks: transformer blocks of one kind, one after another.
+"""Encoder and decoder stacks: blocks of one kind in sequence and a final norm; contract and formula.
 
     output = final_norm(layers[depth - 1](... layers[0](x)))
 
@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
-from attention.spec.layers.contract import Contract, Setting, Shapes
-from attention.spec.layers.oracle import normed
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
+from attention.spec.layers.projection import normed
 from attention.spec.layers.tokens import only, seed_at
 from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock, check_norm, check_part
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
@@ -83,10 +83,10 @@ class Stack(Contract):
         return self.block.results(arrays)
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of each block by its name, and "present" `(*batch, T, 1)`."""
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of each block by its name, and "present" `(*batch, T, 1)`."""
         seed = call.pop("dropout_seed", None)
-        made = {name: part.settle(arrays, **call, dropout_seed=seed_at(seed, name)) for name, part in self.parts.items()}
+        made = {name: part.resolve(arrays, **call, dropout_seed=seed_at(seed, name)) for name, part in self.parts.items()}
         # What is there is the same for every block, and so for the last norm.
         return {**made, "present": made["layers.0"]["present"]}
 
@@ -95,23 +95,23 @@ class Stack(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         x = arrays["x"]
         for name, part in self.parts.items():
             given = {**arrays, "x": x}
-            x = part.formula(xp, inner(name, weights), given, setting[name], constant=constant, mark=mark)["output"]
-        x = normed(xp, self.norms, weights, "final_norm", x, mark)
-        return {"output": only(xp, x, xp.asarray(setting["present"]))}
+            x = part.formula(xp, inner(name, weights), given, resolved[name], constant=constant, observe=observe)["output"]
+        x = normed(xp, self.norms, weights, "final_norm", x, observe)
+        return {"output": only(xp, x, xp.asarray(resolved["present"]))}
 
     def pinned(self) -> Self:
         return replace(self, block=self.block.pinned())
 
-    def unsettled(self) -> Self:
-        return replace(self, block=self.block.unsettled())
+    def unresolved(self) -> Self:
+        return replace(self, block=self.block.unresolved())
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Encoder(Stack):
     """
 
     kind: ClassVar[type[Block]] = EncoderBlock
-    takes: ClassVar[frozenset[str]] = EncoderBlock.takes
+    call_kwargs: ClassVar[frozenset[str]] = EncoderBlock.call_kwargs
 
 
 @dataclass(frozen=True)
@@ -134,4 +134,4 @@ class Decoder(Stack):
     """Decoder blocks, one after another, all of which see the same memory; arguments as `Stack`."""
 
     kind: ClassVar[type[Block]] = DecoderBlock
-    takes: ClassVar[frozenset[str]] = DecoderBlock.takes
+    call_kwargs: ClassVar[frozenset[str]] = DecoderBlock.call_kwargs

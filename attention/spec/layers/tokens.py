@@ -1,4 +1,4 @@
-"""Tokens: which of them exist, what dropout leaves of them, and whose seed a place inside a layer drops by.
+"""Tokens inside a layer: which exist under a mask, dropout of features, and the dropout seed of each place.
 
 present[t] = (exists s: allowed[t, s]) or (exists s: allowed[s, t])             over all heads
 seed of a place = bits(key(seed), crc32(the place's name))                      32 bits, the same in every framework
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from attention.spec import random
-from attention.spec.attend import UNMARKED, Mark
+from attention.spec.attend import UNOBSERVED, Observer
 from attention.spec.axes import Array
 from attention.spec.errors import ShapeError
 from attention.spec.layers.multi_head import MultiHeadAttention
@@ -30,13 +30,13 @@ def present(xp: Any, rows: Array, keys: Array) -> Array:
 
     Args:
         xp: the array namespace.
-        rows: bool `(*batch, H, T)`, queries that may read something; see `isolation.Reach`.
-        keys: bool `(*batch, H, T)`, keys that something may read.
+        rows: bool `(*batch, H, T)`, queries that may attend to a key; see `nan_safety.Reach`.
+        keys: bool `(*batch, H, T)`, keys that a query may attend to.
     """
     return xp.any(rows, axis=-2)[..., None] | xp.any(keys, axis=-2)[..., None]
 
 
-def settled(attention: MultiHeadAttention, x: Array, mask: Mask | None) -> np.ndarray:
+def existing(attention: MultiHeadAttention, x: Array, mask: Mask | None) -> np.ndarray:
     """Return which tokens of a call exist: bool `(*batch, T, 1)`.
 
     Raises:
@@ -69,6 +69,6 @@ def kept(rate: float, shape: tuple[int, ...], dropout_seed: int | None = None) -
     return None if dropout_seed is None or not rate else random.keep(dropout_seed, rate, shape)
 
 
-def dropped(xp: Any, x: Array, keep: Array, rate: float, mark: Mark = UNMARKED) -> Array:
+def dropped(xp: Any, x: Array, keep: Array, rate: float, observe: Observer = UNOBSERVED) -> Array:
     """Return `x / (1 - rate)` where it is kept and 0 elsewhere; `keep` None leaves `x` as it is."""
-    return x if keep is None else mark("dropped", xp.where(keep, x / (1.0 - rate), xp.zeros_like(x)))
+    return x if keep is None else observe("dropped", xp.where(keep, x / (1.0 - rate), xp.zeros_like(x)))

@@ -1,4 +1,4 @@
-"""Transformer blocks: attention and a feed-forward layer in turn, each on a branch beside the tokens, and stacks of blocks.
+"""Encoder and decoder blocks: attention and feed-forward with residual connections and norms; contract and formula.
 
     post    x = norm(x + drop(branch(x)))                 one after another: self_attn, cross_attn in a decoder, ffn
     pre     x = x + drop(branch(norm(x)))
@@ -25,14 +25,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
-from attention.spec.attend import UNMARKED, Mark, unchanged
+from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
 from attention.spec.errors import OptionError, shown
-from attention.spec.layers.contract import Contract, Setting, Shapes
+from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
-from attention.spec.layers.oracle import normed
-from attention.spec.layers.tokens import check_tokens, dropped, kept, only, seed_at, settled
+from attention.spec.layers.projection import normed
+from attention.spec.layers.tokens import check_tokens, dropped, existing, kept, only, seed_at
 from attention.spec.masks.algebra import Mask
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
 from attention.spec.options import Option, arrays_by_name, check_options, checked, one_of
@@ -107,14 +107,14 @@ class Block(Contract):
             check_tokens("memory", arrays["memory"], self.inputs["memory"], "S", batch)
 
     @checked(arrays=INPUTS)
-    def settle(self, arrays: Mapping[str, Array], **call: Any) -> Setting:
-        """Return the setting of each part by its name, "present" `(*batch, T, 1)`, and "dropout1" and so on."""
+    def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
+        """Return the resolved of each part by its name, "present" `(*batch, T, 1)`, and "dropout1" and so on."""
         self.check(arrays)
         seed = call.pop("dropout_seed", None)
-        made: Setting = {"present": settled(self.own_attention, arrays["x"], call.get("mask"))}
+        made: ResolvedCall = {"present": existing(self.own_attention, arrays["x"], call.get("mask"))}
         for i, (name, given) in enumerate(self.calls(call).items(), 1):
             taken = _taken(arrays, name)
-            made[name] = self.parts[name].settle(taken, **given, dropout_seed=seed_at(seed, name))
+            made[name] = self.parts[name].resolve(taken, **given, dropout_seed=seed_at(seed, name))
             made[f"dropout{i}"] = kept(self.dropout_rate, arrays["x"].shape, seed_at(seed, f"dropout{i}"))
         return made
 
@@ -123,23 +123,23 @@ class Block(Contract):
         xp: Any,
         weights: Mapping[str, Array],
         arrays: Mapping[str, Array],
-        setting: Setting,
+        resolved: ResolvedCall,
         *,
         constant: Callable[[Array], Array] = unchanged,
-        mark: Mark = UNMARKED,
+        observe: Observer = UNOBSERVED,
     ) -> dict[str, Array]:
         def branch(name: str, x: Array) -> Array:
             taken = _taken({**arrays, "x": x}, name)
             own = inner(name, weights)
-            return self.parts[name].formula(xp, own, taken, setting[name], constant=constant, mark=mark)["output"]
+            return self.parts[name].formula(xp, own, taken, resolved[name], constant=constant, observe=observe)["output"]
 
-        there = xp.asarray(setting["present"])
+        there = xp.asarray(resolved["present"])
         x = only(xp, arrays["x"], there)
         for i, name in enumerate(self.parts, 1):
             norm = f"norm{i}"
-            y = branch(name, normed(xp, self.norms, weights, norm, x, mark) if self.order == "pre" else x)
-            x = mark("sum", x + dropped(xp, y, setting[f"dropout{i}"], self.dropout_rate, mark))
-            x = normed(xp, self.norms, weights, norm, x, mark) if self.order == "post" else x
+            y = branch(name, normed(xp, self.norms, weights, norm, x, observe) if self.order == "pre" else x)
+            x = observe("sum", x + dropped(xp, y, resolved[f"dropout{i}"], self.dropout_rate, observe))
+            x = normed(xp, self.norms, weights, norm, x, observe) if self.order == "post" else x
         return {"output": only(xp, x, there)}
 
     def pinned(self) -> Self:
@@ -149,8 +149,8 @@ class Block(Contract):
         """Return the parts by the names of the fields that hold them."""
         return {f.name: part for f in fields(self) if isinstance(part := getattr(self, f.name), Contract)}
 
-    def unsettled(self) -> Self:
-        return replace(self, **{name: part.unsettled() for name, part in self._fields().items()})
+    def unresolved(self) -> Self:
+        return replace(self, **{name: part.unresolved() for name, part in self._fields().items()})
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class EncoderBlock(Block):
     attention: MultiHeadAttention
     feed_forward: FeedForward
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask", "positions", "dropout_seed"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,7 +210,7 @@ class DecoderBlock(Block):
     cross_attention: MultiHeadAttention
     feed_forward: FeedForward
 
-    takes: ClassVar[frozenset[str]] = frozenset({"mask", "memory_mask", "positions", "dropout_seed"})
+    call_kwargs: ClassVar[frozenset[str]] = frozenset({"mask", "memory_mask", "positions", "dropout_seed"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

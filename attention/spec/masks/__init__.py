@@ -23,6 +23,7 @@ from attention.spec.masks.fields import MOST
 from attention.spec.masks.padding import Lengths, Prefix
 from attention.spec.masks.segments import Segments
 from attention.spec.masks.selection import PerHead, PerRow, Placed
+from attention.spec.masks.tile_schedule import Schedule, schedule
 
 __all__ = [
     "KINDS",
@@ -40,9 +41,11 @@ __all__ = [
     "PerRow",
     "Placed",
     "Prefix",
+    "Schedule",
     "Segments",
     "Window",
+    "schedule",
 ]
 
 KINDS = (Causal, Window, Chunked, Prefix, Segments, Lengths, DenseMask, PerHead, PerRow, Placed, And, Or, Not)
-"""Every concrete mask, for rooms that must register them with their framework."""
+"""Every concrete mask, for backends that must register them with their framework."""

@@ -1,4 +1,4 @@
-"""Mask algebra: what every mask is, and how masks combine.
+"""The base class of masks, and their combination by `&`, `|` and `~`.
 
     (a & b)[t, s] = a[t, s] and b[t, s]        (a | b)[t, s] = a[t, s] or b[t, s]        (~a)[t, s] = not a[t, s]
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DATA", "And", "Grid", "Mask", "Not", "Or", "Pair", "Read", "both", "check_mask", "evaluate", "farthest"]
 
 Read = Callable[[Array], "np.ndarray | None"]
-"""How a room reads a mask's data on the host: None where the values are not known yet (a traced array)."""
+"""How a backend reads a mask's data on the host: None where the values are not known yet (a traced array)."""
 
 COUNT = whole(0, none=True).raising(MaskError)
 INDEX = whole(0).raising(MaskError)
@@ -76,9 +76,9 @@ class Mask(Tree):
         return True
 
     @property
-    def isolates(self) -> bool:
-        """Whether documents stand side by side of which one must not learn of another, not even of its NaN."""
-        return any(part.isolates for part in self.inside)
+    def confines_nan(self) -> bool:
+        """Whether NaN in a token must reach only the queries that may attend to it, as among packed documents."""
+        return any(part.confines_nan for part in self.inside)
 
     @property
     def several(self) -> tuple[tuple[str, Any], ...]:

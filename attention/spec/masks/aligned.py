@@ -1,4 +1,4 @@
-"""Masks by position: a query stands somewhere among the keys, and sees those at some distance.
+"""Masks by position: Causal, Window and Chunked, for queries at given positions among the keys.
 
 allowed[t, s] = s <= p(t)                                   Causal
 allowed[t, s] = p(t) - before <= s <= p(t) + after          Window(before, after)

@@ -1,4 +1,4 @@
-"""The mask as an array, and the conventions in which others hold one; True = may attend.
+"""DenseMask: a boolean array as a mask, and conversions from the mask conventions of other libraries.
 
     allowed[b, h, t, s] = array[b, h, t, s]                     DenseMask, and SDPA, jax.nn, flax, keras
     allowed[b, h, t, s] = not mask[b, s]                        torch.nn.MultiheadAttention's key_padding_mask

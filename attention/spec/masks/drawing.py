@@ -1,8 +1,8 @@
-"""Drawings of masks: a few lines of text for a terminal, a figure for a page.
+"""Draw masks: as text for a terminal, or as a figure.
 
     ■ at (t, s) = query t may attend to key s        the first batch row and head, unless others are asked for
 
-Nothing is evaluated but what is drawn, so that the mask of a long sequence is drawn as fast as that of a short one.
+Only the part that is drawn is evaluated, so that drawing the mask of a long sequence is fast.
 """
 
 # matplotlib leaves the types of its keywords unsaid.
@@ -10,10 +10,10 @@ Nothing is evaluated but what is drawn, so that the mask of a long sequence is d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -23,8 +23,6 @@ from attention.spec.masks.grid import Grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from attention.spec.masks.algebra import Mask
 
 MOST = 16
 """The most queries, and keys, that a picture of text shows."""
@@ -36,6 +34,22 @@ SIZE = 8
 """How many queries, and keys, are drawn where nothing says how many there are."""
 
 SEEN, HIDDEN = "■", "·"
+
+
+class Drawable(Protocol):
+    """The part of a mask that a drawing needs; see `algebra.Mask`."""
+
+    @property
+    def inside(self) -> tuple[Drawable, ...]: ...
+
+    @property
+    def several(self) -> tuple[tuple[str, Any], ...]: ...
+
+    def arrays(self) -> Iterator[tuple[str, Array, tuple[str, ...], str]]: ...
+
+    def check(self, sizes: Sizes, read: Callable[[Array], np.ndarray | None]) -> None: ...
+
+    def allowed(self, at: Grid) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +92,7 @@ def _at(x: np.ndarray, place: tuple[int, ...], inner: int = 0) -> np.ndarray:
     return x[(..., *reversed(list(index)))]
 
 
-def view(mask: Mask, T: int | None, S: int | None, row: int, head: int, most: int) -> tuple[np.ndarray, Sizes]:
+def view(mask: Drawable, T: int | None, S: int | None, row: int, head: int, most: int) -> tuple[np.ndarray, Sizes]:
     """Return what one batch row and head allows, bool `(T', S')` with at most `most` of each, and the sizes of the whole.
 
     Raises:
@@ -95,7 +109,7 @@ def view(mask: Mask, T: int | None, S: int | None, row: int, head: int, most: in
     return np.broadcast_to(allowed, (t.size, s.size)), sizes
 
 
-def known_sizes(mask: Mask, T: int | None = None, S: int | None = None) -> Sizes:
+def known_sizes(mask: Drawable, T: int | None = None, S: int | None = None) -> Sizes:
     """Return the sizes that are given, else those of the arrays that the mask holds, else `SIZE` queries and keys.
 
     Raises:
@@ -111,14 +125,14 @@ def known_sizes(mask: Mask, T: int | None = None, S: int | None = None) -> Sizes
         batch = np.broadcast_shapes(*batches)
     except ValueError:
         raise MaskError(f"mask {shown(mask)} must hold arrays whose batch axes broadcast") from None
-    # Counts say how many there are at least, and only where no array has that axis.
+    # Counts give a lower bound, used only if no array has that axis.
     sizes = {axis: max(SIZE, most) for axis, most in _counted(mask)} | sizes
     t = sizes.get("T", sizes.get("S", SIZE)) if T is None else T
     s = sizes.get("S", t) if S is None else S
     return Sizes(batch, t, s, sizes["H"], 1, 1, 1)
 
 
-def _told(mask: Mask) -> Iterator[tuple[str, Any]]:
+def _told(mask: Drawable) -> Iterator[tuple[str, Any]]:
     """Yield (axis, size) for each size that an array or a tuple in the mask has."""
     for part in mask.inside:
         yield from _told(part)
@@ -131,7 +145,7 @@ def _told(mask: Mask) -> Iterator[tuple[str, Any]]:
         yield from ((axis, size) for axis, size in own if size != 1 or len(axes) == 1)
 
 
-def _counted(mask: Mask) -> Iterator[tuple[str, int]]:
+def _counted(mask: Drawable) -> Iterator[tuple[str, int]]:
     """Yield (axis, the largest count) for each field of the mask that counts along an axis."""
     for part in mask.inside:
         yield from _counted(part)

@@ -1,4 +1,4 @@
-"""Fields: what a mask may be made of, and the errors that say so.
+"""Checks of the arrays and integers that a mask is made of.
 
 integers: |x| < 2**31        counts: 0 <= n <= size of the axis that they count        arrays broadcast to their axes
 """

@@ -1,4 +1,4 @@
-"""Grids: where a mask is asked, and how what it holds is read there.
+"""Grid: the queries and keys at which a mask predicate is evaluated, and access to the mask's arrays there.
 
     allowed[*b, h, t, s] = predicate(at.t, at.s, at.per_row(x)[*b], at.per_query(x)[*b, t], at.per_key(x)[*b, s])
 

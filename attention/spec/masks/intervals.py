@@ -1,4 +1,4 @@
-"""Intervals: a predicate asked of many (t, s) at once, and answered "all", "none" or "some".
+"""Interval arithmetic: evaluate a mask predicate on ranges of (t, s), with the result all, none or some.
 
     [a, b] + [c, d] = [a + c, b + d]        [a, b] - [c, d] = [a - d, b - c]
     ([a, b] <= [c, d]).may  = a <= d        some pair may satisfy it

@@ -1,4 +1,4 @@
-"""Masks by count: the keys that come first, and those that exist at all.
+"""Masks by count: Prefix (the first keys) and Lengths (existing keys and queries per batch row).
 
 allowed[t, s] = s < length                                  Prefix(length)
 allowed[t, s] = s < kv, t < q                               Lengths(kv, q)

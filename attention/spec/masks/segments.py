@@ -1,4 +1,4 @@
-"""Packed documents: a query attends to the keys of its own document.
+"""Segments: packed documents, where a query attends to the keys of its own document.
 
 allowed[t, s] = q[t] == kv[s] >= 0                          Segments(kv, q)
 kv[s] = i  where  offsets[i] <= s < offsets[i + 1]          Segments.from_cu_seqlens(offsets)
@@ -44,7 +44,7 @@ class Segments(Mask):
             set_integers(self, "q", self.q)
 
     @property
-    def isolates(self) -> bool:
+    def confines_nan(self) -> bool:
         return True
 
     def allowed(self, at: Grid) -> Array:

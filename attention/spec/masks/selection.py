@@ -1,4 +1,4 @@
-"""Masks that ask other masks: one for each head, one for each row, or one at other positions.
+"""Masks made of other masks: PerHead, PerRow, and Placed (a mask evaluated at other positions).
 
 allowed[b, h, t, s] = masks[h][b, h, t, s]                  PerHead(masks)
 allowed[b, h, t, s] = masks[b][b, h, t, s]                  PerRow(masks), b of the last batch axis

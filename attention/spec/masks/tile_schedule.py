@@ -1,4 +1,4 @@
-"""Blocks: which tiles of the scores a mask leaves empty, full or partial, so that time follows the mask.
+"""Tile schedule: which tiles of the scores a mask leaves empty, full or partial.
 
     kind[i, j] = EMPTY     nothing of queries i*q..(i+1)*q and keys j*k..(j+1)*k is allowed: skipped
                  FULL      all of it is: computed without a mask

@@ -1,4 +1,4 @@
-"""Adafactor: the root mean square of a matrix of gradients from that of its rows and that of its columns.
+"""Adafactor: second moments of a matrix factored into row and column means; one step, with the options of torch and optax.
 
     b_t = 1 - (t + steps_before)^-decay_exponent                   G = g^2 + eps
     R <- b_t R + (1 - b_t) mean_j G_ij      C <- b_t C + (1 - b_t) mean_i G_ij      V_ij = R_i C_j / max(mean R, floor)

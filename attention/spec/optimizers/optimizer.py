@@ -1,4 +1,4 @@
-"""Optimisers: what one step is, whatever it does with a gradient.
+"""One optimizer step: gradient scaling and clipping, weight decay, the update.
 
     g <- clip(scale g) + (w p  if the decay w is coupled)
     p <- p - r u - (r w p  if decoupled)                    r = rate(first_count + n) after n steps;  r u: `move`

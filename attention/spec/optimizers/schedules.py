@@ -1,4 +1,4 @@
-"""Schedules: the learning rate of every step, counted from 0, and the bound that gradients are clipped to before it.
+"""Learning-rate schedules (linear, cosine, warm-up) and gradient clipping.
 
     Linear    rate(n) = first + (last - first) min(n, steps) / steps
     Cosine    rate(n) = last + (first - last) (1 + cos(pi min(n, steps) / steps)) / 2

@@ -1,4 +1,4 @@
-"""Optimiser steps: what one step makes of parameters p, gradients g and what earlier steps left behind.
+"""One optimizer step of SGD, Adam, Lion, RMSprop and Adagrad.
 
     p <- p - r u        r = learning rate of step t = 1, 2, ...;  clipping and decay are every optimiser's: `optimizer`
 

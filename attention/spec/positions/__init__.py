@@ -1,4 +1,4 @@
-"""Positions: every way of telling attention where things stand.
+"""Positions: rotary embeddings and their scalings, score biases, and the check of explicit positions.
 
 q, k = turned by their positions             Rotary, AxialRotary                  `rotary.py`, `rotary_*.py`
 scores + bias[h, t, s]                       Alibi, RelativeBias, RelativeKeys    `score_bias.py`

@@ -1,4 +1,4 @@
-"""Explicit positions: the check of those that come with a call.
+"""Check the query and key positions that are passed with a call.
 
 query_positions (*batch, T), key_positions (*batch, S): both given, or neither and T = S, both counting from 0
 """

@@ -1,4 +1,4 @@
-"""Rotary embedding: queries and keys are turned, so that a score knows only how far apart its positions are.
+"""Rotary embedding: queries and keys are rotated by their positions, so that scores depend on distances alone.
 
     angle[p, i] = p * f_i,  f_i = base^(-2i / R)      radians, i = 0 .. R/2 - 1, R the rotated width; scaled or not
     angle[(r, c)] = (r * f_i, c * f_i),  f_i = base^(-2i / (R/2))        AxialRotary: i = 0 .. R/4 - 1, rows then columns

@@ -1,4 +1,4 @@
-"""Score biases: what a score is told of the distance between its query and its key.
+"""Score biases by distance: ALiBi, T5's relative bias, and Shaw's relative keys.
 
     Alibi         bias[h, t, s] = -slope_h |t - s|                                        nothing learned
     RelativeBias  bias[h, t, s] = b[bucket(s - t), h]                                     T5

@@ -1,4 +1,4 @@
-"""Random numbers without a framework: the counter-based generator of dropout, and those of JAX and Flax NNX in NumPy."""
+"""Random numbers in NumPy: the counter-based generator of dropout, and the generators of JAX and Flax NNX."""
 
 from attention.spec.random.counter_bits import (
     DROPOUT_RATE,

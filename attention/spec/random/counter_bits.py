@@ -1,4 +1,4 @@
-"""Random bits: a counter-based generator, so a number depends on (key, index) and on nothing else.
+"""Counter-based random bits (threefry): a number depends on (key, index) alone; the dropout mask of every backend.
 
     bits[i] = b1 ^ b2,  (b1, b2) = threefry2x32(key, hi32(i), lo32(i))        i the row-major index
     keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)                 integers only

@@ -1,4 +1,4 @@
-"""The numbers of `jax.random`, without JAX: what a key draws there, drawn here in NumPy.
+"""`jax.random` in NumPy: the same numbers from the same keys.
 
     child i of a key = threefry2x32(key; hi32(i), lo32(i))                 split;  fold_in(d) is child d
     bits[i]          = b1 ^ b2, its low 8 or 16 bits, or b1 << 32 | b2     (b1, b2) = threefry2x32(key; hi32(i), lo32(i))
@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 from attention.spec.axes import Array, dtype_name
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import DTypeError, OptionError, ShapeError, shown
 from attention.spec.numbers import is_count, is_finite
-from attention.spec.params import numpy_dtype
 from attention.spec.random import counter_bits as random
 from attention.spec.random.counter_bits import WORD, Key
 from attention.spec.random.erf_inverse import erf_inverse

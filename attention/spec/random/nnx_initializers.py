@@ -1,4 +1,4 @@
-"""What the layers of Flax NNX begin with, without Flax: the same kernels from the same streams.
+"""The initial parameters of Flax NNX layers in NumPy: the same values from the same streams.
 
     kernel = lecun_normal(rngs.params(), (fan_in, fan_out)) = truncated_normal(-2, 2) sqrt(1 / fan_in) / 0.8796...
     bias   = 0, for which a key is drawn all the same          embedding = normal sqrt(1 / features)

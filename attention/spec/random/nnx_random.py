@@ -1,4 +1,4 @@
-"""The randomness of Flax NNX, without Flax: its streams of keys, and what its Dropout drops.
+"""The random streams of Flax NNX in NumPy, and the masks of its Dropout.
 
     stream()       = fold_in(key, count), and count goes up by one        stream.fork() = a stream of that key
     rngs.dropout   = the stream of that name, or "default"                a seed is key(seed), whatever the stream's name

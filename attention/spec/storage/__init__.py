@@ -1,1 +1,1 @@
-"""Files: read within limits that are checked first, written whole or not at all; the safetensors format."""
+"""File storage: bounded reads, atomic writes, and the safetensors format."""

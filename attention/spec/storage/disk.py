@@ -1,4 +1,4 @@
-"""Disk: files are read within limits that are checked first, and written whole or not at all.
+"""Bounded reads and atomic writes of files.
 
     with opened(path, "a GGUF file") as file: ...        a regular file; no folder, device or pipe, which may have no end
     parsed(text, "path 'index.json'")                    JSON: at most 8 MiB, 100 levels, 64-bit integers, no name twice
@@ -54,10 +54,10 @@ def listed(faults: list[str], most: int = 300) -> str:
     >>> listed(["missing a", "missing b", "missing c"], 20)
     'missing a; missing b; and 1 more'
     """
-    told, room = list[str](), most
+    told, backend = list[str](), most
     for fault in (brief(fault, 110) for fault in faults):
-        room -= len(fault)
-        if told and room < 0:
+        backend -= len(fault)
+        if told and backend < 0:
             break
         told.append(fault)
     left = len(faults) - len(told)

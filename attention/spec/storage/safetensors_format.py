@@ -1,4 +1,4 @@
-"""Tensors: the safetensors format, whose header is checked against the file before any tensor is read.
+"""The safetensors format: read and write, with the header checked before any tensor is read.
 
     file    =  u64 n    n bytes of JSON    data
     header  =  {"__metadata__": {text: text}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}

@@ -1,4 +1,4 @@
-"""Constants of a compilation: what a compiler shall ask once, and then believe."""
+"""A result treated as constant at trace time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode: a few new queries against a long cache, at the speed at which memory gives the keys that anyone sees.
+"""The kernel `decode` in PyTorch: a few new queries against a long cache, reading only keys that are attended to.
 
     context[b] = attend(q[b], k[b, seen[b]], v[b, seen[b]])        seen[b, s] = some query of row b may attend to key s
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention.spec.attend import attend, reachable, shield
+from attention.spec.attend import attend, reachable, zero_masked
 from attention.spec.axes import Sizes
 from attention.spec.kernels import Request
 from attention.torch_impl.kernels import derivatives, precision
@@ -47,7 +47,7 @@ class Decode:
     def refuses(self, request: Request) -> str | None:
         """Refuse many queries, empty axes, and what needs the index of every score."""
         if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         if request.sizes.T > MOST:
             return f"has no more than {MOST} queries, not {request.sizes.T}"
         return request.lacks(*FEATURES) or precision.refuses(request)
@@ -135,12 +135,12 @@ def _attended(
         v: `(B, S, K, E)`.
         bias: `(B or 1, H or 1, T or 1, S or 1)`, or None.
         seen: bool, likewise, or None for all.
-        sound: whether each key of each head is known to be seen, so that none has to be shielded, which is to copy them all.
+        sound: whether each key of each head is known to be seen, so that none has to be zero_masked, which is to copy them all.
     """
     if seen is not None and sound:
         q = torch.where(reachable(xp, seen, q.shape[-2] // k.shape[-2])[0], q, 0)
     elif seen is not None:
-        q, k, v = shield(xp, q, k, v, seen)
+        q, k, v = zero_masked(xp, q, k, v, seen)
     return kernel(request, q, k, v, bias, seen)
 
 
@@ -171,7 +171,7 @@ def _formula(request: Request, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | N
         xp,
         *(x.to(kind) for x in (q, k, v)),
         scale=request.scale,
-        # Not as `allowed`, for which the formula would shield once more.
+        # Not as `allowed`, for which the formula would zero_masked once more.
         score_mod=None if seen is None else lambda scores: torch.where(seen, scores, -torch.inf),
         bias=bias,
         softcap=request.softcap,

@@ -1,4 +1,4 @@
-"""Derivatives: what torch's fused kernels lack, refused in our words before torch breaks off in its own.
+"""Refuse derivatives that torch's fused kernels lack: second order and forward mode, also under torch.func.
 
     order = transforms of torch.func around the call that differentiate, + 1 if autograd itself follows its inputs
 

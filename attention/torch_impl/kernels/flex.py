@@ -1,4 +1,4 @@
-"""FlexAttention: a function of one score and a mask of one element, which torch compiles into its kernel.
+"""The kernel `flex`: torch's FlexAttention, with score_mod and the mask compiled into the kernel.
 
     score_mod(x, b, h, t, s) = user(cap tanh(x / cap) + bias[b, h, t, s], b, h, t, s)
     mask_mod(b, h, t, s)     = allowed[b, h, t, s]                                       the mask's own predicate
@@ -36,7 +36,7 @@ from attention.spec.masks.grid import Grid
 from attention.spec.masks.tile_schedule import FULL, PARTIAL, schedule
 from attention.spec.scores import bind, soft_cap
 from attention.torch_impl.kernels import derivatives, precision
-from attention.torch_impl.masks import allowed, shielded
+from attention.torch_impl.masks import allowed, zero_masked
 
 FEATURES = ("softcap", "score_mod", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
 
@@ -65,7 +65,7 @@ class Flex:
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
         of = request.sizes
-        q, k, v = shielded(request)
+        q, k, v = zero_masked(request)
         attend = _compiled() if request.device == "cuda" and not torch.compiler.is_compiling() else flex_attention
         with _as_it_is(request.device), torch.autocast(q.device.type, enabled=False):
             out = attend(
@@ -87,7 +87,7 @@ def _compiled() -> Callable[..., Tensor]:
 def _lacks_here(request: Request, inputs: Sequence[Tensor]) -> str | None:
     """Return what FlexAttention lacks on this device, for these sizes or under these transforms, or None."""
     if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-        return "has no axis of size 0"
+        return "does not support axes of size 0"
     if any(derivatives.is_transformed(x) for x in inputs):
         return "has no transform of torch.func"
     if request.device not in ("cpu", "cuda"):

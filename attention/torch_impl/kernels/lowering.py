@@ -1,4 +1,4 @@
-"""Lowering: the least that a fused kernel has to be told of a mask, so that it stays the fast one.
+"""Lower a mask to the least that a fused kernel needs: a box of queries and keys, a causal flag, or a small dense mask.
 
     told(Causal(), T = S)                     = is_causal
     told(Causal(align="end"), T = 1)          = nothing
@@ -7,7 +7,7 @@
     told(Causal() & Lengths(kv=n, q=n))       = is_causal, and zeros for the rows from n on
     told(anything else)                       = allowed[b, h, t, s], axes of 1 left as they are
 
-Structure decides where values are not known: in a compiler, under vmap, or where to look would wait for an accelerator.
+Structure alone decides if values are unknown: in a compiler, under vmap, or if a look would wait for an accelerator.
 """
 
 from __future__ import annotations
@@ -26,71 +26,71 @@ from attention.spec.masks.algebra import And, Mask
 from attention.spec.masks.aligned import Causal, Window
 from attention.spec.masks.padding import Lengths
 from attention.spec.masks.tile_schedule import Tile
-from attention.torch_impl.kernels.zones import RECTANGLE, TRIANGLE, Box, bounding, shape
+from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, Box, bounding, shape
 from attention.torch_impl.masks import allowed, read
 
 
 @dataclass(slots=True, eq=False)
 class Lowering:
-    """What is left of a mask.
+    """A lowered mask.
 
     Attributes:
-        box: queries and keys outside of it attend to nothing, or are attended to by nobody.
-        diagonal: TRIANGLE or TRAPEZOID where that is all that is left of the mask; else None.
+        box: queries outside it attend to nothing, and no query attends to keys outside it.
+        diagonal: TRIANGLE or TRAPEZOID if the mask is just that; else None.
         mask: bool, broadcastable to `(*batch, H, T, S)` of the box, with no empty row; None allows everything.
-        rows: bool, broadcastable to `(*batch, H, T, 1)` of the box: False where a row is empty; None: none is.
-        shielded: whether the box holds tokens that nobody may read, which have to be made harmless.
+        rows: bool, broadcastable to `(*batch, H, T, 1)` of the box: False for empty rows; None if there are none.
+        zero_masked: whether the box holds masked tokens, which must be zeroed.
     """
 
     box: Box
     diagonal: str | None = None
     mask: Tensor | None = None
     rows: Tensor | None = None
-    shielded: bool = False
+    zero_masked: bool = False
 
 
 def lower(request: Request, diagonals: tuple[str, ...]) -> Lowering:
-    """Return what a kernel that knows these diagonals without a mask has to be told of the mask of a request."""
+    """Return the lowered mask of a request, for a kernel with causal flags for these diagonals."""
     mask, of = request.mask, request.sizes
     box = Box(0, of.T, 0, of.S)
     if mask is None:
         return Lowering(box)
-    # The ways of training and of decoding, which ask no more than the shapes.
+    # Training and decoding need the shapes alone.
     if of.T == of.S and TRIANGLE in diagonals and _looks_back(mask):
         return Lowering(box, TRIANGLE)
     if of.T == 1 and of.S and isinstance(mask, Causal) and mask.align == "end":
         return Lowering(box)
     counts, rest = _parted(mask)
     if torch.compiler.is_compiling() or 0 in of.scores:
-        # A compiler's sizes may be symbols, which must not be asked how large they are.
+        # Sizes may be symbolic in a compiler, and a comparison would add a guard.
         return _masked(rest, request, box, _rows(counts, of, box, request.q.device))
-    if request.needs_shield:
+    if request.needs_zero_masking:
         inner = box & bounding(mask, of.T, of.S, read)
         box = box if inner.is_empty else inner
     exist = _existing(counts, of, box) if counts else None
     found = shape(rest, of.T, of.S, box, read, exist)
     rows = None if exist is not None and _fills(exist, box) else _rows(counts, of, box, request.q.device)
     if found == RECTANGLE or found in diagonals:
-        return Lowering(box, None if found == RECTANGLE else found, None, rows, shielded=rows is not None)
+        return Lowering(box, None if found == RECTANGLE else found, None, rows, zero_masked=rows is not None)
     return _masked(rest, request, box, rows)
 
 
 def _masked(mask: Mask, request: Request, box: Box, rows: Tensor | None) -> Lowering:
-    """Return the lowering of a mask that is only known element by element, and of rows that are empty for another reason."""
+    """Return the lowering of a mask as a dense array; `rows` are False for queries that do not exist."""
     of, device = request.sizes, request.q.device
     whole = box == Box(0, of.T, 0, of.S)
     dense = allowed(mask, of, device) if whole else mask.allowed(_tile(of, box, device))
     assert dense is not None  # noqa: S101 - there is a mask
-    if not request.needs_shield:
+    if not request.needs_zero_masking:
         return Lowering(box, None, dense, rows)
     seen = dense.any(-1, keepdim=True)
     every = read(seen)
     if every is None or not every.all():
-        # A row without a key is computed as if it saw all of them, which is finite everywhere, and made zero afterwards.
+        # An empty row is computed with all keys, which is finite, and set to zero afterwards.
         dense = dense | ~seen
         seen = seen if seen.ndim > 1 else seen[None]
         rows = seen if rows is None else rows & seen
-    return Lowering(box, None, dense, rows, shielded=True)
+    return Lowering(box, None, dense, rows, zero_masked=True)
 
 
 def _tile(of: Sizes, box: Box, device: torch.device) -> Tile:
@@ -98,7 +98,7 @@ def _tile(of: Sizes, box: Box, device: torch.device) -> Tile:
 
 
 def _looks_back(mask: Mask) -> bool:
-    """Return whether a mask says by its words alone that, with T = S, a query sees itself and all before it."""
+    """Return whether a mask is causal by structure alone if T = S."""
     if isinstance(mask, And):
         return _looks_back(mask.left) and _looks_back(mask.right)
     if isinstance(mask, Window) and (mask.before is not None or mask.after != 0):
@@ -107,7 +107,7 @@ def _looks_back(mask: Mask) -> bool:
 
 
 def _parted(mask: Mask) -> tuple[list[Lengths], Mask]:
-    """Return the masks of which each says how many queries exist, and a mask without that."""
+    """Return the `Lengths` that count queries, and the mask without those counts."""
     if isinstance(mask, Lengths) and mask.q is not None:
         return [mask], replace(mask, q=None)
     if not isinstance(mask, And):
@@ -117,7 +117,7 @@ def _parted(mask: Mask) -> tuple[list[Lengths], Mask]:
 
 
 def _existing(counts: list[Lengths], of: Sizes, box: Box) -> tuple[Any, Any] | None:
-    """Return the first and the last of the queries that exist, integers `(*batch,)`, or None where they are not known."""
+    """Return the first and the last of the queries that exist, integers `(*batch,)`, or None if unknown."""
     first, last = box.t0, box.t1 - 1
     for count in counts:
         known, left = read(count.q), count.padding == "left"
@@ -133,7 +133,7 @@ def _fills(exist: tuple[Any, Any], box: Box) -> bool:
 
 
 def _rows(counts: list[Lengths], of: Sizes, box: Box, device: torch.device) -> Tensor | None:
-    """Return which queries of a box exist, bool `(*batch, 1, T, 1)`, or None where nothing counts them."""
+    """Return which queries of a box exist, bool `(*batch, 1, T, 1)`, or None if all exist."""
     if not counts:
         return None
     t = torch.arange(box.t0, box.t1, device=device)[:, None]

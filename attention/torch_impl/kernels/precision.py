@@ -1,4 +1,4 @@
-"""Matmul precision in torch is a global switch, so a kernel can only honour it or refuse."""
+"""Matmul precision in PyTorch: a global switch, which a kernel can only honour or refuse."""
 
 from __future__ import annotations
 

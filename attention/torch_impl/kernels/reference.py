@@ -1,4 +1,4 @@
-"""The spec's formula on tensors: every option, every intermediate, any derivative.
+"""The kernel `reference` in PyTorch: the spec's formula with every option, every intermediate and any derivative.
 
 context = softmax(mask(cap(q k^T * scale) + bias)) v        in float32, or float64 for float64
 """

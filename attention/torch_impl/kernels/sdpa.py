@@ -1,4 +1,4 @@
-"""torch.nn.functional.scaled_dot_product_attention: the framework's fused kernels, told no more than they have to be.
+"""The kernel `sdpa`: torch.nn.functional.scaled_dot_product_attention, with the mask lowered to what stays fast.
 
     context = 0 outside the box and in empty rows, else SDPA(q, k, v of the box, is_causal | attn_mask)
 
@@ -24,8 +24,8 @@ from attention.spec.kernels.plan_cache import Ready
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.blockwise.flash import positive
 from attention.torch_impl.kernels.lowering import Lowering, lower
-from attention.torch_impl.kernels.zones import TRAPEZOID, TRIANGLE, Box
-from attention.torch_impl.masks import shielded
+from attention.torch_impl.kernels.mask_regions import TRAPEZOID, TRIANGLE, Box
+from attention.torch_impl.masks import zero_masked
 
 FEATURES = ("bias", "E != D", "float64", "float32", "bfloat16", "float16")
 
@@ -48,7 +48,7 @@ class Sdpa:
     def ready(self, request: Request) -> Ready | None:
         """Return what makes the context of other arrays like the request's, where a flag is all there is to say; else None."""
         of, told = request.sizes, lower(request, _diagonals(request))
-        whole = told.box == Box(0, of.T, 0, of.S) and told.mask is None and told.rows is None and not told.shielded
+        whole = told.box == Box(0, of.T, 0, of.S) and told.mask is None and told.rows is None and not told.zero_masked
         if not whole or told.diagonal == TRAPEZOID or request.bias is not None or len(of.batch) != 1 or of.E != of.D:
             return None
         if of.group > 1 and not _groups(request, None):
@@ -63,7 +63,7 @@ class Sdpa:
 
     def _context(self, request: Request) -> Tensor:
         told = lower(request, _diagonals(request))
-        q, k, v = shielded(request) if told.shielded else (request.q, request.k, request.v)
+        q, k, v = zero_masked(request) if told.zero_masked else (request.q, request.k, request.v)
         box, of = told.box, request.sizes
         if (box.t0, box.t1) != (0, of.T):
             q = q[..., box.t0 : box.t1, :, :]

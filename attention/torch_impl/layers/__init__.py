@@ -1,1 +1,1 @@
-"""Layers in torch: an `nn.Module` for each contract."""
+"""The layers in PyTorch: an `nn.Module` for each contract."""

@@ -1,11 +1,11 @@
-"""Alignment as an `nn.Module`: a decoder state looks back at the encoder's states.
+"""Alignment attention (Bahdanau, Luong) as an `nn.Module`.
 
 context, weights = softmax(score(query, key)) value        see attention/spec/layers/alignment.py
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
+from attention.spec.call_types import AlignmentCall
 from attention.spec.kernels import REFERENCE, intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers.alignment import AlignmentAttention as Contract
 from attention.spec.layers.alignment import bare, is_state
 from attention.spec.layers.alignment_scores import Concat, General, TanhScore
@@ -23,7 +24,7 @@ from attention.spec.scores import Cosine, soft_cap
 from attention.torch_impl import params, scores
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import native, read, sheltered
+from attention.torch_impl.masks import native, read, zero_masked_inputs
 
 
 class AlignmentAttention(Layer):
@@ -37,6 +38,9 @@ class AlignmentAttention(Layer):
     score_q_proj: nn.Linear
     score_k_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: AlignmentCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -47,7 +51,7 @@ class AlignmentAttention(Layer):
         dropout_seed: Any = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return the context and the weights.
 
         Args:
@@ -73,7 +77,7 @@ class AlignmentAttention(Layer):
         mask, sizes = self._check(query, key, v, mask)
         state = is_state(query, key)
         q, k = query.unsqueeze(-2) if state else query, key
-        (q, k, v), gone = sheltered(mask, sizes, q, k, v)
+        (q, k, v), nan_rows = zero_masked_inputs(mask, sizes, q, k, v)
         if c.attn_dim is not None:
             q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         q, k, found = self._scored(q, k, v)
@@ -92,8 +96,8 @@ class AlignmentAttention(Layer):
             implementation=REFERENCE if type(implementation) is str and implementation == "auto" else implementation,
         )
         made = bare({**intermediates, "context": context}, found, c.softcap, state=state, xp=xp)
-        rows = gone[..., 0, :] if state and gone is not None else gone
-        output = tuple(lost(xp, rows, made[name]) for name in ("context", "weights"))
+        rows = nan_rows[..., 0, :] if state and nan_rows is not None else nan_rows
+        output = tuple(set_nan(xp, rows, made[name]) for name in ("context", "weights"))
         return (*output, {name: made[name] for name in return_intermediates}) if return_intermediates else output
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None) -> tuple[Mask | None, Sizes]:
@@ -135,4 +139,4 @@ class AlignmentAttention(Layer):
         compute = getattr(torch, COMPUTE[dtype_name(q)])
         v = params.loose(self, self.contract.own_params, compute)["score_v"]
         with torch.autocast(q.device.type, enabled=False):
-            return scores.additive(q.to(compute), k.to(compute), v, lean=score.lean)
+            return scores.additive(q.to(compute), k.to(compute), v, chunk_size=score.chunk_size)

@@ -5,22 +5,23 @@ output = W_o (1 - initial) norm(attend(q1, k1, v) - strength attend(q2, k2, v)) 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
 from attention.spec.axes import COMPUTE, Array, Sizes, check_float, dtype_name
+from attention.spec.call_types import DifferentialCall
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import differential as spec
 from attention.spec.masks.algebra import Mask, both
 from attention.spec.positions import check_positions
 from attention.torch_impl import params
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer, seed_at
-from attention.torch_impl.masks import native, read, sheltered
+from attention.torch_impl.masks import native, read, zero_masked_inputs
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import rotate, shared_length
 
@@ -35,6 +36,9 @@ class DifferentialAttention(Layer):
     norm: Norm
     out_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: DifferentialCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -47,7 +51,7 @@ class DifferentialAttention(Layer):
         dropout_seed: Any = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the layer's output.
 
         Args:
@@ -72,7 +76,7 @@ class DifferentialAttention(Layer):
         asked = query if key is None else key
         given = (query, asked, asked if value is None else value)
         mask, sizes = self._check(*given, mask, query_positions, key_positions)
-        given, gone = sheltered(mask, sizes, *given)
+        given, nan_rows = zero_masked_inputs(mask, sizes, *given)
         q, k, v = self._heads(*given, query_positions, key_positions, sizes)
         seed, made = self._seed(dropout_seed), []
         for i, place in enumerate(spec.PLACES):
@@ -90,7 +94,7 @@ class DifferentialAttention(Layer):
             )
             made.append(out if return_intermediates else (out, {}))
         (first, intermediates), (second, others) = made
-        output = lost(xp, gone, self._merge(first, second))
+        output = set_nan(xp, nan_rows, self._merge(first, second))
         return (output, spec.together(xp, intermediates, others, axis=len(sizes.batch))) if return_intermediates else output
 
     def _check(

@@ -1,4 +1,4 @@
-"""Feed-forward as an `nn.Module`: two or three `nn.Linear` around a fused activation.
+"""Position-wise MLP as an `nn.Module`: two or three `nn.Linear` around an activation.
 
 output = drop(f(x W_gate) * (x W_up)) W_down        see attention/spec/layers/feed_forward.py
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from attention.spec.axes import check_float
+from attention.spec.call_types import FeedForwardCall
 from attention.spec.layers.feed_forward import FeedForward as Contract
 from attention.spec.layers.tokens import check_tokens
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors
@@ -33,6 +34,9 @@ class FeedForward(Layer):
     contract: Contract
     up: nn.Linear
     down: nn.Linear
+
+    if TYPE_CHECKING:
+        __call__: FeedForwardCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def forward(self, x: Tensor, *, dropout_seed: Any = None) -> Tensor:
         """Return the layer's output.

@@ -5,22 +5,24 @@ expanded(x) = absorbed(x)        see attention/spec/layers/latent.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor, nn
 
 from attention.spec.axes import Array, Sizes, check_float
+from attention.spec.cache import Cache
+from attention.spec.call_types import LatentCall, joined, split
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import latent as spec
 from attention.spec.masks import Placed
 from attention.spec.masks.algebra import Mask, both
 from attention.torch_impl import params
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import native, read, sheltered
+from attention.torch_impl.masks import native, read, zero_masked_inputs
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import rotate
 
@@ -38,6 +40,9 @@ class LatentAttention(Layer):
     kv_up: nn.Linear
     out_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: LatentCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         x: Tensor,
@@ -49,7 +54,7 @@ class LatentAttention(Layer):
         form: str = "auto",
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]] | tuple[Tensor, Cache] | tuple[Tensor, dict[str, Tensor], Cache]:
         """Return the layer's output.
 
         Args:
@@ -76,7 +81,7 @@ class LatentAttention(Layer):
         form, sizes = self._check(x, positions, cache, form)
         mask = native(mask, x.device)
         where = positions if cache is None else cache.upcoming(sizes.T, positions)
-        asking, asked, gone = self._shielded(x, mask, where, sizes, cache)
+        asking, asked, nan_rows = self._zero_masked(x, mask, where, sizes, cache)
         queries, (latent, key) = self._queries(asking, where), self._latents(asked, where)
         if cache is not None:
             new = cache.append(key, latent, positions)
@@ -97,15 +102,12 @@ class LatentAttention(Layer):
             return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, intermediates = out if return_intermediates else (out, None)
+        context, intermediates = split(out)
         if form == "absorbed":
             context = spec.expand(xp, self._kernel(), context, c.nope_dim)
             if intermediates and "context" in intermediates:
                 intermediates["context"] = context
-        made: Any = tuple(
-            x for x in (lost(xp, gone, self.out_proj(context.flatten(-2))), intermediates, cache) if x is not None
-        )
-        return made if len(made) > 1 else made[0]
+        return joined(set_nan(xp, nan_rows, self.out_proj(context.flatten(-2))), intermediates, cache)
 
     def _check(self, x: Tensor, positions: Array, cache: Any, form: str) -> tuple[str, Sizes]:
         check_tensors(x=x)
@@ -116,18 +118,18 @@ class LatentAttention(Layer):
         spec.check_places(positions, sizes)
         return self.contract.chosen(form, cache, x), sizes
 
-    def _shielded(
+    def _zero_masked(
         self, x: Tensor, mask: Mask | None, where: Array, sizes: Sizes, cache: Any
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the tokens as queries and as keys, zeros where absent, unread or not finite; and whose outputs are lost."""
+        """Return the tokens as queries and as keys, zeros where absent, masked or not finite, and the NaN output rows."""
         if cache is not None:
             present = torch.where((where >= 0)[..., None], x, torch.zeros_like(x))
             return present, present, None
         mask = both(self.contract.mask, mask)
         if mask is not None:
             mask.check(sizes, read)
-        (asking, asked, _), gone = sheltered(mask, sizes, x, x, x)
-        return asking, asked, gone
+        (asking, asked, _), nan_rows = zero_masked_inputs(mask, sizes, x, x, x)
+        return asking, asked, nan_rows
 
     def _queries(self, x: Tensor, where: Array) -> tuple[Tensor, Tensor]:
         """Return the two parts of the query heads: as they are, and rotated."""

@@ -1,4 +1,4 @@
-"""Layer: what every contract's `nn.Module` can do.
+"""The base class of all layers in PyTorch: building parts, loading weights, dropout.
 
 layer.load_weights(w); layer.weights() == w        bit for bit
 """
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from attention import spec
 from attention.spec import random as spec_random
 from attention.spec.axes import Array
+from attention.spec.dtypes import numpy_dtype
 from attention.spec.layers.architecture import Architecture, check_contract
 from attention.spec.layers.tokens import dropped
 from attention.spec.options import TEXT, checked
-from attention.spec.params import Weights, numpy_dtype
+from attention.spec.params import Weights
 from attention.torch_impl import params, random
 from attention.torch_impl.kernels.constants import constant
 from attention.torch_impl.random import check_seed

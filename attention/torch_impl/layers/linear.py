@@ -1,4 +1,4 @@
-"""Linear attention as an `nn.Module`: four `nn.Linear` around sums of features, in chunks if it is causal.
+"""Linear attention as an `nn.Module`: four `nn.Linear` around sums over keys, chunked if causal.
 
 scan(q, k, v) = quadratic(q, k, v)        see attention/spec/layers/linear.py
 """
@@ -6,7 +6,7 @@ scan(q, k, v) = quadratic(q, k, v)        see attention/spec/layers/linear.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
-from attention.spec.kernels.nan_safety import lost
+from attention.spec.call_types import LinearCall, joined
+from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import linear as spec
 from attention.spec.masks import Causal, Lengths
 from attention.spec.masks.algebra import Mask, both
@@ -22,7 +23,7 @@ from attention.spec.options import SWITCH
 from attention.spec.scores import heads_first
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import allowed, native, read, sheltered
+from attention.torch_impl.masks import allowed, native, read, zero_masked_inputs
 
 
 class LinearAttention(Layer):
@@ -34,6 +35,9 @@ class LinearAttention(Layer):
     v_proj: nn.Linear
     out_proj: nn.Linear
 
+    if TYPE_CHECKING:
+        __call__: LinearCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -44,7 +48,7 @@ class LinearAttention(Layer):
         state: Tensor | None = None,
         return_state: bool = False,
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the layer's output.
 
         Args:
@@ -71,11 +75,11 @@ class LinearAttention(Layer):
         carries = return_state or state is not None
         mask, form, sizes = self._check(*given, mask, state, implementation, carries=carries)
         seen, there = self._seen(mask, form, sizes, query.device, carried=state is not None, leaves=carries)
-        gone = None
+        nan_rows = None
         if there is not None:
             given = tuple(torch.where(rows.unsqueeze(-1), x, 0.0) for rows, x in zip((*there, there[1]), given, strict=True))
         else:
-            given, gone = sheltered(mask, sizes, *given)
+            given, nan_rows = zero_masked_inputs(mask, sizes, *given)
         q, k, v = self._heads(given, sizes)
         with torch.autocast(query.device.type, enabled=False):
             if form == "quadratic":
@@ -83,8 +87,8 @@ class LinearAttention(Layer):
             else:
                 sums, left = self._scan(q, k, v, there, state)
             context = spec.ratio(xp, sums, self.contract.eps).to(query.dtype)
-        output = lost(xp, gone, self.out_proj(context.flatten(-2)))
-        return (output, left) if carries else output
+        output = set_nan(xp, nan_rows, self.out_proj(context.flatten(-2)))
+        return joined(output, left if carries else None)
 
     def _check(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, state: Any, implementation: str, *, carries: bool

@@ -6,7 +6,7 @@ output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/lay
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from attention.spec import MultiHeadAttention as Contract
 from attention.spec.axes import COMPUTE, Array, Sizes, check_broadcast, check_float, dtype_name
 from attention.spec.cache import Cache
+from attention.spec.call_types import MultiHeadCall, joined, split
 from attention.spec.kernels import intermediate_names
-from attention.spec.kernels.nan_safety import lost
-from attention.spec.kernels.plan_cache import Plans, Settled
-from attention.spec.layers import heads
+from attention.spec.kernels.nan_safety import set_nan
+from attention.spec.kernels.plan_cache import LayerCall, Plans
+from attention.spec.layers.multi_head import cache_checks, heads
 from attention.spec.masks import DenseMask, Placed
 from attention.spec.masks.algebra import Mask, both, check_mask
 from attention.spec.positions import check_positions
@@ -26,12 +27,12 @@ from attention.spec.scores import Cosine
 from attention.torch_impl import params
 from attention.torch_impl.attend import autocasts, check_devices, check_tensors, dot_product_attention, plan, signature
 from attention.torch_impl.layers.layer import Layer
-from attention.torch_impl.masks import allowed, native, read, sheltered
+from attention.torch_impl.masks import allowed, native, read, zero_masked_inputs
 from attention.torch_impl.norms import Norm
 from attention.torch_impl.positions import bias as score_bias
 from attention.torch_impl.positions import rotate, shared_length
 
-PLANS: Plans[Settled] = Plans()
+PLANS: Plans[LayerCall] = Plans()
 """Of self-attention without options."""
 
 
@@ -47,6 +48,9 @@ class MultiHeadAttention(Layer):
     q_norm: Norm
     k_norm: Norm
 
+    if TYPE_CHECKING:
+        __call__: MultiHeadCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         query: Tensor,
@@ -61,7 +65,7 @@ class MultiHeadAttention(Layer):
         cache: Cache | None = None,
         return_intermediates: tuple[str, ...] = (),
         implementation: str = "auto",
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]] | tuple[Tensor, Cache] | tuple[Tensor, dict[str, Tensor], Cache]:
         """Return the layer's output.
 
         Args:
@@ -94,13 +98,13 @@ class MultiHeadAttention(Layer):
         c = self.contract
         x_k = query if key is None else key
         x_q, x_v = query, x_k if value is None else value
-        sizes, gone = self._check(x_q, x_k, x_v), None
+        sizes, nan_rows = self._check(x_q, x_k, x_v), None
         if cache is None:
             mask = self._mask(mask, sizes, query_positions, key_positions, query.device)
-            (x_q, x_k, x_v), gone = sheltered(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
+            (x_q, x_k, x_v), nan_rows = zero_masked_inputs(mask, sizes, x_q, x_k, x_v, appended=bool(c.extra_keys))
             q, k, v = self._heads(x_q, x_k, x_v, query_positions, key_positions, sizes)
         else:
-            heads.check_continues(c, cache, key_positions, sizes)
+            cache_checks.check_continues(c, cache, key_positions, sizes)
             query_positions = cache.upcoming(sizes.T, query_positions)
             # An absent token is stored as zeros, and what it holds reaches nothing.
             x_q, x_k, x_v = (torch.where(query_positions[..., None] >= 0, x, torch.zeros_like(x)) for x in (x_q, x_k, x_v))
@@ -128,9 +132,8 @@ class MultiHeadAttention(Layer):
             return_intermediates=return_intermediates,
             implementation=implementation,
         )
-        context, intermediates = out if return_intermediates else (out, None)
-        output, *more = (x for x in (lost(xp, gone, self._merge(x_q, context)), intermediates, cache) if x is not None)
-        return (output, *more) if more else output
+        context, intermediates = split(out)
+        return joined(set_nan(xp, nan_rows, self._merge(x_q, context)), intermediates, cache)
 
     def _again(self, query: Tensor, implementation: str) -> Tensor | None:
         """Return the output of self-attention without options, by what was found when the last call like it was checked.
@@ -141,23 +144,23 @@ class MultiHeadAttention(Layer):
         if found is None or type(implementation) is not str or (self.training and c.dropout_rate):
             return None
         found = (found, self.q_proj.weight.dtype, id(c))
-        settled = PLANS.get(found) or PLANS.keep(found, self._plan(query))
-        if not settled.plain:
+        known = PLANS.get(found) or PLANS.keep(found, self._plan(query))
+        if not known.plain:
             return None
-        n = settled.sizes
+        n = known.sizes
         q, k, v = self._heads(query, query, query, None, None, n)
         found = (type(q), q.requires_grad, k.requires_grad, v.requires_grad, implementation)
-        call = settled.calls.get(found)
+        call = known.calls.get(found)
         if call is None:
-            call = plan(settled.calls, found, q, k, v, settled.mask, c.score.factor(n.D), c.softcap, implementation)
+            call = plan(known.calls, found, q, k, v, known.mask, c.score.factor(n.D), c.softcap, implementation)
         return None if call is None else self._merge(query, call.run(q, k, v))
 
-    def _plan(self, query: Tensor) -> Settled:
+    def _plan(self, query: Tensor) -> LayerCall:
         """Return the plan of self-attention without options, checked."""
         c, sizes = self.contract, self._check(query, query, query)
         mask = self._mask(None, sizes, None, None, query.device)
-        whole = mask is None or (mask.keeps_self and not mask.isolates)
-        return Settled(sizes, mask, whole and heads.is_plain(c), (c,))
+        whole = mask is None or (mask.keeps_self and not mask.confines_nan)
+        return LayerCall(sizes, mask, whole and heads.is_plain(c), (c,))
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> Sizes:
         check_tensors(query=query, key=key, value=value)

@@ -1,4 +1,4 @@
-"""Transformer blocks and stacks as `nn.Module`s.
+"""Encoder and decoder blocks and stacks as `nn.Module`s.
 
 x = norm(x + drop(branch(x)))    or    x = x + drop(branch(norm(x)))        see attention/spec/layers/transformer.py
 """
@@ -6,12 +6,13 @@ x = norm(x + drop(branch(x)))    or    x = x + drop(branch(norm(x)))        see 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 from torch import Tensor, nn
 
 from attention.spec.axes import Array
+from attention.spec.call_types import DecoderCall, EncoderCall
 from attention.spec.layers import stack, tokens, transformer
 from attention.spec.masks.algebra import Mask, both
 from attention.torch_impl.layers.feed_forward import FeedForward, check_input
@@ -41,6 +42,9 @@ class EncoderBlock(Block):
 
     contract: transformer.EncoderBlock
     self_attn: MultiHeadAttention
+
+    if TYPE_CHECKING:
+        __call__: EncoderCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def forward(
         self,
@@ -92,6 +96,9 @@ class DecoderBlock(Block):
     contract: transformer.DecoderBlock
     self_attn: MultiHeadAttention
     cross_attn: MultiHeadAttention
+
+    if TYPE_CHECKING:
+        __call__: DecoderCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def forward(
         self,
@@ -171,6 +178,9 @@ class Encoder(Stack):
         blocks = (EncoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
         self.layers = nn.ModuleList(blocks)
 
+    if TYPE_CHECKING:
+        __call__: EncoderCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
+
     def forward(
         self,
         x: Tensor,
@@ -196,6 +206,9 @@ class Decoder(Stack):
     def build_parts(self, dtype: str) -> None:
         blocks = (DecoderBlock(part, seed=None, dtype=dtype) for part in self.contract.parts.values())
         self.layers = nn.ModuleList(blocks)
+
+    if TYPE_CHECKING:
+        __call__: DecoderCall[Tensor]  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def forward(
         self,

@@ -80,12 +80,12 @@ class Draw:
 
     def call(self) -> dict[str, Any]:
         """Return the keywords of the call beside its arrays."""
-        return {name: getattr(self, name) for name in CALL if name in self.contract.takes}
+        return {name: getattr(self, name) for name in CALL if name in self.contract.call_kwargs}
 
     def check(self) -> None:
         """Raise AttentionError unless the contract takes the call."""
         arrays = {name: np.zeros(shape) for name, shape in self.shapes().items()}
-        _ = self.contract.params, self.contract.results(arrays), self.contract.settle(arrays, **self.call())
+        _ = self.contract.params, self.contract.results(arrays), self.contract.resolve(arrays, **self.call())
 
     def probe(self) -> Probe:
         """Return the call with its numbers."""
@@ -93,7 +93,7 @@ class Draw:
         arrays = {name: rng.normal(size=shape) for name, shape in self.shapes().items()}
         call = self.call()
         if self.poisoned:
-            poison(self.contract, arrays, self.contract.settle(arrays, **call), rng)
+            poison(self.contract, arrays, self.contract.resolve(arrays, **call), rng)
         if self.bias is not None:
             arrays["bias"] = rng.normal(size=self.bias)
         params = self.contract.params
@@ -153,21 +153,21 @@ def _masks(pick: Pick, frame: Frame, draw: Draw, memory: int) -> dict[str, Mask]
     """Return the masks of a call."""
     made: dict[str, Mask] = {}
     heads = frame.H if has_heads(draw.contract) else 1
-    if "mask" in draw.contract.takes and pick.chance(0.8):
+    if "mask" in draw.contract.call_kwargs and pick.chance(0.8):
         made["mask"] = given(pick, frame, draw.batch, heads)
-    if "memory_mask" in draw.contract.takes and pick.chance(0.7):
+    if "memory_mask" in draw.contract.call_kwargs and pick.chance(0.7):
         made["memory_mask"] = given(pick, replace(frame, S=memory), draw.batch, heads)
     return made
 
 
 def _options(pick: Pick, frame: Frame, draw: Draw) -> dict[str, Any]:
     """Return the options of a call beside masks and positions."""
-    contract, takes, made = draw.contract, draw.contract.takes, dict[str, Any]()
-    if "dropout_seed" in takes and contract.drops:
+    contract, call_kwargs, made = draw.contract, draw.contract.call_kwargs, dict[str, Any]()
+    if "dropout_seed" in call_kwargs and contract.drops:
         made["dropout_seed"] = pick.maybe(int(pick.rng.integers(2**31)), 0.7)
-    if "bias" in takes and pick.chance(0.3):
+    if "bias" in call_kwargs and pick.chance(0.3):
         made["bias"] = _bias(pick, (*draw.batch, frame.H, frame.T, frame.S))
-    if "intermediates" in takes and pick.chance(0.4):
+    if "intermediates" in call_kwargs and pick.chance(0.4):
         made["intermediates"] = tuple(name for name in INTERMEDIATES if pick.chance(0.6))
     # Linear attention has forms of its own.
     if has_heads(contract) and not isinstance(contract, LinearAttention):
@@ -196,7 +196,7 @@ def _places(pick: Pick, frame: Frame, draw: Draw) -> dict[str, np.ndarray]:
     """Return the positions of a call: none, counted on from somewhere, or in any order, for each batch row or for all."""
     own: Any = getattr(attention(draw.contract), "positions", None)
     counts = {"query_positions": frame.T, "key_positions": frame.S, "positions": frame.T}
-    counts = {name: count for name, count in counts.items() if name in draw.contract.takes}
+    counts = {name: count for name, count in counts.items() if name in draw.contract.call_kwargs}
     axial = isinstance(own, AxialRotary)
     if own is None or not (axial or frame.T != frame.S or pick.chance(0.5)):
         return {}

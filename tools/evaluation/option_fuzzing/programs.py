@@ -33,7 +33,7 @@ Arrays = dict[str, Any]
 def formula(probe: Probe, implementation: str = "auto") -> Results:
     """Return what the formula makes of a call: values from NumPy, gradients from JAX."""
     del implementation
-    contract, setting = probe.contract, probe.contract.settle(probe.arrays, **probe.call())
+    contract, setting = probe.contract, probe.contract.resolve(probe.arrays, **probe.call())
 
     def forward(weights: Arrays, arrays: Arrays) -> Arrays:
         made = contract.formula(jnp, weights, arrays, setting, constant=stop_gradient)

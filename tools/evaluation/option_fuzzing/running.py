@@ -58,8 +58,7 @@ class Tally:
         """Yield what a terminal shows."""
         for failure in self.failures:
             yield from failure.lines()
-            command = "python -m tools.evaluation parity random-options"
-            yield f"again: {command} --seed {self.seed} --first {failure.number} --draws 1"
+            yield f"again: python -m tools.evaluation random-options --seed {self.seed} --first {failure.number} --draws 1"
         each = self.seconds / self.draws if self.draws else 0.0
         yield f"{self.draws} draws of seed {self.seed}, {each:.2f} s of processor time each: {len(self.failures)} disagree"
 

@@ -1,4 +1,4 @@
-"""Blockwise in JAX: tiles of scores, one after another, on any device.
+"""The blockwise kernel in plain JAX: exact attention computed tile by tile, on any device.
 
 kernel -> derivatives -> forward, backward, tangent -> scores -> tiles
 """

@@ -1,9 +1,9 @@
-"""Both modes of differentiation, and once: the derivative ahead and the one behind belong to one linear map.
+"""Forward- and reverse-mode derivatives (JVP and VJP) of the blockwise kernel; second derivatives are refused.
 
-    dy = L(dx)                      tangent.py: the derivative ahead
-    dx = L^T(dy)                    backward.py: the derivative behind
-    [ I  0] [dx]   [dx]             a linear system, which JAX solves by L where it differentiates ahead, and by L^T where
-    [-L  I] [dy] = [ 0]             behind: its loops may then have bounds that are traced, which JAX cannot turn round
+    dy = L(dx)                      tangent.py: JVP
+    dx = L^T(dy)                    backward.py: VJP
+    [ I  0] [dx]   [dx]             a linear system that JAX solves by L in forward mode and by L^T in reverse mode, so that
+    [-L  I] [dy] = [ 0]             loops may have traced bounds, which JAX itself cannot transpose
 
 References:
     Blondel et al., "Efficient and modular implicit differentiation", arXiv:2105.15183 (custom_linear_solve).
@@ -22,37 +22,37 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from attention.jax_impl.kernels.blockwise.backward import backward
-from attention.jax_impl.kernels.blockwise.forward import Made, forward
-from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise.forward import Outputs, forward
+from attention.jax_impl.kernels.blockwise.plan import Inputs, NonDiff, Plan
 from attention.jax_impl.kernels.blockwise.tangent import tangent
 from attention.spec.errors import KernelRefused
 
 ALWAYS = frozenset({"q", "k", "v"})
-"""What is differentiated whether or not it is asked for: the others cost more than they are worth unasked."""
+"""The inputs that are always differentiated; the derivatives of the others are costly and computed on demand."""
 
-Answer = tuple[jax.Array, jax.Array, Made]
+Answer = tuple[jax.Array, jax.Array, Outputs]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def differentiable(plan: Plan, given: Given, rest: Rest) -> Answer:
-    """Return the context `(N, H, T', E)`, the logsumexp `(N, H, T')`, and what a derivative is made of."""
-    made = forward(plan, given, rest)
-    total = jnp.where(made.total == 0, 1, made.total)
+def differentiable(plan: Plan, inputs: Inputs, nondiff: NonDiff) -> Answer:
+    """Return the context `(N, H, T', E)`, the logsumexp `(N, H, T')`, and the results of the forward pass."""
+    outputs = forward(plan, inputs, nondiff)
+    total = jnp.where(outputs.total == 0, 1, outputs.total)
     logarithm = jnp.log(total) if plan.unit == 1.0 else jnp.log2(total)
-    return made.context, jnp.where(made.total == 0, -jnp.inf, (made.top + logarithm) / plan.unit), made
+    return outputs.context, jnp.where(outputs.total == 0, -jnp.inf, (outputs.top + logarithm) / plan.unit), outputs
 
 
-def _rule(plan: Plan, primals: tuple[Given, Rest], tangents: tuple[Given, Rest]) -> tuple[Answer, Answer]:
-    given, rest = primals
-    context, logsumexp, made = differentiable(plan, given, rest)
-    still = Made(jnp.zeros_like(context), *(jnp.zeros_like(x) for x in made[1:]))
+def _rule(plan: Plan, primals: tuple[Inputs, NonDiff], tangents: tuple[Inputs, NonDiff]) -> tuple[Answer, Answer]:
+    inputs, nondiff = primals
+    context, logsumexp, outputs = differentiable(plan, inputs, nondiff)
+    still = Outputs(jnp.zeros_like(context), *(jnp.zeros_like(x) for x in outputs[1:]))
     some = [x for x in jax.tree.leaves(tangents[0], is_leaf=_is_zero) if not _is_zero(x)]
     if not some:
-        return (context, logsumexp, made), (still.context, jnp.zeros_like(logsumexp), still)
+        return (context, logsumexp, outputs), (still.context, jnp.zeros_like(logsumexp), still)
     moves = {name: move for name, move in tangents[0]._asdict().items() if name in ALWAYS or _moves(move)}
     moves = jax.tree.map(lambda x: _zeros(some[0], x) if _is_zero(x) else x, moves, is_leaf=_is_zero)
-    dcontext, dlogsumexp = _linear(plan, jax.tree.map(_once, given), jax.tree.map(_once, made), rest, moves)
-    return (context, logsumexp, made), (dcontext, dlogsumexp, still)
+    dcontext, dlogsumexp = _linear(plan, jax.tree.map(_once, inputs), jax.tree.map(_once, outputs), nondiff, moves)
+    return (context, logsumexp, outputs), (dcontext, dlogsumexp, still)
 
 
 _ = differentiable.defjvp(_rule, symbolic_zeros=True)
@@ -66,43 +66,45 @@ def _moves(tree: Any) -> bool:
     return any(not _is_zero(x) for x in jax.tree.leaves(tree, is_leaf=_is_zero))
 
 
-def _linear(plan: Plan, given: Given, made: Made, rest: Rest, moves: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-    """Return L(moves), of which JAX knows the transpose."""
+def _linear(
+    plan: Plan, inputs: Inputs, outputs: Outputs, nondiff: NonDiff, moves: dict[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """Return L(moves), with L^T registered as its transpose."""
     wanted = frozenset(moves)
 
-    def ahead(moves: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
-        absent: dict[str, Any] = dict.fromkeys(Given._fields)
-        return tangent(plan, given, rest, made, Given(**(absent | moves)))
+    def jvp(moves: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+        absent: dict[str, Any] = dict.fromkeys(Inputs._fields)
+        return tangent(plan, inputs, nondiff, outputs, Inputs(**(absent | moves)))
 
-    def behind(slopes: tuple[jax.Array, jax.Array]) -> dict[str, Any]:
-        grads = backward(replace(plan, tile=plan.cut.behind), given, rest, made, slopes, wanted)._asdict()
+    def vjp(slopes: tuple[jax.Array, jax.Array]) -> dict[str, Any]:
+        grads = backward(replace(plan, tile=plan.cut.behind), inputs, nondiff, outputs, slopes, wanted)._asdict()
         return {name: grads[name] for name in moves}
 
     def system(x: Any) -> Any:
-        # Stands for the matrix, which JAX asks for second derivatives alone; those are refused.
+        # JAX applies the matrix for second derivatives alone, and those are refused.
         return x
 
     def solve(_: Any, x: tuple[Any, Any]) -> tuple[Any, Any]:
-        return x[0], jax.tree.map(jnp.add, x[1], ahead(x[0]))
+        return x[0], jax.tree.map(jnp.add, x[1], jvp(x[0]))
 
     def turned(_: Any, x: tuple[Any, Any]) -> tuple[Any, Any]:
-        return jax.tree.map(jnp.add, x[0], behind(x[1])), x[1]
+        return jax.tree.map(jnp.add, x[0], vjp(x[1])), x[1]
 
-    nothing = tuple(_zeros(moves["q"], like) for like in (made.context, made.top))
+    nothing = tuple(_zeros(moves["q"], like) for like in (outputs.context, outputs.top))
     found = lax.custom_linear_solve(system, (moves, nothing), solve, turned)
-    # JAX cannot solve for a slope that is 0 by structure, as where another derivative moves one part of the answer alone.
+    # JAX cannot solve for a symbolically zero cotangent, as when only one of the two outputs is differentiated.
     every = jnp.concatenate([x.reshape(-1)[:0].astype(moves["q"].dtype) for x in jax.tree.leaves(found)])
     return jax.tree.map(lambda y: y + _zeros(every, y), found[1])
 
 
 def _zeros(move: jax.Array, like: Any) -> jax.Array:
-    """Return zeros that are linear in `move`, as JAX demands of all that a linear system is solved for."""
+    """Return zeros that are linear in `move`: JAX requires linearity of all that custom_linear_solve returns."""
     return jnp.pad(move.reshape(-1)[:0].astype(like.dtype), (0, math.prod(like.shape))).reshape(like.shape)
 
 
 @jax.custom_jvp
 def _once(x: jax.Array) -> jax.Array:
-    """Return x, of which there is no second derivative."""
+    """Return x; a second derivative through it raises KernelRefused."""
     return x
 
 

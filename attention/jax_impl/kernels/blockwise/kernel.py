@@ -1,10 +1,10 @@
-"""Blockwise: exact attention that never writes the scores down, in plain JAX, for any device.
+"""The kernel `blockwise` in JAX: exact attention that never stores the scores, for any device.
 
 time ~ the tiles that the mask leaves        memory ~ the sequence
 
-A row of tiles keeps a running maximum and sum (forward.py), the backward pass makes the weights anew from them
-(backward.py), and the mask's schedule says which tiles there are (tiles.py). On CPU products are of float32 whatever the
-inputs, for XLA's are faster there than those of half precision unless the processor has its own, and lose nothing.
+A row of tiles keeps a running maximum and sum (forward.py), the backward pass recomputes the weights from them
+(backward.py), and the mask's schedule lists the tiles to visit (tiles.py). On CPU products are float32 for every input
+dtype: XLA computes them faster than half-precision products unless the processor has native ones, without loss.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import jax.numpy as jnp
 
 from attention.jax_impl import random
 from attention.jax_impl.kernels.blockwise.derivatives import differentiable
-from attention.jax_impl.kernels.blockwise.plan import Given, Plan, Rest
+from attention.jax_impl.kernels.blockwise.plan import Inputs, NonDiff, Plan
 from attention.jax_impl.kernels.blockwise.score_mod import trace
 from attention.jax_impl.kernels.blockwise.scores import LOG2E
 from attention.jax_impl.kernels.blockwise.tiles import tiling
-from attention.jax_impl.masks import shielded
+from attention.jax_impl.masks import zero_masked
 from attention.spec.kernels import Request
 from attention.spec.kernels.auto_rules import structure
 from attention.spec.kernels.tuning import tile_for
@@ -31,10 +31,10 @@ from attention.spec.scores import bind, heads_first
 
 @dataclass(frozen=True)
 class Blockwise:
-    """Tiles of scores, one after another.
+    """Exact attention, tile by tile.
 
     Attributes:
-        tile: the largest tile, queries and keys; None takes what `attention kernels --tune` found here, or the usual one.
+        tile: the largest tile, (queries, keys); None takes the one tuned on this machine, or the default.
     """
 
     name: str = "blockwise"
@@ -42,35 +42,35 @@ class Blockwise:
     tile: tuple[int, int] | None = None
 
     def refuses(self, request: Request) -> str | None:
-        """Refuse an axis of size 0, and nothing else.
+        """Refuse arrays with an axis of size 0.
 
         Raises:
             ShapeError: score_mod changes the shape of the scores.
             DTypeError: it changes their dtype.
         """
         if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         _check_mod(request)
         return None
 
     def run(self, request: Request) -> dict[str, jax.Array]:
         """Return the context and the logsumexp."""
         plan, consts, numbers = self.plan(request)
-        q, k, v = shielded(request)
+        q, k, v = zero_masked(request)
         key = None
         if request.dropout_rate:
             _ = count(request.sizes.scores)
             key = random.key(request.dropout_seed)
-        rest = Rest(request.mask, key, numbers)
-        context, logsumexp = _attend(plan, q, k, v, request.bias, request.sinks, consts, rest, request.scale)
+        nondiff = NonDiff(request.mask, key, numbers)
+        context, logsumexp = _attend(plan, q, k, v, request.bias, request.sinks, consts, nondiff, request.scale)
         return {"context": context, "logsumexp": logsumexp}
 
     def plan(self, request: Request) -> tuple[Plan, tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        """Return what is fixed while a request is compiled, and what its function of a score closes over; see `Traced`."""
+        """Return the static plan of a request, and the arrays that its score_mod closes over; see `Traced`."""
         user, dtype = request.score_mod, request.compute
         score_mod, consts, numbers = (None, (), ()) if user is None else trace(user, dtype)
         cut = tiling(request.sizes, request.mask, self.tile or _tuned(request))
-        # Elsewhere exponentials are the device's own.
+        # Only on CPU is the bitwise exponential faster than the device's own.
         binary = request.device == "cpu" and request.compute == "float32"
         products = request.bias is None and request.softcap is None and score_mod is None
         plan = Plan(
@@ -97,7 +97,7 @@ def _tuned(request: Request) -> tuple[int, int] | None:
 
 
 def _wide(request: Request) -> bool:
-    """Return whether products are of the compute dtype: where they are faster, or inputs are, or float16 would underflow."""
+    """Return whether products are in the compute dtype: faster on CPU; float16 would underflow; float32 and float64 as is."""
     return request.device == "cpu" or request.dtype != "bfloat16"
 
 
@@ -110,14 +110,14 @@ def _attend(
     bias: jax.Array | None,
     sinks: jax.Array | None,
     consts: tuple[jax.Array, ...],
-    rest: Rest,
+    nondiff: NonDiff,
     scale: float,
 ) -> tuple[jax.Array, jax.Array]:
     of, compute = plan.sizes, plan.compute
     if plan.scale == 1.0:
         q, k, v = (x.astype(compute) for x in (q, k, v))
         q = q * jnp.asarray(scale * plan.unit, compute)
-    given = Given(
+    inputs = Inputs(
         _rows(q, plan.cut.whole[0]),
         _rows(k, plan.cut.whole[1]),
         _rows(v, plan.cut.whole[1]),
@@ -125,7 +125,7 @@ def _attend(
         None if sinks is None else sinks.astype(compute),
         consts,
     )
-    context, logsumexp, _ = differentiable(plan, given, rest)
+    context, logsumexp, _ = differentiable(plan, inputs, nondiff)
     context = heads_first(jnp, context[:, :, : of.T]).reshape(*of.batch, of.T, of.H, of.E)
     return context, logsumexp[..., : of.T].reshape(*of.batch, of.H, of.T)
 
@@ -137,7 +137,7 @@ def _rows(x: jax.Array, size: int) -> jax.Array:
 
 
 def _scores(plan: Plan, x: jax.Array) -> jax.Array:
-    """Return what broadcasts to `(*batch, H, T, S)` as `(N or 1, H or 1, T' or 1, S' or 1)`."""
+    """Return an array that broadcasts to `(*batch, H, T, S)` as `(N or 1, H or 1, T' or 1, S' or 1)`."""
     x = x.reshape((1,) * (len(plan.sizes.scores) - x.ndim) + x.shape)
     if any(size > 1 for size in x.shape[:-3]):
         x = jnp.broadcast_to(x, (*plan.sizes.batch, *x.shape[-3:]))

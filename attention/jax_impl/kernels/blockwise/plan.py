@@ -1,6 +1,6 @@
-"""The plan of a call: what is fixed while it is compiled, what is differentiated, and what is only traced.
+"""The data of a blockwise call: static plan, differentiated inputs, traced inputs without derivative, tile index.
 
-program(Plan)(Given, Rest)        a tile of it is a Spot
+program(Plan)(Inputs, NonDiff)        each tile of the scores has a TileIndex
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attention.spec.random import Key
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fixed while a call is compiled.
+    """The static part of a call: a change compiles anew.
 
     Attributes:
         sizes: of the call.
@@ -28,13 +28,13 @@ class Plan:
         tile: queries and keys of a tile of the pass at hand.
         dtype: of the context.
         compute: of softmax and sums.
-        scale: what is left to multiply the products by: 1 where it is already in q.
+        scale: the factor of the products that is not yet in q; 1 if q was scaled.
         softcap: bound of the scores, or None.
         score_mod: a function of one score, or None.
         rate: of dropout.
         precision: of the products.
-        binary: whether exponentials are made of the bits of float32.
-        unit: what natural logits are multiplied by: log2(e), in q, or 1 where more than products goes into them.
+        binary: whether exponentials are computed from the bits of float32, in base 2.
+        unit: log2(e) if q was multiplied by it, so that logits are in base 2; 1 otherwise.
     """
 
     sizes: Sizes
@@ -57,20 +57,20 @@ class Plan:
 
     @property
     def plain(self) -> bool:
-        """Whether logits are nothing but products."""
+        """Whether logits are the products themselves: no scale, soft cap or score_mod."""
         return self.softcap is None and self.score_mod is None and self.scale == 1.0
 
 
-class Given(NamedTuple):
-    """What is differentiated: a call's arrays, heads first, sequences padded to whole tiles.
+class Inputs(NamedTuple):
+    """The differentiated arrays of a call, heads first, sequences padded to whole tiles.
 
     Attributes:
-        q: `(N, H, T', D)`, times scale and, where nothing else happens to the scores, unit.
+        q: `(N, H, T', D)`, multiplied by scale, and by unit if the logits are plain products.
         k: `(N, K, S', D)`.
         v: `(N, K, S', E)`.
         bias: `(N or 1, H or 1, T' or 1, S' or 1)`, or None.
         sinks: `(H,)`, or None.
-        consts: arrays that the user's function of a score closes over.
+        consts: floating arrays that score_mod closes over.
     """
 
     q: jax.Array
@@ -81,13 +81,13 @@ class Given(NamedTuple):
     consts: tuple[jax.Array, ...]
 
 
-class Rest(NamedTuple):
-    """What is traced and not differentiated.
+class NonDiff(NamedTuple):
+    """The traced arrays of a call that have no derivative.
 
     Attributes:
         mask: its arrays are JAX's, or None.
         key: of dropout's bits, or None.
-        numbers: arrays that the user's function of a score closes over, and that have no derivative.
+        numbers: integer and boolean arrays that score_mod closes over.
     """
 
     mask: Mask | None
@@ -95,8 +95,8 @@ class Rest(NamedTuple):
     numbers: tuple[jax.Array, ...] = ()
 
 
-class Spot(NamedTuple):
-    """A tile: row n of the batch, query head h, and the query and the key that it begins with."""
+class TileIndex(NamedTuple):
+    """The position of a tile: batch row n, query head h, first query t, first key s."""
 
     n: Array
     h: Array

@@ -1,9 +1,9 @@
-"""A user's function of one score as a compiler may keep it: by what it does, and not by which object it is.
+"""A user's score_mod as a hashable jaxpr: functions that trace alike share one compilation.
 
 traced(score, b, h, t, s, consts, numbers) = score_mod(score, b, h, t, s)
 
-An object that is called may do something else the next time, and what it closes over belongs to the call it was made in. So it
-is traced for every call, its arrays become arguments, and two that trace alike share one compilation.
+A callable may behave differently at the next call, and the arrays that it closes over belong to the call that made it. It is
+traced for every call, and its arrays become arguments.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from attention.spec.scores import ScoreMod
 
 @dataclass(frozen=True)
 class Traced:
-    """What JAX saw of a function.
+    """A traced score_mod, hashed by the text of its jaxpr.
 
     Attributes:
-        text: all that it does; what stands for it.
-        moves: of each array that it closes over, whether it is differentiated.
-        program: the same, to be run.
+        text: of the jaxpr; the hash and equality key.
+        moves: whether each array that it closes over is differentiated.
+        program: the jaxpr.
     """
 
     text: str
@@ -45,14 +45,14 @@ class Traced:
 
 
 def trace(score_mod: ScoreMod, dtype: str) -> tuple[Traced, tuple[Array, ...], tuple[Array, ...]]:
-    """Return a function as it does now, the arrays it closes over that are differentiated, and the others.
+    """Return a function as traced now, the floating arrays it closes over, and the other arrays.
 
     Args:
         score_mod: `(score, b, h, t, s) -> score`, checked.
         dtype: of a score.
     """
     score, index = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    # JAX would remember what it saw of the same object.
+    # A new lambda, because JAX caches the trace of an object that it has seen.
     closed = jax.make_jaxpr(lambda *given: score_mod(*given))(score, index, index, index, index)  # noqa: PLW0108
     consts = [jnp.asarray(x) for x in closed.consts]
     moves = tuple(jnp.issubdtype(x.dtype, jnp.floating) for x in consts)

@@ -1,12 +1,12 @@
-"""Tiles: how large they are, and in which order a loop visits those that a mask leaves.
+"""Tile sizes of the blockwise kernel, and the loops over the tiles that a mask leaves.
 
-    even    tile = ceil(n / ceil(n / wanted))           as even as can be, so that little or nothing is padded
-            for each row of tiles: the full ones, without a mask; then the partial ones, with it; the empty ones never
-    band    tile = wanted * the widest range of keys that a row of tiles sees, wherever it begins: one tile for each row
+    even    tile = ceil(n / ceil(n / wanted))           equal tiles, so that little or nothing is padded
+            for each row of tiles: full tiles without a mask, then partial tiles with it; empty tiles are skipped
+    band    tile = wanted * the widest range of keys that a row of tiles sees: one tile for each row
 
-What a mask's structure says is known while the program is compiled: a loop that would never run is left out, and a mask that
-leaves a narrow band of keys to each query has no loop at all. Lengths, ids and positions may be traced: the bounds of the
-loops are then numbers of the program, and new ones compile nothing.
+The structure of a mask is static: a loop that would never run is left out, and a mask with a narrow band of keys for each
+query has no loop at all. Lengths, ids and positions may be traced: loop bounds are then traced values, and new values do
+not recompile.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ Carry = TypeVar("Carry")
 Pair = tuple[int, int]
 
 ONE_CORE = (512, 256)
-"""Queries and keys of a tile where there is one core: its scores, half a MiB of float32, stay in the second cache."""
+"""Queries and keys of a tile on one core: its scores, half a MiB of float32, stay in the L2 cache."""
 CORES = (1024, 512)
-"""The same where there are several: XLA's products use a second core only from 8.4 million multiplications on, and well from
-twice as many on, 512 * 512 * 64."""
+"""The same on several cores: XLA uses a second core for products from 8.4 million multiplications on, and fully from twice
+as many on, 512 * 512 * 64."""
 BAND = (256, 256)
-"""Queries of a tile whose keys are a band, and keys of one whose queries are."""
+"""Queries of a tile with a band of keys, and keys of a tile with a band of queries."""
 WIDEST = 4
-"""The widest band, in tiles. Beyond, more is saved by tiles that need no mask."""
+"""The widest band, in tiles. Wider masks gain more from full tiles, which need no mask."""
 LANES = 16
 """A tile that cannot divide its axis is padded to a multiple of this, a vector of float32."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a call is cut.
+    """The tile sizes of a call.
 
     Attributes:
-        ahead: queries and keys of a tile of the forward pass.
-        behind: those of the backward pass.
+        ahead: (queries, keys) of a tile in the forward pass.
+        behind: the same in the backward pass.
         whole: queries and keys of the call, padded to whole tiles.
-        band: whether each row of tiles ahead, and each column behind, is one tile.
+        band: whether each row of tiles (forward) and each column (backward) is one tile.
     """
 
     ahead: Pair
@@ -59,7 +59,7 @@ class Tiling:
 
 
 def tiling(sizes: Sizes, mask: Mask | None, wanted: Pair | None = None) -> Tiling:
-    """Return how a call is cut.
+    """Return the tile sizes of a call.
 
     Args:
         sizes: of the call.
@@ -70,7 +70,7 @@ def tiling(sizes: Sizes, mask: Mask | None, wanted: Pair | None = None) -> Tilin
     rows, columns = (_even(n, size) for n, size in zip((sizes.T, sizes.S), narrow, strict=True))
     whole = _padded(sizes.T, rows), _padded(sizes.S, columns)
     if mask is not None:
-        # Of the tiles that will walk, for where a range is known to begin depends on their size.
+        # With the tile sizes of the passes: the step in which a range is known depends on them.
         ahead, behind = (_width(mask, sizes, (rows, columns), turned=turned) for turned in (False, True))
         if ahead <= WIDEST * narrow[0] and behind <= WIDEST * narrow[1] and ahead < sizes.S and behind < sizes.T:
             return Tiling((rows, ahead), (behind, columns), whole, band=True)
@@ -85,12 +85,12 @@ def _measured(mask: Mask | None) -> Pair:
     alone = len(os.sched_getaffinity(0)) == 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() == 1
     if alone:
         return ONE_CORE
-    # Less of a smaller tile is computed in vain.
+    # With a mask, a smaller tile wastes fewer masked scores.
     return CORES if mask is None else (CORES[1], CORES[1])
 
 
 def _even(n: int, wanted: int) -> int:
-    """Return the tile that cuts an axis into equal parts of at most `wanted`, the last of which may be padded."""
+    """Return the tile size that cuts an axis into equal parts of at most `wanted`; the last may be padded."""
     tile = -(-n // -(-n // wanted))
     return tile if n % tile == 0 or tile < LANES else min(_padded(tile, LANES), max(wanted, tile))
 
@@ -100,7 +100,7 @@ def _padded(n: int, tile: int) -> int:
 
 
 def _fine(mask: Mask, sizes: Sizes, tile: Pair, *, turned: bool) -> tuple[Any, Any, int]:
-    """Return where the keys that structure leaves to each row of tiles begin and end, and in what step that is known."""
+    """Return first and last key that the mask's structure leaves to each row of tiles, and the step of these bounds."""
     rows, columns = (_even(n, size) for n, size in zip((sizes.T, sizes.S), tile, strict=True))
     step = max(1, tile[not turned] // LANES)
     cut = schedule(mask, sizes, (step, columns) if turned else (rows, step), known=False)
@@ -115,12 +115,12 @@ def _width(mask: Mask, sizes: Sizes, tile: Pair, *, turned: bool) -> int:
 
 @dataclass(frozen=True)
 class Walk:
-    """The tiles of one kind, for each row of tiles.
+    """A loop over the tiles of one kind (full or partial) of each row of tiles.
 
     Attributes:
-        masked: whether they need the mask.
-        counts: `(N or 1, H or 1, rows)`: how many there are.
-        starts: `(N or 1, H or 1, rows, columns)`: where they begin, of which the first `counts` are meant.
+        masked: whether the tiles need the mask.
+        counts: `(N or 1, H or 1, rows)`: tiles in each row.
+        starts: `(N or 1, H or 1, rows, columns)`: their first keys; entries beyond `counts` are unused.
     """
 
     masked: bool
@@ -128,7 +128,7 @@ class Walk:
     starts: Array
 
     def visit(self, n: Array, h: Array, row: Array, step: Callable[[Array, Carry], Carry], carry: Carry) -> Carry:
-        """Return what `step(start, carry)` makes of each tile of a row in turn."""
+        """Return the carry after `step(start, carry)` for each tile of a row."""
         n, h = (0 if size == 1 else at for size, at in zip(self.counts.shape[:2], (n, h), strict=True))
         starts = jnp.asarray(self.starts, jnp.int32)[n, h, row]
         count = self._count(n, h, row)
@@ -143,20 +143,20 @@ class Walk:
 
 
 def walks(mask: Mask | None, sizes: Sizes, cut: Tiling, *, turned: bool = False) -> tuple[Walk, ...]:
-    """Return the visits that a mask asks for, in their order.
+    """Return the loops over the tiles that a mask leaves: full tiles, then partial ones.
 
     Args:
         mask: its arrays are JAX's.
         sizes: of the call.
         cut: of the call.
-        turned: whether rows are of keys and columns of queries, as the backward pass wants it.
+        turned: whether rows are of keys and columns of queries, as in the backward pass.
     """
     if cut.band and mask is not None:
         return (_band(mask, sizes, cut, turned=turned),)
     tile = cut.behind if turned else cut.ahead
     tiles = schedule(mask, sizes, tile, np if mask is None else jnp)
     if cut.whole[1] > sizes.S:
-        # What is padded to the last tile is no key.
+        # The padding of the last tile must be masked.
         last = np.arange(tiles.kinds.shape[-1]) == sizes.S // tile[1]
         tiles = replace(tiles, kinds=tiles.xp.where((tiles.kinds == FULL) & last, PARTIAL, tiles.kinds))
     tiles = tiles.turned() if turned else tiles
@@ -167,7 +167,7 @@ def walks(mask: Mask | None, sizes: Sizes, cut: Tiling, *, turned: bool = False)
 def _band(mask: Mask, sizes: Sizes, cut: Tiling, *, turned: bool) -> Walk:
     rows, columns = cut.ahead[0], cut.behind[1]
     first, _, _ = _fine(mask, sizes, (rows, columns), turned=turned)
-    # No range reaches beyond the end: it begins earlier, and what it does not see is masked.
+    # A range is shifted to end at the last key; the mask hides the keys before its own first one.
     starts = np.minimum(first, cut.whole[not turned] - (cut.behind[0] if turned else cut.ahead[1]))
     starts = _rows(np, starts, len(sizes.batch))
     return Walk(True, np.ones_like(starts), starts[..., None])
@@ -179,7 +179,7 @@ def _walk(tiles: Schedule, sizes: Sizes, kind: int) -> Walk:
 
 
 def _rows(xp: Any, x: Array, batch: int) -> Array:
-    """Fold the batch axes of what is 1 or whole along each into one, which is 1 where all are."""
+    """Fold the batch axes into one; each is 1 or whole, and the result is 1 if all are 1."""
     return xp.reshape(x, (-1 if batch else 1, *x.shape[batch:]))
 
 

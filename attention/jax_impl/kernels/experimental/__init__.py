@@ -1,1 +1,1 @@
-"""Kernels that no device of their kind has run yet: never chosen by "auto", only asked for by name."""
+"""Kernels that no device of their kind has run yet: never chosen by "auto", only by name."""

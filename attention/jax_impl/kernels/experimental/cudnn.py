@@ -1,4 +1,4 @@
-"""cuDNN's fused attention, through jax.nn.dot_product_attention.
+"""The kernel `cudnn`: cuDNN's fused attention through jax.nn.dot_product_attention.
 
     allowed[b, t, s] = s <= t                       is_causal
                      & t - before <= s              local_window_size
@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attention.jax_impl.masks import shielded
+from attention.jax_impl.masks import zero_masked
 from attention.spec.axes import Array, Sizes
 from attention.spec.kernels import Request
 from attention.spec.masks import Aligned, Causal, Lengths, Window
@@ -51,7 +51,7 @@ class Cudnn:
         if request.device not in ("gpu", "cuda"):
             return f"has no {request.device}"
         if 0 in (*request.q.shape, *request.k.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         return request.lacks(*FEATURES) or self._lacks_here(request.sizes.D) or _lacks_mask(request)
 
     def _lacks_here(self, width: int) -> str | None:
@@ -69,7 +69,7 @@ class Cudnn:
         of = request.sizes
         parts = [] if request.mask is None else list(conjuncts(request.mask))
         out = jax.nn.dot_product_attention(
-            *(x.reshape(-1, *x.shape[-3:]) for x in shielded(request)),
+            *(x.reshape(-1, *x.shape[-3:]) for x in zero_masked(request)),
             scale=request.scale,
             is_causal=_is_causal(parts),
             local_window_size=_window(parts, of),
@@ -137,7 +137,7 @@ def _lengths(parts: list[Mask], of: Sizes) -> dict[str, Array]:
     found = [part for part in parts if isinstance(part, Lengths)]
     if not found:
         return {}
-    # A row without a key would be NaN; with one, which is shielded and so is a number, it can be set aside.
+    # A row without a key would be NaN; with one, which is zero_masked and so is a number, it can be set aside.
     lengths = {"key_value_seq_lengths": jnp.maximum(found[0].kv, 1)}
     if found[0].q is not None:
         lengths["query_seq_lengths"] = jnp.maximum(found[0].q, 1)

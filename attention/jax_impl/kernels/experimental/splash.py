@@ -1,4 +1,4 @@
-"""Splash attention, the kernel that JAX keeps for TPUs: masks of structure tile by tile, documents by ids.
+"""The kernel `splash`: JAX's splash attention for TPUs, with static masks and segment ids.
 
     allowed[b, t, s] = static[h, t, s]                  CausalMask, LocalMask, or an array of the host for any other structure
                      & q_ids[b, t] == kv_ids[b, s]      segment ids, which say lengths as well: what is absent bears an id alone
@@ -23,7 +23,7 @@ import numpy as np
 
 from attention.jax_impl.kernels import precision
 from attention.jax_impl.kernels.experimental.cudnn import conjuncts
-from attention.jax_impl.masks import reach, shielded
+from attention.jax_impl.masks import reach, zero_masked
 from attention.spec.axes import Array, Sizes
 from attention.spec.kernels import Request
 from attention.spec.masks import Causal, Lengths, PerHead, PerRow, Segments, Window
@@ -55,7 +55,7 @@ class Splash:
             if n == 0 or n % TILES[-1]:
                 return f"has no {letter} but multiples of {TILES[-1]}, not {n}"
         if 0 in request.q.shape:
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         return request.lacks(*FEATURES) or _lacks_precision(request) or _lacks_mask(request)
 
     def run(self, request: Request) -> dict[str, jax.Array]:
@@ -64,7 +64,7 @@ class Splash:
 
         of, batch = request.sizes, request.sizes.batch
         static, ids = _split(request.mask, of)
-        q, k, v = (jnp.swapaxes(x.reshape(-1, *x.shape[-3:]), 1, 2) for x in shielded(request))
+        q, k, v = (jnp.swapaxes(x.reshape(-1, *x.shape[-3:]), 1, 2) for x in zero_masked(request))
         kernel = splash_attention.make_splash_mha(
             mask=splash_attention.MultiHeadMask([_named(splash_attention, mask, of) for mask in static]),
             block_sizes=_blocks(splash_attention, of),
@@ -79,7 +79,7 @@ class Splash:
         with precision.scope(request.precision):
             out: Any = jax.vmap(kernel)(q, k, v, segments)
         out = jnp.swapaxes(out, 1, 2).reshape(*batch, of.T, of.H, of.E)
-        if request.mask is None or not request.needs_shield:
+        if request.mask is None or not request.needs_zero_masking:
             return {"context": out}
         # Of a row without a key it makes the mean of the values, or NaN.
         rows = jnp.swapaxes(reach(request.mask, of).rows, -1, -2)[..., None]

@@ -153,6 +153,9 @@ def other_way_round(scene: Scene) -> Finding | None:
     if torch is None or jax is None or torch.size < LEAST or not (np.isfinite(torch).all() and np.isfinite(jax).all()):
         return None
     for (k, u, _), (m, w, _) in combinations(list(_operands(scene))[:MOST_OPERANDS], 2):
+        # The larger and the smaller of two add up to both as well.
+        if any(scene.equal(a, f(u, w)) for a in (torch, jax) for f in (np.maximum, np.minimum)):
+            continue
         if scene.equal(torch + jax, u + w) and not any(scene.equal(a, b) for a in (torch, jax) for b in (u, w)):
             evidence = f"torch + jax = u + w, u = {k.label}, w = {m.label}"
             name = "two arrays are weighed the other way round: by z and 1 - z on torch, by 1 - z and z on jax"

@@ -1,6 +1,6 @@
-"""Blockwise in torch: pieces of the mask, each through a fused kernel on the keys that it needs.
+"""The blockwise kernel in torch: the mask as blocks of scores, each computed by a fused kernel on its own keys.
 
-kernel -> call -> plan (cells, lines) -> passes (views, flash | products) -> function | compiled
+kernel -> call -> plan (tiles, lines) -> passes (views, flash | products) -> function | compiled
 """
 
 from attention.torch_impl.kernels.blockwise.kernel import Blockwise

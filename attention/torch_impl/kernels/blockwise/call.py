@@ -1,4 +1,4 @@
-"""The call: a mask's plan and options in one, made when the mask's numbers are known, or without them.
+"""Build a `Call` from mask, sizes and options, with or without known mask values; zero masked tokens.
 
 call = plan(mask, tile) + rule + limits
 """
@@ -20,23 +20,23 @@ from attention.torch_impl.kernels import derivatives
 from attention.torch_impl.kernels.blockwise.passes import Call
 from attention.torch_impl.kernels.blockwise.plan import is_masked, plan
 from attention.torch_impl.kernels.blockwise.products import Rule
-from attention.torch_impl.masks import shielded
+from attention.torch_impl.masks import zero_masked
 
 SHORT = 1024
 """Keys of a window below which tiles are short."""
 
 
-# Torch has no public way to leave its transforms for a moment.
+# Torch has no public way to leave its transforms temporarily.
 _outside: Any = getattr(torch._C, "_DisableFuncTorch", nullcontext)  # noqa: SLF001
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large pieces may be.
+    """Size limits of tiles and blocks.
 
     Attributes:
-        tile: the longest side of a cell in which the mask is looked at; None: see `tile_of`.
-        most: scores that one call makes, about, where pieces are divided.
+        tile: the longest side of a tile; None: see `tile_of`.
+        most: approximate number of scores per kernel call if blocks are divided.
         side: the longest side of a rectangle of plain products.
         fused: whether torch's fused kernel may be used.
     """
@@ -48,37 +48,37 @@ class Limits:
 
 
 def call_of(limits: Limits, mask: Mask | None, sizes: Sizes, rule: Rule, seed: Array, device: torch.device) -> Call:
-    """Return what is to be computed, but for the arrays; `sizes` are those of the arrays that the passes get."""
+    """Return the call without its arrays; `sizes` are those of the arrays that the passes get."""
     fused = limits.fused and device.type == "cpu" and rule.softcap is None and not rule.rate
-    # The fused kernel knows one width.
+    # The fused kernel supports one width for keys and values.
     fused = fused and sizes.D == sizes.E > 0
     known, host = _on_host(mask)
-    pieces = plan(host, sizes, limits.tile or tile_of(mask), known=known)
-    return Call(pieces, mask, sizes, rule, seed, prod(sizes.batch), fused, limits.most, limits.side)
+    blocks = plan(host, sizes, limits.tile or tile_of(mask), known=known)
+    return Call(blocks, mask, sizes, rule, seed, prod(sizes.batch), fused, limits.most, limits.side)
 
 
 def tile_of(mask: Mask | None) -> int:
-    """Return the side of the cells in which a mask is looked at.
+    """Return the side of the tiles of a mask.
 
-    Under a short window every row is partial, and short tiles waste least at its two ends: at S 4096 and 256 keys, tiles of
-    64, 128 and 256 take 1, 1.15 and 1.3 times as long. Else lines fall where the mask changes, and a tile only bounds
-    what is partial.
+    Under a short window every row has partial tiles, and small tiles waste least at its two ends: at S 4096 and 256 keys,
+    tiles of 64, 128 and 256 take 1, 1.15 and 1.3 times as long. Otherwise breakpoints follow the mask, and the tile only
+    limits the size of partial ones.
     """
     reach = None if mask is None else mask.reach
     return 64 if reach is not None and reach < SHORT else 256
 
 
-def guarded(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `(B, T, K, G, D)`, `(B, S, K, D)` and `(B, S, K, E)` with zeros for what nobody sees.
+def zero_masked_call(call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `(B, T, K, G, D)`, `(B, S, K, D)` and `(B, S, K, E)` with zeros for masked tokens.
 
-    Only under a mask are such tokens read: what lies outside the pieces is never touched.
+    Only blocks with a mask read such tokens: tokens outside the blocks are never read.
     """
     if not is_masked(call.plan):
         return q, k, v
     of = call.sizes
     shapes = ((of.T, of.H, of.D), (of.S, of.K, of.D), (of.S, of.K, of.E))
     q1, k1, v1 = (x.reshape(*of.batch, *shape) for x, shape in zip((q, k, v), shapes, strict=True))
-    clean = shielded(Request(q1, k1, v1, of, dtype_name(q), call.rule.scale, call.mask, device=q.device.type))
+    clean = zero_masked(Request(q1, k1, v1, of, dtype_name(q), call.rule.scale, call.mask, device=q.device.type))
     q1, k1, v1 = clean
     return q1.reshape(q.shape), k1.reshape(k.shape), v1.reshape(v.shape)
 
@@ -91,7 +91,7 @@ def _on_host(mask: Mask | None) -> tuple[bool, Mask | None]:
 
     def numpy(x: Tensor) -> Any:
         if type(x) is Tensor and x.device.type == "cpu" and not derivatives.is_transformed(x):
-            # Inside torch.func.grad the view that NumPy takes would be a wrapper without numbers.
+            # Inside torch.func.grad the view would be a wrapper without values.
             with _outside():
                 return x.numpy()
         hidden.append(x)

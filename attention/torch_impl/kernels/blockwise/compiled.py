@@ -1,11 +1,10 @@
-"""Compiled: the passes as operators that torch.compile and torch.export take as they are.
+"""The passes as one custom operator for torch.compile and torch.export; blocks are planned at run time.
 
     graph: context, logsumexp = attention::blockwise(q, k, v, bias, sinks, arrays, batch, said)
-    said  = the options and the structure of the mask, in words; arrays = what the mask holds
+    said  = options and mask structure as text; arrays = the mask's arrays
 
-A graph of one mask's pieces would be wrong for the next mask. So the graph holds one operator, and its pieces are planned
-when it runs, from the numbers that are there then: new lengths or documents need no new compilation, and cost what they
-cost uncompiled.
+A graph of one mask's blocks would be wrong for the next mask. The graph holds one operator, which plans its blocks at run
+time from the mask's values: new lengths or documents do not recompile.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from attention.spec.axes import COMPUTE, Sizes, dtype_name
 from attention.spec.kernels import Request
 from attention.spec.masks import KINDS
 from attention.spec.masks.algebra import Mask
-from attention.torch_impl.kernels.blockwise.call import Limits, call_of, guarded
+from attention.torch_impl.kernels.blockwise.call import Limits, call_of, zero_masked_call
 from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
 from attention.torch_impl.kernels.blockwise.products import Rule
 from attention.torch_impl.kernels.constants import constant
@@ -31,22 +30,22 @@ _KINDS = {kind.__name__: kind for kind in KINDS}
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? sinks, Tensor[] arrays, SymInt[] batch, str said"
 
 
-def attention(limits: Limits, request: Request, shield: bool, *given: Any) -> tuple[Tensor, Tensor]:
+def attention(limits: Limits, request: Request, zero_masking: bool, *given: Any) -> tuple[Tensor, Tensor]:
     """Return context and logsumexp inside a graph.
 
     Args:
         limits: of the kernel.
         request: the call.
-        shield: whether unseen tokens may hold NaN.
+        zero_masking: whether masked tokens may hold NaN.
         *given: q, k, v, bias and sinks, as `passes.forward` takes them.
     """
     arrays: list[Tensor] = []
-    # Python's own numbers, which are read again as they are written: those of NumPy are not.
+    # Python's own numbers: the repr of NumPy's is not a literal.
     seed = int(request.dropout_seed) if isinstance(request.dropout_seed, np.integer) else request.dropout_seed
     mask, seed = _told(request.mask, arrays), _told(seed, arrays)
     softcap = None if request.softcap is None else float(request.softcap)
     rule = (float(request.scale), softcap, float(request.dropout_rate))
-    options = ((limits.tile, limits.most, limits.side, limits.fused), rule, shield)
+    options = ((limits.tile, limits.most, limits.side, limits.fused), rule, zero_masking)
     return torch.ops.attention.blockwise(*given, arrays, request.sizes.batch, _said(mask, seed, options))
 
 
@@ -56,7 +55,7 @@ def _said(*told: Any) -> str:
 
 
 def _told(x: Any, arrays: list[Tensor]) -> tuple[str, str, Any]:
-    """Return a mask, or a part of one, in words, having put its arrays in a list."""
+    """Return a mask, or a part of one, as literals, and append its arrays to a list."""
     if isinstance(x, Mask):
         return "mask", type(x).__name__, tuple((name, traced, _told(value, arrays)) for name, value, traced in x.parts())
     if isinstance(x, tuple):
@@ -68,7 +67,7 @@ def _told(x: Any, arrays: list[Tensor]) -> tuple[str, str, Any]:
 
 
 def _heard(told: tuple[str, str, Any], arrays: list[Tensor]) -> Any:
-    """Return what `_told` told."""
+    """Return the mask from the literals of `_told` and its arrays."""
     kind, name, x = told
     if kind == "mask":
         values = [(field, traced, _heard(value, arrays)) for field, traced, value in x]
@@ -85,12 +84,12 @@ _read = lru_cache(maxsize=256)(literal_eval)
 def _call(
     q: Tensor, k: Tensor, v: Tensor, arrays: list[Tensor], batch: Any, said: str
 ) -> tuple[Call, tuple[Tensor, Tensor, Tensor]]:
-    """Return the call, and q, k and v as it may read them."""
-    mask, seed, (limits, (scale, softcap, rate), shield) = _read(said)
+    """Return the call, and q, k and v with zeros for masked tokens if needed."""
+    mask, seed, (limits, (scale, softcap, rate), zero_masking) = _read(said)
     _, t, heads, group, d = q.shape
     sizes = Sizes(tuple(batch), t, k.shape[1], heads * group, heads, d, v.shape[-1])
     call = call_of(Limits(*limits), _heard(mask, arrays), sizes, Rule(scale, softcap, rate), _heard(seed, arrays), q.device)
-    return call, guarded(call, q, k, v) if shield else (q, k, v)
+    return call, zero_masked_call(call, q, k, v) if zero_masking else (q, k, v)
 
 
 def _forward(

@@ -1,9 +1,9 @@
-"""Flash: torch's fused kernel for CPUs, which also returns logsumexp, asked for one piece at a time.
+"""Torch's fused CPU kernel with logsumexp, forward and backward, called for one block at a time.
 
     out, lse = softmax(q k^T * scale + added) v, logsumexp
-    dq, dk, dv = its backward pass, given any row's out and lse: those of all pieces together make the gradient exact
+    dq, dk, dv = its backward pass with the out and lse of the whole row: the sum over blocks is the exact gradient
 
-The operators are torch's own but not public: where a release lacks them, `products` computes the same.
+The operators are private to torch: in a release without them, `products` computes the same.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ PRESENT = _FORWARD is not None and _BACKWARD is not None
 
 
 def readable(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors as the operators read them: the numbers of one token side by side, whatever the other strides."""
+    """Return tensors with the features of a token contiguous, as the operators require; other strides are free."""
     return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, added: Tensor | None, triangle: bool) -> tuple[Tensor, Tensor]:
-    """Return the context `(b, h, t, D)` and logsumexp `(b, h, t)`, which is wrongly 0 of a row whose every score is -inf.
+    """Return the context `(b, h, t, D)` and logsumexp `(b, h, t)`, which is wrongly 0 for a row whose every score is -inf.
 
     Args:
         q: `(b, h, t, D)`.
         k: `(b, h, s, D)`.
-        v: `(b, h, s, D)`, as wide as keys.
+        v: `(b, h, s, D)`, the width of the keys.
         scale: what `q . k` is multiplied by.
         added: float32 or wider, `(b, h, t, s)`, or None.
-        triangle: whether query t sees keys 0..t alone.
+        triangle: whether query t attends to keys 0..t alone.
     """
     sign, scale = positive(scale) if triangle else (1.0, scale)
     return _FORWARD(q if sign == 1.0 else q * sign, k, v, 0.0, triangle, attn_mask=added, scale=scale)
@@ -41,7 +41,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, added: Tensor | None,
 def backward(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, added: Tensor | None, triangle: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of q, k and v, in their shapes and dtype; `lse` is finite where a row is empty."""
+    """Return the gradients of q, k and v, in their shapes and dtype; `lse` is finite for empty rows."""
     sign, scale = positive(scale) if triangle else (1.0, scale)
     if sign == 1.0:
         return _BACKWARD(g, q, k, v, out, lse, 0.0, triangle, attn_mask=added, scale=scale)
@@ -50,9 +50,8 @@ def backward(
 
 
 def positive(scale: float) -> tuple[float, float]:
-    """Return what queries are multiplied by, and a scale above 0, so that products are what they were.
+    """Return a factor for the queries and a positive scale with the same products.
 
-    The operators hide later keys by -inf before they multiply by the scale, which makes inf or NaN of that where it is not
-    above 0.
+    The operators mask later keys by -inf before they multiply by the scale; a scale of 0 or less would give NaN or inf.
     """
     return (1.0, scale) if scale > 0 else (-1.0 if scale else 0.0, -scale or 1.0)

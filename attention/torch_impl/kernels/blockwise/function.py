@@ -1,4 +1,4 @@
-"""The passes as functions of autograd and of torch.func: one derivative, and batches of calls as one call.
+"""The passes as a `torch.autograd.Function` with vmap: first derivatives only; a batch of calls runs as one call.
 
 Attention(q, k, v, bias, sinks) = context, logsumexp        d Attention = Gradient        d Gradient: refused
 vmap(Attention) of n calls of B rows                        = Attention of n B rows, whose masks repeat
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Torch has no public way to look through its transforms.
+# Torch has no public way to unwrap the tensors of its transforms.
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from attention.spec.errors import KernelRefused
@@ -20,7 +20,7 @@ from attention.spec.masks.algebra import Mask
 from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
 from attention.torch_impl.kernels.blockwise.plan import repeated
 
-Given = tuple[Any, ...]
+Inputs = tuple[Any, ...]
 """q, k, v, bias and sinks, as `passes.forward` takes them."""
 
 
@@ -41,7 +41,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         wants_bias = ctx.needs_input_grad[4]
         made = Gradient.apply(ctx.call, wants_bias, *ctx.saved_tensors, *grads)
-        # An absent gradient has a place, for a function under vmap returns tensors alone.
+        # An absent gradient is an empty tensor, because a function under vmap must return tensors.
         return None, *(x if wanted else None for x, wanted in zip(made, ctx.needs_input_grad[1:], strict=True))
 
     @staticmethod
@@ -52,7 +52,7 @@ class Attention(torch.autograd.Function):
 
 
 class Gradient(torch.autograd.Function):
-    """The gradients of q, k, v, bias and sinks; those that are not asked for are empty."""
+    """The gradients of q, k, v, bias and sinks; those not wanted are empty."""
 
     @staticmethod
     def forward(call: Call, wants_bias: bool, *tensors: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -75,26 +75,26 @@ class Gradient(torch.autograd.Function):
         n = info.batch_size
         batched = _batched(tensors, in_dims[2:], n)
         found = Gradient.apply(_repeated(call, n), wants_bias, *_flat(batched))
-        # What had one row for all of a call has the sum of their gradients.
+        # An input shared by the rows of a call gets the sum of their gradients.
         made = tuple(_summed(x, own, n) for x, own in zip(found, batched[:5], strict=True))
         return made, (0,) * len(found)
 
 
 def _summed(x: Tensor, own: Tensor | None, n: int) -> Tensor:
-    """Return n gradients of the shape of `own`, or n empty ones where none was asked for."""
+    """Return n gradients of the shape of `own`, or n empty ones if not wanted."""
     if own is None or (own.numel() and not x.numel()):
         return x.new_zeros(n, 0)
     return x.unflatten(0, (n, -1)).sum_to_size(own.shape) if own.numel() else x.new_zeros(own.shape)
 
 
-def _batched(tensors: Given, dims: Any, n: int) -> list[Tensor | None]:
+def _batched(tensors: Inputs, dims: Any, n: int) -> list[Tensor | None]:
     """Return tensors with the axis that vmap names as their first, of size n."""
     every = zip(tensors, dims, strict=True)
     return [None if x is None else x.expand(n, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in every]
 
 
-def _flat(tensors: list[Tensor | None]) -> Given:
-    """Return tensors `(n, 1 or B, ...)` as `(n B, ...)`: one row for all of a call would be one for all calls."""
+def _flat(tensors: list[Tensor | None]) -> Inputs:
+    """Return tensors `(n, 1 or B, ...)` as `(n B, ...)`; a row shared by a call must not be shared by all calls."""
     rows = tensors[0].shape[1] if tensors[0] is not None else 1
     return tuple(None if x is None else x.expand(-1, rows, *x.shape[2:]).flatten(0, 1) for x in tensors)
 
@@ -105,7 +105,7 @@ def _repeated(call: Call, n: int) -> Call:
 
 
 def bare(mask: Mask) -> Mask | None:
-    """Return the mask without the wrappers of torch.func.grad, for nothing is differentiated by it; None if vmap holds it."""
+    """Return the mask without the wrappers of torch.func.grad, as it has no derivative; None if it is under vmap."""
     if mask.is_static:
         return mask
     hidden: list[Tensor] = []

@@ -1,7 +1,7 @@
-"""Products: a piece by plain matrix products, for all that the fused kernel cannot do, and for every device.
+"""A block by plain matrix products, for every device and every option that the fused kernel lacks.
 
     x   = c tanh(q k^T * scale / c) + added         lse = log sum exp x          out = (exp(x - lse) * keep / (1 - rate)) v
-    p   = exp(x - lse)   of all pieces              delta = sum(g * out) - g_lse
+    p   = exp(x - lse)   lse over all blocks        delta = sum(g * out) - g_lse
     dv  = (p * keep / (1 - rate))^T g               dx = p * (g v^T * keep / (1 - rate) - delta)
     dq  = dx * (1 - (capped / c)^2) * scale k       dk its transpose with q      d added = dx
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done to every score.
+    """The options that apply to every score.
 
     Attributes:
         scale: what `q . k` is multiplied by.
@@ -51,7 +51,7 @@ def forward(rule: Rule, q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, k
     x, _ = rule.scores(q, k, added)
     lse = torch.logsumexp(x, -1)
     weights = x.sub_(finite(lse).unsqueeze(-1)).exp_()
-    # Scaled where there are fewer numbers.
+    # Scaled after the product, which has fewer elements.
     out = torch.matmul(rule.kept(weights, keep), v)
     return out if keep is None else out.div_(1.0 - rule.rate), lse
 
@@ -70,13 +70,13 @@ def backward(
     """Return the gradients of q, k and v, and of what was added.
 
     Args:
-        rule: what is done to a score.
+        rule: scale, soft cap and dropout rate.
         g: gradient of the context, `(b, h, t, E)`.
         q: queries.
         k: keys.
         v: values.
         delta: `(b, h, t)`, see above.
-        lse: `(b, h, t)`, of the whole row, finite where it is empty.
+        lse: `(b, h, t)`, of the whole row; finite for an empty row.
         added: as in `forward`.
         keep: as in `forward`.
     """
@@ -90,5 +90,5 @@ def backward(
 
 
 def finite(lse: Tensor) -> Tensor:
-    """Return logsumexp with 0 where a row is empty: -inf - -inf is NaN."""
+    """Return logsumexp with 0 for empty rows: -inf - -inf is NaN."""
     return lse.masked_fill(lse == -torch.inf, 0.0)

@@ -1,4 +1,4 @@
-"""Packed documents in one piece: torch's varlen_attn, FlashAttention's kernel that never meets two documents at once.
+"""The kernel `varlen`: packed documents through torch's varlen_attn (FlashAttention).
 
     documents = runs of equal ids >= 0, one after another through all batch rows
     cu_q[i], cu_kv[i] = where document i begins among all B T queries and all B S keys
@@ -119,7 +119,7 @@ class Varlen:
         if any(derivatives.is_transformed(x) for x in (request.q, request.k, request.v)):
             return "has no transform of torch.func"
         if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         width = max(request.sizes.D, request.sizes.E)
         return f"has no head wider than {WIDEST}: D or E is {width}" if width > WIDEST else None
 
@@ -233,7 +233,7 @@ def _documents(queries: _Runs, keys: _Runs, spans: list[Aligned], of: Sizes) -> 
     for runs in (queries, keys):
         named = [name for name in runs.names if name[1] >= 0]
         if len(set(named)) < len(named):
-            return "has no documents in several pieces"
+            return "does not support documents in several segments"
     pairs = [of_name.get(name, -1) for name in queries.names]
     met = np.array([i for i in pairs if i >= 0], np.int64)
     if np.any(np.diff(met) < 0):

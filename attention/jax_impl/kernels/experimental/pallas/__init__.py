@@ -1,4 +1,4 @@
-"""Our own kernel in Pallas: the tiles of the mask's schedule, on GPUs and TPUs.
+"""The kernel `pallas`: flash attention written in Pallas over the mask's tile schedule, for GPUs and TPUs.
 
 kernel -> backward -> forward -> cell -> tiles -> operands
 """

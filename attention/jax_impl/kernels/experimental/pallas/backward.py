@@ -1,4 +1,4 @@
-"""The backward kernels: one spread over tiles of queries, one over tiles of keys, and the rule that joins them.
+"""Backward kernels in Pallas: one over tiles of queries, one over tiles of keys, and their custom VJP rule.
 
     w = e^(x - logsumexp)       0 where not allowed           delta[t] = sum_e d context[t, e] context[t, e] - d logsumexp[t]
     d x = w * (keep / (1 - rate) * (d context v^T) - delta)

@@ -1,4 +1,4 @@
-"""Inside a Pallas kernel: one program, the tiles it visits, and the formula on one of them.
+"""One tile inside a Pallas kernel: loops over tiles, scores, mask and dropout.
 
     x       = score_mod(cap(q k^T * scale) + bias)         -inf where the mask, asked at the tile's indices, does not allow
     keep    = the bits of the weights' places among all scores

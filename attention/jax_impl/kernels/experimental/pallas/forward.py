@@ -1,4 +1,4 @@
-"""The forward kernel: one program for each tile of queries, which visits the key tiles that its mask leaves.
+"""Forward kernel in Pallas: one program per tile of queries, looping over the key tiles that the mask leaves.
 
     top'   = max(top, max_s x)           x = scores of the tile, -inf where not allowed
     total' = total e^(top - top') + sum_s e^(x - top')

@@ -1,4 +1,4 @@
-"""Pallas: our own flash attention over the schedule, one text for GPUs and TPUs.
+"""The kernel object `pallas`: refusals, tile sizes, and the call of the forward and backward kernels.
 
 context = sum over the tiles that the mask leaves of e^(x - logsumexp) v        see forward.py and backward.py
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from attention.jax_impl import random
-from attention.jax_impl.masks import shielded
+from attention.jax_impl.masks import zero_masked
 from attention.spec.axes import Array, Sizes
 from attention.spec.kernels import Request
 from attention.spec.random import count
@@ -40,7 +40,7 @@ TILES: dict[str, tuple[Tile, Tile]] = {
     "interpret": ((16, 16), (16, 16)),
 }
 """Queries and keys of a tile, forward and backward. Guessed and not measured: no such device was there."""
-ROOM = 12 * 2**20
+VMEM = 12 * 2**20
 """Bytes of a TPU's vector memory that the blocks of one program may take; by default XLA gives a kernel 16 MiB."""
 
 
@@ -64,7 +64,7 @@ class Pallas:
         if device not in DTYPES:
             return f"has no {device}: interpret mode is for tests"
         if 0 in (*request.q.shape, *request.k.shape, *request.v.shape):
-            return "has no axis of size 0"
+            return "does not support axes of size 0"
         lacks = request.lacks(*FEATURES, *DTYPES[device]) or _lacks_precision(request, device) or _holds_arrays(request)
         return lacks or _too_long(request, device, self._tiles(device)[1])
 
@@ -74,7 +74,7 @@ class Pallas:
         from attention.jax_impl.kernels.experimental.pallas.tiles import folded  # noqa: PLC0415
 
         of, batch = request.sizes, request.sizes.batch
-        q, k, v = (_heads_first(x) for x in shielded(request))
+        q, k, v = (_heads_first(x) for x in zero_masked(request))
         bias = None if request.bias is None else folded(request.bias, batch, 3)
         context, logsumexp = attention(self._plan(request), q, k, v, request.mask, bias, request.sinks, _seed(request))
         context = jnp.swapaxes(context, 1, 2).reshape(*batch, of.T, of.H, of.E)
@@ -161,5 +161,5 @@ def _too_long(request: Request, device: str, tile: Tile) -> str | None:
     # Twice, for the next program's blocks are fetched meanwhile.
     needs = 2 * (max(of.S, of.group * of.T) * widths * size + scores)
     return (
-        None if needs <= ROOM else f"has room for {ROOM >> 20} MiB of a head's blocks on tpu, and this call has {needs >> 20}"
+        None if needs <= VMEM else f"supports {VMEM >> 20} MiB of blocks for a head on tpu, and this call needs {needs >> 20}"
     )

@@ -1,4 +1,4 @@
-"""What a Pallas kernel is given: every array with four axes, cut into one block for each program.
+"""Operands of a Pallas kernel: arrays with four axes and the block of each that a program reads.
 
     block of program (b, h, i) = array[b, h, queries of tile i]              along T; keys and values: head h // group, whole
                                = array[b, the group that reads h, whole]     along S; keys and values: keys of tile i

@@ -1,4 +1,4 @@
-"""What a Pallas kernel knows of a call: its arrays filled up to whole tiles, and lists of the tiles that its mask leaves.
+"""Inputs of the Pallas kernels: arrays padded to whole tiles, and index lists of the tiles to visit.
 
     tiles[b, h, i]  = the key tiles that query tile i sees: full ones first, then partial ones
     counts[b, h, i] = (full, full + partial)

@@ -1,0 +1,103 @@
+"""Absent: what one side does to an array that agrees and the other does not, read off the side that does it.
+
+torch = f(x)        jax = x        and f(x) in the place of x mends the outputs
+
+The swap has proven that f is all that differs. It is named where it is one operation, or one function of the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attention.parity.diagnosis.edits.words import called_of, op
+from attention.parity.diagnosis.rules.operand_pair import Finding, fix
+from attention.parity.tracing import Divergence
+from attention.parity.tracing.trace import Event, Recording
+
+MOST_STEPS = 4
+JOINS = {
+    **dict.fromkeys(("add", "add_", "add_any"), "an addend"),
+    **dict.fromkeys(("sub", "sub_", "rsub"), "what is subtracted"),
+    **dict.fromkeys(("mul", "mul_"), "a factor"),
+    **dict.fromkeys(("div", "div_", "divide"), "a divisor"),
+}
+"""Operations of an array and another one."""
+
+
+def name(divergence: Divergence) -> tuple[Finding, ...]:
+    """Return what the operation is called that one side lacks; nothing where it is more than one."""
+    sides = {"absent in jax": 0, "absent in torch": 1}
+    if divergence.kind not in sides or divergence.ends is None or divergence.alignment is None:
+        return ()
+    which = sides[divergence.kind]
+    alignment = divergence.alignment
+    side = (alignment.torch, alignment.jax)[which]
+    here, there = divergence.ends[which], divergence.ends[1 - which]
+    # The array of the side that does more that is the other side's.
+    given = set(alignment.alike[1 - which][there.index])
+    found = _repeated(side, here, given, which) or _named(side, here, given, which)
+    return (found,) if found else ()
+
+
+def _repeated(side: Recording, end: Event, given: set[int], which: int) -> Finding | None:
+    """Name one more turn of a loop."""
+    key = end.op, end.place, end.shape
+    if not end.line or not any((e.op, e.place, e.shape) == key for e in map(side.events.__getitem__, given)):
+        return None
+    here, there = ("torch", "jax") if which == 0 else ("jax", "torch")
+    told = f"{end.place} runs again on {here} after it has made what {there} goes on with"
+    return Finding(f"iterations too many on {here}, or too few on {there}", told)
+
+
+def _named(side: Recording, end: Event, given: set[int], which: int) -> Finding | None:
+    first, second = ("torch", "jax") if which == 0 else ("jax", "torch")
+    steps = list(_chain(side, end, given))
+    if not steps or len(steps) > MOST_STEPS:
+        return None
+    last = steps[0]
+    names = dict.fromkeys(e.name for e in steps if e.name)
+    if len(steps) == 1 and last.op in JOINS:
+        others = [side.events[i] for i in last.inputs if not _leads(side, i, given)]
+        what = JOINS[last.op]
+        label = called_of(side, others[0].index) if len(others) == 1 else ""
+        if label:
+            name = f"{what} is missing on {second}, or too much on {first}: {label}"
+            return Finding(name, f"{first} has it at {last.place}", **fix(second, f"with {label}"))
+        return None
+    if len(names) == 1 and all(e.name for e in steps):
+        told = next(iter(names))
+    elif len(steps) == 1:
+        told = op(last)
+    else:
+        return None
+    name = f"{told} is missing on {second}, or too much on {first}"
+    return Finding(name, f"{first} has it at {last.place}, and {second} goes on without it", **fix(second, told))
+
+
+def _chain(side: Recording, end: Event, given: set[int]) -> Iterator[Event]:
+    """Yield the operations from an array back to those that agree, on the way to them."""
+    waiting, seen = [end.index], set[int]()
+    while waiting and len(seen) < 40:
+        i = waiting.pop(0)
+        event = side.events[i]
+        if i in seen or i in given or event.is_given:
+            continue
+        seen.add(i)
+        if not _leads(side, i, given):
+            continue
+        if event.is_operation:
+            yield event
+        waiting += event.inputs
+
+
+def _leads(side: Recording, i: int, given: set[int], most: int = 60) -> bool:
+    """Return whether an array was made from those that agree."""
+    waiting, seen = [i], set[int]()
+    while waiting and len(seen) < most:
+        n = waiting.pop()
+        if n in given:
+            return True
+        if n not in seen:
+            seen.add(n)
+            waiting += side.events[n].inputs
+    return False

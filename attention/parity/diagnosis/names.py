@@ -1,0 +1,43 @@
+"""Names: what the mistake is called at all places where two programs part.
+
+first the rules, which know what people get wrong        then the edits of the JAX program, one of which mends the outputs
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attention.parity.diagnosis import edits
+from attention.parity.diagnosis.rules import Finding, name_mistake
+from attention.parity.tracing import Divergence
+from attention.parity.tracing.trace_alignment import Alignment
+
+MOST = 0.9995
+"""A share of the error that is all of it."""
+
+
+def name_places(divergence: Divergence | None) -> tuple[Finding, ...]:
+    """Return the names of the mistakes, each once; nothing where none is known.
+
+    Args:
+        divergence: of `locate`; None where nobody looked.
+    """
+    places = divergence.all if divergence is not None else ()
+    found = [finding for place in places for finding in name_mistake(place)] or _edited(places)
+    return tuple({finding.name: finding for finding in found}.values())
+
+
+def _edited(places: tuple[Divergence, ...]) -> list[Finding]:
+    """Return the edit that mends all that differs: one place where it is proven, or any of several where all outputs agree."""
+    if len(places) == 1:
+        [place] = places
+        return list(edits.name(place, whole=place.kind != "unproven" and place.share >= MOST))
+    states = [place.alignment for place in places if place.alignment is not None]
+    # Of several places each is found with those before it mended; one edit has to mend them all.
+    first = min(states, key=_carried, default=None)
+    made = (edits.name(replace(place, alignment=first), whole=False) for place in places)
+    return list(next((found for found in made if found), ()))
+
+
+def _carried(alignment: Alignment) -> int:
+    return 0 if alignment.before is None else 1 + _carried(alignment.before)
