@@ -1,6 +1,6 @@
 """Multi-head attention as an `nnx.Module`: four `nnx.LinearGeneral` around `dot_product_attention`.
 
-output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/layers/multi_head.py
+output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/layers/multi_head/
 """
 
 from __future__ import annotations
