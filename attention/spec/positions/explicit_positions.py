@@ -10,7 +10,8 @@ from typing import Any
 from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import PositionError, ShapeError
 from attention.spec.options import is_array
-from attention.spec.positions.rotary import AxialRotary, Rotary
+from attention.spec.positions.axial_rotary import AxialRotary
+from attention.spec.positions.rotary import Rotary
 from attention.spec.positions.score_bias import Alibi, RelativeBias, RelativeKeys
 
 Rotation = Rotary | AxialRotary

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from attention.spec.layers.block import Block
 from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.layers.stack import Stack
-from attention.spec.layers.transformer import Block
 
 POISON = (np.nan, np.inf, -np.inf)
 HUGE = 1e200
