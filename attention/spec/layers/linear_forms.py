@@ -65,7 +65,7 @@ def present(
     if mask.q is not None:
         rows = rows & allowed(Lengths(mask.q, padding=mask.padding), replace(sizes, S=sizes.T))[..., 0, 0, :]
     if mask.q is not None and not leaves:
-        # A key that every query has left behind, or that no query is there to read, may hold anything.
+        # A key after the last query of its row, or without any query, is read by none.
         later = xp.flip(xp.cumsum(xp.astype(xp.flip(rows, axis=-1), xp.int32), axis=-1), axis=-1) > 0
         keys = keys & (later if causal else xp.any(rows, axis=-1)[..., None])
     return rows, keys

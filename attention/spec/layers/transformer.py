@@ -4,9 +4,9 @@
     pre     x = x + drop(branch(norm(x)))
     stack   x = final_norm(layers[depth - 1](... layers[0](x)))
 
-A token that attends to nothing and that no token attends to, as `Lengths(kv, q)` says of padding, is no token: it enters
-as 0, its output is 0, and so no gradient passes through it, whatever it holds and whatever cotangent it is given. The
-self-attention's mask alone decides, so a decoder's padded targets may be let see the memory.
+A token that attends to nothing and that no token attends to, such as padding under `Lengths(kv, q)`, is set to 0 at the
+input and at the output, so that no gradient passes through it, for any content and any cotangent. Only the mask of the
+self-attention decides which tokens these are; a decoder's padded targets may attend to the memory.
 
 One dropout seed serves a call: every place drops by a child of it, drawn by the place's name.
 

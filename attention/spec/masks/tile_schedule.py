@@ -98,7 +98,7 @@ class Schedule:
         return self.xp.where(end == 0, 0, first), end
 
     def turned(self) -> Schedule:
-        """Return the schedule with queries and keys exchanged, as a backward pass over keys wants it."""
+        """Return the schedule with queries and keys exchanged, for a backward pass over keys."""
         return replace(self, kinds=self.xp.matrix_transpose(self.kinds), tile=self.tile[::-1], T=self.S, S=self.T)
 
     @property
@@ -133,8 +133,8 @@ def schedule(mask: Mask | None, sizes: Sizes, tile: tuple[int, int], xp: Any = n
         sizes: of the call.
         tile: queries and keys of a tile.
         xp: the array namespace: NumPy, or the framework's own for arrays that are traced or on a device.
-        known: whether to read the mask's arrays. If not, what depends on them is called partial: what structure alone says,
-            which a compiler may build on.
+        known: whether to read the mask's arrays. If not, every tile that depends on them is PARTIAL, so that the schedule
+            follows from the structure alone and may be compiled.
 
     Raises:
         OptionError: `tile` is no pair of positive ints.

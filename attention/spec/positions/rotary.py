@@ -109,7 +109,7 @@ class Rotary:
         if self.scaling is None:
             return circle(xp, positions[..., None] * constants[0], 1.0)
         if self.grows and length is None:
-            # No position is no length, and has no largest.
+            # Without positions there is no length and no maximum.
             length = xp.max(positions) + 1.0 if 0 not in positions.shape else xp.sum(positions)
         return circle(xp, positions[..., None] * self.scaling.at(xp, constants, length), self.scaling.amplitude)
 
