@@ -27,7 +27,7 @@ def false_alarms(
     ] = None,
     json: Annotated[str | None, typer.Option(metavar="PATH", help="Write the counts and every failure to this file.")] = None,
 ) -> None:
-    """Run both backends, which are right, on random contracts, shapes, dtypes and scales, and count the rejections.
+    """Run both backends, which are right, on random contracts, shapes, dtypes and scales, and count false alarms.
 
     Exits with 1 if that is one draw in 1,000 or more. Draw 1234 of a seed is the same whatever the range it is run in.
     """

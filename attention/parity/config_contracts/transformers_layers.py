@@ -31,7 +31,7 @@ class Layer:
         path: of its module.
         kind: the "model_type" of its config.
         contract: of the config.
-        dialect: the table of its parameters.
+        weight_map: the table of its parameters.
     """
 
     path: str
@@ -47,7 +47,7 @@ class Layer:
     @property
     def output(self) -> str:
         """The submodule that returns its output, if a norm follows in the module; "" if the module itself returns it."""
-        return self.dialect.output if any("norm" in name.lower() for name in self.dialect.beside) else ""
+        return self.weight_map.output if any("norm" in name.lower() for name in self.weight_map.beside) else ""
 
 
 def inside(path: str, name: str) -> bool:

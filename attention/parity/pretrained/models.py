@@ -62,7 +62,7 @@ REAL: Mapping[str, RealModel] = {
         text=texts.sentences,
     ),
 }
-"""The trained models, by the name of the option `--real`."""
+"""The trained models, by the name that `attention verify --real` takes."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@
 A certificate holds no array: two of them are compared by their hashes and by their z.
 """
 
-# The flags of torch and JAX, read only if the user has imported them, have no types.
+# The flags of torch and JAX are read only where the user has imported them, and have no types.
 # pyright: standard
 
 from __future__ import annotations

@@ -82,22 +82,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """How many mutations a test detected.
-
-    Attributes:
-        killed: their names.
-        survived: the names of those that it did not detect.
-    """
-
-    killed: tuple[str, ...] = ()
-    survived: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{len(self.killed)} of {len(self.killed) + len(self.survived)} mutants killed"
-
-
-@dataclass(frozen=True)
 class Report:
     """All rows of a run. Reports add.
 
@@ -105,7 +89,6 @@ class Report:
         rows: what was compared.
         notes: lines for the reader: warnings, how budgets were computed, how parameters were matched.
         advice: what to run next if something fails.
-        mutation: how many mutations the same probes detected, or None.
     """
 
     rows: tuple[Row, ...] = ()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.adapters.program import Arrays, Call
-from attention.parity.numerics.jaxpr_interpreter import is_float
+from attention.parity.numerics.array_kinds import is_float
 
 Array = Any
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from attention.spec.layers.contract import Contract, Setting
+from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.layers.stack import Stack
 from attention.spec.layers.transformer import Block
 
@@ -14,7 +14,7 @@ POISON = (np.nan, np.inf, -np.inf)
 HUGE = 1e200
 
 
-def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Setting, rng: np.random.Generator) -> None:
+def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: ResolvedCall, rng: np.random.Generator) -> None:
     """Overwrite the tokens that no row of the mask reads, as query or as key.
 
     Args:
@@ -32,7 +32,7 @@ def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Settin
         rows[where] = rng.choice(held, size=rows.shape)[where]
 
 
-def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Setting) -> dict[str, np.ndarray]:
+def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: ResolvedCall) -> dict[str, np.ndarray]:
     """Return which tokens of each input nothing reads: bool `(*batch, N, 1)`."""
     if isinstance(contract, Stack):
         contract, setting = contract.block, setting["layers.0"]
@@ -51,6 +51,6 @@ def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Settin
     return {names[0]: ~rows, **dict.fromkeys(names[1:], ~keys)}
 
 
-def _seen(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+def _seen(setting: ResolvedCall) -> tuple[np.ndarray, np.ndarray]:
     allowed = setting["allowed"]
     return tuple(np.any(allowed, axis=(-3, axis))[..., None] for axis in (-1, -2))  # type: ignore[return-value]

@@ -13,7 +13,8 @@ from itertools import islice
 import numpy as np
 
 from attention.parity.diagnosis.edits import absent, functions, layouts, numbers, operands, order, regions, structure
-from attention.parity.diagnosis.edits.trial import Edit, Trials
+from attention.parity.diagnosis.edits.edit import Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.rules.operand_pair import Finding
 from attention.parity.tracing import Divergence
 from attention.parity.tracing.backward_slice import cone

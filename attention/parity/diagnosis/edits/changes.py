@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attention.parity.diagnosis.edits.trial import Change, Changing, Edit, Make, Trials
+from attention.parity.diagnosis.edits.edit import Change, Changing, Edit, Make
+from attention.parity.diagnosis.edits.trial import Trials
 
 
 def with_setting(trials: Trials, e: int, params: Mapping[str, Any], told: str) -> Edit:

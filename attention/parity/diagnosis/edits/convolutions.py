@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from attention.parity.diagnosis.edits.changes import with_kernel, with_setting
-from attention.parity.diagnosis.edits.trial import Edit, Trials
+from attention.parity.diagnosis.edits.edit import Edit
+from attention.parity.diagnosis.edits.trial import Trials
 
 MOST_DILATED = 8
 

@@ -13,7 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.trial import Changing, Edit, Make, Trials
+from attention.parity.diagnosis.edits.edit import Changing, Edit, Make
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called, chain, made_by
 from attention.parity.diagnosis.rules.activations import ACTIVATIONS, WRITTEN
 from attention.parity.diagnosis.rules.arrays import magnitudes

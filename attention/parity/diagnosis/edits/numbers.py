@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.trial import Change, Edit, Trials
+from attention.parity.diagnosis.edits.edit import Change, Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called
 from attention.parity.diagnosis.rules.constants import is_plain
 from attention.parity.diagnosis.rules.elementwise import factor_text

@@ -13,7 +13,8 @@ from itertools import permutations
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.trial import Change, Edit, Trials
+from attention.parity.diagnosis.edits.edit import Change, Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called, chain, op
 from attention.parity.tracing.trace import Event
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.trial import Change, Changing, Edit, Trials
+from attention.parity.diagnosis.edits.edit import Change, Changing, Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import op
 
 MOST_BETWEEN = 3

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
+from attention.parity.diagnosis.edits.edit import Change, Changing, Edit
 from attention.parity.diagnosis.edits.operands import like, same, what_is_read
-from attention.parity.diagnosis.edits.trial import Change, Changing, Edit, Trials
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called
 
 MOST_BORDER = 8

@@ -16,7 +16,8 @@ import numpy as np
 
 from attention.parity.diagnosis.edits import convolutions
 from attention.parity.diagnosis.edits.changes import made, with_setting
-from attention.parity.diagnosis.edits.trial import Change, Changing, Edit, Make, Trials
+from attention.parity.diagnosis.edits.edit import Change, Changing, Edit, Make
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called
 
 COMPARED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from attention.parity.diagnosis.edits.edit import Change, Edit, Make
 from attention.parity.diagnosis.rules.arrays import magnitudes
 from attention.parity.tracing.activation_patching import laid, mended
 from attention.parity.tracing.axis_permutations import close
@@ -27,11 +27,6 @@ from attention.parity.tracing.fingerprint import fingerprint
 from attention.parity.tracing.trace import Event, Recording, Step
 from attention.parity.tracing.trace_alignment import Alignment
 
-Make = Callable[..., Any]
-Change = dict[int, tuple[tuple[int, ...], Make]]
-"""What each event is made of instead, and how: of its own number, what the step makes as it is."""
-Changing = Callable[[int], Change | None]
-"""From an event to the change that makes it otherwise; None where it cannot be."""
 NEAR = 12
 """Operations after an edit in which an agreement is looked for before everything is run again."""
 FAILURES = (ArithmeticError, AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -44,30 +39,6 @@ LEAST = 3
 """Magnitudes of an array that is evidence."""
 MOST_SIZE = 2_000_000
 """Elements of an array that is made again."""
-
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """One change of the JAX program.
-
-    Attributes:
-        name: what is said of it, of both sides.
-        at: the event that is made otherwise.
-        change: the events that are, for the event or for another run of its line; None where it cannot be.
-        torch, jax: what to write there to have what the other side has.
-        evidence: what was done, beside that it mends the outputs.
-        far: whether it is run to the outputs even if nothing near it agrees.
-        near: whether what it makes must itself be an array of torch.
-    """
-
-    name: str
-    at: int
-    change: Changing
-    torch: str = ""
-    jax: str = ""
-    evidence: str = ""
-    far: bool = False
-    near: bool = False
 
 
 @dataclass(eq=False)
@@ -183,7 +154,7 @@ class Trials:
     def holds(self, edit: Edit) -> bool:
         """Return whether an edit mends the outputs, made wherever its line runs, or there alone."""
         first = edit.change(edit.at)
-        if first is None or not (edit.far or (self.makes(first) if edit.near else self.heals(first))):
+        if first is None or not (self.makes(first) if edit.near else self.heals(first)):
             return False
         return any(map(self.mends, self.everywhere(edit))) or self.mends(first)
 
@@ -263,8 +234,3 @@ def _key(events: list[Event], e: int) -> tuple[object, ...]:
 
 def _where(recording: Recording, e: int) -> tuple[object, ...]:
     return tuple((recording.events[n].op, recording.events[n].place) for n in recording.consumers[e][:1])
-
-
-def once(edit: Edit) -> Edit:
-    """Return an edit that is made at its own event alone."""
-    return replace(edit, change=lambda e: edit.change(e) if e == edit.at else None)
