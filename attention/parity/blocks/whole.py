@@ -6,7 +6,7 @@ Through dozens of layers, real kernels lose a few times what the perturbed runs 
 measures this factor: sigma is scaled by it, up to the limit at which the model would no longer agree with itself.
 """
 
-# Modules are whatever their user brought, of types that strict mode cannot know.
+# Modules come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def budgeted(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, run
         try:
             value, sigma = _perturbed(side, call, _coarsest(runs))
         except SideFailed:
-            # A program may look at the dtype of its parameters, and refuse operands of two.
+            # A program may require one dtype for all parameters.
             pass
         else:
             scaled = {name: sigma[name] * _lost(own[name], x, sigma[name]) for name, x in value.items()}

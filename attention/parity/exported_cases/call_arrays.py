@@ -46,7 +46,7 @@ def gathered(probe: Probe, expected: Budget) -> Arrays:
 
 
 def positions(probe: Probe) -> Arrays:
-    """Return the positions of a call, written out; none where the layer looks at none."""
+    """Return the positions of a call, written out; none for a layer without positions."""
     names = {"query": "query_positions", "key": "key_positions"} if "key" in probe.contract.inputs else {"x": "positions"}
     setting = probe.contract.resolve(probe.arrays, **probe.call())
     if not any(kind in ("rotary", "positions") for kind, *_ in leaves(setting)):

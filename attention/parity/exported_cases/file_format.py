@@ -111,7 +111,7 @@ def sha256(content: bytes) -> str:
 
 
 def is_export(folder: Path) -> bool:
-    """Return whether the folder holds an export of ours, of whatever version."""
+    """Return whether the folder holds an export of any version."""
     try:
         return _read(folder).get("format") == FORMAT
     except (FileError, AttributeError):

@@ -6,7 +6,7 @@ Every result is judged as logits are (`logits`): its distance from the float64 f
 forward pass in the model's own dtype. The reference of a padded row is the forward pass of its tokens without padding.
 """
 
-# Models are whatever their user brought, of types that strict mode cannot know.
+# Models come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def compared(actual: Array, expected: Array, top_k: Sequence[int], labels: Array
     Args:
         actual: logits, float64, (n, V).
         expected: the same.
-        top_k: how many tokens each agreement looks at.
+        top_k: the numbers of tokens of which the agreement is computed.
         labels: of the tokens that follow, (n,); -100 where there is none.
 
     Returns:

@@ -119,7 +119,7 @@ def budget(
     units = np.asarray([(r.unit, r.floor) for r in (rounding(dtype), rounding(dtype if storage is None else storage))])
     arguments = jax.tree.map(_upcast, arguments)
     leaves, structure = jax.tree.flatten(arguments)
-    # Always the CPU, so that a seed means the same budget whatever accelerator is there.
+    # Always the CPU, so that a seed gives the same budget on every machine.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
         jaxpr, outputs = _traced(program, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
 

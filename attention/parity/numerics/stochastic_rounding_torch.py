@@ -81,7 +81,7 @@ FOURIER = ("_fft_c2c", "_fft_c2r", "_fft_r2c")
 
 @cache
 def _fused() -> dict[Any, Callable[..., Any]]:
-    """Return how each fused operation is made of plain ones, for those that this torch has."""
+    """Return the decomposition of each fused operation that this torch has."""
     packets = [getattr(torch.ops.aten, name) for name in FUSED if hasattr(torch.ops.aten, name)]
     return dict(get_decompositions(packets))
 
@@ -123,7 +123,7 @@ class TorchStochasticRounding(TorchDispatchMode):
         return made[0] if single else type(results)(made) if made else results
 
     def _spreads(self, func: Any, name: str, args: Any, kwargs: Any, made: tuple[Any, ...], *, fresh: bool) -> list[Any]:
-        """Return how far rounding moves each result, per element; None for what is no float."""
+        """Return the largest rounding error of each result, per element; None if it is no float."""
         unit = self.rounding.unit
         floats = [o.abs() if isinstance(o, Tensor) and (o.is_floating_point() or o.is_complex()) else None for o in made]
         if name in FOURIER:
@@ -194,7 +194,7 @@ def _factor(name: str, value: Any) -> Any:
 
 @cache
 def _views(func: Any) -> bool:
-    """Return whether an operation only looks at its operand in another way."""
+    """Return whether an operation returns a view of its operand."""
     return any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)  # noqa: SLF001 - torch has no other
 
 
@@ -206,7 +206,7 @@ def _writes(func: Any) -> bool:
 
 @contextmanager
 def noisy(draws: np.random.Generator | None, rounding: Rounding) -> Generator[None]:
-    """Run what is inside in float64, one plain operation at a time, each rounded at random."""
+    """Run the body in float64, one plain operation at a time, each rounded at random."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

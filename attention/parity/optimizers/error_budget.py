@@ -43,7 +43,7 @@ class StepBudgets:
     """Where steps take one probe, and their budgets in one dtype, each made once.
 
     Args:
-        probe: what is run.
+        probe: first parameters and gradients.
         dtype: in which, "float32" or "float64".
 
     Raises:

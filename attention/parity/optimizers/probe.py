@@ -93,7 +93,7 @@ def _gradients(draws: np.random.Generator, sizes: Arrays, step: Step, number: in
     loud = LOUDNESS[number % len(LOUDNESS)]
     if step.clip is None:
         return {name: g * loud for name, g in gradients.items()}
-    # Only what is large is scaled, so that what is near eps stays there.
+    # Only large gradients are scaled, so that those near eps stay there.
     norm = math.sqrt(sum(float(np.sum(g**2)) for g in gradients.values()))
     factor = loud * step.clip.most / norm
     return {name: np.where(np.abs(g) > 1e-3, g * factor, g) for name, g in gradients.items()}

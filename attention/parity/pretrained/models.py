@@ -79,7 +79,7 @@ class RealLayer:
     lengths: np.ndarray
     """`(B,)`, tokens of each row that are real; the rest is padding."""
     tokens: tuple[tuple[str, ...], ...] = field(repr=False)
-    """The real tokens, row by row: what stands at the index of a worst element."""
+    """The real tokens, row by row: those at the index of a worst element."""
     theirs: ForeignLayer = field(repr=False)
 
     @property

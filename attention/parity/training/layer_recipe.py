@@ -27,7 +27,7 @@ from attention.spec.optimizers.optimizer import Step
 
 STEPS = 50
 APART = 100_003
-"""Seeds between those of two recipes' batches: more than anybody makes steps with them."""
+"""The distance of two recipes' batch seeds: more than any number of steps."""
 
 
 def recipe_for(
