@@ -124,11 +124,11 @@ def _over_length(results: Results, rows: list[Row], label: str, value: Callable[
         return None
     figure, panels = _panels(list(lines))
     styles = _styles(rows)
-    for axes, by_entrant in zip(panels, lines.values(), strict=True):
-        for implementation, points in by_entrant.items():
+    for axes, by_implementation in zip(panels, lines.values(), strict=True):
+        for implementation, points in by_implementation.items():
             _ = axes.loglog(*zip(*sorted(points), strict=True), label=implementation, **styles[implementation])  # type: ignore[arg-type]
         axes.xaxis.set_minor_formatter("")
-        sizes = sorted({s for points in by_entrant.values() for s, _ in points})
+        sizes = sorted({s for points in by_implementation.values() for s, _ in points})
         _ = axes.set_xticks(sizes, [str(s) for s in sizes])
         _ = axes.set_xlabel("S")
         _ = axes.set_ylabel(label)

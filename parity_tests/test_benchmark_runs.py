@@ -201,15 +201,15 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "line"),
         [
-            (["run", "nope"], "benchmarks: suite 'nope' must be one of dense"),
-            (["run", "--dtype=int8"], "benchmarks: dtype 'int8' must be one of"),
-            (["run", "--side=numpy"], "benchmarks: side 'numpy' must be one of torch, jax"),
-            (["run", "--implementation=nobody"], "benchmarks: implementation 'nobody' must be part of one of torch auto"),
-            (["run", "--program=sideways"], "benchmarks: program 'sideways' must be one of forward"),
-            (["run", "decode", "--program=forward+backward"], "benchmarks: suites and options given leave no case"),
-            (["run", "--json=/dev/null/b.json"], "benchmarks: path '/dev/null/b.json' must be writable"),
-            (["requirements", "--only=77"], "benchmarks: requirement '77' must begin one of"),
-            (["compare", "/nope.json", "/nope.json"], "benchmarks: path '/nope.json' must be a file of benchmark results"),
+            (["run", "nope"], "attention: SUITES 'nope' must be one of dense"),
+            (["run", "--dtype=int8"], "attention: --dtype 'int8' must be one of"),
+            (["run", "--side=numpy"], "attention: --side 'numpy' must be one of torch, jax"),
+            (["run", "--implementation=nobody"], "attention: --implementation 'nobody' must be part of one of torch auto"),
+            (["run", "--program=sideways"], "attention: --program 'sideways' must be one of forward"),
+            (["run", "decode", "--program=forward+backward"], "attention: SUITES and options given leave no case"),
+            (["run", "--json=/dev/null/b.json"], "attention: path '/dev/null/b.json' must be writable"),
+            (["requirements", "--only=77"], "attention: requirement '77' must begin one of"),
+            (["compare", "/nope.json", "/nope.json"], "attention: path '/nope.json' must be a file of benchmark results"),
         ],
     )
     def test_a_mistake_is_one_line(self, arguments: list[str], line: str) -> None:

@@ -20,7 +20,7 @@ from attention.cli.wording import spoken
 from parity_tests.absent import needs
 
 ROOT = Path(__file__).parent.parent
-SLOW = ("kernels measure", "kernels tune", "bench", "bench run", "bench holds", "bench compare", "bench plot")
+SLOW = ("kernels measure", "kernels tune", "bench", "bench run", "bench requirements", "bench compare", "bench plot")
 """Examples that take long, or read what another one wrote; those of `bench` have tests of their own."""
 RUN = [(name, line) for name, lines in EXAMPLES.items() if name not in SLOW for line in lines]
 

@@ -12,7 +12,7 @@ import pytest
 
 from attention.spec import random
 from attention.torch_impl import random as torch_random
-from attention.torch_impl.kernels.blockwise import passes
+from attention.torch_impl.kernels.blockwise import steps
 from parity_tests.backends import TORCH, Backend, Kernel, close, each_backend, each_kernel
 from parity_tests.formula import SEED, qkv
 
@@ -56,7 +56,7 @@ class TestDropout:
     def test_a_mask_that_is_drawn_again_is_the_mask_that_was_held(self, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
         given, along = qkv(), qkv()[0]
         whole = Kernel(TORCH, "reference").grads(*given, along, **self.OPTIONS)
-        monkeypatch.setattr(passes, "HELD", held)
+        monkeypatch.setattr(steps, "HELD", held)
         monkeypatch.setattr(torch_random, "PIECE", 16)
         for got, wanted in zip(Kernel(TORCH, "blockwise").grads(*given, along, **self.OPTIONS), whole, strict=True):
             close(got, wanted, 1e-12)

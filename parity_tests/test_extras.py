@@ -50,7 +50,10 @@ class TestNamesake:
         ) as e:
             require("no_such_package", extra="all", wanted_by="spec")
         assert len(str(e.value)) < 500
-        monkeypatch.setitem(cli.main.__globals__, "app", lambda: None)
+        assert cli.app is not None, "importing it adds the commands"
+        monkeypatch.setattr("attention.cli.application.app", lambda: None)
+        # The handler of interrupts is pytest's.
+        monkeypatch.setattr("signal.signal", lambda *_: None)
         cli.main()
         assert capsys.readouterr().err.startswith(f"attention: {WARNING}")
 

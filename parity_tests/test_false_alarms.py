@@ -204,4 +204,4 @@ class TestCommands:
     def test_a_bad_dtype_is_one_line(self) -> None:
         result = self.run("--dtype", "int8")
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-        assert result.stderr.startswith("attention: dtype 'int8' must be one of")
+        assert result.stderr.startswith("attention: --dtype 'int8' must be one of")

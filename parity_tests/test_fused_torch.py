@@ -24,7 +24,8 @@ from attention.torch_impl.kernels import lowering
 from attention.torch_impl.kernels import sdpa as sdpa_file
 from attention.torch_impl.kernels.experimental import varlen
 from attention.torch_impl.kernels.experimental.varlen import Packing, Varlen, packing
-from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, Box, bounding, shape
+from attention.torch_impl.kernels.mask_bounds import Box, bounding
+from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, shape
 from parity_tests.drawn_masks import Drawn, of, sized, table
 
 B, H, K, D, E = 2, 4, 2, 6, 6

@@ -26,7 +26,7 @@ from attention.parity.contracts.probes import Probe, probes
 from attention.parity.results.report import Report
 from attention.spec.errors import DTypeError, MaskError, OptionError, PositionError, ShapeError
 from attention.spec.layers.contract import BACKENDS as MODULES
-from attention.spec.layers.latent import absorb, expand
+from attention.spec.layers.latent_forms import absorb, expand
 from attention.spec.norms import RMSNorm
 from attention.spec.positions import DynamicNTKScaling, YarnScaling
 from attention.spec.scores import heads_first

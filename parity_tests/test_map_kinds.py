@@ -369,7 +369,8 @@ class Upsampler(nn.Module):
 
     def __init__(self, axes: int) -> None:
         super().__init__()
-        conv, transposed = (nn.Conv1d, nn.ConvTranspose1d) if axes == 1 else (nn.Conv2d, nn.ConvTranspose2d)
+        conv: Any = nn.Conv1d if axes == 1 else nn.Conv2d
+        transposed: Any = nn.ConvTranspose1d if axes == 1 else nn.ConvTranspose2d
         self.inner = conv(2, 5, 3, padding=1)
         self.up = transposed(5, 4, (2, 3)[-axes:], stride=(2, 3)[-axes:])
         self.outer = conv(4, 3, 1)

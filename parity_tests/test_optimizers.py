@@ -363,7 +363,7 @@ class TestValues:
             layer[0].grad = torch.tensor([3.0, 4.0], dtype=torch.float64)
             torch_optimizers.optimizer(step, layer).step()
             np.testing.assert_allclose(layer[0].detach().numpy(), [-3.0 / (5.0 + eps), -4.0 / (5.0 + eps)], rtol=1e-15)
-            made = jax_optimizers.optimizer(step, nnx.Dict({"p": nnx.Param(jnp.zeros(2))}))
+            made: Any = jax_optimizers.optimizer(step, nnx.Dict({"p": nnx.Param(jnp.zeros(2))}))
             params = {"p": jnp.zeros(2)}
             updates, _ = made.update({"p": jnp.asarray([3.0, 4.0])}, made.init(params), params)
             np.testing.assert_allclose(updates["p"], [-3.0 / (5.0 + eps), -4.0 / (5.0 + eps)], rtol=1e-15)

@@ -70,12 +70,12 @@ class TestPlans:
         layer, x = torch_impl.MultiHeadAttention(CAUSAL), torch.randn(1, 3, M)
         _ = layer(x)
         with pytest.raises(ShapeError, match="must be"):
-            layer(torch.randn(1, 3, M + 1))
+            _ = layer(torch.randn(1, 3, M + 1))
         with pytest.raises(DTypeError, match="must be"):
-            layer(x.double())
+            _ = layer(x.double())
         layer = layer.double()
         with pytest.raises(DTypeError, match="must be"):
-            layer(x)
+            _ = layer(x)
 
     def test_a_plan_gives_what_the_general_way_gives(self) -> None:
         layer, x = torch_impl.MultiHeadAttention(CAUSAL), torch.randn(2, 3, M)

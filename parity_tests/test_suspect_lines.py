@@ -141,6 +141,47 @@ def nearest_torch(x: Any, y: Any) -> Any:
     return torch.take_along_dim(y, near[..., None], 1) * 3
 
 
+def scaled(x: Any) -> Any:
+    scale = 8**0.5  # the root
+    y = x * scale
+    y = jnp.tanh(y) + 1
+    return jnp.exp(-y) * y
+
+
+def scaled_torch(x: Any) -> Any:
+    y = torch.tanh(x * 8) + 1
+    return torch.exp(-y) * y
+
+
+def summed(x: Any) -> Any:
+    def step(carry: Any, x: Any) -> Any:
+        carry = 0.5 * carry + jnp.sin(x)
+        y = jnp.tanh(carry)
+        return carry, y * jax.nn.sigmoid(y)  # a sigmoid
+
+    return jnp.moveaxis(jax.lax.scan(step, jnp.zeros_like(x[:, 0]), jnp.moveaxis(x, 1, 0))[1], 0, 1) * 3
+
+
+def summed_torch(x: Any) -> Any:
+    steps = torch.arange(x.shape[1])
+    weights = torch.where(steps[:, None] >= steps, 0.5 ** (steps[:, None] - steps).clamp(min=0), 0.0).to(x.dtype)
+    y = torch.tanh(torch.einsum("ts,bsc->btc", weights, torch.sin(x)))
+    return y * torch.cos(y) * 3
+
+
+def repeated(x: Any) -> Any:
+    y = jnp.tanh(x)
+    y = jax.lax.fori_loop(0, 4, lambda _, y: y + 0.3 * jnp.sin(y), y)  # four times
+    return jnp.cos(y) @ y.mT
+
+
+def repeated_torch(x: Any) -> Any:
+    y = torch.tanh(x)
+    for _ in range(3):
+        y = y + 0.3 * torch.sin(y)
+    return torch.cos(y) @ y.mT
+
+
 CASES: dict[str, tuple[Any, Any, tuple[np.ndarray, ...], str]] = {
     "a setting of a helper's module": (Gated(), GatedPort(), (X,), "four groups"),
     "an argument of a call": (attended_torch, attended, (X, Y), "the values are the queries"),
@@ -149,6 +190,9 @@ CASES: dict[str, tuple[Any, Any, tuple[np.ndarray, ...], str]] = {
     "a call over several lines": (in_lines_torch, in_lines, (X,), "another axis"),
     "a loop beside a whole array": (looped, at_once, (X,), "the cube"),
     "an absent operation": (mapped_torch, unmapped, (X,), "no tanh before"),
+    "a number beside the line": (scaled_torch, scaled, (X,), "the root"),
+    "a scan beside a whole array": (summed_torch, summed, (X,), "a sigmoid"),
+    "how often a loop runs": (repeated_torch, repeated, (X,), "four times"),
     "an index that is decided": (nearest_torch, nearest, (X, Y), "the farthest"),
 }
 
@@ -166,6 +210,29 @@ class TestValues:
         assert found.kind == "different"
         assert found.jax is not None
         assert found.jax.line == line_of("the cube")
+
+    def test_a_scan_beside_a_whole_array_parts_at_one_operation(self) -> None:
+        found = locate(summed_torch, summed, (X,))
+        assert found.kind == "different"
+        assert found.jax is not None
+        assert found.jax.line == line_of("a sigmoid")
+
+    def test_axes_of_one_size_in_another_order_hide_no_mistake(self) -> None:
+        x = RNG.normal(size=(2, 2, 5, 5))
+
+        def first(x: Any) -> Any:
+            y = torch.tanh(x) * 2
+            return (y @ y.mT).sum((1, 3))
+
+        def second(x: Any) -> Any:
+            y = jnp.swapaxes(jnp.tanh(x), 0, 1)
+            y = y + 0.1 * y**3  # heads come first
+            return jnp.einsum("hbqd,hbkd->bq", y, y)
+
+        found = locate(first, second, (x,))
+        assert found.kind == "different"
+        assert found.share == pytest.approx(1.0)
+        assert is_shown(found, 1, "heads come first")
 
     def test_a_stopped_gradient_names_what_should_read_it(self) -> None:
         def first(x: Any) -> Any:

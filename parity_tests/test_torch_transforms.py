@@ -296,7 +296,7 @@ class TestAutocast:
     def test_gradients_come_back_in_the_parameters_dtype(self) -> None:
         module = MultiHeadAttention(CONTRACT)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            module(numbers(0, B, T, M).float()).float().sum().backward()
+            _ = module(numbers(0, B, T, M).float()).float().sum().backward()
         assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {torch.float32}
         assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 

@@ -69,12 +69,12 @@ def budget() -> list[dict[str, Any]]:
 
 def envelope() -> list[dict[str, Any]]:
     """Draw a right and a wrong training in their envelopes, and return the numbers."""
-    contract, step = spec.MultiHeadAttention(16, 2), spec.Adam(1e-3)
+    contract, step = spec.MultiHeadAttention(16, 2), spec.optimizers.Adam(1e-3)
     figure = Figure(figsize=(7.2, 3.2), layout="constrained", dpi=150)
     told: list[dict[str, Any]] = []
     for axes, (name, brought) in zip(
         figure.subplots(1, 2, sharey=True),
-        {"the same Adam": {}, "eps 1e-6 in torch": {"torch": spec.Adam(1e-3, eps=1e-6)}}.items(),
+        {"the same Adam": {}, "eps 1e-6 in torch": {"torch": spec.optimizers.Adam(1e-3, eps=1e-6)}}.items(),
         strict=True,
     ):
         training = parity.train(parity.recipe_for(contract, optimizer=step, steps=STEPS, optimizers=brought))

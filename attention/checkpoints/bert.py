@@ -38,7 +38,7 @@ def contract(config: Mapping[str, Any]) -> MultiHeadAttention:
         config: the parsed file. Only sizes are taken from it; dropout belongs to training.
 
     Raises:
-        OptionError: it asks for positions inside the attention, or for a decoder; reading on would drop them silently.
+        OptionError: the config has positions inside the attention, or is a decoder's.
     """
     positions = get(config, "position_embedding_type")
     if not (positions is None or (isinstance(positions, str) and positions == "absolute")):

@@ -5,7 +5,7 @@
     q_proj.weight (HD, M)                                                                    without
     o_proj.weight (M, HE)
 
-Both norms have eps 1e-6, whatever `rms_norm_eps` says. Files pair rotary features as neighbours (`rope_interleave`).
+Both norms have eps 1e-6, regardless of `rms_norm_eps`. Files pair rotary features as neighbours (`rope_interleave`).
 
 References:
     DeepSeek-V3, arXiv:2412.19437; names and defaults as in transformers 5.23.

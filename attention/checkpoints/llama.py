@@ -125,7 +125,7 @@ def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, beside: I
         depth: how many there are.
         layers: where block `{}` is: "layers.{}.".
         norm: the tensor of the norm after them.
-        beside: what is stored among them and is no part of them, such as the embedding.
+        beside: tensors under the same prefix that are not part of the decoder, such as the embedding.
 
     Raises:
         OptionError: the depth is no int that a stack may have.

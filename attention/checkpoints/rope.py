@@ -31,7 +31,7 @@ def rotary(config: Config, head_dim: int, style: str = "half", base: float = 10_
 
     Args:
         config: the parsed file.
-        head_dim: D, of which a `partial_rotary_factor` turns the first part.
+        head_dim: D; a `partial_rotary_factor` rotates the first part.
         style: which features form a pair.
         base: the family's, where the config gives none.
 
@@ -51,7 +51,7 @@ def parameters(config: Config) -> Config:
     """Return the rotary parameters of the config by their present names; empty if there are none.
 
     Raises:
-        OptionError: it says so by layer type, as Gemma 3 does, or is no mapping.
+        OptionError: the parameters are by layer type, as in Gemma 3, or not a mapping.
     """
     given = inner(config, "rope_parameters") or inner(config, "rope_scaling")
     for name, value in given.items():

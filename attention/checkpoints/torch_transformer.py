@@ -56,7 +56,7 @@ def encoder_block(config: Mapping[str, Any], mask: Mask | None = None) -> Encode
 
     Args:
         config: its arguments; `batch_first`, `device` and `dtype` are matters of a call.
-        mask: what every call's `src_mask` says.
+        mask: stands for every `src_mask`.
 
     Raises:
         OptionError: a number is missing, or the activation is neither "relu" nor "gelu".

@@ -122,7 +122,7 @@ def read(tensors: Mapping[str, np.ndarray], weight_map: WeightMap, contract: Arc
 
     Raises:
         ParamError: tensors under `at` are missing, misshapen, or unknown to the table, or the table lacks a parameter
-            of the contract, or what is given are no arrays; the first faults are named.
+            of the contract, or a value is not an array; the first faults are named.
         OptionError: not a WeightMap, or not an architecture.
     """
     params = _params(contract, weight_map)

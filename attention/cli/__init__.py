@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 IMPORTING = "<frozen importlib._bootstrap>"
 """The file name of Python's own frames while a module is imported."""
+PATIENCE = 5.0
+"""Seconds after which an interrupt ends the process, should a callback of a framework have swallowed the exception."""
 
 
 def main() -> None:
@@ -37,14 +40,25 @@ def main() -> None:
     run()
 
 
-def _interrupt(_: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, frame: FrameType | None) -> None:
     """End at once while a module is imported, where extension modules swallow exceptions; else raise KeyboardInterrupt."""
     while frame is not None:
         if frame.f_code.co_filename == IMPORTING:
-            _ = os.write(2, b"attention: interrupted\n")
-            os._exit(130)
+            _end()
         frame = frame.f_back
+    if hasattr(signal, "setitimer"):
+        _ = signal.signal(signal.SIGALRM, _end)
+        _ = signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     raise KeyboardInterrupt
+
+
+def _end(*_signal: object) -> None:
+    """End this process and those that it started."""
+    _ = os.write(2, b"attention: interrupted\n")
+    if "multiprocessing" in sys.modules:
+        for process in sys.modules["multiprocessing"].active_children():
+            process.terminate()
+    os._exit(130)
 
 
 def __getattr__(name: str) -> Any:

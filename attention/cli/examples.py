@@ -32,7 +32,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "kernels tune": ("attention kernels tune --backend jax --mask causal",),
     "bench": ("attention bench run causal --size 512 --program forward",),
     "bench run": ("attention bench run causal --size 512 --program forward",),
-    "bench holds": ("attention bench holds --only 3.window",),
+    "bench requirements": ("attention bench requirements --only 3.window",),
     "bench compare": ("attention bench compare before.json after.json",),
     "bench plot": ("attention bench plot build/bench.json build/bench",),
     "bench suites": ("attention bench suites",),

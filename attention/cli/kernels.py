@@ -50,7 +50,7 @@ def explain(
     Predicted costs stand beside each kernel; with --peak and --bandwidth, the least time that the roofline allows.
     """
     from attention.cli.kernel_explaining import Call, explained  # noqa: PLC0415 - NumPy is imported by the command that needs it
-    from attention.spec.params import numpy_dtype  # noqa: PLC0415
+    from attention.spec.dtypes import numpy_dtype  # noqa: PLC0415
 
     _ = numpy_dtype(dtype)
     options = {"softcap": softcap, "dropout_rate": dropout, "dropout_seed": 0, "precision": precision}
@@ -63,7 +63,7 @@ def explain(
         width=width,
         mask=mask,
         gradient=gradient,
-        options={**options, "return_stages": tuple(intermediate or ())},
+        options={**options, "return_intermediates": tuple(intermediate or ())},
     )
     for name in _backends(backend):
         for line in explained(name, call, peak=peak, bandwidth=bandwidth):
@@ -101,7 +101,7 @@ def _checked(dtype: str | None) -> str | None:
     Raises:
         UnknownName: there is none.
     """
-    from attention.spec.params import numpy_dtype  # noqa: PLC0415
+    from attention.spec.dtypes import numpy_dtype  # noqa: PLC0415
 
     if dtype is not None:
         _ = numpy_dtype(dtype)

@@ -75,10 +75,10 @@ def dot_product_attention(
         v: `(*batch, S, K, E)`.
         mask: which keys a query may attend to, such as `spec.Causal() & spec.Lengths(kv=[7, 5])`; None allows all.
         bias: added to the scores, broadcastable to `(*batch, H, T, S)`.
-        scale: what `q . k` is multiplied by; None means 1 / sqrt(D).
+        scale: factor of `q . k`; None means 1 / sqrt(D).
         softcap: bounds scores to (-softcap, softcap) before the bias.
         score_mod: `(score, b, h, t, s) -> score`, written with operators, applied after the bias and before the mask.
-        sinks: `(H,)` logits that take weight and give no value.
+        sinks: `(H,)` logits that join the denominator of the softmax and have no value.
         dropout_rate: probability of dropping a weight, in [0, 1).
         dropout_seed: an int or an integer scalar: the same seed drops the same weights in every framework and kernel.
         precision: least precision of float32 products: None (as the framework is set), "default", "high", "highest".
@@ -95,7 +95,7 @@ def dot_product_attention(
         MaskError: the mask does not fit, or leaves its alignment unsaid.
         OptionError: an option outside its range.
         UnknownName: no such kernel.
-        KernelRefused: the kernel asked for by name cannot do this.
+        KernelRefused: the kernel chosen by name refuses the call.
     """
     named = intermediate_names(return_intermediates)
     request = make_request(q, k, v, mask, bias, scale, softcap, score_mod, sinks, dropout_rate, dropout_seed, precision, named)

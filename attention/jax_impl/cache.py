@@ -23,7 +23,7 @@ from attention.spec.errors import CacheError, DTypeError, OptionError, shown
 
 
 class JaxMemory:
-    """JAX's arrays: integers of 32 bits whatever the 64-bit switch says, so that a loop carries what it was given."""
+    """JAX's arrays: integers of 32 bits regardless of jax_enable_x64, so that a loop carry keeps its dtype."""
 
     xp: Any = jnp
 

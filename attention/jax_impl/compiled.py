@@ -69,7 +69,7 @@ def compiled(layer: Layer) -> Callable[..., Any]:
 
 
 def _check(given: Any) -> None:
-    """Raise DTypeError for what JAX could not take as an argument, before it says so in its own words."""
+    """Raise DTypeError for arguments that JAX cannot trace."""
     for x in jax.tree.leaves(given):
         if not isinstance(x, (jax.Array, np.ndarray, np.generic, int, float)):
             raise DTypeError(f"argument {type(x).__module__}.{type(x).__name__} must be a jax.Array or numpy.ndarray")

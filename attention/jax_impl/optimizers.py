@@ -5,11 +5,11 @@
 
     chain:   scale g  ->  clip  ->  (+ w p)  ->  scale_by_...  ->  (+ w p)  ->  times -r(first_count + count)
 
-Wherever optax lacks the step that is asked for (an eps outside Adagrad's root, Adam without bias correction, dampening ...),
-the piece is `by_formula`, which runs the spec's own equation on arrays. Nothing is approximated by what merely bears the same
-name.
+Wherever optax lacks the requested step (an eps outside Adagrad's root, Adam without bias correction, dampening ...),
+the piece is `by_formula`, which runs the spec's own equation on arrays. Nothing is approximated by an optimiser that only has
+the same name.
 
-A kernel (M, H, D) is a matrix and a bias (H, D) a vector for the optimiser: which leaf is which, the layer's contract says.
+A kernel (M, H, D) is a matrix and a bias (H, D) a vector for the optimiser: the layer's contract has the shapes.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Shapes:
 
 
 def seen(layer: nnx.Module) -> Shapes:
-    """Return the shapes of a layer's parameters: a contract's as it says, those of a plain module as they are."""
+    """Return the shapes of a layer's parameters: from its contract, or from the arrays of a plain module."""
     paths = jax.tree_util.tree_flatten_with_path(nnx.state(layer, nnx.Param))[0]
     stored = {_name(path): tuple(leaf.shape) for path, leaf in paths}
     flat: dict[str, tuple[int, ...]] = {}
@@ -182,7 +182,7 @@ def _schedule(optax: Any, rate: Schedule | float) -> Any:
         peak = rate.then.rate(0) if isinstance(rate.then, Schedule) else rate.then
         return optax.join_schedules([optax.linear_schedule(0.0, peak, rate.steps), _schedule(optax, rate.then)], [rate.steps])
     if isinstance(rate, Schedule):
-        # Somebody's own is Python, and asked at every step.
+        # A user's schedule is Python code, called at every step.
         kind = jax.ShapeDtypeStruct((), jnp.result_type(float))
         return lambda count: jax.pure_callback(lambda n: jnp.asarray(rate.rate(int(n)), kind.dtype), kind, count)
     return optax.constant_schedule(rate)
@@ -212,7 +212,7 @@ class FormulaState(NamedTuple):
 
 
 def by_formula(optax: Any, step: Step) -> Any:
-    """Return the equation of a step, run on arrays: for what optax has not."""
+    """Return the spec's equation of a step as a transformation, for steps that optax lacks."""
     rate = schedule(optax, step)
 
     def init(params: Any) -> FormulaState:

@@ -99,7 +99,7 @@ def _linear(param: Param, kind: np.dtype, precision: str | None, *, use_bias: bo
 
 def _sharding(axes: str) -> dict[str, Any]:
     """Return the metadata that names a parameter's axes for `nnx.get_partition_spec`, by their letters in `spec.axes`."""
-    # Eager sharding would ask for a mesh before the first parameter is made.
+    # Eager sharding would need a mesh before the first parameter exists.
     return {"out_sharding": tuple(axes), "eager_sharding": False}
 
 

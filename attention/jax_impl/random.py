@@ -38,7 +38,7 @@ def key(seed: Array, device: Device = None) -> spec.Key:
     Args:
         seed: an int in [0, 2^64), an integer scalar, whose low 32 bits count, a key of `jax.random` or its two words; arrays
             may be traced.
-        device: where the words shall be; None leaves them where they are.
+        device: of the words; None keeps their device.
 
     Raises:
         OptionError: an int outside the range, no integer, or a key of another generator.
@@ -72,7 +72,7 @@ def keep(seed: Array, rate: float, shape: tuple[int, ...], device: Device = None
         seed: as in `key`.
         rate: probability of dropping, in [0, 1).
         shape: `(*batch, H, T, S)`.
-        device: where the array shall be: a device, or a sharding, each of whose devices makes its own part.
+        device: a device, or a sharding, each of whose devices computes its own part.
     """
     return below(key(seed), spec.keep_threshold(rate), index(shape, device))
 
@@ -100,7 +100,7 @@ def bernoulli(of: Array, p: float = 0.5, shape: tuple[int, ...] = (), device: De
         of: as `seed` in `key`: a key of `jax.random`, or one of `spec.jax_random`.
         p: in [0, 1].
         shape: of the answer.
-        device: where it shall be.
+        device: of the result.
     """
     if jax.config.read("jax_enable_x64"):
         # p is then a float64, for which JAX draws 64 bits a number.
@@ -119,7 +119,7 @@ def dropout_mask(
         rate: probability of dropping, in [0, 1]; at 0 and 1 no key is drawn.
         shape: of the input.
         broadcast_dims: axes along which one mask holds.
-        device: where the array shall be.
+        device: of the array.
     """
     drawn = nnx_random.mask_shape(rate, shape, broadcast_dims)
     if rate in (0.0, 1.0):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -101,12 +102,20 @@ def run(steps: Sequence[Step], jobs: int = 1) -> Iterator[tuple[Step, Report]]:
         yield from ((step, step.run()) for step in steps)
         return
     # Neither framework outlives a fork, and threads of two processes on one core only wait for each other.
-    with _one_thread(), ProcessPoolExecutor(min(jobs, len(steps)), multiprocessing.get_context("spawn")) as pool:
+    others, context = multiprocessing.active_children(), multiprocessing.get_context("spawn")
+    # An interrupt reaches every process of a terminal: this one ends the others.
+    pool = ProcessPoolExecutor(min(jobs, len(steps)), context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with _one_thread(), pool:
         # The longest steps, stacks of blocks and trained models, stand last in a plan, and must not be begun last.
         running = {pool.submit(step.run): step for step in [steps[0], *steps[:0:-1]]}
         try:
             for done in as_completed(running):
                 yield running[done], done.result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -78,7 +78,7 @@ def attend(
         q: `(*batch, T, H, D)`, already in the compute dtype; so are all floating arrays here.
         k: `(*batch, S, K, D)`.
         v: `(*batch, S, K, E)`.
-        scale: what `q . k` is multiplied by.
+        scale: factor of `q . k`.
         allowed: bool, broadcastable to `(*batch, H, T, S)`; None allows everything.
         bias: added to the scores, broadcastable to them.
         softcap: bound of the scores before the bias, or None.
@@ -86,7 +86,7 @@ def attend(
         sinks: `(H,)`, one logit per head that takes weight and gives no value, or None.
         keep: bool `(*batch, H, T, S)`, the weights that dropout keeps, or None.
         dropout_rate: the probability of dropping that made `keep`.
-        constant: the framework's stop-gradient, for what cancels in exact arithmetic.
+        constant: the framework's stop-gradient, for terms that cancel in exact arithmetic.
         observe: called with each intermediate; see `Observer`.
     """
     q, k, v = zero_masked(xp, q, k, v, allowed)

@@ -168,7 +168,7 @@ class AlignmentCall(Protocol[A]):
 
 
 class LinearCall(Protocol[A]):
-    """The call of `LinearAttention`: with a state, or if asked for, it returns the new state too."""
+    """The call of `LinearAttention`: with a state, or with `return_state`, it returns the new state too."""
 
     @overload
     def __call__(
@@ -211,7 +211,7 @@ class DecoderCall(Protocol[A]):
 
 
 def split(attended: Any) -> tuple[Any, dict[str, Any] | None]:
-    """Return context and intermediates of what `dot_product_attention` returned; None if no intermediates were named."""
+    """Split a result of `dot_product_attention` into context and intermediates; None if none were named."""
     return cast("tuple[Any, dict[str, Any]]", attended) if isinstance(attended, tuple) else (attended, None)
 
 

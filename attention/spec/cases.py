@@ -1,6 +1,6 @@
 """Named example contracts with the reason for each: the cases of tests, `attention parity` and benchmarks.
 
-Small sizes are unequal and share no factor where the contract lets them, so that no axis can stand in for another.
+Small sizes are unequal and share no factor where the contract lets them, so that a swapped axis is detected.
 """
 
 from __future__ import annotations

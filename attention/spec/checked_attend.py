@@ -48,7 +48,7 @@ OPTIONS = {
 
 @wraps(formula)
 def attend(xp: Any, q: Array, k: Array, v: Array, **options: Any) -> dict[str, Array]:
-    """Return what `attend.attend` does, of arguments that are looked at first."""
+    """Return the result of `attend.attend` for checked arguments."""
     given = {"xp": xp, "q": q, "k": k, "v": v, **options}
     for name, value in given.items():
         if name in OPTIONS:
@@ -80,7 +80,7 @@ def _check_arrays(given: dict[str, Array], xp: Any) -> None:
 
 
 def _called(name: str, function: Any, array: Array) -> Array:
-    """Return what a user's function makes of an array, checked."""
+    """Return the checked result of a user's function of an array."""
     made = function(array)
     ARRAY.check(f"{name} result", made)
     return made

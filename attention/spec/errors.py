@@ -6,10 +6,10 @@ AttentionError(ValueError)
 ├── OptionError       an option of a contract lies outside its range, or two exclude each other
 ├── MaskError         a mask does not fit the call, or leaves its alignment unsaid
 ├── PositionError     positions are missing or do not fit the call
-├── CacheError        a key/value cache cannot hold what is appended
+├── CacheError        a key/value cache has no space for the appended tokens
 ├── ParamError        weights are missing, unexpected or misshapen; the message names them all
 ├── FileError         a file is unreadable, cut short, corrupt, or not ours
-├── KernelRefused     the kernel asked for by name cannot do this request, and says why
+├── KernelRefused     the kernel chosen by name refuses this request, with the reason
 ├── UnknownName       no kernel, contract, backend, dtype or model has this name
 ├── MissingExtra      an optional dependency is absent; the message names the extra
 ├── SideFailed        a program that a user brought raised, or returned what cannot be compared
@@ -60,7 +60,7 @@ class PositionError(AttentionError):
 
 
 class CacheError(AttentionError):
-    """A key/value cache cannot hold what is appended."""
+    """A key/value cache has no space for the appended tokens."""
 
 
 class ParamError(AttentionError):
@@ -72,7 +72,7 @@ class FileError(AttentionError):
 
 
 class KernelRefused(AttentionError):
-    """The kernel asked for by name cannot do this request; the message is its reason."""
+    """The kernel chosen by name refuses this request; the message has the reason."""
 
 
 class UnknownName(AttentionError):
@@ -100,7 +100,7 @@ class MissingExtra(AttentionError, ImportError):
 
 
 class SideFailed(AttentionError):
-    """A program that a user brought raised, or returned what cannot be compared; the message says which side, and where."""
+    """A user's program raised, or returned a value that cannot be compared; the message names the program and the place."""
 
 
 class ParityError(AttentionError, AssertionError):
@@ -112,7 +112,7 @@ class ParityError(AttentionError, AssertionError):
 
 
 def shortened(text: str) -> str:
-    """Return the text, or its beginning and its end, which says what was wanted, if it has more than `LONGEST` characters."""
+    """Return the text, cut in the middle if it has more than `LONGEST` characters; the end says what was wanted."""
     if len(text) <= LONGEST:
         return text
     return f"{text[:HEAD]} ... ({len(text) - HEAD - TAIL} characters) ... {text[-TAIL:]}"
@@ -125,7 +125,7 @@ _REPR.maxother = 160
 
 
 def shown(value: Any) -> str:
-    """Return what a message says of a value: its representation, shortened; its dtype and shape if it is an array.
+    """Return a value as shown in a message: its representation, shortened, or dtype and shape of an array.
 
     >>> shown("odd"), shown([1] * 1000), shown(10**5000)
     ("'odd'", '[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, ...]', 'an int of 16610 bits')

@@ -7,7 +7,7 @@ which bounds the next: the header against the size of the file, the contract aga
 shapes and dtypes against the contract, and then the numbers.
 """
 
-# safetensors says nothing of its types; bad input comes from code that nobody type-checked.
+# safetensors has no type hints, and arguments may come from code without type checks.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnnecessaryIsInstance=false
 

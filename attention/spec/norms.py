@@ -4,8 +4,8 @@
     LayerNorm    y = (x - mean x) / sqrt(var x + eps) * scale + bias     var = mean((x - mean x)^2), never mean(x^2) - mean(x)^2
     L2Norm       y = x / max(|x|, eps)
 
-Over the last axis, in the compute dtype; what a backend stores is rounded after the last product. The eps has to be said
-where it matters, because libraries disagree: LayerNorm 1e-5 in torch, 1e-6 in flax, 1e-3 in keras.
+Over the last axis, in the compute dtype; a backend rounds to its dtype after the last product. The eps is explicit,
+because libraries disagree: LayerNorm 1e-5 in torch, 1e-6 in flax, 1e-3 in keras.
 
 References:
     Ba et al., arXiv:1607.06450 (LayerNorm); Zhang and Sennrich, arXiv:1910.07467 (RMSNorm); Henry et al.,

@@ -1,6 +1,6 @@
 """Which Python and NumPy values count as numbers in an option; a bool does not."""
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 LARGEST = 1.7976931348623157e308
 """The largest float64."""
 LARGEST32 = 3.4028234663852886e38
-"""The largest float32: what a kernel that computes in float32 can hold."""
+"""The largest float32, the limit of a kernel that computes in float32."""
 SMALLEST32 = 1.1754943508222875e-38
 """The smallest positive float32 of full precision."""
 LONGEST = 2**63

@@ -12,7 +12,7 @@ A field that is declared `bool` is a switch without an entry. No check runs code
 compared, hashed or shown is refused like any other.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 # Values are whatever a user passed, of types that strict mode cannot know.
@@ -44,9 +44,9 @@ class Option:
     """What an argument may be.
 
     Args:
-        wanted: in words, as a message says it.
+        wanted: in words, for the message.
         holds: whether a value is one.
-        error: what is raised if it is not.
+        error: the exception class.
         most: the largest int, which a message names only to who exceeds it.
     """
 
@@ -56,7 +56,7 @@ class Option:
     most: int | None = None
 
     def check(self, label: str, value: Any) -> None:
-        """Raise `error` unless the value is what it must be; `label` is what the message calls it."""
+        """Raise `error` unless the value is allowed; `label` names it in the message."""
         if not self.holds(value):
             beyond = self.most is not None and is_count(value, self.most + 1)
             raise self.error(f"{label} {shown(value)} must be {f'at most {self.most}' if beyond else self.wanted}")
@@ -155,7 +155,7 @@ ARRAY = Option("an array", is_array, DTypeError)
 
 
 def arrays_by_name(*names: str) -> Option:
-    """Return the option of a mapping of arrays by name, these among them; None may stand for one that is absent."""
+    """Return the option of a mapping of arrays by name, these among them; None means absent."""
     said = f", with {', '.join(map(repr, names))}" if names else ""
 
     def holds(value: Any) -> bool:
@@ -176,11 +176,11 @@ FLOATS = Option(
 
 
 def check_options(owner: Any, prefix: str = "") -> None:
-    """Raise unless each field of a dataclass is what the `OPTIONS` of its class say, and each `bool` a switch.
+    """Raise unless each field of a dataclass is allowed by the `OPTIONS` of its class; fields declared bool must be bools.
 
     Args:
         owner: the object, whose fields are set.
-        prefix: what stands before a field's name in a message, with its blank.
+        prefix: text before a field's name in a message.
     """
     for name, option in _options(type(owner)):
         option.check(f"{prefix}{name}", getattr(owner, name))

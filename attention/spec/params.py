@@ -47,7 +47,7 @@ class Param:
     Args:
         shape: sizes of the axes.
         axes: a letter of `axes.AXES` for each.
-        inputs: leading axes that are summed over; 0 for what is not multiplied as a matrix.
+        inputs: leading axes that are summed over; 0 for parameters that are not matrices.
         fill: the first value where nothing is drawn: 0 for a bias, 1 for a norm's scale.
         spread: the bound of the uniform first values; None: Glorot's for a kernel, nothing drawn for the rest.
     """
@@ -67,7 +67,7 @@ class Param:
     }
 
     def __post_init__(self) -> None:
-        # A tree is made anew for many a call, so what is plainly right is not looked at one by one.
+        # Trees are built for many calls, so plainly valid ones skip the checks one by one.
         if not (type(self.shape) is tuple and type(self.axes) is str and type(self.fill) is float and self.spread is None):
             for name, option in self.OPTIONS.items():
                 option.check(f"Param {name}", getattr(self, name))

@@ -37,7 +37,7 @@ class Dot:
     """The plain dot product, unscaled."""
 
     def factor(self, head_dim: int) -> float:
-        """Return what the dot product is multiplied by: 1."""
+        """Return the factor of the dot product: 1."""
         HEAD_DIM.check("head_dim", head_dim)
         return 1.0
 
@@ -57,7 +57,7 @@ class ScaledDot:
         SCALE.check("scale", self.scale)
 
     def factor(self, head_dim: int) -> float:
-        """Return what the dot product is multiplied by."""
+        """Return the factor of the dot product."""
         HEAD_DIM.check("head_dim", head_dim)
         return 1.0 / math.sqrt(head_dim) if self.scale is None else self.scale
 
@@ -82,7 +82,7 @@ class Cosine:
         check_options(self, "Cosine ")
 
     def factor(self, head_dim: int) -> float:
-        """Return what the product of the prepared queries and keys is multiplied by: 1."""
+        """Return the factor of the product of prepared queries and keys: 1."""
         HEAD_DIM.check("head_dim", head_dim)
         return 1.0
 

@@ -35,7 +35,7 @@ class Tree:
 
     @property
     def holds_arrays(self) -> bool:
-        """Whether data fields hold arrays, or what stands in an array's place; else they are structure."""
+        """Whether data fields hold arrays or stand-ins for arrays; otherwise they are structure."""
         return True
 
     def __repr__(self) -> str:
@@ -44,7 +44,7 @@ class Tree:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> bool:
-        """Trees of structure alone are equal by what they say; one that holds an array equals only itself."""
+        """Compare structure by value; a tree that holds an array equals only itself."""
         if self is other or type(self) is not type(other) or not isinstance(other, Tree):
             return self is other
         return self.is_static and other.is_static and self._identity() == other._identity()
@@ -77,11 +77,11 @@ class Tree:
         return tuple(part for part in flat if isinstance(part, Tree))
 
     def leaves(self) -> dict[str, Any]:
-        """Return the fields that are traced: what a framework's tree holds as children."""
+        """Return the traced fields: the children of a framework's pytree."""
         return {name: value for name, value, traced in self.parts() if traced}
 
     def structure(self) -> tuple[tuple[str, Any, bool], ...]:
-        """Return every field as (name, value or None, whether traced): hashable, what a tree holds beside its children."""
+        """Return every field as (name, value or None, whether traced): hashable, the static part of a pytree."""
         return tuple((name, None if traced else value, traced) for name, value, traced in self.parts())
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any, Unpack, overload
 import torch
 from torch import Tensor
 
-# Torch has no public way to ask whether a transform is at work.
+# Torch has no public way to detect an active transform.
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
 
@@ -74,10 +74,10 @@ def dot_product_attention(
         v: `(*batch, S, K, E)`.
         mask: which keys a query may attend to, such as `spec.Causal() & spec.Lengths(kv=[7, 5])`; None allows all.
         bias: added to the scores, broadcastable to `(*batch, H, T, S)`.
-        scale: what `q . k` is multiplied by; None means 1 / sqrt(D).
+        scale: factor of `q . k`; None means 1 / sqrt(D).
         softcap: bounds scores to (-softcap, softcap) before the bias.
         score_mod: `(score, b, h, t, s) -> score`, written with operators, applied after the bias and before the mask.
-        sinks: `(H,)` logits that take weight and give no value.
+        sinks: `(H,)` logits that join the denominator of the softmax and have no value.
         dropout_rate: probability of dropping a weight, in [0, 1).
         dropout_seed: an int or an integer scalar: the same seed drops the same weights in every framework and kernel.
         precision: least precision of float32 products: None (as the framework is set), "default", "high", "highest".
@@ -94,7 +94,7 @@ def dot_product_attention(
         MaskError: the mask does not fit, or leaves its alignment unsaid.
         OptionError: an option outside its range.
         UnknownName: no such kernel.
-        KernelRefused: the kernel asked for by name cannot do this.
+        KernelRefused: the kernel chosen by name refuses the call.
     """
     if not torch.is_grad_enabled():
         q, k, v = _unrecorded(q), _unrecorded(k), _unrecorded(v)
@@ -123,7 +123,7 @@ def plan(
     softcap: float | None,
     implementation: str,
 ) -> Call | None:
-    """Return the plan of a call, checked and kept among `plans` by what was found of it, or None if its numbers count.
+    """Return the plan of a checked call, stored in `plans` by its signature, or None if it depends on array values.
 
     Raises:
         AttentionError: as `dot_product_attention`.
@@ -136,12 +136,12 @@ def plan(
 
 
 def _unrecorded(x: Tensor) -> Tensor:
-    """Return a tensor that asks for no gradient, where none is recorded: what it could have asked for decides no kernel."""
+    """Return a tensor without requires_grad, for calls under no_grad, so that it does not affect the choice of a kernel."""
     return x.detach() if isinstance(x, Tensor) and x.requires_grad else x  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
 def is_plain(scale: Any, softcap: Any, dropout_rate: Any, implementation: Any) -> bool:
-    """Return whether options are such that a plan may tell them apart by their values: Python's own, without dropout."""
+    """Return whether a plan can be keyed by the options: Python numbers, no dropout."""
     numbers = (float, int)
     return (
         (scale is None or type(scale) in numbers)
@@ -153,10 +153,10 @@ def is_plain(scale: Any, softcap: Any, dropout_rate: Any, implementation: Any) -
 
 
 def signature(*tensors: Tensor) -> tuple[Any, ...] | None:
-    """Return all that checks and kernels ask of tensors beside their numbers.
+    """Return all properties of tensors, except their values, that checks and kernels depend on.
 
-    None where they have to be asked anew: inside a compiler, a transform or autocast, of what is not torch's own kind of
-    tensor, and while somebody records which kernels are chosen.
+    None if they must be checked at every call: inside a compiler, a transform or autocast, for tensor subclasses, and while
+    the chosen kernels are recorded.
     """
     if torch.compiler.is_compiling() or functorch.peek_interpreter_stack() is not None or _RECORDS:
         return None

@@ -29,7 +29,7 @@ class TorchMemory:
     def known(self, x: Array) -> np.ndarray | None:
         if torch.compiler.is_compiling() or type(x) is not Tensor:
             return None
-        # Torch has no public way to ask whether vmap hides the values.
+        # Torch has no public test for a tensor under vmap.
         wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
         return None if wrapped else x.cpu().numpy()
 
@@ -41,7 +41,7 @@ class TorchMemory:
         _check_device(device)
         try:
             return torch.zeros(shape, dtype=kind, device=device)
-        # What torch's allocators raise, of which only that of CUDA has a class of its own.
+        # Out-of-memory errors of torch; only that of CUDA has a class of its own.
         except (RuntimeError, MemoryError):
             raise CacheError(unallocated(shape, kind.itemsize)) from None
 

@@ -6,9 +6,9 @@
 
     step():   g <- scale g  (0 where there is none)  ->  clip  ->  lr <- r(first_count + count)  ->  inner.step()
 
-`made.inner` is an optimiser of `torch.optim` wherever torch has the step that is asked for. Where it has not (Lion, an eps
+`made.inner` is an optimiser of `torch.optim` wherever torch has the requested step. Where it has not (Lion, an eps
 inside the root, Adam without bias correction ...), it is `Formula`, which runs the spec's own equation on tensors, parameter
-by parameter and without a fused kernel. Nothing is approximated by what merely bears the same name.
+by parameter and without a fused kernel. Nothing is approximated by an optimiser that only has the same name.
 
 A kernel is a matrix and a bias a vector in `nn.Linear`, which is how every optimiser of ours sees them.
 """
@@ -142,7 +142,7 @@ def clip(bound: Clip, params: Iterable[nn.Parameter]) -> None:
 
 
 class Formula(torch.optim.Optimizer):
-    """The equation of a step, run on tensors: for what torch.optim has not."""
+    """The spec's equation of a step on tensors, for steps that torch.optim lacks."""
 
     def __init__(self, params: Any, step: Step) -> None:
         self.contract = step

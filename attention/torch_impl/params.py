@@ -85,7 +85,7 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def to_native(param: Param, array: Tensor) -> Tensor:
-    """Return a canonical array as torch stores it, but for the number of axes of what is no kernel."""
+    """Return a canonical array in torch's layout; arrays that are not kernels keep their axes."""
     rows = int(np.prod(param.shape[: param.inputs]))
     return array.reshape(rows, -1).T if param.inputs else array
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Torch has no public way to ask whether a transform is at work.
+# Torch has no public way to detect an active transform.
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from attention.spec import random as spec
@@ -44,7 +44,7 @@ def key(seed: Array, device: torch.device | None = None) -> spec.Key:
     Args:
         seed: an int in [0, 2^64), an integer tensor, whose low 32 bits count and which `torch.compile` does not specialise on,
             or the two words of a key, such as `spec.jax_random.key_data(key)`.
-        device: where tensors shall be.
+        device: of the tensors.
 
     Raises:
         OptionError: an int outside the range, or no integer.
@@ -77,7 +77,7 @@ def keep(seed: Array, rate: float, shape: tuple[int, ...], device: torch.device 
         seed: as in `key`.
         rate: probability of dropping, in [0, 1).
         shape: `(*batch, H, T, S)`.
-        device: where the tensor shall be.
+        device: of the tensor.
     """
     return below(key(seed, device), spec.keep_threshold(rate), index(shape, device))
 
@@ -110,7 +110,7 @@ def below(of: spec.Key, threshold: int, index: Tensor) -> Tensor:
 
 
 def _is_traced(of: spec.Key, index: Tensor) -> bool:
-    """Return whether a compiler or a stand-in for a tensor is at work, which cannot follow what is done in place."""
+    """Return whether a compiler or a tensor subclass is active, for which in-place operations are not allowed."""
     if torch.compiler.is_compiling() or type(index) is not Tensor:
         return True
     return any(isinstance(word, Tensor) and _is_transformed(word) for word in of)
@@ -134,7 +134,7 @@ def bernoulli(of: Array, p: float = 0.5, shape: tuple[int, ...] = (), device: to
         of: as `seed` in `key`, or a key of `spec.jax_random`.
         p: in [0, 1].
         shape: of the answer.
-        device: where it shall be.
+        device: of the result.
     """
     return below(_key(of, device), jax_random.chance(p), index(shape, device))
 
@@ -153,7 +153,7 @@ def dropout_mask(
         rate: probability of dropping, in [0, 1]; at 0 and 1 no key is drawn.
         shape: of the input.
         broadcast_dims: axes along which one mask holds.
-        device: where the tensor shall be.
+        device: of the tensor.
     """
     drawn = nnx_random.mask_shape(rate, shape, broadcast_dims)
     if rate in (0.0, 1.0):

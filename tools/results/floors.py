@@ -13,7 +13,7 @@ from tools.results.recorded import ROOT
 CONTRACTS = {
     "house": ("floors-house", "package"),
     "floors": ("floors-parity", "package of parity"),
-    "rooms": ("floors-backends", "part of a backend"),
+    "backends": ("floors-backends", "part of a backend"),
 }
 """By the id of a `layers` contract in pyproject.toml: the block that shows it, and what stands on its floors."""
 

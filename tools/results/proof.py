@@ -1,4 +1,4 @@
-"""How the proof works, on small programs: a mistake that a usual tolerance passes, and a training that leaves its envelope."""
+"""Pictures with numbers: a mistake that a usual tolerance passes, a training that leaves its envelope, and a report's page."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ MEASUREMENTS = (
         wrote="build/proof/numbers.json",
         collect=collect,
         pictures={f"docs/figures/{name}.png": f"build/proof/{name}.png" for name in ("budget", "envelope")},
+    ),
+    Measurement(
+        name="report",
+        command=("tools.report_picture",),
+        collect=lambda _: {},
+        pictures={"docs/figures/report.png": "build/report/report.png"},
     ),
 )
 FIGURES = (Figure("budget", render_budget), Figure("envelope", render_envelope))

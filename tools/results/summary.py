@@ -43,7 +43,7 @@ def _onnx(found: Recorded) -> Iterator[tuple[str, str]]:
 
 
 def _diagnosis(found: Recorded) -> Iterator[tuple[str, str]]:
-    single, unlisted = found.data["kinds"]["singles"], found.data["kinds"]["strangers"]
+    single, unlisted = found.data["kinds"]["singles"], found.data["kinds"]["unlisted"]
     yield f"{single['total']} known mistakes, one at a time", f"{single['good']} named"
     yield f"{unlisted['total']} mistakes of no catalogue", f'{unlisted["good"]} times "none of the known mistakes fits"'
 

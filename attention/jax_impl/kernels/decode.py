@@ -71,10 +71,10 @@ class Decode:
 
 @dataclass(frozen=True)
 class How:
-    """The structure of a call: what is compiled for.
+    """The static part of a call: a change compiles anew.
 
     Attributes:
-        scale: what `q . k` is multiplied by.
+        scale: factor of `q . k`.
         softcap: bound of the scores, or None.
         precision: of products, see `Request`.
         tile: keys of a tile.
@@ -164,7 +164,7 @@ def _row(how: How, cache: tuple[Array, Array], b: Array, q: Array, sinks: Array,
         scores = soft_cap(jnp, _products(q, key), how.softcap)
         if bias is not None:
             scores = scores + _cut(bias, start, tile)
-        # What nobody sees may be NaN, and 0 * NaN is NaN.
+        # Masked tokens may be NaN, and 0 * NaN is NaN.
         value = jnp.where(jnp.any(live, axis=1).T[..., None], value, 0)
         return _merged(so_far, jnp.where(live, scores, -jnp.inf), value), cache
 
@@ -178,7 +178,7 @@ def _row(how: How, cache: tuple[Array, Array], b: Array, q: Array, sinks: Array,
 
 
 def _cut(x: Array, start: Array, tile: int) -> jax.Array:
-    """Return a tile of the last axis, or the axis of 1 that stands for all tiles."""
+    """Return a tile of the last axis; an axis of 1 is kept."""
     return x if x.shape[-1] == 1 else lax.dynamic_slice_in_dim(x, start, tile, -1)
 
 

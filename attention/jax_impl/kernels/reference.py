@@ -31,7 +31,7 @@ class Reference:
         return None
 
     def run(self, request: Request) -> dict[str, jax.Array]:
-        """Return the context and the intermediates asked for."""
+        """Return the context and the named intermediates."""
         with precision.scope(request.precision):
             q, k, v, bias, sinks = (
                 x if x is None else x.astype(request.compute)

@@ -16,7 +16,7 @@ from attention.spec.attend import reachable, zero_masked
 from attention.spec.axes import Array
 from attention.spec.kernels import Request
 
-# No float64: jax.nn computes its softmax in float32 whatever the inputs. No E != D: it asks keys and values for one shape.
+# No float64: jax.nn computes its softmax in float32 whatever the inputs. No E != D: it needs keys and values of one shape.
 FEATURES = ("bias", "wide bias", "float32", "bfloat16", "float16")
 
 

@@ -22,6 +22,7 @@ from attention.spec.call_types import LatentCall, joined, split
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import latent as spec
+from attention.spec.layers import latent_forms
 from attention.spec.masks import Placed
 from attention.spec.masks.algebra import Mask, both
 
@@ -107,7 +108,7 @@ class LatentAttention(Layer):
         context, intermediates = split(out)
         if form == "absorbed":
             with jax.default_matmul_precision(c.precision):
-                context = spec.expand(jnp, self.kv_up.kernel.get_value(), context, c.nope_dim)
+                context = latent_forms.expand(jnp, self.kv_up.kernel.get_value(), context, c.nope_dim)
             if intermediates and "context" in intermediates:
                 intermediates["context"] = context
         return joined(set_nan(jnp, nan_rows, self.out_proj(context)), intermediates, cache)
@@ -149,11 +150,11 @@ class LatentAttention(Layer):
     def _expanded(
         self, nope: jax.Array, rotated: jax.Array, latent: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return spec.many_heads(jnp, nope, rotated, self.kv_up(latent[..., 0, :]), key)
+        return latent_forms.many_heads(jnp, nope, rotated, self.kv_up(latent[..., 0, :]), key)
 
     def _absorbed(
         self, nope: jax.Array, rotated: jax.Array, latent: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         with jax.default_matmul_precision(self.contract.precision):
-            moved = spec.absorb(jnp, self.kv_up.kernel.get_value(), nope)
-        return spec.one_head(jnp, moved, rotated, latent, key)
+            moved = latent_forms.absorb(jnp, self.kv_up.kernel.get_value(), nope)
+        return latent_forms.one_head(jnp, moved, rotated, latent, key)

@@ -60,12 +60,12 @@ class Layer(nnx.Module):
             self.load_weights({name: value.astype(kind) for name, value in first.items()})
 
     def build_parts(self, dtype: str) -> None:
-        """Make the layers of which this one consists; override it where one of them is no contract of this package."""
+        """Build the parts of the layer; override it if a part is not a contract of this package."""
         for name, part in self.contract.parts.items():
             setattr(self, name, part.build("jax", seed=None, dtype=dtype))
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Switch dropout off or on, as `nnx.view(layer, deterministic=True)` asks of every module it finds."""
+        """Switch dropout off or on, called by `nnx.view(layer, deterministic=True)` for every module."""
         (SWITCH | ", or None").check("deterministic", deterministic)
         if deterministic is not None:
             self.deterministic = deterministic

@@ -63,7 +63,7 @@ class LinearAttention(Layer):
             ShapeError: a rank or a size does not fit.
             DTypeError: not an array, or another dtype than the layer's.
             MaskError: the mask does not fit; T != S though the layer is causal.
-            KernelRefused: the scan is asked to do what it cannot.
+            KernelRefused: the scan does not support the call.
         """
         asked = query if key is None else key
         *given, state = check_arrays(query=query, key=asked, value=asked if value is None else value, state=state)
@@ -91,7 +91,7 @@ class LinearAttention(Layer):
     def _check(
         self, given: list[Any], mask: Mask | None, state: Any, implementation: str, *, carries: bool
     ) -> tuple[Mask | None, str, Sizes]:
-        """Return what remains to be masked, the form, and the sizes."""
+        """Return the remaining mask, the form, and the sizes."""
         query, key, value = given
         dtype = check_float(query=query, key=key, value=value, parameters=self.q_proj.kernel)
         c = self.contract

@@ -1,6 +1,6 @@
 """Multi-head attention as an `nnx.Module`: four `nnx.LinearGeneral` around `dot_product_attention`.
 
-output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/layers/multi_head.py
+output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/layers/multi_head/
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class MultiHeadAttention(Layer):
     def _bias(
         self, q: jax.Array, bias: jax.Array | None, query_positions: Array, key_positions: Array, sizes: Sizes
     ) -> jax.Array | None:
-        """Return what is added to the scores, in the compute dtype where the contract's positions add to it."""
+        """Return the bias of the scores; in the compute dtype if the contract's positions add to it."""
         c = self.contract
         if bias is not None:
             (bias,) = check_arrays(bias=bias)

@@ -19,25 +19,14 @@ from attention.jax_impl.masks import native, reach, read
 from attention.jax_impl.norms import Norm
 from attention.spec.axes import Array
 from attention.spec.layers import stack, tokens, transformer
+from attention.spec.layers.residual import run_blocks, run_branches
 from attention.spec.masks.algebra import Mask, both
 
 
 class Block(Layer):
-    """What encoder and decoder blocks share. Abstract."""
+    """The base class of encoder and decoder blocks. Abstract."""
 
     ffn: FeedForward
-
-    def _walk(
-        self, x: jax.Array, there: jax.Array | None, seed: Any, branches: dict[str, Callable[[jax.Array], jax.Array]]
-    ) -> jax.Array:
-        """Return the tokens after all branches."""
-        x = tokens.only(jnp, x, there)
-        for i, branch in enumerate(branches.values(), 1):
-            norm = getattr(self, f"norm{i}")
-            y = branch(norm(x)) if self.contract.order == "pre" else branch(x)
-            x = x + self.drop(y, self.contract.dropout_rate, seed_at(seed, f"dropout{i}"))
-            x = norm(x) if self.contract.order == "post" else x
-        return tokens.only(jnp, x, there)
 
 
 class EncoderBlock(Block):
@@ -87,7 +76,8 @@ class EncoderBlock(Block):
         def feed(x: jax.Array) -> jax.Array:
             return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
 
-        return self._walk(x, present(self.contract, x, mask), seed, {"self_attn": attend, "ffn": feed})
+        branches = {"self_attn": attend, "ffn": feed}
+        return run_branches(self, jnp, x, present(self.contract, x, mask), seed, branches, seed_at)
 
 
 class DecoderBlock(Block):
@@ -139,7 +129,7 @@ class DecoderBlock(Block):
                 implementation=implementation,
             )
 
-        def look(x: jax.Array) -> jax.Array:
+        def attend_memory(x: jax.Array) -> jax.Array:
             return self.cross_attn(
                 x, memory, mask=memory_mask, dropout_seed=seed_at(seed, "cross_attn"), implementation=implementation
             )
@@ -147,12 +137,12 @@ class DecoderBlock(Block):
         def feed(x: jax.Array) -> jax.Array:
             return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
 
-        branches = {"self_attn": attend, "cross_attn": look, "ffn": feed}
-        return self._walk(x, present(self.contract, x, mask), seed, branches)
+        branches = {"self_attn": attend, "cross_attn": attend_memory, "ffn": feed}
+        return run_branches(self, jnp, x, present(self.contract, x, mask), seed, branches, seed_at)
 
 
 class Stack(Layer):
-    """Blocks of one kind, one after another. Abstract."""
+    """Blocks of one kind in sequence. Abstract."""
 
     layers: nnx.List
     final_norm: Norm
@@ -160,10 +150,8 @@ class Stack(Layer):
     def _walk(
         self, x: jax.Array, mask: Mask | None, seed: Any, call: Callable[[nnx.Module, jax.Array, Any], jax.Array]
     ) -> jax.Array:
-        """Return the tokens after all blocks and the last norm."""
-        seed = self._seed(seed)
-        for i, layer in enumerate(self.layers):
-            x = call(layer, x, seed_at(seed, f"layers.{i}"))
+        """Return the tokens after all blocks and the final norm."""
+        x = run_blocks(self.layers, x, self._seed(seed), call, seed_at)
         if self.contract.final_norm is None:
             return x
         return tokens.only(jnp, self.final_norm(x), present(self.contract.block, x, mask))
@@ -232,7 +220,7 @@ class Decoder(Stack):
 
 
 def present(contract: transformer.Block, x: jax.Array, mask: Mask | None) -> jax.Array | None:
-    """Return which tokens attend or are attended to, bool `(*batch, T, 1)`; None where structure says that all do.
+    """Return which tokens attend or are attended to, bool `(*batch, T, 1)`; None if all do by structure.
 
     Raises:
         MaskError: the mask does not fit.

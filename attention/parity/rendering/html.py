@@ -30,8 +30,6 @@ MOST_PICTURES = 24
 """Pictures of one group: failures first, then those with the largest z."""
 NEAR = 40
 """Operations before and after the divergence that are shown."""
-REFERENCE = "the reference is "
-"""How the note of a report begins that says what the programs are compared with."""
 MOST_VERDICTS = 60
 """Lines of one group's table of arrays, the worst first."""
 
@@ -54,10 +52,11 @@ def page(
         judged=report is not None,
         verdict=shown.verdict,
         complaint="" if report is None or shown.ok else shown.complaint(),
-        reference=[note for note in shown.notes if note.startswith(REFERENCE)],
+        references=text.references(shown),
+        differing=text.differing(shown).removeprefix(": ") if text.pairs(shown) else "",
         compared=sum(len(row.verdicts) for row in shown.rows),
         failed=sum(1 for _ in shown.failures()),
-        notes=[note for note in shown.notes if not note.startswith(REFERENCE)],
+        notes=shown.notes,
         groups=[_group(rows) for rows in shown.groups()],
         bars=charts.bars(charts.summed([v.histogram for row in shown.rows for v in row.verdicts])),
         limits={"rms": MOST_RMS, "max": MOST_MAX},

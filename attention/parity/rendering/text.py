@@ -133,19 +133,23 @@ def lines(report: Report) -> Iterator[str]:
         yield f"    ... and {-left} more"
     yield from models(report)
     compared, failures = sum(len(row.verdicts) for row in report.rows), sum(1 for _ in report.failures())
-    references = ", ".join(dict.fromkeys(row.reference for row in report.rows if row.verdicts)) or "the float64 oracle"
-    yield f"{compared} arrays compared with {references}, {failures} outside their budget."
+    yield f"{compared} arrays compared with {references(report)}, {failures} outside their budget."
     if pairs(report):
         yield f"verdict: {report.verdict}{differing(report)}"
     if report.advice and not report.ok:
         yield f"next: {report.advice}"
 
 
+def references(report: Report) -> str:
+    """Return what the programs of a report were compared with."""
+    return ", ".join(dict.fromkeys(row.reference for row in report.rows if row.verdicts)) or "the float64 oracle"
+
+
 def differing(report: Report) -> str:
     """Return which programs of a pair differ from which reference; "" if none does."""
     found = dict.fromkeys((row.side, row.reference) for row in report.rows if row.differs and row.verdicts)
     said = "; ".join(f"{side} differs from the reference, {reference}" for side, reference in found)
-    return f": {said}; either of the two programs may be the wrong one" if said else ""
+    return f": {said}; either may be the wrong one" if said else ""
 
 
 def table(report: Report) -> Table:

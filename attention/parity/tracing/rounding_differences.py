@@ -58,6 +58,12 @@ def also_near(state: Alignment, unit: float, pair: Pair) -> list[Pair]:
     return [(t, j) for j in alone if j != first and _is_near(state, unit, t, j)]
 
 
+def _as_given(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
+    """Return the layouts in which two arrays are compared: of one shape as they are, as exchanged axes are a difference."""
+    same = t.squeeze().shape == j.squeeze().shape and t.dtype.kind == j.dtype.kind
+    return [t.reshape(j.shape)] if same else laid(t, j)
+
+
 def cones(state: Alignment) -> tuple[Cone, Cone]:
     """Return what differs on the torch side and on the JAX side."""
     ends = zip(*state.unequal, strict=True)
@@ -67,7 +73,7 @@ def cones(state: Alignment) -> tuple[Cone, Cone]:
 
 def is_within(t: np.ndarray, j: np.ndarray, limit: float) -> bool:
     """Return whether every element is as far from its counterpart as a limit allows, relative to it, in some layout."""
-    for x in laid(t, j):
+    for x in _as_given(t, j):
         a, b = real(x), real(j)
         if a.dtype.kind != "f" or (masked(a) != masked(b)).any():
             continue
@@ -80,7 +86,7 @@ def is_within(t: np.ndarray, j: np.ndarray, limit: float) -> bool:
 def distance(t: np.ndarray, j: np.ndarray) -> float:
     """Return the relative RMS distance of two arrays, in the layout in which they are nearest; 1 where none fits."""
     best = 1.0
-    for x in laid(t, j):
+    for x in _as_given(t, j):
         a, b = (np.asarray(real(each), np.float64) for each in (x, j))
         seen = np.isfinite(a) & np.isfinite(b)
         if not seen.any() or (np.isfinite(a) != np.isfinite(b)).any():

@@ -133,10 +133,12 @@ def definition_lines(file: str, line: int) -> list[tuple[int, str]]:
 
 
 def is_global(file: str, line: int) -> bool:
-    """Return whether a statement stands at the top of its file, and so is read by all that the file defines."""
+    """Return whether a name is given a value at the top of a file, and so is read by all that the file defines."""
     parsed = source(file)
     at = _at(parsed, line)
-    return at is not None and not parsed.scopes[at]
+    return (
+        at is not None and not parsed.scopes[at] and not isinstance(at, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    )
 
 
 def function_line(file: str, line: int) -> int | None:

@@ -127,13 +127,13 @@ def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterat
     chosen = list(_chosen(scene.side, scene.border))
     yield shown.place
     yield made
-    # How often a loop runs is said where it is called.
-    yield from (place for event in (shown, events[scene.end]) if event.turns for place in event.places[1:2])
     if absent:
+        # One turn of a loop too many: how often it runs is said where it is called.
+        yield from (place for event in (shown, events[scene.end]) if event.turns for place in event.places[1:2])
         yield from _around(scene)
     # A number that a line reads leaves no operation behind: where it is defined beside the line is as likely as the line.
     beside = [p for place in dict.fromkeys([shown.place, made]) for p in _defined(scene.side, place)]
-    yield from [p for p in beside if _is_near(p, shown.place)][:MOST_BESIDE]
+    yield from [p for p in beside if _is_near(p, shown.place) and "param" not in p.text.lower()][:MOST_BESIDE]
     yield from _strange(scene, other)
     own = {shown.place, made}
     kinds = (_tables(scene), _decided(scene, shown.index), (event.place for event in region))
@@ -175,9 +175,9 @@ def _tables(scene: Scene) -> Iterator[Place]:
 
 
 def _is_near(defined: Place, reader: Place) -> bool:
-    """Return whether a definition is a statement of the same function, above what reads it."""
+    """Return whether a definition is a statement of the same function, above what reads it, or the default of an argument."""
     first = function_line(reader.file, reader.line)
-    return defined.file == reader.file and first is not None and first < defined.line < reader.line
+    return defined.file == reader.file and first is not None and first <= defined.line < reader.line
 
 
 def _fresh(places: Iterable[Place], seen: set[Place]) -> list[Place]:

@@ -19,7 +19,7 @@ References:
     Beltagy et al., arXiv:2004.05150 (window); Kwon et al., arXiv:2309.06180 (pages).
 """
 
-# NumPy leaves the type of its integers open, and bad input comes from code that nobody type-checked.
+# NumPy leaves the type of its integers open, and arguments may come from code without type checks.
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Appended:
 
     Attributes:
         cache: the cache with the new tokens in it.
-        key: `(*batch, S, K, D)`, what the new tokens' queries may attend to, in no particular order.
+        key: `(*batch, S, K, D)`, the keys that the new queries may attend to, in no particular order.
         value: `(*batch, S, K, E)`.
         key_positions: integers `(*batch, S)`, -1 where a slot holds nothing: `Placed(mask, query_positions, key_positions)`.
         query_positions: integers `(*batch, T)` of the new tokens, -1 for an absent one.

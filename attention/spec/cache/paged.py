@@ -3,7 +3,7 @@
     slot(b, n) = block_table[b, n // block_size], n % block_size        the token at position n of row b
 
 A block that is not needed yet need not be assigned, and rows may share the blocks of a common prefix. What a cache is and
-the law it keeps stand in `cache.py`.
+the law it keeps are in `cache.py`.
 
 References:
     Kwon et al., arXiv:2309.06180.
@@ -136,7 +136,7 @@ class PagedCache(Cache):
         present = placed >= 0
         # Before the first token there are `length`; each token that is present adds one.
         ones = xp.astype(present, lengths.dtype)
-        # Not the standard's cumulative_sum: array_api_compat looks up a namespace there, of which torch.compile warns.
+        # Not the standard's cumulative_sum: its namespace lookup in array_api_compat makes torch.compile warn.
         before = lengths[:, None] + xp.cumsum(ones, axis=1, dtype=lengths.dtype) - ones
         grown = lengths + xp.sum(ones, axis=1, dtype=lengths.dtype)
         return xp.where(present, before, -1), grown, xp.any(present & (placed != before), axis=1)

@@ -3,7 +3,7 @@
     slot(token n) = n                                            StaticCache: all of `capacity` tokens
     slots = the `window` latest of old slots and new tokens      RollingCache: enough where mask.reach <= window
 
-What a cache is, and the law that both keep, stands in `cache.py`.
+`cache.py` defines the interface and the law of both.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class StaticCache(Slotted):
 
 @dataclass(frozen=True, eq=False)
 class RollingCache(Slotted):
-    """The `window` tokens of highest position in each row; it never overflows, and says by its type that it forgets. Abstract.
+    """The `window` tokens of highest position in each row; it never overflows: older tokens are dropped. Abstract.
 
     `decode(x[:n]) ++ decode(x[n:]) = full(x)` for every mask that shows no later chunk and `mask.reach <= window`. New
     tokens attend to the old slots and to each other, S = window + T, so a chunk may be longer than the window.

@@ -3,7 +3,7 @@
     order(request) = prefer of the first rule that holds, then the table up to "reference" without those
 
 A rule prefers and never forces: a kernel that refuses is passed over and its reason kept, and one that is not there is
-skipped. Where sizes are not known yet (a shape that an exporter leaves open), a rule that asks for sizes does not hold.
+skipped. Where sizes are not known yet (a shape that an exporter leaves open), a rule with sizes does not apply.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def structure(mask: Mask | None) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """The order of kernels for the calls that it describes; an empty tuple or None asks for nothing.
+    """The order of kernels for the calls that it describes; an empty tuple or None matches every call.
 
     Attributes:
         name: what it is about, in words.
         prefer: names of kernels, the fastest first.
-        evidence: the file and the entries in it that were measured, or "not measured: " and who says so.
+        evidence: the file and its measured entries, or "not measured: " and the source.
         devices: as `Request.device`: "cpu", "cuda" (torch), "gpu" (JAX), "tpu".
         dtypes: of q, k and v.
         masks: names among `STRUCTURES`.
@@ -76,7 +76,7 @@ class Rule:
         heads: least and most of batch times H.
         square: whether T = S.
         grouped: whether query heads share key/value heads.
-        differentiated: whether a gradient will be asked for, where that is known when the call is made.
+        differentiated: whether a gradient will be computed, if known at the call.
     """
 
     name: str
@@ -120,7 +120,7 @@ class Rule:
         )
 
     def __str__(self) -> str:
-        """Return what the rule is about, and what it prefers."""
+        """Return the calls of the rule and the kernels that it prefers."""
         spans = (("T", self.queries), ("S", self.keys), ("B * H", self.heads))
         flags = (("T = S", self.square), ("grouped heads", self.grouped), ("gradient", self.differentiated))
         parts = [
@@ -145,7 +145,7 @@ def first(rules: Iterable[Rule], request: Request) -> Rule | None:
 
 
 def _within(n: Any, span: Span) -> bool:
-    """Return whether a known size lies in a span; of one that a tracer leaves open nothing is asked, so it binds nothing."""
+    """Return whether a size lies in a span; False for a symbolic size, which must not be compared."""
     return type(n) is int and span[0] <= n and (span[1] is None or n <= span[1])
 
 

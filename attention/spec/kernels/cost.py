@@ -60,7 +60,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device can do at best, as measured or as its maker says.
+    """The peak rates of a device, as measured or as specified.
 
     Attributes:
         peak: FLOP/s of a matrix product in the dtype in question.
@@ -86,7 +86,7 @@ class Machine:
         return self.peak / self.bandwidth
 
     def seconds(self, cost: Cost) -> float:
-        """Return the least time, in seconds: what the slower of the two takes while the other is hidden behind it."""
+        """Return the least time in seconds: the larger of compute and memory time, with full overlap."""
         return max(cost.flops / self.peak, cost.bytes / self.bandwidth)
 
     def limit(self, cost: Cost) -> str:
@@ -102,7 +102,7 @@ class Traits:
         follows: masks, of `rules.STRUCTURES`, whose empty tiles it skips.
         tile: queries and keys of a tile that it skips or computes.
         window: the same under a window, where short tiles waste less; None: as `tile`.
-        writes_scores: whether all scores stand in memory at once.
+        writes_scores: whether all scores are in memory at once.
     """
 
     follows: tuple[str, ...] = ()
@@ -118,10 +118,10 @@ class Traits:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bounds of what a kernel does for a request; they differ only where a mask's numbers are traced.
+    """Bounds of the cost of a request; they differ only if the mask's values are traced.
 
     Attributes:
-        least: cost if every tile of which nothing is known is empty.
+        least: cost if every unknown tile is empty.
         most: cost if none is.
         density: the least and the most share of the scores that are computed.
     """
@@ -141,10 +141,10 @@ class _Work:
 
 
 def predict(request: Request, traits: Traits = Traits(), *, backward: bool = False) -> Prediction:
-    """Return what a kernel of these traits costs for a request.
+    """Return the predicted cost of a request for a kernel with these traits.
 
     Args:
-        request: the call; only its sizes, dtype, mask, bias and sinks are looked at, and no number of q, k or v.
+        request: the call; only its sizes, dtype, mask, bias and sinks are used, not the values of q, k or v.
         traits: of the kernel.
         backward: whether the gradients of q, k and v are made as well.
 
@@ -162,7 +162,7 @@ def predict(request: Request, traits: Traits = Traits(), *, backward: bool = Fal
 
 
 def _work(request: Request, traits: Traits) -> tuple[_Work, _Work]:
-    """Return what is done at least and at most."""
+    """Return the least and the most work."""
     if request.mask is None:
         every = _Work(1.0, 1.0, 0)
         return every, every
@@ -214,6 +214,6 @@ def _cost(request: Request, traits: Traits, work: _Work, *, backward: bool) -> C
 
 
 def _beside(request: Request, work: _Work) -> float:
-    """Return the bytes of what is read besides q, k and v: a bias, and a mask where it is an array of bool."""
+    """Return the bytes read besides q, k and v: a bias, and a mask that is a boolean array."""
     bias = 0 if request.bias is None else prod(request.bias.shape) * BYTES[request.dtype]
     return float(bias + work.masks * request.sizes.T * request.sizes.S)

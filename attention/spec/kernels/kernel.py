@@ -1,7 +1,7 @@
 """Kernel: the protocol of a kernel, and `choose`, which picks the first that does not refuse and lists all refusals.
 
     choose(kernels, request) = the first kernel that does not refuse, with every refusal and its reason
-    "auto" asks in the order of the rule that holds (rules.py), then in that of the table, to the reference at last
+    "auto" tries the kernels of the first rule that applies (rules.py), then the table up to the reference
 
 A refusal is data, not an exception: "auto" and `attention kernels explain` read the same one. Nothing falls back silently.
 """
@@ -33,25 +33,24 @@ class Kernel(Protocol):
 
     @property
     def rounds(self) -> tuple[str, ...]:
-        """What the kernel rounds on purpose; a budget takes it into account, and nothing else.
+        """The roundings of the kernel that a budget must include.
 
-        An intermediate's name: written down in the dtype of the inputs. "d " and an intermediate: its gradient is. "logsumexp":
-        the backward pass makes the weights anew from it, and takes sum(weights * d weights) from the context as it was
-        returned.
+        An intermediate's name: stored in the dtype of the inputs. "d " and an intermediate: its gradient is. "logsumexp":
+        the backward pass recomputes the weights from it, and sum(weights * d weights) from the returned context.
         """
         ...
 
     def refuses(self, request: Request) -> str | None:
-        """Return why this kernel cannot answer the request, or None if it can."""
+        """Return why this kernel refuses the request, or None."""
         ...
 
     def run(self, request: Request) -> dict[str, Array]:
-        """Return "context" `(*batch, T, H, E)`, and those of the intermediates that the request names which it can give."""
+        """Return "context" `(*batch, T, H, E)`, and the named intermediates that the kernel stores."""
         ...
 
 
 REFERENCE = "reference"
-"""The kernel that takes every call: where "auto" ends. What stands behind it in a table is for those who ask by name."""
+"""The kernel that supports every call, the last one that "auto" tries. Later kernels of a table are used by name alone."""
 
 
 class Kernels(dict[str, Kernel]):
@@ -84,8 +83,8 @@ class Choice:
 
     Attributes:
         kernel: the one that answers.
-        refusals: (name, reason) of each that was asked before.
-        rule: None where no rule holds, so that the table's own order counts, and for a kernel asked for by name.
+        refusals: (name, reason) of each kernel tried before.
+        rule: the rule that gave the order; None for the order of the table, and for a kernel chosen by name.
     """
 
     kernel: Kernel
@@ -97,7 +96,7 @@ class Choice:
 def choose(
     kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto", rules: tuple[Rule, ...] | None = None
 ) -> Choice:
-    """Return the first kernel that takes the request, or the one asked for by name.
+    """Return the first kernel that does not refuse the request, or the kernel of the given name.
 
     Args:
         kernels: a backend's table, in order of preference.
@@ -107,7 +106,7 @@ def choose(
 
     Raises:
         UnknownName: no kernel has that name.
-        KernelRefused: the kernel asked for by name refuses, or all that "auto" may ask do.
+        KernelRefused: the kernel chosen by name refuses, or all kernels that "auto" tries do.
     """
     rule = None
     if type(implementation) is str and implementation == "auto":
@@ -132,7 +131,7 @@ def choose(
 
 
 def order(kernels: Mapping[str, Kernel], rule: Rule | None = None) -> list[str]:
-    """Return the names in the order in which "auto" asks: those of the rule that are there, then the table to its reference."""
+    """Return the names in the order that "auto" tries: kernels of the rule, then the table up to its reference."""
     names = [name for name in rule.prefer if name in kernels] if rule is not None else []
     for name in kernels:
         if name not in names:
@@ -143,10 +142,10 @@ def order(kernels: Mapping[str, Kernel], rule: Rule | None = None) -> list[str]:
 
 
 def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str = "auto") -> dict[str, Array]:
-    """Return the context by the chosen kernel, and the intermediates asked for.
+    """Return the context of the chosen kernel, and the named intermediates.
 
-    An intermediate that the kernel does not write down is computed beside it by the formula, so that to look at the weights
-    never changes the context.
+    An intermediate that the kernel does not store is computed separately by the formula, so that a look at the weights never
+    changes the context.
 
     Args:
         kernels: a backend's table, which holds the `REFERENCE`.
@@ -155,7 +154,7 @@ def answer(kernels: Mapping[str, Kernel], request: Request, implementation: str 
 
     Raises:
         UnknownName: no kernel has that name.
-        KernelRefused: the kernel asked for by name refuses, or all do.
+        KernelRefused: the kernel chosen by name refuses, or all do.
     """
     made = choose(kernels, request, implementation).kernel.run(request)
     if all(intermediate in made for intermediate in request.intermediates):
@@ -168,7 +167,7 @@ _RECORDS: list[list[Kernel]] = []
 
 @contextmanager
 def recorded() -> Generator[list[Kernel]]:
-    """Give a list to which every kernel that is chosen inside is appended: what a whole model really ran on.
+    """Record every kernel chosen inside the context in a list: the kernels that a model really ran on.
 
     A compiled program chooses while it is traced, not when it runs.
     """

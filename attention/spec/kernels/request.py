@@ -39,7 +39,7 @@ class Request:
         v: `(*batch, S, K, E)`.
         sizes: the sizes by axis letter.
         dtype: the dtype of q, k and v.
-        scale: what `q . k` is multiplied by.
+        scale: factor of `q . k`.
         mask: holds the framework's own arrays, or None.
         bias: broadcasts to `(*batch, H, T, S)`, or None.
         softcap: bound of the scores, or None.
@@ -101,7 +101,7 @@ class Request:
 
     @property
     def differentiated(self) -> bool | None:
-        """Whether a gradient will be asked for: None where the framework does not say, as JAX does not."""
+        """Whether a gradient will be computed: None if unknown, as in JAX."""
         known = [getattr(x, "requires_grad", None) for x in (self.q, self.k, self.v)]
         return None if None in known else any(known)
 
@@ -125,7 +125,7 @@ class Request:
 
 
 def intermediate_names(given: Any) -> tuple[str, ...]:
-    """Return the names of intermediates that a call asks for, none for None.
+    """Return the checked names of intermediates of a call, none for None.
 
     Raises:
         OptionError: not a tuple or list of names among `INTERMEDIATES`.

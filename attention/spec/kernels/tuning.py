@@ -4,10 +4,10 @@
 
 One JSON file in the user's cache folder holds a tile for each (kernel, device's name, dtype, width, kind of mask), with the
 versions that it was measured with: another version of the framework, or another device, finds nothing and takes the default.
-`ATTENTION_TUNING` names another file, or says "off". A file that is corrupt or not ours is passed over with a warning.
+`ATTENTION_TUNING` names another file, or says "off". A corrupt or foreign file is ignored with a warning.
 """
 
-# JSON comes without types, and is looked at before it is believed.
+# JSON has no types, so values are checked before use.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Key:
     """What a tile is measured for.
 
     Attributes:
-        kernel: backend and name, as "torch.blockwise"; the backend says whose version counts.
+        kernel: backend and name, as "torch.blockwise"; the framework whose version counts is the backend's.
         device: "cpu", or an accelerator's name; kept by its `device_name`.
         dtype: of q, k and v.
         width: D.
@@ -79,7 +79,7 @@ def tile_for(kernel: str, device: str, dtype: str, width: int, mask: str, defaul
 
 @lru_cache(maxsize=1024)
 def _known(said: str | None, key: Key) -> Tile | None:
-    """Return the tile that is kept where `said` is what the variable holds; None: none is."""
+    """Return the stored tile, or None; `said` is the value of the environment variable."""
     path = place(said)
     return None if path is None else _tiles(path).get(str(replace(key, device=device_name(key.device))))
 
@@ -112,7 +112,7 @@ def tuned(key: Key, candidates: Iterable[Tile], measure: Callable[[Tile], float]
 
 
 def keep(path: Path, key: Key, tile: Tile, seconds: float) -> None:
-    """Write a tile beside what the file holds already; the file is whole at every moment.
+    """Add a tile to the file; the file is replaced atomically.
 
     Raises:
         FileError: it cannot be written.
@@ -127,13 +127,13 @@ def keep(path: Path, key: Key, tile: Tile, seconds: float) -> None:
 
 
 def forget() -> None:
-    """Read the file again when it is next asked for."""
+    """Read the file again at the next use."""
     _tiles.cache_clear()
     _known.cache_clear()
 
 
 def place(said: str | None) -> Path | None:
-    """Return the file that the variable's value names: the user's own where it says nothing, and None where "off"."""
+    """Return the file named by the variable: the user's default if unset, None if "off"."""
     if said and said.lower() == "off":
         return None
     return Path(said) if said else _folder() / "attention" / "tiles.json"

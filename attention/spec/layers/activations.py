@@ -31,7 +31,7 @@ FAR = 6.0
 
 @cache
 def _quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Return the squares of the nodes in 0..1, and their shares: when first asked, for NumPy's polynomials load slowly."""
+    """Return the squared nodes in 0..1 and their weights, at first use: NumPy's polynomials load slowly."""
     nodes, shares = np.polynomial.legendre.leggauss(2 * NODES)
     return nodes[NODES:] ** 2, shares[NODES:]
 
@@ -46,7 +46,7 @@ def erf(xp: Any, x: Array) -> Array:
     squares, shares = _quadrature()
     heights = xp.exp(-(near * near)[..., None] * xp.asarray(squares))
     integral = near * xp.sum(heights * xp.asarray(shares), axis=-1) * (2.0 / math.sqrt(math.pi))
-    # Exactly 1 far out, because gelu multiplies what is left of 1 - erf by x.
+    # Exactly 1 far out, because gelu multiplies 1 - erf by x.
     return xp.where(xp.abs(x) < FAR, integral, xp.sign(x))
 
 

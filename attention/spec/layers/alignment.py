@@ -7,10 +7,10 @@
 One head. A query `(*batch, M)` is a single state: its context and weights have no axis T either.
 
 References:
-    Bahdanau et al., arXiv:1409.0473; Luong et al., arXiv:1508.04025. The scores stand in `alignment_scores.py`.
+    Bahdanau et al., arXiv:1409.0473; Luong et al., arXiv:1508.04025. The scores are in `alignment_scores.py`.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class General:
 
     @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
-        """Return what the product of the mapped query and the key is multiplied by: 1."""
+        """Return the factor of the product of mapped query and key: 1."""
         del head_dim
         return 1.0
 
@@ -64,7 +64,7 @@ class TanhScore:
 
     @checked(head_dim=HEAD_DIM)
     def factor(self, head_dim: int) -> float:
-        """Return what a product of query and key is multiplied by: 1, for there is none."""
+        """Return the factor of a product of query and key: 1, as there is no product."""
         del head_dim
         return 1.0
 

@@ -4,7 +4,7 @@
     weights = architecture.init(seed)        the same bits in NumPy, torch and JAX
 
 A contract is an architecture that has a formula too. A model of your own, made of contracts and of arrays beside them, needs
-no more than this to have the same weights in both backends: say its parameters here, subclass `Layer` in each backend.
+no more than this to have the same weights in both backends: declare its parameters here, subclass `Layer` in each backend.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def check_contract(layer: str, contract: object, kind: type[Architecture], *more
         layer: the layer's name.
         contract: what it is given.
         kind: what it must be.
-        more: further arguments by place, of which there are none.
+        more: further positional arguments, which are refused.
         other: arguments by name that no layer has, such as those of torch's and flax's.
     """
     if isinstance(contract, kind) and not more and not other:
         return
     wanted = f"spec.{kind.__name__}"
     if isinstance(contract, int):
-        # What torch.nn and flax.nnx take is what the contract takes.
+        # Arguments of torch.nn and flax.nnx belong to the contract.
         given = ", ".join(map(shown, (contract, *more)))
         raise OptionError(f"contract {type(contract).__name__} must be a {wanted}: {layer}({wanted}({given}))")
     if not isinstance(contract, kind):
@@ -71,7 +71,7 @@ class Architecture:
 
     @property
     def parts(self) -> Mapping[str, Architecture]:
-        """The models of which this one consists, by the name that their parameters begin with."""
+        """The parts of the model, by the prefix of their parameters."""
         return {}
 
     def part_params(self) -> dict[str, Param]:

@@ -42,7 +42,7 @@ class Contract(Architecture):
 
     @property
     def parts(self) -> dict[str, Contract]:
-        """The layers of which this one consists, by the name that their parameters begin with."""
+        """The layers inside this one, by the prefix of their parameters."""
         return {}
 
     @property
@@ -100,7 +100,7 @@ class Contract(Architecture):
 
     @checked(arrays=ARRAYS)
     def optional(self, arrays: Mapping[str, Array]) -> Shapes:
-        """Return the shapes of arrays that a call may leave out, for which zeros stand: calls then share a compilation."""
+        """Return the shapes of optional arrays, which default to zeros, so that calls share a compilation."""
         del arrays
         return {}
 

@@ -14,7 +14,7 @@ References:
     (microsoft/unilm, Diff-Transformer), from which the order of the heads and the eps of 1e-5 are taken.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class DifferentialAttention(Contract):
 
     Args:
         embed_dim: M, the width of inputs and output.
-        num_heads: H, pairs of query heads: half of what a plain layer of this width has.
-        depth: how many layers stand before this one: 0 in the first.
+        num_heads: H, pairs of query heads: half the heads of a plain layer of this width.
+        depth: the number of layers before this one.
         num_kv_heads: K, a divisor of H: pairs of key heads; None means H.
         head_dim: D, the width of one of a pair; None means M / 2H.
         qkv_bias: whether the three input projections have biases.

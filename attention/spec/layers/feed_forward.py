@@ -4,13 +4,13 @@
     hidden = f(x W_gate + b_gate) * (x W_up + b_up)               swiglu, geglu, geglu_tanh; W_gate (M, A)
     output = drop(hidden) W_down + b_down                         W_down (A, M)
 
-Dropout stands where torch.nn.TransformerEncoderLayer puts it: after the activation.
+Dropout follows the activation, as in torch.nn.TransformerEncoderLayer.
 
 References:
     Vaswani et al., arXiv:1706.03762, section 3.3; Shazeer, arXiv:2002.05202 (the gated forms).
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ References:
     DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C; DeepSeek-V3, arXiv:2412.19437, section 2.1.1.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from attention.spec.errors import DTypeError, ShapeError
 from attention.spec.kernels import PRECISION
 from attention.spec.kernels.nan_safety import zero_masked_inputs_dense
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
+from attention.spec.layers.latent_forms import absorb, expand, many_heads, one_head
 from attention.spec.layers.multi_head import cache_checks
 from attention.spec.layers.projection import normed, project
 from attention.spec.masks.algebra import STRUCTURE, Mask, both, evaluate
@@ -38,7 +39,7 @@ from attention.spec.options import ARRAY, Option, arrays_by_name, check_options,
 from attention.spec.params import Param, nest
 from attention.spec.positions import Rotary, check_integral
 from attention.spec.random import DROPOUT_RATE, keep
-from attention.spec.scores import WIDTH, Dot, ScaledDot, heads_first
+from attention.spec.scores import WIDTH, Dot, ScaledDot
 
 FORMS = ("auto", "expanded", "absorbed")
 FORM = one_of(*FORMS)
@@ -178,7 +179,7 @@ class LatentAttention(Contract):
 
     @checked(arrays=INPUTS)
     def resolve(self, arrays: Mapping[str, Array], **call: Any) -> ResolvedCall:
-        """Return the resolved of a call whose keywords are `mask`, `positions` and `dropout_seed`.
+        """Return what a call fixes beside its arrays, for the keywords `mask`, `positions` and `dropout_seed`.
 
         Returns:
             "allowed": bool `(*batch, H, T, T)`. "table": cosines and sines `(*batch, T, P / 2)` float64. "keep": bool like
@@ -288,44 +289,3 @@ def check_places(positions: Array, sizes: Sizes) -> None:
         return
     check_integral("positions", positions)
     check_broadcast("positions", positions, (*sizes.batch, sizes.T), "(*batch, T)")
-
-
-def absorb(xp: Any, kernel: Array, nope: Array) -> Array:
-    """Return `W_uk_h n_h`: what of the latent each query looks for.
-
-    Args:
-        xp: the array namespace.
-        kernel: "kv_up.kernel", `(R, H, nope_dim + E)`.
-        nope: `(*batch, T, H, nope_dim)`.
-
-    Returns:
-        `(*batch, T, H, R)`.
-    """
-    keys = xp.permute_dims(kernel[..., : nope.shape[-1]], (1, 2, 0))  # (H, nope_dim, R)
-    return heads_first(xp, xp.matmul(heads_first(xp, nope), keys))
-
-
-def expand(xp: Any, kernel: Array, context: Array, nope_dim: int) -> Array:
-    """Return `context_h W_uv_h`: `(*batch, T, H, E)` from the weighted latents `(*batch, T, H, R)`."""
-    values = xp.permute_dims(kernel[..., nope_dim:], (1, 0, 2))  # (H, R, E)
-    return heads_first(xp, xp.matmul(heads_first(xp, context), values))
-
-
-def one_head(xp: Any, moved: Array, rotated: Array, latent: Array, key: Array) -> tuple[Array, Array, Array]:
-    """Return queries `(*batch, T, H, R + P)`, and keys and values of one head, of the absorbed form."""
-    return xp.concat([moved, rotated], axis=-1), xp.concat([latent, key], axis=-1), latent
-
-
-def many_heads(xp: Any, nope: Array, rotated: Array, made: Array, key: Array) -> tuple[Array, Array, Array]:
-    """Return queries, keys and values of H heads each, of the expanded form.
-
-    Args:
-        xp: the array namespace.
-        nope: `(*batch, T, H, nope_dim)`.
-        rotated: `(*batch, T, H, P)`.
-        made: `(*batch, S, H, nope_dim + E)`, the latent expanded.
-        key: `(*batch, S, 1, P)`, the rotated key.
-    """
-    keys, values = made[..., : nope.shape[-1]], made[..., nope.shape[-1] :]
-    shared = xp.broadcast_to(key, (*keys.shape[:-1], key.shape[-1]))
-    return xp.concat([nope, rotated], axis=-1), xp.concat([keys, shared], axis=-1), values

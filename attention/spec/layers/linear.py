@@ -3,7 +3,7 @@
     q = query W_q + b_q    k = key W_k + b_k    v = value W_v + b_v
     context[t] = sum_s f(q[t]) . f(k[s]) v[s] / (sum_s f(q[t]) . f(k[s]) + eps)        over the keys that t may attend to
     f(x) = elu(x) + 1 = x + 1 where x > 0, exp(x) elsewhere        f(x) = max(x, 0)        each feature by itself
-    quadratic:  the sums as they stand, T * S products
+    quadratic:  the sums as written, T * S products
     scan:       f(q[t]) A[t] / (f(q[t]) z[t] + eps),  A[t] = A[t - 1] + f(k[t]) v[t]^T,  z[t] = z[t - 1] + f(k[t])
                 if causal; without it A and z are of all keys. [A z] is the state that a decode carries.
 
@@ -15,7 +15,7 @@ References:
     (idiap/fast-transformers), from which the eps of 1e-6 is taken.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FEATURES = ("elu+1", "relu")
 FORMS = ("auto", "scan", "quadratic")
 FORM = one_of(*FORMS).raising(UnknownName)
 CHUNK = 64
-"""Tokens that the scan takes at a time: within a chunk the products are made as they stand."""
+"""Tokens per step of the scan; within a chunk the products are computed directly."""
 
 INPUTS = arrays_by_name("query")
 
@@ -193,7 +193,7 @@ def choose(implementation: str, mask: Mask | None, *, carries: bool) -> str:
 
     Raises:
         UnknownName: no such form.
-        KernelRefused: the form asked for cannot do it, or neither can.
+        KernelRefused: the chosen form does not support the call, or neither does.
     """
     FORM.check("implementation", implementation)
     reason = None if mask is None or isinstance(mask, Lengths) else f"sums over keys that are there or not, not over {mask!r}"
@@ -253,7 +253,7 @@ def ratio(xp: Any, sums: Array, eps: float) -> Array:
     """Return all columns but the last, divided by the last and `eps`; 0 where that is 0."""
     below = sums[..., -1:] + eps
     empty = below == 0
-    # The gradient of x / 0 must not be asked for, even where the result is not used.
+    # The gradient of x / 0 is NaN even where the result is not used.
     return xp.where(empty, xp.zeros_like(sums[..., :-1]), sums[..., :-1] / xp.where(empty, xp.ones_like(below), below))
 
 

@@ -131,7 +131,7 @@ class Encoder(Stack):
 
 @dataclass(frozen=True)
 class Decoder(Stack):
-    """Decoder blocks, one after another, all of which see the same memory; arguments as `Stack`."""
+    """Decoder blocks in sequence, all with the same memory; arguments as `Stack`."""
 
     kind: ClassVar[type[Block]] = DecoderBlock
     call_kwargs: ClassVar[frozenset[str]] = DecoderBlock.call_kwargs

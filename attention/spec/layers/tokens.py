@@ -65,7 +65,7 @@ def seed_at(seed: int | None, name: str) -> int | None:
 
 
 def kept(rate: float, shape: tuple[int, ...], dropout_seed: int | None = None) -> Array:
-    """Return the mask of what dropout keeps, or None where nothing is dropped."""
+    """Return the dropout mask, True where kept, or None without dropout."""
     return None if dropout_seed is None or not rate else random.keep(dropout_seed, rate, shape)
 
 

@@ -15,7 +15,7 @@ References:
     as in torch.nn.TransformerEncoderLayer and TransformerDecoderLayer.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations

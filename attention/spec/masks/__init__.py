@@ -11,9 +11,10 @@
     allowed[t, s] = mask[q[t], k[s]] and q[t] >= 0 <= k[s]      Placed(mask, q, k)              selection.py
     p(t) = t  or  t + S - T  or  query_positions[t]             align="start", align="end", explicit
 
-Masks compose with `&`, `|` and `~` (algebra.py). What is structure (an alignment, a window) is hashable and never traced;
-what is data (lengths, ids, an array) is, so a mask passes through `jax.jit` and `torch.compile` as an argument (tree.py).
-Predicates use operators only: one text serves NumPy, torch, JAX and a kernel that asks for one element at a time (grid.py).
+Masks compose with `&`, `|` and `~` (algebra.py). Structure (an alignment, a window) is hashable and never traced;
+data (lengths, ids, an array) is traced, so a mask passes through `jax.jit` and `torch.compile` as an argument (tree.py).
+Predicates use operators only: the same predicate serves NumPy, torch, JAX and kernels that evaluate one element at a time
+(grid.py).
 """
 
 from attention.spec.masks.algebra import And, Mask, Not, Or

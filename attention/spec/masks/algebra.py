@@ -4,7 +4,7 @@
 
 A mask is a frozen dataclass with a predicate over (t, s). Its fields are structure (hashable, never traced) or data
 (arrays, traced), and `map` and `parts` tell them apart, which is all that a framework needs to carry a mask through its
-compiler. The kinds of mask stand in `masks.py`.
+compiler. The kinds of mask are in the other files of this package.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["DATA", "And", "Grid", "Mask", "Not", "Or", "Pair", "Read", "both", "check_mask", "evaluate", "farthest"]
 
 Read = Callable[[Array], "np.ndarray | None"]
-"""How a backend reads a mask's data on the host: None where the values are not known yet (a traced array)."""
+"""A backend's function that reads a mask's data on the host: None for unknown values (a traced array)."""
 
 COUNT = whole(0, none=True).raising(MaskError)
 INDEX = whole(0).raising(MaskError)
 
 
 class Mask(Tree):
-    """A description of which keys a query may attend to. Abstract; the classes of `masks.py` are final.
+    """A description of which keys a query may attend to. Abstract; the kinds of mask are final.
 
     `print(mask)` draws a small one; `repr(mask)` is one line.
     """
@@ -62,7 +62,7 @@ class Mask(Tree):
 
     @property
     def keeps_self(self) -> bool:
-        """Whether, with T = S, structure alone says that every position may attend to itself."""
+        """Whether by structure alone, with T = S, every position may attend to itself."""
         return False
 
     @property
@@ -98,7 +98,7 @@ class Mask(Tree):
         """Return a picture, or the description alone where the mask's sizes or values are not known."""
         try:
             return self.draw()
-        # A print in the middle of a traced program must not end it: frameworks raise either if asked for values.
+        # A print inside a traced program must not end it: frameworks raise either error for unknown values.
         except (MaskError, TypeError, RuntimeError):
             return repr(self)
 
@@ -107,7 +107,7 @@ class Mask(Tree):
         """Return a picture of text, at most 16 by 16.
 
         Args:
-            T: queries; None takes what the mask's own arrays say, or 8.
+            T: queries; None takes the size of the mask's arrays, or 8.
             S: keys, likewise.
             row: batch row, counted through all batch axes.
             head: query head.

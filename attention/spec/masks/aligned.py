@@ -23,7 +23,7 @@ ALIGN = one_of("start", "end", none=True, wanted="None, 'start' or 'end'")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Aligned(Mask):
-    """A mask that needs to know where a query stands among the keys: p(t) in the formulas.
+    """A mask that depends on the position of a query among the keys: p(t) in the formulas.
 
     With T = S that is t. With T != S it must be said: `align="start"` (first query at the first key), `align="end"`
     (last query at the last key), or `query_positions`, integers `(*batch, T)`: key indices, not angles.

@@ -93,7 +93,7 @@ class DenseMask(Mask):
             bias: floating, broadcastable to `(*batch, H, T, S)`.
 
         Raises:
-            MaskError: not floating, or there are other values, which say more than a mask can; or values are traced.
+            MaskError: not floating, or values other than 0 and -inf, or traced values.
         """
         bias = _listed("DenseMask.from_additive", bias, "floating")
         if dtype_name(bias) not in COMPUTE:
@@ -138,7 +138,7 @@ class DenseMask(Mask):
 
 
 def _listed(name: str, value: Any, wanted: str = "bool") -> Array:
-    """Return nested lists as an array, and an array as it is; errors say what is `wanted`."""
+    """Return nested lists as an array, and an array unchanged; errors include `wanted`."""
     if isinstance(value, (list, tuple)):
         try:
             value = np.asarray(value)
@@ -160,7 +160,7 @@ def _bools(name: str, value: Any, means: str) -> Array:
 
 
 def _ones(name: str, value: Any) -> Array:
-    """Return an array of bool or of 1 and 0 as bool. Traced ones cannot be looked at and are taken as they are."""
+    """Return an array of bool or of 1 and 0 as bool. Traced values are not checked."""
     mask = _listed(name, value)
     got = dtype_name(mask)
     if got != "bool" and got not in COMPUTE and "int" not in got:

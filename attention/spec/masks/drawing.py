@@ -1,6 +1,6 @@
 """Draw masks: as text for a terminal, or as a figure.
 
-    ■ at (t, s) = query t may attend to key s        the first batch row and head, unless others are asked for
+    ■ at (t, s) = query t may attend to key s        the first batch row and head by default
 
 Only the part that is drawn is evaluated, so that drawing the mask of a long sequence is fast.
 """
@@ -31,7 +31,7 @@ FINEST = 1024
 """The most queries, and keys, that a figure shows: more than its dots."""
 
 SIZE = 8
-"""How many queries, and keys, are drawn where nothing says how many there are."""
+"""Queries, and keys, to draw if the sizes are unknown."""
 
 SEEN, HIDDEN = "■", "·"
 
@@ -160,7 +160,7 @@ def picture(title: str, allowed: np.ndarray, sizes: Sizes) -> str:
     Args:
         title: first line.
         allowed: bool `(T', S')`.
-        sizes: of the whole, of which `allowed` may be a corner.
+        sizes: of the whole; `allowed` may be a corner of it.
 
     >>> print(picture("lower left", np.tri(2, 3, dtype=bool), Sizes((), 2, 3, 1, 1, 1, 1)))
     lower left

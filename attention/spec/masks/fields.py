@@ -3,7 +3,7 @@
 integers: |x| < 2**31        counts: 0 <= n <= size of the axis that they count        arrays broadcast to their axes
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownVariableType=false
 
@@ -69,23 +69,23 @@ def check_fits(label: str, value: Array, axes: tuple[str, ...], sizes: Sizes) ->
 
 
 def check_counts(label: str, values: np.ndarray | None, axis: str, sizes: Sizes) -> None:
-    """Raise MaskError if known counts leave 0..size. Traced ones cannot be looked at and are taken as they are."""
+    """Raise MaskError if known counts leave 0..size. Traced values are not checked."""
     most = getattr(sizes, axis)
     if values is not None and bool(np.any((values < 0) | (values > most))):
         raise MaskError(f"{label} {shown(values.tolist())} must be in 0..{axis} = {most}")
 
 
 def check_rank(label: str, value: Array, letters: str, *, least: int, most: int | None = None) -> None:
-    """Raise MaskError unless `value` has `least` to `most` axes, as `letters` say; without `most`, any more."""
+    """Raise MaskError unless `value` has `least` to `most` axes, named by `letters`; without `most`, any number above."""
     rank = len(value.shape)
     if rank < least or (most is not None and rank > most):
         raise MaskError(f"{label} {tuple(value.shape)} must be {letters}")
 
 
 def known(conditions: Array) -> bool | None:
-    """Return whether all of the conditions hold, or None where they are traced and nobody knows yet."""
+    """Return whether all conditions hold, or None if they are traced."""
     try:
         return bool(conditions.all())
-    # What a traced value raises when it is asked for: a TypeError in JAX, a RuntimeError under torch's vmap.
+    # Reading a traced value raises TypeError in JAX and RuntimeError under torch's vmap.
     except (TypeError, RuntimeError):
         return None

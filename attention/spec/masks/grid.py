@@ -2,8 +2,8 @@
 
     allowed[*b, h, t, s] = predicate(at.t, at.s, at.per_row(x)[*b], at.per_query(x)[*b, t], at.per_key(x)[*b, s])
 
-A predicate knows no axis but through these names. A kernel that asks for one element, or one tile, at a time derives its
-own grid and answers them in its own way.
+A predicate accesses arrays only through these methods. A kernel that evaluates one element or one tile at a time derives
+its own grid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Grid:
         s: `(S,)`, the indices of the keys, or their positions `(*batch, 1, 1, S)`.
         T: queries of the whole call.
         S: keys of the whole call.
-        xp: the array namespace; None: it is asked of the arrays, which a compiler finds hard to follow.
+        xp: the array namespace; None looks it up from the arrays, which a compiler may not be able to trace.
     """
 
     t: Array

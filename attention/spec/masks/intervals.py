@@ -5,8 +5,8 @@
     ([a, b] <= [c, d]).must = b <= c        every pair does
     (~x).may = not x.must                   (~x).must = not x.may
 
-A mask's predicate is written with operators, so the same text that is asked of indices is asked here of ranges of them.
-The answer is never wrong, and it is exact where each operand appears once; else "some" may stand for "all" or "none".
+A mask's predicate is written with operators, so it can be evaluated on ranges of indices too. The result is always right,
+and exact if each operand appears once; otherwise "some" may be returned for "all" or "none".
 
 References:
     Moore, "Interval analysis", 1966; Cousot and Cousot, "Abstract interpretation", POPL 1977.

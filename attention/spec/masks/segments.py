@@ -60,11 +60,11 @@ class Segments(Mask):
     def from_cu_seqlens(
         cls, cu_seqlens: Any, size: int | None = None, *, cu_seqlens_q: Any = None, size_q: int | None = None
     ) -> Self:
-        """Return the mask of documents that stand one after another, as FlashAttention's varlen functions take them.
+        """Return the mask of consecutive documents, from the offsets of FlashAttention's varlen functions.
 
         Args:
             cu_seqlens: integers `(documents + 1,)`: where each document's keys begin, and at last where all end.
-            size: S, of which what lies beyond the last document is padding; None: there is nothing beyond.
+            size: S; tokens after the last document are padding. None means the end of the last document.
             cu_seqlens_q: the same for the queries, if they are not the keys' own.
             size_q: T, likewise.
 

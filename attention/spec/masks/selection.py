@@ -5,7 +5,7 @@ allowed[b, h, t, s] = masks[b][b, h, t, s]                  PerRow(masks), b of 
 allowed[t, s] = mask[q[t], k[s]] and q[t] >= 0 <= k[s]      Placed(mask, q, k)
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attention.spec.tree import DATA, data
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Several(Mask):
-    """Several masks, each of which is asked in its own place. Abstract."""
+    """Several masks, one per head or per batch row. Abstract."""
 
     masks: tuple[Mask, ...] = field(metadata=DATA)
 
@@ -89,12 +89,12 @@ class PerRow(Several):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Placed(Mask):
-    """The mask of a whole sequence, asked at the positions of some of its queries and keys: a cache, a decoding step.
+    """The mask of a whole sequence, evaluated at the positions of some queries and keys, as in a decoding step with a cache.
 
     Args:
         mask: structure alone, such as `Causal()`, where p(t) = t; None: only presence counts.
         query_positions: integers `(*batch, T)`; a negative one is an absent token, which attends to nothing.
-        key_positions: integers `(*batch, S)`, in any order; a negative one is an absent token, which nobody attends to.
+        key_positions: integers `(*batch, S)`, in any order; a negative one is an absent token, to which no query attends.
 
     Raises:
         MaskError: `mask` holds an array, or positions are no integers.
@@ -117,7 +117,7 @@ class Placed(Mask):
         return present if self.mask is None else present & self.mask.allowed(replace(at, t=t, s=s, T=at.S, S=at.S))
 
     def check(self, sizes: Sizes, read: Read) -> None:
-        # The whole sequence, of which these are some tokens, is as long as it likes.
+        # The whole sequence may have any length.
         if self.mask is not None:
             self.mask.check(replace(sizes, T=MOST, S=MOST), read)
         self.check_arrays(sizes, read)

@@ -4,10 +4,9 @@
                  FULL      all of it is: computed without a mask
                  PARTIAL   the rest: computed with the mask of the tile
 
-The mask's own predicate is asked of ranges of positions (intervals.py), so no dense mask is made, and one text serves
-lengths and ids that are known (NumPy, torch) and those that a compiler traces (JAX): kinds are then arrays as well, and the
-bounds of a kernel's loops change without a new compilation. A tile that is called PARTIAL may in truth be empty or full; one
-that is called EMPTY or FULL is.
+The mask's predicate is evaluated on ranges of positions (intervals.py), without a dense mask, for known lengths and ids
+(NumPy, torch) and for traced ones (JAX). With traced values the kinds are traced too, so that loop bounds change without
+recompilation. A PARTIAL tile may in fact be empty or full; EMPTY and FULL are exact.
 
 References:
     Dong et al., "FlexAttention", arXiv:2412.05496 (block masks of full and partial tiles).
@@ -180,7 +179,7 @@ class Tiles(Grid):
 
     Attributes:
         tile: queries and keys of a tile.
-        known: whether data may be looked at.
+        known: whether to read the mask's arrays.
     """
 
     tile: tuple[int, int]
@@ -217,7 +216,7 @@ class Tiles(Grid):
 
 
 ANYTHING = Interval(np.asarray(-MOST), np.asarray(MOST))
-"""A number of which nothing is known."""
+"""The interval of an unknown number."""
 
 
 def _grouped(xp: Any, x: Array, axis: int, size: int, reduce: Any) -> Array:
@@ -249,7 +248,7 @@ class Tile(Grid):
 
     @classmethod
     def at(cls, xp: Any, sizes: Sizes, queries: tuple[int, int], keys: tuple[int, int], **place: Any) -> Tile:
-        """Return the tile of two ranges; `place` says where its indices shall be made, as `device=`."""
+        """Return the tile of two ranges; `place` has keywords for creating indices, such as `device=`."""
         t, s = xp.arange(*queries, **place)[:, None], xp.arange(*keys, **place)
         return cls(t, s, sizes.T, sizes.S, xp=xp, queries=queries, keys=keys)
 

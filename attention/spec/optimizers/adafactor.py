@@ -2,7 +2,7 @@
 
     b_t = 1 - (t + steps_before)^-decay_exponent                   G = g^2 + eps
     R <- b_t R + (1 - b_t) mean_j G_ij      C <- b_t C + (1 - b_t) mean_i G_ij      V_ij = R_i C_j / max(mean R, floor)
-    v <- b_t v + (1 - b_t) G                                                        V = v  for what is not factored
+    v <- b_t v + (1 - b_t) G                                                        V = v  if not factored
     U = g / max(sqrt V, floor)                     U <- U / max(1, RMS(U) / most_rms)
     r_t = min(r, 1 / sqrt t) if relative, else r        r_t <- r_t max(least_scale, RMS(p)) if scaled
     b <- b1 b + (1 - b1) r_t U                     p <- p - b
@@ -53,7 +53,7 @@ class Adafactor(Step):
         scaled: whether the rate is relative to the size of the parameter.
         least_scale: the least such size.
         b1: share of the old mean of updates; 0 keeps none.
-        least_factored: the least size of both axes of what is factored; optax has 128, torch 1.
+        least_factored: the least size of both axes of a factored parameter; optax has 128, torch 1.
         factored_axes: which two axes of a higher rank: the "last" (torch) or the "largest" (optax).
     """
 

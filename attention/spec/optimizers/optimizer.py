@@ -78,7 +78,7 @@ class Step(ABC):
         decay_times_rate: whether r multiplies a decoupled decay, as in torch and optax; in the paper it does not.
         clip: the bound on gradients, before anything else sees them.
         gradient_scale: what gradients are multiplied by: N for a loss that sums over N examples where a mean is meant.
-        first_count: what the schedule counts from.
+        first_count: the first step count of the schedule.
     """
 
     weight_decay: float = 0.0
@@ -118,7 +118,7 @@ class Step(ABC):
             xp: the arrays' namespace.
             params: by name.
             gradients: of the loss, by the same names, shaped as the parameters.
-            state: what the last step left, or `init`.
+            state: of the previous step, or of `init`.
 
         Raises:
             ParamError: the gradients' names or shapes are not those of the parameters.

@@ -118,7 +118,7 @@ class Clip:
 
     Args:
         most: the bound; > 0.
-        by: what is bounded.
+        by: the bounded quantity.
         eps: added to a norm that is divided by; >= 0. torch has 1e-6, optax 0.
     """
 

@@ -41,7 +41,7 @@ class SGD(Step):
         momentum: mu; >= 0 and < 1.
         dampening: d; momentum itself makes the running sum an average.
         first_damped: whether the first gradient is damped too, as optax.ema does and torch does not.
-        debias: whether the running average is divided by 1 - mu^t, as optax.ema does unless it is told not to.
+        debias: whether the running average is divided by 1 - mu^t, as optax.ema does by default.
         nesterov: whether the gradient is added to the running sum once more.
         rate_in_sum: whether r is multiplied in before the sum is taken, as Sutskever et al. do. It matters once r changes.
     """
@@ -151,7 +151,7 @@ class RMSprop(Step):
     Args:
         decay: a, the share of the old mean square; >= 0 and < 1. torch has 0.99, optax 0.9.
         eps: added to the root, as torch does.
-        eps_root: added below the root, as optax does with its eps unless it is told not to.
+        eps_root: added below the root, as optax does with its eps by default.
         initial: the first mean square.
         centered: whether the square of the running mean is taken off first.
         momentum: mu.

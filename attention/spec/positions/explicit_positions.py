@@ -80,7 +80,7 @@ def shared_length(xp: Any, positions: Positions | None, query_positions: Array, 
         key_positions: integers `(..., S)`, or None.
 
     Returns:
-        The largest position of both + 1, without axes; None where no scaling asks, or where both count from 0
+        The largest position of both + 1, without axes; None if no scaling needs it, or if both count from 0
         and so have one length anyway.
     """
     if not (isinstance(positions, Rotary) and positions.grows) or query_positions is None or key_positions is None:

@@ -13,7 +13,7 @@ References:
     column comes first), in the order of Qwen2-VL's vision tower, arXiv:2409.12191 (the row first).
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Rotary:
         """Return R, the number of rotated features.
 
         Raises:
-            OptionError: `head_dim` is odd, or narrower than `rotary_dim`, or not what the scaling was made for.
+            OptionError: `head_dim` is odd, or narrower than `rotary_dim`, or does not fit the scaling.
         """
         rotated = _width(self, head_dim, multiple=2)
         if self.scaling is not None:
@@ -100,7 +100,7 @@ class Rotary:
 
     @checked(head_dim=HEAD_DIM)
     def constants(self, head_dim: int) -> Constants:
-        """Return what is known before the call: the frequencies, or what the scaling makes them from."""
+        """Return the constants of every call: the frequencies, or the inputs of a length scaling."""
         rotated = self.width(head_dim)
         return (unscaled(self.base, rotated),) if self.scaling is None else self.scaling.constants(self.base, rotated)
 
@@ -233,7 +233,7 @@ def _circle(xp: Any, angles: Array, amplitude: float) -> tuple[Array, Array]:
 
 
 def _turn(xp: Any, style: str, x: Array, cos: Array, sin: Array) -> Array:
-    """Return `x` with its pairs turned."""
+    """Return `x` with its pairs of features rotated."""
     rotated = 2 * cos.shape[-1]
     head, tail = x[..., :rotated], x[..., rotated:]
     cos, sin = cos[..., None, :], sin[..., None, :]

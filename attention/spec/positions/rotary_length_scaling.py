@@ -11,7 +11,7 @@ References:
     Peng et al., arXiv:2309.00071, section 3.3 (dynamic NTK); Ding et al., arXiv:2402.13753 (LongRoPE).
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 # Values are whatever a user passed, of types that strict mode cannot know.

@@ -11,7 +11,7 @@ References:
     Shaw et al., arXiv:1803.02155, equation 4.
 """
 
-# Bad input comes from code that nobody type-checked, so it is looked at again here.
+# Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false
 
 # Values are whatever a user passed, of types that strict mode cannot know.
@@ -48,7 +48,7 @@ SLOPES = Option(
 
 
 def apart(xp: Any, query_positions: Array, key_positions: Array) -> Array:
-    """Return s - t for every pair: how far the key stands after the query.
+    """Return s - t for every pair: the distance of the key after the query.
 
     Args:
         xp: the array namespace.
@@ -58,13 +58,13 @@ def apart(xp: Any, query_positions: Array, key_positions: Array) -> Array:
     Returns:
         `(..., T, S)`, in the namespace's own integers.
     """
-    # Narrow or unsigned integers would wrap around below zero; Python's int stands for the namespace's own.
+    # Narrow or unsigned integers would wrap around below zero; Python's int means the default integer of the namespace.
     return xp.astype(key_positions, int)[..., None, :] - xp.astype(query_positions, int)[..., :, None]
 
 
 @dataclass(frozen=True)
 class Alibi:
-    """Linear biases: a head looks away from what is far, each at its own rate.
+    """Linear biases: scores decrease with distance, at a rate per head.
 
     Under a causal mask |t - s| is the paper's t - s; without one, it is the symmetric form for encoders.
 
@@ -103,7 +103,7 @@ class Alibi:
 
     @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
-        """Return what is learned: nothing."""
+        """Return the parameters: none."""
         del head_dim
         _ = self.rates(heads)
         return {}
@@ -197,7 +197,7 @@ class RelativeBias:
 
     @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
-        """Return what is learned: a number for each bucket and head, first of variance 1 / (H D) as in T5."""
+        """Return the parameters: a number for each bucket and head, first of variance 1 / (H D) as in T5."""
         return {"relative_bias": Param((self.num_buckets, heads), "PH", spread=math.sqrt(3.0 / (heads * head_dim)))}
 
     def bias(
@@ -239,7 +239,7 @@ class RelativeKeys:
 
     @checked(heads=HEADS, head_dim=HEADS)
     def params(self, heads: int, head_dim: int) -> dict[str, Param]:
-        """Return what is learned: a vector for each distance from -k to k, shared by the heads; first values Glorot's."""
+        """Return the parameters: a vector for each distance from -k to k, shared by the heads, with Glorot initialisation."""
         del heads
         count = 2 * self.max_distance + 1
         return {"relative_keys": Param((count, head_dim), "PD", spread=math.sqrt(6.0 / (count + head_dim)))}

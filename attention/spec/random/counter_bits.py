@@ -62,7 +62,7 @@ def key(seed: Array) -> Key:
 
 
 def _unwrapped(seed: Any) -> Any:
-    """Return what a NumPy array of no axes holds, which has more than 32 bits perhaps, and anything else as it is."""
+    """Return a zero-dimensional NumPy array as a Python number, which may exceed 32 bits; other values unchanged."""
     return seed.item() if isinstance(seed, np.ndarray) and not seed.shape and seed.dtype.kind in "iu" else seed
 
 
@@ -118,7 +118,7 @@ def bits(of: Key, index: Array) -> Array:
 
 
 def mantissa(of: Key, index: Array) -> Array:
-    """Return 23 random bits for each row-major `index`: what a float32 in [0, 1) is made of."""
+    """Return 23 random bits for each row-major `index`: the mantissa of a float32 in [0, 1)."""
     return bits(of, index) >> 9
 
 

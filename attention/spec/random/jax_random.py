@@ -13,7 +13,7 @@ the machine.
 
 >>> from attention.spec.random import jax_random
 >>> key = jax_random.key(0)
->>> jax_random.bernoulli(key, 0.5, (3,)).tolist()        # as jax.random says it
+>>> jax_random.bernoulli(key, 0.5, (3,)).tolist()        # as jax.random
 [False, False, True]
 """
 
@@ -99,7 +99,7 @@ def split(of: Key, num: int = 2) -> tuple[Key, ...]:
 
 
 def fold_in(of: Key, data: int) -> Key:
-    """Return the child of a key that has this number, of which 32 bits count."""
+    """Return the child of a key with this number (mod 2^32)."""
     return random.fold_in(of, int(data) & WORD)
 
 
@@ -235,7 +235,7 @@ def truncated_normal(of: Key, lower: float, upper: float, shape: Shape = (), dty
 
 
 def _normal_dtype(dtype: str) -> np.dtype:
-    """Return a dtype of which normal numbers are known.
+    """Return a dtype that has normal numbers.
 
     Raises:
         DTypeError: half precision, which XLA rounds at steps of its own.

@@ -4,7 +4,7 @@
     rngs.dropout   = the stream of that name, or "default"                a seed is key(seed), whatever the stream's name
     nnx.Dropout(rate, rngs=rngs): stream = rngs.dropout.fork(); each call keeps bernoulli(stream(), 1 - rate, shape)
 
-A torch program that asks for keys in the order of the NNX program, from streams of the same seeds, drops the same numbers
+A torch program that draws keys in the order of the NNX program, from streams of the same seeds, drops the same numbers
 and, by nnx_layers.py, begins with the same weights. As in flax 0.12.
 
 >>> from attention.spec.random import nnx_random
@@ -60,11 +60,11 @@ class Rngs:
     """Streams by name; one that is not there is the stream `default`.
 
     Args:
-        default: what the stream of that name begins with, or all streams by name.
+        default: the seed or key of the stream "default", or all streams by name.
         streams: by name; each an int, a key or a stream, whose key is taken and whose count is not.
 
     Raises:
-        UnknownName: a stream is asked for that is not there, nor is `default`.
+        UnknownName: neither the stream nor `default` exists.
     """
 
     def __init__(self, default: Array = None, **streams: Array) -> None:
@@ -84,7 +84,7 @@ class Rngs:
         return found
 
     def __getattr__(self, name: str) -> RngStream:
-        # What Python itself asks about, such as how to copy, is no stream.
+        # Attributes that Python itself looks up, such as for copying, are not streams.
         if name.startswith("_"):
             raise AttributeError(name)
         return self[name]

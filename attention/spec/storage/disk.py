@@ -4,7 +4,7 @@
     parsed(text, "path 'index.json'")                    JSON: at most 8 MiB, 100 levels, 64-bit integers, no name twice
     with replaced(path) as partial: ...                  what was written to `partial` takes the place of `path`
 
-A file may come from anybody, so nothing in it is taken for what it says before its size, its depth and its types are known.
+Files are untrusted: size, depth and types are checked before any value is used.
 """
 
 # JSON may hold anything.
@@ -25,7 +25,7 @@ from typing import Any
 from attention.spec.errors import AttentionError, FileError, shown
 
 MOST_JSON, MOST_MARKS = 8 * 2**20, 2**20
-"""Bytes of a JSON text, and commas and opening brackets in it: what is parsed takes tens of bytes for each."""
+"""Bytes of a JSON text, and commas and opening brackets in it: a parsed value takes tens of bytes."""
 
 DEEPEST = 100
 """Levels of a JSON text: far from Python's own limit, which recursive functions over it would meet."""
@@ -126,7 +126,7 @@ def parsed(text: str | bytes, said: str) -> Any:
 
     Args:
         text: UTF-8 where it is bytes.
-        said: what the error begins with: "path 'index.json' must be JSON".
+        said: the beginning of the error: "path 'index.json' must be JSON".
 
     Raises:
         FileError: it is no JSON, or larger or deeper than any of ours, or names something twice.

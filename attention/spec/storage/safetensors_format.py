@@ -3,13 +3,13 @@
     file    =  u64 n    n bytes of JSON    data
     header  =  {"__metadata__": {text: text}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
 
-The tensors fill the data without a hole and without an overlap, so what is read is never more than the file holds.
+The tensors fill the data without a hole and without an overlap, so a read never exceeds the file.
 
 References:
     huggingface/safetensors, README, "Format".
 """
 
-# What JSON holds is looked at before it is used, and NumPy leaves types open.
+# JSON values are checked before use, and NumPy leaves types open.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # pyright: reportUnknownLambdaType=false
 
@@ -59,7 +59,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself, known to fit its size.
+    """The header of a file, checked against its size.
 
     Attributes:
         metadata: texts by name.
@@ -150,7 +150,7 @@ def arrays(file: BufferedReader | BytesIO, head: Header) -> dict[str, np.ndarray
 
 
 def mapped(file: BufferedReader, head: Header) -> dict[str, np.ndarray]:
-    """Return the tensors of a file whose header is `head`, read only, each read from the disk when it is looked at.
+    """Return the tensors of a file whose header is `head`, read-only, each read from disk at its first use.
 
     Raises:
         FileError: the file has a bool that is neither 0 nor 1.
@@ -161,7 +161,7 @@ def mapped(file: BufferedReader, head: Header) -> dict[str, np.ndarray]:
         raw = np.asarray(whole[head.data + tensor.start : head.data + tensor.stop])
         if tensor.dtype == bool and raw.size and raw.max() > 1:
             raise FileError(f"{head.said}: tensor {brief(repr(name), 60)} must hold bools, 0 or 1")
-        # Frameworks refuse an array whose first byte stands elsewhere.
+        # Frameworks refuse arrays with another alignment.
         raw = raw.copy() if (head.data + tensor.start) % tensor.dtype.itemsize else raw
         found[name] = raw.view(tensor.dtype).reshape(tensor.shape)
     return found
@@ -211,7 +211,7 @@ def read(path: str | os.PathLike[str], wanted: str, *, lazily: bool = False) -> 
     Args:
         path: of the file.
         wanted: what it must be, for the errors: "a recording".
-        lazily: whether tensors are read when they are looked at; the file must then stay as it is.
+        lazily: whether tensors are read at first use; the file must then not change.
 
     Raises:
         FileError: it cannot be read, or is no whole safetensors file.

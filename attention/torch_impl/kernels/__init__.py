@@ -1,6 +1,6 @@
 """The table of PyTorch kernels, in the order that "auto" tries them unless a rule (rules.py) decides.
 
-What stands after the reference is used where a rule prefers it, or by name.
+Kernels after the reference are used if a rule prefers them, or by name.
 """
 
 from attention.spec.kernels import Kernels

@@ -3,7 +3,7 @@
     context[b] = attend(q[b], k[b, seen[b]], v[b, seen[b]])        seen[b, s] = some query of row b may attend to key s
 
 The query heads of a group fold into the query axis, so each key is read once, where it lies, and never repeated. Keys that a
-row sees side by side are a view, others are gathered; what nobody sees is not touched, whatever it holds. Where a compiler or
+row attends to side by side are a view, others are gathered; masked keys are not read. Where a compiler or
 an accelerator keeps the mask to itself, all keys are read under it. Torch's fused kernel computes the rows, and the formula
 what that has no argument for, and all that is differentiated: for so few queries it is small, and has every derivative.
 
@@ -68,7 +68,7 @@ class Decode:
 
 
 def _is_plain(request: Request) -> bool:
-    """Return whether the fused kernel has all that is asked for, derivatives included, of which none is taken through it."""
+    """Return whether the fused kernel supports all options of the call, without derivatives."""
     given = (request.q, request.k, request.v)
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
     followed = recorded or any(derivatives.is_transformed(x) for x in given) or derivatives.refuses(*given) is not None
@@ -135,7 +135,7 @@ def _attended(
         v: `(B, S, K, E)`.
         bias: `(B or 1, H or 1, T or 1, S or 1)`, or None.
         seen: bool, likewise, or None for all.
-        sound: whether each key of each head is known to be seen, so that none has to be zero_masked, which is to copy them all.
+        sound: whether every key of every head is known to be attended to, so that no copy with zeros is needed.
     """
     if seen is not None and sound:
         q = torch.where(reachable(xp, seen, q.shape[-2] // k.shape[-2])[0], q, 0)
@@ -145,7 +145,7 @@ def _attended(
 
 
 def _fused(request: Request, q: Tensor, k: Tensor, v: Tensor, bias: None, seen: Tensor | None) -> Tensor:
-    """Return the context by torch's fused kernel, which has no bias here; what nobody reads is finite."""
+    """Return the context by torch's fused kernel, without a bias; masked tokens must be finite."""
     del bias
     (b, t, h, _), (_, s, heads, _) = q.shape, k.shape
     if s == 0:
@@ -171,7 +171,7 @@ def _formula(request: Request, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | N
         xp,
         *(x.to(kind) for x in (q, k, v)),
         scale=request.scale,
-        # Not as `allowed`, for which the formula would zero_masked once more.
+        # Not as `allowed`, for which the formula would zero tokens once more.
         score_mod=None if seen is None else lambda scores: torch.where(seen, scores, -torch.inf),
         bias=bias,
         softcap=request.softcap,
@@ -182,7 +182,7 @@ def _formula(request: Request, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | N
 
 
 def _four_axes(of: Sizes, x: Tensor | None) -> Tensor | None:
-    """Bring what broadcasts to `(*batch, H, T, S)` to four axes, of which each stays 1 where it is."""
+    """Reshape an array that broadcasts to `(*batch, H, T, S)` to four axes; axes of 1 are kept."""
     if x is None or x.ndim == 4 == len(of.scores):
         return x
     x = x.reshape((1,) * (len(of.scores) - x.ndim) + x.shape)

@@ -25,7 +25,7 @@ from attention.torch_impl.kernels.constants import constant
 def refuses(*inputs: Tensor | None) -> str | None:
     """Return why a kernel that has one backward pass cannot take these inputs, or None if it can."""
     given = [x for x in inputs if x is not None]
-    # Where nobody has opened a level of forward mode, which is nearly always, no tensor can have a tangent.
+    # Without an open level of forward mode, the usual case, no tensor has a tangent.
     if getattr(forward_ad, "_current_level", 0) >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in given):
         return "has no forward-mode derivative"
     order = _transforms()

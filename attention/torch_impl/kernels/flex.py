@@ -5,9 +5,9 @@
 
     blocks              = schedule(mask, tiles of 128 x 128)                             empty, partial, full
 
-b counts rows through all batch axes, row-major. The tiles come from the mask's own predicate asked of ranges (spec/blocks), not
-from T * S elements; inside torch.compile, which cannot follow that, they do. On CUDA the kernel is compiled once for each
-structure of call; on a CPU it is asked for by name only, and runs as plain operations, T * S at a time, unless the caller
+b counts rows through all batch axes, row-major. The tiles come from the mask's predicate on ranges (spec/masks/tile_schedule),
+not from T * S elements; inside torch.compile, which cannot follow that, they do. On CUDA the kernel is compiled once for each
+structure of call; on a CPU it is used by name only, and runs as plain operations, T * S at a time, unless the caller
 compiles.
 
 References:
@@ -41,7 +41,7 @@ from attention.torch_impl.masks import allowed, zero_masked
 FEATURES = ("softcap", "score_mod", "bias", "wide bias", "E != D", "float64", "float32", "bfloat16", "float16")
 
 TILE = 128
-"""Queries and keys of a tile: FlexAttention's own default, and a multiple of what its compiled kernels compute at a time."""
+"""Queries and keys of a tile: FlexAttention's own default, and a multiple of the block of its compiled kernels."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _four_axes(x: Tensor) -> Tensor:
     x = x if torch.is_grad_enabled() else x.detach()
     if x.ndim == 4:
         return x.transpose(1, 2)
-    # Inductor asks the memory below a view for its four axes, and not the view.
+    # Inductor reads the four axes of the base tensor, not of a view.
     return x.reshape(-1, *x.shape[-3:]).transpose(1, 2).contiguous()
 
 
@@ -147,7 +147,7 @@ def block_mask(mask: Mask, sizes: Sizes, device: torch.device) -> BlockMask:
     Args:
         mask: a checked mask whose arrays are tensors on `device`.
         sizes: of the call, none of them 0.
-        device: where the tiles shall be.
+        device: of the tiles.
     """
 
     def predicate(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def block_mask(mask: Mask, sizes: Sizes, device: torch.device) -> BlockMask:
         shape = torch.broadcast_shapes(allowed(mask, sizes, device).shape, (1,) * len(sizes.scores))  # pyright: ignore[reportOptionalMemberAccess]
         rows = math.prod(sizes.batch) if any(n > 1 for n in shape[:-3]) else None
         return create_block_mask(predicate, rows, sizes.H if shape[-3] > 1 else None, sizes.T, sizes.S, device=device)
-    # The schedule makes its arrays where torch makes them unasked.
+    # The schedule creates its arrays on torch's default device.
     with device:
         tiles = schedule(mask, sizes, (TILE, TILE), xp)
         lists = [_four_lists(x, sizes.batch, device) for kind in (PARTIAL, FULL) for x in tiles.of(kind)]
@@ -207,7 +207,7 @@ class Element(Grid):
 
 
 def _element(x: Tensor, batch: tuple[int, ...], b: Tensor, *inner: Tensor) -> Tensor:
-    """Return the element at row b and the `inner` indices of what broadcasts to `(*batch, ...)`."""
+    """Return the element at row b and the `inner` indices of an array that broadcasts to `(*batch, ...)`."""
     rows: list[Tensor] = []
     stride = 1
     for size in reversed(batch):
@@ -225,7 +225,7 @@ def _pick(values: Sequence[Tensor], at: Tensor) -> Tensor:
 
 @contextmanager
 def _as_it_is(device: str) -> Iterator[None]:
-    """Let FlexAttention run uncompiled without the warning that it does: who asks for it by name knows."""
+    """Silence FlexAttention's warning about uncompiled calls: the kernel was chosen by name."""
     if torch.compiler.is_compiling():
         yield
         return

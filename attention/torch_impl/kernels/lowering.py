@@ -1,11 +1,11 @@
 """Lower a mask to the least that a fused kernel needs: a box of queries and keys, a causal flag, or a small dense mask.
 
-    told(Causal(), T = S)                     = is_causal
-    told(Causal(align="end"), T = 1)          = nothing
-    told(Lengths(kv=[n, n]))                  = nothing, on the keys [0, n)
-    told(Lengths(kv=[n, m]))                  = s < [n, m], which has no axis T, on the keys [0, max(n, m))
-    told(Causal() & Lengths(kv=n, q=n))       = is_causal, and zeros for the rows from n on
-    told(anything else)                       = allowed[b, h, t, s], axes of 1 left as they are
+    lower(Causal(), T = S)                     = is_causal
+    lower(Causal(align="end"), T = 1)          = nothing
+    lower(Lengths(kv=[n, n]))                  = nothing, on the keys [0, n)
+    lower(Lengths(kv=[n, m]))                  = s < [n, m], which has no axis T, on the keys [0, max(n, m))
+    lower(Causal() & Lengths(kv=n, q=n))       = is_causal, and zeros for the rows from n on
+    lower(anything else)                       = allowed[b, h, t, s], axes of 1 left as they are
 
 Structure alone decides if values are unknown: in a compiler, under vmap, or if a look would wait for an accelerator.
 """
@@ -26,7 +26,8 @@ from attention.spec.masks.algebra import And, Mask
 from attention.spec.masks.aligned import Causal, Window
 from attention.spec.masks.padding import Lengths
 from attention.spec.masks.tile_schedule import Tile
-from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, Box, bounding, shape
+from attention.torch_impl.kernels.mask_bounds import Box, bounding
+from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, shape
 from attention.torch_impl.masks import allowed, read
 
 

@@ -11,7 +11,7 @@ SETTINGS = {"medium": "default", "high": "high", "highest": "highest"}
 
 
 def refuses(request: Request) -> str | None:
-    """Return why torch's present setting is below the precision that a float32 request asks for, or None."""
+    """Return why torch's current setting is below the precision of a float32 request, or None."""
     if request.dtype != "float32" or request.precision is None:
         return None
     setting = _setting()

@@ -31,7 +31,7 @@ class Reference:
         return precision.refuses(request)
 
     def run(self, request: Request) -> dict[str, Tensor]:
-        """Return the context and the intermediates asked for."""
+        """Return the context and the named intermediates."""
         compute = getattr(torch, request.compute)
         device = request.q.device
         with torch.autocast(device.type, enabled=False):

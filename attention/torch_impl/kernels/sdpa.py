@@ -4,9 +4,9 @@
 
 A mask that is an array costs SDPA its fastest kernel (on an accelerator) or half its speed (is_causal skips what is above the
 diagonal), so one is given only where lowering.py finds nothing less. Rows without a key and keys without a query are kept out
-by zeros, because what SDPA does with them differs between its backends and releases; the diagonal of `is_causal` is only asked
+by zeros, because SDPA's treatment differs between its backends and releases; the diagonal of `is_causal` is only used
 for where T = S, where all agree. Four axes and one width always, which is what the fused kernels take. A second derivative is
-refused throughout, for whether SDPA has one depends on the backend that it picks, which nobody is told.
+refused, because whether SDPA has one depends on the backend that it picks, which is not visible.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from attention.spec.kernels.plan_cache import Ready
 from attention.torch_impl.kernels import derivatives, precision
 from attention.torch_impl.kernels.blockwise.flash import positive
 from attention.torch_impl.kernels.lowering import Lowering, lower
-from attention.torch_impl.kernels.mask_regions import TRAPEZOID, TRIANGLE, Box
+from attention.torch_impl.kernels.mask_bounds import Box
+from attention.torch_impl.kernels.mask_regions import TRAPEZOID, TRIANGLE
 from attention.torch_impl.masks import zero_masked
 
 FEATURES = ("bias", "E != D", "float64", "float32", "bfloat16", "float16")
@@ -46,7 +47,7 @@ class Sdpa:
         )
 
     def ready(self, request: Request) -> Ready | None:
-        """Return what makes the context of other arrays like the request's, where a flag is all there is to say; else None."""
+        """Return a function to the context for arrays of the request's signature if a causal flag suffices; else None."""
         of, told = request.sizes, lower(request, _diagonals(request))
         whole = told.box == Box(0, of.T, 0, of.S) and told.mask is None and told.rows is None and not told.zero_masked
         if not whole or told.diagonal == TRAPEZOID or request.bias is not None or len(of.batch) != 1 or of.E != of.D:
@@ -176,10 +177,10 @@ def _groups(request: Request, mask: Tensor | None) -> bool:
 
 
 def _packs(request: Request) -> bool:
-    """Return whether to copy keys and values so that the rows of a head stand together.
+    """Return whether to copy keys and values so that the rows of a head are contiguous.
 
-    The CPU's kernel reads every key once for each block of queries, and wide rows that stand apart slow it down: at D 128
-    and S 2048, on two cores, 1.26 times the time of rows that stand together, and 1.11 with the copy. At S 512 the copy costs
+    The CPU's kernel reads every key once for each block of queries, and wide rows with gaps slow it down: at D 128
+    and S 2048, on two cores, 1.26 times the time of contiguous rows, and 1.11 with the copy. At S 512 the copy costs
     what it saves, and narrow rows (D 64) gain nothing.
     """
     of = request.sizes
@@ -197,7 +198,7 @@ def _repeated(x: Tensor, group: int) -> Tensor:
 
 
 def _lower_right(q: Tensor, k: Tensor) -> Tensor:
-    """Return the mask by which torch knows that the last query stands at the last key, and gives it to FlashAttention."""
+    """Return torch's lower-right causal mask, which it passes to FlashAttention."""
     from torch.nn.attention.bias import causal_lower_right  # noqa: PLC0415 - only CUDA needs it
 
     return causal_lower_right(q.shape[-2], k.shape[-2])

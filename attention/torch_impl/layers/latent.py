@@ -17,6 +17,7 @@ from attention.spec.call_types import LatentCall, joined, split
 from attention.spec.kernels import intermediate_names
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import latent as spec
+from attention.spec.layers import latent_forms
 from attention.spec.masks import Placed
 from attention.spec.masks.algebra import Mask, both
 from attention.torch_impl import params
@@ -104,7 +105,7 @@ class LatentAttention(Layer):
         )
         context, intermediates = split(out)
         if form == "absorbed":
-            context = spec.expand(xp, self._kernel(), context, c.nope_dim)
+            context = latent_forms.expand(xp, self._kernel(), context, c.nope_dim)
             if intermediates and "context" in intermediates:
                 intermediates["context"] = context
         return joined(set_nan(xp, nan_rows, self.out_proj(context.flatten(-2))), intermediates, cache)
@@ -147,10 +148,10 @@ class LatentAttention(Layer):
     def _expanded(self, nope: Tensor, rotated: Tensor, latent: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c = self.contract
         made = self.kv_up(latent.squeeze(-2)).unflatten(-1, (c.num_heads, c.nope_dim + c.value_dim))
-        return spec.many_heads(xp, nope, rotated, made, key)
+        return latent_forms.many_heads(xp, nope, rotated, made, key)
 
     def _absorbed(self, nope: Tensor, rotated: Tensor, latent: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return spec.one_head(xp, spec.absorb(xp, self._kernel(), nope), rotated, latent, key)
+        return latent_forms.one_head(xp, latent_forms.absorb(xp, self._kernel(), nope), rotated, latent, key)
 
     def _kernel(self) -> Tensor:
         """Return `(R, H, nope_dim + E)`."""

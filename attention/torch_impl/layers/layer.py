@@ -54,7 +54,7 @@ class Layer(nn.Module):
             self.load_weights({name: value.to(getattr(torch, dtype)) for name, value in first.items()})
 
     def build_parts(self, dtype: str) -> None:
-        """Make the layers of which this one consists; override it where one of them is no contract of this package."""
+        """Build the parts of the layer; override it if a part is not a contract of this package."""
         for name, part in self.contract.parts.items():
             self.add_module(name, part.build("torch", seed=None, dtype=dtype))
 

@@ -67,7 +67,7 @@ class LinearAttention(Layer):
             ShapeError: a rank or a size does not fit.
             DTypeError: not a tensor, or another dtype than the layer's.
             MaskError: the mask does not fit; T != S though the layer is causal.
-            KernelRefused: the scan is asked to do what it cannot.
+            KernelRefused: the scan does not support the call.
         """
         asked = query if key is None else key
         given = (query, asked, asked if value is None else value)
@@ -93,7 +93,7 @@ class LinearAttention(Layer):
     def _check(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, state: Any, implementation: str, *, carries: bool
     ) -> tuple[Mask | None, str, Sizes]:
-        """Return what remains to be masked, the form, and the sizes."""
+        """Return the remaining mask, the form, and the sizes."""
         check_tensors(query=query, key=key, value=value, state=state)
         check_devices(query=query, parameters=self.q_proj.weight)
         if not autocasts(query.device):

@@ -1,6 +1,6 @@
 """Multi-head attention as an `nn.Module`: four `nn.Linear` around `dot_product_attention`.
 
-output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/layers/multi_head.py
+output = W_o attend(W_q query, W_k key, W_v value)        see attention/spec/layers/multi_head/
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ class MultiHeadAttention(Layer):
         return joined(set_nan(xp, nan_rows, self._merge(x_q, context)), intermediates, cache)
 
     def _again(self, query: Tensor, implementation: str) -> Tensor | None:
-        """Return the output of self-attention without options, by what was found when the last call like it was checked.
+        """Return the output of self-attention without options by a cached plan.
 
-        None: the call has to be looked at anew, as where a compiler looks on, autocast converts, or dropout draws.
+        None if the call must be checked: inside a compiler, under autocast, or with dropout.
         """
         c, found = self.contract, signature(query)
         if found is None or type(implementation) is not str or (self.training and c.dropout_rate):
@@ -215,7 +215,7 @@ class MultiHeadAttention(Layer):
     def _bias(
         self, q: Tensor, bias: Tensor | None, query_positions: Array, key_positions: Array, sizes: Sizes
     ) -> Tensor | None:
-        """Return what is added to the scores, in the compute dtype where the contract's positions add to it."""
+        """Return the bias of the scores; in the compute dtype if the contract's positions add to it."""
         c = self.contract
         if bias is not None:
             check_tensors(bias=bias)

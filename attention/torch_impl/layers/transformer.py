@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attention.spec.axes import Array
 from attention.spec.call_types import DecoderCall, EncoderCall
 from attention.spec.layers import stack, tokens, transformer
+from attention.spec.layers.residual import run_blocks, run_branches
 from attention.spec.masks.algebra import Mask, both
 from attention.torch_impl.layers.feed_forward import FeedForward, check_input
 from attention.torch_impl.layers.layer import Layer, seed_at
@@ -22,19 +23,9 @@ from attention.torch_impl.masks import native, reach, read
 
 
 class Block(Layer):
-    """What encoder and decoder blocks share. Abstract."""
+    """The base class of encoder and decoder blocks. Abstract."""
 
     ffn: FeedForward
-
-    def _walk(self, x: Tensor, there: Tensor | None, seed: Any, branches: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
-        """Return the tokens after all branches."""
-        x = tokens.only(xp, x, there)
-        for i, branch in enumerate(branches.values(), 1):
-            norm = self.get_submodule(f"norm{i}")
-            y = branch(norm(x)) if self.contract.order == "pre" else branch(x)
-            x = x + self.drop(y, self.contract.dropout_rate, seed_at(seed, f"dropout{i}"))
-            x = norm(x) if self.contract.order == "post" else x
-        return tokens.only(xp, x, there)
 
 
 class EncoderBlock(Block):
@@ -87,7 +78,8 @@ class EncoderBlock(Block):
         def feed(x: Tensor) -> Tensor:
             return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
 
-        return self._walk(x, present(self.contract, x, mask), seed, {"self_attn": attend, "ffn": feed})
+        branches = {"self_attn": attend, "ffn": feed}
+        return run_branches(self, xp, x, present(self.contract, x, mask), seed, branches, seed_at)
 
 
 class DecoderBlock(Block):
@@ -142,7 +134,7 @@ class DecoderBlock(Block):
                 implementation=implementation,
             )
 
-        def look(x: Tensor) -> Tensor:
+        def attend_memory(x: Tensor) -> Tensor:
             return self.cross_attn(
                 x, memory, mask=memory_mask, dropout_seed=seed_at(seed, "cross_attn"), implementation=implementation
             )
@@ -150,20 +142,18 @@ class DecoderBlock(Block):
         def feed(x: Tensor) -> Tensor:
             return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
 
-        branches = {"self_attn": attend, "cross_attn": look, "ffn": feed}
-        return self._walk(x, present(self.contract, x, mask), seed, branches)
+        branches = {"self_attn": attend, "cross_attn": attend_memory, "ffn": feed}
+        return run_branches(self, xp, x, present(self.contract, x, mask), seed, branches, seed_at)
 
 
 class Stack(Layer):
-    """Blocks of one kind, one after another. Abstract."""
+    """Blocks of one kind in sequence. Abstract."""
 
     layers: nn.ModuleList
 
     def _walk(self, x: Tensor, mask: Mask | None, seed: Any, call: Callable[[nn.Module, Tensor, Any], Tensor]) -> Tensor:
-        """Return the tokens after all blocks and the last norm."""
-        seed = self._seed(seed)
-        for i, layer in enumerate(self.layers):
-            x = call(layer, x, seed_at(seed, f"layers.{i}"))
+        """Return the tokens after all blocks and the final norm."""
+        x = run_blocks(self.layers, x, self._seed(seed), call, seed_at)
         if self.contract.final_norm is None:
             return x
         return tokens.only(xp, self.get_submodule("final_norm")(x), present(self.contract.block, x, mask))
@@ -238,7 +228,7 @@ class Decoder(Stack):
 
 
 def present(contract: transformer.Block, x: Tensor, mask: Mask | None) -> Tensor | None:
-    """Return which tokens attend or are attended to, bool `(*batch, T, 1)`; None where structure says that all do.
+    """Return which tokens attend or are attended to, bool `(*batch, T, 1)`; None if all do by structure.
 
     Raises:
         MaskError: the mask does not fit.

@@ -63,7 +63,7 @@ def tiling(sizes: Sizes, mask: Mask | None, wanted: Pair | None = None) -> Tilin
 
     Args:
         sizes: of the call.
-        mask: its structure says how far a query sees.
+        mask: its structure bounds the keys of a query.
         wanted: the largest tile, queries and keys, or None for the measured ones.
     """
     narrow = BAND if wanted is None else wanted

@@ -37,8 +37,8 @@ class Cudnn:
     """cuDNN's fused attention.
 
     Attributes:
-        capability: what the GPU can, as NVIDIA numbers it; None: JAX is asked when a call is on a GPU.
-        implementation: of jax.nn; tests ask for "xla".
+        capability: NVIDIA's compute capability; None reads it from JAX when a call is on a GPU.
+        implementation: of jax.nn; tests pass "xla".
     """
 
     name: str = "cudnn"
@@ -137,7 +137,7 @@ def _lengths(parts: list[Mask], of: Sizes) -> dict[str, Array]:
     found = [part for part in parts if isinstance(part, Lengths)]
     if not found:
         return {}
-    # A row without a key would be NaN; with one, which is zero_masked and so is a number, it can be set aside.
+    # An empty row would be NaN; with one zeroed key it is finite and can be replaced afterwards.
     lengths = {"key_value_seq_lengths": jnp.maximum(found[0].kv, 1)}
     if found[0].q is not None:
         lengths["query_seq_lengths"] = jnp.maximum(found[0].q, 1)

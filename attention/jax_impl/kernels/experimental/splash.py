@@ -1,7 +1,7 @@
 """The kernel `splash`: JAX's splash attention for TPUs, with static masks and segment ids.
 
     allowed[b, t, s] = static[h, t, s]                  CausalMask, LocalMask, or an array of the host for any other structure
-                     & q_ids[b, t] == kv_ids[b, s]      segment ids, which say lengths as well: what is absent bears an id alone
+                     & q_ids[b, t] == kv_ids[b, s]      segment ids, also for lengths: an absent token has an id of its own
 
 The static part is read while the program is compiled; ids are arguments of it. This adapter is tested in JAX's interpreter on
 a CPU and has run on no TPU.
@@ -31,7 +31,7 @@ from attention.spec.masks.algebra import And, Mask, evaluate
 
 FEATURES = ("softcap", "E != D", "float32", "bfloat16")
 TILES = (512, 256, 128)
-"""Queries, or keys, of a tile: the largest that divides the sequence. Its lanes ask for multiples of 128."""
+"""Queries, or keys, of a tile: the largest that divides the sequence. TPU lanes need multiples of 128."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _lacks_precision(request: Request) -> str | None:
 
 
 def _lacks_mask(request: Request) -> str | None:
-    """Return which part of the mask it cannot be told, or None."""
+    """Return the part of the mask that the kernel does not support, or None."""
     parts = [] if request.mask is None else list(conjuncts(request.mask))
     for part in parts:
         if isinstance(part, PerRow) or not (part.is_static or isinstance(part, (Segments, Lengths))):
@@ -109,7 +109,7 @@ def _split(mask: Mask | None, of: Sizes) -> tuple[list[Mask | None], tuple[Array
 
 
 def _ids(parts: Sequence[Mask], of: Sizes) -> tuple[Array, Array]:
-    """Return ids of queries and keys that are equal where all parts allow it; what is absent is -2 as a query, -1 as a key."""
+    """Return ids of queries and keys that are equal where all parts allow it; an absent query is -2, an absent key -1."""
     ids = [jnp.zeros((*of.batch, n), jnp.int32) for n in (of.T, of.S)]
     for part in parts:
         if isinstance(part, Segments):

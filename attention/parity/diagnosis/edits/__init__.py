@@ -13,7 +13,8 @@ from itertools import islice
 import numpy as np
 
 from attention.parity.diagnosis.edits import absent, functions, layouts, numbers, operands, order, regions, structure
-from attention.parity.diagnosis.edits.trial import Edit, Trials
+from attention.parity.diagnosis.edits.edit import Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.rules.operand_pair import Finding
 from attention.parity.tracing import Divergence
 from attention.parity.tracing.backward_slice import cone
@@ -23,10 +24,10 @@ __all__ = ["name"]
 
 Family = Callable[[Trials, int], Iterator[Edit]]
 FAMILIES: tuple[Family, ...] = (
+    structure.signs,
     structure.twins,
     operands.exchanged,
     operands.siblings,
-    regions.complemented,
     structure.settings,
     structure.reduced,
     structure.kept,
@@ -82,8 +83,13 @@ def _edits(divergence: Divergence, trials: Trials) -> Iterator[Edit]:
     read = list(dict.fromkeys(n for e in events for n in trials.events[e].inputs))
     inside = [e for e in events if not fine[e]]
     border = [n for n in read if fine[n]]
+    # What torch does to an agreeing array before it is read, and what JAX does: an edit of the array itself.
+    within = {*inside}
+    events += [n for n in border if trials.events[n].is_operation and within.issuperset(trials.jax.consumers[n])]
+    events = list(dict.fromkeys(events))
     yield from islice(_each(lambda t, i: numbers.written(t, i, theirs), trials, read), MOST_TRIED)
     yield from islice(_each(numbers.tables, trials, read), MOST_TRIED)
+    yield from islice(_each(regions.complemented, trials, list(dict.fromkeys([*read, *events]))), MOST_TRIED)
     for family in FAMILIES:
         yield from islice(_each(family, trials, events), MOST_TRIED)
         if family is operands.siblings and inside and divergence.kind != "unproven":

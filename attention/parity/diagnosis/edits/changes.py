@@ -1,11 +1,15 @@
 """Changes: an operation of the JAX side told something else, of another kernel, or made by another function of its operands."""
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from attention.parity.diagnosis.edits.trial import Change, Changing, Edit, Make, Trials
+from attention.parity.diagnosis.edits.edit import Change, Changing, Edit, Make
+from attention.parity.diagnosis.edits.trial import Trials
 
 
 def with_setting(trials: Trials, e: int, params: Mapping[str, Any], told: str) -> Edit:

@@ -1,5 +1,8 @@
 """Convolutions, pooling and padding: at which end, how wide, filled with what, and the kernel flipped or not."""
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -8,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from attention.parity.diagnosis.edits.changes import with_kernel, with_setting
-from attention.parity.diagnosis.edits.trial import Edit, Trials
+from attention.parity.diagnosis.edits.edit import Edit
+from attention.parity.diagnosis.edits.trial import Trials
 
 MOST_DILATED = 8
 
@@ -39,7 +43,12 @@ def _pads(trials: Trials, e: int, p: Mapping[str, Any]) -> Iterator[Edit]:
     low, high = ([c[i] for c in config] for i in (0, 1))
     if any(c[2] for c in config) or min(*low, *high) < 0:
         return
-    for mode, said in (("edge", "the element at the edge"), ("reflect", "what is mirrored"), ("wrap", "the other end")):
+    modes: tuple[tuple[Any, str], ...] = (
+        ("edge", "the element at the edge"),
+        ("reflect", "what is mirrored"),
+        ("wrap", "the other end"),
+    )
+    for mode, said in modes:
         told = f"padding is filled with {said} on torch, with a constant on jax"
         width = list(zip(low, high, strict=True))
         yield Edit(told, e, lambda e, m=mode, w=width: {e: (trials.events[e].inputs, lambda x, _: np.pad(x, w, mode=m))})

@@ -3,6 +3,9 @@
 torch = f(x)        jax = g(x), x, or f along another axis        x is what an array was made of, or the array itself
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -10,7 +13,8 @@ from itertools import combinations
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.trial import Changing, Edit, Make, Trials
+from attention.parity.diagnosis.edits.edit import Changing, Edit, Make
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called, chain, made_by
 from attention.parity.diagnosis.rules.activations import ACTIVATIONS, WRITTEN
 from attention.parity.diagnosis.rules.arrays import magnitudes

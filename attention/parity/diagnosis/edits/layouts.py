@@ -1,5 +1,8 @@
 """Layouts: axes of one size exchanged, an axis reversed or shifted, axes split and merged in another order."""
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -8,7 +11,8 @@ from itertools import combinations
 import numpy as np
 
 from attention.parity.diagnosis.edits.changes import made
-from attention.parity.diagnosis.edits.trial import Edit, Trials
+from attention.parity.diagnosis.edits.edit import Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.tracing.trace import Step
 
 

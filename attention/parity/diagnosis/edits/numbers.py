@@ -3,6 +3,9 @@
 torch = f(x, c)        jax = f(x, d)        c is a number of the torch side, or is solved for
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 import ast
@@ -11,14 +14,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.trial import Change, Edit, Trials
+from attention.parity.diagnosis.edits.edit import Change, Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called
 from attention.parity.diagnosis.rules.constants import is_plain
 from attention.parity.diagnosis.rules.elementwise import factor_text
 from attention.parity.tracing.activation_patching import laid
 from attention.parity.tracing.trace import Event, is_number
 
-MOST_NUMBERS, STEPS, SMALL = 40, 24, 1e-2
+MOST_NUMBERS, STEPS, SMALL, LARGEST = 40, 24, 1e-2, 1e20
 
 
 def written(trials: Trials, e: int, theirs: tuple[Event, ...]) -> Iterator[Edit]:
@@ -27,14 +31,16 @@ def written(trials: Trials, e: int, theirs: tuple[Event, ...]) -> Iterator[Edit]
     if not is_number(event) or event.value.dtype.kind not in "fiu" or not event.is_given:
         return
     own = float(event.value.reshape(()))
+    if abs(own) > LARGEST:
+        return
     sizes = (
         sorted({n for i in trials.jax.consumers[e] for x in theirs for n in x.shape if n > 1})
         if event.value.dtype.kind in "iu"
         else []
     )
     for c in dict.fromkeys([*_numbers(theirs), *sizes]):
-        for value in {c, -c, *((1 / c, math.sqrt(c), 1 / math.sqrt(c)) if c > 0 else ())}:
-            if not math.isclose(value, own, rel_tol=1e-9):
+        for value in {c, -c, *((1 / c, math.sqrt(c), 1 / math.sqrt(c)) if 1e-20 < c < LARGEST else ())}:
+            if abs(value) < LARGEST and not math.isclose(value, own, rel_tol=1e-9):
                 yield _number(trials, e, own, value)
     if event.value.dtype.kind == "f" and (fitted := _fitted(trials, e, own)) is not None:
         yield _number(trials, e, own, fitted)

@@ -3,6 +3,9 @@
 torch = f(v, w)        jax = f(u, w), f(w, v), or f(v)        u, v and w are arrays that the JAX side makes before
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -10,7 +13,8 @@ from itertools import permutations
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.trial import Change, Edit, Trials
+from attention.parity.diagnosis.edits.edit import Change, Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called, chain, op
 from attention.parity.tracing.trace import Event
 
@@ -64,8 +68,8 @@ def siblings(trials: Trials, e: int) -> Iterator[Edit]:
             pair = i, i + offset
             if not 0 <= pair[1] < len(trials.events) or trials.events[pair[1]].shape != trials.events[i].shape:
                 return None
-            steps = [trials.step(n) for n in pair]
-            if steps[0] is None or steps[1] is None:
+            steps = [step for n in pair if (step := trials.step(n)) is not None]
+            if len(steps) < 2:
                 return None
             at = [s.outputs.index(n) for s, n in zip(steps, pair, strict=True)]
             return {

@@ -3,13 +3,17 @@
 torch = f(g(x))        jax = g(f(x))        f and g are operations of the JAX side, each with its other operands as they are
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.trial import Change, Changing, Edit, Trials
+from attention.parity.diagnosis.edits.edit import Change, Changing, Edit
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import op
 
 MOST_BETWEEN = 3

@@ -1,12 +1,16 @@
 """Regions: an array that is read in the place of another wherever a region reads it, and two that are exchanged there."""
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
 
+from attention.parity.diagnosis.edits.edit import Change, Changing, Edit
 from attention.parity.diagnosis.edits.operands import like, same, what_is_read
-from attention.parity.diagnosis.edits.trial import Change, Changing, Edit, Trials
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called
 
 MOST_BORDER = 8

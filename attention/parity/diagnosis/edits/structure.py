@@ -3,6 +3,9 @@
 padding, dilation, stride        axes        comparison        start, step, order        exponent        direction
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +16,8 @@ import numpy as np
 
 from attention.parity.diagnosis.edits import convolutions
 from attention.parity.diagnosis.edits.changes import made, with_setting
-from attention.parity.diagnosis.edits.trial import Change, Changing, Edit, Make, Trials
+from attention.parity.diagnosis.edits.edit import Change, Changing, Edit, Make
+from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called
 
 COMPARED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
@@ -65,6 +69,13 @@ def twins(trials: Trials, e: int) -> Iterator[Edit]:
 
 def _pair(trials: Trials, make: Make) -> Changing:
     return lambda e: {e: (trials.events[e].inputs, make)} if len(trials.events[e].inputs) == 2 else None
+
+
+def signs(trials: Trials, e: int) -> Iterator[Edit]:
+    """Yield distances and other whole numbers of both signs with the other sign."""
+    value = trials.value(e)
+    if value.dtype.kind == "i" and value.size > 2 and value.min() < 0 < value.max():
+        yield Edit(f"the other sign: {called(trials, e)}", e, lambda e: {e: ((e,), np.negative)}, jax="-x")
 
 
 def counted(trials: Trials, e: int) -> Iterator[Edit]:
@@ -212,6 +223,6 @@ def _slices(trials: Trials, e: int, p: Mapping[str, Any], shape: tuple[int, ...]
 
 def _cut(p: Mapping[str, Any], axis: int, part: tuple[int, int, int]) -> dict[str, Any]:
     start, stop = list(p["start_indices"]), list(p["limit_indices"])
-    steps = list(p["strides"] or (1,) * len(start))
+    steps: list[int] = list(p["strides"] or (1,) * len(start))
     start[axis], stop[axis], steps[axis] = part
     return {"start_indices": tuple(start), "limit_indices": tuple(stop), "strides": tuple(steps)}

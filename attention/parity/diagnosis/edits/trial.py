@@ -6,16 +6,20 @@ An edit that mends the outputs is the mistake, written for one of the two progra
 that edit, and by nothing else that these inputs show.
 """
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from attention.parity.diagnosis.edits.edit import Change, Edit, Make
 from attention.parity.diagnosis.rules.arrays import magnitudes
 from attention.parity.tracing.activation_patching import laid, mended
 from attention.parity.tracing.axis_permutations import close
@@ -23,43 +27,18 @@ from attention.parity.tracing.fingerprint import fingerprint
 from attention.parity.tracing.trace import Event, Recording, Step
 from attention.parity.tracing.trace_alignment import Alignment
 
-Make = Callable[..., np.ndarray]
-Change = dict[int, tuple[tuple[int, ...], Make]]
-"""What each event is made of instead, and how: of its own number, what the step makes as it is."""
-Changing = Callable[[int], Change | None]
-"""From an event to the change that makes it otherwise; None where it cannot be."""
 NEAR = 12
 """Operations after an edit in which an agreement is looked for before everything is run again."""
+FAILURES = (ArithmeticError, AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What NumPy and JAX raise of an operation that was told what it cannot do."""
 NARROW = 1e-6
 """How far the means of two arrays that may be equal are apart."""
+MOST_TIMES = (1, 2, 3, 4)
+"""How often a line may do the same in one run."""
 LEAST = 3
 """Magnitudes of an array that is evidence."""
 MOST_SIZE = 2_000_000
 """Elements of an array that is made again."""
-
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """One change of the JAX program.
-
-    Attributes:
-        name: what is said of it, of both sides.
-        at: the event that is made otherwise.
-        change: the events that are, for the event or for another run of its line; None where it cannot be.
-        torch, jax: what to write there to have what the other side has.
-        evidence: what was done, beside that it mends the outputs.
-        far: whether it is run to the outputs even if nothing near it agrees.
-        near: whether what it makes must itself be an array of torch.
-    """
-
-    name: str
-    at: int
-    change: Changing
-    torch: str = ""
-    jax: str = ""
-    evidence: str = ""
-    far: bool = False
-    near: bool = False
 
 
 @dataclass(eq=False)
@@ -161,17 +140,21 @@ class Trials:
 
     def everywhere(self, edit: Edit) -> Iterator[Change]:
         """Yield an edit each time that its line runs: for arrays of this shape, then of any; nothing where it runs once."""
-        shape, before = self.value(edit.at).shape, 1
-        for likes in ([i for i in self.likes(edit.at) if self.value(i).shape == shape], self.likes(edit.at)):
-            made = [edit.change(e) for e in likes]
-            if len(likes) > before and all(more is not None for more in made):
-                yield {e: how for more in made if more is not None for e, how in more.items()}
-            before = len(likes)
+        shape, tried = self.value(edit.at).shape, set[tuple[int, ...]]({(edit.at,)})
+        every = sorted(self.likes(edit.at))
+        for likes in ([i for i in every if self.value(i).shape == shape], every):
+            # A line may do the same several times, such as for queries, keys and values: the same time of each run.
+            for times in (n for n in MOST_TIMES if len(likes) % n == 0):
+                chosen = tuple(likes[likes.index(edit.at) % times :: times])
+                made = [edit.change(e) for e in chosen] if chosen not in tried else [None]
+                tried.add(chosen)
+                if all(more is not None for more in made):
+                    yield {e: how for more in made if more is not None for e, how in more.items()}
 
     def holds(self, edit: Edit) -> bool:
         """Return whether an edit mends the outputs, made wherever its line runs, or there alone."""
         first = edit.change(edit.at)
-        if first is None or not (edit.far or (self.makes(first) if edit.near else self.heals(first))):
+        if first is None or not (self.makes(first) if edit.near else self.heals(first)):
             return False
         return any(map(self.mends, self.everywhere(edit))) or self.mends(first)
 
@@ -204,7 +187,7 @@ class Trials:
                 while queue and (most is None or count < most):
                     later(self._step(self.jax.steps[heapq.heappop(queue)], change, changed))
                     count += 1
-        except (ValueError, TypeError, IndexError, ZeroDivisionError, np.linalg.LinAlgError):
+        except FAILURES:
             return {}
         changed |= {i: changed[e] for i in self.jax.outputs.values() for e in self.events[i].inputs if e in changed}
         return changed
@@ -216,6 +199,7 @@ class Trials:
         plain = step.run([changed.get(i, self.value(i)) for i in step.inputs]) if needed else [None] * len(own)
         for i, made, x in zip(step.outputs, own, plain, strict=True):
             if made is None:
+                assert x is not None  # noqa: S101 - for the type checker
                 changed[i] = x
             else:
                 self._make(i, made, changed, x)
@@ -250,8 +234,3 @@ def _key(events: list[Event], e: int) -> tuple[object, ...]:
 
 def _where(recording: Recording, e: int) -> tuple[object, ...]:
     return tuple((recording.events[n].op, recording.events[n].place) for n in recording.consumers[e][:1])
-
-
-def once(edit: Edit) -> Edit:
-    """Return an edit that is made at its own event alone."""
-    return replace(edit, change=lambda e: edit.change(e) if e == edit.at else None)

@@ -1,5 +1,8 @@
 """Words: how an operation, an operand and a line are called in what is said of an edit."""
 
+# What an edit makes of arrays are small functions whose types strict mode cannot know.
+# pyright: standard
+
 from __future__ import annotations
 
 from attention.parity.diagnosis.edits.trial import Trials

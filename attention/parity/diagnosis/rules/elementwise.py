@@ -162,7 +162,7 @@ def factor_text(c: float, sizes: frozenset[int] = frozenset()) -> str:
     ('1 / sqrt(24)', '1 / 4', '0.3', '-8')
     """
     a, sign = abs(c), "-" if c < 0 else ""
-    if not a or not math.isfinite(a):
+    if not 1e-100 < a < 1e100:
         return f"{c:.6g}"
     # 0.2 is 1 / 5, and nobody writes it so.
     if f"{a:.3g}" == f"{a:.12g}" and a < 1 and math.log2(a) % 1 and round(1 / a) not in sizes:

@@ -18,8 +18,8 @@ def check_continues(contract: Any, cache: Any, key_positions: Array, sizes: Size
     Raises:
         DTypeError: no cache.
         PositionError: key positions beside a cache, whose keys have positions of their own.
-        OptionError: queries see keys that have not come yet, or that the cache forgets; or a turned key would have to be
-            turned anew as the sequence grows; or the chunk ends inside a prefix.
+        OptionError: queries attend to later keys, or to keys that the cache drops; or a rotated key would change as the
+            sequence grows; or the chunk ends inside a prefix.
         ShapeError: another batch than the cache's, or keys of other tokens.
     """
     if not isinstance(cache, Cache):

@@ -38,10 +38,10 @@ def append(contract: MultiHeadConfiguration, xp: Any, weights: Mapping[str, Arra
 
 
 def append_columns(xp: Any, x: Array, keys: int, count: int, fill: float) -> Array:
-    """Return what broadcasts to `(*batch, H, T, keys)` with `count` keys more, for which `fill` stands; None stays None."""
+    """Return an array that broadcasts to `(*batch, H, T, keys)` with `count` more keys of value `fill`; None stays None."""
     if x is None or not count:
         return x
-    # A single column stands for all keys, but not for those that are appended.
+    # A single column means all keys, but not the appended ones.
     x = xp.broadcast_to(x, (*x.shape[:-1], keys))
     return xp.concat([x, *[xp.full_like(x[..., :1], fill)] * count], axis=-1)
 

@@ -17,9 +17,9 @@ from attention.spec.axes import Array, Sizes, dtype_name
 from attention.spec.kernels import Request
 from attention.spec.masks.algebra import Mask
 from attention.torch_impl.kernels import derivatives
-from attention.torch_impl.kernels.blockwise.passes import Call
 from attention.torch_impl.kernels.blockwise.plan import is_masked, plan
 from attention.torch_impl.kernels.blockwise.products import Rule
+from attention.torch_impl.kernels.blockwise.steps import Call
 from attention.torch_impl.masks import zero_masked
 
 SHORT = 1024

@@ -22,8 +22,9 @@ from attention.spec.kernels import Request
 from attention.spec.masks import KINDS
 from attention.spec.masks.algebra import Mask
 from attention.torch_impl.kernels.blockwise.call import Limits, call_of, zero_masked_call
-from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
+from attention.torch_impl.kernels.blockwise.passes import backward, forward
 from attention.torch_impl.kernels.blockwise.products import Rule
+from attention.torch_impl.kernels.blockwise.steps import Call
 from attention.torch_impl.kernels.constants import constant
 
 _KINDS = {kind.__name__: kind for kind in KINDS}

@@ -30,7 +30,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, added: Tensor | None,
         q: `(b, h, t, D)`.
         k: `(b, h, s, D)`.
         v: `(b, h, s, D)`, the width of the keys.
-        scale: what `q . k` is multiplied by.
+        scale: factor of `q . k`.
         added: float32 or wider, `(b, h, t, s)`, or None.
         triangle: whether query t attends to keys 0..t alone.
     """

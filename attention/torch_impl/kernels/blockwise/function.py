@@ -17,8 +17,9 @@ from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeA
 
 from attention.spec.errors import KernelRefused
 from attention.spec.masks.algebra import Mask
-from attention.torch_impl.kernels.blockwise.passes import Call, backward, forward
+from attention.torch_impl.kernels.blockwise.passes import backward, forward
 from attention.torch_impl.kernels.blockwise.plan import repeated
+from attention.torch_impl.kernels.blockwise.steps import Call
 
 Inputs = tuple[Any, ...]
 """q, k, v, bias and sinks, as `passes.forward` takes them."""

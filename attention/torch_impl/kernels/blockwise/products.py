@@ -22,7 +22,7 @@ class Rule:
     """The options that apply to every score.
 
     Attributes:
-        scale: what `q . k` is multiplied by.
+        scale: factor of `q . k`.
         softcap: bound of the scores, or None.
         rate: of dropout.
     """
@@ -67,7 +67,7 @@ def backward(
     added: Tensor | None,
     keep: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of q, k and v, and of what was added.
+    """Return the gradients of q, k, v and `added`.
 
     Args:
         rule: scale, soft cap and dropout rate.

@@ -45,7 +45,7 @@ Attend = Callable[..., Any]
 
 @cache
 def torch_varlen() -> Attend | None:
-    """Return torch's function, or None where this torch has none that does all that a contract can ask.
+    """Return torch's function, or None if this torch has none that supports every option.
 
     Asked for late, since it brings half of torch's compiler with it.
     """
@@ -80,7 +80,7 @@ class Packing:
 
 
 _PACKED: WeakKeyDictionary[Request, Packing | str] = WeakKeyDictionary()
-"""What a request came to, so that who asks whether it can be answered does not count its documents twice."""
+"""The result for a request, cached so that `refuses` and `run` do not count its documents twice."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Varlen:
     def run(self, request: Request) -> dict[str, Tensor]:
         """Return the context."""
         of, found, attend = request.sizes, packing(request), self.attend()
-        # It has been asked whether it refuses.
+        # `refuses` ran before.
         assert isinstance(found, Packing)  # noqa: S101
         assert attend is not None  # noqa: S101
         device = request.q.device
@@ -146,7 +146,7 @@ class Varlen:
 
 
 def _only(seen: Tensor | None, x: Tensor) -> Tensor:
-    """Return `x` with zeros where nothing is read, whose gradient is 0 whatever a kernel says of it."""
+    """Return `x` with zeros for masked tokens, whose gradient is then 0 for any kernel."""
     return x if seen is None else torch.where(seen, x, torch.zeros_like(x))
 
 
@@ -181,7 +181,7 @@ def _packing(mask: Mask | None, of: Sizes) -> Packing | str:
 
 
 def _terms(mask: Mask | None) -> list[Mask]:
-    """Return the masks all of which have to allow."""
+    """Return the masks of a conjunction."""
     if isinstance(mask, And):
         return _terms(mask.left) + _terms(mask.right)
     return [] if mask is None else [mask]
@@ -260,7 +260,7 @@ def _documents(queries: _Runs, keys: _Runs, spans: list[Aligned], of: Sizes) -> 
 
 
 def _offsets(queries: _Runs, keys: _Runs, pairs: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return where documents begin; what is padding on one side is a document without anything on the other."""
+    """Return where documents begin; padding on one side is a document that is empty on the other."""
     made: list[tuple[int, int]] = []
     done = 0
     lengths = keys.length.tolist()

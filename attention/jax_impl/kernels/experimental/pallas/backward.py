@@ -42,7 +42,7 @@ def _attention(
 
 
 def _ahead(plan: Plan, *given: Any) -> tuple[tuple[Array, Array], Any]:
-    # None says in the structure of what is kept, which is all that is known while compiling, that nobody asks for d bias.
+    # None in the residuals, a static value, means that d bias is not wanted.
     wanted = () if given[4] is not None and given[4].perturbed else None
     values = jax.tree.map(lambda x: x.value, given)
     out = forward(plan, *values)

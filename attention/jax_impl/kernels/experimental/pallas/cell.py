@@ -3,8 +3,8 @@
     x       = score_mod(cap(q k^T * scale) + bias)         -inf where the mask, asked at the tile's indices, does not allow
     keep    = the bits of the weights' places among all scores
 
-A tile lies with queries down and keys across, or turned. The mask's predicate is the one that every other kernel asks, on a
-grid of this tile: no dense mask is made, and what lengths, ids and arrays say is read beside the tile.
+Queries are along the rows of a tile and keys along its columns, or transposed. The mask's own predicate is evaluated on the
+grid of the tile, without a dense mask; lengths, ids and arrays are read for the tile.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Cell(Grid):
         return found if (axis == "S") != self.turned else found.T
 
     def _matrix(self, x: Block) -> Array:
-        """Return the tile of what has an axis of queries and one of keys."""
+        """Return the tile of an array with an axis of queries and one of keys."""
         found = self.read(x)
         found = found.astype(jnp.int32) if found.dtype == jnp.int8 else found
         return found.T if self.turned else found
@@ -137,7 +137,7 @@ class Cell(Grid):
         return x.read(self.at, self.program.head)
 
     def column(self, x: Block) -> Array:
-        """Return the tile's numbers of queries, as they stand beside its scores."""
+        """Return the per-query values of the tile, shaped to broadcast to its scores."""
         found = self.read(x)
         return found if self.turned else found.T
 
@@ -168,7 +168,7 @@ class Cell(Grid):
         return jnp.where(reduce(lambda one, two: one & two, parts), x, other)
 
     def dropped(self, x: Array) -> Array:
-        """Return the weights that dropout keeps, scaled, or what is multiplied by them."""
+        """Return weights (or factors of weights) with dropout applied and scaled."""
         if self.given["seed"] is None:
             return x
         of, rate = self.plan.sizes, self.plan.dropout_rate

@@ -184,7 +184,7 @@ class Block:
     along: str
 
     def place(self, at: dict[str, Any], head: Array = 0) -> tuple[Any, ...]:
-        """Return the index of one head's rows and columns, cut as `at` says by letter where the program sees them whole."""
+        """Return the index of one head's rows and columns, sliced by `at` along axes that the program has whole."""
         axes = zip((self.of.rows, self.of.columns), self.ref.shape[1:], strict=True)
         cut = [at[axis] if n > 1 and axis in at and axis != self.along else slice(None) for axis, n in axes]
         return head if self.ref.shape[0] > 1 else 0, *cut

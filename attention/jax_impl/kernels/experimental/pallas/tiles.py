@@ -55,7 +55,7 @@ def tokens(launch: Launch, x: Array, axis: str) -> Operand:
 
 
 def numbers(launch: Launch, x: Array, value: float = 0) -> Operand:
-    """Return a number for each query `(B, H, T)` as an operand; beyond the last stands `value`."""
+    """Return a number for each query `(B, H, T)` as an operand, padded with `value`."""
     return Operand(filled(x[:, :, None], (1, launch.filled[0]), value), "", "T")
 
 
@@ -100,7 +100,7 @@ def _operand(launch: Launch, x: Array, axes: tuple[str, ...]) -> Operand:
         # A bit has no address, and the parts of an array do.
         return Operand(filled(x.astype(jnp.int8), launch.filled), "T", "S")
     x = x.reshape(x.shape[0], 1, 1, -1)
-    # The ids of packed documents are read at queries and at keys, so all of a row stands beside every tile.
+    # Document ids are read at queries and at keys, so every tile gets the whole row.
     return Operand(filled(x, (1, max(launch.filled))) if axes else x)
 
 
