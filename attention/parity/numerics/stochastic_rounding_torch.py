@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from attention.parity.numerics import stochastic_rounding
+from attention.parity.numerics import rounding_tables
 from attention.parity.numerics.dtype_rounding import Rounding
 
 # Float results of these are moved or chosen, never rounded; views are exact whatever their name. The rest round once.
@@ -45,7 +45,7 @@ EXACT = frozenset(
     """.split()  # noqa: SIM905 a table of names is read at a glance, a column of a hundred quoted lines is not
 )
 
-FACTORS = {**stochastic_rounding.FACTORS, "log10": 1.5, "sigmoid": stochastic_rounding.FACTORS["logistic"]}
+FACTORS = {**rounding_tables.FACTORS, "log10": 1.5, "sigmoid": rounding_tables.FACTORS["logistic"]}
 
 # n of a sum. Every one of these is linear in each operand: of squares, it makes sum (a b)^2.
 TERMS: dict[str, Callable[..., int]] = {
@@ -128,11 +128,11 @@ class TorchStochasticRounding(TorchDispatchMode):
         floats = [o.abs() if isinstance(o, Tensor) and (o.is_floating_point() or o.is_complex()) else None for o in made]
         if name in FOURIER:
             return [None if o is None else _transformed(o, args[1], unit) for o in floats]
-        if name in stochastic_rounding.LARGER_TERMS and fresh:
-            return [unit * stochastic_rounding.of_terms(name, floats[0], args[0].abs())]
+        if name in rounding_tables.LARGER_TERMS and fresh:
+            return [unit * rounding_tables.of_terms(name, floats[0], args[0].abs())]
         if name not in TERMS or not fresh:
             return [None if o is None else unit * FACTORS.get(name, 1.0) * o for o in floats]
-        depth = stochastic_rounding.depth_of(TERMS[name](*args, **kwargs))
+        depth = rounding_tables.depth_of(TERMS[name](*args, **kwargs))
         squared = func(*tree_map_only(Tensor, _square, args), **{key: _factor(key, value) for key, value in kwargs.items()})
         squares = (squared,) if isinstance(squared, Tensor) else squared
         return [None if o is None else unit * (depth * s + o * o).sqrt() for o, s in zip(floats, squares, strict=True)]
