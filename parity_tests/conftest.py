@@ -1,7 +1,7 @@
 """How the tests run: on the CPU, one thread a worker, the same examples every time in CI, and nothing compiled twice.
 
 Only environment variables are set here, before any framework is imported; a test pays for the frameworks it uses, and is
-skipped where one of them is not installed (`absent.py`). At the end of a run the report names every mutation that was killed, and
+skipped where one of them is not installed (`absent.py`). At the end of a run the report names every killed mutation, and
 the probe that killed it.
 """
 
