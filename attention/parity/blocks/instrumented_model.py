@@ -66,7 +66,7 @@ class InstrumentedModel(ABC):
 
     @abstractmethod
     def record(self, call: Call, paths: set[str]) -> Run:
-        """Run the model, which is left as it was, and return what these parts received.
+        """Run the model, restore its state, and return the inputs of these parts.
 
         Raises:
             SideFailed: the model raised.

@@ -65,7 +65,7 @@ def whole(
 
 
 def budgeted(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, runs: tuple[Run, Run]) -> tuple[int, Budget, str]:
-    """Return which model is the oracle, its float64 outputs and their budget by name, and how it was made.
+    """Return the number of the model that is the oracle, its float64 outputs with budgets by name, and their description.
 
     Raises:
         SideFailed: no model runs in float64.
@@ -111,7 +111,7 @@ def _perturbed(side: InstrumentedModel, call: Call, dtype: str) -> tuple[Arrays,
 
 
 def _lost(own: np.ndarray, value: np.ndarray, sigma: np.ndarray) -> float:
-    """Return how many sigmas the model itself errs by in its own dtype, RMS: at least 1, at most what agrees."""
+    """Return the RMS error of the model in its own dtype, in sigmas: at least 1, at most the limit of agreement."""
     rms = judge("", own.astype(np.float64), value, sigma).rms
     return min(max(rms, 1.0), MOST_RMS)
 

@@ -95,7 +95,7 @@ def leaves(setting: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, s
 
 
 def notes(probe: Probe, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Return what a reader must know of a call, in sentences."""
+    """Return the notes of a call, in sentences."""
     said: list[str] = []
     poisoned = [name for name, x in probe.arrays.items() if not np.all(np.isfinite(np.asarray(x, np.float64)))]
     if poisoned:

@@ -28,7 +28,7 @@ INDEX = "index.json"
 SUFFIXES = ("json", "safetensors")
 
 GROUPS = ("inputs", "weights", "cotangents", "masks", "positions", "rotary", "keep", "oracle", "sigma")
-"""What the name of an array begins with."""
+"""The prefixes of array names."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """What an export holds.
+    """The contents of an export.
 
     Attributes:
         entries: the calls, in the order in which they were written.

@@ -25,7 +25,7 @@ MOST_RMS, MOST_MAX = 4.0, 30.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one array of one program compares with the oracle.
+    """The comparison of one array of a program with the oracle.
 
     Attributes:
         name: "output", an intermediate, or "d " and what the gradient is of.
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def badness(self) -> float:
-        """How near the array is to its limits; above 1 it fails."""
+        """The distance from the oracle, relative to the limits; above 1 it fails."""
         return max(self.rms / MOST_RMS, self.worst / MOST_MAX)
 
     def __str__(self) -> str:

@@ -169,7 +169,7 @@ def spread(value: Array, *perturbed: Array) -> Array:
 
 
 def moved(value: Array, perturbed: Array) -> Array:
-    """Return how far one run moved each element. `np.hypot` adds these up, because the square of 1e-200 is 0."""
+    """Return the change of each element in one run. `np.hypot` adds these up, because the square of 1e-200 is 0."""
     with np.errstate(invalid="ignore"):
         gap = perturbed - value
     # -inf - -inf is NaN, yet a score that is masked in every run has not moved.

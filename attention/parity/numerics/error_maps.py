@@ -56,7 +56,7 @@ class Picture:
 
 
 def histogram(z: np.ndarray) -> tuple[int, ...]:
-    """Return how many elements of z, which are not negative, lie in each bin.
+    """Return the number of elements of z (not negative) in each bin.
 
     >>> histogram(np.asarray([0.0, 1.0, 1.5, np.inf]))[5:8]
     (0, 2, 0)

@@ -34,7 +34,7 @@ from attention.spec.scores import mix
 INNER = {"query", "key", "value", *INTERMEDIATES} - {"context"}
 """Intermediates that stay inside of a kernel, in the compute dtype, unless the kernel declares otherwise."""
 ROUNDS = ("weights", "d scores", "logsumexp")
-"""What a kernel may round on purpose: see `Kernel.rounds`."""
+"""The intermediates that a kernel may round on purpose: see `Kernel.rounds`."""
 
 
 @dataclass(frozen=True)

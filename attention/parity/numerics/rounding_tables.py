@@ -68,7 +68,7 @@ NARROW = {"bfloat16": (2.0**-8, 2.0**-126), "float16": (2.0**-11, 2.0**-38)}
 
 
 def depth_of(n: int) -> float:
-    """Return how many roundings of a partial sum a sum of n terms has: log2(n) in a tree, and more in a long one.
+    """Return the number of roundings in a sum of n terms: log2(n) in a tree, and more in a long one.
 
     XLA's product of one row of 768, 2048 and 16384 terms on a CPU adds one after another: it errs as with a depth of 0.3 n, and
     a GEMM as with 100 from 256 terms on. With n / 16 the first is at z = 2, where programs are that sum in trees.

@@ -40,7 +40,7 @@ class _Program:
 
 
 class StepBudgets:
-    """Where steps take one probe, and their budgets in one dtype, each made once.
+    """The trajectories of steps on one probe, and their budgets in one dtype, cached.
 
     Args:
         probe: first parameters and gradients.

@@ -37,7 +37,7 @@ class StepProbe:
 
     @property
     def steps(self) -> int:
-        """How many steps there are."""
+        """The number of steps."""
         return len(self.gradients)
 
 
@@ -74,7 +74,7 @@ def _parameter(draws: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
 
 
 def _sizes(step: Step, draws: np.random.Generator) -> Arrays:
-    """Return how large each element's gradients are: half of all decades near an eps, half near 1."""
+    """Return the size of each element's gradients: half of all decades near an eps, half near 1."""
     options: Any = step
     if isinstance(step, Adafactor):
         small = [x for x in (step.floor, math.sqrt(step.eps)) if x]

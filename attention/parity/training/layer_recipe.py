@@ -88,7 +88,7 @@ def _loss(drawer: Drawer, loudness: float) -> Callable[[Any, Mapping[str, Any], 
 
 
 def _batches(drawer: Drawer) -> Callable[[int], dict[str, np.ndarray]]:
-    """Return what draws the batch of a step."""
+    """Return the function that draws the batch of a step."""
     output = drawer.contract.outputs[0]
 
     def batch(step: int) -> dict[str, np.ndarray]:

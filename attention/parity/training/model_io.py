@@ -29,7 +29,7 @@ from attention.torch_impl.params import to_numpy, to_tensor
 
 @dataclass(frozen=True)
 class Model:
-    """What one backend trains.
+    """The model that one backend trains.
 
     Args:
         build: makes it anew.
