@@ -420,3 +420,28 @@ class TestTransposedConvolutions:
         found = parity.match(Upsampler(2), FlaxUpsampler(2, transpose_kernel=False), x)
         found.to_json(tmp_path / "map.json")
         assert type(found).from_json(tmp_path / "map.json") == found
+
+
+class TestStatisticsAmongParameters:
+    def test_a_variance_among_the_leaves_is_the_running_var(self) -> None:
+        class Norm(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner, self.bn = nn.Linear(8, 5), nn.BatchNorm1d(5)
+                for name, x in self.bn.state_dict().items():
+                    if x.is_floating_point():
+                        _ = x.copy_(torch.rand(5) + (0.5 if "var" in name or name == "weight" else -0.3))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.bn(self.inner(x))
+
+        def theirs(p: Any, x: jax.Array) -> jax.Array:
+            y = x @ p["dense"]["w"] + p["dense"]["b"]
+            return (y - p["mean"]) / jnp.sqrt(p["variance"] + 1e-5) * p["scale"] + p["offset"]
+
+        torch.manual_seed(0)
+        norm = {name: jnp.zeros(5) for name in ("mean", "variance", "scale", "offset")}
+        tree = drawn({"dense": {"w": jnp.zeros((8, 5)), "b": jnp.zeros(5)}, **norm})
+        report = parity.compare(Norm().eval(), (theirs, tree), X, load="first")
+        report.assert_ok()
+        assert any("running_var of torch is variance of jax" in note for note in report.notes)
