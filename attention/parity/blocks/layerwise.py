@@ -7,7 +7,7 @@ Errors of earlier blocks do not count against later ones, so that the rows that 
 block is in float64 at a time: a model of a billion parameters fits in memory where two copies of it do.
 """
 
-# Models are whatever their user brought, of types that strict mode cannot know.
+# Models come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
