@@ -17,7 +17,8 @@ from attention.spec.axes import COMPUTE, Sizes
 from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import OptionError, UnknownName
 from attention.spec.masks import Causal, Lengths, Mask, Prefix, Segments, Window
-from attention.spec.masks.tile_schedule import FULL, PARTIAL, Tile, schedule
+from attention.spec.masks.tile import Tile
+from attention.spec.masks.tile_schedule import FULL, PARTIAL, schedule
 
 FORWARD, BACKWARD = "forward", "forward+backward"
 PROGRAMS = (FORWARD, BACKWARD)

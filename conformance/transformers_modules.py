@@ -104,7 +104,7 @@ class Subject:
         inputs = {name: to_tensor(x).requires_grad_() for name, x in probe.arrays.items()}
         with wide:
             output = self.call(module, inputs)
-        learned = {name: x for name, x in module.named_parameters() if name not in self.weight_map.beside}
+        learned = {name: x for name, x in module.named_parameters() if name not in self.weight_map.ignored}
         leaves = [*inputs.values(), *learned.values()]
         gradients = torch.autograd.grad(output, leaves, to_tensor(probe.cotangents["output"]))
         found = dict(zip([*inputs, *learned], map(to_numpy, gradients), strict=True))
@@ -114,9 +114,9 @@ class Subject:
 
 
 def _load(module: nn.Module, tensors: Mapping[str, np.ndarray], weight_map: WeightMap) -> None:
-    """Load tensors by name: all that the module has, but for what stands beside."""
+    """Load tensors by name: all that the module has, except what the map ignores."""
     missed = module.load_state_dict({name: to_tensor(x) for name, x in tensors.items()}, strict=False)
-    missing = set(missed.missing_keys) - weight_map.beside
+    missing = set(missed.missing_keys) - weight_map.ignored
     if missing or missed.unexpected_keys:
         raise ParamError(f"{weight_map.name} has no row for {sorted(missing)}, and theirs no {missed.unexpected_keys}")
 

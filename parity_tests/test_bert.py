@@ -32,7 +32,7 @@ class TestLaws:
     @pytest.mark.parametrize("weight_map", WEIGHT_MAPS, ids=lambda d: d.name)
     def test_other_layers_and_the_norm_are_left_alone(self, weight_map: bert.WeightMap) -> None:
         stored = bert.write(SMALL.init(seed=0), weight_map, SMALL, at="layer.1.")
-        stored |= {f"layer.1.{name}": np.ones(35) for name in weight_map.beside}
+        stored |= {f"layer.1.{name}": np.ones(35) for name in weight_map.ignored}
         stored |= bert.write(SMALL.init(seed=1), weight_map, SMALL, at="layer.11.")
         weights = bert.read(stored, weight_map, SMALL, at="layer.1.")
         np.testing.assert_array_equal(weights["q_proj.kernel"], SMALL.init(seed=0)["q_proj.kernel"])

@@ -26,7 +26,8 @@ from attention.spec.axes import Sizes
 from attention.spec.errors import OptionError
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.intervals import Interval
-from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, Schedule, Tile, schedule
+from attention.spec.masks.tile import Tile
+from attention.spec.masks.tile_schedule import EMPTY, FULL, PARTIAL, Schedule, schedule
 from attention.torch_impl import masks as torch_masks
 from parity_tests.drawn_masks import Drawn, any_mask, of, positional, sized, table
 

@@ -22,7 +22,7 @@ from attention.parity.contracts.check import check_probe, expect, verdicts
 from attention.parity.contracts.probes import Probe, probes
 from attention.parity.results.report import Report
 from attention.spec.errors import DTypeError, KernelRefused, MaskError, OptionError, ShapeError, UnknownName
-from attention.spec.layers.linear import CHUNK, features, ratio
+from attention.spec.layers.linear_forms import CHUNK, features, ratio
 from parity_tests.backends import JAX, TORCH, Backend, close, each_backend, numbers, wide
 
 B, T, S, M, H, K, D, E = 2, 5, 7, 10, 4, 2, 6, 3

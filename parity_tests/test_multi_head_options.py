@@ -94,8 +94,8 @@ class TestLaws:
         other = torch_impl.MultiHeadAttention(EVERYTHING, seed=4)
         _ = other.load_state_dict(layer.state_dict())
         x = torch.from_numpy(numbers(0, T, M, dtype="float32"))
-        for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other):  # noqa: S301 - our own bytes
-            assert torch.equal(twin(x), layer(x))
+        for replica in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other):  # noqa: S301 - our own bytes
+            assert torch.equal(replica(x), layer(x))
 
     def test_both_backends_load_the_same_weights_bit_for_bit(self) -> None:
         weights = EVERYTHING.init(5, "bfloat16")

@@ -25,9 +25,9 @@ from attention.parity.contracts import backends
 from attention.parity.contracts.check import check_probe, expect, verdicts
 from attention.parity.contracts.probes import Probe, probes
 from attention.spec.errors import AttentionError, DTypeError, MaskError, OptionError, ParamError, ShapeError
+from attention.spec.layers.block import Block
 from attention.spec.layers.contract import Contract
 from attention.spec.layers.tokens import seed_at
-from attention.spec.layers.transformer import Block
 from attention.spec.params import inner
 from attention.spec.random import keep
 from attention.torch_impl.params import to_numpy

@@ -22,12 +22,12 @@ __all__ = ["ALBERT", "BERT", "Row", "WeightMap", "contract", "read", "write"]
 BERT = WeightMap(
     "BERT",
     projections("self.query", "self.key", "self.value", "output.dense"),
-    beside=frozenset({"output.LayerNorm.weight", "output.LayerNorm.bias"}),
+    ignored=frozenset({"output.LayerNorm.weight", "output.LayerNorm.bias"}),
 )
 ALBERT = WeightMap(
     "ALBERT",
     projections("query", "key", "value", "dense"),
-    beside=frozenset({"LayerNorm.weight", "LayerNorm.bias"}),
+    ignored=frozenset({"LayerNorm.weight", "LayerNorm.bias"}),
 )
 
 

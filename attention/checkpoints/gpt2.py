@@ -25,12 +25,12 @@ def _conv(canonical: str, stored: str, axes: tuple[str, str]) -> tuple[Row, Row]
 
 
 # Old checkpoint files also hold the causal mask and its fill value.
-_BESIDE = frozenset({"bias", "masked_bias"})
+_IGNORED = frozenset({"bias", "masked_bias"})
 _KEYS = (*_conv("k_proj", "c_attn", ("M", "|KD")), *_conv("v_proj", "c_attn", ("M", "|KE")))
 _OUT = _conv("out_proj", "c_proj", ("HE", "M"))
 
-GPT2 = WeightMap("GPT-2", (*_conv("q_proj", "c_attn", ("M", "|HD")), *_KEYS, *_OUT), beside=_BESIDE)
-GPT2_CROSS = WeightMap("GPT-2 cross-attention", (*_conv("q_proj", "q_attn", ("M", "HD")), *_KEYS, *_OUT), beside=_BESIDE)
+GPT2 = WeightMap("GPT-2", (*_conv("q_proj", "c_attn", ("M", "|HD")), *_KEYS, *_OUT), ignored=_IGNORED)
+GPT2_CROSS = WeightMap("GPT-2 cross-attention", (*_conv("q_proj", "q_attn", ("M", "HD")), *_KEYS, *_OUT), ignored=_IGNORED)
 
 
 @checked(cross=SWITCH)

@@ -117,7 +117,7 @@ def decoder(config: Config) -> Encoder:
     return Encoder(one, layers, final_norm=one.norm)
 
 
-def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, beside: Iterable[str] = ()) -> WeightMap:
+def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, ignored: Iterable[str] = ()) -> WeightMap:
     """Return the weight map of a decoder from that of its blocks.
 
     Args:
@@ -125,7 +125,7 @@ def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, beside: I
         depth: how many there are.
         layers: where block `{}` is: "layers.{}.".
         norm: the tensor of the norm after them.
-        beside: tensors under the same prefix that are not part of the decoder, such as the embedding.
+        ignored: tensors under the same prefix that are not part of the decoder, such as the embedding.
 
     Raises:
         OptionError: the depth is no int that a stack may have.
@@ -136,9 +136,9 @@ def stacked(weight_map: WeightMap, depth: int, layers: str, norm: str, beside: I
     check_depth(depth)
     rows = (row for i in range(depth) for row in under(f"layers.{i}.", layers.format(i), weight_map.rows))
     last = Row("final_norm.scale", norm, ("M",))
-    return WeightMap(f"{weight_map.name}s", (*rows, last), beside=frozenset(beside))
+    return WeightMap(f"{weight_map.name}s", (*rows, last), ignored=frozenset(ignored))
 
 
 def decoder_weight_map(depth: int) -> WeightMap:
     """Return the weight map of a transformers decoder, under the prefix "model."."""
-    return stacked(BLOCK, depth, "layers.{}.", "norm.weight", beside=("embed_tokens.weight",))
+    return stacked(BLOCK, depth, "layers.{}.", "norm.weight", ignored=("embed_tokens.weight",))

@@ -31,8 +31,8 @@ def contract(config: Mapping[str, Any], *, decoder: bool = False, cross: bool = 
 
     Args:
         config: the parsed file. Dropout belongs to training and is not read.
-        decoder: whether it is the decoder's attention to itself, which is causal and knows no distance ahead.
-        cross: whether it is the decoder's attention to the encoder, which knows no distances.
+        decoder: whether it is the decoder's attention to itself, which is causal, with a bias for past distances only.
+        cross: whether it is the decoder's attention to the encoder, which has no relative bias.
 
     Raises:
         OptionError: a number is missing.

@@ -24,10 +24,11 @@ from attention.checkpoints.config import any_count, count, number_or, switch, wo
 from attention.checkpoints.torch_mha import PACKED
 from attention.checkpoints.weight_map import Row, WeightMap, linear, under
 from attention.spec.errors import OptionError, shown
+from attention.spec.layers.block import Block
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.multi_head import MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder, Stack
-from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock
+from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.masks.algebra import Mask
 from attention.spec.norms import LayerNorm
 from attention.spec.storage.disk import brief

@@ -72,7 +72,7 @@ class WeightMap:
 
     name: str
     rows: tuple[Row, ...]
-    beside: frozenset[str] = frozenset()
+    ignored: frozenset[str] = frozenset()
     """Tensors under the same prefix that are not part of the attention, such as the norm after the residual sum."""
 
     @property
@@ -129,7 +129,7 @@ def read(tensors: Mapping[str, np.ndarray], weight_map: WeightMap, contract: Arc
     found = _arrays(tensors, at)
     table = _table(weight_map, params)
     # An unknown tensor may change the result, as relative positions do, so it is an error.
-    got = {name: tensor.shape for name, tensor in found.items() if name not in weight_map.beside}
+    got = {name: tensor.shape for name, tensor in found.items() if name not in weight_map.ignored}
     _check(f"{weight_map.name} tensors under {at!r}", got, {name: _shape(rows, params) for name, rows in table.items()})
     pieces = {
         row: piece for name, rows in table.items() for row, piece in zip(rows, _cut(found[name], rows, params), strict=True)

@@ -194,7 +194,7 @@ def _clip(optax: Any, bound: Clip) -> Any:
     if bound.by == "global norm" and not bound.eps:
         return optax.clip_by_global_norm(bound.most)
 
-    # optax adds nothing to a norm, and knows no clip of each tensor's.
+    # optax adds no eps to a norm, and has no clipping per tensor.
     def clipped(updates: Any, params: Any = None) -> Any:
         del params
         leaves, kind = jax.tree.flatten(updates)

@@ -12,7 +12,7 @@ from typing import Any
 from attention.spec.errors import DTypeError, ShapeError
 
 Array = Any
-"""An array of any framework: NumPy, torch or JAX. The array API has no type that checkers know."""
+"""An array of any framework: NumPy, torch or JAX. The array API defines no static type."""
 
 AXES = {
     "B": "batch",

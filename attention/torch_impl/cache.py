@@ -59,7 +59,7 @@ class TorchMemory:
 
 
 def _check_device(device: Any) -> None:
-    """Raise OptionError unless torch knows a device of this name."""
+    """Raise OptionError unless torch has a device of this name."""
     try:
         # An int is the number of an accelerator, or a mistake.
         known = device is None or isinstance(torch.device(device), torch.device)

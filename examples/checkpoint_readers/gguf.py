@@ -123,4 +123,4 @@ def decoder(config: Mapping[str, Any]) -> Encoder:
 
 def decoder_weight_map(depth: int) -> WeightMap:
     """Return the table by which a file stores a decoder."""
-    return stacked(BLOCK, depth, "blk.{}.", "output_norm.weight", beside=("token_embd.weight", "output.weight"))
+    return stacked(BLOCK, depth, "blk.{}.", "output_norm.weight", ignored=("token_embd.weight", "output.weight"))

@@ -120,9 +120,9 @@ def show(models: Mapping[str, Any], letters: Alphabet, held: str, size: Size, fo
     """Let the models write, draw where they look, and return what was written, which `texts.json` keeps."""
     prompt = [int(number) for number in letters.numbers(size.prompt)]
     # torch's weights in JAX: exchange is exact, and so the text must be the same.
-    twin = model_jax.LanguageModel(models["jax"].contract, seed=None)
-    twin.load_weights(models["torch"].weights())
-    writers = {"torch": ("torch", models["torch"]), "torch's weights in JAX": ("jax", twin), "jax": ("jax", models["jax"])}
+    replica = model_jax.LanguageModel(models["jax"].contract, seed=None)
+    replica.load_weights(models["torch"].weights())
+    writers = {"torch": ("torch", models["torch"]), "torch's weights in JAX": ("jax", replica), "jax": ("jax", models["jax"])}
     made = {name: written(backend, trained, prompt, size) for name, (backend, trained) in writers.items()}
     first = made["torch"].tokens
     texts = {

@@ -91,7 +91,7 @@ def ctranslate2_table(model: Whisper) -> WeightMap:
         Row("embed", "decoder/embeddings/weight", ("V", "M")),
     )
     rows = (*_parts(model, ctranslate2.stack, "{}/"), *own)
-    return WeightMap("CTranslate2 Whisper", rows, beside=frozenset(SETTINGS) | UNREAD)
+    return WeightMap("CTranslate2 Whisper", rows, ignored=frozenset(SETTINGS) | UNREAD)
 
 
 def huggingface_table(model: Whisper) -> WeightMap:
@@ -104,7 +104,7 @@ def huggingface_table(model: Whisper) -> WeightMap:
     )
     rows = (*_parts(model, whisper.stack, "model.{}."), *own)
     # The embedding again, under the name of the projection that it is tied to.
-    return WeightMap("transformers Whisper", rows, beside=frozenset({"proj_out.weight"}))
+    return WeightMap("transformers Whisper", rows, ignored=frozenset({"proj_out.weight"}))
 
 
 def _conv(kernel: str, bias: str) -> list[Row]:

@@ -1,7 +1,7 @@
 """The kernel `decode` in JAX: a few new queries against a long cache, reading only tiles of keys that are attended to.
 
     m' = max(m, max_s x[s])        l' = l e^(m - m') + sum_s e^(x[s] - m')        o' = o e^(m - m') + sum_s e^(x[s] - m') v[s]
-    context = o / l                over the tiles of keys of which some query of the row sees one, and no others
+    context = o / l                over the tiles with a key that some query of the row attends to
 
 The query heads of a group fold into the query axis, so each key is read once, where it lies, and never repeated. How many
 tiles a row reads is known when the program runs, so one compilation serves a cache while it fills. Its derivatives, of every

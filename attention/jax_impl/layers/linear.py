@@ -19,6 +19,7 @@ from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
 from attention.spec.call_types import LinearCall, joined
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import linear as spec
+from attention.spec.layers import linear_forms as forms
 from attention.spec.masks import Causal, Lengths
 from attention.spec.masks.algebra import Mask, both
 from attention.spec.options import SWITCH
@@ -79,10 +80,10 @@ class LinearAttention(Layer):
         with jax.default_matmul_precision(self.contract.precision):
             q, k, v = self._heads(given)
             if form == "quadratic":
-                sums, left = spec.quadratic(jnp, q, k, v, seen), None
+                sums, left = forms.quadratic(jnp, q, k, v, seen), None
             else:
                 sums, left = self._scan(q, k, v, there, state)
-        output = set_nan(jnp, nan_rows, self.out_proj(spec.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype)))
+        output = set_nan(jnp, nan_rows, self.out_proj(forms.ratio(jnp, sums, self.contract.eps).astype(given[0].dtype)))
         return joined(output, left if carries else None)
 
     if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class LinearAttention(Layer):
         sizes = c.attention.sizes(query, key, value)
         c.check_state(state, sizes, dtype, carries=carries)
         mask = native(mask)
-        form = spec.choose(implementation, mask, carries=carries)
+        form = forms.choose(implementation, mask, carries=carries)
         whole = both(Causal() if c.causal else None, mask)
         if whole is not None:
             whole.check(sizes, read)
@@ -110,15 +111,15 @@ class LinearAttention(Layer):
         """Return what the quadratic form masks, and which queries and keys the scan takes."""
         if form == "quadratic" or not isinstance(mask, Lengths):
             return allowed(mask, sizes), None
-        return None, spec.present(jnp, mask, allowed, sizes, causal=self.contract.causal, carried=carried, leaves=leaves)
+        return None, forms.present(jnp, mask, allowed, sizes, causal=self.contract.causal, carried=carried, leaves=leaves)
 
     def _heads(self, given: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return features of queries and keys, and values with a column of ones, in the compute dtype."""
         query, key, value = given
         compute = COMPUTE[dtype_name(query)]
         q, k, v = (x.astype(compute) for x in (self.q_proj(query), self.k_proj(key), self.v_proj(value)))
-        q, k = (spec.features(jnp, self.contract.feature_map, x) for x in (q, k))
-        return q, k, spec.with_ones(jnp, v)
+        q, k = (forms.features(jnp, self.contract.feature_map, x) for x in (q, k))
+        return q, k, forms.with_ones(jnp, v)
 
     def _scan(
         self, q: jax.Array, k: jax.Array, v: jax.Array, there: tuple[jax.Array, jax.Array] | None, state: jax.Array | None
@@ -150,7 +151,7 @@ def chunked(q: jax.Array, k: jax.Array, v: jax.Array, state: jax.Array | None) -
         state: `(*batch, K, D, E + 1)`, or None.
     """
     t = k.shape[-2]
-    size = max(1, min(spec.CHUNK, t))
+    size = max(1, min(forms.CHUNK, t))
     count = max(1, -(-t // size))
 
     def chunks(x: jax.Array) -> jax.Array:

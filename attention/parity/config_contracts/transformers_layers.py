@@ -47,7 +47,7 @@ class Layer:
     @property
     def output(self) -> str:
         """The submodule that returns its output, if a norm follows in the module; "" if the module itself returns it."""
-        return self.weight_map.output if any("norm" in name.lower() for name in self.weight_map.beside) else ""
+        return self.weight_map.output if any("norm" in name.lower() for name in self.weight_map.ignored) else ""
 
 
 def inside(path: str, name: str) -> bool:
@@ -85,7 +85,7 @@ def layers(model: Any) -> tuple[list[Layer], list[str]]:
         except AttentionError as error:
             refused[f"the config of {config['model_type']} gives no contract: {error}"] = None
             continue
-        if names - family.weight_map.beside == set(family.weight_map.tensors(contract.params)):
+        if names - family.weight_map.ignored == set(family.weight_map.tensors(contract.params)):
             found.append(Layer(path, str(config["model_type"]), contract, family.weight_map))
     return found, list(refused)
 

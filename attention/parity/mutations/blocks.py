@@ -15,11 +15,11 @@ from attention.parity.mutations.locations import Location
 from attention.parity.mutations.mutation import FittedScalar, Mutation, Mutations
 from attention.parity.mutations.operators import compose
 from attention.spec.layers.activations import GATED, NAMES
+from attention.spec.layers.block import ORDERS, Block
 from attention.spec.layers.differential import LAMBDAS, DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.linear import FEATURES, LinearAttention
 from attention.spec.layers.stack import Stack
-from attention.spec.layers.transformer import ORDERS, Block
 
 
 def blocks(location: Location) -> Mutations:

@@ -19,11 +19,11 @@ import numpy as np
 from attention.parity.contracts.probes import Probe
 from attention.parity.mutations import operators
 from attention.parity.mutations.operators import Operator
+from attention.spec.layers.block import Block
 from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
 from attention.spec.layers.stack import Stack
-from attention.spec.layers.transformer import Block
 from attention.spec.masks.algebra import Mask
 
 ModulePath = tuple[str, ...]

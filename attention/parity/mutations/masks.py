@@ -19,10 +19,10 @@ from attention.parity.mutations.formula_hooks import hook_call
 from attention.parity.mutations.locations import Location
 from attention.parity.mutations.mutation import Mutation, Mutations
 from attention.parity.mutations.operators import Operator, map_mask
+from attention.spec.layers.block import Block
 from attention.spec.layers.contract import ResolvedCall
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
-from attention.spec.layers.transformer import Block
 from attention.spec.masks import Causal, Chunked, Prefix, Window
 from attention.spec.masks.algebra import And, Mask, Not, Or, both
 

@@ -109,24 +109,24 @@ def reach_of(xp: Any, mask: Mask, at: Grid, nonfinite: Nonfinite) -> Reach:
     return Reach(rows, xp.any(seen, axis=-2), xp.zeros_like(rows) if bad is None else bad)
 
 
-def zero_masked(xp: Any, ask: ReachOf, request: Request) -> Tokens:
+def zero_masked(xp: Any, reach_of: ReachOf, request: Request) -> Tokens:
     """Return q, k and v of a request with zeros for masked tokens: `attend.zero_masked` without a dense mask."""
-    rows, keys = _places(xp, ask(ALL_FINITE), request.sizes.group)
+    rows, keys = _places(xp, reach_of(ALL_FINITE), request.sizes.group)
     return _only(xp, (rows, keys, keys), _tokens(request))
 
 
-def confine_nan(xp: Any, ask: ReachOf, request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
+def confine_nan(xp: Any, reach_of: ReachOf, request: Request, run: Callable[[Request], Intermediates]) -> Intermediates:
     """Return the intermediates of a request, so that NaN in a token reaches only the rows that may attend to it.
 
     Args:
         xp: the array namespace.
-        ask: evaluates the request's mask.
+        reach_of: evaluates the request's mask.
         request: the call.
         run: returns the intermediates of a request in which q, k and v are finite.
     """
     sound = [finite(xp, x) for x in _tokens(request)]  # (*batch, N, heads, 1)
     bad_rows, *bad = (~heads_first(xp, good)[..., 0] for good in sound)  # (*batch, heads, N)
-    found = ask(Nonfinite(xp.repeat(bad[0] | bad[1], request.sizes.group, axis=-2), request.bias))
+    found = reach_of(Nonfinite(xp.repeat(bad[0] | bad[1], request.sizes.group, axis=-2), request.bias))
     # An empty row is 0 even if its query is NaN.
     rows = (bad_rows & found.rows) | found.nonfinite  # (*batch, H, T)
     read, keys = _places(xp, found, request.sizes.group)
@@ -139,7 +139,7 @@ def confine_nan(xp: Any, ask: ReachOf, request: Request, run: Callable[[Request]
 
 
 def zero_masked_inputs(
-    xp: Any, ask: ReachOf, mask: Mask, query: Array, key: Array, value: Array, *, appended: bool = False
+    xp: Any, reach_of: ReachOf, mask: Mask, query: Array, key: Array, value: Array, *, appended: bool = False
 ) -> tuple[Tokens, Array]:
     """Return a layer's inputs with zeros for masked tokens, so that NaN there reaches no gradient of a weight.
 
@@ -147,7 +147,7 @@ def zero_masked_inputs(
 
     Args:
         xp: the array namespace.
-        ask: evaluates the mask.
+        reach_of: evaluates the mask.
         mask: of the call.
         query: `(*batch, T, M)`.
         key: `(*batch, S, M')`.
@@ -160,13 +160,13 @@ def zero_masked_inputs(
     """
     given = (query, key, value)
     if not mask.confines_nan:
-        rows, keys = (xp.any(seen, axis=-2)[..., None] for seen in ask(ALL_FINITE)[:2])
+        rows, keys = (xp.any(seen, axis=-2)[..., None] for seen in reach_of(ALL_FINITE)[:2])
         if appended:
             rows = rows | finite(xp, query)
         return _only(xp, (rows, keys, keys), given), None
     good = [finite(xp, x) for x in given]
     bad = ~(good[1] & good[2])[..., None, :, 0]  # (*batch, 1, S)
-    rows, keys, nonfinite = (xp.any(seen, axis=-2)[..., None] for seen in ask(Nonfinite(bad)))
+    rows, keys, nonfinite = (xp.any(seen, axis=-2)[..., None] for seen in reach_of(Nonfinite(bad)))
     read = good[0] if appended else good[0] & rows
     clean = _only(xp, (read, good[1] & keys, good[2] & keys), given)
     return clean, (~good[0] & rows) | nonfinite

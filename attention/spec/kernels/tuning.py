@@ -4,7 +4,7 @@
 
 One JSON file in the user's cache folder holds a tile for each (kernel, device's name, dtype, width, kind of mask), with the
 versions that it was measured with: another version of the framework, or another device, finds nothing and takes the default.
-`ATTENTION_TUNING` names another file, or says "off". A corrupt or foreign file is ignored with a warning.
+`ATTENTION_TUNING` names another file, or is "off". A corrupt or foreign file is ignored with a warning.
 """
 
 # JSON has no types, so values are checked before use.

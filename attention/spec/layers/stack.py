@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Self
 
 from attention.spec.attend import UNOBSERVED, Observer, unchanged
 from attention.spec.axes import Array
+from attention.spec.layers.block import Block, check_norm, check_part
 from attention.spec.layers.contract import Contract, ResolvedCall, Shapes
 from attention.spec.layers.projection import normed
 from attention.spec.layers.tokens import only, seed_at
-from attention.spec.layers.transformer import Block, DecoderBlock, EncoderBlock, check_norm, check_part
+from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.norms import LayerNorm, Norm, RMSNorm
 from attention.spec.options import Option, arrays_by_name, check_options, checked, whole
 from attention.spec.params import Param, inner, nest

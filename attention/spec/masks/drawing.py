@@ -116,7 +116,7 @@ def known_sizes(mask: Drawable, T: int | None = None, S: int | None = None) -> S
         MaskError: the mask's own arrays disagree about the batch.
     """
     sizes, batches = {"H": 1}, [()]
-    for axis, size in _told(mask):
+    for axis, size in _axis_sizes(mask):
         if axis == "batch":
             batches.append(size)
         else:
@@ -132,10 +132,10 @@ def known_sizes(mask: Drawable, T: int | None = None, S: int | None = None) -> S
     return Sizes(batch, t, s, sizes["H"], 1, 1, 1)
 
 
-def _told(mask: Drawable) -> Iterator[tuple[str, Any]]:
+def _axis_sizes(mask: Drawable) -> Iterator[tuple[str, Any]]:
     """Yield (axis, size) for each size that an array or a tuple in the mask has."""
     for part in mask.inside:
-        yield from _told(part)
+        yield from _axis_sizes(part)
     yield from mask.several
     for _, value, axes, _ in mask.arrays():
         inner = min(len(axes), len(value.shape))

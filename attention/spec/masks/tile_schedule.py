@@ -98,7 +98,7 @@ class Schedule:
         return self.xp.where(end == 0, 0, first), end
 
     def turned(self) -> Schedule:
-        """Return the schedule with queries and keys exchanged, as a backward pass over keys wants it."""
+        """Return the schedule with queries and keys exchanged, for a backward pass over keys."""
         return replace(self, kinds=self.xp.matrix_transpose(self.kinds), tile=self.tile[::-1], T=self.S, S=self.T)
 
     @property
@@ -133,8 +133,8 @@ def schedule(mask: Mask | None, sizes: Sizes, tile: tuple[int, int], xp: Any = n
         sizes: of the call.
         tile: queries and keys of a tile.
         xp: the array namespace: NumPy, or the framework's own for arrays that are traced or on a device.
-        known: whether to read the mask's arrays. If not, what depends on them is called partial: what structure alone says,
-            which a compiler may build on.
+        known: whether to read the mask's arrays. If not, every tile that depends on them is PARTIAL, so that the schedule
+            follows from the structure alone and may be compiled.
 
     Raises:
         OptionError: `tile` is no pair of positive ints.
@@ -232,37 +232,3 @@ def _grouped(xp: Any, x: Array, axis: int, size: int, reduce: Any) -> Array:
         x = xp.concat([x, last], axis=-1)
     grouped = partial(reduce, axis=-1)(xp.reshape(x, (*x.shape[:-1], groups, size)))
     return xp.moveaxis(grouped, -1, axis)
-
-
-@dataclass(frozen=True)
-class Tile(Grid):
-    """One tile of a call, or a stripe of it: the queries and keys of two ranges, with all batch rows and heads.
-
-    Attributes:
-        queries: first query and one past the last.
-        keys: first key and one past the last.
-    """
-
-    queries: tuple[int, int]
-    keys: tuple[int, int]
-
-    @classmethod
-    def at(cls, xp: Any, sizes: Sizes, queries: tuple[int, int], keys: tuple[int, int], **place: Any) -> Tile:
-        """Return the tile of two ranges; `place` has keywords for creating indices, such as `device=`."""
-        t, s = xp.arange(*queries, **place)[:, None], xp.arange(*keys, **place)
-        return cls(t, s, sizes.T, sizes.S, xp=xp, queries=queries, keys=keys)
-
-    def per_query(self, x: Array) -> Array:
-        return _cut(x, -1, self.queries)[..., None, :, None]
-
-    def per_key(self, x: Array) -> Array:
-        return _cut(x, -1, self.keys)[..., None, None, :]
-
-    def per_score(self, x: Array) -> Array:
-        x = x[(None,) * (2 - x.ndim) + (...,)] if x.ndim < 2 else x
-        return _cut(_cut(x, -2, self.queries), -1, self.keys)
-
-
-def _cut(x: Array, axis: int, bounds: tuple[int, int]) -> Array:
-    """Return the elements of an axis from the first bound to before the second. An axis of 1 stays."""
-    return x if x.shape[axis] == 1 else x[(..., slice(*bounds), *[slice(None)] * (-axis - 1))]

@@ -3,11 +3,11 @@
     g <- clip(scale g) + (w p  if the decay w is coupled)
     p <- p - r u - (r w p  if decoupled)                    r = rate(first_count + n) after n steps;  r u: `move`
 
-A coupled decay is a part of the gradient and goes through all that is made of it; a decoupled one goes beside.
+Coupled decay is added to the gradient and so enters its moments; decoupled decay is applied to the parameter directly.
 
     matrix("q_proj.kernel", (M, H, D)) = (M, H D)        matrix("q_proj.bias", (H, D)) = (H D,)        any other = itself
 
-is what every optimiser takes a parameter for, however a framework stores it: a bias is no matrix, and a kernel is one.
+is the shape that every optimizer sees, for any storage layout: a bias is a vector, and a kernel is a matrix.
 
 References:
     Loshchilov and Hutter, arXiv:1711.05101. torch: `Adam` couples, `AdamW` does not; optax: `add_decayed_weights` before or
@@ -58,7 +58,7 @@ def matrix(name: str, param: Param) -> tuple[int, ...]:
     if param.inputs:
         return math.prod(param.shape[: param.inputs]), math.prod(param.shape[param.inputs :])
     part, _, leaf = name.rpartition(".")
-    # What belongs to no part is stored as it is, whatever it is called.
+    # A parameter outside of every part is stored unchanged, for any name.
     return (math.prod(param.shape),) if part and leaf in ("bias", "scale") else param.shape
 
 

@@ -5,6 +5,7 @@ scores + bias[h, t, s]                       Alibi, RelativeBias, RelativeKeys  
 positions that come with a call              check_positions                      `explicit_positions.py`
 """
 
+from attention.spec.positions.axial_rotary import AxialRotary
 from attention.spec.positions.explicit_positions import (
     Positions,
     Rotation,
@@ -13,9 +14,10 @@ from attention.spec.positions.explicit_positions import (
     check_positions,
     shared_length,
 )
-from attention.spec.positions.rotary import STYLES, AxialRotary, Rotary, Scaling
+from attention.spec.positions.rotary import Rotary, Scaling
 from attention.spec.positions.rotary_frequency_scaling import LinearScaling, Llama3Scaling, YarnScaling
 from attention.spec.positions.rotary_length_scaling import DynamicNTKScaling, LongRopeScaling
+from attention.spec.positions.rotation import STYLES
 from attention.spec.positions.score_bias import Alibi, RelativeBias, RelativeKeys
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any
 from attention.spec.axes import Array, Sizes, check_broadcast, dtype_name
 from attention.spec.errors import PositionError, ShapeError
 from attention.spec.options import is_array
-from attention.spec.positions.rotary import AxialRotary, Rotary
+from attention.spec.positions.axial_rotary import AxialRotary
+from attention.spec.positions.rotary import Rotary
 from attention.spec.positions.score_bias import Alibi, RelativeBias, RelativeKeys
 
 Rotation = Rotary | AxialRotary
@@ -86,6 +87,6 @@ def shared_length(xp: Any, positions: Positions | None, query_positions: Array, 
     if not (isinstance(positions, Rotary) and positions.grows) or query_positions is None or key_positions is None:
         return None
     q, k = (xp.astype(x, int) for x in (query_positions, key_positions))
-    # No position is no length, and has no largest.
+    # Without positions there is no length and no maximum.
     q, k = (xp.max(x) + 1 if 0 not in x.shape else xp.sum(x) for x in (q, k))
     return xp.maximum(q, k)

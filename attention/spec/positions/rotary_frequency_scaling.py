@@ -31,7 +31,7 @@ from attention.spec.errors import OptionError, shown
 from attention.spec.options import Option, check_options, checked, number, whole
 
 Constants = tuple[np.ndarray, ...]
-"""What a scaling knows before the call: float64 arrays, `(R/2,)` each."""
+"""Constants of a scaling, computed before the call: float64 arrays, `(R/2,)` each."""
 
 
 def unscaled(base: float, width: int) -> np.ndarray:

@@ -54,14 +54,14 @@ def listed(faults: list[str], most: int = 300) -> str:
     >>> listed(["missing a", "missing b", "missing c"], 20)
     'missing a; missing b; and 1 more'
     """
-    told, backend = list[str](), most
+    shown, space = list[str](), most
     for fault in (brief(fault, 110) for fault in faults):
-        backend -= len(fault)
-        if told and backend < 0:
+        space -= len(fault)
+        if shown and space < 0:
             break
-        told.append(fault)
-    left = len(faults) - len(told)
-    return "; ".join([*told, *([f"and {left} more"] if left else [])])
+        shown.append(fault)
+    left = len(faults) - len(shown)
+    return "; ".join([*shown, *([f"and {left} more"] if left else [])])
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from attention.spec.kernels import Request
 from attention.spec.masks.algebra import And, Mask
 from attention.spec.masks.aligned import Causal, Window
 from attention.spec.masks.padding import Lengths
-from attention.spec.masks.tile_schedule import Tile
+from attention.spec.masks.tile import Tile
 from attention.torch_impl.kernels.mask_bounds import Box, bounding
 from attention.torch_impl.kernels.mask_regions import RECTANGLE, TRIANGLE, shape
 from attention.torch_impl.masks import allowed, read

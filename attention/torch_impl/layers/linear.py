@@ -17,6 +17,7 @@ from attention.spec.axes import COMPUTE, Sizes, check_float, dtype_name
 from attention.spec.call_types import LinearCall, joined
 from attention.spec.kernels.nan_safety import set_nan
 from attention.spec.layers import linear as spec
+from attention.spec.layers import linear_forms as forms
 from attention.spec.masks import Causal, Lengths
 from attention.spec.masks.algebra import Mask, both
 from attention.spec.options import SWITCH
@@ -83,10 +84,10 @@ class LinearAttention(Layer):
         q, k, v = self._heads(given, sizes)
         with torch.autocast(query.device.type, enabled=False):
             if form == "quadratic":
-                sums, left = spec.quadratic(xp, q, k, v, seen), None
+                sums, left = forms.quadratic(xp, q, k, v, seen), None
             else:
                 sums, left = self._scan(q, k, v, there, state)
-            context = spec.ratio(xp, sums, self.contract.eps).to(query.dtype)
+            context = forms.ratio(xp, sums, self.contract.eps).to(query.dtype)
         output = set_nan(xp, nan_rows, self.out_proj(context.flatten(-2)))
         return joined(output, left if carries else None)
 
@@ -102,7 +103,7 @@ class LinearAttention(Layer):
         sizes = c.attention.sizes(query, key, value)
         c.check_state(state, sizes, check_float(query=query), carries=carries)
         mask = native(mask, query.device)
-        form = spec.choose(implementation, mask, carries=carries)
+        form = forms.choose(implementation, mask, carries=carries)
         whole = both(Causal() if c.causal else None, mask)
         if whole is not None:
             whole.check(sizes, read)
@@ -115,7 +116,9 @@ class LinearAttention(Layer):
         if form == "quadratic" or not isinstance(mask, Lengths):
             return allowed(mask, sizes, device), None
         causal = self.contract.causal
-        there = spec.present(xp, mask, lambda m, n: allowed(m, n, device), sizes, causal=causal, carried=carried, leaves=leaves)
+        there = forms.present(
+            xp, mask, lambda m, n: allowed(m, n, device), sizes, causal=causal, carried=carried, leaves=leaves
+        )
         return None, there
 
     def _heads(self, given: Sequence[Tensor], n: Sizes) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,8 +128,8 @@ class LinearAttention(Layer):
         q = self.q_proj(query).unflatten(-1, (n.H, n.D)).to(compute)
         k = self.k_proj(key).unflatten(-1, (n.K, n.D)).to(compute)
         v = self.v_proj(value).unflatten(-1, (n.K, n.E)).to(compute)
-        q, k = (spec.features(xp, self.contract.feature_map, x) for x in (q, k))
-        return q, k, spec.with_ones(xp, v)
+        q, k = (forms.features(xp, self.contract.feature_map, x) for x in (q, k))
+        return q, k, forms.with_ones(xp, v)
 
     def _scan(
         self, q: Tensor, k: Tensor, v: Tensor, there: tuple[Tensor, Tensor] | None, state: Tensor | None
@@ -157,7 +160,7 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[Tens
         state: `(*batch, K, D, E + 1)`, or None.
     """
     t = k.shape[-2]
-    size = max(1, min(spec.CHUNK, t))
+    size = max(1, min(forms.CHUNK, t))
     count = max(1, -(-t // size))
     # Features of zero add nothing, so that the last chunk may be filled with them.
     q, k, v = (F.pad(x, (0, 0, 0, count * size - t)).unflatten(-2, (count, size)) for x in (q, k, v))

@@ -12,10 +12,10 @@ import numpy as np
 
 from attention.parity.contracts.probes import CALL, Probe
 from attention.spec.errors import AttentionError
+from attention.spec.layers.block import Block
 from attention.spec.layers.contract import Contract
 from attention.spec.layers.linear import LinearAttention
 from attention.spec.layers.stack import Stack
-from attention.spec.layers.transformer import Block
 from attention.spec.masks.algebra import Mask
 from attention.spec.positions import AxialRotary
 from tools.evaluation.option_fuzzing.hidden_tokens import poison

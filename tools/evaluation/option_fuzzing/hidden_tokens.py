@@ -6,42 +6,42 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from attention.spec.layers.block import Block
 from attention.spec.layers.contract import Contract, ResolvedCall
 from attention.spec.layers.stack import Stack
-from attention.spec.layers.transformer import Block
 
 POISON = (np.nan, np.inf, -np.inf)
 HUGE = 1e200
 
 
-def poison(contract: Contract, arrays: Mapping[str, np.ndarray], setting: ResolvedCall, rng: np.random.Generator) -> None:
+def poison(contract: Contract, arrays: Mapping[str, np.ndarray], resolved: ResolvedCall, rng: np.random.Generator) -> None:
     """Overwrite the tokens that no row of the mask reads, as query or as key.
 
     Args:
         contract: the layer.
         arrays: of the call.
-        setting: of the call.
+        resolved: what `contract.resolve` returned for the call.
         rng: draws the values.
     """
     # Beside appended keys every finite query counts.
     held = POISON if getattr(contract, "extra_keys", 0) else (*POISON, HUGE)
-    for name, hidden in unread(contract, arrays, setting).items():
+    for name, hidden in unread(contract, arrays, resolved).items():
         x = arrays[name]
         rows = x[:, None] if x.ndim == 1 else x
         where = np.broadcast_to(hidden, rows.shape)
         rows[where] = rng.choice(held, size=rows.shape)[where]
 
 
-def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: ResolvedCall) -> dict[str, np.ndarray]:
+def unread(contract: Contract, arrays: Mapping[str, np.ndarray], resolved: ResolvedCall) -> dict[str, np.ndarray]:
     """Return which tokens of each input nothing reads: bool `(*batch, N, 1)`."""
     if isinstance(contract, Stack):
-        contract, setting = contract.block, setting["layers.0"]
+        contract, resolved = contract.block, resolved["layers.0"]
     if isinstance(contract, Block):
-        hidden = {"x": ~np.asarray(setting["present"])}
-        return hidden if "memory" not in arrays else {**hidden, "memory": ~_seen(setting["cross_attn"])[1]}
-    if "allowed" not in setting:
+        hidden = {"x": ~np.asarray(resolved["present"])}
+        return hidden if "memory" not in arrays else {**hidden, "memory": ~_seen(resolved["cross_attn"])[1]}
+    if "allowed" not in resolved:
         return {}
-    rows, keys = _seen(setting)
+    rows, keys = _seen(resolved)
     names = list(arrays)
     if len(names) == 1:
         return {names[0]: ~(rows | keys)}
@@ -51,6 +51,6 @@ def unread(contract: Contract, arrays: Mapping[str, np.ndarray], setting: Resolv
     return {names[0]: ~rows, **dict.fromkeys(names[1:], ~keys)}
 
 
-def _seen(setting: ResolvedCall) -> tuple[np.ndarray, np.ndarray]:
-    allowed = setting["allowed"]
+def _seen(resolved: ResolvedCall) -> tuple[np.ndarray, np.ndarray]:
+    allowed = resolved["allowed"]
     return tuple(np.any(allowed, axis=(-3, axis))[..., None] for axis in (-1, -2))  # type: ignore[return-value]

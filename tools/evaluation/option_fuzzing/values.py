@@ -15,6 +15,7 @@ from attention.spec.kernels import PRECISIONS
 from attention.spec.layers.activations import GATED, PLAIN
 from attention.spec.layers.alignment import AlignmentAttention
 from attention.spec.layers.alignment_scores import Additive, Concat, General
+from attention.spec.layers.block import ORDERS
 from attention.spec.layers.contract import Contract
 from attention.spec.layers.differential import DifferentialAttention
 from attention.spec.layers.feed_forward import FeedForward
@@ -22,7 +23,7 @@ from attention.spec.layers.latent import LatentAttention
 from attention.spec.layers.linear import FEATURES, LinearAttention
 from attention.spec.layers.multi_head import GATES, SOFTMAX, MultiHeadAttention
 from attention.spec.layers.stack import Decoder, Encoder
-from attention.spec.layers.transformer import ORDERS, DecoderBlock, EncoderBlock
+from attention.spec.layers.transformer import DecoderBlock, EncoderBlock
 from attention.spec.norms import L2Norm, LayerNorm, RMSNorm
 from attention.spec.positions import (
     Alibi,
@@ -36,7 +37,7 @@ from attention.spec.positions import (
     Rotary,
     YarnScaling,
 )
-from attention.spec.positions.rotary import STYLES
+from attention.spec.positions.rotation import STYLES
 from attention.spec.scores import Cosine, Dot, ScaledDot
 from tools.evaluation.option_fuzzing.generators import VALUES, Value, each, either, make, number, size, switch
 from tools.evaluation.option_fuzzing.masks import structural

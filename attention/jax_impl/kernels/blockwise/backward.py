@@ -40,7 +40,7 @@ from attention.jax_impl.kernels.varying import alike
 from attention.spec.axes import Array
 
 
-class Beside(NamedTuple):
+class SharedGrads(NamedTuple):
     """Gradients summed over all heads: of the bias and of the arrays that score_mod closes over; None if not wanted."""
 
     bias: jax.Array | None
@@ -87,7 +87,7 @@ def backward(
     rows = Rows(inputs.q, (context * share[..., None]).astype(inputs.q.dtype), outputs.top, delta * share)
     visits = walks(nondiff.mask, of, plan.cut, turned=True)
     zeros = partial(jax.tree.map, lambda x: alike(jnp.zeros(x.shape, plan.compute), inputs, nondiff, slopes))
-    beside = Beside(*(zeros(getattr(inputs, name)) if name in wanted else None for name in Beside._fields))
+    shared = SharedGrads(*(zeros(getattr(inputs, name)) if name in wanted else None for name in SharedGrads._fields))
 
     def column(carry: Any, at: Array) -> tuple[Any, Any]:
         n, kv, j = at // (columns * of.K), at // columns % of.K, at % columns
@@ -99,14 +99,14 @@ def backward(
         return carry[:2], carry[2:]
 
     numbers = jnp.arange(inputs.k.shape[0] * of.K * columns, dtype=jnp.int32)
-    (dq, beside), (dk, dv) = lax.scan(column, (zeros(inputs.q), beside), numbers)
+    (dq, shared), (dk, dv) = lax.scan(column, (zeros(inputs.q), shared), numbers)
     sinks = None
     if inputs.sinks is not None and "sinks" in wanted:
         taken = rescale(plan, inputs.sinks[:, None] * jnp.asarray(plan.unit, plan.compute) - outputs.top) * share
         sinks = -jnp.sum((taken * delta)[..., : of.T], axis=(0, 2))
     # Logits are in base 2 units, so gradients through them are larger by that factor.
-    dq, dk, beside = jax.tree.map(lambda x: x / plan.unit, (dq, dk.reshape(inputs.k.shape), beside))
-    grads = Inputs(dq, dk, dv.reshape(inputs.v.shape), beside.bias, sinks, beside.consts)
+    dq, dk, shared = jax.tree.map(lambda x: x / plan.unit, (dq, dk.reshape(inputs.k.shape), shared))
+    grads = Inputs(dq, dk, dv.reshape(inputs.v.shape), shared.bias, sinks, shared.consts)
     return Inputs(*(None if g is None else jax.tree.map(_as, g, x) for g, x in zip(grads, inputs, strict=True)))  # type: ignore[arg-type]
 
 
@@ -146,7 +146,7 @@ def _tile(
     rows: Rows,
     carry: tuple[Any, ...],
 ) -> tuple[Any, ...]:
-    (k, v), (dq, beside, dk, dv) = keys, carry
+    (k, v), (dq, shared, dk, dv) = keys, carry
     bias = bias_tile(plan, tile, inputs.bias, True)
     logits, pull = _differentiable(plan, tile, dot(plan, k, rows.q, 1), bias, inputs.consts, nondiff)
     if is_masked:
@@ -163,7 +163,7 @@ def _tile(
     added = dot(plan, lax.optimization_barrier(draw.T), k, 0)
     start = (tile.n, tile.h, tile.t, jnp.int32(0))
     dq = lax.dynamic_update_slice(dq, lax.dynamic_slice(dq, start, (1, 1, *added.shape)) + added, start)
-    return dq, _added(plan, inputs, tile, beside, dbias, dconsts), dk, dv
+    return dq, _added(plan, inputs, tile, shared, dbias, dconsts), dk, dv
 
 
 def _differentiable(
@@ -175,12 +175,12 @@ def _differentiable(
     return jax.vjp(lambda *inputs: finished(plan, tile, *inputs, nondiff=nondiff, turned=True), raw, bias, consts)
 
 
-def _added(plan: Plan, inputs: Inputs, tile: TileIndex, beside: Beside, bias: Any, consts: Any) -> Beside:
+def _added(plan: Plan, inputs: Inputs, tile: TileIndex, shared: SharedGrads, bias: Any, consts: Any) -> SharedGrads:
     """Return the shared gradients with those of a tile added."""
-    if beside.bias is not None and inputs.bias is not None:
+    if shared.bias is not None and inputs.bias is not None:
         start, shape = bias_start(tile, inputs.bias), bias_shape(plan, inputs.bias)
-        part = lax.dynamic_slice(beside.bias, start, shape) + bias.T.reshape(shape)
-        beside = beside._replace(bias=lax.dynamic_update_slice(beside.bias, part, start))
-    if beside.consts is not None:
-        beside = beside._replace(consts=jax.tree.map(jnp.add, beside.consts, consts))
-    return beside
+        part = lax.dynamic_slice(shared.bias, start, shape) + bias.T.reshape(shape)
+        shared = shared._replace(bias=lax.dynamic_update_slice(shared.bias, part, start))
+    if shared.consts is not None:
+        shared = shared._replace(consts=jax.tree.map(jnp.add, shared.consts, consts))
+    return shared

@@ -5,7 +5,7 @@
                      & t < q[b] & s < kv[b]         query_seq_lengths, key_value_seq_lengths
 
 These three are structure that cuDNN skips work by; a mask given as an array it reads in full, at a seventh of the speed. So a
-mask that is no conjunction of them is refused. This adapter has run on no GPU: its refusals and the arguments that it makes
+mask that is not a conjunction of them is refused. This adapter has run on no GPU: its refusals and the arguments that it makes
 are tested, jax.nn answering them by XLA.
 
 References:

@@ -47,7 +47,7 @@ class Splash:
     interpret: bool = False
 
     def refuses(self, request: Request) -> str | None:
-        """Refuse other devices, lengths that are no whole tiles, and masks that hold more than lengths and ids."""
+        """Refuse other devices, lengths that are not multiples of the tile, and masks of more than lengths and ids."""
         if request.device != "tpu" and not self.interpret:
             return f"has no {request.device}"
         of = request.sizes
@@ -73,7 +73,7 @@ class Splash:
             q_seq_shards=1,
             interpret=self.interpret,
         )
-        # It has no argument for the scale. In bfloat16 one that is no power of two rounds q once more.
+        # It has no argument for the scale. In bfloat16 a scale that is not a power of two rounds q once more.
         q = (q.astype(request.compute) * request.scale).astype(q.dtype)
         segments = None if ids is None else splash_attention.SegmentIds(*ids)
         with precision.scope(request.precision):

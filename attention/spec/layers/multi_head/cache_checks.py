@@ -42,7 +42,7 @@ def check_continues(contract: Any, cache: Any, key_positions: Array, sizes: Size
 def check_prefix(mask: Mask, cache: Cache, tokens: int) -> None:
     """Raise OptionError if a chunk ends inside a prefix, whose later keys its queries should have seen.
 
-    Where a compiler hides how many tokens the cache holds, it is the caller's to know.
+    Under a compiler the number of tokens in the cache is unknown, and the caller must check it.
     """
     if isinstance(mask, (And, Or)):
         for part in (mask.left, mask.right):

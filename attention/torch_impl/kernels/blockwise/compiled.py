@@ -43,39 +43,39 @@ def attention(limits: Limits, request: Request, zero_masking: bool, *given: Any)
     arrays: list[Tensor] = []
     # Python's own numbers: the repr of NumPy's is not a literal.
     seed = int(request.dropout_seed) if isinstance(request.dropout_seed, np.integer) else request.dropout_seed
-    mask, seed = _told(request.mask, arrays), _told(seed, arrays)
+    mask, seed = _encoded(request.mask, arrays), _encoded(seed, arrays)
     softcap = None if request.softcap is None else float(request.softcap)
     rule = (float(request.scale), softcap, float(request.dropout_rate))
     options = ((limits.tile, limits.most, limits.side, limits.fused), rule, zero_masking)
-    return torch.ops.attention.blockwise(*given, arrays, request.sizes.batch, _said(mask, seed, options))
+    return torch.ops.attention.blockwise(*given, arrays, request.sizes.batch, _literals(mask, seed, options))
 
 
 @constant
-def _said(*told: Any) -> str:
-    return repr(told)
+def _literals(*encoded: Any) -> str:
+    return repr(encoded)
 
 
-def _told(x: Any, arrays: list[Tensor]) -> tuple[str, str, Any]:
+def _encoded(x: Any, arrays: list[Tensor]) -> tuple[str, str, Any]:
     """Return a mask, or a part of one, as literals, and append its arrays to a list."""
     if isinstance(x, Mask):
-        return "mask", type(x).__name__, tuple((name, traced, _told(value, arrays)) for name, value, traced in x.parts())
+        return "mask", type(x).__name__, tuple((name, traced, _encoded(value, arrays)) for name, value, traced in x.parts())
     if isinstance(x, tuple):
-        return "several", "", tuple(_told(part, arrays) for part in x)  # pyright: ignore[reportUnknownVariableType]
+        return "several", "", tuple(_encoded(part, arrays) for part in x)  # pyright: ignore[reportUnknownVariableType]
     if isinstance(x, Tensor):
         arrays.append(x)
         return "array", "", len(arrays) - 1
     return "structure", "", x
 
 
-def _heard(told: tuple[str, str, Any], arrays: list[Tensor]) -> Any:
-    """Return the mask from the literals of `_told` and its arrays."""
-    kind, name, x = told
+def _decoded(encoded: tuple[str, str, Any], arrays: list[Tensor]) -> Any:
+    """Return the mask from the literals of `_encoded` and its arrays."""
+    kind, name, x = encoded
     if kind == "mask":
-        values = [(field, traced, _heard(value, arrays)) for field, traced, value in x]
+        values = [(field, traced, _decoded(value, arrays)) for field, traced, value in x]
         structure = [(field, None if traced else value, traced) for field, traced, value in values]
         return _KINDS[name].rebuild(structure, [value for _, traced, value in values if traced])
     if kind == "several":
-        return tuple(_heard(part, arrays) for part in x)
+        return tuple(_decoded(part, arrays) for part in x)
     return arrays[x] if kind == "array" else x
 
 
@@ -89,7 +89,7 @@ def _call(
     mask, seed, (limits, (scale, softcap, rate), zero_masking) = _read(said)
     _, t, heads, group, d = q.shape
     sizes = Sizes(tuple(batch), t, k.shape[1], heads * group, heads, d, v.shape[-1])
-    call = call_of(Limits(*limits), _heard(mask, arrays), sizes, Rule(scale, softcap, rate), _heard(seed, arrays), q.device)
+    call = call_of(Limits(*limits), _decoded(mask, arrays), sizes, Rule(scale, softcap, rate), _decoded(seed, arrays), q.device)
     return call, zero_masked_call(call, q, k, v) if zero_masking else (q, k, v)
 
 

@@ -105,11 +105,11 @@ def _remembered(mask: Mask, sizes: Sizes, tile: int) -> Plan:
 
 def _parts(mask: Mask, sizes: Sizes, tile: int, known: bool) -> Iterator[tuple[Row, Part]]:
     """Yield each part, of one batch row or of all, and the index that its mask depends on."""
-    told = schedule(mask, sizes, (sizes.T, sizes.S), known=known).kinds.shape[:-3]
-    alike = all(n == 1 for n in told)
+    batch = schedule(mask, sizes, (sizes.T, sizes.S), known=known).kinds.shape[:-3]
+    alike = all(n == 1 for n in batch)
     made: dict[Row, list[Part]] = {}
-    for i, row in enumerate(np.ndindex(*((1,) * len(told) if alike else sizes.batch))):
-        own = tuple(min(index, n - 1) for index, n in zip(row, told, strict=True))
+    for i, row in enumerate(np.ndindex(*((1,) * len(batch) if alike else sizes.batch))):
+        own = tuple(min(index, n - 1) for index, n in zip(row, batch, strict=True))
         if own not in made:
             made[own] = list(_of_row(mask, sizes, tile, row, known))
         for part in made[own]:

@@ -20,7 +20,8 @@ import numpy as np
 from attention.spec.axes import Array, Sizes
 from attention.spec.masks.algebra import Mask
 from attention.spec.masks.intervals import Interval, Ternary
-from attention.spec.masks.tile_schedule import ANYTHING, Tile, Tiles
+from attention.spec.masks.tile import Tile
+from attention.spec.masks.tile_schedule import ANYTHING, Tiles
 
 TRIANGLE = 3
 """The kind of a square causal tile, beside EMPTY, PARTIAL and FULL of `spec.masks.tile_schedule`."""

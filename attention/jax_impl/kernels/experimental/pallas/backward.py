@@ -57,9 +57,9 @@ def _back(plan: Plan, kept: Any, slopes: tuple[Any, Any]) -> tuple[Array, ...]:
     delta = delta if d_logsumexp is None else delta - d_logsumexp
     # An empty row has no weight to make anew: e^(x - inf) = 0.
     divisor = jnp.where(logsumexp == -jnp.inf, jnp.inf, logsumexp)
-    beside = {"d context": d_context, "delta": delta, "divisor": divisor}
+    row_arrays = {"d context": d_context, "delta": delta, "divisor": divisor}
     found = schedule(mask, plan.sizes, plan.backward, jnp)
-    run = partial(_pass, plan, (found, q, k, v, mask, bias, seed), beside)
+    run = partial(_pass, plan, (found, q, k, v, mask, bias, seed), row_arrays)
     dq, d_scores = run("T", wanted is not None)
     dk, dv = run("S", False)
     d_bias = None if bias is None else jnp.zeros_like(bias) if wanted is None else _summed(d_scores, bias)
@@ -82,13 +82,13 @@ def _of_sinks(sinks: Array, delta: Array, divisor: Array) -> Array:
     return -jnp.sum(weight * delta, axis=(0, 2)).astype(sinks.dtype)
 
 
-def _pass(plan: Plan, arrays: tuple[Any, ...], beside: dict[str, Array], along: str, wanted: bool) -> tuple[Array, Array]:
+def _pass(plan: Plan, arrays: tuple[Any, ...], row_arrays: dict[str, Array], along: str, wanted: bool) -> tuple[Array, Array]:
     """Return the gradient of the queries and, if wanted, of the scores; or, along "S", those of keys and values."""
     launch, of = Launch(plan, along, plan.backward), plan.sizes
     given = operands(launch, *arrays)
-    given["d context"] = tokens(launch, beside["d context"], "T")
-    given["delta"] = numbers(launch, beside["delta"])
-    given["divisor"] = numbers(launch, beside["divisor"], jnp.inf)
+    given["d context"] = tokens(launch, row_arrays["d context"], "T")
+    given["delta"] = numbers(launch, row_arrays["delta"])
+    given["divisor"] = numbers(launch, row_arrays["divisor"], jnp.inf)
     if along == "S":
         made = {"d k": _like(given["k"]), "d v": _like(given["v"])}
         out = launch.call(partial(_keys, launch), "attention_backward_keys", given, made)

@@ -172,7 +172,7 @@ class Cell(Grid):
         if self.given["seed"] is None:
             return x
         of, rate = self.plan.sizes, self.plan.dropout_rate
-        # Signed integers wrap around as unsigned ones do, and compilers of kernels know them better.
+        # Signed integers wrap around as unsigned ones do, and kernel compilers support them better.
         index = ((self.program.b * of.H + self.program.h) * of.T + self.t) * of.S + self.s
         words = [self.given["seed"].number(i) for i in range(2)]
         bits = random.mantissa((words[0], words[1]), lax.bitcast_convert_type(index, jnp.uint32))

@@ -103,7 +103,7 @@ class Launch:
 
     @property
     def ragged(self) -> bool:
-        """Whether the last tile of keys holds what are no keys."""
+        """Whether the last tile of keys is padded."""
         return self.filled[1] > self.plan.sizes.S
 
     @property
@@ -198,5 +198,5 @@ class Block:
         self.ref[self.place(at, head)] = x.astype(self.ref.dtype)
 
     def number(self, column: Array, head: Array = 0) -> Array:
-        """Return one number of the first row, as the bound of a loop wants it."""
+        """Return one number of the first row, as the bound of a loop."""
         return self.ref[head if self.ref.shape[0] > 1 else 0, 0, column]

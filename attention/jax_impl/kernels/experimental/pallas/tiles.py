@@ -68,7 +68,7 @@ def lists(launch: Launch, found: Schedule) -> dict[str, Operand]:
     """Return the tiles to visit for each tile that programs are spread over: "counts", and "tiles"."""
     xp, kinds, of = found.xp, found.kinds, launch.plan.sizes
     if launch.ragged:
-        # What fills up the last tile of keys is no key.
+        # The padding of the last tile of keys must not be attended to.
         last = xp.arange(kinds.shape[-1]) == kinds.shape[-1] - 1
         kinds = xp.where(last & (kinds == FULL), xp.int8(PARTIAL), kinds)
     kinds = folded(kinds if launch.along == "T" else xp.swapaxes(kinds, -1, -2), of.batch, 3)
