@@ -19,7 +19,7 @@ from attention.checkpoints.weight_map import write
 from attention.parity.contracts.probes import Probe
 from attention.torch_impl.params import to_numpy, to_tensor
 from tools.evaluation.option_fuzzing import Draw
-from tools.evaluation.option_fuzzing.examining import LIMIT, PROGRAMS
+from tools.evaluation.option_fuzzing.check import LIMIT, PROGRAMS
 
 M, H, N = 8, 2, 3
 CONFIG: dict[str, Any] = {"embed_dim": M, "num_heads": H, "bias": True, "add_bias_kv": True, "add_zero_attn": True}

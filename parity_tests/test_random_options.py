@@ -28,10 +28,11 @@ from attention.spec.masks import KINDS
 from tools.evaluation import option_fuzzing
 from tools.evaluation.__main__ import app
 from tools.evaluation.false_alarms import progress_bar
-from tools.evaluation.option_fuzzing import Draw, code, drawn, examine, running, shrunk
-from tools.evaluation.option_fuzzing.examining import PROGRAMS, Disagreement, compared
+from tools.evaluation.option_fuzzing import Draw, check_draw, code, drawn, shrunk
+from tools.evaluation.option_fuzzing import run as run_module
+from tools.evaluation.option_fuzzing.check import PROGRAMS, Disagreement, compared
 from tools.evaluation.option_fuzzing.masks import given
-from tools.evaluation.option_fuzzing.shrinking import written
+from tools.evaluation.option_fuzzing.shrink import written
 from tools.evaluation.option_fuzzing.values import FRAMES, VALUES
 from tools.evaluation.random_contracts import Pick
 
@@ -160,7 +161,7 @@ class TestDrifts:
         plant(monkeypatch)
         # The other draws are unchanged, and agree.
         those = (draw for draw in draws() if isinstance(draw.contract, spec.MultiHeadAttention) and concerned(draw.contract))
-        caught = next((found for draw in those if (found := examine(draw, programs))), ())
+        caught = next((found for draw in those if (found := check_draw(draw, programs))), ())
         assert caught, name
         assert not any(disagreement.raised for disagreement in caught)
 
@@ -176,8 +177,8 @@ class TestDrifts:
                 return NumpyBackend().run(probe, implementation).results
 
         programs = {"right": right, "wrong": wrong}
-        draw = next(draw for draw in draws() if examine(draw, programs))
-        plain = shrunk(draw, lambda plainer: bool(examine(plainer, programs)))
+        draw = next(draw for draw in draws() if check_draw(draw, programs))
+        plain = shrunk(draw, lambda plainer: bool(check_draw(plainer, programs)))
         assert isinstance(plain.contract, spec.MultiHeadAttention)
         left = {f.name for f in fields(plain.contract) if getattr(plain.contract, f.name) != f.default}
         assert left & {"add_bias_kv", "add_zero_attn"}
@@ -232,11 +233,11 @@ class TestCommands:
 
     def test_a_disagreement_is_printed_as_code_and_exits_with_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = (Disagreement(("formula", "torch"), "output", 1.0, (0,), (1.0, 2.0)),)
-        monkeypatch.setattr(running, "examine", lambda *_: found)
-        monkeypatch.setattr(running, "shrunk", lambda draw, _: draw)
+        monkeypatch.setattr(run_module, "check_draw", lambda *_: found)
+        monkeypatch.setattr(run_module, "shrunk", lambda draw, _: draw)
         result = CliRunner().invoke(app, ["random-options", "--draws", "1"])
         assert result.exit_code == 1, result.output
-        assert "print(*examine(Draw(" in result.stdout
+        assert "print(*check_draw(Draw(" in result.stdout
         assert "1 disagree" in result.stdout
-        monkeypatch.setattr(running, "examine", lambda *_: ())
+        monkeypatch.setattr(run_module, "check_draw", lambda *_: ())
         assert CliRunner().invoke(app, ["random-options", "--draws", "3"]).exit_code == 0

@@ -56,7 +56,7 @@ class Disagreement:
         return f"{self.result}[{', '.join(map(str, self.index))}]: {found}; apart by {self.error:.1e} of the largest"
 
 
-def examine(draw: Draw, programs: Programs | None = None) -> tuple[Disagreement, ...]:
+def check_draw(draw: Draw, programs: Programs | None = None) -> tuple[Disagreement, ...]:
     """Return where the programs disagree on a draw; nothing if they agree.
 
     Args:

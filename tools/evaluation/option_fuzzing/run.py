@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from attention.spec.errors import OptionError
+from tools.evaluation.option_fuzzing.check import PROGRAMS, Disagreement, Programs, check_draw
 from tools.evaluation.option_fuzzing.draws import Draw, drawn
-from tools.evaluation.option_fuzzing.examining import PROGRAMS, Disagreement, Programs, examine
-from tools.evaluation.option_fuzzing.shrinking import code, shrunk
+from tools.evaluation.option_fuzzing.shrink import code, shrunk
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def random_options(
     tally, begun = Tally(seed), time.process_time()
     for number in range(first, first + draws):
         draw = drawn(number, seed)
-        found = examine(draw, programs)
+        found = check_draw(draw, programs)
         if found:
             tally.failures.append(failure(number, draw, found, programs or PROGRAMS))
         tally.draws, tally.seconds = tally.draws + 1, time.process_time() - begun
@@ -111,7 +111,7 @@ def failure(number: int, draw: Draw, found: tuple[Disagreement, ...], programs: 
 
     def fails(plainer: Draw) -> bool:
         # A draw that raises is no plainer form of one that differs.
-        return any(disagreement.raised == wanted.raised for disagreement in examine(plainer, those))
+        return any(disagreement.raised == wanted.raised for disagreement in check_draw(plainer, those))
 
     plain = shrunk(draw, fails)
-    return Failure(number, plain, examine(plain, programs))
+    return Failure(number, plain, check_draw(plain, programs))

@@ -166,8 +166,8 @@ def _corner(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def code(draw: Draw) -> str:
     """Return a program that examines a draw again."""
-    lines = ("import numpy as np", "from attention import spec", "from tools.evaluation.option_fuzzing import Draw, examine")
-    return "\n".join((*lines, f"print(*examine({written(draw)}), sep='\\n')"))
+    lines = ("import numpy as np", "from attention import spec", "from tools.evaluation.option_fuzzing import Draw, check_draw")
+    return "\n".join((*lines, f"print(*check_draw({written(draw)}), sep='\\n')"))
 
 
 def written(value: Any) -> str:
