@@ -1,7 +1,7 @@
 """How the tests run: on the CPU, one thread a worker, the same examples every time in CI, and nothing compiled twice.
 
 Only environment variables are set here, before any framework is imported; a test pays for the frameworks it uses, and is
-skipped where one of them is not installed (`absent.py`). At the end of a run the report names every mutant that was killed, and
+skipped where one of them is not installed (`absent.py`). At the end of a run the report names every killed mutation, and
 the probe that killed it.
 """
 
@@ -98,14 +98,14 @@ pytest_runtest_setup = pytest_runtest_call  # what a fixture was refused
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Print the kill table: what `record_property("kill", (mutant, contract, side, probe))` said, from every worker."""
+    """Print the kill table: what `record_property("kill", (mutation, contract, backend, probe))` said, from every worker."""
     passed = terminalreporter.stats.get("passed", ())
     kills = sorted(value for report in passed for name, value in report.user_properties if name == "kill")
     if not kills:
         return
     terminalreporter.section("mutations killed")
-    for mutant in dict.fromkeys(kill[0] for kill in kills):
-        found = [kill for kill in kills if kill[0] == mutant]
+    for name in dict.fromkeys(kill[0] for kill in kills):
+        found = [kill for kill in kills if kill[0] == name]
         killers = ", ".join(f"{side}: {probe}" for _, _, side, probe in found)
-        terminalreporter.line(f"{mutant:45} {found[0][1]:22} {killers}")
-    terminalreporter.line(f"{len({kill[0] for kill in kills})} mutants, each killed on every side that it was shown to")
+        terminalreporter.line(f"{name:45} {found[0][1]:22} {killers}")
+    terminalreporter.line(f"{len({kill[0] for kill in kills})} mutations, each killed in every backend that ran it")

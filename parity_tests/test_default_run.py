@@ -1,4 +1,4 @@
-"""What `make test` may never leave out: every mutant, every contract in both backends, every kernel that runs here."""
+"""What `make test` may never leave out: every mutation, every contract in both backends, every kernel that runs here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.spec.cases import CASES
-from parity_tests import test_derivatives, test_dot_product_attention, test_mutants, test_parity
+from parity_tests import test_derivatives, test_dot_product_attention, test_mutations, test_parity
 from parity_tests.backends import KERNELS
 from parity_tests.covering import pairwise
 
@@ -32,8 +32,8 @@ def _values(row: Any, order: list[str]) -> Any:
 
 
 class TestLaws:
-    def test_every_mutant_is_killed(self) -> None:
-        assert always(test_mutants.TestLaws.test_every_mutant_is_killed, "mutation") == list(CASE_MUTATIONS)
+    def test_every_mutation_is_killed(self) -> None:
+        assert always(test_mutations.TestLaws.test_every_mutation_is_killed, "mutation") == list(CASE_MUTATIONS)
 
     def test_every_contract_is_checked(self) -> None:
         laws = test_parity.TestLaws

@@ -1,4 +1,4 @@
-"""The diagnosis names each planted mistake, two at once, and nothing that it does not know."""
+"""The diagnosis names each mutation, two at once, and none that is in no catalogue."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tools.evaluation.unlisted_mutations import unlisted_mutations
 
 SMALL = spec.MultiHeadAttention(embed_dim=6, num_heads=2, head_dim=5)
 WHOLE = ("scale forgotten", "qk-norm with another eps", "norms of a block exchanged", "rotary positions in bfloat16")
-"""Mutants that go through the whole examination, budgets and questions kept back included; the others through the search."""
+"""Mutations that go through the whole diagnosis, budgets and held-out probes included; the others through the search alone."""
 
 
 def of(name: str) -> Mutation:
@@ -111,8 +111,8 @@ class Broken(ProbedProgram):
 
 class TestLaws:
     @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
-    def test_every_mutant_is_told_from_every_other_hypothesis(self, mutation: Mutation) -> None:
-        # The right program's own budgets do for the search: they are shared by all mutants of a contract.
+    def test_every_mutation_is_told_from_every_other_hypothesis(self, mutation: Mutation) -> None:
+        # The right program's own budgets do for the search: they are shared by all mutations of a contract.
         contract = cases.find(mutation.case).contract
         observations = observe(MutatedProgram(mutation.name, mutation.operator), _few(contract, mutation)).observations
         search = Search(observations, patience=1.0)
@@ -124,7 +124,7 @@ class TestLaws:
         assert all(_same(observation, explanations[0].mutation.operator, mutation.operator) for observation in observations)
 
     @pytest.mark.parametrize("name", WHOLE)
-    def test_a_mutant_in_torch_is_named_alone(self, name: str) -> None:
+    def test_a_mutation_in_torch_is_named_alone(self, name: str) -> None:
         assert single(of(name), "torch").good
 
     @pytest.mark.parametrize("seed", range(6))
@@ -219,7 +219,7 @@ class TestValues:
         assert found.state == "unknown"
         assert "NaN" in str(found)
 
-    def test_sites_are_the_parts_of_a_stack(self) -> None:
+    def test_locations_are_the_parts_of_a_stack(self) -> None:
         found = {location.path: location for location in locations(cases.find("encoder").contract)}
         attention = found["block.attention"]
         assert attention.names("q_proj.bias") == ["layers.0.self_attn.q_proj.bias", "layers.1.self_attn.q_proj.bias"]
@@ -227,7 +227,7 @@ class TestValues:
         decoder = {location.path: location for location in locations(cases.find("decoder").contract)}
         assert decoder["cross_attention"].calls == (1,)
 
-    def test_every_mutant_names_a_knob(self) -> None:
+    def test_every_mutation_has_a_kind(self) -> None:
         assert {mutation.kind for mutation in CASE_MUTATIONS} <= set(KINDS)
 
     def test_a_false_hypothesis_explains_nothing(self) -> None:

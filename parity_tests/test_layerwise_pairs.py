@@ -258,6 +258,12 @@ class TestRefusals:
         ("more", "error", "said"),
         [
             ({"torch_model": jnp.sin}, OptionError, r"must be an nn\.Module, an NNX module, or \(linen module, variables\)"),
+            # Of a function and its parameters the types are said, and no array.
+            (
+                {"jax_model": (lambda p, x: x * p["w"], {"w": np.ones(99)})},
+                OptionError,
+                r"^model \(function, dict\) must be an nn\.Module",
+            ),
             ({"blocks": [("last", "nowhere")]}, UnknownName, "blocks 'nowhere' must be a module of jax LinenNet"),
             ({"blocks": "all"}, OptionError, '"auto" or pairs of paths'),
             ({"torch_model": nn.Tanh()}, ParamError, "must be there"),

@@ -29,7 +29,7 @@ from attention.parity.blocks.instrumented_model import InstrumentedModel, Run, f
 
 
 class FlaxModel(InstrumentedModel):
-    """What NNX and Linen have in common."""
+    """Common to NNX and Linen."""
 
     program: JaxProgram  # pyright: ignore[reportIncompatibleVariableOverride] - it is not replaced
 

@@ -4,7 +4,7 @@ run = model.record(call, {"layers.0", ...})        run.outputs        run.receiv
 model.part("layers.0", received, slots)            a program of the arrays in the slots; everything else as it was received
 """
 
-# Modules are whatever their user brought, of types that strict mode cannot know.
+# Modules come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class InstrumentedModel(ABC):
 
     @abstractmethod
     def record(self, call: Call, paths: set[str]) -> Run:
-        """Run the model, which is left as it was, and return what these parts received.
+        """Run the model, restore its state, and return the inputs of these parts.
 
         Raises:
             SideFailed: the model raised.

@@ -7,7 +7,7 @@ Errors of earlier blocks do not count against later ones, so that the rows that 
 block is in float64 at a time: a model of a billion parameters fits in memory where two copies of it do.
 """
 
-# Models are whatever their user brought, of types that strict mode cannot know.
+# Models come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -166,7 +166,12 @@ def instrumented(model: Any, call: Call) -> InstrumentedModel:
             and isinstance(model[1], Mapping)
         ):
             return LinenModel(*model, call)
-    raise OptionError(f"model {shown(model)} must be an nn.Module, an NNX module, or (linen module, variables)")
+    raise OptionError(f"model {_kind(model)} must be an nn.Module, an NNX module, or (linen module, variables)")
+
+
+def _kind(model: Any) -> str:
+    """Return what a message calls a model: of a tuple the types alone, because its parameters would fill pages."""
+    return f"({', '.join(type(each).__name__ for each in model)})" if isinstance(model, tuple) else shown(model)
 
 
 def _matched(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, given: Any) -> ParamMap:

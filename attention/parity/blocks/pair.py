@@ -3,7 +3,7 @@
 compare(torch part, jax part, what the torch part received)        everything else as each of them received it
 """
 
-# Calls hold whatever their user passes, of types that strict mode cannot know.
+# Calls come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

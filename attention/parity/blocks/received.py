@@ -6,7 +6,7 @@ Both parts are then given the first model's array, so that errors of earlier par
 without a counterpart stays as each part received it.
 """
 
-# Calls hold whatever their user passes, of types that strict mode cannot know.
+# Calls come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

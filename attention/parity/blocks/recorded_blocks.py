@@ -1,6 +1,6 @@
 """A recorded model in a comparison block by block: nothing runs, the recorded arrays are returned."""
 
-# Recorded models hold whatever was recorded.
+# Recorded arrays have no static types.
 # pyright: standard
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ a module of the other model that holds all parameters which the map gives for th
 modules may: the outermost is tried first, since a part also does what has no parameters.
 """
 
-# Modules are whatever their user brought, of types that strict mode cannot know.
+# Modules come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Through dozens of layers, real kernels lose a few times what the perturbed runs 
 measures this factor: sigma is scaled by it, up to the limit at which the model would no longer agree with itself.
 """
 
-# Modules are whatever their user brought, of types that strict mode cannot know.
+# Modules come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def whole(
 
 
 def budgeted(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, runs: tuple[Run, Run]) -> tuple[int, Budget, str]:
-    """Return which model is the oracle, its float64 outputs and their budget by name, and how it was made.
+    """Return the number of the model that is the oracle, its float64 outputs with budgets by name, and their description.
 
     Raises:
         SideFailed: no model runs in float64.
@@ -76,7 +76,7 @@ def budgeted(sides: tuple[InstrumentedModel, InstrumentedModel], call: Call, run
         try:
             value, sigma = _perturbed(side, call, _coarsest(runs))
         except SideFailed:
-            # A program may look at the dtype of its parameters, and refuse operands of two.
+            # A program may require one dtype for all parameters.
             pass
         else:
             scaled = {name: sigma[name] * _lost(own[name], x, sigma[name]) for name, x in value.items()}
@@ -111,7 +111,7 @@ def _perturbed(side: InstrumentedModel, call: Call, dtype: str) -> tuple[Arrays,
 
 
 def _lost(own: np.ndarray, value: np.ndarray, sigma: np.ndarray) -> float:
-    """Return how many sigmas the model itself errs by in its own dtype, RMS: at least 1, at most what agrees."""
+    """Return the RMS error of the model in its own dtype, in sigmas: at least 1, at most the limit of agreement."""
     rms = judge("", own.astype(np.float64), value, sigma).rms
     return min(max(rms, 1.0), MOST_RMS)
 

@@ -6,7 +6,7 @@ Both modules run within their models: on hidden states of our choice, everything
 reported only if the contract's formula with it reproduces the outputs of the port on every input.
 """
 
-# Programs are whatever their user brought, of types that strict mode cannot know.
+# Programs come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def diagnose_layers(torch_side: Any, jax_side: Any, call: Call, *, params: Any =
 
 
 def _brought(side: Any) -> Any:
-    """Return what the user brought, be it a program already or not."""
+    """Return the user's own model, also of a program that wraps it."""
     side = getattr(side, "side", getattr(side, "function", side))
     return getattr(side, "_orig_mod", side)
 

@@ -1,6 +1,6 @@
 """An attention within its model, as a program of hidden states and canonical weights that can be diagnosed."""
 
-# Programs are whatever their user brought, of types that strict mode cannot know.
+# Programs come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

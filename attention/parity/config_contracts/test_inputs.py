@@ -6,7 +6,7 @@
 The other inputs of a layer (rotary tables, positions, masks) have the length of the user's inputs.
 """
 
-# Calls hold whatever their user passes, of types that strict mode cannot know.
+# Calls come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 A layer is recognised by its parameters: those of the family's table, and no others. transformers is not imported.
 """
 
-# Modules are whatever their user brought, of types that strict mode cannot know.
+# Modules come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

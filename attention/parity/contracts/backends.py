@@ -57,7 +57,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         ...
 
     def run(self, probe: Probe, implementation: str) -> BackendRun:

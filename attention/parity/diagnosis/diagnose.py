@@ -172,7 +172,7 @@ def _explained(
 
 
 def _causes(search: Search, contract: Contract, *, pairs: bool) -> list[Explanation]:
-    """Return what explains the outputs: one mutation, one number, two mutations, or a mutation and a number."""
+    """Return the explanations of the outputs: one mutation, one number, two mutations, or a mutation and a number."""
     mutations, scalars = hypotheses(contract)
     found = search.singles(mutations) or search.fits(scalars)
     if found or not pairs:

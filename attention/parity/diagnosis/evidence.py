@@ -89,11 +89,11 @@ class Observation:
         return None if flat is None or flat.shape != self.given.shape else flat
 
     def distance(self, outputs: np.ndarray | None) -> float:
-        """Return how far the program is from these outputs."""
+        """Return the distance of the program from these outputs."""
         return FAR if outputs is None else _rms(self.given, outputs, self.spread)
 
     def apart(self, first: np.ndarray | None, second: np.ndarray | None) -> float:
-        """Return how far two outputs are from each other."""
+        """Return the distance of two outputs from each other."""
         return FAR if first is None or second is None else _rms(first, second, self.spread)
 
     def z(self, operator: Operator, *, strict: bool) -> tuple[Verdict, ...]:

@@ -62,7 +62,7 @@ class ProgramDiagnosis:
 
     @property
     def confidence(self) -> str:
-        """How certain the name is, in words."""
+        """The confidence in the name, in words."""
         if not self.explanations:
             return ""
         if len(self.explanations) > 1:

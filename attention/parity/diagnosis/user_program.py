@@ -71,7 +71,7 @@ class UserProgram(ProbedProgram):
 
     @property
     def arrays(self) -> int:
-        """How many of the contract's inputs it takes."""
+        """The number of the contract's inputs that it takes."""
         if any(p.kind is p.VAR_POSITIONAL for p in self.signature):
             return len(self.contract.inputs)
         positional = [p for p in self.signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -46,7 +46,7 @@ def gathered(probe: Probe, expected: Budget) -> Arrays:
 
 
 def positions(probe: Probe) -> Arrays:
-    """Return the positions of a call, written out; none where the layer looks at none."""
+    """Return the positions of a call, written out; none for a layer without positions."""
     names = {"query": "query_positions", "key": "key_positions"} if "key" in probe.contract.inputs else {"x": "positions"}
     setting = probe.contract.resolve(probe.arrays, **probe.call())
     if not any(kind in ("rotary", "positions") for kind, *_ in leaves(setting)):
@@ -95,7 +95,7 @@ def leaves(setting: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, s
 
 
 def notes(probe: Probe, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Return what a reader must know of a call, in sentences."""
+    """Return the notes of a call, in sentences."""
     said: list[str] = []
     poisoned = [name for name, x in probe.arrays.items() if not np.all(np.isfinite(np.asarray(x, np.float64)))]
     if poisoned:

@@ -28,7 +28,7 @@ INDEX = "index.json"
 SUFFIXES = ("json", "safetensors")
 
 GROUPS = ("inputs", "weights", "cotangents", "masks", "positions", "rotary", "keep", "oracle", "sigma")
-"""What the name of an array begins with."""
+"""The prefixes of array names."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Index:
-    """What an export holds.
+    """The contents of an export.
 
     Attributes:
         entries: the calls, in the order in which they were written.
@@ -111,7 +111,7 @@ def sha256(content: bytes) -> str:
 
 
 def is_export(folder: Path) -> bool:
-    """Return whether the folder holds an export of ours, of whatever version."""
+    """Return whether the folder holds an export of any version."""
     try:
         return _read(folder).get("format") == FORMAT
     except (FileError, AttributeError):

@@ -57,7 +57,7 @@ class Decoder(ABC):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Hold whatever must be restored after a run."""
+        """Restore the state of the model after the body."""
         yield
 
     def decode(self, tokens: np.ndarray, positions: np.ndarray, split: int) -> np.ndarray:
@@ -191,7 +191,7 @@ def _is_float(x: Any) -> bool:
 
 
 def outputs_of(name: str, made: Any) -> np.ndarray:
-    """Return the logits, or the hidden states, of whatever a model returned, as a NumPy array.
+    """Return the logits, or the hidden states, of a model's return value, as a NumPy array.
 
     Raises:
         SideFailed: there is no array of floats.

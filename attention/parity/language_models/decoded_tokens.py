@@ -1,6 +1,6 @@
 """The tokens of a decoding comparison, and the length of the prefill."""
 
-# Tokens are whatever their user brought, of types that strict mode cannot know.
+# Tokens come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Every result is judged as logits are (`logits`): its distance from the float64 f
 forward pass in the model's own dtype. The reference of a padded row is the forward pass of its tokens without padding.
 """
 
-# Models are whatever their user brought, of types that strict mode cannot know.
+# Models come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def compare_decoding(
     jax_call: Mapping[str, Any] = {},
     torch_cache: Callable[[], Any] | None = None,
 ) -> Decoding:
-    """Return how decoding with a cache compares with the whole pass, of one model or of two.
+    """Return the comparison of decoding with a cache and the full forward pass, of one model or of two.
 
     Args:
         torch_side: a torch module that takes and returns a cache as Hugging Face models do (`past_key_values`), or a
@@ -181,7 +181,7 @@ def _decoded(
     splits: Sequence[int],
     left_padding: Sequence[int] | None,
 ) -> Any:
-    """Yield a row for each way of decoding, and return what the first of them made."""
+    """Yield a row for each way of decoding, and return the outputs of the first."""
     batch, length = tokens.shape[:2]
     first: np.ndarray | None = None
     for padding in (None, left_padding):

@@ -62,7 +62,7 @@ class DecodingRow:
 
 @dataclass(frozen=True, eq=False)
 class Decoding:
-    """How decoding compares with the whole pass.
+    """The comparison of decoding with the full forward pass.
 
     Attributes:
         rows: a row for each run.

@@ -53,7 +53,7 @@ def compare_logits(
     dtype: str | None = None,
     name: str = "logits",
 ) -> LogitsComparison:
-    """Return how the logits of two language models compare at each position.
+    """Return the comparison of two language models' logits at each position.
 
         >>> compare_logits(np.ones((1, 2, 3), np.float32), np.ones((1, 2, 3), np.float32)).verdict
         'agrees'

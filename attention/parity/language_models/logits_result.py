@@ -58,7 +58,7 @@ class Flip:
 
 @dataclass(frozen=True, eq=False)
 class LogitsComparison:
-    """How the logits of two models compare.
+    """The comparison of two models' logits.
 
     Attributes:
         name: of the pair.
@@ -88,7 +88,7 @@ class LogitsComparison:
 
     @property
     def worst(self) -> int:
-        """Which of the valid positions is worst: its error over what rounding explains there, or on average if that is more."""
+        """The worst valid position: its error relative to what rounding explains there, or on average if that is more."""
         explained = np.maximum(self.numbers["explained"], _rms(self.numbers["explained"]))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.where(self.numbers["error"] == 0, 0.0, self.numbers["error"] / explained)

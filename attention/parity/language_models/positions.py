@@ -46,7 +46,7 @@ def divergence(log_expected: Array, log_actual: Array) -> Array:
 
 
 def agreement(actual: Array, expected: Array, k: int) -> Array:
-    """Return which share of the k tokens that `actual` ranks first `expected` ranks so too; ties of `expected` count as so."""
+    """Return the share of the top k tokens of `actual` that are also in the top k of `expected`, ties included."""
     k = min(k, actual.shape[-1])
     chosen = np.argpartition(-actual, k - 1, axis=-1)[..., :k]
     least = -np.partition(-expected, k - 1, axis=-1)[..., k - 1 : k]
@@ -59,7 +59,7 @@ def compared(actual: Array, expected: Array, top_k: Sequence[int], labels: Array
     Args:
         actual: logits, float64, (n, V).
         expected: the same.
-        top_k: how many tokens each agreement looks at.
+        top_k: the numbers of tokens of which the agreement is computed.
         labels: of the tokens that follow, (n,); -100 where there is none.
 
     Returns:

@@ -4,7 +4,7 @@ here     record_model("golden.safetensors", torch_model, {"input_ids": ids}, tok
 there    layerwise(recorded_model("golden.safetensors"), port)
 """
 
-# Models are whatever their user brought, of types that strict mode cannot know.
+# Models come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

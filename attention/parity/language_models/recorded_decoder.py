@@ -1,6 +1,6 @@
 """A recorded model behind the protocol of models with a cache: it returns the recorded runs."""
 
-# Recorded models hold whatever was recorded.
+# Recorded arrays have no static types.
 # pyright: standard
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class ParityFixture:
 
     @property
     def feature(self) -> str:
-        """What a test's data need to reveal the mutation, or "" if none of our probes does."""
+        """The inputs that would reveal the mutation, or "" if none of our probes does."""
         if self.mutation is None or not any(revealing(self.mutation, contract) for contract in self.contracts):
             return ""
         return self.mutation.revealed_by

@@ -73,7 +73,7 @@ def _test(test: str, found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
 
 
 def _features(properties: Iterable[Mapping[str, str]]) -> Iterator[str]:
-    """Yield what a test lacks and how many mistakes it hides, the most first."""
+    """Yield the missing inputs of a test, with the number of mutations that each would reveal, the most first."""
     for feature, count in Counter(x["parity.feature"] for x in properties).most_common():
         yield f"{feature} ({count})"
 

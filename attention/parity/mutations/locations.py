@@ -103,7 +103,7 @@ class Location:
 
     @property
     def calls(self) -> tuple[int, ...]:
-        """Which attentions of one call of the whole are this part's, in the order in which they are computed."""
+        """The numbers of this part's attentions among those of one call, in the order of computation."""
         order = list(_attentions(self.whole))
         return tuple(i for i, module_path in enumerate(order) if module_path in self.module_paths)
 

@@ -121,7 +121,7 @@ def _counted(location: Location) -> Change:
     axial = isinstance(rotary(location), AxialRotary)
 
     def change(x: np.ndarray) -> np.ndarray:
-        # An image's positions have no order of their own; its first token's offset is what is lost.
+        # Positions of an image have no linear order: the mutation removes the offset of the first token.
         return x - x[..., :1, :] if axial else np.broadcast_to(np.arange(x.shape[-1]), x.shape)
 
     return change

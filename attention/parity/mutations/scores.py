@@ -124,7 +124,7 @@ def cap(location: Location) -> Mutations:
 
 
 def call_bias(location: Location) -> Mutations:
-    """Yield what can happen to the bias that comes with a call."""
+    """Yield mutations of the bias of a call."""
     if location.path or "bias" not in location.contract.call_kwargs:
         return
     factor = location.contract.score.factor(location.contract.width)

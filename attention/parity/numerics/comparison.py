@@ -6,7 +6,7 @@
 Where the oracle is exact (sigma = 0) or not finite, the array must be equal.
 """
 
-# Values are whatever a user passed, of types that strict mode cannot know.
+# Values come from users, with types that strict mode cannot know.
 # pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_RMS, MOST_MAX = 4.0, 30.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one array of one program compares with the oracle.
+    """The comparison of one array of a program with the oracle.
 
     Attributes:
         name: "output", an intermediate, or "d " and what the gradient is of.
@@ -37,7 +37,7 @@ class Verdict:
         sigma: its budget.
         elements: how many were compared.
         histogram: of |z|, see `error_maps.histogram`.
-        pictures: of |z|, for outputs and for whatever does not agree.
+        pictures: of |z|, for outputs and for arrays that do not agree.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def badness(self) -> float:
-        """How near the array is to its limits; above 1 it fails."""
+        """The distance from the oracle, relative to the limits; above 1 it fails."""
         return max(self.rms / MOST_RMS, self.worst / MOST_MAX)
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ def told_apart(got: float, wanted: float) -> tuple[str, str]:
 
 
 def shown_z(z: float, digits: int = 2) -> str:
-    """Return z as people read it: at most three digits, of which `digits` stand behind the point.
+    """Return z for display: at most three digits, `digits` of them after the point.
 
     >>> shown_z(0.456), shown_z(34.567), shown_z(456.7), shown_z(16592818.37), shown_z(float("inf"))
     ('0.46', '34.6', '457', '1.7e7', 'inf')
@@ -137,7 +137,7 @@ def judge(name: str, got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> 
 
 
 def scores(got: np.ndarray, wanted: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return |z| per element: inf where an exact or non-finite element differs, or where a NaN or no budget stands."""
+    """Return |z| per element: inf where an exact or non-finite element differs, or where the array is NaN or has no budget."""
     same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         z = np.abs(got - wanted) / sigma

@@ -22,7 +22,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Rounding:
-    """How a dtype rounds.
+    """The rounding of a dtype.
 
     Args:
         unit: unit roundoff, half the distance from 1 to the next number.
@@ -51,7 +51,7 @@ ROUNDINGS = {
 
 
 def rounding(dtype_name: str) -> Rounding:
-    """Return how the dtype of this name rounds.
+    """Return the rounding of the dtype of this name.
 
     Raises:
         DTypeError: the name is not one of `ROUNDINGS`.

@@ -119,7 +119,7 @@ def budget(
     units = np.asarray([(r.unit, r.floor) for r in (rounding(dtype), rounding(dtype if storage is None else storage))])
     arguments = jax.tree.map(_upcast, arguments)
     leaves, structure = jax.tree.flatten(arguments)
-    # Always the CPU, so that a seed means the same budget whatever accelerator is there.
+    # Always the CPU, so that a seed gives the same budget on every machine.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), np.errstate(all="ignore"):
         jaxpr, outputs = _traced(program, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
 
@@ -169,7 +169,7 @@ def spread(value: Array, *perturbed: Array) -> Array:
 
 
 def moved(value: Array, perturbed: Array) -> Array:
-    """Return how far one run moved each element. `np.hypot` adds these up, because the square of 1e-200 is 0."""
+    """Return the change of each element in one run. `np.hypot` adds these up, because the square of 1e-200 is 0."""
     with np.errstate(invalid="ignore"):
         gap = perturbed - value
     # -inf - -inf is NaN, yet a score that is masked in every run has not moved.

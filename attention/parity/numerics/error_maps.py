@@ -20,7 +20,7 @@ BINS = 16
 MOST = 48
 """Rows and columns of a picture; a larger array is shown by the worst of each block."""
 HEADS = 4
-"""How many heads an attention map shows."""
+"""The number of heads of an attention map."""
 LETTERS = {
     **dict.fromkeys(("scaled", "capped", "scores", "masked", "weights", "d bias"), "HTS"),
     "mean_weights": "TS",
@@ -38,10 +38,10 @@ PAIRS = ("TS", "HT", "HS", "TM", "SM")
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A small matrix to look at.
+    """A small matrix for display.
 
     Attributes:
-        title: what it shows.
+        title: its caption.
         rows: the name of its first axis, such as "queries".
         columns: the name of its second.
         values: `(rows, columns)`, float32, at most `MOST` each way; inf where an element had to be equal and is not.
@@ -56,7 +56,7 @@ class Picture:
 
 
 def histogram(z: np.ndarray) -> tuple[int, ...]:
-    """Return how many elements of z, which are not negative, lie in each bin.
+    """Return the number of elements of z (not negative) in each bin.
 
     >>> histogram(np.asarray([0.0, 1.0, 1.5, np.inf]))[5:8]
     (0, 2, 0)

@@ -32,9 +32,9 @@ from attention.spec.layers.contract import Contract
 from attention.spec.scores import mix
 
 INNER = {"query", "key", "value", *INTERMEDIATES} - {"context"}
-"""What a kernel keeps to itself, in the compute dtype, unless it says otherwise."""
+"""Intermediates that stay inside of a kernel, in the compute dtype, unless the kernel declares otherwise."""
 ROUNDS = ("weights", "d scores", "logsumexp")
-"""What a kernel may round on purpose: see `Kernel.rounds`."""
+"""The intermediates that a kernel may round on purpose: see `Kernel.rounds`."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from attention.parity.numerics import stochastic_rounding
+from attention.parity.numerics import rounding_tables
 from attention.parity.numerics.dtype_rounding import Rounding
 
 # Float results of these are moved or chosen, never rounded; views are exact whatever their name. The rest round once.
@@ -45,7 +45,7 @@ EXACT = frozenset(
     """.split()  # noqa: SIM905 a table of names is read at a glance, a column of a hundred quoted lines is not
 )
 
-FACTORS = {**stochastic_rounding.FACTORS, "log10": 1.5, "sigmoid": stochastic_rounding.FACTORS["logistic"]}
+FACTORS = {**rounding_tables.FACTORS, "log10": 1.5, "sigmoid": rounding_tables.FACTORS["logistic"]}
 
 # n of a sum. Every one of these is linear in each operand: of squares, it makes sum (a b)^2.
 TERMS: dict[str, Callable[..., int]] = {
@@ -81,7 +81,7 @@ FOURIER = ("_fft_c2c", "_fft_c2r", "_fft_r2c")
 
 @cache
 def _fused() -> dict[Any, Callable[..., Any]]:
-    """Return how each fused operation is made of plain ones, for those that this torch has."""
+    """Return the decomposition of each fused operation that this torch has."""
     packets = [getattr(torch.ops.aten, name) for name in FUSED if hasattr(torch.ops.aten, name)]
     return dict(get_decompositions(packets))
 
@@ -123,16 +123,16 @@ class TorchStochasticRounding(TorchDispatchMode):
         return made[0] if single else type(results)(made) if made else results
 
     def _spreads(self, func: Any, name: str, args: Any, kwargs: Any, made: tuple[Any, ...], *, fresh: bool) -> list[Any]:
-        """Return how far rounding moves each result, per element; None for what is no float."""
+        """Return the largest rounding error of each result, per element; None if it is no float."""
         unit = self.rounding.unit
         floats = [o.abs() if isinstance(o, Tensor) and (o.is_floating_point() or o.is_complex()) else None for o in made]
         if name in FOURIER:
             return [None if o is None else _transformed(o, args[1], unit) for o in floats]
-        if name in stochastic_rounding.LARGER_TERMS and fresh:
-            return [unit * stochastic_rounding.of_terms(name, floats[0], args[0].abs())]
+        if name in rounding_tables.LARGER_TERMS and fresh:
+            return [unit * rounding_tables.of_terms(name, floats[0], args[0].abs())]
         if name not in TERMS or not fresh:
             return [None if o is None else unit * FACTORS.get(name, 1.0) * o for o in floats]
-        depth = stochastic_rounding.depth_of(TERMS[name](*args, **kwargs))
+        depth = rounding_tables.depth_of(TERMS[name](*args, **kwargs))
         squared = func(*tree_map_only(Tensor, _square, args), **{key: _factor(key, value) for key, value in kwargs.items()})
         squares = (squared,) if isinstance(squared, Tensor) else squared
         return [None if o is None else unit * (depth * s + o * o).sqrt() for o, s in zip(floats, squares, strict=True)]
@@ -194,7 +194,7 @@ def _factor(name: str, value: Any) -> Any:
 
 @cache
 def _views(func: Any) -> bool:
-    """Return whether an operation only looks at its operand in another way."""
+    """Return whether an operation returns a view of its operand."""
     return any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)  # noqa: SLF001 - torch has no other
 
 
@@ -206,7 +206,7 @@ def _writes(func: Any) -> bool:
 
 @contextmanager
 def noisy(draws: np.random.Generator | None, rounding: Rounding) -> Generator[None]:
-    """Run what is inside in float64, one plain operation at a time, each rounded at random."""
+    """Run the body in float64, one plain operation at a time, each rounded at random."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -7,7 +7,7 @@ Single mutations are tried first, then one number of any value, then pairs. All 
 contract they are the same mathematics.
 """
 
-# Values are whatever a user passed, of types that strict mode cannot know.
+# Values come from users, with types that strict mode cannot know.
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 from __future__ import annotations

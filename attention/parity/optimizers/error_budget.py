@@ -40,10 +40,10 @@ class _Program:
 
 
 class StepBudgets:
-    """Where steps take one probe, and their budgets in one dtype, each made once.
+    """The trajectories of steps on one probe, and their budgets in one dtype, cached.
 
     Args:
-        probe: what is run.
+        probe: first parameters and gradients.
         dtype: in which, "float32" or "float64".
 
     Raises:

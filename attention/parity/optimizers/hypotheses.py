@@ -20,7 +20,7 @@ from attention.spec.optimizers.schedules import Schedule
 
 SOLVED = "solved for"
 Residual = Callable[[Step], np.ndarray]
-"""How far the trajectory of a step is from the observed one, in standard deviations, as one flat array."""
+"""The distance of a step's trajectory from the observed one, in standard deviations, as one flat array."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def _apart(step: Step) -> bool:
 
 
 def _weight(step: Step, rate: str) -> str:
-    """Return how much of a parameter is added to a gradient, or to an update."""
+    """Return the share of a parameter that is added to a gradient, or to an update."""
     if not step.decoupled or (step.decay_times_rate and not _apart(step)):
         return repr(step.weight_decay)
     if not step.decay_times_rate:

@@ -37,7 +37,7 @@ class StepProbe:
 
     @property
     def steps(self) -> int:
-        """How many steps there are."""
+        """The number of steps."""
         return len(self.gradients)
 
 
@@ -74,7 +74,7 @@ def _parameter(draws: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
 
 
 def _sizes(step: Step, draws: np.random.Generator) -> Arrays:
-    """Return how large each element's gradients are: half of all decades near an eps, half near 1."""
+    """Return the size of each element's gradients: half of all decades near an eps, half near 1."""
     options: Any = step
     if isinstance(step, Adafactor):
         small = [x for x in (step.floor, math.sqrt(step.eps)) if x]
@@ -93,7 +93,7 @@ def _gradients(draws: np.random.Generator, sizes: Arrays, step: Step, number: in
     loud = LOUDNESS[number % len(LOUDNESS)]
     if step.clip is None:
         return {name: g * loud for name, g in gradients.items()}
-    # Only what is large is scaled, so that what is near eps stays there.
+    # Only large gradients are scaled, so that those near eps stay there.
     norm = math.sqrt(sum(float(np.sum(g**2)) for g in gradients.values()))
     factor = loud * step.clip.most / norm
     return {name: np.where(np.abs(g) > 1e-3, g * factor, g) for name, g in gradients.items()}

@@ -15,7 +15,7 @@ class Explanation:
     """A hypothesis and its verdict.
 
     Attributes:
-        hypothesis: the step, and what is wrong with it.
+        hypothesis: the step and its mutations.
         worst: the worst array's verdict; it agrees if the hypothesis explains the program.
     """
 

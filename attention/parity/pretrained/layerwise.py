@@ -34,7 +34,7 @@ from attention.spec.options import ITERABLE, SWITCH, checked, function_of, insta
 from attention.spec.params import Weights, cast, check_weights
 
 THEIRS = "theirs"
-"""What the report calls the model's own implementation."""
+"""The name of the model's own implementation in the report."""
 
 Budgets = Callable[[tuple[str, ...], int], Budget]
 """`(intermediates that a kernel rounds, runs) -> budget`, for one layer."""

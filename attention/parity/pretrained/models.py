@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RealModel(TrainedPackage):
-    """Where a trained model is, what pins it, and how it is read."""
+    """The location of a trained model, its SHA-256, and its tables of names."""
 
     weights: str
     architecture: str
     """The class of `transformers` that is this model, whose module names are those of the file."""
     weight_map: bert.WeightMap
     scope: str
-    """Where the attention of layer `{layer}` is; without a `{layer}`, all layers share it."""
+    """The path of the attention of layer `{layer}`; without a `{layer}`, all layers share it."""
     text: Callable[[Path], texts.Batch]
 
 
@@ -79,7 +79,7 @@ class RealLayer:
     lengths: np.ndarray
     """`(B,)`, tokens of each row that are real; the rest is padding."""
     tokens: tuple[tuple[str, ...], ...] = field(repr=False)
-    """The real tokens, row by row: what stands at the index of a worst element."""
+    """The real tokens, row by row: those at the index of a worst element."""
     theirs: ForeignLayer = field(repr=False)
 
     @property
@@ -89,11 +89,11 @@ class RealLayer:
 
     @property
     def padding(self) -> int:
-        """How many positions of the batch are padding."""
+        """The number of padded positions of the batch."""
         return self.hidden.shape[0] * self.hidden.shape[1] - int(self.lengths.sum())
 
     def foreign(self, cotangent: np.ndarray, dtype: str = "float64", implementation: str = "eager") -> Weights:
-        """Return what `transformers`' own attention module of this layer computes, under canonical names.
+        """Return the outputs of this layer's attention module in `transformers`, under canonical names.
 
         Args:
             cotangent: `(B, S, M)`; the gradients are those of `sum(output * cotangent)`.
@@ -158,7 +158,7 @@ def _configured(name: str) -> tuple[RealModel, Path, dict[str, Any]]:
 
 
 def find(model: RealModel) -> Path:
-    """Return the folder of `model`, every file of which is the pinned one. The package is not imported.
+    """Return the folder of `model`, after all its files are verified. The package is not imported.
 
     Raises:
         MissingExtra: the package is not installed.

@@ -11,7 +11,7 @@ from attention.spec.errors import FileError, MissingExtra
 
 
 def pinned(what: str, folder: str, digests: Mapping[str, str], install: str) -> Path:
-    """Return the folder inside a package, every file of which is the pinned one. The package is not imported.
+    """Return the folder inside a package, after all its files are verified. The package is not imported.
 
     Args:
         what: what an error calls it.

@@ -11,7 +11,7 @@ from attention.parity.language_models.decoding_result import Decoding, DecodingR
 from attention.parity.language_models.three_verdicts import SURELY
 from attention.parity.numerics.comparison import MOST_RMS
 
-HEADINGS = ("model", "run", "RMS error", "explained", "ratio", "at its worst", "differs from", "verdict")
+HEADINGS = ("model", "run", "RMS error", "ratio", "at its worst", "differs from", "verdict")
 WIDE = 100
 
 
@@ -33,19 +33,22 @@ def text(found: Decoding) -> str:
 def table(found: Decoding) -> Table:
     """Return the table: a line for each run."""
     made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in HEADINGS:
+    rows = [cells(row) for row in found.rows]
+    for i, heading in enumerate(HEADINGS):
         text = heading in ("model", "run", "verdict")
-        made.add_column(heading, no_wrap=heading == "verdict", overflow="fold", justify="left" if text else "right")
-    for row in found.rows:
-        made.add_row(*(Text(cell) for cell in cells(row)))
+        # A name of a class is not cut in two.
+        least = max((len(word) for row in rows for word in row[i].split()), default=0)
+        made.add_column(heading, no_wrap=heading == "verdict", min_width=least, justify="left" if text else "right")
+    for row in rows:
+        made.add_row(*map(Text, row))
     return made
 
 
 def cells(row: DecodingRow) -> tuple[str, ...]:
     """Return the line of a run."""
     if row.comparison is None:
-        return (row.side, row.run, "-", "-", "-", "-", "-", "not run")
+        return (row.side, row.run, "-", "-", "-", "-", "not run")
     seen = row.comparison.summary()
-    numbers = (seen["RMS error"], seen["explained by rounding"], seen["ratio"], seen["worst ratio"])
+    numbers = (seen["RMS error"], seen["ratio"], seen["worst ratio"])
     at = "-" if row.parts_at is None else f"step {row.parts_at}"
     return (row.side, row.run, *(f"{number:.3g}" for number in numbers), at, row.verdict)

@@ -65,7 +65,7 @@ def source(subject: Any) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Return what the numbers depend on: versions, machine, devices and precision flags."""
+    """Return the environment of the numbers: versions, machine, devices and precision flags."""
     found = {"attention": __version__, **{name: _version(name) for name in PACKAGES}}
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     place = {"python": platform.python_version(), "machine": machine}

@@ -170,7 +170,8 @@ def _again(state: Alignment, parts: Sequence[Part], ends: Sequence[Pair], whole:
 def _ready(state: Alignment, part: Part) -> list[Pair]:
     """Return the first pair of a line's other runs that parts although no more than that line lies behind it."""
     found = part.choice.swap
-    if found is None or found.only is not None:
+    # A pair that was carried across before may have mended the last output.
+    if found is None or found.only is not None or not state.unequal:
         return []
     first, second = (frozenset(region.inside) for region in cones(state))
     for t, j in part.choice.instances:

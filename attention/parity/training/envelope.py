@@ -31,7 +31,7 @@ Curves = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Outside:
-    """Where a run leaves the envelope.
+    """The point where a run leaves the envelope.
 
     Attributes:
         step: counted from 1.
@@ -47,7 +47,7 @@ class Outside:
 
     @property
     def ratio(self) -> float:
-        """How many times the envelope the distance is."""
+        """The distance, relative to the envelope."""
         return self.distance / self.most if self.most else np.inf
 
     def __str__(self) -> str:

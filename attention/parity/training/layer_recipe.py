@@ -27,7 +27,7 @@ from attention.spec.optimizers.optimizer import Step
 
 STEPS = 50
 APART = 100_003
-"""Seeds between those of two recipes' batches: more than anybody makes steps with them."""
+"""The distance of two recipes' batch seeds: more than any number of steps."""
 
 
 def recipe_for(
@@ -88,7 +88,7 @@ def _loss(drawer: Drawer, loudness: float) -> Callable[[Any, Mapping[str, Any], 
 
 
 def _batches(drawer: Drawer) -> Callable[[int], dict[str, np.ndarray]]:
-    """Return what draws the batch of a step."""
+    """Return the function that draws the batch of a step."""
     output = drawer.contract.outputs[0]
 
     def batch(step: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ an architecture's       model.load_weights(w), model.weights()          canonica
 a user's own pair       torch's names and layout; JAX's by a ParamMap   forward(w) = JAX's, backward = its inverse
 """
 
-# Models are whatever a user brought, of types that strict mode cannot know.
+# Models come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attention.torch_impl.params import to_numpy, to_tensor
 
 @dataclass(frozen=True)
 class Model:
-    """What one backend trains.
+    """The model that one backend trains.
 
     Args:
         build: makes it anew.

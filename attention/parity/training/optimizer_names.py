@@ -43,7 +43,7 @@ def find(name: str) -> Step:
 
 
 def words(step: Step) -> str:
-    """Return what a step is, in words.
+    """Return the description of a step.
 
     >>> words(OPTIMIZERS["adamw"])
     'Adam, rate 0.001, weight decay 0.01, decoupled'

@@ -39,7 +39,7 @@ def share(step: Step, count: int) -> float:
 
 
 def slow(b: float, t: int) -> float:
-    """Return how far 1 - b^t may be from itself in float32, beside itself."""
+    """Return the relative error of 1 - b^t in float32."""
     exact = 1.0 - b**t
     return abs(1.0 - float(np.float32(b)) ** t - exact) / exact + UNIT / exact
 

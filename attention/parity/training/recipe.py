@@ -4,7 +4,7 @@ weights[0] = start, or architecture.init(seed)        batch[n] = batches(n)     
 weights[n + 1] = optimizer(weights[n], gradient of loss(model, batch[n], dropout seed[n]))
 """
 
-# Recipes come from code that nobody type-checked, so they are looked at again here.
+# Recipes come from users' code, so their types are checked here.
 # pyright: reportUnnecessaryIsInstance=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from attention.spec.options import checked, whole
 from attention.spec.params import Weights
 
 Batch = Mapping[str, np.ndarray]
-"""What one step sees: NumPy arrays by name; each side is given them as arrays of its framework."""
+"""The inputs of one step: NumPy arrays by name, which each backend receives as its own arrays."""
 
 Loss = Callable[[Any, Mapping[str, Any], Any], Any]
 """`loss(model, batch, seed)`: a scalar of the framework; `seed` is the step's dropout seed, an integer or a traced one."""
@@ -34,25 +34,25 @@ BACKENDS = ("torch", "jax")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run that both frameworks can follow.
+    """A training run for both frameworks.
 
     Args:
-        architecture: what is trained; it gives the first weights. None if `models` are a pair of somebody's own.
-        models: by backend, what builds the model of the architecture: called with it alone. Without an architecture, the
+        architecture: of the model; it gives the initial weights. None if `models` are a user's own pair.
+        models: by backend, a function of the architecture that builds the model. Without an architecture, the
             models themselves, an `nn.Module` and an `nnx.Module`: copies of them are trained, from torch's values.
         losses: by backend, `loss(model, batch, seed)`.
-        optimizer: the step that is meant, with its schedule and clipping.
-        batches: gives the batch of step n, counted from 0; the same whenever it is asked.
+        optimizer: the intended step, with its schedule and clipping.
+        batches: returns the batch of step n, counted from 0; always the same one.
         steps: how many.
         seed: of the first weights and of every dropout mask.
-        start: the first weights where those of the architecture, or of torch's model, are not meant.
-        optimizers: by backend, what a user brings in the place of `optimizer`: another step; of torch, a function of
+        start: the initial weights, if not those of the architecture or of torch's model.
+        optimizers: by backend, the user's own in place of `optimizer`: another step; of torch, a function of
             parameters that returns an optimiser, or a tuple of what is called or stepped in this order; of JAX, an
             `optax.GradientTransformation`.
         params: without an architecture, how the models' parameters belong together, as `parity.match` takes it.
 
     Raises:
-        OptionError: a field is not what it must be.
+        OptionError: a field is invalid.
     """
 
     architecture: Architecture | None
@@ -87,10 +87,10 @@ class Recipe:
             raise OptionError("Recipe params must be None where an architecture names the parameters")
 
     def weights(self) -> Weights:
-        """Return the first weights, the same bits in every framework.
+        """Return the initial weights, the same bits in every framework.
 
         Raises:
-            ParamError: there is no architecture that could give them.
+            ParamError: there is no architecture.
         """
         if self.start is not None:
             return dict(self.start)
@@ -108,7 +108,7 @@ class Recipe:
         """Return the batch of a step, checked.
 
         Raises:
-            OptionError: it holds something else than arrays of numbers.
+            OptionError: it contains something other than arrays of numbers.
         """
         found = self.batches(step)
         if not isinstance(found, Mapping):
@@ -123,7 +123,7 @@ class Recipe:
 
 
 def _check_narrow(name: str, array: np.ndarray) -> None:
-    """Raise OptionError unless both frameworks read an array alike: JAX rounds what has more than 32 bits."""
+    """Raise OptionError for arrays of more than 32 bits, which JAX would round."""
     if array.dtype.kind == "f" and array.dtype.itemsize > 4:
         raise OptionError(f"{name} of dtype {array.dtype} must be float32 or narrower, to which JAX would round it")
     if array.dtype.kind in "iu" and array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:

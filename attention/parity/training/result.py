@@ -72,14 +72,14 @@ class Training:
 
     @cached_property
     def outside(self) -> tuple[Outside, ...]:
-        """Where each parameter, and the loss, first leaves its envelope; the earliest first, then the farthest."""
+        """The points where each parameter, and the loss, first leaves its envelope; the earliest first, then the farthest."""
         found = [envelope.outside(what, self._steps(what), far, self.envelope[what]) for what, far in self.apart.items()]
         # A loss is that before its step, so it comes before the parameters after it.
         return tuple(sorted((each for each in found if each), key=lambda each: (each.step, each.what != LOSS, -each.ratio)))
 
     @property
     def worst(self) -> tuple[Outside, ...]:
-        """Where each parameter, and the loss, is farthest outside its envelope, or nearest to it; the worst first."""
+        """The points where each parameter, and the loss, is farthest outside its envelope, or nearest to it, worst first."""
         found = [envelope.worst(what, self._steps(what), far, self.envelope[what]) for what, far in self.apart.items()]
         return tuple(sorted(found, key=lambda each: -each.ratio))
 

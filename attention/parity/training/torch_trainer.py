@@ -78,7 +78,7 @@ class TorchTrainer:
 
 
 def _parts(recipe: Recipe, model: torch.nn.Module, *, narrow: bool) -> tuple[Any, ...]:
-    """Return what is stepped, or called, after each gradient."""
+    """Return the optimisers, schedules and functions that run after each gradient."""
     given = recipe.optimizers.get("torch", recipe.optimizer)
     if isinstance(given, Step):
         numbers = {f.name: narrowed(getattr(given, f.name)) for f in fields(given) if f.init}

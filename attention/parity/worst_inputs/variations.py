@@ -3,7 +3,7 @@
 variations(call, draws, limits) -> ("mask: all False", call), ("length 1", call), ("ids: one token repeated", call), ...
 """
 
-# Inputs are whatever their user brought, of types that strict mode cannot know.
+# Inputs come from users, with types that strict mode cannot know.
 # pyright: standard
 
 from __future__ import annotations

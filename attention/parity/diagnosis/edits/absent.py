@@ -7,7 +7,7 @@ The swap has proven that f is all that differs. It is named where it is one oper
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from attention.parity.diagnosis.edits.words import called_of, op
 from attention.parity.diagnosis.rules.operand_pair import Finding, fix
@@ -15,6 +15,8 @@ from attention.parity.tracing import Divergence
 from attention.parity.tracing.trace import Event, Recording
 
 MOST_STEPS = 4
+MOVED = frozenset({"axes", "reordered", "reversed", "rolled"})
+"""Kinds of differences of arrays that hold the same elements."""
 JOINS = {
     **dict.fromkeys(("add", "add_", "add_any"), "an addend"),
     **dict.fromkeys(("sub", "sub_", "rsub"), "what is subtracted"),
@@ -33,16 +35,23 @@ def name(divergence: Divergence) -> tuple[Finding, ...]:
     alignment = divergence.alignment
     side = (alignment.torch, alignment.jax)[which]
     here, there = divergence.ends[which], divergence.ends[1 - which]
+    # Elements in another order are no operation that one side lacks, but one that it has otherwise.
+    if divergence.difference is not None and divergence.difference.kind in MOVED:
+        return ()
     # The array of the side that does more that is the other side's.
     given = set(alignment.alike[1 - which][there.index])
-    found = _repeated(side, here, given, which) or _named(side, here, given, which)
+    found = _repeated(side, here, given, alignment.alike[which], which) or _named(side, here, given, which)
     return (found,) if found else ()
 
 
-def _repeated(side: Recording, end: Event, given: set[int], which: int) -> Finding | None:
-    """Name one more turn of a loop."""
+def _repeated(side: Recording, end: Event, given: set[int], alike: Sequence[Collection[int]], which: int) -> Finding | None:
+    """Name one more turn of a loop: the line runs on what it made before, and all runs but the last have a partner."""
     key = end.op, end.place, end.shape
-    if not end.line or not any((e.op, e.place, e.shape) == key for e in map(side.events.__getitem__, given)):
+    runs = [e.index for e in side.events if (e.op, e.place, e.shape) == key]
+    before = given.intersection(runs)
+    if not end.line or not before or runs[-1] != end.index or not all(alike[i] for i in runs[:-1]):
+        return None
+    if not _leads(side, end.index, before):
         return None
     here, there = ("torch", "jax") if which == 0 else ("jax", "torch")
     told = f"{end.place} runs again on {here} after it has made what {there} goes on with"

@@ -1,4 +1,4 @@
-"""Every planted mistake is seen by the probes of its contract; the honest program passes them all."""
+"""Every named mutation is killed by the probes of its contract; the right program passes them all."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ def asked(case: str) -> list[Probe]:
     return probes(cases.find(case).contract)
 
 
-# A probe is hashed by identity, so that all mutants of a contract share its budget.
+# A probe is hashed by identity, so that all mutations of a contract share its budget.
 expected_of = cache(expect)
 
 
@@ -39,7 +39,7 @@ def survives(right: Probe, wrong: Probe, side: str) -> bool:
 
 class TestLaws:
     @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
-    def test_every_mutant_is_killed(self, mutation: Mutation, record_property: Callable[[str, Any], None]) -> None:
+    def test_every_mutation_is_killed(self, mutation: Mutation, record_property: Callable[[str, Any], None]) -> None:
         killer = next((right for right in asked(mutation.case) if not survives(right, mutation.operator(right), "torch")), None)
         assert killer, f"{mutation.name} survives every probe of {mutation.case}"
         # What conftest.py prints at the end of a run.
@@ -51,13 +51,13 @@ class TestLaws:
             )
             record_property("kill", (mutation.name, mutation.case, "jax_eager", killer.name))
 
-    def test_every_case_has_a_mutant_or_is_the_twin_of_one_that_has(self) -> None:
-        twins = {"cross", "multi_query", "local", "chunked", "prefix", "partial_bias"}
-        assert {mutation.case for mutation in CASE_MUTATIONS} | twins == set(cases.CASES)
+    def test_every_case_has_a_mutation_or_is_like_one_that_has(self) -> None:
+        like_others = {"cross", "multi_query", "local", "chunked", "prefix", "partial_bias"}
+        assert {mutation.case for mutation in CASE_MUTATIONS} | like_others == set(cases.CASES)
 
     @pytest.mark.parametrize("side", SIDES)
-    def test_an_unturned_knob_survives(self, side: str) -> None:
-        # Without this, a comparison that condemns everything would kill every mutant.
+    def test_an_unchanged_call_survives(self, side: str) -> None:
+        # Without this, a comparison that condemns everything would kill every mutation.
         right = asked("causal")[0]
         assert survives(right, replace(right), side)
 
@@ -76,5 +76,5 @@ def changes(right: Probe, wrong: Probe) -> bool:
 
 class TestValues:
     @pytest.mark.parametrize("mutation", CASE_MUTATIONS, ids=lambda mutation: mutation.name)
-    def test_every_mutant_changes_a_call(self, mutation: Mutation) -> None:
+    def test_every_mutation_changes_a_call(self, mutation: Mutation) -> None:
         assert any(changes(right, mutation.operator(right)) for right in asked(mutation.case))
