@@ -1,6 +1,6 @@
 """The numbers of jax.random and of Flax NNX, drawn without them: by NumPy, and by torch on its tensors.
 
-spec.jax_random.f(key) = jax.random.f(key)        spec.nnx_layers.linear(Rngs(0), n, m) = nnx.Linear(n, m, rngs=nnx.Rngs(0))
+jax_random.f(key) = jax.random.f(key)        nnx_initializers.linear(Rngs(0), n, m) = nnx.Linear(n, m, rngs=nnx.Rngs(0))
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from attention import jax_impl, torch_impl
 from attention.jax_impl import random as in_jax
 from attention.spec import random
 from attention.spec.errors import DTypeError, OptionError, ShapeError, UnknownName
-from attention.spec.random import jax_random, nnx_random
-from attention.spec.random import nnx_initializers as nnx_layers
+from attention.spec.random import jax_random, nnx_initializers, nnx_random
 from attention.spec.random.jax_random import from_key_data
 from attention.torch_impl import random as in_torch
 
@@ -194,21 +193,21 @@ class TestLayers:
         "name", ["lecun_normal", "glorot_normal", "he_normal", "lecun_uniform", "glorot_uniform", "he_uniform"]
     )
     def test_initialisers(self, name: str) -> None:
-        got, wanted = getattr(nnx_layers, name)(KEY, SHAPE), getattr(nnx.initializers, name)()(THEIRS, SHAPE, jnp.float32)
+        got, wanted = getattr(nnx_initializers, name)(KEY, SHAPE), getattr(nnx.initializers, name)()(THEIRS, SHAPE, jnp.float32)
         near(got, wanted, units=0 if "uniform" in name else 6)
 
     def test_a_program_of_layers_begins_as_in_nnx(self) -> None:
         ours, theirs = nnx_random.Rngs(0, params=9), nnx.Rngs(0, params=9)
-        pairs: list[tuple[nnx_layers.First, Any]] = [
-            (nnx_layers.linear(ours, 7, 11), nnx.Linear(7, 11, rngs=theirs)),
-            (nnx_layers.norm(ours, 11), nnx.LayerNorm(11, rngs=theirs)),
-            (nnx_layers.norm(ours, 11, use_bias=False), nnx.RMSNorm(11, rngs=theirs)),
-            (nnx_layers.linear(ours, 7, 11, use_bias=False), nnx.Linear(7, 11, use_bias=False, rngs=theirs)),
-            (nnx_layers.embed(ours, 13, 5), nnx.Embed(13, 5, rngs=theirs)),
-            (nnx_layers.conv(ours, 3, 5, (3, 2)), nnx.Conv(3, 5, (3, 2), rngs=theirs)),
-            (nnx_layers.linear_general(ours, 6, (2, 3)), nnx.LinearGeneral(6, (2, 3), rngs=theirs)),
+        pairs: list[tuple[nnx_initializers.First, Any]] = [
+            (nnx_initializers.linear(ours, 7, 11), nnx.Linear(7, 11, rngs=theirs)),
+            (nnx_initializers.norm(ours, 11), nnx.LayerNorm(11, rngs=theirs)),
+            (nnx_initializers.norm(ours, 11, use_bias=False), nnx.RMSNorm(11, rngs=theirs)),
+            (nnx_initializers.linear(ours, 7, 11, use_bias=False), nnx.Linear(7, 11, use_bias=False, rngs=theirs)),
+            (nnx_initializers.embed(ours, 13, 5), nnx.Embed(13, 5, rngs=theirs)),
+            (nnx_initializers.conv(ours, 3, 5, (3, 2)), nnx.Conv(3, 5, (3, 2), rngs=theirs)),
+            (nnx_initializers.linear_general(ours, 6, (2, 3)), nnx.LinearGeneral(6, (2, 3), rngs=theirs)),
             (
-                nnx_layers.linear_general(ours, (2, 3), 4, kernel_init=nnx_layers.glorot_uniform),
+                nnx_initializers.linear_general(ours, (2, 3), 4, kernel_init=nnx_initializers.glorot_uniform),
                 nnx.LinearGeneral((2, 3), 4, axis=(-2, -1), kernel_init=nnx.initializers.glorot_uniform(), rngs=theirs),
             ),
         ]
@@ -286,12 +285,12 @@ class TestRefusals:
             (lambda: nnx_random.dropout_mask(KEY, 1.5, SHAPE), OptionError, r"rate 1\.5 must be in \[0, 1\]"),
             (lambda: nnx_random.dropout_mask(KEY, 0.5, SHAPE, (2,)), OptionError, r"broadcast_dims \(2,\) must be axes of"),
             (
-                lambda: nnx_layers.variance_scaling(KEY, SHAPE, scale=1.0, mode="x", distribution="normal"),
+                lambda: nnx_initializers.variance_scaling(KEY, SHAPE, scale=1.0, mode="x", distribution="normal"),
                 OptionError,
                 "mode 'x'",
             ),
             (
-                lambda: nnx_layers.variance_scaling(KEY, SHAPE, scale=1.0, mode="fan_in", distribution="x"),
+                lambda: nnx_initializers.variance_scaling(KEY, SHAPE, scale=1.0, mode="fan_in", distribution="x"),
                 OptionError,
                 "distribution 'x' must be one of",
             ),

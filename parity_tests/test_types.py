@@ -30,6 +30,7 @@ def calls(x: {array}, names: tuple[str, ...], cache: {backend}.StaticCache, any_
     mlp = {backend}.FeedForward(spec.FeedForward(8, 4))
     block = {backend}.EncoderBlock(spec.EncoderBlock(spec.MultiHeadAttention(8, 2), spec.FeedForward(8, 4)))
     attend = {backend}.dot_product_attention
+    fast = {backend}.compiled(layer)
 """
 
 CALLS = {
@@ -53,10 +54,12 @@ CALLS = {
     "linear(x, state=x)": "tuple[{A}, {A}]",
     "mlp(x)": "{A}",
     "block(x, mask=spec.Causal())": "{A}",
+    "fast(x, mask=spec.Causal())": "{A}",
+    'fast(x, return_intermediates=("weights",))': "tuple[{A}, dict[str, {A}]]",
 }
 """The type of each call; {A} is the array type of the backend."""
 
-WRONG = ("layer(x, return_stages=())", "attend(x, x, x, masks=None)", "linear(x, cache=cache)")
+WRONG = ("layer(x, return_stages=())", "attend(x, x, x, masks=None)", "linear(x, cache=cache)", "fast(x, masks=None)")
 """Calls with an argument that does not exist."""
 
 

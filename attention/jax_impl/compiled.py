@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -21,22 +21,25 @@ from attention.spec.options import instance
 
 LAYER = instance(Layer, wanted="a layer of attention.jax_impl")
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def compiled(layer: Layer) -> Callable[..., Any]:
+
+def compiled(layer: Callable[P, R]) -> Callable[P, R]:
     """Return the layer as a compiled function of the same arguments.
 
     Masks are arguments: new lengths compile nothing anew, a new structure does. Weights that are loaded later are seen;
     switches such as `deterministic` are those of now.
 
     Args:
-        layer: of this package; it is not changed.
+        layer: a layer of this package; it is not changed.
 
     Returns:
-        A function with the layer's arguments and results. Dropout needs `dropout_seed`, for it cannot move on the layer's
-        own stream.
+        A function with the layer's arguments and results. Dropout needs `dropout_seed`, since a compiled function cannot
+        advance the layer's own stream.
 
     Raises:
-        OptionError: `layer` is none; by the function, where dropout has no seed.
+        OptionError: `layer` is not a layer; by the function, where dropout has no seed.
         DTypeError: by the function, of an argument that is no array.
 
     >>> import jax.numpy as jnp
@@ -46,12 +49,13 @@ def compiled(layer: Layer) -> Callable[..., Any]:
     (3, 5, 8)
     """
     LAYER.check("layer", layer)
-    graph, state = nnx.split(layer)
+    module: Any = layer
+    graph, state = nnx.split(module)
     found, tree = jax.tree.flatten_with_path(state)
-    live = {path: part for path, part in nnx.iter_graph(layer) if isinstance(part, nnx.Variable)}
-    # What no variable holds as it is, such as the key of a stream, stays what it was.
+    live = {path: part for path, part in nnx.iter_graph(module) if isinstance(part, nnx.Variable)}
+    # A leaf that is not the value of a variable, such as the key of a stream, keeps its present value.
     read = [partial(_value, live.get(_names(path)), leaf) for path, leaf in found]
-    draws = layer.rngs is not None and not layer.deterministic
+    draws = module.rngs is not None and not module.deterministic
 
     @partial(jax.jit, static_argnums=0)
     def pure(options: tuple[tuple[str, Any], ...], values: list[Any], args: tuple[Any, ...], arrays: dict[str, Any]) -> Any:

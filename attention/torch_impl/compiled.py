@@ -6,7 +6,7 @@ compiled(layer)(*args, **options) = layer(*args, **options)        its weights r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -15,18 +15,21 @@ from attention.torch_impl.layers.layer import Layer
 
 LAYER = instance(Layer, wanted="a layer of attention.torch_impl")
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def compiled(layer: Layer) -> Callable[..., Any]:
+
+def compiled(layer: Callable[P, R]) -> Callable[P, R]:
     """Return the layer as a compiled function of the same arguments: one graph, or an error.
 
     Masks are arguments: new lengths compile nothing anew, a new structure does. Weights that are loaded later are seen, and
     so are `train()` and `eval()`.
 
     Args:
-        layer: of this package; it is not changed.
+        layer: a layer of this package; it is not changed.
 
     Raises:
-        OptionError: `layer` is none.
+        OptionError: `layer` is not a layer.
 
     Returns:
         A function with the layer's arguments and results.

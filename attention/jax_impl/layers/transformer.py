@@ -60,24 +60,11 @@ class EncoderBlock(Block):
             AttentionError: as `MultiHeadAttention`.
         """
         (x,) = check_input(x, self.ffn.up.kernel)
-        self.contract.check({"x": x})
-        seed = self._seed(dropout_seed)
-
-        def attend(x: jax.Array) -> jax.Array:
-            return self.self_attn(
-                x,
-                mask=mask,
-                query_positions=positions,
-                key_positions=positions,
-                dropout_seed=seed_at(seed, "self_attn"),
-                implementation=implementation,
-            )
-
-        def feed(x: jax.Array) -> jax.Array:
-            return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
-
-        branches = {"self_attn": attend, "ffn": feed}
-        return run_branches(self, jnp, x, present(self.contract, x, mask), seed, branches, seed_at)
+        arrays = {"x": x}
+        self.contract.check(arrays)
+        call, seed = {"mask": mask, "positions": positions}, self._seed(dropout_seed)
+        there = present(self.contract, x, mask)
+        return run_branches(self, jnp, arrays, there, call, seed, seed_at, implementation=implementation)
 
 
 class DecoderBlock(Block):
@@ -116,29 +103,11 @@ class DecoderBlock(Block):
             AttentionError: as `MultiHeadAttention`.
         """
         x, memory = check_input(x, self.ffn.up.kernel, memory=memory)
-        self.contract.check({"x": x, "memory": memory})
-        seed = self._seed(dropout_seed)
-
-        def attend(x: jax.Array) -> jax.Array:
-            return self.self_attn(
-                x,
-                mask=mask,
-                query_positions=positions,
-                key_positions=positions,
-                dropout_seed=seed_at(seed, "self_attn"),
-                implementation=implementation,
-            )
-
-        def attend_memory(x: jax.Array) -> jax.Array:
-            return self.cross_attn(
-                x, memory, mask=memory_mask, dropout_seed=seed_at(seed, "cross_attn"), implementation=implementation
-            )
-
-        def feed(x: jax.Array) -> jax.Array:
-            return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
-
-        branches = {"self_attn": attend, "cross_attn": attend_memory, "ffn": feed}
-        return run_branches(self, jnp, x, present(self.contract, x, mask), seed, branches, seed_at)
+        arrays = {"x": x, "memory": memory}
+        self.contract.check(arrays)
+        call, seed = {"mask": mask, "memory_mask": memory_mask, "positions": positions}, self._seed(dropout_seed)
+        there = present(self.contract, x, mask)
+        return run_branches(self, jnp, arrays, there, call, seed, seed_at, implementation=implementation)
 
 
 class Stack(Layer):

@@ -17,24 +17,36 @@ SeedAt = Callable[[Any, str], Any]
 
 
 def run_branches(
-    layer: Any, xp: Any, x: Array, there: Array, seed: Any, branches: Mapping[str, Callable[[Array], Array]], seed_at: SeedAt
+    block: Any,
+    xp: Any,
+    arrays: Mapping[str, Array],
+    there: Array,
+    call: Mapping[str, Any],
+    seed: Any,
+    seed_at: SeedAt,
+    *,
+    implementation: str,
 ) -> Array:
     """Return the tokens after all branches of a block, with zeros for absent tokens.
 
     Args:
-        layer: the built block: its contract, its norms `norm1` and so on, and `drop`.
+        block: the built block: its contract, its parts, its norms `norm1` and so on, and `drop`.
         xp: the array namespace.
-        x: `(*batch, T, M)`.
+        arrays: `x` `(*batch, T, M)`, and `memory` for a decoder block.
         there: bool `(*batch, T, 1)`, the tokens that exist, or None for all.
+        call: masks and positions, by the keywords of the contract.
         seed: of dropout in this call, or None.
-        branches: functions of the tokens, in order.
         seed_at: of the backend.
+        implementation: the kernel of the attentions.
     """
-    contract, x = layer.contract, only(xp, x, there)
-    for i, branch in enumerate(branches.values(), 1):
-        norm = getattr(layer, f"norm{i}")
-        y = branch(norm(x)) if contract.order == "pre" else branch(x)
-        x = x + layer.drop(y, contract.dropout_rate, seed_at(seed, f"dropout{i}"))
+    contract, x = block.contract, only(xp, arrays["x"], there)
+    for i, (name, given) in enumerate(contract.calls(call).items(), 1):
+        norm, part = getattr(block, f"norm{i}"), getattr(block, name)
+        kernel = {} if name == "ffn" else {"implementation": implementation}
+        memory = (arrays["memory"],) if name == "cross_attn" else ()
+        tokens = norm(x) if contract.order == "pre" else x
+        y = part(tokens, *memory, **given, **kernel, dropout_seed=seed_at(seed, name))
+        x = x + block.drop(y, contract.dropout_rate, seed_at(seed, f"dropout{i}"))
         x = norm(x) if contract.order == "post" else x
     return only(xp, x, there)
 

@@ -7,9 +7,9 @@ A program in torch that makes its layers in the order of the NNX program begins 
 are uniform, and within 6 units of the last place where they are normal (3 of the draw, see jax_random.py, times what a
 product makes of them). As in flax 0.12.
 
->>> from attention.spec.random import nnx_initializers as nnx_layers
+>>> from attention.spec.random import nnx_initializers
 >>> from attention.spec.random.nnx_random import Rngs
->>> first = nnx_layers.linear(Rngs(0), 3, 4)        # nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+>>> first = nnx_initializers.linear(Rngs(0), 3, 4)        # nnx.Linear(3, 4, rngs=nnx.Rngs(0))
 >>> {name: value.shape for name, value in first.items()}
 {'kernel': (3, 4), 'bias': (4,)}
 

@@ -5,7 +5,7 @@
     nnx.Dropout(rate, rngs=rngs): stream = rngs.dropout.fork(); each call keeps bernoulli(stream(), 1 - rate, shape)
 
 A torch program that draws keys in the order of the NNX program, from streams of the same seeds, drops the same numbers
-and, by nnx_layers.py, begins with the same weights. As in flax 0.12.
+and, by nnx_initializers.py, begins with the same weights. As in flax 0.12.
 
 >>> from attention.spec.random import nnx_random
 >>> rngs = nnx_random.Rngs(0, dropout=1)                             # nnx.Rngs(0, dropout=1)

@@ -62,24 +62,11 @@ class EncoderBlock(Block):
             AttentionError: as `MultiHeadAttention`.
         """
         check_input(x, self.ffn.up.weight)
-        self.contract.check({"x": x})
-        seed = self._seed(dropout_seed)
-
-        def attend(x: Tensor) -> Tensor:
-            return self.self_attn(
-                x,
-                mask=mask,
-                query_positions=positions,
-                key_positions=positions,
-                dropout_seed=seed_at(seed, "self_attn"),
-                implementation=implementation,
-            )
-
-        def feed(x: Tensor) -> Tensor:
-            return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
-
-        branches = {"self_attn": attend, "ffn": feed}
-        return run_branches(self, xp, x, present(self.contract, x, mask), seed, branches, seed_at)
+        arrays = {"x": x}
+        self.contract.check(arrays)
+        call, seed = {"mask": mask, "positions": positions}, self._seed(dropout_seed)
+        there = present(self.contract, x, mask)
+        return run_branches(self, xp, arrays, there, call, seed, seed_at, implementation=implementation)
 
 
 class DecoderBlock(Block):
@@ -121,29 +108,11 @@ class DecoderBlock(Block):
             AttentionError: as `MultiHeadAttention`.
         """
         check_input(x, self.ffn.up.weight, memory=memory)
-        self.contract.check({"x": x, "memory": memory})
-        seed = self._seed(dropout_seed)
-
-        def attend(x: Tensor) -> Tensor:
-            return self.self_attn(
-                x,
-                mask=mask,
-                query_positions=positions,
-                key_positions=positions,
-                dropout_seed=seed_at(seed, "self_attn"),
-                implementation=implementation,
-            )
-
-        def attend_memory(x: Tensor) -> Tensor:
-            return self.cross_attn(
-                x, memory, mask=memory_mask, dropout_seed=seed_at(seed, "cross_attn"), implementation=implementation
-            )
-
-        def feed(x: Tensor) -> Tensor:
-            return self.ffn(x, dropout_seed=seed_at(seed, "ffn"))
-
-        branches = {"self_attn": attend, "cross_attn": attend_memory, "ffn": feed}
-        return run_branches(self, xp, x, present(self.contract, x, mask), seed, branches, seed_at)
+        arrays = {"x": x, "memory": memory}
+        self.contract.check(arrays)
+        call, seed = {"mask": mask, "memory_mask": memory_mask, "positions": positions}, self._seed(dropout_seed)
+        there = present(self.contract, x, mask)
+        return run_branches(self, xp, arrays, there, call, seed, seed_at, implementation=implementation)
 
 
 class Stack(Layer):
