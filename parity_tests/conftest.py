@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from parity_tests import absent
+from parity_tests.support import absent
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity_tests.covering import covering, pairwise
+from parity_tests.support.covering import covering, pairwise
 
 sizes = st.lists(st.integers(1, 4), min_size=2, max_size=4)
 

@@ -9,9 +9,9 @@ import pytest
 
 from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.spec.cases import CASES
-from parity_tests import test_derivatives, test_dot_product_attention, test_mutations, test_parity
-from parity_tests.backends import KERNELS
-from parity_tests.covering import pairwise
+from parity_tests.kernels import test_derivatives, test_dot_product_attention, test_mutations, test_parity
+from parity_tests.support.backends import KERNELS
+from parity_tests.support.covering import pairwise
 
 
 def always(test: Callable[..., Any], name: str) -> list[Any]:

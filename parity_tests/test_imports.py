@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests.absent import needs
+from parity_tests.support.absent import needs
 
 ROOT = Path(__file__).parents[1]
 JAX = frozenset({"jax", "jaxlib", "flax", "optax"})
@@ -168,3 +168,12 @@ class TestLinter:
         result = self.lint(tmp_path, {file: line})
         assert result.returncode == 1, result.stdout
         assert f"{rule} BROKEN" in result.stdout
+
+
+def test_the_folders_of_tests_are_packages() -> None:
+    folders = {path.name for path in (ROOT / "parity_tests" / "parity").iterdir() if any(path.glob("test_*.py"))}
+    packages = {path.parent.name for path in (ROOT / "attention" / "parity").glob("*/__init__.py")}
+    assert folders <= packages, folders - packages
+    others = {path.name for path in (ROOT / "parity_tests").iterdir() if any(path.glob("test_*.py"))}
+    places = {path.name for parent in ("", "attention", "attention/spec") for path in (ROOT / parent).iterdir()}
+    assert others <= places, others - places

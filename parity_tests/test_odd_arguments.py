@@ -18,10 +18,10 @@ import pytest
 from attention import jax_impl, spec, torch_impl
 from attention.spec.errors import AttentionError, OptionError
 from attention.spec.options import Option
-from parity_tests.checkpoint_calls import CHECKPOINTS, UNSWEPT
-from parity_tests.odd_values import ODD, VALUES, Odd
-from parity_tests.public_calls import Public, Unknown, checkpoint_functions, public_calls
-from parity_tests.sweeping import fault
+from parity_tests.support.checkpoint_calls import CHECKPOINTS, UNSWEPT
+from parity_tests.support.odd_values import ODD, VALUES, Odd
+from parity_tests.support.public_calls import Public, Unknown, checkpoint_functions, public_calls
+from parity_tests.support.sweeping import fault
 
 CALLS = tuple(public_calls())
 ARGUMENTS = sum(len(call.swept) for call in CALLS)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests.absent import needs
+from parity_tests.support.absent import needs
 
 pytestmark = needs("torch", "jax")
 

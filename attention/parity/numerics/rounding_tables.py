@@ -1,5 +1,8 @@
 """Tables of rounding errors: which JAX primitives are exact, and how many roundings the others have."""
 
+# The parameters of JAX primitives have no types.
+# pyright: standard
+
 from __future__ import annotations
 
 import math

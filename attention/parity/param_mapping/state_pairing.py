@@ -136,12 +136,14 @@ def crossing(programs: tuple[Program, Program], call: Call, left: tuple[tuple[st
         if not read:
             continue
 
-        def fits(one: str, other: str, ours: Arrays = ours, theirs: Arrays = theirs) -> bool:
-            return ours[one].size == theirs[other].size
+        mine, other_names = _by_kind([name for name in names if ours[name].size]), _by_kind(read)
 
-        floats = [name for name in names if ours[name].size]
-        pairs = assign(numbered(floats), numbered(read), fits)
-        found += [((name, other) if side == 0 else (other, name)) for name, (other, score) in pairs.items() if score > 0]
+        def fits(one: str, other: str, ours: Arrays = ours, theirs: Arrays = theirs, names: Any = (mine, other_names)) -> bool:
+            return ours[names[0][one]].size == theirs[names[1][other]].size
+
+        pairs = assign(numbered([*mine]), numbered([*other_names]), fits)
+        named = [(mine[name], other_names[other]) for name, (other, score) in pairs.items() if score > 0]
+        found += [pair if side == 0 else (pair[1], pair[0]) for pair in named]
     return tuple(found)
 
 
@@ -182,6 +184,12 @@ def _owner(name: str) -> str:
 def _kind(name: str) -> str:
     leaf = name.rpartition(".")[2]
     return KINDS.get(leaf, leaf)
+
+
+def _by_kind(names: list[str]) -> dict[str, str]:
+    """Return names by the same names with the last word of `KINDS`: a variance is the running_var of another library."""
+    found = {f"{name[: len(name) - len(name.rpartition('.')[2])]}{_kind(name)}": name for name in names}
+    return found if len(found) == len(names) else {name: name for name in names}
 
 
 def _words(owner: str) -> str:

@@ -9,7 +9,8 @@ A[t] is the distance of the median parameter's furthest replica, divided by twic
 rounding grows as the replicas' distance does. The spread of a parameter, relative to the distance it has moved, is at least
 that of the median parameter: two replicas of a scalar may be close by accident.
 
-The factors are measured on runs of the named contracts that differ only by framework: `parity_tests/test_envelope.py`.
+The factors are measured on runs of the named contracts that differ only by framework:
+`parity_tests/parity/training/test_envelope.py`.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ A draw is a contract with any combination of its options, and a call of it: comp
 on either side, T != S, hidden tokens that hold NaN and inf. A failing draw is shrunk and printed as code.
 """
 
+from tools.evaluation.option_fuzzing.check import Disagreement, check_draw
 from tools.evaluation.option_fuzzing.draws import Draw, drawn
-from tools.evaluation.option_fuzzing.examining import Disagreement, examine
-from tools.evaluation.option_fuzzing.running import Failure, Tally, random_options
-from tools.evaluation.option_fuzzing.shrinking import code, shrunk
+from tools.evaluation.option_fuzzing.run import Failure, Tally, random_options
+from tools.evaluation.option_fuzzing.shrink import code, shrunk
 
-__all__ = ["Disagreement", "Draw", "Failure", "Tally", "code", "drawn", "examine", "random_options", "shrunk"]
+__all__ = ["Disagreement", "Draw", "Failure", "Tally", "check_draw", "code", "drawn", "random_options", "shrunk"]
