@@ -15,7 +15,7 @@ A kernel is a matrix and a bias a vector in `nn.Linear`, which is how every opti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -23,10 +23,9 @@ import torch
 from torch import nn
 
 from attention.spec.errors import OptionError, shown
-from attention.spec.optimizers.adafactor import Adafactor
 from attention.spec.optimizers.optimizer import Step
 from attention.spec.optimizers.schedules import Clip, rate
-from attention.spec.optimizers.steps import SGD, Adagrad, Adam, RMSprop
+from attention.torch_impl.native_optimizers import native
 
 TORCH_EPS = 1e-6
 """What `torch.nn.utils.clip_grad_norm_` adds to a norm."""
@@ -68,10 +67,10 @@ class Optimizer:
 
     def _made(self) -> torch.optim.Optimizer:
         step = self.contract
-        native = NATIVE.get(type(step), _never)(step, max(p.ndim for p in self.params))
-        if native is None:
+        found = native(step, max(p.ndim for p in self.params))
+        if found is None:
             return Formula(self._groups(None), step)
-        kind, options = native
+        kind, options = found
         # Only these two decay apart from the gradient; what others lack is made up for in `step`.
         self._decays_itself = not step.decoupled or (kind in (torch.optim.AdamW, torch.optim.Adafactor))
         return kind(self._groups(step.weight_decay if self._decays_itself else 0.0), lr=self.learning_rate, **options)
@@ -162,68 +161,3 @@ class Formula(torch.optim.Optimizer):
                 less, moments = self.contract.change(xp, p, p.grad, moments, state["count"], group["lr"])
                 state.update(moments)
                 p.sub_(less)
-
-
-Native = tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]] | None
-
-
-def _never(step: Step, rank: int) -> Native:
-    del step, rank
-    return None
-
-
-def _sgd(step: SGD, rank: int) -> Native:
-    del rank
-    damped = step.dampening > 0 and (step.first_damped or step.nesterov)
-    if step.momentum and (step.debias or step.rate_in_sum or damped):
-        return None
-    options = {"momentum": step.momentum, "dampening": step.dampening, "nesterov": step.nesterov}
-    return torch.optim.SGD, options if step.momentum else {}
-
-
-def _adam(step: Adam, rank: int) -> Native:
-    del rank
-    if step.eps_root or not step.eps_corrected or not step.bias_correction or step.nesterov or step.amsgrad == "corrected":
-        return None
-    kind = torch.optim.AdamW if step.decoupled and step.decay_times_rate else torch.optim.Adam
-    return kind, {"betas": (step.b1, step.b2), "eps": step.eps, "amsgrad": step.amsgrad == "raw"}
-
-
-def _rmsprop(step: RMSprop, rank: int) -> Native:
-    del rank
-    if step.eps_root or step.initial or (step.rate_in_sum and step.momentum):
-        return None
-    options = {"alpha": step.decay, "eps": step.eps, "momentum": step.momentum, "centered": step.centered}
-    return torch.optim.RMSprop, options
-
-
-def _adagrad(step: Adagrad, rank: int) -> Native:
-    del rank
-    # Without an eps, torch divides 0 by 0 where there never was a gradient.
-    if step.eps_root or not step.eps:
-        return None
-    return torch.optim.Adagrad, {"initial_accumulator_value": step.initial, "eps": step.eps}
-
-
-def _adafactor(step: Adafactor, rank: int) -> Native:
-    most = step.most_rms or 0.0
-    shaped = step.least_factored == 1 and (step.factored_axes == "last" or rank < 3)
-    bounded = step.relative and step.scaled and most >= 1.0 and not step.eps and step.floor > 0
-    decays = not step.weight_decay or (step.decoupled and step.decay_times_rate)
-    if step.b1 or step.steps_before or not (shaped and bounded and decays):
-        return None
-    return torch.optim.Adafactor, {
-        "beta2_decay": -step.decay_exponent,
-        "eps": (step.floor, step.least_scale),
-        "d": most,
-    }
-
-
-NATIVE: dict[type[Step], Callable[[Any, int], Native]] = {
-    SGD: _sgd,
-    Adam: _adam,
-    RMSprop: _rmsprop,
-    Adagrad: _adagrad,
-    Adafactor: _adafactor,
-}
-"""What torch.optim makes of a step, for parameters of a greatest rank; None where it cannot."""
