@@ -9,7 +9,8 @@ import pytest
 
 from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.spec.cases import CASES
-from parity_tests.kernels import test_derivatives, test_dot_product_attention, test_mutations, test_parity
+from parity_tests.kernels import test_derivatives, test_dot_product_attention
+from parity_tests.parity.contracts import test_mutations, test_parity
 from parity_tests.support.backends import KERNELS
 from parity_tests.support.covering import pairwise
 
