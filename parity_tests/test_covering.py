@@ -1,4 +1,4 @@
-"""Covering arrays meet every pair, and are much smaller than the product."""
+"""Covering arrays contain every pair, and are much smaller than the product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make test` may never leave out: every mutation, every contract in both backends, every kernel that runs here."""
+"""Tests that `make test` must always run: every mutation, every contract in both backends, every kernel that runs here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports: who may load what.
+"""Imports: which module may load which packages.
 
     import attention          loads nothing but the standard library
     spec, checkpoints         load no framework

@@ -1,4 +1,4 @@
-"""Odd arguments: whatever is passed to a public call, the answer is a result or an error of ours, never a foreign traceback.
+"""Odd arguments: any value passed to a public call gives a result or an error of ours, never a foreign traceback.
 
     for each public callable, for each of its arguments, for each kind of odd value: call it
 

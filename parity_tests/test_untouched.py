@@ -1,4 +1,4 @@
-"""Nothing of the user is changed: modules, ties, flags, gradients, hooks and random states before and after each public call.
+"""Public calls leave the user's objects unchanged: modules, ties, flags, gradients, hooks and random states.
 
 state(module) before = state(module) after        for compare, match, locate, full_comparison, diagnose, record; in failures too
 """

@@ -1,4 +1,4 @@
-"""Runs of the benchmarks: what must hold is measured, results are joined, drawn and compared, a mistake is one line."""
+"""Runs of the benchmarks: requirements are measured, results joined, plotted and compared, and a mistake is one line."""
 
 import json
 from dataclasses import replace

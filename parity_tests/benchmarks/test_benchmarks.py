@@ -1,4 +1,4 @@
-"""Benchmarks: nothing is timed that is not right, and turns are fair."""
+"""Benchmarks: only implementations with correct results are timed, in interleaved rounds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

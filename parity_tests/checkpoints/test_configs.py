@@ -1,4 +1,4 @@
-"""Configs and checkpoints of others: an option is read, or refused in our words; none is dropped in silence.
+"""Foreign configs and checkpoints: every option is read or refused with our own error; none is ignored silently.
 
 contract({**config, name: odd})        a contract, or an AttentionError of less than 500 characters
 llama.rope.dimension_count of GGUF     a rotary of that width, and an unknown option is refused

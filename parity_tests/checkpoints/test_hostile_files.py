@@ -1,4 +1,4 @@
-"""Hostile files: whatever is in a file, its reader gives what it holds or an error of ours: short, soon, in little memory.
+"""Hostile files: a reader returns the content or raises a short error of ours, quickly and in little memory.
 
 damaged(format, seed) -> read or refused        200 files here, 2,000 and more in `python -m parity_tests.support.hostile_files`
 """

@@ -1,4 +1,4 @@
-"""Marian's files are read as they were written, and what is cut short or foreign is refused.
+"""Marian's files are read as they were written; truncated and foreign files are refused.
 
 w = q / multiplier        stored transposed, but for Wemb
 """

@@ -1,4 +1,4 @@
-"""What each kernel refuses, with its reason, and what it must not: a call that no kernel may take on is refused by all.
+"""Refusals of each kernel, with their reasons, and the error when every kernel refuses a call.
 
 refuses(request) = None, or what the kernel lacks        "auto" takes the first without a reason and keeps the others
 A rule of a backend names kernels that are there, and puts first what its evidence shows to be the fastest.

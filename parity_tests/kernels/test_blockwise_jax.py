@@ -1,4 +1,4 @@
-"""The blockwise kernel in JAX: tiles of any size, of any mask, are the formula; nothing is compiled for new lengths.
+"""The blockwise kernel in JAX equals the formula for tiles of any size and any mask; new lengths do not recompile.
 
 blockwise(request, tile) = reference(request)        context, logsumexp, d q, d k, d v, d bias, d sinks; both modes
 """

@@ -1,4 +1,4 @@
-"""Blockwise in torch: blocks of any mask, computed apart and merged, are the formula, and read nothing that nobody sees.
+"""The blockwise kernel in torch equals the formula for any mask, and never reads masked values.
 
 union of blocks = what is allowed, each score once        attention(blocks) = attention(mask)        for every tile
 """

@@ -1,4 +1,4 @@
-"""A few queries against a cache: the formula, at a cost that follows what is seen, and with nothing of what is not.
+"""The decode kernels equal the formula; their cost follows the keys attended to, and masked keys are never read.
 
 decode(q, k, v, mask) = attend(q, k[seen], v[seen])        whatever k and v hold where nobody sees them
 """

@@ -1,4 +1,4 @@
-"""Derivatives of every order: the reference kernel has all in both backends, and a kernel that lacks one says so.
+"""Derivatives of every order: the reference kernel has all of them in both backends; other kernels refuse those they lack.
 
 f'(x) = vjp        <f'(x) u, w> = <u, f'(x)^T w>        f''(x) u = jvp of the gradient along u = vjp of <gradient, u>
 """

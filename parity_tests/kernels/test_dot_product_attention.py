@@ -1,4 +1,4 @@
-"""The functional core, asked of every kernel of both backends.
+"""`dot_product_attention` with every kernel of both backends.
 
 float32 is compared without a tolerance, on numbers whose answer is exact: zero scores (every weight is 1 / n) and
 scores so far apart that one key takes all. float64 is compared with the formula, and the formula with plain loops.

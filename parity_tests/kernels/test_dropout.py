@@ -1,4 +1,4 @@
-"""Dropout of weights, asked of every kernel: the bits are the spec's, and what is kept is scaled.
+"""Dropout of weights in every kernel: the bits are those of the spec, and kept weights are rescaled.
 
 context = (weights * keep / (1 - rate)) v        keep[b, h, t, s] = mantissa(threefry(seed, index)) < threshold(1 - rate)
 """

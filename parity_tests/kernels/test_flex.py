@@ -1,4 +1,4 @@
-"""FlexAttention lowers masks, biases and score functions to one element, and gives what the formula gives.
+"""FlexAttention: masks, biases and score functions are lowered to single elements, and the results equal the formula.
 
 allowed[b0, b1, h, t, s] = mask.allowed(Element(b = b0 B1 + b1, h, t, s))        one number at a time
 block_mask(mask)         = schedule(mask, 128 x 128)                             one tile at a time

@@ -1,4 +1,4 @@
-"""What torch's fused kernels are told of a mask: no more than they need, and always enough.
+"""Masks lowered for torch's fused kernels: as small as possible, and always sufficient.
 
 SDPA(told(mask)) = reference(mask)        outputs and gradients, and nothing read that the mask hides
 varlen(cu_seqlens(mask)) = reference(mask)        by a stand-in that loops over documents, as FlashAttention's kernel does

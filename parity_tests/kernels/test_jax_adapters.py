@@ -1,4 +1,4 @@
-"""Kernels that others maintain, behind our contract: what they are told of a mask, and what they are not asked at all.
+"""Adapters of kernels maintained by others in JAX: the arguments made from a mask, and the calls that are refused.
 
 adapter(q, k, v, mask) = reference(q, k, v, mask)        cuDNN's arguments are answered by XLA, splash runs in the interpreter
 """

@@ -1,4 +1,4 @@
-"""Kernels: a request is checked once, the first that does not refuse it answers, and every refusal is kept.
+"""Choice of a kernel: a request is checked once, the first kernel that does not refuse runs, and every refusal is kept.
 
 choose(kernels, request) = (first that does not refuse, reasons of those before it)
 order = prefer of the first rule that holds, then the table up to "reference" without those

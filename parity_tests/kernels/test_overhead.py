@@ -1,4 +1,4 @@
-"""Overhead: what was checked is not checked again, what was compiled is not compiled again, and no mask is made dense.
+"""Overhead: nothing is checked or compiled twice, and no mask is made dense.
 
 calls of one signature check and choose once        compiled(layer) = layer        memory of a mask = O(stripe * S)
 """

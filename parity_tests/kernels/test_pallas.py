@@ -1,4 +1,4 @@
-"""The Pallas kernel, in JAX's interpreter: the laws of every kernel, asked of tiles so small that each kind of them occurs.
+"""The Pallas kernel in JAX's interpreter: the tests of every kernel, with tiles so small that each kind of tile occurs.
 
 pallas(q, k, v) = formula(q, k, v)        and its gradients, whatever the tile; lowered for GPUs and TPUs, which it has not seen
 """

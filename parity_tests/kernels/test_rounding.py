@@ -1,4 +1,4 @@
-"""Rounding: what a kernel says that it rounds is what it rounds, and the budget allows for that and for nothing else.
+"""Rounding: each kernel rounds exactly where it declares so, and the budget allows for that alone.
 
 d scores = weights * (d weights - delta)        delta = sum(d context * context), of the context as it was returned
 

@@ -1,4 +1,4 @@
-"""Tuning: a tile is kept for the machine and the versions that measured it, and is never needed for a right answer.
+"""Tuning: a tile is kept for the machine and versions that measured it, and never changes a result.
 
 tile_for(key, default) = what was kept for the key, else the default
 """

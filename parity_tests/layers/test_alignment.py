@@ -1,4 +1,4 @@
-"""Alignment: decoder states look back at encoder states, by every score, in both backends.
+"""Alignment attention with every score, in both backends.
 
 weights[t, s] = softmax_s(cap(score(q[t], k[s])))        context[t] = sum_s weights[t, s] v[s]
 

@@ -1,4 +1,4 @@
-"""Appended keys: a query that sees no key of the call sees them, and has gradients, as in `torch.nn.MultiheadAttention`.
+"""Appended keys: a query without visible keys attends to them and has gradients, as in `torch.nn.MultiheadAttention`.
 
 References:
     torch.nn.MultiheadAttention with add_bias_kv and add_zero_attn.

@@ -1,4 +1,4 @@
-"""The backends mirror each other: the same files, the same signatures. Each check has a counterpart that shows it can fail.
+"""The backends mirror each other: the same files and signatures. Each check is also shown to fail.
 
 ls(torch_impl) - kernels/* = ls(jax_impl) - kernels/*        signature(torch_impl.f) = signature(jax_impl.f)
 """

@@ -1,4 +1,4 @@
-"""Caches: a sequence that comes in chunks is the sequence, in both backends.
+"""Caches: decoding in chunks equals the whole sequence, in both backends.
 
 decode(x[:n]) ++ decode(x[n:]) = full(x)        for every split that the mask allows, and no token is lost unsaid
 """

@@ -1,4 +1,4 @@
-"""Caches under compilers: a step that is compiled is the step, and an overflow that a compiler hides is NaN and not a lie.
+"""Caches under compilers: a compiled step equals the eager one, and an overflow that cannot raise gives NaN.
 
 compiled(step)(cache, x) = step(cache, x)        lengths are data, so the next step compiles nothing
 """

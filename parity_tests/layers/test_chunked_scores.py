@@ -1,4 +1,4 @@
-"""Additive scores a few features at a time: the same numbers, and no array of all features of all pairs in either pass.
+"""Additive scores in chunks of features: the same numbers, without an array of all features of all pairs.
 
 chunked(q, k, v) = full(q, k, v)        largest array (B, T, S, chunk_size), all that training keeps: q, k and v
 

@@ -1,4 +1,4 @@
-"""Decoding: a layer with a cache, chunk by chunk, is the layer on the whole sequence.
+"""Decoding: a layer with a cache, chunk by chunk, equals the layer on the whole sequence.
 
 layer(x[:n], cache) ++ layer(x[n:], cache) = layer(x)        for every contract whose mask hides later keys, and every split
 """

@@ -1,4 +1,4 @@
-"""Differential attention: what both attentions of a pair see cancels, in both backends alike.
+"""Differential attention: common attention of a pair of heads cancels, equally in both backends.
 
 output = W_o (1 - initial) norm(softmax(q1 k1) v - strength softmax(q2 k2) v) = the paper's equations in loops
 """

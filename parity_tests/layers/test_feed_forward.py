@@ -1,4 +1,4 @@
-"""Feed-forward layers and their activations, in both backends, beside loops and beside torch's own functions.
+"""Feed-forward layers and activations in both backends, compared with loops and with torch's own functions.
 
 output = drop(f(x W_gate + b_gate) * (x W_up + b_up)) W_down + b_down
 """

@@ -1,4 +1,4 @@
-"""Every intermediate has a name in both backends, is the formula's, has a gradient, and never changes the context.
+"""Intermediates: named alike in both backends, equal to the formula's, differentiable, and without effect on the context.
 
 scaled -> capped -> scores -> masked -> weights, mean_weights, logsumexp -> context
 """

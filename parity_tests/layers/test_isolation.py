@@ -1,4 +1,4 @@
-"""Packed documents in whole layers: NaN in one reaches neither the output nor a gradient of another.
+"""Packed documents in whole layers: NaN in one document reaches neither outputs nor gradients of another.
 
 layer(packed, NaN in one document)[another] = layer(packed)[another]        bit for bit, and its gradients
 """

@@ -1,4 +1,4 @@
-"""What JAX and NNX do to functions and modules, done to ours: jit, vmap, grad, jvp, hessian, checkpoint, scan, sharding.
+"""Layers under the transforms of JAX and NNX: jit, vmap, grad, jvp, hessian, checkpoint, scan, sharding.
 
 transformed(layer)(x) = layer(x)        to rounding; masks are arguments like any other
 """

@@ -1,4 +1,4 @@
-"""Latent attention: the absorbed form is the expanded one, and a cache of latents is the whole sequence.
+"""Latent attention: the absorbed form equals the expanded one, and decoding with a cache equals the whole sequence.
 
 decode(x[:n]) ++ decode(x[n:]) = absorbed(x) = expanded(x) = the paper's equations in loops
 """

@@ -1,4 +1,4 @@
-"""Linear attention: sums that are carried along are the sums over all keys, in both backends alike.
+"""Linear attention: the scan equals the sums over all keys, in both backends.
 
 scan(q, k, v) = quadratic(q, k, v) = the paper's recurrence in loops        decode(x[:n]) ++ decode(x[n:]) = scan(x)
 """

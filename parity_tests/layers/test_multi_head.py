@@ -1,4 +1,4 @@
-"""The multi-head layer in both backends, loaded with the same weights, beside the oracle and beside the frameworks' own.
+"""The multi-head layer in both backends, with the same weights, compared with the formula and the frameworks' own layers.
 
 float64 agrees with the oracle to 1e-13 of the largest element: outputs, intermediates, gradients of parameters and inputs.
 """

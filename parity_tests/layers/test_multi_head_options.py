@@ -1,4 +1,4 @@
-"""The options of the multi-head layer: each by an independent text, all of them in float64 and under every transform.
+"""The options of the multi-head layer: each against an independent implementation, all in float64 and under every transform.
 
 float64: |backend - formula| <= 1e-13 of the largest element, outputs and gradients of every input and parameter
 """

@@ -1,4 +1,4 @@
-"""What PyTorch does to modules and functions, done to ours: compile, func, export, autocast, copy, pickle.
+"""Layers under the transforms of PyTorch: compile, func, export, autocast, copy, pickle.
 
 transformed(layer)(x) = layer(x)        to rounding, and bit for bit where nothing is recomputed
 """

@@ -1,4 +1,4 @@
-"""Transformer blocks and stacks in both backends, beside torch's own layers loaded with the same weights.
+"""Transformer blocks and stacks in both backends, compared with torch's own layers with the same weights.
 
 x = norm(x + drop(branch(x)))    or    x = x + drop(branch(norm(x)))        float64: 1e-13 of the largest, torch's 1e-12
 """

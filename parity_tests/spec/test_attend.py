@@ -1,4 +1,4 @@
-"""Attention: the one formula is what explicit loops compute; what may not be read is not read.
+"""The attention formula equals explicit loops, and masked values are never read.
 
 x[h, t, s] = cap(q[t, h] . k[s, h // (H // K)] scale) + bias[h, t, s]
 weights[h, t, s] = exp(x[h, t, s] - logsumexp[h, t]) where allowed

@@ -1,4 +1,4 @@
-"""Attention, backwards: the one text gives JAX and torch the gradients that finite differences of NumPy's give.
+"""Gradients of the attention formula in JAX and torch equal finite differences in NumPy.
 
 d f / d x = Im f(x + ih) / h        over every intermediate at once, so that each has its say
 """

@@ -1,4 +1,4 @@
-"""Axial rotary: half of the pairs turns with the row of a patch, half with its column.
+"""Axial rotary: half of the pairs is rotated by the row of a patch, half by its column.
 
 angle[(r, c)] = (r f_i, c f_i),  f_i = base^(-2i / (R/2)), i = 0 .. R/4 - 1
 rotate(q, (r, c)) = concat(Rotary(q's row pairs, r), Rotary(q's column pairs, c))

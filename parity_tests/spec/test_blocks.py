@@ -1,4 +1,4 @@
-"""The schedule of tiles: what it calls empty is empty, what it calls full is full, whoever holds the mask's arrays.
+"""Tile schedule: tiles marked empty are empty and tiles marked full are full, for masks of every framework.
 
 kind[i, j] = EMPTY -> no element of the tile is allowed        kind[i, j] = FULL -> every element is
 tile = (1, 1)  ->  kind = FULL where allowed, else EMPTY        Causal, Window, Prefix, Lengths: PARTIAL -> both occur

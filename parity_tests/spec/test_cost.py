@@ -1,4 +1,4 @@
-"""Cost: counted by hand, from the same tiles that a kernel follows, and bounded where a mask's numbers are traced.
+"""Cost model: equal to counts by hand on the tiles of a kernel, and an upper bound for traced masks.
 
 forward FLOPs = 2 pairs (D + E)        backward FLOPs = 2 pairs (2 D + 2 E), and 2 pairs D where no weights were kept
 """

@@ -1,4 +1,4 @@
-"""Files: what was saved is loaded, bit for bit and contract included; what was not saved by us is refused in our words.
+"""Files: contract and weights are loaded bit for bit as saved; other files are refused with our own error.
 
 load(save(contract, weights)) == (contract, weights)        a failed save leaves the old file as it was
 """

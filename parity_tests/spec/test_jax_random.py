@@ -1,4 +1,4 @@
-"""The numbers of jax.random and of Flax NNX, drawn without them: by NumPy, and by torch on its tensors.
+"""The numbers of jax.random and Flax NNX, computed in NumPy and torch without JAX.
 
 jax_random.f(key) = jax.random.f(key)        nnx_initializers.linear(Rngs(0), n, m) = nnx.Linear(n, m, rngs=nnx.Rngs(0))
 """

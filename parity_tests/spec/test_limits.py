@@ -1,4 +1,4 @@
-"""Limits: what is too large is refused at once in one short line, and what has no element is computed or refused by us."""
+"""Limits: too large sizes are refused at once in a short line; arrays without elements are computed or refused."""
 
 from __future__ import annotations
 

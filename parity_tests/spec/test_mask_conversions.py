@@ -1,4 +1,4 @@
-"""Foreign masks: each conversion allows exactly what its framework gives weight to, from arrays of any framework.
+"""Foreign masks: each conversion allows exactly the pairs that its framework allows, from arrays of any framework.
 
 convert(mask).allowed = framework's weights(mask) > 0
 """

@@ -1,4 +1,4 @@
-"""Drawings: what is printed is what `evaluate` says, and printing never fails.
+"""Drawings of masks show what `evaluate` returns, and printing never fails.
 
 picture[t][s] = ■ where table(mask)[row, head, t, s]
 """

@@ -1,4 +1,4 @@
-"""Packed, cached and per-head masks through attention itself: nothing leaks, and every call is a slice of a whole one.
+"""Packed, cached and per-head masks in attention: no leaks, and every call is a slice of the whole.
 
 attend(packed)[document] = attend(document alone)        attend(Placed(mask, q, k)) = rows q, columns k of attend(mask)
 """

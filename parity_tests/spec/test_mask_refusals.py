@@ -1,4 +1,4 @@
-"""Masks that cannot be, and masks that do not fit: one error of ours, in the same words in every backend."""
+"""Impossible masks and masks that do not fit: one error, in the same words in every backend."""
 
 from __future__ import annotations
 

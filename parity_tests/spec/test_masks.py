@@ -1,4 +1,4 @@
-"""Masks: each kind is its formula, asked one element at a time, and every backend reads the same predicate.
+"""Masks: each kind equals its formula element by element, and every backend evaluates the same predicate.
 
 allowed[b, t, s] = says(b, t, s)        says in plain Python, over integers and lists
 """

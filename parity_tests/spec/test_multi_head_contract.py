@@ -1,4 +1,4 @@
-"""The contract of multi-head attention: what may be said, what it says of shapes, and the oracle that judges both backends.
+"""The contract of multi-head attention: options, shapes, and the formula that both backends are compared with.
 
 output = sum_h softmax(rotate(x W_q + b_q)[h] . rotate(x W_k + b_k)[h // (H // K)] ...) (x W_v + b_v) W_o[h] + b_o
 """

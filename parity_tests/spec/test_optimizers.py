@@ -1,4 +1,4 @@
-"""Optimisers: one description, and torch.optim and optax take the same steps as its formula.
+"""Optimizers: torch.optim, optax and the formula take the same steps from one description.
 
     |p - formula| <= 64 STEPS 2^-52 max(1, |formula|)        float64: fewer than 64 roundings a step, of what is no larger
 

@@ -1,4 +1,4 @@
-"""Parameters: the same first bits everywhere, and weights that come back bit for bit or are not taken at all.
+"""Parameters: the same initial bits in both backends; weights are loaded bit for bit, or refused.
 
 layer.load_weights(w); layer.weights() == w        kernel ~ U[-a, a), a = sqrt(6 / (fan_in + fan_out))
 """

@@ -1,4 +1,4 @@
-"""Positions: a rotation by p * base^(-2i / R) radians, so that a score knows only how far apart its positions are.
+"""Rotary positions: a rotation by p * base^(-2i / R) radians, so that a score depends on distances alone.
 
 (rotate(x, p))_i = x_i e^(i p f_i)        pairs of features read as complex numbers
 rotate(q, p) . rotate(k, r) = rotate(q, p + n) . rotate(k, r + n)

@@ -1,4 +1,4 @@
-"""Random bits: a function of (key, index), the same in NumPy, torch and JAX, and those of JAX's own generator.
+"""Random bits: a function of (key, index), equal in NumPy, torch and JAX, and equal to JAX's own generator.
 
 keep[i] = (bits[i] >> 9) < ceil(float32(1 - rate) * 2^23)
 """

@@ -1,4 +1,4 @@
-"""The random bits against chance: what a true coin does, how far from it one may be, and generators that are further.
+"""Statistics of the random bits: bounds that a fair coin passes and biased generators fail.
 
     p-value = the chance that independent fair bits are as uneven        a generator fails below 1e-6, a mutant far below
 

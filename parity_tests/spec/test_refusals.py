@@ -1,4 +1,4 @@
-"""Bad input is refused by our own error, of the exact type, in the exact words: argument, got, wanted.
+"""Refusals: bad input raises our own error of the exact type and text: argument, value, what is required.
 
 Each call is made in both backends, which say the same; a message names an array's type where the type is the fault.
 """

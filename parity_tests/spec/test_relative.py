@@ -1,4 +1,4 @@
-"""Score biases: what the distance between a query and a key adds to their score.
+"""Score biases: what is added to a score for the distance of query and key.
 
 Alibi -slope_h |t - s|        RelativeBias b[bucket(s - t), h]        RelativeKeys scale q[t] . a[clip(s - t, -k, k) + k]
 """

@@ -1,4 +1,4 @@
-"""A function of one score, written with operators, does in every kernel that takes it what the named option does.
+"""`score_mod`: a function of one score, written with operators, equals the built-in option in every kernel that supports it.
 
 score_mod(x, b, h, t, s) = x + table[h, s - t + T - 1]      bias of relative positions
                          = x - slope[h] |t - s|             Alibi

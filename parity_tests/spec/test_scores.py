@@ -1,4 +1,4 @@
-"""Scores: products with grouped heads, their scale, the soft cap, and the scores that learn.
+"""Scores: products with grouped heads, scale, soft cap, and learned scores.
 
     products[h, t, s] = q[t, h] . k[s, h // (H // K)]        softcap(x) = c tanh(x / c)
     cosine[h, t, s] = exp(log_scale[h]) cos(q[t, h], k[s, h])        additive[t, s] = v . tanh(q[t] + k[s])

@@ -1,4 +1,4 @@
-"""The tests where a framework is not installed: what uses it is skipped and says so, and the rest runs.
+"""Tests without a framework: those that need it are skipped with the reason, all others run.
 
     import torch        in a file of this folder, without torch: the name stands for an `Absent`
     Absent              may be named, passed on and inherited from; a test that calls it is skipped, with the reason

@@ -1,4 +1,4 @@
-"""Both backends behind one face, so that a law is written once and asked of every kernel of each.
+"""One interface to both backends, so that a test is written once and runs on every kernel of each.
 
 kernel.attend(q, k, v, ...) = what the kernel answers, or, where it refuses and says why, what "auto" answers
 """

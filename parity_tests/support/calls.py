@@ -1,4 +1,4 @@
-"""Calls of the formula that its tests draw, and what is said of them.
+"""Random calls of the formula, and assertions about their results.
 
 formula(call) = attend(numpy, **call)        poisoned(call) = call, with NaN wherever nothing may be read
 """

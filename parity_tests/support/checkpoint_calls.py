@@ -1,4 +1,4 @@
-"""Valid calls of what reads and writes foreign checkpoints: one of each function that a user calls.
+"""One valid call of each public function that reads or writes foreign checkpoints.
 
 CHECKPOINTS["vit.contract"]() = {"config": {...}}
 """

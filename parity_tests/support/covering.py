@@ -1,4 +1,4 @@
-"""Covering arrays: of all combinations of several options, a few in which every pair of options is met.
+"""Covering arrays: a few combinations of several options in which every pair of options occurs.
 
 for all i < j, a in axes[i], b in axes[j]:  some row has row[i] = a and row[j] = b        as far as any allowed row has
 """

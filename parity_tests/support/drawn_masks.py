@@ -1,4 +1,4 @@
-"""Masks that tests draw: every kind and every composition, each with its formula in plain Python.
+"""Random masks: every kind and every composition, each with its formula in plain Python.
 
 drawn = (T, S), (mask, says)        says(b, t, s) = whether the mask allows it, over integers and lists
 """

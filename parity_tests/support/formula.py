@@ -1,4 +1,4 @@
-"""The formula of attention once more, in loops, and the calls on which every kernel is asked for it.
+"""The attention formula as loops, and the calls on which every kernel is compared with it.
 
 loops(q, k, v) = spec.attend(q, k, v), sharing no line with it        formula_grads = jax.grad of spec.attend
 """

@@ -1,4 +1,4 @@
-"""Hostile files: valid files of every format that is read here, deterministic damage to them, and what a reader makes of it.
+"""Hostile files: valid files of every format, deterministic damage to them, and the outcome of a reader.
 
 outcome(reader, path)        read, or refused by an AttentionError in one line of less than 500 characters
                              anything else, more than 5 s of CPU or more than 500 MB, is a fault

@@ -1,4 +1,4 @@
-"""Marian's files, written: the inverse of what the reader reads, and a tiny model with every name of a real one.
+"""Writes Marian files: the inverse of the reader, and a tiny model with every name of a real one.
 
 q = round(w * multiplier)    multiplier = 127 / max |w|        int8, transposed but for Wemb
 """

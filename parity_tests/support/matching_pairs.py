@@ -1,4 +1,4 @@
-"""Right pairs of many kinds: a torch module and the same function in JAX, under the names that their authors gave."""
+"""Correct pairs of many kinds: a torch module and the same function in JAX, under the names that their authors gave."""
 
 # Modules and pytrees of tests, of types that strict mode cannot know.
 # pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false

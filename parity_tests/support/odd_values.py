@@ -1,4 +1,4 @@
-"""Odd values: what nobody means to pass, of every kind that a program can hold by mistake.
+"""Odd values: one of every kind that a program may pass by mistake.
 
 for odd in ODD: call(..., argument=odd.make())        a fresh value each time: generators and lists do not survive a call
 """

@@ -1,4 +1,4 @@
-"""Public calls: every callable of the public modules, found by looking.
+"""Public calls: every callable of the public modules, found by introspection.
 
     for call in public_calls():  call.run(call.arguments())  succeeds;  then one argument is replaced at a time
 

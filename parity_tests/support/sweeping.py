@@ -1,4 +1,4 @@
-"""Sweeping: what an odd argument made of a call: an answer, one of our errors, or something that is neither."""
+"""Outcome of a call with an odd argument: a result, one of our errors, or anything else."""
 
 from __future__ import annotations
 

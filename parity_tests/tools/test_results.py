@@ -1,4 +1,4 @@
-"""Pages: every number has its file, nothing is said twice, and what is named is there.
+"""Pages: every number is backed by a file, nothing is repeated, and every name exists.
 
 rendered(page) = page        a block that somebody edited, or a results file that has changed, is found
 """
