@@ -25,8 +25,8 @@ from attention.parity.contracts.probes import Probe
 from attention.parity.diagnosis.diagnose import diagnose_program
 from attention.parity.diagnosis.evidence import SAME
 from attention.parity.diagnosis.library_program import LibraryLayer, Outputs, ProbedProgram
+from attention.parity.diagnosis.probe_inputs import diagnostic_probes
 from attention.parity.diagnosis.result import ProgramDiagnosis
-from attention.parity.diagnosis.test_inputs import diagnostic_probes
 from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.parity.mutations.formula_hooks import formula_outputs
 from attention.parity.mutations.mutation import Mutation

@@ -24,9 +24,9 @@ from attention.parity.blocks.instrumented_model import InstrumentedModel, Run
 from attention.parity.blocks.layerwise import SMALL, instrumented
 from attention.parity.blocks.received import FARTHEST, apart
 from attention.parity.blocks.units import counterparts, within
+from attention.parity.config_contracts.layer_inputs import hidden
 from attention.parity.config_contracts.part_program import Part, PartProgram
 from attention.parity.config_contracts.result import LayerDiagnosis
-from attention.parity.config_contracts.test_inputs import hidden
 from attention.parity.config_contracts.transformers_layers import Layer, is_theirs, layers
 from attention.parity.diagnosis.diagnose import diagnose_program
 from attention.parity.numerics.array_kinds import is_float

@@ -13,7 +13,7 @@ import numpy as np
 
 from attention.parity.adapters.program import Arrays, Call, Program
 from attention.parity.blocks.received import apart
-from attention.parity.config_contracts.test_inputs import beside, calls
+from attention.parity.config_contracts.layer_inputs import beside, calls
 from attention.parity.config_contracts.transformers_layers import Layer
 from attention.parity.contracts.probes import Probe
 from attention.parity.diagnosis.library_program import Outputs, ProbedProgram

@@ -19,9 +19,9 @@ import numpy as np
 from attention.parity.contracts.probes import Probe
 from attention.parity.diagnosis.evidence import Observation, explains, hardest_first
 from attention.parity.diagnosis.library_program import ProbedProgram
+from attention.parity.diagnosis.probe_inputs import diagnostic_probes, held_out_probes
 from attention.parity.diagnosis.result import Diagnosis, ProgramDiagnosis
 from attention.parity.diagnosis.search import RANKED, Explanation, Group, Search
-from attention.parity.diagnosis.test_inputs import diagnostic_probes, held_out_probes
 from attention.parity.diagnosis.user_program import probed_program
 from attention.parity.mutations.formula_hooks import own_budget
 from attention.parity.mutations.registry import hypotheses

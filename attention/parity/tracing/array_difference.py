@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from attention.parity.tracing.axis_permutations import arranged
-from attention.parity.tracing.dtype_casts import narrowed
 from attention.parity.tracing.fingerprint import masked, real
+from attention.parity.tracing.run_precision import narrowed
 
 Numbers = dict[str, Any]
 

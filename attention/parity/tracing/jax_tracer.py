@@ -26,11 +26,11 @@ from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.user_errors import blamed, described
 from attention.parity.numerics.array_kinds import is_float, widened
 from attention.parity.numerics.jaxpr_interpreter import CALLS
-from attention.parity.tracing.dtype_casts import cotangent, literal, own_dtype, own_eps, rounded, unit
 from attention.parity.tracing.jax_backward import forward_of, with_gradients
 from attention.parity.tracing.jax_loops import LOOPS
 from attention.parity.tracing.jax_rules import evaluated, is_key, plain
 from attention.parity.tracing.jax_source_lines import own_lines
+from attention.parity.tracing.run_precision import cotangent, literal, own_dtype, own_eps, rounded, unit
 from attention.parity.tracing.source_location import Frame, Place, is_direct, library, places, within
 from attention.parity.tracing.trace import Recording, Step
 from attention.spec.errors import OptionError, SideFailed

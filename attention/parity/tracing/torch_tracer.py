@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.torch_program import TorchProgram, same_draws
 from attention.parity.adapters.user_errors import blamed
-from attention.parity.tracing.dtype_casts import cotangent, own_dtype, own_eps, unit
+from attention.parity.tracing.run_precision import cotangent, own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
 from attention.parity.tracing.torch_alternatives import alternatives
 from attention.parity.tracing.torch_instrumentation import FUSED, Asked, default, frames, in_parts, stack

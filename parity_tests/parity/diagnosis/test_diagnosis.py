@@ -20,8 +20,8 @@ from attention.parity.diagnosis import KINDS, diagnose, diagnose_program, hypoth
 from attention.parity.diagnosis.diagnose import observe
 from attention.parity.diagnosis.evidence import Observation, explains
 from attention.parity.diagnosis.library_program import LibraryLayer, Outputs, ProbedProgram
+from attention.parity.diagnosis.probe_inputs import diagnostic_probes
 from attention.parity.diagnosis.search import Search
-from attention.parity.diagnosis.test_inputs import diagnostic_probes
 from attention.parity.diagnosis.user_program import probed_program
 from attention.parity.mutations.cases import CASE_MUTATIONS
 from attention.parity.mutations.formula_hooks import HookedProbe, formula_outputs

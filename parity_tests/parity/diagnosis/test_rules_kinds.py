@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from attention.parity.diagnosis.rules import Scene, name_scene
 from attention.parity.diagnosis.rules.activations import ACTIVATIONS
-from attention.parity.diagnosis.rules.behind import behind
+from attention.parity.diagnosis.rules.differing_operands import behind
 from parity_tests.support.rule_scenes import (
     FUSED,
     GATE,

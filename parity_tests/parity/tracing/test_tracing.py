@@ -20,9 +20,9 @@ from attention.parity.adapters import Call, program
 from attention.parity.tracing.array_difference import difference, familiar
 from attention.parity.tracing.axis_permutations import consistent
 from attention.parity.tracing.constant_tables import share_constants
-from attention.parity.tracing.dtype_casts import narrowed
 from attention.parity.tracing.fingerprint import fingerprint, masked
 from attention.parity.tracing.locate import record
+from attention.parity.tracing.run_precision import narrowed
 from attention.parity.tracing.source_location import Place, is_user, within
 from attention.parity.tracing.trace import Recording
 from attention.parity.tracing.trace_alignment import Alignment, increasing

@@ -12,7 +12,16 @@ from itertools import islice
 
 import numpy as np
 
-from attention.parity.diagnosis.edits import absent, functions, layouts, numbers, operands, order, regions, structure
+from attention.parity.diagnosis.edits import (
+    functions,
+    layouts,
+    missing_operation,
+    numbers,
+    operands,
+    operation_variants,
+    order,
+    regions,
+)
 from attention.parity.diagnosis.edits.edit import Edit
 from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.rules.operand_pair import Finding
@@ -24,14 +33,14 @@ __all__ = ["name"]
 
 Family = Callable[[Trials, int], Iterator[Edit]]
 FAMILIES: tuple[Family, ...] = (
-    structure.signs,
-    structure.twins,
+    operation_variants.signs,
+    operation_variants.twins,
     operands.exchanged,
     operands.siblings,
-    structure.settings,
-    structure.reduced,
-    structure.kept,
-    structure.counted,
+    operation_variants.settings,
+    operation_variants.reduced,
+    operation_variants.kept,
+    operation_variants.counted,
     functions.functions,
     functions.dropped,
     layouts.laid_out,
@@ -54,7 +63,7 @@ def name(divergence: Divergence, *, whole: bool = True) -> tuple[Finding, ...]:
     trials = _trials(divergence, whole=whole)
     if trials is None:
         return ()
-    if whole and (read_off := absent.name(divergence)):
+    if whole and (read_off := missing_operation.name(divergence)):
         return read_off
     # A function may be tried where it has no value: what it makes there equals nothing.
     with np.errstate(all="ignore"):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.changes import with_kernel, with_setting
 from attention.parity.diagnosis.edits.edit import Edit
+from attention.parity.diagnosis.edits.edit_builders import with_kernel, with_setting
 from attention.parity.diagnosis.edits.trial import Trials
 
 MOST_DILATED = 8

@@ -10,8 +10,8 @@ from itertools import combinations
 
 import numpy as np
 
-from attention.parity.diagnosis.edits.changes import made
 from attention.parity.diagnosis.edits.edit import Edit
+from attention.parity.diagnosis.edits.edit_builders import made
 from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.tracing.trace import Step
 

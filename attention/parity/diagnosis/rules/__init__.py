@@ -20,23 +20,23 @@ from attention.parity.diagnosis.rules import (
     combinations,
     convolutions,
     elementwise,
-    indexing,
+    intermediate_activations,
     masked_reductions,
     masking,
-    missing_operation,
+    missing_soft_cap,
     norms,
     operands,
     options,
-    patched,
     pooling,
     positions,
+    proven_differences,
+    rearrangements,
     reductions,
     resampling,
     selection,
     shifts,
-    within,
 )
-from attention.parity.diagnosis.rules.behind import behind
+from attention.parity.diagnosis.rules.differing_operands import behind
 from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, in_one_layout, scenes
 from attention.parity.tracing import Divergence
 
@@ -57,7 +57,7 @@ RULES: tuple[Rule, ...] = (
     *elementwise.GENERAL,
     *shifts.RULES,
     *masking.RULES,
-    *indexing.RULES,
+    *rearrangements.RULES,
     combinations.other_array,
     masked_reductions.cumulated,
     *reductions.RULES,
@@ -70,7 +70,7 @@ RULES: tuple[Rule, ...] = (
     *masked_reductions.RULES,
     *pooling.RULES,
     *resampling.RULES,
-    *within.RULES,
+    *intermediate_activations.RULES,
 )
 
 
@@ -93,7 +93,7 @@ def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, 
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
         # Where much is rounded, almost anything rebuilds an array.
-        for rule in rules if scene.limit <= COARSE else (indexing.coarser,) if rules is not SPECIFIC else ():
+        for rule in rules if scene.limit <= COARSE else (rearrangements.coarser,) if rules is not SPECIFIC else ():
             if finding := rule(scene):
                 return (finding,)
     return ()
@@ -151,8 +151,8 @@ def _named(divergence: Divergence) -> tuple[Finding, ...]:
             far += list(scenes(divergence, further=True))[len(first) :]
         for scene in (each for one in made for each in (one, in_one_layout(one)) if each is not None):
             # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
-            chosen = rules if scene.proven else indexing.SAME_ELEMENTS if rules is RULES else ()
+            chosen = rules if scene.proven else rearrangements.SAME_ELEMENTS if rules is RULES else ()
             found = name_scene(scene, chosen)
             if found:
                 return found if scene.proven else tuple(replace(finding, sure=False) for finding in found)
-    return patched.name(divergence) or missing_operation.name(divergence)
+    return proven_differences.name(divergence) or missing_soft_cap.name(divergence)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from attention.parity.diagnosis.edits import convolutions
-from attention.parity.diagnosis.edits.changes import made, with_setting
 from attention.parity.diagnosis.edits.edit import Change, Changing, Edit, Make
+from attention.parity.diagnosis.edits.edit_builders import made, with_setting
 from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called
 
