@@ -201,7 +201,8 @@ def full_comparison(
     layers: tuple[LayerDiagnosis, ...] = ()
     if report is not None and contract is None:
         report, layers = _by_config(brought, inputs, report, params, load)
-    return FullComparison(report, divergence, name_places(divergence), diagnosis, layers)
+    open_map = report is not None and report.verdict == "cannot tell"
+    return FullComparison(report, divergence, name_places(divergence, open_map=open_map), diagnosis, layers)
 
 
 def _by_contract(

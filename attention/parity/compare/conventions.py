@@ -145,7 +145,8 @@ def moved_slightly(arrays: Mapping[str, np.ndarray], seed: int) -> Arrays:
             return x
         finite = np.where(np.isfinite(x), x, 0).astype(np.float64)
         size = float(np.sqrt(np.mean(finite**2))) if x.size else 0.0
-        return (x.astype(np.float64) + 1e-3 * (size or 1.0) * draws.standard_normal(x.shape)).astype(x.dtype)
+        # NumPy makes a number of an array without axes.
+        return np.asarray(x.astype(np.float64) + 1e-3 * (size or 1.0) * draws.standard_normal(x.shape), x.dtype)
 
     return {name: each(x) for name, x in arrays.items()}
 

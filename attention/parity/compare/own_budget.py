@@ -19,13 +19,14 @@ import numpy as np
 from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.compare.conventions import Triple
 from attention.parity.compare.jax_budget import traced
-from attention.parity.compare.oracle import Oracle, Pair, Question, runs_of, scaled
+from attention.parity.compare.oracle import MEDIUM, Oracle, Pair, Question, runs_of, scaled, size
 from attention.parity.numerics.comparison import judge
 from attention.parity.numerics.error_budget import Budget
 from attention.parity.param_mapping.result_pairing import Pairing
 
-NEAR = 100.0
-"""How many times its limit a result may stand outside and still be within a budget of other operations."""
+NEAR = 1000.0
+"""Of a pair with many parameters: how many times its limit a result may stand outside and be judged again. A result that one
+program cancels to 0 may be outside by any factor, so that small pairs are always judged again."""
 
 
 def widened(
@@ -41,7 +42,8 @@ def widened(
         pairs: of the names of both programs.
         note: is told of the budget that was taken.
     """
-    bad = [name for name, triple in triples.items() if not (v := judge(name, *triple)).agrees and v.badness < NEAR]
+    most = np.inf if size(pair) < MEDIUM else NEAR
+    bad = [name for name, triple in triples.items() if not (v := judge(name, *triple)).agrees and v.badness < most]
     if not bad or (index == found.side and not found.ratio):
         return triples
     perturbed = _operations(pair, index, found)

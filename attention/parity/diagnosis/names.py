@@ -16,14 +16,16 @@ MOST = 0.9995
 """A share of the error that is all of it."""
 
 
-def name_places(divergence: Divergence | None) -> tuple[Finding, ...]:
+def name_places(divergence: Divergence | None, *, open_map: bool = False) -> tuple[Finding, ...]:
     """Return the names of the mistakes, each once; nothing where none is known.
 
     Args:
         divergence: of `locate`; None where nobody looked.
+        open_map: whether it is not established which parameter is which: an edit could mend the map and not the program.
     """
     places = divergence.all if divergence is not None else ()
-    found = [finding for place in places for finding in name_mistake(place)] or _edited(places)
+    found = [finding for place in places for finding in name_mistake(place)]
+    found = found or ([] if open_map else _edited(places))
     return tuple({finding.name: finding for finding in found}.values())
 
 

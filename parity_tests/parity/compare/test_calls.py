@@ -386,6 +386,22 @@ class TestUndefinedGradients:
         compare(ours, theirs, x).assert_ok()
         assert not compare(ours, lambda x: theirs(x, 1.0001), x).ok
 
+    def test_torchs_gelu_cancels_where_that_of_jax_does_not(self) -> None:
+        # The gradient of w is what gelu makes of -5: 1 + erf(-3.5) has an error of half a unit, erfc(3.5) a relative one.
+        x = np.linspace(-6, -4, 24).astype(np.float32)[:, None]
+
+        def ours(w: Any, x: Any, factor: float = 1.0) -> Any:
+            return torch.nn.functional.gelu(factor * x) @ w["w"]
+
+        def theirs(w: Any, x: Any) -> Any:
+            return jax.nn.gelu(x, approximate=False) @ w["w"]
+
+        first, second = {"w": torch.full((1, 2), 0.5)}, {"w": jnp.full((1, 2), 0.5)}
+        for rows in (x[:1], x[12:13], x):
+            compare((ours, first), (theirs, second), rows).assert_ok()
+        wrong = (lambda w, x: ours(w, x, 1.01), first)
+        assert not compare(wrong, (theirs, second), x).ok
+
     def test_a_large_pair_is_not_condemned_because_the_other_program_was_lucky(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys.modules["attention.parity.compare.oracle"], "LARGE", 0)
         x = np.random.default_rng(0).standard_normal((3, 4096)).astype(np.float32)

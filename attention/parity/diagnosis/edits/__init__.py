@@ -23,7 +23,7 @@ from attention.parity.diagnosis.edits import (
     regions,
 )
 from attention.parity.diagnosis.edits.edit import Edit
-from attention.parity.diagnosis.edits.trial import Trials
+from attention.parity.diagnosis.edits.trial import FAILURES, Trials
 from attention.parity.diagnosis.rules.operand_pair import Finding
 from attention.parity.tracing import Divergence
 from attention.parity.tracing.backward_slice import cone
@@ -107,7 +107,12 @@ def _edits(divergence: Divergence, trials: Trials) -> Iterator[Edit]:
 
 
 def _each(family: Family, trials: Trials, events: list[int]) -> Iterator[Edit]:
-    return (edit for e in events for edit in family(trials, e))
+    for e in events:
+        try:
+            yield from family(trials, e)
+        # A family may not fit an array that it did not foresee; the mistake may still be found at another one.
+        except FAILURES:
+            continue
 
 
 def _upstream(trials: Trials, border: list[int]) -> list[int]:

@@ -65,7 +65,7 @@ def chain(trials: Trials, x: int, e: int) -> str:
         return name
     event = trials.events[e]
     if event.inputs and all(n == x or trials.value(n).size == 1 for n in event.inputs):
-        numbers = [float(trials.value(n)) for n in event.inputs if n != x and trials.value(n).dtype.kind in "fiu"]
+        numbers = [trials.value(n).item() for n in event.inputs if n != x and trials.value(n).dtype.kind in "fiu"]
         return f"{op(event)}{f' with {numbers[0]:.6g}' if numbers else ''}"
     if len(event.inputs) == 2 and x in event.inputs:
         [other] = [n for n in event.inputs if n != x] or [x]
