@@ -1,4 +1,4 @@
-"""Open maps: where two programs part though no evidence says which parameter is which, and when the trace says so after all.
+"""Ambiguous parameter maps: locate the divergence under the likeliest map, and decide whether the trace confirms that map.
 
     established    <=>    each use of a doubtful parameter (`ParamMap.provable`) makes an array that the other program makes
 

@@ -1,4 +1,4 @@
-"""Settling: a plain function is what its arrays have to be, and a function of NumPy arrays shows it when it is asked.
+"""Detect functions that accept NumPy arrays only, and wrap them as NumPy programs.
 
 A module, or a function with parameters of a framework, tells by itself and is left as it is: a bare call would lose them.
 """

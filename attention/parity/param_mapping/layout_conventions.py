@@ -1,4 +1,4 @@
-"""Convention: which of the layouts that two shapes leave open is the likely one, by where the arrays come from.
+"""Layout conventions: which of the layouts that two shapes allow is the likely one for the frameworks of the arrays.
 
 torch `weight` (out, in, *window)        Flax, Keras `kernel` (*window, in, out)        an embedding: the same in both
 """

@@ -1,4 +1,4 @@
-"""Names: how alike two parameters are called, and the pairing that is alike most of all.
+"""Name assignment: the similarity of parameter names, and the pairing with the largest total similarity.
 
     alike(a, b) = weight of the words in both / weight of the words in either        1: the same words, 0: none in common
 

@@ -1,4 +1,4 @@
-"""Reasons: what no evidence says of a map under which outputs differ, and whether a trace could say it.
+"""Why a parameter map is ambiguous, and whether a trace could resolve it.
 
 a program may be wrong, or the map: it is the map where nothing but shapes pairs two parameters, or two layouts fit
 """

@@ -1,4 +1,4 @@
-"""Outputs: when neither values nor names decide, both programs are run, and the map that makes them agree is kept.
+"""Disambiguation by outputs: run both programs under each possible map, and keep the map under which they agree.
 
     error(map) = |second(map.forward(x)) - first(x)| / |first(x)|        for random x
 

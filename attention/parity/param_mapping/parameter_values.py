@@ -1,4 +1,4 @@
-"""Learned: the values that both programs run with, and whether they are the same.
+"""Parameter values of both programs: copied from one to the other through the map, or checked to be equal.
 
 load="first":  second = forward(first)        load="second":  first = backward(second)        None: they must be equal
 """

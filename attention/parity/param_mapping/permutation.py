@@ -1,4 +1,4 @@
-"""Layout: the moves behind a permutation, from where a few lines of elements come from.
+"""Recover reshapes, transposes and slices from a permutation, given the addresses along each axis.
 
     address(b[i, j, ...]) = base + line_0[i] + line_1[j] + ...          any reshape, transpose, split or concatenation
     line[i] = digit_1 * stride_1 + digit_2 * stride_2 + ...             i in mixed radix: the axes that were merged

@@ -1,4 +1,4 @@
-"""Solve: the parameter map of two programs, from what is known about them, the surest first.
+"""Solve for the parameter map of two programs from all evidence, the most certain first.
 
 given moves  >  equal values  >  names and documented layouts  >  the order of use  >  the outputs of both
 """

@@ -1,4 +1,4 @@
-"""State pairing: what programs hold besides parameters, such as running statistics, tables and codebooks, and which is which.
+"""State pairing: match running statistics, tables and codebooks of two programs, which are no parameters.
 
     pairs = paired(first, second, map)          ("bn.running_mean", "bn.mean"): the same module, the same kind
     load="first": second.state[mean] = first.state[running_mean]

@@ -1,4 +1,4 @@
-"""Boxes: the block of an array that a count in several digits runs through.
+"""Convert a set of strided addresses, given as mixed-radix digits, to a block of an array.
 
 { start + digit_1 * stride_1 + digit_2 * stride_2 + ... } = array.reshape(split)[spans]        as a set of positions
 """

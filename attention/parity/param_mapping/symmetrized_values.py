@@ -1,4 +1,4 @@
-"""Veil: values that are blind to some questions about a map, and to no others.
+"""Parameter values made symmetric, so that the outputs do not depend on chosen ambiguities of the map.
 
     x[i] = x[j]        for all elements i, j of the first program that some answers would put in the same place of the second
 

@@ -1,4 +1,4 @@
-"""Trials: both programs are run under a map that may be the right one, and their outputs compared.
+"""Trial runs: both programs run under a possible map, and the error of their outputs.
 
 error(map) = |second(map.forward(x)) - first(x)| / |first(x)|
 

@@ -1,4 +1,4 @@
-"""The graph of use: which parameter is computed with what another was computed with last, in both programs.
+"""Graph of parameter use: an edge joins two parameters used one after the other on the same data.
 
 edges(program) = {(p, q): q is computed with what p was computed with last}        of matched parameters
 """

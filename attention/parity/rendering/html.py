@@ -1,4 +1,4 @@
-"""A report as one page: no script that is needed, no address that is fetched, light and dark, wide and narrow.
+"""A report as one self-contained HTML page.
 
 page(report)                              verdict, table, histograms of z, error maps, attention maps, environment
 page(report, divergence, diagnosis)       verdict, the mistake's name, both lines side by side; the rest folded

@@ -1,4 +1,4 @@
-"""Activation patching: what the JAX side would return had some of its arrays been those of the torch side.
+"""Activation patching: run the JAX program again with arrays of the torch program in place of its own.
 
     replace j by t; run all that depends on it again; do the outputs agree now?
 

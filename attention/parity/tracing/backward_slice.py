@@ -1,4 +1,4 @@
-"""The frontier: where two programs part, walking back from the outputs that differ.
+"""Backward slice: the unmatched operations on the way to a differing output, and where they begin (the frontier).
 
     frontier = {e unexplained, on the way to an output that differs, whose inputs all need no explanation}
 

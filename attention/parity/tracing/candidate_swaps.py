@@ -1,4 +1,4 @@
-"""Candidates: the swaps of one array of torch for one of JAX that may explain the outputs, the smallest regions first."""
+"""Candidate swaps for activation patching: a torch array for a JAX array, smallest region first."""
 
 from __future__ import annotations
 

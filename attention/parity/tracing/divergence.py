@@ -1,4 +1,4 @@
-"""The divergence: the last pair of arrays that agrees, and the first that does not, with their lines.
+"""The divergence: the last pair of arrays that agrees and the first that differs, with their source lines.
 
 last in agreement    model_torch.py:31    scores = q @ k.mT / math.sqrt(D)
                      model_jax.py:28      scores = jnp.einsum("thd,shd->hts", q, k) / D**0.5

@@ -1,4 +1,4 @@
-"""Error attribution: all places at which two programs part, and what share of the outputs' error each explains.
+"""Error attribution: all divergences of two programs, and the share of the outputs' error that each explains.
 
     find a divergence    ->    carry torch's array across to JAX    ->    share = 1 - error after / error before    ->    go on
 

@@ -1,4 +1,4 @@
-"""The choice: which operation of either side the mistake is in.
+"""Fault localisation: choose the operation of either program that contains the mistake.
 
     the smallest region (t, j) for which the JAX side with t in the place of j returns what the torch side returns
 

@@ -1,4 +1,4 @@
-"""The JAX side, recorded: its jaxpr evaluated in NumPy, one equation at a time, through every call and loop.
+"""Record a JAX program: evaluate its jaxpr in NumPy, one equation at a time, through every call and loop.
 
     jit(f)(x)    ->    the equations of f, each with the line of f that made it, or else with the line of the call
 

@@ -1,4 +1,4 @@
-"""Faults of arrays that no operation computes: an operand in another layout, and tables of constants.
+"""Mistakes without an operation: an operand in another layout, or a different constant table.
 
 heads split as (h d) beside (d h)        an angle table that starts at 1
 """

@@ -1,4 +1,4 @@
-"""Locate: find the line at which two programs part.
+"""Locate the source lines at which two programs diverge.
 
 record both    ->    align by fingerprint    ->    walk back from what differs    ->    swap arrays to prove it
 """

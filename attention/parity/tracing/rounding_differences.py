@@ -1,4 +1,4 @@
-"""Roundings: whether a rounding of the dtype that two programs run in explains how far two arrays are apart.
+"""Rounding differences: whether rounding in the dtype of the run explains the difference of two arrays.
 
 |t - j| <= 4 u max(|t|, |j|)    for each element, where u is the unit roundoff
 """

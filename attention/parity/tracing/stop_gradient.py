@@ -1,4 +1,4 @@
-"""Stopped gradients: where one program cuts the backward pass and the other does not.
+"""Stopped gradients: `detach` or `stop_gradient` in one program only.
 
     torch    z + (code - z).detach()        jax    z + stop_gradient(code) - z
 

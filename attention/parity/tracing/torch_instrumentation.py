@@ -1,4 +1,4 @@
-"""What recording a torch program needs of torch: its operations in parts, the line of each, and what the program asked for.
+"""Torch hooks for recording: decomposed operations, source lines, and detach calls made by the user.
 
 softmax(x)    ->    amax, sub, exp, sum, div
 """

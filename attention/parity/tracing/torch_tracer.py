@@ -1,4 +1,4 @@
-"""The torch side, recorded: every aten operation, with its line, the events it read and what it made.
+"""Record a torch program: every aten operation, with its source line, inputs and result.
 
     softmax(x)    ->    amax, sub, exp, sum, div        what is fused is replayed in parts, so that it can be aligned
 

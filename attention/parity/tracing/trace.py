@@ -1,4 +1,4 @@
-"""Events: every array that a program made, in order, with the line that made it and the arrays it was made from.
+"""Events of a trace: every array of a program in order, with its source line and the arrays it was computed from.
 
     event 12    mul    float64 (2, 7, 12)    model.py:31    from events 10 and 4
 

@@ -1,4 +1,4 @@
-"""Edits: the mistake as the one change of the JAX program after which it makes what the torch side makes.
+"""Edits: search for the one change of the JAX program that makes its outputs equal to those of torch.
 
     for each operation where the programs part, for each change of it: run again; do the outputs agree?
 

@@ -1,4 +1,4 @@
-"""Changes: an operation of the JAX side told something else, of another kernel, or made by another function of its operands."""
+"""Helpers that build an edit: other parameters, a transformed kernel, or another function of the operands."""
 
 # What an edit makes of arrays are small functions whose types strict mode cannot know.
 # pyright: standard

@@ -1,4 +1,4 @@
-"""Settings of operations: the same operation of the same arrays, told something else.
+"""Edits that replace an operation by a variant: other parameters, another comparison or reduction, a sign, a start index.
 
 padding, dilation, stride        axes        comparison        start, step, order        exponent        direction
 """

@@ -1,4 +1,4 @@
-"""Trials: the JAX program with one edit, run again, and whether it then makes what the torch side makes.
+"""Trial of an edit: run the JAX program again with one change, and compare its outputs with those of torch.
 
     edit: event e := f(events r)        run all that depends on e        do the outputs agree now?
 

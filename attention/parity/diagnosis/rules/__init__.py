@@ -1,4 +1,4 @@
-"""Rules: the mistake's name, where two programs part, without any contract.
+"""Rules that name a mistake from the arrays around a divergence, without a contract.
 
     found = locate(torch_side, jax_side, inputs)        name_mistake(found) -> (Finding, ...)
 

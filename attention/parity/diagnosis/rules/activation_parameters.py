@@ -1,4 +1,4 @@
-"""Parameters of activations: the slope of a leaky ReLU, the alpha of an ELU, fitted below zero on either side.
+"""Parameters of activations below zero: the slope of a leaky ReLU or the alpha of an ELU, fitted on either side.
 
 torch = x above zero, c f(x) below        jax = x above zero, d f(x) below
 """

@@ -1,6 +1,6 @@
-"""Activations: two of one array, one that is missing, another parameter of one, and parts that such functions are made of.
+"""Activations: another, a missing, or a differently parameterised activation of one array.
 
-torch = f(x)        jax = g(x), or x        x agrees, f and g of the table below
+torch = f(x)        jax = g(x), or x        x agrees, f and g of `ACTIVATIONS`
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Addends: one that is missing or another array on one side, a bias, and scales by w beside scales by 1 + w.
+"""Addends: a missing or different addend or bias, and a scale w in place of 1 + w.
 
 torch = x + b        jax = x, or x + c            torch = x (1 + w)        jax = x w
 """

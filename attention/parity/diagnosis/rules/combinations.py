@@ -1,4 +1,4 @@
-"""Combinations: an operand of a product that is missing, and two arrays that are added with other weights.
+"""Products and weighted sums: a missing factor or product, other weights, z and 1 - z exchanged, another axis.
 
 torch = x w        jax = x                          torch = a u + b w        jax = a u + d w, or b u + a w
 torch = z u + (1 - z) w        jax = (1 - z) u + z w

@@ -1,4 +1,4 @@
-"""Convolutions: the same array and kernel, padded otherwise, at other steps, or with the kernel turned.
+"""Convolutions of one array with one kernel that differ in padding, stride, dilation, or a flipped kernel.
 
 torch = conv(pad(x, lo, hi), W)        jax = conv(pad(x, lo', hi'), W), or conv(pad(x, around), W), or conv(x, W flipped)
 

@@ -1,4 +1,4 @@
-"""Behind: where both sides do the same with an agreed array and one that parts, the latter parts, and not what is done.
+"""Walk back to the operands: if both programs apply the same operation, the difference lies in an operand.
 
 torch = a s, jax = b s        torch = a + s, jax = b + s        torch = a W, jax = b W        then a beside b
 """

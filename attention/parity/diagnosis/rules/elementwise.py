@@ -1,6 +1,6 @@
-"""Element by element: another activation, a soft cap, a factor, an offset, a gate exchanged with what it gates.
+"""Elementwise differences: a constant factor, a soft cap, an activation of another operand, a gate exchanged with its value.
 
-torch = f(x)        jax = g(x)        x agrees, f and g of the table below
+torch = c x, c tanh(x / c), or f(u) w        jax = d x, x, or f(w) u        x, u and w agree
 """
 
 from __future__ import annotations

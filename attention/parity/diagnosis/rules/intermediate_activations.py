@@ -1,4 +1,4 @@
-"""Within: what is made on the way to the arrays that part, and may be the mistake: likely, as what follows is not made again.
+"""Activations and gates that differ at an intermediate array; likely, not certain: later operations are not recomputed.
 
 torch: f(u) w on the way        jax: f(w) u on the way        or f of u on torch, f of w on jax, where neither has the other's
 """

@@ -1,4 +1,4 @@
-"""Padding: what one side reduces of what a mask keeps, and the other of all; what one side alone sets to 0.
+"""Padding: a reduction that ignores the mask in one program, or elements that only one program sets to 0.
 
 torch = sum(x m) / sum(m)        jax = mean(x)            torch = max(where(m, x, -inf))        jax = max(x)
 torch = x (1 - m)                jax = x                  m is 0 or 1

@@ -1,4 +1,4 @@
-"""Masking: other masks, a mask that is missing, another value for what is masked, a mask before a cap instead of after it.
+"""Masking: another or a missing mask, another fill value, or a mask before a soft cap instead of after it.
 
 torch = where(mask, x, -inf)        jax = where(another mask, x, -inf), or x, or where(mask, x, another value)
 """

@@ -1,4 +1,4 @@
-"""One-sided: what one program does to an array that agrees, and the other nowhere does.
+"""A soft cap c tanh(x / c) that only one of the two programs applies.
 
 c tanh(x / c)        nobody has such an array by chance
 """

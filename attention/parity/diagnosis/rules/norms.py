@@ -1,4 +1,4 @@
-"""Norms: one that only one side has, one that subtracts the mean and one that does not, a division that one side lacks.
+"""Norms: one that only one program applies, another kind of norm, or a division that one program lacks.
 
 torch = (x - mean) / sqrt(var + eps) w + b        jax = x, or x / sqrt(mean of x^2 + eps) w
 torch = x / sum of x                              jax = x

@@ -1,4 +1,4 @@
-"""Scenes: two arrays that should be equal and are not, and the arrays that both programs had made alike before.
+"""The input of every rule (`Scene`): two arrays that should be equal, and the earlier arrays on which both programs agree.
 
     torch = f(known on torch)        jax = g(known on jax)        f and g of one family, and not the same: the mistake's name
 

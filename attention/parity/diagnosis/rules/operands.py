@@ -1,4 +1,4 @@
-"""Operands: a product or a sum of which one operand is another array, a kernel transposed, a chunk taken for another.
+"""Operands: another array in a product, a transposed kernel, or another chunk of one array.
 
 torch = u w, jax = v w        torch = x W^T, jax = x W        torch = the first third of x, jax = the second
 """

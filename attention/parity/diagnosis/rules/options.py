@@ -1,4 +1,4 @@
-"""Options: an operation of torch that makes what the other side makes, once one of its options is another.
+"""Options of torch operations: the option which, if changed, reproduces the array of the JAX program.
 
 grid_sample(x, grid, align_corners=False) = jax        although torch has align_corners=True
 """

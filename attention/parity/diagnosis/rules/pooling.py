@@ -1,4 +1,4 @@
-"""Pooling: the same windows padded otherwise, or reduced otherwise.
+"""Pooling of one array that differs in its padding or in its reduction, such as maximum and mean.
 
 torch = max of windows of pad(x, lo, hi)        jax = mean of windows of pad(x, lo', hi'), with the padding counted or not
 

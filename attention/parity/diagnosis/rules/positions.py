@@ -1,4 +1,4 @@
-"""Positions: the base of rotary and sinusoidal frequencies.
+"""Positions: the base of rotary and sinusoidal frequencies, read from the table of either program.
 
 frequency i of n = base ** (-i / n)        read off the table of either side, at three frequencies at least
 """

@@ -1,4 +1,4 @@
-"""Indexing: the right elements in other places, and elements that are rounded.
+"""Rearranged elements: tiled, rolled, flipped or transposed arrays, heads split in another order, other rotary pairs.
 
 jax = torch, its axes in another order, rolled, reversed, tiled where repeated
 """

@@ -1,4 +1,4 @@
-"""Along an axis: sums, means, softmax, norms.
+"""Reductions along an axis: sums, means, softmax, norms and cumulative sums that one program takes differently.
 
 torch = reduce(x, axis)        jax = another reduction of the same x, or along another axis
 """

@@ -1,4 +1,4 @@
-"""Resampling: an image made larger by its nearest elements or by lines between them, with its corners aligned or its edges.
+"""Resampling of images: nearest or linear interpolation, with or without align_corners.
 
 torch = bilinear(x)        jax = nearest(x), or bilinear with align_corners        both made again from torch's own x
 """

@@ -1,4 +1,4 @@
-"""Selection: other elements or rows of one array, the operands of a concatenation in another order, grids.
+"""Selection: other elements or rows of one array, another order of concatenated operands, other evenly spaced grids.
 
 torch = x[:, 0]     jax = x.mean(1)           torch = table[i]     jax = table[i + 1]
 torch = [a, b]      jax = [b, a]              torch = 0, 1 / n, ... jax = 0, 1 / (n - 1), ...

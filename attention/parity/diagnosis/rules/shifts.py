@@ -1,4 +1,4 @@
-"""Shifts: an epsilon, an off-by-one, or a bias before a sigmoid, and an epsilon on the other side of a root.
+"""Added constants: another eps, an off-by-one, a bias before a sigmoid, an eps inside or outside a square root.
 
 torch = f(x + e)        jax = f(x + d)            torch = sqrt(x + e)        jax = sqrt(x) + e
 """
