@@ -22,7 +22,7 @@ from attention.parity.adapters.pytree_paths import paths
 from attention.spec.errors import SideFailed
 
 
-def settled(subject: Program, call: Call) -> Program:
+def as_numpy_program(subject: Program, call: Call) -> Program:
     """Return a function of NumPy arrays, which its framework cannot run, as the NumPy program that it is.
 
     Args:

@@ -22,7 +22,7 @@ LONGEST = 400
 
 
 @contextmanager
-def blamed(name: str) -> Generator[None]:
+def attributed_to(name: str) -> Generator[None]:
     """Turn every error inside, `sys.exit` included, into SideFailed, from None; an interrupt passes.
 
     Args:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attention.parity.adapters import Call, Made, Program, program
-from attention.parity.adapters.detect_numpy import settled
+from attention.parity.adapters.detect_numpy import as_numpy_program
 from attention.parity.adapters.inputs import LOAD, Dtypes, call_of, cotangents, pairs_of, rounded, rounded_call
 from attention.parity.compare import conventions, own_budget, settings_audit
 from attention.parity.compare.conventions import Conventions, Triple
@@ -82,7 +82,7 @@ def compare(
         ParamError: the map that is given does not fit the parameters.
     """
     call, pairs = call_of(inputs), pairs_of(dtypes)
-    both = (settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call))
+    both = (as_numpy_program(program(torch_side, "torch"), call), as_numpy_program(program(jax_side, "jax"), call))
     names = both[0].framework, both[1].framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     subject = name or f"{both[0].name} and {both[1].name}"

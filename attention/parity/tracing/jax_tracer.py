@@ -23,7 +23,7 @@ from jax.extend.core import Var
 
 from attention.parity.adapters.jax_program import JaxProgram, width
 from attention.parity.adapters.program import Arrays, Call
-from attention.parity.adapters.user_errors import blamed, described
+from attention.parity.adapters.user_errors import attributed_to, described
 from attention.parity.numerics.array_kinds import is_float, widened
 from attention.parity.numerics.jaxpr_interpreter import CALLS
 from attention.parity.tracing.jax_backward import forward_of, with_gradients
@@ -193,13 +193,13 @@ def _traced(name: str, function: Callable[..., Any], given: Arrays, dtype: str |
     then that of float32, and is evaluated in float64 all the same.
     """
     try:
-        with blamed(name):
+        with attributed_to(name):
             return jax.make_jaxpr(function, return_shape=True)(given)
     except SideFailed:
         if dtype != "float64":
             raise
         narrow = {n: x.astype(np.float32) if not is_key(x) and is_float(x) else x for n, x in given.items()}
-        with jax.enable_x64(False), blamed(name):
+        with jax.enable_x64(False), attributed_to(name):
             return jax.make_jaxpr(function, return_shape=True)(narrow)
 
 

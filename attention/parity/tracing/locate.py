@@ -10,7 +10,7 @@ from typing import Any
 
 from attention._extras import require
 from attention.parity.adapters import Arrays, Call, Program, program
-from attention.parity.adapters.detect_numpy import settled
+from attention.parity.adapters.detect_numpy import as_numpy_program
 from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
 from attention.parity.numerics.dtype_rounding import ROUNDINGS
 from attention.parity.param_mapping.parameter_values import alike
@@ -62,7 +62,7 @@ def locate(
         OptionError: a side is neither torch nor JAX.
     """
     call = call_of(inputs)
-    both = settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call)
+    both = as_numpy_program(program(torch_side, "torch"), call), as_numpy_program(program(jax_side, "jax"), call)
     first, second = alike(both, call, params, load)
     if (first.framework, second.framework) == ("jax", "torch"):
         # The recordings are told by their framework, in whichever order they are given.

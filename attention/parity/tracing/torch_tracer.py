@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.torch_program import TorchProgram, same_draws
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.tracing.run_precision import cotangent, own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
 from attention.parity.tracing.torch_alternatives import alternatives
@@ -55,7 +55,7 @@ def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype
     with ExitStack() as around:
         around.enter_context(same_draws(program.devices))
         around.enter_context(in_parts())
-        with blamed(program.name):
+        with attributed_to(program.name):
             bound = program.bind(call, params, dtype)
         around.enter_context(default(dtype))
         roles = {name: ("param" if name in program.params else "input", value(leaf)) for name, leaf in bound.leaves.items()}
