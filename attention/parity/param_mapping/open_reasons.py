@@ -29,7 +29,7 @@ def has_documented_answer(question: Question, plan: Plan) -> bool:
     return all(map(documented, names)) or (said and all("embed" in words(name) for name in names))
 
 
-def unsaid(plan: Plan, crossed: Pairs) -> list[str]:
+def missing_evidence(plan: Plan, crossed: Pairs) -> list[str]:
     """Return what no evidence but shapes says of a plan's pairs, and what both programs have left over.
 
     Args:

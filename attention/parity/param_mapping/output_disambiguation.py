@@ -15,11 +15,11 @@ from itertools import combinations
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.candidates import ALONE, Plan
 from attention.parity.param_mapping.joint_search import joint
-from attention.parity.param_mapping.name_assignment import told_apart
+from attention.parity.param_mapping.name_assignment import names_distinguish
 from attention.parity.param_mapping.open_questions import Question, questions
-from attention.parity.param_mapping.open_reasons import has_documented_answer, provable, unsaid
+from attention.parity.param_mapping.open_reasons import has_documented_answer, missing_evidence, provable
 from attention.parity.param_mapping.reordered_axes import reordered
-from attention.parity.param_mapping.symmetrized_values import Veil
+from attention.parity.param_mapping.symmetrized_values import SymmetrizedValues
 from attention.parity.param_mapping.trial_runs import Trial, noisy
 from attention.parity.param_mapping.use_graph import NAMES_AND_USE, USE
 
@@ -100,7 +100,7 @@ def decide(plan: Plan, trial: Trial) -> Decided:
     if error <= AGREES:
         return Decided(said, tuple(ties.values()))
     ties = {question: tie for question, tie in ties.items() if not has_documented_answer(question, plan)}
-    others = unsaid(plan, trial.crossed)
+    others = missing_evidence(plan, trial.crossed)
     shown = () if others else provable(plan, ties)
     if (shown or not (ties or others)) and (order := reordered(plan, trial, values, AGREES)):
         others, shown = [*others, order], ()
@@ -144,7 +144,7 @@ def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[
         changed = plan
         for first, second in zip(kinds[one], kinds[other], strict=True):
             moves = plan.entries[first].choices[0][0], plan.entries[second].choices[0][0]
-            if not told_apart((moves[0].first.name, moves[1].first.name), (moves[0].second.name, moves[1].second.name)):
+            if not names_distinguish((moves[0].first.name, moves[1].first.name), (moves[0].second.name, moves[1].second.name)):
                 changed = changed.swapped(first, second)
         now = error if changed is plan or trial.runs + 2 > MOST_RUNS else trial.error(changed, values)
         if now <= AGREES:
@@ -157,13 +157,13 @@ def _round(
 ) -> tuple[Plan, dict[Question, str]]:
     """Return the plan after asking every question once, and those that remain open, with what is to be said of them."""
     ties: dict[Question, str] = {}
-    veil = Veil(plan, values)
+    symmetrized = SymmetrizedValues(plan, values)
     while waiting:
         question, waiting = waiting[0], waiting[1:]
-        hidden = values if agreed else veil.over([other.beside(question) for other in (*waiting, *ties)], question)
+        hidden = values if agreed else symmetrized.over([other.beside(question) for other in (*waiting, *ties)], question)
         answer, tie = _ask(question, plan, trial, hidden, agreed=agreed)
         if answer is not plan and not question.siblings:
-            veil = veil.after(answer, question.places)
+            symmetrized = symmetrized.after(answer, question.places)
         plan = answer
         following = [] if again else question.next(plan, settled=agreed or not tie)
         waiting = following + waiting

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from attention.parity.param_mapping.block_moves import Block, Move, Shape, Spans
-from attention.parity.param_mapping.strided_blocks import Factors, box
+from attention.parity.param_mapping.strided_blocks import Factors, strided_block
 
 MOST_PIECES = 1024
 """An array that is cut into more is not explained by its layout."""
@@ -215,7 +215,7 @@ def _move(name: str, lines: Lines, whole: Sequence[Factors | None], axis: int, p
     factors = _merged(factor for each in digits if each is not None for factor in each)
     owner = int(pool.owners(np.asarray(origin)))
     source = pool.names[owner]
-    first = box(source, pool.shapes[source], origin - int(pool.starts[owner]), factors)
+    first = strided_block(source, pool.shapes[source], origin - int(pool.starts[owner]), factors)
     if first is None:
         return None
     ranked = sorted(range(len(factors)), key=lambda each: -factors[each][1])

@@ -67,7 +67,7 @@ class State:
         return found[0], found[1]
 
 
-def settled_state(programs: tuple[Program, Program], labels: tuple[str, str], params: Any, load: str | None) -> State:
+def load_state(programs: tuple[Program, Program], labels: tuple[str, str], params: Any, load: str | None) -> State:
     """Return the programs with state that corresponds, and what has to be known of it.
 
     Args:
