@@ -124,9 +124,9 @@ class Divergence:
         return {
             "found": self.found,
             "kind": self.kind,
-            "torch": told(self.torch),
-            "jax": told(self.jax),
-            "agreed": [told(event) for event in self.agreed or ()],
+            "torch": event_fields(self.torch),
+            "jax": event_fields(self.jax),
+            "agreed": [event_fields(event) for event in self.agreed or ()],
             "difference": None if self.difference is None else {"kind": self.difference.kind, "text": self.difference.text},
             "coverage": {side: vars(x) for side, x in zip(("torch", "jax"), self.coverage, strict=True)},
             "outputs": self.outputs,
@@ -189,7 +189,7 @@ def shown(event: Event) -> list[str]:
     return lines
 
 
-def told(event: Event | None) -> dict[str, Any] | None:
+def event_fields(event: Event | None) -> dict[str, Any] | None:
     """Return an event without its array."""
     if event is None:
         return None

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from attention.parity.tracing.activation_patching import Pair, Swap, carry, mended, replacements, rerun
+from attention.parity.tracing.activation_patching import Pair, Swap, carry, repaired_share, replacements, rerun
 from attention.parity.tracing.backward_slice import ancestors
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.fault_localization import choose
@@ -75,7 +75,7 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
             part.share = _share(before, 0.0, whole)
             part.benign = before <= LEFT * unit
             break
-        if choice.swap.mended == 1:
+        if choice.swap.repaired_share == 1:
             part.runs = _runs(part)
             part.share = _share(before, 0.0, whole)
             part.benign = _is_benign(part, unit) or _is_tiny(part, unit, part.share * whole)
@@ -86,7 +86,7 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
         state, more = _again(state, parts, ends, whole, MOST_CARRIED - carried)
         carried += more
         part.benign = _is_benign(part, unit) or _is_tiny(part, unit, part.share * whole)
-        if _all_mend(state, parts):
+        if _all_repaired(state, parts):
             total = sum(each.share for each in parts) or 1.0
             for each in parts:
                 each.share /= total
@@ -94,7 +94,7 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def mended_by(parts: Sequence[Part]) -> Alignment:
+def carried_state(parts: Sequence[Part]) -> Alignment:
     """Return the programs with all divergences carried across, as far as they are proven."""
     last = parts[-1]
     found = last.choice.swap
@@ -183,12 +183,12 @@ def _ready(state: Alignment, part: Part) -> list[Pair]:
     return []
 
 
-def _all_mend(state: Alignment, parts: Sequence[Part]) -> bool:
+def _all_repaired(state: Alignment, parts: Sequence[Part]) -> bool:
     """Return whether the known lines, wherever they run, explain all that is left."""
     if not state.unequal:
         return True
     pairs = [pair for part in parts if part.choice.swap is not None for pair in part.choice.instances]
-    return any(mended(state, rerun(state.jax, replaced)) == 1 for replaced in replacements(state, pairs)[:1])
+    return any(repaired_share(state, rerun(state.jax, replaced)) == 1 for replaced in replacements(state, pairs)[:1])
 
 
 def _runs(part: Part) -> tuple[Part, ...]:

@@ -9,7 +9,7 @@ that only JAX has. If no pair mends the outputs, there is more than one mistake,
 
 from __future__ import annotations
 
-from attention.parity.tracing.activation_patching import Swap, heals, instances, swap
+from attention.parity.tracing.activation_patching import Swap, instances, repairs_next, swap
 from attention.parity.tracing.backward_slice import Cone, ancestors, root
 from attention.parity.tracing.candidate_swaps import Trial, narrow, smallest
 from attention.parity.tracing.choice import Choice
@@ -59,8 +59,8 @@ def _smallest_whole(alignment: Alignment, first: Cone, second: Cone, near: list[
     blind: list[Trial] = []
     run = {True: MOST_WHOLE, False: MOST_RUN}
     for trial in smallest(alignment, first, second):
-        healed, whole = heals(alignment, *trial[1:])
-        if not healed and not whole:
+        repaired_next, whole = repairs_next(alignment, *trial[1:])
+        if not repaired_next and not whole:
             blind.append(trial)
             continue
         run[whole] -= 1
@@ -75,7 +75,7 @@ def _narrowed(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
     """Return where the mistake is, of arrays through which all goes that differs: the region may be large, and is proven."""
     near: list[Trial] = []
     for trial in narrow(alignment, first, second):
-        if not any(heals(alignment, *trial[1:])):
+        if not any(repairs_next(alignment, *trial[1:])):
             continue
         if made := _whole(alignment, trial):
             # In a program of many layers the last may mend all, whichever of them are wrong.
@@ -96,7 +96,7 @@ def _spread(alignment: Alignment, made: Swap, first: Cone, second: Cone) -> bool
 def _whole(alignment: Alignment, trial: Trial) -> Swap | None:
     """Return the swap if it mends all outputs."""
     made = swap(alignment, *trial[1:])
-    return made if made is not None and made.mended == 1 else None
+    return made if made is not None and made.repaired_share == 1 else None
 
 
 def _shown(alignment: Alignment, trial: Trial, made: Swap | None, first: Cone, second: Cone) -> Choice:

@@ -164,14 +164,14 @@ class Recorder:
                 return made
             return [rounded(x, aval.dtype, self.dtype) for x, aval in zip(made, avals, strict=True)]
 
-        def told(params: Mapping[str, Any]) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+        def with_params(params: Mapping[str, Any]) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
             return partial(run, eqn=eqn.replace(params={**eqn.params, **params}))
 
         more = {"options": _options(eqn), "backward": "transpose" in str(eqn.source_info.name_stack)}
         if eqn.primitive.name == "stop_gradient" and is_direct(_frames(eqn)):
             self.recording.stops.append(replace(self.recording.events[inputs[0]], places=where, op="stop_gradient"))
         units = [unit(str(aval.dtype), self.dtype) for aval in avals]
-        more |= {"dtypes": [str(aval.dtype) for aval in avals], "again": (eqn.params, told)}
+        more |= {"dtypes": [str(aval.dtype) for aval in avals], "again": (eqn.params, with_params)}
         return self.made(eqn.primitive.name, inputs, where, run, units, **more)
 
     def made(self, op: str, inputs: list[int], where: Where, run: Any, units: list[float], **more: Any) -> list[int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from attention.parity.tracing.activation_patching import Swap, laid, likeness, mended, rerun, swap
+from attention.parity.tracing.activation_patching import Swap, laid, likeness, repaired_share, rerun, swap
 from attention.parity.tracing.axis_permutations import close, consistent
 from attention.parity.tracing.backward_slice import Cone, ancestors, root
 from attention.parity.tracing.choice import Choice
@@ -21,7 +21,7 @@ def exchanged_operand(alignment: Alignment, first: Cone, second: Cone) -> Choice
         for t, j in product(alignment.torch.events[i].inputs, alignment.jax.events[k].inputs):
             if _exchanged(alignment, t, j):
                 found = swap(alignment, t, j)
-                if found is not None and found.mended == 1:
+                if found is not None and found.repaired_share == 1:
                     return Choice("layout", *_first_exchanged(alignment, t, j), found)
     return None
 
@@ -41,7 +41,7 @@ def differing_tables(alignment: Alignment, first: Cone, second: Cone) -> Choice 
     if not pairs:
         return None
     replaced = {j: laid(alignment.torch.events[t].value, alignment.jax.events[j].value)[0] for t, j in pairs}
-    share = mended(alignment, rerun(alignment.jax, replaced))
+    share = repaired_share(alignment, rerun(alignment.jax, replaced))
     if share < 1:
         return None
     t, j = pairs[0]
