@@ -49,13 +49,7 @@ REDUCED: dict[str, Callable[..., np.ndarray]] = {
 }  # fmt: skip
 
 
-NAMES = {
-    "reduce_sum": "sum",
-    "reduce_max": "maximum",
-    "reduce_min": "minimum",
-    "reduce_prod": "product",
-    "mean": "mean",
-}
+NAMES = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum", "reduce_prod": "product", "mean": "mean"}
 
 
 MOST_STEPS = 3
