@@ -46,7 +46,7 @@ MOST_EXCHANGES = 24
 
 
 @dataclass(frozen=True, eq=False)
-class Decided:
+class DecidedPlan:
     """A plan after its open questions were put to the outputs.
 
     Attributes:
@@ -62,7 +62,7 @@ class Decided:
     provable: tuple[str, ...] = ()
 
 
-def decide(plan: Plan, trial: Trial) -> Decided:
+def decide(plan: Plan, trial: Trial) -> DecidedPlan:
     """Return the plan with its open questions answered by the outputs, those that remain, and why the map is open.
 
     Where outputs differ under the map, a program may be wrong, or the map. It is the map that is open where no evidence says
@@ -75,13 +75,13 @@ def decide(plan: Plan, trial: Trial) -> Decided:
     waiting = questions(plan)
     if sum(array.size for array in plan.first.values()) > MOST_ELEMENTS:
         why = f"not asked: more than {MOST_ELEMENTS:.0e} elements"
-        return Decided(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; {why}" for q in waiting))
+        return DecidedPlan(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; {why}" for q in waiting))
     if not any(entry.evidence in GUESSED for entry in plan.entries) and not waiting:
-        return Decided(plan)
+        return DecidedPlan(plan)
     values = noisy(plan)
     error = trial.error(plan, values)
     if trial.failure:
-        return Decided(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting))
+        return DecidedPlan(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting))
     likely, asked = plan, {place for question in waiting for place in question.places}
     ties: dict[Question, str] = {}
     for _ in range(MOST_ROUNDS):
@@ -98,13 +98,13 @@ def decide(plan: Plan, trial: Trial) -> Decided:
         plan, ties, error = _together(likely, plan, trial, values) or (plan, ties, error)
     said = _confirmed(plan, error, asked)
     if error <= AGREES:
-        return Decided(said, tuple(ties.values()))
+        return DecidedPlan(said, tuple(ties.values()))
     ties = {question: tie for question, tie in ties.items() if not has_documented_answer(question, plan)}
     others = missing_evidence(plan, trial.crossed)
     shown = () if others else provable(plan, ties)
     if (shown or not (ties or others)) and (order := reordered(plan, trial, values, AGREES)):
         others, shown = [*others, order], ()
-    return Decided(said, tuple(ties.values()), (*ties.values(), *others), shown)
+    return DecidedPlan(said, tuple(ties.values()), (*ties.values(), *others), shown)
 
 
 def _together(likely: Plan, plan: Plan, trial: Trial, values: Arrays) -> tuple[Plan, dict[Question, str], float] | None:

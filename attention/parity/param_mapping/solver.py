@@ -19,7 +19,7 @@ from attention.parity.param_mapping.fused_params import fused, leftover
 from attention.parity.param_mapping.layout_conventions import laid_out_alike, preference
 from attention.parity.param_mapping.name_assignment import words
 from attention.parity.param_mapping.open_questions import questions
-from attention.parity.param_mapping.output_disambiguation import MOST_ELEMENTS, Decided, decide
+from attention.parity.param_mapping.output_disambiguation import MOST_ELEMENTS, DecidedPlan, decide
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.param_use import Uses
 from attention.parity.param_mapping.reversed_windows import reversed_windows
@@ -80,7 +80,7 @@ def _solved(first: Program, second: Program, call: Call | None, given: Sequence[
         crossed = _crossed(plan, first, second, call)
         decided = decide(plan, Trial(first, second, call, crossed))
     else:
-        decided = Decided(plan, tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)))
+        decided = DecidedPlan(plan, tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)))
     plan = decided.plan
     left = [{*names} for names in plan.map.left_over]
     state = tuple(pair for pair in crossed if (pair[0] in left[0]) != (pair[1] in left[1]))

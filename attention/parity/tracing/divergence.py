@@ -38,7 +38,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TimelineRow:
     """One line of the aligned traces.
 
     Attributes:
@@ -94,7 +94,7 @@ class Divergence:
     ends: tuple[Event, Event] | None = None
     agreed: tuple[Event, Event] | None = None
     difference: Difference | None = None
-    timeline: tuple[Moment, ...] = ()
+    timeline: tuple[TimelineRow, ...] = ()
     outputs: dict[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
     share: float = 1.0

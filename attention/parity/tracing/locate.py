@@ -20,8 +20,8 @@ from attention.parity.tracing.candidate_swaps import MOST_REGION
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.confirmed_params import confirmed
 from attention.parity.tracing.constant_tables import share_constants
-from attention.parity.tracing.divergence import Coverage, Divergence, Moment
-from attention.parity.tracing.error_attribution import Part, attribute, carried_state
+from attention.parity.tracing.divergence import Coverage, Divergence, TimelineRow
+from attention.parity.tracing.error_attribution import AttributedDivergence, attribute, carried_state
 from attention.parity.tracing.faulty_line import at_fault
 from attention.parity.tracing.loop_stacks import with_loops
 from attention.parity.tracing.stop_gradient import differing_stops
@@ -166,7 +166,7 @@ def _benign(found: Divergence) -> str:
     )
 
 
-def _divergence(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
+def _divergence(part: AttributedDivergence, coverage: tuple[Coverage, Coverage]) -> Divergence:
     alignment, choice = part.alignment, part.choice
     t, j = (at_fault(alignment, which, i) for which, i in enumerate((choice.torch, choice.jax)))
     before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
@@ -230,9 +230,9 @@ def _coverage(side: Recording, partners: list[list[int]]) -> Coverage:
     return Coverage(len(operations), sum(1 for i in operations if partners[i]))
 
 
-def _timeline(alignment: Alignment, choice: Choice | None) -> tuple[Moment, ...]:
+def _timeline(alignment: Alignment, choice: Choice | None) -> tuple[TimelineRow, ...]:
     """Return the operations of both sides in order, pairs side by side."""
-    moments: list[Moment] = []
+    moments: list[TimelineRow] = []
     last = -1, -1
     torch, jax = alignment.torch.events, alignment.jax.events
     for i, j in [*alignment.pairs, (len(torch), len(jax))]:
@@ -242,8 +242,8 @@ def _timeline(alignment: Alignment, choice: Choice | None) -> tuple[Moment, ...]
             if event is not None and event.is_operation:
                 partners = alignment.partners[0 if a else 1][event.index]
                 first = choice is not None and event.index == (choice.torch if a else choice.jax)
-                moments.append(Moment(a, b, bool(partners), first))
+                moments.append(TimelineRow(a, b, bool(partners), first))
         if i < len(torch):
-            moments.append(Moment(torch[i], jax[j], True))
+            moments.append(TimelineRow(torch[i], jax[j], True))
         last = i, j
     return tuple(moments)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attention.parity.tracing.activation_patching import Pair, laid
-from attention.parity.tracing.backward_slice import Cone, cone
+from attention.parity.tracing.backward_slice import BackwardSlice, backward_slice
 from attention.parity.tracing.fingerprint import Fingerprint, masked, real
 from attention.parity.tracing.trace_alignment import Alignment
 
@@ -64,10 +64,10 @@ def _as_given(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
     return [t.reshape(j.shape)] if same else laid(t, j)
 
 
-def cones(state: Alignment) -> tuple[Cone, Cone]:
+def cones(state: Alignment) -> tuple[BackwardSlice, BackwardSlice]:
     """Return what differs on the torch side and on the JAX side."""
     ends = zip(*state.unequal, strict=True)
-    first, second = (cone(*each) for each in zip((state.torch, state.jax), state.fine, ends, strict=True))
+    first, second = (backward_slice(*each) for each in zip((state.torch, state.jax), state.fine, ends, strict=True))
     return first, second
 
 

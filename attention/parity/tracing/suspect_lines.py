@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
-from attention.parity.tracing.backward_slice import ancestors, cone
+from attention.parity.tracing.backward_slice import ancestors, backward_slice
 from attention.parity.tracing.candidate_swaps import MOST_REGION
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.source_location import Place
@@ -68,7 +68,7 @@ def _fault_region(alignment: Alignment, which: int, choice: Choice) -> FaultRegi
     end = ends[which]
     if choice.swap is None:
         # Nothing is proven: all that lies between what agrees and what differs.
-        behind = cone(side, fine, [pair[which] for pair in alignment.unequal]).inside
+        behind = backward_slice(side, fine, [pair[which] for pair in alignment.unequal]).inside
         inside = [i for i in behind if side.events[i].op != "output"]
     elif choice.kind == ("absent in torch", "absent in jax")[which]:
         end = _unmoved(side, end)

@@ -39,8 +39,8 @@ _OURS = __file__.rpartition("tracing")[0]
 _BETWEEN = (__file__, __file__.replace("torch_instrumentation", "torch_tracer"))
 
 
-class Asked(TorchFunctionMode):
-    """Knows when the program itself asks for a tensor without its gradient, as autograd does all the time."""
+class DetachObserver(TorchFunctionMode):
+    """Records whether the current call is a `detach` by the program itself; autograd also detaches internally."""
 
     detaches = False
 

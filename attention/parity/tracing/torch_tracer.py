@@ -29,7 +29,7 @@ from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.tracing.run_precision import cotangent, own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
 from attention.parity.tracing.torch_alternatives import alternatives
-from attention.parity.tracing.torch_instrumentation import FUSED, Asked, default, frames, in_parts, stack
+from attention.parity.tracing.torch_instrumentation import FUSED, DetachObserver, default, frames, in_parts, stack
 from attention.parity.tracing.trace import Recording
 
 # Relative errors: beyond the one, parts are not the parts of this operation; within the other, they are equal.
@@ -104,7 +104,7 @@ class Recorder(TorchDispatchMode):
         self.written: dict[int, int] = {}
         self.fused = ""
         self.where: tuple[Place, ...] = ()
-        self.asked = Asked()
+        self.asked = DetachObserver()
         # The events that were made while autograd was off: whoever reads them while it is on has a stopped gradient.
         self.cut: set[int] = set()
 
