@@ -18,7 +18,7 @@ from attention.parity.tracing.activation_patching import Pair, Swap, carry, repa
 from attention.parity.tracing.backward_slice import ancestors
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.fault_localization import choose
-from attention.parity.tracing.rounding_differences import ULPS, also_near, cones, distance, is_within, near_pairs
+from attention.parity.tracing.rounding_differences import ULPS, also_near, backward_slices, distance, is_within, near_pairs
 from attention.parity.tracing.trace_alignment import Alignment
 
 # Divergences that are looked for at most, arrays that are carried across in all, and further runs of one line that are kept.
@@ -67,7 +67,7 @@ def attribute(alignment: Alignment, unit: float) -> tuple[AttributedDivergence, 
     state, rounded, carried = _rounded(state, unit)
     parts += rounded
     while state.unequal and len(parts) < MOST_PARTS + len(rounded):
-        choice = choose(state, *cones(state))
+        choice = choose(state, *backward_slices(state))
         part = AttributedDivergence(choice, state)
         parts.append(part)
         before = _error(state, ends)
@@ -175,7 +175,7 @@ def _ready(state: Alignment, part: AttributedDivergence) -> list[Pair]:
     # A pair that was carried across before may have mended the last output.
     if found is None or found.only is not None or not state.unequal:
         return []
-    first, second = (frozenset(region.inside) for region in cones(state))
+    first, second = (frozenset(region.inside) for region in backward_slices(state))
     for t, j in part.choice.instances:
         if t not in first or j not in second:
             continue

@@ -20,7 +20,7 @@ ULPS = 4.0
 
 def near_pairs(state: Alignment, unit: float, tried: set[int]) -> Iterator[Pair]:
     """Yield pairs of arrays on the way to the outputs that are equal within roundings of the programs' dtype, in order."""
-    first, second = cones(state)
+    first, second = backward_slices(state)
     prints = state.prints
     left: dict[tuple[int, int, bytes], list[int]] = {}
     for t in first.inside:
@@ -64,7 +64,7 @@ def _as_given(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
     return [t.reshape(j.shape)] if same else laid(t, j)
 
 
-def cones(state: Alignment) -> tuple[BackwardSlice, BackwardSlice]:
+def backward_slices(state: Alignment) -> tuple[BackwardSlice, BackwardSlice]:
     """Return what differs on the torch side and on the JAX side."""
     ends = zip(*state.unequal, strict=True)
     first, second = (backward_slice(*each) for each in zip((state.torch, state.jax), state.fine, ends, strict=True))
