@@ -151,9 +151,9 @@ def _called(function: Any, spec: str) -> Any:
 
 def _guarded(work: Any, spec: str) -> Any:
     """Return what the user's code returns; an exception is reported as the user's, with its file and line."""
-    from attention.parity.adapters.user_errors import blamed  # noqa: PLC0415 - the help of a command must not pay for it
+    from attention.parity.adapters.user_errors import attributed_to  # noqa: PLC0415 - the help of a command must not pay for it
 
-    with blamed(spec):
+    with attributed_to(spec):
         return work()
 
 

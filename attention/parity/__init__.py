@@ -1,4 +1,4 @@
-"""The proof: outputs and gradients of both backends, or of anybody's two programs, within a budget of rounding errors.
+"""Parity: compare outputs and gradients of two programs within a rounding-error budget.
 
 >>> from attention import parity, spec
 >>> report = parity.check(spec.MultiHeadAttention(embed_dim=6, num_heads=2))

@@ -1,4 +1,4 @@
-"""Open maps: where two programs part though no evidence says which parameter is which, and when the trace says so after all.
+"""Ambiguous parameter maps: locate the divergence under the likeliest map, and decide whether the trace confirms that map.
 
     established    <=>    each use of a doubtful parameter (`ParamMap.provable`) makes an array that the other program makes
 
@@ -25,7 +25,7 @@ EVIDENCE = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Likeliest:
+class OpenMapResult:
     """What the likeliest of the open maps shows.
 
     Attributes:
@@ -39,7 +39,7 @@ class Likeliest:
     map: ParamMap | None = None
 
 
-def likeliest(torch_side: Any, jax_side: Any, inputs: Any, dtype: str, *, params: Any, **more: Any) -> Likeliest:
+def likeliest(torch_side: Any, jax_side: Any, inputs: Any, dtype: str, *, params: Any, **more: Any) -> OpenMapResult:
     """Return where two programs part under the likeliest of the maps that are open.
 
     A wrong map is wrong in many places; so the place is shown if the trace establishes the map, if most operations agree, or if
@@ -48,26 +48,26 @@ def likeliest(torch_side: Any, jax_side: Any, inputs: Any, dtype: str, *, params
     try:
         found = match(torch_side, jax_side, call_of(inputs), given=params)
     except AttentionError:
-        return Likeliest()
+        return OpenMapResult()
     if not found.open:
-        return Likeliest()
+        return OpenMapResult()
     likely = replace(found, open=(), ties=(), provable=())
     divergence, notes = located(torch_side, jax_side, inputs, dtype, differs=True, params=likely, **more)
     if divergence is None or not divergence.found:
-        return Likeliest()
+        return OpenMapResult()
     told = f"matched torch {divergence.coverage[0]}, jax {divergence.coverage[1]}"
     if found.provable and divergence.confirmed.issuperset(found.provable):
         note = (
             f"parameter map: what was open is shown by the trace: {told}, every use of {', '.join(found.provable)} among them"
         )
-        return Likeliest(divergence, (note, *notes), likely)
+        return OpenMapResult(divergence, (note, *notes), likely)
     proven = all(each.kind != "unproven" for each in divergence.all)
     alone = len(divergence.all) == 1 and divergence.share >= EXPLAINED and _after(divergence) >= EVIDENCE
     if not proven or not (alone or all(2 * side.matched > side.operations for side in divergence.coverage)):
         note = f"not located: under the likeliest parameter map, the programs differ in more than one place ({told})"
-        return Likeliest(None, (note,))
+        return OpenMapResult(None, (note,))
     note = f"located under the likeliest parameter map, which is not established: {told}; params= says which parameter is which"
-    return Likeliest(replace(divergence, notes=(note, *divergence.notes)), (note, *notes))
+    return OpenMapResult(replace(divergence, notes=(note, *divergence.notes)), (note, *notes))
 
 
 def _after(divergence: Divergence) -> int:

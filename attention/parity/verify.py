@@ -1,4 +1,4 @@
-"""Runs: what `attention verify` was asked for, as a list of steps, each of which makes a part of the report.
+"""Plan and run `attention verify`: a list of steps, each of which yields a part of the report.
 
 contracts x dtypes       every named contract of `spec.cases`, on every probe of it
 models x layers          every attention layer of a trained model in float32 and float64, on what it really saw

@@ -1,4 +1,4 @@
-"""Named example contracts with the reason for each: the cases of tests, `attention parity` and benchmarks.
+"""Named example contracts with the reason for each: the cases of tests, `attention verify` and benchmarks.
 
 Small sizes are unequal and share no factor where the contract lets them, so that a swapped axis is detected.
 """

@@ -1,4 +1,4 @@
-"""The floating dtypes of a call by name, as NumPy dtypes, bfloat16 included."""
+"""Floating dtypes by name, as NumPy dtypes, bfloat16 included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trees: dataclasses with static structure and traced leaves, for use as pytrees.
+"""Trees: base class of dataclasses with static structure and traced leaves, for use as pytrees.
 
 rebuild(structure(x), leaves(x)) = x        structure is hashed and never traced, leaves are traced and never hashed
 """

@@ -1,4 +1,4 @@
-"""Programs: a user's own model, whatever it is written in, as a function of named parameters and inputs."""
+"""Adapters: a user's own model in any framework, as a function of named parameters and inputs."""
 
 from attention.parity.adapters.program import Arrays, Call, Made, Program
 from attention.parity.adapters.wrap import program  # and the function of the same name takes its place here

@@ -1,4 +1,4 @@
-"""Settling: a plain function is what its arrays have to be, and a function of NumPy arrays shows it when it is asked.
+"""Detect functions that accept NumPy arrays only, and wrap them as NumPy programs.
 
 A module, or a function with parameters of a framework, tells by itself and is left as it is: a bare call would lose them.
 """
@@ -22,7 +22,7 @@ from attention.parity.adapters.pytree_paths import paths
 from attention.spec.errors import SideFailed
 
 
-def settled(subject: Program, call: Call) -> Program:
+def as_numpy_program(subject: Program, call: Call) -> Program:
     """Return a function of NumPy arrays, which its framework cannot run, as the NumPy program that it is.
 
     Args:

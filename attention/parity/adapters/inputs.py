@@ -1,4 +1,4 @@
-"""Inputs: what a user gives for both programs, as NumPy arrays whose bits both dtypes of a pair can hold.
+"""Inputs of both programs, as NumPy arrays rounded to values that both dtypes represent exactly.
 
 x of (bfloat16, float32) = round(x, bfloat16), which float32 holds exactly
 """

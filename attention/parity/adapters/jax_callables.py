@@ -1,4 +1,4 @@
-"""Forms: what a user of JAX may bring, each as a pure function of its parameters.
+"""Convert NNX, Linen, Haiku, pytree or plain callables to pure functions of their parameters.
 
     outputs, state afterwards = form.apply(params, state, args, kwargs)
 

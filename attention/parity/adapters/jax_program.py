@@ -24,7 +24,7 @@ from attention.parity.adapters.named_outputs import Choice, named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program
 from attention.parity.adapters.pytree_paths import mapped
 from attention.parity.adapters.untouched import own_draws, owners, untouched
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.adapters.xla_options import known
 from attention.parity.numerics.array_kinds import is_float
 
@@ -143,7 +143,7 @@ class JaxProgram(Program):
     def run(
         self, call: Call, *, params: Arrays | None = None, cotangents: Arrays | None = None, dtype: str | None = None
     ) -> Made:
-        with width(dtype), blamed(self.name):
+        with width(dtype), attributed_to(self.name):
             learned, args, kwargs = self.arguments(call, params)
             # One array at a time, so that no copy in another dtype outlives its cast.
             learned = {name: _cast(self._on_device(name, x), dtype) for name, x in learned.items()}

@@ -1,4 +1,4 @@
-"""Outputs: whatever a program returns, as arrays by name.
+"""Named outputs: the arrays that a program returns, flattened from any structure and keyed by path.
 
 x -> {"output": x}        (x, {"hidden": h}) -> {"output[0]": x, "output[1].hidden": h}
 

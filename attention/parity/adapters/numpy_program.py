@@ -18,7 +18,7 @@ from attention.parity.adapters.named_outputs import Choice, named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program
 from attention.parity.adapters.pytree_paths import mapped, paths
 from attention.parity.adapters.untouched import own_draws, owners, untouched
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.numerics.array_kinds import is_float
 from attention.spec.errors import OptionError
 
@@ -62,7 +62,7 @@ class NumpyProgram(Program):
         values = self.params if params is None else params
         call = call.map(lambda _, leaf: given(leaf))
         learned = () if self.tree is None else (mapped(lambda path, leaf: given(values.get(path, leaf)), self.tree),)
-        with own_draws(), untouched(*owners(self.function)), blamed(self.name):
+        with own_draws(), untouched(*owners(self.function)), attributed_to(self.name):
             return Made(named_outputs(self.name, self.function(*learned, *call.args, **call.kwargs), _to_numpy, self.choice))
 
 

@@ -1,4 +1,4 @@
-"""Programs: what a user brings to be compared, behind one protocol.
+"""`Program`: the protocol of every model that can be compared, whatever its framework.
 
     made = program.run(call, cotangents={"output": c})
     made.outputs["output"]      made.gradients["d x"]      made.gradients["d layer.weight"]

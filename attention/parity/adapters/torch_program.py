@@ -26,7 +26,7 @@ from attention.parity.adapters.named_outputs import Choice, named_outputs
 from attention.parity.adapters.program import Arrays, Call, Made, Program
 from attention.parity.adapters.pytree_paths import mapped, paths
 from attention.parity.adapters.untouched import Saved, held_modules, own_draws, untouched
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.spec.errors import ParamError
 from attention.torch_impl.params import to_numpy, to_tensor
 
@@ -55,7 +55,7 @@ class Bound:
         Raises:
             SideFailed: the program raised.
         """
-        with blamed(self.name), torch.enable_grad():
+        with attributed_to(self.name), torch.enable_grad():
             return self.call()
 
     def outputs(self) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class Bound:
         if not reached or not wanted:
             return {f"d {name}": torch.zeros_like(leaf) for name, leaf in wanted.items()}
         weights = [to_tensor(cotangents[name]).to(output) for name, output in reached.items()]
-        with blamed(self.name):
+        with attributed_to(self.name):
             found = torch.autograd.grad(list(reached.values()), list(wanted.values()), weights, allow_unused=True)
         pairs = zip(wanted.items(), found, strict=True)
         return {f"d {name}": torch.zeros_like(leaf) if gradient is None else gradient for (name, leaf), gradient in pairs}

@@ -1,4 +1,4 @@
-"""What a call may write to and must not keep: attributes, containers and random generators of the user.
+"""Save and restore user state that a call may change: attributes, containers, random generators.
 
     with untouched(module), own_draws(): module(x)        everything reachable from `module` is afterwards what it was before
 

@@ -1,4 +1,4 @@
-"""Blame: an error of a user's program is told as theirs, with their file and line, and without our traceback.
+"""Exceptions of a user's program: reported with the user's file and line, without the traceback of this package.
 
 torch model.py:Block failed at model.py:12, `return x @ self.weight`: RuntimeError: mat1 and mat2 ...
 """
@@ -22,7 +22,7 @@ LONGEST = 400
 
 
 @contextmanager
-def blamed(name: str) -> Generator[None]:
+def attributed_to(name: str) -> Generator[None]:
     """Turn every error inside, `sys.exit` included, into SideFailed, from None; an interrupt passes.
 
     Args:

@@ -1,4 +1,4 @@
-"""The factory: a user's side, whatever it is, as a program.
+"""Convert whatever a user passes (module, pytree, function) to a program of its framework.
 
 nn.Module -> TorchProgram        NNX, Linen, a callable pytree -> JaxProgram        a function -> as it is told
 """

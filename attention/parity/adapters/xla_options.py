@@ -1,4 +1,4 @@
-"""Options of XLA's compiler, which come and go with its versions: one that it does not know makes every compilation fail."""
+"""Filter XLA compiler options to those that the installed version supports."""
 
 # JAX leaves its types unknown, which strict mode reports at every use.
 # pyright: standard

@@ -24,7 +24,7 @@ from flax import linen, nnx
 from attention.parity.adapters.jax_program import JaxProgram
 from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.adapters.program import Arrays, Call
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.blocks.instrumented_model import InstrumentedModel, Run, filled
 
 
@@ -39,7 +39,7 @@ class FlaxModel(InstrumentedModel):
 
     def _recorded(self, call: Call, paths: set[str], *, compiled: bool) -> Run:
         run = Run()
-        with blamed(self.program.name), nullcontext() if compiled else jax.disable_jit():
+        with attributed_to(self.program.name), nullcontext() if compiled else jax.disable_jit():
             given = call.map(lambda _, leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf)
             run.outputs = _arrays(self.program.name, self._run(run, given, paths))
         return run
@@ -161,7 +161,7 @@ class LinenModel(FlaxModel):
             return proceed(*args, **kwargs)
 
         # A compiled function that was traced once is not traced for the next block of the same shapes.
-        with blamed(self.program.name), linen.intercept_methods(see), jax.disable_jit():
+        with attributed_to(self.program.name), linen.intercept_methods(see), jax.disable_jit():
             _ = jax.eval_shape(self.program.pure, *self.program.arguments(call))
         return found
 

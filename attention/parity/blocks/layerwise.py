@@ -20,7 +20,7 @@ from attention.parity.adapters.inputs import call_of
 from attention.parity.adapters.program import Call
 from attention.parity.adapters.untouched import own_draws
 from attention.parity.blocks.instrumented_model import InstrumentedModel
-from attention.parity.blocks.pair import Pair, told_once
+from attention.parity.blocks.pair import Pair, with_one_budget
 from attention.parity.blocks.recorded_blocks import ReplayedModel
 from attention.parity.blocks.units import Unit, units, within
 from attention.parity.blocks.whole import whole
@@ -128,7 +128,7 @@ def _compared(
         part = pair.compared(alternatives)
         report += _bounded(part, alternatives[0].first) if same else part
     paths = [alternatives[0].first for alternatives in chosen]
-    return _concluded(Report(report.rows, told_once(report.notes)), paths)
+    return _concluded(Report(report.rows, with_one_budget(report.notes)), paths)
 
 
 def _bounded(part: Report, path: str) -> Report:

@@ -107,7 +107,7 @@ def _kept(path: str, notes: Sequence[str]) -> Iterator[str]:
             yield f"{path}: {note}" if note.startswith("budget: ") else note
 
 
-def told_once(notes: Sequence[str]) -> tuple[str, ...]:
+def with_one_budget(notes: Sequence[str]) -> tuple[str, ...]:
     """Return the notes with one of the parts' budgets, which are made alike."""
     budgets = [note for note in notes if ": budget: " in note]
     return tuple(note for note in notes if note not in budgets[1:])

@@ -20,7 +20,7 @@ from torch import nn
 from attention.parity.adapters.named_outputs import named_outputs
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.torch_program import TorchProgram
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.blocks.instrumented_model import InstrumentedModel, Run, filled
 from attention.parity.blocks.torch_untouched import untouched
 from attention.parity.numerics.dtype_rounding import Rounding
@@ -45,14 +45,14 @@ class TorchModel(InstrumentedModel):
 
     def record(self, call: Call, paths: set[str]) -> Run:
         run = Run()
-        with blamed(self.program.name), untouched(self.module):
+        with attributed_to(self.program.name), untouched(self.module):
             for path in paths:
                 _ = self.modules[path].register_forward_pre_hook(_recorder(run, path), with_kwargs=True)  # type: ignore[union-attr]
             run.outputs = _arrays(self.program.name, self._run(call))
         return run
 
     def perturbed(self, call: Call, draws: np.random.Generator | None, unit: Rounding) -> Arrays:
-        with blamed(self.program.name), untouched(self.module), noisy(draws, unit):
+        with attributed_to(self.program.name), untouched(self.module), noisy(draws, unit):
             return _arrays(self.program.name, self._run(call))
 
     def part(self, path: str, received: Call, slots: Sequence[str]) -> TorchProgram:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attention.parity.adapters import Call, Made, Program, program
-from attention.parity.adapters.detect_numpy import settled
+from attention.parity.adapters.detect_numpy import as_numpy_program
 from attention.parity.adapters.inputs import LOAD, Dtypes, call_of, cotangents, pairs_of, rounded, rounded_call
 from attention.parity.compare import conventions, own_budget, settings_audit
 from attention.parity.compare.conventions import Conventions, Triple
@@ -29,8 +29,8 @@ from attention.parity.compare.state import unchanged, watched
 from attention.parity.compare.verdicts import blind, held, judged, without
 from attention.parity.numerics.array_kinds import is_float
 from attention.parity.param_mapping import result_pairing
-from attention.parity.param_mapping.parameter_values import Learned, learned
-from attention.parity.param_mapping.state_pairing import State, settled_state
+from attention.parity.param_mapping.parameter_values import ParameterValues, resolve_values
+from attention.parity.param_mapping.state_pairing import State, load_state
 from attention.parity.results import provenance
 from attention.parity.results.report import OWN, Report, Row
 from attention.spec.errors import ParamError, ShapeError, SideFailed
@@ -82,14 +82,14 @@ def compare(
         ParamError: the map that is given does not fit the parameters.
     """
     call, pairs = call_of(inputs), pairs_of(dtypes)
-    both = (settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call))
+    both = (as_numpy_program(program(torch_side, "torch"), call), as_numpy_program(program(jax_side, "jax"), call))
     names = both[0].framework, both[1].framework
     labels = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     subject = name or f"{both[0].name} and {both[1].name}"
     picks = asked(outputs)
     both = (both[0].picking(picks[0]), both[1].picking(picks[1])) if outputs is not None else both
-    known = learned(both, labels, call, params, load)
-    state = settled_state(both, labels, known.map, load)
+    known = resolve_values(both, labels, call, params, load)
+    state = load_state(both, labels, known.map, load)
     task = Task(watched(state), labels, call, known, gradients, cotangents, seed, budget)
     notes = [f"{label} is {each.name}" for label, each in zip(labels, both, strict=True)]
     bare = [label for label, each in zip(labels, both, strict=True) if gradients and not each.differentiable]
@@ -112,7 +112,7 @@ def _compiled(programs: tuple[Program, Program], labels: tuple[str, str]) -> lis
     return [label for label, each in zip(labels, programs, strict=True) if hasattr(each.subject, "_orig_mod")]
 
 
-def _undecided(rows: list[Row], known: Learned, state: State, labels: tuple[str, str], load: str | None) -> list[Row]:
+def _undecided(rows: list[Row], known: ParameterValues, state: State, labels: tuple[str, str], load: str | None) -> list[Row]:
     """Return the rows, those that differ left open where the parameter map is: the values may be somebody else's."""
     if known.map is None or all(row.agrees for row in rows):
         return rows
@@ -140,7 +140,7 @@ class Task:
         programs: the first and the second.
         labels: what the report calls them.
         call: the inputs.
-        learned: the parameters of both.
+        parameters: the parameter values of both.
         gradients: whether gradients are asked for.
         cotangents: by the second program's names of outputs; None draws them.
         seed: of the draws.
@@ -151,7 +151,7 @@ class Task:
     programs: tuple[Program, Program]
     labels: tuple[str, str]
     call: Call
-    learned: Learned
+    parameters: ParameterValues
     gradients: bool
     cotangents: Mapping[str, Any] | None
     seed: int
@@ -172,7 +172,7 @@ class Task:
             yield replace(row, side=self.labels[0], failure=str(error))
             return
         made = [first, second]
-        pairs = result_pairing.Pairing(outputs, self.learned.map)
+        pairs = result_pairing.Pairing(outputs, self.parameters.map)
         if self.gradients and any(each.differentiable for each in self.programs):
             pair = self._with_cotangents(pair, second, outputs, dtypes)
             made, failed = self._ran(pair, row)
@@ -185,12 +185,12 @@ class Task:
         Where each runs with values of its own, outputs that agree are evidence enough; outputs that differ are none, because
         the values may differ.
         """
-        alone = replace(self, learned=replace(self.learned, map=None, failure=""), notes=[])
+        alone = replace(self, parameters=replace(self.parameters, map=None, failure=""), notes=[])
         rows = list(alone.rows(dtypes, row)) if own else []
         if not rows or not all(found.agrees for found in rows):
-            return [replace(row, side=self.labels[1], failure=self.learned.failure, open=True)]
+            return [replace(row, side=self.labels[1], failure=self.parameters.failure, open=True)]
         self._note(alone.notes)
-        self._note([f"gradients of parameters are not compared: {self.learned.failure}"])
+        self._note([f"gradients of parameters are not compared: {self.parameters.failure}"])
         return rows
 
     def _reduced(self, pair: Pair, first: Made, second: Made) -> tuple[Pair, Made, Made]:
@@ -219,7 +219,7 @@ class Task:
 
     def _questions(self, dtypes: Dtypes) -> Pair:
         call = rounded_call(self.call, dtypes)
-        values = [rounded(each, dtypes) for each in self.learned.values]
+        values = [rounded(each, dtypes) for each in self.parameters.values]
         first, second = (
             Question(subject, call, params, None, dtype, index)
             for index, (subject, params, dtype) in enumerate(zip(self.programs, values, dtypes, strict=True))
@@ -294,7 +294,7 @@ class Task:
         programs = pair[0].program, pair[1].program
         known = Conventions(
             pair[index].call.leaves,
-            conventions.frozen_rows(programs, found.side, self.learned.map),
+            conventions.frozen_rows(programs, found.side, self.parameters.map),
             conventions.before(pair[found.side].program),
         )
         triples: dict[str, Triple] = {}
@@ -339,7 +339,7 @@ class Task:
         leaves = conventions.moved_slightly(pair[0].call.leaves, self.seed)
         call = rounded_call(pair[0].call.map(leaves.get), dtypes)
         first = rounded(conventions.moved_slightly(pair[0].params, self.seed + 1), dtypes)
-        onto = self.learned.map.forward(first) if self.learned.map is not None else {}
+        onto = self.parameters.map.forward(first) if self.parameters.map is not None else {}
         second = rounded({**pair[1].params, **onto}, dtypes)
         return replace(pair[0], call=call, params=first), replace(pair[1], call=call, params=second)
 

@@ -1,4 +1,4 @@
-"""Conventions: results that the frameworks define differently, or not at all, and that are therefore no difference.
+"""Known differences of framework conventions (padding_idx, running variance, float masks), excluded from the comparison.
 
     a mask of floats                one program differentiates it, the other does not
     padding_idx                     torch freezes a row of the table

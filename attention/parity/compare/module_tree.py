@@ -1,6 +1,6 @@
 """The submodules of a program and their settings, read the same way for every library.
 
-    parts(program, call) = [Part("encoder.norm1", "LayerNorm", {"eps": 1e-5, ...}), ...]
+    parts(program, call) = [Submodule("encoder.norm1", "LayerNorm", {"eps": 1e-5, ...}), ...]
 
 Torch modules are listed in the order in which they were registered, NNX modules and callable pytrees in the order of their
 attributes. Linen makes its modules while it runs, so that they are listed as they are first called.
@@ -24,7 +24,7 @@ KINDS = ("RMS", "Layer", "Group", "Batch", "Instance")
 
 
 @dataclass(frozen=True)
-class Part:
+class Submodule:
     """A module within a program.
 
     Attributes:
@@ -81,7 +81,7 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
-def parts(program: Program, call: Call) -> list[Part]:
+def parts(program: Program, call: Call) -> list[Submodule]:
     """Return the parts of a program; a plain function shows none but the Linen modules that it calls.
 
     Args:
@@ -90,7 +90,7 @@ def parts(program: Program, call: Call) -> list[Part]:
     """
     module = getattr(program, "module", None)
     if module is not None:
-        return [Part(path, type(part).__name__, _public(part)) for path, part in module.named_modules()]
+        return [Submodule(path, type(part).__name__, _public(part)) for path, part in module.named_modules()]
     side = getattr(program, "side", None)
     if side is None:
         return []
@@ -107,7 +107,7 @@ def _public(owner: Any) -> dict[str, Any]:
     return {name: value for name, value in getattr(owner, "__dict__", {}).items() if not name.startswith("_")}
 
 
-def _walked(owner: Any, path: str, seen: set[int]) -> Iterator[Part]:
+def _walked(owner: Any, path: str, seen: set[int]) -> Iterator[Submodule]:
     """Yield an object and all objects within it that have settings: NNX modules, dataclasses, and their containers."""
     if id(owner) in seen or isinstance(owner, (str, bytes, type)) or callable(getattr(owner, "__array__", None)):
         return
@@ -118,7 +118,7 @@ def _walked(owner: Any, path: str, seen: set[int]) -> Iterator[Part]:
         inner = {str(number): value for number, value in enumerate(owner)}
     elif _holds_settings(owner):
         inner = _public(owner)
-        yield Part(path, type(owner).__name__, inner)
+        yield Submodule(path, type(owner).__name__, inner)
     else:
         return
     for name, value in inner.items():
@@ -132,7 +132,7 @@ def _holds_settings(owner: Any) -> bool:
     return hasattr(owner, "__dict__") and not library and (callable(owner) or home.startswith("flax.nnx"))
 
 
-def _called(program: Program, call: Call) -> list[Part]:
+def _called(program: Program, call: Call) -> list[Submodule]:
     """Return the Linen modules that a program calls, in the order of their calls, from shapes alone."""
     import jax  # noqa: PLC0415 - only for a program in JAX
     from flax import linen  # noqa: PLC0415
@@ -141,14 +141,14 @@ def _called(program: Program, call: Call) -> list[Part]:
 
     if not isinstance(program, JaxProgram):
         return []
-    found: dict[str, Part] = {}
+    found: dict[str, Submodule] = {}
 
     def see(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name == "__call__":
             said = {name: value for name, value in kwargs.items() if isinstance(value, (bool, int, float))}
             path = ".".join(context.module.path)
             # One module that is called twice is one module.
-            part = Part(path, type(context.module).__name__, {**_public(context.module), **said})
+            part = Submodule(path, type(context.module).__name__, {**_public(context.module), **said})
             found.setdefault(path, part)
         return proceed(*args, **kwargs)
 
@@ -158,7 +158,7 @@ def _called(program: Program, call: Call) -> list[Part]:
     return list(found.values())
 
 
-def activations(program_parts: list[Part]) -> dict[str, str]:
+def activations(program_parts: list[Submodule]) -> dict[str, str]:
     """Return the flavour of GELU, "tanh" or "erf", by the path of each part that shows one."""
     found: dict[str, str] = {}
     for part in program_parts:

@@ -1,4 +1,4 @@
-"""A wider budget: what a program's own operations may lose, where the budget at hand does not allow a result that is near it.
+"""A second, wider budget from a program's own operations, for results just outside the first one.
 
     sigma = max(sigma at hand, sigma of its own operations)
 

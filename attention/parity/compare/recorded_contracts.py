@@ -32,7 +32,7 @@ from attention.spec.dtypes import numpy_dtype
 from attention.spec.errors import AttentionError, FileError, KernelRefused
 from attention.spec.storage.disk import brief
 
-Told = Callable[[str], object]
+Progress = Callable[[str], object]
 
 
 def record(
@@ -41,7 +41,7 @@ def record(
     *,
     dtypes: Sequence[str] = ("float32",),
     implementation: str = "auto",
-    progress: Told = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Recording:
     """Return what a backend makes of every probe of the contracts.
 
@@ -92,7 +92,7 @@ def fingerprint(probe: Probe) -> str:
 
 
 @dataclass(frozen=True)
-class Heard:
+class RecordedCall:
     """One call of a recording.
 
     Attributes:
@@ -108,7 +108,7 @@ class Heard:
     rounds: tuple[str, ...]
 
 
-def against(recording: Recording, local: str | None = None, *, progress: Told = lambda _: None) -> Report:
+def against(recording: Recording, local: str | None = None, *, progress: Progress = lambda _: None) -> Report:
     """Return the report of a recording, and of a backend of this machine beside it, against the float64 oracle.
 
     Args:
@@ -124,18 +124,18 @@ def against(recording: Recording, local: str | None = None, *, progress: Told = 
     if local is not None:
         _ = backends.find(local)
     rows: list[Row] = []
-    for heard in list(checked_calls(recording)):
-        _ = progress(f"{heard.row.subject}, {heard.row.dtype}, {heard.row.probe}")
+    for call in list(checked_calls(recording)):
+        _ = progress(f"{call.row.subject}, {call.row.dtype}, {call.row.probe}")
         budgets = cache(expect)
-        found = () if heard.row.refusal else verdicts(heard.results, budgets(heard.probe, heard.rounds))
-        row = heard.row
+        found = () if call.row.refusal else verdicts(call.results, budgets(call.probe, call.rounds))
+        row = call.row
         rows.append(Row(row.subject, row.probe, row.side, row.kernel, row.dtype, found, row.refusal, facts=row.facts))
         if local is not None:
-            rows += check_probe(row.subject, heard.probe, [local], expected=budgets)
+            rows += check_probe(row.subject, call.probe, [local], expected=budgets)
     return Report(tuple(rows), (recording.note,))
 
 
-def checked_calls(recording: Recording) -> Iterator[Heard]:
+def checked_calls(recording: Recording) -> Iterator[RecordedCall]:
     """Yield every call of a recording; all are checked before the first is compared.
 
     Raises:
@@ -158,7 +158,7 @@ def checked_calls(recording: Recording) -> Iterator[Heard]:
             _check_results(results, probe, f"recording of {case}, {dtype}, {name!r}")
         side = f"{recording.facts['side']} (recorded)"
         facts = {"weights": provenance.digest(probe.weights)}
-        yield Heard(probe, Row(case, name, side, kernel, dtype, refusal=refusal, facts=facts), results, rounds)
+        yield RecordedCall(probe, Row(case, name, side, kernel, dtype, refusal=refusal, facts=facts), results, rounds)
 
 
 def _said(call: Any) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:

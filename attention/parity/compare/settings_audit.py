@@ -22,7 +22,7 @@ import numpy as np
 
 from attention.parity.adapters import Call, Program
 from attention.parity.compare import matmul_precision
-from attention.parity.compare.module_tree import Part, activations, parts
+from attention.parity.compare.module_tree import Submodule, activations, parts
 from attention.parity.numerics.array_kinds import is_float
 
 SHOWN = 3
@@ -35,7 +35,7 @@ ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bflo
 
 
 @dataclass(frozen=True, eq=False)
-class Inspected:
+class InspectedProgram:
     """A program and what can be read of it."""
 
     program: Program
@@ -47,7 +47,7 @@ class Inspected:
         return self.program.name
 
     @cached_property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[Submodule]:
         """Its modules."""
         return parts(self.program, self.call)
 
@@ -65,7 +65,7 @@ def warnings(first: Program, second: Program, call: Call) -> tuple[str, ...]:
         second: the other.
         call: the inputs.
     """
-    both = Inspected(first, call), Inspected(second, call)
+    both = InspectedProgram(first, call), InspectedProgram(second, call)
     rules = (_precision, _width, _dtypes, _compute_dtypes, _modes, _norm_eps, _momentum, _fast_variance, _gelu, _frozen)
     return tuple(line for rule in rules for line in rule(*both))
 
@@ -75,7 +75,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(str, names[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
-def _precision(first: Inspected, second: Inspected) -> Iterator[str]:
+def _precision(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield what products of float32 lose, measured on the device of each program."""
     for side in (first, second):
         floats = [*side.dtypes, *(x.dtype.name for x in side.call.leaves.values())]
@@ -92,7 +92,7 @@ def _precision(first: Inspected, second: Inspected) -> Iterator[str]:
             yield f"convolution precision: {side.name} has {flag}: relative error up to {2.0**-11:.1e}"
 
 
-def _width(first: Inspected, second: Inspected) -> Iterator[str]:
+def _width(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield float64 and wide integers that JAX would silently narrow."""
     narrow = next((side for side in (first, second) if side.program.framework == "jax" and not _x64()), None)
     if narrow is None:
@@ -114,7 +114,7 @@ def _x64() -> bool:
     return bool(config.jax_enable_x64)
 
 
-def _dtypes(first: Inspected, second: Inspected) -> Iterator[str]:
+def _dtypes(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield parameters that are stored in other dtypes."""
     if first.dtypes and second.dtypes and first.dtypes != second.dtypes:
         coarse = max((ROUNDOFF.get(name, 0.0) for name in {*first.dtypes} ^ {*second.dtypes}), default=0.0)
@@ -124,7 +124,7 @@ def _dtypes(first: Inspected, second: Inspected) -> Iterator[str]:
         )
 
 
-def _compute_dtypes(first: Inspected, second: Inspected) -> Iterator[str]:
+def _compute_dtypes(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield modules that compute in a coarser dtype than they store, as flax's `dtype` and torch's autocast make them."""
     for side in (first, second):
         coarse = {str(part): name for part in side.parts if (name := _coarse(part))}
@@ -139,7 +139,7 @@ def _compute_dtypes(first: Inspected, second: Inspected) -> Iterator[str]:
             yield f"autocast: {side.name} runs under autocast to {cast}: relative error up to {ROUNDOFF.get(cast, 0.0):.1e}"
 
 
-def _coarse(part: Part) -> str:
+def _coarse(part: Submodule) -> str:
     """Return the dtype that a Flax module computes in if that is coarser than the one it stores, or ""."""
     computes, stores = (_dtype_name(part.values.get(name)) for name in ("dtype", "param_dtype"))
     return computes if ROUNDOFF.get(computes, 0.0) > ROUNDOFF.get(stores, math.inf) else ""
@@ -154,7 +154,7 @@ def _dtype_name(kind: Any) -> str:
         return ""
 
 
-def _modes(first: Inspected, second: Inspected) -> Iterator[str]:
+def _modes(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield what drops elements, and batch statistics that only one side takes."""
     drops = {s.name: {str(part): part.drop_rate for part in s.parts if part.trains and part.drop_rate} for s in (first, second)}
     for name, found in drops.items():
@@ -175,11 +175,11 @@ def _modes(first: Inspected, second: Inspected) -> Iterator[str]:
             )
 
 
-def _norms(side: Inspected) -> list[Part]:
+def _norms(side: InspectedProgram) -> list[Submodule]:
     return [part for part in side.parts if part.norm]
 
 
-def _norm_eps(first: Inspected, second: Inspected) -> Iterator[str]:
+def _norm_eps(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield norms with another eps, and counts of norms that differ. Order of making need not be order of use."""
     ours, theirs = _norms(first), _norms(second)
     # A function shows no module, and a norm written by hand no eps.
@@ -205,7 +205,7 @@ def _norm_eps(first: Inspected, second: Inspected) -> Iterator[str]:
         )
 
 
-def _momentum(first: Inspected, second: Inspected) -> Iterator[str]:
+def _momentum(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield batch norms that take another share of each batch into their running statistics: torch's m is 1 - m elsewhere."""
     shares = [_shares(side) for side in (first, second)]
     if all(shares) and Counter(shares[0]) != Counter(shares[1]):
@@ -219,14 +219,14 @@ def _momentum(first: Inspected, second: Inspected) -> Iterator[str]:
         )
 
 
-def _shares(side: Inspected) -> list[float]:
+def _shares(side: InspectedProgram) -> list[float]:
     """Return the share of a batch that each batch norm takes into its running statistics."""
     found = [part.get("momentum") for part in side.parts if part.norm == "BatchNorm"]
     own = side.program.framework == "torch"
     return [round(float(x) if own else 1 - float(x), 6) for x in found if isinstance(x, int | float)]
 
 
-def _fast_variance(first: Inspected, second: Inspected) -> Iterator[str]:
+def _fast_variance(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield norms that take the variance as E[x^2] - E[x]^2; one without a mean has nothing to cancel."""
     for side, other in ((first, second), (second, first)):
         fast = [part for part in _norms(side) if part.get("use_fast_variance") and part.norm != "RMSNorm"]
@@ -239,7 +239,7 @@ def _fast_variance(first: Inspected, second: Inspected) -> Iterator[str]:
             )
 
 
-def _gelu(first: Inspected, second: Inspected) -> Iterator[str]:
+def _gelu(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield flavours of GELU that differ."""
     found = [activations(side.parts) for side in (first, second)]
     if all(found) and Counter(found[0].values()) != Counter(found[1].values()) and {*found[0].values()} != {*found[1].values()}:
@@ -252,7 +252,7 @@ def _flavours(found: Mapping[str, str]) -> str:
     return " and ".join(f"{flavour} in {_listed(paths)}" for flavour, paths in by.items())
 
 
-def _frozen(first: Inspected, second: Inspected) -> Iterator[str]:
+def _frozen(first: InspectedProgram, second: InspectedProgram) -> Iterator[str]:
     """Yield torch parameters that are frozen, which the other side knows nothing of."""
     for side in (first, second):
         module = getattr(side.program, "module", None)

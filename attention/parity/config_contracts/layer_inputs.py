@@ -1,4 +1,4 @@
-"""The test inputs of an attention within its model: hidden states of the shape that it received, everything else as it was.
+"""Inputs of an attention layer within its model: hidden states received, or drawn in their shape, other arguments unchanged.
 
     what it received        its own weights        plain, small and large numbers
     drawn weights           no bias is 0 and no scale is 1, so that every parameter shows

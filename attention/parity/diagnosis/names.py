@@ -1,4 +1,4 @@
-"""Names: what the mistake is called at all places where two programs part.
+"""Name the mistake at every divergence of two programs: rules first, then edits.
 
 first the rules, which know what people get wrong        then the edits of the JAX program, one of which mends the outputs
 """

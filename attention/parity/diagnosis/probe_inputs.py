@@ -1,4 +1,4 @@
-"""Test inputs: the probes on which a program is diagnosed, drawn for a contract and for the interface of the program.
+"""Probes for a diagnosis: inputs drawn for a contract and for the interface of the program.
 
     the probes of a contract, padding filled with numbers        + small inputs, a large mean, T beyond every window
 

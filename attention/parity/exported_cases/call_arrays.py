@@ -40,7 +40,7 @@ def gathered(probe: Probe, expected: Budget) -> Arrays:
         "sigma": expected.sigma,
     }
     made = {f"{group}.{name}": x for group, arrays in groups.items() for name, x in arrays.items()}
-    made |= dict(settled(probe.contract.resolve(probe.arrays, **probe.call())))
+    made |= dict(resolved_arrays(probe.contract.resolve(probe.arrays, **probe.call())))
     # A scalar of NumPy's is no array, and a view of another lies in no row.
     return {name: np.array(x, order="C") for name, x in made.items()}
 
@@ -59,8 +59,8 @@ def positions(probe: Probe) -> Arrays:
     return made
 
 
-def settled(setting: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the arrays of a contract's setting by the names of the format."""
+def resolved_arrays(setting: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of a resolved call by the names of the format."""
     for kind, place, name, leaf in leaves(setting):
         if kind == "rotary":
             for part, table in zip(("cos", "sin"), leaf, strict=True):

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.numerics.array_kinds import is_float
 from attention.parity.numerics.dtype_rounding import rounding
 from attention.spec.errors import SideFailed
@@ -66,7 +66,7 @@ class Decoder(ABC):
         Raises:
             SideFailed: the model raised.
         """
-        with self.running(), blamed(self.name):
+        with self.running(), attributed_to(self.name):
             cache, made = self.start(*tokens.shape[:2]), []
             for first, last in pieces(tokens.shape[1], split):
                 outputs, cache = self.step(cache, tokens[:, first:last], positions[:, first:last])
@@ -137,7 +137,7 @@ class FunctionalDecoder(Decoder):
         self.takes_padding = model.takes_padding
 
     def whole(self, tokens: np.ndarray, positions: np.ndarray, *, wide: bool = False) -> np.ndarray:
-        with self.running(), blamed(self.name):
+        with self.running(), attributed_to(self.name):
             if not wide:
                 return outputs_of(self.name, self.model.whole(self.model.params, *self._native(tokens, positions)))
             return float64(self.name, self._whole_wide(tokens, positions))

@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen, nnx
 
 from attention.parity.adapters.jax_program import width
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.language_models.cached_model import Decoder, float64, outputs_of
 from attention.parity.numerics.array_kinds import is_float
 from attention.spec.errors import OptionError
@@ -55,7 +55,7 @@ class NnxDecoder(FlaxDecoder):
             )
 
     def whole(self, tokens: np.ndarray, positions: np.ndarray, *, wide: bool = False) -> np.ndarray:
-        with blamed(self.name), width("float64" if wide else None):
+        with attributed_to(self.name), width("float64" if wide else None):
             module = _copied(self.module, wide=wide)
             _decoding(module, on=False)
             made = module(jnp.asarray(_widened(tokens, wide=wide)), **self._given(positions))
@@ -115,7 +115,7 @@ class LinenDecoder(FlaxDecoder):
             )
 
     def whole(self, tokens: np.ndarray, positions: np.ndarray, *, wide: bool = False) -> np.ndarray:
-        with blamed(self.name), width("float64" if wide else None):
+        with attributed_to(self.name), width("float64" if wide else None):
             variables = jax.tree.map(lambda x: _widened(x, wide=wide), self.variables)
             given = jnp.asarray(_widened(tokens, wide=wide))
             made = self.module.clone(decode=False).apply(variables, given, mutable=False, **self._given(positions))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.blocks.torch_untouched import untouched
 from attention.parity.language_models.cached_model import Decoder, float64, outputs_of
 from attention.parity.numerics.dtype_rounding import rounding
@@ -64,7 +64,7 @@ class TorchDecoder(Decoder):
         self.device = next((x.device for x in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
     def whole(self, tokens: np.ndarray, positions: np.ndarray, *, wide: bool = False) -> np.ndarray:
-        with self.running(), blamed(self.name):
+        with self.running(), attributed_to(self.name):
             given = self._given(tokens, positions, positions) | ({"use_cache": False} if "use_cache" in self.takes else {})
             if not wide:
                 return outputs_of(self.name, self._made(tokens, given))

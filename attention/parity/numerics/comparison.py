@@ -63,17 +63,17 @@ class Verdict:
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.index))
-        got, wanted = told_apart(self.got, self.wanted)
+        got, wanted = distinguishing_digits(self.got, self.wanted)
         return (
             f"{self.name}: z rms {shown_z(self.rms)}, max {shown_z(self.worst, 1)} at [{where}]:"
             f" got {got}, wanted {wanted}, sigma {self.sigma:.2g}"
         )
 
 
-def told_apart(got: float, wanted: float) -> tuple[str, str]:
+def distinguishing_digits(got: float, wanted: float) -> tuple[str, str]:
     """Return two numbers with three digits, or with as many as show that they differ.
 
-    >>> told_apart(0.1, 2 / 3), told_apart(1.00001234, 1.0), told_apart(2.0, 2.0)
+    >>> distinguishing_digits(0.1, 2 / 3), distinguishing_digits(1.00001234, 1.0), distinguishing_digits(2.0, 2.0)
     (('0.1', '0.667'), ('1.00001', '1'), ('2', '2'))
     """
     for digits in range(3, 17):

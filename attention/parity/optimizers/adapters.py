@@ -24,7 +24,7 @@ import numpy as np
 import optax
 import torch
 
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.optimizers.probe import Arrays, StepProbe
 from attention.spec.errors import OptionError, SideFailed
 from attention.spec.optimizers.optimizer import Step
@@ -46,7 +46,7 @@ def run(name: str, program: StepProgram, probe: StepProbe) -> Trajectory:
         SideFailed: it raised, or returned something else.
     """
     runner = _runner(name, program)
-    with blamed(name):
+    with attributed_to(name):
         after = runner(probe)
     return _checked(name, after, probe)
 

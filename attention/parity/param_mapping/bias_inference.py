@@ -1,4 +1,4 @@
-"""Following: a bias goes where the outputs of its kernel go.
+"""Bias mapping: a bias is permuted as the output axis of its kernel is.
 
     kernel[..., o] -> kernel'[..., o']        implies        bias[o] -> bias'[o']
 

@@ -1,4 +1,4 @@
-"""Moves: how a block of one stored array becomes a block of another, by reshape, slice, flip and transpose alone.
+"""Block moves: copy a block of one array to a block of another by reshape, slice, flip and transpose alone.
 
     second.reshape(split')[spans'] = first.reshape(split)[spans].reshape(axes)[flips].transpose(order).reshape(...)
 

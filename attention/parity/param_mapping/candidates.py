@@ -1,4 +1,4 @@
-"""Plan: a map that is still open: for each array its possible layouts, the most likely one first.
+"""The ambiguous parameter map (`Plan`): the possible layouts of each array, most likely first.
 
 map = what was decided + the first choice of every entry + biases that follow their kernels + the rest by name
 """

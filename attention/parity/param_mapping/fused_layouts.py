@@ -1,4 +1,4 @@
-"""Fusions: the layouts in which several arrays make up one, the conventional one first.
+"""Layouts of fused parameters such as q, k and v in one array, conventional layout first.
 
 (3 HD, M) <- q, k, v        one after another, or interleaved in each of G groups, in any order
 """

@@ -1,4 +1,4 @@
-"""Joint search: several open questions answered at once, with values that hide nothing.
+"""Joint search over several ambiguities of the map, with values that are not symmetric.
 
 answers = (answer to question 1, answer to question 2, ...)        right only if the outputs of both programs agree
 

@@ -1,4 +1,4 @@
-"""Convention: which of the layouts that two shapes leave open is the likely one, by where the arrays come from.
+"""Layout conventions: which of the layouts that two shapes allow is the likely one for the frameworks of the arrays.
 
 torch `weight` (out, in, *window)        Flax, Keras `kernel` (*window, in, out)        an embedding: the same in both
 """
@@ -55,7 +55,7 @@ def preference(first: str, second: str, frameworks: tuple[str, str]) -> Preferen
     return order
 
 
-def learned(entries: list[Entry]) -> list[Entry]:
+def laid_out_alike(entries: list[Entry]) -> list[Entry]:
     """Return the entries with square kernels laid out as the rectangular ones of the same names are.
 
     A program that keeps one kernel inputs first, as GPT-2's `Conv1D` does, keeps all so.

@@ -1,4 +1,4 @@
-"""Match: the one door to the parameter map of two programs.
+"""Entry point `match`: the parameter map of two programs.
 
 match(first, second)                            solved: values, names, shapes
 match(first, second, call)                      and, where these leave a question open, the outputs

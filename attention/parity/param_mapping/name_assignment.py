@@ -1,4 +1,4 @@
-"""Names: how alike two parameters are called, and the pairing that is alike most of all.
+"""Name assignment: the similarity of parameter names, and the pairing with the largest total similarity.
 
     alike(a, b) = weight of the words in both / weight of the words in either        1: the same words, 0: none in common
 
@@ -183,12 +183,12 @@ def alike(one: Counter[str], other: Counter[str]) -> float:
     return _total(both) / max(_total(either), 1.0)
 
 
-def told_apart(first: tuple[str, str], second: tuple[str, str]) -> bool:
+def names_distinguish(first: tuple[str, str], second: tuple[str, str]) -> bool:
     """Return whether two names of each program say which is which: what tells one pair apart stands in both of its names.
 
-    >>> told_apart(("norm1.weight", "norm2.weight"), ("LayerNorm_1.scale", "LayerNorm_2.scale"))
+    >>> names_distinguish(("norm1.weight", "norm2.weight"), ("LayerNorm_1.scale", "LayerNorm_2.scale"))
     True
-    >>> told_apart(("norm1.weight", "norm2.weight"), ("LayerNorm_0.scale", "LayerNorm_1.scale"))
+    >>> names_distinguish(("norm1.weight", "norm2.weight"), ("LayerNorm_0.scale", "LayerNorm_1.scale"))
     False
 
     Args:

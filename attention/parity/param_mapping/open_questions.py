@@ -1,4 +1,4 @@
-"""Questions: what a plan leaves open, and the plans that answer it.
+"""Open questions of an ambiguous parameter map (layouts, siblings), and the maps that answer them.
 
 layout          the same for entries that are alike; entry by entry only where that is not settled
 siblings        which array of the second is that of which of the first

@@ -1,4 +1,4 @@
-"""Reasons: what no evidence says of a map under which outputs differ, and whether a trace could say it.
+"""Why a parameter map is ambiguous, and whether a trace could resolve it.
 
 a program may be wrong, or the map: it is the map where nothing but shapes pairs two parameters, or two layouts fit
 """
@@ -29,7 +29,7 @@ def has_documented_answer(question: Question, plan: Plan) -> bool:
     return all(map(documented, names)) or (said and all("embed" in words(name) for name in names))
 
 
-def unsaid(plan: Plan, crossed: Pairs) -> list[str]:
+def missing_evidence(plan: Plan, crossed: Pairs) -> list[str]:
     """Return what no evidence but shapes says of a plan's pairs, and what both programs have left over.
 
     Args:

@@ -1,4 +1,4 @@
-"""Outputs: when neither values nor names decide, both programs are run, and the map that makes them agree is kept.
+"""Disambiguation by outputs: run both programs under each possible map, and keep the map under which they agree.
 
     error(map) = |second(map.forward(x)) - first(x)| / |first(x)|        for random x
 
@@ -15,11 +15,11 @@ from itertools import combinations
 from attention.parity.adapters import Arrays
 from attention.parity.param_mapping.candidates import ALONE, Plan
 from attention.parity.param_mapping.joint_search import joint
-from attention.parity.param_mapping.name_assignment import told_apart
+from attention.parity.param_mapping.name_assignment import names_distinguish
 from attention.parity.param_mapping.open_questions import Question, questions
-from attention.parity.param_mapping.open_reasons import has_documented_answer, provable, unsaid
+from attention.parity.param_mapping.open_reasons import has_documented_answer, missing_evidence, provable
 from attention.parity.param_mapping.reordered_axes import reordered
-from attention.parity.param_mapping.symmetrized_values import Veil
+from attention.parity.param_mapping.symmetrized_values import SymmetrizedValues
 from attention.parity.param_mapping.trial_runs import Trial, noisy
 from attention.parity.param_mapping.use_graph import NAMES_AND_USE, USE
 
@@ -46,7 +46,7 @@ MOST_EXCHANGES = 24
 
 
 @dataclass(frozen=True, eq=False)
-class Decided:
+class DecidedPlan:
     """A plan after its open questions were put to the outputs.
 
     Attributes:
@@ -62,7 +62,7 @@ class Decided:
     provable: tuple[str, ...] = ()
 
 
-def decide(plan: Plan, trial: Trial) -> Decided:
+def decide(plan: Plan, trial: Trial) -> DecidedPlan:
     """Return the plan with its open questions answered by the outputs, those that remain, and why the map is open.
 
     Where outputs differ under the map, a program may be wrong, or the map. It is the map that is open where no evidence says
@@ -75,13 +75,13 @@ def decide(plan: Plan, trial: Trial) -> Decided:
     waiting = questions(plan)
     if sum(array.size for array in plan.first.values()) > MOST_ELEMENTS:
         why = f"not asked: more than {MOST_ELEMENTS:.0e} elements"
-        return Decided(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; {why}" for q in waiting))
+        return DecidedPlan(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; {why}" for q in waiting))
     if not any(entry.evidence in GUESSED for entry in plan.entries) and not waiting:
-        return Decided(plan)
+        return DecidedPlan(plan)
     values = noisy(plan)
     error = trial.error(plan, values)
     if trial.failure:
-        return Decided(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting))
+        return DecidedPlan(plan, tuple(f"{q.text(plan, len(q.answers(plan)))}; not asked: {trial.failure}" for q in waiting))
     likely, asked = plan, {place for question in waiting for place in question.places}
     ties: dict[Question, str] = {}
     for _ in range(MOST_ROUNDS):
@@ -98,13 +98,13 @@ def decide(plan: Plan, trial: Trial) -> Decided:
         plan, ties, error = _together(likely, plan, trial, values) or (plan, ties, error)
     said = _confirmed(plan, error, asked)
     if error <= AGREES:
-        return Decided(said, tuple(ties.values()))
+        return DecidedPlan(said, tuple(ties.values()))
     ties = {question: tie for question, tie in ties.items() if not has_documented_answer(question, plan)}
-    others = unsaid(plan, trial.crossed)
+    others = missing_evidence(plan, trial.crossed)
     shown = () if others else provable(plan, ties)
     if (shown or not (ties or others)) and (order := reordered(plan, trial, values, AGREES)):
         others, shown = [*others, order], ()
-    return Decided(said, tuple(ties.values()), (*ties.values(), *others), shown)
+    return DecidedPlan(said, tuple(ties.values()), (*ties.values(), *others), shown)
 
 
 def _together(likely: Plan, plan: Plan, trial: Trial, values: Arrays) -> tuple[Plan, dict[Question, str], float] | None:
@@ -144,7 +144,7 @@ def _exchanged(plan: Plan, trial: Trial, values: Arrays, error: float) -> tuple[
         changed = plan
         for first, second in zip(kinds[one], kinds[other], strict=True):
             moves = plan.entries[first].choices[0][0], plan.entries[second].choices[0][0]
-            if not told_apart((moves[0].first.name, moves[1].first.name), (moves[0].second.name, moves[1].second.name)):
+            if not names_distinguish((moves[0].first.name, moves[1].first.name), (moves[0].second.name, moves[1].second.name)):
                 changed = changed.swapped(first, second)
         now = error if changed is plan or trial.runs + 2 > MOST_RUNS else trial.error(changed, values)
         if now <= AGREES:
@@ -157,13 +157,13 @@ def _round(
 ) -> tuple[Plan, dict[Question, str]]:
     """Return the plan after asking every question once, and those that remain open, with what is to be said of them."""
     ties: dict[Question, str] = {}
-    veil = Veil(plan, values)
+    symmetrized = SymmetrizedValues(plan, values)
     while waiting:
         question, waiting = waiting[0], waiting[1:]
-        hidden = values if agreed else veil.over([other.beside(question) for other in (*waiting, *ties)], question)
+        hidden = values if agreed else symmetrized.over([other.beside(question) for other in (*waiting, *ties)], question)
         answer, tie = _ask(question, plan, trial, hidden, agreed=agreed)
         if answer is not plan and not question.siblings:
-            veil = veil.after(answer, question.places)
+            symmetrized = symmetrized.after(answer, question.places)
         plan = answer
         following = [] if again else question.next(plan, settled=agreed or not tie)
         waiting = following + waiting

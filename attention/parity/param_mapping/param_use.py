@@ -128,7 +128,7 @@ class Uses:
             after: the last parameters of the other operand.
         """
         if len(self.found) >= MOST_USES:
-            raise Unfollowed(f"more than {MOST_USES} uses of parameters")
+            raise UntracedUse(f"more than {MOST_USES} uses of parameters")
         known = {name: digits for name, digits in roles.items() if digits is not None}
         self.found.append(Use(view, kind, known if len(known) == len(roles) else {}, after))
         at = len(self.found) - 1
@@ -176,7 +176,7 @@ class Uses:
         return frozenset(at for at in every if not before >> at & 1)
 
 
-class Unfollowed(Exception):
+class UntracedUse(Exception):
     """A program whose uses of its parameters are not followed."""
 
 

@@ -1,4 +1,4 @@
-"""Learned: the values that both programs run with, and whether they are the same.
+"""Parameter values of both programs: copied from one to the other through the map, or checked to be equal.
 
 load="first":  second = forward(first)        load="second":  first = backward(second)        None: they must be equal
 """
@@ -13,7 +13,7 @@ import numpy as np
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.map_table import snippet
 from attention.parity.param_mapping.result_pairing import names_of
-from attention.parity.param_mapping.state_pairing import SAME, carried, settled_state
+from attention.parity.param_mapping.state_pairing import SAME, carried, load_state
 from attention.spec.errors import OptionError, ParamError, shown
 from attention.spec.storage.disk import brief
 
@@ -24,7 +24,7 @@ LOADS = (None, "first", "second")
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class ParameterValues:
     """The parameters of both programs.
 
     Attributes:
@@ -42,7 +42,9 @@ class Learned:
     open: tuple[str, ...] = ()
 
 
-def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Call, given: Any, load: str | None) -> Learned:
+def resolve_values(
+    programs: tuple[Program, Program], labels: tuple[str, str], call: Call, given: Any, load: str | None
+) -> ParameterValues:
     """Return the values that both programs run with.
 
     Args:
@@ -66,7 +68,7 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
                 f"inputs {', '.join(clashes)} must not be called as parameters of {label} are: give them by position"
             )
     if not all(own):
-        return Learned(None, own, _alone(labels, own))
+        return ParameterValues(None, own, _alone(labels, own))
     from attention.parity.param_mapping import match  # noqa: PLC0415 - a pair without parameters does not need it
 
     try:
@@ -74,10 +76,10 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
     except ParamError as error:
         if given is not None:
             raise
-        return Learned(None, own, failure=f"parameters of {labels[0]} and {labels[1]} cannot be matched: {error}")
+        return ParameterValues(None, own, failure=f"parameters of {labels[0]} and {labels[1]} cannot be matched: {error}")
     notes = _notes(found, labels, own)
     if not found.moves:
-        return Learned(
+        return ParameterValues(
             None, own, notes, f"no parameter of {labels[0]} ({_few(own[0])}) fits any of {labels[1]} ({_few(own[1])})"
         )
     values = (
@@ -87,12 +89,12 @@ def learned(programs: tuple[Program, Program], labels: tuple[str, str], call: Ca
     differing = {} if load else _differing(found, *values)
     # Two programs that run with their own values need a map for their gradients alone.
     if found.open and (load or differing):
-        return Learned(found, values, notes, _open(found), found.open)
+        return ParameterValues(found, values, notes, _open(found), found.open)
     failure = (
         f"values of {_few(differing)} differ between {labels[0]} and {labels[1]}:"
         " pass load='first' or load='second' to copy those of one onto the other"
     )
-    return Learned(found, values, notes, failure if differing else "")
+    return ParameterValues(found, values, notes, failure if differing else "")
 
 
 def _open(found: ParamMap) -> str:
@@ -118,10 +120,10 @@ def alike(programs: tuple[Program, Program], call: Call, given: Any, load: str |
     if load is None:
         return programs
     labels = "the first side", "the second side"
-    known = learned(programs, labels, call, given, load)
+    known = resolve_values(programs, labels, call, given, load)
     if known.failure:
         raise ParamError(known.failure)
-    first, second = settled_state(programs, labels, known.map, load).programs
+    first, second = load_state(programs, labels, known.map, load).programs
     return first.loaded(known.values[0]), second.loaded(known.values[1])
 
 

@@ -1,4 +1,4 @@
-"""Layout: the moves behind a permutation, from where a few lines of elements come from.
+"""Recover reshapes, transposes and slices from a permutation, given the addresses along each axis.
 
     address(b[i, j, ...]) = base + line_0[i] + line_1[j] + ...          any reshape, transpose, split or concatenation
     line[i] = digit_1 * stride_1 + digit_2 * stride_2 + ...             i in mixed radix: the axes that were merged
@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from attention.parity.param_mapping.block_moves import Block, Move, Shape, Spans
-from attention.parity.param_mapping.strided_blocks import Factors, box
+from attention.parity.param_mapping.strided_blocks import Factors, strided_block
 
 MOST_PIECES = 1024
 """An array that is cut into more is not explained by its layout."""
@@ -215,7 +215,7 @@ def _move(name: str, lines: Lines, whole: Sequence[Factors | None], axis: int, p
     factors = _merged(factor for each in digits if each is not None for factor in each)
     owner = int(pool.owners(np.asarray(origin)))
     source = pool.names[owner]
-    first = box(source, pool.shapes[source], origin - int(pool.starts[owner]), factors)
+    first = strided_block(source, pool.shapes[source], origin - int(pool.starts[owner]), factors)
     if first is None:
         return None
     ranked = sorted(range(len(factors)), key=lambda each: -factors[each][1])

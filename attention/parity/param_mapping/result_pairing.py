@@ -1,4 +1,4 @@
-"""Pairing: which results of one program are to be held against which of the other.
+"""Result pairing: match outputs and gradients of one program with those of the other by name.
 
 onto(0, 1, made by the first, reference of the second) = {name: (got, wanted)}        by the names of the reference
 """

@@ -1,4 +1,4 @@
-"""Shapes: the layouts that two shapes leave open, the conventional one first.
+"""Shape layouts: the layouts that two shapes allow, the conventional one first.
 
     (HD, M) -> (M, H, D)        second = first.reshape(axes).transpose(order).reshape(shape)
 

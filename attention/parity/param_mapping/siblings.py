@@ -1,4 +1,4 @@
-"""Siblings: parameters of equal shapes that their names would pair otherwise as well, or nearly so.
+"""Parameters of equal shape whose names allow more than one pairing.
 
 norm_b, norm_p        <->        bn2, downsample.1        which is which?
 

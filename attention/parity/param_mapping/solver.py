@@ -1,4 +1,4 @@
-"""Solve: the parameter map of two programs, from what is known about them, the surest first.
+"""Solve for the parameter map of two programs from all evidence, the most certain first.
 
 given moves  >  equal values  >  names and documented layouts  >  the order of use  >  the outputs of both
 """
@@ -16,10 +16,10 @@ from attention.parity.param_mapping import value_search
 from attention.parity.param_mapping.block_moves import Move
 from attention.parity.param_mapping.candidates import Entry, Plan, Preference, paired
 from attention.parity.param_mapping.fused_params import fused, leftover
-from attention.parity.param_mapping.layout_conventions import learned, preference
+from attention.parity.param_mapping.layout_conventions import laid_out_alike, preference
 from attention.parity.param_mapping.name_assignment import words
 from attention.parity.param_mapping.open_questions import questions
-from attention.parity.param_mapping.output_disambiguation import MOST_ELEMENTS, Decided, decide
+from attention.parity.param_mapping.output_disambiguation import MOST_ELEMENTS, DecidedPlan, decide
 from attention.parity.param_mapping.param_map import ParamMap
 from attention.parity.param_mapping.param_use import Uses
 from attention.parity.param_mapping.reversed_windows import reversed_windows
@@ -69,7 +69,7 @@ def _solved(first: Program, second: Program, call: Call | None, given: Sequence[
 
     plan, alignment = _used(plan, first, second, call)
     plan = _paired(plan, alignment, (first, second))
-    plan = replace(plan, entries=tuple(learned([_carried(entry, plan) for entry in plan.entries])))
+    plan = replace(plan, entries=tuple(laid_out_alike([_carried(entry, plan) for entry in plan.entries])))
     if alignment is not None:
         plan = alignment.aligned(plan)
     plan = replace(plan, siblings=tuple(siblings(plan)))
@@ -80,7 +80,7 @@ def _solved(first: Program, second: Program, call: Call | None, given: Sequence[
         crossed = _crossed(plan, first, second, call)
         decided = decide(plan, Trial(first, second, call, crossed))
     else:
-        decided = Decided(plan, tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)))
+        decided = DecidedPlan(plan, tuple(q.text(plan, len(q.answers(plan))) for q in questions(plan)))
     plan = decided.plan
     left = [{*names} for names in plan.map.left_over]
     state = tuple(pair for pair in crossed if (pair[0] in left[0]) != (pair[1] in left[1]))
@@ -147,7 +147,7 @@ def _carried(entry: Entry, plan: Plan) -> Entry:
         return entry
     names = [{end: None for m in entry.choices[0] for end in (getattr(m, side).name,)} for side in ("first", "second")]
     one, other = {n: plan.first[n] for n in names[0]}, {n: plan.second[n] for n in names[1]}
-    if not all(value_search.told(array) for array in (*one.values(), *other.values())):
+    if not all(value_search.is_distinctive(array) for array in (*one.values(), *other.values())):
         return entry
     kind = value_search.narrowest(one, other)
     exact = tuple(moves for moves in entry.choices if all(_carries(move, one, other, kind) for move in moves))

@@ -1,4 +1,4 @@
-"""State pairing: what programs hold besides parameters, such as running statistics, tables and codebooks, and which is which.
+"""State pairing: match running statistics, tables and codebooks of two programs, which are no parameters.
 
     pairs = paired(first, second, map)          ("bn.running_mean", "bn.mean"): the same module, the same kind
     load="first": second.state[mean] = first.state[running_mean]
@@ -67,7 +67,7 @@ class State:
         return found[0], found[1]
 
 
-def settled_state(programs: tuple[Program, Program], labels: tuple[str, str], params: Any, load: str | None) -> State:
+def load_state(programs: tuple[Program, Program], labels: tuple[str, str], params: Any, load: str | None) -> State:
     """Return the programs with state that corresponds, and what has to be known of it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Boxes: the block of an array that a count in several digits runs through.
+"""Convert a set of strided addresses, given as mixed-radix digits, to a block of an array.
 
 { start + digit_1 * stride_1 + digit_2 * stride_2 + ... } = array.reshape(split)[spans]        as a set of positions
 """
@@ -13,8 +13,8 @@ Factors = tuple[tuple[int, int], ...]
 """Size and stride of each digit, the slowest first."""
 
 
-def box(name: str, shape: Shape, start: int, factors: Factors) -> Block | None:
-    """Return the box of an array that begins at `start` and counts in `factors`, or None where it is none."""
+def strided_block(name: str, shape: Shape, start: int, factors: Factors) -> Block | None:
+    """Return the block of an array that begins at `start` and counts in `factors`, or None where it is none."""
     rising = sorted(_refined(factors, shape), key=lambda factor: factor[1])
     if not rising or rising[0][1] > 1:
         rising = [(1, 1), *rising]
@@ -42,7 +42,7 @@ def _refined(factors: Factors, shape: Shape) -> Factors:
 
 
 def _natural(shape: Shape, split: list[tuple[int, tuple[int, int]]]) -> list[tuple[int, tuple[int, int]]]:
-    """Return the box with its split axes joined to the array's own, as far as it remains a box."""
+    """Return the block with its split axes joined to the array's own, as far as it remains a block."""
     rest, joined = list(split), list[tuple[int, tuple[int, int]]]()
     for size in shape:
         group: list[tuple[int, tuple[int, int]]] = []
@@ -55,7 +55,7 @@ def _natural(shape: Shape, split: list[tuple[int, tuple[int, int]]]) -> list[tup
 
 
 def _joined(size: int, group: list[tuple[int, tuple[int, int]]]) -> list[tuple[int, tuple[int, int]]]:
-    """Return a group of split axes as one, or as they are where their box is not contiguous."""
+    """Return a group of split axes as one, or as they are where their block is not contiguous."""
     start, width, inside = 0, 1, True
     for extent, (low, high) in group:
         inside &= width == 1 or high - low == extent

@@ -1,4 +1,4 @@
-"""Veil: values that are blind to some questions about a map, and to no others.
+"""Parameter values made symmetric, so that the outputs do not depend on chosen ambiguities of the map.
 
     x[i] = x[j]        for all elements i, j of the first program that some answers would put in the same place of the second
 
@@ -26,7 +26,7 @@ MOST_ELEMENTS = 10**8
 Pairs = tuple[np.ndarray, np.ndarray]
 
 
-class Veil:
+class SymmetrizedValues:
     """What is equal under the answers to questions about one plan.
 
     Args:
@@ -40,13 +40,13 @@ class Veil:
         self.pool = Pool({name: array.shape for name, array in values.items()})
         self._pairs: dict[tuple[int, int, bool], Pairs] = {}
 
-    def after(self, plan: Plan, places: Sequence[int]) -> Veil:
-        """Return the veil of the plan in which the layout of some entries has changed."""
-        veil = Veil(plan, self.values)
-        veil._pairs = {
+    def after(self, plan: Plan, places: Sequence[int]) -> SymmetrizedValues:
+        """Return the symmetrized values of the plan in which the layout of some entries has changed."""
+        symmetrized = SymmetrizedValues(plan, self.values)
+        symmetrized._pairs = {
             key: pairs for key, pairs in self._pairs.items() if not {key[0], key[1] if key[2] else key[0]} & {*places}
         }
-        return veil
+        return symmetrized
 
     def over(self, hidden: Sequence[Question], asked: Question) -> Arrays:
         """Return the values, blind to all `hidden` questions.

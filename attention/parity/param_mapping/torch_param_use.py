@@ -1,4 +1,4 @@
-"""Follow the parameters of a torch program through what it dispatches; a large program runs on tensors without memory.
+"""Trace the use of parameters in a torch program by a dispatch mode, on fake tensors if it is large.
 
 A view of a parameter shares its storage, so that its offset and strides say which elements it is, and in which order.
 """

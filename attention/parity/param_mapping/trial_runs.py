@@ -1,4 +1,4 @@
-"""Trials: both programs are run under a map that may be the right one, and their outputs compared.
+"""Trial runs: both programs run under a possible map, and the error of their outputs.
 
 error(map) = |second(map.forward(x)) - first(x)| / |first(x)|
 
@@ -15,7 +15,7 @@ import numpy as np
 from attention.parity.adapters import Arrays, Call, Program
 from attention.parity.param_mapping.candidates import Plan
 from attention.parity.param_mapping.param_map import ParamMap
-from attention.parity.param_mapping.state_pairing import Pairs, carried, paired, settled_state
+from attention.parity.param_mapping.state_pairing import Pairs, carried, load_state, paired
 from attention.parity.param_mapping.value_search import FLOATS
 from attention.spec.errors import AttentionError
 
@@ -65,7 +65,7 @@ class Trial:
         pairs = tuple(paired(*self.state, found))
         # Another program has to be compiled anew.
         if pairs not in self._stated:
-            program = settled_state((self.first, self.second), ("", ""), found, "first").programs[1]
+            program = load_state((self.first, self.second), ("", ""), found, "first").programs[1]
             self._stated[pairs] = program.holding(self._carried[1]) if self._carried[1] else program
         return self._stated[pairs]
 

@@ -1,4 +1,4 @@
-"""Rows: an array that a program uses a row at a time holds one parameter for each layer, as `scan` keeps them.
+"""Unstacked rows: an array used one row at a time is split into one parameter per layer, as `scan` stores them.
 
 layers.wqkv (L, M, 3 HD), used as wqkv[0], wqkv[1], ...        ->        layers.0.wqkv, layers.1.wqkv, ... (M, 3 HD)
 

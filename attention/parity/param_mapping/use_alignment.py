@@ -1,4 +1,4 @@
-"""Compare how two programs use their parameters, under a map that is still open, and mend the map where that says so.
+"""Compare parameter use in two programs under an ambiguous map, and correct the map.
 
 edges(program) = {(p, q): q is computed with what p was computed with last}        of matched parameters
 a right map makes the edges of both programs the same; an exchange of two parameters that makes them more alike is kept

@@ -1,4 +1,4 @@
-"""The graph of use: which parameter is computed with what another was computed with last, in both programs.
+"""Graph of parameter use: an edge joins two parameters used one after the other on the same data.
 
 edges(program) = {(p, q): q is computed with what p was computed with last}        of matched parameters
 """
@@ -10,7 +10,7 @@ from itertools import combinations
 
 from attention.parity.param_mapping.block_moves import Block, Move
 from attention.parity.param_mapping.candidates import Entry, Plan
-from attention.parity.param_mapping.name_assignment import told_apart
+from attention.parity.param_mapping.name_assignment import names_distinguish
 from attention.parity.param_mapping.param_use import Use, Uses, strides_of
 
 NAMES_AND_USE = "names and order of use"
@@ -100,7 +100,7 @@ class Graph:
         """Return whether the names of two entries say that they must not be exchanged."""
         moves = [self.plan.entries[at].choices[0][0] for at in (one, other)]
         first, second = ((getattr(moves[0], side).name, getattr(moves[1], side).name) for side in ("first", "second"))
-        return told_apart(first, second)
+        return names_distinguish(first, second)
 
     def gain(self, one: int, other: int) -> int:
         """Return how many edges more would be the same if two entries were exchanged."""

@@ -45,7 +45,7 @@ FLOATS = "fV"
 """Kinds of the dtypes that are compared; bfloat16 and its like are of kind V."""
 
 
-def told(array: np.ndarray) -> bool:
+def is_distinctive(array: np.ndarray) -> bool:
     """Return whether an array's numbers say which it is: they are floats, more than one, and not all the same."""
     if array.size < 2 or array.dtype.kind not in FLOATS:
         return False
@@ -67,7 +67,7 @@ def cast(array: np.ndarray, kind: np.dtype) -> np.ndarray:
 
 def search(first: Arrays, second: Arrays) -> Found:
     """Return what equal numbers say about the parameters of two programs."""
-    one, other = ({name: x for name, x in side.items() if told(x)} for side in (first, second))
+    one, other = ({name: x for name, x in side.items() if is_distinctive(x)} for side in (first, second))
     kind = narrowest(one, other)
     found = _wholes(one, other, kind)
     one, other = _without(one, other, [move for choices in found.entries for move in choices[0]] + list(found.copies))

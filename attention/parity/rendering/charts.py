@@ -1,4 +1,4 @@
-"""Charts: a histogram as SVG, a matrix as a PNG of one pixel an element, both inside the page.
+"""Charts embedded in the page: histograms as SVG, matrices as PNG with one pixel per element.
 
 The colour of an error is that of log2 |z|: 1 is what rounding is expected to do, the limit is red.
 """

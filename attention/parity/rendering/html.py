@@ -1,4 +1,4 @@
-"""A report as one page: no script that is needed, no address that is fetched, light and dark, wide and narrow.
+"""A report as one self-contained HTML page.
 
 page(report)                              verdict, table, histograms of z, error maps, attention maps, environment
 page(report, divergence, diagnosis)       verdict, the mistake's name, both lines side by side; the rest folded
@@ -24,7 +24,7 @@ from attention.parity.numerics.error_maps import Picture
 from attention.parity.rendering import charts, code_panes, text
 from attention.parity.results import provenance
 from attention.parity.results.report import Report, Row
-from attention.parity.tracing import Divergence, Event, Moment
+from attention.parity.tracing import Divergence, Event, TimelineRow
 
 MOST_PICTURES = 24
 """Pictures of one group: failures first, then those with the largest z."""
@@ -101,7 +101,7 @@ def _trace(divergence: Divergence) -> list[dict[str, str]]:
     return lines
 
 
-def _moment(moment: Moment) -> dict[str, str]:
+def _moment(moment: TimelineRow) -> dict[str, str]:
     kind = "apart" if moment.first else "agree" if moment.matched and moment.torch and moment.jax else "alone"
     return {"kind": kind, "torch": _event(moment.torch), "jax": _event(moment.jax)}
 

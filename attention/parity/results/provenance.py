@@ -1,4 +1,4 @@
-"""Certificates: everything that a verdict depends on, so that it can be repeated.
+"""Certificates: versions, hardware, code and weight hashes needed to repeat a verdict.
 
     certificate = {format, version, ok, limits, environment, code, notes, rows}
     code        = SHA-256 over every source file of this package, by path

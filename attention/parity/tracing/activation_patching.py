@@ -1,4 +1,4 @@
-"""Activation patching: what the JAX side would return had some of its arrays been those of the torch side.
+"""Activation patching: run the JAX program again with arrays of the torch program in place of its own.
 
     replace j by t; run all that depends on it again; do the outputs agree now?
 
@@ -39,14 +39,14 @@ class Swap:
     Attributes:
         torch: index of the first event that is taken.
         jax: index of the first event that is replaced.
-        mended: the share of the outputs that differed and now agree.
+        repaired_share: the share of the outputs that differed and now agree.
         pairs: all pairs that were replaced.
         only: the events that read the replacement; None for all.
     """
 
     torch: int
     jax: int
-    mended: float
+    repaired_share: float
     pairs: tuple[Pair, ...] = ()
     only: tuple[int, ...] | None = None
 
@@ -65,7 +65,7 @@ def swap(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None
     best: Swap | None = None
     for chosen in [pairs, pairs[:1]] if len(pairs) > 1 else [pairs]:
         share = _best(alignment, chosen, readers)
-        if share and (best is None or share > best.mended):
+        if share and (best is None or share > best.repaired_share):
             best = Swap(t, j, share, tuple(chosen), readers)
         if share == 1:
             break
@@ -77,7 +77,7 @@ def _best(alignment: Alignment, pairs: list[Pair], only: Iterable[int] | None) -
     readers = None if only is None else frozenset(only)
     best = 0.0
     for replaced in replacements(alignment, pairs):
-        best = max(best, mended(alignment, rerun(alignment.jax, replaced, readers)))
+        best = max(best, repaired_share(alignment, rerun(alignment.jax, replaced, readers)))
         if best == 1:
             break
     return best
@@ -98,7 +98,7 @@ def replacements(alignment: Alignment, pairs: Iterable[Pair]) -> list[dict[int, 
     return found
 
 
-def heals(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None) -> tuple[bool, bool]:
+def repairs_next(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None) -> tuple[bool, bool]:
     """Return whether a replacement brings the next operations into agreement, and whether the outputs are among them.
 
     This runs a few operations, where `swap` runs all, and so tells quickly which swaps are worth trying.
@@ -239,7 +239,7 @@ def rerun(
     return changed
 
 
-def mended(alignment: Alignment, changed: Mapping[int, np.ndarray]) -> float:
+def repaired_share(alignment: Alignment, changed: Mapping[int, np.ndarray]) -> float:
     """Return the share of the outputs that differed and now agree; 0 where one that agreed no longer does."""
     good = 0
     for i, j in alignment.outputs:

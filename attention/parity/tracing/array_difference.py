@@ -1,4 +1,4 @@
-"""Differences: how two arrays that should be equal differ.
+"""Array differences: how two arrays that should be equal differ, as a factor, an offset, a layout or a rounding.
 
     b = c a        b = a + c        b = a transposed, flipped, rolled        b = a, rounded        b = a, masked elsewhere
 

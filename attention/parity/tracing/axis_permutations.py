@@ -1,4 +1,4 @@
-"""Layouts: whether two arrays of the same elements are the same array, laid out in two ways.
+"""Axis permutations: whether two arrays of the same elements differ only by transposes and reshapes.
 
     consistent(a, b)    iff    a = reshape(transpose(b, p), a.shape) for some p, or the other way round
 

@@ -1,4 +1,4 @@
-"""The frontier: where two programs part, walking back from the outputs that differ.
+"""Backward slice: the unmatched operations on the way to a differing output, and where they begin (the frontier).
 
     frontier = {e unexplained, on the way to an output that differs, whose inputs all need no explanation}
 
@@ -15,7 +15,7 @@ from attention.parity.tracing.trace import ROLES, Recording
 
 
 @dataclass(frozen=True, eq=False)
-class Cone:
+class BackwardSlice:
     """What lies between the arrays that agree and the outputs that differ, on one side.
 
     Attributes:
@@ -29,7 +29,7 @@ class Cone:
     border: tuple[int, ...]
 
 
-def cone(recording: Recording, fine: list[bool], outputs: Iterable[int]) -> Cone:
+def backward_slice(recording: Recording, fine: list[bool], outputs: Iterable[int]) -> BackwardSlice:
     """Walk back from outputs that differ through all that is not fine."""
     inside: set[int] = set()
     waiting = list(outputs)
@@ -41,10 +41,10 @@ def cone(recording: Recording, fine: list[bool], outputs: Iterable[int]) -> Cone
         waiting.extend(n for n in recording.events[i].inputs if not fine[n])
     frontier = [i for i in sorted(inside) if all(fine[n] for n in recording.events[i].inputs)]
     border = sorted({n for i in inside for n in recording.events[i].inputs if fine[n]})
-    return Cone(tuple(frontier), tuple(sorted(inside)), tuple(border))
+    return BackwardSlice(tuple(frontier), tuple(sorted(inside)), tuple(border))
 
 
-def bottlenecks(recording: Recording, region: Cone) -> list[int]:
+def bottlenecks(recording: Recording, region: BackwardSlice) -> list[int]:
     """Return the events through which all goes that is on the way to the outputs: what is made before is read by none after.
 
     Args:
@@ -74,7 +74,7 @@ def ancestors(recording: Recording, start: int, within: Iterable[int], most: int
     return found
 
 
-def root(side: Recording, region: Cone, end: int | None = None) -> int:
+def root(side: Recording, region: BackwardSlice, end: int | None = None) -> int:
     """Return the event of the frontier from which an event was made: of those that the inputs reach, the earliest."""
     behind = {*region.inside} if end is None else ancestors(side, end, region.inside)
     roots = [i for i in region.frontier if i in behind] or [*region.frontier]

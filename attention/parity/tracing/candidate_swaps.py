@@ -1,4 +1,4 @@
-"""Candidates: the swaps of one array of torch for one of JAX that may explain the outputs, the smallest regions first."""
+"""Candidate swaps for activation patching: a torch array for a JAX array, smallest region first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import product
 
-from attention.parity.tracing.backward_slice import Cone, ancestors, bottlenecks
+from attention.parity.tracing.backward_slice import BackwardSlice, ancestors, bottlenecks
 from attention.parity.tracing.trace import LOOP, Recording, is_number, members
 from attention.parity.tracing.trace_alignment import Alignment
 
@@ -22,7 +22,7 @@ Trial = tuple[str, int, int, tuple[int, ...] | None]
 """The kind of a divergence, the torch event, the JAX event, and the events that read the replacement."""
 
 
-def smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[Trial]:
+def smallest(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Iterator[Trial]:
     """Yield the swaps that may be, of the smallest regions first."""
 
     @cache
@@ -71,7 +71,7 @@ def smallest(alignment: Alignment, first: Cone, second: Cone) -> Iterator[Trial]
     yield from (trial for _, trial in sorted(tried, key=lambda one: one[0])[:MOST_SWAPS])
 
 
-def narrow(alignment: Alignment, first: Cone, second: Cone) -> Iterator[Trial]:
+def narrow(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Iterator[Trial]:
     """Yield the swaps of arrays through which all goes that differs, the earliest first."""
     ends = bottlenecks(alignment.torch, first), bottlenecks(alignment.jax, second)
     pairs = [pair for pair in product(*ends) if _fits(alignment, *pair)]
@@ -87,7 +87,7 @@ def _sizes(alignment: Alignment, which: int, indices: Sequence[int]) -> set[tupl
     return whole | {(events[i].value.dtype.kind, prints[i].count, False) for i in indices if prints[i].count > 1}
 
 
-def _computed(side: Recording, region: Cone) -> list[int]:
+def _computed(side: Recording, region: BackwardSlice) -> list[int]:
     """Return what was computed in a region: an array that is only laid out anew stands for nothing new.
 
     What a loop made stands for all its turns.

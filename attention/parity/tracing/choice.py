@@ -1,4 +1,4 @@
-"""The choice: where one mistake is, and the evidence for it."""
+"""Result of fault localisation: the chosen pair of operations and the evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confirmed parameters: those whose uses make arrays that the other program makes too, which shows that their layout is right.
+"""Confirmed parameters: all operations that use them match in both programs, so their layout is right.
 
     W is confirmed    iff    every operation that reads W, or what reads that, makes an array of the other program
 

@@ -1,4 +1,4 @@
-"""Constants: tables that one side made in float32 are given to the other as they are.
+"""Constant tables in float32: the JAX run takes the torch values where they differ by rounding only.
 
     1 / 10000 ** (arange(0, D, 2) / D)        in float32, when the module was built;        in float64, in the JAX function
 

@@ -1,4 +1,4 @@
-"""The divergence: the last pair of arrays that agrees, and the first that does not, with their lines.
+"""The divergence: the last pair of arrays that agrees and the first that differs, with their source lines.
 
 last in agreement    model_torch.py:31    scores = q @ k.mT / math.sqrt(D)
                      model_jax.py:28      scores = jnp.einsum("thd,shd->hts", q, k) / D**0.5
@@ -38,7 +38,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TimelineRow:
     """One line of the aligned traces.
 
     Attributes:
@@ -94,7 +94,7 @@ class Divergence:
     ends: tuple[Event, Event] | None = None
     agreed: tuple[Event, Event] | None = None
     difference: Difference | None = None
-    timeline: tuple[Moment, ...] = ()
+    timeline: tuple[TimelineRow, ...] = ()
     outputs: dict[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
     share: float = 1.0
@@ -124,9 +124,9 @@ class Divergence:
         return {
             "found": self.found,
             "kind": self.kind,
-            "torch": told(self.torch),
-            "jax": told(self.jax),
-            "agreed": [told(event) for event in self.agreed or ()],
+            "torch": event_fields(self.torch),
+            "jax": event_fields(self.jax),
+            "agreed": [event_fields(event) for event in self.agreed or ()],
             "difference": None if self.difference is None else {"kind": self.difference.kind, "text": self.difference.text},
             "coverage": {side: vars(x) for side, x in zip(("torch", "jax"), self.coverage, strict=True)},
             "outputs": self.outputs,
@@ -189,7 +189,7 @@ def shown(event: Event) -> list[str]:
     return lines
 
 
-def told(event: Event | None) -> dict[str, Any] | None:
+def event_fields(event: Event | None) -> dict[str, Any] | None:
     """Return an event without its array."""
     if event is None:
         return None

@@ -1,4 +1,4 @@
-"""Error attribution: all places at which two programs part, and what share of the outputs' error each explains.
+"""Error attribution: all divergences of two programs, and the share of the outputs' error that each explains.
 
     find a divergence    ->    carry torch's array across to JAX    ->    share = 1 - error after / error before    ->    go on
 
@@ -14,11 +14,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from attention.parity.tracing.activation_patching import Pair, Swap, carry, mended, replacements, rerun
+from attention.parity.tracing.activation_patching import Pair, Swap, carry, repaired_share, replacements, rerun
 from attention.parity.tracing.backward_slice import ancestors
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.fault_localization import choose
-from attention.parity.tracing.rounding_differences import ULPS, also_near, cones, distance, is_within, near_pairs
+from attention.parity.tracing.rounding_differences import ULPS, also_near, backward_slices, distance, is_within, near_pairs
 from attention.parity.tracing.trace_alignment import Alignment
 
 # Divergences that are looked for at most, arrays that are carried across in all, and further runs of one line that are kept.
@@ -28,7 +28,7 @@ LEFT = 16.0
 
 
 @dataclass(eq=False)
-class Part:
+class AttributedDivergence:
     """One divergence.
 
     Attributes:
@@ -42,7 +42,7 @@ class Part:
     choice: Choice
     alignment: Alignment
     share: float = 0.0
-    runs: tuple[Part, ...] = ()
+    runs: tuple[AttributedDivergence, ...] = ()
     benign: bool = False
 
     @property
@@ -54,28 +54,28 @@ class Part:
         return self.alignment.torch.events[found.torch].value, self.alignment.jax.events[found.jax].value
 
 
-def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
+def attribute(alignment: Alignment, unit: float) -> tuple[AttributedDivergence, ...]:
     """Return where two programs part, in order, until the outputs agree or nothing more is proven.
 
     Args:
         alignment: the two programs.
         unit: the unit roundoff of the dtype that they run in.
     """
-    parts: list[Part] = []
+    parts: list[AttributedDivergence] = []
     state, ends = alignment, alignment.unequal
     whole = _error(state, ends)
     state, rounded, carried = _rounded(state, unit)
     parts += rounded
     while state.unequal and len(parts) < MOST_PARTS + len(rounded):
-        choice = choose(state, *cones(state))
-        part = Part(choice, state)
+        choice = choose(state, *backward_slices(state))
+        part = AttributedDivergence(choice, state)
         parts.append(part)
         before = _error(state, ends)
         if choice.swap is None:
             part.share = _share(before, 0.0, whole)
             part.benign = before <= LEFT * unit
             break
-        if choice.swap.mended == 1:
+        if choice.swap.repaired_share == 1:
             part.runs = _runs(part)
             part.share = _share(before, 0.0, whole)
             part.benign = _is_benign(part, unit) or _is_tiny(part, unit, part.share * whole)
@@ -86,7 +86,7 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
         state, more = _again(state, parts, ends, whole, MOST_CARRIED - carried)
         carried += more
         part.benign = _is_benign(part, unit) or _is_tiny(part, unit, part.share * whole)
-        if _all_mend(state, parts):
+        if _all_repaired(state, parts):
             total = sum(each.share for each in parts) or 1.0
             for each in parts:
                 each.share /= total
@@ -94,7 +94,7 @@ def attribute(alignment: Alignment, unit: float) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def mended_by(parts: Sequence[Part]) -> Alignment:
+def carried_state(parts: Sequence[AttributedDivergence]) -> Alignment:
     """Return the programs with all divergences carried across, as far as they are proven."""
     last = parts[-1]
     found = last.choice.swap
@@ -107,9 +107,9 @@ def mended_by(parts: Sequence[Part]) -> Alignment:
     return state
 
 
-def _rounded(state: Alignment, unit: float) -> tuple[Alignment, list[Part], int]:
+def _rounded(state: Alignment, unit: float) -> tuple[Alignment, list[AttributedDivergence], int]:
     """Carry across what roundings alone set apart, so that they cannot hide what follows; return also how often."""
-    parts: dict[tuple[object, object], Part] = {}
+    parts: dict[tuple[object, object], AttributedDivergence] = {}
     tried: set[int] = set()
     count = 0
     while state.unequal and count < MOST_CARRIED:
@@ -123,7 +123,7 @@ def _rounded(state: Alignment, unit: float) -> tuple[Alignment, list[Part], int]
         if _agreeing(after) <= _agreeing(state) + 1:
             continue
         key = state.torch.events[pair[0]].place, state.jax.events[pair[1]].place
-        _ = parts.setdefault(key, Part(_at(pair), state, benign=True))
+        _ = parts.setdefault(key, AttributedDivergence(_at(pair), state, benign=True))
         state, count = after, count + 1
     return state, list(parts.values()), count
 
@@ -138,7 +138,7 @@ def _agreeing(state: Alignment) -> int:
     return sum(map(bool, state.alike[1]))
 
 
-def _carried(state: Alignment, part: Part) -> Alignment:
+def _carried(state: Alignment, part: AttributedDivergence) -> Alignment:
     """Return the programs with the first pair of a divergence carried across, in the layout that brings most into agreement."""
     found = part.choice.swap
     assert found is not None  # noqa: S101 - for the type checker
@@ -150,7 +150,9 @@ def _best(state: Alignment, pairs: Sequence[Pair], only: frozenset[int] | None) 
     return max(after, key=_agreeing, default=state)
 
 
-def _again(state: Alignment, parts: Sequence[Part], ends: Sequence[Pair], whole: float, most: int) -> tuple[Alignment, int]:
+def _again(
+    state: Alignment, parts: Sequence[AttributedDivergence], ends: Sequence[Pair], whole: float, most: int
+) -> tuple[Alignment, int]:
     """Carry across every other time that a known line runs, as far as its operands agree, and count the error to it."""
     count = 0
     moved = True
@@ -160,20 +162,20 @@ def _again(state: Alignment, parts: Sequence[Part], ends: Sequence[Pair], whole:
             for pair in _ready(state, part):
                 before = _error(state, ends)
                 if len(part.runs) < MOST_RUNS:
-                    part.runs = (*part.runs, Part(_at(pair, part.choice), state))
+                    part.runs = (*part.runs, AttributedDivergence(_at(pair, part.choice), state))
                 state = _best(state, [pair], None)
                 part.share += _share(before, _error(state, ends), whole)
                 count, moved = count + 1, True
     return state, count
 
 
-def _ready(state: Alignment, part: Part) -> list[Pair]:
+def _ready(state: Alignment, part: AttributedDivergence) -> list[Pair]:
     """Return the first pair of a line's other runs that parts although no more than that line lies behind it."""
     found = part.choice.swap
     # A pair that was carried across before may have mended the last output.
     if found is None or found.only is not None or not state.unequal:
         return []
-    first, second = (frozenset(region.inside) for region in cones(state))
+    first, second = (frozenset(region.inside) for region in backward_slices(state))
     for t, j in part.choice.instances:
         if t not in first or j not in second:
             continue
@@ -183,27 +185,27 @@ def _ready(state: Alignment, part: Part) -> list[Pair]:
     return []
 
 
-def _all_mend(state: Alignment, parts: Sequence[Part]) -> bool:
+def _all_repaired(state: Alignment, parts: Sequence[AttributedDivergence]) -> bool:
     """Return whether the known lines, wherever they run, explain all that is left."""
     if not state.unequal:
         return True
     pairs = [pair for part in parts if part.choice.swap is not None for pair in part.choice.instances]
-    return any(mended(state, rerun(state.jax, replaced)) == 1 for replaced in replacements(state, pairs)[:1])
+    return any(repaired_share(state, rerun(state.jax, replaced)) == 1 for replaced in replacements(state, pairs)[:1])
 
 
-def _runs(part: Part) -> tuple[Part, ...]:
+def _runs(part: AttributedDivergence) -> tuple[AttributedDivergence, ...]:
     """Return the further runs of the line of a proven divergence, each with those before it carried across."""
-    found: list[Part] = []
+    found: list[AttributedDivergence] = []
     choice, state = part.choice, part.alignment
     assert choice.swap is not None  # noqa: S101 - for the type checker
     pairs = sorted(choice.swap.pairs, key=lambda pair: pair[1])[: MOST_RUNS + 1]
     for pair, after in pairwise(pairs):
         state = _best(state, [pair], None)
-        found.append(Part(_at(after, choice), state))
+        found.append(AttributedDivergence(_at(after, choice), state))
     return tuple(found)
 
 
-def _is_benign(part: Part, unit: float) -> bool:
+def _is_benign(part: AttributedDivergence, unit: float) -> bool:
     """Return whether a rounding of the dtype that the programs run in explains the difference, each time that the line runs."""
     if part.choice.kind == "layout":
         return False
@@ -211,7 +213,7 @@ def _is_benign(part: Part, unit: float) -> bool:
     return all(pair is not None and is_within(*pair, ULPS * unit) for pair in pairs)
 
 
-def _is_tiny(part: Part, unit: float, error: float) -> bool:
+def _is_tiny(part: AttributedDivergence, unit: float, error: float) -> bool:
     """Return whether the arrays, and the error of the outputs that this explains, are less than one rounding apart."""
     pairs = [each.arrays for each in (part, *part.runs)]
     return error <= unit and all(pair is not None and distance(*pair) <= unit for pair in pairs)

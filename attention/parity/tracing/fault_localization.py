@@ -1,4 +1,4 @@
-"""The choice: which operation of either side the mistake is in.
+"""Fault localisation: choose the operation of either program that contains the mistake.
 
     the smallest region (t, j) for which the JAX side with t in the place of j returns what the torch side returns
 
@@ -9,8 +9,8 @@ that only JAX has. If no pair mends the outputs, there is more than one mistake,
 
 from __future__ import annotations
 
-from attention.parity.tracing.activation_patching import Swap, heals, instances, swap
-from attention.parity.tracing.backward_slice import Cone, ancestors, root
+from attention.parity.tracing.activation_patching import Swap, instances, repairs_next, swap
+from attention.parity.tracing.backward_slice import BackwardSlice, ancestors, root
 from attention.parity.tracing.candidate_swaps import Trial, narrow, smallest
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.layout_faults import differing_tables, exchanged_operand
@@ -26,7 +26,7 @@ MOST_RUN, MOST_WHOLE, MOST_BLIND = 24, 200, 8
 MOST_PARTIAL = 16
 
 
-def choose(alignment: Alignment, first: Cone, second: Cone) -> Choice:
+def choose(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Choice:
     """Return where the mistake is.
 
     Args:
@@ -54,13 +54,15 @@ def choose(alignment: Alignment, first: Cone, second: Cone) -> Choice:
     return _shown(alignment, part, None, first, second)
 
 
-def _smallest_whole(alignment: Alignment, first: Cone, second: Cone, near: list[Trial]) -> tuple[Trial, Swap] | None:
+def _smallest_whole(
+    alignment: Alignment, first: BackwardSlice, second: BackwardSlice, near: list[Trial]
+) -> tuple[Trial, Swap] | None:
     """Return the swap of the smallest region that mends all; those that mend what follows next are added to `near`."""
     blind: list[Trial] = []
     run = {True: MOST_WHOLE, False: MOST_RUN}
     for trial in smallest(alignment, first, second):
-        healed, whole = heals(alignment, *trial[1:])
-        if not healed and not whole:
+        repaired_next, whole = repairs_next(alignment, *trial[1:])
+        if not repaired_next and not whole:
             blind.append(trial)
             continue
         run[whole] -= 1
@@ -71,11 +73,11 @@ def _smallest_whole(alignment: Alignment, first: Cone, second: Cone, near: list[
     return next(((trial, made) for trial, made in found if made is not None), None)
 
 
-def _narrowed(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
+def _narrowed(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Choice | None:
     """Return where the mistake is, of arrays through which all goes that differs: the region may be large, and is proven."""
     near: list[Trial] = []
     for trial in narrow(alignment, first, second):
-        if not any(heals(alignment, *trial[1:])):
+        if not any(repairs_next(alignment, *trial[1:])):
             continue
         if made := _whole(alignment, trial):
             # In a program of many layers the last may mend all, whichever of them are wrong.
@@ -86,7 +88,7 @@ def _narrowed(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
     return None if partial is None else _shown(alignment, partial, None, first, second)
 
 
-def _spread(alignment: Alignment, made: Swap, first: Cone, second: Cone) -> bool:
+def _spread(alignment: Alignment, made: Swap, first: BackwardSlice, second: BackwardSlice) -> bool:
     """Return whether a swap stands for several lines that run several times: there may be a mistake in each."""
     ends = ((alignment.torch, made.torch, first), (alignment.jax, made.jax, second))
     lines = [{side.events[i].place for i in ancestors(side, end, frozenset(region.inside))} for side, end, region in ends]
@@ -96,10 +98,10 @@ def _spread(alignment: Alignment, made: Swap, first: Cone, second: Cone) -> bool
 def _whole(alignment: Alignment, trial: Trial) -> Swap | None:
     """Return the swap if it mends all outputs."""
     made = swap(alignment, *trial[1:])
-    return made if made is not None and made.mended == 1 else None
+    return made if made is not None and made.repaired_share == 1 else None
 
 
-def _shown(alignment: Alignment, trial: Trial, made: Swap | None, first: Cone, second: Cone) -> Choice:
+def _shown(alignment: Alignment, trial: Trial, made: Swap | None, first: BackwardSlice, second: BackwardSlice) -> Choice:
     """Return the operations that stand for the region of a swap, which mends all or, if `made` is None, a part."""
     kind, t, j, only = trial
     found = made or Swap(t, j, 0.0, ((t, j),), only)
@@ -133,7 +135,7 @@ def _repeated(alignment: Alignment, which: int, i: int) -> int:
     return i
 
 
-def _beside(there: tuple[Recording, int, int], here: tuple[Recording, int], region: Cone) -> int:
+def _beside(there: tuple[Recording, int, int], here: tuple[Recording, int], region: BackwardSlice) -> int:
     """Return where an operation that only the other side has would stand: with what it reads, or with what reads it.
 
     The other side tells: there it stands on a line with the one, or with the other.

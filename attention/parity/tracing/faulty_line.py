@@ -1,4 +1,4 @@
-"""Faulty lines: the line to show of an operation at which two programs part.
+"""Select the source line to report for a differing operation.
 
 the operation's own line, unless
 it reads a mask or an index that the other side has not            the line that made that

@@ -1,4 +1,4 @@
-"""Fingerprints: what is known of an array when its layout is forgotten.
+"""Fingerprints: statistics of an array that do not depend on its layout.
 
     fingerprint(x) = (n, share masked, mean, rms, mean |x|, cube mean, order statistics)    over the elements not masked
 

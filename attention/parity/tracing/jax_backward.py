@@ -1,4 +1,4 @@
-"""Functions of named arrays that are traced: a program's forward pass, and its forward and backward pass in one.
+"""Traceable functions of named arrays: the forward pass of a JAX program, and forward and backward pass in one.
 
 forward(arrays) = outputs        both(arrays, cotangents) = outputs, gradients as "d NAME"
 """

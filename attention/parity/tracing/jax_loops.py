@@ -1,4 +1,4 @@
-"""Loops and branches of a jaxpr, recorded.
+"""Record loops and branches of a jaxpr: events for each iteration, and for the branch taken.
 
 each turn of a scan or a while leaves its own events, a branch those of the one taken
 """

@@ -1,4 +1,4 @@
-"""Evaluation in NumPy, complex numbers and random keys included: as `jaxpr_interpreter.apply` has it, or for those as JAX does.
+"""Evaluate one JAX primitive in NumPy, complex numbers and random keys included.
 
 A typed key is held as its data, an array of uint32 with one more axis, which is what `jax.random.key_data` returns.
 """

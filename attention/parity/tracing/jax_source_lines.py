@@ -1,4 +1,4 @@
-"""Lines of a backward pass that the user wrote: JAX gives them the line of the forward call, and here they get their own.
+"""Source lines of a custom_vjp backward pass, to which JAX assigns the line of the forward call.
 
 @custom_vjp  f;  f.defvjp(forward, backward)        an operation of `backward` is at its line in `backward`
 """

@@ -1,4 +1,4 @@
-"""The JAX side, recorded: its jaxpr evaluated in NumPy, one equation at a time, through every call and loop.
+"""Record a JAX program: evaluate its jaxpr in NumPy, one equation at a time, through every call and loop.
 
     jit(f)(x)    ->    the equations of f, each with the line of f that made it, or else with the line of the call
 
@@ -23,7 +23,7 @@ from jax.extend.core import Var
 
 from attention.parity.adapters.jax_program import JaxProgram, width
 from attention.parity.adapters.program import Arrays, Call
-from attention.parity.adapters.user_errors import blamed, described
+from attention.parity.adapters.user_errors import attributed_to, described
 from attention.parity.numerics.array_kinds import is_float, widened
 from attention.parity.numerics.jaxpr_interpreter import CALLS
 from attention.parity.tracing.jax_backward import forward_of, with_gradients
@@ -164,14 +164,14 @@ class Recorder:
                 return made
             return [rounded(x, aval.dtype, self.dtype) for x, aval in zip(made, avals, strict=True)]
 
-        def told(params: Mapping[str, Any]) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+        def with_params(params: Mapping[str, Any]) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
             return partial(run, eqn=eqn.replace(params={**eqn.params, **params}))
 
         more = {"options": _options(eqn), "backward": "transpose" in str(eqn.source_info.name_stack)}
         if eqn.primitive.name == "stop_gradient" and is_direct(_frames(eqn)):
             self.recording.stops.append(replace(self.recording.events[inputs[0]], places=where, op="stop_gradient"))
         units = [unit(str(aval.dtype), self.dtype) for aval in avals]
-        more |= {"dtypes": [str(aval.dtype) for aval in avals], "again": (eqn.params, told)}
+        more |= {"dtypes": [str(aval.dtype) for aval in avals], "again": (eqn.params, with_params)}
         return self.made(eqn.primitive.name, inputs, where, run, units, **more)
 
     def made(self, op: str, inputs: list[int], where: Where, run: Any, units: list[float], **more: Any) -> list[int]:
@@ -193,13 +193,13 @@ def _traced(name: str, function: Callable[..., Any], given: Arrays, dtype: str |
     then that of float32, and is evaluated in float64 all the same.
     """
     try:
-        with blamed(name):
+        with attributed_to(name):
             return jax.make_jaxpr(function, return_shape=True)(given)
     except SideFailed:
         if dtype != "float64":
             raise
         narrow = {n: x.astype(np.float32) if not is_key(x) and is_float(x) else x for n, x in given.items()}
-        with jax.enable_x64(False), blamed(name):
+        with jax.enable_x64(False), attributed_to(name):
             return jax.make_jaxpr(function, return_shape=True)(narrow)
 
 

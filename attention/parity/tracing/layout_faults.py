@@ -1,4 +1,4 @@
-"""Faults of arrays that no operation computes: an operand in another layout, and tables of constants.
+"""Mistakes without an operation: an operand in another layout, or a different constant table.
 
 heads split as (h d) beside (d h)        an angle table that starts at 1
 """
@@ -7,26 +7,26 @@ from __future__ import annotations
 
 from itertools import product
 
-from attention.parity.tracing.activation_patching import Swap, laid, likeness, mended, rerun, swap
+from attention.parity.tracing.activation_patching import Swap, laid, likeness, repaired_share, rerun, swap
 from attention.parity.tracing.axis_permutations import close, consistent
-from attention.parity.tracing.backward_slice import Cone, ancestors, root
+from attention.parity.tracing.backward_slice import BackwardSlice, ancestors, root
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.fingerprint import collapsed, real
 from attention.parity.tracing.trace_alignment import Alignment
 
 
-def exchanged_operand(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
+def exchanged_operand(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Choice | None:
     """Look for an operand that has the right elements in the wrong layout: split in another way, or with two axes exchanged."""
     for i, k in product(first.frontier, second.frontier):
         for t, j in product(alignment.torch.events[i].inputs, alignment.jax.events[k].inputs):
             if _exchanged(alignment, t, j):
                 found = swap(alignment, t, j)
-                if found is not None and found.mended == 1:
+                if found is not None and found.repaired_share == 1:
                     return Choice("layout", *_first_exchanged(alignment, t, j), found)
     return None
 
 
-def differing_tables(alignment: Alignment, first: Cone, second: Cone) -> Choice | None:
+def differing_tables(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Choice | None:
     """Look for constants that differ: what is made of neither inputs nor parameters, and read by what is."""
     ends = [_ends(alignment, which, region) for which, region in enumerate((first, second))]
     pairs: list[tuple[int, int]] = []
@@ -41,7 +41,7 @@ def differing_tables(alignment: Alignment, first: Cone, second: Cone) -> Choice 
     if not pairs:
         return None
     replaced = {j: laid(alignment.torch.events[t].value, alignment.jax.events[j].value)[0] for t, j in pairs}
-    share = mended(alignment, rerun(alignment.jax, replaced))
+    share = repaired_share(alignment, rerun(alignment.jax, replaced))
     if share < 1:
         return None
     t, j = pairs[0]
@@ -75,7 +75,7 @@ def _likest(alignment: Alignment, t: int, j: int) -> float:
     return abs(likeness(found[0], value)) if found else -1.0
 
 
-def _ends(alignment: Alignment, which: int, region: Cone) -> list[int]:
+def _ends(alignment: Alignment, which: int, region: BackwardSlice) -> list[int]:
     """Return the constants without a partner that something other than a constant reads, in order."""
     side = (alignment.torch, alignment.jax)[which]
     inside = {*region.inside}

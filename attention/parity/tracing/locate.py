@@ -1,4 +1,4 @@
-"""Locate: find the line at which two programs part.
+"""Locate the source lines at which two programs diverge.
 
 record both    ->    align by fingerprint    ->    walk back from what differs    ->    swap arrays to prove it
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from attention._extras import require
 from attention.parity.adapters import Arrays, Call, Program, program
-from attention.parity.adapters.detect_numpy import settled
+from attention.parity.adapters.detect_numpy import as_numpy_program
 from attention.parity.adapters.inputs import DTYPE, LOAD, call_of
 from attention.parity.numerics.dtype_rounding import ROUNDINGS
 from attention.parity.param_mapping.parameter_values import alike
@@ -20,11 +20,11 @@ from attention.parity.tracing.candidate_swaps import MOST_REGION
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.confirmed_params import confirmed
 from attention.parity.tracing.constant_tables import share_constants
-from attention.parity.tracing.divergence import Coverage, Divergence, Moment
-from attention.parity.tracing.error_attribution import Part, attribute, mended_by
+from attention.parity.tracing.divergence import Coverage, Divergence, TimelineRow
+from attention.parity.tracing.error_attribution import AttributedDivergence, attribute, carried_state
 from attention.parity.tracing.faulty_line import at_fault
 from attention.parity.tracing.loop_stacks import with_loops
-from attention.parity.tracing.stop_gradient import parted_stops
+from attention.parity.tracing.stop_gradient import differing_stops
 from attention.parity.tracing.suspect_lines import merged, stopped, suspects
 from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
@@ -62,17 +62,17 @@ def locate(
         OptionError: a side is neither torch nor JAX.
     """
     call = call_of(inputs)
-    both = settled(program(torch_side, "torch"), call), settled(program(jax_side, "jax"), call)
+    both = as_numpy_program(program(torch_side, "torch"), call), as_numpy_program(program(jax_side, "jax"), call)
     first, second = alike(both, call, params, load)
     if (first.framework, second.framework) == ("jax", "torch"):
         # The recordings are told by their framework, in whichever order they are given.
         first, second = second, first
-    found = parted(record(first, call, dtype), record(second, call, dtype))
+    found = divergence_of(record(first, call, dtype), record(second, call, dtype))
     if gradients and not found.found:
         here = record(first, call, dtype, gradients=True)
         # Both go back from the same weights, so that rounding errors of the outputs do not become some of the gradients.
         weights = {e.name.removeprefix("cotangent of "): e.value for e in here.events if e.is_given and e.role == "cotangent"}
-        found = parted(here, record(second, call, dtype, gradients=True, weights=weights))
+        found = divergence_of(here, record(second, call, dtype, gradients=True, weights=weights))
     return found
 
 
@@ -110,7 +110,7 @@ def record(
     raise OptionError(f"side {side.name} is in {side.framework}, and must be in torch or jax to be traced")
 
 
-def parted(torch: Recording, jax: Recording, unit: float = ROUNDINGS["float32"].unit) -> Divergence:
+def divergence_of(torch: Recording, jax: Recording, unit: float = ROUNDINGS["float32"].unit) -> Divergence:
     """Return where two recordings part.
 
     Args:
@@ -124,14 +124,14 @@ def parted(torch: Recording, jax: Recording, unit: float = ROUNDINGS["float32"].
     if not alignment.unequal:
         return Divergence(False, coverage, timeline=_timeline(alignment, None), notes=notes)
     alignment = with_loops(alignment)
-    stops = parted_stops(alignment)
+    stops = differing_stops(alignment)
     if stops is not None:
         kind, t, j = stops
         said = Difference("stop", "the gradient is stopped on one side, or of another array", {})
         outputs, lines = _outputs(alignment), stopped(alignment, (t, j))
         return Divergence(True, coverage, kind, t, j, difference=said, outputs=outputs, notes=notes, suspects=lines)
     parts = attribute(alignment, unit)
-    told = [_told(part, coverage) for part in parts]
+    told = [_divergence(part, coverage) for part in parts]
     notes = (*notes, *(_benign(each) for part, each in zip(parts, told, strict=True) if part.benign))
     grave = _merged([each for part, each in zip(parts, told, strict=True) if not part.benign])
     grave.sort(key=lambda each: -each.share)
@@ -141,7 +141,7 @@ def parted(torch: Recording, jax: Recording, unit: float = ROUNDINGS["float32"].
     if not grave:
         return Divergence(False, coverage, timeline=_timeline(alignment, None), outputs=outputs, notes=notes)
     suspects = merged([each.suspects for each in grave])
-    sure = confirmed(mended_by(parts))
+    sure = confirmed(carried_state(parts))
     return replace(grave[0], outputs=outputs, notes=notes, others=tuple(grave[1:]), suspects=suspects, confirmed=sure)
 
 
@@ -166,7 +166,7 @@ def _benign(found: Divergence) -> str:
     )
 
 
-def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
+def _divergence(part: AttributedDivergence, coverage: tuple[Coverage, Coverage]) -> Divergence:
     alignment, choice = part.alignment, part.choice
     t, j = (at_fault(alignment, which, i) for which, i in enumerate((choice.torch, choice.jax)))
     before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
@@ -184,7 +184,7 @@ def _told(part: Part, coverage: tuple[Coverage, Coverage]) -> Divergence:
         _apart(alignment, choice),
         _timeline(alignment, choice),
         share=part.share,
-        runs=tuple(_told(run, coverage) for run in part.runs),
+        runs=tuple(_divergence(run, coverage) for run in part.runs),
         given=_given(alignment),
         region=_region(alignment, choice),
         suspects=suspects(alignment, choice, (t, j)),
@@ -230,9 +230,9 @@ def _coverage(side: Recording, partners: list[list[int]]) -> Coverage:
     return Coverage(len(operations), sum(1 for i in operations if partners[i]))
 
 
-def _timeline(alignment: Alignment, choice: Choice | None) -> tuple[Moment, ...]:
+def _timeline(alignment: Alignment, choice: Choice | None) -> tuple[TimelineRow, ...]:
     """Return the operations of both sides in order, pairs side by side."""
-    moments: list[Moment] = []
+    moments: list[TimelineRow] = []
     last = -1, -1
     torch, jax = alignment.torch.events, alignment.jax.events
     for i, j in [*alignment.pairs, (len(torch), len(jax))]:
@@ -242,8 +242,8 @@ def _timeline(alignment: Alignment, choice: Choice | None) -> tuple[Moment, ...]
             if event is not None and event.is_operation:
                 partners = alignment.partners[0 if a else 1][event.index]
                 first = choice is not None and event.index == (choice.torch if a else choice.jax)
-                moments.append(Moment(a, b, bool(partners), first))
+                moments.append(TimelineRow(a, b, bool(partners), first))
         if i < len(torch):
-            moments.append(Moment(torch[i], jax[j], True))
+            moments.append(TimelineRow(torch[i], jax[j], True))
         last = i, j
     return tuple(moments)

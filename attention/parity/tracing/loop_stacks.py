@@ -1,4 +1,4 @@
-"""Loops: what a loop makes one after another, as the one array that a vectorised program makes at once.
+"""Loop stacks: the arrays of all iterations of a loop as one array, to match a vectorised program.
 
 for p in range(P): y = f(x[:, p])      ->      loop (P, ...) = the P arrays y, stacked          jax: y = f(x), all at once
 

@@ -1,4 +1,4 @@
-"""Partial swaps: which swap explains a part of what differs, where none mends all outputs because there are several mistakes.
+"""Partial swaps: if there are several mistakes and no swap repairs all outputs, the one that explains part of them.
 
 replace j by t; what reads the array agrees now        the mistake behind (t, j) is explained, whatever follows
 """

@@ -1,4 +1,4 @@
-"""Roundings: whether a rounding of the dtype that two programs run in explains how far two arrays are apart.
+"""Rounding differences: whether rounding in the dtype of the run explains the difference of two arrays.
 
 |t - j| <= 4 u max(|t|, |j|)    for each element, where u is the unit roundoff
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attention.parity.tracing.activation_patching import Pair, laid
-from attention.parity.tracing.backward_slice import Cone, cone
+from attention.parity.tracing.backward_slice import BackwardSlice, backward_slice
 from attention.parity.tracing.fingerprint import Fingerprint, masked, real
 from attention.parity.tracing.trace_alignment import Alignment
 
@@ -20,7 +20,7 @@ ULPS = 4.0
 
 def near_pairs(state: Alignment, unit: float, tried: set[int]) -> Iterator[Pair]:
     """Yield pairs of arrays on the way to the outputs that are equal within roundings of the programs' dtype, in order."""
-    first, second = cones(state)
+    first, second = backward_slices(state)
     prints = state.prints
     left: dict[tuple[int, int, bytes], list[int]] = {}
     for t in first.inside:
@@ -64,10 +64,10 @@ def _as_given(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
     return [t.reshape(j.shape)] if same else laid(t, j)
 
 
-def cones(state: Alignment) -> tuple[Cone, Cone]:
+def backward_slices(state: Alignment) -> tuple[BackwardSlice, BackwardSlice]:
     """Return what differs on the torch side and on the JAX side."""
     ends = zip(*state.unequal, strict=True)
-    first, second = (cone(*each) for each in zip((state.torch, state.jax), state.fine, ends, strict=True))
+    first, second = (backward_slice(*each) for each in zip((state.torch, state.jax), state.fine, ends, strict=True))
     return first, second
 
 

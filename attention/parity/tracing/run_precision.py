@@ -1,4 +1,4 @@
-"""Roundings: what a run in one dtype keeps of an array that a program calls another.
+"""Precision of a traced run: the unit roundoff by dtype, and which casts of the program round its values in a float64 run.
 
     in float64    float32 -> float64        bfloat16 -> bfloat16
 

@@ -1,4 +1,4 @@
-"""Source lines: which line of the user's file an operation stands for.
+"""Source location: the line of the user's file that an operation belongs to.
 
     line(operation) = the innermost frame of the stack that is neither a framework's, nor the standard library's, nor ours
 

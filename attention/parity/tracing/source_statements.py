@@ -1,4 +1,4 @@
-"""Statements of source files: what stands on a line, where what it reads is defined, and what reads what it defines.
+"""Source statements: the statement on a line, where its names are defined, and which lines read what it defines.
 
 31    self.norm = nn.LayerNorm(64, eps=1e-6)      definition_lines(46) = [31]
 46    x = self.norm(x)                            reading_lines(31) = [46]

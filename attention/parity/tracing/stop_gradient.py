@@ -1,4 +1,4 @@
-"""Stopped gradients: where one program cuts the backward pass and the other does not.
+"""Stopped gradients: `detach` or `stop_gradient` in one program only.
 
     torch    z + (code - z).detach()        jax    z + stop_gradient(code) - z
 
@@ -15,7 +15,7 @@ from attention.parity.tracing.trace import Event, Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
 
-def parted_stops(alignment: Alignment) -> tuple[str, Event, Event] | None:
+def differing_stops(alignment: Alignment) -> tuple[str, Event, Event] | None:
     """Return the kind, the torch event and the JAX event of a gradient that only one side stops; None if none explains all.
 
     Args:

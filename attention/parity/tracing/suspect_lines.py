@@ -1,4 +1,4 @@
-"""Suspect lines: the lines of either file in one of which the mistake is, the likeliest first.
+"""Suspect lines: the lines of either file that may contain the mistake, the likeliest first.
 
 What is proven is a region: one array in the place of the other mends all that follows, and all that was read to make it
 agrees. The mistake is on a line of the region; or on one that chose, laid out or defined what the region reads; or, where one
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 
-from attention.parity.tracing.backward_slice import ancestors, cone
+from attention.parity.tracing.backward_slice import ancestors, backward_slice
 from attention.parity.tracing.candidate_swaps import MOST_REGION
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.source_location import Place
@@ -28,7 +28,7 @@ MOST_READERS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class FaultRegion:
     """The region of one side that a divergence stands for.
 
     Attributes:
@@ -56,19 +56,19 @@ def suspects(alignment: Alignment, choice: Choice, shown: tuple[Event, Event]) -
         choice: where they part.
         shown: the events that stand for that, with the places to show of them.
     """
-    first, second = (_scene(alignment, which, choice) for which in (0, 1))
+    first, second = (_fault_region(alignment, which, choice) for which in (0, 1))
     absent = choice.kind.startswith("absent")
     there = tuple(_distinct(_ranked(first, second, shown[0], absent=absent)))
     return there, tuple(_distinct(_ranked(second, first, shown[1], absent=absent)))
 
 
-def _scene(alignment: Alignment, which: int, choice: Choice) -> Scene:
+def _fault_region(alignment: Alignment, which: int, choice: Choice) -> FaultRegion:
     side, fine = (alignment.torch, alignment.jax)[which], alignment.fine[which]
     ends = (choice.swap.torch, choice.swap.jax) if choice.swap else (choice.torch, choice.jax)
     end = ends[which]
     if choice.swap is None:
         # Nothing is proven: all that lies between what agrees and what differs.
-        behind = cone(side, fine, [pair[which] for pair in alignment.unequal]).inside
+        behind = backward_slice(side, fine, [pair[which] for pair in alignment.unequal]).inside
         inside = [i for i in behind if side.events[i].op != "output"]
     elif choice.kind == ("absent in torch", "absent in jax")[which]:
         end = _unmoved(side, end)
@@ -76,7 +76,7 @@ def _scene(alignment: Alignment, which: int, choice: Choice) -> Scene:
     else:
         inside = sorted(ancestors(side, end, frozenset(i for i, ok in enumerate(fine) if not ok), MOST_REGION))
     border = sorted({n for i in inside for n in side.events[i].inputs}.difference(inside))
-    return Scene(side, fine, alignment.alike[which], end, inside, border)
+    return FaultRegion(side, fine, alignment.alike[which], end, inside, border)
 
 
 def stopped(alignment: Alignment, shown: tuple[Event, Event]) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
@@ -120,33 +120,33 @@ def _distinct(places: Iterable[Place]) -> Iterator[Place]:
             yield place
 
 
-def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterator[Place]:
-    events = scene.side.events
-    made = events[scene.end].place
-    region = [events[i] for i in scene.inside if events[i].line]
-    chosen = list(_chosen(scene.side, scene.border))
+def _ranked(fault: FaultRegion, other: FaultRegion, shown: Event, *, absent: bool) -> Iterator[Place]:
+    events = fault.side.events
+    made = events[fault.end].place
+    region = [events[i] for i in fault.inside if events[i].line]
+    chosen = list(_chosen(fault.side, fault.border))
     yield shown.place
     yield made
     if absent:
         # One turn of a loop too many: how often it runs is said where it is called.
-        yield from (place for event in (shown, events[scene.end]) if event.turns for place in event.places[1:2])
-        yield from _around(scene)
+        yield from (place for event in (shown, events[fault.end]) if event.turns for place in event.places[1:2])
+        yield from _around(fault)
     # A number that a line reads leaves no operation behind: where it is defined beside the line is as likely as the line.
-    beside = [p for place in dict.fromkeys([shown.place, made]) for p in _defined(scene.side, place)]
+    beside = [p for place in dict.fromkeys([shown.place, made]) for p in _defined(fault.side, place)]
     yield from [p for p in beside if _is_near(p, shown.place) and "param" not in p.text.lower()][:MOST_BESIDE]
-    yield from _strange(scene, other)
+    yield from _strange(fault, other)
     own = {shown.place, made}
-    kinds = (_tables(scene), _decided(scene, shown.index), (event.place for event in region))
+    kinds = (_tables(fault), _decided(fault, shown.index), (event.place for event in region))
     turns = zip_longest(*(_fresh(places, own) for places in kinds))
     yield from (place for each in turns for place in each if place is not None)
     yield from (events[n].place for n in chosen if not _is_computed(events[n]))
-    yield from _callers(scene, region)
-    defined = [p for place in dict.fromkeys([shown.place, *(e.place for e in region)]) for p in _defined(scene.side, place)]
+    yield from _callers(fault, region)
+    defined = [p for place in dict.fromkeys([shown.place, *(e.place for e in region)]) for p in _defined(fault.side, place)]
     # What stands at the top of a file is read by all of it, most of which agrees.
     shared = [p for p in defined if is_global(p.file, p.line)]
     yield from (p for p in defined if p not in shared)
     # The helpers and the settings that the modules of these lines were made with.
-    yield from (p for each in defined for p in _defined(scene.side, each) if not is_global(p.file, p.line))
+    yield from (p for each in defined for p in _defined(fault.side, each) if not is_global(p.file, p.line))
     yield from (events[n].place for n in chosen if _is_computed(events[n]))
     if absent:
         yield from (Place(made.file, line, made.function) for line in reading_lines(made.file, made.line))
@@ -154,23 +154,23 @@ def _ranked(scene: Scene, other: Scene, shown: Event, *, absent: bool) -> Iterat
     yield from shared
 
 
-def _around(scene: Scene) -> Iterator[Place]:
+def _around(fault: FaultRegion) -> Iterator[Place]:
     """Yield the lines between which an operation is missing: who reads the array, and what it is called."""
-    events = scene.side.events
-    made = events[scene.end].place
-    readers = [place for i in _readers(scene.side, scene.end) for place in events[i].places[:1]]
+    events = fault.side.events
+    made = events[fault.end].place
+    readers = [place for i in _readers(fault.side, fault.end) for place in events[i].places[:1]]
     yield from list(dict.fromkeys(readers))[:MOST_READERS]
     # What should stand between the two may be there, and do nothing.
     below = {line for line in reading_lines(made.file, made.line) if line <= max((p.line for p in readers), default=0)}
     yield from (Place(made.file, line, made.function) for line in sorted(below)[-2:])
-    yield from _handed_on(scene)
+    yield from _handed_on(fault)
 
 
-def _tables(scene: Scene) -> Iterator[Place]:
+def _tables(fault: FaultRegion) -> Iterator[Place]:
     """Yield where constants of a region were made that the other side has not, in order."""
-    for i in scene.inside:
-        event = scene.side.events[i]
-        if not event.role and event.value.size > 1 and event.is_operation and not scene.alike[i] and event.line:
+    for i in fault.inside:
+        event = fault.side.events[i]
+        if not event.role and event.value.size > 1 and event.is_operation and not fault.alike[i] and event.line:
             yield event.place
 
 
@@ -185,30 +185,30 @@ def _fresh(places: Iterable[Place], seen: set[Place]) -> list[Place]:
     return [place for place in dict.fromkeys(places) if place not in seen]
 
 
-def _handed_on(scene: Scene) -> Iterator[Place]:
+def _handed_on(fault: FaultRegion) -> Iterator[Place]:
     """Yield the calls between which an array is handed on, in the function that makes both: from its maker to its readers."""
-    made = scene.side.events[scene.end].places
-    for i in _readers(scene.side, scene.end)[:2]:
-        read = {(place.file, place.function): place for place in reversed(scene.side.events[i].places)}
+    made = fault.side.events[fault.end].places
+    for i in _readers(fault.side, fault.end)[:2]:
+        read = {(place.file, place.function): place for place in reversed(fault.side.events[i].places)}
         common = next((place for place in made if (place.file, place.function) in read), None)
         if common is not None:
             yield common
             # A line that gives the array another name leaves no operation behind.
-            traced = {(e.file, e.line) for e in scene.side.events}
+            traced = {(e.file, e.line) for e in fault.side.events}
             again = [line for line in reading_lines(common.file, common.line) if (common.file, line) not in traced]
             yield from (Place(common.file, line, common.function) for line in again[:1])
             yield read[common.file, common.function]
 
 
-def _strange(scene: Scene, other: Scene) -> Iterator[Place]:
+def _strange(fault: FaultRegion, other: FaultRegion) -> Iterator[Place]:
     """Yield where a region reads an array that the other side's region does not read: who made it, or who passed it on."""
-    events, theirs = scene.side.events, set(other.border)
-    for i in scene.inside:
+    events, theirs = fault.side.events, set(other.border)
+    for i in fault.inside:
         for n in events[i].inputs:
-            given = scene.alike[n]
-            if n in scene.inside or not given or not events[n].role or events[n].value.size < 2 or theirs.intersection(given):
+            given = fault.alike[n]
+            if n in fault.inside or not given or not events[n].role or events[n].value.size < 2 or theirs.intersection(given):
                 continue
-            maker = events[list(_chosen(scene.side, [n]))[-1]] if not events[n].is_given else events[n]
+            maker = events[list(_chosen(fault.side, [n]))[-1]] if not events[n].is_given else events[n]
             outer = [place for place in events[i].places[1:] if place.function == maker.place.function]
             yield from outer[:1]
             yield maker.place
@@ -225,17 +225,17 @@ def _readers(side: Recording, i: int) -> list[int]:
     return found
 
 
-def _decided(scene: Scene, shown: int) -> Iterator[Place]:
+def _decided(fault: FaultRegion, shown: int) -> Iterator[Place]:
     """Yield where the masks and indices of a region were made that the other side has not, nearest first."""
-    events = scene.side.events
-    readers = dict.fromkeys([*scene.inside, shown])
+    events = fault.side.events
+    readers = dict.fromkeys([*fault.inside, shown])
     functions = {events[i].place.function for i in readers}
-    waiting = [n for i in readers for k in events[i].inputs if not events[n := _unmoved(scene.side, k)].is_float]
+    waiting = [n for i in readers for k in events[i].inputs if not events[n := _unmoved(fault.side, k)].is_float]
     seen: set[int] = set()
     while waiting:
         i = waiting.pop(0)
         event = events[i]
-        odd = not scene.fine[i] if event.is_float else event.value.size > 1 and not scene.alike[i]
+        odd = not fault.fine[i] if event.is_float else event.value.size > 1 and not fault.alike[i]
         if i in seen or event.is_given or not odd:
             continue
         seen.add(i)
@@ -271,9 +271,9 @@ def _is_computed(event: Event) -> bool:
     )
 
 
-def _callers(scene: Scene, region: Iterable[Event]) -> Iterator[Place]:
+def _callers(fault: FaultRegion, region: Iterable[Event]) -> Iterator[Place]:
     """Yield the calls that led to the operations of a region and to none that agrees."""
-    agreeing = {p for e in scene.side.events if scene.fine[e.index] and e.is_operation for p in e.places[1:]}
+    agreeing = {p for e in fault.side.events if fault.fine[e.index] and e.is_operation for p in e.places[1:]}
     for event in region:
         yield from (place for place in event.places[1:] if place not in agreeing)
 

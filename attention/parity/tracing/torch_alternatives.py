@@ -1,4 +1,4 @@
-"""Alternatives: what an operation of torch would have made as people often write it by mistake.
+"""Alternative results of torch operations: an option or a kind of pooling as people often write it by mistake.
 
 grid_sampler_2d(..., align_corners=True)    ->    {("align_corners=True", "align_corners=False"): the other result}
 max_pool2d(x, 2)                            ->    {("max pooling", "average pooling"): the average}

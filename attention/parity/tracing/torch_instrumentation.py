@@ -1,4 +1,4 @@
-"""What recording a torch program needs of torch: its operations in parts, the line of each, and what the program asked for.
+"""Torch hooks for recording: decomposed operations, source lines, and detach calls made by the user.
 
 softmax(x)    ->    amax, sub, exp, sum, div
 """
@@ -39,8 +39,8 @@ _OURS = __file__.rpartition("tracing")[0]
 _BETWEEN = (__file__, __file__.replace("torch_instrumentation", "torch_tracer"))
 
 
-class Asked(TorchFunctionMode):
-    """Knows when the program itself asks for a tensor without its gradient, as autograd does all the time."""
+class DetachObserver(TorchFunctionMode):
+    """Records whether the current call is a `detach` by the program itself; autograd also detaches internally."""
 
     detaches = False
 

@@ -1,4 +1,4 @@
-"""The torch side, recorded: every aten operation, with its line, the events it read and what it made.
+"""Record a torch program: every aten operation, with its source line, inputs and result.
 
     softmax(x)    ->    amax, sub, exp, sum, div        what is fused is replayed in parts, so that it can be aligned
 
@@ -25,11 +25,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.torch_program import TorchProgram, same_draws
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.tracing.run_precision import cotangent, own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
 from attention.parity.tracing.torch_alternatives import alternatives
-from attention.parity.tracing.torch_instrumentation import FUSED, Asked, default, frames, in_parts, stack
+from attention.parity.tracing.torch_instrumentation import FUSED, DetachObserver, default, frames, in_parts, stack
 from attention.parity.tracing.trace import Recording
 
 # Relative errors: beyond the one, parts are not the parts of this operation; within the other, they are equal.
@@ -55,7 +55,7 @@ def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype
     with ExitStack() as around:
         around.enter_context(same_draws(program.devices))
         around.enter_context(in_parts())
-        with blamed(program.name):
+        with attributed_to(program.name):
             bound = program.bind(call, params, dtype)
         around.enter_context(default(dtype))
         roles = {name: ("param" if name in program.params else "input", value(leaf)) for name, leaf in bound.leaves.items()}
@@ -104,7 +104,7 @@ class Recorder(TorchDispatchMode):
         self.written: dict[int, int] = {}
         self.fused = ""
         self.where: tuple[Place, ...] = ()
-        self.asked = Asked()
+        self.asked = DetachObserver()
         # The events that were made while autograd was off: whoever reads them while it is on has a stopped gradient.
         self.cut: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""Events: every array that a program made, in order, with the line that made it and the arrays it was made from.
+"""Events of a trace: every array of a program in order, with its source line and the arrays it was computed from.
 
     event 12    mul    float64 (2, 7, 12)    model.py:31    from events 10 and 4
 
@@ -50,7 +50,7 @@ class Event:
         role: of a leaf: "input", "param" or "cotangent"; "" for a constant. Of others: the last of `ROLES` among what it was
             made of.
         name: of a leaf or an output; what a fused operation is called of which this is a part.
-        options: what the operation was told beside its operands, for reading.
+        options: the parameters of the operation, beside its operands, for reading.
         backward: whether it belongs to the backward pass.
         turns: which turns of the scans around it made it, from 0, outermost first: of scanned layers, the layer.
         alternatives: what the operation would have made with another option, by the text of its own and of the other.
@@ -135,15 +135,15 @@ class Step:
         inputs: indices of events.
         outputs: indices of events, all of one operation.
         run: from the values of the inputs to those of the outputs.
-        params: what the operation was told beside its operands.
-        told: from other such values to the `run` that they make; None where the recorder does not know.
+        params: the parameters of the operation, beside its operands.
+        with_params: from other such parameters to the `run` with these; None where the recorder does not know.
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     run: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    told: Callable[[Mapping[str, Any]], Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]] | None = None
+    with_params: Callable[[Mapping[str, Any]], Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]] | None = None
 
 
 @dataclass(eq=False)

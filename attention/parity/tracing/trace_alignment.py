@@ -1,4 +1,4 @@
-"""Alignment: which array of one program is which of the other.
+"""Trace alignment: which array of one program corresponds to which of the other.
 
     i ~ j    iff    fingerprint(i) = fingerprint(j) within tolerance
 

@@ -31,7 +31,7 @@ Curves = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Outside:
+class EnvelopeExit:
     """The point where a run leaves the envelope.
 
     Attributes:
@@ -136,18 +136,18 @@ def _usual(spread: Curves, way: Curves) -> np.ndarray:
     return np.array([np.median(row) if row.size else 0.0 for row in rows])
 
 
-def outside(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray) -> Outside | None:
+def outside(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray) -> EnvelopeExit | None:
     """Return where a curve first leaves its envelope, or None."""
     left = np.flatnonzero(~(distance <= most))
     return _at(what, steps, distance, most, left[0]) if left.size else None
 
 
-def worst(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray) -> Outside:
+def worst(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray) -> EnvelopeExit:
     """Return where a curve is farthest outside its envelope, or nearest to it."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(distance > 0, distance / most, 0.0)
     return _at(what, steps, distance, most, int(np.argmax(np.nan_to_num(ratio, nan=np.inf))))
 
 
-def _at(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray, place: int) -> Outside:
-    return Outside(int(steps[place]) + 1, what, float(distance[place]), float(most[place]))
+def _at(what: str, steps: np.ndarray, distance: np.ndarray, most: np.ndarray, place: int) -> EnvelopeExit:
+    return EnvelopeExit(int(steps[place]) + 1, what, float(distance[place]), float(most[place]))

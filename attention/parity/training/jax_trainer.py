@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 
 from attention.jax_impl.optimizers import optimizer
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.training.model_io import Model
 from attention.parity.training.recipe import Batch, Recipe
 from attention.spec.errors import OptionError, SideFailed
@@ -55,7 +55,7 @@ class JaxTrainer:
             self.compiled_step = _compiled(graph, recipe.losses["jax"], self.change)
         else:
             self.change, self.compiled_step = like.change, like.compiled_step
-        with blamed("JAX's optimizer"):
+        with attributed_to("JAX's optimizer"):
             self._state = self.change.init(self._params)
 
     @staticmethod
@@ -69,7 +69,7 @@ class JaxTrainer:
         Raises:
             SideFailed: the loss or the optimiser raised, or the loss is no scalar.
         """
-        with blamed("JAX's step"):
+        with attributed_to("JAX's step"):
             self._params, self._rest, self._state, loss = self.compiled_step(
                 self._params, self._rest, self._state, arrays, jnp.uint32(seed)
             )

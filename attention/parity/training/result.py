@@ -14,7 +14,7 @@ import numpy as np
 from attention.parity.results.renderers import renderer
 from attention.parity.results.report import plain, write
 from attention.parity.training import envelope
-from attention.parity.training.envelope import Outside, Runs
+from attention.parity.training.envelope import EnvelopeExit, Runs
 from attention.parity.training.optimizer_names import words
 from attention.parity.training.recipe import Recipe
 from attention.spec.errors import ParityError
@@ -71,14 +71,14 @@ class Training:
         return " and ".join(sides or [*broken_losses.values(), *lost][:1])
 
     @cached_property
-    def outside(self) -> tuple[Outside, ...]:
+    def outside(self) -> tuple[EnvelopeExit, ...]:
         """The points where each parameter, and the loss, first leaves its envelope; the earliest first, then the farthest."""
         found = [envelope.outside(what, self._steps(what), far, self.envelope[what]) for what, far in self.apart.items()]
         # A loss is that before its step, so it comes before the parameters after it.
         return tuple(sorted((each for each in found if each), key=lambda each: (each.step, each.what != LOSS, -each.ratio)))
 
     @property
-    def worst(self) -> tuple[Outside, ...]:
+    def worst(self) -> tuple[EnvelopeExit, ...]:
         """The points where each parameter, and the loss, is farthest outside its envelope, or nearest to it, worst first."""
         found = [envelope.worst(what, self._steps(what), far, self.envelope[what]) for what, far in self.apart.items()]
         return tuple(sorted(found, key=lambda each: -each.ratio))
@@ -154,5 +154,5 @@ class Training:
         return np.arange(len(self.losses["torch"])) if what == LOSS else self.watched
 
 
-def _told(found: Outside) -> dict[str, Any]:
+def _told(found: EnvelopeExit) -> dict[str, Any]:
     return {"what": found.what, "step": found.step, "distance": found.distance, "envelope": found.most, "ratio": found.ratio}

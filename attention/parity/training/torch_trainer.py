@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attention.parity.adapters.user_errors import blamed
+from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.training.model_io import Model
 from attention.parity.training.recipe import Batch, Recipe
 from attention.spec.errors import OptionError, SideFailed
@@ -55,14 +55,14 @@ class TorchTrainer:
         Raises:
             SideFailed: the loss or the optimiser raised, or the loss is no scalar.
         """
-        with blamed("torch's loss"):
+        with attributed_to("torch's loss"):
             self.model.zero_grad()
             loss = self._loss(self.model, arrays, seed)
             if not isinstance(loss, Tensor) or loss.ndim:
                 got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
                 raise SideFailed(f"torch's loss returned {got}, must be a scalar tensor")
             loss.backward()
-        with blamed("torch's optimizer"):
+        with attributed_to("torch's optimizer"):
             for part in self._parts:
                 # An optimiser and a schedule step; clipping is a function.
                 part.step() if hasattr(part, "step") else part()
@@ -85,7 +85,7 @@ def _parts(recipe: Recipe, model: torch.nn.Module, *, narrow: bool) -> tuple[Any
         return (optimizer(replace(given, **numbers) if narrow else given, model),)
     if not callable(given):
         raise OptionError(f"Recipe optimizers['torch'] {type(given).__name__} must be a step or a function of parameters")
-    with blamed("torch's optimizer"):
+    with attributed_to("torch's optimizer"):
         made = given([p for p in model.parameters() if p.requires_grad])
     parts = made if isinstance(made, tuple) else (made,)
     wrong = [type(part).__name__ for part in parts if not (hasattr(part, "step") or callable(part))]

@@ -21,7 +21,7 @@ from attention.parity.adapters import Call, Program, program
 from attention.parity.adapters.inputs import LOAD, call_of
 from attention.parity.compare.compare import compare
 from attention.parity.param_mapping import result_pairing
-from attention.parity.param_mapping.parameter_values import learned
+from attention.parity.param_mapping.parameter_values import resolve_values
 from attention.parity.results.report import Report
 from attention.parity.worst_inputs.variations import Variation, replaced, variations
 from attention.spec.errors import ParamError, ShapeError, SideFailed
@@ -100,7 +100,7 @@ def worst_input(
     """
     call = call_of(inputs)
     pair = program(torch_side, "torch"), program(jax_side, "jax")
-    known = learned(pair, ("torch", "jax"), call, params, load)
+    known = resolve_values(pair, ("torch", "jax"), call, params, load)
     if known.failure:
         raise ParamError(known.failure)
     loaded = pair[0].loaded(known.values[0]), pair[1].loaded(known.values[1])

@@ -5,8 +5,8 @@
     decode(chunk):  cache, key, value, key_positions, query_positions = cache.append(k(chunk), v(chunk))
                     attend(q(chunk), key, value, Placed(mask, query_positions, key_positions))
 
-    slots of a row of its own        StaticCache, RollingCache        slots.py
-    blocks of a common pool          PagedCache                       pages.py
+    slots of a row of its own        StaticCache, RollingCache        slotted.py
+    blocks of a common pool          PagedCache                       paged.py
 
 The law holds where no query sees a token of a later chunk: under `Causal()`, and for `Causal() | Prefix(n)` if the first
 chunk covers the prefix. A position of -1 marks an absent token (padding) or a slot that holds nothing.

@@ -1,4 +1,4 @@
-"""What encoder and decoder blocks share: branches in residual connections, each with a norm before it or after the sum."""
+"""Base contract of encoder and decoder blocks: residual branches, each with a norm before it or after the sum."""
 
 # Arguments may come from code without type checks.
 # pyright: reportUnnecessaryIsInstance=false

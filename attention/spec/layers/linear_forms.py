@@ -1,4 +1,4 @@
-"""The two forms of linear attention, a scan or all products: the choice between them, and the functions that both need."""
+"""The two forms of linear attention, a scan or the quadratic sum: the choice between them, and their common functions."""
 
 from __future__ import annotations
 

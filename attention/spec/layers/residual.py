@@ -1,4 +1,4 @@
-"""Residual branches and stacked blocks of a built layer, the same for both backends.
+"""Residual branches and stacked blocks at runtime: used by the built layers of both backends, not by contracts.
 
 pre    x <- x + drop(branch(norm(x)))
 post   x <- norm(x + drop(branch(x)))

@@ -1,4 +1,4 @@
-"""Tokens inside a layer: which exist under a mask, dropout of features, and the dropout seed of each place.
+"""Tokens inside a layer: which are present under a mask, feature dropout, and the dropout seed of each sublayer.
 
 present[t] = (exists s: allowed[t, s]) or (exists s: allowed[s, t])             over all heads
 seed of a place = bits(key(seed), crc32(the place's name))                      32 bits, the same in every framework

@@ -1,4 +1,4 @@
-"""Axial rotary embedding: positions on a grid, half of the rotated features turned by the row and half by the column.
+"""Axial rotary embedding: positions on a grid, half of the rotated features by the row and half by the column.
 
     angle[(r, c)] = (r * f_i, c * f_i),  f_i = base^(-2i / (R/2))        i = 0 .. R/4 - 1, rows then columns
 

@@ -1,4 +1,4 @@
-"""The inverse error function as XLA computes it, which turns uniform into normal numbers.
+"""The inverse error function as XLA computes it, used to draw normal from uniform numbers.
 
     erf_inverse(x) = x P(w),  w = -log(1 - x^2)        P a polynomial in w - a near 0, and in sqrt(w) - a towards 1
 

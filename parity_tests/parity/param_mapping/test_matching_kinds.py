@@ -11,8 +11,8 @@ import pytest
 
 from attention.parity.adapters import Arrays, Call, Made, Program
 from attention.parity.param_mapping import ParamMap, match
-from attention.parity.param_mapping.name_assignment import numbered, told_apart
-from attention.parity.param_mapping.parameter_values import learned
+from attention.parity.param_mapping.name_assignment import names_distinguish, numbered
+from attention.parity.param_mapping.parameter_values import resolve_values
 from attention.spec.errors import ParamError
 
 CALL = Call((np.ones((2, 6), np.float32),))
@@ -119,8 +119,8 @@ class TestNames:
         assert told(found) == {f"blocks.0.blocks.{i}.fc.weight": f"block_{i}.fc.kernel" for i in range(3)}
 
     def test_names_tell_two_pairs_apart_only_where_both_ends_say_it(self) -> None:
-        assert told_apart(("norm1.weight", "norm2.weight"), ("norm_1.scale", "norm_2.scale"))
-        assert not told_apart(
+        assert names_distinguish(("norm1.weight", "norm2.weight"), ("norm_1.scale", "norm_2.scale"))
+        assert not names_distinguish(
             ("input_layernorm.weight", "post_attention_layernorm.weight"),
             ("feedforward_layernorm.scale", "self_attention_layernorm.scale"),
         )
@@ -234,7 +234,7 @@ class TestOpen:
 
     def test_programs_under_an_open_map_cannot_be_compared_and_the_message_says_how_they_can(self) -> None:
         pair = Fake(self.SIDES[0], "torch", even), Fake(self.SIDES[1], "jax", odd)
-        known = learned(pair, ("torch", "jax"), CALL, None, "first")
+        known = resolve_values(pair, ("torch", "jax"), CALL, None, "first")
         assert known.open
         assert known.failure.startswith("cannot compare: the parameter map is open: ")
         assert "params={'one': " in known.failure
@@ -242,7 +242,7 @@ class TestOpen:
 
     def test_an_explicit_map_is_not_open(self) -> None:
         pair = Fake(self.SIDES[0], "torch", even), Fake(self.SIDES[1], "jax", odd)
-        known = learned(pair, ("torch", "jax"), CALL, {"one": "alpha", "two": "omega"}, "first")
+        known = resolve_values(pair, ("torch", "jax"), CALL, {"one": "alpha", "two": "omega"}, "first")
         assert (known.open, known.failure) == ((), "")
 
     def test_names_and_conventions_establish_a_map_whatever_the_outputs(self) -> None:

@@ -18,7 +18,7 @@ from attention.parity.mutations import operators
 from attention.parity.numerics.error_maps import BINS, MOST, Picture, histogram, of
 from attention.parity.rendering import charts, code_panes, html
 from attention.parity.results.report import Report, Row
-from attention.parity.tracing import Coverage, Divergence, Event, Moment
+from attention.parity.tracing import Coverage, Divergence, Event, TimelineRow
 from attention.parity.tracing.array_difference import Difference
 from attention.parity.tracing.source_location import Place
 
@@ -58,7 +58,7 @@ def diverged() -> Divergence:
     one, other = (Event(side, 0, op, np.zeros(2)) for side, op in (("torch", "mm"), ("jax", "dot_general")))
     div = Event("torch", 1, "div", np.asarray([[1.0, 2.0, 3.5]]), name="<b>", places=(here(),))
     mul = Event("jax", 1, "mul", np.asarray([[1.0], [2.0], [9.0]]), name="<b>", places=(here(),))
-    timeline = (Moment(one, other, True), Moment(div, None, False, True), Moment(None, mul, False, True))
+    timeline = (TimelineRow(one, other, True), TimelineRow(div, None, False, True), TimelineRow(None, mul, False, True))
     return Divergence(True, (Coverage(2, 1), Coverage(2, 1)), "different", div, mul, agreed=(one, other), timeline=timeline)
 
 
@@ -172,7 +172,7 @@ class TestValues:
         assert page.count("weights of head 1, oracle") == page.count("weights of head 1, program") > 0
 
     def test_of_a_long_trace_what_is_near_the_divergence_is_shown(self) -> None:
-        same = Moment(Event("torch", 0, "add", np.zeros(1)), Event("jax", 0, "add", np.zeros(1)), True)
+        same = TimelineRow(Event("torch", 0, "add", np.zeros(1)), Event("jax", 0, "add", np.zeros(1)), True)
         found = diverged()
         page = html.page(divergence=replace(found, timeline=(same,) * 900 + found.timeline + (same,) * 99))
         assert page.count('<tr class="apart">') == 2

@@ -1,4 +1,4 @@
-"""Edits: the mistake as the one change of the JAX program after which it makes what the torch side makes.
+"""Edits: search for the one change of the JAX program that makes its outputs equal to those of torch.
 
     for each operation where the programs part, for each change of it: run again; do the outputs agree?
 
@@ -26,7 +26,7 @@ from attention.parity.diagnosis.edits.edit import Edit
 from attention.parity.diagnosis.edits.trial import FAILURES, Trials
 from attention.parity.diagnosis.rules.operand_pair import Finding
 from attention.parity.tracing import Divergence
-from attention.parity.tracing.backward_slice import cone
+from attention.parity.tracing.backward_slice import backward_slice
 from attention.parity.tracing.trace import Event
 
 __all__ = ["name"]
@@ -132,7 +132,7 @@ def _theirs(divergence: Divergence, trials: Trials) -> tuple[Event, ...]:
     if divergence.kind != "unproven":
         return divergence.region[0]
     torch, fine = trials.alignment.torch, trials.alignment.fine[0]
-    inside = cone(torch, fine, [t for t, _ in trials.alignment.unequal]).inside[:MOST_THEIRS]
+    inside = backward_slice(torch, fine, [t for t, _ in trials.alignment.unequal]).inside[:MOST_THEIRS]
     return tuple(torch.events[i] for i in sorted({*inside, *(n for i in inside for n in torch.events[i].inputs)}))
 
 
@@ -142,7 +142,7 @@ def _where(divergence: Divergence, trials: Trials) -> list[int]:
     region = [e.index for e in divergence.region[1]]
     inside = [i for i in region if not fine[i]]
     if divergence.kind == "unproven" or not inside:
-        inside = [*cone(trials.jax, fine, [j for _, j in trials.alignment.unequal]).inside]
+        inside = [*backward_slice(trials.jax, fine, [j for _, j in trials.alignment.unequal]).inside]
     if divergence.kind.startswith("absent"):
         ends = [divergence.ends[1].index] if divergence.ends else []
         readers = [n for i in ends for n in trials.jax.consumers[i]]

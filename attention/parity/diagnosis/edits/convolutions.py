@@ -1,4 +1,4 @@
-"""Convolutions, pooling and padding: at which end, how wide, filled with what, and the kernel flipped or not."""
+"""Edits of convolutions, pooling and padding: padding side, width and mode, dilation, flipped kernels."""
 
 # What an edit makes of arrays are small functions whose types strict mode cannot know.
 # pyright: standard

@@ -1,4 +1,4 @@
-"""Edit: one change of the JAX program, and what is said of it."""
+"""An edit: one change of the JAX program, and the text that describes it."""
 
 # What an edit makes of arrays are small functions whose types strict mode cannot know.
 # pyright: standard

@@ -1,4 +1,4 @@
-"""Changes: an operation of the JAX side told something else, of another kernel, or made by another function of its operands."""
+"""Helpers that build an edit: other parameters, a transformed kernel, or another function of the operands."""
 
 # What an edit makes of arrays are small functions whose types strict mode cannot know.
 # pyright: standard
@@ -17,9 +17,9 @@ def with_setting(trials: Trials, e: int, params: Mapping[str, Any], told: str) -
 
     def change(i: int) -> Change | None:
         step = trials.step(i)
-        if step is None or step.told is None:
+        if step is None or step.with_params is None:
             return None
-        run, at = step.told(params), step.outputs.index(i)
+        run, at = step.with_params(params), step.outputs.index(i)
         return {i: (step.inputs, lambda *x: run(x)[at])}
 
     return Edit(told, e, change)

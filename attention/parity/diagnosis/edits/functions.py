@@ -1,4 +1,4 @@
-"""Functions of one array: one that is missing, one too many, another one, and an axis that is another one.
+"""Edits of unary functions: one added, removed or replaced, or applied along another axis.
 
 torch = f(x)        jax = g(x), x, or f along another axis        x is what an array was made of, or the array itself
 """

@@ -1,4 +1,4 @@
-"""Layouts: axes of one size exchanged, an axis reversed or shifted, axes split and merged in another order."""
+"""Edits of layouts: equal axes exchanged, an axis reversed or rolled, axes split and merged in another order."""
 
 # What an edit makes of arrays are small functions whose types strict mode cannot know.
 # pyright: standard

@@ -1,4 +1,4 @@
-"""Absent: what one side does to an array that agrees and the other does not, read off the side that does it.
+"""A missing operation: named from the trace of the program that has it, after a swap has proven that nothing else differs.
 
 torch = f(x)        jax = x        and f(x) in the place of x mends the outputs
 

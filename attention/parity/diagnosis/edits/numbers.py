@@ -1,4 +1,4 @@
-"""Numbers: one that is written in the JAX program and is another one on torch, and one by which an array is multiplied.
+"""Edits of constants: a number replaced by one of the torch program or by a fitted one, or a factor or offset added.
 
 torch = f(x, c)        jax = f(x, d)        c is a number of the torch side, or is solved for
 """

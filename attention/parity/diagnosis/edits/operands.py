@@ -1,4 +1,4 @@
-"""Operands: one that is another array, two that are exchanged, one that is missing or too much.
+"""Edits of operands: one replaced, two exchanged, or one removed or added.
 
 torch = f(v, w)        jax = f(u, w), f(w, v), or f(v)        u, v and w are arrays that the JAX side makes before
 """

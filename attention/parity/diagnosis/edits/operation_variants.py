@@ -1,4 +1,4 @@
-"""Settings of operations: the same operation of the same arrays, told something else.
+"""Edits that replace an operation by a variant: other parameters, another comparison or reduction, a sign, a start index.
 
 padding, dilation, stride        axes        comparison        start, step, order        exponent        direction
 """
@@ -41,7 +41,7 @@ TWINS: dict[str, tuple[tuple[str, Make], ...]] = {
 """Operations of two arrays that are taken for one another."""
 
 
-TOLD = {"max": "the maximum", "min": "the minimum", "add": "the sum", "sub": "the difference", "mul": "the product"}
+BINARY_NAMES = {"max": "the maximum", "min": "the minimum", "add": "the sum", "sub": "the difference", "mul": "the product"}
 
 
 REDUCED: dict[str, Callable[..., np.ndarray]] = {
@@ -49,7 +49,7 @@ REDUCED: dict[str, Callable[..., np.ndarray]] = {
 }  # fmt: skip
 
 
-SPOKEN = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum", "reduce_prod": "product", "mean": "mean"}
+NAMES = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum", "reduce_prod": "product", "mean": "mean"}
 
 
 MOST_STEPS = 3
@@ -64,7 +64,7 @@ def twins(trials: Trials, e: int) -> Iterator[Edit]:
             yield Edit(told, e, _pair(trials, make), jax=f"{COMPARED[other]}")
     for name, make in TWINS.get(op, ()):
         a, b = (called(trials, i) for i in trials.events[e].inputs[:2])
-        yield Edit(f"{name} on torch, {TOLD.get(op, op)} on jax", e, _pair(trials, make), evidence=f"of {a} and {b}")
+        yield Edit(f"{name} on torch, {BINARY_NAMES.get(op, op)} on jax", e, _pair(trials, make), evidence=f"of {a} and {b}")
 
 
 def _pair(trials: Trials, make: Make) -> Changing:
@@ -112,11 +112,11 @@ def reduced(trials: Trials, e: int) -> Iterator[Edit]:
     axes, shape = tuple(step.params["axes"]), trials.value(step.inputs[0]).shape
     for name, reduce in REDUCED.items():
         if name != event.op:
-            told = f"the {SPOKEN[name]} on torch, the {SPOKEN[event.op]} on jax, over an axis of {[shape[a] for a in axes]}"
+            told = f"the {NAMES[name]} on torch, the {NAMES[event.op]} on jax, over an axis of {[shape[a] for a in axes]}"
             yield Edit(told, e, made(trials, lambda x, f=reduce: f(x, axis=axes)))
     for other in combinations(range(len(shape)), len(axes)):
         if other != axes and _left(shape, other) == _left(shape, axes):
-            told = f"the {SPOKEN[event.op]} over axis {_spoken(other)} on torch, over axis {_spoken(axes)} on jax, of {shape}"
+            told = f"the {NAMES[event.op]} over axis {_axes(other)} on torch, over axis {_axes(axes)} on jax, of {shape}"
             yield Edit(told, e, made(trials, lambda x, f=REDUCED[event.op], a=other: f(x, axis=a)))
 
 
@@ -134,7 +134,7 @@ def kept(trials: Trials, e: int) -> Iterator[Edit]:
     for count in range(1, len(shape) + 1):
         for other in combinations(range(len(shape)), count):
             if other != axes and all(shape[a] > 1 for a in other):
-                told = f"the {SPOKEN[op]} over axis {_spoken(other)} on torch, over axis {_spoken(axes)} on jax, of {shape}"
+                told = f"the {NAMES[op]} over axis {_axes(other)} on torch, over axis {_axes(axes)} on jax, of {shape}"
                 yield Edit(told, e, _kept(trials, f, other))
 
 
@@ -146,7 +146,7 @@ def _kept(trials: Trials, f: Callable[..., np.ndarray], axes: tuple[int, ...]) -
     return change
 
 
-def _spoken(axes: tuple[int, ...]) -> str:
+def _axes(axes: tuple[int, ...]) -> str:
     return " and ".join(map(str, axes))
 
 
@@ -157,7 +157,7 @@ def _left(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 def settings(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield an operation with a setting of its own as another one."""
     step = trials.step(e)
-    if step is None or step.told is None:
+    if step is None or step.with_params is None:
         return
     p, shape = step.params, trials.value(step.inputs[0]).shape if step.inputs else ()
     op = trials.events[e].op

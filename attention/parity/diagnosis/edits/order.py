@@ -1,4 +1,4 @@
-"""Order: two operations that follow one another, done in the other order.
+"""Edits of order: two consecutive operations exchanged.
 
 torch = f(g(x))        jax = g(f(x))        f and g are operations of the JAX side, each with its other operands as they are
 """

@@ -1,4 +1,4 @@
-"""Regions: an array that is read in the place of another wherever a region reads it, and two that are exchanged there."""
+"""Edits of a whole differing region: one input replaced or two exchanged in all its operations, or z replaced by 1 - z."""
 
 # What an edit makes of arrays are small functions whose types strict mode cannot know.
 # pyright: standard

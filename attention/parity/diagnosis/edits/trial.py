@@ -1,4 +1,4 @@
-"""Trials: the JAX program with one edit, run again, and whether it then makes what the torch side makes.
+"""Trial of an edit: run the JAX program again with one change, and compare its outputs with those of torch.
 
     edit: event e := f(events r)        run all that depends on e        do the outputs agree now?
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from attention.parity.diagnosis.edits.edit import Change, Edit, Make
 from attention.parity.diagnosis.rules.arrays import magnitudes
-from attention.parity.tracing.activation_patching import laid, mended
+from attention.parity.tracing.activation_patching import laid, repaired_share
 from attention.parity.tracing.axis_permutations import close
 from attention.parity.tracing.fingerprint import fingerprint
 from attention.parity.tracing.trace import Event, Recording, Step
@@ -104,16 +104,16 @@ class Trials:
         made = self.run(change, len(change))
         return any(self.gained(made[e], e) for e in change if e in made)
 
-    def heals(self, change: Change) -> bool:
+    def makes_soon(self, change: Change) -> bool:
         """Return whether an edit makes an array that only torch has had, at once or a few operations later."""
         made = self.run(change, NEAR)
         outputs = {j for _, j in self.alignment.unequal}
         return any(i in outputs or self.gained(x, i) for i, x in made.items() if x.dtype.kind in "fc" or i in change)
 
-    def mends(self, change: Change) -> bool:
-        """Return whether an edit mends all outputs, or makes of the array that was proven to mend them what torch has."""
+    def repairs(self, change: Change) -> bool:
+        """Return whether an edit repairs all outputs, or makes the proven array equal to that of torch."""
         made = self.run(change)
-        return bool(made) and (mended(self.alignment, made) == 1 or self._proven(made))
+        return bool(made) and (repaired_share(self.alignment, made) == 1 or self._proven(made))
 
     def _proven(self, made: Mapping[int, np.ndarray]) -> bool:
         if self.ends is None or self.ends[1] not in made or magnitudes(made[self.ends[1]]) < LEAST:
@@ -154,9 +154,9 @@ class Trials:
     def holds(self, edit: Edit) -> bool:
         """Return whether an edit mends the outputs, made wherever its line runs, or there alone."""
         first = edit.change(edit.at)
-        if first is None or not (self.makes(first) if edit.near else self.heals(first)):
+        if first is None or not (self.makes(first) if edit.near else self.makes_soon(first)):
             return False
-        return any(map(self.mends, self.everywhere(edit))) or self.mends(first)
+        return any(map(self.repairs, self.everywhere(edit))) or self.repairs(first)
 
     def run(self, change: Change, most: int | None = None) -> dict[int, np.ndarray]:
         """Return the values of all events that an edit changes; nothing where it cannot be run.

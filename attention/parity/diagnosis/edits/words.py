@@ -1,4 +1,4 @@
-"""Words: how an operation, an operand and a line are called in what is said of an edit."""
+"""The wording of an edit: text for operations, operands and lines."""
 
 # What an edit makes of arrays are small functions whose types strict mode cannot know.
 # pyright: standard

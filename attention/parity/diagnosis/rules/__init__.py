@@ -1,4 +1,4 @@
-"""Rules: the mistake's name, where two programs part, without any contract.
+"""Rules that name a mistake from the arrays around a divergence, without a contract.
 
     found = locate(torch_side, jax_side, inputs)        name_mistake(found) -> (Finding, ...)
 
@@ -36,11 +36,11 @@ from attention.parity.diagnosis.rules import (
     selection,
     shifts,
 )
-from attention.parity.diagnosis.rules.differing_operands import behind
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Rule, Scene, in_one_layout, scenes
+from attention.parity.diagnosis.rules.differing_operands import differing_operands
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, OperandPair, Rule, in_one_layout, operand_pairs
 from attention.parity.tracing import Divergence
 
-__all__ = ["RULES", "Finding", "Known", "Rule", "Scene", "name_mistake", "name_scene"]
+__all__ = ["RULES", "Finding", "Known", "OperandPair", "Rule", "name_mistake", "name_pair"]
 
 CERTAIN: tuple[Rule, ...] = (*options.RULES, *activations.SPECIFIC, *activation_parameters.RULES, *positions.RULES)
 """What two arrays are by themselves, whichever operands the others have."""
@@ -87,14 +87,14 @@ MOST_OF = 0.1
 """The share from which on arrays further away are looked at too, which is dear."""
 
 
-def name_scene(scene: Scene, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
+def name_pair(pair: OperandPair, rules: tuple[Rule, ...] = RULES) -> tuple[Finding, ...]:
     """Return what the first rule that fits says of two arrays: the rules stand in order, special ones before general ones."""
     # A rule may divide by what is 0, take inf from inf, or a real number from a complex one; that then equals nothing.
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
         # Where much is rounded, almost anything rebuilds an array.
-        for rule in rules if scene.limit <= COARSE else (rearrangements.coarser,) if rules is not SPECIFIC else ():
-            if finding := rule(scene):
+        for rule in rules if pair.limit <= COARSE else (rearrangements.coarser,) if rules is not SPECIFIC else ():
+            if finding := rule(pair):
                 return (finding,)
     return ()
 
@@ -140,19 +140,19 @@ def _same_kind(one: str, other: str) -> bool:
 
 
 def _named(divergence: Divergence) -> tuple[Finding, ...]:
-    first, far = list(scenes(divergence)), list[Scene]()
-    near = [each for scene in first for each in (scene, *behind(scene))]
+    first, far = list(operand_pairs(divergence)), list[OperandPair]()
+    near = [each for pair in first for each in (pair, *differing_operands(pair))]
     if divergence.share < LEAST:
-        return next((found for scene in near if scene.proven and (found := name_scene(scene, (*CERTAIN, shifts.shifted)))), ())
+        return next((found for pair in near if pair.proven and (found := name_pair(pair, (*CERTAIN, shifts.shifted)))), ())
     # What can only be one mistake is looked for before what may be several, and near before far, where it is dearer.
     tried = ((SPECIFIC, near), (RULES, near), (SPECIFIC, far), (RULES, far))
     for rules, made in tried if divergence.share >= MOST_OF else tried[:2]:
         if made is far and not far:
-            far += list(scenes(divergence, further=True))[len(first) :]
-        for scene in (each for one in made for each in (one, in_one_layout(one)) if each is not None):
+            far += list(operand_pairs(divergence, further=True))[len(first) :]
+        for pair in (each for one in made for each in (one, in_one_layout(one)) if each is not None):
             # Where nothing is proven, only the same elements in other places are evidence, and not enough to be sure.
-            chosen = rules if scene.proven else rearrangements.SAME_ELEMENTS if rules is RULES else ()
-            found = name_scene(scene, chosen)
+            chosen = rules if pair.proven else rearrangements.SAME_ELEMENTS if rules is RULES else ()
+            found = name_pair(pair, chosen)
             if found:
-                return found if scene.proven else tuple(replace(finding, sure=False) for finding in found)
+                return found if pair.proven else tuple(replace(finding, sure=False) for finding in found)
     return proven_differences.name(divergence) or missing_soft_cap.name(divergence)

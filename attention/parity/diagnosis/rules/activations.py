@@ -1,6 +1,6 @@
-"""Activations: two of one array, one that is missing, another parameter of one, and parts that such functions are made of.
+"""Activations: another, a missing, or a differently parameterised activation of one array.
 
-torch = f(x)        jax = g(x), or x        x agrees, f and g of the table below
+torch = f(x)        jax = g(x), or x        x agrees, f and g of `ACTIVATIONS`
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import magnitudes, near
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair
 from attention.spec.layers import activations
 
 Map = Callable[[np.ndarray], np.ndarray]
@@ -94,26 +94,26 @@ GATED: dict[str, tuple[str, Map]] = {
 """What torch calls an activation x g(x), what it is called here, and g, which may be all that differs."""
 
 
-def another_activation(scene: Scene) -> Finding | None:
+def another_activation(pair: OperandPair) -> Finding | None:
     """Name two activations of one agreed array, or one that only one side has."""
-    for known, x, y in scene.of_size():
+    for known, x, y in pair.of_size():
         if magnitudes(x) < LEAST:
             continue
         told = f"both rebuilt from x = {known.label}"
-        torch, jax = which(scene.torch, x), which(scene.jax, y)
+        torch, jax = which(pair.torch, x), which(pair.jax, y)
         if torch and jax and torch != jax:
             mend = WRITTEN[jax][0], WRITTEN[torch][1]
             return Finding(f"another activation: {torch} on torch, {jax} on jax", told, *mend)
-        if torch and not jax and near(scene.jax, y) and not _activated(scene, 1, y):
+        if torch and not jax and near(pair.jax, y) and not _activated(pair, 1, y):
             return Finding(f"{torch} is missing on jax, or too much on torch", told, "x", WRITTEN[torch][1])
-        if jax and not torch and near(scene.torch, x) and not _activated(scene, 0, x):
+        if jax and not torch and near(pair.torch, x) and not _activated(pair, 0, x):
             return Finding(f"{jax} is missing on torch, or too much on jax", told, WRITTEN[jax][0], "x")
     return None
 
 
-def _activated(scene: Scene, side: int, x: np.ndarray) -> bool:
+def _activated(pair: OperandPair, side: int, x: np.ndarray) -> bool:
     """Return whether a side has an activation of an array: an ELU + 1 is missing nowhere if there is a ReLU in its place."""
-    return any(which(value, x) for value in scene.made[side] if value.size == x.size and value is not x)
+    return any(which(value, x) for value in pair.made[side] if value.size == x.size and value is not x)
 
 
 def which(value: np.ndarray, x: np.ndarray) -> str:
@@ -155,18 +155,18 @@ def _possible(value: np.ndarray, x: np.ndarray) -> tuple[tuple[str, Map], ...]:
     return tuple(each for each, no in zip(TRIED, far, strict=True) if not no)
 
 
-def another_gate(scene: Scene) -> Finding | None:
+def another_gate(pair: OperandPair) -> Finding | None:
     """Name two activations x g(x) that part at g, of which torch's has its name."""
-    called = scene.region[0][-1].name if scene.region[0] else ""
+    called = pair.region[0][-1].name if pair.region[0] else ""
     if called not in GATED:
         return None
-    for known, x, y in scene.of_size():
+    for known, x, y in pair.of_size():
         if magnitudes(x) < LEAST:
             continue
         f = GATED[called][1]
-        if not any(near(scene.torch, c * f(x)) for c in (1.0, 6.0)):
+        if not any(near(pair.torch, c * f(x)) for c in (1.0, 6.0)):
             continue
-        others = [name for key, (name, g) in GATED.items() if key != called and near(scene.jax, g(y))]
+        others = [name for key, (name, g) in GATED.items() if key != called and near(pair.jax, g(y))]
         if len(others) == 1:
             torch, jax = GATED[called][0], others[0]
             told = f"torch's {called} of x, on jax x times what it is in {jax}, x = {known.label}"
@@ -178,10 +178,10 @@ STEPS = frozenset({"abs", "exp", "exp2", "square"})
 """What is taken on the way to much else."""
 
 
-def within(scene: Scene) -> Finding | None:
+def within(pair: OperandPair) -> Finding | None:
     """Name two activations behind the arrays that part: of one array that both read, and each the last of its side."""
-    first, second = ({id(e.value) for e in region} for region in scene.region)
-    for known in scene.known:
+    first, second = ({id(e.value) for e in region} for region in pair.region)
+    for known in pair.known:
         if id(known.torch) not in first or id(known.jax) not in second or magnitudes(known.torch) < LEAST:
             continue
         torch, jax = (
@@ -194,7 +194,7 @@ def within(scene: Scene) -> Finding | None:
                 and (name := which(e.value, x))
                 and name not in STEPS
             ]
-            for region, x in zip(scene.region, (known.torch, known.jax), strict=True)
+            for region, x in zip(pair.region, (known.torch, known.jax), strict=True)
         )
         if torch and jax and torch[-1] != jax[-1] and not (torch[-1] in jax or jax[-1] in torch[:-1]):
             name = f"another activation: {torch[-1]} on torch, {jax[-1]} on jax"

@@ -1,4 +1,4 @@
-"""Arrays: whether two are equal within rounding, in one layout or another, and as operands of one shape.
+"""Array comparison for the rules: equality within rounding, up to layout and broadcasting.
 
 equal(a, b)        near(a, b): in any order        placed(w, shape): w along the axes that it has        magnitudes(x)
 """

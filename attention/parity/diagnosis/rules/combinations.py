@@ -1,4 +1,4 @@
-"""Combinations: an operand of a product that is missing, and two arrays that are added with other weights.
+"""Products and weighted sums: a missing factor or product, other weights, z and 1 - z exchanged, another axis.
 
 torch = x w        jax = x                          torch = a u + b w        jax = a u + d w, or b u + a w
 torch = z u + (1 - z) w        jax = (1 - z) u + z w
@@ -15,26 +15,26 @@ import numpy as np
 from attention.parity.diagnosis.rules.arrays import arranged, equal, magnitudes, near, placed
 from attention.parity.diagnosis.rules.constants import is_plain, occurs
 from attention.parity.diagnosis.rules.elementwise import factor_text
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene, fix
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, OperandPair, fix
 
 MOST_OPERANDS, MOST_ELEMENTS, LEAST = 12, 200_000, 8
 """Arrays that are tried together, their elements at most, and at least: two weights are fitted to these."""
 
 
-def missing_factor(scene: Scene) -> Finding | None:
+def missing_factor(pair: OperandPair) -> Finding | None:
     """Name an array that one side multiplies by, or divides by, and the other does not."""
-    for (torch, jax), known in product(_pairs(scene), scene.known):
+    for (torch, jax), known in product(_pairs(pair), pair.known):
         if known.torch.size > torch.size:
             continue
         for w in placed(known.torch, torch.shape):
             for more, less, side, other in ((torch, jax, "torch", "jax"), (jax, torch, "jax", "torch")):
-                if not scene.equal(more, less * w) or magnitudes(known.torch) < 2:
+                if not pair.equal(more, less * w) or magnitudes(known.torch) < 2:
                     continue
                 told = f"{side} = {other} w, w = {known.label}"
-                if any(scene.runs(which, "cumprod") for which in (0, 1)):
+                if any(pair.runs(which, "cumprod") for which in (0, 1)):
                     name = f"a cumulative product with the element itself on {side}, without it on {other}"
                     return Finding(name, told)
-                if _divides(scene, 0 if other == "torch" else 1, known):
+                if _divides(pair, 0 if other == "torch" else 1, known):
                     name = f"a divisor is missing on {side}, or too much on {other}"
                     return Finding(name, told, **(fix(side, f"/ {known.label}") | fix(other, f"without / {known.label}")))
                 name = f"a factor is missing on {other}, or too much on {side}"
@@ -42,64 +42,64 @@ def missing_factor(scene: Scene) -> Finding | None:
     return None
 
 
-def _divides(scene: Scene, which: int, known: Known) -> bool:
+def _divides(pair: OperandPair, which: int, known: Known) -> bool:
     """Return whether a side divides, and does not multiply, where the programs part."""
-    return scene.runs(which, "div") and not scene.runs(1 - which, "mul") and known.torch.size > 1
+    return pair.runs(which, "div") and not pair.runs(1 - which, "mul") and known.torch.size > 1
 
 
-def missing_product(scene: Scene) -> Finding | None:
+def missing_product(pair: OperandPair) -> Finding | None:
     """Name a product of two agreed arrays that one side adds, and the other does not."""
-    for torch, jax in _pairs(scene):
+    for torch, jax in _pairs(pair):
         apart = torch - jax
         if not np.isfinite(apart).all():
             continue
-        read = _read(scene)
+        read = _read(pair)
         for known, other in product(read, read):
             if known.torch.size != apart.size or other.torch.size > apart.size:
                 continue
             u = known.torch.reshape(apart.shape)
             for w, sign in product(placed(other.torch, apart.shape), (1.0, -1.0)):
-                if scene.equal(apart, sign * u * w) and magnitudes(other.torch) > 1:
+                if pair.equal(apart, sign * u * w) and magnitudes(other.torch) > 1:
                     more, less = ("torch", "jax") if sign > 0 else ("jax", "torch")
                     evidence = f"{more} = {less} + u w, u = {known.label}, w = {other.label}"
                     return Finding(f"an addend is missing on {less}, or too much on {more}", evidence, **fix(less, "+ u * w"))
     return None
 
 
-def _pairs(scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pairs(pair: OperandPair) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the arrays in one shape, where they are of numbers; in each order of axes that has this shape."""
-    a, b = scene.torch, scene.jax
+    a, b = pair.torch, pair.jax
     if a.dtype.kind == b.dtype.kind == "f" and 4 <= a.size <= MOST_ELEMENTS:
         yield from ((a, x) for x in arranged(a, b))
 
 
-def _operands(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
+def _operands(pair: OperandPair) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
     """Yield what is read where the programs part, or all that is known without a record of it, in the shapes of the arrays."""
-    for known in _read(scene):
-        x = next(placed(known.torch, scene.torch.shape), None)
-        y = next(placed(known.jax, scene.jax.shape), None)
+    for known in _read(pair):
+        x = next(placed(known.torch, pair.torch.shape), None)
+        y = next(placed(known.jax, pair.jax.shape), None)
         if x is not None and y is not None and magnitudes(x) > 2:
             yield known, x, y
 
 
-def _read(scene: Scene) -> list[Known]:
+def _read(pair: OperandPair) -> list[Known]:
     """Return what is read where the programs part, as it is or copied; all that is known where that is not recorded."""
-    read = {id(event.value) for region in scene.region for event in region}
-    copied = [event.value for event in scene.region[0] if event.is_move]
-    return [k for k in scene.known if not read or {id(k.torch), id(k.jax)} & read or any(_copies(x, k.torch) for x in copied)]
+    read = {id(event.value) for region in pair.region for event in region}
+    copied = [event.value for event in pair.region[0] if event.is_move]
+    return [k for k in pair.known if not read or {id(k.torch), id(k.jax)} & read or any(_copies(x, k.torch) for x in copied)]
 
 
 def _copies(x: np.ndarray, y: np.ndarray) -> bool:
     return x.size == y.size and bool((x.ravel() == y.ravel()).all())
 
 
-def other_weights(scene: Scene) -> Finding | None:
+def other_weights(pair: OperandPair) -> Finding | None:
     """Name a sum of two agreed arrays of which one has another weight, or of which the weights are exchanged."""
-    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f" or not LEAST <= scene.torch.size <= MOST_ELEMENTS:
+    if pair.torch.dtype.kind != "f" or pair.jax.dtype.kind != "f" or not LEAST <= pair.torch.size <= MOST_ELEMENTS:
         return None
-    for one, other in combinations(list(_operands(scene))[:MOST_OPERANDS], 2):
-        torch = _weights(scene, scene.torch, one[1], other[1])
-        jax = _weights(scene, scene.jax, one[2], other[2]) if torch else None
+    for one, other in combinations(list(_operands(pair))[:MOST_OPERANDS], 2):
+        torch = _weights(pair, pair.torch, one[1], other[1])
+        jax = _weights(pair, pair.jax, one[2], other[2]) if torch else None
         if torch and jax and (name := _weighed(torch, jax)):
             told = [f"{factor_text(a)} u + {factor_text(b)} w" for a, b in (torch, jax)]
             evidence = f"torch = {told[0]}, jax = {told[1]}, u = {one[0].label}, w = {other[0].label}"
@@ -107,7 +107,7 @@ def other_weights(scene: Scene) -> Finding | None:
     return None
 
 
-def _weights(scene: Scene, value: np.ndarray, u: np.ndarray, w: np.ndarray) -> tuple[float, float] | None:
+def _weights(pair: OperandPair, value: np.ndarray, u: np.ndarray, w: np.ndarray) -> tuple[float, float] | None:
     """Return a and b of value = a u + b w, each as people write it; None where it is no such sum."""
     rows = np.stack([u.ravel(), w.ravel()])
     if not (np.isfinite(rows).all() and np.isfinite(value).all()):
@@ -116,9 +116,9 @@ def _weights(scene: Scene, value: np.ndarray, u: np.ndarray, w: np.ndarray) -> t
     if np.linalg.det(gram) <= 1e-6 * gram[0, 0] * gram[1, 1]:
         return None
     a, b = (_written(c) for c in np.linalg.solve(gram, rows @ value.ravel()))
-    if not all(is_plain(c) or occurs(c, *scene.region) for c in (a, b)):
+    if not all(is_plain(c) or occurs(c, *pair.region) for c in (a, b)):
         return None
-    return (a, b) if equal(value, a * u + b * w, max(4 * scene.limit, 1e-7)) else None
+    return (a, b) if equal(value, a * u + b * w, max(4 * pair.limit, 1e-7)) else None
 
 
 def _written(c: float) -> float:
@@ -147,42 +147,42 @@ def _weight(torch: float, jax: float) -> str:
     return f"an addend has the weight {factor_text(torch)} on torch, {factor_text(jax)} on jax"
 
 
-def other_way_round(scene: Scene) -> Finding | None:
+def other_way_round(pair: OperandPair) -> Finding | None:
     """Name z u + (1 - z) w on one side and (1 - z) u + z w on the other: then the two add up to u + w."""
-    torch, jax = next(_pairs(scene), (None, None))
+    torch, jax = next(_pairs(pair), (None, None))
     if torch is None or jax is None or torch.size < LEAST or not (np.isfinite(torch).all() and np.isfinite(jax).all()):
         return None
-    for (k, u, _), (m, w, _) in combinations(list(_operands(scene))[:MOST_OPERANDS], 2):
+    for (k, u, _), (m, w, _) in combinations(list(_operands(pair))[:MOST_OPERANDS], 2):
         # The larger and the smaller of two add up to both as well.
-        if any(scene.equal(a, f(u, w)) for a in (torch, jax) for f in (np.maximum, np.minimum)):
+        if any(pair.equal(a, f(u, w)) for a in (torch, jax) for f in (np.maximum, np.minimum)):
             continue
-        if scene.equal(torch + jax, u + w) and not any(scene.equal(a, b) for a in (torch, jax) for b in (u, w)):
+        if pair.equal(torch + jax, u + w) and not any(pair.equal(a, b) for a in (torch, jax) for b in (u, w)):
             evidence = f"torch + jax = u + w, u = {k.label}, w = {m.label}"
             name = "two arrays are weighed the other way round: by z and 1 - z on torch, by 1 - z and z on jax"
             return Finding(name, evidence, "1 - z in the place of z", "1 - z in the place of z")
     return None
 
 
-def other_array(scene: Scene) -> Finding | None:
+def other_array(pair: OperandPair) -> Finding | None:
     """Name two agreed arrays of which each side reads another one."""
-    torch = [i for i, k in enumerate(scene.known) if k.torch.size == scene.torch.size > 3 and near(scene.torch, k.torch)]
+    torch = [i for i, k in enumerate(pair.known) if k.torch.size == pair.torch.size > 3 and near(pair.torch, k.torch)]
     if not torch:
         return None
-    jax = [i for i, k in enumerate(scene.known) if k.jax.size == scene.jax.size and near(scene.jax, k.jax)]
-    if not jax or set(torch) & set(jax) or near(scene.torch, scene.jax):
+    jax = [i for i, k in enumerate(pair.known) if k.jax.size == pair.jax.size and near(pair.jax, k.jax)]
+    if not jax or set(torch) & set(jax) or near(pair.torch, pair.jax):
         return None
-    first, second = scene.known[torch[0]].label, scene.known[jax[0]].label
+    first, second = pair.known[torch[0]].label, pair.known[jax[0]].label
     name = "another array is read: both sides have both, and each reads another one here"
     return Finding(name, f"torch reads {first}, jax {second}", second, first)
 
 
-def other_axis(scene: Scene) -> Finding | None:
+def other_axis(pair: OperandPair) -> Finding | None:
     """Name an operand that is added, or multiplied by, along another axis of the same size."""
-    for torch, jax in _pairs(scene):
-        for known in scene.known:
+    for torch, jax in _pairs(pair):
+        for known in pair.known:
             ways = list(placed(known.torch, torch.shape)) if known.torch.size < torch.size else []
             for w, v in permutations(ways, 2) if magnitudes(known.torch) > 1 else ():
-                told = "plus" if scene.equal(torch - jax, w - v) else "times" if scene.equal(torch * v, jax * w) else ""
+                told = "plus" if pair.equal(torch - jax, w - v) else "times" if pair.equal(torch * v, jax * w) else ""
                 if told:
                     name = "an operand runs along another axis of the same size: as rows on one side, as columns on the other"
                     return Finding(name, f"{told} w = {known.label}, in {torch.shape}")

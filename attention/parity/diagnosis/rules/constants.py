@@ -1,4 +1,4 @@
-"""Constants: numbers that people write, which a number that was fitted to an array has to be.
+"""Plausible constants: a fitted number is reported only if it is one that people write, such as 1e-5 or sqrt(24).
 
 0.5, 1e-5, 12, sqrt(24), 1 / 7        but neither 0.500337 nor 37275.9
 """

@@ -1,4 +1,4 @@
-"""Convolutions: the same array and kernel, padded otherwise, at other steps, or with the kernel turned.
+"""Convolutions of one array with one kernel that differ in padding, stride, dilation, or a flipped kernel.
 
 torch = conv(pad(x, lo, hi), W)        jax = conv(pad(x, lo', hi'), W), or conv(pad(x, around), W), or conv(x, W flipped)
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import near
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair, fix
 from attention.parity.tracing import Event
 
 MOST_PRODUCTS, MOST_PADDED = 3_000_000, 16
@@ -75,16 +75,16 @@ class _Convolution:
         return made if self.bias is None else made + self.bias.reshape(-1, *(1,) * rank)
 
 
-def other_convolution(scene: Scene) -> Finding | None:
+def other_convolution(pair: OperandPair) -> Finding | None:
     """Name how two convolutions of one array with one kernel differ."""
-    found = [c for e in scene.region[0] if (c := _read(e, scene.region[0])) is not None]
-    if len(found) != 1 or not scene.runs(1, "conv", "dot", "mul"):
+    found = [c for e in pair.region[0] if (c := _read(e, pair.region[0])) is not None]
+    if len(found) != 1 or not pair.runs(1, "conv", "dot", "mul"):
         return None
     torch = jax = ""
     for told, made in _variants(found[0]):
-        for value in _cut(made, scene.torch.size):
-            torch = torch or (told if near(scene.torch, value) else "")
-            jax = jax or (told if near(scene.jax, value) else "")
+        for value in _cut(made, pair.torch.size):
+            torch = torch or (told if near(pair.torch, value) else "")
+            jax = jax or (told if near(pair.jax, value) else "")
         if torch and jax:
             break
     if not torch or not jax or torch == jax:

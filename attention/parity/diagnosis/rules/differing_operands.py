@@ -1,4 +1,4 @@
-"""Behind: where both sides do the same with an agreed array and one that parts, the latter parts, and not what is done.
+"""Walk back to the operands: if both programs apply the same operation, the difference lies in an operand.
 
 torch = a s, jax = b s        torch = a + s, jax = b + s        torch = a W, jax = b W        then a beside b
 """
@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import equal, near
-from attention.parity.diagnosis.rules.operand_pair import Scene
+from attention.parity.diagnosis.rules.operand_pair import OperandPair
 from attention.parity.tracing import Event
 
 MOST_STEPS = 4
@@ -23,18 +23,18 @@ ALIKE = {
 """Operations of two operands that are the same on both sides."""
 
 
-def behind(scene: Scene) -> Iterator[Scene]:
+def differing_operands(pair: OperandPair) -> Iterator[OperandPair]:
     """Yield the operands that part, of arrays that part and were made alike otherwise, as far back as this goes."""
     # Of an operation that one side lacks, the other array agrees with one that was made before.
-    for _ in range(0 if scene.absent else MOST_STEPS):
-        ends = [_made(region, value) for region, value in zip(scene.region, (scene.torch, scene.jax), strict=True)]
-        found = _parted(scene, *ends) if ends[0] is not None and ends[1] is not None else None
+    for _ in range(0 if pair.absent else MOST_STEPS):
+        ends = [_made(region, value) for region, value in zip(pair.region, (pair.torch, pair.jax), strict=True)]
+        found = _parted(pair, *ends) if ends[0] is not None and ends[1] is not None else None
         if found is None:
             return
-        found = _unwrapped(scene, *found)
-        regions = [tuple(e for e in r if e.index <= end.index) for r, end in zip(scene.region, found, strict=True)]
-        scene = replace(scene, torch=found[0].value, jax=found[1].value, region=(regions[0], regions[1]), absent="")
-        yield scene
+        found = _unwrapped(pair, *found)
+        regions = [tuple(e for e in r if e.index <= end.index) for r, end in zip(pair.region, found, strict=True)]
+        pair = replace(pair, torch=found[0].value, jax=found[1].value, region=(regions[0], regions[1]), absent="")
+        yield pair
 
 
 def _made(region: tuple[Event, ...], value: object) -> Event | None:
@@ -52,10 +52,10 @@ SHAPES = frozenset(
 """Operations that keep the order of elements."""
 
 
-def _unwrapped(scene: Scene, torch: Event, jax: Event) -> tuple[Event, Event]:
+def _unwrapped(pair: OperandPair, torch: Event, jax: Event) -> tuple[Event, Event]:
     """Return two arrays before they were given other shapes, if there they have one: a roll is seen along its own axes only."""
     sides: list[list[Event]] = []
-    for region, end in zip(scene.region, (torch, jax), strict=True):
+    for region, end in zip(pair.region, (torch, jax), strict=True):
         events, made = {event.index: event for event in region}, [end]
         while made[-1].op in SHAPES and made[-1].inputs and made[-1].inputs[0] in events:
             made.append(events[made[-1].inputs[0]])
@@ -69,17 +69,17 @@ def _same(a: np.ndarray, b: np.ndarray, limit: float) -> bool:
     return equal(a, b, limit) if a.shape == b.shape else near(a, b, limit)
 
 
-def _parted(scene: Scene, torch: Event | None, jax: Event | None) -> tuple[Event, Event] | None:
+def _parted(pair: OperandPair, torch: Event | None, jax: Event | None) -> tuple[Event, Event] | None:
     """Return the operands that part, where the operations are the same and their other operands agree."""
     if torch is None or jax is None or ALIKE.get(torch.op, "") != ALIKE.get(jax.op, "-"):
         return None
     operands = [
         [e for i in end.inputs for e in region if e.index == i and e.is_float]
-        for end, region in zip((torch, jax), scene.region, strict=True)
+        for end, region in zip((torch, jax), pair.region, strict=True)
     ]
     if [len(each) for each in operands] != [2, 2]:
         return None
-    limit = 4 * scene.limit
+    limit = 4 * pair.limit
     same = [(i, k) for i in (0, 1) for k in (0, 1) if _same(operands[0][i].value, operands[1][k].value, limit)]
     if len(same) != 1:
         return None

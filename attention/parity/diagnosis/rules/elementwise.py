@@ -1,6 +1,6 @@
-"""Element by element: another activation, a soft cap, a factor, an offset, a gate exchanged with what it gates.
+"""Elementwise differences: a constant factor, a soft cap, an activation of another operand, a gate exchanged with its value.
 
-torch = f(x)        jax = g(x)        x agrees, f and g of the table below
+torch = c x, c tanh(x / c), or f(u) w        jax = d x, x, or f(w) u        x, u and w agree
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 from attention.parity.diagnosis.rules.activations import ACTIVATIONS, APART, which
 from attention.parity.diagnosis.rules.arrays import magnitudes
 from attention.parity.diagnosis.rules.constants import is_plain, occurs
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, OperandPair
 
 SAMPLE = 8
 GATES = ("sigmoid", "silu", "gelu by erf", "gelu by tanh", "relu", "tanh")
 
 
-def another_operand(scene: Scene) -> Finding | None:
+def another_operand(pair: OperandPair) -> Finding | None:
     """Name one activation of two arrays, each of which the other side has too: a gate, say, and what it gates."""
-    torch = [(known.label, name, i) for i, (known, x, _) in enumerate(scene.of_size()) if (name := which(scene.torch, x))]
+    torch = [(known.label, name, i) for i, (known, x, _) in enumerate(pair.of_size()) if (name := which(pair.torch, x))]
     jax = (
         []
         if not torch
-        else [(known.label, name, i) for i, (known, _, y) in enumerate(scene.of_size()) if (name := which(scene.jax, y))]
+        else [(known.label, name, i) for i, (known, _, y) in enumerate(pair.of_size()) if (name := which(pair.jax, y))]
     )
     for label, name, i in torch:
         for other, same, j in jax:
-            if name == same and i != j and not scene.has(0, scene.jax) and not scene.has(1, scene.torch):
+            if name == same and i != j and not pair.has(0, pair.jax) and not pair.has(1, pair.torch):
                 evidence = f"torch = {name} of a, jax = {name} of b, a = {label}, b = {other}"
                 return Finding(
                     f"{name} of another array: a gate and what it gates, exchanged", evidence, f"{name} of b", f"{name} of a"
@@ -37,10 +37,10 @@ def another_operand(scene: Scene) -> Finding | None:
     return None
 
 
-def gate_exchanged(scene: Scene) -> Finding | None:
+def gate_exchanged(pair: OperandPair) -> Finding | None:
     """Name f(u) w on one side and f(w) u on the other."""
-    same = list(scene.of_size())[:12]
-    at = np.linspace(0, scene.torch.size - 1, min(SAMPLE, scene.torch.size)).astype(int)
+    same = list(pair.of_size())[:12]
+    at = np.linspace(0, pair.torch.size - 1, min(SAMPLE, pair.torch.size)).astype(int)
     for gate, u, u2 in same:
         for value, w, w2 in same:
             if value is gate:
@@ -48,20 +48,20 @@ def gate_exchanged(scene: Scene) -> Finding | None:
             for name in GATES:
                 f = ACTIVATIONS[name]
                 # A few elements first: most pairs are not it.
-                if not np.allclose(f(u.flat[at]) * w.flat[at], scene.torch.flat[at], rtol=1e-4, equal_nan=True):
+                if not np.allclose(f(u.flat[at]) * w.flat[at], pair.torch.flat[at], rtol=1e-4, equal_nan=True):
                     continue
-                if scene.equal(scene.torch, f(u) * w) and scene.equal(scene.jax, f(w2) * u2):
+                if pair.equal(pair.torch, f(u) * w) and pair.equal(pair.jax, f(w2) * u2):
                     evidence = f"torch = {name}(u) w, jax = {name}(w) u, u = {gate.label}, w = {value.label}"
                     mend = f"{name}(second half) * first half", f"{name}(first half) * second half"
                     return Finding("gate and what it gates exchanged", evidence, *mend)
     return None
 
 
-def soft_cap(scene: Scene) -> Finding | None:
+def soft_cap(pair: OperandPair) -> Finding | None:
     """Name c tanh(x / c) on one side, and x or another c on the other."""
-    for known, x, y in scene.of_size():
-        torch, jax = cap(scene, scene.torch, x), cap(scene, scene.jax, y)
-        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-6, APART * scene.limit)):
+    for known, x, y in pair.of_size():
+        torch, jax = cap(pair, pair.torch, x), cap(pair, pair.jax, y)
+        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-6, APART * pair.limit)):
             continue
         # A cap of 1 is a tanh, and a number that nobody writes is fitted to something else.
         if magnitudes(x) < 3 or any(math.isfinite(c) and (c == 1.0 or not is_plain(c)) for c in (torch, jax)):
@@ -77,9 +77,9 @@ def capped(module: str, c: float) -> str:
     return f"{c:.6g} * {module}.tanh(x / {c:.6g})" if math.isfinite(c) else "x"
 
 
-def cap(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
+def cap(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> float | None:
     """Return c of value = c tanh(x / c); inf if value = x; None if neither."""
-    if scene.equal(value, x):
+    if pair.equal(value, x):
         return math.inf
     seen = np.isfinite(value) & np.isfinite(x) & (np.abs(value) < 1e29) & (x != 0)
     if not seen.any() or not (np.abs(value[seen]) < np.abs(x[seen])).all():
@@ -93,62 +93,62 @@ def cap(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
         c = math.sqrt(low * high)
         low, high = (c, high) if c * math.tanh(a / c) < v else (low, c)
     c = 1.0 if math.isclose(c, 1.0, rel_tol=1e-6) else c
-    return c if c and scene.equal(value, c * np.tanh(x / c)) else None
+    return c if c and pair.equal(value, c * np.tanh(x / c)) else None
 
 
 PARTS = frozenset({"gelu", "hardsigmoid", "hardswish", "mish", "selu", "silu", "softplus"})
 """What torch calls activations that have no factor which a user could have written."""
 
 
-def scaled(scene: Scene) -> Finding | None:
+def scaled(pair: OperandPair) -> Finding | None:
     """Name c x on one side and another c x on the other."""
-    if scene.region[0] and scene.region[0][-1].name in PARTS:
+    if pair.region[0] and pair.region[0][-1].name in PARTS:
         return None
-    for known, x, y in _sized(scene):
-        torch, jax = _factor(scene, scene.torch, x), _factor(scene, scene.jax, y)
-        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-7, APART * scene.limit)):
+    for known, x, y in _sized(pair):
+        torch, jax = _factor(pair, pair.torch, x), _factor(pair, pair.jax, y)
+        if torch is None or jax is None or math.isclose(torch, jax, rel_tol=max(1e-7, APART * pair.limit)):
             continue
-        if not all(is_plain(c) or occurs(c, *scene.region) or _is_exp(c, scene) for c in (torch, jax)):
+        if not all(is_plain(c) or occurs(c, *pair.region) or _is_exp(c, pair) for c in (torch, jax)):
             continue
         evidence = f"torch = {torch:.9g} x, jax = {jax:.9g} x, x = {known.label}"
         # Through one magnitude many functions go.
-        sure = magnitudes(x) > 1 and not scene.backward
-        return Finding(_scales(scene, torch, jax), evidence, times(jax / torch), times(torch / jax), sure=sure)
+        sure = magnitudes(x) > 1 and not pair.backward
+        return Finding(_scales(pair, torch, jax), evidence, times(jax / torch), times(torch / jax), sure=sure)
     return None
 
 
-def _sized(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
+def _sized(pair: OperandPair) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
     """Yield what is known and has the size of the arrays; a number only if both arrays are read off it."""
-    yield from scene.of_size()
-    ends = tuple({id(event.value) for event in region} for region in scene.region)
-    for known in scene.known if scene.torch.size == scene.jax.size == 1 else ():
+    yield from pair.of_size()
+    ends = tuple({id(event.value) for event in region} for region in pair.region)
+    for known in pair.known if pair.torch.size == pair.jax.size == 1 else ():
         if known.torch.size == known.jax.size == 1 and id(known.torch) in ends[0] and id(known.jax) in ends[1]:
-            yield known, known.torch.reshape(scene.torch.shape), known.jax.reshape(scene.jax.shape)
+            yield known, known.torch.reshape(pair.torch.shape), known.jax.reshape(pair.jax.shape)
 
 
-def _is_exp(c: float, scene: Scene) -> bool:
-    return c > 0 and occurs(math.log(c), *scene.region)
+def _is_exp(c: float, pair: OperandPair) -> bool:
+    return c > 0 and occurs(math.log(c), *pair.region)
 
 
-def _scales(scene: Scene, torch: float, jax: float) -> str:
+def _scales(pair: OperandPair, torch: float, jax: float) -> str:
     """Return what two factors of one array are called."""
     for side, c, d in (("torch", torch, jax), ("jax", jax, torch)):
         if d > 0 and not is_plain(c) and math.isclose(c, math.log(d), rel_tol=1e-6):
             return f"a factor is not exponentiated on {side}: {c:.6g} for exp({c:.6g}) = {d:.6g}"
-    told = [factor_text(c, scene.sizes) for c in (torch, jax)]
+    told = [factor_text(c, pair.sizes) for c in (torch, jax)]
     if math.isclose(torch * jax, 1.0, rel_tol=1e-9) and not math.isclose(abs(torch), 1.0):
         return f"multiplied by what the other side divides by: scale {told[0]} on torch, {told[1]} on jax"
-    what = "negative slope of a leaky relu" if scene.runs(0, "leaky_relu") else "scale"
+    what = "negative slope of a leaky relu" if pair.runs(0, "leaky_relu") else "scale"
     return f"{what} {told[0]} on torch, {told[1]} on jax"
 
 
-def _factor(scene: Scene, value: np.ndarray, x: np.ndarray) -> float | None:
+def _factor(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> float | None:
     seen = np.isfinite(value) & np.isfinite(x) & (np.abs(x) < 1e29) & (np.abs(value) < 1e29)
     below = float((x[seen] ** 2).sum())
     if not below:
         return None
     c = float((value[seen] * x[seen]).sum()) / below
-    return c if c and seen.all() and scene.equal(value, c * x) else None
+    return c if c and seen.all() and pair.equal(value, c * x) else None
 
 
 def factor_text(c: float, sizes: frozenset[int] = frozenset()) -> str:

@@ -1,4 +1,4 @@
-"""Within: what is made on the way to the arrays that part, and may be the mistake: likely, as what follows is not made again.
+"""Activations and gates that differ at an intermediate array; likely, not certain: later operations are not recomputed.
 
 torch: f(u) w on the way        jax: f(w) u on the way        or f of u on torch, f of w on jax, where neither has the other's
 """
@@ -10,28 +10,28 @@ from itertools import product
 
 from attention.parity.diagnosis.rules.activations import which, within
 from attention.parity.diagnosis.rules.elementwise import gate_exchanged
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, OperandPair
 from attention.parity.tracing import Event
 
 MOST_EVENTS, MOST_ELEMENTS = 12, 100_000
 
 
-def gate_within(scene: Scene) -> Finding | None:
+def gate_within(pair: OperandPair) -> Finding | None:
     """Name f(u) w on the way to torch's array and f(w) u on the way to JAX'."""
-    torch, jax = (_made(region, ("mul",)) for region in scene.region)
-    read = _read(scene)
+    torch, jax = (_made(region, ("mul",)) for region in pair.region)
+    read = _read(pair)
     for t, j in product(torch, jax):
         if t.value.size != j.value.size:
             continue
-        found = gate_exchanged(replace(scene, torch=t.value, jax=j.value, known=read))
+        found = gate_exchanged(replace(pair, torch=t.value, jax=j.value, known=read))
         if found is not None:
             return replace(found, sure=False)
     return None
 
 
-def operand_within(scene: Scene) -> Finding | None:
+def operand_within(pair: OperandPair) -> Finding | None:
     """Name one activation of two arrays, on the way to those that part: gates in another order."""
-    read = [k for k in _read(scene) if k.torch.size <= MOST_ELEMENTS]
+    read = [k for k in _read(pair) if k.torch.size <= MOST_ELEMENTS]
     made = [
         {
             (name, i)
@@ -39,7 +39,7 @@ def operand_within(scene: Scene) -> Finding | None:
             for i, k in enumerate(read)
             if getattr(k, side).size == event.value.size and (name := which(event.value.ravel(), getattr(k, side).ravel()))
         }
-        for side, region in zip(("torch", "jax"), scene.region, strict=True)
+        for side, region in zip(("torch", "jax"), pair.region, strict=True)
     ]
     torch, jax = made[0] - made[1], made[1] - made[0]
     if len(torch) != 1 or len(jax) != 1:
@@ -55,10 +55,10 @@ def _made(region: tuple[Event, ...], ops: tuple[str, ...]) -> list[Event]:
     return [e for e in region if e.is_operation and e.is_float and any(op in e.op for op in ops)][:MOST_EVENTS]
 
 
-def _read(scene: Scene) -> tuple[Known, ...]:
+def _read(pair: OperandPair) -> tuple[Known, ...]:
     """Return the agreed arrays that either side reads where they part."""
-    read = {id(event.value) for region in scene.region for event in region}
-    return tuple(k for k in scene.known if {id(k.torch), id(k.jax)} & read)
+    read = {id(event.value) for region in pair.region for event in region}
+    return tuple(k for k in pair.known if {id(k.torch), id(k.jax)} & read)
 
 
 RULES = (within, gate_within, operand_within)

@@ -1,4 +1,4 @@
-"""Padding: what one side reduces of what a mask keeps, and the other of all; what one side alone sets to 0.
+"""Padding: a reduction that ignores the mask in one program, or elements that only one program sets to 0.
 
 torch = sum(x m) / sum(m)        jax = mean(x)            torch = max(where(m, x, -inf))        jax = max(x)
 torch = x (1 - m)                jax = x                  m is 0 or 1
@@ -12,22 +12,22 @@ from itertools import product
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import arranged, equal, placed
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair, fix
 from attention.parity.tracing.fingerprint import real
 
 MOST_MASKS, MOST_KNOWN = 8, 24
 
 
-def counted_padding(scene: Scene) -> Finding | None:
+def counted_padding(pair: OperandPair) -> Finding | None:
     """Name a reduction along an axis that one side takes of what a mask keeps, and the other of all."""
-    masks = list(_masks(scene))
-    if not masks or scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f":
+    masks = list(_masks(pair))
+    if not masks or pair.torch.dtype.kind != "f" or pair.jax.dtype.kind != "f":
         return None
-    for known in scene.known[:MOST_KNOWN]:
+    for known in pair.known[:MOST_KNOWN]:
         x = known.torch
-        if x.ndim < 2 or x.size <= scene.torch.size or x.size % scene.torch.size or known.jax.size != x.size:
+        if x.ndim < 2 or x.size <= pair.torch.size or x.size % pair.torch.size or known.jax.size != x.size:
             continue
-        torch, jax = _told(scene, scene.torch, x, masks), _told(scene, scene.jax, x, masks)
+        torch, jax = _told(pair, pair.torch, x, masks), _told(pair, pair.jax, x, masks)
         if torch and jax and torch != jax and torch.partition(" of ")[2] != jax.partition(" of ")[2]:
             name = (
                 f"padding is counted on {'torch' if torch.endswith('all') else 'jax'}: the {torch} on torch, the {jax} on jax"
@@ -36,27 +36,27 @@ def counted_padding(scene: Scene) -> Finding | None:
     return None
 
 
-def _told(scene: Scene, value: np.ndarray, x: np.ndarray, masks: list[np.ndarray]) -> str:
+def _told(pair: OperandPair, value: np.ndarray, x: np.ndarray, masks: list[np.ndarray]) -> str:
     """Return which reduction of `x` along one axis an array is; "" if it is none."""
     for axis in (i for i, n in enumerate(x.shape[:-1]) if n > 1 and x.size // n == value.size):
         plain = {"mean": x.mean(axis), "sum": x.sum(axis), "maximum": x.max(axis)}
-        found = next((name for name, y in plain.items() if scene.equal(value.reshape(y.shape), y)), "")
+        found = next((name for name, y in plain.items() if pair.equal(value.reshape(y.shape), y)), "")
         if found:
             return f"{found} of all"
         for m in (w for mask in masks for w in placed(mask, x.shape)):
             count, kept = m.sum(axis), np.where(m > 0, x, 0.0).sum(axis)
             made = {"mean": kept / count, "sum": kept, "maximum": np.where(m > 0, x, -np.inf).max(axis)}
             made["mean"] = made["mean"] if (count > 0).all() else kept
-            found = next((name for name, y in made.items() if scene.equal(value.reshape(y.shape), y)), "")
+            found = next((name for name, y in made.items() if pair.equal(value.reshape(y.shape), y)), "")
             if found:
                 return f"{found} of what a mask keeps"
     return ""
 
 
-def _masks(scene: Scene) -> Iterator[np.ndarray]:
+def _masks(pair: OperandPair) -> Iterator[np.ndarray]:
     """Yield arrays of 0 and 1 that are read where the programs part, and their complements, as floats."""
     seen: list[np.ndarray] = []
-    values = [k.torch for k in scene.known] + [e.value for region in scene.region for e in region]
+    values = [k.torch for k in pair.known] + [e.value for region in pair.region for e in region]
     for value in values:
         if value.dtype.kind not in "bfiu" or value.size < 2 or not ((value == 0) | (value == 1)).all():
             continue
@@ -66,14 +66,14 @@ def _masks(scene: Scene) -> Iterator[np.ndarray]:
     yield from seen[: 2 * MOST_MASKS]
 
 
-def masked_factor(scene: Scene) -> Finding | None:
+def masked_factor(pair: OperandPair) -> Finding | None:
     """Name an array that one side sets to 0 where a mask says so, and the other does not."""
-    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f" or scene.torch.size < 4:
+    if pair.torch.dtype.kind != "f" or pair.jax.dtype.kind != "f" or pair.torch.size < 4:
         return None
-    for jax in arranged(scene.torch, scene.jax):
-        for m in (w for mask in _masks(scene) for w in placed(mask, scene.torch.shape)):
-            for more, less, side, other in ((scene.torch, jax, "torch", "jax"), (jax, scene.torch, "jax", "torch")):
-                if scene.equal(more, less * m):
+    for jax in arranged(pair.torch, pair.jax):
+        for m in (w for mask in _masks(pair) for w in placed(mask, pair.torch.shape)):
+            for more, less, side, other in ((pair.torch, jax, "torch", "jax"), (jax, pair.torch, "jax", "torch")):
+                if pair.equal(more, less * m):
                     told = f"{side} = {other} m, m is 0 in {(m == 0).mean():.0%} of the elements"
                     return Finding(f"a mask is missing on {other}, or too much on {side}", told, **fix(other, "* mask"))
     return None
@@ -82,18 +82,18 @@ def masked_factor(scene: Scene) -> Finding | None:
 CUMULATED = {"sum": np.cumsum, "product": np.cumprod}
 
 
-def cumulated(scene: Scene) -> Finding | None:
+def cumulated(pair: OperandPair) -> Finding | None:
     """Name a cumulative sum or product that one side takes without the element itself, or from the other end."""
-    for known, x, y in scene.of_size():
+    for known, x, y in pair.of_size():
         if x.ndim and np.isfinite(x).all() and x.size > 3:
-            torch, jax = _cumulated(scene, scene.torch, x), _cumulated(scene, scene.jax, y)
+            torch, jax = _cumulated(pair, pair.torch, x), _cumulated(pair, pair.jax, y)
             if torch and jax and torch != jax:
                 name = f"cumulative {torch} on torch, {jax} on jax"
                 return Finding(name, f"both rebuilt from x = {known.label}", jax, torch)
     return None
 
 
-def _cumulated(scene: Scene, value: np.ndarray, x: np.ndarray) -> str:
+def _cumulated(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> str:
     for axis, (name, f), back in product(range(x.ndim), CUMULATED.items(), (False, True)):
         if x.shape[axis] < 3:
             continue
@@ -101,17 +101,17 @@ def _cumulated(scene: Scene, value: np.ndarray, x: np.ndarray) -> str:
         first = np.full_like(np.take(made, [0], axis), 0.0 if name == "sum" else 1.0)
         less = np.concatenate([first, np.delete(made, -1, axis)], axis)
         for told, z in (("with", made), ("without", less)):
-            if scene.equal(value, np.flip(z, axis) if back else z):
+            if pair.equal(value, np.flip(z, axis) if back else z):
                 return f"{name} {told} the element itself{', from the end' if back else ''}"
     return ""
 
 
-def conjugated(scene: Scene) -> Finding | None:
+def conjugated(pair: OperandPair) -> Finding | None:
     """Name complex numbers that are conjugated on one side."""
-    if scene.torch.dtype.kind != "c" or scene.jax.dtype.kind != "c":
+    if pair.torch.dtype.kind != "c" or pair.jax.dtype.kind != "c":
         return None
-    for jax in arranged(scene.torch, scene.jax):
-        pairs, plain, other = real(scene.torch), real(jax), real(np.conjugate(jax))
+    for jax in arranged(pair.torch, pair.jax):
+        pairs, plain, other = real(pair.torch), real(jax), real(np.conjugate(jax))
         if equal(pairs, other, 1e-6) and not equal(plain, other, 1e-6):
             return Finding("complex numbers are conjugated on one side", "jax = conj(torch)", ".conj()", "jnp.conj")
     return None

@@ -1,4 +1,4 @@
-"""Masking: other masks, a mask that is missing, another value for what is masked, a mask before a cap instead of after it.
+"""Masking: another or a missing mask, another fill value, or a mask before a soft cap instead of after it.
 
 torch = where(mask, x, -inf)        jax = where(another mask, x, -inf), or x, or where(mask, x, another value)
 """
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import arranged
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair
 from attention.parity.tracing.fingerprint import masked
 
 
-def other_mask(scene: Scene) -> Finding | None:
+def other_mask(pair: OperandPair) -> Finding | None:
     """Name how two masks differ: the complement, a diagonal moved, a prefix one shorter, none at all."""
-    pair = _masks(scene)
-    if pair is None or pair[0].shape != pair[1].shape or (pair[0] == pair[1]).all():
+    both = _masks(pair)
+    if both is None or both[0].shape != both[1].shape or (both[0] == both[1]).all():
         return None
-    torch, jax = pair
+    torch, jax = both
     share = f"masked: {torch.mean():.0%} on torch, {jax.mean():.0%} on jax; they differ in {(torch != jax).mean():.0%}"
     if (torch != jax).all():
         return Finding("mask of the other polarity", f"one is the complement of the other; {share}", "~mask", "~mask")
@@ -30,21 +30,21 @@ def other_mask(scene: Scene) -> Finding | None:
     return _bands(first, second, t, s, share)
 
 
-def _masks(scene: Scene) -> tuple[np.ndarray, np.ndarray] | None:
+def _masks(pair: OperandPair) -> tuple[np.ndarray, np.ndarray] | None:
     """Return where each side masks; None if they say so in different ways."""
-    if scene.torch.dtype == bool and scene.jax.dtype == bool:
+    if pair.torch.dtype == bool and pair.jax.dtype == bool:
         # The sides may not mean the same by True: what is seen is what the larger part of a causal mask is not.
-        return ~scene.torch, ~scene.jax
-    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f" or scene.torch.shape != scene.jax.shape:
+        return ~pair.torch, ~pair.jax
+    if pair.torch.dtype.kind != "f" or pair.jax.dtype.kind != "f" or pair.torch.shape != pair.jax.shape:
         return None
-    torch, jax = masked(scene.torch), masked(scene.jax)
+    torch, jax = masked(pair.torch), masked(pair.jax)
     if not (torch.any() and jax.any()):
         return None
     # Elsewhere the arrays must be equal: otherwise the mask is not all that differs.
     both = ~torch & ~jax
-    a, b = scene.torch[both], scene.jax[both]
+    a, b = pair.torch[both], pair.jax[both]
     scale = float(np.abs(a).max(initial=0.0))
-    return (torch, jax) if (np.abs(a - b) <= 4 * scene.limit * scale).all() else None
+    return (torch, jax) if (np.abs(a - b) <= 4 * pair.limit * scale).all() else None
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ def _span(band: _Band) -> str:
     return f"[{band.low:g}, {band.high:g}] from the query"
 
 
-def off_by_one_prefix(scene: Scene) -> Finding | None:
+def off_by_one_prefix(pair: OperandPair) -> Finding | None:
     """Name rows of which one side sees the first n keys and the other n + 1."""
-    pair = _masks(scene)
-    if pair is None or pair[0].shape != pair[1].shape:
+    both = _masks(pair)
+    if both is None or both[0].shape != both[1].shape:
         return None
     counts: list[np.ndarray] = []
-    for hidden in pair:
+    for hidden in both:
         seen = ~hidden.reshape(-1, hidden.shape[-1])
         n = seen.sum(-1)
         if (seen != (np.arange(seen.shape[-1]) < n[:, None])).any():
@@ -124,41 +124,41 @@ def off_by_one_prefix(scene: Scene) -> Finding | None:
     return Finding(name, evidence, *(("< position", "<= position") if n > 0 else ("<= position", "< position")))
 
 
-def masked_otherwise(scene: Scene) -> Finding | None:
+def masked_otherwise(pair: OperandPair) -> Finding | None:
     """Name what one side makes of elements that the other masks: nothing, or another value."""
-    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f" or scene.torch.size != scene.jax.size:
+    if pair.torch.dtype.kind != "f" or pair.jax.dtype.kind != "f" or pair.torch.size != pair.jax.size:
         return None
-    torch, jax = scene.torch, scene.jax.reshape(scene.torch.shape)
+    torch, jax = pair.torch, pair.jax.reshape(pair.torch.shape)
     for which, side, other, x, y in ((0, "torch", "jax", torch, jax), (1, "jax", "torch", jax, torch)):
         hidden = masked(x) & ~masked(y)
         seen = ~masked(x) & ~masked(y)
         if not hidden.any() or not seen.any() or (masked(y) & ~masked(x)).any():
             continue
-        if np.abs(x[seen] - y[seen]).max() > 4 * scene.limit * np.abs(x[seen]).max():
+        if np.abs(x[seen] - y[seen]).max() > 4 * pair.limit * np.abs(x[seen]).max():
             continue
         told = f"{side} masks {hidden.mean():.0%} of the elements, the others are equal"
         value = y[hidden]
         if value.size > 1 and np.ptp(value) <= 1e-9 * abs(value[0]):
-            return _of_value(scene, which, float(value[0]), np.abs(y[seen]).max(), told)
-        if _is_known(scene, other, y):
+            return _of_value(pair, which, float(value[0]), np.abs(y[seen]).max(), told)
+        if _is_known(pair, other, y):
             what = "causal mask" if _is_causal(x) else "a mask is"
             return Finding(f"{what} missing on {other}", f"{told}; {other} leaves them as they are")
     return None
 
 
-def _of_value(scene: Scene, which: int, value: float, largest: float, told: str) -> Finding:
+def _of_value(pair: OperandPair, which: int, value: float, largest: float, told: str) -> Finding:
     side, other = ("torch", "jax") if not which else ("jax", "torch")
-    if value < 0 and scene.runs(1 - which, "tanh") and largest < -value:
+    if value < 0 and pair.runs(1 - which, "tanh") and largest < -value:
         name = f"mask applied before the soft cap on {other}, after it on {side}"
         return Finding(name, f"{told}; on {other} they are {value:.6g}, what the cap makes of -inf")
     return Finding(f"masked elements are {value:.6g} on {other}, not masked out as on {side}", told)
 
 
-def _is_known(scene: Scene, side: str, value: np.ndarray) -> bool:
+def _is_known(pair: OperandPair, side: str, value: np.ndarray) -> bool:
     """Return whether an array is one that both programs have, as it is where nothing is masked."""
-    return scene.absent == side or any(
-        scene.equal(value, k.reshape(value.shape))
-        for k in (getattr(known, side) for known in scene.known)
+    return pair.absent == side or any(
+        pair.equal(value, k.reshape(value.shape))
+        for k in (getattr(known, side) for known in pair.known)
         if k.size == value.size
     )
 
@@ -168,9 +168,9 @@ def _is_causal(x: np.ndarray) -> bool:
     return band is not None and band.high in (0, x.shape[-1] - x.shape[-2]) and band.low == -np.inf
 
 
-def _hides(scene: Scene, side: str, size: int, count: int) -> bool:
+def _hides(pair: OperandPair, side: str, size: int, count: int) -> bool:
     """Return whether a side hides as many elements of an array of this size somewhere, perhaps only later."""
-    arrays = scene.made[side == "jax"]
+    arrays = pair.made[side == "jax"]
     return any(x.size == size and x.dtype.kind == "f" and int((x < HIDDEN).sum()) == count for x in arrays)
 
 
@@ -180,20 +180,20 @@ LOW = -50.0
 """What is added to hide an element is at most this."""
 
 
-def added_mask(scene: Scene) -> Finding | None:
+def added_mask(pair: OperandPair) -> Finding | None:
     """Name what one side adds to hide elements, and the other does not: 0 or one large negative number."""
-    if scene.torch.dtype.kind != "f" or scene.jax.dtype.kind != "f":
+    if pair.torch.dtype.kind != "f" or pair.jax.dtype.kind != "f":
         return None
-    for jax in arranged(scene.torch, scene.jax):
-        apart = scene.torch - jax
+    for jax in arranged(pair.torch, pair.jax):
+        apart = pair.torch - jax
         if not np.isfinite(apart).all():
             continue
         for side, other, m in (("torch", "jax", apart), ("jax", "torch", -apart)):
-            low, near = float(m.min()), 1e-9 * max(1.0, float(np.abs(scene.torch).max(initial=0.0)))
+            low, near = float(m.min()), 1e-9 * max(1.0, float(np.abs(pair.torch).max(initial=0.0)))
             hidden = np.abs(m - low) <= near
             if low > LOW or not (hidden | (np.abs(m) <= near)).all() or hidden.all():
                 continue
-            if _hides(scene, other, m.size, int(hidden.sum())):
+            if _hides(pair, other, m.size, int(hidden.sum())):
                 continue
             told = f"{side} adds {low:.6g} to {hidden.mean():.0%} of the elements, {other} adds nothing"
             return Finding(f"a mask is missing on {other}, or too much on {side}", told)

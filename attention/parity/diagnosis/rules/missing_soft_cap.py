@@ -1,4 +1,4 @@
-"""One-sided: what one program does to an array that agrees, and the other nowhere does.
+"""A soft cap c tanh(x / c) that only one of the two programs applies.
 
 c tanh(x / c)        nobody has such an array by chance
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import magnitudes
 from attention.parity.diagnosis.rules.elementwise import cap, capped
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, agreed, fix
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair, agreed, fix
 from attention.parity.tracing import Divergence
 
 LEAST = 4
@@ -56,7 +56,7 @@ def _caps(divergence: Divergence, side: str) -> Iterator[tuple[float, str]]:
             x = getattr(k, side)
             if x.size != event.value.size:
                 continue
-            scene = Scene(event.value, event.value)
-            c = cap(scene, event.value, x.reshape(event.value.shape))
+            pair = OperandPair(event.value, event.value)
+            c = cap(pair, event.value, x.reshape(event.value.shape))
             if c is not None and math.isfinite(c) and magnitudes(x) >= LEAST:
                 yield round(c, 9), k.label

@@ -1,4 +1,4 @@
-"""Norms: one that only one side has, one that subtracts the mean and one that does not, a division that one side lacks.
+"""Norms: one that only one program applies, another kind of norm, or a division that one program lacks.
 
 torch = (x - mean) / sqrt(var + eps) w + b        jax = x, or x / sqrt(mean of x^2 + eps) w
 torch = x / sum of x                              jax = x
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import equal, magnitudes
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair, fix
 
 EPS = (0.0, 1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """What is added to a variance."""
@@ -19,19 +19,19 @@ MOST_KNOWN, ROWS, CLOSE = 10, 4, 1e-7
 """Agreed arrays that are tried; rows that a weight and a bias are solved from, at least; what eps in float32 leaves apart."""
 
 
-def other_norm(scene: Scene) -> Finding | None:
+def other_norm(pair: OperandPair) -> Finding | None:
     """Name a norm of an agreed array that is another one on the other side, or is missing there."""
-    for known, x, y in list(scene.of_size())[:MOST_KNOWN]:
+    for known, x, y in list(pair.of_size())[:MOST_KNOWN]:
         if x.ndim < 2 or magnitudes(x) < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()):
             continue
-        torch, jax = _norm(scene, scene.torch, x), _norm(scene, scene.jax, y)
+        torch, jax = _norm(pair, pair.torch, x), _norm(pair, pair.jax, y)
         if (not torch and not jax) or torch == jax:
             continue
         told = f"both rebuilt from x = {known.label}"
         if torch and jax:
             return Finding(f"{torch} on torch, {jax} on jax", told, jax, torch)
-        for side, other, norm, value, z in (("torch", "jax", torch, scene.jax, y), ("jax", "torch", jax, scene.torch, x)):
-            if norm and scene.equal(value, z):
+        for side, other, norm, value, z in (("torch", "jax", torch, pair.jax, y), ("jax", "torch", jax, pair.torch, x)):
+            if norm and pair.equal(value, z):
                 return Finding(
                     f"{norm} is missing on {other}, or too much on {side}",
                     told,
@@ -40,15 +40,15 @@ def other_norm(scene: Scene) -> Finding | None:
     return None
 
 
-def _norm(scene: Scene, value: np.ndarray, x: np.ndarray) -> str:
+def _norm(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> str:
     """Return what norm of `x` along its last axis an array is; "" if it is none."""
-    if value.shape != x.shape or x.shape[-1] < 2 or not np.isfinite(value).all() or scene.equal(value, x):
+    if value.shape != x.shape or x.shape[-1] < 2 or not np.isfinite(value).all() or pair.equal(value, x):
         return ""
     for name, y in _plain(x):
-        if np.isfinite(y).all() and scene.equal(value, y):
+        if np.isfinite(y).all() and pair.equal(value, y):
             return name
     for name, y in _affine(x):
-        if np.isfinite(y).all() and _weighed(scene, value, y):
+        if np.isfinite(y).all() and _weighed(pair, value, y):
             return name
     return ""
 
@@ -70,9 +70,9 @@ def _affine(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield "RMS norm", x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
 
 
-def _weighed(scene: Scene, value: np.ndarray, y: np.ndarray) -> bool:
+def _weighed(pair: OperandPair, value: np.ndarray, y: np.ndarray) -> bool:
     """Return whether an array is `y` with one weight and one bias for each feature, of which more rows are than it takes."""
-    if scene.equal(value, y):
+    if pair.equal(value, y):
         return True
     rows, wanted = y.reshape(-1, y.shape[-1]), value.reshape(-1, y.shape[-1])
     if len(rows) < ROWS:
@@ -81,7 +81,7 @@ def _weighed(scene: Scene, value: np.ndarray, y: np.ndarray) -> bool:
     spread = ((rows - middle) ** 2).sum(0)
     weight = ((rows - middle) * (wanted - mean)).sum(0) / spread
     made = weight * (rows - middle) + mean
-    return bool(np.isfinite(made).all()) and equal(wanted, made, max(4 * scene.limit, CLOSE))
+    return bool(np.isfinite(made).all()) and equal(wanted, made, max(4 * pair.limit, CLOSE))
 
 
 RULES = (other_norm,)

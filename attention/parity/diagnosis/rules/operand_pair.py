@@ -1,4 +1,4 @@
-"""Scenes: two arrays that should be equal and are not, and the arrays that both programs had made alike before.
+"""The input of every rule (`OperandPair`): two arrays that should be equal, and the earlier arrays that agree.
 
     torch = f(known on torch)        jax = g(known on jax)        f and g of one family, and not the same: the mistake's name
 
@@ -41,7 +41,7 @@ class Known:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class OperandPair:
     """Two arrays that part.
 
     Attributes:
@@ -93,19 +93,19 @@ class Scene:
         return equal(a, b, slack * self.limit)
 
 
-def in_one_layout(scene: Scene) -> Scene | None:
-    """Return a scene with JAX's arrays laid out as torch's, such as (N, H, W, C) as (N, C, H, W); None where they are already.
+def in_one_layout(pair: OperandPair) -> OperandPair | None:
+    """Return a pair with JAX's arrays laid out as torch's, such as (N, H, W, C) as (N, C, H, W); None where they are already.
 
     The order of the axes is that of an agreeing array of as many axes, so that it is not read off the arrays that differ.
     """
-    n = scene.torch.ndim
-    if n < 3 or scene.jax.ndim != n:
+    n = pair.torch.ndim
+    if n < 3 or pair.jax.ndim != n:
         return None
-    order = next((found for k in scene.known if k.torch.ndim == k.jax.ndim == n and (found := _order(k.torch, k.jax))), None)
-    if order is None or order == tuple(range(n)) or tuple(scene.jax.shape[i] for i in order) != scene.torch.shape:
+    order = next((found for k in pair.known if k.torch.ndim == k.jax.ndim == n and (found := _order(k.torch, k.jax))), None)
+    if order is None or order == tuple(range(n)) or tuple(pair.jax.shape[i] for i in order) != pair.torch.shape:
         return None
-    known = tuple(replace(k, jax=k.jax.transpose(order)) if k.jax.ndim == n else k for k in scene.known)
-    return replace(scene, jax=scene.jax.transpose(order), known=known)
+    known = tuple(replace(k, jax=k.jax.transpose(order)) if k.jax.ndim == n else k for k in pair.known)
+    return replace(pair, jax=pair.jax.transpose(order), known=known)
 
 
 def _order(torch: np.ndarray, jax: np.ndarray) -> tuple[int, ...] | None:
@@ -146,10 +146,10 @@ def fix(side: str, text: str) -> dict[str, Any]:
     return {side: text}
 
 
-Rule = Callable[[Scene], Finding | None]
+Rule = Callable[[OperandPair], Finding | None]
 
 
-def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
+def operand_pairs(divergence: Divergence, *, further: bool = False) -> Iterator[OperandPair]:
     """Yield the pairs of arrays that hold the mistake: the one of which a swap has proven it, then where the programs part.
 
     Args:
@@ -175,7 +175,7 @@ def scenes(divergence: Divergence, *, further: bool = False) -> Iterator[Scene]:
         more: dict[str, Any] = {"absent": absent, "backward": backward, "sizes": sizes, "region": divergence.region}
         more["made"] = made
         proof = divergence.kind != "unproven" and ((torch, jax) != shown or ends in (None, shown))
-        yield Scene(torch.value, jax.value, known, units, limit, proven=proof, **more)
+        yield OperandPair(torch.value, jax.value, known, units, limit, proven=proof, **more)
 
 
 def agreed(divergence: Divergence) -> tuple[Known, ...]:

@@ -1,4 +1,4 @@
-"""Pooling: the same windows padded otherwise, or reduced otherwise.
+"""Pooling of one array that differs in its padding or in its reduction, such as maximum and mean.
 
 torch = max of windows of pad(x, lo, hi)        jax = mean of windows of pad(x, lo', hi'), with the padding counted or not
 
@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import near
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair
 from attention.parity.tracing import Event
 
 POOLS = ("max_pool", "avg_pool")
@@ -22,17 +22,17 @@ MOST_WINDOWS, MOST_PADDED = 3_000_000, 8
 FORMS = ("maximum", "mean with the padding", "mean without the padding")
 
 
-def other_pooling(scene: Scene) -> Finding | None:
+def other_pooling(pair: OperandPair) -> Finding | None:
     """Name how two poolings of one array differ: in their padding, or in what is taken of each window."""
-    pools = [e for e in scene.region[0] if e.op.startswith(POOLS)]
-    values = {e.index: e.value for e in scene.region[0]}
+    pools = [e for e in pair.region[0] if e.op.startswith(POOLS)]
+    values = {e.index: e.value for e in pair.region[0]}
     if len(pools) != 1 or not pools[0].inputs or pools[0].inputs[0] not in values:
         return None
     torch = jax = ""
     # The first that fits is told: torch's own way is made first.
     for told, made in _ways(pools[0], values[pools[0].inputs[0]]):
-        torch = torch or (told if near(scene.torch, made) else "")
-        jax = jax or (told if near(scene.jax, made) else "")
+        torch = torch or (told if near(pair.torch, made) else "")
+        jax = jax or (told if near(pair.jax, made) else "")
     if not torch or not jax or torch == jax:
         return None
     return Finding(f"pooling: {torch} on torch, {jax} on jax", "both made again from torch's array", jax, torch)

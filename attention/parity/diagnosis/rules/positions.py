@@ -1,4 +1,4 @@
-"""Positions: the base of rotary and sinusoidal frequencies.
+"""Positions: the base of rotary and sinusoidal frequencies, read from the table of either program.
 
 frequency i of n = base ** (-i / n)        read off the table of either side, at three frequencies at least
 """
@@ -9,16 +9,16 @@ import math
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair, fix
 from attention.parity.tracing import Event
 
 LEAST = 3
 """Frequencies that a base is read off: two more than it takes."""
 
 
-def rotary_base(scene: Scene) -> Finding | None:
+def rotary_base(pair: OperandPair) -> Finding | None:
     """Name two bases of frequencies of which the rest is equal, or one base that is spread over n and over n - 1 steps."""
-    torch, jax = (dict(filter(None, map(_base, region))) for region in scene.region)
+    torch, jax = (dict(filter(None, map(_base, region))) for region in pair.region)
     for n in torch.keys() & jax.keys():
         first, second = torch[n], jax[n]
         if math.isclose(first, second, rel_tol=1e-4):

@@ -1,4 +1,4 @@
-"""Proven: what a divergence's own difference says, of two arrays of which one in the place of the other mends the outputs.
+"""Name a difference that activation patching has proven: a known factor such as (n - 1) / n, 1 / sqrt(n), or an eps.
 
 jax = c torch, c = (n - 1) / n        a variance with its bias
 jax = c torch, c = 1 / sqrt(n)        a scale

@@ -1,4 +1,4 @@
-"""Indexing: the right elements in other places, and elements that are rounded.
+"""Rearranged elements: tiled, rolled, flipped or transposed arrays, heads split in another order, other rotary pairs.
 
 jax = torch, its axes in another order, rolled, reversed, tiled where repeated
 """
@@ -11,12 +11,12 @@ from itertools import combinations, product
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import near
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene, fix
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair, fix
 
 
-def tiled(scene: Scene) -> Finding | None:
+def tiled(pair: OperandPair) -> Finding | None:
     """Name repetition of each element on one side and of the whole on the other."""
-    a, b = scene.torch, scene.jax
+    a, b = pair.torch, pair.jax
     if a.shape != b.shape or a.dtype.kind != "f":
         return None
     for axis in range(a.ndim):
@@ -24,7 +24,7 @@ def tiled(scene: Scene) -> Finding | None:
         for groups in (g for g in range(2, n // 2 + 1) if n % g == 0):
             for side, other, x, y in (("torch", "jax", a, b), ("jax", "torch", b, a)):
                 once = np.take(x, np.arange(0, n, n // groups, dtype=np.int64), axis)
-                if (np.repeat(once, n // groups, axis) == x).all() and scene.equal(
+                if (np.repeat(once, n // groups, axis) == x).all() and pair.equal(
                     y, np.concatenate([once] * (n // groups), axis)
                 ):
                     name = f"heads repeated on {side}, tiled on {other}"
@@ -41,26 +41,26 @@ MOSTLY = 0.6
 """The share of elements that must be distinct: a table repeated over a batch, or over halves, is equal in many orders."""
 
 
-def split_otherwise(scene: Scene) -> Finding | None:
+def split_otherwise(pair: OperandPair) -> Finding | None:
     """Name axes that one side splits or merges as (h d) and the other as (d h)."""
-    a, b = scene.torch, scene.jax
+    a, b = pair.torch, pair.jax
     if a.size != b.size or not 6 <= a.size <= 100_000:
         return None
-    if scene.equal(a.reshape(-1), b.reshape(-1)):
+    if pair.equal(a.reshape(-1), b.reshape(-1)):
         # The same order, cut into axes of exchanged sizes.
         if a.shape == b.shape or sorted(a.shape) != sorted(b.shape):
             return None
         return Finding(
             "axes split in another order", f"one row of elements is cut as {a.shape} on torch and as {b.shape} on jax"
         )
-    if not scene.equal(np.sort(a, None), np.sort(b, None)) or np.unique(a).size < MOSTLY * a.size:
+    if not pair.equal(np.sort(a, None), np.sort(b, None)) or np.unique(a).size < MOSTLY * a.size:
         return None
     for first in range(b.ndim):
         for last in range(first + 1, b.ndim + 1):
             for p, q, r in _factors(int(np.prod(b.shape[first:last]))):
                 shape = (*b.shape[:first], p, q, r, *b.shape[last:])
                 # Of all factors few fit the first row; the whole is compared for these alone.
-                if scene.equal(a.reshape(-1), b.reshape(shape).swapaxes(first, first + 1).reshape(-1)):
+                if pair.equal(a.reshape(-1), b.reshape(shape).swapaxes(first, first + 1).reshape(-1)):
                     evidence = (
                         f"torch {a.shape} = jax {b.shape}, {p * q * r} of it cut as ({p}, {q}, {r}) and the first two exchanged"
                     )
@@ -83,13 +83,13 @@ ROTATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def other_rotation(scene: Scene) -> Finding | None:
+def other_rotation(pair: OperandPair) -> Finding | None:
     """Name the features that a rotary embedding pairs, or which way it turns."""
-    for known, x, y in scene.of_size():
+    for known, x, y in pair.of_size():
         if x.shape[-1] % 2 or y.shape[-1] % 2:
             continue
-        torch = [name for name, turn in ROTATIONS.items() if scene.equal(scene.torch, turn(x))]
-        jax = [name for name, turn in ROTATIONS.items() if scene.equal(scene.jax, turn(y))]
+        torch = [name for name, turn in ROTATIONS.items() if pair.equal(pair.torch, turn(x))]
+        jax = [name for name, turn in ROTATIONS.items() if pair.equal(pair.jax, turn(y))]
         if torch and jax and torch[0] != jax[0]:
             name = f"rotary pairs {torch[0]} on torch; {jax[0]} on jax"
             return Finding(name, f"both rebuilt from x = {known.label}", jax[0], torch[0])
@@ -104,78 +104,78 @@ PARTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def other_part(scene: Scene) -> Finding | None:
+def other_part(pair: OperandPair) -> Finding | None:
     """Name halves of the features on one side, and neighbours on the other."""
-    for known in scene.known:
-        if not (known.torch.ndim and known.jax.ndim) or known.torch.size != 2 * scene.torch.size:
+    for known in pair.known:
+        if not (known.torch.ndim and known.jax.ndim) or known.torch.size != 2 * pair.torch.size:
             continue
         if known.torch.shape[-1] % 2 or known.jax.shape[-1] % 2:
             continue
-        torch = [name for name, part in PARTS.items() if near(scene.torch, part(known.torch))]
-        jax = [name for name, part in PARTS.items() if near(scene.jax, part(known.jax))]
+        torch = [name for name, part in PARTS.items() if near(pair.torch, part(known.torch))]
+        jax = [name for name, part in PARTS.items() if near(pair.jax, part(known.jax))]
         if len(torch) == len(jax) == 1 and torch != jax:
             name = f"features split otherwise: {torch[0]} on torch, {jax[0]} on jax"
             return Finding(name, f"both parts of x = {known.label}", jax[0], torch[0])
     return None
 
 
-def moved(scene: Scene) -> Finding | None:
+def moved(pair: OperandPair) -> Finding | None:
     """Name a roll along one axis or two, or a flip."""
-    a, b = scene.torch, scene.jax
-    if a.shape != b.shape or a.size < 3 or scene.equal(a, b) or not scene.equal(np.sort(a, None), np.sort(b, None)):
+    a, b = pair.torch, pair.jax
+    if a.shape != b.shape or a.size < 3 or pair.equal(a, b) or not pair.equal(np.sort(a, None), np.sort(b, None)):
         return None
     for axis in range(a.ndim):
-        if a.shape[axis] > 2 and scene.equal(np.flip(a, axis), b):
+        if a.shape[axis] > 2 and pair.equal(np.flip(a, axis), b):
             return Finding(
                 f"reversed along axis {axis}", f"jax = torch reversed, {a.shape}", f"flip([{axis}])", f"jnp.flip(axis={axis})"
             )
     for axes in (*((i,) for i in range(a.ndim)), *combinations(range(a.ndim), 2)):
         for shifts in product(*(range(1, min(a.shape[i], 32)) for i in axes)):
-            if scene.equal(np.roll(a, shifts, axes), b):
+            if pair.equal(np.roll(a, shifts, axes), b):
                 told = [min(shift, a.shape[i] - shift) for shift, i in zip(shifts, axes, strict=True)]
                 where = " and ".join(f"by {n} along axis {i}" for n, i in zip(told, axes, strict=True))
                 return Finding(f"rolled {where}", f"jax = torch rolled by {shifts} along {axes} of {a.shape}")
     return None
 
 
-def coarser(scene: Scene) -> Finding | None:
+def coarser(pair: OperandPair) -> Finding | None:
     """Name an array that one side makes in a coarser dtype."""
-    relation = scene.relation
+    relation = pair.relation
     if relation.kind == "rounded":
         side, dtype = relation.numbers["side"], relation.numbers["dtype"]
         return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"))
-    coarse, fine = max(scene.units), min(scene.units)
+    coarse, fine = max(pair.units), min(pair.units)
     if relation.kind != "values" or coarse < 2.0**-12 or fine * 2 > coarse:
         return None
     # Rounding that is known to happen on one side only, and an error of that size: what else would leave that little?
     if not coarse / 50 <= relation.numbers["rms"] <= 4 * coarse:
         return None
-    side = "torch" if scene.units[0] == coarse else "jax"
+    side = "torch" if pair.units[0] == coarse else "jax"
     dtype = {2.0**-8: "bfloat16", 2.0**-9: "bfloat16", 2.0**-11: "float16"}.get(coarse, "a coarser dtype")
     # The size of an error is evidence, and no proof that this operation is the one that narrows.
     return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"), sure=False)
 
 
-def stopped(scene: Scene) -> Finding | None:
+def stopped(pair: OperandPair) -> Finding | None:
     """Name a gradient that is zero on one side."""
-    if not scene.backward or scene.relation.kind != "zero":
+    if not pair.backward or pair.relation.kind != "zero":
         return None
-    side, other = ("torch", "jax") if not scene.torch.any() else ("jax", "torch")
+    side, other = ("torch", "jax") if not pair.torch.any() else ("jax", "torch")
     mend = {"torch": ".detach()", "jax": "jax.lax.stop_gradient"}
     return Finding(
         f"gradient stopped on {side} alone",
-        scene.relation.text,
+        pair.relation.text,
         **(fix(other, mend[other]) | fix(side, f"without {mend[side]}")),
     )
 
 
-def square_transposed(scene: Scene) -> Finding | None:
+def square_transposed(pair: OperandPair) -> Finding | None:
     """Name two axes of one size that are exchanged, where the shapes are one and the axes cannot be a layout of either."""
-    a, b = scene.torch, scene.jax
-    if a.shape != b.shape or a.ndim < 2 or a.dtype.kind != "f" or scene.equal(a, b):
+    a, b = pair.torch, pair.jax
+    if a.shape != b.shape or a.ndim < 2 or a.dtype.kind != "f" or pair.equal(a, b):
         return None
     for i, j in combinations(range(a.ndim), 2):
-        if a.shape[i] == a.shape[j] > 1 and scene.equal(a, b.swapaxes(i, j)):
+        if a.shape[i] == a.shape[j] > 1 and pair.equal(a, b.swapaxes(i, j)):
             name = f"axes {i} and {j}, both of {a.shape[i]}, are exchanged on one side"
             return Finding(name, f"jax = torch transposed, {a.shape}", f"transpose({i}, {j})", f"jnp.swapaxes(x, {i}, {j})")
     return None

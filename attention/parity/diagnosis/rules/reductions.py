@@ -1,4 +1,4 @@
-"""Along an axis: sums, means, softmax, norms.
+"""Reductions along an axis: sums, means, softmax, norms and cumulative sums that one program takes differently.
 
 torch = reduce(x, axis)        jax = another reduction of the same x, or along another axis
 """
@@ -11,46 +11,46 @@ from itertools import combinations
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair
 
 MOST_AXES = 5
 
 
-def softmax_axis(scene: Scene) -> Finding | None:
+def softmax_axis(pair: OperandPair) -> Finding | None:
     """Name a softmax that sums to one along another axis."""
-    for known, x, y in scene.of_size():
-        torch, jax = _softmax(scene, scene.torch, x), _softmax(scene, scene.jax, y)
+    for known, x, y in pair.of_size():
+        torch, jax = _softmax(pair, pair.torch, x), _softmax(pair, pair.jax, y)
         if torch is None or jax is None:
             continue
-        n, m = scene.torch.shape[torch], scene.jax.shape[jax]
+        n, m = pair.torch.shape[torch], pair.jax.shape[jax]
         # An axis has no name in two layouts, but it has a size.
-        if n != m or (scene.torch.shape == scene.jax.shape and torch != jax):
-            evidence = f"torch sums to 1 along axis {torch} of {scene.torch.shape}, jax along {jax} of {scene.jax.shape}"
-            mend = f"softmax(dim={jax})" if scene.torch.shape == scene.jax.shape else f"softmax over the axis of {m}"
-            other = f"jax.nn.softmax(axis={torch})" if scene.torch.shape == scene.jax.shape else f"softmax over the axis of {n}"
+        if n != m or (pair.torch.shape == pair.jax.shape and torch != jax):
+            evidence = f"torch sums to 1 along axis {torch} of {pair.torch.shape}, jax along {jax} of {pair.jax.shape}"
+            mend = f"softmax(dim={jax})" if pair.torch.shape == pair.jax.shape else f"softmax over the axis of {m}"
+            other = f"jax.nn.softmax(axis={torch})" if pair.torch.shape == pair.jax.shape else f"softmax over the axis of {n}"
             return Finding("softmax over another axis", f"{evidence}; x = {known.label}", mend, other)
     return None
 
 
-def _softmax(scene: Scene, value: np.ndarray, x: np.ndarray) -> int | None:
+def _softmax(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> int | None:
     for axis in range(x.ndim):
         top = np.max(x, axis=axis, keepdims=True)
         with np.errstate(all="ignore"):
             e = np.exp(x - np.where(np.isfinite(top), top, 0.0))
-        if x.shape[axis] > 1 and scene.equal(value, e / np.sum(e, axis=axis, keepdims=True)):
+        if x.shape[axis] > 1 and pair.equal(value, e / np.sum(e, axis=axis, keepdims=True)):
             return axis
     return None
 
 
-def another_reduction(scene: Scene) -> Finding | None:
+def another_reduction(pair: OperandPair) -> Finding | None:
     """Name a sum, mean, maximum, variance or length of one array that the other side takes otherwise."""
-    for known in scene.known:
-        if known.torch.size <= scene.torch.size or known.torch.size > 200_000:
+    for known in pair.known:
+        if known.torch.size <= pair.torch.size or known.torch.size > 200_000:
             continue
         # A loss is often the negative of what is reduced.
         for sign in (1.0, -1.0):
-            torch = list(_reductions(scene, sign * scene.torch, known.torch))
-            jax = list(_reductions(scene, sign * scene.jax, known.jax)) if torch else []
+            torch = list(_reductions(pair, sign * pair.torch, known.torch))
+            jax = list(_reductions(pair, sign * pair.jax, known.jax)) if torch else []
             if torch:
                 break
         if torch and jax and not set(torch) & set(jax):
@@ -67,24 +67,24 @@ def _reduced(torch: str, jax: str, *, same: bool) -> str:
     return ""
 
 
-def centred(scene: Scene) -> Finding | None:
+def centred(pair: OperandPair) -> Finding | None:
     """Name x - r on both sides, of which r is a reduction of the same x that the sides take otherwise."""
-    for known, x, y in scene.of_size():
-        torch, jax = _subtracted(scene, scene.torch, x), _subtracted(scene, scene.jax, y)
+    for known, x, y in pair.of_size():
+        torch, jax = _subtracted(pair, pair.torch, x), _subtracted(pair, pair.jax, y)
         if torch and jax and torch != jax:
             evidence = f"torch = x - {torch}, jax = x - {jax}, x = {known.label}"
             return Finding(f"{torch} subtracted on torch, {jax} on jax", evidence, f"x - {jax}", f"x - {torch}")
     return None
 
 
-def _subtracted(scene: Scene, value: np.ndarray, x: np.ndarray) -> str:
+def _subtracted(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> str:
     """Return which mean or maximum of `x`, over axes of which sizes, is subtracted from it; "" if none is."""
     if value.shape != x.shape or not np.isfinite(x).all() or not np.isfinite(value).all():
         return ""
     for count in range(1, min(x.ndim, MOST_AXES) + 1):
         for axes in combinations(range(x.ndim), count):
             for name, reduce in (("mean", np.mean), ("maximum", np.max)):
-                if math.prod(x.shape[a] for a in axes) > 1 and scene.equal(value, x - reduce(x, axis=axes, keepdims=True)):
+                if math.prod(x.shape[a] for a in axes) > 1 and pair.equal(value, x - reduce(x, axis=axes, keepdims=True)):
                     return f"{name} over {_sizes(tuple(x.shape[a] for a in axes))}"
     return ""
 
@@ -93,7 +93,7 @@ def _sizes(sizes: tuple[int, ...]) -> str:
     return f"{'axes' if len(sizes) > 1 else 'the axis'} of {' and '.join(map(str, sizes))}"
 
 
-def _reductions(scene: Scene, value: np.ndarray, x: np.ndarray) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _reductions(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield what reductions of `x` the value is: their names, and the sizes of the axes they are over."""
     flat = value.reshape(-1)
     for count in range(1, min(x.ndim, MOST_AXES) + 1):
@@ -111,30 +111,30 @@ def _reductions(scene: Scene, value: np.ndarray, x: np.ndarray) -> Iterator[tupl
                 "length": np.sqrt(n * square), "maximum": np.max(x, axis=axes),
             }  # fmt: skip
             sizes = tuple(x.shape[a] for a in axes)
-            found = [name for name, y in made.items() if scene.equal(flat, y.reshape(-1))]
-            found = found or _share(scene, flat, (n * mean).reshape(-1))
+            found = [name for name, y in made.items() if pair.equal(flat, y.reshape(-1))]
+            found = found or _share(pair, flat, (n * mean).reshape(-1))
             yield from ((name, sizes) for name in found)
 
 
 MOST_COUNTED = 512
 
 
-def _share(scene: Scene, flat: np.ndarray, total: np.ndarray) -> list[str]:
+def _share(pair: OperandPair, flat: np.ndarray, total: np.ndarray) -> list[str]:
     """Return which whole number a sum is divided by, if it is one."""
     if not total.any() or not flat.any() or not (np.isfinite(total).all() and np.isfinite(flat).all()):
         return []
     ratio = float(np.abs(total).max()) / float(np.abs(flat).max())
     count = round(ratio) if ratio <= MOST_COUNTED else 0
-    return [f"1 / {count} of the sum"] if count > 1 and scene.equal(flat * count, total) else []
+    return [f"1 / {count} of the sum"] if count > 1 and pair.equal(flat * count, total) else []
 
 
-def normed(scene: Scene) -> Finding | None:
+def normed(pair: OperandPair) -> Finding | None:
     """Name two divisors of one array: a variance with or without bias, an eps, a length along another axis."""
-    for known, x, y in scene.of_size():
-        torch, jax = _quotient(scene.torch, x), _quotient(scene.jax, y)
+    for known, x, y in pair.of_size():
+        torch, jax = _quotient(pair.torch, x), _quotient(pair.jax, y)
         if torch is None or jax is None:
             continue
-        first, second = _divisor(scene, torch, x), _divisor(scene, jax, y)
+        first, second = _divisor(pair, torch, x), _divisor(pair, jax, y)
         if first and second and first != second:
             evidence = f"torch = x / {first}, jax = x / {second}, x = {known.label}"
             return Finding(f"divided by {first} on torch, by {second} on jax", evidence, f"/ {second}", f"/ {first}")
@@ -147,11 +147,11 @@ def _quotient(value: np.ndarray, x: np.ndarray) -> np.ndarray | None:
     return r if np.isfinite(r).all() and (r > 0).all() else None
 
 
-def _divisor(scene: Scene, r: np.ndarray, x: np.ndarray) -> str:
+def _divisor(pair: OperandPair, r: np.ndarray, x: np.ndarray) -> str:
     """Return which length of `x` its divisor `r` is, and along which axis."""
     for axis in range(x.ndim):
         n = x.shape[axis]
-        if n < 2 or not scene.equal(r, np.broadcast_to(np.take(r, [0], axis), r.shape)):
+        if n < 2 or not pair.equal(r, np.broadcast_to(np.take(r, [0], axis), r.shape)):
             continue
         square = np.mean(x * x, axis=axis, keepdims=True)
         spread = np.mean((x - np.mean(x, axis=axis, keepdims=True)) ** 2, axis=axis, keepdims=True)
@@ -162,15 +162,15 @@ def _divisor(scene: Scene, r: np.ndarray, x: np.ndarray) -> str:
             "its unbiased deviation": spread * n / (n - 1),
         }
         for name, y in made.items():
-            if scene.equal(r, np.broadcast_to(np.sqrt(y), r.shape)):
+            if pair.equal(r, np.broadcast_to(np.sqrt(y), r.shape)):
                 return f"{name} along axis {axis} of {x.shape}" if x.ndim > 1 else name
     return ""
 
 
-def counted(scene: Scene) -> Finding | None:
+def counted(pair: OperandPair) -> Finding | None:
     """Name a sum that is divided by other counts."""
-    for known, x, y in scene.of_size():
-        torch, jax = _counts(scene.torch, x), _counts(scene.jax, y)
+    for known, x, y in pair.of_size():
+        torch, jax = _counts(pair.torch, x), _counts(pair.jax, y)
         if (
             torch is not None
             and jax is not None

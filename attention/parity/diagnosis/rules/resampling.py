@@ -1,4 +1,4 @@
-"""Resampling: an image made larger by its nearest elements or by lines between them, with its corners aligned or its edges.
+"""Resampling of images: nearest or linear interpolation, with or without align_corners.
 
 torch = bilinear(x)        jax = nearest(x), or bilinear with align_corners        both made again from torch's own x
 """
@@ -10,22 +10,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from attention.parity.diagnosis.rules.arrays import near
-from attention.parity.diagnosis.rules.operand_pair import Finding, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair
 
 MOST = 200_000
 MADE_BY = ("upsample_nearest", "upsample_bilinear", "upsample_linear")
 
 
-def other_resampling(scene: Scene) -> Finding | None:
+def other_resampling(pair: OperandPair) -> Finding | None:
     """Name how each side makes an image larger, or smaller."""
-    values = {event.index: event.value for event in scene.region[0]}
-    for event in scene.region[0]:
+    values = {event.index: event.value for event in pair.region[0]}
+    for event in pair.region[0]:
         x = values.get(event.inputs[0]) if event.op.startswith(MADE_BY) and event.inputs else None
         if x is None or x.ndim < 3 or max(x.size, event.value.size) > MOST:
             continue
         ways = list(_ways(x, event.shape))
         torch = next((name for name, y in ways if near(event.value, y)), "")
-        others = [e.value for e in scene.region[1] if e.is_operation and e.value.size == event.value.size]
+        others = [e.value for e in pair.region[1] if e.is_operation and e.value.size == event.value.size]
         jax = [name for name, y in ways if name != torch and any(near(value, y) for value in others)]
         if torch and jax and not any(near(value, event.value) for value in others):
             return Finding(f"resampled {torch} on torch, {jax[0]} on jax", "both made again from torch's array", jax[0], torch)

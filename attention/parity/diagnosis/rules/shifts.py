@@ -1,4 +1,4 @@
-"""Shifts: an epsilon, an off-by-one, or a bias before a sigmoid, and an epsilon on the other side of a root.
+"""Added constants: another eps, an off-by-one, a bias before a sigmoid, an eps inside or outside a square root.
 
 torch = f(x + e)        jax = f(x + d)            torch = sqrt(x + e)        jax = sqrt(x) + e
 """
@@ -13,7 +13,7 @@ import numpy as np
 from attention.parity.diagnosis.rules.activations import Map
 from attention.parity.diagnosis.rules.arrays import magnitudes
 from attention.parity.diagnosis.rules.constants import is_plain, occurs
-from attention.parity.diagnosis.rules.operand_pair import Finding, Known, Scene
+from attention.parity.diagnosis.rules.operand_pair import Finding, Known, OperandPair
 
 MOST_REDUCED = 24
 """Agreed arrays whose variances are tried."""
@@ -28,20 +28,20 @@ FORMS: dict[str, Map] = {
 """What makes an argument of a value: that of x, of 1 / sqrt(x), of sqrt(x), of a sigmoid, a tanh, an exponential."""
 
 
-def shifted(scene: Scene) -> Finding | None:
+def shifted(pair: OperandPair) -> Finding | None:
     """Name x + e on one side and x + another e on the other: an epsilon, or an off-by-one."""
-    for known, x, y in _addable(scene):
+    for known, x, y in _addable(pair):
         # Two arrays that are apart by as much as what is solved for are not the same array.
         apart = float(np.abs(np.sort(x, None) - np.sort(y, None)).max(initial=0.0))
         if magnitudes(x) < 2:
             continue
         for form, f in FORMS.items():
-            torch, jax = _shift(f(scene.torch), x), _shift(f(scene.jax), y)
+            torch, jax = _shift(f(pair.torch), x), _shift(f(pair.jax), y)
             if torch is None or jax is None or math.isclose(torch, jax, rel_tol=1e-6, abs_tol=1e-300):
                 continue
-            if abs(torch - jax) < 20 * apart or not (_may_be_nothing(scene, 0, torch) and _may_be_nothing(scene, 1, jax)):
+            if abs(torch - jax) < 20 * apart or not (_may_be_nothing(pair, 0, torch) and _may_be_nothing(pair, 1, jax)):
                 continue
-            if not all(is_plain(c) or occurs(c, *scene.region) for c in (torch, jax)):
+            if not all(is_plain(c) or occurs(c, *pair.region) for c in (torch, jax)):
                 continue
             return _added(torch, jax, form, bool((x >= 0).all()), known.label)
     return None
@@ -57,13 +57,13 @@ def _added(torch: float, jax: float, form: str, positive: bool, label: str) -> F
     return Finding(name, evidence, *mends)
 
 
-def root_of_eps(scene: Scene) -> Finding | None:
+def root_of_eps(pair: OperandPair) -> Finding | None:
     """Name sqrt(x + e) on one side and sqrt(x) + e on the other."""
-    for known, x, y in _addable(scene):
+    for known, x, y in _addable(pair):
         if magnitudes(x) < 3 or not (x > 0).all():
             continue
         for form in ("sqrt", "1 / sqrt"):
-            values = [v if form == "sqrt" else 1.0 / v for v in (scene.torch, scene.jax)]
+            values = [v if form == "sqrt" else 1.0 / v for v in (pair.torch, pair.jax)]
             inside = _shift(values[0] ** 2, x), _shift(values[1] ** 2, y)
             outside = _shift(values[0], np.sqrt(x)), _shift(values[1], np.sqrt(y))
             for which_in, which_out, told in ((0, 1, ("torch", "jax")), (1, 0, ("jax", "torch"))):
@@ -77,29 +77,29 @@ def root_of_eps(scene: Scene) -> Finding | None:
     return None
 
 
-def _addable(scene: Scene) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
+def _addable(pair: OperandPair) -> Iterator[tuple[Known, np.ndarray, np.ndarray]]:
     """Yield what is known and has the size of the arrays, and the variances and mean squares of what is larger."""
-    yield from scene.of_size()
-    n = scene.torch.size
-    if scene.jax.size != n:
+    yield from pair.of_size()
+    n = pair.torch.size
+    if pair.jax.size != n:
         return
-    for side in scene.region:
+    for side in pair.region:
         # What only one side holds as it is, such as a variance to which the other added its eps when it was built.
         for event in side:
             if event.is_given and event.is_float and event.value.size == n > 1:
                 x = event.value
                 yield (
                     Known(x, x, event.name or "a constant", given=True),
-                    x.reshape(scene.torch.shape),
-                    x.reshape(scene.jax.shape),
+                    x.reshape(pair.torch.shape),
+                    x.reshape(pair.jax.shape),
                 )
-    for known in scene.known[:MOST_REDUCED]:
+    for known in pair.known[:MOST_REDUCED]:
         x, y = known.torch, known.jax
         if x.ndim < 2 or y.ndim < 2 or x.size == n or x.shape[-1] != y.shape[-1] or x.size != n * x.shape[-1]:
             continue
         for what, f in (("variance", _variance), ("mean square", _mean_square)):
             label = f"the {what} of {known.label}"
-            yield Known(x, y, label), f(x).reshape(scene.torch.shape), f(y).reshape(scene.jax.shape)
+            yield Known(x, y, label), f(x).reshape(pair.torch.shape), f(y).reshape(pair.jax.shape)
 
 
 def _variance(x: np.ndarray) -> np.ndarray:
@@ -110,9 +110,9 @@ def _mean_square(x: np.ndarray) -> np.ndarray:
     return np.mean(x * x, -1)
 
 
-def _may_be_nothing(scene: Scene, which: int, e: float) -> bool:
+def _may_be_nothing(pair: OperandPair, which: int, e: float) -> bool:
     """Return whether it can be that nothing is added: not where the side does add something to a variance."""
-    return bool(e) or not scene.runs(which, "add")
+    return bool(e) or not pair.runs(which, "add")
 
 
 def _plus(e: float) -> str:

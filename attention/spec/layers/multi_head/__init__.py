@@ -1,4 +1,4 @@
-"""Multi-head attention: configuration, head-level steps, formula, cache checks and contract, lowest first."""
+"""Multi-head attention: configuration, head-level steps, formula, cache checks and contract, in order of dependency."""
 
 from attention.spec.layers.multi_head.configuration import BIASES, GATES, SOFTMAX
 from attention.spec.layers.multi_head.contract import MultiHeadAttention
