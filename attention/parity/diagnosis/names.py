@@ -1,6 +1,6 @@
 """Name the mistake at every divergence of two programs: rules first, then edits.
 
-first the rules, which know what people get wrong        then the edits of the JAX program, one of which mends the outputs
+first the rules, which know what people get wrong        then the edits of the JAX program, one of which repairs the outputs
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def name_places(divergence: Divergence | None, *, open_map: bool = False) -> tup
 
 
 def _edited(places: tuple[Divergence, ...]) -> list[Finding]:
-    """Return the edit that mends all that differs: one place where it is proven, or any of several where all outputs agree."""
+    """Return the edit that repairs all that differs: one place if proven, or any of several where all outputs agree."""
     if len(places) == 1:
         [place] = places
         return list(edits.name(place, whole=place.kind != "unproven" and place.share >= MOST))
     states = [place.alignment for place in places if place.alignment is not None]
-    # Of several places each is found with those before it mended; one edit has to mend them all.
+    # Of several places each is found with those before it repaired; one edit has to repair them all.
     first = min(states, key=_carried, default=None)
     made = (edits.name(replace(place, alignment=first), whole=False) for place in places)
     return list(next((found for found in made if found), ()))

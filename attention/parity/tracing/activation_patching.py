@@ -52,7 +52,7 @@ class Swap:
 
 
 def swap(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None) -> Swap | None:
-    """Put an array of the torch side in the place of one of the JAX side; None if it does not fit or mends nothing.
+    """Put an array of the torch side in the place of one of the JAX side; None if it does not fit or repairs nothing.
 
     Args:
         alignment: the two programs.
@@ -73,7 +73,7 @@ def swap(alignment: Alignment, t: int, j: int, only: Iterable[int] | None = None
 
 
 def _best(alignment: Alignment, pairs: list[Pair], only: Iterable[int] | None) -> float:
-    """Return the largest share of outputs that a layout of the replacements mends."""
+    """Return the largest share of outputs that a layout of the replacements repairs."""
     readers = None if only is None else frozenset(only)
     best = 0.0
     for replaced in replacements(alignment, pairs):

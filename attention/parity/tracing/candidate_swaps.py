@@ -12,7 +12,7 @@ from attention.parity.tracing.trace_alignment import Alignment
 
 MOST_SWAPS, MOST_SIDE = 200, 64
 """What is tried at most: swaps, and arrays of either side that are combined. Measured on 49 ports and 32 pairs: the swap that
-mends all was among the first 124."""
+repairs all was among the first 124."""
 MOST_NARROW = 48
 """Swaps of arrays through which all goes that differs."""
 MOST_REGION, MOST_RANKED = 400, 48

@@ -12,7 +12,7 @@ class Choice:
     """Where the mistake is.
 
     Attributes:
-        kind: "different", "layout", "absent in jax", "absent in torch", or "unproven" where no swap mends the outputs.
+        kind: "different", "layout", "absent in jax", "absent in torch", or "unproven" where no swap repairs the outputs.
         torch: index of the torch event to show.
         jax: index of the JAX event to show.
         swap: the evidence, where there is any.

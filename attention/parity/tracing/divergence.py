@@ -66,7 +66,7 @@ class Divergence:
             outputs.
         torch: the event of the torch side at which they part.
         jax: that of the JAX side.
-        ends: the pair of which one array in the place of the other mends what follows, which may lie behind those shown; None
+        ends: the pair of which one array in the place of the other repairs what follows, which may lie behind those shown; None
             where nothing is proven.
         agreed: the last pair that agrees before it.
         difference: how the two arrays differ.
@@ -78,10 +78,10 @@ class Divergence:
         runs: the same, where the line parts again when it runs for the next layer or the next operand.
         region: on either side, what was made from agreeing arrays up to the array that parts, and what that was made from.
         given: parameters, inputs and constants that both sides have, as pairs.
-        others: further divergences, found with this one mended, the one that explains most first.
+        others: further divergences, found with this one repaired, the one that explains most first.
         suspects: the lines of the torch side and of the JAX side, the likeliest first, in one of which the mistake is: at most
             five of either side, those of `others` among them.
-        alignment: the two programs where they part, with what was mended before carried across; None where nothing parts.
+        alignment: the two programs where they part, with what was repaired before carried across; None where nothing parts.
         confirmed: the parameters of the JAX side whose uses agree with the torch side's, what parts set aside: their layouts
             are shown to be right.
     """

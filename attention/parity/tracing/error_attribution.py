@@ -2,7 +2,7 @@
 
     find a divergence    ->    carry torch's array across to JAX    ->    share = 1 - error after / error before    ->    go on
 
-Carrying an array across mends all that follows from it, so that the next divergence is found where its operands agree. What a
+Carrying an array across repairs all that follows from it, so that the next divergence is found where its operands agree. What a
 rounding of the programs' own dtype explains, such as a table in float32 beside one in float64, is carried across and noted.
 """
 
@@ -172,7 +172,7 @@ def _again(
 def _ready(state: Alignment, part: AttributedDivergence) -> list[Pair]:
     """Return the first pair of a line's other runs that parts although no more than that line lies behind it."""
     found = part.choice.swap
-    # A pair that was carried across before may have mended the last output.
+    # A pair that was carried across before may have repaired the last output.
     if found is None or found.only is not None or not state.unequal:
         return []
     first, second = (frozenset(region.inside) for region in backward_slices(state))

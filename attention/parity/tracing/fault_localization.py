@@ -3,8 +3,8 @@
     the smallest region (t, j) for which the JAX side with t in the place of j returns what the torch side returns
 
 The region is all that has no partner and that t and j were made from: the mistake lies in it. It is of operations that do the
-same thing differently; or of those that only torch has, if t in the place of what JAX goes on from mends it; or of those
-that only JAX has. If no pair mends the outputs, there is more than one mistake, and the earliest of either frontier is named.
+same thing differently; or of those that only torch has, if t in the place of what JAX goes on from repairs it; or of those
+that only JAX has. If no pair repairs the outputs, there is more than one mistake, and the earliest of either frontier is named.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attention.parity.tracing.trace import Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
 # Swaps that are run to the outputs at most: because operations after them agree; those whose outputs are near, which is cheap;
-# those after which nothing near agrees. Measured on 49 ports and 32 pairs: the swap that mends all was among the first 18 of
+# those after which nothing near agrees. Measured on 49 ports and 32 pairs: the swap that repairs all was among the first 18 of
 # those with far outputs.
 MOST_RUN, MOST_WHOLE, MOST_BLIND = 24, 200, 8
 # Swaps that mend a part of the outputs, and are compared by how many operations they bring into agreement.
@@ -57,7 +57,7 @@ def choose(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) ->
 def _smallest_whole(
     alignment: Alignment, first: BackwardSlice, second: BackwardSlice, near: list[Trial]
 ) -> tuple[Trial, Swap] | None:
-    """Return the swap of the smallest region that mends all; those that mend what follows next are added to `near`."""
+    """Return the swap of the smallest region that repairs all; those that repair what follows next are added to `near`."""
     blind: list[Trial] = []
     run = {True: MOST_WHOLE, False: MOST_RUN}
     for trial in smallest(alignment, first, second):
@@ -96,13 +96,13 @@ def _spread(alignment: Alignment, made: Swap, first: BackwardSlice, second: Back
 
 
 def _whole(alignment: Alignment, trial: Trial) -> Swap | None:
-    """Return the swap if it mends all outputs."""
+    """Return the swap if it repairs all outputs."""
     made = swap(alignment, *trial[1:])
     return made if made is not None and made.repaired_share == 1 else None
 
 
 def _shown(alignment: Alignment, trial: Trial, made: Swap | None, first: BackwardSlice, second: BackwardSlice) -> Choice:
-    """Return the operations that stand for the region of a swap, which mends all or, if `made` is None, a part."""
+    """Return the operations that stand for the region of a swap, which repairs all or, if `made` is None, a part."""
     kind, t, j, only = trial
     found = made or Swap(t, j, 0.0, ((t, j),), only)
     t, j = found.torch, found.jax

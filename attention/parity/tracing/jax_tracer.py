@@ -30,9 +30,9 @@ from attention.parity.tracing.jax_backward import forward_of, with_gradients
 from attention.parity.tracing.jax_loops import LOOPS
 from attention.parity.tracing.jax_rules import evaluated, is_key, plain
 from attention.parity.tracing.jax_source_lines import own_lines
-from attention.parity.tracing.run_precision import cotangent, literal, own_dtype, own_eps, rounded, unit
+from attention.parity.tracing.run_precision import literal, own_dtype, own_eps, rounded, unit
 from attention.parity.tracing.source_location import Frame, Place, is_direct, library, places, within
-from attention.parity.tracing.trace import Recording, Step
+from attention.parity.tracing.trace import Recording, Step, cotangent
 from attention.spec.errors import OptionError, SideFailed
 
 Array = Any

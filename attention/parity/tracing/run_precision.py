@@ -63,12 +63,6 @@ def own_eps(x: Any, own: str | None) -> Any:
     return 2 * _UNITS[own] if own in _UNITS and isinstance(x, float) and x == 2.0**-52 else x
 
 
-def cotangent(output: np.ndarray) -> np.ndarray:
-    """Return the weights that gradients of an output are taken with: the same for two layouts of the same output."""
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(output), 1 + np.sin(3 * output), 0.0).astype(np.float64)
-
-
 def narrowed(x: np.ndarray, dtype: str) -> np.ndarray:
     """Return float64 values rounded to a dtype by name, "tfloat32" among them, in float64.
 

@@ -1,6 +1,6 @@
 """Suspect lines: the lines of either file that may contain the mistake, the likeliest first.
 
-What is proven is a region: one array in the place of the other mends all that follows, and all that was read to make it
+What is proven is a region: one array in the place of the other repairs all that follows, and all that was read to make it
 agrees. The mistake is on a line of the region; or on one that chose, laid out or defined what the region reads; or, where one
 side lacks an operation, on a line that reads what should have gone through it.
 """

@@ -26,11 +26,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from attention.parity.adapters.program import Arrays, Call
 from attention.parity.adapters.torch_program import TorchProgram, same_draws
 from attention.parity.adapters.user_errors import attributed_to
-from attention.parity.tracing.run_precision import cotangent, own_dtype, own_eps, unit
+from attention.parity.tracing.run_precision import own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
 from attention.parity.tracing.torch_alternatives import alternatives
 from attention.parity.tracing.torch_instrumentation import FUSED, DetachObserver, default, frames, in_parts, stack
-from attention.parity.tracing.trace import Recording
+from attention.parity.tracing.trace import Recording, cotangent
 
 # Relative errors: beyond the one, parts are not the parts of this operation; within the other, they are equal.
 WHOLE, EXACT = 1e-2, 1e-12

@@ -54,7 +54,7 @@ MOST_EVENTS, MOST_CHOSEN, MOST_THEIRS, MOST_TRIED = 80, 40, 200, 250
 
 
 def name(divergence: Divergence, *, whole: bool = True) -> tuple[Finding, ...]:
-    """Return what the edit is called that mends a divergence; nothing where none of those tried does.
+    """Return what the edit is called that repairs a divergence; nothing where none of those tried does.
 
     Args:
         divergence: of `locate`.

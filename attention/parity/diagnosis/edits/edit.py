@@ -25,7 +25,7 @@ class Edit:
         at: the event that is made otherwise.
         change: the events that are, for the event or for another run of its line; None where it cannot be.
         torch, jax: what to write there to have what the other side has.
-        evidence: what was done, beside that it mends the outputs.
+        evidence: what was done, beside that it repairs the outputs.
         near: whether what it makes must itself be an array of torch.
     """
 

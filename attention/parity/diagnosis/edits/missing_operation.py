@@ -1,6 +1,6 @@
 """A missing operation: named from the trace of the program that has it, after a swap has proven that nothing else differs.
 
-torch = f(x)        jax = x        and f(x) in the place of x mends the outputs
+torch = f(x)        jax = x        and f(x) in the place of x repairs the outputs
 
 The swap has proven that f is all that differs. It is named where it is one operation, or one function of the user's.
 """

@@ -2,7 +2,7 @@
 
     edit: event e := f(events r)        run all that depends on e        do the outputs agree now?
 
-An edit that mends the outputs is the mistake, written for one of the two programs: whichever of them is wrong, they differ by
+An edit that repairs the outputs is the mistake, written for one of the two programs: whichever of them is wrong, they differ by
 that edit, and by nothing else that these inputs show.
 """
 
@@ -47,7 +47,7 @@ class Trials:
 
     Args:
         alignment: the two programs.
-        ends: the pair of which the torch array in the place of the other mends what follows; None where nothing is proven.
+        ends: the pair of which the torch array in the place of the other repairs what follows; None where nothing is proven.
     """
 
     alignment: Alignment
@@ -152,7 +152,7 @@ class Trials:
                     yield {e: how for more in made if more is not None for e, how in more.items()}
 
     def holds(self, edit: Edit) -> bool:
-        """Return whether an edit mends the outputs, made wherever its line runs, or there alone."""
+        """Return whether an edit repairs the outputs, made wherever its line runs, or there alone."""
         first = edit.change(edit.at)
         if first is None or not (self.makes(first) if edit.near else self.makes_soon(first)):
             return False

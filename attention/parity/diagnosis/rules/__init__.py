@@ -17,6 +17,7 @@ from attention.parity.diagnosis.rules import (
     activation_parameters,
     activations,
     addends,
+    array_relations,
     combinations,
     convolutions,
     elementwise,
@@ -58,8 +59,9 @@ RULES: tuple[Rule, ...] = (
     *shifts.RULES,
     *masking.RULES,
     *rearrangements.RULES,
+    array_relations.coarser,
+    array_relations.stopped,
     combinations.other_array,
-    masked_reductions.cumulated,
     *reductions.RULES,
     *addends.RULES,
     *operands.RULES,
@@ -68,6 +70,7 @@ RULES: tuple[Rule, ...] = (
     *selection.RULES,
     *convolutions.RULES,
     *masked_reductions.RULES,
+    array_relations.conjugated,
     *pooling.RULES,
     *resampling.RULES,
     *intermediate_activations.RULES,
@@ -93,7 +96,7 @@ def name_pair(pair: OperandPair, rules: tuple[Rule, ...] = RULES) -> tuple[Findi
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
         # Where much is rounded, almost anything rebuilds an array.
-        for rule in rules if pair.limit <= COARSE else (rearrangements.coarser,) if rules is not SPECIFIC else ():
+        for rule in rules if pair.limit <= COARSE else (array_relations.coarser,) if rules is not SPECIFIC else ():
             if finding := rule(pair):
                 return (finding,)
     return ()

@@ -7,13 +7,11 @@ torch = x (1 - m)                jax = x                  m is 0 or 1
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 import numpy as np
 
-from attention.parity.diagnosis.rules.arrays import arranged, equal, placed
+from attention.parity.diagnosis.rules.arrays import arranged, placed
 from attention.parity.diagnosis.rules.operand_pair import Finding, OperandPair, fix
-from attention.parity.tracing.fingerprint import real
 
 MOST_MASKS, MOST_KNOWN = 8, 24
 
@@ -79,42 +77,4 @@ def masked_factor(pair: OperandPair) -> Finding | None:
     return None
 
 
-CUMULATED = {"sum": np.cumsum, "product": np.cumprod}
-
-
-def cumulated(pair: OperandPair) -> Finding | None:
-    """Name a cumulative sum or product that one side takes without the element itself, or from the other end."""
-    for known, x, y in pair.of_size():
-        if x.ndim and np.isfinite(x).all() and x.size > 3:
-            torch, jax = _cumulated(pair, pair.torch, x), _cumulated(pair, pair.jax, y)
-            if torch and jax and torch != jax:
-                name = f"cumulative {torch} on torch, {jax} on jax"
-                return Finding(name, f"both rebuilt from x = {known.label}", jax, torch)
-    return None
-
-
-def _cumulated(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> str:
-    for axis, (name, f), back in product(range(x.ndim), CUMULATED.items(), (False, True)):
-        if x.shape[axis] < 3:
-            continue
-        made = f(np.flip(x, axis) if back else x, axis)
-        first = np.full_like(np.take(made, [0], axis), 0.0 if name == "sum" else 1.0)
-        less = np.concatenate([first, np.delete(made, -1, axis)], axis)
-        for told, z in (("with", made), ("without", less)):
-            if pair.equal(value, np.flip(z, axis) if back else z):
-                return f"{name} {told} the element itself{', from the end' if back else ''}"
-    return ""
-
-
-def conjugated(pair: OperandPair) -> Finding | None:
-    """Name complex numbers that are conjugated on one side."""
-    if pair.torch.dtype.kind != "c" or pair.jax.dtype.kind != "c":
-        return None
-    for jax in arranged(pair.torch, pair.jax):
-        pairs, plain, other = real(pair.torch), real(jax), real(np.conjugate(jax))
-        if equal(pairs, other, 1e-6) and not equal(plain, other, 1e-6):
-            return Finding("complex numbers are conjugated on one side", "jax = conj(torch)", ".conj()", "jnp.conj")
-    return None
-
-
-RULES = (counted_padding, masked_factor, conjugated)
+RULES = (counted_padding, masked_factor)

@@ -49,7 +49,7 @@ class OperandPair:
         known: what agrees, the nearest first.
         units: unit roundoff of the coarsest dtype that took part on each side.
         limit: how far apart two computations of one array may lie, relative to its largest element.
-        proven: whether one array in the place of the other mends the outputs.
+        proven: whether one array in the place of the other repairs the outputs.
         absent: the side that lacks an operation, "torch" or "jax"; "" if both have one.
         backward: whether they are gradients.
         sizes: of axes nearby.

@@ -138,37 +138,6 @@ def moved(pair: OperandPair) -> Finding | None:
     return None
 
 
-def coarser(pair: OperandPair) -> Finding | None:
-    """Name an array that one side makes in a coarser dtype."""
-    relation = pair.relation
-    if relation.kind == "rounded":
-        side, dtype = relation.numbers["side"], relation.numbers["dtype"]
-        return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"))
-    coarse, fine = max(pair.units), min(pair.units)
-    if relation.kind != "values" or coarse < 2.0**-12 or fine * 2 > coarse:
-        return None
-    # Rounding that is known to happen on one side only, and an error of that size: what else would leave that little?
-    if not coarse / 50 <= relation.numbers["rms"] <= 4 * coarse:
-        return None
-    side = "torch" if pair.units[0] == coarse else "jax"
-    dtype = {2.0**-8: "bfloat16", 2.0**-9: "bfloat16", 2.0**-11: "float16"}.get(coarse, "a coarser dtype")
-    # The size of an error is evidence, and no proof that this operation is the one that narrows.
-    return Finding(f"{side} computes in {dtype}", relation.text, **fix(side, "float32 here"), sure=False)
-
-
-def stopped(pair: OperandPair) -> Finding | None:
-    """Name a gradient that is zero on one side."""
-    if not pair.backward or pair.relation.kind != "zero":
-        return None
-    side, other = ("torch", "jax") if not pair.torch.any() else ("jax", "torch")
-    mend = {"torch": ".detach()", "jax": "jax.lax.stop_gradient"}
-    return Finding(
-        f"gradient stopped on {side} alone",
-        pair.relation.text,
-        **(fix(other, mend[other]) | fix(side, f"without {mend[side]}")),
-    )
-
-
 def square_transposed(pair: OperandPair) -> Finding | None:
     """Name two axes of one size that are exchanged, where the shapes are one and the axes cannot be a layout of either."""
     a, b = pair.torch, pair.jax
@@ -182,4 +151,4 @@ def square_transposed(pair: OperandPair) -> Finding | None:
 
 
 SAME_ELEMENTS = (tiled, split_otherwise)
-RULES = (tiled, square_transposed, split_otherwise, other_rotation, other_part, moved, coarser, stopped)
+RULES = (tiled, square_transposed, split_otherwise, other_rotation, other_part, moved)

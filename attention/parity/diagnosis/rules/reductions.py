@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -195,4 +195,31 @@ def _counts(value: np.ndarray, x: np.ndarray) -> np.ndarray | None:
     return counts if whole and counts.size > 1 else None
 
 
-RULES = (softmax_axis, another_reduction, centred, normed, counted)
+CUMULATED = {"sum": np.cumsum, "product": np.cumprod}
+
+
+def cumulated(pair: OperandPair) -> Finding | None:
+    """Name a cumulative sum or product that one side takes without the element itself, or from the other end."""
+    for known, x, y in pair.of_size():
+        if x.ndim and np.isfinite(x).all() and x.size > 3:
+            torch, jax = _cumulated(pair, pair.torch, x), _cumulated(pair, pair.jax, y)
+            if torch and jax and torch != jax:
+                name = f"cumulative {torch} on torch, {jax} on jax"
+                return Finding(name, f"both rebuilt from x = {known.label}", jax, torch)
+    return None
+
+
+def _cumulated(pair: OperandPair, value: np.ndarray, x: np.ndarray) -> str:
+    for axis, (name, f), back in product(range(x.ndim), CUMULATED.items(), (False, True)):
+        if x.shape[axis] < 3:
+            continue
+        made = f(np.flip(x, axis) if back else x, axis)
+        first = np.full_like(np.take(made, [0], axis), 0.0 if name == "sum" else 1.0)
+        less = np.concatenate([first, np.delete(made, -1, axis)], axis)
+        for told, z in (("with", made), ("without", less)):
+            if pair.equal(value, np.flip(z, axis) if back else z):
+                return f"{name} {told} the element itself{', from the end' if back else ''}"
+    return ""
+
+
+RULES = (cumulated, softmax_axis, another_reduction, centred, normed, counted)
