@@ -45,7 +45,7 @@ def program(side: Any, framework: str | None = None, name: str = "") -> Program:
     one_of(*FRAMEWORKS, none=True, wanted=f"one of {', '.join(FRAMEWORKS)}").raising(UnknownName).check("framework", framework)
     if isinstance(side, type):
         raise OptionError(f"side {side.__name__} is a class, and must be an instance of it, or a function")
-    kind = _told(side) or framework or "jax"
+    kind = _framework_of(side) or framework or "jax"
     if kind == "jax" and _is_haiku(side):
         from attention.parity.adapters.jax_program import JaxProgram  # noqa: PLC0415 - as below
 
@@ -79,7 +79,7 @@ def _is_haiku(side: Any) -> bool:
     return type(pure).__name__.startswith("Transformed") and {"init", "apply"} <= {*getattr(pure, "_fields", ())}
 
 
-def _told(side: Any) -> str:
+def _framework_of(side: Any) -> str:
     """Return the framework that a side shows by itself, or ""."""
     if _is_haiku(side):
         return "jax"

@@ -26,7 +26,7 @@ from attention.parity.compare.narrow_casts import narrow
 from attention.parity.compare.oracle import WAYS, Oracle, Pair, Question, oracle
 from attention.parity.compare.output_choice import alike, asked
 from attention.parity.compare.state import unchanged, watched
-from attention.parity.compare.verdicts import blind, held, judged, without
+from attention.parity.compare.verdicts import held, judged, nan_warnings, without
 from attention.parity.numerics.array_kinds import is_float
 from attention.parity.param_mapping import result_pairing
 from attention.parity.param_mapping.parameter_values import ParameterValues, resolve_values
@@ -283,7 +283,7 @@ class Task:
                 rows.append(replace(row, failure=f"gradients of {label}: {error}"))
                 continue
             verdicts, failure = judged(label, triples)
-            self._note(blind(label, ran))
+            self._note(nan_warnings(label, ran))
             question = pair[index]
             facts = {"weights": provenance.digest(question.params), **provenance.source(question.program.subject)}
             rows.append(replace(row, verdicts=verdicts, failure=failure, facts=facts))

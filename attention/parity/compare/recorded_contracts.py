@@ -147,7 +147,7 @@ def checked_calls(recording: Recording) -> Iterator[RecordedCall]:
         groups.setdefault(group, {})[result] = x
     calls = recording.facts.get("calls", [])
     for call in calls if isinstance(calls, list) else [calls]:
-        case, name, dtype, kernel, print_, refusal, rounds = _said(call)
+        case, name, dtype, kernel, print_, refusal, rounds = _call_fields(call)
         probe = _probes(case, dtype).get(name)
         if probe is None or fingerprint(probe) != print_:
             how = "there is none here" if probe is None else "here it is another call"
@@ -161,7 +161,7 @@ def checked_calls(recording: Recording) -> Iterator[RecordedCall]:
         yield RecordedCall(probe, Row(case, name, side, kernel, dtype, refusal=refusal, facts=facts), results, rounds)
 
 
-def _said(call: Any) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:
+def _call_fields(call: Any) -> tuple[str, str, str, str, str, str, tuple[str, ...]]:
     """Return what a recording says of a call: case, probe, dtype, kernel, fingerprint, refusal and rounds."""
     texts = ("case", "probe", "dtype", "kernel", "fingerprint", "refusal")
     whole = isinstance(call, dict) and all(isinstance(call.get(name), str) for name in texts)

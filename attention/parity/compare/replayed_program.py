@@ -52,7 +52,7 @@ class RecordedProgram(Program):
     params: Arrays
     cotangents: Arrays
     made: Made
-    _told: str = field(init=False, default="")
+    _read_facts: str = field(init=False, default="")
     runs_here: ClassVar[bool] = False
 
     @property
@@ -125,7 +125,7 @@ def replayed(recording: Recording) -> RecordedProgram:
         for name, x in recording.arrays.items():
             group, _, inner = name.partition("/")
             groups[group][inner] = x
-        call, (called, framework, dtype) = _told(recording.facts, groups["inputs"])
+        call, (called, framework, dtype) = _read_facts(recording.facts, groups["inputs"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"{brief(repr(error))} is missing or wrong"
         raise FileError(f"recording must hold a whole call and its results: {said}") from error
@@ -136,7 +136,7 @@ def replayed(recording: Recording) -> RecordedProgram:
     return RecordedProgram(f"{called}{RECORDED}", framework, dtype, call, groups["params"], groups["cotangents"], made)
 
 
-def _told(facts: Mapping[str, Any], arrays: Arrays) -> tuple[Call, tuple[str, str, str]]:
+def _read_facts(facts: Mapping[str, Any], arrays: Arrays) -> tuple[Call, tuple[str, str, str]]:
     """Return the call of a recording, and the program's name, framework and dtype."""
     args, kwargs = (decoded(facts["call"][part], arrays) for part in ("args", "kwargs"))
     texts = (facts["name"], facts["side"], facts["dtype"])

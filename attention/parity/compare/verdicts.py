@@ -68,7 +68,7 @@ def broken(name: str, label: str, got: np.ndarray, wanted: np.ndarray) -> list[s
     return found
 
 
-def blind(label: str, made: Made) -> list[str]:
+def nan_warnings(label: str, made: Made) -> list[str]:
     """Return a line for each result that holds NaN, which agrees with a NaN of the oracle without saying anything."""
     lost = {name: int(np.isnan(x.astype(np.float64)).sum()) for name, x in {**made.outputs, **made.gradients}.items()}
     return [

@@ -58,7 +58,7 @@ def diagnose_layers(torch_side: Any, jax_side: Any, call: Call, *, params: Any =
     Returns:
         A diagnosis for each contract among the layers, and notes. Both are empty where no side is a transformers model.
     """
-    brought = [_brought(side) for side in (torch_side, jax_side)]
+    brought = [_users_model(side) for side in (torch_side, jax_side)]
     index = next((i for i, model in enumerate(brought) if is_theirs(model)), None)
     if index is None:
         return (), ()
@@ -76,7 +76,7 @@ def diagnose_layers(torch_side: Any, jax_side: Any, call: Call, *, params: Any =
     return made, (*(f"{NOT_ASKED}{note}" for note in (*notes, *more)),)
 
 
-def _brought(side: Any) -> Any:
+def _users_model(side: Any) -> Any:
     """Return the user's own model, also of a program that wraps it."""
     side = getattr(side, "side", getattr(side, "function", side))
     return getattr(side, "_orig_mod", side)

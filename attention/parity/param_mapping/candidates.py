@@ -146,7 +146,7 @@ class Plan:
             entries[place] = replace(entries[place], choices=choices)
         return replace(self, entries=tuple(entries))
 
-    def said(self, places: Iterable[int], evidence: str) -> Plan:
+    def with_evidence(self, places: Iterable[int], evidence: str) -> Plan:
         """Return the plan with other evidence for some entries."""
         places = set(places)
         entries = (replace(e, evidence=evidence) if at in places else e for at, e in enumerate(self.entries))

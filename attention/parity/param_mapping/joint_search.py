@@ -2,7 +2,7 @@
 
 answers = (answer to question 1, answer to question 2, ...)        right only if the outputs of both programs agree
 
-Questions are asked one by one first (`output_disambiguation`). Where one hides what another asks, none of them is settled so:
+Questions are asked one by one first (`output_disambiguation`). Where one hides what another asks, none of them is resolved so:
 then all joint answers are tried, the likely ones first, or where they are too many, one question after another from several
 starts. Arrays whose parts have the same names, such as the input and the recurrent kernels of the same gates, most likely
 have these in the same order, and are then one question.

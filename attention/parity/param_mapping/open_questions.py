@@ -1,6 +1,6 @@
 """Open questions of an ambiguous parameter map (layouts, siblings), and the maps that answer them.
 
-layout          the same for entries that are alike; entry by entry only where that is not settled
+layout          the same for entries that are alike; entry by entry only where that is not resolved
 siblings        which array of the second is that of which of the first
 """
 
@@ -38,11 +38,11 @@ class Question:
             return []
         return [Question((place,)) for place in self.places] if len(self.places) > 1 else []
 
-    def next(self, plan: Plan, *, settled: bool) -> list[Question]:
-        """Return what is to be asked when this is answered: the remaining siblings, or entry by entry what is not settled."""
+    def next(self, plan: Plan, *, resolved: bool) -> list[Question]:
+        """Return what is to be asked when this is answered: the remaining siblings, or entry by entry what is not resolved."""
         if self.siblings:
             return [Question(self.places[1:], siblings=True)] if len(self.places) > 2 else []
-        return [] if settled else self.split(plan)
+        return [] if resolved else self.split(plan)
 
     def beside(self, asked: Question) -> Question:
         """Return what is open of this question while another is asked."""

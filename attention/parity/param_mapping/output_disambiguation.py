@@ -88,7 +88,7 @@ def decide(plan: Plan, trial: Trial) -> DecidedPlan:
         before = len(ties)
         plan, ties = _round(waiting, plan, trial, values, agreed=error <= AGREES, again=bool(ties))
         error = trial.error(plan, values)
-        # What is settled no longer needs to be hidden, so what it hid may be asked again.
+        # What is resolved no longer needs to be hidden, so what it hid may be asked again.
         if not ties or len(ties) == before:
             break
         waiting = list(ties)
@@ -165,7 +165,7 @@ def _round(
         if answer is not plan and not question.siblings:
             symmetrized = symmetrized.after(answer, question.places)
         plan = answer
-        following = [] if again else question.next(plan, settled=agreed or not tie)
+        following = [] if again else question.next(plan, resolved=agreed or not tie)
         waiting = following + waiting
         if tie and (question.siblings or not following):
             ties[question] = tie
@@ -176,10 +176,10 @@ def _confirmed(plan: Plan, error: float, asked: Iterable[int]) -> Plan:
     """Return the plan whose evidence says whether outputs agree in the end."""
     entries = enumerate(plan.entries)
     if error <= AGREES:
-        return plan.said((at for at, entry in entries if entry.evidence in GUESSED), "outputs agree")
+        return plan.with_evidence((at for at, entry in entries if entry.evidence in GUESSED), "outputs agree")
     for at in (at for at in asked if plan.entries[at].evidence in GUESSED):
         count = len(plan.entries[at].choices)
-        plan = plan.said([at], f"best of {max(count, 2)}, outputs still differ ({error:.2g})")
+        plan = plan.with_evidence([at], f"best of {max(count, 2)}, outputs still differ ({error:.2g})")
     return plan
 
 

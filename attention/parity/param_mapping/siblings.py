@@ -39,7 +39,7 @@ def siblings(plan: Plan) -> list[tuple[int, ...]]:
         for a in places:
             for b in (other for other in places if other > a):
                 near = score[a, a] + score[b, b] - score[a, b] - score[b, a] <= MARGIN
-                if near and not known.tell(ends[a], ends[b]):
+                if near and not known.distinguish(ends[a], ends[b]):
                     joined = [each for each in sets if a in each or b in each]
                     sets = [each for each in sets if each not in joined] + [{a, b}.union(*joined)]
     return [tuple(sorted(each)) for each in sets]
@@ -63,7 +63,7 @@ class _Neighbours:
         for first, second in pairs:
             self.partners.setdefault(numberless(first), set()).add(numberless(second))
 
-    def tell(self, one: Ends, other: Ends) -> bool:
+    def distinguish(self, one: Ends, other: Ends) -> bool:
         """Return whether two pairs would be worse if they exchanged their second arrays."""
         ours, theirs = ([pair[side] in self.biased[side] for pair in (one, other)] for side in (0, 1))
         # Only one of them has a bias, in both programs the same.

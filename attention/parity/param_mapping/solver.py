@@ -53,10 +53,10 @@ def solve(
     uses = uses_of(first, call), uses_of(second, call)
     rows = None if uses[0] is None or uses[1] is None else unstacked((first, second), (uses[0], uses[1]))
     again = found if rows is None else stacked(_solved(*rows, call, (), apart), rows)
-    return min(found, again, key=_unsettled)
+    return min(found, again, key=_unresolved)
 
 
-def _unsettled(found: ParamMap) -> tuple[int, int]:
+def _unresolved(found: ParamMap) -> tuple[int, int]:
     """Return how much a map leaves over, and open."""
     return sum(map(len, found.left_over)), len(found.open)
 
@@ -122,7 +122,7 @@ def _paired(plan: Plan, alignment: Alignment | None, programs: tuple[Program, Pr
     # Flax sorts by name what torch keeps as it was defined.
     defined = tuple([*each.params] if each.framework == "torch" else [] for each in programs)
     for biases in (False, True):
-        # Only when the kernels are settled is it known which biases do not follow one.
+        # Only when the kernels are mapped is it known which biases do not follow one.
         left = plan.map.left_over
         ours, theirs = (
             {n: x for n, x in side.items() if n in names and (biases or "bias" not in words(n))}

@@ -95,7 +95,7 @@ class Alignment:
             best = max(gains, key=lambda pair: gains[pair], default=None)
             if best is None or gains[best] <= 0:
                 break
-            plan = plan.swapped(*best).said(best, USE)
+            plan = plan.swapped(*best).with_evidence(best, USE)
             graph = Graph(plan, (self.first, self.second))
         return plan
 

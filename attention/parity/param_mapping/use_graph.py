@@ -94,9 +94,9 @@ class Graph:
                 if len({m.second.name for m in entry.choices[0]}) == 1:
                     kinds.setdefault(key, []).append(at)
         pairs = (pair for places in kinds.values() for pair in combinations(places, 2) if pair[0] in dirty and pair[1] in dirty)
-        return [pair for pair in pairs if not self._told(*pair)]
+        return [pair for pair in pairs if not self._must_stay(*pair)]
 
-    def _told(self, one: int, other: int) -> bool:
+    def _must_stay(self, one: int, other: int) -> bool:
         """Return whether the names of two entries say that they must not be exchanged."""
         moves = [self.plan.entries[at].choices[0][0] for at in (one, other)]
         first, second = ((getattr(moves[0], side).name, getattr(moves[1], side).name) for side in ("first", "second"))

@@ -23,11 +23,11 @@ def confirmed(alignment: Alignment) -> frozenset[str]:
     Args:
         alignment: the two programs, with all that is known to differ carried across.
     """
-    params = [event for event in alignment.jax.events if event.is_given and event.role == "param" and _telling(event)]
+    params = [event for event in alignment.jax.events if event.is_given and event.role == "param" and _is_distinctive(event)]
     return frozenset(event.name for event in params if _confirmed(alignment, event.index))
 
 
-def _telling(event: Event) -> bool:
+def _is_distinctive(event: Event) -> bool:
     return event.is_float and event.value.size > 1 and bool(np.any(event.value != event.value.flat[0]))
 
 

@@ -127,7 +127,7 @@ class Recorder(TorchDispatchMode):
                 self.recording.stops.append(replace(self.recording.events[inputs[0]], places=self.where, op="detach"))
             self._keep(made[0], inputs[0])
             return result
-        options = ", ".join(_spoken(x) for x in [*args, *kwargs.items()] if not isinstance(x, Tensor))
+        options = ", ".join(_option_text(x) for x in [*args, *kwargs.items()] if not isinstance(x, Tensor))
         others = alternatives(func, args, kwargs) if not self.fused else {}
         for x in made:
             more = {"name": self.fused, "options": options[:80], "backward": backward}
@@ -238,7 +238,7 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(abs(a - b).max(initial=0.0) / max(abs(b).max(initial=0.0), 1e-300))
 
 
-def _spoken(x: Any) -> str:
+def _option_text(x: Any) -> str:
     if isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str):
         return f"{x[0]}={x[1]}"
     return "..." if any(isinstance(leaf, Tensor) for leaf in tree_leaves(x)) else str(x)

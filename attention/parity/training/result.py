@@ -121,8 +121,8 @@ class Training:
                 "weights compared": len(self.watched),
                 "last loss": {name: float(values[-1]) for name, values in self.losses.items()},
                 "failure": self.failure,
-                "first outside": _told(first[0]) if first else None,
-                "nearest to the envelope": _told(worst[0]) if worst else None,
+                "first outside": _exit_fields(first[0]) if first else None,
+                "nearest to the envelope": _exit_fields(worst[0]) if worst else None,
             }
         )
 
@@ -154,5 +154,5 @@ class Training:
         return np.arange(len(self.losses["torch"])) if what == LOSS else self.watched
 
 
-def _told(found: EnvelopeExit) -> dict[str, Any]:
+def _exit_fields(found: EnvelopeExit) -> dict[str, Any]:
     return {"what": found.what, "step": found.step, "distance": found.distance, "envelope": found.most, "ratio": found.ratio}

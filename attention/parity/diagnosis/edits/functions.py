@@ -51,14 +51,14 @@ def along(x: np.ndarray) -> Iterator[tuple[str, str, Make]]:
     sizes = [i for i, n in enumerate(x.shape) if n > 1][:MOST_AXES]
     for axis in sizes:
         for name, make in _along(axis):
-            yield name, _told((axis,), x.shape), make
+            yield name, _axes_text((axis,), x.shape), make
     for count in range(1, len(sizes) + 1):
         for axes in combinations(sizes, count):
             for name, make in _over(axes):
-                yield name, _told(axes, x.shape), make
+                yield name, _axes_text(axes, x.shape), make
 
 
-def _told(axes: tuple[int, ...], shape: tuple[int, ...]) -> str:
+def _axes_text(axes: tuple[int, ...], shape: tuple[int, ...]) -> str:
     return f"{'axes' if len(axes) > 1 else 'axis'} {' and '.join(map(str, axes))} of {shape}"
 
 

@@ -109,26 +109,31 @@ def _cut(made: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def _variants(c: _Convolution) -> Iterator[tuple[str, np.ndarray]]:
     """Yield what people make of one convolution, and how it is told."""
     low = high = c.padding
-    ways: list[tuple[str, list[int], list[int], str, str]] = [(_told(low, high), low, high, "constant", "")]
+    ways: list[tuple[str, list[int], list[int], str, str]] = [(_padding_text(low, high), low, high, "constant", "")]
     if any(n > 1 for n in c.kernel.shape[2:]):
         square = c.groups == 1 and c.kernel.shape[0] == c.kernel.shape[1]
-        ways += [(f"{_told(low, high)} and {turn}", low, high, "constant", turn) for turn in (FLIPPED, EXCHANGED)[: 1 + square]]
+        ways += [
+            (f"{_padding_text(low, high)} and {turn}", low, high, "constant", turn)
+            for turn in (FLIPPED, EXCHANGED)[: 1 + square]
+        ]
     # The end of a strided convolution may need less than the beginning.
     for p in {max(0, max(low) - 1), max(low)}:
-        ways.append((_told([p] * len(low), low), [p] * len(low), low, "constant", ""))
+        ways.append((_padding_text([p] * len(low), low), [p] * len(low), low, "constant", ""))
     total = [a + b for a, b in zip(low, high, strict=True)]
     for first in range(min(max(total), MOST_PADDED) + 1):
         one = [min(first, t) for t in total]
         rest = [t - a for t, a in zip(total, one, strict=True)]
-        ways.append((_told(one, rest), one, rest, "constant", ""))
-    ways += [(f"{_told(low, high)} filled with {MODES[mode]}", low, high, mode, "") for mode in list(MODES)[1:] if any(low)]
+        ways.append((_padding_text(one, rest), one, rest, "constant", ""))
+    ways += [
+        (f"{_padding_text(low, high)} filled with {MODES[mode]}", low, high, mode, "") for mode in list(MODES)[1:] if any(low)
+    ]
     for told, before, after, mode, turn in ways:
         made = c.made(before, after, mode, turn)
         if made is not None:
             yield told, made
 
 
-def _told(low: list[int], high: list[int]) -> str:
+def _padding_text(low: list[int], high: list[int]) -> str:
     both = [f"{a} before and {b} after" if a != b else f"{a} on either side" for a, b in zip(low, high, strict=True)]
     return f"padding of {both[0] if len(set(both)) == 1 else both}"
 

@@ -25,7 +25,7 @@ def counted_padding(pair: OperandPair) -> Finding | None:
         x = known.torch
         if x.ndim < 2 or x.size <= pair.torch.size or x.size % pair.torch.size or known.jax.size != x.size:
             continue
-        torch, jax = _told(pair, pair.torch, x, masks), _told(pair, pair.jax, x, masks)
+        torch, jax = _reduction_name(pair, pair.torch, x, masks), _reduction_name(pair, pair.jax, x, masks)
         if torch and jax and torch != jax and torch.partition(" of ")[2] != jax.partition(" of ")[2]:
             name = (
                 f"padding is counted on {'torch' if torch.endswith('all') else 'jax'}: the {torch} on torch, the {jax} on jax"
@@ -34,7 +34,7 @@ def counted_padding(pair: OperandPair) -> Finding | None:
     return None
 
 
-def _told(pair: OperandPair, value: np.ndarray, x: np.ndarray, masks: list[np.ndarray]) -> str:
+def _reduction_name(pair: OperandPair, value: np.ndarray, x: np.ndarray, masks: list[np.ndarray]) -> str:
     """Return which reduction of `x` along one axis an array is; "" if it is none."""
     for axis in (i for i, n in enumerate(x.shape[:-1]) if n > 1 and x.size // n == value.size):
         plain = {"mean": x.mean(axis), "sum": x.sum(axis), "maximum": x.max(axis)}
