@@ -33,21 +33,21 @@ __all__ = ["name"]
 
 Family = Callable[[Trials, int], Iterator[Edit]]
 FAMILIES: tuple[Family, ...] = (
-    operation_variants.signs,
-    operation_variants.twins,
+    operation_variants.flipped_signs,
+    operation_variants.binary_variants,
     operands.exchanged,
-    operands.siblings,
-    operation_variants.settings,
-    operation_variants.reduced,
-    operation_variants.kept,
-    operation_variants.counted,
-    functions.functions,
-    functions.dropped,
-    layouts.laid_out,
-    order.turned,
+    operands.exchanged_siblings,
+    operation_variants.other_parameters,
+    operation_variants.other_reductions,
+    operation_variants.keepdims_reductions,
+    operation_variants.shifted_starts,
+    functions.other_functions,
+    functions.removed,
+    layouts.other_layouts,
+    order.exchanged_order,
     numbers.scaled,
-    operands.others,
-    operands.joined,
+    operands.replaced,
+    operands.added,
 )
 """What is tried, the likeliest first."""
 MOST_EVENTS, MOST_CHOSEN, MOST_THEIRS, MOST_TRIED = 80, 40, 200, 250
@@ -96,14 +96,14 @@ def _edits(divergence: Divergence, trials: Trials) -> Iterator[Edit]:
     within = {*inside}
     events += [n for n in border if trials.events[n].is_operation and within.issuperset(trials.jax.consumers[n])]
     events = list(dict.fromkeys(events))
-    yield from islice(_each(lambda t, i: numbers.written(t, i, theirs), trials, read), MOST_TRIED)
+    yield from islice(_each(lambda t, i: numbers.other_numbers(t, i, theirs), trials, read), MOST_TRIED)
     yield from islice(_each(numbers.tables, trials, read), MOST_TRIED)
     yield from islice(_each(regions.complemented, trials, list(dict.fromkeys([*read, *events]))), MOST_TRIED)
     for family in FAMILIES:
         yield from islice(_each(family, trials, events), MOST_TRIED)
-        if family is operands.siblings and inside and divergence.kind != "unproven":
-            yield from islice(regions.read_throughout(trials, border, inside), MOST_TRIED)
-    yield from islice(_each(layouts.laid_out, trials, _upstream(trials, border)), MOST_TRIED)
+        if family is operands.exchanged_siblings and inside and divergence.kind != "unproven":
+            yield from islice(regions.replaced_inputs(trials, border, inside), MOST_TRIED)
+    yield from islice(_each(layouts.other_layouts, trials, _upstream(trials, border)), MOST_TRIED)
 
 
 def _each(family: Family, trials: Trials, events: list[int]) -> Iterator[Edit]:

@@ -17,8 +17,8 @@ from attention.parity.diagnosis.edits.trial import Trials
 MOST_DILATED = 8
 
 
-def settings(trials: Trials, e: int, p: Mapping[str, Any]) -> Iterator[Edit]:
-    """Yield a convolution, a pooling or a padding told something else."""
+def other_parameters(trials: Trials, e: int, p: Mapping[str, Any]) -> Iterator[Edit]:
+    """Yield a convolution, a pooling or a padding with other parameters."""
     op = trials.events[e].op
     if op == "pad":
         yield from _pads(trials, e, p)

@@ -104,7 +104,7 @@ REDUCED: dict[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = {
 """Reductions, which keep their axes."""
 
 
-def functions(trials: Trials, e: int) -> Iterator[Edit]:
+def other_functions(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield an array as a function of what it was made of, in the place of the one that it is, and as one more of itself."""
     event = trials.events[e]
     if not event.is_float or event.value.dtype.kind != "f" or magnitudes(event.value) < LEAST:
@@ -169,7 +169,7 @@ def _of(trials: Trials, make: Make, offset: int) -> Changing:
     return lambda e: {e: ((e + offset,), make)}
 
 
-def dropped(trials: Trials, e: int) -> Iterator[Edit]:
+def removed(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield an array as what it was made of: what is done between is left out."""
     event = trials.events[e]
     for x in _behind(trials, e)[1:] if event.value.dtype.kind == "f" else ():

@@ -16,7 +16,7 @@ from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.tracing.trace import Step
 
 
-def laid_out(trials: Trials, e: int) -> Iterator[Edit]:
+def other_layouts(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield an array with axes of one size exchanged, or split and merged in another order."""
     event, step = trials.events[e], trials.step(e)
     shape = event.shape

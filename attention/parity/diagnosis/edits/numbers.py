@@ -25,7 +25,7 @@ from attention.parity.tracing.trace import Event, is_number
 MOST_NUMBERS, STEPS, SMALL, LARGEST = 40, 24, 1e-2, 1e20
 
 
-def written(trials: Trials, e: int, theirs: tuple[Event, ...]) -> Iterator[Edit]:
+def other_numbers(trials: Trials, e: int, theirs: tuple[Event, ...]) -> Iterator[Edit]:
     """Yield a number of the JAX program as each of those of the torch side, and then as the one that fits."""
     event = trials.events[e]
     if not is_number(event) or event.value.dtype.kind not in "fiu" or not event.is_given:

@@ -56,7 +56,7 @@ def _ordered(trials: Trials, e: int, order: tuple[int, ...], told: str) -> Edit:
     return Edit(told, e, change, evidence=f"first {a}, then {b} on torch")
 
 
-def siblings(trials: Trials, e: int) -> Iterator[Edit]:
+def exchanged_siblings(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield two parts of one array that are exchanged: gates, or query and key."""
     step = trials.step(e)
     if step is None:
@@ -109,7 +109,7 @@ def _part(trials: Trials, e: int) -> str:
     return f"the one from {starts}" if starts else trials.events[e].label
 
 
-def others(trials: Trials, e: int) -> Iterator[Edit]:
+def replaced(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield an operation that reads another array in the place of one of its operands."""
     event, step = trials.events[e], trials.step(e)
     if step is None or event.is_move:
@@ -176,7 +176,7 @@ def same(one: Event, other: Event) -> bool:
     return (one.op, one.place, one.shape) == (other.op, other.place, other.shape)
 
 
-def joined(trials: Trials, e: int) -> Iterator[Edit]:
+def added(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield an array with another one added, subtracted, as a factor or as a divisor."""
     event = trials.events[e]
     if event.value.dtype.kind != "f" or event.value.size < 4:

@@ -55,8 +55,8 @@ NAMES = {"reduce_sum": "sum", "reduce_max": "maximum", "reduce_min": "minimum", 
 MOST_STEPS = 3
 
 
-def twins(trials: Trials, e: int) -> Iterator[Edit]:
-    """Yield a comparison, or another operation of two arrays, as one that is taken for it."""
+def binary_variants(trials: Trials, e: int) -> Iterator[Edit]:
+    """Yield a comparison or binary operation replaced by one it is often confused with."""
     op = trials.events[e].op
     for other, make in COMPARE.items() if op in COMPARE else ():
         if other != op:
@@ -71,15 +71,15 @@ def _pair(trials: Trials, make: Make) -> Changing:
     return lambda e: {e: (trials.events[e].inputs, make)} if len(trials.events[e].inputs) == 2 else None
 
 
-def signs(trials: Trials, e: int) -> Iterator[Edit]:
-    """Yield distances and other whole numbers of both signs with the other sign."""
+def flipped_signs(trials: Trials, e: int) -> Iterator[Edit]:
+    """Yield distances and other integers of both signs, negated."""
     value = trials.value(e)
     if value.dtype.kind == "i" and value.size > 2 and value.min() < 0 < value.max():
         yield Edit(f"the other sign: {called(trials, e)}", e, lambda e: {e: ((e,), np.negative)}, jax="-x")
 
 
-def counted(trials: Trials, e: int) -> Iterator[Edit]:
-    """Yield positions, indices and masks that begin elsewhere, or run the other way."""
+def shifted_starts(trials: Trials, e: int) -> Iterator[Edit]:
+    """Yield positions, indices and masks with another start or in reverse order."""
     event = trials.events[e]
     kind = event.value.dtype.kind
     if kind == "b" and event.value.any() and not event.value.all():
@@ -104,7 +104,7 @@ def _moved(x: np.ndarray, by: int, axis: int) -> np.ndarray:
     return np.take(x, at, axis)
 
 
-def reduced(trials: Trials, e: int) -> Iterator[Edit]:
+def other_reductions(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield a reduction as another one, or over another axis that has as many elements."""
     event, step = trials.events[e], trials.step(e)
     if event.op not in REDUCED or step is None or len(step.inputs) != 1 or "axes" not in step.params:
@@ -120,7 +120,7 @@ def reduced(trials: Trials, e: int) -> Iterator[Edit]:
             yield Edit(told, e, made(trials, lambda x, f=REDUCED[event.op], a=other: f(x, axis=a)))
 
 
-def kept(trials: Trials, e: int) -> Iterator[Edit]:
+def keepdims_reductions(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield a reduction that keeps its axes with size 1, over other axes."""
     event, step = trials.events[e], trials.step(e)
     before = trials.step(event.inputs[0]) if event.inputs else None
@@ -154,8 +154,8 @@ def _left(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for i, n in enumerate(shape) if i not in axes)
 
 
-def settings(trials: Trials, e: int) -> Iterator[Edit]:
-    """Yield an operation with a setting of its own as another one."""
+def other_parameters(trials: Trials, e: int) -> Iterator[Edit]:
+    """Yield an operation with another value of one of its parameters."""
     step = trials.step(e)
     if step is None or step.with_params is None:
         return
@@ -171,7 +171,7 @@ def settings(trials: Trials, e: int) -> Iterator[Edit]:
         yield Edit(
             f"{'argmin' if op == 'argmax' else 'argmax'} on torch, {op} on jax", e, made(trials, lambda x: other(x, axis))
         )
-    yield from convolutions.settings(trials, e, p)
+    yield from convolutions.other_parameters(trials, e, p)
 
 
 def _accumulated(trials: Trials, e: int, p: Mapping[str, Any], shape: tuple[int, ...]) -> Iterator[Edit]:

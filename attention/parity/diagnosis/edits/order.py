@@ -19,7 +19,7 @@ from attention.parity.diagnosis.edits.words import op
 MOST_BETWEEN = 3
 
 
-def turned(trials: Trials, e: int) -> Iterator[Edit]:
+def exchanged_order(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield an operation and one that it follows, in the other order."""
     step = trials.step(e)
     if step is None:

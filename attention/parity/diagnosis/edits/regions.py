@@ -16,7 +16,7 @@ from attention.parity.diagnosis.edits.words import called
 MOST_BORDER = 8
 
 
-def read_throughout(trials: Trials, border: list[int], inside: list[int]) -> Iterator[Edit]:
+def replaced_inputs(trials: Trials, border: list[int], inside: list[int]) -> Iterator[Edit]:
     """Yield a region that reads another array wherever it reads one, and one in which two that it reads are exchanged.
 
     Args:
