@@ -86,7 +86,7 @@ def _best(alignment: Alignment, pairs: list[Pair], only: Iterable[int] | None) -
 def replacements(alignment: Alignment, pairs: Iterable[Pair]) -> list[dict[int, np.ndarray]]:
     """Return the ways in which the torch arrays of pairs can stand in the place of those of JAX, by JAX event."""
     pairs = list(pairs)
-    layouts = [laid(alignment.torch.events[t].value, alignment.jax.events[j].value) for t, j in pairs]
+    layouts = [possible_layouts(alignment.torch.events[t].value, alignment.jax.events[j].value) for t, j in pairs]
     found: list[dict[int, np.ndarray]] = []
     for values in zip(*layouts, strict=False):
         replaced: dict[int, np.ndarray] = {}
@@ -157,7 +157,7 @@ def _likes(recording: Recording, event: Event) -> list[int]:
     ]
 
 
-def laid(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
+def possible_layouts(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
     """Return the layouts in which one array can stand in the place of another, the likeliest first."""
     if t.dtype.kind != j.dtype.kind:
         return []

@@ -22,7 +22,7 @@ Trial = tuple[str, int, int, tuple[int, ...] | None]
 """The kind of a divergence, the torch event, the JAX event, and the events that read the replacement."""
 
 
-def smallest(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Iterator[Trial]:
+def smallest_swaps(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Iterator[Trial]:
     """Yield the swaps that may be, of the smallest regions first."""
 
     @cache
@@ -71,7 +71,7 @@ def smallest(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) 
     yield from (trial for _, trial in sorted(tried, key=lambda one: one[0])[:MOST_SWAPS])
 
 
-def narrow(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Iterator[Trial]:
+def bottleneck_swaps(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Iterator[Trial]:
     """Yield the swaps of arrays through which all goes that differs, the earliest first."""
     ends = bottlenecks(alignment.torch, first), bottlenecks(alignment.jax, second)
     pairs = [pair for pair in product(*ends) if _fits(alignment, *pair)]

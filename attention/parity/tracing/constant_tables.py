@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attention.parity.tracing.activation_patching import laid, rerun
+from attention.parity.tracing.activation_patching import possible_layouts, rerun
 from attention.parity.tracing.axis_permutations import close
 from attention.parity.tracing.fingerprint import Fingerprint, fingerprint
 from attention.parity.tracing.trace import Event, Recording
@@ -65,5 +65,5 @@ def _is_near(here: Fingerprint, there: Fingerprint) -> bool:
 
 def _rounded(event: Event, other: Event) -> np.ndarray | None:
     """Return what to put in the place of a JAX event that a rounding sets apart from one of torch, or None if nothing does."""
-    near = [value for value in laid(event.value, other.value) if close(value, other.value, ROUNDED)]
+    near = [value for value in possible_layouts(event.value, other.value) if close(value, other.value, ROUNDED)]
     return near[0] if near and not close(near[0], other.value, SAME) else None

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from attention.parity.tracing.activation_patching import Swap, instances, repairs_next, swap
 from attention.parity.tracing.backward_slice import BackwardSlice, ancestors, root
-from attention.parity.tracing.candidate_swaps import Trial, narrow, smallest
+from attention.parity.tracing.candidate_swaps import Trial, bottleneck_swaps, smallest_swaps
 from attention.parity.tracing.choice import Choice
 from attention.parity.tracing.layout_faults import differing_tables, exchanged_operand
-from attention.parity.tracing.partial_swaps import closing, most_explaining
+from attention.parity.tracing.partial_swaps import local_repair, most_explaining
 from attention.parity.tracing.trace import Recording
 from attention.parity.tracing.trace_alignment import Alignment
 
@@ -43,9 +43,9 @@ def choose(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) ->
     found = _smallest_whole(alignment, first, second, near)
     if found is not None:
         trial, made = found
-        smaller = closing(alignment, near[:MOST_PARTIAL]) if _spread(alignment, made, first, second) else None
+        smaller = local_repair(alignment, near[:MOST_PARTIAL]) if _spread(alignment, made, first, second) else None
         return _shown(alignment, smaller or trial, None if smaller else made, first, second)
-    part = closing(alignment, near[:MOST_PARTIAL])
+    part = local_repair(alignment, near[:MOST_PARTIAL])
     if part is None and (through := _narrowed(alignment, first, second)) is not None:
         return through
     part = part or most_explaining(alignment, near[:MOST_PARTIAL])
@@ -60,7 +60,7 @@ def _smallest_whole(
     """Return the swap of the smallest region that repairs all; those that repair what follows next are added to `near`."""
     blind: list[Trial] = []
     run = {True: MOST_WHOLE, False: MOST_RUN}
-    for trial in smallest(alignment, first, second):
+    for trial in smallest_swaps(alignment, first, second):
         repaired_next, whole = repairs_next(alignment, *trial[1:])
         if not repaired_next and not whole:
             blind.append(trial)
@@ -76,15 +76,15 @@ def _smallest_whole(
 def _narrowed(alignment: Alignment, first: BackwardSlice, second: BackwardSlice) -> Choice | None:
     """Return where the mistake is, of arrays through which all goes that differs: the region may be large, and is proven."""
     near: list[Trial] = []
-    for trial in narrow(alignment, first, second):
+    for trial in bottleneck_swaps(alignment, first, second):
         if not any(repairs_next(alignment, *trial[1:])):
             continue
         if made := _whole(alignment, trial):
             # In a program of many layers the last may mend all, whichever of them are wrong.
-            smaller = closing(alignment, near[:MOST_PARTIAL])
+            smaller = local_repair(alignment, near[:MOST_PARTIAL])
             return _shown(alignment, smaller or trial, None if smaller else made, first, second)
         near.append(trial)
-    partial = closing(alignment, near[:MOST_PARTIAL])
+    partial = local_repair(alignment, near[:MOST_PARTIAL])
     return None if partial is None else _shown(alignment, partial, None, first, second)
 
 

@@ -18,7 +18,7 @@ CHOICES = ("where", "masked_fill", "select_n", "gather", "index", "embedding", "
 NEGATIONS = ("bitwise_not", "logical_not", "not")
 
 
-def at_fault(alignment: Alignment, which: int, i: int) -> Event:
+def event_to_show(alignment: Alignment, which: int, i: int) -> Event:
     """Return an event with the places to show of it, innermost first; its array is its own.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from attention.parity.tracing.activation_patching import Swap, laid, likeness, repaired_share, rerun, swap
+from attention.parity.tracing.activation_patching import Swap, likeness, possible_layouts, repaired_share, rerun, swap
 from attention.parity.tracing.axis_permutations import close, consistent
 from attention.parity.tracing.backward_slice import BackwardSlice, ancestors, root
 from attention.parity.tracing.choice import Choice
@@ -40,7 +40,7 @@ def differing_tables(alignment: Alignment, first: BackwardSlice, second: Backwar
             pairs.append((-t, j))
     if not pairs:
         return None
-    replaced = {j: laid(alignment.torch.events[t].value, alignment.jax.events[j].value)[0] for t, j in pairs}
+    replaced = {j: possible_layouts(alignment.torch.events[t].value, alignment.jax.events[j].value)[0] for t, j in pairs}
     share = repaired_share(alignment, rerun(alignment.jax, replaced))
     if share < 1:
         return None
@@ -71,7 +71,7 @@ def _first_exchanged(alignment: Alignment, t: int, j: int) -> tuple[int, int]:
 def _likest(alignment: Alignment, t: int, j: int) -> float:
     """Return how like one table is to another, in the layout in which it is likest; -1 if it cannot stand in its place."""
     value = alignment.jax.events[j].value
-    found = laid(alignment.torch.events[t].value, value)
+    found = possible_layouts(alignment.torch.events[t].value, value)
     return abs(likeness(found[0], value)) if found else -1.0
 
 

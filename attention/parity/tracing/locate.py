@@ -22,7 +22,7 @@ from attention.parity.tracing.confirmed_params import confirmed
 from attention.parity.tracing.constant_tables import share_constants
 from attention.parity.tracing.divergence import Coverage, Divergence, TimelineRow
 from attention.parity.tracing.error_attribution import AttributedDivergence, attribute, carried_state
-from attention.parity.tracing.faulty_line import at_fault
+from attention.parity.tracing.faulty_line import event_to_show
 from attention.parity.tracing.loop_stacks import with_loops
 from attention.parity.tracing.stop_gradient import differing_stops
 from attention.parity.tracing.suspect_lines import merged, stopped, suspects
@@ -168,7 +168,7 @@ def _benign(found: Divergence) -> str:
 
 def _divergence(part: AttributedDivergence, coverage: tuple[Coverage, Coverage]) -> Divergence:
     alignment, choice = part.alignment, part.choice
-    t, j = (at_fault(alignment, which, i) for which, i in enumerate((choice.torch, choice.jax)))
+    t, j = (event_to_show(alignment, which, i) for which, i in enumerate((choice.torch, choice.jax)))
     before = [(a, b) for a, b in alignment.pairs if a < t.index and b < j.index]
     agreed = (alignment.torch.events[before[-1][0]], alignment.jax.events[before[-1][1]]) if before else None
     swapped = choice.swap

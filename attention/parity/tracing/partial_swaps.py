@@ -27,7 +27,7 @@ def most_explaining(alignment: Alignment, trials: Sequence[Trial]) -> Trial | No
     return next((trial for trial, gain in zip(trials, gains, strict=True) if gain and gain >= ENOUGH * most), None)
 
 
-def closing(alignment: Alignment, trials: Sequence[Trial]) -> Trial | None:
+def local_repair(alignment: Alignment, trials: Sequence[Trial]) -> Trial | None:
     """Return the swap of the smallest region after which all that reads the array agrees: other mistakes may follow."""
     for n, trial in enumerate(trials):
         after = _after(alignment, trial)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attention.parity.tracing.activation_patching import Pair, laid
+from attention.parity.tracing.activation_patching import Pair, possible_layouts
 from attention.parity.tracing.backward_slice import BackwardSlice, backward_slice
 from attention.parity.tracing.fingerprint import Fingerprint, masked, real
 from attention.parity.tracing.trace_alignment import Alignment
@@ -61,7 +61,7 @@ def also_near(state: Alignment, unit: float, pair: Pair) -> list[Pair]:
 def _as_given(t: np.ndarray, j: np.ndarray) -> list[np.ndarray]:
     """Return the layouts in which two arrays are compared: of one shape as they are, as exchanged axes are a difference."""
     same = t.squeeze().shape == j.squeeze().shape and t.dtype.kind == j.dtype.kind
-    return [t.reshape(j.shape)] if same else laid(t, j)
+    return [t.reshape(j.shape)] if same else possible_layouts(t, j)
 
 
 def backward_slices(state: Alignment) -> tuple[BackwardSlice, BackwardSlice]:

@@ -86,8 +86,8 @@ def _until_ours(frames: Iterator[Frame]) -> Iterator[Frame]:
 
 
 @contextmanager
-def in_parts() -> Iterator[None]:
-    """Let attention run as the matrix products that it is, and no module take a shortcut of its own."""
+def decomposed() -> Iterator[None]:
+    """Run attention as matrix products, and modules without their fast paths."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -98,8 +98,8 @@ def in_parts() -> Iterator[None]:
 
 
 @contextmanager
-def default(dtype: str | None) -> Iterator[None]:
-    """Let what the program makes from nothing be as wide as the run."""
+def default_dtype(dtype: str | None) -> Iterator[None]:
+    """Set the default dtype of torch to that of the run, for tensors that the program creates."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64 if dtype == "float64" else before)
     try:

@@ -29,7 +29,7 @@ from attention.parity.adapters.user_errors import attributed_to
 from attention.parity.tracing.run_precision import own_dtype, own_eps, unit
 from attention.parity.tracing.source_location import Place, is_direct
 from attention.parity.tracing.torch_alternatives import alternatives
-from attention.parity.tracing.torch_instrumentation import FUSED, DetachObserver, default, frames, in_parts, stack
+from attention.parity.tracing.torch_instrumentation import FUSED, DetachObserver, decomposed, default_dtype, frames, stack
 from attention.parity.tracing.trace import Recording, cotangent
 
 # Relative errors: beyond the one, parts are not the parts of this operation; within the other, they are equal.
@@ -54,10 +54,10 @@ def record_torch(program: TorchProgram, call: Call, params: Arrays | None, dtype
     recording = Recording("torch")
     with ExitStack() as around:
         around.enter_context(same_draws(program.devices))
-        around.enter_context(in_parts())
+        around.enter_context(decomposed())
         with attributed_to(program.name):
             bound = program.bind(call, params, dtype)
-        around.enter_context(default(dtype))
+        around.enter_context(default_dtype(dtype))
         roles = {name: ("param" if name in program.params else "input", value(leaf)) for name, leaf in bound.leaves.items()}
         own = own_dtype(program.params) if dtype == "float64" else None
         mode = Recorder(recording, roles, dtype, own, graded=gradients)

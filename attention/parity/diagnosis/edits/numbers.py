@@ -19,7 +19,7 @@ from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import called
 from attention.parity.diagnosis.rules.constants import is_plain
 from attention.parity.diagnosis.rules.elementwise import factor_text
-from attention.parity.tracing.activation_patching import laid
+from attention.parity.tracing.activation_patching import possible_layouts
 from attention.parity.tracing.trace import Event, is_number
 
 MOST_NUMBERS, STEPS, SMALL, LARGEST = 40, 24, 1e-2, 1e20
@@ -105,7 +105,7 @@ def _fitted(trials: Trials, e: int, own: float) -> float | None:
     if trials.ends is None:
         return None
     t, j = trials.ends
-    wanted = laid(trials.alignment.torch.events[t].value, trials.value(j))
+    wanted = possible_layouts(trials.alignment.torch.events[t].value, trials.value(j))
     made = _at(trials, e, j, own * (1 + 1e-4) if own else 1e-4)
     if not wanted or made is None or wanted[0].dtype.kind != "f":
         return None
@@ -176,7 +176,7 @@ def tables(trials: Trials, e: int) -> Iterator[Edit]:
         there = trials.alignment.torch.events[t]
         if there.role or not there.is_float or there.value.size != event.value.size:
             continue
-        for x in laid(there.value, event.value)[:1]:
+        for x in possible_layouts(there.value, event.value)[:1]:
             told = f"another constant: {_some(x)} on torch, {_some(event.value)} on jax"
             yield Edit(told, e, lambda i, x=x: {i: ((), lambda: x)} if trials.value(i).shape == x.shape else None)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from attention.parity.diagnosis.edits.edit import Change, Edit, Make
 from attention.parity.diagnosis.rules.arrays import magnitudes
-from attention.parity.tracing.activation_patching import laid, repaired_share
+from attention.parity.tracing.activation_patching import possible_layouts, repaired_share
 from attention.parity.tracing.axis_permutations import close
 from attention.parity.tracing.fingerprint import fingerprint
 from attention.parity.tracing.trace import Event, Recording, Step
@@ -120,7 +120,7 @@ class Trials:
             return False
         t, j = self.ends
         limit = 10 * self.alignment.prints[0][t].limit(self.alignment.prints[1][j])
-        return any(close(x, made[j], limit) for x in laid(self.alignment.torch.events[t].value, made[j]))
+        return any(close(x, made[j], limit) for x in possible_layouts(self.alignment.torch.events[t].value, made[j]))
 
     def likes(self, e: int) -> list[int]:
         """Return the events of the same operation and line, each time that it runs; the event itself first."""
