@@ -18,7 +18,7 @@ def run(contracts: Sequence[str], optimizer: str, steps: int, seed: int, json: s
 
     Args:
         contracts: names of `spec.cases`, or "all".
-        optimizer: a name of `training.named`.
+        optimizer: a name of `training.optimizer_names`.
         steps: of each run.
         seed: of weights, data and dropout.
         json: a file for the facts of every run, or None.

@@ -122,7 +122,7 @@ class TestLaws:
         assert tally.failing == {}
         assert tally.draws == 6
 
-    # Where the gradient of a row cancels, the error of delta is all that is left: see rounding.py.
+    # Where the gradient of a row cancels, the error of delta is all that is left: see rounding_sites.py.
     @pytest.mark.parametrize("number", [22, 26, 156])
     def test_torch_is_not_condemned_where_a_norm_follows_attention_in_float16(self, number: int) -> None:
         tally = alarms.false_positives(1, first=number, programs=TORCH)

@@ -4,7 +4,8 @@
 
 Two right programs may sum in another order or recompute an exponential from a rounded logarithm (torch differentiates
 logsumexp by exp(x - logsumexp)), so that one loses more than the other. A large pair is judged by the error of the other
-program alone, which may have been lucky. Only a result that stands just outside is judged again.
+program alone, which may have been lucky. Only a result that stands just outside is judged again. Of a result of a few numbers,
+such as a loss, the spread of 8 runs is known within a third only, so that it is taken from 64.
 """
 
 # A program is whatever its user brought, of types that strict mode cannot know.
@@ -28,6 +29,9 @@ NEAR = 1000.0
 """Of a pair with many parameters: how many times its limit a result may stand outside and be judged again. A result that one
 program cancels to 0 may be outside by any factor, so that small pairs are always judged again."""
 
+FEW, JUST, MORE_RUNS = 16, 3.0, 64
+"""Elements of a result that is judged by more runs, how many times its limit it may stand outside, and the runs."""
+
 
 def widened(
     pair: Pair, index: int, triples: dict[str, Triple], found: Oracle, pairs: Pairing, note: Callable[[Iterable[str]], None]
@@ -44,10 +48,11 @@ def widened(
     """
     most = np.inf if size(pair) < MEDIUM else NEAR
     bad = [name for name, triple in triples.items() if not (v := judge(name, *triple)).agrees and v.badness < most]
-    if not bad or (index == found.side and not found.ratio):
+    few = [name for name in bad if triples[name][0].size <= FEW and judge(name, *triples[name]).badness < JUST]
+    if not bad or (index == found.side and not found.ratio and (few != bad or size(pair) >= MEDIUM)):
         return triples
     perturbed = _operations(pair, index, found)
-    budget = _budget(perturbed, runs_of(pair))
+    budget = _budget(perturbed, MORE_RUNS if few == bad and size(pair) < MEDIUM else runs_of(pair))
     if budget is None:
         return triples
     sigmas = pairs.onto(perturbed.index, found.side, budget.sigma, found.budgets[index].value)

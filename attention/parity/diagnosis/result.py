@@ -89,9 +89,7 @@ class ProgramDiagnosis:
             made += self._cause(explanation)
         if self.state == "unknown":
             made += [f"    {_line(observation)}" for observation in self.observations if not observation.agrees]
-            made.append(
-                "    next: attention.parity.locate(torch_side, jax_side, inputs) finds the first operation that differs"
-            )
+            made.append("    next: parity.locate(torch_side, jax_side, inputs) finds the first operation that differs")
         made += [f"    {note}" for note in self.notes]
         if self.skipped:
             made.append("    not run: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in self._skips().items()))
@@ -166,7 +164,7 @@ class Diagnosis:
     def __str__(self) -> str:
         made = [str(diagnosis) for diagnosis in self.diagnoses]
         if self.alike:
-            made.append("Both sides differ from the contract in the same way: is the contract what you mean?")
+            made.append("Both programs differ from the contract in the same way: is the contract what you mean?")
         return "\n".join(made)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Budgets: sigma is what the model of `budget.py` says, and correct programs stay within it where wrong ones do not.
+"""Budgets: sigma is what the model of `error_budget.py` says, and correct programs stay within it where wrong ones do not.
 
 sigma = u / sqrt(3) * spread        z = error / sigma        0.05 < RMS z < 4 for a correct program
 """

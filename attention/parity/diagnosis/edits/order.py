@@ -16,8 +16,6 @@ from attention.parity.diagnosis.edits.edit import Change, Changing, Edit
 from attention.parity.diagnosis.edits.trial import Trials
 from attention.parity.diagnosis.edits.words import op
 
-MOST_BETWEEN = 3
-
 
 def exchanged_order(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield an operation and one that it follows, in the other order."""
