@@ -250,7 +250,7 @@ class TestValues:
         report = compare(torch.tanh, branching, X)
         report.assert_ok()
         assert noted(report, "run in float64, each operation perturbed, because jax test_compare.py:branching: TracerBool")
-        assert noted(report, "the reference is torch in float64: where jax differs from it")
+        assert noted(report, "the reference is torch in float64")
 
     def test_a_constant_that_follows_the_dtype_is_taken_from_the_dtype_that_ran(self) -> None:
         def normed(x: Any) -> Any:
