@@ -29,6 +29,8 @@ NEAR = 1000.0
 """Of a pair with many parameters: how many times its limit a result may stand outside and be judged again. A result that one
 program cancels to 0 may be outside by any factor, so that small pairs are always judged again."""
 
+SAME = 0.1
+"""How much nearer a result is to the program's own float64 run than to the reference where the mathematics differ."""
 FEW, JUST, MORE_RUNS = 16, 3.0, 64
 """Elements of a result that is judged by more runs, how many times its limit it may stand outside, and the runs."""
 
@@ -55,11 +57,32 @@ def widened(
     budget = _budget(perturbed, MORE_RUNS if few == bad and size(pair) < MEDIUM else runs_of(pair))
     if budget is None:
         return triples
-    sigmas = pairs.onto(perturbed.index, found.side, budget.sigma, found.budgets[index].value)
-    wide = {name: np.maximum(triples[name][2], np.abs(sigmas[name][0])) for name in bad if name in sigmas}
+    reference = found.budgets[index].value
+    sigmas = pairs.onto(perturbed.index, found.side, budget.sigma, reference)
+    own = pairs.onto(perturbed.index, found.side, budget.value, reference)
+    # fmax, as a spread that is not known allows nothing, and forbids nothing either.
+    wide = {
+        name: np.fmax(triples[name][2], np.abs(sigmas[name][0]))
+        for name in bad
+        if name in sigmas and not (perturbed.index == index and _explained(triples[name], own[name][0]))
+    }
+    if not wide:
+        return triples
     whose = "its own operations" if perturbed.index == index else f"the operations of {perturbed.program.name}"
     note([f"{', '.join(wide)}: {pair[index].program.name} is judged by the rounding of {whose}, which is larger"])
     return {name: (*triple[:2], wide.get(name, triple[2])) for name, triple in triples.items()}
+
+
+def _explained(triple: Triple, own: np.ndarray) -> bool:
+    """Return whether a result is what the program makes in float64 too: then no rounding sets it apart from the reference.
+
+    A rounding or a choice inside of a program may have a spread of any size, which must not hide a mistake.
+    """
+    got, wanted, _ = triple
+    with np.errstate(invalid="ignore", over="ignore"):
+        gaps = [np.where(np.isfinite(x), x, 0.0) for x in (got - own, got - wanted)]
+    near, far = (float(np.sqrt(np.mean(np.square(gap)))) if gap.size else 0.0 for gap in gaps)
+    return near <= SAME * far
 
 
 def _operations(pair: Pair, index: int, found: Oracle) -> Question:

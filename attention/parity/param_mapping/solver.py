@@ -95,7 +95,10 @@ def _crossed(plan: Plan, first: Program, second: Program, call: Call) -> Pairs:
 
 def _used(plan: Plan, first: Program, second: Program, call: Call | None) -> tuple[Plan, Alignment | None]:
     """Return the plan with parameters in the order of use, and the uses of both programs, where they can be followed."""
-    if call is None or not all(plan.left):
+    # Of what was given, too, the windows may have to be reversed.
+    given = [move for entry in plan.entries if entry.evidence != "values" for moves in entry.choices for move in moves]
+    kernels = any(move.first.whole and len(move.first.shape) > 2 for move in given)
+    if call is None or not (all(plan.left) or kernels):
         return plan, None
     uses = uses_of(first, call), uses_of(second, call)
     if uses[0] is None or uses[1] is None:

@@ -182,7 +182,10 @@ def _owner(name: str) -> str:
 
 
 def _kind(name: str) -> str:
-    leaf = name.rpartition(".")[2]
+    owner, _, leaf = name.rpartition(".")
+    # Haiku calls the averages of both by one name.
+    if leaf == "average" and "var" in owner.rpartition("/")[2].rpartition(".")[2]:
+        return "var"
     return KINDS.get(leaf, leaf)
 
 

@@ -40,7 +40,8 @@ class Unstacked(Program):
         self.params: Arrays = {}
         for name, array in inner.params.items():
             self.params |= dict(zip(rows[name], array, strict=True)) if name in rows else {name: array}
-        self.uses = Uses([replace(use, view=self._view(use.view)) for use in uses.found], uses.before)
+        transposed = {row for name in uses.transposed for row in rows.get(name, (name,))}
+        self.uses = Uses([replace(use, view=self._view(use.view)) for use in uses.found], uses.before, transposed)
 
     def _view(self, view: View) -> View:
         if view.name not in self.rows:

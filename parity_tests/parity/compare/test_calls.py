@@ -386,6 +386,17 @@ class TestUndefinedGradients:
         compare(ours, theirs, x).assert_ok()
         assert not compare(ours, lambda x: theirs(x, 1.0001), x).ok
 
+    def test_a_spread_of_a_choice_hides_no_mistake(self) -> None:
+        # Half-way between two codes, the nearest code has a spread of the distance of the two.
+        x = (np.arange(40, dtype=np.float32)[None] + 0.5) / 4
+        codes = np.round(x * 4) / 4
+
+        def ours(x: Any) -> Any:
+            return torch.round(x * 4) / 4
+
+        compare(ours, lambda x: 0 * x + codes, x, gradients=False).assert_ok()
+        assert not compare(ours, lambda x: 0 * x + (codes + 0.1), x, gradients=False).ok
+
     def test_torchs_gelu_cancels_where_that_of_jax_does_not(self) -> None:
         # The gradient of w is what gelu makes of -5: 1 + erf(-3.5) has an error of half a unit, erfc(3.5) a relative one.
         x = np.linspace(-6, -4, 24).astype(np.float32)[:, None]

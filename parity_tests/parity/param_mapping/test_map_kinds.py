@@ -409,6 +409,22 @@ class TestTransposedConvolutions:
         back = found.backward(found.forward(dict(values)))
         assert all(np.array_equal(back[name], values[name]) for name in values)
 
+    def test_a_kernel_that_is_kept_in_the_layout_of_torch(self) -> None:
+        def theirs(p: Any, x: jax.Array) -> jax.Array:
+            numbers = ("NCH", "IOH", "NCH")
+            return jax.lax.conv_transpose(x, p["w"], (2,), "VALID", dimension_numbers=numbers) + p["b"][:, None]
+
+        torch.manual_seed(0)
+        first = nn.ConvTranspose1d(3, 4, 3, stride=2)
+        tree = drawn({"w": jnp.zeros((3, 4, 3)), "b": jnp.zeros(4)})
+        x = np.random.default_rng(0).standard_normal((2, 3, 6)).astype(np.float32)
+        parity.compare(first, (theirs, tree), x, load="first").assert_ok()
+        given = {"weight": "w", "bias": "b"}
+        parity.compare(first, (theirs, tree), x, load="first", params=given).assert_ok()
+        # Values that were copied as they are make another program.
+        copied = {"w": jnp.asarray(first.weight.detach().numpy()), "b": jnp.asarray(first.bias.detach().numpy())}
+        assert parity.compare(first, (theirs, copied), x).verdict == "differs"
+
     def test_a_mistake_elsewhere_does_not_open_the_map(self) -> None:
         x = np.random.default_rng(0).standard_normal((2, 2, 6, 5)).astype(np.float32)
         wrong = FlaxUpsampler(2, transpose_kernel=False, activation=nnx.gelu)

@@ -67,10 +67,14 @@ def name(divergence: Divergence, *, whole: bool = True) -> tuple[Finding, ...]:
         return read_off
     # A function may be tried where it has no value: what it makes there equals nothing.
     with np.errstate(all="ignore"):
-        found = next((edit for edit in _edits(divergence, trials) if trials.holds(edit)), None)
-    if found is None:
-        return ()
-    return (Finding(found.name, found.evidence or "jax with it makes what torch makes", found.torch, found.jax),)
+        holding = (edit for edit in _edits(divergence, trials) if trials.holds(edit))
+        found = next(holding, None)
+        if found is None:
+            return ()
+        # One number is made by many edits: what another one makes too is the likeliest of several.
+        sure = not trials.weak or all(edit.name == found.name for edit in holding)
+    evidence = found.evidence or "jax with it makes what torch makes"
+    return (Finding(found.name, evidence, found.torch, found.jax, sure),)
 
 
 def _trials(divergence: Divergence, *, whole: bool) -> Trials | None:

@@ -46,8 +46,9 @@ def name(divergence: Divergence) -> tuple[Finding, ...]:
 
 def _repeated(side: Recording, end: Event, given: set[int], alike: Sequence[Collection[int]], which: int) -> Finding | None:
     """Name one more turn of a loop: the line runs on what it made before, and all runs but the last have a partner."""
-    key = end.op, end.place, end.shape
-    runs = [e.index for e in side.events if (e.op, e.place, e.shape) == key]
+    key = end.op, end.places, end.shape
+    # A helper that is called from another line is no turn of the same loop.
+    runs = [e.index for e in side.events if (e.op, e.places, e.shape) == key]
     before = given.intersection(runs)
     if not end.line or not before or runs[-1] != end.index or not all(alike[i] for i in runs[:-1]):
         return None

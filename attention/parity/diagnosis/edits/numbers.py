@@ -22,6 +22,8 @@ from attention.parity.diagnosis.rules.elementwise import factor_text
 from attention.parity.tracing.activation_patching import possible_layouts
 from attention.parity.tracing.trace import Event, is_number
 
+CHOICES = ("eq", "ne", "lt", "le", "gt", "ge")
+"""Comparisons, of which masks are made."""
 MOST_NUMBERS, STEPS, SMALL, LARGEST = 40, 24, 1e-2, 1e20
 
 
@@ -39,11 +41,28 @@ def other_numbers(trials: Trials, e: int, theirs: tuple[Event, ...]) -> Iterator
         else []
     )
     for c in dict.fromkeys([*_numbers(theirs), *sizes]):
-        for value in {c, -c, *((1 / c, math.sqrt(c), 1 / math.sqrt(c)) if 1e-20 < c < LARGEST else ())}:
-            if abs(value) < LARGEST and not math.isclose(value, own, rel_tol=1e-9):
+        # What a choice compares with is a number of torch, and no function of one.
+        derived = (-c, *((1 / c, math.sqrt(c), 1 / math.sqrt(c)) if 1e-20 < c < LARGEST else ()))
+        others = () if _chooses(trials, e) else derived
+        for value in dict.fromkeys((c, *others)):
+            if abs(value) < LARGEST and not math.isclose(value, own, rel_tol=1e-9) and not _void(trials, e, value):
                 yield _number(trials, e, own, value)
-    if event.value.dtype.kind == "f" and (fitted := _fitted(trials, e, own)) is not None:
+    if event.value.dtype.kind == "f" and not trials.weak and (fitted := _fitted(trials, e, own)) is not None:
         yield _number(trials, e, own, fitted)
+
+
+def _chooses(trials: Trials, e: int) -> bool:
+    return any(trials.events[i].op in (*CHOICES, "select_n") for i in trials.jax.consumers[e])
+
+
+def _void(trials: Trials, e: int, value: float) -> bool:
+    """Return whether a choice chooses nothing with another number: that is a mask that is missing."""
+    for i in trials.jax.consumers[e]:
+        made = trials.run({e: ((), lambda: np.full(trials.events[e].shape, value))}, 1).get(i)
+        cases = [made] if trials.events[i].op in (*CHOICES, "select_n") and made is not None else []
+        if any(x.size > 1 and bool((x == x.flat[0]).all()) for x in cases):
+            return True
+    return False
 
 
 def _numbers(events: tuple[Event, ...]) -> list[float]:
@@ -63,7 +82,7 @@ def _numbers(events: tuple[Event, ...]) -> list[float]:
 
 def _number(trials: Trials, e: int, own: float, value: float) -> Edit:
     event = trials.events[e]
-    what = kind(trials, e)
+    what = kind(trials, e, value)
     told = f"{what} {factor_text(value)} on torch, {factor_text(own)} on jax"
     where = trials.jax.consumers[e][:1]
     place = f" at {trials.events[where[0]].place}" if where else ""
@@ -75,12 +94,12 @@ def _number(trials: Trials, e: int, own: float, value: float) -> Edit:
     return Edit(told, e, change, jax=f"{value:.9g}", evidence=f"the number {own:.9g}{place}")
 
 
-def kind(trials: Trials, e: int) -> str:
+def kind(trials: Trials, e: int, other: float) -> str:
     """Return what a number is, from what reads it."""
     readers = [trials.events[i] for i in trials.jax.consumers[e]]
     ops = {event.op for event in readers}
     after = {trials.events[i].op for event in readers for i in trials.jax.consumers[event.index]}
-    value = abs(float(trials.value(e).reshape(())))
+    value = max(abs(float(trials.value(e).reshape(()))), abs(other))
     if ops & {"add", "max"} and value <= SMALL and (after | ops) & {"rsqrt", "sqrt", "div", "log", "max"}:
         return "eps"
     if ops & {"max", "min", "clamp"}:

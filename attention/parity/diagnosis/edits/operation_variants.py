@@ -59,7 +59,9 @@ def binary_variants(trials: Trials, e: int) -> Iterator[Edit]:
     """Yield a comparison or binary operation replaced by one it is often confused with."""
     op = trials.events[e].op
     for other, make in COMPARE.items() if op in COMPARE else ():
-        if other != op:
+        made_otherwise = make(*(trials.value(i) for i in trials.events[e].inputs[:2]))
+        # A comparison that tells nothing apart is a mask that is missing.
+        if other != op and made_otherwise.any() and not made_otherwise.all():
             told = f"compared by {COMPARED[other]} on torch, by {COMPARED[op]} on jax"
             yield Edit(told, e, _pair(trials, make), jax=f"{COMPARED[other]}")
     for name, make in TWINS.get(op, ()):
@@ -83,6 +85,9 @@ def shifted_starts(trials: Trials, e: int) -> Iterator[Edit]:
     event = trials.events[e]
     kind = event.value.dtype.kind
     if kind == "b" and event.value.any() and not event.value.all():
+        for all_of in (True, False):
+            told = f"a mask is missing on torch, or too much on jax: {called(trials, e)} is {all_of} everywhere on torch"
+            yield Edit(told, e, lambda e, all_of=all_of: {e: ((e,), lambda x: np.full_like(x, all_of))}, jax="leave it out")
         yield Edit("a mask is inverted: True on torch is False on jax", e, lambda e: {e: ((e,), np.logical_not)}, jax="~mask")
         for axis in range(event.value.ndim):
             for by in (1, -1):

@@ -113,14 +113,26 @@ class Trials:
     def repairs(self, change: Change) -> bool:
         """Return whether an edit repairs all outputs, or makes the proven array equal to that of torch."""
         made = self.run(change)
-        return bool(made) and (repaired_share(self.alignment, made) == 1 or self._proven(made))
+        share = repaired_share(self.alignment, made) if made else 0.0
+        return share == 1 or (bool(made) and self._proven(made, exact=not share))
 
-    def _proven(self, made: Mapping[int, np.ndarray]) -> bool:
+    @cached_property
+    def weak(self) -> bool:
+        """Whether what is to be repaired is one number or two, which many edits make."""
+        ends = [t for t, _ in self.alignment.unequal] + ([self.ends[0]] if self.ends is not None else [])
+        values = [self.alignment.torch.events[t].value for t in ends]
+        return max((magnitudes(x) for x in values if x.dtype.kind in "fc"), default=0) < LEAST
+
+    def _proven(self, made: Mapping[int, np.ndarray], *, exact: bool) -> bool:
         if self.ends is None or self.ends[1] not in made or magnitudes(made[self.ends[1]]) < LEAST:
             return False
         t, j = self.ends
         limit = 10 * self.alignment.prints[0][t].limit(self.alignment.prints[1][j])
-        return any(close(x, made[j], limit) for x in possible_layouts(self.alignment.torch.events[t].value, made[j]))
+        value = self.alignment.torch.events[t].value
+        if exact and value.squeeze().shape == made[j].squeeze().shape:
+            # Exchanged axes are a difference, as long as no output says otherwise.
+            return close(value.reshape(made[j].shape), made[j], limit)
+        return any(close(x, made[j], limit) for x in possible_layouts(value, made[j]))
 
     def likes(self, e: int) -> list[int]:
         """Return the events of the same operation and line, each time that it runs; the event itself first."""
@@ -153,10 +165,13 @@ class Trials:
 
     def holds(self, edit: Edit) -> bool:
         """Return whether an edit repairs the outputs, made wherever its line runs, or there alone."""
-        first = edit.change(edit.at)
-        if first is None or not (self.makes(first) if edit.near else self.makes_soon(first)):
+        try:
+            first = edit.change(edit.at)
+            if first is None or not (self.makes(first) if edit.near else self.makes_soon(first)):
+                return False
+            return any(map(self.repairs, self.everywhere(edit))) or self.repairs(first)
+        except FAILURES:
             return False
-        return any(map(self.repairs, self.everywhere(edit))) or self.repairs(first)
 
     def run(self, change: Change, most: int | None = None) -> dict[int, np.ndarray]:
         """Return the values of all events that an edit changes; nothing where it cannot be run.
