@@ -422,7 +422,7 @@ class TestTransposedConvolutions:
         given = {"weight": "w", "bias": "b"}
         parity.compare(first, (theirs, tree), x, load="first", params=given).assert_ok()
         # Values that were copied as they are make another program.
-        copied = {"w": jnp.asarray(first.weight.detach().numpy()), "b": jnp.asarray(first.bias.detach().numpy())}
+        copied = {given[name]: jnp.asarray(value.numpy()) for name, value in first.state_dict().items()}
         assert parity.compare(first, (theirs, copied), x).verdict == "differs"
 
     def test_a_mistake_elsewhere_does_not_open_the_map(self) -> None:
