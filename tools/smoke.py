@@ -114,7 +114,7 @@ def check_refusal(backend: str) -> None:
 def check_command(installed: list[str]) -> None:
     """Check that the command of the package starts, and shows the kernels of what is installed."""
     said = {name: "kernel 'reference'" if name in installed else "not installed: pip install" for name in BACKENDS}
-    wanted = {"--help": ["attention verify"], "kernels explain": [f"{name:6} {line}" for name, line in said.items()]}
+    wanted = {"--help": ["attention compare", "verify"], "kernels explain": [f"{name:6} {line}" for name, line in said.items()]}
     for word, lines in wanted.items():
         done = subprocess.run(
             [Path(sys.prefix) / "bin" / "attention", *word.split()], capture_output=True, text=True, check=False
