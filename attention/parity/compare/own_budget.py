@@ -1,11 +1,12 @@
-"""A second, wider budget from a program's own operations, for results just outside the first one.
+"""A second, wider budget from a program's own operations, for results outside the first one.
 
     sigma = max(sigma at hand, sigma of its own operations)
 
 Two right programs may sum in another order or recompute an exponential from a rounded logarithm (torch differentiates
 logsumexp by exp(x - logsumexp)), so that one loses more than the other. A large pair is judged by the error of the other
-program alone, which may have been lucky. Only a result that stands just outside is judged again. Of a result of a few numbers,
-such as a loss, the spread of 8 runs is known within a third only, so that it is taken from 64.
+program alone, which may have been lucky. Every result of a small pair that stands outside is judged again, of a large pair one
+that is near its limit. Of a result of a few numbers, such as a loss, the spread of 8 runs is known within a third only, so that
+it is taken from 64. A result that the program makes in float64 too is not judged again: no rounding explains it.
 """
 
 # A program is whatever its user brought, of types that strict mode cannot know.

@@ -2,7 +2,7 @@
 
     for each operation where the programs part, for each change of it: run again; do the outputs agree?
 
-What is found is proven by the mend itself. No edit found: none is tried that would do.
+An edit is proven by the run that it repairs; of a result of one or two numbers, which many edits make, it is likely at most.
 """
 
 from __future__ import annotations
