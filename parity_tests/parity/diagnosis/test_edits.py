@@ -146,3 +146,9 @@ def test_one_magnitude_is_no_evidence() -> None:
     given = np.array([1.0, -1.0, 1.0], np.float32)
     found = parted(lambda x: torch.relu(x) * 0.2, lambda x: jnp.abs(x) * 0.9, (given,))
     assert not [each for place in found.all for each in edits.name(place) if "another function" in each.name]
+
+
+def test_the_bound_of_a_clip_is_no_eps() -> None:
+    found = parted(lambda x: torch.clamp(x, min=0.3) * 2, lambda x: jnp.maximum(x, 0.0) * 2, (X,))
+    named = [each.name for place in found.all for each in edits.name(place)]
+    assert not [name for name in named if "eps" in name], named
